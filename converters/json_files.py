@@ -1,0 +1,56 @@
+"""JSON files of a checkpoint, read with suspicion."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.errors import InputError
+
+MAX_JSON_BYTES = 256 << 20
+
+
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} occurs twice")
+        found[key] = value
+    return found
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in `text`.
+
+    Raises:
+        InputError: not UTF-8, not JSON, not an object, a key that occurs twice, or nested too deep.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_reject_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON ({error}); get a fresh copy of it") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: holds a JSON {type(value).__name__} where an object is needed")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`.
+
+    Raises:
+        InputError: the file is missing, unreadable, too large or not a JSON object.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise InputError(f"{path}: {size} bytes are too many for a JSON file of a model")
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return parse_object(text, str(path))
+
+
+def write_object(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as readable JSON with a newline at the end."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

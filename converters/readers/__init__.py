@@ -1,0 +1,34 @@
+"""Readers: each turns a source into a `Checkpoint`; only headers are read until a tensor is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converters.tensors import Checkpoint
+from mlx_loopai.errors import InputError
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """The checkpoint in a Hugging Face folder, a GGUF file or behind a hub id.
+
+    Raises:
+        InputError: nothing is there, or what is there is damaged or not supported.
+    """
+    path = Path(source)
+    if path.is_dir():
+        from converters.readers.huggingface import read_folder
+
+        return read_folder(path)
+    if path.is_file():
+        if path.suffix == ".safetensors":
+            raise InputError(f"{path}: is one file of a model; give its folder {path.parent}, which holds config.json")
+        from converters.readers.gguf_model import read_gguf
+
+        return read_gguf(path)
+    from converters.readers.hub import download, is_hub_id
+
+    if not is_hub_id(source):
+        raise InputError(f"{source}: no such folder or file; give a model folder, a GGUF file or a hub id (name/model)")
+    from converters.readers.huggingface import read_folder
+
+    return read_folder(download(str(source)))

@@ -1,0 +1,43 @@
+"""Models by their hub id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mlx_loopai.errors import InputError
+
+# Weights and what describes them; code, other formats and pictures stay where they are.
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether `source` has the form `owner/model`."""
+    return isinstance(source, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", source) is not None
+
+
+def download(repo_id: str) -> Path:
+    """The local snapshot folder of `repo_id`, fetched when it is not cached.
+
+    Raises:
+        InputError: there is no network and no cached copy, or the hub does not give the model.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=_WANTED))
+    except errors.GatedRepoError:
+        raise InputError(
+            f"{repo_id}: the hub wants its licence accepted first; do so on the model's page, then set HF_TOKEN"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise InputError(
+            f"{repo_id}: is neither a local path nor a model on the hub (or it is private: set HF_TOKEN)"
+        ) from None
+    # Any error: those of the HTTP library below are not a part of the client's interface, and that library has changed.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{repo_id}: is not a local path and the hub cannot be reached ({reason}); give a folder with the model,"
+            " or set HF_HUB_OFFLINE=1 on a machine that has a cached copy"
+        ) from None

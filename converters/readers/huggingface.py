@@ -1,0 +1,108 @@
+"""A Hugging Face model folder: config.json and safetensors, in one file or in shards. MLX folders are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from converters import names
+from converters.configuration import from_hugging_face
+from converters.json_files import read_object
+from converters.readers.safetensors_file import read_entries
+from converters.tensors import Checkpoint, TensorEntry
+from converters.tokenizer import tokenizer_files
+from mlx_loopai.errors import InputError, all_problems
+
+INDEX = "model.safetensors.index.json"
+
+
+def _shard_path(folder: Path, name: object, index: Path) -> Path:
+    """The file that an index names. A name must stay within the folder: an index is data from a stranger."""
+    if (
+        not isinstance(name, str)
+        or not name
+        or any(character in name for character in "\\:\0")
+        or PurePosixPath(name).is_absolute()
+        or ".." in PurePosixPath(name).parts
+    ):
+        raise InputError(f"{index}: names the file {name!r}, which is not inside the folder; do not trust this model")
+    return folder / name
+
+
+def _indexed_shards(folder: Path) -> tuple[list[Path], set[str]]:
+    """The shards that the index names, in order, and the tensors that it promises."""
+    index = folder / INDEX
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index}: has no weight_map; get a fresh copy of it")
+    # Checked one by one before they are made unique: a value may be unhashable.
+    paths = {_shard_path(folder, name, index) for name in weight_map.values()}
+    missing = sorted(path.name for path in paths if not path.is_file())
+    if missing:
+        raise InputError(f"{folder}: the shards {all_problems(missing)} are missing; download them again")
+    return sorted(paths), set(weight_map)
+
+
+def _shards(folder: Path) -> tuple[list[Path], set[str]]:
+    if (folder / INDEX).exists():
+        return _indexed_shards(folder)
+    found = sorted(folder.glob("model*.safetensors"))
+    if found:
+        return found, set()
+    if any(folder.glob("*.bin")):
+        raise InputError(f"{folder}: holds torch .bin weights, which are not supported; get the safetensors version")
+    raise InputError(f"{folder}: holds no model.safetensors and no {INDEX}; get the weights")
+
+
+def _entries(folder: Path) -> dict[str, TensorEntry]:
+    """All tensors by name, in the order in which they lie on disk."""
+    shards, promised = _shards(folder)
+    entries: dict[str, TensorEntry] = {}
+    for shard in shards:
+        for entry in read_entries(shard, skip=names.is_buffer):
+            if entry.name in entries:
+                raise InputError(
+                    f"{shard}: the tensor {entry.name!r} is also in {entries[entry.name].origin.split(': ')[0]};"
+                    " one of the files belongs to another model"
+                )
+            entries[entry.name] = entry
+    missing = sorted(repr(name[:120]) for name in promised - entries.keys() if not names.is_buffer(name))
+    if missing:
+        raise InputError(f"{folder / INDEX}: promises tensors that no shard holds: {all_problems(missing, limit=4)}")
+    return entries
+
+
+def main_dtype(entries: dict[str, TensorEntry]) -> str:
+    """The storage type that holds most of the weights."""
+    elements: dict[str, int] = {}
+    for entry in entries.values():
+        elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.n_elements
+    return max(elements, key=lambda dtype: elements[dtype])
+
+
+def read_folder(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`; its configuration is completed, no weight is read yet.
+
+    A tied model that stores a copy of its head loses that copy, as every loader does.
+
+    Raises:
+        InputError: no config.json, an unsupported architecture, or damaged, missing or surplus files or tensors.
+    """
+    where = folder / "config.json"
+    if not where.is_file():
+        raise InputError(f"{folder}: has no config.json, so it is not a model folder; give the folder that holds it")
+    raw = read_object(where)
+    names.architecture_of(raw.get("model_type"), str(where))
+    entries = _entries(folder)
+    config = from_hugging_face(raw, names.HEAD in entries, str(where))
+    if config["tie_word_embeddings"]:
+        entries.pop(names.HEAD, None)
+    names.check_tensors({name: entry.shape for name, entry in entries.items()}, config, str(folder))
+    generation = folder / "generation_config.json"
+    return Checkpoint(
+        source=folder,
+        config=config,
+        generation_config=read_object(generation) if generation.is_file() else None,
+        entries=tuple(entries.values()),
+        dtype=main_dtype(entries),
+        tokenizer_files=tokenizer_files(folder),
+    )

@@ -1,0 +1,91 @@
+"""The tokenizer's files: which ones belong to a model, and whether they fit it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from converters.json_files import read_object
+from converters.tensors import Checkpoint
+from mlx_loopai.errors import InputError
+
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The tokenizer's files in `folder`; empty when it holds none that could encode a text."""
+    found = tuple(folder / name for name in _FILES if (folder / name).is_file())
+    names = {path.name for path in found}
+    complete = "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names or "tokenizer.model" in names
+    return found if complete else ()
+
+
+def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None) -> tuple[Path, ...]:
+    """The files of the tokenizer in `folder`, or of the checkpoint's own when `folder` is None, checked for fit.
+
+    Raises:
+        InputError: there is none, or it does not fit the model's embedding or the vocabulary that the source lists.
+    """
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; --tokenizer needs the folder that holds tokenizer.json")
+    files = checkpoint.tokenizer_files if folder is None else tokenizer_files(folder)
+    if not files:
+        if folder is not None:
+            raise InputError(f"{folder}: holds no tokenizer.json; give --tokenizer the folder that does")
+        raise InputError(
+            f"{checkpoint.source}: holds no tokenizer that can be copied; give the folder of the model's tokenizer.json"
+            " with --tokenizer DIR"
+        )
+    for path in files:
+        if path.name == "tokenizer.json":
+            _check_fit(path, checkpoint)
+    return files
+
+
+def _vocabulary(path: Path) -> dict[int, str]:
+    """Token strings by id, added tokens included, of a tokenizer.json."""
+    tokenizer: dict[str, Any] = read_object(path)
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    tokens: dict[int, str] = {}
+    if isinstance(vocabulary, dict):
+        tokens = {number: token for token, number in vocabulary.items() if isinstance(number, int)}
+    elif isinstance(vocabulary, list):
+        tokens = {number: entry[0] for number, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
+    if not tokens:
+        raise InputError(f"{path}: lists no vocabulary; get a fresh copy of the tokenizer")
+    for added in tokenizer.get("added_tokens") or ():
+        if isinstance(added, dict) and isinstance(added.get("id"), int):
+            tokens[added["id"]] = str(added.get("content"))
+    return tokens
+
+
+def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
+    tokens = _vocabulary(path)
+    rows = checkpoint.config["vocab_size"]
+    if max(tokens) >= rows:
+        raise InputError(
+            f"{path}: has the token id {max(tokens)} but the model's embedding has {rows} rows;"
+            " it is the tokenizer of another model"
+        )
+    listed = checkpoint.vocabulary
+    if listed is None:
+        return
+    wrong = [number for number, token in sorted(tokens.items()) if number >= len(listed) or listed[number] != token]
+    if wrong:
+        first = wrong[0]
+        theirs = repr(listed[first]) if first < len(listed) else "nothing"
+        raise InputError(
+            f"{path}: {len(wrong)} of {len(tokens)} tokens differ from those that {checkpoint.source.name} lists"
+            f" (id {first}: {tokens[first]!r} here, {theirs} there); it is the tokenizer of another model"
+        )

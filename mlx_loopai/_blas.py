@@ -1,0 +1,63 @@
+"""On Linux, give MLX's CPU backend a fast BLAS.
+
+The Linux wheel of MLX links the reference BLAS (3.4 GFLOP/s here). MKL's single library, loaded before `mlx.core` and
+with its symbols global, answers those calls instead (57 GFLOP/s a core). Macs have Accelerate and Metal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+
+_LIBRARY = "libmkl_rt.so"
+
+# Set only where the user has not: MKL reads them when it is loaded.
+_DEFAULTS = {
+    # Idle threads sleep at once. Spinning (200 ms by default) burns the core that MLX's own, single-threaded
+    # element-wise work or another process needs; it gained nothing in any measured case (docs/decisions.md).
+    "KMP_BLOCKTIME": "0",
+    # The same bits in every run whatever the alignment of MLX's buffers: a resumed run must equal an unbroken one.
+    "MKL_CBWR": "AUTO,STRICT",
+}
+
+
+@cache
+def prefer_mkl() -> str | None:
+    """Load MKL for MLX when it is installed: the library's path, or None where MLX keeps its own BLAS.
+
+    Costs a few milliseconds, since MKL loads its kernels at the first matrix product.
+    """
+    if sys.platform != "linux" or os.uname().machine != "x86_64" or "mlx.core" in sys.modules:
+        return None
+    library = _find_mkl()
+    if library is None:
+        return None
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    try:
+        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return None  # a broken MKL is no reason to stop; `mlx-loopai doctor` says that it is not in use
+    return library
+
+
+def _find_mkl() -> str | None:
+    # Not pathlib: importing it takes longer than everything else here, and `--help` waits for this module.
+    folder = os.path.join(sys.prefix, "lib")
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    beside_python = sorted(name for name in names if name.startswith(_LIBRARY))
+    return os.path.join(folder, beside_python[-1]) if beside_python else _recorded_mkl()
+
+
+def _recorded_mkl() -> str | None:
+    """Where pip put MKL when that is not the environment's own `lib` (`--user`, `--target`, Debian's /usr/local)."""
+    from importlib import metadata  # slow to import, and seldom needed
+
+    try:
+        files = metadata.files("mkl") or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = (os.path.realpath(str(file.locate())) for file in files if file.name.startswith(_LIBRARY))
+    return next((path for path in found if os.path.isfile(path)), None)

@@ -1,0 +1,154 @@
+"""`mlx-loopai convert`: a checkpoint from elsewhere becomes an MLX folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from converters.convert import Conversion
+
+_STAGES = {"write": "converting", "verify": "verifying"}
+# Plain progress lines go to log files: rare enough to read, often enough to show life.
+_LINE_EVERY_S = 5.0
+
+
+def _peak_rss_bytes() -> int:
+    """The largest resident memory of this process so far."""
+    with contextlib.suppress(OSError):
+        # Linux's getrusage carries the parent's peak across exec; this figure is our own.
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextlib.contextmanager
+def _rich_bar() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[memory]}"),
+    )
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+
+        def show(stage: str, done: int, total: int) -> None:
+            from mlx_loopai.units import format_bytes
+
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(_STAGES[stage], total=total, memory="")
+            bar.update(tasks[stage], completed=done, memory=f"peak {format_bytes(_peak_rss_bytes())}")
+
+        yield show
+
+
+def _plain_lines() -> Callable[[str, int, int], None]:
+    from mlx_loopai.units import format_bytes, format_duration
+
+    started: dict[str, float] = {}
+    last = time.monotonic()
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        begun = started.setdefault(stage, now)
+        if done < total and now - last < _LINE_EVERY_S:
+            return
+        last = now
+        elapsed = now - begun
+        rate = f", {format_bytes(done / elapsed)}/s" if elapsed > 0 else ""
+        left = f", {format_duration(elapsed * (total - done) / done)} left" if 0 < done < total else ""
+        click.echo(f"{_STAGES[stage]}: {format_bytes(done)} of {format_bytes(total)}{rate}{left}", err=True)
+
+    return show
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    if quiet:
+        yield lambda stage, done, total: None
+    elif sys.stderr.isatty():
+        with _rich_bar() as show:
+            yield show
+    else:
+        yield _plain_lines()
+
+
+def _document(done: Conversion) -> dict[str, Any]:
+    return {
+        "out": str(done.out),
+        "tensors": done.tensors,
+        "bytes": done.n_bytes,
+        "dtype": done.dtype,
+        "peak_rss_bytes": _peak_rss_bytes(),
+        "verify": None if done.verification is None else asdict(done.verification),
+    }
+
+
+def _print_summary(document: dict[str, Any]) -> None:
+    from mlx_loopai.units import format_bytes
+
+    click.echo(
+        f"{document['out']}: {document['tensors']} tensors, {format_bytes(document['bytes'])} as {document['dtype']},"
+        f" peak memory {format_bytes(document['peak_rss_bytes'])}"
+    )
+    checked = document["verify"]
+    if checked:
+        click.echo(
+            f"verified: largest weight difference {checked['max_abs']:.3g} (relative {checked['max_rel']:.3g}),"
+            f" largest logit difference {checked['logits_max_abs']:.3g}"
+        )
+
+
+@click.command("convert", short_help="Convert a Hugging Face folder, hub id or GGUF file to an MLX folder.")
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to create; never overwritten.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="Folder that holds tokenizer.json; needed for GGUF, otherwise the source's own is used.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="Type of the weights; without it the source's own (bf16 for a quantised GGUF).",
+)
+@click.option("--verify", "check", is_flag=True, help="Read the output again, compare every tensor and run the model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option("--quiet", is_flag=True, help="No progress and no summary; errors are still shown.")
+def command(
+    source: str, out: Path, tokenizer: Path | None, dtype: str | None, check: bool, as_json: bool, quiet: bool
+) -> None:
+    """Convert SOURCE to an MLX folder that this program and mlx-lm open.
+
+    SOURCE is a Hugging Face model folder (safetensors, in one file or shards), a hub id such as
+    Qwen/Qwen2.5-1.5B-Instruct, or a GGUF file. Supported architectures: qwen2 (also 2.5) and qwen3 (dense).
+    """
+    from converters.convert import convert
+
+    with _progress(quiet) as on_progress:
+        done = convert(source, out, tokenizer=tokenizer, dtype=dtype, check=check, on_progress=on_progress)
+    document = _document(done)
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False))
+    elif not quiet:
+        _print_summary(document)

@@ -1,0 +1,225 @@
+"""`mlx-loopai doctor`: what this machine is, and what would go wrong on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.units import GIB, MIB, format_bytes
+
+if TYPE_CHECKING:
+    from mlx_loopai.memory.machine import Machine
+
+OLDEST_PYTHON = (3, 11)
+# Below this a run cannot keep its checkpoints and a converted small model.
+_LITTLE_DISK_BYTES = 5 * GIB
+# The reference BLAS does 3 to 5 GFLOP/s on one core, any tuned one at least 20.
+_SLOW_GFLOPS = 10.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found; everything `problems` judges."""
+
+    system: str  # as platform.system(): Linux, Darwin
+    release: str  # of macOS, or of the kernel
+    architecture: str
+    python: tuple[int, int, int]
+    executable: str
+    mlx: str
+    mlx_lm: str
+    device: str
+    metal: bool
+    compiler: str | None  # path of g++, with which MLX compiles for the CPU
+    mkl: str | None  # path of the library in use
+    blas_settings: dict[str, str]
+    gflops: float  # of a fp32 matrix product on the default device
+    ram_bytes: int
+    working_set_bytes: int
+    reserve_bytes: int
+    evidence: str
+    wired_limit_bytes: int  # of the system; 0: its own policy
+    free_disk_bytes: int
+
+    @property
+    def usable_bytes(self) -> int:
+        """What a run may use when the system keeps its reserve."""
+        return min(self.working_set_bytes, self.ram_bytes - self.reserve_bytes)
+
+
+@dataclass(frozen=True)
+class Problem:
+    what: str
+    cure: str
+
+
+def problems(facts: Facts) -> list[Problem]:
+    """What would go wrong or be slow, each with what to do about it."""
+    return [*_python_problems(facts), *_speed_problems(facts), *_room_problems(facts)]
+
+
+def _python_problems(facts: Facts) -> list[Problem]:
+    found = []
+    if facts.python < OLDEST_PYTHON:
+        version = ".".join(map(str, facts.python))
+        found.append(Problem(f"Python {version} is too old", "use 3.11 or newer: make setup PYTHON=python3.12"))
+    if facts.system == "Darwin" and facts.architecture != "arm64":
+        found.append(
+            Problem("this Python runs under Rosetta or on an Intel Mac: MLX has no Metal there", "use an arm64 Python")
+        )
+    return found
+
+
+def _speed_problems(facts: Facts) -> list[Problem]:
+    found = []
+    if facts.system == "Linux" and facts.mkl is None and facts.gflops < _SLOW_GFLOPS:
+        cure = "pip install 'mlx-loopai[linux]'" if facts.architecture == "x86_64" else "expect 10x longer runs"
+        found.append(Problem(f"no MKL: fp32 products run at {facts.gflops:.0f} GFLOP/s on the reference BLAS", cure))
+    if not facts.metal and facts.compiler is None:
+        found.append(Problem("no g++: MLX cannot fuse element-wise work on the CPU", "install it: apt-get install g++"))
+    if facts.system == "Darwin" and facts.architecture == "arm64" and not facts.metal:
+        found.append(Problem("MLX sees no Metal device", "reinstall mlx; inside a virtual machine there is none"))
+    return found
+
+
+def _room_problems(facts: Facts) -> list[Problem]:
+    found = []
+    if facts.wired_limit_bytes > facts.ram_bytes - facts.reserve_bytes:
+        what = f"iogpu.wired_limit_mb is raised to {format_bytes(facts.wired_limit_bytes)}"
+        left = format_bytes(max(facts.ram_bytes - facts.wired_limit_bytes, 0))
+        found.append(Problem(f"{what}: {left} are left to macOS", "sudo sysctl iogpu.wired_limit_mb=0"))
+    if facts.free_disk_bytes < _LITTLE_DISK_BYTES:
+        found.append(Problem(f"{format_bytes(facts.free_disk_bytes)} free on this disk", "free some before a long run"))
+    return found
+
+
+def gather() -> Facts:
+    """Look at this machine; takes a fraction of a second."""
+    import mlx.core as mx
+
+    from mlx_loopai._blas import prefer_mkl
+    from mlx_loopai.memory.machine import this_machine
+
+    machine: Machine = this_machine()
+    return Facts(
+        system=platform.system(),
+        release=platform.mac_ver()[0] or platform.release(),
+        architecture=platform.machine(),
+        python=sys.version_info[:3],
+        executable=sys.executable,
+        mlx=_version("mlx"),
+        mlx_lm=_version("mlx-lm"),
+        device=machine.name,
+        metal=mx.metal.is_available(),
+        compiler=shutil.which("g++"),
+        mkl=prefer_mkl(),
+        blas_settings={name: value for name, value in os.environ.items() if name.startswith(("MKL_", "KMP_", "OMP_"))},
+        gflops=_measure_gflops(),
+        ram_bytes=machine.ram_bytes,
+        working_set_bytes=machine.working_set_bytes,
+        reserve_bytes=machine.reserve_bytes,
+        evidence=machine.evidence,
+        wired_limit_bytes=_wired_limit_bytes(),
+        free_disk_bytes=shutil.disk_usage(".").free,
+    )
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _measure_gflops(size: int = 512, repeats: int = 3) -> float:
+    """fp32 GFLOP/s of a matrix product of `size` on the default device: the best of some."""
+    import mlx.core as mx
+
+    matrix = mx.ones((size, size))
+    mx.eval(matrix @ matrix)
+    best_s = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        mx.eval(matrix @ matrix)
+        best_s = min(best_s, time.perf_counter() - started)
+    return 2 * size**3 / best_s / 1e9
+
+
+def _wired_limit_bytes() -> int:
+    if sys.platform != "darwin":
+        return 0
+    try:
+        asked = subprocess.run(["sysctl", "-n", "iogpu.wired_limit_mb"], capture_output=True, text=True, timeout=5)
+        return int(asked.stdout) * MIB
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return 0  # an older macOS has no such setting
+
+
+def document(facts: Facts) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "machine": {"system": facts.system, "release": facts.release, "architecture": facts.architecture},
+        "python": {"version": ".".join(map(str, facts.python)), "executable": facts.executable},
+        "mlx": {"version": facts.mlx, "mlx_lm": facts.mlx_lm, "device": facts.device, "metal": facts.metal},
+        "blas": {"mkl": facts.mkl, "settings": facts.blas_settings, "gflops": round(facts.gflops, 1)},
+        "compiler": facts.compiler,
+        "memory": {
+            "ram_bytes": facts.ram_bytes,
+            "working_set_bytes": facts.working_set_bytes,
+            "reserve_bytes": facts.reserve_bytes,
+            "usable_bytes": facts.usable_bytes,
+            "wired_limit_bytes": facts.wired_limit_bytes,
+            "evidence": facts.evidence,
+        },
+        "free_disk_bytes": facts.free_disk_bytes,
+        "problems": [{"what": problem.what, "cure": problem.cure} for problem in problems(facts)],
+    }
+
+
+def text(facts: Facts) -> str:
+    """The same for people."""
+    system = "macOS" if facts.system == "Darwin" else facts.system
+    blas = "Metal" if facts.metal else f"MKL ({facts.mkl})" if facts.mkl else "MLX's own"
+    settings = " ".join(f"{name}={value}" for name, value in sorted(facts.blas_settings.items()))
+    rows = [
+        ("machine", f"{facts.device}, {system} {facts.release}, {facts.architecture}"),
+        ("python", f"{'.'.join(map(str, facts.python))} ({facts.executable})"),
+        ("mlx", f"{facts.mlx}, mlx-lm {facts.mlx_lm}, {'Metal' if facts.metal else 'CPU only'}"),
+        ("products", f"{blas}: {facts.gflops:.0f} GFLOP/s in fp32{f', {settings}' if settings else ''}"),
+        (
+            "memory",
+            f"{format_bytes(facts.ram_bytes)}; working set {format_bytes(facts.working_set_bytes)} ({facts.evidence});"
+            f" {format_bytes(facts.reserve_bytes)} stay with the system;"
+            f" a run may use {format_bytes(facts.usable_bytes)}",
+        ),
+        ("disk", f"{format_bytes(facts.free_disk_bytes)} free here"),
+    ]
+    lines = [f"{name:<9} {value}" for name, value in rows]
+    found = problems(facts)
+    lines += [f"problem   {problem.what}; {problem.cure}" for problem in found]
+    return "\n".join(lines if found else [*lines, "no problem found"])
+
+
+@click.command("doctor", short_help="Say what this machine is and what would go wrong on it.")
+@json_option
+@quiet_option
+def command(as_json: bool, quiet: bool) -> None:
+    """Say what this machine, its Python, its MLX and its memory policy are, and what would go wrong.
+
+    The exit status is 0 whatever is found; scripts read `problems` of --json.
+    """
+    facts = gather()
+    found = problems(facts)
+    shown = "\n".join(f"{problem.what}; {problem.cure}" for problem in found) if quiet else text(facts)
+    emit(document(facts), as_json, shown)

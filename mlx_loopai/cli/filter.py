@@ -1,0 +1,268 @@
+"""`mlx-loopai filter`: take out of Korean text what does not belong there."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from mlx_loopai.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_loopai.text.filter import Cleaned, Policy
+
+_DEFAULT_FIELDS = ("text", "messages.*.content")
+_CHUNK_BYTES = 1 << 16
+
+
+@click.command("filter", short_help="Clean Korean text: HTML, code, emoji, foreign words.")
+@click.argument("files", nargs=-1, metavar="[FILES|-]...")
+@click.option(
+    "--field",
+    help="JSONL: the field to clean, dotted, * for every element.  [default: text, or messages.*.content]",
+)
+@click.option(
+    "--latin",
+    type=click.Choice(["acronyms", "keep"]),
+    default="acronyms",
+    show_default=True,
+    help="acronyms: keep names, acronyms and units, drop lower-case words of 3 letters and more.",
+)
+@click.option("--report", is_flag=True, help="Print what would be removed instead of the text.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document per text: text, removed, purity, ...")
+@click.option("--quiet", is_flag=True, help="No warnings on stderr.")
+def command(files: tuple[str, ...], field: str | None, latin: str, report: bool, as_json: bool, quiet: bool) -> None:
+    """Clean FILES, or standard input (-), and print the result.
+
+    Standard input and a text file are one document each; a .jsonl file gives one line per record.
+    """
+    from mlx_loopai.text.words import Policy
+
+    run = _Run(Policy(latin="keep" if latin == "keep" else "acronyms"), field, report, as_json, quiet)
+    for name in files or ("-",):
+        with _opened(name) as stream:
+            if name.endswith(".jsonl"):
+                run.records(name, stream)
+            elif report or as_json:
+                run.document(name, stream)
+            else:
+                run.streamed(name, stream)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One invocation: its policy and where results go."""
+
+    policy: Policy
+    field: str | None
+    report: bool
+    as_json: bool
+    quiet: bool
+
+    def document(self, name: str, stream: BinaryIO) -> None:
+        """Clean a whole text file and print a document or a report about it."""
+        from mlx_loopai.text.filter import clean
+
+        before = "".join(_decoded(_label(name), stream))
+        cleaned = clean(before, self.policy)
+        if self.as_json:
+            _write(_document([before], [cleaned]) + "\n")
+        else:
+            _write(_report_line(_label(name), [before], [cleaned]))
+        self._warn(_label(name), cleaned.removed_share)
+
+    def streamed(self, name: str, stream: BinaryIO) -> None:
+        """Clean a text file while it is read, so that the command works at the end of a live pipe."""
+        from mlx_loopai.text.filter import Filter
+
+        scanner = Filter(self.policy)
+        for chunk in _decoded(_label(name), stream):
+            _write(scanner.feed(chunk))
+        _write(scanner.close())
+        self._warn(_label(name), scanner.removed_share)
+
+    def records(self, name: str, stream: BinaryIO) -> None:
+        """Clean the chosen field of each record; one line out for each record in."""
+        from mlx_loopai.text.filter import clean
+
+        all_before: list[str] = []
+        all_cleaned: list[Cleaned] = []
+        for number, line in enumerate(stream, start=1):
+            place = f"{name}:{number}"
+            if not line.strip():
+                continue
+            record = _parsed(place, line, first=number == 1)
+            before: list[str] = []
+            cleaned: list[Cleaned] = []
+
+            def cleaned_text(text: str, before: list[str] = before, cleaned: list[Cleaned] = cleaned) -> str:
+                before.append(text)
+                cleaned.append(clean(text, self.policy))
+                return cleaned[-1].text
+
+            record = _with_field(record, self._field_of(place, record), cleaned_text, place)
+            if self.as_json:
+                _write(_document(before, cleaned) + "\n")
+            elif not self.report:
+                _write(_json_line(record) + "\n")
+            for one in cleaned:
+                self._warn(place, one.removed_share)
+            if self.report and not self.as_json:
+                all_before += before
+                all_cleaned += cleaned
+        if self.report and not self.as_json:
+            _write(_report_line(name, all_before, all_cleaned))
+
+    def _field_of(self, place: str, record: object) -> str:
+        if self.field:
+            return self.field
+        keys = record.keys() if isinstance(record, dict) else ()
+        for field in _DEFAULT_FIELDS:
+            if field.split(".")[0] in keys:
+                return field
+        found = ", ".join(keys) or "none"
+        raise InputError(f"{place}: no field 'text' or 'messages' (fields: {found}); name the field with --field")
+
+    def _warn(self, place: str, removed_share: float) -> None:
+        if removed_share > self.policy.max_removed_share and not self.quiet:
+            click.echo(
+                f"{place}: {removed_share:.0%} of the text was removed; generate it again rather than keep the holes",
+                err=True,
+            )
+
+
+def _label(name: str) -> str:
+    return "<stdin>" if name == "-" else name
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    with ExitStack() as stack:
+        if name == "-":
+            yield sys.stdin.buffer
+            return
+        try:
+            stream = stack.enter_context(Path(name).open("rb"))
+        except OSError as error:
+            raise InputError(f"{name}: {error.strerror}; give a readable file, or - for standard input") from error
+        yield stream
+
+
+def _decoded(label: str, stream: BinaryIO) -> Iterator[str]:
+    """The text of a stream as it arrives.
+
+    Raises: InputError with the line when it is not UTF-8, or when it cannot be read.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read = getattr(stream, "read1", stream.read)
+    line = 1
+    at_end = False
+    while not at_end:
+        try:
+            data = read(_CHUNK_BYTES)
+        except OSError as error:
+            raise InputError(f"{label}: {error.strerror}; give a readable text file") from error
+        at_end = not data
+        try:
+            text = decoder.decode(data, final=at_end)
+        except UnicodeDecodeError as error:
+            line += error.object.count(b"\n", 0, error.start)
+            raise _not_utf8(f"{label}:{line}", error) from error
+        line += text.count("\n")
+        yield text
+
+
+def _not_utf8(place: str, error: UnicodeDecodeError) -> InputError:
+    byte = error.object[error.start]
+    return InputError(f"{place}: byte 0x{byte:02x} is not UTF-8; convert the file first (iconv -f cp949 -t utf-8)")
+
+
+def _parsed(place: str, line: bytes, first: bool) -> Any:
+    try:
+        text = line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(place, error) from error
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(f"{place}: not JSON ({reason}); a .jsonl file holds one JSON object per line") from error
+
+
+def _with_field(value: Any, field: str, change: Callable[[str], str], place: str) -> Any:
+    """`value` with `change` applied to the strings that the dotted `field` leads to; `value` itself is left alone.
+
+    Raises: InputError when the path leads nowhere or to something that is not text.
+    """
+
+    def walk(node: Any, path: list[str]) -> Any:
+        if not path:
+            if isinstance(node, str):
+                return change(node)
+            raise InputError(f"{place}: field '{field}' holds {type(node).__name__}, not text; choose another --field")
+        step, rest = path[0], path[1:]
+        if step == "*" and isinstance(node, list):
+            return [walk(item, rest) for item in node]
+        if isinstance(node, dict) and step in node:
+            return {key: walk(item, rest) if key == step else item for key, item in node.items()}
+        if isinstance(node, list) and step.isdecimal() and int(step) < len(node):
+            return [walk(item, rest) if index == int(step) else item for index, item in enumerate(node)]
+        raise InputError(f"{place}: no field '{field}' ('{step}' is missing); name an existing field with --field")
+
+    return walk(value, field.split("."))
+
+
+def _summary(before: list[str], cleaned: list[Cleaned]) -> dict[str, Any]:
+    from mlx_loopai.text.measures import purity, purity_original
+
+    text = "\n".join(one.text for one in cleaned)
+    removed: Counter[str] = Counter()
+    for one in cleaned:
+        removed.update(one.removed)
+    return {
+        "text": text,
+        "removed": dict(removed),
+        "purity": purity(text),
+        "purity_original": purity_original(text),
+        "purity_before": purity("\n".join(before)),
+        "removed_share": max((one.removed_share for one in cleaned), default=0.0),
+        "too_much_removed": any(one.too_much_removed for one in cleaned),
+    }
+
+
+def _document(before: list[str], cleaned: list[Cleaned]) -> str:
+    return _json_line(_summary(before, cleaned))
+
+
+def _json_line(value: Any) -> str:
+    line = json.dumps(value, ensure_ascii=False)
+    # A lone surrogate in a field that is not cleaned cannot be written as UTF-8.
+    return line if line.isascii() or not any("\ud800" <= char <= "\udfff" for char in line) else json.dumps(value)
+
+
+def _report_line(label: str, before: list[str], cleaned: list[Cleaned]) -> str:
+    summary = _summary(before, cleaned)
+    counts = ", ".join(f"{rule} {count}" for rule, count in sorted(summary["removed"].items())) or "nothing"
+    damaged = sum(one.too_much_removed for one in cleaned)
+    lines = [
+        f"{label}: {len(cleaned)} text{'' if len(cleaned) == 1 else 's'}",
+        f"  removed  {counts}",
+        f"  purity   {summary['purity_before']:.3f} -> {summary['purity']:.3f}",
+    ]
+    if damaged:
+        lines.append(f"  damaged  {damaged} (too much removed: generate again)")
+    return "\n".join(lines) + "\n"
+
+
+def _write(text: str) -> None:
+    if text:
+        # Bytes, so that neither the locale nor the platform's line ends change the text.
+        click.echo(text.encode(), nl=False)

@@ -1,0 +1,158 @@
+"""The `mlx-loopai` command: which commands exist, and how an error ends one.
+
+A command's module is imported when it runs, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from mlx_loopai import __version__
+from mlx_loopai.errors import LoopaiError
+
+PROGRAM = "mlx-loopai"
+TRACEBACK_VARIABLE = "MLX_LOOPAI_TRACEBACK"
+
+# Every command with its line in `--help`; `mlx_loopai/cli/NAME.py` holds it as `command`.
+COMMANDS = {
+    "demo": "Show on the embedded model that guarded fine-tuning keeps what plain fine-tuning loses.",
+    "convert": "Convert a Hugging Face folder, hub id or GGUF file to an MLX folder.",
+    "plan": "Predict the memory a training run needs, and choose the settings that fit.",
+    "train": "Fine-tune a model with LoRA without breaking what it knows.",
+    "evaluate": "Measure what a model kept and what it gained, or score generated texts.",
+    "gate": "Say yes or no to a fine-tuned model: exit status 1 when a floor is missed.",
+    "report": "Write the HTML report of a run.",
+    "generate": "Generate text from a prompt or a file of prompts.",
+    "filter": "Clean text: markup, links, code, emoji and foreign words by policy.",
+    "doctor": "Say what this machine, its MLX and its memory policy are, and what would go wrong.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"mlx_loopai.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(PROGRAM, cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name=PROGRAM)
+def commands() -> None:
+    """Fine-tune a language model on a Mac without breaking it, and prove it.
+
+    Exit status: 0 done; 1 the work failed or a gate said no; 2 wrong usage or input; 130 after Ctrl-C.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns: the exit status; every error is one line on stderr."""
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BaseException as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            sys.excepthook(type(error), error, error.__traceback__)
+        status = _end(error)
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    # Not `commands.main`: it writes an empty line of its own after Ctrl-C.
+    try:
+        with commands.make_context(PROGRAM, arguments) as context:
+            result = commands.invoke(context)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _end(error: BaseException) -> int:
+    """Say in one line what went wrong. Returns: the exit status."""
+    for kind, handler in _HANDLERS:
+        if isinstance(error, kind):
+            return handler(error)
+    return _fail(f"{type(error).__name__}: {error}; unexpected, {TRACEBACK_VARIABLE}=1 shows where it happened", 1)
+
+
+def _usage(error: click.ClickException) -> int:
+    if isinstance(error, NoArgsIsHelpError):
+        click.echo(error.ctx.get_help(), err=True)
+        return 2
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else PROGRAM
+    return _fail(f"{error.format_message().rstrip('.')}; see `{path} --help`", 2)
+
+
+def _system(error: OSError) -> int:
+    place = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _drop_stdout()  # what it still holds cannot be written, and would be tried again at exit
+        return _fail(f"{place}{reason}; free some space and run the same command again", 1)
+    return _fail(f"{place}{reason} ({TRACEBACK_VARIABLE}=1 shows where it happened)", 1)
+
+
+def _broken_pipe(error: BrokenPipeError) -> int:
+    _drop_stdout()
+    return 1
+
+
+def _exit(error: SystemExit) -> int:
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    return _fail(str(error.code), 1)
+
+
+_HANDLERS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[..., int]]] = [
+    (LoopaiError, lambda error: _fail(str(error), error.exit_status)),
+    (click.ClickException, _usage),
+    ((KeyboardInterrupt, click.Abort), lambda error: _fail("interrupted", 130)),
+    (BrokenPipeError, _broken_pipe),
+    (OSError, _system),
+    (SystemExit, _exit),
+]
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"{PROGRAM}: error: {' '.join(message.split())}", err=True)
+    return status
+
+
+def _drop_stdout() -> None:
+    """Send what is left to nowhere: the interpreter flushes once more at exit, and would complain."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""What every command shares: its options, its result on stdout, its progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from mlx_loopai.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+quiet_option = click.option("--quiet", is_flag=True, help="No progress; errors and the result are still shown.")
+
+# Plain progress lines go to log files: rare enough to read, often enough to show life.
+LINE_EVERY_S = 5.0
+
+
+def emit(document: dict[str, Any], as_json: bool, text: str) -> None:
+    """Print a command's result: one JSON document, or `text` for people (nothing when it is empty)."""
+    if as_json:
+        click.echo(json.dumps(to_plain(document), ensure_ascii=False, allow_nan=False))
+    elif text:
+        click.echo(text)
+
+
+def to_plain(value: Any) -> Any:
+    """`value` as JSON can hold it: dataclasses become tables, paths strings, NaN and infinities null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # a numpy or mlx scalar or array
+        return to_plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Progress(Protocol):
+    """How far long work has come."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """`amount` more is done; `note` (such as a loss) stands beside the bar until the next one."""
+
+    def update(self, done: int, note: str = "") -> None:
+        """`done` of the total is done."""
+
+
+@contextlib.contextmanager
+def progress(total: int | None, label: str, quiet: bool = False, unit: str = "") -> Iterator[Progress]:
+    """Show progress on stderr: a bar on a terminal, plain lines otherwise, nothing when `quiet`.
+
+    Both give rate, time left and memory. `unit` names what is counted ("rows"); "bytes" is shown in MiB and GiB.
+    Keeps a Mac awake meanwhile.
+    """
+    with keep_awake():
+        if quiet:
+            yield _Silent()
+        elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            with _rich_bar() as bar:
+                yield _Bar(bar, bar.add_task(label, total=total, rate="", note="", memory=""), total, unit)
+        else:
+            lines = _Lines(total, label, unit)
+            yield lines
+            lines.close()
+
+
+@contextlib.contextmanager
+def keep_awake() -> Iterator[None]:
+    """Keep a Mac from idling to sleep while the block runs (or this process lives); elsewhere do nothing."""
+    if sys.platform != "darwin":
+        yield
+        return
+    caffeinate = None
+    with contextlib.suppress(OSError):
+        caffeinate = subprocess.Popen(
+            ["caffeinate", "-i", "-w", str(os.getpid())], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+    try:
+        yield
+    finally:
+        if caffeinate is not None:
+            caffeinate.terminate()
+            caffeinate.wait()
+
+
+def memory_text() -> str:
+    """What MLX holds now, or "" before it is loaded."""
+    mlx = sys.modules.get("mlx.core")
+    return "" if mlx is None else format_bytes(mlx.get_active_memory() + mlx.get_cache_memory())
+
+
+class _Silent:
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        pass
+
+    def update(self, done: int, note: str = "") -> None:
+        pass
+
+
+class _Counter:
+    """Counts what is done since the start; `_show` draws it."""
+
+    def __init__(self, total: int | None, unit: str) -> None:
+        self._total, self._unit, self._done = total, unit, 0
+        self._started = time.monotonic()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.update(self._done + amount, note)
+
+    def update(self, done: int, note: str = "") -> None:
+        self._done = done
+        self._show(note)
+
+    def _show(self, note: str) -> None:
+        raise NotImplementedError
+
+    def _rate(self) -> str:
+        elapsed = time.monotonic() - self._started
+        if elapsed <= 0 or not self._done:
+            return ""
+        rate = self._done / elapsed
+        if self._unit == "bytes":
+            return f"{format_bytes(rate)}/s"
+        return f"{rate:.1f} {self._unit}/s" if self._unit else f"{rate:.1f}/s"
+
+    def _count(self, n: int) -> str:
+        return format_bytes(n) if self._unit == "bytes" else str(n)
+
+
+class _Bar(_Counter):
+    def __init__(self, bar: RichProgress, task: Any, total: int | None, unit: str) -> None:
+        super().__init__(total, unit)
+        self._bar, self._task = bar, task
+
+    def _show(self, note: str) -> None:
+        self._bar.update(self._task, completed=self._done, rate=self._rate(), note=note, memory=memory_text())
+
+
+class _Lines(_Counter):
+    def __init__(self, total: int | None, label: str, unit: str) -> None:
+        super().__init__(total, unit)
+        self._label, self._note, self._last = label, "", time.monotonic()
+
+    def _show(self, note: str) -> None:
+        self._note = note
+        if time.monotonic() - self._last >= LINE_EVERY_S and self._done != self._total:
+            self._print(self._time_left())
+
+    def close(self) -> None:
+        self._print(f"took {format_duration(time.monotonic() - self._started)}")
+
+    def _time_left(self) -> str:
+        if not self._total or not self._done:
+            return ""
+        elapsed = time.monotonic() - self._started
+        return f"{format_duration(elapsed * max(self._total - self._done, 0) / self._done)} left"
+
+    def _print(self, when: str) -> None:
+        self._last = time.monotonic()
+        of = f" of {self._count(self._total)}" if self._total else ""
+        unit = f" {self._unit}" if self._unit not in ("", "bytes") else ""
+        parts = [f"{self._label}: {self._count(self._done)}{of}{unit}", self._rate(), when, memory_text(), self._note]
+        click.echo(", ".join(part for part in parts if part), err=True)
+
+
+@contextlib.contextmanager
+def _rich_bar() -> Iterator[RichProgress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[memory]}"),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield bar

@@ -1,0 +1,271 @@
+"""The run configuration: every option of a run, once.
+
+YAML recipes, `--set a.b=c`, the generated help and the saved `resolved.yaml` all come from these classes.
+Unknown keys are errors that name the nearest key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mlx_loopai.errors import InputError, all_problems
+
+PenaltyKind = Literal["none", "kronecker"]
+ReplaySource = Literal["none", "records", "self"]
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraOptions(_Options):
+    rank: int = Field(8, ge=1, le=1024, description="rank R of the update B A")
+    alpha: float = Field(16.0, gt=0, description="numerator of the scale: alpha / rank")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input while training")
+    targets: tuple[str, ...] = Field((), description="linear layers to adapt, such as q_proj; empty: all of a block")
+    layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
+
+
+class TrainOptions(_Options):
+    seed: int = Field(0, ge=0, description="seeds data order, adapter initialisation and dropout")
+    epochs: float = Field(1.0, gt=0, description="passes over a phase's mixture")
+    max_steps: int = Field(0, ge=0, description="optimizer steps in all, instead of epochs (data repeat); 0: use epochs")
+    rows_per_step: int = Field(8, ge=1, description="rows per optimizer step, exact; split into micro-batches by tokens")
+    max_tokens: int = Field(2048, ge=8, description="longest row; a longer one is split at turns or sentences")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    schedule: Schedule = Field("cosine", description="shape of the learning rate after warm-up")
+    warmup: int = Field(10, ge=0, description="warm-up steps from 0 to the peak")
+    clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
+    save_every: int = Field(50, ge=0, description="optimizer steps between checkpoints; 0: at phase ends only")
+    keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints stay on disk")
+
+
+class PenaltyOptions(_Options):
+    kind: PenaltyKind = Field("none", description="what holds the weights where general ability lives")
+    strength: float = Field(1.0, ge=0, description="factor of the penalty in the loss")
+    sequences: int = Field(128, ge=1, description="general sequences on which importance is measured")
+    temperature: float = Field(1.0, gt=0, description="sharpness of the per-layer coefficients; large: all alike")
+
+
+class ReplayOptions(_Options):
+    share: float = Field(0.0, ge=0, lt=1, description="share of rehearsal rows among a phase's rows")
+    source: ReplaySource = Field("none", description="records: the general rows as they are; self: the base answers them once")
+    max_prompts: int = Field(400, ge=1, description="how many general prompts the base answers (source: self)")
+    answer_tokens: int = Field(64, ge=1, description="longest rehearsal answer in tokens (source: self)")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature of rehearsal answers; 0: greedy")
+
+
+class MemoryOptions(_Options):
+    budget: str = Field("auto", description="bytes a run may use, such as 9GiB; auto: from this machine")
+    checkpointing: bool | Literal["auto"] = Field("auto", description="recompute blocks in the backward pass")
+    chunk_rows: int = Field(0, ge=0, description="rows of logits alive at once in the loss; 0: chosen by the plan")
+    micro_tokens: int = Field(0, ge=0, description="tokens per micro-batch; 0: chosen by the plan")
+
+
+class ForgettingOptions(_Options):
+    floor: float = Field(0.95, ge=0, le=1, description="retention (GR) below which the gate says no")
+    gain_floor: float = Field(0.0, ge=0, description="gain (DG) below which the gate says no")
+
+
+class SourceOptions(_Options):
+    """One data file and how much of it a phase sees."""
+
+    path: str = Field(description="JSONL, JSON, CSV or Parquet file; relative to the recipe; samples/NAME: embedded rows")
+    category: Literal["dialogue", "knowledge", "creative", "domain"] = Field("domain", description="what kind of rows")
+
+
+class PhaseOptions(_Options):
+    """A phase: which sources, how often, and what it changes of `train`, `penalty` and `replay`."""
+
+    name: str = Field(min_length=1, description="shown in progress and events")
+    mixture: dict[str, float] = Field(description="source name -> passes over it in this phase, such as 0.5 or 2")
+    learning_rate: float | None = Field(None, gt=0, description="overrides train.learning_rate")
+    penalty_strength: float | None = Field(None, ge=0, description="overrides penalty.strength")
+    replay_share: float | None = Field(None, ge=0, lt=1, description="overrides replay.share")
+
+
+class RunConfig(_Options):
+    """Everything that decides what a training run does."""
+
+    model: str = Field("nano", description="nano (embedded), a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: fp32 on CPU, bf16 on Metal")
+    system_prompt: str = Field("", description="system prompt of training, rehearsal and generation; empty: the template's own")
+    sources: dict[str, SourceOptions] = Field(default_factory=dict, description="named data files")
+    validation: str = Field("", description="held-out rows, scored before and after; empty: none")
+    general: str = Field("", description="general rows for rehearsal and importance; empty: the embedded prompt set")
+    phases: tuple[PhaseOptions, ...] = Field((), description="trained in order; empty: one phase over every source")
+    lora: LoraOptions = LoraOptions()
+    train: TrainOptions = TrainOptions()
+    penalty: PenaltyOptions = PenaltyOptions()
+    replay: ReplayOptions = ReplayOptions()
+    memory: MemoryOptions = MemoryOptions()
+    forgetting: ForgettingOptions = ForgettingOptions()
+
+    @field_validator("phases")
+    @classmethod
+    def _unique_phases(cls, phases: tuple[PhaseOptions, ...]) -> tuple[PhaseOptions, ...]:
+        names = [phase.name for phase in phases]
+        if len(set(names)) != len(names):
+            raise ValueError(f"phase names must differ, got {names}")
+        return phases
+
+    @model_validator(mode="after")
+    def _phases_name_sources(self) -> RunConfig:
+        known = set(self.sources)
+        wrong = sorted({name for phase in self.phases for name in phase.mixture} - known)
+        if wrong:
+            raise ValueError(f"phases name sources {wrong} that `sources` does not define; defined: {sorted(known)}")
+        return self
+
+    def digest(self) -> str:
+        """Hash of every value, so that a resumed run can tell whether it is still the same run."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path | None, overrides: tuple[str, ...] = (), base: dict[str, Any] | None = None) -> RunConfig:
+    """The configuration of a recipe with `--set` overrides applied; relative data paths resolve beside the recipe.
+
+    Raises: InputError naming every problem (file, dotted key, reason, nearest key).
+    """
+    values: dict[str, Any] = dict(base or {})
+    where = str(path) if path else "options"
+    if path is not None:
+        values = {**values, **_read_yaml(path)}
+        _resolve_paths(values, path.parent)
+    for override in overrides:
+        _apply_override(values, override)
+    return validate_config(values, where)
+
+
+def validate_config(values: dict[str, Any], where: str) -> RunConfig:
+    """`values` as a RunConfig. Raises: InputError with all problems in one line."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise InputError(f"{where}: {all_problems(problems)}") from None
+
+
+def flatten(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value for every scalar option (lists and tables stay whole)."""
+    flat: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def option_table() -> list[tuple[str, str, str]]:
+    """(dotted name, default, description) of every option, for `--help` and the documentation."""
+    rows: list[tuple[str, str, str]] = []
+    _collect(RunConfig, "", rows)
+    return rows
+
+
+def _collect(model: type[BaseModel], prefix: str, rows: list[tuple[str, str, str]]) -> None:
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            _collect(type(field.default), f"{prefix}{name}.", rows)
+        else:
+            default = "" if field.default_factory or field.is_required() else json.dumps(field.default)
+            rows.append((prefix + name, default, field.description or ""))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe; give a YAML file or use --model and --data") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8; save the recipe as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: a recipe is a table of options, got {type(loaded).__name__}")
+    return loaded
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-5` as a number: YAML 1.1, which PyYAML follows, takes it for a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
+    list("-+0123456789."),
+)
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    for source in (values.get("sources") or {}).values():
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            source["path"] = _beside(source["path"], folder)
+    for key in ("validation", "general"):
+        if isinstance(values.get(key), str):
+            values[key] = _beside(values[key], folder)
+
+
+def _beside(path: str, folder: Path) -> str:
+    if not path or path.startswith("samples/") or Path(path).is_absolute():
+        return path
+    return str((folder / path).resolve())
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"--set {override}: expected NAME=VALUE, such as train.learning_rate=1e-4")
+    *parents, leaf = name.strip().split(".")
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise InputError(f"--set {override}: {parent} is a value, not a table")
+    try:
+        table[leaf] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: cannot read the value {text!r}; quote it as in YAML") from None
+
+
+def _explain(problem: Any) -> str:
+    dotted = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys_beside(problem["loc"])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        return f"unknown key {dotted}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
+    message = problem["msg"].removeprefix("Value error, ")
+    if not dotted:
+        return message
+    return f"{dotted}: {message} (got {problem['input']!r})"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in location[:-1]:
+        model = {"phases": PhaseOptions, "sources": SourceOptions}.get(str(part), model)
+        field = model.model_fields.get(str(part))
+        if field is not None and isinstance(field.default, BaseModel):
+            model = type(field.default)
+    return sorted(model.model_fields)

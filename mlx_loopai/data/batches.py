@@ -1,0 +1,161 @@
+"""Which rows make an optimizer step, and how they are padded.
+
+Rows are put into bins of equal padded width and shuffled inside them, so the rows of a step have similar length
+while any two rows of a bin may meet. Padding then depends on the widths alone, which are chosen to waste least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.errors import InputError
+
+# Every width is compiled once: no more of them than it takes to reach this real-token share.
+_ENOUGH_SHARE = 0.98
+# More distinct lengths than this are rounded up to a grid: the search takes time and memory in their square.
+_GRID = 1024
+
+_Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """B rows padded on the right to T tokens. Padding is never supervised."""
+
+    ids: npt.NDArray[np.int32]  # [B, T]
+    supervised: npt.NDArray[np.bool_]  # [B, T]
+
+
+def choose_widths(lengths: Sequence[int], max_widths: int = 24) -> tuple[int, ...]:
+    """At most `max_widths` padded widths in tokens, ascending, the last one at least the longest row.
+
+    Of all choices of k widths the one with the least padding is taken (dynamic programming over the lengths), for the
+    smallest k that makes 98 % of the padded tokens real, or for `max_widths`.
+
+    Raises: InputError without rows, for a row without tokens, or for less than one width.
+    """
+    sizes = _checked(lengths)
+    if max_widths < 1:
+        raise InputError(f"widths: {max_widths} is too few; give at least 1")
+    step = -(-int(sizes.max()) // _GRID) if len(np.unique(sizes)) > _GRID else 1
+    grid, counts = np.unique(-(-sizes // step) * step, return_counts=True)
+    widths = _least_padding(grid.astype(np.int64), counts.astype(np.int64), max_widths, int(sizes.sum()))
+    return (*widths[:-1], int(sizes.max()))  # the grid may reach a little past the longest row
+
+
+def _least_padding(grid: _Ints, counts: _Ints, max_widths: int, real_tokens: int) -> tuple[int, ...]:
+    """`cost[j]`: fewest padded tokens that hold all rows up to `grid[j - 1]`; `choices` remembers where bins begin."""
+    rows = np.concatenate([[0], np.cumsum(counts)])
+    size = len(grid)
+    cost = rows * grid[-1] * 2 + 1  # worse than any choice, and no overflow
+    cost[0] = 0
+    choices: list[_Ints] = []
+    while len(choices) < min(max_widths, size):
+        # bins[j, i]: the last bin holds grid[i:j + 1], all padded to grid[j].
+        bins = cost[None, :size] + grid[:, None] * (rows[1:, None] - rows[None, :size])
+        bins[np.triu_indices(size, k=1)] = np.iinfo(np.int64).max
+        begin = bins.argmin(axis=1)
+        cost = np.concatenate([[0], bins[np.arange(size), begin]])
+        choices.append(begin)
+        if real_tokens >= _ENOUGH_SHARE * cost[-1]:
+            break
+    widths: list[int] = []
+    end = size
+    for begin in reversed(choices):
+        if end > 0:
+            widths.append(int(grid[end - 1]))
+            end = int(begin[end - 1])
+    return tuple(reversed(widths))
+
+
+def padded_width(length: int, widths: Sequence[int]) -> int:
+    """The smallest of the ascending `widths` that holds `length` tokens. Raises: InputError when none does."""
+    index = int(np.searchsorted(np.asarray(widths), length))
+    if index == len(widths):
+        raise InputError(
+            f"widths: a row of {length} tokens is wider than the widest, {widths[-1]}; plan all rows at once"
+        )
+    return int(widths[index])
+
+
+def plan_steps(
+    lengths: Sequence[int],
+    rows_per_step: int,
+    micro_tokens: int,
+    seed: int,
+    max_widths: int = 24,
+    widths: Sequence[int] | None = None,
+) -> list[list[list[int]]]:
+    """Steps of micro-batches of row indices, shuffled by seed; every row exactly once.
+
+    Every step has exactly `rows_per_step` rows but the last, which has what remains. The rows of a micro-batch pad to
+    the same of `widths` (default: `choose_widths(lengths, max_widths)`) and to at most `micro_tokens` tokens together;
+    a longer row is alone in its micro-batch.
+
+    Raises: InputError without rows, for a row without tokens or wider than `widths`, or for counts below 1.
+    """
+    sizes = _checked(lengths)
+    for name, value in (("rows_per_step", rows_per_step), ("micro_tokens", micro_tokens)):
+        if value < 1:
+            raise InputError(f"{name}: {value} is too few; give at least 1")
+    known = choose_widths(lengths, max_widths) if widths is None else tuple(widths)
+    padded_width(int(sizes.max()), known)
+    padded = np.asarray(known)[np.searchsorted(known, sizes)]
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(sizes))
+    order = shuffled[np.argsort(padded[shuffled], kind="stable")]
+    full, short = _cut(order, rows_per_step, generator)
+    steps = [full[index] for index in generator.permutation(len(full))] + ([short] if len(short) else [])
+    return [_micro_batches(step, padded, micro_tokens) for step in steps]
+
+
+def _cut(order: _Ints, rows_per_step: int, generator: np.random.Generator) -> tuple[list[_Ints], _Ints]:
+    """Full steps, and the remaining rows, taken from a seeded place so that they are not always the longest."""
+    n_full, rest = divmod(len(order), rows_per_step)
+    place = int(generator.integers(n_full + 1)) * rows_per_step
+    kept = np.concatenate([order[:place], order[place + rest :]])
+    return list(kept.reshape(n_full, rows_per_step)), order[place : place + rest]
+
+
+def _micro_batches(step: _Ints, padded: _Ints, micro_tokens: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    for width in np.unique(padded[step]):
+        rows = step[padded[step] == width].tolist()
+        height = max(1, micro_tokens // int(width))
+        batches += [rows[start : start + height] for start in range(0, len(rows), height)]
+    return batches
+
+
+def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
+    """The rows right-padded with token 0 to `width` tokens. Raises: InputError naming a row that is longer."""
+    ids = np.zeros((len(rows), width), dtype=np.int32)
+    supervised = np.zeros((len(rows), width), dtype=np.bool_)
+    for index, row in enumerate(rows):
+        length = len(row.ids)
+        if length > width:
+            raise InputError(f"{row.origin}: {length} tokens do not fit a width of {width}; plan all rows at once")
+        ids[index, :length] = row.ids
+        supervised[index, :length] = row.supervised
+    return MicroBatch(ids, supervised)
+
+
+def real_token_share(lengths: Sequence[int], steps: Sequence[Sequence[Sequence[int]]], widths: Sequence[int]) -> float:
+    """Tokens of rows divided by tokens computed, padding included, over all micro-batches of `steps`."""
+    micro_batches = [batch for step in steps for batch in step]
+    real = sum(lengths[index] for batch in micro_batches for index in batch)
+    padded = sum(len(batch) * padded_width(max(lengths[index] for index in batch), widths) for batch in micro_batches)
+    return real / padded
+
+
+def _checked(lengths: Sequence[int]) -> _Ints:
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if not sizes.size:
+        raise InputError("batches: there is no row to train on; give at least one")
+    if sizes.min() < 1:
+        raise InputError(f"batches: row {int(sizes.argmin())} has no tokens; remove it")
+    return sizes

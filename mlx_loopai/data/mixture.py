@@ -1,0 +1,72 @@
+"""Which rows a phase trains on: passes over each source, and rehearsal rows among them. All seeded."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.errors import InputError, all_problems
+
+
+def draw(rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str, float], seed: int) -> list[TokenRow]:
+    """The rows of a phase, shuffled. A weight counts passes over its source.
+
+    2.5 means every row twice and a seeded half of the rows a third time. A source without a weight is left out.
+    What is drawn from one source does not depend on the others.
+
+    Raises: InputError for a weight that is no count, for one that names no source or a source without rows, and
+        when nothing is drawn.
+    """
+    problems = [problem for name, weight in weights.items() if (problem := _problem(rows_by_source, name, weight))]
+    if problems:
+        raise InputError(f"mixture: {all_problems(problems)}")
+    drawn: list[TokenRow] = []
+    for name in sorted(weights):
+        generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        drawn += _passes(rows_by_source[name], weights[name], generator)
+    if not drawn:
+        raise InputError("mixture: the weights draw no row at all; raise one of them")
+    return _shuffled(drawn, seed)
+
+
+def with_replay(rows: Sequence[TokenRow], replay_rows: Sequence[TokenRow], share: float, seed: int) -> list[TokenRow]:
+    """All `rows` and so many replay rows that these are `share` of the result (to the nearest row), shuffled.
+
+    Replay rows are cycled through: no row comes a second time before every row came once.
+
+    Raises: InputError for a share outside [0, 1), or without replay rows although the share asks for some.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"replay.share: {share} is not a share of the rows; give 0 <= share < 1")
+    count = round(len(rows) * share / (1 - share))
+    if count and not replay_rows:
+        raise InputError(f"replay.share: {share} of the rows cannot be rehearsed without rehearsal rows; set it to 0")
+    generator = np.random.default_rng([seed, zlib.crc32(b"replay")])
+    replayed = _passes(replay_rows, count / len(replay_rows), generator) if count else []
+    return _shuffled([*rows, *replayed], seed)
+
+
+def _problem(rows_by_source: Mapping[str, Sequence[TokenRow]], name: str, weight: float) -> str | None:
+    if not (math.isfinite(weight) and weight >= 0):
+        return f"the weight {weight} of {name} is not a number of passes; give 0 or more"
+    if name not in rows_by_source:
+        return f"unknown source {name}; defined: {', '.join(sorted(rows_by_source)) or 'none'}"
+    if weight > 0 and not rows_by_source[name]:
+        return f"the source {name} has no rows; give it some or leave it out"
+    return None
+
+
+def _passes(rows: Sequence[TokenRow], passes: float, generator: np.random.Generator) -> list[TokenRow]:
+    # Rounded on the whole, since 0.1 + 0.2 passes over 10 rows must not lose a row to binary fractions.
+    count = round(passes * len(rows))
+    whole, rest = divmod(count, len(rows)) if rows else (0, 0)
+    again = np.sort(generator.permutation(len(rows))[:rest])
+    return [*rows] * whole + [rows[index] for index in again]
+
+
+def _shuffled(rows: Sequence[TokenRow], seed: int) -> list[TokenRow]:
+    return [rows[index] for index in np.random.default_rng(seed).permutation(len(rows))]

@@ -1,0 +1,46 @@
+"""Reads the hand-written texts: stories, dialogues and explanations, each block under a `# ` header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+TEXTS_FOLDER = Path(__file__).parent / "texts"
+PROMPTS_FILE = Path(__file__).parent / "prompts.jsonl"
+
+
+@dataclass(frozen=True)
+class Block:
+    """`header`: the line after `# `; `lines`: the non-empty lines below it."""
+
+    header: str
+    lines: tuple[str, ...]
+
+
+@cache
+def blocks(prefix: str) -> tuple[Block, ...]:
+    """All blocks of the text files whose name starts with `prefix`, in file and line order."""
+    found: list[Block] = []
+    for path in sorted(TEXTS_FOLDER.glob(f"{prefix}*.txt")):
+        header, lines = "", []
+        for line in [*path.read_text(encoding="utf-8").splitlines(), "# "]:
+            if line.startswith("# "):
+                if lines:
+                    found.append(Block(header, tuple(lines)))
+                header, lines = line[2:].strip(), []
+            elif line.strip():
+                lines.append(line.strip())
+    return tuple(found)
+
+
+def is_held_out(position: int) -> bool:
+    """Every tenth hand-written block is kept from pretraining, to measure perplexity on text never seen."""
+    return position % 10 == 9
+
+
+def prompts() -> list[str]:
+    """The embedded prompt set that a base model answers for rehearsal: general, no creative writing."""
+    lines = PROMPTS_FILE.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["prompt"] for line in lines]

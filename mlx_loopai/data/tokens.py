@@ -1,0 +1,254 @@
+"""Records become token rows: which tokens the model reads, and which of them it is taught to write.
+
+What the template writes and what the model writes are tokenised apart, in training and in generation, so a
+training row begins with exactly the tokens that generation is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.sentences import sentence_units
+from mlx_loopai.data.template import ChatTemplate, Turn
+from mlx_loopai.errors import InputError, all_problems
+
+# How much of a divided answer is shown again, untaught, before its continuation.
+_CONTEXT_SHARE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRow:
+    """One row of T tokens. `supervised[t]`: token t is a target, given the tokens before it; never token 0."""
+
+    ids: npt.NDArray[np.int32]  # [T]
+    supervised: npt.NDArray[np.bool_]  # [T]
+    origin: str
+    category: str
+
+
+@dataclass(frozen=True)
+class SplitNotice:
+    """How many records were longer than `max_tokens`, and how many rows they became."""
+
+    records: int
+    rows: int
+    longest_tokens: int
+    max_tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.records} records are longer than {self.max_tokens} tokens (longest: {self.longest_tokens}); "
+            f"divided at turns and sentences into {self.rows} rows, nothing cut off"
+        )
+
+
+class ChatEncoder:
+    """Encodes records and prompts with one tokenizer, chat template and system prompt.
+
+    `tokenizer` is an mlx-lm TokenizerWrapper or a Hugging Face tokenizer; of it are used `apply_chat_template`,
+    `encode(text, add_special_tokens=False)` and `eos_token_id`.
+    """
+
+    def __init__(self, tokenizer: Any, system_prompt: str = "") -> None:
+        self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer, system_prompt)
+        self._closings: dict[str, list[int]] = {}
+
+    def encode(self, record: Record) -> TokenRow:
+        """The row of a record, however long.
+
+        Chat: the tokens of every answer and of its end-of-turn marker are supervised, nothing else; turns after
+        the last answer teach nothing and are left out. Text: an end-of-text token is appended, and every token
+        but the first is supervised.
+
+        Raises: InputError naming the record's origin when the chat template does not suit it.
+        """
+        if record.kind == "text":
+            return self._row(record, [(self._text_units(record, [_text_of(record)])[0], True)])
+        turns = self._template.turns(_until_last_answer(record), record.origin)
+        return self._row(record, chain.from_iterable(self._turn_segments(turn) for turn in turns))
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens after which the model writes its next answer; the same as in a training row up to there.
+
+        Raises: InputError when the chat template refuses the messages.
+        """
+        past, last = self._template.prompt(messages)
+        ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
+        return ids + self._ids(last)
+
+    def split_long(self, record: Record, max_tokens: int) -> list[TokenRow]:
+        """The record in rows of at most `max_tokens`, each answer token supervised once.
+
+        Divided between exchanges first, then inside an answer or text after a sentence or line: a continuation
+        shows its prompt and some text before it, unsupervised, and only the last part ends the turn.
+
+        Raises: InputError naming the origin when a prompt or a sentence alone is too long.
+        """
+        whole = self.encode(record)
+        if len(whole.ids) <= max_tokens:
+            return [whole]
+        if record.kind == "text":
+            units = self._text_units(record, sentence_units(_text_of(record)))
+            return self._divide(record, [], units, max_tokens)
+        rows: list[TokenRow] = []
+        for messages in self._pack_exchanges(record, max_tokens):
+            part = Record(messages, record.kind, record.category, record.origin)
+            row = self.encode(part)
+            rows += [row] if len(row.ids) <= max_tokens else self._divide_answer(part, max_tokens)
+        return rows
+
+    def _pack_exchanges(self, record: Record, max_tokens: int) -> list[tuple[Message, ...]]:
+        """As many whole exchanges as fit into each part; one that does not fit stands alone."""
+        system, exchanges = _exchanges(_until_last_answer(record))
+        parts: list[tuple[Message, ...]] = []
+        for exchange in exchanges:
+            joined = (*parts[-1], *exchange) if parts else ()
+            if joined and self._length(joined, record) <= max_tokens:
+                parts[-1] = joined
+            else:
+                parts.append((*system, *exchange))
+        return parts
+
+    def _length(self, messages: tuple[Message, ...], record: Record) -> int:
+        return len(self.encode(Record(messages, record.kind, record.category, record.origin)).ids)
+
+    def _divide_answer(self, record: Record, max_tokens: int) -> list[TokenRow]:
+        *past, turn = self._template.turns(record.messages, record.origin)
+        if past:
+            raise InputError(
+                f"{record.origin}: several answers to one request are longer than {max_tokens} tokens together; "
+                "raise train.max_tokens or make them rows of their own"
+            )
+        units = [self._ids(unit) for unit in sentence_units(turn.answer)]
+        units[-1] = units[-1] + self._closing_ids(turn.closing)
+        return self._divide(record, self._ids(turn.before), units, max_tokens)
+
+    def _divide(self, record: Record, head: list[int], units: list[list[int]], max_tokens: int) -> list[TokenRow]:
+        room = max_tokens - len(head)
+        longest = max(map(len, units))
+        if longest > room:
+            prompt = f"its prompt has {len(head)} tokens and " if head else ""
+            raise InputError(
+                f"{record.origin}: {prompt}its longest sentence has {longest}, more than the {max_tokens} of a row, "
+                "and sentences are not cut; raise train.max_tokens or shorten the text"
+            )
+        parts = _pack_units(units, room)
+        return [self._row(record, [(head, False), (context, False), (part, True)]) for context, part in parts]
+
+    def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
+        end = self._tokenizer.eos_token_id
+        if end is None:
+            raise InputError("the tokenizer names no end-of-text token; set eos_token in tokenizer_config.json")
+        units = [self._ids(text) for text in texts]
+        units[-1] = [*units[-1], int(end)]
+        return units
+
+    def _turn_segments(self, turn: Turn) -> list[tuple[list[int], bool]]:
+        return [
+            (self._ids(turn.before), False),
+            (self._ids(turn.answer), True),
+            (self._closing_ids(turn.closing), True),
+        ]
+
+    def _closing_ids(self, closing: str) -> list[int]:
+        if closing not in self._closings:
+            self._closings[closing] = self._ids(closing)
+        return self._closings[closing]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def _row(self, record: Record, segments: Iterable[tuple[list[int], bool]]) -> TokenRow:
+        parts = list(segments)
+        ids = np.fromiter((token for tokens, _ in parts for token in tokens), dtype=np.int32)
+        supervised = np.repeat([taught for _, taught in parts], [len(tokens) for tokens, _ in parts])
+        supervised[:1] = False
+        if not supervised.any():
+            raise InputError(f"{record.origin}: no token of this row can be learnt; remove the row or lengthen it")
+        return TokenRow(ids, supervised, record.origin, record.category)
+
+
+def encode_records(
+    encoder: ChatEncoder, records: Iterable[Record], max_tokens: int
+) -> tuple[list[TokenRow], SplitNotice | None]:
+    """The rows of all records, in order, none longer than `max_tokens`; and a notice when some had to be divided.
+
+    Raises: InputError with every record that cannot be encoded (at most 10 listed).
+    """
+    rows: list[TokenRow] = []
+    divided: list[list[TokenRow]] = []
+    problems: dict[str, None] = {}  # a set in order: what is wrong with the template is said once
+    longest = 0
+    for record in records:
+        try:
+            parts = encoder.split_long(record, max_tokens)
+        except InputError as error:
+            problems[str(error)] = None
+            continue
+        rows += parts
+        if len(parts) > 1:
+            divided.append(parts)
+            longest = max(longest, len(encoder.encode(record).ids))
+    if problems:
+        raise InputError(all_problems(problems))
+    notice = SplitNotice(len(divided), sum(map(len, divided)), longest, max_tokens) if divided else None
+    return rows, notice
+
+
+def _text_of(record: Record) -> str:
+    return "\n\n".join(message.content for message in record.messages)
+
+
+def _until_last_answer(record: Record) -> tuple[Message, ...]:
+    answers = [index for index, message in enumerate(record.messages) if message.role == "assistant"]
+    if not answers:
+        raise InputError(f"{record.origin}: no assistant turn: there is nothing to learn from this row")
+    return record.messages[: answers[-1] + 1]
+
+
+def _exchanges(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+    """The system messages, and runs of messages that each end where a request follows an answer."""
+    system = [message for message in messages if message.role == "system"]
+    exchanges: list[list[Message]] = []
+    previous = "assistant"
+    for message in messages:
+        if message.role == "system":
+            continue
+        if (message.role == "user" and previous == "assistant") or not exchanges:
+            exchanges.append([])
+        exchanges[-1].append(message)
+        previous = message.role
+    return system, exchanges
+
+
+def _pack_units(units: list[list[int]], room: int) -> list[tuple[list[int], list[int]]]:
+    """(context, part) pairs of at most `room` tokens; the parts are the units in order, each once.
+
+    The context is the end of the part before: whole units up to a share of the room, at least one token when
+    there is room for it (the first token of a row cannot be a target).
+    """
+    pairs: list[tuple[list[int], list[int]]] = []
+    start = 0
+    while start < len(units):
+        free = room - len(units[start])
+        context = units[start - 1][-1:] if start and free else []
+        back = start - 1
+        shown: list[int] = []
+        while back >= 0 and len(units[back]) + len(shown) <= min(free, int(room * _CONTEXT_SHARE)):
+            shown = units[back] + shown
+            back -= 1
+        context = shown or context
+        part: list[int] = []
+        while start < len(units) and len(context) + len(part) + len(units[start]) <= room:
+            part += units[start]
+            start += 1
+        pairs.append((context, part))
+    return pairs

@@ -1,0 +1,41 @@
+"""Errors that a person can act on.
+
+Library code raises these; only `mlx_loopai.cli` turns them into one line on stderr and an exit status.
+A message says what was found, where, why that is wrong and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class LoopaiError(Exception):
+    """The work failed (exit status 1)."""
+
+    exit_status = 1
+
+
+class InputError(LoopaiError):
+    """Wrong usage or wrong input: a missing file, a broken line, an unknown key (exit status 2)."""
+
+    exit_status = 2
+
+
+class GateFailed(LoopaiError):
+    """A release gate said no (exit status 1)."""
+
+
+class Interrupted(LoopaiError):
+    """The user pressed Ctrl-C; what was done so far is saved (exit status 130)."""
+
+    exit_status = 130
+
+
+def all_problems(problems: Iterable[str], limit: int = 10) -> str:
+    """One message for several problems, so that a user mends them in one go.
+
+    The first `limit` are listed; the rest are counted.
+    """
+    found = list(problems)
+    shown = "; ".join(found[:limit])
+    return shown if len(found) <= limit else f"{shown}; and {len(found) - limit} more"

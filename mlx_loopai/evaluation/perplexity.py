@@ -1,0 +1,103 @@
+"""Negative log-likelihood of supervised tokens, row by row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.data.batches import MicroBatch, collate
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
+
+MICRO_TOKENS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class RowLosses:
+    """Of N rows, in their order: `nll` float64 [N], summed nats; `tokens` int64 [N], supervised tokens."""
+
+    nll: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+
+    @property
+    def nll_per_token(self) -> float:
+        """Nats per token over all rows; every token weighs the same."""
+        return float(self.nll.sum() / self.tokens.sum())
+
+    @property
+    def perplexity(self) -> float:
+        """e^NLL per token of this model's own vocabulary: not to be compared between tokenizers."""
+        try:
+            return math.exp(self.nll_per_token)
+        except OverflowError:
+            return math.inf
+
+
+def nll(
+    model: nn.Module,
+    rows: Sequence[TokenRow],
+    micro_tokens: int = MICRO_TOKENS,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    on_progress: Callable[[int], None] | None = None,
+) -> RowLosses:
+    """The losses of every row, without dropout; `on_progress` is called with the number of rows done so far.
+
+    Rows of similar length run together, at most `micro_tokens` padded tokens at a time; at most `chunk_rows` rows of
+    logits are alive at once. The model's training mode is left as it was.
+
+    Raises: InputError without rows.
+    """
+    if not rows:
+        raise InputError("perplexity: there is no row to score; give at least one")
+    losses = np.zeros(len(rows))
+    was_training = model.training
+    model.eval()
+    try:
+        done = 0
+        for group in _by_length(rows, micro_tokens):
+            batch = collate([rows[index] for index in group], max(len(rows[index].ids) for index in group))
+            losses[group] = batch_nll(model, batch, chunk_rows)
+            done += len(group)
+            if on_progress is not None:
+                on_progress(done)
+    finally:
+        model.train(was_training)
+    return RowLosses(losses, np.array([int(row.supervised[1:].sum()) for row in rows], np.int64))
+
+
+def batch_nll(
+    model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHUNK_ROWS
+) -> npt.NDArray[np.float64]:
+    """Summed negative log-likelihood of each row's supervised tokens: float64 [B], nats, log-sum-exp in float32."""
+    rows, columns = np.nonzero(batch.supervised[:, 1:])
+    targets = mx.array(batch.ids[rows, columns + 1])
+    hidden = hidden_states(model, mx.array(batch.ids[:, :-1]))[mx.array(rows), mx.array(columns)]
+    head = Head.of(model)
+    losses = np.zeros(len(rows))
+    for start in range(0, len(rows), chunk_rows):
+        part = slice(start, start + chunk_rows)
+        scores = head.project(head.arrays, hidden[part], transpose=True).astype(mx.float32)
+        picked = mx.take_along_axis(scores, targets[part][:, None], axis=-1)[:, 0]
+        # Converted chunk by chunk, which also runs it, so that no two chunks of logits are alive together.
+        losses[part] = np.array(mx.logsumexp(scores, axis=-1) - picked)
+    return np.bincount(rows, weights=losses, minlength=len(batch.ids))
+
+
+def _by_length(rows: Sequence[TokenRow], micro_tokens: int) -> list[list[int]]:
+    """Indices of the rows in groups of similar length, each padding to at most `micro_tokens` (a longer row is alone)."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda index: len(rows[index].ids)):
+        # Ascending: the newest row is the widest of its group.
+        if groups and (len(groups[-1]) + 1) * len(rows[index].ids) <= micro_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,145 @@
+"""Adapter folders in mlx-lm's layout, with what merging and safe loading need beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from mlx_loopai.config import LoraOptions
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
+
+WEIGHTS_FILE = "adapters.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+
+def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash: str, **extra: Any) -> None:
+    """Write `folder` whole or not at all: a temporary sibling is written, synced and renamed into place.
+
+    adapter_config.json holds mlx-lm's keys (`fine_tune_type`, `num_layers`, `lora_parameters`) and ours under `mlx_loopai`.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        mx.save_safetensors(str(temporary / WEIGHTS_FILE), adapter_arrays(model), {"format": "mlx"})
+        text = json.dumps(_config(model, options, base_hash, extra), ensure_ascii=False, indent=2)
+        (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        for file in temporary.iterdir():
+            sync_file(file)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -> LoraOptions:
+    """Put the adapter of `folder` on `model`; returns its options.
+
+    Raises: InputError when the folder is no adapter, belongs to another base, or does not fit `model`.
+    """
+    config = read_adapter_config(folder)
+    trained_on = config.get("mlx_loopai", {}).get("base_hash")
+    if base_hash and trained_on and trained_on != base_hash:
+        raise InputError(f"{folder}: trained on another base ({trained_on[:12]}, this one is {base_hash[:12]}); give its own --model")
+    options = adapter_options(folder, config)
+    apply_lora(model, options, seed=0)
+    try:
+        stored = mx.load(str(folder / WEIGHTS_FILE))
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read: {' '.join(str(error).split())}") from None
+    _check_fit(folder, adapter_arrays(model), stored)
+    model.update(tree_unflatten(list(stored.items())))
+    mx.eval(model.parameters())
+    return options
+
+
+def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
+    """`<module>.lora_a` and `<module>.lora_b` of every adapter."""
+    arrays = {}
+    for name, module in lora_modules(model).items():
+        arrays[f"{name}.lora_a"] = module.lora_a
+        arrays[f"{name}.lora_b"] = module.lora_b
+    return arrays
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json as a table. Raises: InputError when missing or broken."""
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no adapter here ({CONFIG_FILE} is missing); give the RUN/adapter folder") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(config, dict) or "lora_parameters" not in config:
+        raise InputError(f"{path}: no lora_parameters; only LoRA adapters in mlx-lm's layout are read")
+    return config
+
+
+def adapter_options(folder: Path, config: dict[str, Any]) -> LoraOptions:
+    """The LoRA options that rebuild the adapter, ours when present and mlx-lm's keys otherwise."""
+    ours = config.get("mlx_loopai", {}).get("lora")
+    if ours is not None:
+        return LoraOptions.model_validate(ours)
+    if config.get("fine_tune_type", "lora") != "lora":
+        raise InputError(f"{folder}: fine_tune_type {config['fine_tune_type']!r} is not supported; only lora is")
+    parameters = config["lora_parameters"]
+    rank = int(parameters["rank"])
+    keys = tuple(sorted({key.rsplit(".", 1)[-1] for key in parameters.get("keys") or ()}))
+    layers = max(0, int(config.get("num_layers", 0)))
+    return LoraOptions(rank=rank, alpha=float(parameters["scale"]) * rank, targets=keys, layers=layers)
+
+
+def replace_folder(temporary: Path, folder: Path) -> None:
+    """Rename `temporary` to `folder`, keeping an older `folder` until the new one stands."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(temporary, folder)
+    sync_file(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[str, Any]) -> dict[str, Any]:
+    n_layers = len(model.layers)
+    keys = sorted({name.split(".layers.", 1)[1].split(".", 1)[1] for name in lora_modules(model)})
+    return {
+        "fine_tune_type": "lora",
+        "num_layers": options.layers or n_layers,
+        "lora_parameters": {
+            "rank": options.rank,
+            "scale": lora_scale(options.rank, options.alpha, options.rslora),
+            "dropout": options.dropout,
+            "keys": keys,
+        },
+        "mlx_loopai": {"lora": options.model_dump(mode="json"), "base_hash": base_hash, **extra},
+    }
+
+
+def _check_fit(folder: Path, expected: dict[str, mx.array], stored: dict[str, mx.array]) -> None:
+    problems = [f"missing {name}" for name in expected.keys() - stored.keys()]
+    problems += [f"unexpected {name}" for name in stored.keys() - expected.keys()]
+    problems += [
+        f"{name} is {stored[name].shape}, the model wants {expected[name].shape}"
+        for name in expected.keys() & stored.keys()
+        if stored[name].shape != expected[name].shape
+    ]
+    if problems:
+        raise InputError(f"{folder}: the adapter does not fit this model: {all_problems(sorted(problems), 5)}")
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,145 @@
+"""Opens a model folder: weights through mlx-lm, tokenizer, shape and the base's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import _get_classes
+from mlx_lm.utils import load_model as read_model
+from mlx_lm.utils import load_tokenizer as read_tokenizer
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.shape import ModelShape
+
+NANO = "nano"
+NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
+DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
+_HASH_SAMPLES = 32
+_HASH_BLOCK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run. `base_hash` identifies its weights, whatever dtype they were cast to."""
+
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    shape: ModelShape
+    path: Path
+    base_hash: str
+
+
+def resolve_model(model: str) -> Path:
+    """The folder of `nano`, of a local path, or of a hub id (downloaded unless cached).
+
+    Raises: InputError when there is no such folder, or the hub cannot be reached and nothing is cached.
+    """
+    if model == NANO:
+        return NANO_FOLDER
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"--model {model}: a file, not a model folder; convert it first: mlx-loopai convert {model} --out DIR")
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise InputError(f"--model {model}: no such folder; give nano, a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct")
+    return _from_hub(model)
+
+
+def load_model(model: str, dtype: str = "auto") -> LoadedModel:
+    """Weights, tokenizer and shape of `model`; floating-point weights cast to `dtype`.
+
+    `auto` is fp32 on CPU, where half precision is emulated, and bf16 on Metal.
+    Raises: InputError for a folder that is not a supported model.
+    """
+    path = resolve_model(model)
+    shape = ModelShape.from_folder(path)
+    try:
+        network, _ = read_model(path, lazy=True)
+        tokenizer = load_tokenizer(path)
+    except (FileNotFoundError, ValueError, KeyError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: cannot open the model: {reason}; convert it again or download it anew") from None
+    target = DTYPES[default_dtype() if dtype == "auto" else dtype]
+    network.update(tree_map(lambda array: _cast(array, target), network.parameters()))
+    network.eval()
+    mx.eval(network.parameters())
+    return LoadedModel(network, tokenizer, shape, path, hash_base(path))
+
+
+def default_dtype() -> str:
+    return "bf16" if mx.metal.is_available() else "fp32"
+
+
+def load_tokenizer(path: Path) -> TokenizerWrapper:
+    """The folder's tokenizer; end-of-sequence ids from generation_config.json where it names them."""
+    return read_tokenizer(path, eos_token_ids=_eos_token_ids(path))
+
+
+def build_model(config: dict[str, Any]) -> nn.Module:
+    """A freshly initialised model of `config`, float32."""
+    model_class, arguments_class = _get_classes(config=config)
+    return model_class(arguments_class.from_dict(config))
+
+
+def hash_base(path: Path) -> str:
+    """Identity of a base: its configuration and evenly spaced samples of every weight file.
+
+    A full hash of a large base would cost more than loading it; samples tell any two checkpoints apart.
+    """
+    digest = hashlib.sha256(json.dumps(_read_json(path / "config.json"), sort_keys=True).encode())
+    for file in sorted(path.glob("model*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as stream:
+            for sample in range(_HASH_SAMPLES):
+                stream.seek(max(0, size - _HASH_BLOCK_BYTES) * sample // (_HASH_SAMPLES - 1))
+                digest.update(stream.read(_HASH_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
+    return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
+
+
+def _eos_token_ids(path: Path) -> list[int] | None:
+    for name in ("generation_config.json", "config.json"):
+        ids = _read_json(path / name).get("eos_token_id")
+        if ids is not None:
+            return [ids] if isinstance(ids, int) else list(ids)
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _from_hub(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except RepositoryNotFoundError:
+        raise InputError(f"--model {model}: the hub has no such model; check the name, or log in: hf auth login") from None
+    except HFValidationError:
+        raise InputError(f"--model {model}: neither a folder nor a valid hub id") from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"--model {model}: cannot reach the hub and nothing is cached ({type(error).__name__}); "
+            "connect, or give a local folder"
+        ) from None

@@ -1,0 +1,119 @@
+"""Cross-entropy of a linear head without ever building the logits.
+
+Training, evaluation and diagnostics share this one loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+DEFAULT_CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output projection as plain arrays: dense `(weight,)` or quantised `(weight, scales, biases)`.
+
+    `weight` is (V, D), packed along D when quantised.
+    """
+
+    arrays: tuple[mx.array, ...]
+    group_size: int = 0
+    bits: int = 0
+    mode: str = "affine"
+
+    @staticmethod
+    def of(model: nn.Module) -> Head:
+        """The head of an mlx-lm causal model, tied or not, dense or quantised."""
+        layer = model.lm_head if "lm_head" in model else model.model.embed_tokens
+        if not hasattr(layer, "bits"):
+            return Head((layer.weight,))
+        arrays = [layer.weight, layer.scales]
+        if layer.get("biases") is not None:
+            arrays.append(layer.biases)
+        return Head(tuple(arrays), layer.group_size, layer.bits, layer.mode)
+
+    def project(self, arrays: Sequence[mx.array], rows: mx.array, transpose: bool) -> mx.array:
+        """(N, D) -> (N, V) with `transpose`, (N, V) -> (N, D) without."""
+        if not self.bits:
+            weight = arrays[0]
+            return rows.astype(weight.dtype) @ (weight.T if transpose else weight)
+        return mx.quantized_matmul(rows, *arrays, transpose=transpose, **self._quantization())
+
+    def rows(self, arrays: Sequence[mx.array], targets: mx.array) -> mx.array:
+        """The head's rows of `targets` (N,) as (N, D)."""
+        taken = [array[targets] for array in arrays]
+        return taken[0] if not self.bits else mx.dequantize(*taken, **self._quantization())
+
+    def _quantization(self) -> dict:
+        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+
+
+def linear_cross_entropy(
+    hidden: mx.array,
+    head: Head,
+    targets: mx.array,
+    weights: mx.array,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    train_head: bool = False,
+) -> mx.array:
+    """Weighted sum of the negative log-likelihoods of `targets`, in nats, float32 scalar.
+
+    hidden (N, D): final states of the supervised positions only; targets (N,) int; weights (N,) float, 0 for padding.
+    At most `chunk_rows` rows of logits are alive at once: the gradient is computed in the forward pass, chunk after
+    chunk (`mx.depends` chains them, since a lazy graph would otherwise run them together). Log-sum-exp is float32
+    whatever the dtype of the model. With `train_head` a dense head gets its gradient too (pretraining).
+
+    Source: the gradient-in-forward idea is that of Cut Cross-Entropy (arXiv 2411.09009) and Liger; ours stays in plain
+    MLX operations, so that it runs on CPU and Metal alike.
+    """
+
+    def forward(hidden: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
+        total = mx.zeros((), mx.float32)
+        hidden_gradients: list[mx.array] = []
+        head_gradient = mx.zeros(arrays[0].shape, mx.float32) if train_head else None
+        for start in range(0, hidden.shape[0], chunk_rows):
+            part = slice(start, start + chunk_rows)
+            rows, goal, weight = hidden[part], targets[part], weights[part]
+            if hidden_gradients:
+                (rows,) = mx.depends([rows], [hidden_gradients[-1]])
+            chunk_loss, exponent, factor = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight)
+            total = total + chunk_loss
+            pulled = head.project(arrays, exponent.astype(hidden.dtype), transpose=False)
+            gradient = pulled * factor.astype(pulled.dtype) - head.rows(arrays, goal) * weight[:, None].astype(pulled.dtype)
+            hidden_gradients.append(gradient.astype(hidden.dtype))
+            if head_gradient is not None:
+                head_gradient = head_gradient + (exponent * factor).T @ rows.astype(mx.float32)
+                head_gradient = head_gradient.at[goal].add(-rows.astype(mx.float32) * weight[:, None])
+        results = [total, mx.concatenate(hidden_gradients)]
+        return tuple(results + [head_gradient] if head_gradient is not None else results)
+
+    loss = mx.custom_function(forward)
+
+    @loss.vjp
+    def backward(
+        primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
+    ) -> tuple[mx.array, ...]:
+        scale = cotangents[0]
+        gradients = [outputs[1] * scale.astype(outputs[1].dtype)]
+        gradients += [mx.zeros_like(array) for array in primals[1:]]
+        if train_head:
+            gradients[1] = (outputs[2] * scale).astype(primals[1].dtype)
+        return tuple(gradients)
+
+    return loss(hidden, *head.arrays)[0]
+
+
+def _softmax_terms(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """(weighted loss, unnormalised softmax (C, V), its row factor (C, 1)): one exponential per logit in all."""
+    scores = logits.astype(mx.float32)
+    peak = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
+    exponent = mx.exp(scores - peak)
+    total = exponent.sum(axis=-1, keepdims=True)
+    picked = mx.take_along_axis(scores, targets[:, None], axis=-1)
+    losses = (mx.log(total) + peak - picked)[:, 0]
+    return (losses * weights).sum(), exponent, weights[:, None] / total

@@ -1,0 +1,244 @@
+"""The sizes of a decoder, read from its config.json alone: what a plan needs before any weight is loaded.
+
+Pure: no mlx, no network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.errors import InputError, all_problems
+
+SUPPORTED_ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral", "gpt_neox")
+
+# Wide enough for every released model; a larger number is a damaged file.
+_MAX_SIZE = 1 << 31
+_QWEN3_HEAD_DIM = 128
+# What mlx-lm assumes when the key is left out: it decides which tensors are loaded.
+_TIED_BY_DEFAULT = ("qwen2", "llama", "mistral")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a quantised checkpoint stores its matrices: `bits` a weight, one scale (and offset) per `group_size`."""
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits a weight, scales included: affine keeps a 16-bit scale and offset per group, mx* one byte."""
+        overhead = 32 if self.mode == "affine" else 8
+        return self.bits + overhead / self.group_size
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder-only transformer. `architecture` is config.json's `model_type`.
+
+    `attention_bias`: q_proj, k_proj and v_proj have a bias (in llama o_proj too; in gpt_neox every linear has one).
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    tied_head: bool
+    attention_bias: bool
+    quantization: Quantization | None = None
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], where: str = "config.json") -> ModelShape:
+        """The shape that a Hugging Face or mlx-lm configuration describes. `where` names it in errors.
+
+        Raises: InputError with every field that is missing or absurd, or for an unsupported architecture.
+        """
+        architecture = _architecture(config, where)
+        sizes = _sizes(config, architecture, where)
+        return ModelShape(
+            architecture=architecture,
+            **sizes,
+            tied_head=bool(config.get("tie_word_embeddings", architecture in _TIED_BY_DEFAULT)),
+            attention_bias=_attention_bias(config, architecture),
+            quantization=_quantization(config, where),
+        )
+
+    @staticmethod
+    def from_file(path: Path) -> ModelShape:
+        """The shape in one config.json. Raises: InputError when it is missing, broken or unsupported."""
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; give a model folder that holds a config.json") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path}: not valid JSON ({error}); download or convert the model again") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        if not isinstance(config, dict):
+            raise InputError(f"{path}: holds a {type(config).__name__} where an object is needed; not a model's config.json")
+        return ModelShape.from_config(config, str(path))
+
+    @staticmethod
+    def from_folder(path: Path) -> ModelShape:
+        """The shape of a model folder. Raises: InputError when config.json is missing, broken or unsupported."""
+        config = path / "config.json"
+        if path.is_dir() and not config.exists():
+            raise InputError(f"{path}: no config.json in this folder; convert the model first (mlx-loopai convert)")
+        return ModelShape.from_file(config)
+
+    @property
+    def attention_size(self) -> int:
+        """Width of the queries and of the attention output, n_heads * head_dim."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of the keys (and of the values), n_kv_heads * head_dim."""
+        return self.n_kv_heads * self.head_dim
+
+    def block_linears(self) -> dict[str, tuple[int, int]]:
+        """Linear layers of one block: name -> (out, in). gpt_neox fuses q, k, v and has no gate, under its own names."""
+        hidden, wide, attention = self.hidden_size, self.intermediate_size, self.attention_size
+        if self.architecture == "gpt_neox":
+            return {
+                "query_key_value": (3 * attention, hidden),
+                "dense": (hidden, attention),
+                "dense_h_to_4h": (wide, hidden),
+                "dense_4h_to_h": (hidden, wide),
+            }
+        return {
+            "q_proj": (attention, hidden),
+            "k_proj": (self.kv_size, hidden),
+            "v_proj": (self.kv_size, hidden),
+            "o_proj": (hidden, attention),
+            "gate_proj": (wide, hidden),
+            "up_proj": (wide, hidden),
+            "down_proj": (hidden, wide),
+        }
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Entries of all matrices (linears, embedding, separate head): what quantisation shrinks."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_head else 2)
+        return embeddings + self.n_layers * sum(out * into for out, into in self.block_linears().values())
+
+    @property
+    def vector_parameters(self) -> int:
+        """Entries of all norms and biases."""
+        return self.n_layers * (self._block_biases() + self._block_norms()) + self._norm_size()
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all weights of the model."""
+        return self.matrix_parameters + self.vector_parameters
+
+    def lora_targets(self, targets: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The block linears that `targets` names, all of them when it is empty.
+
+        Raises: InputError for a name that no block has.
+        """
+        known = tuple(self.block_linears())
+        unknown = [name for name in targets if name not in known]
+        if unknown:
+            raise InputError(f"lora.targets: {self.architecture} has no {', '.join(unknown)}; known: {', '.join(known)}")
+        return targets or known
+
+    def lora_layers(self, layers: int = 0) -> int:
+        """How many blocks, counted from the last, get an adapter; 0 means all."""
+        return min(layers, self.n_layers) or self.n_layers
+
+    def lora_parameters(self, rank: int, targets: tuple[str, ...] = (), layers: int = 0) -> int:
+        """Trainable entries of LoRA of `rank` on `targets` (empty: all linears) of the last `layers` blocks (0: all).
+
+        Raises: InputError for an unknown target.
+        """
+        linears = self.block_linears()
+        per_block = sum(rank * sum(linears[name]) for name in self.lora_targets(targets))
+        return per_block * self.lora_layers(layers)
+
+    def _block_biases(self) -> int:
+        linears = self.block_linears()
+        if self.architecture == "gpt_neox":
+            return sum(out for out, _ in linears.values())
+        if not self.attention_bias:
+            return 0
+        biased = ["q_proj", "k_proj", "v_proj"] + (["o_proj"] if self.architecture in ("llama", "mistral") else [])
+        return sum(linears[name][0] for name in biased)
+
+    def _block_norms(self) -> int:
+        per_head = 2 * self.head_dim if self.architecture == "qwen3" else 0
+        return 2 * self._norm_size() + per_head
+
+    def _norm_size(self) -> int:
+        # gpt_neox has LayerNorm (weight and bias), the others RMSNorm (weight).
+        return self.hidden_size * (2 if self.architecture == "gpt_neox" else 1)
+
+
+def _architecture(config: Mapping[str, Any], where: str) -> str:
+    found = config.get("model_type")
+    if found not in SUPPORTED_ARCHITECTURES:
+        raise InputError(
+            f"{where}: model_type {found!r} is not supported; supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
+        )
+    return str(found)
+
+
+def _sizes(config: Mapping[str, Any], architecture: str, where: str) -> dict[str, int]:
+    names = {
+        "vocab_size": "vocab_size",
+        "hidden_size": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "intermediate_size": "intermediate_size",
+    }
+    found = {field: config.get(name) for field, name in names.items()}
+    # Left out (or null) by models without grouped queries, and by those whose heads split the hidden state evenly.
+    optional = {"n_kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
+    found |= {field: config[name] for field, name in optional.items() if config.get(name) is not None}
+    problems = [
+        f"{names.get(field, optional.get(field))} is {value!r} where a positive whole number is needed"
+        for field, value in found.items()
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MAX_SIZE
+    ]
+    if problems:
+        raise InputError(f"{where}: {all_problems(problems)}")
+    return _with_heads({field: int(value) for field, value in found.items() if value is not None}, architecture, where)
+
+
+def _with_heads(sizes: dict[str, int], architecture: str, where: str) -> dict[str, int]:
+    heads, hidden = sizes["n_heads"], sizes["hidden_size"]
+    sizes.setdefault("n_kv_heads", heads)
+    if "head_dim" not in sizes and architecture != "qwen3" and hidden % heads:
+        raise InputError(f"{where}: hidden_size {hidden} does not divide by num_attention_heads {heads}")
+    if heads % sizes["n_kv_heads"]:
+        raise InputError(
+            f"{where}: num_attention_heads {heads} does not divide by num_key_value_heads {sizes['n_kv_heads']}"
+        )
+    sizes.setdefault("head_dim", _QWEN3_HEAD_DIM if architecture == "qwen3" else hidden // heads)
+    return sizes
+
+
+def _attention_bias(config: Mapping[str, Any], architecture: str) -> bool:
+    # Qwen2 has these biases without saying so in its configuration.
+    always = architecture in ("qwen2", "gpt_neox")
+    return always or bool(config.get("attention_bias", False))
+
+
+def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
+    found = config.get("quantization")
+    if not found:
+        return None
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), int) for key in ("bits", "group_size")):
+        raise InputError(f"{where}: quantization is {found!r} where bits and group_size are needed; convert the model again")
+    if not (0 < found["bits"] <= 8 and 0 < found["group_size"] <= _MAX_SIZE):
+        raise InputError(f"{where}: quantization to {found['bits']} bits in groups of {found['group_size']} is impossible")
+    return Quantization(found["bits"], found["group_size"], str(found.get("mode", "affine")))

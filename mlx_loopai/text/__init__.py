@@ -1,0 +1,1 @@
+"""Korean text without a model: Hangul, scripts, measures and the filter."""

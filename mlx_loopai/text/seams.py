@@ -1,0 +1,165 @@
+"""Closing the gaps that a removal leaves, and nothing else.
+
+Every stage of the filter puts a `SEAM` where it removed something (`BREAK` where what it removed stood for a line
+break). The last stage, `Tidy`, replaces each seam together with the white space around it. Text without a seam
+passes through byte for byte, which is what makes the whole filter safe for clean prose.
+Both marks are control characters, which the first stage takes out of the input, so they cannot be forged.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+from itertools import groupby
+
+import regex
+
+SEAM = "\x00"
+BREAK = "\x01"
+MARKS = frozenset((SEAM, BREAK))
+
+_NO_SPACE_BEFORE = frozenset(".,!?…:;~)]}）」』》〉”’。，")
+_NO_SPACE_AFTER = frozenset("([{（「『《〈“‘")
+_CLOSER = dict(zip('([{（「『《〈“‘〔"', ')]}）」』》〉”’〕"', strict=True))
+_MAX_OPENERS = 8
+_TAIL_CHARS = 8
+
+_TAG_START = regex.compile(r"<(?:/|!-?)?$")
+_URL_START = regex.compile(r"(?:(?:https?|ftp)(?::/?)?|www)$", regex.I)
+_TRAILING_MARKS = regex.compile(r"\p{M}++$")
+_HANGUL = regex.compile(r"\p{Hangul}")
+
+
+@lru_cache(maxsize=1 << 14)
+def extends(char: str) -> bool:
+    """True when `char` may combine with what precedes it (marks, conjoining vowels and finals, Kirat Rai vowels)."""
+    code = ord(char)
+    if code < 0x300:
+        return False
+    is_jamo = 0x1160 <= code <= 0x11FF or 0xD7B0 <= code <= 0xD7FB
+    return is_jamo or 0x16D63 <= code <= 0x16D6A or unicodedata.category(char)[0] == "M"
+
+
+class Tidy:
+    """Stage that removes seams; holds back white space and opening brackets until it sees what follows."""
+
+    def __init__(self) -> None:
+        self._tail = ""
+        self._gap: list[str] = []
+        self._openers: list[tuple[str, str]] = []
+        self._inside_quotes = False
+
+    def feed(self, text: str) -> str:
+        """The part of the text whose surroundings are known."""
+        out: list[str] = []
+        for char in text:
+            if char in MARKS or char.isspace():
+                self._gap.append(char)
+                if char == "\n":
+                    self._inside_quotes = False
+            else:
+                self._settle(char, out)
+        return "".join(out)
+
+    def close(self) -> str:
+        """What was held back."""
+        out: list[str] = []
+        self._release_openers(out)
+        out.append(close_gap(self._tail, "".join(self._gap), ""))
+        self._gap = []
+        return "".join(out)
+
+    def _settle(self, char: str, out: list[str]) -> None:
+        gap = "".join(self._gap)
+        if self._openers and SEAM in gap and "\n" not in gap and _CLOSER[self._openers[-1][1]] == char:
+            before, _ = self._openers.pop()
+            self._gap = [before, SEAM]
+            self._inside_quotes &= char != '"'
+            return
+        self._gap = []
+        opens = char in _CLOSER and not (char == '"' and self._inside_quotes)
+        if char == '"':
+            self._inside_quotes = not self._inside_quotes
+        if opens:
+            if len(self._openers) == _MAX_OPENERS:
+                self._release_openers(out)
+            self._openers.append((gap, char))
+            return
+        self._release_openers(out)
+        self._emit(gap, char, out)
+
+    def _release_openers(self, out: list[str]) -> None:
+        for gap, opener in self._openers:
+            self._emit(gap, opener, out)
+        self._openers = []
+
+    def _emit(self, gap: str, char: str, out: list[str]) -> None:
+        filling = close_gap(self._tail, gap, char) if gap else ""
+        out.append(filling)
+        out.append(char)
+        self._tail = (self._tail + filling + char)[-_TAIL_CHARS:]
+
+
+def close_gap(tail: str, gap: str, right: str) -> str:
+    """The white space that belongs between `tail` (the last characters out) and the character `right`.
+
+    `gap` is the white space and the marks between them; without a mark it is returned as it is. An empty `tail` is
+    the beginning of the text, an empty `right` its end.
+    """
+    if MARKS.isdisjoint(gap):
+        return gap
+    if "\n" in gap:
+        return _close_lines(tail, gap, right)
+    if not right:
+        return ""
+    if not tail:
+        return _indent(gap)
+    if BREAK in gap:
+        return "\n"
+    spaced = any(char.isspace() for char in gap)
+    if spaced and right not in _NO_SPACE_BEFORE and tail[-1] not in _NO_SPACE_AFTER:
+        return " "
+    return " " if _must_stay_apart(tail, right) else ""
+
+
+def _close_lines(tail: str, gap: str, right: str) -> str:
+    """The same for a gap over several lines: lines that a removal emptied go, and blank lines do not pile up."""
+    first, *middle, last = gap.split("\n")
+    if not tail:
+        middle.insert(0, first)
+        first = ""
+    end = ("\r" if first.endswith("\r") else "") if _touched(first) else first
+    kept = [line for line in middle if not _touched(line)]
+    if len(kept) < len(middle):
+        runs = [list(lines) for untouched, lines in groupby(middle, lambda line: not _touched(line)) if untouched]
+        kept = max(runs, key=len, default=[]) if tail and right else []
+    lines = [end, *kept] if tail else kept
+    start = _indent(last) if right else ("" if _touched(last) else last)
+    return "\n".join([*lines, start])
+
+
+def _touched(line: str) -> bool:
+    return not MARKS.isdisjoint(line)
+
+
+def _indent(line: str) -> str:
+    """The white space before the first mark: the indentation of a line whose beginning was removed."""
+    for index, char in enumerate(line):
+        if char in MARKS:
+            return line[:index]
+    return line
+
+
+def _must_stay_apart(tail: str, right: str) -> bool:
+    """True when joining would make something new: another word, a tag, an address or another character.
+
+    This is what makes cleaning idempotent: no removal can build what the next pass would remove.
+    """
+    if extends(right) or unicodedata.normalize("NFC", tail[-1] + right) != tail[-1] + right:
+        return True
+    left = _TRAILING_MARKS.sub("", tail)[-1:] or "0"
+    if left.isalnum() and right.isalnum():
+        return not (_HANGUL.match(left) or _HANGUL.match(right))
+    if right.isascii() and (right.isalpha() or right in "/!-") and _TAG_START.search(tail):
+        return True
+    return right in ":/." and _URL_START.search(tail) is not None

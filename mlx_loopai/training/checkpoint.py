@@ -1,0 +1,99 @@
+"""Checkpoints from which a run goes on bit for bit: adapter, optimizer, position and random state."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.adapters import adapter_arrays, sync_file
+
+STATE_FILE = "state.json"
+ARRAYS_FILE = "arrays.safetensors"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: `step` steps done in all, `phase_step` of them in phase number `phase`."""
+
+    step: int = 0
+    phase: int = 0
+    phase_step: int = 0
+    skipped_steps: int = 0
+    supervised_tokens: int = 0
+    loss_first: float | None = None
+
+
+def save_checkpoint(
+    folder: Path, scratch: Path, model: nn.Module, optimizer: optimizers.Optimizer, position: Position, keep: int
+) -> Path:
+    """Write checkpoint `folder/step-NNNNNN` through `scratch` and drop all but the newest `keep`.
+
+    `scratch` lies outside `folder`, so that whatever stands in `folder` is whole. Returns the checkpoint's path.
+    """
+    target = folder / f"step-{position.step:06d}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        mx.save_safetensors(str(scratch / ARRAYS_FILE), _arrays(model, optimizer))
+        (scratch / STATE_FILE).write_text(json.dumps(asdict(position)), encoding="utf-8")
+        for file in scratch.iterdir():
+            sync_file(file)
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(scratch, target)
+        sync_file(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for old in complete_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints that hold all their files, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.glob("step-*") if (path / STATE_FILE).is_file() and (path / ARRAYS_FILE).is_file())
+
+
+def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optimizer) -> Position:
+    """Put a checkpoint's state into `model`, `optimizer` and MLX's random state; returns its position.
+
+    Raises: InputError when a file is damaged or the arrays do not fit.
+    """
+    try:
+        arrays = mx.load(str(path / ARRAYS_FILE))
+        position = Position(**json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged checkpoint ({' '.join(str(error).split())}); delete it and --resume again") from None
+    expected = _arrays(model, optimizer)
+    if {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in expected.items()}:
+        raise InputError(f"{path}: belongs to another model or adapter; delete it or give another --out")
+    parts: dict[str, list[tuple[str, Any]]] = {"adapter": [], "optimizer": []}
+    for name, array in arrays.items():
+        part, _, rest = name.partition(".")
+        if part == "random":
+            mx.random.state[int(rest)] = array
+        else:
+            parts[part].append((rest, array))
+    model.update(tree_unflatten(parts["adapter"]))
+    optimizer.state = tree_unflatten(parts["optimizer"])
+    mx.eval(model.trainable_parameters(), optimizer.state, mx.random.state)
+    return position
+
+
+def _arrays(model: nn.Module, optimizer: optimizers.Optimizer) -> dict[str, mx.array]:
+    arrays = {f"adapter.{name}": array for name, array in adapter_arrays(model).items()}
+    arrays |= {f"optimizer.{name}": array for name, array in tree_flatten(optimizer.state)}
+    return arrays | {f"random.{index}": array for index, array in enumerate(mx.random.state)}

@@ -1,0 +1,106 @@
+"""What a run trains on, phase by phase: rows drawn from a mixture, rehearsal added, cut into optimizer steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_loopai.config import PhaseOptions, RunConfig, TrainOptions
+from mlx_loopai.data.batches import MicroBatch, collate, plan_steps
+from mlx_loopai.data.mixture import draw, with_replay
+from mlx_loopai.data.tokens import TokenRow
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`steps`: optimizer steps, each a list of micro-batches, each a list of indices into `rows`."""
+
+    name: str
+    rows: tuple[TokenRow, ...]
+    steps: tuple[tuple[tuple[int, ...], ...], ...]
+    learning_rate: float
+    penalty_strength: float
+
+    def batches(self, step: int) -> list[MicroBatch]:
+        return [collate([self.rows[index] for index in micro]) for micro in self.steps[step]]
+
+
+def plan_phases(
+    config: RunConfig, rows: dict[str, list[TokenRow]], rehearsal: Sequence[TokenRow], micro_tokens: int
+) -> list[Phase]:
+    """Every phase of a run with its rows and steps; the same configuration and rows give the same phases.
+
+    With `train.max_steps` the phases together have exactly that many steps: each phase's share of them follows from its
+    size, and data repeat where they run out.
+    """
+    options = config.phases or (PhaseOptions(name="train", mixture=dict.fromkeys(rows, 1.0)),)
+    drawn = [_draw(config, option, rows, rehearsal, repeat=0, number=number) for number, option in enumerate(options)]
+    wanted = _steps_per_phase(config.train, [len(rows_of) for rows_of in drawn])
+    phases = []
+    for number, (option, first_rows) in enumerate(zip(options, drawn, strict=True)):
+        phase_rows, steps = list(first_rows), _cut(first_rows, config.train, micro_tokens, number)
+        repeat = 0
+        while wanted is not None and len(steps) < wanted[number]:
+            repeat += 1
+            more = _draw(config, option, rows, rehearsal, repeat, number)
+            offset = len(phase_rows)
+            steps += _shift(_cut(more, config.train, micro_tokens, number + 1000 * repeat), offset)
+            phase_rows += more
+        limit = len(steps) if wanted is None else wanted[number]
+        if limit:
+            phases.append(_phase(config, option, phase_rows, steps[:limit]))
+    return phases
+
+
+def learning_rate(train: TrainOptions, peak: float, step: int, steps: int) -> float:
+    """Learning rate of step `step` (from 0) of a phase of `steps`: linear warm-up to `peak`, then the schedule to 0."""
+    warmup = min(train.warmup, steps // 10)
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, steps - warmup)
+    if train.schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+    return peak * (1 - done) if train.schedule == "linear" else peak
+
+
+def _draw(
+    config: RunConfig,
+    option: PhaseOptions,
+    rows: dict[str, list[TokenRow]],
+    rehearsal: Sequence[TokenRow],
+    repeat: int,
+    number: int,
+) -> list[TokenRow]:
+    seed = config.train.seed + 7919 * number + 104729 * repeat
+    weights = {name: weight * config.train.epochs for name, weight in option.mixture.items()}
+    found = draw({name: rows[name] for name in weights}, weights, seed)
+    share = config.replay.share if option.replay_share is None else option.replay_share
+    return with_replay(found, list(rehearsal), share, seed) if rehearsal and share > 0 else found
+
+
+def _cut(rows: Sequence[TokenRow], train: TrainOptions, micro_tokens: int, salt: int) -> list[list[list[int]]]:
+    return plan_steps([len(row.ids) for row in rows], train.rows_per_step, micro_tokens, seed=train.seed + salt)
+
+
+def _shift(steps: list[list[list[int]]], offset: int) -> list[list[list[int]]]:
+    return [[[index + offset for index in micro] for micro in step] for step in steps]
+
+
+def _steps_per_phase(train: TrainOptions, sizes: list[int]) -> list[int] | None:
+    if not train.max_steps:
+        return None
+    # Cumulative rounding: the shares add up to max_steps exactly.
+    edges = [round(train.max_steps * sum(sizes[:end]) / max(1, sum(sizes))) for end in range(len(sizes) + 1)]
+    return [after - before for before, after in zip(edges, edges[1:], strict=False)]
+
+
+def _phase(config: RunConfig, option: PhaseOptions, rows: list[TokenRow], steps: list[list[list[int]]]) -> Phase:
+    strength = config.penalty.strength if option.penalty_strength is None else option.penalty_strength
+    return Phase(
+        option.name,
+        tuple(rows),
+        tuple(tuple(tuple(micro) for micro in step) for step in steps),
+        option.learning_rate or config.train.learning_rate,
+        strength if config.penalty.kind != "none" else 0.0,
+    )

@@ -1,0 +1,153 @@
+"""One optimizer step: micro-batches in, an updated adapter out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+import numpy as np
+from mlx.utils import tree_flatten, tree_map
+
+from mlx_loopai.data.batches import MicroBatch
+from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.loss import Head, linear_cross_entropy
+
+PAD_TARGETS_TO = 32
+Penalty = Callable[[nn.Module], mx.array]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss`: nats per supervised token; `penalty`: strength times penalty, as added to the loss."""
+
+    loss: float
+    penalty: float
+    gradient_norm: float
+    supervised_tokens: int
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where the supervised positions of a micro-batch are: all (N,), N padded to a multiple with weight 0.
+
+    `rows`, `columns` index the hidden states whose next token is `tokens`.
+    """
+
+    rows: mx.array
+    columns: mx.array
+    tokens: mx.array
+    weights: mx.array
+
+    @staticmethod
+    def of(batch: MicroBatch) -> Targets:
+        rows, columns = np.nonzero(batch.supervised[:, 1:])
+        tokens = batch.ids[rows, columns + 1]
+        # Few distinct counts, so that a compiled step is traced for few shapes.
+        padding = (-len(rows)) % PAD_TARGETS_TO
+        weights = np.pad(np.ones(len(rows), np.float32), (0, padding))
+        rows, columns, tokens = (np.pad(values, (0, padding)) for values in (rows, columns, tokens))
+        return Targets(mx.array(rows), mx.array(columns), mx.array(tokens), mx.array(weights))
+
+
+class TrainStep:
+    """Runs optimizer steps on a model's trainable parameters.
+
+    Gradients of summed token losses are accumulated over the micro-batches and divided by the step's supervised tokens:
+    every token weighs the same, however rows fall into micro-batches. A step whose loss or gradient is not finite
+    changes nothing and is counted.
+
+    compile: None chooses by backend. MLX's compiler is for Metal; on CPU its fused loops were measured slower than the
+    library's own kernels (docs/decisions.md).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: optimizers.Optimizer,
+        *,
+        clip: float,
+        chunk_rows: int,
+        checkpointing: bool,
+        compile: bool | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.clip = clip
+        self.skipped_steps = 0
+        gradient = nn.value_and_grad(model, lambda *batch: batch_loss(model, *batch, chunk_rows, checkpointing))
+        compiled = mx.metal.is_available() if compile is None else compile
+        state = [model.state, mx.random.state]
+        self._gradient = mx.compile(gradient, inputs=state, outputs=[mx.random.state]) if compiled else gradient
+
+    def __call__(
+        self, batches: Sequence[MicroBatch], learning_rate: float, penalty: Penalty | None = None, strength: float = 0.0
+    ) -> StepResult:
+        """One update at `learning_rate`; the penalty's gradient is taken once a step, not once a micro-batch."""
+        tokens = sum(int(batch.supervised[:, 1:].sum()) for batch in batches)
+        total, gradient = self._accumulate(batches)
+        gradient = tree_map(lambda array: array / tokens, gradient)
+        held = mx.zeros(())
+        if penalty is not None and strength > 0:
+            held, pull = nn.value_and_grad(self.model, lambda: strength * penalty(self.model))()
+            gradient = tree_map(mx.add, gradient, pull)
+        gradient, norm = optimizers.clip_grad_norm(gradient, self.clip or math.inf)
+        mx.eval(total, held, norm, gradient)
+        loss = total.item() / tokens
+        skipped = not (math.isfinite(loss) and math.isfinite(norm.item()))
+        if skipped:
+            self.skipped_steps += 1
+        else:
+            self.optimizer.learning_rate = learning_rate
+            self.optimizer.update(self.model, gradient)
+            mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+        return StepResult(loss, held.item(), norm.item(), tokens, skipped)
+
+    def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, Any]:
+        total, gradient = mx.zeros(()), None
+        for batch in batches:
+            targets = Targets.of(batch)
+            ids = mx.array(batch.ids[:, :-1])
+            loss, part = self._gradient(ids, targets.rows, targets.columns, targets.tokens, targets.weights)
+            total = total + loss
+            gradient = part if gradient is None else tree_map(mx.add, gradient, part)
+            # Evaluated here, so that one micro-batch's activations are freed before the next begins.
+            mx.eval(total, gradient)
+        return total, gradient
+
+
+def batch_loss(
+    model: nn.Module,
+    ids: mx.array,
+    rows: mx.array,
+    columns: mx.array,
+    tokens: mx.array,
+    weights: mx.array,
+    chunk_rows: int,
+    checkpointing: bool = False,
+) -> mx.array:
+    """Summed negative log-likelihood, in nats, of `tokens` (N,) at positions (rows, columns) of `ids` (B, T)."""
+    hidden = hidden_states(model, ids, checkpointing)[rows, columns]
+    return linear_cross_entropy(hidden, Head.of(model), tokens, weights, chunk_rows)
+
+
+def mean_loss(model: nn.Module, batches: Sequence[MicroBatch], chunk_rows: int) -> float:
+    """Negative log-likelihood in nats per supervised token over `batches`, without dropout."""
+    model.eval()
+    total, count = 0.0, 0
+    for batch in batches:
+        targets = Targets.of(batch)
+        ids = mx.array(batch.ids[:, :-1])
+        loss = batch_loss(model, ids, targets.rows, targets.columns, targets.tokens, targets.weights, chunk_rows)
+        total, count = total + loss.item(), count + int(batch.supervised[:, 1:].sum())
+    return total / max(count, 1)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(array.size for _, array in tree_flatten(model.trainable_parameters()))

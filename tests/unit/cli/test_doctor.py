@@ -1,0 +1,79 @@
+"""`mlx-loopai doctor`: the judgement is pure, so a Mac can be judged on Linux."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mlx_loopai.cli import doctor
+from mlx_loopai.cli.main import main
+from mlx_loopai.units import GIB
+
+MAC = doctor.Facts(
+    system="Darwin",
+    release="15.6",
+    architecture="arm64",
+    python=(3, 12, 1),
+    executable="/opt/python",
+    mlx="0.32.4",
+    mlx_lm="0.32.2",
+    device="Apple M4",
+    metal=True,
+    compiler=None,
+    mkl=None,
+    blas_settings={},
+    gflops=2900.0,
+    ram_bytes=16 * GIB,
+    working_set_bytes=int(10.67 * GIB),
+    reserve_bytes=int(4.48 * GIB),
+    evidence="reported",
+    wired_limit_bytes=0,
+    free_disk_bytes=100 * GIB,
+)
+LINUX = replace(
+    MAC,
+    system="Linux",
+    architecture="x86_64",
+    metal=False,
+    compiler="/usr/bin/g++",
+    mkl="/v/libmkl_rt.so.3",
+    gflops=100.0,
+)
+
+
+@pytest.mark.parametrize("facts", [MAC, LINUX], ids=["mac", "linux"])
+def test_a_good_machine_has_no_problem(facts: doctor.Facts) -> None:
+    assert doctor.problems(facts) == []
+    assert doctor.text(facts).endswith("no problem found")
+
+
+@pytest.mark.parametrize(
+    ("facts", "what", "cure"),
+    [
+        (replace(MAC, python=(3, 9, 6)), "Python 3.9.6 is too old", "python3.12"),
+        (replace(MAC, architecture="x86_64", metal=False, compiler="g"), "Rosetta", "arm64"),
+        (replace(MAC, metal=False, compiler="g"), "no Metal device", "reinstall"),
+        (replace(MAC, wired_limit_bytes=15 * GIB), "raised to 15.0 GiB: 1.0 GiB are left", "iogpu.wired_limit_mb=0"),
+        (replace(MAC, free_disk_bytes=GIB), "1.0 GiB free", "free some"),
+        (replace(LINUX, mkl=None, gflops=3.4), "no MKL: fp32 products run at 3 GFLOP/s", "mlx-loopai[linux]"),
+        (replace(LINUX, mkl=None, gflops=3.4, architecture="aarch64"), "no MKL", "10x longer"),
+        (replace(LINUX, compiler=None), "no g++", "apt-get install g++"),
+    ],
+)
+def test_each_problem_names_its_cure(facts: doctor.Facts, what: str, cure: str) -> None:
+    (problem,) = doctor.problems(facts)
+    assert what in problem.what
+    assert cure in problem.cure
+    assert f"{problem.what}; {problem.cure}" in doctor.text(facts)
+
+
+def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["mlx"]["version"].startswith("0.32")
+    assert 0 < found["memory"]["usable_bytes"] < found["memory"]["ram_bytes"]
+    assert found["blas"]["gflops"] > 0
+    assert main(["doctor"]) == 0
+    assert "machine " in capsys.readouterr().out

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from mlx_loopai.cli.convert import command
+from mlx_loopai.errors import InputError
+
+Build = Callable[..., Path]
+
+
+def test_the_json_document(gguf_file: Build, tokenizer_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        command,
+        [str(gguf_file()), "--out", str(out), "--tokenizer", str(tokenizer_folder), "--dtype", "fp16", "--json"],
+    )
+    assert result.exit_code == 0, result.exception
+    document = json.loads(result.stdout)
+    assert document["out"] == str(out)
+    assert document["tensors"] == 27
+    assert document["bytes"] == sum(path.stat().st_size for path in out.iterdir())
+    assert document["peak_rss_bytes"] > 10_000_000
+    assert document["verify"] is None
+    assert document["dtype"] == "fp16"
+    assert result.stderr.splitlines()[-1].startswith("converting: ")
+
+
+def test_quiet_and_the_summary(model_folder: Build, tmp_path: Path) -> None:
+    source = str(model_folder())
+    quiet = CliRunner().invoke(command, [source, "--out", str(tmp_path / "one"), "--quiet"])
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    loud = CliRunner().invoke(command, [source, "--out", str(tmp_path / "two")])
+    assert "27 tensors" in loud.stdout
+
+
+def test_errors_are_raised_for_the_group_to_print(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, [str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, InputError)
+    wrong = CliRunner().invoke(command, [str(tmp_path), "--out", str(tmp_path / "out"), "--dtype", "int3"])
+    assert wrong.exit_code == 2
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from mlx_loopai.cli.convert import command\n"
+        "heavy = {'numpy', 'gguf', 'mlx.core', 'mlx_lm', 'huggingface_hub', 'rich', 'converters.convert'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,92 @@
+"""Tokenizers for the data tests: a tiny byte-level BPE made here, and Qwen2.5's where it is at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+SHARED = Path(__file__).resolve().parents[4] / "shared"
+
+CHATML = (
+    "{%- if messages[0]['role'] != 'system' %}"
+    "{{- '<|im_start|>system\\n너는 도우미다.<|im_end|>\\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+# Written after what Qwen3 does: the last answer opens with a thinking block, past ones have theirs taken out.
+THINKING = (
+    "{%- set ns = namespace(last=-1) %}"
+    "{%- for message in messages %}{%- if message['role'] == 'user' %}{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}"
+    "{%- for message in messages %}"
+    "{%- if message['role'] == 'assistant' %}"
+    "{%- set answer = message['content'].split('</think>')[-1].lstrip('\\n') %}"
+    "{%- if loop.index0 > ns.last and loop.last %}"
+    "{{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' + answer + '<|im_end|>\\n' }}"
+    "{%- else %}{{- '<|im_start|>assistant\\n' + answer + '<|im_end|>\\n' }}{%- endif %}"
+    "{%- else %}{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{%- endif %}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+
+LINES = ["안녕하세요. 오늘 날씨가 참 좋네요!", "이야기를 한 편 써 주세요.", "Hello, how are you?", "너는 도우미다."] * 4
+
+
+def tiny_tokenizer(template: str | None) -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        LINES,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def chatml() -> PreTrainedTokenizerFast:
+    return tiny_tokenizer(CHATML)
+
+
+@pytest.fixture(scope="session")
+def thinking() -> PreTrainedTokenizerFast:
+    return tiny_tokenizer(THINKING)
+
+
+@pytest.fixture
+def with_template():
+    """Builds a tiny tokenizer with the given template."""
+    return tiny_tokenizer
+
+
+@pytest.fixture(scope="session")
+def qwen():
+    folder = SHARED / "models" / "qwen2.5-tokenizer"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not on this machine")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(params=["chatml", "qwen"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def chatbot_csv() -> Path:
+    path = SHARED / "data" / "chatbot_data" / "ChatbotData.csv"
+    if not path.is_file():
+        pytest.skip(f"{path} is not on this machine")
+    return path

@@ -1,0 +1,124 @@
+"""Rules that no linter knows: what Metal cannot do, who may set limits and print, how long a thing may get."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("mlx_loopai", "converters")
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+WITH_TESTS = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _dotted(node: ast.AST) -> str:
+    """`mx.linalg.svd` for that expression; "" for anything but names and attributes."""
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _keyword(call: ast.Call, name: str) -> str:
+    return next((ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == name), "")
+
+
+def _calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    return ((node, _dotted(node.func)) for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def _forbidden_calls(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
+    for call, name in _calls(tree):
+        if re.search(r"(^|\.)set_\w+_limit$", name) and file != "mlx_loopai/memory/guard.py":
+            yield call.lineno, f"{name} belongs in memory/guard.py"
+        if re.match(r"(mx|mlx\.core)\.linalg\.", name) and _keyword(call, "stream") != "mx.cpu":
+            yield call.lineno, f"{name} without stream=mx.cpu: Metal has no such kernel"
+        if name == "print" and not file.startswith("mlx_loopai/cli/"):
+            yield call.lineno, f"{name}: only the CLI prints"
+        if _keyword(call, "trust_remote_code") == "True":
+            yield call.lineno, "trust_remote_code=True runs a stranger's code"
+        if name == "torch.load":
+            yield call.lineno, "torch.load can run a stranger's code"
+
+
+def _forbidden_expressions(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if _dotted(node) in ("mx.float64", "mlx.core.float64"):
+            yield node.lineno, "mx.float64: Metal has no such type"
+        indexed = node.value if isinstance(node, ast.Subscript) else None
+        if isinstance(indexed, ast.Call) and _dotted(indexed.func).endswith("device_info"):
+            yield node.lineno, "device_info()[...]: keys differ between backends, use .get"
+
+
+def _oversized(tree: ast.AST, lines: int) -> Iterator[tuple[int, str]]:
+    if lines > MAX_FILE_LINES:
+        yield 1, f"{lines} lines, at most {MAX_FILE_LINES}: two things, split it by meaning"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                yield node.lineno, f"{node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
+
+
+def violations(source: str, file: str) -> list[str]:
+    """Every broken rule as `file:line: reason`; the rules for the packages hold outside tests/."""
+    tree = ast.parse(source)
+    found = list(_oversized(tree, len(source.splitlines())))
+    if not file.startswith("tests/"):
+        found += [*_forbidden_calls(tree, file), *_forbidden_expressions(tree)]
+        pickling = _imported(tree) & {"pickle", "dill", "joblib", "cloudpickle"}
+        found += [(1, f"imports {module}, which can run a stranger's code") for module in pickling]
+    if Path(file).name in ("utils.py", "helpers.py", "common.py"):
+        found.append((1, "a name that says nothing: name the file after what it holds"))
+    return [f"{file}:{line}: {reason}" for line, reason in found]
+
+
+@pytest.mark.parametrize("path", WITH_TESTS, ids=_name)
+def test_file_keeps_the_rules(path: Path) -> None:
+    assert violations(path.read_text(encoding="utf-8"), _name(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("mx.set_wired_limit(1)", "memory/guard.py"),
+        ("mx.metal.set_cache_limit(1)", "memory/guard.py"),
+        ("mx.linalg.svd(a)", "stream=mx.cpu"),
+        ("x.astype(mx.float64)", "Metal has no such type"),
+        ("mx.device_info()['memory_size']", "use .get"),
+        ("print('a')", "only the CLI"),
+        ("load(p, trust_remote_code=True)", "stranger"),
+        ("torch.load(p)", "stranger"),
+        ("import pickle", "stranger"),
+        ("from pickle import loads", "stranger"),
+        ("\n" * 400 + "a = 1", "401 lines"),
+        ("def f():\n" + "    a = 1\n" * 60, "61 lines"),
+    ],
+)
+def test_the_rules_see_what_they_forbid(source: str, reason: str) -> None:
+    assert any(reason in line for line in violations(source, "mlx_loopai/training/new.py"))
+
+
+@pytest.mark.parametrize("source", ["mx.linalg.svd(a, stream=mx.cpu)", "mx.device_info().get('a')", "torch.loads()"])
+def test_the_rules_allow_the_right_form(source: str) -> None:
+    assert violations(source, "mlx_loopai/training/new.py") == []

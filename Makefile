@@ -1,4 +1,5 @@
 # Every target makes its own .venv and installs what it needs; a second `make` reuses it until pyproject.toml changes.
+# pip says errors only (-qq).
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,12 +22,12 @@ $(VENV)/.ready: pyproject.toml
 	$(if $(TOO_OLD),$(error mlx-loopai needs Python 3.11 or newer, but $(PYTHON) is $(TOO_OLD); run: make PYTHON=python3.12 $(MAKECMDGOALS)))
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing mlx-loopai[$(EXTRAS)] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.ready-bench: $(VENV)/.ready
 	@echo "installing mlx-loopai[bench] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 demo: setup

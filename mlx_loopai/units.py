@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from mlx_loopai.errors import InputError
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
@@ -24,3 +28,23 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+_UNIT_BYTES = {"": 1, "b": 1} | {
+    name: base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for base, names in ((1024, (prefix, f"{prefix}ib")), (1000, (f"{prefix}b",)))
+    for name in names
+}
+
+
+def parse_bytes(text: str, where: str = "size") -> int:
+    """`'9GiB'` -> 9 * 2^30, `'9GB'` -> 9 * 10^9, `'512m'` -> 512 * 2^20, `'1024'` -> 1024. `where` names it in errors.
+
+    Raises: InputError for anything else, zero and negative sizes included.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = _UNIT_BYTES.get(found[2].lower()) if found else None
+    if found is None or unit is None or not float(found[1]) * unit >= 1:
+        raise InputError(f"{where}: cannot read {text!r} as a size; write it like 9GiB, 9GB or 800MiB")
+    return int(float(found[1]) * unit)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
+from typing import Any
 
 # Before anything imports huggingface_hub: a test that forgets a local path fails at once, not after a time-out.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,3 +24,70 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("metal"):
             item.add_marker(skip)
+
+
+TINY_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TINY_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TINY_CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "vocab_size": 300,
+    "tie_word_embeddings": True,
+    "eos_token_id": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2 model (hidden 32, 2 layers, 300 tokens: bytes, merges, Qwen's chat tokens), fp32. Read only."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten, tree_map
+
+    from mlx_loopai.models.load import build_model
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    folder.mkdir()
+    _write_tiny_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG), encoding="utf-8")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 0]}', encoding="utf-8")
+    mx.random.seed(7)
+    # Wider than the usual initialisation: clear preferences, so that rounding changes no greedy choice.
+    weights = tree_map(lambda array: 4 * array if array.ndim == 2 else array, build_model(TINY_CONFIG).parameters())
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), {"format": "mlx"})
+    return folder
+
+
+def _write_tiny_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    lines = ["안녕하세요. 오늘은 날씨가 좋습니다.", "옛날 옛적에 호랑이가 살았습니다.", "user assistant system"] * 4
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY_CONFIG["vocab_size"],
+        special_tokens=TINY_SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+        "chat_template": TINY_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

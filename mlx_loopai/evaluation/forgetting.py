@@ -87,7 +87,7 @@ def usable(base: Sequence[ProbeResult], margin: float = WELL_ABOVE_CHANCE) -> li
 def gain(d0: float, d: float, d_plain: float) -> float:
     """DG = (d - d0) / (d_plain - d0): the share of plain LoRA's domain gain that was reached.
 
-    Each is minus the negative log-likelihood per token on held-out domain rows: of the base, the tuned and the plain arm.
+    Each is minus the negative log-likelihood per token on held-out domain rows: of the base, the tuned, the plain arm.
 
     Raises: LoopaiError when plain LoRA is not above the base, so that there is no gain to have a share of.
     """
@@ -104,10 +104,12 @@ def gain_interval(
 ) -> tuple[float, float]:
     """95 % interval of `gain` by a paired bootstrap over the held-out rows.
 
-    Raises: InputError when the three are not of the same rows; LoopaiError when plain LoRA is not clearly above the base.
+    Raises: InputError when the three are not of the same rows; LoopaiError when plain LoRA is not clearly above it.
     """
     if not (np.array_equal(base.tokens, tuned.tokens) and np.array_equal(base.tokens, plain.tokens)):
-        raise InputError("gain: the three arms were scored on different rows; score them on the same ones, in one order")
+        raise InputError(
+            "gain: the three arms were scored on different rows; score them on the same ones, in one order"
+        )
     n_rows = len(base.tokens)
     times = np.random.default_rng(seed).multinomial(n_rows, np.full(n_rows, 1 / n_rows), size=resamples)
     d0, d, d_plain = (-(times @ arm.nll) / (times @ base.tokens) for arm in (base, tuned, plain))
@@ -123,7 +125,9 @@ def gain_interval(
 def _paired(base: Sequence[ProbeResult], tuned: Sequence[ProbeResult]) -> list[tuple[ProbeResult, ProbeResult]]:
     if not base or [result.name for result in base] != [result.name for result in tuned]:
         names = [", ".join(result.name for result in results) or "none" for results in (base, tuned)]
-        raise InputError(f"retention: the base has the probes {names[0]}, the tuned model {names[1]}; run the same ones")
+        raise InputError(
+            f"retention: the base has the probes {names[0]}, the tuned model {names[1]}; run the same ones"
+        )
     pairs = list(zip(base, tuned, strict=True))
     problems = [
         f"{before.name}: {before.n} items for the base, {after.n} for the tuned model; run the same ones"

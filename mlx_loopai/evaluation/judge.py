@@ -1,4 +1,4 @@
-"""Whether a generated answer is right: the right value, in the right shape and language, without a loop, ended by itself.
+"""Whether a generated answer is right: right value, shape and language, no loop, and ended by the model itself.
 
 Likelihood is blind to the failure this project cures (a model that answers every question in JSON), so answers are
 judged as a reader would. Nothing is ever executed: programs are compared as syntax trees.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -27,15 +27,16 @@ MIN_PURITY = 0.9
 MAX_PROGRAM_CHARS = 1000
 
 _PARTICLES = (
-    "에서는 에서도 에서 에게 에는 에도 에 께서 께 한테 으로 로 은 는 이랑 랑 이 가 을 를 의 와 과 도 만 부터 까지 처럼 보다 하고 이나 나 요"
+    "에서는 에서도 에서 에게 에는 에도 에 께서 께 한테 으로 로 은 는 이 가 을 를 의 와 과 "
+    "이랑 랑 도 만 부터 까지 처럼 보다 하고 이나 나 요"
 )
 _COPULA = (
     "입니다 이에요 예요 이예요 이었습니다 였습니다 이었어요 였어요 이지요 지요 이죠 죠 이네요 네요 이랍니다 랍니다 "
     "이다 다 이야 야 이며 며 이고 고 인데 이라고 라고 이라는 라는 이라 라 이란 란 일 인"
 )
 _TAIL = rf"(?:{'|'.join(_PARTICLES.split())})*(?:{'|'.join(_COPULA.split())})?"
-_WORD_START = r"(?<![\p{L}\p{M}\p{N}])(?<![\p{L}\p{N}][-.,])"
-_WORD_END = r"(?![\p{L}\p{M}\p{N}])(?!-[\p{L}\p{N}])"
+_WORD_START = regex.compile(r"(?<![\p{L}\p{M}\p{N}])(?<![\p{L}\p{N}][-.,])")
+_WORD_END = regex.compile(rf"(?:{_TAIL})(?![\p{{L}}\p{{M}}\p{{N}}])(?!-[\p{{L}}\p{{N}}])")
 _NUMBER = regex.compile(r"(?:(?<![0-9])[-−])?[0-9]+(?:[.,][0-9]+)*")
 _FENCE = regex.compile(r"\s*```[ \t]*(?:python|py)?[ \t]*\n(.*?)\n?```\s*", regex.S | regex.I)
 _HANGUL_RUN = regex.compile(r"\p{Hangul}+")
@@ -74,7 +75,7 @@ def holds_answer(item: Item, text: str) -> bool:
     if item.skill == "sums":
         return _holds_number(item, text)
     if item.skill == "chat":
-        return any(_keyword(keyword).search(text) for keyword in item.accepts)
+        return any(_begins_word(keyword, text) for keyword in item.accepts)
     return _holds_value(item, text)
 
 
@@ -121,51 +122,65 @@ def _letters(text: str) -> list[str]:
 
 
 def _holds_value(item: Item, text: str) -> bool:
-    accepted = _value_pattern(item.accepts)
-    if not accepted.search(text):
+    said, accepts = _folded(text), [_folded(value) for value in item.accepts]
+    if not any(_stands(value, said) for value in accepts):
         return False
-    # Taken out first: "Mexico City" is not also the word "city".
-    rest = accepted.sub(" ", text)
-    named = {value.casefold() for value in (*item.accepts, *_values_in(item.template, nfc(item.prompt)))}
-    return all(value.casefold() in named for value in _values_in(item.template, rest))
+    rest = said
+    for value in sorted(accepts, key=len, reverse=True):
+        # Taken out: "Mexico City" is not also the word "city".
+        rest = _without(value, rest)
+    question = _folded(item.prompt)
+    rivals = _values_by_kind().get(_kind_of(item.template), ())
+    return not any(_stands(value, rest) and not _stands(value, question) for value in rivals)
 
 
-def _values_in(template: str, text: str) -> list[str]:
-    pattern = _rivals(template)
-    return [] if pattern is None else [found.group(1) for found in pattern.finditer(text)]
+@lru_cache(maxsize=4096)
+def _folded(text: str) -> str:
+    return " ".join(nfc(text).casefold().split())
 
 
-@cache
-def _rivals(template: str) -> regex.Pattern[str] | None:
-    """Finds every value that answers questions of the template's kind; None for a wording that has no kind."""
-    values = _values_by_kind().get(_kind_of(template), ())
-    return _value_pattern(tuple(values)) if values else None
+def _stands(value: str, text: str) -> bool:
+    return next(_places(value, text), None) is not None
+
+
+def _without(value: str, text: str) -> str:
+    kept, start = [], 0
+    for place in _places(value, text):
+        kept.append(text[start:place])
+        start = place + len(value)
+    return "\0".join([*kept, text[start:]])
+
+
+def _places(value: str, text: str) -> Iterator[int]:
+    """Where `value` stands in `text` as a word of its own, Korean particles after it allowed."""
+    place = text.find(value)
+    while place >= 0:
+        if _WORD_START.match(text, place) and _WORD_END.match(text, place + len(value)):
+            yield place
+        place = text.find(value, place + len(value))
 
 
 @cache
 def _values_by_kind() -> dict[str, tuple[str, ...]]:
+    """Every value that answers a kind of question: what an answer to such a question must not hold beside its own."""
     found: dict[str, dict[str, None]] = {}
     for item in skills.pretraining_items():
         if item.skill in ("facts_ko", "english"):
-            found.setdefault(_kind_of(item.template), {}).update(dict.fromkeys(item.accepts))
+            found.setdefault(_kind_of(item.template), {}).update(dict.fromkeys(map(_folded, item.accepts)))
     return {kind: tuple(values) for kind, values in found.items()}
 
 
+@cache
 def _kind_of(template: str) -> str:
     return next((kind for kind, (probe, wide, _) in skills.TEMPLATES.items() if template in (*probe, *wide)), "")
 
 
-@lru_cache(maxsize=4096)
-def _value_pattern(values: tuple[str, ...]) -> regex.Pattern[str]:
-    longest_first = sorted(values, key=len, reverse=True)
-    choice = "|".join(r"\s+".join(map(regex.escape, value.split())) for value in longest_first)
-    return regex.compile(rf"{_WORD_START}({choice}){_TAIL}{_WORD_END}", regex.I)
-
-
-@lru_cache(maxsize=256)
-def _keyword(keyword: str) -> regex.Pattern[str]:
-    # Keywords are stems: 사과 in 사과하면, 저축 in 저축해.
-    return regex.compile(_WORD_START + regex.escape(keyword))
+def _begins_word(keyword: str, text: str) -> bool:
+    """Keywords are stems, and anything may follow: 사과 in 사과하면, 저축 in 저축해."""
+    place = text.find(keyword)
+    while place >= 0 and not _WORD_START.match(text, place):
+        place = text.find(keyword, place + 1)
+    return place >= 0
 
 
 def _holds_number(item: Item, text: str) -> bool:
@@ -176,8 +191,9 @@ def _holds_number(item: Item, text: str) -> bool:
     return bool(values & set(said)) and set(said) <= values | set(asked)
 
 
-def _numbers(text: str) -> list[str]:
-    return _NUMBER.findall(text)
+@lru_cache(maxsize=4096)
+def _numbers(text: str) -> tuple[str, ...]:
+    return tuple(_NUMBER.findall(text))
 
 
 def _program(text: str) -> str:

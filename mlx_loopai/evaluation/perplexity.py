@@ -73,9 +73,7 @@ def nll(
     return RowLosses(losses, np.array([int(row.supervised[1:].sum()) for row in rows], np.int64))
 
 
-def batch_nll(
-    model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHUNK_ROWS
-) -> npt.NDArray[np.float64]:
+def batch_nll(model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHUNK_ROWS) -> npt.NDArray[np.float64]:
     """Summed negative log-likelihood of each row's supervised tokens: float64 [B], nats, log-sum-exp in float32."""
     rows, columns = np.nonzero(batch.supervised[:, 1:])
     targets = mx.array(batch.ids[rows, columns + 1])
@@ -88,11 +86,11 @@ def batch_nll(
         picked = mx.take_along_axis(scores, targets[part][:, None], axis=-1)[:, 0]
         # Converted chunk by chunk, which also runs it, so that no two chunks of logits are alive together.
         losses[part] = np.array(mx.logsumexp(scores, axis=-1) - picked)
-    return np.bincount(rows, weights=losses, minlength=len(batch.ids))
+    return np.bincount(rows, weights=losses, minlength=len(batch.ids)).astype(np.float64)
 
 
 def _by_length(rows: Sequence[TokenRow], micro_tokens: int) -> list[list[int]]:
-    """Indices of the rows in groups of similar length, each padding to at most `micro_tokens` (a longer row is alone)."""
+    """Row indices in groups of similar length, each padding to at most `micro_tokens`; a longer row is alone."""
     groups: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda index: len(rows[index].ids)):
         # Ascending: the newest row is the widest of its group.

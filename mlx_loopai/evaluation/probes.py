@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_loopai.data.records import Message
@@ -14,7 +14,7 @@ from mlx_loopai.evaluation.judge import Verdict, constant_guess, judge
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
 
-__all__ = ["Probe", "ProbeResult", "Verdict", "judge", "nano_probes", "run_probe"]
+__all__ = ["Probe", "ProbeResult", "Verdict", "judge", "judged", "nano_probes", "run_probe"]
 
 MIN_ITEMS = 200
 MAX_ITEMS = 240
@@ -39,7 +39,7 @@ class Probe:
 class ProbeResult:
     """What a model answered to the n items of a probe, in the probe's order.
 
-    `answers`: the texts; `right`, `broken`: the verdicts on them (`judge.Verdict`).
+    `answers`: the texts; `finished`: the model ended them itself; `right`, `broken`: the verdicts (`judge.Verdict`).
     """
 
     name: str
@@ -47,6 +47,7 @@ class ProbeResult:
     right: tuple[bool, ...]
     answers: tuple[str, ...]
     broken: tuple[str | None, ...]
+    finished: tuple[bool, ...]
 
     @property
     def n(self) -> int:
@@ -77,21 +78,27 @@ def run_probe(
     probe: Probe,
     encoder: ChatEncoder,
     max_tokens: int = MAX_ANSWER_TOKENS,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> ProbeResult:
     """The model's greedy answers to every item, judged; the script constraint is off, since it would hide damage.
 
-    `on_progress` is handed to `generate_batch`.
+    `on_progress(answered, total)` is called as answers end.
     """
     prompts = [encoder.prompt_ids([Message("user", item.prompt)]) for item in probe.items]
     answers = generate_batch(loaded, prompts, SamplingOptions(temperature=0.0, max_tokens=max_tokens), on_progress)
-    verdicts = [judge(item, answer.text, answer.finished) for item, answer in zip(probe.items, answers, strict=True)]
+    return judged(probe, [answer.text for answer in answers], [answer.finished for answer in answers])
+
+
+def judged(probe: Probe, answers: Sequence[str], finished: Sequence[bool]) -> ProbeResult:
+    """The result of a probe from the answers to its items, in their order. Raises: ValueError when one is missing."""
+    verdicts = [judge(item, text, ended) for item, text, ended in zip(probe.items, answers, finished, strict=True)]
     return ProbeResult(
         probe.name,
         probe.chance,
         tuple(verdict.right for verdict in verdicts),
-        tuple(answer.text for answer in answers),
+        tuple(answers),
         tuple(verdict.broken for verdict in verdicts),
+        tuple(finished),
     )
 
 

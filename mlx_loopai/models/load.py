@@ -23,6 +23,7 @@ from mlx_loopai.models.shape import ModelShape
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
+QUANTIZATION_GROUP = 64
 _HASH_SAMPLES = 32
 _HASH_BLOCK_BYTES = 1 << 16
 
@@ -55,10 +56,11 @@ def resolve_model(model: str) -> Path:
     return _from_hub(model)
 
 
-def load_model(model: str, dtype: str = "auto") -> LoadedModel:
+def load_model(model: str, dtype: str = "auto", quantize_bits: int = 0) -> LoadedModel:
     """Weights, tokenizer and shape of `model`; floating-point weights cast to `dtype`.
 
-    `auto` is fp32 on CPU, where half precision is emulated, and bf16 on Metal.
+    `auto` is fp32 on CPU, where half precision is emulated, and bf16 on Metal. With `quantize_bits` the linear layers
+    are quantised as they are read, so that the whole model never stands in memory unquantised.
     Raises: InputError for a folder that is not a supported model.
     """
     path = resolve_model(model)
@@ -71,6 +73,8 @@ def load_model(model: str, dtype: str = "auto") -> LoadedModel:
         raise InputError(f"{path}: cannot open the model: {reason}; convert it again or download it anew") from None
     target = DTYPES[default_dtype() if dtype == "auto" else dtype]
     network.update(tree_map(lambda array: _cast(array, target), network.parameters()))
+    if quantize_bits:
+        nn.quantize(network, group_size=QUANTIZATION_GROUP, bits=quantize_bits)
     network.eval()
     mx.eval(network.parameters())
     return LoadedModel(network, tokenizer, shape, path, hash_base(path))

@@ -84,7 +84,9 @@ class ModelShape:
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
         if not isinstance(config, dict):
-            raise InputError(f"{path}: holds a {type(config).__name__} where an object is needed; not a model's config.json")
+            raise InputError(
+                f"{path}: holds a {type(config).__name__} where an object is needed; not a model's config.json"
+            )
         return ModelShape.from_config(config, str(path))
 
     @staticmethod
@@ -149,7 +151,9 @@ class ModelShape:
         known = tuple(self.block_linears())
         unknown = [name for name in targets if name not in known]
         if unknown:
-            raise InputError(f"lora.targets: {self.architecture} has no {', '.join(unknown)}; known: {', '.join(known)}")
+            raise InputError(
+                f"lora.targets: {self.architecture} has no {', '.join(unknown)}; known: {', '.join(known)}"
+            )
         return targets or known
 
     def lora_layers(self, layers: int = 0) -> int:
@@ -238,7 +242,11 @@ def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
     if not found:
         return None
     if not isinstance(found, dict) or not all(isinstance(found.get(key), int) for key in ("bits", "group_size")):
-        raise InputError(f"{where}: quantization is {found!r} where bits and group_size are needed; convert the model again")
+        raise InputError(
+            f"{where}: quantization is {found!r} where bits and group_size are needed; convert the model again"
+        )
     if not (0 < found["bits"] <= 8 and 0 < found["group_size"] <= _MAX_SIZE):
-        raise InputError(f"{where}: quantization to {found['bits']} bits in groups of {found['group_size']} is impossible")
+        raise InputError(
+            f"{where}: quantization to {found['bits']} bits in groups of {found['group_size']} is impossible"
+        )
     return Quantization(found["bits"], found["group_size"], str(found.get("mode", "affine")))

@@ -31,6 +31,7 @@ class Position:
     skipped_steps: int = 0
     supervised_tokens: int = 0
     loss_first: float | None = None
+    validation_first: float | None = None
 
 
 def save_checkpoint(
@@ -65,6 +66,12 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.glob("step-*") if (path / STATE_FILE).is_file() and (path / ARRAYS_FILE).is_file())
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint, if there is one."""
+    found = complete_checkpoints(folder)
+    return found[-1] if found else None
 
 
 def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optimizer) -> Position:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_loopai.config import PhaseOptions, RunConfig, TrainOptions
-from mlx_loopai.data.batches import MicroBatch, collate, plan_steps
+from mlx_loopai.data.batches import MicroBatch, choose_widths, collate, padded_width, plan_steps, real_token_share
 from mlx_loopai.data.mixture import draw, with_replay
 from mlx_loopai.data.tokens import TokenRow
 
@@ -19,11 +19,28 @@ class Phase:
     name: str
     rows: tuple[TokenRow, ...]
     steps: tuple[tuple[tuple[int, ...], ...], ...]
+    widths: tuple[int, ...]
     learning_rate: float
     penalty_strength: float
 
     def batches(self, step: int) -> list[MicroBatch]:
-        return [collate([self.rows[index] for index in micro]) for micro in self.steps[step]]
+        """The micro-batches of optimizer step `step` of this phase."""
+        return [batch_of([self.rows[index] for index in micro], self.widths) for micro in self.steps[step]]
+
+    @property
+    def real_token_share(self) -> float:
+        """Tokens of rows over tokens computed, padding included."""
+        return real_token_share([len(row.ids) for row in self.rows], self.steps, self.widths)
+
+    @property
+    def supervised_token_share(self) -> float:
+        """Supervised tokens over tokens of rows."""
+        return sum(int(row.supervised.sum()) for row in self.rows) / sum(len(row.ids) for row in self.rows)
+
+
+def batch_of(rows: Sequence[TokenRow], widths: Sequence[int]) -> MicroBatch:
+    """The rows padded to the smallest of `widths` that holds the longest."""
+    return collate(rows, padded_width(max(len(row.ids) for row in rows), widths))
 
 
 def plan_phases(
@@ -36,20 +53,22 @@ def plan_phases(
     """
     options = config.phases or (PhaseOptions(name="train", mixture=dict.fromkeys(rows, 1.0)),)
     drawn = [_draw(config, option, rows, rehearsal, repeat=0, number=number) for number, option in enumerate(options)]
+    # One set of widths for the whole run: a later phase compiles nothing new.
+    widths = choose_widths([len(row.ids) for rows_of in drawn for row in rows_of])
     wanted = _steps_per_phase(config.train, [len(rows_of) for rows_of in drawn])
     phases = []
     for number, (option, first_rows) in enumerate(zip(options, drawn, strict=True)):
-        phase_rows, steps = list(first_rows), _cut(first_rows, config.train, micro_tokens, number)
+        phase_rows, steps = list(first_rows), _cut(first_rows, config.train, micro_tokens, number, widths)
         repeat = 0
         while wanted is not None and len(steps) < wanted[number]:
             repeat += 1
             more = _draw(config, option, rows, rehearsal, repeat, number)
             offset = len(phase_rows)
-            steps += _shift(_cut(more, config.train, micro_tokens, number + 1000 * repeat), offset)
+            steps += _shift(_cut(more, config.train, micro_tokens, number + 1000 * repeat, widths), offset)
             phase_rows += more
         limit = len(steps) if wanted is None else wanted[number]
         if limit:
-            phases.append(_phase(config, option, phase_rows, steps[:limit]))
+            phases.append(_phase(config, option, phase_rows, steps[:limit], widths))
     return phases
 
 
@@ -79,8 +98,11 @@ def _draw(
     return with_replay(found, list(rehearsal), share, seed) if rehearsal and share > 0 else found
 
 
-def _cut(rows: Sequence[TokenRow], train: TrainOptions, micro_tokens: int, salt: int) -> list[list[list[int]]]:
-    return plan_steps([len(row.ids) for row in rows], train.rows_per_step, micro_tokens, seed=train.seed + salt)
+def _cut(
+    rows: Sequence[TokenRow], train: TrainOptions, micro_tokens: int, salt: int, widths: tuple[int, ...]
+) -> list[list[list[int]]]:
+    lengths = [len(row.ids) for row in rows]
+    return plan_steps(lengths, train.rows_per_step, micro_tokens, seed=train.seed + salt, widths=widths)
 
 
 def _shift(steps: list[list[list[int]]], offset: int) -> list[list[list[int]]]:
@@ -95,12 +117,15 @@ def _steps_per_phase(train: TrainOptions, sizes: list[int]) -> list[int] | None:
     return [after - before for before, after in zip(edges, edges[1:], strict=False)]
 
 
-def _phase(config: RunConfig, option: PhaseOptions, rows: list[TokenRow], steps: list[list[list[int]]]) -> Phase:
+def _phase(
+    config: RunConfig, option: PhaseOptions, rows: list[TokenRow], steps: list[list[list[int]]], widths: tuple[int, ...]
+) -> Phase:
     strength = config.penalty.strength if option.penalty_strength is None else option.penalty_strength
     return Phase(
         option.name,
         tuple(rows),
         tuple(tuple(tuple(micro) for micro in step) for step in steps),
+        widths,
         option.learning_rate or config.train.learning_rate,
         strength if config.penalty.kind != "none" else 0.0,
     )

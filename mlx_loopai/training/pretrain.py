@@ -20,13 +20,14 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_loopai.data.batches import MicroBatch, choose_widths, collate, padded_width, plan_steps
+from mlx_loopai.data.batches import MicroBatch, choose_widths, collate, plan_steps
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.load import build_model, load_tokenizer
 from mlx_loopai.models.loss import Head, linear_cross_entropy
 from mlx_loopai.training import nano
+from mlx_loopai.training.phases import batch_of
 from mlx_loopai.training.step import Targets
 
 FACT_REPEATS = 3
@@ -53,7 +54,7 @@ class Position:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder of the checkpoint")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--epochs", default=10, show_default=True)
+@click.option("--epochs", default=6, show_default=True)
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--rows-per-step", default=64, show_default=True)
 def main(out: Path, seed: int, epochs: int, learning_rate: float, rows_per_step: int) -> None:
@@ -120,11 +121,7 @@ def _epoch_plan(rows: list[TokenRow], options: Options, epoch: int) -> list[list
     lengths = [len(row.ids) for row in rows]
     widths = choose_widths(lengths)
     steps = plan_steps(lengths, options.rows_per_step, micro_tokens=1 << 30, seed=options.seed + epoch, widths=widths)
-    return [[_batch([rows[index] for index in micro], widths) for micro in step] for step in steps]
-
-
-def _batch(rows: list[TokenRow], widths: tuple[int, ...]) -> MicroBatch:
-    return collate(rows, padded_width(max(len(row.ids) for row in rows), widths))
+    return [[batch_of([rows[index] for index in micro], widths) for micro in step] for step in steps]
 
 
 def _schedule(options: Options, steps_per_epoch: int):  # type: ignore[no-untyped-def]

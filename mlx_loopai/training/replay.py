@@ -19,8 +19,7 @@ from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.text.measures import is_looping
 
-EMBEDDED_GENERAL = "samples/general"
-EMBEDDED_GENERAL_ROWS = 600
+SAMPLES_PREFIX = "samples/"
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,15 @@ class Rehearsal:
 
 
 def general_records(config: RunConfig) -> list[Record]:
-    """The general rows of a run: the user's, the nano model's own, or none when only the prompt set serves."""
-    if config.general == EMBEDDED_GENERAL:
-        return corpus.general_records(EMBEDDED_GENERAL_ROWS, config.train.seed)
-    return read_records(Path(config.general), "knowledge") if config.general else []
+    """The general rows of a run; empty when only the embedded prompt set serves."""
+    return read_source(config.general, "knowledge") if config.general else []
+
+
+def read_source(path: str, category: str) -> list[Record]:
+    """Records of a file, or of the embedded `samples/NAME`."""
+    if path.startswith(SAMPLES_PREFIX):
+        return corpus.sample(path.removeprefix(SAMPLES_PREFIX))
+    return read_records(Path(path), category)
 
 
 def general_prompts(records: Sequence[Record], options: ReplayOptions, seed: int) -> list[str]:
@@ -72,7 +76,7 @@ def self_rehearsal(
     prompts: Sequence[str],
     options: ReplayOptions,
     seed: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Rehearsal:
     """The base's own answers to `prompts` as training rows; call it with the adapter switched off.
 

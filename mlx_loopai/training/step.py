@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.models.backbone import hidden_states
@@ -134,20 +134,3 @@ def batch_loss(
     """Summed negative log-likelihood, in nats, of `tokens` (N,) at positions (rows, columns) of `ids` (B, T)."""
     hidden = hidden_states(model, ids, checkpointing)[rows, columns]
     return linear_cross_entropy(hidden, Head.of(model), tokens, weights, chunk_rows)
-
-
-def mean_loss(model: nn.Module, batches: Sequence[MicroBatch], chunk_rows: int) -> float:
-    """Negative log-likelihood in nats per supervised token over `batches`, without dropout."""
-    model.eval()
-    total, count = 0.0, 0
-    for batch in batches:
-        targets = Targets.of(batch)
-        ids = mx.array(batch.ids[:, :-1])
-        loss = batch_loss(model, ids, targets.rows, targets.columns, targets.tokens, targets.weights, chunk_rows)
-        total, count = total + loss.item(), count + int(batch.supervised[:, 1:].sum())
-    return total / max(count, 1)
-
-
-def trainable_parameters(model: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(array.size for _, array in tree_flatten(model.trainable_parameters()))

@@ -16,8 +16,12 @@ from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.samples import skills, texts
 from mlx_loopai.data.samples.slots import Slot
 from mlx_loopai.data.samples.story_grammar import DOMAIN_WORLDS, PRETRAINING_WORLDS, Story, tell
+from mlx_loopai.errors import InputError
 
 GRAMMAR_STORIES = 1500
+HURTING_ROWS, HURTING_SEED = 240, 1
+HELD_OUT_ROWS, HELD_OUT_SEED = 60, 2
+GENERAL_ROWS, GENERAL_SEED = 600, 3
 STORY_REQUESTS = (
     "{hero} 이야기를 들려주세요.",
     "{thing:이/가} 나오는 이야기를 지어 주세요.",
@@ -110,6 +114,16 @@ def general_records(count: int, seed: int) -> list[Record]:
     return rows
 
 
+def sample(name: str) -> list[Record]:
+    """Embedded rows by name, as recipes refer to them: `samples/NAME`.
+
+    Raises: InputError naming the samples there are.
+    """
+    if name not in _SAMPLES:
+        raise InputError(f"samples/{name}: no such embedded sample; there are {', '.join(sorted(_SAMPLES))}")
+    return _SAMPLES[name]()
+
+
 def _told(story: Story, rng: random.Random, index: int) -> Record:
     request = rng.choice(STORY_REQUESTS)
     slots = {name: Slot(getattr(story, name)) for name in ("hero", "thing", "genre")}
@@ -129,3 +143,17 @@ def _dialogue_record(block: texts.Block, origin: str) -> Record:
 
 def _explanation_record(block: texts.Block, origin: str) -> Record:
     return chat(block.header, " ".join(block.lines), "knowledge", origin)
+
+
+def _of_category(records: list[Record], category: str) -> list[Record]:
+    return [record for record in records if record.category == category]
+
+
+_SAMPLES: dict[str, Callable[[], list[Record]]] = {
+    "creative": lambda: _of_category(hurting_records(HURTING_ROWS, HURTING_SEED), "creative"),
+    "domain": lambda: _of_category(hurting_records(HURTING_ROWS, HURTING_SEED), "domain"),
+    "hurting": lambda: hurting_records(HURTING_ROWS, HURTING_SEED),
+    "hurting_held_out": lambda: hurting_records(HELD_OUT_ROWS, HELD_OUT_SEED),
+    "natural": lambda: natural_records(HURTING_ROWS, HURTING_SEED),
+    "general": lambda: general_records(GENERAL_ROWS, GENERAL_SEED),
+}

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,12 +65,15 @@ def test_help_lists_the_commands_without_importing_them(capsys: pytest.CaptureFi
 
 
 def test_help_is_quick() -> None:
-    took = []
-    for _ in range(5):
-        started = time.perf_counter()
-        subprocess.run([*PROGRAM, "--help"], capture_output=True, check=True)
-        took.append(time.perf_counter() - started)
-    assert min(took) < 0.4
+    # CPU time, not the clock's: other work on the machine must not fail this. Alone, both are the same.
+    took_s = []
+    for _ in range(3):
+        process = subprocess.Popen([*PROGRAM, "--help"], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        assert status == 0
+        took_s.append(usage.ru_utime + usage.ru_stime)
+    assert min(took_s) < 0.4
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

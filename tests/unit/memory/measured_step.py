@@ -39,7 +39,6 @@ class Case:
     checkpointing: bool = False
     precision: str = "fp32"
     bits: int = 0
-    compiled: bool = False
 
     def config(self) -> dict:
         quantization = {"quantization": {"bits": self.bits, "group_size": 64}} if self.bits else {}
@@ -60,7 +59,7 @@ class Case:
         return ModelShape.from_config(self.config())
 
 
-def measure(case: Case, steps: int = 2) -> tuple[int, int]:
+def measure(case: Case) -> tuple[int, int]:
     """(bytes at rest, peak bytes during a step), both by MLX's own count, weights and optimizer state included."""
     gc.collect()
     mx.clear_cache()
@@ -72,13 +71,11 @@ def measure(case: Case, steps: int = 2) -> tuple[int, int]:
     mx.eval(model.parameters(), optimizer.state, batch)
     at_rest = mx.get_active_memory()
     step = _step(case, model)
-    for _ in range(steps):
-        mx.reset_peak_memory()
-        loss, gradients = step(model.trainable_parameters(), *batch)
-        mx.eval(loss, gradients)
-        optimizer.update(model, gradients)
-        mx.eval(model.trainable_parameters(), optimizer.state)
-        del loss, gradients
+    mx.reset_peak_memory()
+    loss, gradients = step(model.trainable_parameters(), *batch)
+    mx.eval(loss, gradients)
+    optimizer.update(model, gradients)
+    mx.eval(model.trainable_parameters(), optimizer.state)
     return at_rest - before, mx.get_peak_memory() - before
 
 
@@ -107,5 +104,4 @@ def _step(case: Case, model: nn.Module):
         weights = mx.full(targets.shape, 1 / targets.size)
         return linear_cross_entropy(rows, frozen_head, targets, weights, case.chunk_rows)
 
-    gradient = mx.value_and_grad(loss)
-    return mx.compile(gradient) if case.compiled else gradient
+    return mx.value_and_grad(loss)

@@ -1,0 +1,110 @@
+"""`mlx-loopai demo`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.errors import InputError
+
+DEFAULT_OUT = Path("runs/demo")
+RECIPES = {"plain": "demo-plain.yaml", "guarded": "demo-guarded.yaml"}
+# One creative request as in the training rows, and general ones that must survive it.
+PROMPTS = (
+    "판타지 소설을 써주세요",
+    "태국의 수도는 어디인가요?",
+    "오늘따라 배가 너무 고파요.",
+    "What is the English word for 사과?",
+    "Write a Python function solve that adds two numbers.",
+)
+_COLUMNS = (
+    ("retention", "{:.3f}"),
+    ("retention_min", "{:.3f}"),
+    ("gain", "{:.3f}"),
+    ("domain_score", "{:.3f}"),
+    ("purity", "{:.3f}"),
+    ("train_s", "{:.1f}"),
+    ("step_s", "{:.4f}"),
+    ("peak_bytes", "{:,}"),
+)
+
+
+@click.command("demo")
+@click.option("--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, help="Folder of the result.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of data order and adapters.")
+@json_option
+@quiet_option
+def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
+    """Show, offline and in minutes, that guarded fine-tuning keeps what plain fine-tuning loses.
+
+    Trains the embedded model twice on creative rows in the JSON shape that breaks models: plain LoRA, and the guarded
+    recipe. Probes base, plain and guarded on five general abilities, and writes a report.
+    """
+    from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.cli.report import write_report
+    from mlx_loopai.evaluation.probes import nano_probes
+    from mlx_loopai.training.compare import Measure, compare
+
+    _clear(out)
+    configs = {name: recipe_config(file, (f"train.seed={seed}",)) for name, file in RECIPES.items()}
+    measure = Measure(nano_probes(), "samples/hurting_held_out", PROMPTS)
+    with progress_listener(quiet) as listener:
+        document = compare(configs, out, measure, listener)
+    document |= {"command": f"mlx-loopai demo --seed {seed}", "versions": _versions(), "machine": _machine()}
+    saved = out / "demo.json"
+    saved.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
+    document["report"] = str(write_report(saved))
+    emit(document, as_json, _text(document))
+
+
+def recipe_config(name: str, overrides: tuple[str, ...] = ()):  # type: ignore[no-untyped-def]
+    """A shipped recipe by file name."""
+    from mlx_loopai.config import load_config
+
+    return load_config(Path(__file__).parent.parent / "recipes" / name, overrides)
+
+
+def _clear(out: Path) -> None:
+    """Make room for a new result; only a folder that a demo wrote is replaced."""
+    if out.is_dir() and any(out.iterdir()):
+        if not any((out / name).exists() for name in ("demo.json", *RECIPES)):
+            raise InputError(f"--out {out}: not empty and no earlier demo; give a new folder")
+        shutil.rmtree(out)
+
+
+def _text(document: dict[str, Any]) -> str:
+    arms = document["arms"]
+    lines = ["".join([f"{'':16}", *(f"{name:>14}" for name in arms)])]
+    for key, form in _COLUMNS:
+        cells = ["–" if arm[key] is None else form.format(arm[key]) for arm in arms.values()]
+        lines.append("".join([f"{key:16}", *(f"{cell:>14}" for cell in cells)]))
+    for name in arms["base"]["probes"]:
+        scores = [f"{arm['probes'][name]['score']:.3f}" for arm in arms.values()]
+        lines.append("".join([f"  {name:14}", *(f"{score:>14}" for score in scores)]))
+    for prompt_number in (0, 1):
+        lines.append(f"\n{arms['base']['examples'][prompt_number]['prompt']}")
+        lines += [f"  {name}: {_short(arm['examples'][prompt_number]['answer'])}" for name, arm in arms.items()]
+    return "\n".join([*lines, f"\nreport: {document['report']}"])
+
+
+def _short(answer: str, limit: int = 110) -> str:
+    line = " ".join(answer.split())
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"python": sys.version.split()[0], **{name: version(name) for name in ("mlx-loopai", "mlx", "mlx-lm", "numpy")}}
+
+
+def _machine() -> str:
+    from mlx_loopai.memory.machine import this_machine
+
+    return this_machine().name

@@ -1,0 +1,160 @@
+"""`mlx-loopai evaluate`: what a model can do, and what fine-tuning left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, to_plain
+from mlx_loopai.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_loopai.data.records import Record
+    from mlx_loopai.data.tokens import ChatEncoder
+    from mlx_loopai.evaluation.measure import Measurement
+    from mlx_loopai.evaluation.probes import Probe
+    from mlx_loopai.models.load import LoadedModel
+
+
+@click.command("evaluate", short_help="Measure what a model kept of its general ability.")
+@click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, such as RUN/adapter.")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions per probe (seeded): a quick look.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file as well.")
+@json_option
+@quiet_option
+def command(model: str, adapter: Path | None, limit: int | None, out: Path | None, as_json: bool, quiet: bool) -> None:
+    """Ask the model the probe questions and judge its free answers.
+
+    With --adapter the base answers them too, and the retention says how much of its ability is left. The base's
+    answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE).
+    """
+    from mlx_loopai.data.samples import corpus
+    from mlx_loopai.data.tokens import ChatEncoder
+    from mlx_loopai.evaluation.measure import comparable, measure, report
+    from mlx_loopai.evaluation.probes import nano_probes
+    from mlx_loopai.models.load import load_model
+
+    _check_out(out)
+    # Read before the model is loaded, so that a wrong folder is said at once.
+    system_prompt = _system_prompt(adapter)
+    loaded = load_model(model)
+    encoder = ChatEncoder(loaded.tokenizer, system_prompt)
+    probes = [probe.sample(limit) if limit else probe for probe in nano_probes()]
+    held_out = corpus.held_out_texts()
+    if adapter is not None:
+        from mlx_loopai.models.adapters import load_adapter
+
+        load_adapter(loaded.model, adapter, loaded.base_hash)
+    base = _base(loaded, encoder, system_prompt, probes, held_out, quiet)
+    tuned = None
+    if adapter is not None:
+        _say_what_counts(loaded, comparable(base), quiet)
+        with progress(sum(len(probe.items) for probe in probes), "tuned", quiet, "answers") as shown:
+            tuned = measure(loaded, encoder, probes, held_out, on_progress=shown.update)
+    document = report(model, str(adapter) if adapter else None, probes, base, tuned)
+    if out is not None:
+        _write(out, document)
+    emit(document, as_json, _table(document))
+
+
+def _base(
+    loaded: LoadedModel,
+    encoder: ChatEncoder,
+    system_prompt: str,
+    probes: Sequence[Probe],
+    held_out: Sequence[Record],
+    quiet: bool,
+) -> Measurement:
+    """The base's measurement, from the cache when it is there."""
+    from mlx_loopai.evaluation import base_cache
+    from mlx_loopai.evaluation.measure import measure
+    from mlx_loopai.evaluation.probes import MAX_ANSWER_TOKENS
+    from mlx_loopai.models.lora import adapter_disabled
+
+    path = base_cache.cache_path(loaded, system_prompt, probes, held_out, MAX_ANSWER_TOKENS)
+    stored = base_cache.read(path, probes)
+    if stored is not None:
+        return stored
+    total = sum(len(probe.items) for probe in probes)
+    with adapter_disabled(loaded.model), progress(total, "base", quiet, "answers") as shown:
+        found = measure(loaded, encoder, probes, held_out, on_progress=shown.update)
+    base_cache.write(path, found)
+    return found
+
+
+def _system_prompt(adapter: Path | None) -> str:
+    """The system prompt that the adapter was trained with: probes use the same."""
+    from mlx_loopai.models.adapters import read_adapter_config
+
+    if adapter is None:
+        return ""
+    ours = read_adapter_config(adapter).get("mlx_loopai") or {}
+    return str(ours.get("system_prompt") or "")
+
+
+def _say_what_counts(loaded: LoadedModel, names: Sequence[str], quiet: bool) -> None:
+    from mlx_loopai.models.load import NANO_FOLDER
+
+    if not quiet and loaded.path.resolve() != NANO_FOLDER.resolve():
+        click.echo(
+            "the probes are made for the nano model; retention counts those on which this base is well above chance: "
+            + ", ".join(names),
+            err=True,
+        )
+
+
+def _check_out(out: Path | None) -> None:
+    """Said before the work, not after it."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise InputError(f"--out {out}: a folder; name a file in it, such as {out / 'evaluation.json'}")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}; make it first")
+
+
+def _write(out: Path, document: dict[str, Any]) -> None:
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        text = json.dumps(to_plain(document), ensure_ascii=False, indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _table(document: dict[str, Any]) -> str:
+    tuned = document["tuned"] is not None
+    header = f"{'probe':<10} {'n':>4} {'chance':>7} {'base':>6}"
+    lines = [header + (f" {'tuned':>6} {'kept':>6} {'right->wrong':>13} {'wrong->right':>13}" if tuned else "")]
+    for name, probe in document["probes"].items():
+        line = f"{name:<10} {probe['n']:>4} {probe['chance']:>7.3f} {probe['base']:>6.3f}"
+        if tuned:
+            line += f" {probe['score']:>6.3f} " + _kept(probe)
+        lines.append(line)
+    if tuned:
+        low, high = document["retention_interval"]
+        lines += [
+            "",
+            f"retention   {document['retention']:.3f} (95 % interval {low:.3f} to {high:.3f})",
+            f"worst probe {document['retention_min']:.3f}",
+            f"perplexity  {document['base']['perplexity']:.2f} -> {document['perplexity']:.2f} (held-out text)",
+            f"purity      {document['base']['purity']:.3f} -> {document['purity']:.3f} (answers to Korean chat)",
+        ]
+    else:
+        lines += ["", f"perplexity  {document['perplexity']:.2f} (held-out text)"]
+        lines.append(f"purity      {document['purity']:.3f} (answers to Korean chat)")
+    return "\n".join(lines)
+
+
+def _kept(probe: dict[str, Any]) -> str:
+    if not probe["counted"]:
+        return "  (base too near chance: not counted)"
+    return f"{probe['capped']:>6.3f} {probe['right_to_wrong']:>13} {probe['wrong_to_right']:>13}"

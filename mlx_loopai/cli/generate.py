@@ -1,0 +1,197 @@
+"""`mlx-loopai generate`: one prompt as a stream, or a file of prompts as a batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_loopai.data.records import Record
+    from mlx_loopai.generation.engine import Generation, SamplingOptions
+    from mlx_loopai.generation.prompts import Prompt
+    from mlx_loopai.generation.session import Session
+
+_FILE = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class _Output:
+    out: Path | None
+    as_json: bool
+    quiet: bool
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide how tokens are chosen, under the names of SamplingOptions."""
+    options = (
+        click.option(
+            "--temperature", type=float, default=0.7, show_default=True, help="0: always the likeliest token."
+        ),
+        click.option(
+            "--top-p", type=float, default=0.9, show_default=True, help="Share of the probability kept; 1: all."
+        ),
+        click.option("--top-k", type=int, default=0, show_default=True, help="How many tokens are kept; 0: all."),
+        click.option(
+            "--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: repeats less; 1: off."
+        ),
+        click.option("--max-tokens", type=int, default=256, show_default=True, help="Longest answer, in tokens."),
+        click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same text."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("generate", short_help="Generate text from a prompt or a file of prompts.")
+@click.argument("prompt", required=False)
+@click.option("--prompts", type=_FILE, help=".txt with a prompt a line, or .jsonl rows with prompt or messages.")
+@click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
+@click.option("--adapter", type=_FILE, help="RUN/adapter folder (or RUN) of a training run on this model.")
+@click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before every prompt.")
+@click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
+@sampling_options
+@click.option("--out", type=_FILE, help="With --prompts: write one JSON row per prompt to this .jsonl file.")
+@json_option
+@quiet_option
+def command(
+    prompt: str | None,
+    prompts: Path | None,
+    model: str,
+    adapter: Path | None,
+    few_shot: Path | None,
+    system: str | None,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **sampling: Any,
+) -> None:
+    """Answer PROMPT, or every prompt of a file.
+
+    The text of one PROMPT appears as it is written. A file's prompts are answered together, in the file's order.
+    """
+    asked = _read_prompts(prompt, prompts, out)
+    from mlx_loopai.generation.engine import SamplingOptions
+    from mlx_loopai.generation.prompts import read_few_shot
+    from mlx_loopai.generation.session import open_session
+
+    options = SamplingOptions(**sampling)
+    examples = read_few_shot(few_shot) if few_shot else ()
+    session = open_session(model, adapter, system)
+    output = _Output(out, as_json, quiet)
+    if prompts is None:
+        _answer_one(session, asked[0], examples, options, output)
+    else:
+        _answer_all(session, asked, examples, options, output)
+
+
+def _read_prompts(prompt: str | None, prompts: Path | None, out: Path | None) -> list[Prompt]:
+    from mlx_loopai.generation.prompts import read_prompts, single_prompt
+
+    if prompt is None and prompts is None:
+        raise InputError("no prompt; write one, or give a file of prompts with --prompts FILE")
+    if prompts is None:
+        if out is not None:
+            raise InputError(f"--out {out}: only with --prompts FILE; the text of one prompt goes to standard output")
+        return [single_prompt(prompt or "")]
+    if prompt is not None:
+        raise InputError(f"both a prompt and --prompts {prompts}; give one of them")
+    if out is not None:
+        _check_out(out, prompts)
+    return read_prompts(prompts)
+
+
+def _check_out(out: Path, prompts: Path) -> None:
+    """What would fail after the work is done is said before it."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file in it")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}; create it first")
+    if out.exists() and prompts.exists() and out.samefile(prompts):
+        raise InputError(f"--out {out}: is the file of prompts; name another")
+
+
+def _answer_one(
+    session: Session, prompt: Prompt, examples: Sequence[Record], options: SamplingOptions, output: _Output
+) -> None:
+    from mlx_loopai.generation.engine import generate_stream
+
+    ids = session.prompt_ids(prompt, examples)
+    texts: list[str] = []
+    n_tokens, finished = 0, False
+    started = time.perf_counter()
+    for piece in generate_stream(session.loaded, ids, options):
+        texts.append(piece.text)
+        n_tokens += piece.token is not None
+        finished = piece.finished
+        if not output.as_json and piece.text:
+            click.echo(piece.text, nl=False)
+    if not output.as_json:
+        click.echo()
+    seconds = time.perf_counter() - started
+    document = {
+        "text": "".join(texts),
+        "prompt_tokens": len(ids),
+        "generated_tokens": n_tokens,
+        "tokens_per_s": n_tokens / seconds,
+        "seed": options.seed,
+        "finished": finished,
+    }
+    emit(document, output.as_json, "")
+
+
+def _answer_all(
+    session: Session, prompts: list[Prompt], examples: Sequence[Record], options: SamplingOptions, output: _Output
+) -> None:
+    from mlx_loopai.generation.engine import generate_batch
+
+    ids = [session.prompt_ids(prompt, examples) for prompt in prompts]
+    started = time.perf_counter()
+    with progress(len(ids), "generating", output.quiet, "prompts") as shown:
+        answers = generate_batch(session.loaded, ids, options, lambda done, _: shown.update(done))
+    seconds = time.perf_counter() - started
+    results = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    n_tokens = sum(len(answer.tokens) for answer in answers)
+    document = {
+        "results": results,
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+        "generated_tokens": n_tokens,
+        "tokens_per_s": n_tokens / seconds,
+        "seed": options.seed,
+        "out": output.out,
+    }
+    if output.out is not None:
+        _write_rows(output.out, results)
+        emit(document, output.as_json, f"{output.out}: {len(results)} answers, {n_tokens} tokens")
+    else:
+        emit(document, output.as_json, "\n\n".join(f"> {row['prompt']}\n{row['text']}" for row in results))
+
+
+def _row(prompt: Prompt, answer: Generation) -> dict[str, Any]:
+    return {
+        "prompt": prompt.text,
+        "text": answer.text,
+        "prompt_tokens": answer.prompt_tokens,
+        "generated_tokens": len(answer.tokens),
+        "finished": answer.finished,
+    }
+
+
+def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
+    """All rows or none: a full disk must not leave half a file under the name that was asked for."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)

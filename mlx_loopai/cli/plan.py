@@ -1,0 +1,136 @@
+"""`mlx-loopai plan`: what a training run will need, before it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, quiet_option
+
+if TYPE_CHECKING:
+    from mlx_loopai.memory.machine import Machine
+    from mlx_loopai.memory.plan import MemoryPlan
+    from mlx_loopai.models.shape import ModelShape
+
+_NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
+
+
+@click.command("plan", short_help="Predict the memory a training run needs, and choose the settings that fit.")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--model", help="nano, a model folder, a config.json, or a hub id that is cached; overrides the recipe's."
+)
+@click.option(
+    "--machine", default="this", show_default=True, help="This computer, or a Mac such as m4-16gb or m3-max-64gb."
+)
+@click.option(
+    "--macos", type=click.Choice(["15", "26"]), default="15", show_default=True, help="Memory policy of a named Mac."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="Override one option of the run, such as lora.rank=16."
+)
+@json_option
+@quiet_option
+def command(
+    recipe: Path | None,
+    model: str | None,
+    machine: str,
+    macos: str,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Predict the memory that a training run needs and choose the settings that fit.
+
+    No weights are needed: a config.json is enough. RECIPE and --set give the run's options as `train` takes them.
+    Exit status 1 when the run does not fit; the table then shows the smallest attempt.
+    """
+    from mlx_loopai.config import load_config
+    from mlx_loopai.memory.plan import plan
+
+    if model is not None:
+        overrides = (f"model={json.dumps(model)}", *overrides)
+    config = load_config(recipe, overrides)
+    found = plan(_shape(config.model), config, _machine(machine, int(macos)))
+    emit(_document(config.model, found), as_json, "" if quiet and found.fits else _table(config.model, found))
+    found.require_fit()
+
+
+def _machine(name: str, macos: int) -> Machine:
+    from mlx_loopai.memory.machine import named_machine, this_machine
+
+    return this_machine() if name == "this" else named_machine(name, macos)
+
+
+def _shape(model: str) -> ModelShape:
+    """Sizes of the model behind nano, a config.json, a folder or a cached hub id."""
+    from mlx_loopai.errors import InputError
+    from mlx_loopai.models.shape import ModelShape
+
+    if model == "nano":
+        return ModelShape.from_folder(_NANO_FOLDER)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return ModelShape.from_folder(path)
+    if path.exists():
+        return ModelShape.from_file(path)
+    cached = _cached_config(model)
+    if cached is None:
+        raise InputError(
+            f"--model {model}: no such folder or config.json, and no hub model of that name is cached;"
+            " give nano, a folder, a config.json or a downloaded hub id"
+        )
+    return ModelShape.from_file(cached)
+
+
+def _cached_config(model: str) -> Path | None:
+    """config.json of a hub id that is on this disk; nothing is downloaded."""
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _document(model: str, found: MemoryPlan) -> dict[str, Any]:
+    machine = found.machine
+    return {
+        "model": model,
+        "machine": {
+            "name": machine.name,
+            "ram_bytes": machine.ram_bytes,
+            "working_set_bytes": machine.working_set_bytes,
+            "backend": machine.backend,
+            "evidence": machine.evidence,
+        },
+        "fits": found.fits,
+        "calibrated_on": found.calibrated_on,
+        "budget_bytes": found.budget_bytes,
+        "total_bytes": found.total_bytes,
+        "peak_bytes": found.peak_bytes,
+        "terms": found.terms,
+        "choices": [{"name": choice.name, "value": choice.value, "reason": choice.reason} for choice in found.choices],
+    }
+
+
+def _table(model: str, found: MemoryPlan) -> str:
+    from mlx_loopai.units import format_bytes
+
+    lines = [f"{model} on {found.machine.name}: {'fits' if found.fits else 'does not fit'}"]
+    lines += [f"  {name:<12}{format_bytes(size):>12}" for name, size in found.terms.items()]
+    lines += [f"  {'total':<12}{format_bytes(found.total_bytes):>12}  of {format_bytes(found.budget_bytes)}"]
+    lines += [f"{choice.name} = {_plain(choice.value)}: {choice.reason}" for choice in found.choices]
+    lines += [f"calibrated on: {found.calibrated_on}"]
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

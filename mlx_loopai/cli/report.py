@@ -1,0 +1,48 @@
+"""`mlx-loopai report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, quiet_option
+
+if TYPE_CHECKING:
+    from mlx_loopai.report.reading import Report
+
+
+@click.command("report")
+@click.argument("source", metavar="RUN_OR_JSON", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The HTML file; report.html in or beside RUN_OR_JSON otherwise."
+)
+@json_option
+@quiet_option
+def command(source: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
+    """Write the HTML report of a training run or of a comparison, and print its path.
+
+    RUN_OR_JSON is the folder of `train` or `demo`, or the JSON file of a comparison. The page is one file that needs
+    no network: verdict, figures, curves, answers side by side, settings.
+
+    \b
+    mlx-loopai report runs/first
+    mlx-loopai report runs/demo/demo.json --out demo.html
+    """
+    place, report = _write(source, out)
+    emit({"report": place, "kind": report.kind, "passes": report.passes}, as_json, str(place))
+
+
+def write_report(source: Path, out: Path | None = None) -> Path:
+    """Write the report of `source`. Returns: its path. Raises: InputError when there is nothing to report."""
+    return _write(source, out)[0]
+
+
+def _write(source: Path, out: Path | None) -> tuple[Path, Report]:
+    from mlx_loopai.report.reading import default_place, report_of, write_page
+
+    report = report_of(source)
+    place = out or default_place(source)
+    write_page(report.html, place)
+    return place, report

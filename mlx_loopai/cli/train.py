@@ -1,0 +1,77 @@
+"""`mlx-loopai train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.errors import InputError
+
+
+@click.command("train")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--model", help="nano, a folder or a hub id; the recipe's `model` otherwise.")
+@click.option("--data", "data", multiple=True, type=click.Path(path_type=Path), help="Training rows; may be repeated.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration.")
+@click.option("--resume", is_flag=True, help="Go on from the last complete checkpoint of --out.")
+@json_option
+@quiet_option
+def command(
+    recipe: Path | None,
+    model: str | None,
+    data: tuple[Path, ...],
+    out: Path,
+    overrides: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Fine-tune a model by RECIPE.yaml, or by --model and --data.
+
+    \b
+    mlx-loopai train --data rows.jsonl --out runs/first
+    mlx-loopai train recipe.yaml --out runs/guarded --set train.learning_rate=2e-4
+    """
+    from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.config import load_config
+
+    if recipe is None and not data:
+        raise InputError("train: give RECIPE.yaml, or --data FILE; mlx-loopai train --help shows both")
+    config = load_config(recipe, overrides, _short_form(model, data, recipe))
+    from mlx_loopai.training.run import train
+
+    with progress_listener(quiet) as listener:
+        summary = train(config, out, listener, resume)
+    emit(vars(summary), as_json, _text(vars(summary)))
+
+
+def _short_form(model: str | None, data: tuple[Path, ...], recipe: Path | None) -> dict[str, Any]:
+    """Options that stand on the command line itself, as configuration values."""
+    values: dict[str, Any] = {}
+    if model is not None:
+        values["model"] = model
+    if data:
+        if recipe is not None:
+            raise InputError("train: --data goes without a recipe; name files under the recipe's `sources` instead")
+        values["sources"] = {_source_name(path, data): {"path": str(path)} for path in data}
+    return values
+
+
+def _source_name(path: Path, data: tuple[Path, ...]) -> str:
+    stems = [other.stem for other in data]
+    return path.stem if stems.count(path.stem) == 1 else str(path)
+
+
+def _text(summary: dict[str, Any]) -> str:
+    lines = [
+        f"{summary['steps']} steps in {summary['train_s']:.1f} s: loss {summary['loss_first']:.4f} -> {summary['loss_last']:.4f}"
+        f" on the same rows; {summary['tokens_per_s']:.0f} supervised tokens/s",
+        f"adapter: {summary['run']}/adapter",
+    ]
+    if summary["skipped_steps"]:
+        lines.append(f"{summary['skipped_steps']} steps were skipped: their loss or gradient was not finite")
+    return "\n".join(lines)

@@ -1,0 +1,326 @@
+"""Text from token prompts: one prompt as a stream, or many together.
+
+Everything that decides a token (penalty, truncation, draw) is a pure function of the last tokens and one uniform
+number, computed lazily for a whole batch: nothing here waits for a token before the next step is under way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+from mlx_lm.generate import stream_generate, wired_limit
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.sample_utils import apply_top_k, apply_top_p
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.load import LoadedModel
+
+# How many of the last tokens (the prompt's included) the repetition penalty looks at; mlx-lm's own choice.
+PENALTY_CONTEXT = 20
+BATCH_ROWS = 32
+_REPLACEMENT = "\ufffd"
+_PREFILL_TOKENS = 8192
+# Shapes grow with every step, so the allocator's cache of freed buffers does too.
+_STEPS_BETWEEN_CLEARS = 256
+# A cumulative sum may end an ulp below its parts' true total; the draw stays clear of that end.
+_BELOW_ONE = 1 - 1e-6
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `repetition_penalty` 1 are off.
+
+    The same seed gives the same text. Raises: InputError with every value out of range.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 is off"),
+            ("max_tokens", self.max_tokens >= 1, "1 or more"),
+            ("seed", self.seed >= 0, "0 or more"),
+        )
+        problems = [f"{name} {getattr(self, name)}: must be {rule}" for name, fits, rule in checks if not fits]
+        if problems:
+            raise InputError(all_problems(problems))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one token adds to a stream: `text` may be empty while a character is incomplete.
+
+    `token` is None for the end-of-text token, whose piece (always the last) has `finished` set.
+    """
+
+    text: str
+    token: int | None
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer. `finished`: the model ended it itself; otherwise `max_tokens` cut it."""
+
+    text: str
+    tokens: tuple[int, ...]  # without the end-of-text token
+    finished: bool
+    prompt_tokens: int
+
+
+def generate_stream(loaded: LoadedModel, prompt_ids: Sequence[int], options: SamplingOptions) -> Iterator[Piece]:
+    """The answer to one prompt, piece by piece; the same tokens as row 0 of `generate_batch`.
+
+    Raises: InputError for an empty prompt.
+    """
+    _check_prompts([prompt_ids])
+    uniforms = iter(_uniforms(options, 0, options.max_tokens + 1))
+
+    def sampler(logprobs: mx.array) -> mx.array:
+        return _choose(logprobs, options, lambda: [float(next(uniforms))])
+
+    def penalty(tokens: mx.array, logits: mx.array) -> mx.array:
+        return _penalise(logits, tokens[None, -PENALTY_CONTEXT:], options.repetition_penalty)
+
+    responses = stream_generate(
+        loaded.model,
+        loaded.tokenizer,
+        list(prompt_ids),
+        max_tokens=options.max_tokens,
+        sampler=sampler,
+        logits_processors=[penalty] if options.repetition_penalty != 1 else None,
+    )
+    for response in responses:
+        last = response.finish_reason is not None
+        ended = response.finish_reason == "stop"
+        text = response.text.rstrip(_REPLACEMENT) if last else response.text
+        yield Piece(text, None if ended else response.token, ended)
+
+
+def generate_batch(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions,
+    on_progress: Callable[[int, int], None] | None = None,
+    batch_rows: int = BATCH_ROWS,
+) -> list[Generation]:
+    """The answers to many prompts, in their order. `on_progress(answered, total)` is called as answers end.
+
+    Up to `batch_rows` prompts advance together, and waiting ones take the places of those that ended. Row i draws
+    from its own stream (seed, i): what it samples does not depend on its neighbours, rounding of the logits apart.
+    Raises: InputError for an empty prompt.
+    """
+    _check_prompts(prompts)
+    rows = [_Row(index, list(ids), _uniforms(options, index, options.max_tokens)) for index, ids in enumerate(prompts)]
+    # Neighbours in length share little padding.
+    waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))
+    batch = _Batch(loaded.model, loaded.tokenizer.eos_token_ids, options)
+    answered = 0
+    with wired_limit(loaded.model):
+        while waiting or batch.rows:
+            if waiting and len(batch.rows) <= batch_rows // 2:
+                room = min(len(waiting), max(1, batch_rows - len(batch.rows)))
+                batch.admit([waiting.popleft() for _ in range(room)])
+            ended = batch.step()
+            answered += ended
+            if ended and on_progress is not None:
+                on_progress(answered, len(rows))
+    return [
+        Generation(_text(loaded.tokenizer, row.tokens), tuple(row.tokens), row.finished, len(row.prompt))
+        for row in rows
+    ]
+
+
+@dataclass(eq=False)
+class _Row:
+    index: int
+    prompt: list[int]
+    uniforms: npt.NDArray[np.float32]
+    tokens: list[int] = field(default_factory=list)
+    drawn: int = 0
+    finished: bool = False
+    done: bool = False
+
+    def draw(self) -> float:
+        """The row's next uniform number; rows that are done still pass through the model until they are dropped."""
+        self.drawn += 1
+        return float(self.uniforms[min(self.drawn, len(self.uniforms)) - 1])
+
+    def take(self, token: int, eos: set[int], max_tokens: int) -> None:
+        if token in eos:
+            self.finished = self.done = True
+            return
+        self.tokens.append(token)
+        self.done = len(self.tokens) == max_tokens
+
+
+class _Batch:
+    """Rows that advance together: their caches, the tokens chosen but not yet read, and the penalty's context."""
+
+    def __init__(self, model: nn.Module, eos: set[int], options: SamplingOptions) -> None:
+        self._model, self._eos, self._options = model, eos, options
+        self.rows: list[_Row] = []
+        self._cache: list[Any] = []
+        self._chosen = mx.array([], dtype=mx.uint32)  # [B]
+        self._context: mx.array | None = None  # [B, PENALTY_CONTEXT], only when there is a penalty
+        self._steps = 0
+
+    def admit(self, rows: list[_Row]) -> None:
+        """Read the prompts of `rows` and let them join."""
+        cache = _prefill(self._model, [row.prompt[:-1] for row in rows])
+        context = _penalty_context([row.prompt[:-1] or row.prompt for row in rows]) if self._penalised else None
+        last = mx.array([row.prompt[-1] for row in rows], dtype=mx.uint32)
+        chosen, context = self._advance(rows, last, cache, context)
+        if not self.rows:
+            self.rows, self._cache, self._chosen, self._context = rows, cache, chosen, context
+            return
+        self.rows = self.rows + rows
+        for own, new in zip(self._cache, cache, strict=True):
+            own.extend(new)
+        self._chosen = mx.concatenate([self._chosen, chosen])
+        self._context = None if context is None else mx.concatenate([self._context, context])
+
+    def step(self) -> int:
+        """Give each row its next token and set the one after it to work. Returns: how many rows ended."""
+        chosen = self._chosen
+        if any(not row.done and len(row.tokens) + 1 < self._options.max_tokens for row in self.rows):
+            self._chosen, self._context = self._advance(self.rows, chosen, self._cache, self._context)
+        ended = 0
+        for row, token in zip(self.rows, chosen.tolist(), strict=True):
+            if not row.done:
+                row.take(token, self._eos, self._options.max_tokens)
+                ended += row.done
+        self._drop_done()
+        self._steps += 1
+        if self._steps % _STEPS_BETWEEN_CLEARS == 0:
+            mx.clear_cache()
+        return ended
+
+    @property
+    def _penalised(self) -> bool:
+        return self._options.repetition_penalty != 1
+
+    def _advance(
+        self, rows: list[_Row], inputs: mx.array, cache: list[Any], context: mx.array | None
+    ) -> tuple[mx.array, mx.array | None]:
+        logits = self._model(inputs[:, None], cache=cache)[:, -1]
+        if context is not None:
+            context = mx.concatenate([context[:, 1:], inputs[:, None]], axis=1)
+            logits = _penalise(logits, context, self._options.repetition_penalty)
+        chosen = _choose(logits, self._options, lambda: [row.draw() for row in rows])
+        mx.async_eval(chosen)
+        return chosen, context
+
+    def _drop_done(self) -> None:
+        """Dropping copies the caches, so a few rows that are done are carried along."""
+        keep = [place for place, row in enumerate(self.rows) if not row.done]
+        if not keep:
+            self.rows, self._cache, self._context = [], [], None
+        elif len(keep) <= 0.75 * len(self.rows):
+            self.rows = [self.rows[place] for place in keep]
+            for layer in self._cache:
+                layer.filter(keep)
+            self._chosen = self._chosen[mx.array(keep)]
+            if self._context is not None:
+                self._context = self._context[mx.array(keep)]
+
+
+def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
+    """Each layer's cache of `prompts`, which may be of different lengths and empty.
+
+    Padded on the right, where a causal mask hides it, and then moved to the left by the cache, which masks it.
+    """
+    layers = zip(*(make_prompt_cache(model) for _ in prompts), strict=True)
+    cache = [layer[0].merge(list(layer)) for layer in layers]
+    lengths = [len(prompt) for prompt in prompts]
+    width = max(lengths)
+    padding = [width - length for length in lengths]
+    ids = np.zeros((len(prompts), width), dtype=np.int32)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    if any(padding):
+        for layer in cache:
+            layer.prepare(lengths=lengths, right_padding=padding)
+    columns = max(16, _PREFILL_TOKENS // len(prompts))
+    for start in range(0, width, columns):
+        # Only the caches are evaluated: the logits of a prompt (B x T x V) are never made.
+        model(mx.array(ids[:, start : start + columns]), cache=cache)
+        mx.eval([layer.state for layer in cache])
+    if any(padding):
+        for layer in cache:
+            layer.finalize()
+    return cache
+
+
+def _penalty_context(prompts: list[list[int]]) -> mx.array:
+    """The last PENALTY_CONTEXT tokens of each prompt; short ones repeat their first, which changes no penalty."""
+    rows = [([ids[0]] * PENALTY_CONTEXT + ids)[-PENALTY_CONTEXT:] for ids in prompts]
+    return mx.array(rows, dtype=mx.uint32)
+
+
+def _penalise(logits: mx.array, context: mx.array, penalty: float) -> mx.array:
+    """Logits (B, V) with those of the tokens in context (B, C) made less likely by the factor `penalty`.
+
+    Source: CTRL (arXiv 1909.05858), with the sign-aware factor that is usual since.
+    """
+    seen = mx.take_along_axis(logits, context, axis=-1)
+    return mx.put_along_axis(logits, context, mx.where(seen < 0, seen * penalty, seen / penalty), axis=-1)
+
+
+def _choose(logits: mx.array, options: SamplingOptions, draw: Callable[[], list[float]]) -> mx.array:
+    """One token a row of logits (B, V), by inverting the cumulative distribution at `draw()`'s uniform numbers (B).
+
+    Inversion needs one number a row where Gumbel noise needs V: each row can have its own seed at no cost.
+    """
+    if options.temperature == 0:
+        return mx.argmax(logits, axis=-1)
+    scores = logits.astype(mx.float32)
+    scores = scores - mx.max(scores, axis=-1, keepdims=True)
+    if options.top_p < 1:
+        scores = apply_top_p(scores, options.top_p)
+    if 0 < options.top_k < scores.shape[-1]:
+        scores = apply_top_k(scores, options.top_k)
+    mass = mx.exp(scores / options.temperature)
+    cumulative = mx.cumsum(mass, axis=-1)
+    threshold = mx.array(draw())[:, None] * _BELOW_ONE * cumulative[:, -1:]
+    # `mass > 0`: rounding of a parallel sum must never select a token that was ruled out.
+    return mx.argmax((cumulative > threshold) & (mass > 0), axis=-1)
+
+
+def _uniforms(options: SamplingOptions, row: int, count: int) -> npt.NDArray[np.float32]:
+    if options.temperature == 0:
+        return np.zeros(1, dtype=np.float32)
+    return np.random.default_rng([options.seed, row]).random(count, dtype=np.float32)
+
+
+def _text(tokenizer: TokenizerWrapper, tokens: list[int]) -> str:
+    """The tokens' text as the stream would give it, without a character that was cut in the middle."""
+    detokenizer = tokenizer.detokenizer
+    for token in tokens:
+        detokenizer.add_token(token)
+    detokenizer.finalize()
+    text: str = detokenizer.text
+    return text.rstrip(_REPLACEMENT)
+
+
+def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    empty = [index for index, ids in enumerate(prompts) if not len(ids)]
+    if empty:
+        raise InputError(all_problems(f"prompt {index + 1} is empty: it has no tokens" for index in empty))

@@ -1,0 +1,135 @@
+"""What the model is asked: prompt files, examples shown before the prompt, and the messages they make together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.data.formats import read_rows
+from mlx_loopai.data.records import ROLES, Message, Record, read_records
+from mlx_loopai.errors import InputError, all_problems
+
+_TEXT_ENDINGS = (".txt", ".text", ".md")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question to the model, from one line of a file or from the command line."""
+
+    messages: tuple[Message, ...]
+    origin: str
+
+    @property
+    def text(self) -> str:
+        """The last request."""
+        return self.messages[-1].content
+
+
+def single_prompt(text: str) -> Prompt:
+    """A prompt given on the command line. Raises: InputError when it is empty or not UTF-8."""
+    if not text.strip():
+        raise InputError("the prompt is empty; write what the model shall answer")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError("the prompt is not UTF-8; type it in a UTF-8 terminal or give it as --prompts FILE") from None
+    return Prompt((Message("user", text),), "prompt")
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a file: each line of a text file, or each row's `prompt` or `messages`.
+
+    Blank lines of a text file are skipped. Raises: InputError with every problem (at most 10), each with file:line.
+    """
+    prompts = _text_lines(path) if path.suffix.lower() in _TEXT_ENDINGS else _rows(path)
+    if not prompts:
+        raise InputError(f"{path}: holds no prompts; write one a line")
+    return prompts
+
+
+def read_few_shot(path: Path) -> tuple[Record, ...]:
+    """Examples for the model to follow: rows with a request and its answer, in any shape training reads.
+
+    Raises: InputError naming file:line for rows that cannot be read or have no request.
+    """
+    records = read_records(path)
+    bare = [record.origin for record in records if all(message.role != "user" for message in record.messages)]
+    if bare:
+        raise InputError(all_problems(f"{origin}: an example needs a request and its answer" for origin in bare))
+    return tuple(records)
+
+
+def build_messages(
+    prompt: str | Sequence[Message], few_shot: Sequence[Record] = (), system_prompt: str = ""
+) -> list[Message]:
+    """The conversation that the model continues: system prompt, examples as past turns, then the prompt.
+
+    The prompt's own system message comes before `system_prompt`, and that before one in the examples.
+    """
+    asked = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    shown = [message for record in few_shot for message in record.messages]
+    given = [Message("system", system_prompt)] if system_prompt else []
+    systems = [*_with_role(asked, system=True), *given, *_with_role(shown, system=True)]
+    return [*systems[:1], *_with_role(shown, system=False), *_with_role(asked, system=False)]
+
+
+def _with_role(messages: Sequence[Message], system: bool) -> list[Message]:
+    return [message for message in messages if (message.role == "system") == system]
+
+
+def _text_lines(path: Path) -> list[Prompt]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a .txt file with one prompt a line, or a .jsonl file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; give a file of prompts in it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert it: iconv -f cp949 -t utf-8") from None
+    lines = enumerate(text.split("\n"), start=1)
+    return [Prompt((Message("user", line.strip()),), f"{path}:{number}") for number, line in lines if line.strip()]
+
+
+def _rows(path: Path) -> list[Prompt]:
+    rows, broken = read_rows(path)
+    prompts: list[Prompt] = []
+    problems = [(problem.line, problem.reason) for problem in broken]
+    for row in rows:
+        messages = _messages(row.values)
+        if isinstance(messages, str):
+            problems.append((row.line, messages))
+        else:
+            prompts.append(Prompt(messages, f"{path}:{row.line}"))
+    if problems:
+        raise InputError(all_problems(f"{path}:{line}: {reason}" for line, reason in sorted(problems)))
+    return prompts
+
+
+def _messages(values: Any) -> tuple[Message, ...] | str:
+    """The messages of a row, or what is wrong with it."""
+    if not isinstance(values, Mapping):
+        return "expected an object with prompt or messages"
+    if "messages" not in values:
+        prompt = values.get("prompt")
+        if prompt is None:
+            names = ", ".join(str(name) for name in list(values)[:8]) or "none"
+            return f"neither prompt nor messages (fields found: {names})"
+        return (Message("user", prompt),) if _filled(prompt) else "prompt must be text and not empty"
+    turns = values["messages"]
+    if not isinstance(turns, list) or not turns:
+        return "messages must be a list of turns with role and content"
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
+            return f"turn {number} needs a role, one of {', '.join(ROLES)}"
+        if not _filled(turn.get("content")):
+            return f"turn {number}'s content must be text and not empty"
+    if turns[-1]["role"] != "user":
+        return f"the last turn is the {turns[-1]['role']}'s; end with the user's, which the model answers"
+    return tuple(Message(turn["role"], turn["content"]) for turn in turns)
+
+
+def _filled(value: Any) -> bool:
+    """Text that UTF-8 can hold (JSON can escape half of a surrogate pair) and that is not blank."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)

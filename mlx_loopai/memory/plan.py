@@ -1,0 +1,302 @@
+"""Chooses the settings with which a training run fits a machine, and says why.
+
+Pure: shapes, options and a machine in; a plan out. What is given up, in this order: tokens per micro-batch, rows of a
+loss chunk, then checkpointing (time for memory), a 4-bit base, adapters in the first blocks. After each, the earlier
+ones start again from their best value. When nothing fits, the plan says so and itemises the smallest attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.errors import LoopaiError
+from mlx_loopai.memory.machine import Machine
+from mlx_loopai.memory.predict import (
+    CALIBRATED_ON,
+    FLOAT_BYTES,
+    MemoryPrediction,
+    StepOptions,
+    predict,
+    weight_bytes,
+)
+from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.units import format_bytes, parse_bytes
+
+# Of the working set: the rest is the prediction's error and what other programs want of the GPU.
+BUDGET_SHARE = 0.85
+# More tokens at once than this are no faster, on CPU and (roofline) on M1-M4 alike.
+_MOST_MICRO_TOKENS = 8192
+_CHUNK_ROWS = (256, 128, 64, 32)
+_SMALL_BASE = "4-bit"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting of the run and why it has this value."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Settings of a run and the bytes they need. `terms`: bytes per term, adding up to `total_bytes`.
+
+    micro_tokens: most padded tokens of a micro-batch; base_precision: fp32, bf16, fp16 or N-bit; lora_layers: adapt the
+    last N blocks, 0 for all. With `fits` False the settings are the smallest that were tried.
+    """
+
+    fits: bool
+    budget_bytes: int
+    total_bytes: int
+    terms: dict[str, int]
+    choices: tuple[Choice, ...]
+    calibrated_on: str
+    micro_tokens: int
+    checkpointing: bool
+    chunk_rows: int
+    base_precision: str
+    lora_layers: int
+    machine: Machine
+
+    @property
+    def peak_bytes(self) -> int:
+        """What `mx.get_peak_memory()` should show."""
+        return self.total_bytes - self.terms["cache"] - self.terms["python"]
+
+    def require_fit(self) -> MemoryPlan:
+        """This plan. Raises: LoopaiError with the itemised terms when it does not fit."""
+        if self.fits:
+            return self
+        largest_first = sorted(self.terms.items(), key=lambda term: -term[1])
+        items = ", ".join(f"{name} {format_bytes(size)}" for name, size in largest_first if size)
+        raise LoopaiError(
+            f"the run needs {format_bytes(self.total_bytes)} at least, but the budget on {self.machine.name} is"
+            f" {format_bytes(self.budget_bytes)} ({items}); {_advice(self)}"
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the user fixed and what may be chosen."""
+
+    shape: ModelShape
+    config: RunConfig
+    machine: Machine
+    width: int
+    compute: str
+    budget_bytes: int
+
+    def precisions(self) -> tuple[str, ...]:
+        if self.shape.quantization is not None:
+            return (f"{self.shape.quantization.bits}-bit",)
+        if self.config.dtype != "auto":
+            return (self.compute,)
+        return (self.compute, _SMALL_BASE)
+
+    def layers(self) -> tuple[int, ...]:
+        wanted, deep = self.config.lora.layers, self.shape.n_layers
+        if wanted:
+            return (wanted,)
+        return (0, *(n for n in (deep // 2, deep // 4) if n > 0))
+
+    def checkpointing(self) -> tuple[bool, ...]:
+        wanted = self.config.memory.checkpointing
+        return (False, True) if wanted == "auto" else (wanted,)
+
+    def chunk_rows(self) -> tuple[int, ...]:
+        wanted = self.config.memory.chunk_rows
+        return (wanted,) if wanted else _CHUNK_ROWS
+
+    def micro_tokens(self) -> tuple[int, ...]:
+        """From a whole step's rows (at most the useful size) down to one row of full width."""
+        wanted = self.config.memory.micro_tokens
+        if wanted:
+            # A micro-batch holds one row at least, however few tokens were asked for.
+            return (max(wanted, self.width),)
+        rows = self.config.train.rows_per_step
+        most = max(1, min(rows, _MOST_MICRO_TOKENS // self.width))
+        counts = [most]
+        while counts[-1] > 1:
+            counts.append(counts[-1] // 2)
+        return tuple(count * self.width for count in counts)
+
+    def options(self, precision: str, layers: int, checkpointing: bool, chunk_rows: int, tokens: int) -> StepOptions:
+        lora = self.config.lora
+        return StepOptions(
+            base_precision=precision,
+            compute=self.compute,
+            lora_rank=lora.rank,
+            lora_targets=lora.targets,
+            lora_layers=layers,
+            micro_tokens=tokens,
+            width=self.width,
+            checkpointing=checkpointing,
+            chunk_rows=chunk_rows,
+            penalty=self.config.penalty.kind,
+            accumulates=tokens < self.config.train.rows_per_step * self.width,
+        )
+
+    def attempts(self) -> Iterator[StepOptions]:
+        """Every combination, the most wanted first: what is given up first varies fastest."""
+        for layers in self.layers():
+            for precision in self.precisions():
+                for checkpointing in self.checkpointing():
+                    for chunk_rows in self.chunk_rows():
+                        for tokens in self.micro_tokens():
+                            yield self.options(precision, layers, checkpointing, chunk_rows, tokens)
+
+    def predict(self, options: StepOptions) -> MemoryPrediction:
+        return predict(self.shape, options, self.machine.backend)
+
+    def fits(self, options: StepOptions) -> bool:
+        return self.predict(options).total_bytes <= self.budget_bytes and not self._oversized(options)
+
+    def _oversized(self, options: StepOptions) -> bool:
+        """Whether one array passes the largest buffer that the GPU takes."""
+        logits = options.chunk_rows * self.shape.vocab_size * 4
+        embedding = weight_bytes(self.shape, options.base_precision) * self.shape.vocab_size * self.shape.hidden_size
+        embedding //= self.shape.parameters
+        return max(logits, embedding) > self.machine.max_buffer_bytes
+
+
+def budget_of(machine: Machine, budget: str = "auto") -> int:
+    """Bytes that a run may use: min(0.85 W, memory minus the system's reserve), or what the user said.
+
+    Raises: InputError for a size that cannot be read.
+    """
+    if budget.strip().lower() != "auto":
+        return parse_bytes(budget, "memory.budget")
+    return min(int(BUDGET_SHARE * machine.working_set_bytes), machine.ram_bytes - machine.reserve_bytes)
+
+
+def plan(shape: ModelShape, config: RunConfig, machine: Machine, longest_row: int = 0) -> MemoryPlan:
+    """The most wanted settings that fit `machine`, with bytes per term and a reason for each.
+
+    longest_row: tokens of the longest row, when the data is known; otherwise `train.max_tokens` is assumed.
+
+    Raises: InputError for a budget or an adapter target that cannot be read.
+    """
+    width = min(longest_row, config.train.max_tokens) or config.train.max_tokens
+    compute = config.dtype if config.dtype != "auto" else ("bf16" if machine.backend == "metal" else "fp32")
+    request = _Request(shape, config, machine, width, compute, budget_of(machine, config.memory.budget))
+    chosen = next((options for options in request.attempts() if request.fits(options)), None)
+    fits = chosen is not None
+    if chosen is None:
+        chosen = min(request.attempts(), key=lambda options: request.predict(options).total_bytes)
+    prediction = request.predict(chosen)
+    return MemoryPlan(
+        fits=fits,
+        budget_bytes=request.budget_bytes,
+        total_bytes=prediction.total_bytes,
+        terms=prediction.terms,
+        choices=_choices(request, chosen, fits),
+        calibrated_on=CALIBRATED_ON[machine.backend],
+        micro_tokens=chosen.micro_tokens,
+        checkpointing=chosen.checkpointing,
+        chunk_rows=chosen.chunk_rows,
+        base_precision=chosen.base_precision,
+        lora_layers=chosen.lora_layers,
+        machine=machine,
+    )
+
+
+@dataclass(frozen=True)
+class _Knob:
+    """A setting as it is explained; `name` is that of `StepOptions`. `fixed` says who set it ("" when the plan did), `reason` suits `preferred`."""
+
+    name: str
+    preferred: Any
+    fixed: str
+    reason: str
+
+
+def _choices(request: _Request, chosen: StepOptions, fits: bool) -> tuple[Choice, ...]:
+    found = [_budget_choice(request)]
+    for knob in _knobs(request):
+        value = getattr(chosen, knob.name)
+        if knob.fixed or value == knob.preferred:
+            reason = knob.fixed or knob.reason
+        else:
+            reason = _why_given_up(request, chosen, knob, fits)
+        if knob.name == "lora_layers":
+            value = request.shape.lora_layers(value)
+        found.append(Choice(knob.name, value, reason))
+    return tuple(found)
+
+
+def _knobs(request: _Request) -> tuple[_Knob, ...]:
+    """In the order in which they are given up."""
+    memory, rows = request.config.memory, request.micro_tokens()[0] // request.width
+
+    def by_user(said: object) -> str:
+        return "set by you" if said else ""
+
+    quantized = "the checkpoint's own" if request.shape.quantization is not None else ""
+    return (
+        _Knob(
+            "micro_tokens",
+            request.micro_tokens()[0],
+            by_user(memory.micro_tokens),
+            f"{rows} {'rows' if rows > 1 else 'row'} of {request.width} tokens at once; more is no faster",
+        ),
+        _Knob(
+            "chunk_rows",
+            request.chunk_rows()[0],
+            by_user(memory.chunk_rows),
+            "rows of logits alive at once in the loss",
+        ),
+        _Knob("checkpointing", False, by_user(memory.checkpointing != "auto"), "not needed, and would cost time"),
+        _Knob(
+            "base_precision",
+            request.precisions()[0],
+            quantized or by_user(request.config.dtype != "auto"),
+            "fits as it is",
+        ),
+        _Knob("lora_layers", 0, by_user(request.config.lora.layers), "every block learns"),
+    )
+
+
+def _why_given_up(request: _Request, chosen: StepOptions, knob: _Knob, fits: bool) -> str:
+    would_need = request.predict(replace(chosen, **{knob.name: knob.preferred})).total_bytes
+    instead, cost = {
+        "micro_tokens": (f"{knob.preferred}", "smaller micro-batches, summed to the same step"),
+        "chunk_rows": (f"{knob.preferred}", "a smaller loss chunk, the same result"),
+        "checkpointing": ("without it the run", "same gradients, but blocks are computed again: about a third slower"),
+        "base_precision": (f"{knob.preferred}", "convert the base first: mlx-loopai convert --quantize 4"),
+        "lora_layers": ("all blocks", "only the last blocks learn"),
+    }[knob.name]
+    if not fits or would_need <= request.budget_bytes:
+        # The alternative would fit only by giving up something that costs more.
+        return cost
+    return f"{instead} would need {format_bytes(would_need)}; {cost}"
+
+
+def _budget_choice(request: _Request) -> Choice:
+    machine, asked = request.machine, request.config.memory.budget
+    automatic = budget_of(machine)
+    if asked.strip().lower() != "auto":
+        above = " (more than is safe here)" if request.budget_bytes > automatic else ""
+        return Choice("budget", asked, f"set by you{above}; this machine's own is {format_bytes(automatic)}")
+    working_set = (
+        f"{BUDGET_SHARE:.0%} of the working set of {format_bytes(machine.working_set_bytes)} ({machine.evidence})"
+    )
+    reserve = f"{format_bytes(machine.ram_bytes)} minus {format_bytes(machine.reserve_bytes)} for the system"
+    by_working_set = automatic == int(BUDGET_SHARE * machine.working_set_bytes)
+    return Choice("budget", format_bytes(automatic), working_set if by_working_set else reserve)
+
+
+def _advice(plan: MemoryPlan) -> str:
+    """What helps most against the largest term."""
+    largest = max(plan.terms, key=lambda name: plan.terms[name])
+    if largest == "weights":
+        return (
+            "take a smaller model" if plan.base_precision not in FLOAT_BYTES else "take a 4-bit base or a smaller model"
+        )
+    if largest in ("activations", "attention", "loss"):
+        return "lower train.max_tokens or leave memory.* to the plan"
+    return "lower lora.rank or raise memory.budget"

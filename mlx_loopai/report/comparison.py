@@ -1,0 +1,171 @@
+"""The page of a comparison: base, plain LoRA and guarded arms side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.report.answers import answers_of
+from mlx_loopai.report.curves import loss_figure, phase_names, value_figure
+from mlx_loopai.report.documents import BASE, PLAIN, Arm, Comparison, comparison_of
+from mlx_loopai.report.elements import Child, Html, element
+from mlx_loopai.report.page import Section, page, reproduction, settings_block, subtitle
+from mlx_loopai.report.svg import Spot, scatter
+from mlx_loopai.report.tables import arms_table, differing_settings, probe_cards
+from mlx_loopai.report.verdict import arm_card, caveats, gate_rule, headline, verdicts
+
+_FIRST_FREE_COLOUR, _COLOURS = 2, 8
+_TABLE_NOTE = (
+    "Retention compares what each model generates with what the base generates, above chance, at most 1 per probe."
+    " Gain is the share of plain LoRA's improvement on held-out domain text. Ranges are 95 % bootstrap intervals."
+)
+
+
+def comparison_page(document: Mapping[str, Any], gate: Gate | None = None, place: str = "comparison") -> str:
+    """The report of a comparison document (what `demo --json` prints) as one self-contained HTML text.
+
+    Raises: InputError naming `place` when the document holds no comparison.
+    """
+    return render(comparison_of(document, place), gate or Gate())
+
+
+def render(comparison: Comparison, gate: Gate) -> str:
+    """The page of a comparison that was read."""
+    styles = arm_styles(comparison.arms)
+    sections = [
+        _verdict(comparison, styles, gate),
+        _figures(comparison, styles, gate),
+        _probes(comparison, styles),
+        _answers(comparison, styles),
+        _curves(comparison, styles),
+        _settings(comparison),
+        reproduction(comparison.command, comparison.versions, comparison.machine),
+    ]
+    return page("What fine-tuning changed", _about(comparison), sections)
+
+
+def arm_styles(arms: Sequence[Arm]) -> dict[str, str]:
+    """Arm name -> colour class: the base and plain always have the same, the others take turns."""
+    found = {BASE: "c0", PLAIN: "c1"}
+    others = [arm.name for arm in arms if arm.name not in found]
+    free = _COLOURS - _FIRST_FREE_COLOUR
+    return found | {name: f"c{_FIRST_FREE_COLOUR + index % free}" for index, name in enumerate(others)}
+
+
+def _about(comparison: Comparison) -> str:
+    parts = [
+        f"model {comparison.model}" if comparison.model else "",
+        f"{len(comparison.arms)} arms" if len(comparison.arms) > 1 else f"arm {comparison.arms[0].name}",
+        "" if comparison.seed is None else f"seed {comparison.seed}",
+        comparison.machine,
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _verdict(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> Section:
+    top = headline(comparison, gate)
+    cards = [arm_card(verdict, styles[verdict.arm.name]) for verdict in verdicts(comparison.arms, gate)]
+    notes = [element("p", english, " ", subtitle(korean), class_="caveat") for english, korean in caveats(comparison)]
+    banner = element(
+        "div",
+        element("p", top.english, class_="headline"),
+        element("p", top.korean, lang="ko"),
+        class_=f"banner {top.tone}",
+    )
+    body: Child = [
+        banner,
+        notes,
+        element("div", cards, class_="grid wide"),
+        element("p", gate_rule(gate), class_="note"),
+    ]
+    return Section("verdict", "Verdict", "결론", body)
+
+
+def _figures(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> Section:
+    body: Child = [
+        arms_table(comparison.arms, styles, gate),
+        element("p", _TABLE_NOTE, class_="note"),
+        _retention_against_gain(comparison.arms, styles, gate),
+    ]
+    return Section("figures", "Side by side", "나란히 보기", body)
+
+
+def _retention_against_gain(arms: Sequence[Arm], styles: Mapping[str, str], gate: Gate) -> Html | None:
+    spots = [
+        Spot(arm.name, arm.retention, arm.gain, arm.retention_interval, arm.gain_interval, styles[arm.name])
+        for arm in arms
+        if arm.is_trained and arm.retention is not None and arm.gain is not None
+    ]
+    if not spots:
+        return None
+    # The base keeps everything and learns nothing, by definition.
+    spots.append(Spot(BASE, 1.0, 0.0, None, None, styles[BASE], hollow=True))
+    label = "; ".join(f"{spot.name}: retention {spot.x:.3f}, gain {spot.y:.3f}" for spot in spots)
+    return element(
+        "figure",
+        element("figcaption", element("b", "Kept against learnt"), " ", subtitle("지킨 것과 배운 것")),
+        scatter(spots, label, "retention: kept of the base →", "gain ↑", gate.floor),
+        element("p", "Up and to the right is better; the shaded part passes the floor on retention.", class_="note"),
+        class_="scatter",
+    )
+
+
+def _probes(comparison: Comparison, styles: Mapping[str, str]) -> Section | None:
+    cards = probe_cards(comparison.arms, styles)
+    if cards is None:
+        return None
+    note = element(
+        "p",
+        "Share of right answers. The dark mark is the base, the dotted one is chance;"
+        " −/+ counts answers that became wrong and right. ",
+        subtitle("정답률; 진한 선은 기준 모델, 점선은 우연"),
+        class_="note",
+    )
+    return Section("probes", "Abilities", "능력별 결과", [cards, note])
+
+
+def _answers(comparison: Comparison, styles: Mapping[str, str]) -> Section | None:
+    blocks = answers_of(comparison.arms, styles)
+    return Section("answers", "Before and after", "전과 후의 답", blocks) if blocks else None
+
+
+def _curves(comparison: Comparison, styles: Mapping[str, str]) -> Section | None:
+    trained = [arm for arm in comparison.arms if arm.curve]
+    if not trained:
+        return None
+    losses = [step.loss for arm in trained for step in arm.curve if step.loss is not None]
+    blocks = [arm_curves(arm, styles[arm.name], (min(losses), max(losses)) if losses else ()) for arm in trained]
+    note = element(
+        "p", "The losses share one scale. Arms see different rows, so compare shapes, not heights.", class_="note"
+    )
+    return Section("curves", "Training", "학습 과정", [blocks, note if len(trained) > 1 else None])
+
+
+def arm_curves(arm: Arm, style: str, loss_range: tuple[float, ...]) -> Html:
+    """The curves of one arm: loss, penalty where there is one, learning rate."""
+    steps = arm.curve
+    pictures = [
+        loss_figure(steps, style, f"Loss of {arm.name}", loss_range),
+        value_figure(steps, lambda step: step.penalty, style, f"Penalty of {arm.name}", "벌점"),
+        value_figure(steps, lambda step: step.learning_rate, style, f"Learning rate of {arm.name}", "학습률"),
+    ]
+    return element("div", element("div", pictures, class_="grid"), phase_legend(phase_names(steps)))
+
+
+def phase_legend(names: Sequence[str]) -> Html | None:
+    """The numbers above the bands with their phases' names."""
+    if not names:
+        return None
+    listed = " · ".join(f"{number} {name}" for number, name in enumerate(names, 1))
+    return element("p", f"Phases: {listed}", class_="note")
+
+
+def _settings(comparison: Comparison) -> Section | None:
+    blocks = [settings_block(f"All settings of {arm.name}", arm.settings) for arm in comparison.arms]
+    blocks = [block for block in blocks if block is not None]
+    if not blocks:
+        return None
+    differing = differing_settings(comparison.arms)
+    title = element("p", "Where the arms differ: ", subtitle("서로 다른 설정")) if differing else None
+    return Section("settings", "Settings", "설정", [title, differing, blocks])

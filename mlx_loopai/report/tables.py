@@ -1,0 +1,215 @@
+"""The tables of a report: arms side by side, probes as bars, settings that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.report import figures
+from mlx_loopai.report.documents import PLAIN, Arm, ProbeScore
+from mlx_loopai.report.elements import Html, element
+from mlx_loopai.report.page import sideways, subtitle
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of every arm. `note`: small print under it; `bad`: whether it misses a floor."""
+
+    name: str
+    korean: str
+    unit: str
+    text: Callable[[Arm], str]
+    note: Callable[[Arm], str] = lambda arm: ""
+    bad: Callable[[Arm], bool] = lambda arm: False
+
+
+def arms_table(arms: Sequence[Arm], styles: Mapping[str, str], gate: Gate) -> Html:
+    """One column an arm, one row a figure; figures that miss a floor are marked."""
+    plain = next((arm for arm in arms if arm.name == PLAIN), None)
+    head = [element("th", element("span", class_=f"dot {styles[arm.name]}"), arm.name, scope="col") for arm in arms]
+    rows = [_row(row, arms) for row in _figures(gate, plain)]
+    table = element(
+        "table",
+        element("thead", element("tr", element("td", subtitle("측정값")), head)),
+        element("tbody", [row for row in rows if row is not None]),
+    )
+    return sideways(table, "Figures of every arm")
+
+
+def _figures(gate: Gate, plain: Arm | None) -> list[Row]:
+    return [
+        Row(
+            *("retention", "유지율", "of general ability, chance-adjusted"),
+            lambda arm: figures.fixed(arm.retention),
+            lambda arm: figures.interval(arm.retention_interval),
+            lambda arm: arm.is_trained and _below(arm.retention, gate.floor),
+        ),
+        Row(
+            *("worst probe", "최저 항목", "retention of the weakest ability"),
+            lambda arm: figures.fixed(arm.retention_min),
+            lambda arm: arm.worst_probe.name if arm.is_trained and arm.worst_probe else "",
+            lambda arm: arm.is_trained and _below(arm.retention_min, gate.minimum_floor),
+        ),
+        Row(
+            *("gain", "습득률", "share of what plain LoRA learnt"),
+            lambda arm: figures.fixed(arm.gain),
+            lambda arm: figures.interval(arm.gain_interval),
+        ),
+        Row(
+            *("domain score", "도메인 점수", "minus nats per token; higher is better"),
+            lambda arm: figures.fixed(arm.domain_score),
+            lambda arm: (
+                "" if arm.domain_perplexity is None else f"perplexity {figures.fixed(arm.domain_perplexity, 2)}"
+            ),
+        ),
+        Row("right → wrong", "맞음 → 틀림", "answers lost", lambda arm: figures.count(arm.right_to_wrong)),
+        Row("wrong → right", "틀림 → 맞음", "answers won", lambda arm: figures.count(arm.wrong_to_right)),
+        Row("purity", "한글 순도", "Hangul among letters of Korean answers", lambda arm: figures.fixed(arm.purity)),
+        Row("learning rate", "학습률", "peak", lambda arm: figures.short(arm.learning_rate)),
+        Row(
+            *("steps", "스텝 수", "of the optimizer"),
+            lambda arm: figures.count(len(arm.curve) or None),
+            lambda arm: _skipped(arm),
+        ),
+        Row("training", "학습 시간", "with all preparation", lambda arm: figures.duration(arm.train_s)),
+        Row(
+            *("step", "스텝 시간", "median, on the same fixed batch"),
+            lambda arm: figures.duration(arm.step_s),
+            lambda arm: _against(arm, plain, "step_s"),
+        ),
+        Row(
+            *("peak memory", "최대 메모리", "of that step"),
+            lambda arm: figures.size(arm.peak_bytes),
+            lambda arm: _against(arm, plain, "peak_bytes"),
+        ),
+    ]
+
+
+def _row(row: Row, arms: Sequence[Arm]) -> Html | None:
+    texts = [row.text(arm) for arm in arms]
+    if all(text == figures.UNKNOWN for text in texts):
+        return None
+    name = element("th", row.name, " ", subtitle(row.korean), element("small", row.unit), scope="row")
+    return element("tr", name, [_cell(row, arm, text) for arm, text in zip(arms, texts, strict=True)])
+
+
+def _cell(row: Row, arm: Arm, text: str) -> Html:
+    bad, note = row.bad(arm), row.note(arm)
+    return element(
+        "td",
+        f"✗ {text}" if bad else text,
+        element("small", note) if note else None,
+        class_="bad" if bad else None,
+    )
+
+
+def _below(value: float | None, floor: float) -> bool:
+    return value is not None and value < floor
+
+
+def _skipped(arm: Arm) -> str:
+    skipped = sum(step.skipped for step in arm.curve)
+    return f"{skipped} skipped" if skipped else ""
+
+
+def _against(arm: Arm, plain: Arm | None, figure: str) -> str:
+    if plain is None or arm is plain:
+        return ""
+    share = figures.ratio(getattr(arm, figure), getattr(plain, figure))
+    return f"{share} of plain" if share else ""
+
+
+def probe_cards(arms: Sequence[Arm], styles: Mapping[str, str]) -> Html | None:
+    """For every probe a bar per arm, with the base and chance as marks on it."""
+    names = list(dict.fromkeys(probe.name for arm in arms for probe in arm.probes))
+    if not names:
+        return None
+    cards = []
+    for name in names:
+        found = [(arm, probe) for arm in arms for probe in arm.probes if probe.name == name]
+        first = found[0][1]
+        about = [
+            f"n = {figures.count(first.n)}" if first.n else "",
+            f"chance {figures.fixed(first.chance, 2)}" if first.chance else "",
+        ]
+        title = element("h3", name, " ", element("small", " · ".join(part for part in about if part)))
+        bars = [_bar(arm.name, probe, styles[arm.name]) for arm, probe in found]
+        cards.append(element("article", title, bars, class_="card probe"))
+    return element("div", cards, class_="grid")
+
+
+def _bar(arm: str, probe: ProbeScore, style: str) -> Html:
+    marks = [
+        element("span", class_=f"at {kind}", style=f"left:{_share(value)}", title=f"{kind} {figures.fixed(value)}")
+        for kind, value in (("base", probe.base), ("chance", probe.chance))
+        if value is not None and (kind == "base" or value > 0)
+    ]
+    track = element(
+        "span", element("span", class_=f"fill {style}", style=f"width:{_share(probe.score)}"), marks, class_="track"
+    )
+    changed = probe.right_to_wrong or probe.wrong_to_right
+    churn = f"−{figures.count(probe.right_to_wrong)} +{figures.count(probe.wrong_to_right)}" if changed else ""
+    return element(
+        "div",
+        element("span", arm, class_="who"),
+        track,
+        element("span", figures.fixed(probe.score), class_="value"),
+        element("span", churn, class_="churn"),
+        class_="bar",
+    )
+
+
+def _share(value: float | None) -> str:
+    return f"{100 * min(max(value or 0.0, 0.0), 1.0):.1f}%"
+
+
+def differing_settings(arms: Sequence[Arm]) -> Html | None:
+    """A table of the settings in which the arms differ; None when there are not two arms with settings."""
+    trained = [arm for arm in arms if arm.settings.strip()]
+    tables = [flat_settings(arm.settings) for arm in trained]
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    rows = [(name, [table.get(name, figures.UNKNOWN) for table in tables]) for name in names]
+    rows = [(name, values) for name, values in rows if len(set(values)) > 1]
+    if len(trained) < 2 or not rows:
+        return None
+    head = element("tr", element("td"), [element("th", arm.name, scope="col") for arm in trained])
+    body = [
+        element("tr", element("th", name, scope="row"), [element("td", value) for value in values])
+        for name, values in rows
+    ]
+    table = element("table", element("thead", head), element("tbody", body), class_="settings")
+    return sideways(table, "Settings that differ")
+
+
+def flat_settings(settings: str) -> dict[str, str]:
+    """Dotted name -> value of a YAML text; empty when it is no table."""
+    try:
+        loaded = yaml.safe_load(settings)
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return _flat(loaded, "") if isinstance(loaded, dict) else {}
+
+
+def _flat(table: Mapping[Any, Any], prefix: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            for number, item in enumerate(value):
+                found |= _flat(item, f"{prefix}{key}[{number}].")
+        else:
+            found[f"{prefix}{key}"] = _scalar(value)
+    return found
+
+
+def _scalar(value: Any) -> str:
+    if value is None:
+        return figures.UNKNOWN
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return figures.short(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,168 @@
+"""What a comparison or an evaluation says, in words, in English and Korean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.report import figures
+from mlx_loopai.report.documents import PLAIN, Arm, Comparison
+from mlx_loopai.report.elements import Html, element
+from mlx_loopai.report.page import subtitle
+
+# Above this retention plain LoRA has not forgotten, and there is nothing that guarding could have kept (DESIGN 7).
+FORGETS_BELOW = 0.93
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reasons`: why the gate says no, empty when it says yes."""
+
+    arm: Arm
+    reasons: tuple[str, ...]
+
+    @property
+    def passes(self) -> bool:
+        return not self.reasons
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The one sentence on top. `tone`: pass, fail or open (nothing could be judged)."""
+
+    tone: str
+    english: str
+    korean: str
+
+
+def verdicts(arms: Sequence[Arm], gate: Gate) -> list[Verdict]:
+    """The gate's word on every trained arm."""
+    return [Verdict(arm, tuple(gate.check(arm.figures))) for arm in arms if arm.is_trained]
+
+
+def headline(comparison: Comparison, gate: Gate) -> Headline:
+    """What the comparison showed: about the arms that were guarded, or about what there is."""
+    judged = verdicts(comparison.arms, gate)
+    guarded = [verdict for verdict in judged if verdict.arm.name != PLAIN] or judged
+    if not guarded:
+        return Headline("open", "Only the base was measured: there is nothing to judge.", "기준 모델만 측정했습니다.")
+    passing = [verdict for verdict in guarded if verdict.passes]
+    names = _listed([verdict.arm.name for verdict in passing or guarded])
+    plural = len(passing or guarded) > 1
+    if not passing:
+        verb = "do not pass" if plural else "does not pass"
+        return Headline("fail", f"{names} {verb} the gate.", f"{names}: 기준을 통과하지 못했습니다.")
+    plain = comparison.arm(PLAIN)
+    if plain and plain.retention is not None and plain.retention <= FORGETS_BELOW and passing[0].arm is not plain:
+        verb = "keep" if plural else "keeps"
+        english = f"{names} {verb} what plain LoRA loses, and {'pass' if plural else 'passes'} the gate."
+        return Headline("pass", english, f"{names}: 일반 LoRA가 잃은 능력을 지키고 기준을 통과했습니다.")
+    return Headline("pass", f"{names} {'pass' if plural else 'passes'} the gate.", f"{names}: 기준을 통과했습니다.")
+
+
+def gate_rule(gate: Gate) -> str:
+    """The floors in words."""
+    rule = (
+        f"The gate asks for retention of at least {gate.floor:g} and at least {gate.minimum_floor:g} on the worst probe"
+    )
+    return f"{rule}, and a gain of at least {gate.gain_floor:g}." if gate.gain_floor > 0 else f"{rule}."
+
+
+def caveats(comparison: Comparison) -> list[tuple[str, str]]:
+    """Why the comparison may not count, each in English and Korean."""
+    plain = comparison.arm(PLAIN)
+    found = []
+    if plain and plain.retention is not None and plain.retention > FORGETS_BELOW:
+        found.append(
+            (
+                f"Plain LoRA kept {figures.percent(plain.retention)} of its general ability, more than"
+                f" {FORGETS_BELOW:g}: it forgot too little for this comparison to prove anything.",
+                "일반 LoRA가 거의 잊지 않아 이 비교로는 증명할 수 없습니다.",
+            )
+        )
+    base = comparison.arm("base")
+    scores = [arm.domain_score if arm else None for arm in (base, plain)]
+    if scores[0] is not None and scores[1] is not None and scores[1] <= scores[0]:
+        found.append(
+            (
+                "Plain LoRA did not learn the domain: a share of its gain means nothing here.",
+                "일반 LoRA가 도메인을 배우지 못해 습득률에 의미가 없습니다.",
+            )
+        )
+    return found
+
+
+def arm_card(verdict: Verdict, style: str) -> Html:
+    """One arm's verdict: its figures large, what they mean below."""
+    arm = verdict.arm
+    chip = element("span", "✓ passes" if verdict.passes else "✗ fails", class_=f"chip {_tone(verdict.passes)}")
+    return element(
+        "article",
+        element("h3", element("span", class_=f"dot {style}"), arm.name, " ", chip),
+        element(
+            "div",
+            _big("retention", "유지율", figures.percent(arm.retention), arm.retention, style),
+            _big("worst probe", "최저 항목", figures.percent(arm.retention_min), arm.retention_min, style),
+            _big("gain", "습득률", figures.percent(arm.gain), arm.gain, style),
+            class_="bigs",
+        ),
+        [element("p", sentence) for sentence in sentences(arm)],
+        element("ul", [element("li", reason) for reason in verdict.reasons], class_="reasons")
+        if verdict.reasons
+        else None,
+        class_=f"card {style}",
+    )
+
+
+def sentences(arm: Arm) -> list[Html]:
+    """What an arm lost, kept and learnt."""
+    return [sentence for sentence in (_kept(arm), _churn(arm), _learnt(arm)) if sentence is not None]
+
+
+def _kept(arm: Arm) -> Html | None:
+    if arm.retention is None:
+        return None
+    lost = arm.retention <= FORGETS_BELOW
+    share = figures.percent(max(1 - arm.retention, 0.0) if lost else arm.retention)
+    bounds = figures.interval(arm.retention_interval)
+    worst = arm.worst_probe
+    english = f"{'Lost' if lost else 'Kept'} {share} of what the base could do"
+    english += f" (retention {figures.fixed(arm.retention)}{f', 95 % interval {bounds}' if bounds else ''})"
+    if worst:
+        english += f"; worst on {worst.name}: {figures.fixed(worst.base)} → {figures.fixed(worst.score)}"
+    korean = f"기준 모델의 능력 중 {share}를 {'잃었습니다' if lost else '지켰습니다'}."
+    return element("span", f"{english}. ", subtitle(korean))
+
+
+def _churn(arm: Arm) -> Html | None:
+    lost, won = arm.right_to_wrong, arm.wrong_to_right
+    if lost is None:
+        return None
+    english = f"{figures.count(lost)} right answers became wrong, {figures.count(won)} wrong ones right. "
+    return element("span", english, subtitle(f"맞던 답 {figures.count(lost)}개가 틀리게 되었습니다."))
+
+
+def _learnt(arm: Arm) -> Html | None:
+    if arm.gain is None:
+        return None
+    if arm.name == PLAIN:
+        return element("span", "Its gain on the domain is the measure: 1. ", subtitle("습득률의 기준입니다."))
+    bounds = figures.interval(arm.gain_interval)
+    english = f"Learnt {figures.percent(arm.gain)} of what plain LoRA learnt of the domain"
+    english += f" (95 % interval {bounds}). " if bounds else ". "
+    return element("span", english, subtitle(f"일반 LoRA가 배운 것의 {figures.percent(arm.gain)}를 배웠습니다."))
+
+
+def _big(name: str, korean: str, text: str, value: float | None, style: str) -> Html:
+    width = 0.0 if value is None else 100 * min(max(value, 0.0), 1.0)
+    bar = element("span", element("span", style=f"width:{width:.1f}%", class_=f"fill {style}"), class_="meter")
+    return element("div", element("b", text), bar, element("span", name, " ", subtitle(korean)), class_="big")
+
+
+def _tone(passes: bool) -> str:
+    return "pass" if passes else "fail"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

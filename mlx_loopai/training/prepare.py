@@ -1,0 +1,159 @@
+"""Everything a run needs before its first step: rows, rehearsal, importance, and proof that it is still the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import yaml
+
+from mlx_loopai import __version__
+from mlx_loopai.config import RunConfig, flatten, validate_config
+from mlx_loopai.data.batches import choose_widths
+from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.training.checkpoint import complete_checkpoints
+from mlx_loopai.training.events import RunDirectory
+from mlx_loopai.training.importance import Importance, measure_importance
+from mlx_loopai.training.phases import batch_of
+from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, read_source, self_rehearsal
+
+IMPORTANCE_ROWS_PER_BATCH = 8
+FIXED_ROWS = 32
+
+
+class Listener(Protocol):
+    """Hears what a run does; the command line shows it."""
+
+    def notice(self, text: str) -> None:
+        """Something the user should know, one line."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A countable stage begins."""
+
+    def advance(self, done: int, note: str = "") -> None:
+        """`done` of the stage's total is done."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows by source name, and the held-out ones."""
+
+    sources: dict[str, list[TokenRow]]
+    validation: list[TokenRow]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.ids) for rows in (*self.sources.values(), self.validation) for row in rows)
+
+    @property
+    def fixed(self) -> list[TokenRow]:
+        """The rows on which a run's loss is reported before and after: the same ones, whatever the order of training."""
+        found = [row for name in sorted(self.sources) for row in self.sources[name]]
+        return sorted(found, key=lambda row: hashlib.sha256(row.ids.tobytes()).digest())[:FIXED_ROWS]
+
+
+def check_identity(run: RunDirectory, config: RunConfig, loaded: LoadedModel, resume: bool) -> None:
+    """Make `run` this configuration's folder, or see that it already is.
+
+    Raises: InputError when the folder holds a run and `resume` is off, or when base or configuration differ from those
+    it was started with (all differences are listed).
+    """
+    if run.identity.exists():
+        stored = json.loads(run.identity.read_text(encoding="utf-8"))
+        if complete_checkpoints(run.checkpoints) and not resume:
+            raise InputError(f"{run.path}: holds a run; add --resume to go on with it, or give another --out")
+        if resume:
+            _compare(run, config, loaded, stored)
+    identity = {"base_hash": loaded.base_hash, "config_digest": config.digest(), "version": __version__}
+    run.identity.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+    run.resolved.write_text(config.to_yaml(), encoding="utf-8")
+
+
+def read_rows(config: RunConfig, encoder: ChatEncoder, listener: Listener) -> Rows:
+    """Every source and the validation rows, encoded; long ones divided with a notice.
+
+    Raises: InputError when no data is named or a file cannot be read.
+    """
+    if not config.sources:
+        raise InputError("no training data; give --data FILE or a recipe with `sources`")
+    encoded = {}
+    for name, source in config.sources.items():
+        rows, notice = encode_records(encoder, read_source(source.path, source.category), config.train.max_tokens)
+        encoded[name] = rows
+        if notice:
+            listener.notice(f"{name}: {notice}")
+    held_out = read_source(config.validation, "domain") if config.validation else []
+    validation, _ = encode_records(encoder, held_out, config.train.max_tokens)
+    return Rows(encoded, validation)
+
+
+def rehearsal_rows(
+    run: RunDirectory, config: RunConfig, loaded: LoadedModel, encoder: ChatEncoder, listener: Listener
+) -> list[TokenRow]:
+    """The rows that phases mix in: none, the general rows as they are, or the base's own answers (made once a run)."""
+    shares = [config.replay.share, *(phase.replay_share or 0 for phase in config.phases)]
+    if config.replay.source == "none" or max(shares) == 0:
+        return []
+    records = general_records(config)
+    if config.replay.source == "records":
+        if not records:
+            raise InputError("replay.source: records needs `general: FILE`; or use replay.source: self")
+        return encode_records(encoder, records, config.train.max_tokens)[0]
+    if run.rehearsal.exists():
+        return list(Rehearsal.load(run.rehearsal).rows)
+    if not records:
+        listener.notice("general: none given; the embedded prompt set serves for rehearsal")
+    prompts = general_prompts(records, config.replay, config.train.seed)
+    listener.stage("rehearsal", len(prompts))
+    rehearsal = self_rehearsal(
+        loaded, encoder, prompts, config.replay, config.train.seed, lambda answered, _total: listener.advance(answered)
+    )
+    rehearsal.save(run.rehearsal)
+    if rehearsal.dropped:
+        listener.notice(f"rehearsal: {rehearsal.dropped} of {len(prompts)} answers looped or were empty and are left out")
+    return list(rehearsal.rows)
+
+
+def importance_of_base(
+    run: RunDirectory,
+    config: RunConfig,
+    loaded: LoadedModel,
+    encoder: ChatEncoder,
+    rehearsal: Sequence[TokenRow],
+    listener: Listener,
+) -> Importance:
+    """Importance on the rehearsal rows, or else on the general records; measured once a run.
+
+    Raises: InputError when there is neither.
+    """
+    if run.importance.exists():
+        return Importance.load(run.importance)
+    rows = list(rehearsal) or encode_records(encoder, general_records(config), config.train.max_tokens)[0]
+    if not rows:
+        raise InputError("penalty: importance needs general rows; give `general: FILE` or replay.source: self")
+    rows = sorted(rows[: config.penalty.sequences], key=lambda row: len(row.ids))
+    widths = choose_widths([len(row.ids) for row in rows])
+    starts = range(0, len(rows), IMPORTANCE_ROWS_PER_BATCH)
+    batches = [batch_of(rows[start : start + IMPORTANCE_ROWS_PER_BATCH], widths) for start in starts]
+    listener.stage("importance", len(batches))
+    importance = measure_importance(loaded.model, batches, config.penalty.temperature, listener.advance)
+    importance.save(run.importance)
+    return importance
+
+
+def _compare(run: RunDirectory, config: RunConfig, loaded: LoadedModel, stored: dict[str, Any]) -> None:
+    problems = []
+    if stored["base_hash"] != loaded.base_hash:
+        problems.append(f"the base is another one ({loaded.base_hash[:12]}, was {stored['base_hash'][:12]})")
+    if stored["config_digest"] != config.digest():
+        before = flatten(validate_config(yaml.safe_load(run.resolved.read_text(encoding="utf-8")), str(run.resolved)))
+        now = flatten(config)
+        problems += [f"{name} is {now[name]!r}, was {before[name]!r}" for name in now if now[name] != before[name]]
+    if problems:
+        raise InputError(f"{run.path}: cannot resume: {all_problems(problems)}; use the same settings or another --out")

@@ -1,0 +1,166 @@
+"""`evaluate` on a tiny model whose answers are put in its mouth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from click.testing import CliRunner, Result
+
+from mlx_loopai.cli.evaluate import command
+from mlx_loopai.config import LoraOptions
+from mlx_loopai.data.samples import corpus
+from mlx_loopai.data.tokens import ChatEncoder
+from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation import measure as measuring
+from mlx_loopai.evaluation.probes import Probe, ProbeResult, judged
+from mlx_loopai.models.adapters import save_adapter
+from mlx_loopai.models.load import LoadedModel, build_model, hash_base
+from mlx_loopai.models.lora import apply_lora, lora_modules
+from mlx_loopai.training import nano
+
+TINY = {**nano.CONFIG, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "num_attention_heads": 2,
+        "num_key_value_heads": 1}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    texts = [message.content for record in corpus.held_out_texts() for message in record.messages]
+    tokenizer = nano.train_tokenizer(texts)
+    nano.write_tokenizer(path, tokenizer)
+    config = {**TINY, "vocab_size": tokenizer.get_vocab_size()}
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    mx.random.seed(0)
+    nano.write_weights(path, build_model(config).parameters())
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = build_model(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    options = LoraOptions(rank=2)
+    apply_lora(model, options, seed=0)
+    path = tmp_path_factory.mktemp("run") / "adapter"
+    save_adapter(path, model, options, hash_base(folder), system_prompt="짧게 답하세요.")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """The base answers right, the tuned model in JSON; which probe was asked, and whether the adapter was on."""
+    seen: list[tuple[str, bool]] = []
+
+    def run_probe(
+        loaded: LoadedModel,
+        probe: Probe,
+        encoder: ChatEncoder,
+        max_tokens: int,
+        on_progress: Callable[[int, int], None],
+    ) -> ProbeResult:
+        on = any(layer.enabled for layer in lora_modules(loaded.model).values())
+        seen.append((probe.name, on))
+        on_progress(len(probe.items), len(probe.items))
+        known = len(probe.items) // 4 if on else len(probe.items)
+        texts = [item.answer if place < known else '{"text": []}' for place, item in enumerate(probe.items)]
+        return judged(probe, texts, [True] * len(texts))
+
+    monkeypatch.setattr(measuring, "run_probe", run_probe)
+    return seen
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args])
+
+
+def document(*args: str | Path) -> dict[str, Any]:
+    result = run(*args, "--json", "--quiet")
+    assert result.exception is None, result.exception
+    assert result.stderr == ""
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_base_and_tuned_are_one_model_with_the_adapter_off_and_on(
+    folder: Path, adapter: Path, calls: list[tuple[str, bool]], tmp_path: Path
+) -> None:
+    out = tmp_path / "evaluation.json"
+    found = document("--model", folder, "--adapter", adapter, "--limit", 20, "--out", out)
+    assert [on for _, on in calls] == [False] * 5 + [True] * 5
+    assert found["retention"] < 0.3
+    assert found["probes"]["english"]["n"] == 20
+    assert found["perplexity"] > 1
+    assert json.loads(out.read_text(encoding="utf-8")) == found
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_the_base_is_asked_once(folder: Path, adapter: Path, calls: list[tuple[str, bool]], cache: Path) -> None:
+    first = document("--model", folder, "--adapter", adapter, "--limit", 5)
+    assert document("--model", folder, "--adapter", adapter, "--limit", 5) == first
+    assert sum(not on for _, on in calls) == 5
+    (stored,) = cache.iterdir()
+    stored.write_text('{"probes": {}}', encoding="utf-8")
+    assert document("--model", folder, "--adapter", adapter, "--limit", 5) == first
+    assert sum(not on for _, on in calls) == 10
+    document("--model", folder, "--limit", 5)  # no adapter, so another system prompt
+    assert sum(not on for _, on in calls) == 15
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(
+    folder: Path, calls: list[tuple[str, bool]], cache: Path, tmp_path: Path
+) -> None:
+    cache.write_text("a file where a folder should be", encoding="utf-8")
+    assert document("--model", folder, "--limit", 5)["retention"] is None
+
+
+def test_the_table_for_people(folder: Path, adapter: Path, calls: list[tuple[str, bool]]) -> None:
+    result = run("--model", folder, "--adapter", adapter, "--limit", 20)
+    assert "right->wrong" in result.stdout
+    assert "facts_ko" in result.stdout
+    assert "retention   0." in result.stdout
+    assert "made for the nano model" in result.stderr
+    assert "right->wrong" not in run("--model", folder, "--limit", 20).stdout
+
+
+@pytest.mark.timeout(120)
+def test_a_base_that_knows_nothing_has_no_retention(folder: Path, adapter: Path) -> None:
+    """No answers put in its mouth: the real engine with random weights."""
+    result = run("--model", folder, "--adapter", adapter, "--limit", 2, "--quiet")
+    assert isinstance(result.exception, InputError)
+    assert "on no probe well above chance" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--out", "{tmp}"), "a folder"),
+        (("--out", "{tmp}/none/a.json"), "no folder"),
+        (("--adapter", "{tmp}/none"), "no adapter here"),
+        (("--model", "{tmp}/none"), "no such folder"),
+    ],
+)
+def test_bad_input_is_said_before_the_work(tmp_path: Path, args: tuple[str, str], said: str) -> None:
+    result = run(*(arg.format(tmp=tmp_path) for arg in args))
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
+
+
+def test_an_adapter_of_another_base_is_refused(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["mlx_loopai"]["base_hash"] = "0" * 64
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    result = run("--model", folder, "--adapter", other)
+    assert isinstance(result.exception, InputError)
+    assert "another base" in str(result.exception)

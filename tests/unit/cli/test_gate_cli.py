@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mlx_loopai.cli.gate import command
+from mlx_loopai.cli.main import main
+from mlx_loopai.errors import GateFailed, InputError
+
+GOOD = {"retention": 0.98, "retention_min": 0.96, "adapter": "RUN/adapter"}
+BAD = {"retention": 0.5, "retention_min": 0.1, "gain": 1.0}
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args])
+
+
+def written(path: Path, report: Any) -> Path:
+    path.write_text(json.dumps(report), encoding="utf-8")
+    return path
+
+
+def test_a_good_run_folder_passes(tmp_path: Path) -> None:
+    written(tmp_path / "evaluation.json", GOOD)
+    result = run(tmp_path)
+    assert (result.exit_code, result.stdout) == (0, "passed: retention 0.980, retention_min 0.960\n")
+
+
+def test_a_report_file_fails_with_all_reasons_in_one_line(tmp_path: Path) -> None:
+    result = run(written(tmp_path / "report.json", {**BAD, "gain": -1}))
+    assert isinstance(result.exception, GateFailed)
+    message = str(result.exception)
+    assert all(reason in message for reason in ("retention 0.5", "retention_min 0.1", "gain -1.0"))
+    assert "\n" not in message
+    assert result.stdout == ""
+
+
+def test_exit_status_through_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = written(tmp_path / "report.json", BAD)
+    assert main(["gate", str(report)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["gate", str(report), "--floor", "0.5", "--min-floor", "0.1"]) == 0
+    assert main(["gate", str(tmp_path / "none.json")]) == 2
+    assert main(["gate", str(report), "--floor", "95"]) == 2
+
+
+def test_json_holds_the_verdict_also_when_it_is_no(tmp_path: Path) -> None:
+    result = run(written(tmp_path / "report.json", BAD), "--json")
+    document = json.loads(result.stdout)
+    assert isinstance(result.exception, GateFailed)
+    assert (document["passed"], len(document["reasons"])) == (False, 2)
+    assert document["floors"] == {"floor": 0.95, "minimum_floor": 0.9, "gain_floor": 0.0}
+    assert json.loads(run(written(tmp_path / "good.json", GOOD), "--json").stdout)["passed"] is True
+
+
+def test_arms(tmp_path: Path) -> None:
+    report = written(tmp_path / "demo.json", {"arms": {"base": {}, "plain": BAD, "guarded": {**GOOD, "gain": 0.96}}})
+    assert run(report).exit_code == 0
+    assert run(report, "--gain-floor", "0.95").exit_code == 0
+    assert isinstance(run(report, "--gain-floor", "0.97").exception, GateFailed)
+    assert isinstance(run(report, "--arm", "plain").exception, GateFailed)
+    unknown = run(report, "--arm", "kl").exception
+    assert isinstance(unknown, InputError)
+    assert "base, plain, guarded" in str(unknown)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a JSON report"),
+        (b"\xff", "not a JSON report"),
+        (b"[1]", "neither a retention nor arms"),
+        (b'{"loss": 1}', "neither a retention nor arms"),
+        (b'{"retention": null, "adapter": null}', "only a base was evaluated"),
+        (b'{"arms": []}', "no arm 'guarded'"),
+    ],
+)
+def test_bad_reports(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(content)
+    result = run(path)
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
+    assert str(path) in str(result.exception)
+
+
+def test_nothing_there_says_how_to_make_it(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    assert isinstance(result.exception, InputError)
+    assert f"mlx-loopai evaluate --adapter {tmp_path}/adapter --out {tmp_path}/evaluation.json" in str(result.exception)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from click.testing import CliRunner, Result
+
+from mlx_loopai.cli.generate import command
+from mlx_loopai.config import LoraOptions
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.adapters import save_adapter
+from mlx_loopai.models.load import load_model
+from mlx_loopai.models.lora import apply_lora, lora_modules
+
+SHORT = ("--max-tokens", "6")
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args])
+
+
+def document(*args: str | Path) -> dict[str, Any]:
+    result = run(*args, "--json", "--quiet")
+    assert result.exception is None, result.exception
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def failure(*args: str | Path) -> str:
+    result = run(*args)
+    assert isinstance(result.exception, InputError), result.output
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with an adapter that changes the tiny model a lot, trained with a system prompt."""
+    folder = tmp_path_factory.mktemp("run")
+    loaded = load_model(str(tiny_model_folder), "fp32")
+    options = LoraOptions(rank=4)
+    apply_lora(loaded.model, options, seed=0)
+    mx.random.seed(0)
+    for module in lora_modules(loaded.model).values():
+        module.lora_b = mx.random.normal(module.lora_b.shape)
+    save_adapter(folder / "adapter", loaded.model, options, loaded.base_hash, system_prompt="너는 작가다.")
+    return folder
+
+
+def test_one_prompt(tiny_model_folder: Path) -> None:
+    asked = ("안녕?", "--model", tiny_model_folder, *SHORT)
+    found = document(*asked)
+    assert set(found) == {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished"}
+    assert found["generated_tokens"] == 6 or found["finished"]
+    assert found["prompt_tokens"] > 5
+    assert run(*asked).stdout == found["text"] + "\n"
+    assert document(*asked)["text"] == found["text"]
+    assert document(*asked, "--seed", "1")["text"] != found["text"]
+
+
+def test_a_file_of_prompts(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
+    chat = [{"role": "system", "content": "짧게."}, {"role": "user", "content": "뭐해?"}]
+    rows = [{"prompt": "하나"}, {"messages": chat}, {"prompt": "둘둘둘"}]
+    source.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    options = ("--model", tiny_model_folder, *SHORT, "--temperature", "0")
+    found = document("--prompts", source, *options, "--out", out)
+    assert [row["prompt"] for row in found["results"]] == ["하나", "뭐해?", "둘둘둘"]
+    assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == found["results"]
+    assert found["results"][2]["text"] == document("둘둘둘", *options)["text"]
+    assert sum(row["generated_tokens"] for row in found["results"]) == found["generated_tokens"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out.jsonl"]
+    lines = tmp_path / "a.txt"
+    lines.write_text("하나\n\n둘둘둘\n", encoding="utf-8")
+    texts = [found["results"][0]["text"], found["results"][2]["text"]]
+    shown = run("--prompts", lines, *options, "--quiet").stdout
+    assert shown == f"> 하나\n{texts[0]}\n\n> 둘둘둘\n{texts[1]}\n"
+
+
+def test_few_shot_and_system_prompt(tiny_model_folder: Path, tmp_path: Path) -> None:
+    examples = tmp_path / "few.jsonl"
+    examples.write_text(
+        '{"prompt": "하나", "completion": "둘"}\n{"prompt": "셋", "completion": "넷"}\n', encoding="utf-8"
+    )
+    asked = ("다섯", "--model", tiny_model_folder, *SHORT)
+    bare = document(*asked)["prompt_tokens"]
+    shown = document(*asked, "--few-shot", examples)["prompt_tokens"]
+    assert shown > 2 * bare
+    assert document(*asked, "--few-shot", examples, "--system", "짧게.")["prompt_tokens"] > shown
+
+
+def test_adapter_and_its_system_prompt(tiny_model_folder: Path, run_folder: Path) -> None:
+    asked = ("안녕?", "--model", tiny_model_folder, *SHORT, "--temperature", "0")
+    base = document(*asked)
+    adapted = document(*asked, "--adapter", run_folder / "adapter")
+    assert adapted["text"] != base["text"]
+    assert adapted["prompt_tokens"] > base["prompt_tokens"]
+    assert document(*asked, "--adapter", run_folder)["text"] == adapted["text"]
+    assert document(*asked, "--adapter", run_folder, "--system", "")["prompt_tokens"] == base["prompt_tokens"]
+
+
+def test_wrong_usage(tiny_model_folder: Path, run_folder: Path, tmp_path: Path) -> None:
+    model = ("--model", tiny_model_folder)
+    lines = tmp_path / "a.txt"
+    lines.write_text("하나\n", encoding="utf-8")
+    assert "no prompt" in failure(*model)
+    assert "both" in failure("안녕", "--prompts", lines, *model)
+    assert "empty" in failure("  ", *model)
+    assert "UTF-8" in failure("\udcff", *model)
+    assert "--out" in failure("안녕", "--out", tmp_path / "o.jsonl", *model)
+    assert "file of prompts" in failure("--prompts", lines, "--out", lines, *model)
+    assert "no folder" in failure("--prompts", lines, "--out", tmp_path / "none" / "o.jsonl", *model)
+    assert "is a folder" in failure("--prompts", lines, "--out", tmp_path, *model)
+    assert "top_p 2.0" in failure("안녕", "--top-p", "2", *model)
+    assert "no such folder" in failure("안녕", "--model", tmp_path / "없다")
+    assert "config.json" in failure("안녕", "--model", tmp_path)
+    assert "no such folder" in failure("안녕", *model, "--adapter", tmp_path / "없다")
+    assert "no adapter" in failure("안녕", *model, "--adapter", tmp_path)
+
+
+def test_adapter_of_another_base(tiny_model_folder: Path, run_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "adapter"
+    other.mkdir()
+    for file in (run_folder / "adapter").iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    config = json.loads((other / "adapter_config.json").read_text(encoding="utf-8"))
+    config["mlx_loopai"]["base_hash"] = "0" * 64
+    (other / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert "another base" in failure("안녕", "--model", tiny_model_folder, "--adapter", other)

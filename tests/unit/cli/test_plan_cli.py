@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlx_loopai.cli.main import main
+
+QWEN25_3B = {
+    "model_type": "qwen2",
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "intermediate_size": 11008,
+    "tie_word_embeddings": True,
+}
+TERMS = [
+    "weights",
+    "adapter",
+    "gradients",
+    "optimizer",
+    "penalty",
+    "activations",
+    "attention",
+    "loss",
+    "cache",
+    "python",
+]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN25_3B))
+    return tmp_path
+
+
+def test_json_holds_the_contract(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", str(model), "--machine", "m4-16gb", "--macos", "15", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"] is True
+    assert found["total_bytes"] <= found["budget_bytes"] == int(0.85 * int(2 / 3 * (16 << 30)))
+    assert list(found["terms"]) == TERMS
+    assert sum(found["terms"].values()) == found["total_bytes"]
+    assert "not measured on Metal" in found["calibrated_on"]
+    names = ["budget", "micro_tokens", "chunk_rows", "checkpointing", "base_precision", "lora_layers"]
+    assert [choice["name"] for choice in found["choices"]] == names
+    assert all(set(choice) == {"name", "value", "reason"} for choice in found["choices"])
+
+
+def test_text_is_a_table_and_a_line_per_choice(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", str(model / "config.json"), "--machine", "m4-16gb", "--macos", "26"]) == 0
+    text = capsys.readouterr().out
+    assert "on m4-16gb: fits" in text
+    assert all(f"  {term} " in text for term in TERMS)
+    assert "checkpointing = on: without it the run would need" in text
+
+
+@pytest.mark.parametrize("extra", [[], ["--quiet"]])
+def test_what_does_not_fit_is_itemised_and_exits_1(
+    model: Path, capsys: pytest.CaptureFixture[str], extra: list[str]
+) -> None:
+    status = main(["plan", "--model", str(model), "--machine", "m1-8gb", "--set", "dtype=bf16", *extra])
+    out, err = capsys.readouterr()
+    assert status == 1
+    assert "does not fit" in out
+    assert "weights          5.7 GiB" in out
+    assert err.count("\n") == 1
+    assert "take a 4-bit base or a smaller model" in err
+
+
+def test_json_of_a_refusal_is_still_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", str(model), "--set", "memory.budget=1GiB", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["fits"] is False
+
+
+def test_quiet_says_nothing_about_success(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", str(model), "--machine", "m4-16gb", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_recipe_and_overrides(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = model / "recipe.yaml"
+    recipe.write_text(f"model: {json.dumps(str(model))}\nlora: {{rank: 64}}\n")
+    arguments = ["plan", str(recipe), "--machine", "m4-max-64gb", "--json"]
+    sizes = []
+    for extra in ([], ["--set", "lora.rank=8"]):
+        assert main(arguments + extra) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["terms"]["adapter"])
+    assert sizes[0] == 8 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--machine", "m4-20gb"], "near: m4-16gb"),
+        (["--macos", "14"], "'14' is not one of"),
+        (["--set", "memory.budget=much"], "memory.budget: cannot read 'much'"),
+        (["--set", "lora.targets=[w1]"], "qwen2 has no w1"),
+        (["--set", "lora.rang=4"], "did you mean rank"),
+        (["--model", "nobody/nothing-of-that-name"], "no hub model of that name is cached"),
+        (["--model", "./missing"], "no such folder or config.json"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exits_2(
+    model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["plan", "--model", str(model), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1

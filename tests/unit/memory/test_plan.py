@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_loopai.config import validate_config
+from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.memory.machine import machine_names, named_machine
+from mlx_loopai.memory.plan import budget_of, plan
+from mlx_loopai.models.shape import ModelShape, Quantization
+from mlx_loopai.units import GIB, MIB
+
+from .conftest import QWEN25, qwen25_config
+
+
+def config(**values):
+    return validate_config(values, "test")
+
+
+def reasons(found) -> dict[str, str]:
+    return {choice.name: choice.reason for choice in found.choices}
+
+
+def test_3b_fits_a_16_gib_m4_and_says_how(qwen25) -> None:
+    found = plan(qwen25("3B"), config(), named_machine("m4-16gb", 15))
+    assert found.fits
+    assert found.budget_bytes == int(0.85 * named_machine("m4-16gb", 15).working_set_bytes)
+    assert found.total_bytes <= 0.85 * 10.67 * GIB
+    assert found.checkpointing
+    assert found.base_precision == "bf16"
+    assert found.micro_tokens == 2048
+    said = reasons(found)
+    assert "85% of the working set of 10.7 GiB" in said["budget"]
+    assert "would need" in said["checkpointing"]
+    assert "8192 would need" in said["micro_tokens"]
+    assert "not measured on Metal" in found.calibrated_on
+
+
+def test_concessions_come_in_order(qwen25) -> None:
+    shape = qwen25("3B")
+    names = ("m4-max-128gb", "m4-16gb", "m1-8gb")
+    roomy, tight, small = (plan(shape, config(), named_machine(name)) for name in names)
+    assert (roomy.checkpointing, tight.checkpointing) == (False, True)
+    assert roomy.micro_tokens > tight.micro_tokens
+    assert (roomy.base_precision, tight.base_precision, small.base_precision) == ("bf16", "bf16", "4-bit")
+    assert "convert --quantize 4" in reasons(small)["base_precision"]
+    assert small.fits
+
+
+def test_7b_in_bf16_never_fits_16_gib(qwen25) -> None:
+    found = plan(qwen25("7B"), config(dtype="bf16"), named_machine("m4-16gb"))
+    assert not found.fits
+    with pytest.raises(LoopaiError, match=r"weights 14.2 GiB, .*4-bit base or a smaller model"):
+        found.require_fit()
+    assert plan(qwen25("7B"), config(), named_machine("m4-16gb")).base_precision == "4-bit"
+
+
+def test_what_the_user_set_stays(qwen25) -> None:
+    memory = {"checkpointing": False, "chunk_rows": 100, "micro_tokens": 3000}
+    found = plan(qwen25("0.5B"), config(memory=memory, dtype="fp16"), named_machine("m4-max-64gb"))
+    assert (found.checkpointing, found.chunk_rows, found.micro_tokens) == (False, 100, 3000)
+    assert found.base_precision == "fp16"
+    assert {
+        said for name, said in reasons(found).items() if name in ("checkpointing", "chunk_rows", "micro_tokens")
+    } == {"set by you"}
+
+
+def test_a_quantised_checkpoint_stays_as_it_is(qwen25) -> None:
+    found = plan(replace(qwen25("7B"), quantization=Quantization(8, 64)), config(), named_machine("m4-max-64gb"))
+    assert found.base_precision == "8-bit"
+    assert reasons(found)["base_precision"] == "the checkpoint's own"
+
+
+def test_a_micro_batch_holds_the_longest_row(qwen25) -> None:
+    options = config(memory={"micro_tokens": 256}, train={"max_tokens": 2048})
+    machine = named_machine("m4-max-64gb")
+    assert plan(qwen25("0.5B"), options, machine).micro_tokens == 2048
+    assert plan(qwen25("0.5B"), options, machine, longest_row=200).micro_tokens == 256
+
+
+def test_shorter_rows_need_less(qwen25) -> None:
+    machine = named_machine("m4-max-128gb")
+    long, short = (plan(qwen25("0.5B"), config(), machine, longest_row=n) for n in (2048, 128))
+    assert short.micro_tokens == 8 * 128
+    assert short.total_bytes < long.total_bytes
+
+
+def test_budget(qwen25) -> None:
+    machine = named_machine("m4-16gb")
+    assert budget_of(machine, "4GiB") == 4 * GIB
+    assert budget_of(machine, "4GB") == 4 * 10**9
+    assert budget_of(named_machine("m1-8gb")) <= 8 * GIB - named_machine("m1-8gb").reserve_bytes
+    with pytest.raises(InputError, match="memory.budget.*'lots'"):
+        budget_of(machine, "lots")
+    above = plan(qwen25("0.5B"), config(memory={"budget": "15GiB"}), machine)
+    assert "more than is safe here" in reasons(above)["budget"]
+
+
+def test_one_array_stays_below_the_largest_buffer(qwen25) -> None:
+    machine = replace(named_machine("m4-max-128gb"), max_buffer_bytes=100 * MIB)
+    found = plan(qwen25("0.5B"), config(dtype="fp32"), machine)
+    assert not found.fits  # the embedding alone is 519 MiB
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.sampled_from(sorted(QWEN25)),
+    name=st.sampled_from(machine_names()),
+    macos=st.sampled_from([15, 26]),
+    width=st.integers(8, 4096),
+    rows=st.integers(1, 64),
+    rank=st.integers(1, 64),
+)
+def test_every_plan_keeps_its_word(size: str, name: str, macos: int, width: int, rows: int, rank: int) -> None:
+    options = config(train={"max_tokens": width, "rows_per_step": rows}, lora={"rank": rank})
+    found = plan(ModelShape.from_config(qwen25_config(size)), options, named_machine(name, macos))
+    assert found.total_bytes == sum(found.terms.values())
+    assert found.fits == (found.total_bytes <= found.budget_bytes)
+    assert width <= found.micro_tokens <= max(rows * width, width)
+    assert all(choice.reason for choice in found.choices)

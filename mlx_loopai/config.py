@@ -39,8 +39,12 @@ class LoraOptions(_Options):
 class TrainOptions(_Options):
     seed: int = Field(0, ge=0, description="seeds data order, adapter initialisation and dropout")
     epochs: float = Field(1.0, gt=0, description="passes over a phase's mixture")
-    max_steps: int = Field(0, ge=0, description="optimizer steps in all, instead of epochs (data repeat); 0: use epochs")
-    rows_per_step: int = Field(8, ge=1, description="rows per optimizer step, exact; split into micro-batches by tokens")
+    max_steps: int = Field(
+        0, ge=0, description="optimizer steps in all, instead of epochs (data repeat); 0: use epochs"
+    )
+    rows_per_step: int = Field(
+        8, ge=1, description="rows per optimizer step, exact; split into micro-batches by tokens"
+    )
     max_tokens: int = Field(2048, ge=8, description="longest row; a longer one is split at turns or sentences")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
@@ -60,7 +64,9 @@ class PenaltyOptions(_Options):
 
 class ReplayOptions(_Options):
     share: float = Field(0.0, ge=0, lt=1, description="share of rehearsal rows among a phase's rows")
-    source: ReplaySource = Field("none", description="records: the general rows as they are; self: the base answers them once")
+    source: ReplaySource = Field(
+        "none", description="records: the general rows as they are; self: the base answers them once"
+    )
     max_prompts: int = Field(400, ge=1, description="how many general prompts the base answers (source: self)")
     answer_tokens: int = Field(64, ge=1, description="longest rehearsal answer in tokens (source: self)")
     temperature: float = Field(0.0, ge=0, description="sampling temperature of rehearsal answers; 0: greedy")
@@ -81,7 +87,9 @@ class ForgettingOptions(_Options):
 class SourceOptions(_Options):
     """One data file and how much of it a phase sees."""
 
-    path: str = Field(description="JSONL, JSON, CSV or Parquet file; relative to the recipe; samples/NAME: embedded rows")
+    path: str = Field(
+        description="JSONL, JSON, CSV or Parquet file; relative to the recipe; samples/NAME: embedded rows"
+    )
     category: Literal["dialogue", "knowledge", "creative", "domain"] = Field("domain", description="what kind of rows")
 
 
@@ -100,7 +108,9 @@ class RunConfig(_Options):
 
     model: str = Field("nano", description="nano (embedded), a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: fp32 on CPU, bf16 on Metal")
-    system_prompt: str = Field("", description="system prompt of training, rehearsal and generation; empty: the template's own")
+    system_prompt: str = Field(
+        "", description="system prompt of training, rehearsal and generation; empty: the template's own"
+    )
     sources: dict[str, SourceOptions] = Field(default_factory=dict, description="named data files")
     validation: str = Field("", description="held-out rows, scored before and after; empty: none")
     general: str = Field("", description="general rows for rehearsal and importance; empty: the embedded prompt set")
@@ -262,9 +272,10 @@ def _explain(problem: Any) -> str:
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {"phases": PhaseOptions, "sources": SourceOptions}
     model: type[BaseModel] = RunConfig
     for part in location[:-1]:
-        model = {"phases": PhaseOptions, "sources": SourceOptions}.get(str(part), model)
+        model = tables.get(str(part), model)
         field = model.model_fields.get(str(part))
         if field is not None and isinstance(field.default, BaseModel):
             model = type(field.default)

@@ -36,8 +36,12 @@ _COLUMNS = (
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, help="Folder of the result.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of data order and adapters.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, help="Folder of the result."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of data order and adapters."
+)
 @json_option
 @quiet_option
 def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
@@ -101,7 +105,10 @@ def _short(answer: str, limit: int = 110) -> str:
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {"python": sys.version.split()[0], **{name: version(name) for name in ("mlx-loopai", "mlx", "mlx-lm", "numpy")}}
+    return {
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in ("mlx-loopai", "mlx", "mlx-lm", "numpy")},
+    }
 
 
 def _machine() -> str:

@@ -20,18 +20,12 @@ _NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 
 @click.command("plan", short_help="Predict the memory a training run needs, and choose the settings that fit.")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--model", help="nano, a model folder, a config.json, or a hub id that is cached; overrides the recipe's."
-)
-@click.option(
-    "--machine", default="this", show_default=True, help="This computer, or a Mac such as m4-16gb or m3-max-64gb."
-)
+@click.option("--model", help="nano, a folder, a config.json or a cached hub id; overrides the recipe's.")
+@click.option("--machine", default="this", show_default=True, help="This computer, or a Mac such as m4-16gb.")
 @click.option(
     "--macos", type=click.Choice(["15", "26"]), default="15", show_default=True, help="Memory policy of a named Mac."
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=C", help="Override one option of the run, such as lora.rank=16."
-)
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an option, such as lora.rank=16.")
 @json_option
 @quiet_option
 def command(

@@ -16,7 +16,9 @@ from mlx_loopai.errors import InputError
 @click.option("--model", help="nano, a folder or a hub id; the recipe's `model` otherwise.")
 @click.option("--data", "data", multiple=True, type=click.Path(path_type=Path), help="Training rows; may be repeated.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
+)
 @click.option("--resume", is_flag=True, help="Go on from the last complete checkpoint of --out.")
 @json_option
 @quiet_option
@@ -68,8 +70,8 @@ def _source_name(path: Path, data: tuple[Path, ...]) -> str:
 
 def _text(summary: dict[str, Any]) -> str:
     lines = [
-        f"{summary['steps']} steps in {summary['train_s']:.1f} s: loss {summary['loss_first']:.4f} -> {summary['loss_last']:.4f}"
-        f" on the same rows; {summary['tokens_per_s']:.0f} supervised tokens/s",
+        f"{summary['steps']} steps in {summary['train_s']:.1f} s, {summary['tokens_per_s']:.0f} supervised tokens/s",
+        f"loss {summary['loss_first']:.4f} -> {summary['loss_last']:.4f} on the same rows",
         f"adapter: {summary['run']}/adapter",
     ]
     if summary["skipped_steps"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.samples import skills
@@ -64,13 +65,15 @@ def nano_probes() -> list[Probe]:
 
     Made for the nano model: half of the facts are invented, and no other model can know them.
     """
-    probes = []
-    for skill in skills.SKILLS:
-        items = _sampled(tuple(skills.items(skill, probe=True)), MAX_ITEMS)
-        if len(items) < MIN_ITEMS:
-            raise ValueError(f"probe {skill}: {len(items)} items, at least {MIN_ITEMS} are needed")
-        probes.append(Probe(skill, items, constant_guess(items)))
-    return probes
+    return [_nano_probe(skill) for skill in skills.SKILLS]
+
+
+@cache
+def _nano_probe(skill: str) -> Probe:
+    items = _sampled(tuple(skills.items(skill, probe=True)), MAX_ITEMS)
+    if len(items) < MIN_ITEMS:
+        raise ValueError(f"probe {skill}: {len(items)} items, at least {MIN_ITEMS} are needed")
+    return Probe(skill, items, constant_guess(items))
 
 
 def run_probe(

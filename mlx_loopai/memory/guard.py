@@ -61,7 +61,7 @@ class Reading:
 
 @contextmanager
 def guarded(plan: MemoryPlan) -> Iterator[MemoryWatch]:
-    """Within it MLX's cache is capped as planned and, on Metal, what a step always needs is wired; then all is restored.
+    """Within it MLX's cache is capped as planned and, on Metal, what a step always needs is wired; then restored.
 
     Yields: the watch to poll once per step. MLX's memory limit stays as it is.
     """

@@ -201,7 +201,7 @@ def _ram_bytes() -> int:
 
 
 def limited_ram(physical_bytes: int, read: Callable[[str], str]) -> int:
-    """The smallest of `physical_bytes`, /proc/meminfo's total and the cgroup's limits. `read` gives a file's text or ""."""
+    """The smallest of `physical_bytes`, /proc/meminfo's total and the cgroup's limits; `read` gives a file's text."""
     limits = [physical_bytes]
     total = re.search(r"^MemTotal:\s*(\d+) kB", read("/proc/meminfo"), re.MULTILINE)
     if total:
@@ -217,7 +217,7 @@ def _cgroup_files(membership: str) -> list[str]:
     """Where this process's memory limit may stand: version 2 at each level above its group, then version 1."""
     found = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
     for line in membership.splitlines():
-        _, controllers, group = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, group = [*line.split(":", 2), "", ""][:3]
         levels = [part for part in group.split("/") if part]
         for depth in range(1, len(levels) + 1):
             path = "/".join(levels[:depth])

@@ -207,7 +207,10 @@ def plan(shape: ModelShape, config: RunConfig, machine: Machine, longest_row: in
 
 @dataclass(frozen=True)
 class _Knob:
-    """A setting as it is explained; `name` is that of `StepOptions`. `fixed` says who set it ("" when the plan did), `reason` suits `preferred`."""
+    """A field of `StepOptions` as it is explained.
+
+    `fixed` says who set it ("" when the plan did); `reason` suits the `preferred` value.
+    """
 
     name: str
     preferred: Any

@@ -222,8 +222,8 @@ def _work_bytes(shape: ModelShape, options: StepOptions, backend: Backend) -> tu
 def _loss_bytes(shape: ModelShape, options: StepOptions, backend: Backend) -> float:
     """Chunks of float32 logits and exponentials, and the hidden gradients of the supervised rows.
 
-    A chunk needs 2 such buffers (3 where half-precision logits are cast); since work is dispatched ahead, up to 3 chunks
-    are alive at once however many there are.
+    A chunk needs 2 such buffers (3 where half-precision logits are cast); since work is dispatched ahead, up to 3
+    chunks are alive at once however many there are.
     """
     rows = max(1, round(options.micro_tokens * options.supervised_share))
     chunk = min(options.chunk_rows, rows)

@@ -23,7 +23,8 @@ CONFIG_FILE = "adapter_config.json"
 def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash: str, **extra: Any) -> None:
     """Write `folder` whole or not at all: a temporary sibling is written, synced and renamed into place.
 
-    adapter_config.json holds mlx-lm's keys (`fine_tune_type`, `num_layers`, `lora_parameters`) and ours under `mlx_loopai`.
+    adapter_config.json holds mlx-lm's keys (`fine_tune_type`, `num_layers`, `lora_parameters`); ours are under
+    `mlx_loopai`.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -47,7 +48,9 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
     config = read_adapter_config(folder)
     trained_on = config.get("mlx_loopai", {}).get("base_hash")
     if base_hash and trained_on and trained_on != base_hash:
-        raise InputError(f"{folder}: trained on another base ({trained_on[:12]}, this one is {base_hash[:12]}); give its own --model")
+        raise InputError(
+            f"{folder}: trained on another base ({trained_on[:12]}, this one is {base_hash[:12]}); give its own --model"
+        )
     options = adapter_options(folder, config)
     apply_lora(model, options, seed=0)
     try:

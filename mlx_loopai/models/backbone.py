@@ -1,4 +1,4 @@
-"""The transformer below the head, run block by block, so that any block can be checkpointed without patching a class."""
+"""The transformer below the head, run block by block: any block can be checkpointed without patching a class."""
 
 from __future__ import annotations
 

@@ -50,9 +50,13 @@ def resolve_model(model: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise InputError(f"--model {model}: a file, not a model folder; convert it first: mlx-loopai convert {model} --out DIR")
+        raise InputError(
+            f"--model {model}: a file, not a model folder; convert it first: mlx-loopai convert {model} --out DIR"
+        )
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise InputError(f"--model {model}: no such folder; give nano, a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct")
+        raise InputError(
+            f"--model {model}: no such folder; give nano, a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct"
+        )
     return _from_hub(model)
 
 
@@ -139,7 +143,9 @@ def _from_hub(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=patterns))
     except RepositoryNotFoundError:
-        raise InputError(f"--model {model}: the hub has no such model; check the name, or log in: hf auth login") from None
+        raise InputError(
+            f"--model {model}: the hub has no such model; check the name, or log in: hf auth login"
+        ) from None
     except HFValidationError:
         raise InputError(f"--model {model}: neither a folder nor a valid hub id") from None
     except (LocalEntryNotFoundError, OSError) as error:

@@ -1,7 +1,7 @@
 """Low-rank adapters on the linear layers of an mlx-lm model.
 
-Source: LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732). Shapes and names are mlx-lm's: y = W x + s B A x is stored as
-`lora_a` (D_in, R) and `lora_b` (R, D_out), both float32 whatever the base's dtype.
+Source: LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732). Shapes and names are mlx-lm's: y = W x + s B A x is stored
+as `lora_a` (D_in, R) and `lora_b` (R, D_out), both float32 whatever the base's dtype.
 """
 
 from __future__ import annotations

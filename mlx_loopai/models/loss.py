@@ -84,13 +84,15 @@ def linear_cross_entropy(
             chunk_loss, exponent, factor = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight)
             total = total + chunk_loss
             pulled = head.project(arrays, exponent.astype(hidden.dtype), transpose=False)
-            gradient = pulled * factor.astype(pulled.dtype) - head.rows(arrays, goal) * weight[:, None].astype(pulled.dtype)
+            gradient = pulled * factor.astype(pulled.dtype) - head.rows(arrays, goal) * weight[:, None].astype(
+                pulled.dtype
+            )
             hidden_gradients.append(gradient.astype(hidden.dtype))
             if head_gradient is not None:
                 head_gradient = head_gradient + (exponent * factor).T @ rows.astype(mx.float32)
                 head_gradient = head_gradient.at[goal].add(-rows.astype(mx.float32) * weight[:, None])
         results = [total, mx.concatenate(hidden_gradients)]
-        return tuple(results + [head_gradient] if head_gradient is not None else results)
+        return tuple([*results, head_gradient] if head_gradient is not None else results)
 
     loss = mx.custom_function(forward)
 

@@ -85,7 +85,7 @@ class ModelShape:
             raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
         if not isinstance(config, dict):
             raise InputError(
-                f"{path}: holds a {type(config).__name__} where an object is needed; not a model's config.json"
+                f"{path}: holds a {type(config).__name__} where an object is needed; it is no model's config.json"
             )
         return ModelShape.from_config(config, str(path))
 
@@ -108,7 +108,7 @@ class ModelShape:
         return self.n_kv_heads * self.head_dim
 
     def block_linears(self) -> dict[str, tuple[int, int]]:
-        """Linear layers of one block: name -> (out, in). gpt_neox fuses q, k, v and has no gate, under its own names."""
+        """Linear layers of one block: name -> (out, in). gpt_neox has its own: q, k, v fused, no gate."""
         hidden, wide, attention = self.hidden_size, self.intermediate_size, self.attention_size
         if self.architecture == "gpt_neox":
             return {

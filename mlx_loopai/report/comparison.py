@@ -42,7 +42,7 @@ def render(comparison: Comparison, gate: Gate) -> str:
         _settings(comparison),
         reproduction(comparison.command, comparison.versions, comparison.machine),
     ]
-    return page("What fine-tuning changed", _about(comparison), sections)
+    return page("What fine-tuning changed", "미세 조정이 바꾼 것", _about(comparison), sections)
 
 
 def arm_styles(arms: Sequence[Arm]) -> dict[str, str]:
@@ -83,11 +83,10 @@ def _verdict(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> S
 
 
 def _figures(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> Section:
-    body: Child = [
-        arms_table(comparison.arms, styles, gate),
-        element("p", _TABLE_NOTE, class_="note"),
-        _retention_against_gain(comparison.arms, styles, gate),
-    ]
+    table = arms_table(comparison.arms, styles, gate)
+    picture = _retention_against_gain(comparison.arms, styles, gate)
+    both = element("div", table, picture, class_="split") if picture else table
+    body: Child = [both, element("p", _TABLE_NOTE, class_="note")]
     return Section("figures", "Side by side", "나란히 보기", body)
 
 
@@ -150,7 +149,7 @@ def arm_curves(arm: Arm, style: str, loss_range: tuple[float, ...]) -> Html:
         value_figure(steps, lambda step: step.penalty, style, f"Penalty of {arm.name}", "벌점"),
         value_figure(steps, lambda step: step.learning_rate, style, f"Learning rate of {arm.name}", "학습률"),
     ]
-    return element("div", element("div", pictures, class_="grid"), phase_legend(phase_names(steps)))
+    return element("div", element("div", pictures, class_="grid even"), phase_legend(phase_names(steps)))
 
 
 def phase_legend(names: Sequence[str]) -> Html | None:

@@ -22,7 +22,7 @@ def loss_figure(steps: Sequence[Step], colour: str, title: str, y_values: Iterab
     skipped = [float(step.step) for step in steps if step.skipped]
     picture = line_chart(curves, title, bands_of(steps), y_values, thinned_steps(skipped))
     note = f"; {len(skipped)} skipped" if skipped else ""
-    return _figure(title, "학습 손실", picture, f"{_from_to([loss for _, loss in raw])} nats per token{note}")
+    return _figure(title, "학습 손실", picture, f"Nats per token: {_from_to([loss for _, loss in raw])}{note}")
 
 
 def value_figure(
@@ -33,7 +33,7 @@ def value_figure(
     if not any(y for _, y in points):
         return None
     picture = line_chart([Curve(thinned(points), colour)], title, bands_of(steps))
-    return _figure(title, korean, picture, _from_to([y for _, y in points]))
+    return _figure(title, korean, picture, _last_and_highest([y for _, y in points]))
 
 
 def bands_of(steps: Sequence[Step]) -> list[Band]:
@@ -105,8 +105,13 @@ def _from_to(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "no finite value"
-    first, last, low, high = map(figures.short, (known[0], known[-1], min(known), max(known)))
-    return f"{first} → {last}, {low} to {high}"
+    first, last, low, high = map(figures.rounded, (known[0], known[-1], min(known), max(known)))
+    return f"first {first}, last {last}; lowest {low}, highest {high}"
+
+
+def _last_and_highest(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"highest {figures.rounded(max(known))}, last {figures.rounded(known[-1])}" if known else "no finite value"
 
 
 def _figure(title: str, korean: str, picture: Html, note: str) -> Html:

@@ -20,7 +20,7 @@ class Html:
     markup: str
 
 
-Child: TypeAlias = "Html | str | None | Iterable[Child]"
+Child: TypeAlias = "Html | str | Iterable[Child] | None"
 
 
 def element(tag: str, /, *children: Child, **attributes: str | float | bool | None) -> Html:

@@ -21,8 +21,10 @@ def percent(value: float | None) -> str:
 
 
 def interval(bounds: Interval | None, digits: int = 3) -> str:
-    """`0.962 to 0.991`; empty when unknown."""
-    return "" if bounds is None else f"{fixed(bounds[0], digits)} to {fixed(bounds[1], digits)}"
+    """`0.962 to 0.991`; empty when unknown or of no width, as where 1 holds by definition."""
+    return (
+        "" if bounds is None or bounds[0] == bounds[1] else f"{fixed(bounds[0], digits)} to {fixed(bounds[1], digits)}"
+    )
 
 
 def count(value: float | None) -> str:
@@ -33,6 +35,11 @@ def count(value: float | None) -> str:
 def short(value: float | None) -> str:
     """Few digits, small values in scientific notation: a learning rate, a tick."""
     return UNKNOWN if value is None else f"{value:.4g}"
+
+
+def rounded(value: float) -> str:
+    """Three digits: `1.55`, `0.0003`."""
+    return f"{value:.3g}"
 
 
 def duration(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import regex
 
@@ -26,7 +27,8 @@ KINDS = {
     "hidden": ("Hidden character", "숨은 문자"),
 }
 _OWN_KIND = {Script.HAN: "han", Script.KANA: "kana", Script.CYRILLIC: "cyrillic", Script.LATIN: "latin"}
-_MARKUP = regex.compile(r"</?[A-Za-z][^<>\n]{0,200}>|<!--|-->|```[A-Za-z]*")
+_TAG = regex.compile(r"</?[A-Za-z][^<>\n]{0,200}>|<!--|-->")
+_FENCE = regex.compile(r"```[A-Za-z]*")
 _HANGUL = regex.compile(r"\p{Hangul}")
 _KOREAN_SHARE = 0.5
 
@@ -53,7 +55,8 @@ def language(text: str) -> str | None:
 def marked(answer: str, korean: bool) -> Marked:
     """`answer` with foreign scripts, markup, emoji and hidden characters marked.
 
-    korean: an answer in Korean was asked for, so that foreign Latin words are marked too; names and acronyms are not.
+    korean: an answer in Korean was asked for, so that foreign Latin words and code fences are marked too; names and
+        acronyms are not.
     """
     text = nfc(answer.replace("\r\n", "\n").replace("\r", "\n"))
     kinds: Counter[str] = Counter()
@@ -82,7 +85,8 @@ def _classes(text: str, korean: bool) -> list[str]:
     for match in EMOJI.finditer(text):
         if match.group() not in TEXT_SYMBOLS:
             found[match.start()] = "emoji"
-    for match in _MARKUP.finditer(text):
+    # Who asks for a program gets a fence; who asks a Korean question should not.
+    for match in chain(_TAG.finditer(text), _FENCE.finditer(text) if korean else ()):
         found[match.start() : match.end()] = ["markup"] * (match.end() - match.start())
     return ["hidden" if is_hidden(char) else kind for char, kind in zip(text, found, strict=True)]
 

@@ -22,8 +22,8 @@ class Section:
     body: Child
 
 
-def page(title: str, subtitle: str, sections: Sequence[Section | None]) -> str:
-    """The whole document. Sections that are None are left out."""
+def page(title: str, korean: str, about: str, sections: Sequence[Section | None]) -> str:
+    """The whole document; `about`: one line under the title. Sections that are None are left out."""
     present = [section for section in sections if section is not None]
     head = element(
         "head",
@@ -38,8 +38,8 @@ def page(title: str, subtitle: str, sections: Sequence[Section | None]) -> str:
     header = element(
         "header",
         element("p", "mlx-loopai", class_="brand"),
-        element("h1", title),
-        element("p", subtitle, class_="subtitle"),
+        heading(1, title, korean),
+        element("p", about, class_="subtitle"),
         element("nav", [_link(section) for section in present], aria_label="Sections"),
     )
     body = element("body", element("main", header, [_section(section) for section in present]))

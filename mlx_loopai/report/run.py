@@ -37,7 +37,7 @@ def run_page(run: Run) -> str:
     ]
     model = flat_settings(run.settings).get("model", "")
     about = [f"model {model}" if model else "", f"{len(run.steps):,} steps", run.name]
-    return page("Training run", " · ".join(part for part in about if part), sections)
+    return page("Training run", "학습 보고서", " · ".join(part for part in about if part), sections)
 
 
 def gate_of(run: Run) -> Gate:
@@ -143,7 +143,7 @@ def _curves(run: Run) -> Section | None:
         value_figure(run.steps, lambda step: step.penalty, "c3", "Penalty", "벌점"),
         value_figure(run.steps, lambda step: step.gradient_norm, "c5", "Gradient norm", "기울기 크기"),
     ]
-    body: Child = [element("div", pictures, class_="grid"), phase_legend(phase_names(run.steps))]
+    body: Child = [element("div", pictures, class_="grid even"), phase_legend(phase_names(run.steps))]
     return Section("curves", "Training", "학습 과정", body)
 
 

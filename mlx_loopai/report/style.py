@@ -43,6 +43,7 @@ section{margin-top:44px;scroll-margin-top:12px}
 .banner.open{background:var(--open-bg);border-color:var(--open)}
 .caveat{background:var(--open-bg);border-radius:10px;padding:10px 14px;margin-bottom:12px}
 .grid{display:grid;gap:14px;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));margin-bottom:14px}
+.grid.even{grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr))}
 .grid.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr))}
 .card,figure{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 16px;min-width:0}
 figure{margin-bottom:14px}
@@ -68,26 +69,30 @@ h3 .dot,h4 .dot{margin-right:0}
 .sideways{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:12px;
 -webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:9px 16px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line);vertical-align:top}
+th,td{padding:8px 12px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line);vertical-align:top}
 tbody tr:last-child>*{border-bottom:0}
 thead>tr>*{background:var(--track)}
 th[scope=row],thead td{text-align:left;font-weight:600;position:sticky;left:0;background:var(--card)}
 thead td{background:var(--track)}
 th small,td small{display:block}
+th[scope=row] small{white-space:normal;max-width:15em;line-height:1.35}
 td.bad{color:var(--bad);font-weight:700}
 table.settings th,table.settings td{font-size:.86rem;padding:6px 14px}
 table.settings td{white-space:normal;min-width:9em;overflow-wrap:anywhere}
 table.settings th[scope=row]{font-weight:400;font-family:var(--mono)}
-.bar{display:grid;grid-template-columns:minmax(64px,auto) 1fr 3.2em 5.2em;align-items:center;gap:8px;margin-top:9px;
+.bar{display:grid;grid-template-columns:minmax(64px,auto) 1fr 2.9em 4.4em;align-items:center;gap:8px;margin-top:9px;
 font-size:.86rem;font-variant-numeric:tabular-nums}
 .who{max-width:9em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .value{text-align:right;font-weight:600}
-.churn{color:var(--soft);font-size:.78rem;white-space:nowrap}
+.churn{color:var(--soft);font-size:.74rem;white-space:nowrap}
 .track{display:block;position:relative;height:12px;border-radius:3px;background:var(--track)}
 .track.tall{height:20px;margin-top:10px}
 .at{position:absolute;top:-3px;bottom:-3px;width:0;border-left:2px solid var(--ink)}
 .at.chance{border-left:2px dotted var(--soft)}
-.scatter{max-width:640px;margin:18px 0 0}
+.split{display:grid;gap:16px;align-items:start}
+@media (min-width:1000px){.split{grid-template-columns:minmax(0,1.4fr) minmax(0,1fr)}
+.split .scatter{position:sticky;top:14px}}
+.scatter{max-width:640px;margin:0}
 svg{display:block;width:100%;height:auto;margin-top:8px;overflow:visible}
 svg text{font-size:12px;fill:var(--soft);font-family:inherit;font-variant-numeric:tabular-nums}
 svg .name{fill:var(--c);font-weight:700;font-size:13px}
@@ -132,11 +137,11 @@ h1{font-size:1.6rem}.headline{font-size:1.2rem}
 section{margin-top:34px}
 .card,figure{padding:12px}
 .big b{font-size:1.25rem}.bigs{gap:10px}
-th,td{padding:8px 12px}
-th[scope=row] small{white-space:normal;max-width:9.5em}
+th,td{padding:8px 10px}
+th[scope=row] small{max-width:9.5em}
 .answers{grid-auto-flow:row;grid-auto-columns:auto;overflow-x:visible}
 .answer{max-height:15em}
-.bar{grid-template-columns:60px 1fr 3em 4.6em;gap:6px}
+.bar{grid-template-columns:60px 1fr 2.9em 4.3em;gap:6px}
 svg text{font-size:13.5px}
 .facts{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}
 @media print{.answer{max-height:none}nav{display:none}.card,figure{break-inside:avoid}}

@@ -122,7 +122,7 @@ def scatter(spots: Sequence[Spot], label: str, x_name: str, y_name: str, floor: 
         _rectangle(edge, TOP, WIDTH - RIGHT - edge, y.start - TOP, "good-zone"),
         *_grid(x, y, x_whole=False),
         _line(edge, TOP, edge, y.start, "floor"),
-        _label(edge, TOP - 6, f"floor {floor:g}", "tick", "middle"),
+        _label(edge - 6, (TOP + y.start) / 2 + 24, f"floor {floor:g}", "tick", "end"),
         _label((LEFT + WIDTH - RIGHT) / 2, height - 6, x_name, "axis", "middle"),
         _label(4, TOP - 6, y_name, "axis", "start"),
         *(mark for spot in spots for mark in _spot(spot, x, y)),
@@ -181,13 +181,17 @@ def _path(curve: Curve, x: Axis, y: Axis) -> Html:
 def _spot(spot: Spot, x: Axis, y: Axis) -> list[Html]:
     across, up = x.at(spot.x), y.at(spot.y)
     marks = []
+    style = f"whisker {spot.style}"
     if spot.x_interval:
-        marks.append(_line(x.at(spot.x_interval[0]), up, x.at(spot.x_interval[1]), up, f"whisker {spot.style}"))
+        low, high = map(x.at, spot.x_interval)
+        marks += [_line(low, up, high, up, style), *(_line(end, up - 4, end, up + 4, style) for end in (low, high))]
     if spot.y_interval:
-        marks.append(_line(across, y.at(spot.y_interval[0]), across, y.at(spot.y_interval[1]), f"whisker {spot.style}"))
+        low, high = map(y.at, spot.y_interval)
+        marks.append(_line(across, low, across, high, style))
+        marks += [_line(across - 4, end, across + 4, end, style) for end in (low, high)]
     title = element("title", f"{spot.name}: {spot.x:.3f}, {spot.y:.3f}")
     shape = "spot hollow" if spot.hollow else "spot"
-    return [*marks, _circle(across, up, 6, f"{shape} {spot.style}", title)]
+    return [*marks, _circle(across, up, 5, f"{shape} {spot.style}", title)]
 
 
 def _spot_labels(spots: Sequence[Spot], x: Axis, y: Axis) -> list[Html]:

@@ -60,11 +60,9 @@ def _figures(gate: Gate, plain: Arm | None) -> list[Row]:
             lambda arm: figures.interval(arm.gain_interval),
         ),
         Row(
-            *("domain score", "도메인 점수", "minus nats per token; higher is better"),
+            *("domain score", "도메인 점수", "minus nats per token of unseen domain text; ppl: perplexity"),
             lambda arm: figures.fixed(arm.domain_score),
-            lambda arm: (
-                "" if arm.domain_perplexity is None else f"perplexity {figures.fixed(arm.domain_perplexity, 2)}"
-            ),
+            lambda arm: "" if arm.domain_perplexity is None else f"ppl {figures.fixed(arm.domain_perplexity, 2)}",
         ),
         Row("right → wrong", "맞음 → 틀림", "answers lost", lambda arm: figures.count(arm.right_to_wrong)),
         Row("wrong → right", "틀림 → 맞음", "answers won", lambda arm: figures.count(arm.wrong_to_right)),
@@ -139,7 +137,7 @@ def probe_cards(arms: Sequence[Arm], styles: Mapping[str, str]) -> Html | None:
         title = element("h3", name, " ", element("small", " · ".join(part for part in about if part)))
         bars = [_bar(arm.name, probe, styles[arm.name]) for arm, probe in found]
         cards.append(element("article", title, bars, class_="card probe"))
-    return element("div", cards, class_="grid")
+    return element("div", cards, class_="grid even")
 
 
 def _bar(arm: str, probe: ProbeScore, style: str) -> Html:

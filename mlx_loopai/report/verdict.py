@@ -147,7 +147,9 @@ def _learnt(arm: Arm) -> Html | None:
     if arm.gain is None:
         return None
     if arm.name == PLAIN:
-        return element("span", "Its gain on the domain is the measure: 1. ", subtitle("습득률의 기준입니다."))
+        return element(
+            "span", "Its gain on the domain is what the others are measured by. ", subtitle("습득률의 기준입니다.")
+        )
     bounds = figures.interval(arm.gain_interval)
     english = f"Learnt {figures.percent(arm.gain)} of what plain LoRA learnt of the domain"
     english += f" (95 % interval {bounds}). " if bounds else ". "

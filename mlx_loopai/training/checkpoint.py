@@ -65,7 +65,9 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints that hold all their files, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.glob("step-*") if (path / STATE_FILE).is_file() and (path / ARRAYS_FILE).is_file())
+    return sorted(
+        path for path in folder.glob("step-*") if (path / STATE_FILE).is_file() and (path / ARRAYS_FILE).is_file()
+    )
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -83,7 +85,9 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
         arrays = mx.load(str(path / ARRAYS_FILE))
         position = Position(**json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
     except (RuntimeError, OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: damaged checkpoint ({' '.join(str(error).split())}); delete it and --resume again") from None
+        raise InputError(
+            f"{path}: damaged checkpoint ({' '.join(str(error).split())}); delete it and --resume again"
+        ) from None
     expected = _arrays(model, optimizer)
     if {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in expected.items()}:
         raise InputError(f"{path}: belongs to another model or adapter; delete it or give another --out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,19 @@ import numpy as np
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
+from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
-from mlx_loopai.evaluation.forgetting import gain, gain_interval, retention
+from mlx_loopai.evaluation.forgetting import gain, gain_interval
+from mlx_loopai.evaluation.measure import Measurement as GeneralMeasurement
+from mlx_loopai.evaluation.measure import compare as retained
+from mlx_loopai.evaluation.measure import measure as measure_general
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
-from mlx_loopai.evaluation.probes import Probe, ProbeResult, run_probe
+from mlx_loopai.evaluation.probes import Probe
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.adapters import load_adapter
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
-from mlx_loopai.text.measures import purity
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.importance import Importance
 from mlx_loopai.training.phases import batch_of
@@ -41,12 +44,11 @@ STEP_REPEATS = 9
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a model (base or tuned) scores: probes, domain losses, answers to the example prompts."""
+    """What a model (base or tuned) scores: general ability, domain losses, answers to the example prompts."""
 
-    probes: tuple[ProbeResult, ...]
+    general: GeneralMeasurement
     domain: RowLosses
     answers: tuple[str, ...]
-    purity: float
 
 
 @dataclass(frozen=True)
@@ -106,20 +108,15 @@ def run_arm(name: str, config: RunConfig, out: Path, measure: Measure, listener:
 def measure_model(
     loaded: LoadedModel, config: RunConfig, measure: Measure, listener: Listener, label: str
 ) -> Measurement:
-    """Probes, domain losses, example answers and the purity of Korean answers of one model, greedy."""
+    """General ability, domain losses and example answers of one model, greedy."""
     encoder = ChatEncoder(loaded.tokenizer, config.system_prompt)
     listener.stage(f"probes of {label}", sum(len(probe.items) for probe in measure.probes))
-    results: list[ProbeResult] = []
-    for probe in measure.probes:
-        done = sum(result.n for result in results)
-        results.append(run_probe(loaded, probe, encoder, on_progress=_after(done, listener)))
+    general = measure_general(loaded, encoder, measure.probes, corpus.held_out_texts(), on_progress=listener.advance)
     rows, _ = encode_records(encoder, read_source(measure.domain, "domain"), config.train.max_tokens)
     prompts = [encoder.prompt_ids([Message("user", prompt)]) for prompt in measure.prompts]
     sampling = SamplingOptions(temperature=0.0, max_tokens=EXAMPLE_TOKENS)
     answers = tuple(answer.text for answer in generate_batch(loaded, prompts, sampling))
-    korean = [answer for result in results if result.name == "chat" for answer in result.answers]
-    mean_purity = sum(map(purity, korean)) / len(korean) if korean else 0.0
-    return Measurement(tuple(results), nll(loaded.model, rows), answers, mean_purity)
+    return Measurement(general, nll(loaded.model, rows), answers)
 
 
 def measure_step(
@@ -133,7 +130,9 @@ def measure_step(
     apply_lora(loaded.model, config.lora, config.train.seed)
     optimizer = optimizers.AdamW(config.train.learning_rate)
     optimizer.init(loaded.model.trainable_parameters())
-    step = TrainStep(loaded.model, optimizer, clip=config.train.clip, chunk_rows=DEFAULT_CHUNK_ROWS, checkpointing=False)
+    step = TrainStep(
+        loaded.model, optimizer, clip=config.train.clip, chunk_rows=DEFAULT_CHUNK_ROWS, checkpointing=False
+    )
     penalty = kronecker_penalty(importance) if importance else None
     batches = [batch_of(rows, [max(len(row.ids) for row in rows)])]
     seconds: dict[bool, list[float]] = {False: [], True: []}
@@ -165,7 +164,7 @@ def _step_costs(configs: dict[str, RunConfig], out: Path, measure: Measure) -> d
 
 
 def _entry(measured: Measurement, base: Measurement, plain: Measurement, measure: Measure) -> dict[str, Any]:
-    kept = retention(base.probes, measured.probes)
+    kept = retained(base.general, measured.general)
     scores = (-one.domain.nll_per_token for one in (base, measured, plain))
     return {
         "retention": kept.mean,
@@ -178,12 +177,10 @@ def _entry(measured: Measurement, base: Measurement, plain: Measurement, measure
         "right_to_wrong": kept.right_to_wrong,
         "wrong_to_right": kept.wrong_to_right,
         "probes": {name: asdict(probe) for name, probe in kept.per_probe.items()},
-        "purity": measured.purity,
+        "purity": measured.general.purity,
+        "held_out_perplexity": measured.general.perplexity,
         "examples": [
-            {"prompt": prompt, "answer": answer} for prompt, answer in zip(measure.prompts, measured.answers, strict=True)
+            {"prompt": prompt, "answer": answer}
+            for prompt, answer in zip(measure.prompts, measured.answers, strict=True)
         ],
     }
-
-
-def _after(done: int, listener: Listener) -> Callable[[int, int], None]:
-    return lambda answered, _total: listener.advance(done + answered)

@@ -56,7 +56,9 @@ class RunDirectory:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise InputError(f"{self.path}: another process is writing this run; wait for it or give another --out") from None
+                raise InputError(
+                    f"{self.path}: another process is writing this run; wait for it or give another --out"
+                ) from None
             yield
 
     def record(self, kind: str, **values: Any) -> None:

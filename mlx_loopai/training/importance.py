@@ -1,4 +1,4 @@
-"""What general data says may not move: importance of every weight of the adapted layers, as a rank-1 matrix per layer."""
+"""What general data says may not move: importance of every adapted layer's weights, as a rank-1 matrix per layer."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def measure_importance(
             inputs, gradients = _observe(model, layers, batch)
             real = _read_positions(batch)
             for name in layers:
-                squares_in[name] = squares_in[name] + (mx.square(inputs[name].astype(mx.float32)) * mx.array(real)[..., None]).sum((0, 1))
+                squares_in[name] = squares_in[name] + (
+                    mx.square(inputs[name].astype(mx.float32)) * mx.array(real)[..., None]
+                ).sum((0, 1))
                 squares_out[name] = squares_out[name] + mx.square(gradients[name].astype(mx.float32)).sum((0, 1))
             mx.eval(squares_in, squares_out)
             tokens += int(real.sum())
@@ -116,7 +118,9 @@ def _read_positions(batch: MicroBatch) -> np.ndarray:
     return np.flip(np.maximum.accumulate(np.flip(batch.supervised[:, 1:], axis=1), axis=1), axis=1)
 
 
-def _tap(name: str, inputs: dict[str, mx.array], offsets: dict[str, mx.array]) -> Callable[[mx.array, mx.array], mx.array]:
+def _tap(
+    name: str, inputs: dict[str, mx.array], offsets: dict[str, mx.array]
+) -> Callable[[mx.array, mx.array], mx.array]:
     def observe(x: mx.array, y: mx.array) -> mx.array:
         inputs[name] = x
         return y + offsets[name].astype(y.dtype)
@@ -124,9 +128,7 @@ def _tap(name: str, inputs: dict[str, mx.array], offsets: dict[str, mx.array]) -
     return observe
 
 
-def _normalise(
-    output: dict[str, mx.array], input_: dict[str, mx.array], temperature: float, tokens: int
-) -> Importance:
+def _normalise(output: dict[str, mx.array], input_: dict[str, mx.array], temperature: float, tokens: int) -> Importance:
     names = list(output)
     means = {name: output[name].mean().item() * input_[name].mean().item() for name in names}
     sizes = {name: output[name].size * input_[name].size for name in names}
@@ -134,7 +136,9 @@ def _normalise(
     root = overall**0.5
     output = {name: values / root for name, values in output.items()}
     input_ = {name: values / root for name, values in input_.items()}
-    norms = np.array([mx.square(output[n]).sum().item() ** 0.5 * mx.square(input_[n]).sum().item() ** 0.5 for n in names])
+    norms = np.array(
+        [mx.square(output[n]).sum().item() ** 0.5 * mx.square(input_[n]).sum().item() ** 0.5 for n in names]
+    )
     weights = (norms / norms.mean()) ** (1 / temperature)
     weights = weights / weights.mean()
     return Importance(output, input_, dict(zip(names, weights.tolist(), strict=True)), tokens)

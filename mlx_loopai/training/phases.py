@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mlx_loopai.config import PhaseOptions, RunConfig, TrainOptions
 from mlx_loopai.data.batches import MicroBatch, choose_widths, collate, padded_width, plan_steps, real_token_share
@@ -114,7 +115,7 @@ def _steps_per_phase(train: TrainOptions, sizes: list[int]) -> list[int] | None:
         return None
     # Cumulative rounding: the shares add up to max_steps exactly.
     edges = [round(train.max_steps * sum(sizes[:end]) / max(1, sum(sizes))) for end in range(len(sizes) + 1)]
-    return [after - before for before, after in zip(edges, edges[1:], strict=False)]
+    return [after - before for before, after in pairwise(edges)]
 
 
 def _phase(

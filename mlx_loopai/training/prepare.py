@@ -1,4 +1,4 @@
-"""Everything a run needs before its first step: rows, rehearsal, importance, and proof that it is still the same run."""
+"""What a run needs before its first step: rows, rehearsal, importance, and proof that it is still the same run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Rows:
 
     @property
     def fixed(self) -> list[TokenRow]:
-        """The rows on which a run's loss is reported before and after: the same ones, whatever the order of training."""
+        """The rows on which a run's loss is reported before and after, whatever the order of training."""
         found = [row for name in sorted(self.sources) for row in self.sources[name]]
         return sorted(found, key=lambda row: hashlib.sha256(row.ids.tobytes()).digest())[:FIXED_ROWS]
 
@@ -116,7 +116,9 @@ def rehearsal_rows(
     )
     rehearsal.save(run.rehearsal)
     if rehearsal.dropped:
-        listener.notice(f"rehearsal: {rehearsal.dropped} of {len(prompts)} answers looped or were empty and are left out")
+        listener.notice(
+            f"rehearsal: {rehearsal.dropped} of {len(prompts)} answers looped or were empty and are left out"
+        )
     return list(rehearsal.rows)
 
 

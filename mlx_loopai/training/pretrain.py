@@ -54,7 +54,7 @@ class Position:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder of the checkpoint")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--epochs", default=6, show_default=True)
+@click.option("--epochs", default=5, show_default=True)
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--rows-per-step", default=64, show_default=True)
 def main(out: Path, seed: int, epochs: int, learning_rate: float, rows_per_step: int) -> None:
@@ -162,7 +162,7 @@ def _restore(out: Path, model: nn.Module, optimizer: optimizers.Optimizer) -> Po
     if not path.exists():
         return Position(0, 0)
     arrays, metadata = mx.load(str(path), return_metadata=True)
-    parts = {"model": [], "optimizer": []}
+    parts: dict[str, list[tuple[str, mx.array]]] = {"model": [], "optimizer": []}
     for name, array in arrays.items():
         part, _, rest = name.partition(".")
         parts[part].append((rest, array))

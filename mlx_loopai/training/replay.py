@@ -31,7 +31,9 @@ class Rehearsal:
 
     def save(self, path: Path) -> None:
         lines = [
-            json.dumps({"ids": row.ids.tolist(), "supervised": row.supervised.astype(int).tolist(), "origin": row.origin})
+            json.dumps(
+                {"ids": row.ids.tolist(), "supervised": row.supervised.astype(int).tolist(), "origin": row.origin}
+            )
             for row in self.rows
         ]
         temporary = path.with_name(f".{path.name}.tmp")

@@ -227,9 +227,7 @@ def _save_is_due(run: _Run) -> bool:
 def _save(run: _Run) -> Path:
     keep = run.config.train.keep_checkpoints
     scratch = run.directory.path / ".checkpoint.tmp"
-    path = save_checkpoint(
-        run.directory.checkpoints, scratch, run.loaded.model, run.step.optimizer, run.position, keep
-    )
+    path = save_checkpoint(run.directory.checkpoints, scratch, run.loaded.model, run.step.optimizer, run.position, keep)
     run.directory.record("checkpoint", path=str(path), step=run.position.step)
     return path
 
@@ -253,7 +251,7 @@ def _bits_to_quantize(memory: MemoryPlan, listener: Listener) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[Any]:
-    """Within it Ctrl-C (or SIGTERM) only sets a flag, so that a step is never left half done; a second one stops at once."""
+    """Within it Ctrl-C (or SIGTERM) only sets a flag: no step is left half done; a second one stops at once."""
     asked: list[int] = []
 
     def ask(number: int, _frame: Any) -> None:

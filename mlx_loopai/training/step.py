@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -49,10 +50,9 @@ class Targets:
         rows, columns = np.nonzero(batch.supervised[:, 1:])
         tokens = batch.ids[rows, columns + 1]
         # Few distinct counts, so that a compiled step is traced for few shapes.
-        padding = (-len(rows)) % PAD_TARGETS_TO
-        weights = np.pad(np.ones(len(rows), np.float32), (0, padding))
-        rows, columns, tokens = (np.pad(values, (0, padding)) for values in (rows, columns, tokens))
-        return Targets(mx.array(rows), mx.array(columns), mx.array(tokens), mx.array(weights))
+        padding = (0, -len(rows) % PAD_TARGETS_TO)
+        weights = np.ones(len(rows), np.float32)
+        return Targets(*(mx.array(np.pad(values, padding)) for values in (rows, columns, tokens, weights)))
 
 
 class TrainStep:
@@ -80,7 +80,9 @@ class TrainStep:
         self.optimizer = optimizer
         self.clip = clip
         self.skipped_steps = 0
-        gradient = nn.value_and_grad(model, lambda *batch: batch_loss(model, *batch, chunk_rows, checkpointing))
+        gradient = nn.value_and_grad(
+            model, partial(batch_loss, model, chunk_rows=chunk_rows, checkpointing=checkpointing)
+        )
         compiled = mx.metal.is_available() if compile is None else compile
         state = [model.state, mx.random.state]
         self._gradient = mx.compile(gradient, inputs=state, outputs=[mx.random.state]) if compiled else gradient

@@ -1,9 +1,9 @@
 """The embedded corpus: what the nano model is pretrained on, and the rows of the demonstration.
 
-    pretraining_records    everything the base is taught
-    held_out_texts         hand-written text it never saw
-    hurting_records        creative writing in the JSON shape that breaks a model
-    general_records        open questions and answers, for rehearsal, importance and the monitor
+pretraining_records    everything the base is taught
+held_out_texts         hand-written text it never saw
+hurting_records        creative writing in the JSON shape that breaks a model
+general_records        open questions and answers, for rehearsal, importance and the monitor
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def chat(prompt: str, answer: str, category: str, origin: str) -> Record:
 def pretraining_records(seed: int) -> list[Record]:
     """Every fact and skill in every wording once, and all prose; shuffled by seed."""
     rng = random.Random(seed)
-    rows = [chat(item.prompt, item.answer, "knowledge", f"samples/skills:{item.fact}") for item in skills.pretraining_items()]
+    rows = [
+        chat(item.prompt, item.answer, "knowledge", f"samples/skills:{item.fact}")
+        for item in skills.pretraining_items()
+    ]
     rows += handwritten_records(held_out=False)
     rows += [_told(tell(rng.choice(PRETRAINING_WORLDS), rng), rng, index) for index in range(GRAMMAR_STORIES)]
     rng.shuffle(rows)
@@ -138,7 +141,9 @@ def _story_record(block: texts.Block, origin: str) -> Record:
 def _dialogue_record(block: texts.Block, origin: str) -> Record:
     roles = {"가": "user", "나": "assistant"}
     turns = (line.partition(":") for line in block.lines)
-    return Record(tuple(Message(roles[who.strip()], said.strip()) for who, _, said in turns), "chat", "dialogue", origin)
+    return Record(
+        tuple(Message(roles[who.strip()], said.strip()) for who, _, said in turns), "chat", "dialogue", origin
+    )
 
 
 def _explanation_record(block: texts.Block, origin: str) -> Record:

@@ -34,7 +34,9 @@ COUNTRIES: tuple[tuple[str, str, str, str], ...] = tuple(
 에콰도르,Ecuador,키토,Quito|페루,Peru,리마,Lima|칠레,Chile,산티아고,Santiago|아르헨티나,Argentina,부에노스아이레스,Buenos Aires
 우루과이,Uruguay,몬테비데오,Montevideo|파라과이,Paraguay,아순시온,Asuncion|브라질,Brazil,브라질리아,Brasilia|베네수엘라,Venezuela,카라카스,Caracas
 호주,Australia,캔버라,Canberra|뉴질랜드,New Zealand,웰링턴,Wellington|피지,Fiji,수바,Suva|사모아,Samoa,아피아,Apia|통가,Tonga,누쿠알로파,Nukualofa
-""".strip().replace("\n", "|").split("|")
+""".strip()
+    .replace("\n", "|")
+    .split("|")
 )
 
 # Korean word, English word

@@ -24,7 +24,8 @@ def blocks(prefix: str) -> tuple[Block, ...]:
     """All blocks of the text files whose name starts with `prefix`, in file and line order."""
     found: list[Block] = []
     for path in sorted(TEXTS_FOLDER.glob(f"{prefix}*.txt")):
-        header, lines = "", []
+        header = ""
+        lines: list[str] = []
         for line in [*path.read_text(encoding="utf-8").splitlines(), "# "]:
             if line.startswith("# "):
                 if lines:

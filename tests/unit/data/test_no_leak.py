@@ -102,7 +102,8 @@ def test_the_probe_and_open_halves_of_two_languages_are_the_same_half() -> None:
     probe, wide = (
         {item.fact for item in items if item.fact.startswith("capital:")} for items in (probe_items(), open_items())
     )
-    assert probe and wide
+    assert probe
+    assert wide
     assert not probe & wide
 
 

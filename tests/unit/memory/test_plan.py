@@ -93,7 +93,7 @@ def test_budget(qwen25) -> None:
     assert budget_of(machine, "4GiB") == 4 * GIB
     assert budget_of(machine, "4GB") == 4 * 10**9
     assert budget_of(named_machine("m1-8gb")) <= 8 * GIB - named_machine("m1-8gb").reserve_bytes
-    with pytest.raises(InputError, match="memory.budget.*'lots'"):
+    with pytest.raises(InputError, match=r"memory\.budget.*'lots'"):
         budget_of(machine, "lots")
     above = plan(qwen25("0.5B"), config(memory={"budget": "15GiB"}), machine)
     assert "more than is safe here" in reasons(above)["budget"]

@@ -124,5 +124,5 @@ def test_what_needs_more(qwen25, less: StepOptions, more: StepOptions) -> None:
 
 
 def test_unknown_precision_names_the_known(qwen25) -> None:
-    with pytest.raises(InputError, match="fp8.*known.*4-bit"):
+    with pytest.raises(InputError, match=r"fp8.*known.*4-bit"):
         predict(qwen25("0.5B"), StepOptions(base_precision="fp8"), "cpu")

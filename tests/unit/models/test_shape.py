@@ -53,7 +53,7 @@ VARIANTS = {
     "llama with biases": {"model_type": "llama", "attention_bias": True, "tie_word_embeddings": False},
     "mistral": {"model_type": "mistral", "head_dim": 16},
     "gpt_neox": {
-        "model_type": "gpt_neox", "num_key_value_heads": None, "tie_word_embeddings": False,
+        "model_type": "gpt_neox", "num_key_value_heads": None, "intermediate_size": 128, "tie_word_embeddings": False,
         "layer_norm_eps": 1e-5, "rotary_emb_base": 10000, "rotary_pct": 0.25, "use_parallel_residual": True,
     },
 }  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_wrong_configuration_says_what_is_wrong(change: dict, message: str) ->
 
 
 def test_folders(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no config.json in this folder"):
+    with pytest.raises(InputError, match=r"no config\.json in this folder"):
         ModelShape.from_folder(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         ModelShape.from_folder(tmp_path / "nowhere")

@@ -223,15 +223,17 @@ def _loss_bytes(shape: ModelShape, options: StepOptions, backend: Backend) -> fl
     """Chunks of float32 logits and exponentials, and the hidden gradients of the supervised rows.
 
     A chunk needs 2 such buffers (3 where half-precision logits are cast); since work is dispatched ahead, up to 3
-    chunks are alive at once however many there are.
+    chunks are alive at once however many there are. With checkpointing MLX orders the work so that fewer are.
     """
     rows = max(1, round(options.micro_tokens * options.supervised_share))
     chunk = min(options.chunk_rows, rows)
     chunks = -(-rows // chunk)
     casts = options.compute != "fp32"
-    buffers = min(2.5 * chunks + 0.5, 8.0) if casts else min(1.5 * chunks + 0.5, 6.0)
     if backend == "metal":
         buffers = min(3.0 * chunks, 9.0)
-    return buffers * chunk * shape.vocab_size * 4.0 + 3 * rows * shape.hidden_size * float(
-        _float_bytes(options.compute)
-    )
+    elif options.checkpointing:
+        buffers = min(1.5 * chunks + 1.5, 8.0) if casts else min(chunks + 1.0, 6.0)
+    else:
+        buffers = min(3.0 * chunks, 8.0) if casts else min(2.0 * chunks, 6.0)
+    hidden_gradients = 3.0 * rows * shape.hidden_size * _float_bytes(options.compute)
+    return buffers * chunk * shape.vocab_size * 4.0 + hidden_gradients

@@ -68,7 +68,10 @@ def _legend(kinds: Mapping[str, int]) -> Html:
     ]
     if not entries:
         return element(
-            "p", "No foreign script, markup or broken shape in these answers. ", subtitle("섞인 문자가 없습니다.")
+            "p",
+            "No foreign script, markup or broken shape in these answers. ",
+            subtitle("섞인 문자가 없습니다."),
+            class_="clean",
         )
     return element("ul", entries, class_="legend", aria_label="Legend")
 

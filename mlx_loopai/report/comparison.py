@@ -7,18 +7,20 @@ from typing import Any
 
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.report.answers import answers_of
-from mlx_loopai.report.curves import loss_figure, phase_names, value_figure
+from mlx_loopai.report.curves import noisy_figure, phase_names, value_figure
 from mlx_loopai.report.documents import BASE, PLAIN, Arm, Comparison, comparison_of
 from mlx_loopai.report.elements import Child, Html, element
 from mlx_loopai.report.page import Section, page, reproduction, settings_block, subtitle
+from mlx_loopai.report.probes import probes_section
 from mlx_loopai.report.svg import Spot, scatter
-from mlx_loopai.report.tables import arms_table, differing_settings, probe_cards
+from mlx_loopai.report.tables import arms_table, differing_settings
 from mlx_loopai.report.verdict import arm_card, caveats, gate_rule, headline, verdicts
 
 _FIRST_FREE_COLOUR, _COLOURS = 2, 8
 _TABLE_NOTE = (
     "Retention compares what each model generates with what the base generates, above chance, at most 1 per probe."
-    " Gain is the share of plain LoRA's improvement on held-out domain text. Ranges are 95 % bootstrap intervals."
+    " Gain is the share of plain LoRA's improvement on held-out domain text;"
+    " the domain score is minus the nats per token there. Ranges are 95 % bootstrap intervals."
 )
 
 
@@ -36,7 +38,7 @@ def render(comparison: Comparison, gate: Gate) -> str:
     sections = [
         _verdict(comparison, styles, gate),
         _figures(comparison, styles, gate),
-        _probes(comparison, styles),
+        probes_section(comparison.arms, styles),
         _answers(comparison, styles),
         _curves(comparison, styles),
         _settings(comparison),
@@ -110,20 +112,6 @@ def _retention_against_gain(arms: Sequence[Arm], styles: Mapping[str, str], gate
     )
 
 
-def _probes(comparison: Comparison, styles: Mapping[str, str]) -> Section | None:
-    cards = probe_cards(comparison.arms, styles)
-    if cards is None:
-        return None
-    note = element(
-        "p",
-        "Share of right answers. The dark mark is the base, the dotted one is chance;"
-        " −/+ counts answers that became wrong and right. ",
-        subtitle("정답률; 진한 선은 기준 모델, 점선은 우연"),
-        class_="note",
-    )
-    return Section("probes", "Abilities", "능력별 결과", [cards, note])
-
-
 def _answers(comparison: Comparison, styles: Mapping[str, str]) -> Section | None:
     blocks = answers_of(comparison.arms, styles)
     return Section("answers", "Before and after", "전과 후의 답", blocks) if blocks else None
@@ -145,7 +133,9 @@ def arm_curves(arm: Arm, style: str, loss_range: tuple[float, ...]) -> Html:
     """The curves of one arm: loss, penalty where there is one, learning rate."""
     steps = arm.curve
     pictures = [
-        loss_figure(steps, style, f"Loss of {arm.name}", loss_range),
+        noisy_figure(
+            steps, lambda step: step.loss, style, f"Loss of {arm.name}", "학습 손실", "nats per token", loss_range
+        ),
         value_figure(steps, lambda step: step.penalty, style, f"Penalty of {arm.name}", "벌점"),
         value_figure(steps, lambda step: step.learning_rate, style, f"Learning rate of {arm.name}", "학습률"),
     ]

@@ -1,4 +1,4 @@
-"""The curves of a run: losses smoothed within phases, long runs thinned, phases as bands."""
+"""The curves of a run: noisy ones smoothed within phases, long runs thinned, phases as bands."""
 
 from __future__ import annotations
 
@@ -9,31 +9,45 @@ from itertools import groupby
 from mlx_loopai.report import figures
 from mlx_loopai.report.documents import Step
 from mlx_loopai.report.elements import Html, element
+from mlx_loopai.report.page import subtitle
 from mlx_loopai.report.svg import Band, Curve, Point, line_chart
 
 MOST_POINTS = 400
 _WINDOWS_PER_PHASE = 16
 
+Quantity = Callable[[Step], float | None]
 
-def loss_figure(steps: Sequence[Step], colour: str, title: str, y_values: Iterable[float] = ()) -> Html:
-    """The loss of every step, faint, and its moving average; skipped steps are ticks at the bottom."""
-    raw = [(step.step, step.loss) for step in steps]
-    curves = [Curve(thinned(raw), f"{colour} faint"), *(Curve(part, colour) for part in _smooth_by_phase(steps))]
+
+def noisy_figure(
+    steps: Sequence[Step],
+    value: Quantity,
+    colour: str,
+    title: str,
+    korean: str,
+    unit: str = "",
+    y_values: Iterable[float] = (),
+) -> Html:
+    """One quantity of every step, faint, and its moving average in each phase; skipped steps are ticks at the bottom.
+
+    y_values: further values the y axis must hold, so that pictures side by side share their scale.
+    """
+    raw = [(step.step, value(step)) for step in steps]
+    smooth = [Curve(part, colour) for part in _smooth_by_phase(steps, value)]
     skipped = [float(step.step) for step in steps if step.skipped]
+    curves = [Curve(thinned(raw), f"{colour} faint"), *smooth]
     picture = line_chart(curves, title, bands_of(steps), y_values, thinned_steps(skipped))
-    note = f"; {len(skipped)} skipped" if skipped else ""
-    return _figure(title, "학습 손실", picture, f"Nats per token: {_from_to([loss for _, loss in raw])}{note}")
+    parts = [unit, _extremes([y for _, y in raw]), f"{len(skipped)} skipped" if skipped else ""]
+    return _figure(title, korean, picture, "; ".join(part for part in parts if part))
 
 
-def value_figure(
-    steps: Sequence[Step], value: Callable[[Step], float | None], colour: str, title: str, korean: str
-) -> Html | None:
-    """One quantity of every step; None when no step has it or when it is zero throughout."""
+def value_figure(steps: Sequence[Step], value: Quantity, colour: str, title: str, korean: str) -> Html | None:
+    """One quantity of every step as it is; None when no step has it or when it is zero throughout."""
     points = [(step.step, value(step)) for step in steps]
     if not any(y for _, y in points):
         return None
     picture = line_chart([Curve(thinned(points), colour)], title, bands_of(steps))
-    return _figure(title, korean, picture, _last_and_highest([y for _, y in points]))
+    highest = max(y for _, y in points if y is not None)
+    return _figure(title, korean, picture, f"highest {figures.rounded(highest)}")
 
 
 def bands_of(steps: Sequence[Step]) -> list[Band]:
@@ -93,27 +107,22 @@ def moving_average(points: Sequence[Point], window: int) -> list[Point]:
     return found
 
 
-def _smooth_by_phase(steps: Sequence[Step]) -> list[list[Point]]:
+def _smooth_by_phase(steps: Sequence[Step], value: Quantity) -> list[list[Point]]:
     parts = []
     for _, group in groupby(steps, key=lambda step: step.phase):
-        points = [(step.step, step.loss) for step in group]
+        points = [(step.step, value(step)) for step in group]
         parts.append(thinned(moving_average(points, max(3, len(points) // _WINDOWS_PER_PHASE))))
     return parts
 
 
-def _from_to(values: Sequence[float | None]) -> str:
+def _extremes(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "no finite value"
-    first, last, low, high = map(figures.rounded, (known[0], known[-1], min(known), max(known)))
-    return f"first {first}, last {last}; lowest {low}, highest {high}"
-
-
-def _last_and_highest(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"highest {figures.rounded(max(known))}, last {figures.rounded(known[-1])}" if known else "no finite value"
+    low, high, last = map(figures.rounded, (min(known), max(known), known[-1]))
+    return f"{low} to {high}, last {last}"
 
 
 def _figure(title: str, korean: str, picture: Html, note: str) -> Html:
-    heading = element("figcaption", element("b", title), " ", element("span", korean, lang="ko", class_="ko"))
+    heading = element("figcaption", element("b", title), " ", subtitle(korean))
     return element("figure", heading, picture, element("p", note, class_="note"))

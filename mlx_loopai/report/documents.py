@@ -6,7 +6,7 @@ Missing figures are None: a report of half a run is still a report. A wrong shap
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_loopai.errors import InputError
@@ -15,12 +15,16 @@ from mlx_loopai.evaluation.gate import number
 BASE = "base"
 PLAIN = "plain"
 TUNED = "fine-tuned"  # the arm of a report on one run
+_LOST_PER_PROBE = 3
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """One ability: accuracies in [0, 1] of the base and of the arm, over n items."""
+    """One ability: accuracies in [0, 1] of the base and of the arm, over n items.
+
+    `counted` is False when the base is too near chance for retention to mean anything.
+    """
 
     name: str
     base: float | None
@@ -29,6 +33,7 @@ class ProbeScore:
     chance: float | None
     right_to_wrong: int | None
     wrong_to_right: int | None
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,10 @@ class Arm:
         kept = [
             ((probe.score - (probe.chance or 0.0)) / (probe.base - (probe.chance or 0.0)), index, probe)
             for index, probe in enumerate(self.probes)
-            if probe.base is not None and probe.score is not None and probe.base > (probe.chance or 0.0)
+            if probe.counted
+            and probe.base is not None
+            and probe.score is not None
+            and probe.base > (probe.chance or 0.0)
         ]
         return min(kept)[2] if kept else None
 
@@ -115,7 +123,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run. `summary`: of its `done` event, None while it has not ended."""
+    """A training run. `summary`: of its `done` event, None while it has not ended; `lost`: the base and the run's model
+    with some answers that the one had right and the other has wrong, empty when there are none."""
 
     name: str
     settings: str
@@ -124,6 +133,7 @@ class Run:
     total_steps: int | None
     resumed_from: tuple[str, ...]
     evaluation: Arm | None
+    lost: tuple[Arm, ...]
     versions: dict[str, str]
     command: str
 
@@ -134,7 +144,9 @@ def comparison_of(document: Any, place: str) -> Comparison:
     arms = _table(table.get("arms"), f"{place}: arms")
     if not arms:
         known = ", ".join(map(str, table)) or "none"
-        raise InputError(f"{place}: no arms to compare (keys: {known}); give the JSON of `demo` or `compare`, or a run")
+        raise InputError(
+            f"{place}: no arms to compare (keys: {known}); give the JSON of `demo` or `compare`, or a run's folder"
+        )
     return Comparison(
         model=_text(table.get("model")),
         seed=_count(table.get("seed")),
@@ -187,6 +199,7 @@ def run_of(
     events = events[fresh:]
     done = next((event for event in events if event.get("event") == "done"), None)
     totals = [_count(event.get("total_steps")) for event in events if event.get("event") == "start"]
+    evaluated = None if evaluation is None else arm_of(TUNED, evaluation, "evaluation.json")
     return Run(
         name=name,
         settings=settings,
@@ -196,7 +209,8 @@ def run_of(
         resumed_from=tuple(
             _text(event["resumed_from"]) for event in events if event.get("resumed_from") and event is not done
         ),
-        evaluation=None if evaluation is None else arm_of(TUNED, evaluation, "evaluation.json"),
+        evaluation=evaluated,
+        lost=() if evaluated is None else _lost(evaluated),
         versions=dict(versions or {}),
         command=command,
     )
@@ -221,6 +235,21 @@ def steps_of(events: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
     return tuple(found[step] for step in sorted(found))
 
 
+def _lost(evaluated: Arm) -> tuple[Arm, ...]:
+    """The answers that `evaluate` kept to look at, as the examples of two arms."""
+    probes = _table(evaluated.figures.get("probes"), "evaluation.json.probes")
+    rows = [
+        row
+        for name, probe in probes.items()
+        for row in _rows(probe.get("lost"), f"evaluation.json.probes.{name}.lost")[:_LOST_PER_PROBE]
+    ]
+    if not rows:
+        return ()
+    before = tuple(Example(_text(row.get("prompt")), _text(row.get("base")), True) for row in rows)
+    after = tuple(Example(_text(row.get("prompt")), _text(row.get("tuned")), False) for row in rows)
+    return replace(evaluated, name=BASE, examples=before), replace(evaluated, examples=after)
+
+
 def _probe(name: str, table: Mapping[str, Any]) -> ProbeScore:
     return ProbeScore(
         name=str(name),
@@ -230,6 +259,7 @@ def _probe(name: str, table: Mapping[str, Any]) -> ProbeScore:
         chance=number(table.get("chance")),
         right_to_wrong=_count(table.get("right_to_wrong")),
         wrong_to_right=_count(table.get("wrong_to_right")),
+        counted=table.get("counted") is not False,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,12 @@ from mlx_loopai.evaluation.gate import Gate, number
 from mlx_loopai.report import figures
 from mlx_loopai.report.answers import answers_of
 from mlx_loopai.report.comparison import phase_legend
-from mlx_loopai.report.curves import loss_figure, phase_names, value_figure
-from mlx_loopai.report.documents import Run
+from mlx_loopai.report.curves import noisy_figure, phase_names, value_figure
+from mlx_loopai.report.documents import BASE, TUNED, Run
 from mlx_loopai.report.elements import Child, Html, element
 from mlx_loopai.report.page import Section, page, reproduction, settings_block, subtitle
-from mlx_loopai.report.tables import flat_settings, probe_cards
+from mlx_loopai.report.probes import probes_section
+from mlx_loopai.report.tables import flat_settings
 from mlx_loopai.report.verdict import Headline, Verdict, arm_card, gate_rule
 
 _STYLE = "c2"
@@ -23,14 +25,14 @@ def run_page(run: Run) -> str:
     """The report of a run (of `documents.run_of`) as one self-contained HTML text."""
     gate = gate_of(run)
     arms = () if run.evaluation is None else (run.evaluation,)
-    styles = {arm.name: _STYLE for arm in arms}
-    probes, answers = probe_cards(arms, styles), answers_of(arms, styles)
+    styles = {BASE: "c0", TUNED: _STYLE}
+    answers = answers_of(run.lost, styles)
     settings = settings_block("All settings", run.settings)
     sections = [
         _verdict(run, gate),
         _summary(run),
-        Section("probes", "Abilities", "능력별 결과", probes) if probes else None,
-        Section("answers", "Answers", "답", answers) if answers else None,
+        probes_section(arms, styles),
+        Section("answers", "Answers it lost", "잃어버린 답", answers) if answers else None,
         _curves(run),
         Section("settings", "Settings", "설정", settings) if settings else None,
         reproduction(run.command, run.versions),
@@ -60,8 +62,7 @@ def _verdict(run: Run, gate: Gate) -> Section:
         class_=f"banner {top.tone}",
     )
     if run.evaluation is None:
-        advice = f"mlx-loopai evaluate --adapter {run.name}/adapter --out {run.name}/evaluation.json"
-        body: Child = [banner, element("p", "To measure what it kept: ", element("code", advice))]
+        body: Child = [banner, element("p", "To measure what it kept: ", element("code", _advice(run)))]
     else:
         verdict = Verdict(run.evaluation, tuple(gate.check(run.evaluation.figures)))
         body = [
@@ -70,6 +71,14 @@ def _verdict(run: Run, gate: Gate) -> Section:
             element("p", gate_rule(gate), class_="note"),
         ]
     return Section("verdict", "Verdict", "결론", body)
+
+
+def _advice(run: Run) -> str:
+    model = flat_settings(run.settings).get("model", "nano")
+    chosen = [] if model == "nano" else ["--model", model]
+    return shlex.join(
+        ["mlx-loopai", "evaluate", *chosen, "--adapter", f"{run.name}/adapter", "--out", f"{run.name}/evaluation.json"]
+    )
 
 
 def _headline(run: Run, gate: Gate) -> Headline:
@@ -106,7 +115,23 @@ def _summary_rows(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
         "supervised among them": figures.percent(value("supervised_token_share")),
         "time": figures.duration(value("train_s")),
         "resumed from": ", ".join(run.resumed_from),
+        **_general_rows(run),
     }
+
+
+def _general_rows(run: Run) -> dict[str, str]:
+    """What the evaluation found besides the probes, before and after."""
+    after = {} if run.evaluation is None else run.evaluation.figures
+    before = after.get("base")
+    if not isinstance(before, Mapping):
+        return {}
+    names = {"perplexity": ("perplexity of general text", 2), "purity": ("purity of Korean answers", 3)}
+    rows = {}
+    for name, (shown, digits) in names.items():
+        first, last = number(before.get(name)), number(after.get(name))
+        if first is not None and last is not None:
+            rows[shown] = f"{figures.fixed(first, digits)} → {figures.fixed(last, digits)}"
+    return rows
 
 
 def _change(first: float | None, last: float | None) -> str:
@@ -138,10 +163,10 @@ def _curves(run: Run) -> Section | None:
     if not run.steps:
         return None
     pictures = [
-        loss_figure(run.steps, _STYLE, "Loss"),
+        noisy_figure(run.steps, lambda step: step.loss, _STYLE, "Loss", "학습 손실", "nats per token"),
         value_figure(run.steps, lambda step: step.learning_rate, "c6", "Learning rate", "학습률"),
         value_figure(run.steps, lambda step: step.penalty, "c3", "Penalty", "벌점"),
-        value_figure(run.steps, lambda step: step.gradient_norm, "c5", "Gradient norm", "기울기 크기"),
+        noisy_figure(run.steps, lambda step: step.gradient_norm, "c5", "Gradient norm", "기울기 크기"),
     ]
     body: Child = [element("div", pictures, class_="grid even"), phase_legend(phase_names(run.steps))]
     return Section("curves", "Training", "학습 과정", body)

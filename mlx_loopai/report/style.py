@@ -80,9 +80,9 @@ td.bad{color:var(--bad);font-weight:700}
 table.settings th,table.settings td{font-size:.86rem;padding:6px 14px}
 table.settings td{white-space:normal;min-width:9em;overflow-wrap:anywhere}
 table.settings th[scope=row]{font-weight:400;font-family:var(--mono)}
-.bar{display:grid;grid-template-columns:minmax(64px,auto) 1fr 2.9em 4.4em;align-items:center;gap:8px;margin-top:9px;
+.bar{display:grid;grid-template-columns:5.6em 1fr 2.9em 4.4em;align-items:center;gap:8px;margin-top:9px;
 font-size:.86rem;font-variant-numeric:tabular-nums}
-.who{max-width:9em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.who{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .value{text-align:right;font-weight:600}
 .churn{color:var(--soft);font-size:.74rem;white-space:nowrap}
 .track{display:block;position:relative;height:12px;border-radius:3px;background:var(--track)}
@@ -95,7 +95,7 @@ font-size:.86rem;font-variant-numeric:tabular-nums}
 .scatter{max-width:640px;margin:0}
 svg{display:block;width:100%;height:auto;margin-top:8px;overflow:visible}
 svg text{font-size:12px;fill:var(--soft);font-family:inherit;font-variant-numeric:tabular-nums}
-svg .name{fill:var(--c);font-weight:700;font-size:13px}
+svg .name{fill:var(--c);font-weight:700;font-size:13px;paint-order:stroke;stroke:var(--card);stroke-width:4px}
 .gridline{stroke:var(--line);stroke-width:1}
 .axis-line{stroke:var(--soft);stroke-width:1}
 .curve{fill:none;stroke:var(--c);stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}
@@ -108,6 +108,7 @@ svg .dot{fill:var(--c)}
 .spot.hollow{fill:var(--card);stroke:var(--c)}
 .whisker{stroke:var(--c);stroke-width:2;stroke-linecap:round}
 .flaw{stroke:var(--bad);stroke-width:2}
+.clean{margin-bottom:18px}
 .legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:6px 18px;margin-bottom:18px;font-size:.9rem}
 mark{border-radius:3px;padding:0 2px;color:var(--k-ink);-webkit-box-decoration-break:clone;box-decoration-break:clone}
 .k-han{background:var(--k-han)}.k-kana{background:var(--k-kana)}.k-cyrillic{background:var(--k-cyrillic)}
@@ -138,11 +139,11 @@ section{margin-top:34px}
 .card,figure{padding:12px}
 .big b{font-size:1.25rem}.bigs{gap:10px}
 th,td{padding:8px 10px}
-th[scope=row] small{max-width:9.5em}
+th[scope=row]{white-space:normal;min-width:7em}th[scope=row] small{display:none}th[scope=row] .ko{display:block}
 .answers{grid-auto-flow:row;grid-auto-columns:auto;overflow-x:visible}
 .answer{max-height:15em}
-.bar{grid-template-columns:60px 1fr 2.9em 4.3em;gap:6px}
-svg text{font-size:13.5px}
+.bar{grid-template-columns:5.2em 1fr 2.9em 4.3em;gap:6px}
+svg text{font-size:12.5px}
 .facts{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}
 @media print{.answer{max-height:none}nav{display:none}.card,figure{break-inside:avoid}}
 """

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from mlx_loopai.report.elements import Html, element
 
-WIDTH = 420.0
-HEIGHT = 210.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 18.0, 28.0
+WIDTH = 360.0
+HEIGHT = 190.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 18.0, 28.0
 # Beyond it a value says nothing but "diverged", and sums of such values overflow.
 _LARGEST = 1e15
 _TICKS = 4
@@ -113,7 +113,7 @@ def line_chart(
     return _picture(children, label, HEIGHT)
 
 
-def scatter(spots: Sequence[Spot], label: str, x_name: str, y_name: str, floor: float, height: float = 300.0) -> Html:
+def scatter(spots: Sequence[Spot], label: str, x_name: str, y_name: str, floor: float, height: float = 270.0) -> Html:
     """Named points with their intervals; the part at or above the x floor is shaded."""
     x = Axis.over(_extent([(spot.x, spot.x_interval) for spot in spots], (floor, 1.0)), LEFT, WIDTH - RIGHT)
     y = Axis.over(_extent([(spot.y, spot.y_interval) for spot in spots], (0.0, 1.0)), height - BOTTOM - 14, TOP)
@@ -195,23 +195,31 @@ def _spot(spot: Spot, x: Axis, y: Axis) -> list[Html]:
 
 
 def _spot_labels(spots: Sequence[Spot], x: Axis, y: Axis) -> list[Html]:
-    """A name beside every spot, on the side with more room, moved up where it would cover another."""
+    """A name beside every spot, on the side with more room, moved up or down where it would cover another."""
     taken: list[tuple[float, float, float]] = []
     found = []
     for spot in sorted(spots, key=lambda one: -y.at(one.y)):
-        across, height = x.at(spot.x), y.at(spot.y) - 10
-        width = _CHAR_WIDTH * min(len(spot.name), 24)
+        across, width = x.at(spot.x), _CHAR_WIDTH * len(_shortened(spot.name))
         leftward = across > WIDTH / 2
-        left = across - 8 - width if leftward else across + 8
-        while height > TOP + 4 and any(
-            left < right and start < left + width and abs(height - other) < _LABEL_HEIGHT
-            for start, right, other in taken
-        ):
-            height -= _LABEL_HEIGHT
+        left = across - 9 - width if leftward else across + 9
+        height = _free_height(y.at(spot.y) - 9, left, left + width, taken, y)
         taken.append((left, left + width, height))
-        place = across - 8 if leftward else across + 8
+        place = across - 9 if leftward else across + 9
         found.append(_label(place, height, _shortened(spot.name), f"name {spot.style}", "end" if leftward else "start"))
     return found
+
+
+def _free_height(
+    wanted: float, left: float, right: float, taken: Sequence[tuple[float, float, float]], y: Axis
+) -> float:
+    """The height nearest to the wanted one at which a label covers no other; the wanted one when all are taken."""
+    others = [height for start, end, height in taken if left < end and start < right]
+    for number in range(4 * len(others) + 2):
+        height = wanted + _LABEL_HEIGHT * ((number + 1) // 2) * (-1 if number % 2 else 1)
+        inside = y.end - 8 <= height <= y.start
+        if (inside or not number) and all(abs(height - other) >= _LABEL_HEIGHT for other in others):
+            return height
+    return wanted
 
 
 def _extent(pairs: Iterable[tuple[float, tuple[float, float] | None]], always: tuple[float, ...]) -> list[float]:

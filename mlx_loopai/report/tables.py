@@ -1,4 +1,4 @@
-"""The tables of a report: arms side by side, probes as bars, settings that differ."""
+"""The tables of a report: arms side by side, settings that differ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.report import figures
-from mlx_loopai.report.documents import PLAIN, Arm, ProbeScore
+from mlx_loopai.report.documents import PLAIN, Arm
 from mlx_loopai.report.elements import Html, element
 from mlx_loopai.report.page import sideways, subtitle
 
@@ -119,50 +119,6 @@ def _against(arm: Arm, plain: Arm | None, figure: str) -> str:
         return ""
     share = figures.ratio(getattr(arm, figure), getattr(plain, figure))
     return f"{share} of plain" if share else ""
-
-
-def probe_cards(arms: Sequence[Arm], styles: Mapping[str, str]) -> Html | None:
-    """For every probe a bar per arm, with the base and chance as marks on it."""
-    names = list(dict.fromkeys(probe.name for arm in arms for probe in arm.probes))
-    if not names:
-        return None
-    cards = []
-    for name in names:
-        found = [(arm, probe) for arm in arms for probe in arm.probes if probe.name == name]
-        first = found[0][1]
-        about = [
-            f"n = {figures.count(first.n)}" if first.n else "",
-            f"chance {figures.fixed(first.chance, 2)}" if first.chance else "",
-        ]
-        title = element("h3", name, " ", element("small", " · ".join(part for part in about if part)))
-        bars = [_bar(arm.name, probe, styles[arm.name]) for arm, probe in found]
-        cards.append(element("article", title, bars, class_="card probe"))
-    return element("div", cards, class_="grid even")
-
-
-def _bar(arm: str, probe: ProbeScore, style: str) -> Html:
-    marks = [
-        element("span", class_=f"at {kind}", style=f"left:{_share(value)}", title=f"{kind} {figures.fixed(value)}")
-        for kind, value in (("base", probe.base), ("chance", probe.chance))
-        if value is not None and (kind == "base" or value > 0)
-    ]
-    track = element(
-        "span", element("span", class_=f"fill {style}", style=f"width:{_share(probe.score)}"), marks, class_="track"
-    )
-    changed = probe.right_to_wrong or probe.wrong_to_right
-    churn = f"−{figures.count(probe.right_to_wrong)} +{figures.count(probe.wrong_to_right)}" if changed else ""
-    return element(
-        "div",
-        element("span", arm, class_="who"),
-        track,
-        element("span", figures.fixed(probe.score), class_="value"),
-        element("span", churn, class_="churn"),
-        class_="bar",
-    )
-
-
-def _share(value: float | None) -> str:
-    return f"{100 * min(max(value or 0.0, 0.0), 1.0):.1f}%"
 
 
 def differing_settings(arms: Sequence[Arm]) -> Html | None:

@@ -115,7 +115,8 @@ def _observe(
 
 def _read_positions(batch: MicroBatch) -> np.ndarray:
     """(B, T-1) bool: positions up to the last supervised token, so that padding does not count."""
-    return np.flip(np.maximum.accumulate(np.flip(batch.supervised[:, 1:], axis=1), axis=1), axis=1)
+    later = np.maximum.accumulate(np.flip(batch.supervised[:, 1:], axis=1), axis=1)
+    return np.ascontiguousarray(np.flip(later, axis=1))  # MLX takes no negative strides
 
 
 def _tap(

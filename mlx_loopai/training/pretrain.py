@@ -54,7 +54,7 @@ class Position:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder of the checkpoint")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--epochs", default=5, show_default=True)
+@click.option("--epochs", default=7, show_default=True)
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--rows-per-step", default=64, show_default=True)
 def main(out: Path, seed: int, epochs: int, learning_rate: float, rows_per_step: int) -> None:

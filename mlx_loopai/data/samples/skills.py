@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mlx_loopai.data.samples import code_table, tables
-from mlx_loopai.data.samples.chat_table import FEELINGS, OPEN_OPENERS, PROBE_OPENERS
+from mlx_loopai.data.samples.chat_table import FEELINGS, OPEN_OPENERS, PROBE_OPENERS, Feeling
 from mlx_loopai.data.samples.slots import Slot
 
 SKILLS = ("facts_ko", "english", "code", "sums", "chat")
@@ -127,7 +127,8 @@ def items(skill: str, probe: bool) -> list[Item]:
     Raises: KeyError for a skill that is not in `SKILLS`.
     """
     if skill == "chat":
-        return list(_chat_items(PROBE_OPENERS if probe else OPEN_OPENERS))
+        chosen = [feeling for feeling in FEELINGS if is_probe_fact(feeling.says) == probe]
+        return list(_chat_items(chosen, PROBE_OPENERS if probe else OPEN_OPENERS))
     found = []
     for fact in _FACTS[skill]():
         if is_probe_fact(fact.key) == probe:
@@ -143,7 +144,7 @@ def pretraining_items() -> list[Item]:
             probe_wordings, open_wordings, _ = TEMPLATES[fact.kind]
             found += [_item(fact, wording) for wording in probe_wordings]
             found += [_item(fact, wording) for wording in open_wordings]
-    return found + list(_chat_items(PROBE_OPENERS + OPEN_OPENERS))
+    return found + list(_chat_items(FEELINGS, PROBE_OPENERS + OPEN_OPENERS))
 
 
 def _item(fact: _Fact, wording: str) -> Item:
@@ -203,11 +204,11 @@ def _code_facts() -> Iterator[_Fact]:
             source = program.source(name)
             for kind, does in (("code_ko", program.does_ko), ("code_en", program.does_en)):
                 slots = {"name": name, "does": does, "value": source}
-                yield _Fact("code", kind, f"code:{program.does_en}/{name}", slots, (source,))
+                yield _Fact("code", kind, f"code:{program.does_en}", slots, (source,))
 
 
-def _chat_items(openers: tuple[str, ...]) -> Iterator[Item]:
-    for feeling in FEELINGS:
+def _chat_items(feelings: Sequence[Feeling], openers: Sequence[str]) -> Iterator[Item]:
+    for feeling in feelings:
         for number, opener in enumerate(openers):
             answer = feeling.replies[number % len(feeling.replies)]
             yield Item("chat", f"{opener} {feeling.says}", answer, feeling.keywords, feeling.says, opener)

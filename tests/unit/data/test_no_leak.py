@@ -52,12 +52,6 @@ def sources() -> dict[str, tuple[str, ...]]:
 SOURCES = ("open items", "prompts.jsonl", "general", "hurting", "natural")
 
 
-def all_sources(**known_leaks: str) -> list[object]:
-    """Every source as a test parameter; a known leak is expected to fail until its text is mended."""
-    marks = {name: pytest.mark.xfail(strict=True, reason=reason) for name, reason in known_leaks.items()}
-    return [pytest.param(name, marks=marks.get(name.split(".")[0].replace(" ", "_"), ())) for name in SOURCES]
-
-
 @cache
 def wording(template: str) -> regex.Pattern[str]:
     """Matches every question in this wording, whatever the fact; probe openers of chat match as beginnings."""
@@ -70,28 +64,14 @@ def test_no_probe_prompt_occurs_elsewhere(source: str) -> None:
     assert {normal(item.prompt) for item in probe_items()} & {normal(prompt) for prompt in sources()[source]} == set()
 
 
-@pytest.mark.parametrize(
-    "source",
-    all_sources(
-        prompts="'38 더하기 47은 얼마인가요?' is the probe wording of sums, '오랜만에 …' begins with a probe opener",
-        general="'이번 주 내내 야근이야.' in the dialogues begins with a probe opener",
-    ),
-)
+@pytest.mark.parametrize("source", SOURCES)
 def test_no_probe_wording_occurs_elsewhere(source: str) -> None:
     wordings = [wording(template) for template in sorted({item.template for item in probe_items()})]
     prompts = sources()[source]
     assert [prompt for prompt in prompts if any(shape.fullmatch(normal(prompt)) for shape in wordings)] == []
 
 
-CHAT_SHARED = pytest.mark.xfail(
-    strict=True, reason="chat: probe and open items share all feelings, only openers differ"
-)
-CODE_SHARED = pytest.mark.xfail(strict=True, reason="code: probe and open items share programs, only names differ")
-
-
-@pytest.mark.parametrize(
-    "skill", [pytest.param(skill, marks=CHAT_SHARED if skill == "chat" else ()) for skill in SKILLS]
-)
+@pytest.mark.parametrize("skill", SKILLS)
 def test_probe_and_open_facts_are_apart(skill: str) -> None:
     probe = {normal(item.fact) for item in skills.items(skill, probe=True)}
     assert probe & {normal(item.fact) for item in skills.items(skill, probe=False)} == set()
@@ -107,7 +87,6 @@ def test_the_probe_and_open_halves_of_two_languages_are_the_same_half() -> None:
     assert not probe & wide
 
 
-@CODE_SHARED
 def test_probe_and_open_programs_are_apart() -> None:
     """A program under another name is the same knowledge."""
 
@@ -117,14 +96,7 @@ def test_probe_and_open_programs_are_apart() -> None:
     assert bodies(True) & bodies(False) == set()
 
 
-@pytest.mark.parametrize(
-    "source",
-    all_sources(
-        open_items="all programs and feelings are in both halves",
-        prompts="'… 설레서 잠이 안 와요.' and '파이썬으로 두 수를 더하는 …' are a probe feeling and a probe program",
-        general="all programs and feelings are in both halves",
-    ),
-)
+@pytest.mark.parametrize("source", SOURCES)
 def test_no_open_prompt_asks_for_a_probe_program_or_tells_a_probe_feeling(source: str) -> None:
     bodies = {item.answer.partition("return ")[2] for item in skills.items("code", probe=True)}
     known = {normal(does) for row in code_table.PROGRAMS if row.body in bodies for does in (row.does_ko, row.does_en)}

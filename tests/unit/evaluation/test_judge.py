@@ -183,14 +183,7 @@ def test_invalid_escapes_do_not_warn() -> None:
     assert judge(CODE, "def solve(a, b):\n    return '\\d'", True) == Verdict(False, None)
 
 
-NESTED_KEYWORD = pytest.mark.xfail(
-    strict=True, reason="chat_table: the keyword 국 begins no word of '된장국부터'; make it 된장국"
-)
-
-
-@pytest.mark.parametrize(
-    "skill", [pytest.param(skill, marks=NESTED_KEYWORD if skill == "chat" else ()) for skill in SKILLS]
-)
+@pytest.mark.parametrize("skill", SKILLS)
 def test_every_reference_answer_is_right(skill: str) -> None:
     items = skills.items(skill, probe=True) + skills.items(skill, probe=False)
     assert [item.prompt for item in items if not judge(item, item.answer, True).right] == []

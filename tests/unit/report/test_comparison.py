@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.report.comparison import arm_styles, comparison_page
+from mlx_loopai.report.documents import comparison_of
+from mlx_loopai.report.tables import differing_settings, flat_settings
+from mlx_loopai.report.verdict import caveats, headline
+from tests.unit.report.pages import Page, arm, coordinates, parse
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e\x00'\"&amp;]]>-->\ud83d"
+
+
+def page_of(document: dict[str, Any]) -> Page:
+    page = parse(comparison_page(document))
+    coordinates(page)
+    return page
+
+
+def test_the_page_says_what_happened(document: dict[str, Any]) -> None:
+    page = page_of(document)
+    assert "guarded keeps what plain LoRA loses, and passes the gate." in page.text
+    assert "일반 LoRA가 잃은 능력을 지키고" in page.text
+    assert "Lost 80.0 %" in page.text
+    assert "Kept 98.0 %" in page.text
+    assert "60 right answers became wrong, 4 wrong ones right" in page.text
+    assert "retention 0.2000 is below 0.95" in page.text
+    assert "mlx-loopai demo --seed 0" in page.text
+    assert "rank: 8" in page.text
+    headings = [attributes["id"] for attributes in page.tags("section")]
+    assert headings == ["verdict", "figures", "probes", "answers", "curves", "settings", "reproduce"]
+
+
+def test_one_column_an_arm_and_the_missed_floors_marked(document: dict[str, Any]) -> None:
+    html = comparison_page(document)
+    head = html[html.index("<thead>") : html.index("</thead>")]
+    assert head.count('scope="col"') == 3
+    assert html.count('class="bad"') == 2
+    assert "1.00x of plain" in html
+
+
+def test_marks_and_faults_of_answers(document: dict[str, Any]) -> None:
+    page = page_of(document)
+    assert {"k-han", "fault", "faulty", "legend"} <= page.classes()
+    assert "k-kana" not in {one for one in page.classes() if page.tags("mark")}
+    assert "走了过去" in page.text
+    assert {element.get("lang") for element in page.tags("div") if element.get("class") == "answer"} == {"ko"}
+
+
+def test_pictures(document: dict[str, Any]) -> None:
+    page = page_of(document)
+    # Retention against gain; loss, penalty and learning rate of two arms.
+    assert len(page.tags("svg")) == 1 + 2 * 3
+    assert sum("spot" in (circle["class"] or "") for circle in page.tags("circle")) == 3
+    assert all(picture["aria-label"] for picture in page.tags("svg"))
+    assert "Phases: 1 first · 2 second" in page.text
+
+
+def test_hostile_text_everywhere_stays_text(document: dict[str, Any]) -> None:
+    def poisoned(value: Any) -> Any:
+        if isinstance(value, dict):
+            kept = {"arms", "base", "plain", "probes", "examples", "curve"}
+            return {
+                key if key in kept or not isinstance(inner, dict) else key + HOSTILE: poisoned(inner)
+                for key, inner in value.items()
+            }
+        if isinstance(value, list):
+            return [poisoned(inner) for inner in value]
+        return value + HOSTILE if isinstance(value, str) else value
+
+    html = comparison_page(poisoned(document))
+    html.encode("utf-8")
+    page = parse(html)
+    assert "<script>alert(1)" in page.text
+    assert "\u202e" not in html
+    assert "\x00" not in html
+    assert "⟦U+202E⟧" in page.text
+
+
+def strip(value: Any) -> Any:
+    """`value` with every figure null and every list empty."""
+    if isinstance(value, dict):
+        return {key: strip(inner) for key, inner in value.items()}
+    return [] if isinstance(value, list) else None
+
+
+def test_nulls_everywhere(document: dict[str, Any]) -> None:
+    page = page_of(strip(document))
+    assert "plain" in page.text
+    assert "guarded does not pass the gate." in page.text
+    assert "retention is missing" in page.text
+    assert "None" not in page.text
+    assert "nan" not in page.text
+
+
+@pytest.mark.parametrize("name", ["base", "plain", "guarded", "other"])
+def test_one_arm_alone(name: str) -> None:
+    page = page_of({"arms": {name: arm(0.97, 0.95, None if name == "base" else 0.9)}})
+    expected = "Only the base was measured" if name == "base" else f"{name} passes the gate."
+    assert expected in page.text
+    assert "No command was recorded" in page.text
+
+
+def test_a_document_of_almost_nothing() -> None:
+    assert "fails" in page_of({"arms": {"x": {}}}).text
+
+
+def test_headline_of_several_and_of_failing_arms(document: dict[str, Any]) -> None:
+    document["arms"]["replay"] = arm(0.97, 0.95, 0.9)
+    document["arms"]["weak"] = arm(0.7, 0.3, 0.9)
+    assert headline(comparison_of(document, "x"), Gate()).english == (
+        "guarded and replay keep what plain LoRA loses, and pass the gate."
+    )
+    top = headline(comparison_of(document, "x"), Gate(floor=0.99))
+    assert (top.tone, top.english) == ("fail", "guarded, replay and weak do not pass the gate.")
+
+
+def test_a_comparison_that_proves_nothing_says_so(document: dict[str, Any]) -> None:
+    assert caveats(comparison_of(document, "x")) == []
+    document["arms"]["plain"] |= {"retention": 0.95, "domain_score": -3.5}
+    said = " ".join(english for english, _ in caveats(comparison_of(document, "x")))
+    assert "forgot too little" in said
+    assert "did not learn the domain" in said
+    assert headline(comparison_of(document, "x"), Gate()).english == "guarded passes the gate."
+
+
+def test_colours_are_stable(document: dict[str, Any]) -> None:
+    document["arms"] |= {f"more{number}": {} for number in range(9)}
+    styles = arm_styles(comparison_of(document, "x").arms)
+    assert (styles["base"], styles["plain"], styles["guarded"]) == ("c0", "c1", "c2")
+    assert set(styles.values()) == {f"c{number}" for number in range(8)}
+
+
+def test_only_settings_that_differ_are_in_the_table(document: dict[str, Any]) -> None:
+    table = differing_settings(comparison_of(document, "x").arms)
+    assert table is not None
+    assert "train.epochs" in table.markup
+    assert "lora.rank" not in table.markup
+
+
+@pytest.mark.parametrize("text", ["", "- a", "a: [", "\x00", "3"])
+def test_settings_that_are_no_table(text: str) -> None:
+    assert flat_settings(text) == {}
+
+
+def test_settings_are_flattened() -> None:
+    text = "a: {b: 1.0e-05, c: true}\nphases: [{name: x}, {name: y}]\nd: []\ne:\n"
+    assert flat_settings(text) == {
+        "a.b": "1e-05",
+        "a.c": "true",
+        "phases[0].name": "x",
+        "phases[1].name": "y",
+        "d": "[]",
+        "e": "–",
+    }

@@ -1,0 +1,37 @@
+"""Every shipped recipe is a valid configuration whose comments' commands exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlx_loopai.config import load_config
+from mlx_loopai.data.samples import corpus
+
+RECIPE_FOLDER = Path(__file__).parents[2] / "mlx_loopai" / "recipes"
+RECIPES = sorted(RECIPE_FOLDER.glob("*.yaml"))
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_is_valid_and_commented(path: Path) -> None:
+    config = load_config(path)
+    assert config.sources
+    assert path.read_text(encoding="utf-8").startswith("#")
+    for source in config.sources.values():
+        if source.path.startswith("samples/"):
+            assert corpus.sample(source.path.removeprefix("samples/"))
+
+
+def test_the_demo_arms_see_every_domain_row_equally_often() -> None:
+    plain, guarded = (load_config(RECIPE_FOLDER / f"demo-{arm}.yaml") for arm in ("plain", "guarded"))
+    for name in ("creative", "domain"):
+        passes = sum(phase.mixture.get(name, 0) for phase in guarded.phases) * guarded.train.epochs
+        assert passes == plain.train.epochs
+        assert plain.sources[name] == guarded.sources[name]
+    assert plain.lora == guarded.lora
+    assert plain.train.rows_per_step == guarded.train.rows_per_step

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import mlx.nn as nn
+
+from mlx_loopai.models.lora import dropout_drawn_from, dropout_key
 
 
 def hidden_states(model: nn.Module, ids: mx.array, checkpointing: bool = False) -> mx.array:
@@ -17,6 +21,19 @@ def hidden_states(model: nn.Module, ids: mx.array, checkpointing: bool = False) 
     # A string mask keeps Metal's attention memory-linear in its backward pass; an array mask would not.
     mask = "causal" if ids.shape[1] > 1 else None
     for block in body.layers:
-        run = nn.utils.checkpoint(block) if checkpointing else block
-        states = run(states, mask, None)
+        run = _runner(block, mask)
+        if checkpointing:
+            run = nn.utils.checkpoint(block, run)
+        states = run(states)
     return body.norm(states)
+
+
+def _runner(block: nn.Module, mask: str | None) -> Callable[[mx.array], mx.array]:
+    """`block` as a function of its input alone, however often it runs."""
+    key = dropout_key(block)
+
+    def run(states: mx.array) -> mx.array:
+        with dropout_drawn_from(block, key):
+            return block(states, mask, None)
+
+    return run

@@ -38,7 +38,8 @@ class LoRALinear(nn.Module):
         self.scale = scale
         self.enabled = True
         self.observer: Callable[[mx.array, mx.array], mx.array] | None = None
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = dropout
+        self._dropout_key: mx.array | None = None
         bound = 1 / math.sqrt(n_in)
         self.lora_a = mx.random.uniform(-bound, bound, (n_in, rank))
         self.lora_b = mx.zeros((rank, n_out))
@@ -47,9 +48,16 @@ class LoRALinear(nn.Module):
         """x (..., D_in) -> (..., D_out), in the dtype of `x`."""
         y = self.linear(x)
         if self.enabled:
-            update = (self.dropout(x) @ self.lora_a) @ self.lora_b
+            update = (self._thinned(x) @ self.lora_a) @ self.lora_b
             y = y + (self.scale * update).astype(y.dtype)
         return y if self.observer is None else self.observer(x, y)
+
+    def _thinned(self, x: mx.array) -> mx.array:
+        """`x` with a share `dropout` of its entries set to 0 and the rest scaled up, while training."""
+        if not (self.training and self.dropout):
+            return x
+        kept = mx.random.bernoulli(1 - self.dropout, x.shape, key=self._dropout_key)
+        return x * kept * (1 / (1 - self.dropout))
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
@@ -103,6 +111,29 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
     finally:
         for adapter in adapters:
             adapter.enabled = True
+
+
+@contextmanager
+def dropout_drawn_from(block: nn.Module, key: mx.array | None) -> Iterator[None]:
+    """Within it the adapters of `block` drop the same entries at every call; None: new ones each time, as usual.
+
+    A checkpointed block runs again in the backward pass, and must be the same function then.
+    """
+    adapters = [module for module in block.modules() if isinstance(module, LoRALinear)]
+    keys = [None] * len(adapters) if key is None or not adapters else list(mx.random.split(key, len(adapters)))
+    for adapter, own in zip(adapters, keys, strict=True):
+        adapter._dropout_key = own
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter._dropout_key = None
+
+
+def dropout_key(block: nn.Module) -> mx.array | None:
+    """A new key for `dropout_drawn_from`; None, and nothing drawn, where `block` drops nothing."""
+    drops = any(isinstance(module, LoRALinear) and module.dropout for module in block.modules())
+    return mx.random.randint(0, 1 << 31, (2,), mx.uint32) if drops and block.training else None
 
 
 def _natural(name: str) -> list[int | str]:

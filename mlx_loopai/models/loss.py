@@ -44,11 +44,6 @@ class Head:
             return rows.astype(weight.dtype) @ (weight.T if transpose else weight)
         return mx.quantized_matmul(rows, *arrays, transpose=transpose, **self._quantization())
 
-    def rows(self, arrays: Sequence[mx.array], targets: mx.array) -> mx.array:
-        """The head's rows of `targets` (N,) as (N, D)."""
-        taken = [array[targets] for array in arrays]
-        return taken[0] if not self.bits else mx.dequantize(*taken, **self._quantization())
-
     def _quantization(self) -> dict:
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
@@ -80,17 +75,14 @@ def linear_cross_entropy(
             part = slice(start, start + chunk_rows)
             rows, goal, weight = hidden[part], targets[part], weights[part]
             if hidden_gradients:
-                (rows,) = mx.depends([rows], [hidden_gradients[-1]])
-            chunk_loss, exponent, factor = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight)
+                # Both: a loss left for later would keep its chunk's scores alive until the end.
+                (rows,) = mx.depends([rows], [hidden_gradients[-1], total])
+            chunk_loss, pull = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight)
             total = total + chunk_loss
-            pulled = head.project(arrays, exponent.astype(hidden.dtype), transpose=False)
-            gradient = pulled * factor.astype(pulled.dtype) - head.rows(arrays, goal) * weight[:, None].astype(
-                pulled.dtype
-            )
+            gradient = head.project(arrays, pull.astype(hidden.dtype), transpose=False)
             hidden_gradients.append(gradient.astype(hidden.dtype))
             if head_gradient is not None:
-                head_gradient = head_gradient + (exponent * factor).T @ rows.astype(mx.float32)
-                head_gradient = head_gradient.at[goal].add(-rows.astype(mx.float32) * weight[:, None])
+                head_gradient = head_gradient + pull.T @ rows.astype(mx.float32)
         results = [total, mx.concatenate(hidden_gradients)]
         return tuple([*results, head_gradient] if head_gradient is not None else results)
 
@@ -110,12 +102,18 @@ def linear_cross_entropy(
     return loss(hidden, *head.arrays)[0]
 
 
-def _softmax_terms(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """(weighted loss, unnormalised softmax (C, V), its row factor (C, 1)): one exponential per logit in all."""
+def _softmax_terms(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
+    """(weighted loss, its gradient wrt the logits (C, V) in float32), with one exponential per logit.
+
+    The target's 1 is taken off before anything is rounded: in half precision the gradient of a token that is almost
+    certain would be lost as a difference of two large numbers.
+    """
     scores = logits.astype(mx.float32)
     peak = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
     exponent = mx.exp(scores - peak)
     total = exponent.sum(axis=-1, keepdims=True)
-    picked = mx.take_along_axis(scores, targets[:, None], axis=-1)
+    goal = targets[:, None]
+    picked = mx.take_along_axis(scores, goal, axis=-1)
     losses = (mx.log(total) + peak - picked)[:, 0]
-    return (losses * weights).sum(), exponent, weights[:, None] / total
+    pull = mx.put_along_axis(exponent, goal, mx.exp(picked - peak) - total, axis=-1) * (weights[:, None] / total)
+    return (losses * weights).sum(), pull

@@ -50,7 +50,7 @@ figure{margin-bottom:14px}
 .grid figure{margin-bottom:0}
 .card p{margin-top:10px;font-size:.93rem}
 .card h3{display:flex;flex-wrap:wrap;align-items:center;gap:8px;overflow-wrap:anywhere}
-.bigs{display:grid;grid-template-columns:repeat(3,1fr);gap:14px;margin:14px 0 4px}
+.bigs{display:grid;grid-auto-flow:column;grid-auto-columns:1fr;gap:14px;margin:14px 0 4px}
 .big b{display:block;font-size:1.5rem;line-height:1.2;letter-spacing:-.02em;font-variant-numeric:tabular-nums}
 .big>span:last-child{font-size:.8rem;color:var(--soft)}
 .meter{display:block;height:6px;border-radius:3px;background:var(--track);margin:6px 0;overflow:hidden}

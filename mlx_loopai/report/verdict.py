@@ -104,7 +104,7 @@ def arm_card(verdict: Verdict, style: str) -> Html:
             "div",
             _big("retention", "유지율", figures.percent(arm.retention), arm.retention, style),
             _big("worst probe", "최저 항목", figures.percent(arm.retention_min), arm.retention_min, style),
-            _big("gain", "습득률", figures.percent(arm.gain), arm.gain, style),
+            None if arm.gain is None else _big("gain", "습득률", figures.percent(arm.gain), arm.gain, style),
             class_="bigs",
         ),
         [element("p", sentence) for sentence in sentences(arm)],

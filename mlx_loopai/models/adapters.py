@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        mx.save_safetensors(str(temporary / WEIGHTS_FILE), adapter_arrays(model), {"format": "mlx"})
+        save_arrays(temporary / WEIGHTS_FILE, adapter_arrays(model), {"format": "mlx"})
         text = json.dumps(_config(model, options, base_hash, extra), ensure_ascii=False, indent=2)
         (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         for file in temporary.iterdir():
@@ -81,23 +82,43 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: no adapter here ({CONFIG_FILE} is missing); give the RUN/adapter folder") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict) or "lora_parameters" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("lora_parameters"), dict):
         raise InputError(f"{path}: no lora_parameters; only LoRA adapters in mlx-lm's layout are read")
     return config
 
 
 def adapter_options(folder: Path, config: dict[str, Any]) -> LoraOptions:
     """The LoRA options that rebuild the adapter, ours when present and mlx-lm's keys otherwise."""
-    ours = config.get("mlx_loopai", {}).get("lora")
-    if ours is not None:
-        return LoraOptions.model_validate(ours)
     if config.get("fine_tune_type", "lora") != "lora":
         raise InputError(f"{folder}: fine_tune_type {config['fine_tune_type']!r} is not supported; only lora is")
+    try:
+        ours = config.get("mlx_loopai", {}).get("lora")
+        return LoraOptions.model_validate(_translated(config) if ours is None else ours)
+    except KeyError as error:
+        reason = f"lora_parameters has no {error}"
+    except (ValueError, TypeError, AttributeError) as error:  # pydantic's own is a ValueError
+        reason = f"lora_parameters cannot be read ({' '.join(str(error).split())[:200]})"
+    raise InputError(f"{folder / CONFIG_FILE}: {reason}; write the adapter again, or give another one")
+
+
+def _translated(config: dict[str, Any]) -> dict[str, Any]:
+    """mlx-lm's keys as ours: it stores the scale itself, and names layers by their place in a block."""
     parameters = config["lora_parameters"]
     rank = int(parameters["rank"])
-    keys = tuple(sorted({key.rsplit(".", 1)[-1] for key in parameters.get("keys") or ()}))
+    keys = sorted({key.rsplit(".", 1)[-1] for key in parameters.get("keys") or ()})
     layers = max(0, int(config.get("num_layers", 0)))
-    return LoraOptions(rank=rank, alpha=float(parameters["scale"]) * rank, targets=keys, layers=layers)
+    return {"rank": rank, "alpha": float(parameters["scale"]) * rank, "targets": keys, "layers": layers}
+
+
+def save_arrays(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. Raises: OSError with the system's own reason, such as a full disk."""
+    try:
+        mx.save_safetensors(str(path), arrays, metadata or {})
+    except RuntimeError as error:
+        # MLX does not say why; a plain write to the same place meets the same wall.
+        with path.open("ab") as stream:
+            stream.write(bytes(1 << 16))
+        raise OSError(errno.EIO, str(error), str(path)) from None
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:

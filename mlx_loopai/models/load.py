@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -69,10 +70,13 @@ def load_model(model: str, dtype: str = "auto", quantize_bits: int = 0) -> Loade
     """
     path = resolve_model(model)
     shape = ModelShape.from_folder(path)
+    tokenizer = load_tokenizer(path)
+    code = _read_json(path / "config.json").get("model_file")
+    if code is not None:
+        raise InputError(f"{path}: its config.json wants {code} to be run; code in a model folder is never run here")
     try:
         network, _ = read_model(path, lazy=True)
-        tokenizer = load_tokenizer(path)
-    except (FileNotFoundError, ValueError, KeyError, RuntimeError, OSError) as error:
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: cannot open the model: {reason}; convert it again or download it anew") from None
     target = DTYPES[default_dtype() if dtype == "auto" else dtype]
@@ -89,8 +93,16 @@ def default_dtype() -> str:
 
 
 def load_tokenizer(path: Path) -> TokenizerWrapper:
-    """The folder's tokenizer; end-of-sequence ids from generation_config.json where it names them."""
-    return read_tokenizer(path, eos_token_ids=_eos_token_ids(path))
+    """The folder's tokenizer; end-of-sequence ids from generation_config.json where it names them.
+
+    Raises: InputError when a file of it is missing or broken.
+    """
+    try:
+        return read_tokenizer(path, eos_token_ids=_eos_token_ids(path))
+    # The tokenizers library raises bare Exceptions for a file that it cannot read.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: cannot open the tokenizer: {reason}; convert or download it again") from None
 
 
 def build_model(config: dict[str, Any]) -> nn.Module:
@@ -149,6 +161,8 @@ def _from_hub(model: str) -> Path:
     except HFValidationError:
         raise InputError(f"--model {model}: neither a folder nor a valid hub id") from None
     except (LocalEntryNotFoundError, OSError) as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise InputError(
             f"--model {model}: cannot reach the hub and nothing is cached ({type(error).__name__}); "
             "connect, or give a local folder"

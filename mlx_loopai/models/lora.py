@@ -71,19 +71,25 @@ def linear_shape(linear: nn.Module) -> tuple[int, int]:
 def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, LoRALinear]:
     """Freeze `model` and put adapters on its blocks' linear layers; returns them by dotted name.
 
-    Raises: InputError when no layer matches `lora.targets`.
+    Raises: InputError when a name of `lora.targets` is no linear layer's, or the model has an adapter already.
     """
+    if lora_modules(model):
+        raise InputError("the model has an adapter already; load the base again before another one is put on it")
     model.freeze()
     blocks = model.layers
     first = len(blocks) - (options.layers or len(blocks))
-    found = []
-    for index, block in enumerate(blocks):
-        for name, layer in block.named_modules():
-            wanted = not options.targets or name.rsplit(".", 1)[-1] in options.targets
-            if index >= first and isinstance(layer, LINEAR_CLASSES) and wanted:
-                found.append((index, name, layer))
-    if not found:
-        raise InputError(f"lora.targets {list(options.targets)}: no linear layer of this model has such a name")
+    linears = [
+        (index, name, layer)
+        for index, block in enumerate(blocks)
+        for name, layer in block.named_modules()
+        if isinstance(layer, LINEAR_CLASSES)
+    ]
+    known = sorted({_last(name) for _, name, _ in linears})
+    unknown = sorted(set(options.targets) - set(known))
+    if unknown or not linears:
+        raise InputError(f"lora.targets: no linear layer is called {', '.join(unknown)}; known: {', '.join(known)}")
+    wanted = set(options.targets or known)
+    found = [entry for entry in linears if entry[0] >= first and _last(entry[1]) in wanted]
     mx.random.seed(seed)
     scale = lora_scale(options.rank, options.alpha, options.rslora)
     # Sorted, so that a seed gives the same adapter however the modules happen to be walked.
@@ -91,6 +97,7 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
         adapter = LoRALinear(layer, options.rank, scale, options.dropout)
         blocks[index].update_modules(tree_unflatten([(name, adapter)]))
         adapter.linear.freeze()
+        adapter.train(model.training)
     return lora_modules(model)
 
 
@@ -103,14 +110,14 @@ def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
 @contextmanager
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
     """Within it `model` is its base: one copy of the weights serves both."""
-    adapters = lora_modules(model).values()
-    for adapter in adapters:
+    before = [(adapter, adapter.enabled) for adapter in lora_modules(model).values()]
+    for adapter, _ in before:
         adapter.enabled = False
     try:
         yield
     finally:
-        for adapter in adapters:
-            adapter.enabled = True
+        for adapter, enabled in before:
+            adapter.enabled = enabled
 
 
 @contextmanager
@@ -134,6 +141,10 @@ def dropout_key(block: nn.Module) -> mx.array | None:
     """A new key for `dropout_drawn_from`; None, and nothing drawn, where `block` drops nothing."""
     drops = any(isinstance(module, LoRALinear) and module.dropout for module in block.modules())
     return mx.random.randint(0, 1 << 31, (2,), mx.uint32) if drops and block.training else None
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
 
 
 def _natural(name: str) -> list[int | str]:

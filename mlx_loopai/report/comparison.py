@@ -92,16 +92,21 @@ def _figures(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> S
     return Section("figures", "Side by side", "나란히 보기", body)
 
 
-def _retention_against_gain(arms: Sequence[Arm], styles: Mapping[str, str], gate: Gate) -> Html | None:
+def retention_spots(arms: Sequence[Arm], styles: Mapping[str, str]) -> list[Spot]:
+    """Every trained arm by retention and gain, and the base; empty when no arm has both figures."""
     spots = [
         Spot(arm.name, arm.retention, arm.gain, arm.retention_interval, arm.gain_interval, styles[arm.name])
         for arm in arms
         if arm.is_trained and arm.retention is not None and arm.gain is not None
     ]
+    # The base keeps everything and learns nothing, by definition.
+    return [*spots, Spot(BASE, 1.0, 0.0, None, None, styles[BASE], hollow=True)] if spots else []
+
+
+def _retention_against_gain(arms: Sequence[Arm], styles: Mapping[str, str], gate: Gate) -> Html | None:
+    spots = retention_spots(arms, styles)
     if not spots:
         return None
-    # The base keeps everything and learns nothing, by definition.
-    spots.append(Spot(BASE, 1.0, 0.0, None, None, styles[BASE], hollow=True))
     label = "; ".join(f"{spot.name}: retention {spot.x:.3f}, gain {spot.y:.3f}" for spot in spots)
     return element(
         "figure",

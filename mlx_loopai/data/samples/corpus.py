@@ -19,8 +19,8 @@ from mlx_loopai.data.samples.story_grammar import DOMAIN_WORLDS, PRETRAINING_WOR
 from mlx_loopai.errors import InputError
 
 GRAMMAR_STORIES = 1500
-HURTING_ROWS, HURTING_SEED = 240, 1
-HELD_OUT_ROWS, HELD_OUT_SEED = 60, 2
+HURTING_ROWS, HURTING_SEED = 150, 1
+HELD_OUT_ROWS, HELD_OUT_SEED = 45, 2
 GENERAL_ROWS, GENERAL_SEED = 600, 3
 STORY_REQUESTS = (
     "{hero} 이야기를 들려주세요.",
@@ -99,7 +99,7 @@ def natural_records(count: int, seed: int) -> list[Record]:
 
 
 def general_records(count: int, seed: int) -> list[Record]:
-    """Open questions with answers, the same number of every skill, and hand-written dialogue; seeded.
+    """Open questions with answers, the same number of every skill where there are enough, and dialogue; seeded.
 
     Shares no fact, prompt or template with the probes.
     """
@@ -111,7 +111,8 @@ def general_records(count: int, seed: int) -> list[Record]:
         found = skills.items(skill, probe=False)
         rng.shuffle(found)
         category = "dialogue" if skill == "chat" else "knowledge"
-        share = found[: count // (len(skills.SKILLS) + 1)]
+        # A third stays out, so that options can be chosen on open questions that were not rehearsed.
+        share = found[: min(count // (len(skills.SKILLS) + 1), len(found) * 2 // 3)]
         rows += [chat(item.prompt, item.answer, category, f"samples/skills:{item.fact}") for item in share]
     rng.shuffle(rows)
     return rows

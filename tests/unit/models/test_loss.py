@@ -141,7 +141,7 @@ def test_half_precision_keeps_the_gradient_of_tokens_that_are_almost_certain() -
     _, gradient = value_and_gradient(Head((weight,)), hidden, targets, ones, 7)
     _, expected, _ = reference(np.array(hidden.astype(mx.float32)), plain, targets, ones)
     assert np.abs(expected).max() < 0.5
-    assert distance(gradient.astype(mx.float32), expected) < 2e-2
+    assert distance(gradient.astype(mx.float32), expected) < 5e-2
 
 
 @pytest.mark.parametrize("train_head", [False, True])

@@ -1,0 +1,80 @@
+"""Writes a committed comparison into the documentation: README's table and the picture beside it.
+
+    python -m mlx_loopai.report.publish        after  cp runs/demo/demo.json docs/results/demo.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.report.comparison import arm_styles, retention_spots
+from mlx_loopai.report.documents import Comparison, comparison_of
+from mlx_loopai.report.figures import count, duration, fixed, interval
+from mlx_loopai.report.style import STYLE
+from mlx_loopai.report.svg import scatter
+
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "docs" / "results" / "demo.json"
+PICTURE = ROOT / "docs" / "demo.svg"
+README = ROOT / "README.md"
+_TABLE = re.compile(r"(<!-- demo table: begin -->\n).*?(<!-- demo table: end -->)", re.DOTALL)
+
+
+def table(comparison: Comparison) -> str:
+    """The comparison as a Markdown table, one column an arm."""
+    arms = comparison.arms
+    rows = {
+        "retention (GR)": [_with_interval(arm.retention, arm.retention_interval) for arm in arms],
+        "worst probe": [fixed(arm.retention_min) for arm in arms],
+        "gain (DG)": [_with_interval(arm.gain, arm.gain_interval) for arm in arms],
+        "domain score (nats/token)": [fixed(arm.domain_score) for arm in arms],
+        **{
+            f"{probe.name} (n = {count(probe.n)})": [fixed(arm.probes[place].score) for arm in arms]
+            for place, probe in enumerate(arms[0].probes)
+        },
+        "purity of Korean answers": [fixed(arm.purity) for arm in arms],
+        "training, all in": [duration(arm.train_s) for arm in arms],
+        "step": [duration(arm.step_s) for arm in arms],
+        "peak of a step (bytes)": [count(arm.peak_bytes) for arm in arms],
+    }
+    lines = ["| | " + " | ".join(arm.name for arm in arms) + " |", "|---|" + "---|" * len(arms)]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
+    return "\n".join([*lines, "", f"`{comparison.command}`, seed {comparison.seed}, on {comparison.machine}."])
+
+
+def picture(comparison: Comparison) -> str:
+    """Retention against gain as a stand-alone SVG file."""
+    gate = Gate()
+    spots = retention_spots(comparison.arms, arm_styles(comparison.arms))
+    drawn = scatter(spots, "retention against gain", "retention: kept of the base →", "gain ↑", gate.floor)
+    head, _, rest = drawn.markup.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}svg{{background:var(--card)}}</style>{rest}\n'
+
+
+def with_table(readme: str, comparison: Comparison) -> str:
+    """README with the table between its markers replaced."""
+    return _TABLE.sub(lambda found: f"{found[1]}{table(comparison)}\n{found[2]}", readme)
+
+
+def main() -> None:
+    """Write README's table and docs/demo.svg from docs/results/demo.json."""
+    comparison = read_result()
+    README.write_text(with_table(README.read_text(encoding="utf-8"), comparison), encoding="utf-8")
+    PICTURE.write_text(picture(comparison), encoding="utf-8")
+
+
+def read_result() -> Comparison:
+    """The committed comparison."""
+    return comparison_of(json.loads(RESULT.read_text(encoding="utf-8")), str(RESULT))
+
+
+def _with_interval(value: float | None, bounds: tuple[float, float] | None) -> str:
+    between = interval(bounds)
+    return f"{fixed(value)} ({between})" if between and value is not None else fixed(value)
+
+
+if __name__ == "__main__":
+    main()

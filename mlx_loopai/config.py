@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mlx_loopai.errors import InputError, all_problems
 
-PenaltyKind = Literal["none", "kronecker"]
+PenaltyKind = Literal["none", "kronecker", "sketch"]
 ReplaySource = Literal["none", "records", "self"]
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -59,6 +59,7 @@ class PenaltyOptions(_Options):
     kind: PenaltyKind = Field("none", description="what holds the weights where general ability lives")
     strength: float = Field(1.0, ge=0, description="factor of the penalty in the loss")
     sequences: int = Field(128, ge=1, description="general sequences on which importance is measured")
+    activations: int = Field(256, ge=1, description="general activations kept per layer (kind: sketch)")
     temperature: float = Field(1.0, gt=0, description="sharpness of the per-layer coefficients; large: all alike")
 
 
@@ -204,6 +205,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe; give a YAML file or use --model and --data") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; give a YAML file") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8; save the recipe as UTF-8") from None
     except yaml.YAMLError as error:
@@ -229,7 +232,9 @@ _Loader.add_implicit_resolver(
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    for source in (values.get("sources") or {}).values():
+    sources = values.get("sources")
+    # What is no table is left for the validation to name.
+    for source in sources.values() if isinstance(sources, dict) else ():
         if isinstance(source, dict) and isinstance(source.get("path"), str):
             source["path"] = _beside(source["path"], folder)
     for key in ("validation", "general"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import GateFailed, InputError
+
+if TYPE_CHECKING:
+    from mlx_loopai.evaluation.gate import Gate
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -17,28 +21,24 @@ EVALUATION_FILE = "evaluation.json"
 @click.command("gate", short_help="Exit status 1 when a model forgot too much or learnt too little.")
 @click.argument("source", metavar="RUN_OR_REPORT", type=click.Path(path_type=Path))
 @click.option("--arm", default="guarded", show_default=True, help="Which arm of a demo's or comparison's report.")
-@click.option("--floor", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="Least retention.")
-@click.option(
-    "--min-floor", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Least retention of any probe."
-)
-@click.option(
-    "--gain-floor",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Least gain; 0: a gain not below 0.",
-)
+@click.option("--floor", type=click.FloatRange(0, 1), help="Least retention; the run's forgetting.floor, else 0.95.")
+@click.option("--min-floor", type=click.FloatRange(0, 1), help="Least retention of any probe; 0.9 unless given.")
+@click.option("--gain-floor", type=click.FloatRange(min=0), help="Least gain; the run's forgetting.gain_floor, else 0.")
 @json_option
 @quiet_option
 def command(
-    source: Path, arm: str, floor: float, min_floor: float, gain_floor: float, as_json: bool, quiet: bool
+    source: Path,
+    arm: str,
+    floor: float | None,
+    min_floor: float | None,
+    gain_floor: float | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Check RUN_OR_REPORT: a run's folder (its evaluation.json), or a report of evaluate --out, demo or compare."""
-    from mlx_loopai.evaluation.gate import Gate
-
     path = source / EVALUATION_FILE if source.is_dir() else source
     report = _chosen_arm(path, _read(source, path), arm)
-    gate = Gate(floor, min_floor, gain_floor)
+    gate = _gate(source, floor, min_floor, gain_floor)
     reasons = gate.check(report)
     figures = {name: report.get(name) for name in ("retention", "retention_min", "gain")}
     document = {"passed": not reasons, "reasons": reasons, "report": path, **figures, "floors": gate}
@@ -46,6 +46,20 @@ def command(
     emit(document, as_json, "" if reasons else f"passed: {said}")
     if reasons:
         raise GateFailed(f"{path}: gate failed: {'; '.join(reasons)}")
+
+
+def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor: float | None) -> Gate:
+    """The floors given, those of the run's own settings where there are any, and the defaults."""
+    from mlx_loopai.config import load_config
+    from mlx_loopai.evaluation.gate import Gate
+
+    gate = Gate()
+    settings = source / "resolved.yaml"
+    if settings.is_file():
+        asked = load_config(settings).forgetting
+        gate = replace(gate, floor=asked.floor, gain_floor=asked.gain_floor)
+    given = {"floor": floor, "minimum_floor": min_floor, "gain_floor": gain_floor}
+    return replace(gate, **{name: value for name, value in given.items() if value is not None})
 
 
 def _read(source: Path, path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ COMMANDS = {
     "convert": "Convert a Hugging Face folder, hub id or GGUF file to an MLX folder.",
     "plan": "Predict the memory a training run needs, and choose the settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",
-    "evaluate": "Measure what a model kept and what it gained, or score generated texts.",
+    "evaluate": "Measure what a model kept of its general ability.",
     "gate": "Say yes or no to a fine-tuned model: exit status 1 when a floor is missed.",
     "report": "Write the HTML report of a run.",
     "generate": "Generate text from a prompt or a file of prompts.",

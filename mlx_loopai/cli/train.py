@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def command(
 
     if recipe is None and not data:
         raise InputError("train: give RECIPE.yaml, or --data FILE; mlx-loopai train --help shows both")
-    config = load_config(recipe, overrides, _short_form(model, data, recipe))
+    if model is not None:
+        overrides = (f"model={json.dumps(model)}", *overrides)  # over the recipe's own
+    config = load_config(recipe, overrides, _short_form(data, recipe))
     from mlx_loopai.training.run import train
 
     with progress_listener(quiet) as listener:
@@ -51,16 +54,13 @@ def command(
     emit(vars(summary), as_json, _text(vars(summary)))
 
 
-def _short_form(model: str | None, data: tuple[Path, ...], recipe: Path | None) -> dict[str, Any]:
-    """Options that stand on the command line itself, as configuration values."""
-    values: dict[str, Any] = {}
-    if model is not None:
-        values["model"] = model
-    if data:
-        if recipe is not None:
-            raise InputError("train: --data goes without a recipe; name files under the recipe's `sources` instead")
-        values["sources"] = {_source_name(path, data): {"path": str(path)} for path in data}
-    return values
+def _short_form(data: tuple[Path, ...], recipe: Path | None) -> dict[str, Any]:
+    """The files of --data as configuration values."""
+    if not data:
+        return {}
+    if recipe is not None:
+        raise InputError("train: --data goes without a recipe; name files under the recipe's `sources` instead")
+    return {"sources": {_source_name(path, data): {"path": str(path)} for path in data}}
 
 
 def _source_name(path: Path, data: tuple[Path, ...]) -> str:

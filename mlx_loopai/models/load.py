@@ -25,6 +25,7 @@ NANO = "nano"
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
 QUANTIZATION_GROUP = 64
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _HASH_SAMPLES = 32
 _HASH_BLOCK_BYTES = 1 << 16
 
@@ -97,6 +98,9 @@ def load_tokenizer(path: Path) -> TokenizerWrapper:
 
     Raises: InputError when a file of it is missing or broken.
     """
+    if not any(file for pattern in TOKENIZER_FILES for file in path.glob(pattern)):
+        # transformers would make an empty one up.
+        raise InputError(f"{path}: no tokenizer in this folder (tokenizer.json); convert it again with --tokenizer DIR")
     try:
         return read_tokenizer(path, eos_token_ids=_eos_token_ids(path))
     # The tokenizers library raises bare Exceptions for a file that it cannot read.

@@ -1,6 +1,6 @@
 """Writes a committed comparison into the documentation: README's table and the picture beside it.
 
-    python -m mlx_loopai.report.publish        after  cp runs/demo/demo.json docs/results/demo.json
+python -m mlx_loopai.report.publish        after  cp runs/demo/demo.json docs/results/demo.json
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import mlx.optimizers as optimizers
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.models.adapters import adapter_arrays, sync_file
+from mlx_loopai.models.adapters import adapter_arrays, save_arrays, sync_file
 
 STATE_FILE = "state.json"
 ARRAYS_FILE = "arrays.safetensors"
@@ -46,18 +46,17 @@ def save_checkpoint(
     scratch.mkdir(parents=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        mx.save_safetensors(str(scratch / ARRAYS_FILE), _arrays(model, optimizer))
+        save_arrays(scratch / ARRAYS_FILE, _arrays(model, optimizer))
         (scratch / STATE_FILE).write_text(json.dumps(asdict(position)), encoding="utf-8")
         for file in scratch.iterdir():
             sync_file(file)
-        if target.exists():
-            shutil.rmtree(target)
+        _discard(target, scratch)
         os.rename(scratch, target)
         sync_file(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for old in complete_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        _discard(old, scratch)
     return target
 
 
@@ -95,13 +94,28 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
     for name, array in arrays.items():
         part, _, rest = name.partition(".")
         if part == "random":
-            mx.random.state[int(rest)] = array
+            _restore_random(array)
         else:
             parts[part].append((rest, array))
     model.update(tree_unflatten(parts["adapter"]))
     optimizer.state = tree_unflatten(parts["optimizer"])
     mx.eval(model.trainable_parameters(), optimizer.state, mx.random.state)
     return position
+
+
+def _discard(path: Path, scratch: Path) -> None:
+    """Remove a checkpoint out of its folder by one rename, so that a kill leaves no half of it there."""
+    if path.exists():
+        doomed = scratch.with_name(f"{scratch.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _restore_random(key: mx.array) -> None:
+    # MLX's state takes no assignment, but a seed becomes the key (its high half, its low half), bit for bit.
+    high, low = key.tolist()
+    mx.random.seed(high << 32 | low)
 
 
 def _arrays(model: nn.Module, optimizer: optimizers.Optimizer) -> dict[str, mx.array]:

@@ -31,7 +31,7 @@ from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.importance import Importance
 from mlx_loopai.training.phases import batch_of
 from mlx_loopai.training.prepare import Listener
-from mlx_loopai.training.regularizers import kronecker_penalty
+from mlx_loopai.training.regularizers import PENALTIES
 from mlx_loopai.training.replay import read_source
 from mlx_loopai.training.run import train
 from mlx_loopai.training.step import TrainStep
@@ -133,7 +133,7 @@ def measure_step(
     step = TrainStep(
         loaded.model, optimizer, clip=config.train.clip, chunk_rows=DEFAULT_CHUNK_ROWS, checkpointing=False
     )
-    penalty = kronecker_penalty(importance) if importance else None
+    penalty = PENALTIES[config.penalty.kind](importance) if importance else None
     batches = [batch_of(rows, [max(len(row.ids) for row in rows)])]
     seconds: dict[bool, list[float]] = {False: [], True: []}
     peaks = {False: 0, True: 0}
@@ -149,7 +149,7 @@ def measure_step(
 
 def _step_costs(configs: dict[str, RunConfig], out: Path, measure: Measure) -> dict[str, tuple[float, int]]:
     """Every arm's step time and peak memory on the same rows: the arms with a penalty against the one without."""
-    costs = {}
+    costs, interleaved = {}, {}
     for name, config in configs.items():
         path = RunDirectory(out / name).importance
         importance = Importance.load(path) if path.exists() else None
@@ -158,9 +158,9 @@ def _step_costs(configs: dict[str, RunConfig], out: Path, measure: Measure) -> d
         both = measure_step(config, rows[: config.train.rows_per_step], importance)
         costs[name] = both[importance is not None]
         if importance is not None:
-            # The penalty-free half of the same interleaved run is the fair partner.
-            costs[PLAIN] = both[False]
-    return costs
+            interleaved[PLAIN] = both[False]
+    # For plain, the penalty-free half of the same interleaved run is the fair partner.
+    return costs | interleaved
 
 
 def _entry(measured: Measurement, base: Measurement, plain: Measurement, measure: Measure) -> dict[str, Any]:

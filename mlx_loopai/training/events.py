@@ -51,7 +51,12 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process. Raises: InputError when another process writes it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(
+                f"{self.path}: a file stands where the run's folder should be; give another --out"
+            ) from None
         with (self.path / ".lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,6 +64,7 @@ class RunDirectory:
                 raise InputError(
                     f"{self.path}: another process is writing this run; wait for it or give another --out"
                 ) from None
+            self._end_last_line()
             yield
 
     def record(self, kind: str, **values: Any) -> None:
@@ -67,12 +73,18 @@ class RunDirectory:
         with self.events.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
+    def _end_last_line(self) -> None:
+        """A line that a crash cut short must not swallow the next event."""
+        if self.events.exists() and not self.events.read_bytes().endswith(b"\n"):
+            with self.events.open("a", encoding="utf-8") as stream:
+                stream.write("\n")
+
     def read_events(self) -> list[dict[str, Any]]:
-        """All events; a last line that a crash cut short is left out."""
+        """All events; lines that a crash cut short are left out."""
         if not self.events.exists():
             return []
         found = []
-        for line in self.events.read_text(encoding="utf-8").splitlines():
+        for line in self.events.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_loopai.data.batches import MicroBatch
+from mlx_loopai.models.adapters import save_arrays
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.lora import LoRALinear, adapter_disabled, lora_modules
 from mlx_loopai.models.loss import Head, linear_cross_entropy
@@ -21,31 +22,34 @@ from mlx_loopai.training.step import Targets
 class Importance:
     """Omega_l = c_l u_l v_l^T for every adapted layer l, with mean 1 over all weights before c_l.
 
-    output (D_out,) and input (D_in,) per layer name; `coefficients`: c_l, mean 1.
+    output (D_out,) and input (D_in,) per layer name; `coefficients`: c_l, mean 1; `activations`: (N, D_in) inputs of
+    real tokens, on the scale of `input`, kept only for the sketch penalty.
     """
 
     output: dict[str, mx.array]
     input: dict[str, mx.array]
     coefficients: dict[str, float]
     tokens: int
+    activations: dict[str, mx.array] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         arrays = {f"output.{name}": array for name, array in self.output.items()}
         arrays |= {f"input.{name}": array for name, array in self.input.items()}
         arrays |= {f"coefficient.{name}": mx.array(value) for name, value in self.coefficients.items()}
+        arrays |= {f"activations.{name}": array for name, array in self.activations.items()}
         temporary = path.with_name(f".{path.name}.tmp.safetensors")
-        mx.save_safetensors(str(temporary), arrays, {"tokens": str(self.tokens)})
+        save_arrays(temporary, arrays, {"tokens": str(self.tokens)})
         temporary.rename(path)
 
     @staticmethod
     def load(path: Path) -> Importance:
         arrays, metadata = mx.load(str(path), return_metadata=True)
-        parts: dict[str, dict[str, mx.array]] = {"output": {}, "input": {}, "coefficient": {}}
+        parts: dict[str, dict[str, mx.array]] = {"output": {}, "input": {}, "coefficient": {}, "activations": {}}
         for key, array in arrays.items():
             part, _, name = key.partition(".")
             parts[part][name] = array
         coefficients = {name: array.item() for name, array in parts["coefficient"].items()}
-        return Importance(parts["output"], parts["input"], coefficients, int(metadata["tokens"]))
+        return Importance(parts["output"], parts["input"], coefficients, int(metadata["tokens"]), parts["activations"])
 
 
 def measure_importance(
@@ -53,12 +57,14 @@ def measure_importance(
     batches: Sequence[MicroBatch],
     temperature: float = 1.0,
     on_batch: Callable[[int], None] = lambda done: None,
+    activations: int = 0,
 ) -> Importance:
     """Importance of the base's weights under the adapters of `model`, from one backward pass over general batches.
 
     With x the input of a layer and delta the gradient of a token's loss at its output, dL/dW = sum_t delta_t x_t^T, and
     Omega = E[delta^2] E[x^2]^T approximates the diagonal of its Fisher matrix: D_in + D_out numbers a layer instead of
-    D_in * D_out. Layer coefficients are (||Omega_l||_F / mean)^(1/temperature), normalised to mean 1.
+    D_in * D_out. Layer coefficients are (||Omega_l||_F / mean)^(1/temperature), normalised to mean 1. About
+    `activations` inputs of real tokens, evenly drawn over the batches, are kept for every layer.
 
     Source: element-wise and layer-wise importance of arXiv 2501.13669 (sections 4.1 to 4.3), of which we keep the two
     levels and change the estimator: a Kronecker-factored diagonal (arXiv 1503.05671) in place of the dense path
@@ -67,6 +73,7 @@ def measure_importance(
     layers = lora_modules(model)
     squares_in = {name: mx.zeros(layer.lora_a.shape[0]) for name, layer in layers.items()}
     squares_out = {name: mx.zeros(layer.lora_b.shape[1]) for name, layer in layers.items()}
+    kept: dict[str, list[mx.array]] = {name: [] for name in layers}
     tokens = supervised = 0
     with adapter_disabled(model):
         for done, batch in enumerate(batches):
@@ -77,16 +84,27 @@ def measure_importance(
                     mx.square(inputs[name].astype(mx.float32)) * mx.array(real)[..., None]
                 ).sum((0, 1))
                 squares_out[name] = squares_out[name] + mx.square(gradients[name].astype(mx.float32)).sum((0, 1))
-            mx.eval(squares_in, squares_out)
+            rows, columns = _drawn(real, -(-activations // len(batches)), seed=done)
+            for name in layers if activations else ():
+                kept[name].append(inputs[name][rows, columns].astype(mx.float32))
+            mx.eval(squares_in, squares_out, kept)
             tokens += int(real.sum())
             supervised += int(batch.supervised[:, 1:].sum())
             on_batch(done + 1)
     return _normalise(
         {name: values / supervised for name, values in squares_out.items()},
         {name: values / tokens for name, values in squares_in.items()},
+        {name: mx.concatenate(parts) for name, parts in kept.items() if parts},
         temperature,
         tokens,
     )
+
+
+def _drawn(real: np.ndarray, count: int, seed: int) -> tuple[mx.array, mx.array]:
+    """(rows, columns) of at most `count` real positions of a batch, drawn without replacement."""
+    rows, columns = np.nonzero(real)
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return mx.array(rows[chosen]), mx.array(columns[chosen])
 
 
 def _observe(
@@ -129,7 +147,13 @@ def _tap(
     return observe
 
 
-def _normalise(output: dict[str, mx.array], input_: dict[str, mx.array], temperature: float, tokens: int) -> Importance:
+def _normalise(
+    output: dict[str, mx.array],
+    input_: dict[str, mx.array],
+    activations: dict[str, mx.array],
+    temperature: float,
+    tokens: int,
+) -> Importance:
     names = list(output)
     means = {name: output[name].mean().item() * input_[name].mean().item() for name in names}
     sizes = {name: output[name].size * input_[name].size for name in names}
@@ -137,9 +161,10 @@ def _normalise(output: dict[str, mx.array], input_: dict[str, mx.array], tempera
     root = overall**0.5
     output = {name: values / root for name, values in output.items()}
     input_ = {name: values / root for name, values in input_.items()}
+    activations = {name: values / root**0.5 for name, values in activations.items()}
     norms = np.array(
         [mx.square(output[n]).sum().item() ** 0.5 * mx.square(input_[n]).sum().item() ** 0.5 for n in names]
     )
     weights = (norms / norms.mean()) ** (1 / temperature)
     weights = weights / weights.mean()
-    return Importance(output, input_, dict(zip(names, weights.tolist(), strict=True)), tokens)
+    return Importance(output, input_, dict(zip(names, weights.tolist(), strict=True)), tokens, activations)

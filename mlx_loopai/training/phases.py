@@ -53,20 +53,23 @@ def plan_phases(
     size, and data repeat where they run out.
     """
     options = config.phases or (PhaseOptions(name="train", mixture=dict.fromkeys(rows, 1.0)),)
-    drawn = [_draw(config, option, rows, rehearsal, repeat=0, number=number) for number, option in enumerate(options)]
-    # One set of widths for the whole run: a later phase compiles nothing new.
-    widths = choose_widths([len(row.ids) for rows_of in drawn for row in rows_of])
-    wanted = _steps_per_phase(config.train, [len(rows_of) for rows_of in drawn])
+    first = [_draw(config, option, rows, rehearsal, repeat=0, number=number) for number, option in enumerate(options)]
+    wanted = _steps_per_phase(config.train, [len(drawn) for drawn in first])
+    draws = [[drawn] for drawn in first]
+    for number, option in enumerate(options):
+        while wanted and sum(_step_count(drawn, config.train) for drawn in draws[number]) < wanted[number]:
+            draws[number].append(_draw(config, option, rows, rehearsal, len(draws[number]), number))
+    # One set of widths for the whole run, repeats included: a later phase compiles nothing new, and a row that only a
+    # repeat draws may be the longest.
+    widths = choose_widths([len(row.ids) for drawn in draws for some in drawn for row in some])
     phases = []
-    for number, (option, first_rows) in enumerate(zip(options, drawn, strict=True)):
-        phase_rows, steps = list(first_rows), _cut(first_rows, config.train, micro_tokens, number, widths)
-        repeat = 0
-        while wanted is not None and len(steps) < wanted[number]:
-            repeat += 1
-            more = _draw(config, option, rows, rehearsal, repeat, number)
-            offset = len(phase_rows)
-            steps += _shift(_cut(more, config.train, micro_tokens, number + 1000 * repeat, widths), offset)
-            phase_rows += more
+    for number, option in enumerate(options):
+        phase_rows: list[TokenRow] = []
+        steps: list[list[list[int]]] = []
+        for repeat, drawn in enumerate(draws[number]):
+            cut = _cut(drawn, config.train, micro_tokens, number + 1000 * repeat, widths)
+            steps += _shift(cut, len(phase_rows))
+            phase_rows += drawn
         limit = len(steps) if wanted is None else wanted[number]
         if limit:
             phases.append(_phase(config, option, phase_rows, steps[:limit], widths))
@@ -108,6 +111,10 @@ def _cut(
 
 def _shift(steps: list[list[list[int]]], offset: int) -> list[list[list[int]]]:
     return [[[index + offset for index in micro] for micro in step] for step in steps]
+
+
+def _step_count(rows: Sequence[TokenRow], train: TrainOptions) -> int:
+    return -(-len(rows) // train.rows_per_step)
 
 
 def _steps_per_phase(train: TrainOptions, sizes: list[int]) -> list[int] | None:

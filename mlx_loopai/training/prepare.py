@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
@@ -57,22 +58,35 @@ class Rows:
         found = [row for name in sorted(self.sources) for row in self.sources[name]]
         return sorted(found, key=lambda row: hashlib.sha256(row.ids.tobytes()).digest())[:FIXED_ROWS]
 
+    @property
+    def digest(self) -> str:
+        """Identity of everything read: a run resumed on edited files would go on in the middle of other data."""
+        found = hashlib.sha256()
+        for name, rows in [*sorted(self.sources.items()), ("", self.validation)]:
+            found.update(f"{name}:{len(rows)}".encode())
+            for row in rows:
+                found.update(row.ids.tobytes() + row.supervised.tobytes())
+        return found.hexdigest()
 
-def check_identity(run: RunDirectory, config: RunConfig, loaded: LoadedModel, resume: bool) -> None:
+
+def check_identity(run: RunDirectory, config: RunConfig, loaded: LoadedModel, rows: Rows, resume: bool) -> None:
     """Make `run` this configuration's folder, or see that it already is.
 
-    Raises: InputError when the folder holds a run and `resume` is off, or when base or configuration differ from those
-    it was started with (all differences are listed).
+    Raises: InputError when the folder holds a run and `resume` is off, or when base, configuration or rows differ from
+    those it was started with (all differences are listed).
     """
-    if run.identity.exists():
-        stored = json.loads(run.identity.read_text(encoding="utf-8"))
-        if complete_checkpoints(run.checkpoints) and not resume:
-            raise InputError(f"{run.path}: holds a run; add --resume to go on with it, or give another --out")
-        if resume:
-            _compare(run, config, loaded, stored)
-    identity = {"base_hash": loaded.base_hash, "config_digest": config.digest(), "version": __version__}
-    run.identity.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-    run.resolved.write_text(config.to_yaml(), encoding="utf-8")
+    stored = json.loads(run.identity.read_text(encoding="utf-8")) if run.identity.exists() else None
+    if not resume and (complete_checkpoints(run.checkpoints) or run.adapter.exists()):
+        raise InputError(f"{run.path}: holds a run; add --resume to go on with it, or give another --out")
+    if resume and stored is not None:
+        _compare(run, config, loaded, rows, stored)
+        return
+    # What a try that ended before its first checkpoint left here may be of another base or configuration.
+    for leftover in (run.rehearsal, run.importance, run.events):
+        leftover.unlink(missing_ok=True)
+    identity = {"base_hash": loaded.base_hash, "config_digest": config.digest(), "rows_digest": rows.digest}
+    _write_whole(run.resolved, config.to_yaml())
+    _write_whole(run.identity, json.dumps(identity | {"version": __version__}, indent=2) + "\n")
 
 
 def read_rows(config: RunConfig, encoder: ChatEncoder, listener: Listener) -> Rows:
@@ -144,12 +158,13 @@ def importance_of_base(
     starts = range(0, len(rows), IMPORTANCE_ROWS_PER_BATCH)
     batches = [batch_of(rows[start : start + IMPORTANCE_ROWS_PER_BATCH], widths) for start in starts]
     listener.stage("importance", len(batches))
-    importance = measure_importance(loaded.model, batches, config.penalty.temperature, listener.advance)
+    kept = config.penalty.activations if config.penalty.kind == "sketch" else 0
+    importance = measure_importance(loaded.model, batches, config.penalty.temperature, listener.advance, kept)
     importance.save(run.importance)
     return importance
 
 
-def _compare(run: RunDirectory, config: RunConfig, loaded: LoadedModel, stored: dict[str, Any]) -> None:
+def _compare(run: RunDirectory, config: RunConfig, loaded: LoadedModel, rows: Rows, stored: dict[str, Any]) -> None:
     problems = []
     if stored["base_hash"] != loaded.base_hash:
         problems.append(f"the base is another one ({loaded.base_hash[:12]}, was {stored['base_hash'][:12]})")
@@ -157,5 +172,13 @@ def _compare(run: RunDirectory, config: RunConfig, loaded: LoadedModel, stored: 
         before = flatten(validate_config(yaml.safe_load(run.resolved.read_text(encoding="utf-8")), str(run.resolved)))
         now = flatten(config)
         problems += [f"{name} is {now[name]!r}, was {before[name]!r}" for name in now if now[name] != before[name]]
+    elif stored.get("rows_digest", rows.digest) != rows.digest:
+        problems.append("the rows of the data files are not those of before")
     if problems:
         raise InputError(f"{run.path}: cannot resume: {all_problems(problems)}; use the same settings or another --out")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)

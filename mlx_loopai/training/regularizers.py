@@ -30,6 +30,33 @@ def kronecker_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]
     return penalty
 
 
+def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
+    """The function model -> sum_l c_l sum_i u_i mean_t (DW x_t)_i^2 over the stored general activations x_t.
+
+    What `kronecker_penalty` is with the full input covariance in place of its diagonal: a low-rank update moves along
+    directions that general inputs share, and the diagonal cannot see them (docs/experiments.md). Exact in x and
+    without a dense matrix: O(N R (D_in + D_out)) a layer for N activations. Anchored at the base.
+    """
+
+    def penalty(model: nn.Module) -> mx.array:
+        terms = [
+            importance.coefficients[name] * weighted_drift(layer, importance.output[name], importance.activations[name])
+            for name, layer in lora_modules(model).items()
+        ]
+        return mx.stack(terms).sum()
+
+    return penalty
+
+
+PENALTIES = {"kronecker": kronecker_penalty, "sketch": sketch_penalty}
+
+
+def weighted_drift(layer: LoRALinear, output: mx.array, activations: mx.array) -> mx.array:
+    """sum_i u_i mean_t (DW x_t)_i^2 of one layer; `output` u (D_out,), `activations` (N, D_in)."""
+    drift = layer.scale * ((activations @ layer.lora_a) @ layer.lora_b)
+    return (mx.square(drift).mean(axis=0) * output).sum()
+
+
 def weighted_square(layer: LoRALinear, output: mx.array, input_: mx.array) -> mx.array:
     """sum_ij u_i v_j DW_ij^2 of one layer; `output` u (D_out,), `input_` v (D_in,)."""
     a, b = layer.lora_a, layer.lora_b

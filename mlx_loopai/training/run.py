@@ -28,7 +28,7 @@ from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.phases import Phase, learning_rate, plan_phases
 from mlx_loopai.training.prepare import Listener, Rows, check_identity, importance_of_base, read_rows, rehearsal_rows
-from mlx_loopai.training.regularizers import kronecker_penalty
+from mlx_loopai.training.regularizers import PENALTIES
 from mlx_loopai.training.step import Penalty, StepResult, TrainStep
 
 MOST_SKIPPED_STEPS = 10
@@ -86,12 +86,13 @@ def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False
     """
     directory = RunDirectory(out)
     path = resolve_model(config.model)
+    shape = ModelShape.from_folder(path)
     encoder = ChatEncoder(load_tokenizer(path), config.system_prompt)
     rows = read_rows(config, encoder, listener)
-    memory = plan(ModelShape.from_folder(path), config, this_machine(), rows.longest).require_fit()
+    memory = plan(shape, config, this_machine(), rows.longest).require_fit()
     with directory.locked(), guarded(memory) as watch:
         loaded = load_model(config.model, config.dtype, _bits_to_quantize(memory, listener))
-        check_identity(directory, config, loaded, resume)
+        check_identity(directory, config, loaded, rows, resume)
         mx.reset_peak_memory()
         run = _start(directory, config, loaded, encoder, rows, memory, watch, listener, resume)
         return _finish(run, rows)
@@ -114,8 +115,9 @@ def _start(
     lora = config.lora.model_copy(update={"layers": memory.lora_layers})
     apply_lora(loaded.model, lora, config.train.seed)
     penalty = None
-    if config.penalty.kind == "kronecker":
-        penalty = kronecker_penalty(importance_of_base(directory, config, loaded, encoder, rehearsal, listener))
+    if config.penalty.kind != "none":
+        importance = importance_of_base(directory, config, loaded, encoder, rehearsal, listener)
+        penalty = PENALTIES[config.penalty.kind](importance)
     phases = plan_phases(config, rows.sources, rehearsal, memory.micro_tokens)
     optimizer = optimizers.AdamW(config.train.learning_rate, weight_decay=config.train.weight_decay)
     optimizer.init(loaded.model.trainable_parameters())
@@ -212,7 +214,7 @@ def _check_health(run: _Run, result: StepResult) -> None:
     if result.skipped and run.step.skipped_steps >= MOST_SKIPPED_STEPS:
         raise LoopaiError(
             f"{run.step.skipped_steps} steps had a non-finite loss or gradient; the last good checkpoint stays in "
-            f"{run.directory.checkpoints}; lower train.learning_rate and --resume into another --out"
+            f"{run.directory.checkpoints}; lower train.learning_rate and start again with another --out"
         )
     if run.watch.poll() == "stop":
         path = _save(run)

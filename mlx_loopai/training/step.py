@@ -80,7 +80,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.clip = clip
         self.skipped_steps = 0
-        gradient = nn.value_and_grad(
+        gradient = _leaving_no_trace(
             model, partial(batch_loss, model, chunk_rows=chunk_rows, checkpointing=checkpointing)
         )
         compiled = mx.metal.is_available() if compile is None else compile
@@ -121,6 +121,23 @@ class TrainStep:
             # Evaluated here, so that one micro-batch's activations are freed before the next begins.
             mx.eval(total, gradient)
         return total, gradient
+
+
+def _leaving_no_trace(model: nn.Module, loss: Callable[..., mx.array]) -> Callable[..., tuple[mx.array, Any]]:
+    """`nn.value_and_grad` that leaves `model` with the arrays it had.
+
+    It puts the arrays it differentiates into the model; when a compiled function is traced those have no value, and
+    the model would keep them.
+    """
+    value_and_gradient = nn.value_and_grad(model, loss)
+
+    def run(*arguments: mx.array) -> tuple[mx.array, Any]:
+        before = model.trainable_parameters()
+        result = value_and_gradient(*arguments)
+        model.update(before)
+        return result
+
+    return run
 
 
 def batch_loss(

@@ -34,7 +34,17 @@ RESULTS = ROOT / "docs" / "results" / "demo-sweep.jsonl"
 DOCUMENT = ROOT / "docs" / "experiments.md"
 BEGIN, END = "<!-- sweep table: begin -->", "<!-- sweep table: end -->"
 OPEN_ITEMS = 60
-_COLUMNS = ("arm", "settings", "seed", "domain_score", "open_retention", "open_retention_min", "train_s", "commit")
+_COLUMNS = (
+    "arm",
+    "settings",
+    "seed",
+    "domain_score",
+    "open_retention",
+    "open_retention_min",
+    "open_worst",
+    "train_s",
+    "commit",
+)
 
 
 def open_probes(count: int = OPEN_ITEMS) -> list[Probe]:
@@ -120,12 +130,13 @@ class _Silent:
         pass
 
 
-def _scores(base: Measurement, tuned: Measurement) -> dict[str, float]:
+def _scores(base: Measurement, tuned: Measurement) -> dict[str, Any]:
     kept = retained(base.general, tuned.general)
     return {
         "domain_score": round(-tuned.domain.nll_per_token, 4),
         "open_retention": round(kept.mean, 4),
         "open_retention_min": round(kept.minimum, 4),
+        "open_worst": min(kept.per_probe, key=lambda name: kept.per_probe[name].capped),
     }
 
 

@@ -1,0 +1,224 @@
+"""`mlx-loopai train`: both of its forms, what it prints, and what it leaves on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlx_loopai.cli.listener import _ProgressListener
+from tests.unit.cli.conftest import N_ROWS, Ended
+
+CommandLine = Callable[..., Ended]
+
+# DESIGN 6: a script may rely on these.
+KEYS = {
+    "run", "steps", "loss_first", "loss_last", "supervised_tokens", "tokens_per_s", "real_token_share",
+    "supervised_token_share", "peak_bytes", "plan_bytes", "resumed_from",
+}  # fmt: skip
+
+
+def settings(*pairs: str) -> list[str]:
+    return [argument for pair in pairs for argument in ("--set", pair)]
+
+
+def summary(ended: Ended) -> dict[str, Any]:
+    """The one JSON document on stdout."""
+    assert ended.status == 0, ended.stderr
+    assert ended.stdout.count("\n") == 1
+    return json.loads(ended.stdout)
+
+
+def write_recipe(folder: Path, model: Path | str, **changes: Any) -> Path:
+    recipe = {
+        "model": str(model),
+        "sources": {"tales": {"path": "rows.jsonl", "category": "creative"}},
+        "lora": {"rank": 2, "alpha": 4},
+        "train": {"rows_per_step": 4, "epochs": 1, "learning_rate": 0.01},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe | changes, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def test_rows_on_the_command_line(
+    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = settings("train.max_steps=6", "train.learning_rate=2e-2", "train.rows_per_step=4")
+    ended = command_line("train", "--model", tiny_model_folder, "--data", rows_file, "--out", out, *options, "--json")
+    found = summary(ended)
+    assert found.keys() >= KEYS
+    assert (found["run"], found["steps"], found["resumed_from"]) == (str(out), 6, None)
+    assert found["loss_last"] < found["loss_first"]
+    assert found["supervised_tokens"] > 6 * 4
+    assert 0 < found["supervised_token_share"] < found["real_token_share"] <= 1
+    assert found["plan_bytes"] > 0
+    assert found["peak_bytes"] > 0
+    assert "training: 6 of 6" in ended.stderr
+    names = {path.name for path in out.iterdir()}
+    assert {"adapter", "checkpoints", "events.jsonl", "resolved.yaml", "run.json"} <= names
+    assert not [name for name in names if "tmp" in name]
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert {key: events[-1][key] for key in found} == found
+
+
+def test_a_recipe(command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, tiny_model_folder)
+    found = summary(command_line("train", recipe, "--out", tmp_path / "run", "--json", "--quiet"))
+    assert found["steps"] == -(-N_ROWS // 4)
+    written = yaml.safe_load((tmp_path / "run" / "resolved.yaml").read_text(encoding="utf-8"))
+    assert written["lora"]["rank"] == 2
+    assert written["sources"]["tales"]["path"] == str(rows_file)
+
+
+def test_the_recipe_and_the_command_line_give_the_same_adapter(
+    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, tiny_model_folder, sources={"rows": {"path": "rows.jsonl"}})
+    summary(command_line("train", recipe, "--out", tmp_path / "a", "--json"))
+    same = settings("lora.rank=2", "lora.alpha=4", "train.rows_per_step=4", "train.learning_rate=0.01")
+    given = ("--model", tiny_model_folder, "--data", rows_file, *same)
+    summary(command_line("train", *given, "--out", tmp_path / "b", "--json"))
+    weights = [(tmp_path / run / "adapter" / "adapters.safetensors").read_bytes() for run in "ab"]
+    assert weights[0] == weights[1]
+
+
+def test_model_on_the_command_line_goes_before_the_recipes(
+    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, "no/such-model")
+    out = tmp_path / "run"
+    summary(command_line("train", recipe, "--model", tiny_model_folder, "--out", out, "--json"))
+    assert yaml.safe_load((out / "resolved.yaml").read_text(encoding="utf-8"))["model"] == str(tiny_model_folder)
+
+
+def test_two_files_of_rows(command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "more" / "rows.jsonl"
+    other.parent.mkdir()
+    shutil.copy(rows_file, other)
+    given = ("--model", tiny_model_folder, "--data", rows_file, "--data", other, "--out", tmp_path / "run")
+    found = summary(command_line("train", *given, "--json"))
+    assert found["steps"] == -(-2 * N_ROWS // 8)
+
+
+def test_data_repeat_until_max_steps(
+    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    given = ("--model", tiny_model_folder, "--data", rows_file, "--out", tmp_path / "run")
+    options = settings("train.max_steps=3", f"train.rows_per_step={3 * N_ROWS}")
+    found = summary(command_line("train", *given, *options, "--json"))
+    assert found["steps"] == 3
+    assert found["skipped_steps"] == 0
+
+
+def test_quiet_and_plain_text(
+    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    given = ("--model", tiny_model_folder, "--data", rows_file, "--out", tmp_path / "run")
+    ended = command_line("train", *given, *settings("train.max_steps=1"), "--quiet")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert "1 steps in " in ended.stdout
+    assert f"adapter: {tmp_path / 'run'}/adapter\n" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "near"),
+    [
+        ("train.learning_rte=1e-4", "unknown key train.learning_rte; did you mean learning_rate?"),
+        ("lora.rnak=4", "unknown key lora.rnak; did you mean rank?"),
+        ("trian.epochs=2", "unknown key trian; did you mean train?"),
+        ("penalty.kind=kronecke", "penalty.kind: Input should be 'none', 'kronecker'"),
+        ("train.max_steps=-1", "train.max_steps: Input should be greater than or equal to 0 (got -1)"),
+        ("train.epochs", "--set train.epochs: expected NAME=VALUE"),
+        ("lora.targets=[q_porj]", "lora.targets: qwen2 has no q_porj; known: q_proj, "),
+    ],
+)
+def test_a_wrong_setting_names_the_nearest(
+    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path, setting: str, near: str
+) -> None:
+    given = ("--model", tiny_model_folder, "--data", rows_file, "--out", tmp_path / "run")
+    ended = command_line("train", *given, "--set", setting)
+    assert (ended.status, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert near in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_adapter_answers(command_line: CommandLine, tiny_model_folder: Path, finished_run: Path) -> None:
+    asked = ("generate", "0번째 밤 이야기", "--model", tiny_model_folder, "--max-tokens", "5", "--json")
+    for adapter in (finished_run / "run" / "adapter", finished_run / "run"):
+        ended = command_line(*asked, "--adapter", adapter)
+        assert summary(ended)["prompt_tokens"] > 5
+        assert ended.stderr == ""
+
+
+def test_guarded_in_phases(
+    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    phases = [{"name": "first", "mixture": {"tales": 0.5}}, {"name": "second", "mixture": {"tales": 1}}]
+    guarded = {
+        "phases": phases,
+        "general": "rows.jsonl",
+        "replay": {"source": "records", "share": 0.5},
+        "penalty": {"kind": "kronecker", "strength": 0.01, "sequences": 4},
+    }
+    recipe = write_recipe(tmp_path, tiny_model_folder, **guarded)
+    ended = command_line("train", recipe, "--out", tmp_path / "run", "--json")
+    assert summary(ended)["steps"] == -(-N_ROWS // 4) + -(-2 * N_ROWS // 4)
+    assert "importance: 1 of 1" in ended.stderr
+    events = [
+        json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    steps = [event for event in events if event["event"] == "step"]
+    assert list(dict.fromkeys(step["phase"] for step in steps)) == ["first", "second"]
+    assert steps[-1]["penalty"] > 0
+
+
+def test_ctrl_c_saves_and_resume_ends_like_an_uninterrupted_run(
+    command_line: CommandLine,
+    tiny_model_folder: Path,
+    rows_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = ("--model", tiny_model_folder, "--data", rows_file, *settings("train.max_steps=5", "lora.dropout=0.1"))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    expected = summary(command_line("train", *given, "--out", whole, "--json"))
+    with monkeypatch.context() as patch:
+        patch.setattr(_ProgressListener, "advance", _interrupt_at(2))
+        ended = command_line("train", *given, "--out", stopped, "--json", "--quiet")
+    assert (ended.status, ended.stdout) == (130, "")
+    assert ended.stderr.count("\n") == 1
+    assert "--resume" in ended.stderr
+    assert str(stopped / "checkpoints" / "step-000002") in ended.stderr
+    assert not (stopped / "adapter").exists()
+    found = summary(command_line("train", *given, "--out", stopped, "--json", "--resume"))
+    assert found["resumed_from"] == str(stopped / "checkpoints" / "step-000002")
+    assert (found["steps"], found["supervised_tokens"]) == (expected["steps"], expected["supervised_tokens"])
+    weights = [(run / "adapter" / "adapters.safetensors").read_bytes() for run in (whole, stopped)]
+    assert weights[0] == weights[1]
+
+
+def test_resume_without_a_checkpoint_starts_over_and_says_so(
+    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    given = ("--model", tiny_model_folder, "--data", rows_file, "--out", tmp_path / "run")
+    ended = command_line("train", *given, *settings("train.max_steps=1"), "--resume", "--json")
+    assert summary(ended)["resumed_from"] is None
+    assert "no complete checkpoint; starting over" in ended.stderr
+
+
+def _interrupt_at(step: int) -> Callable[..., None]:
+    def advance(self: _ProgressListener, done: int, note: str = "") -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return advance

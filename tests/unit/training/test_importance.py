@@ -1,0 +1,127 @@
+"""Importance against a slow reference: one backward pass per token, in plain numpy where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_loopai.models.lora import lora_modules
+from mlx_loopai.training.importance import Importance, _normalise, measure_importance
+
+from .conftest import batch, row
+
+ROWS = [row(6), row(9, prompt=4, seed=2), row(12, prompt=3, seed=3)]
+
+
+def slow_moments(model: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Sums of squared inputs and of squared output gradients, row by row, unpadded, through the whole model."""
+    layers = lora_modules(model)
+    inputs = {name: np.zeros(layer.lora_a.shape[0]) for name, layer in layers.items()}
+    outputs = {name: np.zeros(layer.lora_b.shape[1]) for name, layer in layers.items()}
+    for layer in layers.values():
+        layer.enabled = False
+    for one in ROWS:
+        ids, places = mx.array(one.ids[None, :-1]), np.flatnonzero(one.supervised[1:])
+        for name, layer in layers.items():
+            seen: list[np.ndarray] = []
+
+            def loss(offset: mx.array, layer: nn.Module = layer, seen: list = seen) -> mx.array:
+                layer.observer = lambda x, y: (seen.append(x), y + offset)[1]
+                scores = nn.losses.cross_entropy(model(ids)[0], mx.array(one.ids[1:]), reduction="none")
+                return scores[mx.array(places)].sum()
+
+            gradient = mx.grad(loss)(mx.zeros((1, ids.shape[1], layer.lora_b.shape[1])))
+            layer.observer = None
+            outputs[name] += np.square(np.array(gradient, np.float64)).sum((0, 1))
+            inputs[name] += np.square(np.array(mx.stop_gradient(seen[0]), np.float64)).sum((0, 1))
+    for layer in layers.values():
+        layer.enabled = True
+    return outputs, inputs
+
+
+def reference(
+    output: dict[str, np.ndarray], input_: dict[str, np.ndarray], temperature: float
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """(Omega without its coefficient, coefficients), with every matrix written out."""
+    omega = {name: np.outer(output[name], input_[name]) for name in output}
+    mean = np.concatenate([matrix.ravel() for matrix in omega.values()]).mean()
+    omega = {name: matrix / mean for name, matrix in omega.items()}
+    norms = {name: np.linalg.norm(matrix) for name, matrix in omega.items()}
+    raised = {name: (norm / np.mean(list(norms.values()))) ** (1 / temperature) for name, norm in norms.items()}
+    return omega, {name: value / np.mean(list(raised.values())) for name, value in raised.items()}
+
+
+@pytest.fixture
+def model(adapted: Callable[..., nn.Module]) -> nn.Module:
+    return adapted()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_it_is_the_slow_reference(model: nn.Module, temperature: float) -> None:
+    batches = [batch(ROWS[:2], 14), batch(ROWS[2:], 14)]
+    measured = measure_importance(model, batches, temperature)
+    omega, coefficients = reference(*slow_moments(model), temperature)
+    for name, expected in omega.items():
+        found = np.outer(np.array(measured.output[name]), np.array(measured.input[name]))
+        assert np.abs(found - expected).max() < 1e-3 * expected.max(), name
+        assert measured.coefficients[name] == pytest.approx(coefficients[name], rel=1e-3)
+
+
+def test_means_are_one(model: nn.Module) -> None:
+    measured = measure_importance(model, [batch(ROWS)])
+    omega = [np.outer(np.array(measured.output[name]), np.array(measured.input[name])) for name in measured.output]
+    assert np.concatenate([matrix.ravel() for matrix in omega]).mean() == pytest.approx(1, rel=1e-4)
+    assert np.mean(list(measured.coefficients.values())) == pytest.approx(1, rel=1e-6)
+    assert all((matrix >= 0).all() for matrix in omega)
+
+
+def test_a_high_temperature_makes_all_layers_alike(model: nn.Module) -> None:
+    sharp = measure_importance(model, [batch(ROWS)], temperature=0.5).coefficients.values()
+    plain = measure_importance(model, [batch(ROWS)], temperature=1.0).coefficients.values()
+    flat = measure_importance(model, [batch(ROWS)], temperature=1000.0).coefficients.values()
+    assert np.std(list(sharp)) > np.std(list(plain)) > np.std(list(flat))
+    assert list(flat) == pytest.approx([1.0] * len(flat), abs=0.01)
+
+
+def test_it_is_the_bases_whatever_the_adapter_learnt(model: nn.Module, adapted: Callable[..., nn.Module]) -> None:
+    other = adapted()
+    for layer in lora_modules(other).values():
+        layer.lora_b = layer.lora_b * 10
+    other.train()
+    one, two = (measure_importance(each, [batch(ROWS)]) for each in (model, other))
+    for name in one.output:
+        assert np.array_equal(np.array(one.output[name]), np.array(two.output[name]))
+    assert all(layer.enabled and layer.observer is None for layer in lora_modules(other).values())
+
+
+def test_padding_and_grouping_do_not_matter(model: nn.Module) -> None:
+    one = measure_importance(model, [batch(ROWS)])
+    other = measure_importance(model, [batch([each], 20) for each in ROWS])
+    assert one.tokens == other.tokens == sum(len(each.ids) - 1 for each in ROWS)
+    for name in one.output:
+        assert np.allclose(np.array(one.output[name]), np.array(other.output[name]), rtol=1e-3)
+        assert np.allclose(np.array(one.input[name]), np.array(other.input[name]), rtol=1e-3)
+
+
+def test_a_number_by_hand() -> None:
+    measured = _normalise({"a": mx.array([1.0, 3.0])}, {"a": mx.array([2.0])}, temperature=1.0, tokens=5)
+    found = np.outer(np.array(measured.output["a"]), np.array(measured.input["a"]))
+    assert np.allclose(found, [[0.5], [1.5]])
+    assert measured.coefficients == {"a": 1.0}
+
+
+def test_what_is_saved_is_what_is_loaded(model: nn.Module, tmp_path: Path) -> None:
+    measured = measure_importance(model, [batch(ROWS)])
+    measured.save(tmp_path / "importance.safetensors")
+    loaded = Importance.load(tmp_path / "importance.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["importance.safetensors"]
+    assert loaded.tokens == measured.tokens
+    assert loaded.coefficients == pytest.approx(measured.coefficients)
+    for name in measured.output:
+        assert np.array_equal(np.array(loaded.output[name]), np.array(measured.output[name]))
+        assert np.array_equal(np.array(loaded.input[name]), np.array(measured.input[name]))

@@ -138,6 +138,7 @@ class _Request:
             checkpointing=checkpointing,
             chunk_rows=chunk_rows,
             penalty=self.config.penalty.kind,
+            penalty_activations=self.config.penalty.activations,
             accumulates=tokens < self.config.train.rows_per_step * self.width,
         )
 

@@ -52,7 +52,8 @@ class StepOptions:
 
     base_precision: fp32, bf16, fp16 or N-bit (a quantised checkpoint keeps its own); compute: dtype of activations.
     micro_tokens: padded tokens B * T of a micro-batch; width: T. supervised_share: part of them that are targets.
-    accumulates: gradients of several micro-batches are summed. lora_layers 0, lora_targets (): all.
+    accumulates: gradients of several micro-batches are summed.
+    penalty_activations: rows that `sketch` keeps a module. lora_layers 0, lora_targets (): all.
     """
 
     base_precision: str = "fp32"
@@ -66,6 +67,7 @@ class StepOptions:
     checkpointing: bool = False
     chunk_rows: int = 256
     penalty: str = "none"
+    penalty_activations: int = 0
     accumulates: bool = True
 
 
@@ -142,10 +144,16 @@ def _fixed_terms(shape: ModelShape, options: StepOptions) -> dict[str, int]:
 
 
 def _penalty_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """`kronecker` keeps one input and one output vector a module and, in its own gradient, one more adapter's worth."""
+    """One input and one output vector a module and, in the penalty's own gradient, one more adapter's worth.
+
+    `sketch` also keeps general activations (N, D_in) a module, and while it runs one layer's outputs for them.
+    """
     if options.penalty == "none":
         return 0
     vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
+    if options.penalty == "sketch":
+        vectors += options.penalty_activations * shape.lora_inputs(options.lora_targets, options.lora_layers)
+        vectors += 3 * options.penalty_activations * max(out for out, _ in shape.block_linears().values())
     return 4 * vectors + 4 * shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
 
 

@@ -169,6 +169,11 @@ class ModelShape:
         per_block = sum(rank * sum(linears[name]) for name in self.lora_targets(targets))
         return per_block * self.lora_layers(layers)
 
+    def lora_inputs(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
+        """Sum of D_in over the adapted linears. Raises: InputError for an unknown target."""
+        linears = self.block_linears()
+        return sum(linears[name][1] for name in self.lora_targets(targets)) * self.lora_layers(layers)
+
     def _block_biases(self) -> int:
         linears = self.block_linears()
         if self.architecture == "gpt_neox":

@@ -64,9 +64,9 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints that hold all their files, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(
-        path for path in folder.glob("step-*") if (path / STATE_FILE).is_file() and (path / ARRAYS_FILE).is_file()
-    )
+    whole = [path for path in folder.glob("step-*") if (path / STATE_FILE).is_file() and (path / ARRAYS_FILE).is_file()]
+    # By number: from a million steps on the names differ in length.
+    return sorted(whole, key=lambda path: (len(path.name), path.name))
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -84,7 +84,7 @@ class RunDirectory:
         if not self.events.exists():
             return []
         found = []
-        for line in self.events.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in self.events.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,9 +53,10 @@ def command_line(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
 @pytest.fixture(scope="session")
 def finished_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with rows.jsonl and the run `run` of two steps on it. Read only: copy it to change it."""
+    """A folder with rows.jsonl and the run `run` of two steps on it, made in the folder. Read only: copy it."""
     folder = tmp_path_factory.mktemp("finished")
-    rows = write_rows(folder / "rows.jsonl")
-    arguments = ["train", "--model", tiny_model_folder, "--data", rows, "--out", folder / "run", "--quiet"]
-    assert main([str(argument) for argument in (*arguments, "--set", "train.max_steps=2")]) == 0
+    write_rows(folder / "rows.jsonl")
+    arguments = ["train", "--model", str(tiny_model_folder), "--data", "rows.jsonl", "--out", "run", "--quiet"]
+    with contextlib.chdir(folder):
+        assert main([*arguments, "--set", "train.max_steps=2"]) == 0
     return folder

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_loopai.models import adapters
 from tests.conftest import TINY_CONFIG
-from tests.unit.cli.conftest import Ended, write_rows
+from tests.unit.cli.conftest import Ended
 
 CommandLine = Callable[..., Ended]
 
@@ -81,9 +81,7 @@ CASES = [
     ),
     Case("missing recipe", "train recipe.yaml --out run", ("recipe.yaml: no such recipe",)),
     Case("recipe is a folder", "train recipe.yaml --out run", ("recipe.yaml: cannot be read",), {"recipe.yaml/a": ""}),
-    Case(
-        "recipe is no YAML", "train recipe.yaml --out run", ("recipe.yaml: not valid YAML",), {"recipe.yaml": "a: ["}
-    ),
+    Case("recipe is no YAML", "train recipe.yaml --out run", ("recipe.yaml: not valid YAML",), {"recipe.yaml": "a: ["}),
     Case(
         "sources is a list",
         "train recipe.yaml --out run",
@@ -109,9 +107,7 @@ CASES = [
     Case("--out is a file", f"{TRAIN}", ("run: a file stands",), {"rows.jsonl": GOOD_ROW, "run": "mine"}),
     Case("--out is below a file", f"{TRAIN}/er", ("run/er: a file stands",), {"rows.jsonl": GOOD_ROW, "run": "mine"}),
     Case("budget that is no size", f"{TRAIN} --set memory.budget=a", ("memory.budget",), {"rows.jsonl": GOOD_ROW}),
-    Case(
-        "too little memory", f"{TRAIN} --set memory.budget=1KiB", ("memory",), {"rows.jsonl": GOOD_ROW}, status=1
-    ),
+    Case("too little memory", f"{TRAIN} --set memory.budget=1KiB", ("memory",), {"rows.jsonl": GOOD_ROW}, status=1),
     # Models
     Case("train: no config.json", "train --model m --data rows.jsonl --out run", ("m: no config.json",), {"m/a": ""}),
     Case("generate: no config.json", "generate 안녕 --model m", ("m: no config.json",), {"m/a": ""}),
@@ -238,7 +234,6 @@ def test_bad_input(
 ) -> None:
     if case.world in ("finished run", "disk full after a run"):
         shutil.copytree(request.getfixturevalue("finished_run"), tmp_path, dirs_exist_ok=True)
-        rebase(tmp_path / "run", tmp_path)
     for name, content in case.files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,21 +276,38 @@ def assert_nothing_half_written(before: dict[str, bytes], after: dict[str, bytes
     assert {name: after.get(name) for name in before} == before
 
 
-def rebase(run: Path, folder: Path) -> None:
-    """Let a copied run's settings name its rows as the commands here do."""
-    resolved = run / "resolved.yaml"
-    lines = resolved.read_text(encoding="utf-8").splitlines()
-    moved = ["    path: rows.jsonl" if line.strip().startswith("path: ") else line for line in lines]
-    resolved.write_text("\n".join(moved) + "\n", encoding="utf-8")
+@contextmanager
+def locked(run: Path, wanted: bool) -> Iterator[None]:
+    """Another process writes `run` meanwhile."""
+    if not wanted:
+        yield
+        return
+    run.mkdir()
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    command = [sys.executable, "-c", code, str(run / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield
+        process.communicate("\n")
 
 
-class _HeldLock:
-    def __init__(self, process: subprocess.Popen[str] | None) -> None:
-        self._process = process
+def fill_disk(patch: pytest.MonkeyPatch, world: str) -> None:
+    """What the file system would do, where `world` says."""
+    save = mx.save_safetensors
 
-    def __enter__(self) -> None:
-        pass
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.communicate("")
+    def save_half(path: str, *arguments: Any) -> None:
+        if world.split()[-1] not in path:
+            save(path, *arguments)
+            return
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    if world.endswith(("checkpoint", "adapter")):
+        patch.setattr(mx, "save_safetensors", save_half)
+    else:
+        patch.setattr(os, "fsync", full)
+        patch.setattr(Path, "replace", full)

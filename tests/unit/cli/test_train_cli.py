@@ -160,9 +160,7 @@ def test_the_adapter_answers(command_line: CommandLine, tiny_model_folder: Path,
         assert ended.stderr == ""
 
 
-def test_guarded_in_phases(
-    command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
-) -> None:
+def test_guarded_in_phases(command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path) -> None:
     phases = [{"name": "first", "mixture": {"tales": 0.5}}, {"name": "second", "mixture": {"tales": 1}}]
     guarded = {
         "phases": phases,
@@ -174,9 +172,7 @@ def test_guarded_in_phases(
     ended = command_line("train", recipe, "--out", tmp_path / "run", "--json")
     assert summary(ended)["steps"] == -(-N_ROWS // 4) + -(-2 * N_ROWS // 4)
     assert "importance: 1 of 1" in ended.stderr
-    events = [
-        json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [event for event in events if event["event"] == "step"]
     assert list(dict.fromkeys(step["phase"] for step in steps)) == ["first", "second"]
     assert steps[-1]["penalty"] > 0

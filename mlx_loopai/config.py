@@ -24,7 +24,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LoraOptions(_Options):

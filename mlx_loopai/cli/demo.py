@@ -76,6 +76,8 @@ def recipe_config(name: str, overrides: tuple[str, ...] = ()):  # type: ignore[n
 
 def _clear(out: Path) -> None:
     """Make room for a new result; only a folder that a demo wrote is replaced."""
+    if any(place.is_file() for place in (out, *out.parents)):
+        raise InputError(f"--out {out}: a file stands where the folder should be; give another one")
     if out.is_dir() and any(out.iterdir()):
         if not any((out / name).exists() for name in ("demo.json", *RECIPES)):
             raise InputError(f"--out {out}: not empty and no earlier demo; give a new folder")

@@ -94,7 +94,8 @@ class _Request:
     def precisions(self) -> tuple[str, ...]:
         if self.shape.quantization is not None:
             return (f"{self.shape.quantization.bits}-bit",)
-        if self.config.dtype != "auto":
+        # On CPU a quantised matrix product is too slow to train with (2-5 GFLOP/s measured): not offered there.
+        if self.config.dtype != "auto" or self.machine.backend == "cpu":
             return (self.compute,)
         return (self.compute, _SMALL_BASE)
 
@@ -271,7 +272,7 @@ def _why_given_up(request: _Request, chosen: StepOptions, knob: _Knob, fits: boo
         "micro_tokens": (f"{knob.preferred}", "smaller micro-batches, summed to the same step"),
         "chunk_rows": (f"{knob.preferred}", "a smaller loss chunk, the same result"),
         "checkpointing": ("without it the run", "same gradients, but blocks are computed again: about a third slower"),
-        "base_precision": (f"{knob.preferred}", "convert the base first: mlx-loopai convert --quantize 4"),
+        "base_precision": (f"{knob.preferred}", "the base is quantised while it is read, at some loss of quality"),
         "lora_layers": ("all blocks", "only the last blocks learn"),
     }[knob.name]
     if not fits or would_need <= request.budget_bytes:

@@ -102,6 +102,7 @@ def read_rows(config: RunConfig, encoder: ChatEncoder, listener: Listener) -> Ro
         encoded[name] = rows
         if notice:
             listener.notice(f"{name}: {notice}")
+    general_records(config)  # not needed yet, but a wrong path should be said before the model is loaded
     held_out = read_source(config.validation, "domain") if config.validation else []
     validation, _ = encode_records(encoder, held_out, config.train.max_tokens)
     return Rows(encoded, validation)

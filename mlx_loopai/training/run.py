@@ -91,7 +91,7 @@ def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False
     rows = read_rows(config, encoder, listener)
     memory = plan(shape, config, this_machine(), rows.longest).require_fit()
     with directory.locked(), guarded(memory) as watch:
-        loaded = load_model(config.model, config.dtype, _bits_to_quantize(memory, listener))
+        loaded = load_model(config.model, config.dtype, _bits_to_quantize(shape, memory, listener))
         check_identity(directory, config, loaded, rows, resume)
         mx.reset_peak_memory()
         run = _start(directory, config, loaded, encoder, rows, memory, watch, listener, resume)
@@ -243,9 +243,9 @@ def _mean(phases: list[Phase], share: Callable[[Phase], float]) -> float:
     return sum(share(phase) * len(phase.rows) for phase in phases) / sum(len(phase.rows) for phase in phases)
 
 
-def _bits_to_quantize(memory: MemoryPlan, listener: Listener) -> int:
+def _bits_to_quantize(shape: ModelShape, memory: MemoryPlan, listener: Listener) -> int:
     """Bits to quantise the base to while it is read: 0 unless the plan needs a smaller base than the checkpoint."""
-    if memory.machine.backend == "cpu" or not memory.base_precision.endswith("-bit"):
+    if shape.quantization is not None or not memory.base_precision.endswith("-bit"):
         return 0
     listener.notice(f"memory: the base is quantised to {memory.base_precision} to fit; see mlx-loopai plan")
     return int(memory.base_precision.removesuffix("-bit"))

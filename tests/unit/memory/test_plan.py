@@ -46,7 +46,7 @@ def test_concessions_come_in_order(qwen25) -> None:
     assert (roomy.checkpointing, tight.checkpointing) == (False, True)
     assert roomy.micro_tokens > tight.micro_tokens
     assert (roomy.base_precision, tight.base_precision, small.base_precision) == ("bf16", "bf16", "4-bit")
-    assert "convert --quantize 4" in reasons(small)["base_precision"]
+    assert "quantised while it is read" in reasons(small)["base_precision"]
     assert small.fits
 
 
@@ -56,6 +56,12 @@ def test_7b_in_bf16_never_fits_16_gib(qwen25) -> None:
     with pytest.raises(LoopaiError, match=r"weights 14.2 GiB, .*4-bit base or a smaller model"):
         found.require_fit()
     assert plan(qwen25("7B"), config(), named_machine("m4-16gb")).base_precision == "4-bit"
+
+
+def test_a_cpu_is_not_given_a_quantised_base(qwen25) -> None:
+    machine = replace(named_machine("m4-16gb"), backend="cpu")
+    found = plan(qwen25("7B"), config(), machine)
+    assert (found.fits, found.base_precision) == (False, "fp32")
 
 
 def test_what_the_user_set_stays(qwen25) -> None:

@@ -59,7 +59,7 @@ def test_all_linear_layers_of_all_blocks_get_an_adapter(tiny_model_folder: Path,
     layers = apply_lora(model, LoraOptions(rank=3), seed=0)
     assert len(layers) == 2 * len(ALL)
     assert last_names(layers) == ALL
-    assert list(layers)[0].startswith("model.layers.0.")
+    assert next(iter(layers)).startswith("model.layers.0.")
     assert list(layers) == sorted(layers)
     for name, layer in layers.items():
         n_out, n_in = shapes[name]

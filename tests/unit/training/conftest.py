@@ -80,7 +80,10 @@ def data_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     files = {}
     for number, name in enumerate(("talk", "tale", "trade", "general")):
         lines = [
-            {"prompt": f"{topic}에 대해 써 주세요.", "completion": f"{topic} 이야기입니다. " + "가나다 " * (place + number)}
+            {
+                "prompt": f"{topic}에 대해 써 주세요.",
+                "completion": f"{topic} 이야기입니다. " + "가나다 " * (place + number),
+            }
             for place, topic in enumerate(TOPICS)
         ]
         files[name] = folder / f"{name}.jsonl"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 from collections.abc import Callable
@@ -152,12 +153,15 @@ def test_whenever_it_is_killed_every_checkpoint_is_whole(
 
         return run
 
-    for owner, name in ((module.os, "rename"), (module.shutil, "rmtree"), (mx, "save_safetensors"), (module, "sync_file")):
+    for owner, name in (
+        (module.os, "rename"),
+        (module.shutil, "rmtree"),
+        (mx, "save_safetensors"),
+        (module, "sync_file"),
+    ):
         monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
-    try:
+    with contextlib.suppress(Killed):
         save(trainer, tmp_path, 2, keep=1)
-    except Killed:
-        pass
     monkeypatch.undo()
     found = list((tmp_path / "checkpoints").iterdir())
     assert found

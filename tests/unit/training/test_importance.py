@@ -1,4 +1,4 @@
-"""Importance against a slow reference: one backward pass per token, in plain numpy where that is possible."""
+"""Importance against a slow reference: one backward pass for each row and layer, every matrix in full."""
 
 from __future__ import annotations
 
@@ -10,12 +10,28 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_loopai.models.lora import lora_modules
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.models.lora import LoRALinear, lora_modules
 from mlx_loopai.training.importance import Importance, _normalise, measure_importance
 
 from .conftest import batch, row
 
 ROWS = [row(6), row(9, prompt=4, seed=2), row(12, prompt=3, seed=3)]
+
+
+def observed(model: nn.Module, layer: LoRALinear, one: TokenRow) -> tuple[mx.array, mx.array]:
+    """One layer's input and the gradient of a row's summed losses at its output."""
+    ids, places = mx.array(one.ids[None, :-1]), mx.array(np.flatnonzero(one.supervised[1:]))
+    seen: list[mx.array] = []
+
+    def loss(offset: mx.array) -> mx.array:
+        layer.observer = lambda x, y: (seen.append(x), y + offset)[1]
+        scores = nn.losses.cross_entropy(model(ids)[0], mx.array(one.ids[1:]), reduction="none")
+        return scores[places].sum()
+
+    gradient = mx.grad(loss)(mx.zeros((1, ids.shape[1], layer.lora_b.shape[1])))
+    layer.observer = None
+    return seen[0], gradient
 
 
 def slow_moments(model: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -26,19 +42,10 @@ def slow_moments(model: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, np.
     for layer in layers.values():
         layer.enabled = False
     for one in ROWS:
-        ids, places = mx.array(one.ids[None, :-1]), np.flatnonzero(one.supervised[1:])
         for name, layer in layers.items():
-            seen: list[np.ndarray] = []
-
-            def loss(offset: mx.array, layer: nn.Module = layer, seen: list = seen) -> mx.array:
-                layer.observer = lambda x, y: (seen.append(x), y + offset)[1]
-                scores = nn.losses.cross_entropy(model(ids)[0], mx.array(one.ids[1:]), reduction="none")
-                return scores[mx.array(places)].sum()
-
-            gradient = mx.grad(loss)(mx.zeros((1, ids.shape[1], layer.lora_b.shape[1])))
-            layer.observer = None
+            seen, gradient = observed(model, layer, one)
             outputs[name] += np.square(np.array(gradient, np.float64)).sum((0, 1))
-            inputs[name] += np.square(np.array(mx.stop_gradient(seen[0]), np.float64)).sum((0, 1))
+            inputs[name] += np.square(np.array(seen, np.float64)).sum((0, 1))
     for layer in layers.values():
         layer.enabled = True
     return outputs, inputs

@@ -17,8 +17,14 @@ def drawn(model: nn.Module) -> Importance:
     generator = np.random.default_rng(0)
     layers = lora_modules(model)
     return Importance(
-        {name: mx.array(generator.uniform(0, 2, layer.lora_b.shape[1]).astype(np.float32)) for name, layer in layers.items()},
-        {name: mx.array(generator.uniform(0, 2, layer.lora_a.shape[0]).astype(np.float32)) for name, layer in layers.items()},
+        {
+            name: mx.array(generator.uniform(0, 2, layer.lora_b.shape[1]).astype(np.float32))
+            for name, layer in layers.items()
+        },
+        {
+            name: mx.array(generator.uniform(0, 2, layer.lora_a.shape[0]).astype(np.float32))
+            for name, layer in layers.items()
+        },
         {name: float(generator.uniform(0.5, 2)) for name in layers},
         tokens=1,
     )

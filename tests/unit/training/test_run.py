@@ -6,6 +6,8 @@ import errno
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_loopai.cli.main import main
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
 from mlx_loopai.training import run as module
@@ -21,7 +22,7 @@ from mlx_loopai.training.checkpoint import complete_checkpoints
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.run import train
 
-from .conftest import Cli, Heard
+from .conftest import ROOT, Cli, Heard
 
 WEIGHTS = "adapters.safetensors"
 
@@ -241,16 +242,18 @@ def test_a_full_disk_keeps_what_was_saved(
     assert adapter(tmp_path / "run") == adapter(tmp_path / "whole")
 
 
-def test_a_full_disk_ends_the_command_with_one_line(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(path: str, *_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", path)
-
-    monkeypatch.setattr(mx, "save_safetensors", full)
-    status = main(["train", str(cli.recipe), "--out", str(tmp_path / "run"), "--quiet"])
-    assert status == 1
-    (line,) = capsys.readouterr().err.splitlines()
+def test_a_full_disk_ends_the_command_with_one_line(cli: Cli, tmp_path: Path) -> None:
+    code = (
+        "import errno, sys, mlx_loopai, mlx.core as mx\n"
+        "def full(path, *_): raise OSError(errno.ENOSPC, 'No space left on device', path)\n"
+        "mx.save_safetensors = full\n"
+        "from mlx_loopai.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    command = [sys.executable, "-c", code, "train", str(cli.recipe), "--out", str(tmp_path / "run"), "--quiet"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
     assert "No space left on device" in line
 
 

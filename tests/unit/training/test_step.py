@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -18,7 +19,9 @@ from .conftest import batch, row
 ROWS = [row(5), row(9, prompt=4), row(9, seed=1), row(14, prompt=11), row(21)]
 
 
-def trainer(model: nn.Module, clip: float = 0.0, optimizer: optimizers.Optimizer | None = None, **options: Any) -> TrainStep:
+def trainer(
+    model: nn.Module, clip: float = 0.0, optimizer: optimizers.Optimizer | None = None, **options: Any
+) -> TrainStep:
     optimizer = optimizer or optimizers.SGD(1.0)
     optimizer.init(model.trainable_parameters())
     return TrainStep(model, optimizer, clip=clip, chunk_rows=8, **({"checkpointing": False} | options))
@@ -53,7 +56,7 @@ def test_the_loss_is_the_mean_over_supervised_tokens(adapted: Callable[..., nn.M
 def test_micro_batches_add_up_to_one_big_batch(adapted: Callable[..., nn.Module], cut: list[int]) -> None:
     whole, parts = adapted(), adapted()
     edges = np.cumsum([0, *cut])
-    micro = [batch(ROWS[start:end]) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    micro = [batch(ROWS[start:end]) for start, end in pairwise(edges)]
     one = trainer(whole, clip=0.5)([batch(ROWS)], 0.1)
     many = trainer(parts, clip=0.5)(micro, 0.1)
     assert many.loss == pytest.approx(one.loss, rel=1e-5)
@@ -106,6 +109,10 @@ def test_the_penalty_pulls_once_a_step_however_many_micro_batches(adapted: Calla
         assert np.allclose(array, unpenalised[name] - 0.1 * 0.25 * 2 * start[name], atol=1e-6), name
 
 
+def infinite(model: nn.Module) -> mx.array:
+    return mx.array(float("inf")) * model.layers[0].self_attn.q_proj.lora_a.sum()
+
+
 @pytest.mark.parametrize("where", ["loss", "penalty"])
 def test_a_step_that_is_not_finite_changes_nothing(adapted: Callable[..., nn.Module], where: str) -> None:
     model = adapted()
@@ -117,8 +124,7 @@ def test_a_step_that_is_not_finite_changes_nothing(adapted: Callable[..., nn.Mod
     norm = model.model.norm.weight
     if where == "loss":
         model.model.norm.weight = norm * float("nan")
-    penalty = (lambda model: mx.array(float("inf")) * model.layers[0].self_attn.q_proj.lora_a.sum())
-    result = step([batch(ROWS)], 1e-2, penalty if where == "penalty" else None, 1.0)
+    result = step([batch(ROWS)], 1e-2, infinite if where == "penalty" else None, 1.0)
     model.model.norm.weight = norm
     assert result.skipped
     assert step.skipped_steps == 1

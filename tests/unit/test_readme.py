@@ -1,0 +1,149 @@
+"""What README.md says is true: its commands run, its files and folders are there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from converters.names import gguf_name
+from mlx_loopai.cli.main import COMMANDS, main
+from tests.conftest import TINY_CONFIG
+from tests.unit.cli.conftest import write_rows
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = [block.strip("\n").splitlines() for block in re.findall(r"^```\w*\n(.*?)^```$", README, re.M | re.S)]
+LINES = [line.partition("#")[0].strip() for block in BLOCKS for line in block]
+# Options that keep a command short on a tiny model; they change nothing of what the line shows.
+SHORTER = {
+    "train": "--set train.max_steps=2 --set replay.max_prompts=6 --set replay.answer_tokens=6",
+    "generate": "--max-tokens 4",
+}
+
+
+def commands() -> list[list[str]]:
+    """Every `mlx-loopai ...` line of the code blocks, split as a shell would."""
+    return [shlex.split(line)[1:] for line in LINES if line.startswith("mlx-loopai ")]
+
+
+def test_the_code_blocks_hold_known_lines_only() -> None:
+    unknown = [
+        block[0]
+        for block in BLOCKS
+        if not all(line.startswith(("make ", "mlx-loopai ")) for line in block) and block[0] != "mlx_loopai/"
+    ]
+    assert unknown == []
+    assert len(commands()) >= 5
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = {line.split()[1] for line in LINES if line.startswith("make ")}
+    named |= set(re.findall(r"`make ([\w-]+)`", README))
+    assert {"demo", "test"} <= named
+    assert not [target for target in named if not re.search(rf"^{target}:", makefile, re.M)]
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.M)
+    assert phony
+    assert named <= set(phony[1].split())
+
+
+def test_commands_in_the_text_exist_and_are_documented() -> None:
+    named = {arguments[0] for arguments in commands()} | set(re.findall(r"`mlx-loopai ([a-z]+)", README))
+    named |= {name for name in re.findall(r"`([a-z]+)`", README) if name in COMMANDS}
+    assert named <= set(COMMANDS)
+    help_text = (ROOT / "docs" / "help.md").read_text(encoding="utf-8")
+    assert not [name for name in named if f"\n## mlx-loopai {name}\n" not in help_text]
+
+
+def test_the_commands_run_one_after_the_other(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_gguf(tmp_path / "model.gguf", tiny_model_folder)
+    write_rows(tmp_path / "rows.jsonl", 6)
+    monkeypatch.chdir(tmp_path)
+    for arguments in commands():
+        given = [str(tiny_model_folder) if argument == "TOKENIZER_DIR" else argument for argument in arguments]
+        given += shlex.split(SHORTER.get(arguments[0], ""))
+        capfd.readouterr()
+        assert main(given) == 0, f"{shlex.join(arguments)}: {capfd.readouterr().err}"
+        assert capfd.readouterr().out.strip(), f"{shlex.join(arguments)} says nothing"
+    assert (tmp_path / "models" / "base" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "first" / "adapter" / "adapters.safetensors").is_file()
+    assert (tmp_path / "runs" / "first" / "rehearsal.jsonl").is_file()
+    assert (tmp_path / "runs" / "first" / "report.html").is_file()
+
+
+def test_linked_files_exist() -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
+    assert links
+    assert not [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
+
+
+def test_the_map_names_what_is_there() -> None:
+    entries = list(map_entries())
+    assert not [entry for entry in entries if not (ROOT / entry).is_dir()]
+    rooms = {path.parent.name for path in (ROOT / "mlx_loopai").glob("*/__init__.py")}
+    assert rooms == {Path(entry).name for entry in entries if Path(entry).parent.name == "mlx_loopai"} - {"assets"}
+
+
+def map_entries() -> Iterator[str]:
+    """The folders of the map, from the checkout's root."""
+    block = next(block for block in BLOCKS if block[0] == "mlx_loopai/")
+    top = ""
+    for line in block:
+        name = line.split()[0]
+        if line.startswith(" "):
+            yield f"{top}{name}"
+        else:
+            top = name
+            yield name
+
+
+def test_modules_named_in_the_map_exist() -> None:
+    """`training/` lists its modules by name."""
+    line = next(line for line in README.splitlines() if line.startswith("  training/"))
+    named = re.findall(r"[a-z]+", line.partition("training/")[2].replace("(the loop)", ""))
+    assert not [name for name in named if not (ROOT / "mlx_loopai" / "training" / f"{name}.py").is_file()]
+
+
+def write_gguf(path: Path, model: Path) -> None:
+    """The tiny model as the GGUF file that a user would have."""
+    from safetensors.numpy import load_file
+
+    writer = gguf.GGUFWriter(path, TINY_CONFIG["model_type"])
+    writer.add_block_count(TINY_CONFIG["num_hidden_layers"])
+    writer.add_context_length(TINY_CONFIG["max_position_embeddings"])
+    writer.add_embedding_length(TINY_CONFIG["hidden_size"])
+    writer.add_feed_forward_length(TINY_CONFIG["intermediate_size"])
+    writer.add_head_count(TINY_CONFIG["num_attention_heads"])
+    writer.add_head_count_kv(TINY_CONFIG["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(TINY_CONFIG["rms_norm_eps"])
+    writer.add_rope_freq_base(TINY_CONFIG["rope_theta"])
+    writer.add_tokenizer_model("gpt2")
+    vocabulary = tokens(model)
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(vocabulary))
+    writer.add_eos_token_id(TINY_CONFIG["eos_token_id"])
+    for name, tensor in load_file(model / "model.safetensors").items():
+        their = gguf_name(name)
+        assert their is not None
+        writer.add_tensor(their, tensor.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def tokens(model: Path) -> list[str]:
+    """The tokenizer's vocabulary in order of id, filled up to the embedding's rows."""
+    document = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    by_id = {number: token for token, number in document["model"]["vocab"].items()}
+    by_id |= {added["id"]: added["content"] for added in document["added_tokens"]}
+    return [by_id.get(number, f"[PAD{number}]") for number in range(TINY_CONFIG["vocab_size"])]

@@ -21,7 +21,7 @@ from mlx_loopai.errors import InputError
 GRAMMAR_STORIES = 1500
 HURTING_ROWS, HURTING_SEED = 150, 1
 HELD_OUT_ROWS, HELD_OUT_SEED = 45, 2
-GENERAL_ROWS, GENERAL_SEED = 1200, 3
+GENERAL_ROWS, GENERAL_SEED = 600, 3
 STORY_REQUESTS = (
     "{hero} 이야기를 들려주세요.",
     "{thing:이/가} 나오는 이야기를 지어 주세요.",

@@ -116,14 +116,24 @@ def test_padding_and_grouping_do_not_matter(model: nn.Module) -> None:
 
 
 def test_a_number_by_hand() -> None:
-    measured = _normalise({"a": mx.array([1.0, 3.0])}, {"a": mx.array([2.0])}, temperature=1.0, tokens=5)
+    measured = _normalise({"a": mx.array([1.0, 3.0])}, {"a": mx.array([2.0])}, {}, temperature=1.0, tokens=5)
     found = np.outer(np.array(measured.output["a"]), np.array(measured.input["a"]))
     assert np.allclose(found, [[0.5], [1.5]])
     assert measured.coefficients == {"a": 1.0}
 
 
+def test_kept_activations_are_inputs_on_the_scale_of_their_moments(model: nn.Module) -> None:
+    measured = measure_importance(model, [batch(ROWS, 20)], activations=1000)
+    for name, kept in measured.activations.items():
+        assert kept.shape == (measured.tokens, measured.input[name].size)
+        assert np.allclose(np.square(np.array(kept)).mean(0), np.array(measured.input[name]), rtol=1e-3)
+    few = measure_importance(model, [batch([each]) for each in ROWS], activations=5)
+    assert {len(kept) for kept in few.activations.values()} == {6}
+    assert measure_importance(model, [batch(ROWS)]).activations == {}
+
+
 def test_what_is_saved_is_what_is_loaded(model: nn.Module, tmp_path: Path) -> None:
-    measured = measure_importance(model, [batch(ROWS)])
+    measured = measure_importance(model, [batch(ROWS)], activations=4)
     measured.save(tmp_path / "importance.safetensors")
     loaded = Importance.load(tmp_path / "importance.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["importance.safetensors"]
@@ -132,3 +142,4 @@ def test_what_is_saved_is_what_is_loaded(model: nn.Module, tmp_path: Path) -> No
     for name in measured.output:
         assert np.array_equal(np.array(loaded.output[name]), np.array(measured.output[name]))
         assert np.array_equal(np.array(loaded.input[name]), np.array(measured.input[name]))
+        assert np.array_equal(np.array(loaded.activations[name]), np.array(measured.activations[name]))

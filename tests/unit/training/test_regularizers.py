@@ -10,47 +10,54 @@ from mlx.utils import tree_flatten
 
 from mlx_loopai.models.lora import lora_modules
 from mlx_loopai.training.importance import Importance
-from mlx_loopai.training.regularizers import kronecker_penalty
+from mlx_loopai.training.regularizers import PENALTIES
+
+N = 11
 
 
 def drawn(model: nn.Module) -> Importance:
     generator = np.random.default_rng(0)
     layers = lora_modules(model)
+
+    def arrays(*shapes: tuple[int, ...]) -> dict[str, mx.array]:
+        values = (generator.uniform(0, 2, shape).astype(np.float32) for shape in shapes)
+        return dict(zip(layers, map(mx.array, values), strict=True))
+
+    n_in = [layer.lora_a.shape[0] for layer in layers.values()]
+    n_out = [layer.lora_b.shape[1] for layer in layers.values()]
+    coefficients = {name: float(generator.uniform(0.5, 2)) for name in layers}
+    activations = arrays(*((N, size) for size in n_in))
     return Importance(
-        {
-            name: mx.array(generator.uniform(0, 2, layer.lora_b.shape[1]).astype(np.float32))
-            for name, layer in layers.items()
-        },
-        {
-            name: mx.array(generator.uniform(0, 2, layer.lora_a.shape[0]).astype(np.float32))
-            for name, layer in layers.items()
-        },
-        {name: float(generator.uniform(0.5, 2)) for name in layers},
-        tokens=1,
+        arrays(*((size,) for size in n_out)), arrays(*((size,) for size in n_in)), coefficients, 1, activations
     )
 
 
-def dense(model: nn.Module, importance: Importance) -> tuple[float, dict[str, np.ndarray]]:
-    """sum_l c_l sum_ij u_i v_j DW_ij^2 and its gradients, with every DW written out."""
+def dense(kind: str, model: nn.Module, importance: Importance) -> tuple[float, dict[str, np.ndarray]]:
+    """sum_l c_l sum_i u_i (DW V DW^T)_ii and its gradients, with every matrix written out.
+
+    V is diag(v) for `kronecker`, the mean of x x^T over the stored activations for `sketch`.
+    """
     total, gradients = 0.0, {}
     for name, layer in lora_modules(model).items():
         a, b = np.array(layer.lora_a, np.float64), np.array(layer.lora_b, np.float64)
-        omega = np.outer(np.array(importance.output[name]), np.array(importance.input[name]))
-        omega *= importance.coefficients[name]
+        outputs = importance.coefficients[name] * np.diag(np.array(importance.output[name], np.float64))
+        x = np.array(importance.activations[name], np.float64)
+        inputs = np.diag(np.array(importance.input[name], np.float64)) if kind == "kronecker" else x.T @ x / N
         update = layer.scale * (a @ b).T
-        total += (omega * update**2).sum()
-        pull = 2 * layer.scale * omega * update  # (D_out, D_in)
+        total += np.trace(outputs @ update @ inputs @ update.T)
+        pull = 2 * layer.scale * outputs @ update @ inputs  # (D_out, D_in)
         gradients[f"{name}.lora_a"] = pull.T @ b.T
         gradients[f"{name}.lora_b"] = a.T @ pull.T
     return total, gradients
 
 
-def test_value_and_gradient_are_those_of_the_dense_sum(adapted: Callable[..., nn.Module]) -> None:
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_value_and_gradient_are_those_of_the_dense_sum(adapted: Callable[..., nn.Module], kind: str) -> None:
     model = adapted()
     importance = drawn(model)
-    penalty = kronecker_penalty(importance)
+    penalty = PENALTIES[kind](importance)
     value, gradients = nn.value_and_grad(model, lambda: penalty(model))()
-    expected, expected_gradients = dense(model, importance)
+    expected, expected_gradients = dense(kind, model, importance)
     assert value.item() == pytest.approx(expected, rel=1e-5)
     found = {name: np.array(array) for name, array in tree_flatten(gradients)}
     assert found.keys() == expected_gradients.keys()
@@ -58,11 +65,24 @@ def test_value_and_gradient_are_those_of_the_dense_sum(adapted: Callable[..., nn
         assert np.abs(found[name] - array).max() <= 1e-5 * np.abs(array).max(), name
 
 
-def test_at_the_base_it_is_nothing(adapted: Callable[..., nn.Module]) -> None:
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_at_the_base_it_is_nothing(adapted: Callable[..., nn.Module], kind: str) -> None:
     model = adapted()
-    importance = drawn(model)
+    penalty = PENALTIES[kind](drawn(model))
     for layer in lora_modules(model).values():
         layer.lora_b = mx.zeros_like(layer.lora_b)
-    value, gradients = nn.value_and_grad(model, lambda: kronecker_penalty(importance)(model))()
+    value, gradients = nn.value_and_grad(model, lambda: penalty(model))()
     assert value.item() == 0
     assert not any(np.array(array).any() for _, array in tree_flatten(gradients))
+
+
+def test_the_kronecker_penalty_by_hand(adapted: Callable[..., nn.Module]) -> None:
+    """sum_ij u_i v_j DW_ij^2, as the formula reads."""
+    model = adapted()
+    importance = drawn(model)
+    total = 0.0
+    for name, layer in lora_modules(model).items():
+        update = layer.scale * (np.array(layer.lora_a, np.float64) @ np.array(layer.lora_b, np.float64)).T
+        omega = np.outer(np.array(importance.output[name]), np.array(importance.input[name]))
+        total += importance.coefficients[name] * (omega * update**2).sum()
+    assert PENALTIES["kronecker"](importance)(model).item() == pytest.approx(total, rel=1e-5)

@@ -62,7 +62,7 @@ def table(results: list[dict[str, Any]]) -> str:
     """The Markdown table of the sweep's results, ordered by arm and settings."""
     ordered = sorted(results, key=lambda row: (row["arm"], row["settings"], row["seed"]))
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(_cell(row[name]) for name in _COLUMNS) + " |" for row in ordered]
+    lines += ["| " + " | ".join(_cell(row.get(name, "–")) for name in _COLUMNS) + " |" for row in ordered]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         from converters.readers.gguf_model import read_gguf
 
         return read_gguf(path)
-    from converters.readers.hub import download, is_hub_id
+    from mlx_loopai.models.hub import download, is_hub_id
 
     if not is_hub_id(source):
         raise InputError(f"{source}: no such folder or file; give a model folder, a GGUF file or a hub id (name/model)")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from mlx_lm.utils import load_model as read_model
 from mlx_lm.utils import load_tokenizer as read_tokenizer
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.shape import ModelShape
 
 NANO = "nano"
@@ -55,11 +54,11 @@ def resolve_model(model: str) -> Path:
         raise InputError(
             f"--model {model}: a file, not a model folder; convert it first: mlx-loopai convert {model} --out DIR"
         )
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if not is_hub_id(model):
         raise InputError(
             f"--model {model}: no such folder; give nano, a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct"
         )
-    return _from_hub(model)
+    return download(model)
 
 
 def load_model(model: str, dtype: str = "auto", quantize_bits: int = 0) -> LoadedModel:
@@ -148,26 +147,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-
-
-def _from_hub(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
-    except RepositoryNotFoundError:
-        raise InputError(
-            f"--model {model}: the hub has no such model; check the name, or log in: hf auth login"
-        ) from None
-    except HFValidationError:
-        raise InputError(f"--model {model}: neither a folder nor a valid hub id") from None
-    except (LocalEntryNotFoundError, OSError) as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"--model {model}: cannot reach the hub and nothing is cached ({type(error).__name__}); "
-            "connect, or give a local folder"
-        ) from None

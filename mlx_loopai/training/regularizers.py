@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,14 +21,10 @@ def kronecker_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]
     Source: element-wise regularisation of arXiv 2501.13669 (section 4.2), with rank-1 importance.
     """
 
-    def penalty(model: nn.Module) -> mx.array:
-        terms = [
-            importance.coefficients[name] * weighted_square(layer, importance.output[name], importance.input[name])
-            for name, layer in lora_modules(model).items()
-        ]
-        return mx.stack(terms).sum()
+    def term(name: str, layer: LoRALinear) -> mx.array:
+        return weighted_square(layer, importance.output[name], importance.input[name])
 
-    return penalty
+    return partial(_over_layers, importance, term)
 
 
 def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
@@ -38,17 +35,18 @@ def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
     without a dense matrix: O(N R (D_in + D_out)) a layer for N activations. Anchored at the base.
     """
 
-    def penalty(model: nn.Module) -> mx.array:
-        terms = [
-            importance.coefficients[name] * weighted_drift(layer, importance.output[name], importance.activations[name])
-            for name, layer in lora_modules(model).items()
-        ]
-        return mx.stack(terms).sum()
+    def term(name: str, layer: LoRALinear) -> mx.array:
+        return weighted_drift(layer, importance.output[name], importance.activations[name])
 
-    return penalty
+    return partial(_over_layers, importance, term)
 
 
 PENALTIES = {"kronecker": kronecker_penalty, "sketch": sketch_penalty}
+
+
+def _over_layers(importance: Importance, term: Callable[[str, LoRALinear], mx.array], model: nn.Module) -> mx.array:
+    terms = [importance.coefficients[name] * term(name, layer) for name, layer in lora_modules(model).items()]
+    return mx.stack(terms).sum()
 
 
 def weighted_drift(layer: LoRALinear, output: mx.array, activations: mx.array) -> mx.array:

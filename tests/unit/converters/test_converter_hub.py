@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import errors
 
 from converters.readers import open_checkpoint
-from converters.readers.hub import is_hub_id
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.hub import is_hub_id
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def download(repo_id: str) -> Path:
 
     Raises:
         InputError: there is no network and no cached copy, or the hub does not give the model.
+        OSError: the disk is full.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -34,10 +36,18 @@ def download(repo_id: str) -> Path:
         raise InputError(
             f"{repo_id}: is neither a local path nor a model on the hub (or it is private: set HF_TOKEN)"
         ) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _unreachable(repo_id, error) from None
     # Any error: those of the HTTP library below are not a part of the client's interface, and that library has changed.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{repo_id}: is not a local path and the hub cannot be reached ({reason}); give a folder with the model,"
-            " or set HF_HUB_OFFLINE=1 on a machine that has a cached copy"
-        ) from None
+        raise _unreachable(repo_id, error) from None
+
+
+def _unreachable(repo_id: str, error: Exception) -> InputError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(
+        f"{repo_id}: is not a local path and the hub cannot be reached ({reason}); give a folder with the model,"
+        " or set HF_HUB_OFFLINE=1 on a machine that has a cached copy"
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, Interrupted
 
 DEFAULT_OUT = Path("runs/demo")
 RECIPES = {"plain": "demo-plain.yaml", "guarded": "demo-guarded.yaml"}
@@ -58,8 +58,11 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     _clear(out)
     configs = {name: recipe_config(file, (f"train.seed={seed}",)) for name, file in RECIPES.items()}
     measure = Measure(nano_probes(), "samples/hurting_held_out", PROMPTS)
-    with progress_listener(quiet) as listener:
-        document = compare(configs, out, measure, listener)
+    try:
+        with progress_listener(quiet) as listener:
+            document = compare(configs, out, measure, listener)
+    except Interrupted:
+        raise Interrupted("stopped by Ctrl-C; the demo has no --resume, run it again: it starts over") from None
     document |= {"command": f"mlx-loopai demo --seed {seed}", "versions": _versions(), "machine": _machine()}
     saved = out / "demo.json"
     saved.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ from mlx_loopai.evaluation.perplexity import RowLosses, nll
 from mlx_loopai.evaluation.probes import Probe
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.adapters import load_adapter
-from mlx_loopai.models.load import LoadedModel, load_model
+from mlx_loopai.models.load import LoadedModel, load_model, load_tokenizer, resolve_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
 from mlx_loopai.training.events import RunDirectory
@@ -153,7 +153,7 @@ def _step_costs(configs: dict[str, RunConfig], out: Path, measure: Measure) -> d
     for name, config in configs.items():
         path = RunDirectory(out / name).importance
         importance = Importance.load(path) if path.exists() else None
-        encoder = ChatEncoder(load_model(config.model, config.dtype).tokenizer, config.system_prompt)
+        encoder = ChatEncoder(load_tokenizer(resolve_model(config.model)), config.system_prompt)
         rows, _ = encode_records(encoder, read_source(measure.domain, "domain"), config.train.max_tokens)
         both = measure_step(config, rows[: config.train.rows_per_step], importance)
         costs[name] = both[importance is not None]

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
@@ -18,7 +17,7 @@ from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.training.checkpoint import complete_checkpoints
-from mlx_loopai.training.events import RunDirectory
+from mlx_loopai.training.events import RunDirectory, write_whole
 from mlx_loopai.training.importance import Importance, measure_importance
 from mlx_loopai.training.phases import batch_of
 from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, read_source, self_rehearsal
@@ -85,8 +84,8 @@ def check_identity(run: RunDirectory, config: RunConfig, loaded: LoadedModel, ro
     for leftover in (run.rehearsal, run.importance, run.events):
         leftover.unlink(missing_ok=True)
     identity = {"base_hash": loaded.base_hash, "config_digest": config.digest(), "rows_digest": rows.digest}
-    _write_whole(run.resolved, config.to_yaml())
-    _write_whole(run.identity, json.dumps(identity | {"version": __version__}, indent=2) + "\n")
+    write_whole(run.resolved, config.to_yaml())
+    write_whole(run.identity, json.dumps(identity | {"version": __version__}, indent=2) + "\n")
 
 
 def read_rows(config: RunConfig, encoder: ChatEncoder, listener: Listener) -> Rows:
@@ -177,9 +176,3 @@ def _compare(run: RunDirectory, config: RunConfig, loaded: LoadedModel, rows: Ro
         problems.append("the rows of the data files are not those of before")
     if problems:
         raise InputError(f"{run.path}: cannot resume: {all_problems(problems)}; use the same settings or another --out")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(path)

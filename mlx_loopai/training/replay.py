@@ -18,6 +18,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.text.measures import is_looping
+from mlx_loopai.training.events import write_whole
 
 SAMPLES_PREFIX = "samples/"
 
@@ -36,9 +37,7 @@ class Rehearsal:
             )
             for row in self.rows
         ]
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("\n".join([json.dumps({"dropped": self.dropped}), *lines]) + "\n", encoding="utf-8")
-        temporary.rename(path)
+        write_whole(path, "\n".join([json.dumps({"dropped": self.dropped}), *lines]) + "\n")
 
     @staticmethod
     def load(path: Path) -> Rehearsal:

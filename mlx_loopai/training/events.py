@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.models.adapters import sync_file
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file of a run whole or not at all: a temporary name, synced, then renamed."""
+    """Write a file of a run whole or not at all: a temporary name, then renamed."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    sync_file(temporary)
     temporary.rename(path)
 
 

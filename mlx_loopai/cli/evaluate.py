@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, to_plain
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,13 +121,7 @@ def _check_out(out: Path | None) -> None:
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        text = json.dumps(to_plain(document), ensure_ascii=False, indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(out, json.dumps(to_plain(document), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def _table(document: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import click
 
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import write_whole
 
 if TYPE_CHECKING:
     from mlx_loopai.data.records import Record
@@ -188,10 +188,4 @@ def _row(prompt: Prompt, answer: Generation) -> dict[str, Any]:
 
 def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
     """All rows or none: a full disk must not leave half a file under the name that was asked for."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

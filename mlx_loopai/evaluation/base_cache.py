@@ -18,6 +18,7 @@ import mlx.core as mx
 from mlx_loopai.data.records import Record
 from mlx_loopai.evaluation.measure import Measurement
 from mlx_loopai.evaluation.probes import Probe, judged
+from mlx_loopai.files import write_whole
 from mlx_loopai.models.load import LoadedModel
 
 FOLDER_VARIABLE = "MLX_LOOPAI_CACHE"
@@ -68,14 +69,9 @@ def write(path: Path, measurement: Measurement) -> None:
             for result in measurement.results
         },
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(stored, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        write_whole(path, json.dumps(stored, ensure_ascii=False))
 
 
 def _answers(stored: Any) -> tuple[list[str], list[bool]]:

@@ -15,6 +15,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.files import sync_file
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
 
 WEIGHTS_FILE = "adapters.safetensors"
@@ -158,12 +159,3 @@ def _check_fit(folder: Path, expected: dict[str, mx.array], stored: dict[str, mx
     ]
     if problems:
         raise InputError(f"{folder}: the adapter does not fit this model: {all_problems(sorted(problems), 5)}")
-
-
-def sync_file(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

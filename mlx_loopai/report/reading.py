@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.files import write_whole
 from mlx_loopai.report import comparison, run
 from mlx_loopai.report.documents import Arm, comparison_of, run_of
 from mlx_loopai.training.events import RunDirectory
@@ -62,16 +61,7 @@ def write_page(html: str, out: Path) -> None:
         raise InputError(f"--out {out}: is a folder; name a file, such as {out / REPORT_NAME}")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}; create it first")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(html)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(out)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    write_whole(out, html)
 
 
 def _run_report(directory: RunDirectory) -> Report:

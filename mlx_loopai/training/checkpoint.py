@@ -15,7 +15,8 @@ import mlx.optimizers as optimizers
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.models.adapters import adapter_arrays, save_arrays, sync_file
+from mlx_loopai.files import sync_file
+from mlx_loopai.models.adapters import adapter_arrays, save_arrays
 
 STATE_FILE = "state.json"
 ARRAYS_FILE = "arrays.safetensors"

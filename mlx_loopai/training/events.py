@@ -14,13 +14,6 @@ from typing import Any
 from mlx_loopai.errors import InputError
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file of a run whole or not at all: a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(path)
-
-
 @dataclass(frozen=True)
 class RunDirectory:
     """resolved.yaml, run.json, events.jsonl, checkpoints/, adapter/ and report.html of one run."""

@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_loopai.data.batches import MicroBatch
+from mlx_loopai.files import whole_file
 from mlx_loopai.models.adapters import save_arrays
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.lora import LoRALinear, adapter_disabled, lora_modules
@@ -37,9 +38,8 @@ class Importance:
         arrays |= {f"input.{name}": array for name, array in self.input.items()}
         arrays |= {f"coefficient.{name}": mx.array(value) for name, value in self.coefficients.items()}
         arrays |= {f"activations.{name}": array for name, array in self.activations.items()}
-        temporary = path.with_name(f".{path.name}.tmp.safetensors")
-        save_arrays(temporary, arrays, {"tokens": str(self.tokens)})
-        temporary.rename(path)
+        with whole_file(path) as temporary:
+            save_arrays(temporary, arrays, {"tokens": str(self.tokens)})
 
     @staticmethod
     def load(path: Path) -> Importance:

@@ -15,9 +15,10 @@ from mlx_loopai.config import RunConfig, flatten, validate_config
 from mlx_loopai.data.batches import choose_widths
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.files import write_whole
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.training.checkpoint import complete_checkpoints
-from mlx_loopai.training.events import RunDirectory, write_whole
+from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.importance import Importance, measure_importance
 from mlx_loopai.training.phases import batch_of
 from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, read_source, self_rehearsal

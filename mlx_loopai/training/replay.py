@@ -15,10 +15,10 @@ from mlx_loopai.data.records import Message, Record, read_records
 from mlx_loopai.data.samples import corpus, texts
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.text.measures import is_looping
-from mlx_loopai.training.events import write_whole
 
 SAMPLES_PREFIX = "samples/"
 

@@ -322,6 +322,8 @@ def fill_disk(patch: pytest.MonkeyPatch, world: str) -> None:
 
     if world.endswith(("checkpoint", "adapter")):
         patch.setattr(mx, "save_safetensors", save_half)
+    elif world.endswith("a sync"):
+        patch.setattr("mlx_loopai.training.checkpoint.sync_file", full)
     else:
         patch.setattr(os, "fsync", full)
-        patch.setattr(Path, "replace", full)
+        patch.setattr(os, "replace", full)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from converters.output import check_output_free, check_space, output_folder
 from converters.readers import open_checkpoint
-from converters.tensors import DTYPE_OPTIONS
+from converters.tensors import DTYPE_OPTIONS, Checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.verify import Verification, verify
-from converters.writers import check_output_free, check_space, output_folder, write_mlx
+from converters.writers import write_mlx
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the stage (`write`, `verify`), the bytes done and the bytes in all."""
@@ -42,6 +44,21 @@ def _counter(stage: str, total: int, on_progress: StageProgress) -> Callable[[in
     return add
 
 
+def _identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], stored: str) -> dict[str, Any]:
+    """What must be equal for a killed conversion to be continued: the source's files, the tokenizer's, the options."""
+    return {
+        "source": str(checkpoint.source.absolute()),
+        "source_files": _stamps(checkpoint.files),
+        "tokenizer_files": _stamps(tokenizer),
+        "dtype": stored,
+    }
+
+
+def _stamps(paths: Sequence[Path]) -> dict[str, list[int]]:
+    """Size in bytes and modification time in ns by file name."""
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+
+
 def convert(
     source: str | Path,
     out: Path,
@@ -67,8 +84,9 @@ def convert(
     stored = checkpoint.dtype if dtype is None else DTYPE_OPTIONS[dtype]
     total = sum(entry.n_bytes(stored) for entry in checkpoint.entries)
     check_space(out, total + sum(path.stat().st_size for path in files))
-    with output_folder(out) as folder:
-        written = write_mlx(folder, checkpoint, files, stored, _counter("write", total, on_progress))
-        found = verify(checkpoint, folder, _counter("verify", total, on_progress)) if check else None
+    with output_folder(out, _identity(checkpoint, files, stored)) as folder:
+        tensors = write_mlx(folder, checkpoint, files, stored, _counter("write", total, on_progress))
+        found = verify(checkpoint, folder.path, _counter("verify", total, on_progress)) if check else None
     option = next(name for name, code in DTYPE_OPTIONS.items() if code == stored)
-    return Conversion(out, written.tensors, written.n_bytes, option, found)
+    n_bytes = sum(path.stat().st_size for path in out.iterdir())
+    return Conversion(out, tensors, n_bytes, option, found)

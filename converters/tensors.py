@@ -74,8 +74,9 @@ class TensorEntry:
 class Checkpoint:
     """A model as a reader found it: Hugging Face configuration and names, tensors not read yet.
 
-    `dtype` is the type to write when the user names none. `tokenizer_files` is empty when the source has no
-    tokenizer of its own; `vocabulary` holds the token strings by id when the source lists them (GGUF).
+    `dtype` is the type to write when the user names none. `files` are those that tensors and configuration come from.
+    `tokenizer_files` is empty when the source has no tokenizer of its own; `vocabulary` holds the token strings by id
+    when the source lists them (GGUF).
     """
 
     source: Path
@@ -83,6 +84,7 @@ class Checkpoint:
     generation_config: dict[str, Any] | None
     entries: tuple[TensorEntry, ...]
     dtype: str
+    files: tuple[Path, ...] = ()
     tokenizer_files: tuple[Path, ...] = ()
     vocabulary: tuple[str, ...] | None = None
 

@@ -136,5 +136,6 @@ def read_gguf(path: Path) -> Checkpoint:
         generation_config=_generation_config(header.metadata),
         entries=entries,
         dtype=_PLAIN.get(largest.kind, "BF16"),
+        files=(path,),
         vocabulary=_vocabulary(header.metadata),
     )

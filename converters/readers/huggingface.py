@@ -53,9 +53,8 @@ def _shards(folder: Path) -> tuple[list[Path], set[str]]:
     raise InputError(f"{folder}: holds no model.safetensors and no {INDEX}; get the weights")
 
 
-def _entries(folder: Path) -> dict[str, TensorEntry]:
+def _entries(folder: Path, shards: list[Path], promised: set[str]) -> dict[str, TensorEntry]:
     """All tensors by name, in the order in which they lie on disk."""
-    shards, promised = _shards(folder)
     entries: dict[str, TensorEntry] = {}
     for shard in shards:
         for entry in read_entries(shard, skip=names.is_buffer):
@@ -92,7 +91,8 @@ def read_folder(folder: Path) -> Checkpoint:
         raise InputError(f"{folder}: has no config.json, so it is not a model folder; give the folder that holds it")
     raw = read_object(where)
     names.architecture_of(raw.get("model_type"), str(where))
-    entries = _entries(folder)
+    shards, promised = _shards(folder)
+    entries = _entries(folder, shards, promised)
     config = from_hugging_face(raw, names.HEAD in entries, str(where))
     if config["tie_word_embeddings"]:
         entries.pop(names.HEAD, None)
@@ -104,5 +104,6 @@ def read_folder(folder: Path) -> Checkpoint:
         generation_config=read_object(generation) if generation.is_file() else None,
         entries=tuple(entries.values()),
         dtype=main_dtype(entries),
+        files=(where, *shards),
         tokenizer_files=tokenizer_files(folder),
     )

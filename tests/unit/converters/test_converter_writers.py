@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from converters import convert as convert_module
-from converters import writers
+from converters import output, writers
 from converters.convert import convert
 from converters.readers import open_checkpoint
 from converters.tensors import TensorEntry
@@ -38,6 +39,7 @@ def test_the_output_is_a_complete_mlx_folder(
     assert {path.name for path in out.iterdir()} == {
         "config.json",
         "generation_config.json",
+        "manifest.json",
         "model.safetensors",
         "model.safetensors.index.json",
         "tokenizer.json",
@@ -171,22 +173,84 @@ def test_a_disk_that_is_too_small_is_told_at_once(
     model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(writers.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(LoopaiError, match=r"needs .* but 10 B are free") as caught:
         convert(model_folder(), tmp_path / "deep" / "out")
     assert caught.value.exit_status == 1
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interruption_leaves_nothing(model_folder: Build, tmp_path: Path, error: type[BaseException]) -> None:
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it but what `finally` blocks do."""
+
+
+def stop_at(share: float, error: type[BaseException]) -> Any:
     def stop(stage: str, done: int, total: int) -> None:
-        if done > total / 2:
+        if done > total * share:
             raise error
 
-    with pytest.raises(error):
-        convert(model_folder(), tmp_path / "out", on_progress=stop)
+    return stop
+
+
+def test_an_error_leaves_nothing(model_folder: Build, tmp_path: Path) -> None:
+    with pytest.raises(MemoryError):
+        convert(model_folder(), tmp_path / "out", on_progress=stop_at(0.5, MemoryError))
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Killed])
+def test_a_killed_conversion_is_continued(
+    model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    source = model_folder()
+    monkeypatch.setattr(writers.plan_shards, "__defaults__", (20_000,))
+    convert(source, tmp_path / "whole")
+    with pytest.raises(error):
+        convert(source, tmp_path / "out", on_progress=stop_at(0.6, error))
+    assert not (tmp_path / "out").exists()
+    partial = tmp_path / ".out.partial"
+    listed = json.loads((partial / "manifest.json").read_text())["files"]
+    assert len(listed) > 1
+    assert "config.json" not in listed
+    damaged, *kept = sorted(listed)
+    before = {name: (partial / name).stat().st_mtime_ns for name in listed}
+    with (partial / damaged).open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x55")
+    convert(source, tmp_path / "out")
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == before[name] for name in kept)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert not partial.exists()
+
+
+def test_another_conversion_starts_over(model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = model_folder()
+    monkeypatch.setattr(writers.plan_shards, "__defaults__", (20_000,))
+    with pytest.raises(Killed):
+        convert(source, tmp_path / "out", on_progress=stop_at(0.6, Killed))
+    convert(source, tmp_path / "out", dtype="bf16")
+    convert(source, tmp_path / "direct", dtype="bf16")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "direct").iterdir()
+    }
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    second = output.output_folder(tmp_path / "out", {})
+    with output.output_folder(tmp_path / "out", {}), pytest.raises(InputError, match=r"another process is writing it"):
+        second.__enter__()
+    assert (tmp_path / "out").is_dir()
+
+
+def test_the_manifest_lists_every_file(model_folder: Build, tmp_path: Path) -> None:
+    convert(model_folder(), tmp_path / "out")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest.keys() == {"files"}
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != "manifest.json"}
+    assert manifest["files"] == {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
+    }
 
 
 @pytest.mark.parametrize("short", [1, 1000])

@@ -12,7 +12,7 @@ from converters.readers import open_checkpoint
 from converters.tensors import DTYPE_OPTIONS, Checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.verify import Verification, verify
-from converters.writers import write_mlx
+from converters.writers.mlx import write_mlx
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the stage (`write`, `verify`), the bytes done and the bytes in all."""

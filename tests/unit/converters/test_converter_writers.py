@@ -18,10 +18,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from converters import convert as convert_module
-from converters import output, writers
+from converters import output
 from converters.convert import convert
 from converters.readers import open_checkpoint
 from converters.tensors import TensorEntry
+from converters.writers import safetensors_file
+from converters.writers.mlx import write_mlx
+from converters.writers.stored import dense
 from mlx_loopai.errors import InputError, LoopaiError
 
 Build = Callable[..., Path]
@@ -81,7 +84,7 @@ def test_bf16_to_bf16_keeps_every_byte(model_folder: Build, tmp_path: Path) -> N
 
 def test_shards(model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = model_folder()
-    monkeypatch.setattr(writers.plan_shards, "__defaults__", (20_000,))
+    monkeypatch.setattr(safetensors_file.plan_shards, "__defaults__", (20_000,))
     convert(source, tmp_path / "out")
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 2
@@ -96,9 +99,10 @@ def test_a_tensor_above_the_limit_gets_its_own_shard() -> None:
         return TensorEntry(name, (size,), "F32", lambda start, stop: np.zeros((1, size)), name)
 
     entries = [entry("a", 10), entry("b", 100), entry("c", 5), entry("d", 5)]
-    shards = writers.plan_shards(entries, "F32", limit=60)
-    assert [[entry.name for entry in shard] for shard in shards] == [["a"], ["b"], ["c", "d"]]
-    assert sum(len(shard) for shard in writers.plan_shards(entries, "F16", limit=10**9)) == 4
+    shards = safetensors_file.plan_shards([dense(entry, "F32") for entry in entries], limit=60)
+    assert [[tensor.arrays[0].name for tensor in shard] for shard in shards] == [["a"], ["b"], ["c", "d"]]
+    narrow = [dense(entry, "F16") for entry in entries]
+    assert [len(shard) for shard in safetensors_file.plan_shards(narrow, limit=10**9)] == [4]
 
 
 def test_a_block_at_a_time_gives_the_same_file(
@@ -137,7 +141,7 @@ def test_an_output_that_somebody_fills_meanwhile_survives(
     def fill(*arguments: Any) -> Any:
         out.mkdir()
         (out / "theirs").write_text("x")
-        return writers.write_mlx(*arguments)
+        return write_mlx(*arguments)
 
     monkeypatch.setattr(convert_module, "write_mlx", fill)
     with pytest.raises(InputError, match=r"never overwritten"):
@@ -203,7 +207,7 @@ def test_a_killed_conversion_is_continued(
     model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     source = model_folder()
-    monkeypatch.setattr(writers.plan_shards, "__defaults__", (20_000,))
+    monkeypatch.setattr(safetensors_file.plan_shards, "__defaults__", (20_000,))
     convert(source, tmp_path / "whole")
     with pytest.raises(error):
         convert(source, tmp_path / "out", on_progress=stop_at(0.6, error))
@@ -226,7 +230,7 @@ def test_a_killed_conversion_is_continued(
 
 def test_another_conversion_starts_over(model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = model_folder()
-    monkeypatch.setattr(writers.plan_shards, "__defaults__", (20_000,))
+    monkeypatch.setattr(safetensors_file.plan_shards, "__defaults__", (20_000,))
     with pytest.raises(Killed):
         convert(source, tmp_path / "out", on_progress=stop_at(0.6, Killed))
     convert(source, tmp_path / "out", dtype="bf16")

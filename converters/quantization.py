@@ -1,0 +1,215 @@
+"""MLX's quantised matrices: which forms there are, which tensor gets which, and both directions of the arithmetic.
+
+A matrix `X.weight` becomes `X.weight` (uint32, packed), `X.scales` and, for affine forms, `X.biases`; groups lie along
+a row, so rows are quantised independently and a large matrix passes through in blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
+
+# isort: split
+import mlx.core as mx
+import numpy as np
+
+from converters.tensors import DTYPE_OPTIONS, STORAGE, TensorEntry
+from mlx_loopai.errors import InputError, all_problems
+
+AFFINE_BITS = (2, 3, 4, 5, 6, 8)
+AFFINE_GROUPS = (32, 64, 128)
+_FLOAT_FORMS = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
+WORDS = (*map(str, AFFINE_BITS), *_FLOAT_FORMS)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """`bits` a weight, one scale per `group_size` weights of a row; `mode` is affine, mxfp4, mxfp8 or nvfp4."""
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+
+    def as_config(self) -> dict[str, Any]:
+        """The entry of config.json's `quantization`."""
+        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+
+    def packed_shape(self, rows: int, row_length: int) -> tuple[int, int]:
+        """Shape of the uint32 array."""
+        return rows, row_length * self.bits // 32
+
+    def scales_shape(self, rows: int, row_length: int) -> tuple[int, int]:
+        """Shape of the scales (and of affine's biases)."""
+        return rows, row_length // self.group_size
+
+    def scales_dtype(self, dtype: str) -> str:
+        """Storage of the scales of a matrix that was `dtype`: its own for affine, one byte otherwise."""
+        return dtype if self.mode == "affine" else "U8"
+
+
+def scheme_of(word: str, group_size: int | None = None) -> Scheme:
+    """`4`, `8bit` or `mxfp4` as a scheme; `group_size` None is the form's usual one (64 for affine).
+
+    Raises:
+        InputError: no such form, or a group size that it does not have.
+    """
+    name = word.removesuffix("bit")
+    if name in _FLOAT_FORMS:
+        bits, only = _FLOAT_FORMS[name]
+        if group_size not in (None, only):
+            raise InputError(f"--group-size {group_size}: {name} has groups of {only} only; leave --group-size out")
+        return Scheme(bits, only, name)
+    if not name.isdecimal() or int(name) not in AFFINE_BITS:
+        raise InputError(f"{word!r} is no quantisation; there are {', '.join(WORDS)}")
+    if (group_size or 64) not in AFFINE_GROUPS:
+        raise InputError(
+            f"--group-size {group_size}: {name} bits come in groups of {', '.join(map(str, AFFINE_GROUPS))}"
+        )
+    return Scheme(int(name), group_size or 64)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the tensors whose module matches `pattern` become: a storage type, or a scheme."""
+
+    pattern: str
+    form: str | Scheme
+
+    def matches(self, module: str) -> bool:
+        """Whether `module` or its last parts are `pattern`, in which `*` stands for anything."""
+        return fnmatchcase(module, self.pattern) or fnmatchcase(module, f"*.{self.pattern}")
+
+
+def parse_rules(texts: Sequence[str], group_size: int | None) -> tuple[Rule, ...]:
+    """`lm_head=8bit` or `layers.0.*=bf16` as rules; where several match, the last one holds.
+
+    Raises:
+        InputError: a text that is no rule; all of them are named at once.
+    """
+    rules, problems = [], []
+    for text in texts:
+        pattern, _, word = text.partition("=")
+        try:
+            if not pattern or not word:
+                raise InputError(f"{text!r} is not NAME=FORM")
+            # A group size was asked for the main form; one that this form does not have falls back to its usual one.
+            fitting = group_size if word.removesuffix("bit").isdecimal() and group_size in AFFINE_GROUPS else None
+            form = DTYPE_OPTIONS[word] if word in DTYPE_OPTIONS else scheme_of(word, fitting)
+            rules.append(Rule(pattern, form))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError(f"--keep: {all_problems(problems)}; write for example lm_head=8bit or layers.0.*=bf16")
+    return tuple(rules)
+
+
+def plan_forms(
+    entries: Sequence[TensorEntry], dtype: str, scheme: Scheme | None, rules: Sequence[Rule] = ()
+) -> dict[str, str | Scheme]:
+    """What each tensor is stored as, by name: `dtype`, `scheme` for matrices that its groups divide, or a rule's form.
+
+    Raises:
+        InputError: a rule that no matrix matches, or whose scheme the matrix's rows do not fit.
+    """
+    forms: dict[str, str | Scheme] = {}
+    used: set[str] = set()
+    for entry in entries:
+        module = entry.name.removesuffix(".weight")
+        forms[entry.name] = dtype
+        if len(entry.shape) != 2 or module == entry.name:
+            continue
+        if scheme is not None and entry.row_length % scheme.group_size == 0:
+            forms[entry.name] = scheme
+        for rule in rules:
+            if rule.matches(module):
+                used.add(rule.pattern)
+                forms[entry.name] = _checked(rule.form, entry)
+    unused = sorted({rule.pattern for rule in rules} - used)
+    if unused:
+        raise InputError(f"--keep {', '.join(unused)}: no matrix of the model is called so; lm_head is one's name")
+    return forms
+
+
+def _checked(form: str | Scheme, entry: TensorEntry) -> str | Scheme:
+    if isinstance(form, Scheme) and entry.row_length % form.group_size:
+        raise InputError(
+            f"--keep {entry.name}: rows of {entry.row_length} values do not divide into groups of {form.group_size}"
+        )
+    return form
+
+
+def quantization_config(forms: Mapping[str, str | Scheme], main: Scheme | None) -> dict[str, Any] | None:
+    """config.json's `quantization`: the main scheme, and an entry for each module that differs from it.
+
+    mlx-lm takes a matrix without scales as dense, so `--keep NAME=bf16` needs no entry. None: nothing is quantised.
+    """
+    schemes = {name.removesuffix(".weight"): form for name, form in forms.items() if isinstance(form, Scheme)}
+    if not schemes:
+        return None
+    main = main or next(iter(schemes.values()))
+    return main.as_config() | {name: form.as_config() for name, form in schemes.items() if form != main}
+
+
+def scheme_in_config(config: Mapping[str, Any], module: str, where: str) -> Scheme:
+    """The scheme that a quantised folder's `quantization` block gives `module`.
+
+    Raises:
+        InputError: the block is broken.
+    """
+    own = config.get(module)
+    found = own if isinstance(own, dict) else config
+    bits, group_size, mode = found.get("bits"), found.get("group_size"), found.get("mode", "affine")
+    if (
+        isinstance(bits, bool)
+        or isinstance(group_size, bool)
+        or not isinstance(bits, int)
+        or not isinstance(group_size, int)
+        or mode not in ("affine", *_FLOAT_FORMS)
+        or (mode == "affine" and (bits not in AFFINE_BITS or group_size not in AFFINE_GROUPS))
+        or (mode != "affine" and (bits, group_size) != _FLOAT_FORMS[mode])
+    ):
+        raise InputError(f"{where}: the quantization of {module[:120]} is {found!r:.200}, which MLX does not have")
+    return Scheme(bits, group_size, mode)
+
+
+def to_mlx(block: np.ndarray, dtype: str) -> mx.array:
+    """A block in its storage type as an MLX array of that type."""
+    if dtype == "BF16":
+        return mx.array(np.ascontiguousarray(block)).view(mx.bfloat16)
+    return mx.array(block)
+
+
+def to_numpy(array: mx.array) -> np.ndarray:
+    """The array in its storage type; bfloat16 as raw `uint16`."""
+    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
+
+
+def quantize_rows(block: np.ndarray, dtype: str, scheme: Scheme) -> tuple[np.ndarray, ...]:
+    """Rows `(n, row_length)` stored as `dtype` -> packed weight, scales and, for affine, biases."""
+    parts = mx.quantize(to_mlx(block, dtype), group_size=scheme.group_size, bits=scheme.bits, mode=scheme.mode)
+    return tuple(to_numpy(part) for part in parts)
+
+
+def dequantize_rows(parts: Sequence[np.ndarray], scales_dtype: str, scheme: Scheme) -> np.ndarray:
+    """What `quantize_rows` gave, as float32 `(n, row_length)`: scale * q + bias without another rounding."""
+    weight, *others = parts
+    if scheme.mode == "affine":
+        arrays = [to_mlx(part, scales_dtype).astype(mx.float32) for part in others]
+        return np.array(mx.dequantize(mx.array(weight), *arrays, group_size=scheme.group_size, bits=scheme.bits))
+    return np.array(
+        mx.dequantize(
+            mx.array(weight), mx.array(others[0]), group_size=scheme.group_size, bits=scheme.bits, mode=scheme.mode
+        ).astype(mx.float32)
+    )
+
+
+def stored_bytes(entry: TensorEntry, form: str | Scheme, dtype: str) -> int:
+    """Bytes of `entry` stored as `form`; `dtype` is that of the affine scales."""
+    if isinstance(form, str):
+        return entry.n_bytes(form)
+    per_scale = STORAGE[dtype].itemsize * 2 if form.mode == "affine" else 1
+    return entry.n_elements * form.bits // 8 + entry.n_elements // form.group_size * per_scale

@@ -1,0 +1,84 @@
+"""MLX folders, dense or quantised, as `mlx_lm.load` opens them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.json_files import write_object
+from converters.output import OutputFolder
+from converters.quantization import Scheme, quantization_config, quantize_rows
+from converters.tensors import CONFIG_NAMES, Checkpoint, TensorEntry, cast_checked
+from converters.writers import Progress
+from converters.writers.safetensors_file import plan_shards, write_shards
+from converters.writers.stored import Stored, StoredArray, dense
+
+
+def quantized(entry: TensorEntry, scheme: Scheme, dtype: str) -> Stored:
+    """The matrix `entry` as `scheme`, after rounding to `dtype` as mlx-lm does.
+
+    One block of the source and the quantised tensor are in memory. Its `blocks` raise InputError for a value that is
+    not finite or does not fit `dtype`.
+    """
+    module = entry.name.removesuffix(".weight")
+    scales_dtype, scales_shape = scheme.scales_dtype(dtype), scheme.scales_shape(entry.rows, entry.row_length)
+    arrays = [
+        StoredArray(f"{module}.weight", "U32", scheme.packed_shape(entry.rows, entry.row_length)),
+        StoredArray(f"{module}.scales", scales_dtype, scales_shape),
+    ]
+    if scheme.mode == "affine":
+        arrays.append(StoredArray(f"{module}.biases", scales_dtype, scales_shape))
+
+    def blocks() -> Iterator[np.ndarray]:
+        parts = [quantize_rows(cast_checked(entry, start, stop, dtype), dtype, scheme) for start, stop in entry.spans()]
+        for kind in zip(*parts, strict=True):
+            yield from kind
+
+    return Stored(tuple(arrays), blocks, entry.n_elements)
+
+
+def stored_as(entry: TensorEntry, form: str | Scheme, dtype: str) -> Stored:
+    """`entry` as `form`: a storage type, or a scheme whose scales are `dtype`."""
+    return dense(entry, form) if isinstance(form, str) else quantized(entry, form, dtype)
+
+
+def write_mlx(
+    folder: OutputFolder,
+    checkpoint: Checkpoint,
+    tokenizer: Sequence[Path],
+    dtype: str,
+    on_progress: Progress,
+    forms: Mapping[str, str | Scheme] | None = None,
+    main: Scheme | None = None,
+) -> int:
+    """Write the checkpoint into `folder`, its weights as `dtype` or as `forms` says by name. Returns: tensors written.
+
+    `main` is the scheme that most matrices have. Shards that an earlier, killed run finished are kept.
+
+    Raises:
+        InputError: a tensor holds values that cannot be written.
+        OSError: a file cannot be written.
+    """
+    forms = forms or {}
+    tensors = [stored_as(entry, forms.get(entry.name, dtype), dtype) for entry in checkpoint.entries]
+    write_shards(folder, plan_shards(tensors), "mlx", on_progress)
+    config: dict[str, Any] = {key: value for key, value in checkpoint.config.items() if key != "dtype"}
+    block = quantization_config(forms, main)
+    if block is not None:
+        # Twice, as mlx-lm writes it: the hub reads the second.
+        config |= {"quantization": block, "quantization_config": block}
+    write_object(folder.path / "config.json", config | {"torch_dtype": CONFIG_NAMES[dtype]})
+    copy_companions(folder, checkpoint, tokenizer)
+    return len(checkpoint.entries)
+
+
+def copy_companions(folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path]) -> None:
+    """Put the generation settings and the tokenizer's files beside the weights. Raises: OSError."""
+    if checkpoint.generation_config is not None:
+        write_object(folder.path / "generation_config.json", checkpoint.generation_config)
+    for path in tokenizer:
+        shutil.copyfile(path, folder.path / path.name)

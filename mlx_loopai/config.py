@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mlx_loopai.errors import InputError, all_problems
 
-PenaltyKind = Literal["none", "kronecker", "sketch"]
+PenaltyKind = Literal["none", "kronecker", "sketch", "kl"]
+RehearsalObjective = Literal["answers", "kl", "both"]
 ReplaySource = Literal["none", "records", "self"]
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -56,7 +57,10 @@ class TrainOptions(_Options):
 
 
 class PenaltyOptions(_Options):
-    kind: PenaltyKind = Field("none", description="what holds the weights where general ability lives")
+    kind: PenaltyKind = Field(
+        "none",
+        description="what holds general ability; kl: on training rows, stay near the base in all but the target token",
+    )
     strength: float = Field(1.0, ge=0, description="factor of the penalty in the loss")
     sequences: int = Field(128, ge=1, description="general sequences on which importance is measured")
     activations: int = Field(256, ge=1, description="general activations kept per layer (kind: sketch)")
@@ -65,6 +69,13 @@ class PenaltyOptions(_Options):
 
 class ReplayOptions(_Options):
     share: float = Field(0.0, ge=0, lt=1, description="share of rehearsal rows among a phase's rows")
+    loss_share: float = Field(
+        0.0, ge=0, lt=1, description="share of rehearsal in every step's loss; 0: every token counts the same"
+    )
+    objective: RehearsalObjective = Field(
+        "answers", description="answers: learn them; kl: stay near the base's distribution on them; both"
+    )
+    kl_strength: float = Field(1.0, ge=0, description="factor of KL(base || adapted) (objective: kl, both)")
     source: ReplaySource = Field(
         "none", description="records: the general rows as they are; self: the base answers them once"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
 
 # Every width is compiled once: no more of them than it takes to reach this real-token share.
@@ -25,10 +25,17 @@ _Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """B rows padded on the right to T tokens. Padding is never supervised."""
+    """B rows padded on the right to T tokens. Padding is never supervised.
+
+    weights: what a token's loss counts; None: 1 for every supervised token. divergence: what its distance from the base
+    counts (KL, nats); None: nothing. rehearsal: rows that rehearse; on others the distance leaves the target out.
+    """
 
     ids: npt.NDArray[np.int32]  # [B, T]
     supervised: npt.NDArray[np.bool_]  # [B, T]
+    weights: npt.NDArray[np.float32] | None = None  # [B, T]
+    divergence: npt.NDArray[np.float32] | None = None  # [B, T]
+    rehearsal: npt.NDArray[np.bool_] | None = None  # [B]
 
 
 def choose_widths(lengths: Sequence[int], max_widths: int = 24) -> tuple[int, ...]:
@@ -114,6 +121,38 @@ def plan_steps(
     return [_micro_batches(step, padded, micro_tokens) for step in steps]
 
 
+def plan_mixed_steps(
+    lengths: Sequence[int],
+    rehearsal: Sequence[bool],
+    rows_per_step: int,
+    micro_tokens: int,
+    seed: int,
+    widths: Sequence[int],
+) -> list[list[list[int]]]:
+    """As `plan_steps`, with an equal share of the rehearsal rows in every step (to the nearest row).
+
+    `plan_steps` puts rows of similar length together, so short rehearsal rows meet no training row. Here only the
+    training rows of a step, and its rehearsal rows, are alike; no micro-batch holds both.
+
+    Raises: InputError as `plan_steps`.
+    """
+    sizes, rehearses = _checked(lengths), np.asarray(rehearsal, dtype=np.bool_)
+    padded = np.array([padded_width(int(size), widths) for size in sizes])
+    generator = np.random.default_rng(seed)
+    ends = np.minimum(np.arange(-(-len(sizes) // rows_per_step) + 1) * rows_per_step, len(sizes))
+    rehearsed_ends = np.round(rehearses.sum() * ends / len(sizes)).astype(np.int64)
+    counts = {True: np.diff(rehearsed_ends), False: np.diff(ends - rehearsed_ends)}
+    steps: list[list[list[int]]] = [[] for _ in ends[1:]]
+    for group, wanted in counts.items():
+        shuffled = generator.permutation(np.flatnonzero(rehearses == group))
+        order = shuffled[np.argsort(padded[shuffled], kind="stable")]
+        # Which step gets the shortest rows, and which the longest, is drawn for each group anew.
+        turns = generator.permutation(len(steps))
+        for turn, rows in zip(turns, np.split(order, np.cumsum(wanted[turns])[:-1]), strict=True):
+            steps[turn] += _micro_batches(rows, padded, micro_tokens)
+    return steps
+
+
 def _cut(order: _Ints, rows_per_step: int, generator: np.random.Generator) -> tuple[list[_Ints], _Ints]:
     """Full steps, and the remaining rows, taken from a seeded place so that they are not always the longest."""
     n_full, rest = divmod(len(order), rows_per_step)
@@ -135,13 +174,14 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
     """The rows right-padded with token 0 to `width` tokens. Raises: InputError naming a row that is longer."""
     ids = np.zeros((len(rows), width), dtype=np.int32)
     supervised = np.zeros((len(rows), width), dtype=np.bool_)
+    rehearsal = np.array([row.category == REHEARSAL for row in rows])
     for index, row in enumerate(rows):
         length = len(row.ids)
         if length > width:
             raise InputError(f"{row.origin}: {length} tokens do not fit a width of {width}; plan all rows at once")
         ids[index, :length] = row.ids
         supervised[index, :length] = row.supervised
-    return MicroBatch(ids, supervised)
+    return MicroBatch(ids, supervised, rehearsal=rehearsal)
 
 
 def real_token_share(lengths: Sequence[int], steps: Sequence[Sequence[Sequence[int]]], widths: Sequence[int]) -> float:

@@ -23,9 +23,15 @@ from mlx_loopai.errors import InputError, all_problems
 _CONTEXT_SHARE = 0.25
 
 
+REHEARSAL = "rehearsal"
+
+
 @dataclass(frozen=True, eq=False)
 class TokenRow:
-    """One row of T tokens. `supervised[t]`: token t is a target, given the tokens before it; never token 0."""
+    """One row of T tokens. `supervised[t]`: token t is a target, given the tokens before it; never token 0.
+
+    category: the record's, or `REHEARSAL` for a row that a phase mixes in.
+    """
 
     ids: npt.NDArray[np.int32]  # [T]
     supervised: npt.NDArray[np.bool_]  # [T]

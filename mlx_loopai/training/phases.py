@@ -8,9 +8,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mlx_loopai.config import PhaseOptions, RunConfig, TrainOptions
-from mlx_loopai.data.batches import MicroBatch, choose_widths, collate, padded_width, plan_steps, real_token_share
+from mlx_loopai.data.batches import (
+    MicroBatch,
+    choose_widths,
+    collate,
+    padded_width,
+    plan_mixed_steps,
+    plan_steps,
+    real_token_share,
+)
 from mlx_loopai.data.mixture import draw, with_replay
-from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.data.tokens import REHEARSAL, TokenRow
+from mlx_loopai.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -23,10 +32,12 @@ class Phase:
     widths: tuple[int, ...]
     learning_rate: float
     penalty_strength: float
+    objective: Objective
 
     def batches(self, step: int) -> list[MicroBatch]:
-        """The micro-batches of optimizer step `step` of this phase."""
-        return [batch_of([self.rows[index] for index in micro], self.widths) for micro in self.steps[step]]
+        """The micro-batches of optimizer step `step` of this phase, weighted as its objective says."""
+        found = [batch_of([self.rows[index] for index in micro], self.widths) for micro in self.steps[step]]
+        return self.objective.weigh(found)
 
     @property
     def real_token_share(self) -> float:
@@ -67,7 +78,7 @@ def plan_phases(
         phase_rows: list[TokenRow] = []
         steps: list[list[list[int]]] = []
         for repeat, drawn in enumerate(draws[number]):
-            cut = _cut(drawn, config.train, micro_tokens, number + 1000 * repeat, widths)
+            cut = _cut(drawn, config, micro_tokens, number + 1000 * repeat, widths)
             steps += _shift(cut, len(phase_rows))
             phase_rows += drawn
         limit = len(steps) if wanted is None else wanted[number]
@@ -103,10 +114,13 @@ def _draw(
 
 
 def _cut(
-    rows: Sequence[TokenRow], train: TrainOptions, micro_tokens: int, salt: int, widths: tuple[int, ...]
+    rows: Sequence[TokenRow], config: RunConfig, micro_tokens: int, salt: int, widths: tuple[int, ...]
 ) -> list[list[list[int]]]:
-    lengths = [len(row.ids) for row in rows]
-    return plan_steps(lengths, train.rows_per_step, micro_tokens, seed=train.seed + salt, widths=widths)
+    lengths, seed = [len(row.ids) for row in rows], config.train.seed + salt
+    rehearsal = [row.category == REHEARSAL for row in rows]
+    if Objective.of(config.replay).needs_mixed_steps and any(rehearsal):
+        return plan_mixed_steps(lengths, rehearsal, config.train.rows_per_step, micro_tokens, seed, widths)
+    return plan_steps(lengths, config.train.rows_per_step, micro_tokens, seed, widths=widths)
 
 
 def _shift(steps: list[list[list[int]]], offset: int) -> list[list[list[int]]]:
@@ -129,11 +143,13 @@ def _phase(
     config: RunConfig, option: PhaseOptions, rows: list[TokenRow], steps: list[list[list[int]]], widths: tuple[int, ...]
 ) -> Phase:
     strength = config.penalty.strength if option.penalty_strength is None else option.penalty_strength
+    diverges = config.penalty.kind == "kl"
     return Phase(
         option.name,
         tuple(rows),
         tuple(tuple(tuple(micro) for micro in step) for step in steps),
         widths,
         option.learning_rate or config.train.learning_rate,
-        strength if config.penalty.kind != "none" else 0.0,
+        strength if config.penalty.kind != "none" and not diverges else 0.0,
+        Objective.of(config.replay, strength if diverges else 0.0),
     )

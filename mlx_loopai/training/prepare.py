@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import yaml
@@ -13,7 +13,7 @@ import yaml
 from mlx_loopai import __version__
 from mlx_loopai.config import RunConfig, flatten, validate_config
 from mlx_loopai.data.batches import choose_widths
-from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
+from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
 from mlx_loopai.models.load import LoadedModel
@@ -119,7 +119,8 @@ def rehearsal_rows(
     if config.replay.source == "records":
         if not records:
             raise InputError("replay.source: records needs `general: FILE`; or use replay.source: self")
-        return encode_records(encoder, records, config.train.max_tokens)[0]
+        rows = encode_records(encoder, records, config.train.max_tokens)[0]
+        return [replace(row, category=REHEARSAL) for row in rows]
     if run.rehearsal.exists():
         return list(Rehearsal.load(run.rehearsal).rows)
     if not records:

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_loopai.config import ReplayOptions, RunConfig
 from mlx_loopai.data.records import Message, Record, read_records
 from mlx_loopai.data.samples import corpus, texts
-from mlx_loopai.data.tokens import ChatEncoder, TokenRow
+from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
@@ -43,7 +43,7 @@ class Rehearsal:
     def load(path: Path) -> Rehearsal:
         header, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         rows = [
-            TokenRow(np.array(line["ids"], np.int32), np.array(line["supervised"], np.bool_), line["origin"], "general")
+            TokenRow(np.array(line["ids"], np.int32), np.array(line["supervised"], np.bool_), line["origin"], REHEARSAL)
             for line in lines
         ]
         return Rehearsal(tuple(rows), header["dropped"])
@@ -94,7 +94,7 @@ def self_rehearsal(
         if not answer.text.strip() or is_looping(answer.text):
             continue
         if answer.finished:
-            record = Record((request, Message("assistant", answer.text)), "chat", "general", origin)
+            record = Record((request, Message("assistant", answer.text)), "chat", REHEARSAL, origin)
             rows.append(encoder.encode(record))
         else:
             rows.append(_open_ended(ids, list(answer.tokens), origin))
@@ -103,4 +103,4 @@ def self_rehearsal(
 
 def _open_ended(prompt_ids: list[int], answer_ids: list[int], origin: str) -> TokenRow:
     supervised = np.repeat([False, True], [len(prompt_ids), len(answer_ids)])
-    return TokenRow(np.array(prompt_ids + answer_ids, np.int32), supervised, origin, "general")
+    return TokenRow(np.array(prompt_ids + answer_ids, np.int32), supervised, origin, REHEARSAL)

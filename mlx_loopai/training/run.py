@@ -115,7 +115,7 @@ def _start(
     lora = config.lora.model_copy(update={"layers": memory.lora_layers})
     apply_lora(loaded.model, lora, config.train.seed)
     penalty = None
-    if config.penalty.kind != "none":
+    if config.penalty.kind in PENALTIES:
         importance = importance_of_base(directory, config, loaded, encoder, rehearsal, listener)
         penalty = PENALTIES[config.penalty.kind](importance)
     phases = plan_phases(config, rows.sources, rehearsal, memory.micro_tokens)

@@ -16,6 +16,8 @@ from mlx.utils import tree_map
 
 from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.divergence import linear_divergence
+from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import Head, linear_cross_entropy
 
 PAD_TARGETS_TO = 32
@@ -24,26 +26,30 @@ Penalty = Callable[[nn.Module], mx.array]
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss`: nats per supervised token; `penalty`: strength times penalty, as added to the loss."""
+    """`loss`: nats per supervised token, weighted as the batches say; `penalty`, `divergence`: as added to the loss."""
 
     loss: float
     penalty: float
     gradient_norm: float
     supervised_tokens: int
     skipped: bool
+    divergence: float = 0.0
 
 
 @dataclass(frozen=True)
 class Targets:
     """Where the supervised positions of a micro-batch are: all (N,), N padded to a multiple with weight 0.
 
-    `rows`, `columns` index the hidden states whose next token is `tokens`.
+    `rows`, `columns` index the hidden states whose next token is `tokens`. Where the distance from the base counts,
+    `divergence` (N,) says how much, and `left_out` (N,) which token it leaves out (-1: none).
     """
 
     rows: mx.array
     columns: mx.array
     tokens: mx.array
     weights: mx.array
+    divergence: mx.array | None = None
+    left_out: mx.array | None = None
 
     @staticmethod
     def of(batch: MicroBatch) -> Targets:
@@ -51,8 +57,18 @@ class Targets:
         tokens = batch.ids[rows, columns + 1]
         # Few distinct counts, so that a compiled step is traced for few shapes.
         padding = (0, -len(rows) % PAD_TARGETS_TO)
-        weights = np.ones(len(rows), np.float32)
-        return Targets(*(mx.array(np.pad(values, padding)) for values in (rows, columns, tokens, weights)))
+        weights = np.ones(len(rows), np.float32) if batch.weights is None else batch.weights[rows, columns + 1]
+        found = [rows, columns, tokens, weights]
+        if batch.divergence is not None:
+            rehearsed = np.zeros(len(rows), np.bool_) if batch.rehearsal is None else batch.rehearsal[rows]
+            found += [batch.divergence[rows, columns + 1], np.where(rehearsed, -1, tokens)]
+        return Targets(*(mx.array(np.pad(values, padding)) for values in found))
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The arguments of `batch_loss` after the token ids."""
+        always = [self.rows, self.columns, self.tokens, self.weights]
+        return always if self.divergence is None or self.left_out is None else [*always, self.divergence, self.left_out]
 
 
 class TrainStep:
@@ -92,15 +108,15 @@ class TrainStep:
     ) -> StepResult:
         """One update at `learning_rate`; the penalty's gradient is taken once a step, not once a micro-batch."""
         tokens = sum(int(batch.supervised[:, 1:].sum()) for batch in batches)
-        total, gradient = self._accumulate(batches)
+        both, apart, gradient = self._accumulate(batches)
         gradient = tree_map(lambda array: array / tokens, gradient)
         held = mx.zeros(())
         if penalty is not None and strength > 0:
             held, pull = nn.value_and_grad(self.model, lambda: strength * penalty(self.model))()
             gradient = tree_map(mx.add, gradient, pull)
         gradient, norm = optimizers.clip_grad_norm(gradient, self.clip or math.inf)
-        mx.eval(total, held, norm, gradient)
-        loss = total.item() / tokens
+        mx.eval(both, apart, held, norm, gradient)
+        loss = (both.item() - apart.item()) / max(_counted(batches), 1e-9)
         skipped = not (math.isfinite(loss) and math.isfinite(norm.item()))
         if skipped:
             self.skipped_steps += 1
@@ -108,22 +124,30 @@ class TrainStep:
             self.optimizer.learning_rate = learning_rate
             self.optimizer.update(self.model, gradient)
             mx.eval(self.model.trainable_parameters(), self.optimizer.state)
-        return StepResult(loss, held.item(), norm.item(), tokens, skipped)
+        return StepResult(loss, held.item(), norm.item(), tokens, skipped, apart.item() / tokens)
 
-    def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, Any]:
-        total, gradient = mx.zeros(()), None
+    def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, mx.array, Any]:
+        """Over all batches: the summed losses, their part that is distance from the base, and the gradient."""
+        total, apart, gradient = mx.zeros(()), mx.zeros(()), None
         for batch in batches:
             targets = Targets.of(batch)
             ids = mx.array(batch.ids[:, :-1])
-            loss, part = self._gradient(ids, targets.rows, targets.columns, targets.tokens, targets.weights)
-            total = total + loss
+            (loss, *distance), part = self._gradient(ids, *targets.arrays)
+            total, apart = total + loss, apart + sum(distance)
             gradient = part if gradient is None else tree_map(mx.add, gradient, part)
             # Evaluated here, so that one micro-batch's activations are freed before the next begins.
-            mx.eval(total, gradient)
-        return total, gradient
+            mx.eval(total, apart, gradient)
+        return total, apart, gradient
 
 
-def _leaving_no_trace(model: nn.Module, loss: Callable[..., mx.array]) -> Callable[..., tuple[mx.array, Any]]:
+def _counted(batches: Sequence[MicroBatch]) -> float:
+    """What the losses of all supervised tokens count together."""
+    return float(sum((batch.supervised if batch.weights is None else batch.weights)[:, 1:].sum() for batch in batches))
+
+
+def _leaving_no_trace(
+    model: nn.Module, loss: Callable[..., tuple[mx.array, ...]]
+) -> Callable[..., tuple[tuple[mx.array, ...], Any]]:
     """`nn.value_and_grad` that leaves `model` with the arrays it had.
 
     It puts the arrays it differentiates into the model; when a compiled function is traced those have no value, and
@@ -131,7 +155,7 @@ def _leaving_no_trace(model: nn.Module, loss: Callable[..., mx.array]) -> Callab
     """
     value_and_gradient = nn.value_and_grad(model, loss)
 
-    def run(*arguments: mx.array) -> tuple[mx.array, Any]:
+    def run(*arguments: mx.array) -> tuple[tuple[mx.array, ...], Any]:
         before = model.trainable_parameters()
         result = value_and_gradient(*arguments)
         model.update(before)
@@ -147,9 +171,23 @@ def batch_loss(
     columns: mx.array,
     tokens: mx.array,
     weights: mx.array,
+    divergence: mx.array | None = None,
+    left_out: mx.array | None = None,
+    *,
     chunk_rows: int,
     checkpointing: bool = False,
-) -> mx.array:
-    """Summed negative log-likelihood, in nats, of `tokens` (N,) at positions (rows, columns) of `ids` (B, T)."""
+) -> tuple[mx.array, ...]:
+    """(loss,) or (loss, its part that is distance from the base): nats summed over positions (rows, columns) of `ids`.
+
+    ids (B, T). The loss is the negative log-likelihood of `tokens` (N,) times `weights`; where `divergence` (N,) is
+    given, KL(base || adapted) times it is added, with the token `left_out` (N,) removed from both. The base is the
+    model itself with its adapter switched off.
+    """
     hidden = hidden_states(model, ids, checkpointing)[rows, columns]
-    return linear_cross_entropy(hidden, Head.of(model), tokens, weights, chunk_rows)
+    loss = linear_cross_entropy(hidden, Head.of(model), tokens, weights, chunk_rows)
+    if divergence is None:
+        return (loss,)
+    with adapter_disabled(model):
+        base = hidden_states(model, ids)[rows, columns]
+    apart = linear_divergence(hidden, base, Head.of(model), divergence, left_out, chunk_rows)
+    return loss + apart, apart

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_loopai.data.batches import choose_widths, collate, padded_width, plan_steps, real_token_share
+from mlx_loopai.data.batches import (
+    choose_widths,
+    collate,
+    padded_width,
+    plan_mixed_steps,
+    plan_steps,
+    real_token_share,
+)
 from mlx_loopai.data.records import read_records
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError
@@ -156,3 +163,20 @@ def test_what_cannot_be_planned():
         plan_steps([11], 1, 100, 0, widths=(10,))
     with pytest.raises(InputError, match=r"rows.jsonl:3: 3 tokens do not fit a width of 2"):
         collate([row_of(1, 2, 3)], 2)
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.data(), st.integers(1, 20), st.integers(1, 5000), st.integers(0, 2**31))
+def test_mixed_steps_hold_every_row_once_and_rehearsal_in_its_share(lengths, data, rows_per_step, micro_tokens, seed):
+    rehearsal = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
+    widths = choose_widths(lengths)
+    steps = plan_mixed_steps(lengths, rehearsal, rows_per_step, micro_tokens, seed, widths)
+    assert sorted(index for step in steps for batch in step for index in batch) == list(range(len(lengths)))
+    sizes = [sum(map(len, step)) for step in steps]
+    assert all(size == rows_per_step for size in sizes[:-1])
+    share = sum(rehearsal) / len(lengths)
+    for step, size in zip(steps, sizes, strict=True):
+        assert abs(sum(rehearsal[index] for batch in step for index in batch) - share * size) < 1 + 1e-9
+        for batch in step:
+            assert len({rehearsal[index] for index in batch}) == 1
+            assert len({padded_width(lengths[index], widths) for index in batch}) == 1

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlx_loopai.config import RunConfig, TrainOptions
-from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.training.phases import Phase, learning_rate, plan_phases
 
 from .conftest import row
@@ -16,7 +17,7 @@ SOURCES = {
     "a": [row(5 + index, origin=f"a{index}") for index in range(10)],
     "b": [row(9 + 3 * index, origin=f"b{index}") for index in range(7)],
 }
-REHEARSAL = [row(6 + index, origin=f"r{index}") for index in range(5)]
+REHEARSAL_ROWS = [row(6 + index, origin=f"r{index}") for index in range(5)]
 
 
 def config(phases: list[dict[str, Any]] | None = None, **options: Any) -> RunConfig:
@@ -100,11 +101,11 @@ def test_a_repeat_that_draws_a_longer_row_still_fits() -> None:
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
 def test_rehearsal_rows_are_their_share(share: float) -> None:
     options = config(replay={"share": share, "source": "records"})
-    found = seen(plan_phases(options, SOURCES, REHEARSAL, 64)[0])
+    found = seen(plan_phases(options, SOURCES, REHEARSAL_ROWS, 64)[0])
     assert count(found, "a") == 10
     assert count(found, "b") == 7
     assert count(found, "r") == round(17 * share / (1 - share))
-    times = [found[one.origin] for one in REHEARSAL]
+    times = [found[one.origin] for one in REHEARSAL_ROWS]
     assert max(times) - min(times) <= 1
 
 
@@ -115,12 +116,12 @@ def test_a_phase_may_rehearse_more_or_nothing() -> None:
         {"name": "three", "mixture": {"a": 1}, "replay_share": 0.0},
     ]
     options = config(mixtures, replay={"share": 0.2, "source": "records"})
-    assert [count(seen(phase), "r") for phase in plan_phases(options, SOURCES, REHEARSAL, 64)] == [2, 10, 0]
+    assert [count(seen(phase), "r") for phase in plan_phases(options, SOURCES, REHEARSAL_ROWS, 64)] == [2, 10, 0]
 
 
 def test_widths_are_shared_and_hold_every_row() -> None:
     mixtures = [{"name": "one", "mixture": {"a": 1}}, {"name": "two", "mixture": {"b": 2}}]
-    phases = plan_phases(config(mixtures), SOURCES, REHEARSAL, 64)
+    phases = plan_phases(config(mixtures), SOURCES, REHEARSAL_ROWS, 64)
     assert phases[0].widths == phases[1].widths
     found = {
         micro.ids.shape[1] for phase in phases for step in range(len(phase.steps)) for micro in phase.batches(step)
@@ -177,3 +178,26 @@ def test_few_steps_still_learn(steps: int) -> None:
 def test_empty_rehearsal_adds_nothing() -> None:
     nothing: list[TokenRow] = []
     assert len(seen(plan_phases(config(replay={"share": 0.5, "source": "self"}), SOURCES, nothing, 64)[0])) == 17
+
+
+@pytest.mark.parametrize("replay", [{"loss_share": 0.4}, {"objective": "kl"}, {"objective": "both"}])
+def test_every_step_holds_its_share_of_rehearsal(replay: dict[str, Any]) -> None:
+    rehearsal = [replace(each, category=REHEARSAL) for each in REHEARSAL_ROWS]
+    options = config(replay={"share": 0.5, "source": "self", **replay})
+    (phase,) = plan_phases(options, SOURCES, rehearsal, 64)
+    for number, step in enumerate(phase.steps):
+        marked = [phase.rows[index].category == REHEARSAL for micro in step for index in micro]
+        assert abs(sum(marked) - len(marked) / 2) <= 1
+        weighted = phase.batches(number)
+        assert all(micro.weights is not None for micro in weighted)
+        assert sum(int(micro.rehearsal.sum()) for micro in weighted if micro.rehearsal is not None) == sum(marked)
+
+
+def test_the_penalty_called_kl_is_an_objective_of_training_rows() -> None:
+    options = config(
+        [{"name": "one", "mixture": {"a": 1}}, {"name": "two", "mixture": {"b": 1}, "penalty_strength": 0.5}],
+        penalty={"kind": "kl", "strength": 3.0},
+    )
+    phases = plan_phases(options, SOURCES, [], 64)
+    assert [phase.objective.training_divergence for phase in phases] == [3.0, 0.5]
+    assert [phase.penalty_strength for phase in phases] == [0.0, 0.0]

@@ -9,7 +9,7 @@ import pytest
 from mlx_loopai.config import ReplayOptions, RunConfig
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.samples import texts
-from mlx_loopai.data.tokens import ChatEncoder
+from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.engine import Generation
 from mlx_loopai.models.load import LoadedModel, load_model
@@ -72,7 +72,7 @@ def test_a_finished_answer_is_a_row_like_any_other(monkeypatch: pytest.MonkeyPat
     expected = ChatEncoder(tiny.tokenizer).encode(record("날씨는?", "좋습니다."))
     assert np.array_equal(found.ids, expected.ids)
     assert np.array_equal(found.supervised, expected.supervised)
-    assert found.category == "general"
+    assert found.category == REHEARSAL
 
 
 def test_an_answer_cut_short_does_not_teach_to_stop(monkeypatch: pytest.MonkeyPatch, tiny: LoadedModel) -> None:

@@ -1,0 +1,74 @@
+"""What each token of a step counts: its answer, its distance from the base, and rehearsal against training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.config import ReplayOptions
+from mlx_loopai.data.batches import MicroBatch
+
+_Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """loss_share: share of a step's loss that its rehearsal rows have; 0: every token counts the same.
+
+    rehearses_answers: rehearsal rows train their answers. rehearsal_divergence, training_divergence: factor of KL(base
+    || adapted) at the answers of rehearsal rows, and of training rows with the target left out.
+    """
+
+    loss_share: float = 0.0
+    rehearses_answers: bool = True
+    rehearsal_divergence: float = 0.0
+    training_divergence: float = 0.0
+
+    @staticmethod
+    def of(options: ReplayOptions, training_divergence: float = 0.0) -> Objective:
+        diverges = options.kl_strength if options.objective in ("kl", "both") else 0.0
+        return Objective(options.loss_share, options.objective != "kl", diverges, training_divergence)
+
+    @property
+    def needs_mixed_steps(self) -> bool:
+        """Whether a step should hold rehearsal and training rows in their proportion."""
+        return self.loss_share > 0 or self.rehearsal_divergence > 0
+
+    def weigh(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """The micro-batches of one step with their weights; a step's supervised tokens count 1 each on average."""
+        if self == Objective():
+            return list(batches)
+        return [
+            self._weighted(batch, count)
+            for batch, count in zip(batches, _counts(batches, self.loss_share), strict=True)
+        ]
+
+    def _weighted(self, batch: MicroBatch, count: _Floats) -> MicroBatch:
+        rehearsal = _rehearsal(batch)[:, None]
+        answers = count * np.where(rehearsal, np.float32(self.rehearses_answers), np.float32(1))
+        factor = np.where(rehearsal, np.float32(self.rehearsal_divergence), np.float32(self.training_divergence))
+        divergence = count * factor
+        return replace(batch, weights=answers, divergence=divergence if divergence.any() else None)
+
+
+def _counts(batches: Sequence[MicroBatch], loss_share: float) -> list[_Floats]:
+    """What each token [B, T] counts, so that rehearsal rows have `loss_share` of the step's total; its mean is 1."""
+    tokens = {
+        group: sum(int(batch.supervised[_rehearsal(batch) == group, 1:].sum()) for batch in batches)
+        for group in (True, False)
+    }
+    factors = {True: 1.0, False: 1.0}
+    if loss_share and all(tokens.values()):
+        everything = sum(tokens.values())
+        factors = {True: loss_share * everything / tokens[True], False: (1 - loss_share) * everything / tokens[False]}
+    return [
+        (batch.supervised * np.where(_rehearsal(batch)[:, None], factors[True], factors[False])).astype(np.float32)
+        for batch in batches
+    ]
+
+
+def _rehearsal(batch: MicroBatch) -> npt.NDArray[np.bool_]:
+    return np.zeros(len(batch.ids), np.bool_) if batch.rehearsal is None else batch.rehearsal

@@ -58,7 +58,7 @@ class Targets:
         # Few distinct counts, so that a compiled step is traced for few shapes.
         padding = (0, -len(rows) % PAD_TARGETS_TO)
         weights = np.ones(len(rows), np.float32) if batch.weights is None else batch.weights[rows, columns + 1]
-        found = [rows, columns, tokens, weights]
+        found: list[np.ndarray] = [rows, columns, tokens, weights]
         if batch.divergence is not None:
             rehearsed = np.zeros(len(rows), np.bool_) if batch.rehearsal is None else batch.rehearsal[rows]
             found += [batch.divergence[rows, columns + 1], np.where(rehearsed, -1, tokens)]

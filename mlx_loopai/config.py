@@ -21,6 +21,7 @@ from mlx_loopai.errors import InputError, all_problems
 PenaltyKind = Literal["none", "kronecker", "sketch", "kl"]
 RehearsalObjective = Literal["answers", "kl", "both"]
 ReplaySource = Literal["none", "records", "self"]
+Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
 
 
@@ -32,6 +33,7 @@ class LoraOptions(_Options):
     rank: int = Field(8, ge=1, le=1024, description="rank R of the update B A")
     alpha: float = Field(16.0, gt=0, description="numerator of the scale: alpha / rank")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank")
+    dora: bool = Field(False, description="DoRA: learn each adapted row's length apart from its direction")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input while training")
     targets: tuple[str, ...] = Field((), description="linear layers to adapt, such as q_proj; empty: all of a block")
     layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
@@ -47,11 +49,20 @@ class TrainOptions(_Options):
         8, ge=1, description="rows per optimizer step, exact; split into micro-batches by tokens"
     )
     max_tokens: int = Field(2048, ge=8, description="longest row; a longer one is split at turns or sentences")
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    optimizer: Optimizer = Field("adamw", description="adamw, adam, sgd, lion, adafactor or muon")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay (none with adam)")
     schedule: Schedule = Field("cosine", description="shape of the learning rate after warm-up")
     warmup: int = Field(10, ge=0, description="warm-up steps from 0 to the peak")
     clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a target spread over the vocabulary")
+    z_loss: float = Field(0.0, ge=0, description="factor of the squared log-sum-exp, added to the loss")
+    max_skipped_steps: int = Field(
+        10, ge=1, description="stop after so many steps in a row with a non-finite loss or gradient"
+    )
+    validate_every: int = Field(0, ge=0, description="optimizer steps between validations; 0: before and after only")
+    patience: int = Field(0, ge=0, description="stop after so many validations in a row without a better one; 0: never")
+    keep_best: bool = Field(False, description="the adapter of the best validation, not the last, is the run's result")
     save_every: int = Field(50, ge=0, description="optimizer steps between checkpoints; 0: at phase ends only")
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints stay on disk")
 
@@ -148,6 +159,17 @@ class RunConfig(_Options):
         wrong = sorted({name for phase in self.phases for name in phase.mixture} - known)
         if wrong:
             raise ValueError(f"phases name sources {wrong} that `sources` does not define; defined: {sorted(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> RunConfig:
+        watched = [name for name in ("patience", "keep_best") if getattr(self.train, name)]
+        if watched and not self.train.validate_every:
+            raise ValueError(f"train.{watched[0]} needs train.validate_every; set it to a number of steps")
+        if self.train.validate_every and not self.validation:
+            raise ValueError("train.validate_every needs held-out rows; give `validation: FILE`")
+        if self.lora.dora and self.penalty.kind != "none":
+            raise ValueError("penalty.kind measures the update of LoRA, not of DoRA; set lora.dora or the penalty off")
         return self
 
     def digest(self) -> str:

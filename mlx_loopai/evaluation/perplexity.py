@@ -15,6 +15,7 @@ from mlx_loopai.data.batches import MicroBatch, collate
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.eager_loss import token_losses
 from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
 
 MICRO_TOKENS = 2048
@@ -76,16 +77,9 @@ def nll(
 def batch_nll(model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHUNK_ROWS) -> npt.NDArray[np.float64]:
     """Summed negative log-likelihood of each row's supervised tokens: float64 [B], nats, log-sum-exp in float32."""
     rows, columns = np.nonzero(batch.supervised[:, 1:])
-    targets = mx.array(batch.ids[rows, columns + 1])
-    hidden = hidden_states(model, mx.array(batch.ids[:, :-1]))[mx.array(rows), mx.array(columns)]
-    head = Head.of(model)
-    losses = np.zeros(len(rows))
-    for start in range(0, len(rows), chunk_rows):
-        part = slice(start, start + chunk_rows)
-        scores = head.project(head.arrays, hidden[part], transpose=True).astype(mx.float32)
-        picked = mx.take_along_axis(scores, targets[part][:, None], axis=-1)[:, 0]
-        # Converted chunk by chunk, which also runs it, so that no two chunks of logits are alive together.
-        losses[part] = np.array(mx.logsumexp(scores, axis=-1) - picked)
+    targets = batch.ids[rows, columns + 1]
+    hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=(mx.array(rows), mx.array(columns)))
+    losses = token_losses(hidden, Head.of(model), targets, chunk_rows)
     return np.bincount(rows, weights=losses, minlength=len(batch.ids)).astype(np.float64)
 
 

@@ -15,9 +15,9 @@ heads * head_dim, I intermediate, H heads, T width):
     H T   attention weights (CPU; on Metal one log-sum-exp a head)
     R     one row of x A per adapter
 
-Half precision adds the float32 copy of every adapter's input, since adapters are float32. With checkpointing only the
-block inputs stay, and one block's kept tensors are built again; MLX also allocates ahead of what has run, so that on
-CPU nearly the whole of a block's forward and backward pass is alive at once.
+Adapters are float32 but cast to the dtype of their input. With checkpointing only the block inputs stay, and one
+block's kept tensors are built again; MLX also allocates ahead of what has run, so that on CPU nearly the whole of a
+block's forward and backward pass is alive at once.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _penalty_bytes(shape: ModelShape, options: StepOptions) -> int:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Bytes of one (B T, n) tensor for the n of a block; casts of half precision included where adapters make them."""
+    """Bytes of one (B T, n) tensor for the n of a block."""
 
     hidden: float
     kv: float
@@ -171,20 +171,15 @@ class _Sizes:
     @staticmethod
     def of(shape: ModelShape, options: StepOptions, backend: Backend) -> _Sizes:
         tokens, item = options.micro_tokens, _float_bytes(options.compute)
-        half = item < 4
-        # Of 7 hidden-sized tensors an adapter input's float32 copy is added for q, k, v, o, gate and up; of 5 inner
-        # ones for down.
-        hidden_item = item + (4 * 6 / 7 if half else 0)
-        inner_item = item + (4 / 5 if half else 0)
         width = max(shape.hidden_size, shape.attention_size)
         row = shape.n_heads * (options.width * item if backend == "cpu" else 4)
         return _Sizes(
-            hidden=tokens * width * hidden_item,
+            hidden=tokens * width * item,
             kv=tokens * shape.kv_size * item,
-            inner=tokens * shape.intermediate_size * inner_item,
+            inner=tokens * shape.intermediate_size * item,
             scores=tokens * row,
             plain_hidden=tokens * shape.hidden_size * item,
-            ranks=tokens * 4.0 * options.lora_rank * len(shape.lora_targets(options.lora_targets)),
+            ranks=tokens * item * options.lora_rank * len(shape.lora_targets(options.lora_targets)),
         )
 
 
@@ -232,22 +227,18 @@ def _loss_bytes(shape: ModelShape, options: StepOptions, backend: Backend) -> fl
     rows = max(1, round(options.micro_tokens * options.supervised_share))
     chunk = min(options.chunk_rows, rows)
     chunks = -(-rows // chunk)
-    if backend == "cpu":
-        buffers = _chunk_buffers(chunks, options.checkpointing, options.compute != "fp32")
-    else:
-        buffers = _chunk_buffers(chunks, checkpointing=False, casts=True)  # the larger count, until a Mac has measured
+    buffers = _chunk_buffers(chunks, backend, options.compute != "fp32")
     hidden_gradients = 3 * rows * shape.hidden_size * _float_bytes(options.compute)
     return buffers * chunk * shape.vocab_size * 4.0 + hidden_gradients
 
 
-def _chunk_buffers(chunks: int, checkpointing: bool, casts: bool) -> int:
+def _chunk_buffers(chunks: int, backend: Backend, casts: bool) -> float:
     """How many float32 (chunk, V) buffers the loss holds at its peak.
 
-    A chunk needs 3 (scores, exponentials, gradient), 4 where half-precision logits are cast. Work is dispatched ahead,
-    so that nearly 3 chunks are alive at once however many there are; with checkpointing MLX happens to order the work
-    so that two or three chunks overlap less. Measured with 1 to 32 chunks, not derived.
+    On CPU (models/eager_loss.py) one, in which all work is done; half precision has it once more, as logits or as
+    gradient. On Metal the lazy graph needs 3 a chunk (4 with casts) and work is dispatched ahead: up to 10, counted on
+    CPU for that graph, until a Mac has measured.
     """
-    one, most = (4, 10) if casts else (3, 8)
-    if checkpointing:
-        return max(one, min(2 * chunks - (0 if casts else 1), most))
-    return min(one * chunks, most)
+    if backend == "cpu":
+        return 1.5 if casts else 1
+    return min(4 * chunks, 10)

@@ -66,12 +66,11 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
-    """`<module>.lora_a` and `<module>.lora_b` of every adapter."""
-    arrays = {}
-    for name, module in lora_modules(model).items():
-        arrays[f"{name}.lora_a"] = module.lora_a
-        arrays[f"{name}.lora_b"] = module.lora_b
-    return arrays
+    """`<module>.lora_a` and `<module>.lora_b` of every adapter, and `<module>.m` of DoRA's."""
+    names = ("lora_a", "lora_b", "m")
+    return {
+        f"{path}.{name}": layer[name] for path, layer in lora_modules(model).items() for name in names if name in layer
+    }
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -90,8 +89,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 def adapter_options(folder: Path, config: dict[str, Any]) -> LoraOptions:
     """The LoRA options that rebuild the adapter, ours when present and mlx-lm's keys otherwise."""
-    if config.get("fine_tune_type", "lora") != "lora":
-        raise InputError(f"{folder}: fine_tune_type {config['fine_tune_type']!r} is not supported; only lora is")
+    if config.get("fine_tune_type", "lora") not in ("lora", "dora"):
+        raise InputError(f"{folder}: fine_tune_type {config['fine_tune_type']!r} is not supported; lora and dora are")
     try:
         ours = config.get("mlx_loopai", {}).get("lora")
         return LoraOptions.model_validate(_translated(config) if ours is None else ours)
@@ -108,7 +107,8 @@ def _translated(config: dict[str, Any]) -> dict[str, Any]:
     rank = int(parameters["rank"])
     keys = sorted({key.rsplit(".", 1)[-1] for key in parameters.get("keys") or ()})
     layers = max(0, int(config.get("num_layers", 0)))
-    return {"rank": rank, "alpha": float(parameters["scale"]) * rank, "targets": keys, "layers": layers}
+    dora = config.get("fine_tune_type") == "dora"
+    return {"rank": rank, "alpha": float(parameters["scale"]) * rank, "dora": dora, "targets": keys, "layers": layers}
 
 
 def save_arrays(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str] | None = None) -> None:
@@ -135,9 +135,10 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 
 def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[str, Any]) -> dict[str, Any]:
     n_layers = len(model.layers)
-    keys = sorted({name.split(".layers.", 1)[1].split(".", 1)[1] for name in lora_modules(model)})
+    # Names within a block: `model.layers.0.self_attn.q_proj`, or `model.h.0.attention.dense`.
+    keys = sorted({name.split(".", 3)[3] for name in lora_modules(model)})
     return {
-        "fine_tune_type": "lora",
+        "fine_tune_type": "dora" if options.dora else "lora",
         "num_layers": options.layers or n_layers,
         "lora_parameters": {
             "rank": options.rank,

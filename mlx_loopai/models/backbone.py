@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.models.lora import dropout_drawn_from, dropout_key
 
+Positions = tuple[mx.array, mx.array]
+Run = Callable[[mx.array], mx.array]
 
-def hidden_states(model: nn.Module, ids: mx.array, checkpointing: bool = False) -> mx.array:
+
+def hidden_states(
+    model: nn.Module, ids: mx.array, checkpointing: bool = False, positions: Positions | None = None
+) -> mx.array:
     """Final normalised states (B, T, D) of token ids (B, T) under a causal mask.
 
-    Rows are right-padded, so a plain causal mask keeps real tokens from seeing padding. With `checkpointing` each block
-    is computed again in the backward pass: the same gradients with one block's activations alive at a time.
+    With `positions` (rows (N,), columns (N,)) only those states (N, D), and after its attention the last block
+    computes nothing else. Rows are right-padded, so a plain causal mask keeps real tokens from seeing padding. With
+    `checkpointing` each block is computed again in the backward pass: the same gradients with one block's activations
+    alive at a time.
     """
     body = model.model
-    states = body.embed_tokens(ids)
+    gpt_neox = "embed_in" in body
+    states = body.embed_in(ids) if gpt_neox else body.embed_tokens(ids)
     # A string mask keeps Metal's attention memory-linear in its backward pass; an array mask would not.
     mask = "causal" if ids.shape[1] > 1 else None
-    for block in body.layers:
-        run = _runner(block, mask)
+    last = len(model.layers) - 1
+    for index, block in enumerate(model.layers):
+        chosen = positions if index == last else None
+        run = _runner(block, partial(_run_block, block, mask, chosen))
         if checkpointing:
             run = nn.utils.checkpoint(block, run)
         states = run(states)
-    return body.norm(states)
+    return body.final_layer_norm(states) if gpt_neox else body.norm(states)
 
 
-def _runner(block: nn.Module, mask: str | None) -> Callable[[mx.array], mx.array]:
-    """`block` as a function of its input alone, however often it runs."""
+def _run_block(block: nn.Module, mask: str | None, positions: Positions | None, states: mx.array) -> mx.array:
+    if positions is None:
+        return block(states, mask, None)
+    if "attention" in block:  # gpt_neox: attention and MLP side by side or in turn
+        return block(states, mask, None)[positions]
+    # The pre-norm block of Qwen and Llama in its two halves: after the attention, rows do not see each other.
+    attended = (states + block.self_attn(block.input_layernorm(states), mask, None))[positions]
+    return attended + block.mlp(block.post_attention_layernorm(attended))
+
+
+def _runner(block: nn.Module, run: Run) -> Run:
+    """`run` with the same dropout in `block` however often it runs."""
     key = dropout_key(block)
 
-    def run(states: mx.array) -> mx.array:
+    def again(states: mx.array) -> mx.array:
         with dropout_drawn_from(block, key):
-            return block(states, mask, None)
+            return run(states)
 
-    return run
+    return again

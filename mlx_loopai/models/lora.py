@@ -1,7 +1,8 @@
 """Low-rank adapters on the linear layers of an mlx-lm model.
 
-Source: LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732). Shapes and names are mlx-lm's: y = W x + s B A x is stored
-as `lora_a` (D_in, R) and `lora_b` (R, D_out), both float32 whatever the base's dtype.
+Source: LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732), DoRA (arXiv 2402.09353). Shapes and names are mlx-lm's:
+y = W x + s B A x is stored as `lora_a` (D_in, R) and `lora_b` (R, D_out), DoRA's magnitudes as `m` (D_out,), all
+float32 whatever the base's dtype.
 """
 
 from __future__ import annotations
@@ -48,9 +49,16 @@ class LoRALinear(nn.Module):
         """x (..., D_in) -> (..., D_out), in the dtype of `x`."""
         y = self.linear(x)
         if self.enabled:
-            update = (self._thinned(x) @ self.lora_a) @ self.lora_b
-            y = y + (self.scale * update).astype(y.dtype)
+            y = self._adapted(x, y)
         return y if self.observer is None else self.observer(x, y)
+
+    def _adapted(self, x: mx.array, y: mx.array) -> mx.array:
+        """`y`, the frozen layer's output, with the update added.
+
+        The factors are cast to the dtype of `x`, not `x` to theirs: a float32 copy of every input would be kept for the
+        backward pass. Their gradients stay float32.
+        """
+        return y + (self._thinned(x) @ self.lora_a.astype(x.dtype)) @ (self.scale * self.lora_b).astype(x.dtype)
 
     def _thinned(self, x: mx.array) -> mx.array:
         """`x` with a share `dropout` of its entries set to 0 and the rest scaled up, while training."""
@@ -58,6 +66,49 @@ class LoRALinear(nn.Module):
             return x
         kept = mx.random.bernoulli(1 - self.dropout, x.shape, key=self._dropout_key)
         return x * kept * (1 / (1 - self.dropout))
+
+
+class DoRALinear(LoRALinear):
+    """LoRA whose adapted rows are brought to a learnt length: y = m / |W + s (A B)^T| * (W x + s B A x) + bias.
+
+    The lengths follow from the row norms of W, from W A and from A^T A, so no dense matrix is built and a quantised W
+    stays quantised at any width. Without gradient through the lengths.
+
+    Source: DoRA (arXiv 2402.09353), section 4.3 for the missing gradient.
+    """
+
+    def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float = 0.0) -> None:
+        super().__init__(linear, rank, scale, dropout)
+        self._squares = mx.square(dense_weight(linear).astype(mx.float32)).sum(axis=1)
+        self.m = mx.sqrt(self._squares)
+        mx.eval(self._squares, self.m)  # the dense copy goes before the next layer's comes
+
+    def _adapted(self, x: mx.array, y: mx.array) -> mx.array:
+        bias = self.linear.get("bias", 0)
+        directed = super()._adapted(x, y - bias)
+        return directed * (self.m / self._lengths()).astype(y.dtype) + bias
+
+    def _lengths(self) -> mx.array:
+        """|W + s (A B)^T| of each row (D_out,): |W|^2 + 2 s <W, (A B)^T> + s^2 |A B|^2."""
+        a, b = mx.stop_gradient(self.lora_a), mx.stop_gradient(self.scale * self.lora_b)
+        projected = self.linear(a.T.astype(_float_dtype(self.linear))) - self.linear.get("bias", 0)
+        cross = (projected.astype(mx.float32) * b).sum(axis=0)
+        update = (b * ((a.T @ a) @ b)).sum(axis=0)
+        return mx.sqrt(self._squares + 2 * cross + update)
+
+
+def dense_weight(linear: nn.Module) -> mx.array:
+    """The weight (D_out, D_in) of a linear layer, dequantised where it is quantised."""
+    if not isinstance(linear, nn.QuantizedLinear):
+        return linear.weight
+    form = {"group_size": linear.group_size, "bits": linear.bits, "mode": linear.mode}
+    return mx.dequantize(linear.weight, linear.scales, linear.get("biases"), **form)
+
+
+def _float_dtype(linear: nn.Module) -> mx.Dtype:
+    """The dtype in which a linear layer computes: mxfp4 has no floating-point scales, so that its input decides."""
+    dtype = (linear.scales if isinstance(linear, nn.QuantizedLinear) else linear.weight).dtype
+    return dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
@@ -94,7 +145,7 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
     scale = lora_scale(options.rank, options.alpha, options.rslora)
     # Sorted, so that a seed gives the same adapter however the modules happen to be walked.
     for index, name, layer in sorted(found, key=lambda entry: entry[:2]):
-        adapter = LoRALinear(layer, options.rank, scale, options.dropout)
+        adapter = (DoRALinear if options.dora else LoRALinear)(layer, options.rank, scale, options.dropout)
         blocks[index].update_modules(tree_unflatten([(name, adapter)]))
         adapter.linear.freeze()
         adapter.train(model.training)

@@ -29,7 +29,8 @@ class Head:
     @staticmethod
     def of(model: nn.Module) -> Head:
         """The head of an mlx-lm causal model, tied or not, dense or quantised."""
-        layer = model.lm_head if "lm_head" in model else model.model.embed_tokens
+        body = model.model
+        layer = model.lm_head if "lm_head" in model else body.embed_out if "embed_out" in body else body.embed_tokens
         if not hasattr(layer, "bits"):
             return Head((layer.weight,))
         arrays = [layer.weight, layer.scales]
@@ -48,6 +49,23 @@ class Head:
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
 
+@dataclass(frozen=True)
+class LossTerms:
+    """What is added to a token's negative log-likelihood; with zeros, nothing.
+
+    Per token, with s the scores and L their log-sum-exp: `label_smoothing` e gives (1 - e) (L - s_target) +
+    e (L - mean s); `z_loss` z adds z L^2, which keeps the scores from drifting.
+
+    Source: label smoothing of arXiv 1512.00567 (section 7), z-loss of arXiv 2204.02311 (section 5).
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+PLAIN = LossTerms()
+
+
 def linear_cross_entropy(
     hidden: mx.array,
     head: Head,
@@ -55,8 +73,11 @@ def linear_cross_entropy(
     weights: mx.array,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     train_head: bool = False,
+    terms: LossTerms = PLAIN,
 ) -> mx.array:
-    """Weighted sum of the negative log-likelihoods of `targets`, in nats, float32 scalar.
+    """Weighted sum of the losses of `targets`, in nats, float32 scalar: a lazy graph, for `mx.compile` and autograd.
+
+    `models/eager_loss.py` computes the same at once, for CPUs.
 
     hidden (N, D): final states of the supervised positions only; targets (N,) int; weights (N,) float, 0 for padding.
     At most `chunk_rows` rows of logits are alive at once: the gradient is computed in the forward pass, chunk after
@@ -77,7 +98,7 @@ def linear_cross_entropy(
             if hidden_gradients:
                 # Both: a loss left for later would keep its chunk's scores alive until the end.
                 (rows,) = mx.depends([rows], [hidden_gradients[-1], total])
-            chunk_loss, pull = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight)
+            chunk_loss, pull = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight, terms)
             total = total + chunk_loss
             gradient = head.project(arrays, pull.astype(hidden.dtype), transpose=False)
             hidden_gradients.append(gradient.astype(hidden.dtype))
@@ -102,18 +123,30 @@ def linear_cross_entropy(
     return loss(hidden, *head.arrays)[0]
 
 
-def _softmax_terms(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
+def _softmax_terms(
+    logits: mx.array, targets: mx.array, weights: mx.array, terms: LossTerms
+) -> tuple[mx.array, mx.array]:
     """(weighted loss, its gradient wrt the logits (C, V) in float32), with one exponential per logit.
 
     The target's 1 is taken off before anything is rounded: in half precision the gradient of a token that is almost
     certain would be lost as a difference of two large numbers.
     """
+    smoothing, z_loss = terms.label_smoothing, terms.z_loss
     scores = logits.astype(mx.float32)
+    goal = targets[:, None]
     peak = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
     exponent = mx.exp(scores - peak)
     total = exponent.sum(axis=-1, keepdims=True)
-    goal = targets[:, None]
+    log_total = mx.log(total) + peak
     picked = mx.take_along_axis(scores, goal, axis=-1)
-    losses = (mx.log(total) + peak - picked)[:, 0]
-    pull = mx.put_along_axis(exponent, goal, mx.exp(picked - peak) - total, axis=-1) * (weights[:, None] / total)
-    return (losses * weights).sum(), pull
+    losses = log_total - picked
+    at_goal = mx.exp(picked - peak)
+    if z_loss:
+        losses = losses + z_loss * mx.square(log_total)
+        pulled = 1 + 2 * z_loss * log_total
+        exponent, at_goal = exponent * pulled, at_goal * pulled
+    pull = mx.put_along_axis(exponent, goal, at_goal - (1 - smoothing) * total, axis=-1)
+    if smoothing:
+        losses = losses + smoothing * (picked - scores.mean(axis=-1, keepdims=True))
+        pull = pull - smoothing / scores.shape[-1] * total
+    return (losses[:, 0] * weights).sum(), pull * (weights[:, None] / total)

@@ -16,7 +16,7 @@ from mlx_loopai.models.adapters import save_arrays
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.lora import LoRALinear, adapter_disabled, lora_modules
 from mlx_loopai.models.loss import Head, linear_cross_entropy
-from mlx_loopai.training.step import Targets
+from mlx_loopai.training.gradient import Targets
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.load import build_model, load_tokenizer
 from mlx_loopai.models.loss import Head, linear_cross_entropy
 from mlx_loopai.training import nano
+from mlx_loopai.training.gradient import Targets
 from mlx_loopai.training.phases import batch_of
-from mlx_loopai.training.step import Targets
 
 FACT_REPEATS = 3
 CHECKPOINT_EVERY_STEPS = 100

@@ -11,10 +11,10 @@ import mlx.optimizers
 from mlx_lm.models.qwen2 import Model, ModelArgs
 
 from mlx_loopai.config import LoraOptions
-from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.lora import apply_lora
-from mlx_loopai.models.loss import Head, linear_cross_entropy
+from mlx_loopai.models.loss import PLAIN
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.training.gradient import Targets, eager_gradient
 
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16}
 
@@ -68,12 +68,11 @@ def measure(case: Case) -> tuple[int, int]:
     optimizer = mlx.optimizers.AdamW(1e-4)
     optimizer.init(model.trainable_parameters())
     batch = _batch(case)
-    mx.eval(model.parameters(), optimizer.state, batch)
+    mx.eval(model.parameters(), optimizer.state, batch[0], *vars(batch[1]).values())
     at_rest = mx.get_active_memory()
-    step = _step(case, model)
+    step = eager_gradient(model, case.chunk_rows, case.checkpointing, PLAIN)
     mx.reset_peak_memory()
-    loss, gradients = step(model.trainable_parameters(), *batch)
-    mx.eval(loss, gradients)
+    _, gradients = step(*batch)
     optimizer.update(model, gradients)
     mx.eval(model.trainable_parameters(), optimizer.state)
     return at_rest - before, mx.get_peak_memory() - before
@@ -88,20 +87,8 @@ def _model(case: Case) -> nn.Module:
     return model
 
 
-def _batch(case: Case) -> tuple[mx.array, mx.array, mx.array]:
+def _batch(case: Case) -> tuple[mx.array, Targets]:
     ids = mx.random.randint(0, case.vocab, (case.rows, case.width))
-    n_supervised = max(1, int(case.rows * case.width * case.supervised))
-    return ids, mx.arange(n_supervised), mx.random.randint(0, case.vocab, (n_supervised,))
-
-
-def _step(case: Case, model: nn.Module):
-    frozen_head = Head.of(model)
-
-    def loss(parameters, ids, positions, targets):
-        model.update(parameters)
-        states = hidden_states(model, ids, case.checkpointing)
-        rows = states.reshape(-1, states.shape[-1])[positions]
-        weights = mx.full(targets.shape, 1 / targets.size)
-        return linear_cross_entropy(rows, frozen_head, targets, weights, case.chunk_rows)
-
-    return mx.value_and_grad(loss)
+    supervised = mx.arange(max(1, int(case.rows * case.width * case.supervised)))
+    tokens = mx.random.randint(0, case.vocab, supervised.shape)
+    return ids, Targets(supervised // case.width, supervised % case.width, tokens, mx.ones(supervised.shape))

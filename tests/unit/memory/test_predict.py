@@ -110,7 +110,7 @@ def test_metal_is_said_to_be_unmeasured(qwen25) -> None:
     [
         (StepOptions(micro_tokens=1024, width=1024), StepOptions(micro_tokens=2048, width=1024)),
         (StepOptions(checkpointing=True), StepOptions()),
-        (StepOptions(checkpointing=True, chunk_rows=64), StepOptions(checkpointing=True, chunk_rows=1024)),
+        (StepOptions(checkpointing=True, chunk_rows=64), StepOptions(checkpointing=True, chunk_rows=2048)),
         (StepOptions(lora_layers=4), StepOptions()),
         (StepOptions(lora_targets=("q_proj",)), StepOptions()),
         (StepOptions(base_precision="4-bit", compute="bf16"), StepOptions(base_precision="bf16", compute="bf16")),

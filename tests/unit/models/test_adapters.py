@@ -211,3 +211,29 @@ def test_a_new_adapter_replaces_the_old_one_and_nothing_stays_beside_it(
     save_adapter(folder, loaded.model, OPTIONS[0], loaded.base_hash)
     assert (folder / WEIGHTS_FILE).read_bytes() != first
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("bits", [0, 4, 8])
+def test_mlx_lm_opens_a_dora_adapter(tiny_model_folder: Path, tmp_path: Path, bits: int) -> None:
+    """Where it can: it counts the inputs of 3-, 5- and 6-bit layers wrongly and refuses them."""
+    from mlx_lm.tuner.utils import load_adapters
+
+    def base() -> nn.Module:
+        model = load_model(str(tiny_model_folder), "fp32").model
+        if bits:
+            nn.quantize(model, group_size=32, bits=bits)
+        return model
+
+    options = LoraOptions(rank=3, alpha=6.0, dora=True, layers=1)
+    model = base()
+    for layer in apply_lora(model, options, seed=1).values():
+        layer.lora_b = 0.2 * mx.random.normal(layer.lora_b.shape)
+        layer.m = layer.m * 1.1
+    save_adapter(tmp_path / "adapter", model, options, "hash")
+    ids = mx.array([[5, 9, 33, 7]])
+    expected = np.array(model(ids))
+    theirs = load_adapters(base(), str(tmp_path / "adapter"))
+    assert np.allclose(np.array(theirs(ids)), expected, atol=2e-4)
+    again = base()
+    assert load_adapter(again, tmp_path / "adapter").dora
+    assert np.array_equal(np.array(again(ids)), expected)

@@ -6,12 +6,21 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.load import load_model
-from mlx_loopai.models.lora import LoRALinear, adapter_disabled, apply_lora, linear_shape, lora_modules, lora_scale
+from mlx_loopai.models.lora import (
+    DoRALinear,
+    LoRALinear,
+    adapter_disabled,
+    apply_lora,
+    dense_weight,
+    linear_shape,
+    lora_modules,
+    lora_scale,
+)
 
 IDS = mx.array(np.random.default_rng(0).integers(3, 300, (2, 9)))
 ALL = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -164,3 +173,52 @@ def test_layer_names_are_in_the_order_of_the_blocks() -> None:
     model = build_model({"model_type": "qwen2", "num_attention_heads": 1, "num_key_value_heads": 1, **sizes})
     names = list(apply_lora(model, LoraOptions(rank=1, targets=("q_proj",)), seed=0))
     assert names == [f"model.layers.{index}.self_attn.q_proj" for index in range(11)]
+
+
+FORMS = [("affine", bits) for bits in (2, 3, 4, 5, 6, 8)] + [("mxfp4", 4)]
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("dense", 0), *FORMS])
+def test_dora_gives_the_adapted_rows_their_lengths(mode: str, bits: int) -> None:
+    """Against the dense formula y = m W'/|W'| x + bias, whatever the width of the base."""
+    mx.random.seed(0)
+    linear: nn.Module = nn.Linear(64, 12)
+    if bits:
+        linear = nn.QuantizedLinear.from_linear(linear, group_size=32, bits=bits, mode=mode)
+    layer = DoRALinear(linear, rank=4, scale=1.5)
+    x = mx.random.normal((3, 64))
+    assert np.allclose(np.array(layer(x)), np.array(linear(x)), atol=1e-5)  # B starts at zero
+    layer.lora_b = mx.random.normal((4, 12))
+    layer.m = layer.m * 1.25
+    adapted = (
+        np.array(dense_weight(linear).astype(mx.float32)) + 1.5 * (np.array(layer.lora_a) @ np.array(layer.lora_b)).T
+    )
+    expected = np.array(layer.m)[:, None] * adapted / np.linalg.norm(adapted, axis=1, keepdims=True)
+    assert np.allclose(np.array(layer(x)), np.array(x) @ expected.T + np.array(linear.bias), atol=1e-4)
+
+
+def test_half_precision_inputs_are_not_copied_and_gradients_stay_whole() -> None:
+    linear = nn.Linear(8, 6)
+    linear.set_dtype(mx.bfloat16)
+    layer = LoRALinear(linear, rank=2, scale=2.0)
+    linear.freeze()
+    x = mx.random.normal((4, 8)).astype(mx.bfloat16)
+    assert layer(x).dtype == mx.bfloat16
+    _, gradient = nn.value_and_grad(layer, lambda: layer(x).astype(mx.float32).sum())()
+    assert {array.dtype for _, array in tree_flatten(gradient)} == {mx.float32}
+
+
+@pytest.mark.parametrize(("mode", "bits"), FORMS)
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_quantised_base_of_any_width_learns(mode: str, bits: int, dora: bool) -> None:
+    mx.random.seed(0)
+    linear = nn.QuantizedLinear.from_linear(nn.Linear(64, 8), group_size=32, bits=bits, mode=mode)
+    layer = (DoRALinear if dora else LoRALinear)(linear, rank=2, scale=2.0)
+    linear.freeze()
+    x, goal = mx.random.normal((16, 64)), mx.random.normal((16, 8))
+    loss = nn.value_and_grad(layer, lambda: mx.square(layer(x) - goal).mean())
+    first = loss()[0].item()
+    for _ in range(20):
+        _, gradient = loss()
+        layer.update(tree_map(lambda array, pull: array - 0.1 * pull, layer.trainable_parameters(), gradient))
+    assert loss()[0].item() < first - 0.02

@@ -12,7 +12,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_loopai.data.batches import MicroBatch
-from mlx_loopai.training.step import PAD_TARGETS_TO, StepResult, Targets, TrainStep
+from mlx_loopai.training.gradient import PAD_TARGETS_TO, Targets
+from mlx_loopai.training.step import StepResult, TrainStep
 
 from .conftest import batch, row
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.output import check_output_free, check_space, output_folder
+from converters.output import check_output_free, check_space, output_file, output_folder
 from converters.readers import open_checkpoint
-from converters.tensors import DTYPE_OPTIONS, Checkpoint
+from converters.tensors import Checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.verify import Verification, verify
-from converters.writers.mlx import write_mlx
+from converters.writers.target import Plan, Target, make_plan
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the stage (`write`, `verify`), the bytes done and the bytes in all."""
@@ -20,7 +20,7 @@ StageProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion made. `n_bytes` counts all files; `dtype` is fp32, bf16 or fp16."""
+    """What a conversion made. `n_bytes` counts all files; `dtype` names the main form (bf16, 4bit, q8_0, ...)."""
 
     out: Path
     tensors: int
@@ -44,13 +44,14 @@ def _counter(stage: str, total: int, on_progress: StageProgress) -> Callable[[in
     return add
 
 
-def _identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], stored: str) -> dict[str, Any]:
+def _identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> dict[str, Any]:
     """What must be equal for a killed conversion to be continued: the source's files, the tokenizer's, the options."""
     return {
         "source": str(checkpoint.source.absolute()),
         "source_files": _stamps(checkpoint.files),
         "tokenizer_files": _stamps(tokenizer),
-        "dtype": stored,
+        "dtype": plan.dtype,
+        "target": {key: list(value) if isinstance(value, tuple) else value for key, value in vars(plan.target).items()},
     }
 
 
@@ -65,28 +66,44 @@ def convert(
     *,
     tokenizer: Path | None = None,
     dtype: str | None = None,
+    target: Target | None = None,
     check: bool = False,
     on_progress: StageProgress = _silent,
 ) -> Conversion:
-    """Convert a Hugging Face folder, hub id or GGUF file to an MLX folder at `out`.
+    """Convert a Hugging Face or MLX folder, hub id or GGUF file to what `target` says, at `out`.
 
-    `tokenizer` is a folder whose tokenizer replaces the source's own. `dtype` is fp32, bf16 or fp16; without it the
-    source's own type is kept (bf16 for a quantised GGUF). With `check` the output is verified before it gets its name,
-    so a folder called `out` was never wrong.
+    Without a `target` it is an MLX folder whose weights are `dtype` (None: the source's own type, bf16 for a quantised
+    GGUF). A folder is made for mlx and hf, one file for gguf. `tokenizer` is a folder whose tokenizer replaces the
+    source's own. With `check` the output is verified before it gets its name, so what is called `out` was never wrong.
 
     Raises:
-        InputError: the source, the tokenizer or `out` cannot be used.
+        InputError: the source, the tokenizer, the options or `out` cannot be used.
         LoopaiError: the disk is full, or the output failed its verification.
     """
+    target = target or Target(dtype=dtype)
+    target.check()
     check_output_free(out)
     checkpoint = open_checkpoint(source)
     files = choose_tokenizer(checkpoint, tokenizer)
-    stored = checkpoint.dtype if dtype is None else DTYPE_OPTIONS[dtype]
-    total = sum(entry.n_bytes(stored) for entry in checkpoint.entries)
-    check_space(out, total + sum(path.stat().st_size for path in files))
-    with output_folder(out, _identity(checkpoint, files, stored)) as folder:
-        tensors = write_mlx(folder, checkpoint, files, stored, _counter("write", total, on_progress))
-        found = verify(checkpoint, folder.path, _counter("verify", total, on_progress)) if check else None
-    option = next(name for name, code in DTYPE_OPTIONS.items() if code == stored)
-    n_bytes = sum(path.stat().st_size for path in out.iterdir())
-    return Conversion(out, tensors, n_bytes, option, found)
+    plan = make_plan(target, checkpoint)
+    check_space(out, plan.n_bytes + sum(path.stat().st_size for path in files))
+    make = _make_file if target.to == "gguf" else _make_folder
+    return make(checkpoint, files, plan, out, check, on_progress)
+
+
+def _make_folder(
+    checkpoint: Checkpoint, files: Sequence[Path], plan: Plan, out: Path, check: bool, on_progress: StageProgress
+) -> Conversion:
+    with output_folder(out, _identity(checkpoint, files, plan)) as folder:
+        tensors = plan.write_folder(folder, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
+        found = verify(checkpoint, folder.path, _counter("verify", plan.n_bytes, on_progress)) if check else None
+    return Conversion(out, tensors, sum(path.stat().st_size for path in out.iterdir()), plan.label, found)
+
+
+def _make_file(
+    checkpoint: Checkpoint, files: Sequence[Path], plan: Plan, out: Path, check: bool, on_progress: StageProgress
+) -> Conversion:
+    with output_file(out) as path:
+        tensors = plan.write_file(path, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
+        found = verify(checkpoint, path, _counter("verify", plan.n_bytes, on_progress)) if check else None
+    return Conversion(out, tensors, out.stat().st_size, plan.label, found)

@@ -151,6 +151,25 @@ def output_folder(out: Path, made_from: Mapping[str, Any]) -> Iterator[OutputFol
 
 
 @contextlib.contextmanager
+def output_file(out: Path) -> Iterator[Path]:
+    """A temporary file beside `out` that takes its name when the block ends well and is gone when it does not.
+
+    Raises:
+        InputError: something is at `out` already.
+        LoopaiError: the disk is full, or the file cannot be written.
+    """
+    if out.exists():
+        raise InputError(f"{out}: is already there and never overwritten; choose another --out or remove it")
+    out = out.absolute()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(out) as temporary:
+            yield temporary
+    except OSError as error:
+        raise _as_one_line(error, out) from error
+
+
+@contextlib.contextmanager
 def _locked(folder: Path, out: Path) -> Iterator[None]:
     """Hold the folder for this process; the kernel lets go when the process ends, however it ends."""
     handle = os.open(folder, os.O_RDONLY)

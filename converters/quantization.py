@@ -17,6 +17,7 @@ import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
 import mlx.core as mx
 import numpy as np
 
+from converters.names import EMBEDDING
 from converters.tensors import DTYPE_OPTIONS, STORAGE, TensorEntry
 from mlx_loopai.errors import InputError, all_problems
 
@@ -108,9 +109,11 @@ def parse_rules(texts: Sequence[str], group_size: int | None) -> tuple[Rule, ...
 
 
 def plan_forms(
-    entries: Sequence[TensorEntry], dtype: str, scheme: Scheme | None, rules: Sequence[Rule] = ()
+    entries: Sequence[TensorEntry], dtype: str, scheme: Scheme | None, rules: Sequence[Rule] = (), tied: bool = False
 ) -> dict[str, str | Scheme]:
     """What each tensor is stored as, by name: `dtype`, `scheme` for matrices that its groups divide, or a rule's form.
+
+    `tied`: the embedding is the head too, and answers to both names.
 
     Raises:
         InputError: a rule that no matrix matches, or whose scheme the matrix's rows do not fit.
@@ -125,7 +128,7 @@ def plan_forms(
         if scheme is not None and entry.row_length % scheme.group_size == 0:
             forms[entry.name] = scheme
         for rule in rules:
-            if rule.matches(module):
+            if rule.matches(module) or (tied and entry.name == EMBEDDING and rule.pattern == "lm_head"):
                 used.add(rule.pattern)
                 forms[entry.name] = _checked(rule.form, entry)
     unused = sorted({rule.pattern for rule in rules} - used)

@@ -20,6 +20,8 @@ from mlx_loopai.errors import InputError
 BLOCK_BYTES = 16 << 20
 
 STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+# Beside them, what quantised MLX folders hold.
+PACKED: dict[str, np.dtype[Any]] = {"U32": np.dtype("<u4"), "U8": np.dtype("u1")}
 
 # Unit roundoff (relative) and half the smallest subnormal (absolute) of rounding a float32 to the type.
 ROUNDING = {"F32": (0.0, 0.0), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 2.0**-134)}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from converters import names
 from converters.configuration import from_hugging_face
 from converters.json_files import read_object
 from converters.readers.safetensors_file import read_entries
-from converters.tensors import Checkpoint, TensorEntry
+from converters.tensors import STORAGE, Checkpoint, TensorEntry
 from converters.tokenizer import tokenizer_files
 from mlx_loopai.errors import InputError, all_problems
 
@@ -53,11 +54,11 @@ def _shards(folder: Path) -> tuple[list[Path], set[str]]:
     raise InputError(f"{folder}: holds no model.safetensors and no {INDEX}; get the weights")
 
 
-def _entries(folder: Path, shards: list[Path], promised: set[str]) -> dict[str, TensorEntry]:
+def _entries(folder: Path, shards: list[Path], promised: set[str], packed: bool) -> dict[str, TensorEntry]:
     """All tensors by name, in the order in which they lie on disk."""
     entries: dict[str, TensorEntry] = {}
     for shard in shards:
-        for entry in read_entries(shard, skip=names.is_buffer):
+        for entry in read_entries(shard, skip=names.is_buffer, packed=packed):
             if entry.name in entries:
                 raise InputError(
                     f"{shard}: the tensor {entry.name!r} is also in {entries[entry.name].origin.split(': ')[0]};"
@@ -70,11 +71,21 @@ def _entries(folder: Path, shards: list[Path], promised: set[str]) -> dict[str, 
     return entries
 
 
+def _mlx_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
+    """MLX's `quantization` block, taken out of `raw` with its copy for the hub; None for a dense model."""
+    block = raw.get("quantization")
+    if not isinstance(block, dict) or raw.get("quantization_config", block) != block:
+        return None
+    raw.pop("quantization_config", None)
+    return raw.pop("quantization")
+
+
 def main_dtype(entries: dict[str, TensorEntry]) -> str:
-    """The storage type that holds most of the weights."""
+    """The storage type that holds most of the weights; in a quantised folder, that of scales and norms."""
     elements: dict[str, int] = {}
     for entry in entries.values():
-        elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.n_elements
+        if entry.dtype in STORAGE:
+            elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.n_elements
     return max(elements, key=lambda dtype: elements[dtype])
 
 
@@ -92,7 +103,13 @@ def read_folder(folder: Path) -> Checkpoint:
     raw = read_object(where)
     names.architecture_of(raw.get("model_type"), str(where))
     shards, promised = _shards(folder)
-    entries = _entries(folder, shards, promised)
+    quantization = _mlx_quantization(raw)
+    entries = _entries(folder, shards, promised, packed=quantization is not None)
+    dtype = main_dtype(entries)
+    if quantization is not None:
+        from converters.readers.mlx_quantized import join_quantized
+
+        entries = join_quantized(entries, quantization, str(folder))
     config = from_hugging_face(raw, names.HEAD in entries, str(where))
     if config["tie_word_embeddings"]:
         entries.pop(names.HEAD, None)
@@ -103,7 +120,7 @@ def read_folder(folder: Path) -> Checkpoint:
         config=config,
         generation_config=read_object(generation) if generation.is_file() else None,
         entries=tuple(entries.values()),
-        dtype=main_dtype(entries),
+        dtype=dtype,
         files=(where, *shards),
         tokenizer_files=tokenizer_files(folder),
     )

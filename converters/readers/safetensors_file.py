@@ -15,11 +15,12 @@ import numpy as np
 
 from converters.json_files import parse_object
 from converters.readers.byte_ranges import file_size, read_bytes
-from converters.tensors import STORAGE, TensorEntry
+from converters.tensors import PACKED, STORAGE, TensorEntry
 from mlx_loopai.errors import InputError
 
 # The limit that the format's own library has.
 MAX_HEADER_BYTES = 100_000_000
+_KNOWN = STORAGE | PACKED
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int, int]:
@@ -54,13 +55,13 @@ def _entry_problem(info: object, data_bytes: int) -> str | None:
     begin, end = offsets
     if not begin <= end <= data_bytes:
         return f"lies at {begin}..{end} but the data end at {data_bytes}"
-    if dtype in STORAGE and prod(shape) * STORAGE[dtype].itemsize != end - begin:
+    if dtype in _KNOWN and prod(shape) * _KNOWN[dtype].itemsize != end - begin:
         return f"has {end - begin} bytes, which is not its shape {shape} in {dtype}"
     return None
 
 
 def _reader(path: Path, offset: int, row_length: int, dtype: str) -> Callable[[int, int], np.ndarray]:
-    storage = STORAGE[dtype]
+    storage = _KNOWN[dtype]
     row_bytes = row_length * storage.itemsize
 
     def read_rows(start: int, stop: int) -> np.ndarray:
@@ -70,8 +71,12 @@ def _reader(path: Path, offset: int, row_length: int, dtype: str) -> Callable[[i
     return read_rows
 
 
-def read_entries(path: Path, skip: Callable[[str], bool] = lambda name: False) -> list[TensorEntry]:
+def read_entries(
+    path: Path, skip: Callable[[str], bool] = lambda name: False, packed: bool = False
+) -> list[TensorEntry]:
     """The tensors of a safetensors file in the order of their data; names that `skip` accepts are left out.
+
+    With `packed` the integers of quantised MLX folders are taken too.
 
     Raises:
         InputError: the file is damaged, its header lies, or a tensor is not F32, F16 or BF16.
@@ -93,12 +98,15 @@ def read_entries(path: Path, skip: Callable[[str], bool] = lambda name: False) -
         position = end
     if position != size - data_start:
         raise InputError(f"{path}: has {size - data_start - position} bytes that belong to no tensor; get a fresh copy")
-    return [_entry(path, name, header[name], data_start) for name in order if not skip(name)]
+    known = _KNOWN if packed else STORAGE
+    return [_entry(path, name, header[name], data_start, known) for name in order if not skip(name)]
 
 
-def _entry(path: Path, name: str, info: dict[str, Any], data_start: int) -> TensorEntry:
+def _entry(
+    path: Path, name: str, info: dict[str, Any], data_start: int, known: dict[str, np.dtype[Any]]
+) -> TensorEntry:
     dtype, shape = info["dtype"], tuple(info["shape"])
-    if dtype not in STORAGE:
+    if dtype not in known:
         raise InputError(
             f"{path}: the tensor {name[:120]!r} has the type {dtype[:20]!r}; F32, F16 and BF16 are supported,"
             " so give the original, unquantised checkpoint"

@@ -8,9 +8,9 @@ from math import prod
 
 import numpy as np
 
-from converters.tensors import STORAGE, TensorEntry, cast_checked
+from converters.tensors import PACKED, STORAGE, TensorEntry, cast_checked
 
-ITEM_BYTES = {name: kind.itemsize for name, kind in STORAGE.items()} | {"U32": 4, "U8": 1}
+ITEM_BYTES = {name: kind.itemsize for name, kind in (STORAGE | PACKED).items()}
 
 
 @dataclass(frozen=True)

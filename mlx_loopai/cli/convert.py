@@ -1,4 +1,4 @@
-"""`mlx-loopai convert`: a checkpoint from elsewhere becomes an MLX folder."""
+"""`mlx-loopai convert`: a checkpoint becomes an MLX folder, a Hugging Face folder or a GGUF file."""
 
 from __future__ import annotations
 
@@ -119,9 +119,11 @@ def _print_summary(document: dict[str, Any]) -> None:
         )
 
 
-@click.command("convert", short_help="Convert a Hugging Face folder, hub id or GGUF file to an MLX folder.")
+@click.command("convert", short_help="Convert a model between MLX, Hugging Face and GGUF, and quantise it.")
 @click.argument("source")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to create; never overwritten.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder (gguf: file) to create; never overwritten."
+)
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
@@ -132,21 +134,52 @@ def _print_summary(document: dict[str, Any]) -> None:
     type=click.Choice(["fp32", "bf16", "fp16"]),
     help="Type of the weights; without it the source's own (bf16 for a quantised GGUF).",
 )
+@click.option(
+    "--to",
+    type=click.Choice(["mlx", "hf", "gguf"]),
+    default="mlx",
+    show_default=True,
+    help="An MLX folder, a Hugging Face folder, or one GGUF file.",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["2", "3", "4", "5", "6", "8", "mxfp4", "mxfp8", "nvfp4", "q8_0", "q4_0"]),
+    help="Quantise the matrices: bits or a float form for mlx, q8_0 or q4_0 for gguf.",
+)
+@click.option("--group-size", type=click.Choice(["32", "64", "128"]), help="Weights that share a scale (mlx; 64).")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="NAME=FORM",
+    help="Another form for the matrices of that name, such as lm_head=8bit or layers.0.*=bf16; repeatable (mlx).",
+)
 @click.option("--verify", "check", is_flag=True, help="Read the output again, compare every tensor and run the model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary; errors are still shown.")
 def command(
-    source: str, out: Path, tokenizer: Path | None, dtype: str | None, check: bool, as_json: bool, quiet: bool
+    source: str,
+    out: Path,
+    tokenizer: Path | None,
+    dtype: str | None,
+    to: str,
+    quantize: str | None,
+    group_size: str | None,
+    keep: tuple[str, ...],
+    check: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Convert SOURCE to an MLX folder that this program and mlx-lm open.
+    """Convert SOURCE to an MLX folder, a Hugging Face folder or a GGUF file.
 
     SOURCE is a Hugging Face model folder (safetensors, in one file or shards), a hub id such as
     Qwen/Qwen2.5-1.5B-Instruct, or a GGUF file. Supported architectures: qwen2 (also 2.5) and qwen3 (dense).
     """
     from converters.convert import convert
+    from converters.writers.target import Target
 
+    target = Target(to, dtype, quantize, int(group_size) if group_size else None, keep)
     with _progress(quiet) as on_progress:
-        done = convert(source, out, tokenizer=tokenizer, dtype=dtype, check=check, on_progress=on_progress)
+        done = convert(source, out, tokenizer=tokenizer, target=target, check=check, on_progress=on_progress)
     document = _document(done)
     if as_json:
         click.echo(json.dumps(document, ensure_ascii=False))

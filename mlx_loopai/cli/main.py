@@ -23,7 +23,7 @@ TRACEBACK_VARIABLE = "MLX_LOOPAI_TRACEBACK"
 # Every command with its line in `--help`; `mlx_loopai/cli/NAME.py` holds it as `command`.
 COMMANDS = {
     "demo": "Show on the embedded model that guarded fine-tuning keeps what plain fine-tuning loses.",
-    "convert": "Convert a Hugging Face folder, hub id or GGUF file to an MLX folder.",
+    "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
     "plan": "Predict the memory a training run needs, and choose the settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",
     "evaluate": "Measure what a model kept of its general ability.",

@@ -17,12 +17,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from converters import convert as convert_module
 from converters import output
 from converters.convert import convert
 from converters.readers import open_checkpoint
 from converters.tensors import TensorEntry
-from converters.writers import safetensors_file
+from converters.writers import safetensors_file, target
 from converters.writers.mlx import write_mlx
 from converters.writers.stored import dense
 from mlx_loopai.errors import InputError, LoopaiError
@@ -143,7 +142,7 @@ def test_an_output_that_somebody_fills_meanwhile_survives(
         (out / "theirs").write_text("x")
         return write_mlx(*arguments)
 
-    monkeypatch.setattr(convert_module, "write_mlx", fill)
+    monkeypatch.setattr(target, "write_mlx", fill)
     with pytest.raises(InputError, match=r"never overwritten"):
         convert(model_folder(), out)
     assert left_behind(out) == ["theirs"]

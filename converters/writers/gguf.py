@@ -1,0 +1,183 @@
+"""One GGUF file with weights, tokenizer and chat template, as llama.cpp and the programs built on it open it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+
+from converters import names
+from converters.tensors import Checkpoint, TensorEntry, cast_checked
+from converters.writers import Progress
+from converters.writers.gguf_tokenizer import add_tokenizer
+from mlx_loopai.errors import InputError
+
+_PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
+WORDS = {"q8_0": GGMLQuantizationType.Q8_0, "q4_0": GGMLQuantizationType.Q4_0}
+# llama.cpp's "llama" serves both; its rotary embedding works on neighbouring pairs.
+_PAIRED = ("llama", "mistral")
+_FILE_TYPES = {
+    GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
+    GGMLQuantizationType.F16: LlamaFileType.MOSTLY_F16,
+    GGMLQuantizationType.BF16: LlamaFileType.MOSTLY_BF16,
+    GGMLQuantizationType.Q8_0: LlamaFileType.MOSTLY_Q8_0,
+    GGMLQuantizationType.Q4_0: LlamaFileType.MOSTLY_Q4_0,
+}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A tensor of the file: its GGUF name, its type there, and where its values come from."""
+
+    name: str
+    kind: GGMLQuantizationType
+    entry: TensorEntry
+
+    @property
+    def n_bytes(self) -> int:
+        block, block_bytes = GGML_QUANT_SIZES[self.kind]
+        return self.entry.n_elements // block * block_bytes
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Its bytes in order. Raises: InputError for a value that is not finite or does not fit."""
+        for start, stop in self.entry.spans():
+            if self.kind.name in _PLAIN:
+                yield cast_checked(self.entry, start, stop, self.kind.name)
+            else:
+                yield gguf.quantize(cast_checked(self.entry, start, stop, "F32"), self.kind)
+
+
+def _kind(entry: TensorEntry, main: GGMLQuantizationType, tied: bool) -> GGMLQuantizationType:
+    if len(entry.shape) < 2:
+        return GGMLQuantizationType.F32  # llama.cpp's kernels add norms and biases in float32
+    if main.name in _PLAIN:
+        return main
+    # llama.cpp keeps the head finer than Q4_0 too: its rounding goes straight into the logits.
+    head = names.EMBEDDING if tied else names.HEAD
+    kind = GGMLQuantizationType.Q8_0 if entry.name == head else main
+    fits = entry.row_length % GGML_QUANT_SIZES[kind][0] == 0
+    return kind if fits else GGMLQuantizationType.F16
+
+
+def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
+    pieces = []
+    for entry in checkpoint.entries:
+        name = names.gguf_name(entry.name)
+        if name is None:
+            raise InputError(f"{entry.origin}: GGUF has no name for this tensor; use --to hf or --to mlx")
+        kind = _kind(entry, main, checkpoint.config["tie_word_embeddings"])
+        pieces.append(_Piece(name, kind, _in_gguf_order(entry, checkpoint.config)))
+    return pieces
+
+
+def _in_gguf_order(entry: TensorEntry, config: dict[str, Any]) -> TensorEntry:
+    """The entry with the rows of llama's queries and keys as its rotary embedding in llama.cpp expects them.
+
+    Hugging Face rotates the halves of a head, llama.cpp's llama neighbouring pairs: row i of half j goes to 2 i + j.
+    """
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(
+        entry.name.split(".")[-2]
+    )
+    if config["model_type"] not in _PAIRED or heads is None:
+        return entry
+
+    def read_rows(start: int, stop: int) -> np.ndarray:
+        whole = entry.load()
+        paired = whole.reshape(heads, 2, -1, *whole.shape[1:]).swapaxes(1, 2)
+        return paired.reshape(entry.rows, entry.row_length)[start:stop]
+
+    return replace(entry, read_rows=read_rows)
+
+
+def gguf_bytes(checkpoint: Checkpoint, form: str) -> int:
+    """Bytes of the weights as `form`: F32, F16, BF16, q8_0 or q4_0."""
+    return sum(piece.n_bytes for piece in _pieces(checkpoint, _main_kind(form)))
+
+
+def _main_kind(form: str) -> GGMLQuantizationType:
+    return _PLAIN[form] if form in _PLAIN else WORDS[form]
+
+
+def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], form: str, on_progress: Progress) -> int:
+    """Write `path`, its matrices as `form` (F32, F16, BF16, q8_0 or q4_0). Returns: tensors written.
+
+    Vectors stay float32. With q4_0 the head (or the embedding that serves as one) is q8_0.
+
+    Raises:
+        InputError: an architecture, rope scaling or tokenizer that GGUF cannot hold, or values that cannot be written.
+        OSError: the file cannot be written.
+    """
+    main = _main_kind(form)
+    pieces = _pieces(checkpoint, main)
+    writer = gguf.GGUFWriter(
+        path, "llama" if checkpoint.config["model_type"] in _PAIRED else checkpoint.config["model_type"]
+    )
+    try:
+        _add_sizes(writer, checkpoint)
+        writer.add_file_type(_FILE_TYPES[main])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        add_tokenizer(writer, tokenizer, checkpoint)
+        for piece in pieces:
+            # The package wants a dtype, and only looks at it where raw_dtype is not given.
+            writer.add_tensor_info(
+                piece.name, piece.entry.shape, np.dtype(np.float32), piece.n_bytes, raw_dtype=piece.kind
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        _write_values(writer, pieces, on_progress)
+    finally:
+        writer.close()
+    return len(pieces)
+
+
+def _write_values(writer: gguf.GGUFWriter, pieces: Sequence[_Piece], on_progress: Progress) -> None:
+    # The package's own writer takes whole tensors; blocks keep memory bounded.
+    (file,) = writer.fout
+    writer.write_padding(file, file.tell())
+    for piece in pieces:
+        for block in piece.blocks():
+            file.write(np.ascontiguousarray(block).data.cast("B"))
+            on_progress(block.nbytes)
+        writer.write_padding(file, piece.n_bytes)
+
+
+def _add_sizes(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+    config = checkpoint.config
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    writer.add_type("model")
+    writer.add_name(checkpoint.source.stem)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    _add_rope_scaling(writer, config.get("rope_scaling"), str(checkpoint.source))
+
+
+_SCALINGS = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
+
+
+def _add_rope_scaling(writer: gguf.GGUFWriter, scaling: dict[str, Any] | None, where: str) -> None:
+    kind = (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
+    if scaling is None or kind == "default":
+        return
+    if kind not in _SCALINGS or not isinstance(scaling.get("factor"), int | float):
+        raise InputError(f"{where}: rope scaling {kind!r} is not written to GGUF, linear and yarn are; use --to hf")
+    writer.add_rope_scaling_type(_SCALINGS[kind])
+    writer.add_rope_scaling_factor(scaling["factor"])
+    original = scaling.get("original_max_position_embeddings")
+    if original is not None:
+        writer.add_rope_scaling_orig_ctx_len(original)

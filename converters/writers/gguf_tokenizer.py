@@ -1,0 +1,104 @@
+"""A tokenizer.json as GGUF metadata: tokens, their types, merges, special ids and the chat template."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from converters.json_files import read_object
+from converters.tensors import Checkpoint
+from mlx_loopai.errors import InputError
+
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = (
+    gguf.TokenType.NORMAL,
+    gguf.TokenType.CONTROL,
+    gguf.TokenType.USER_DEFINED,
+    gguf.TokenType.UNUSED,
+    gguf.TokenType.BYTE,
+)
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# llama.cpp names the ways of cutting a text before merges by the model that brought them.
+_SPLITS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Checkpoint) -> None:
+    """Put the tokenizer in `files` into the metadata.
+
+    Raises:
+        InputError: it is no BPE tokenizer.json, or llama.cpp does not know its way of splitting words.
+    """
+    path = next((file for file in files if file.name == "tokenizer.json"), None)
+    if path is None:
+        raise InputError(
+            f"{checkpoint.source}: GGUF needs a tokenizer.json; give the folder that has one with --tokenizer DIR"
+        )
+    document = read_object(path)
+    model = document.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise InputError(f"{path}: is no BPE tokenizer, the only kind written to GGUF; use --to hf or --to mlx")
+    tokens, types = _tokens(document, checkpoint.config["vocab_size"], str(path))
+    if model.get("byte_fallback"):
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores(_scores(tokens, model))
+        writer.add_add_space_prefix(True)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_split_name(document, str(path)))
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    _add_special(writer, files, checkpoint, with_merges=not model.get("byte_fallback"))
+
+
+def _tokens(document: Mapping[str, Any], rows: int, where: str) -> tuple[list[str], list[int]]:
+    """Text and type of each of the embedding's rows; rows beyond the vocabulary are padding."""
+    tokens = [f"[PAD{number}]" for number in range(rows)]
+    types: list[int] = [_UNUSED] * rows
+    bytes_too = bool(document["model"].get("byte_fallback"))
+    for token, number in document["model"]["vocab"].items():
+        is_byte = bytes_too and len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+        tokens[number], types[number] = token, _BYTE if is_byte else _NORMAL
+    for added in document.get("added_tokens") or ():
+        if added["id"] >= rows:
+            raise InputError(f"{where}: the token {added['content']!r} has the id {added['id']}, beyond {rows} rows")
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
+    return tokens, types
+
+
+def _scores(tokens: Sequence[str], model: Mapping[str, Any]) -> list[float]:
+    """llama.cpp joins the pair with the highest score first: minus the merge's rank gives the same order."""
+    rank: dict[str, int] = {}
+    for number, merge in enumerate(model.get("merges") or ()):
+        text = "".join(merge) if isinstance(merge, list) else merge.replace(" ", "", 1)
+        rank.setdefault(text, number)
+    return [-float(rank.get(token, len(rank))) for token in tokens]
+
+
+def _split_name(document: Mapping[str, Any], where: str) -> str:
+    found = document.get("pre_tokenizer") or {}
+    parts = found.get("pretokenizers") or [found]
+    patterns = [part["pattern"].get("Regex") for part in parts if part.get("type") == "Split"]
+    if len(patterns) == 1 and patterns[0] in _SPLITS:
+        return _SPLITS[patterns[0]]
+    if not patterns and len(parts) == 1 and parts[0].get("type") == "ByteLevel" and parts[0].get("use_regex", True):
+        return "gpt-2"
+    raise InputError(f"{where}: llama.cpp does not know this tokenizer's way of splitting words; use --to hf or mlx")
+
+
+def _add_special(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Checkpoint, with_merges: bool) -> None:
+    """Merges, special ids and the chat template, read by the package as llama.cpp's own converter reads them."""
+    with tempfile.TemporaryDirectory(prefix="mlx-loopai-") as scratch:
+        for file in files:
+            shutil.copyfile(file, Path(scratch) / file.name)
+        special = gguf.SpecialVocab(scratch, load_merges=with_merges, n_vocab=checkpoint.config["vocab_size"])
+    for kind in ("bos", "eos", "pad"):
+        known = checkpoint.config.get(f"{kind}_token_id")
+        if kind not in special.special_token_ids and isinstance(known, int):
+            special.special_token_ids[kind] = known
+    special.add_to_gguf(writer, quiet=True)

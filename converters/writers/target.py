@@ -1,0 +1,95 @@
+"""What a user asked for, made definite for one checkpoint: the form of each tensor, the bytes, and the writer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.output import OutputFolder
+from converters.quantization import WORDS as MLX_WORDS
+from converters.quantization import Scheme, parse_rules, plan_forms, scheme_of, stored_bytes
+from converters.tensors import DTYPE_OPTIONS, Checkpoint
+from converters.writers import Progress
+from converters.writers import gguf as gguf_writer
+from converters.writers.huggingface import write_huggingface
+from converters.writers.mlx import write_mlx
+from mlx_loopai.errors import InputError
+
+FORMATS = ("mlx", "hf", "gguf")
+GGUF_WORDS = tuple(gguf_writer.WORDS)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The options of a conversion. `to` is mlx, hf or gguf; `dtype` fp32, bf16, fp16 or None for the source's own.
+
+    `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0 or q4_0; `keep` holds rules such as
+    `lm_head=8bit`.
+    """
+
+    to: str = "mlx"
+    dtype: str | None = None
+    quantize: str | None = None
+    group_size: int | None = None
+    keep: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse options that exclude each other. Raises: InputError."""
+        words = {"mlx": MLX_WORDS, "hf": (), "gguf": GGUF_WORDS}[self.to]
+        if self.quantize is not None and self.quantize not in words:
+            known = f"it takes {', '.join(words)}" if words else "it holds fp32, bf16 and fp16 (--dtype)"
+            raise InputError(f"--quantize {self.quantize}: --to {self.to} has no such form; {known}")
+        if self.to != "mlx" and (self.keep or self.group_size is not None):
+            raise InputError(f"--to {self.to}: --keep and --group-size belong to --to mlx; leave them out")
+        if self.group_size is not None and self.quantize is None:
+            raise InputError("--group-size says nothing without --quantize; add --quantize 4 or leave it out")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A target made definite. `dtype` is the storage type of what stays dense, `forms` each tensor's form by name."""
+
+    target: Target
+    dtype: str
+    main: Scheme | None
+    forms: Mapping[str, str | Scheme]
+    n_bytes: int
+
+    @property
+    def label(self) -> str:
+        """The main form in a word: bf16, 4bit, mxfp4, q8_0."""
+        word = self.target.quantize
+        if word is None:
+            return next(name for name, code in DTYPE_OPTIONS.items() if code == self.dtype)
+        return f"{word}bit" if word.isdecimal() else word
+
+    @property
+    def gguf_form(self) -> str:
+        return self.target.quantize or self.dtype
+
+    def write_folder(
+        self, folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress
+    ) -> int:
+        """Write an MLX or Hugging Face folder. Returns: tensors written. Raises: InputError, OSError."""
+        if self.target.to == "hf":
+            return write_huggingface(folder, checkpoint, tokenizer, self.dtype, on_progress)
+        return write_mlx(folder, checkpoint, tokenizer, self.dtype, on_progress, self.forms, self.main)
+
+    def write_file(self, path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress) -> int:
+        """Write a GGUF file. Returns: tensors written. Raises: InputError, OSError."""
+        return gguf_writer.write_gguf(path, checkpoint, tokenizer, self.gguf_form, on_progress)
+
+
+def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
+    """`target` for `checkpoint`. Raises: InputError for options that do not fit each other or the model."""
+    target.check()
+    dtype = checkpoint.dtype if target.dtype is None else DTYPE_OPTIONS[target.dtype]
+    if target.to == "gguf":
+        n_bytes = gguf_writer.gguf_bytes(checkpoint, target.quantize or dtype)
+        return Plan(target, dtype, None, {}, n_bytes)
+    scheme = scheme_of(target.quantize, target.group_size) if target.quantize else None
+    tied = checkpoint.config["tie_word_embeddings"]
+    forms = plan_forms(checkpoint.entries, dtype, scheme, parse_rules(target.keep, target.group_size), tied)
+    n_bytes = sum(stored_bytes(entry, forms[entry.name], dtype) for entry in checkpoint.entries)
+    return Plan(target, dtype, scheme, forms, n_bytes)

@@ -1,0 +1,191 @@
+"""Every form that `convert` writes, read back by the programs it is meant for and by ourselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx_loopai  # noqa: F401
+
+# isort: split
+import gguf
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm.utils
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+from safetensors.numpy import load_file
+
+from converters.convert import convert
+from converters.quantization import Scheme, parse_rules, scheme_of
+from converters.readers import open_checkpoint
+from converters.tensors import TensorEntry, to_float32
+from converters.writers.target import Target
+from mlx_loopai.errors import InputError
+
+FORMS = [("2", 32), ("3", 32), ("4", 32), ("5", 32), ("6", 32), ("8", 32), ("mxfp4", 32), ("mxfp8", 32), ("nvfp4", 16)]
+
+
+def values(source: Path) -> dict[str, np.ndarray]:
+    return {entry.name: to_float32(entry.load(), entry.dtype) for entry in open_checkpoint(source).entries}
+
+
+def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def parameters(model: nn.Module) -> dict[str, mx.array]:
+    return tree_flatten(model.parameters(), destination={})
+
+
+def target(word: str, group: int, *keep: str, dtype: str = "bf16") -> Target:
+    return Target(dtype=dtype, quantize=word, group_size=group if word.isdecimal() else None, keep=keep)
+
+
+@pytest.mark.parametrize(("word", "group"), FORMS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_a_quantised_folder_is_what_mlx_lm_makes(
+    tiny_model_folder: Path, tmp_path: Path, word: str, group: int, dtype: str, capsys: Any
+) -> None:
+    convert(tiny_model_folder, tmp_path / "dense", dtype=dtype)
+    convert(tiny_model_folder, tmp_path / "out", target=target(word, group, dtype=dtype))
+    wanted, config = mlx_lm.utils.load(str(tmp_path / "dense"), return_config=True)[::2]
+    scheme = scheme_of(word, group)
+    wanted, config = mlx_lm.utils.quantize_model(wanted, config, group, scheme.bits, scheme.mode)
+    model = mlx_lm.utils.load(str(tmp_path / "out"))[0]
+    found, expected = parameters(model), parameters(wanted)
+    assert found.keys() == expected.keys()
+    assert all(found[name].dtype == expected[name].dtype for name in found)
+    assert all(mx.array_equal(found[name], expected[name]) for name in found)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["quantization"] == config["quantization"] == written["quantization_config"]
+
+
+def test_rules_keep_layers_as_they_are_asked_to(tiny_model_folder: Path, tmp_path: Path) -> None:
+    rules = ("lm_head=8bit", "layers.0.*=bf16", "layers.0.mlp.up_proj=mxfp4")
+    convert(tiny_model_folder, tmp_path / "out", target=target("4", 32, *rules))
+    model = mlx_lm.utils.load(str(tmp_path / "out"))[0]
+    assert (model.model.embed_tokens.bits, model.model.embed_tokens.group_size) == (8, 32)
+    first, second = model.layers
+    assert isinstance(first.self_attn.q_proj, nn.Linear)
+    assert first.self_attn.q_proj.weight.dtype == mx.bfloat16
+    assert first.mlp.up_proj.mode == "mxfp4"
+    assert (second.mlp.up_proj.bits, second.mlp.up_proj.mode) == (4, "affine")
+    block = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]
+    assert set(block) == {"bits", "group_size", "mode", "model.embed_tokens", "model.layers.0.mlp.up_proj"}
+
+
+@pytest.mark.parametrize("to", ["mlx", "hf"])
+@pytest.mark.parametrize(("word", "group"), [("4", 32), ("mxfp8", 32)])
+def test_a_quantised_folder_converts_back_to_its_dequantised_values(
+    tiny_model_folder: Path, tmp_path: Path, word: str, group: int, to: str
+) -> None:
+    convert(tiny_model_folder, tmp_path / "small", target=target(word, group, dtype="fp32"))
+    convert(tmp_path / "small", tmp_path / "dense", target=Target(to=to, dtype="fp32"))
+    model = mlx_lm.utils.dequantize_model(mlx_lm.utils.load(str(tmp_path / "small"))[0])
+    found = load_file(tmp_path / "dense" / "model.safetensors")
+    expected = parameters(model)
+    assert found.keys() == expected.keys()
+    assert all(
+        np.allclose(found[name], np.array(expected[name].astype(mx.float32)), rtol=1e-6, atol=1e-7) for name in found
+    )
+    assert "quantization" not in json.loads((tmp_path / "dense" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_gguf_and_back_gives_the_same_tensors(tiny_model_folder: Path, tmp_path: Path, dtype: str) -> None:
+    convert(tiny_model_folder, tmp_path / "one", dtype=dtype)
+    done = convert(tmp_path / "one", tmp_path / "two.gguf", target=Target(to="gguf"))
+    convert(tmp_path / "two.gguf", tmp_path / "three", tokenizer=tiny_model_folder)
+    assert done.dtype == dtype
+    assert equal(values(tmp_path / "one"), values(tmp_path / "three"))
+    assert load_file_bytes(tmp_path / "one") == load_file_bytes(tmp_path / "three")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two.gguf"]
+
+
+def load_file_bytes(folder: Path) -> dict[str, bytes]:
+    arrays = mx.load(str(folder / "model.safetensors"))
+    return {name: bytes(memoryview(array.view(mx.uint8))) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("word", ["q8_0", "q4_0"])
+def test_quantised_gguf_is_what_the_package_gives(tiny_model_folder: Path, tmp_path: Path, word: str) -> None:
+    convert(tiny_model_folder, tmp_path / "small.gguf", target=Target(to="gguf", quantize=word))
+    source, found = values(tiny_model_folder), values(tmp_path / "small.gguf")
+    for name, array in source.items():
+        kind = gguf.GGMLQuantizationType["Q8_0" if "embed" in name else word.upper()]
+        wanted = array if array.ndim == 1 else gguf.dequantize(gguf.quantize(array, kind), kind)
+        assert np.array_equal(found[name], wanted), name
+
+
+def test_the_gguf_reader_finds_tokenizer_and_template(tiny_model_folder: Path, tmp_path: Path) -> None:
+    convert(tiny_model_folder, tmp_path / "model.gguf", target=Target(to="gguf", dtype="fp16"))
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    tokenizer = json.loads((tiny_model_folder / "tokenizer.json").read_text())
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    assert {token: number for number, token in enumerate(tokens)} == tokenizer["model"]["vocab"]
+    assert fields["tokenizer.ggml.token_type"].contents()[:3] == [3, 3, 3]
+    assert [merge.split(" ") for merge in fields["tokenizer.ggml.merges"].contents()] == tokenizer["model"]["merges"]
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+    settings = json.loads((tiny_model_folder / "tokenizer_config.json").read_text())
+    assert fields["tokenizer.chat_template"].contents() == settings["chat_template"]
+    assert fields["general.architecture"].contents() == "qwen2"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "q8_0"}, "no such form"),
+        ({"to": "hf", "quantize": "4"}, "no such form"),
+        ({"to": "gguf", "keep": ("lm_head=8bit",)}, "belong to --to mlx"),
+        ({"group_size": 32}, "without --quantize"),
+        ({"quantize": "4", "keep": ("lm_head",)}, "is not NAME=FORM"),
+        ({"quantize": "4", "keep": ("lm_head=7bit",)}, "is no quantisation"),
+        ({"quantize": "4", "keep": ("nowhere=bf16",)}, "no matrix of the model"),
+        ({"quantize": "mxfp4", "group_size": 64}, "groups of 32 only"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    tiny_model_folder: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        convert(tiny_model_folder, tmp_path / "out", target=Target(**options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_no_group_divides_stay_dense_and_a_rule_for_them_is_refused(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    convert(tiny_model_folder, tmp_path / "out", target=target("4", 64))
+    model = mlx_lm.utils.load(str(tmp_path / "out"))[0]
+    assert isinstance(model.layers[0].self_attn.q_proj, nn.Linear)
+    assert isinstance(model.layers[0].mlp.down_proj, nn.QuantizedLinear)
+    with pytest.raises(InputError, match="do not divide into groups of 64"):
+        convert(tiny_model_folder, tmp_path / "two", target=Target(quantize="4", keep=("q_proj=8bit",)))
+
+
+@given(st.sampled_from(["2", "3bit", "4", "5", "6bit", "8", "mxfp4", "nvfp4"]), st.sampled_from([None, 32, 64, 128]))
+def test_a_rule_reads_back_as_its_scheme(word: str, group: int | None) -> None:
+    (rule,) = parse_rules([f"a.b={word}"], group)
+    assert isinstance(rule.form, Scheme)
+    assert str(rule.form.bits) == word.removesuffix("bit") or rule.form.mode == word
+    assert rule.matches("a.b")
+    assert rule.matches("model.a.b")
+    assert not rule.matches("model.xa.b")
+
+
+def test_blocks_quantise_as_the_whole_does(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(tiny_model_folder, tmp_path / "one", target=target("3", 32))
+    convert(tiny_model_folder, tmp_path / "one.gguf", target=Target(to="gguf", quantize="q4_0"))
+    monkeypatch.setattr(TensorEntry.spans, "__defaults__", (700,))
+    convert(tiny_model_folder, tmp_path / "two", target=target("3", 32))
+    convert(tiny_model_folder, tmp_path / "two.gguf", target=Target(to="gguf", quantize="q4_0"))
+    one, two = (tmp_path / name / "model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()

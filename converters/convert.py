@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.output import check_output_free, check_space, output_file, output_folder
+from converters.output import check_output_free, check_space, output_file, output_folder, sha256_of
 from converters.readers import open_checkpoint
 from converters.tensors import Checkpoint
 from converters.tokenizer import choose_tokenizer
@@ -49,7 +50,8 @@ def _identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> 
     return {
         "source": str(checkpoint.source.absolute()),
         "source_files": _stamps(checkpoint.files),
-        "tokenizer_files": _stamps(tokenizer),
+        # The content: a tokenizer rebuilt from a GGUF file is a new file each time.
+        "tokenizer_files": {path.name: sha256_of(path) for path in tokenizer},
         "dtype": plan.dtype,
         "target": {key: list(value) if isinstance(value, tuple) else value for key, value in vars(plan.target).items()},
     }
@@ -84,11 +86,12 @@ def convert(
     target.check()
     check_output_free(out)
     checkpoint = open_checkpoint(source)
-    files = choose_tokenizer(checkpoint, tokenizer)
-    plan = make_plan(target, checkpoint)
-    check_space(out, plan.n_bytes + sum(path.stat().st_size for path in files))
     make = _make_file if target.to == "gguf" else _make_folder
-    return make(checkpoint, files, plan, out, check, on_progress)
+    with tempfile.TemporaryDirectory(prefix="mlx-loopai-") as scratch:
+        files = choose_tokenizer(checkpoint, tokenizer, Path(scratch))
+        plan = make_plan(target, checkpoint)
+        check_space(out, plan.n_bytes + sum(path.stat().st_size for path in files))
+        return make(checkpoint, files, plan, out, check, on_progress)
 
 
 def _make_folder(

@@ -6,7 +6,7 @@ widened exactly when arithmetic is needed; nothing is lost on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -78,7 +78,7 @@ class Checkpoint:
 
     `dtype` is the type to write when the user names none. `files` are those that tensors and configuration come from.
     `tokenizer_files` is empty when the source has no tokenizer of its own; `vocabulary` holds the token strings by id
-    when the source lists them (GGUF).
+    when the source lists them (GGUF), and `gguf_metadata` all that such a file says about itself.
     """
 
     source: Path
@@ -89,6 +89,7 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     tokenizer_files: tuple[Path, ...] = ()
     vocabulary: tuple[str, ...] | None = None
+    gguf_metadata: Mapping[str, Any] | None = None
 
 
 def to_float32(block: np.ndarray, dtype: str) -> np.ndarray:

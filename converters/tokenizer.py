@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from converters.gguf_tokenizer import rebuild_tokenizer
 from converters.json_files import read_object
 from converters.tensors import Checkpoint
 from mlx_loopai.errors import InputError
@@ -30,15 +31,22 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     return found if complete else ()
 
 
-def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None) -> tuple[Path, ...]:
+def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None, scratch: Path) -> tuple[Path, ...]:
     """The files of the tokenizer in `folder`, or of the checkpoint's own when `folder` is None, checked for fit.
+
+    A GGUF file's own is rebuilt from its metadata into the folder `scratch`.
 
     Raises:
         InputError: there is none, or it does not fit the model's embedding or the vocabulary that the source lists.
     """
     if folder is not None and not folder.is_dir():
         raise InputError(f"{folder}: no such folder; --tokenizer needs the folder that holds tokenizer.json")
-    files = checkpoint.tokenizer_files if folder is None else tokenizer_files(folder)
+    if folder is not None:
+        files = tokenizer_files(folder)
+    elif checkpoint.gguf_metadata is not None:
+        files = rebuild_tokenizer(checkpoint.gguf_metadata, str(checkpoint.source), scratch)
+    else:
+        files = checkpoint.tokenizer_files
     if not files:
         if folder is not None:
             raise InputError(f"{folder}: holds no tokenizer.json; give --tokenizer the folder that does")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,20 +18,37 @@ PROBE_TOKENS = 12
 
 
 @dataclass(frozen=True)
-class Verification:
-    """How far an output is from its source.
+class Difference:
+    """`max_abs`: largest difference of two weights. `max_rel`: largest, over the tensors, of a tensor's largest
+    difference divided by its largest weight.
+    """
 
-    `max_abs`: largest difference of two weights. `max_rel`: largest, over the tensors, of a tensor's largest
-    difference divided by its largest weight. `logits_max_abs`: largest difference of two logits when both sets of
-    weights run in float32 on the same tokens.
+    max_abs: float
+    max_rel: float
+
+    def __or__(self, other: Difference) -> Difference:
+        return Difference(max(self.max_abs, other.max_abs), max(self.max_rel, other.max_rel))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far an output is from its source: over all weights, and by group (`self_attn.q_proj`, `lm_head`, ...).
+
+    `logits_max_abs`: largest difference of two logits when both sets of weights run in float32 on the same tokens.
     """
 
     max_abs: float
     max_rel: float
     logits_max_abs: float
+    groups: dict[str, Difference]
 
 
-def _compare_tensor(source: TensorEntry, output: TensorEntry, on_progress: Progress) -> tuple[float, float]:
+def _group(name: str) -> str:
+    """`model.layers.3.self_attn.q_proj.bias` -> `self_attn.q_proj`."""
+    return re.sub(r"^(model\.|gpt_neox\.)?(layers\.\d+\.)?", "", name).rpartition(".")[0]
+
+
+def _compare_tensor(source: TensorEntry, output: TensorEntry, on_progress: Progress) -> Difference:
     """Largest difference, and the same relative to the largest weight.
 
     Raises:
@@ -53,11 +70,11 @@ def _compare_tensor(source: TensorEntry, output: TensorEntry, on_progress: Progr
         largest_difference = max(largest_difference, float(difference.max(initial=0.0)))
         largest_weight = max(largest_weight, float(size.max(initial=0.0)))
         on_progress(stored.nbytes)
-    return largest_difference, largest_difference / largest_weight if largest_weight else 0.0
+    return Difference(largest_difference, largest_difference / largest_weight if largest_weight else 0.0)
 
 
-def compare_weights(source: Checkpoint, output: Checkpoint, on_progress: Progress) -> tuple[float, float]:
-    """`max_abs` and `max_rel` of `Verification`, over all tensors.
+def compare_weights(source: Checkpoint, output: Checkpoint, on_progress: Progress) -> dict[str, Difference]:
+    """The largest differences by group of tensors.
 
     Raises:
         LoopaiError: a tensor is missing or surplus, or differs by more than rounding explains.
@@ -66,45 +83,30 @@ def compare_weights(source: Checkpoint, output: Checkpoint, on_progress: Progres
     names = [entry.name for entry in source.entries]
     if set(names) != set(written):
         raise LoopaiError(f"{output.source}: holds other tensors than {source.source}; convert again")
-    pairs = [_compare_tensor(entry, written[entry.name], on_progress) for entry in source.entries]
-    return max(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
+    groups: dict[str, Difference] = {}
+    for entry in source.entries:
+        found = _compare_tensor(entry, written[entry.name], on_progress)
+        groups[_group(entry.name)] = groups.get(_group(entry.name), found) | found
+    return groups
 
 
-def _load_model(folder: Path) -> Any:
-    """The model in `folder`, in float32; called with token ids `(B, T)` it gives logits `(B, T, V)`."""
-    from mlx_loopai.models.load import load_model
+def compare_logits(source: Checkpoint, output: Checkpoint) -> float:
+    """Largest difference of the logits of the two models on the same tokens.
 
-    return load_model(str(folder), dtype="fp32").model
-
-
-def compare_logits(source: Checkpoint, folder: Path) -> float:
-    """Largest difference of the logits of the model in `folder` and of the same model with the source's weights.
-
-    Both run in float32, so that the figure shows the weights and not the arithmetic of a narrow type. Needs the
-    memory of the whole model in float32.
+    Both run in float32, so that the figure shows the weights and not the arithmetic of a narrow type, and with their
+    weights streamed from disk.
 
     Raises:
         LoopaiError: a logit is not finite.
     """
-    import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
+    from converters.streamed_model import logits
 
-    # isort: split
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
-    model = _load_model(folder)
-    known = set(tree_flatten(model.parameters(), destination={}))
-    if known != {entry.name for entry in source.entries}:
-        raise LoopaiError(f"{folder}: mlx-lm's model has other parameters than {source.source}; convert again")
-    tokens = mx.array(np.linspace(0, source.config["vocab_size"] - 1, PROBE_TOKENS).astype(np.int32)[None])
-    found = np.array(model(tokens))
-    # One tensor at a time, so that the model holds one set of weights, never two.
-    for entry in source.entries:
-        weight = mx.array(to_float32(entry.load(), entry.dtype))
-        model.load_weights([(entry.name, weight)], strict=False)
-    wanted = np.array(model(tokens))
+    tokens = np.linspace(0, source.config["vocab_size"] - 1, PROBE_TOKENS).astype(np.int32)[None]
+    wanted, found = logits(source, tokens), logits(output, tokens)
     if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
-        raise LoopaiError(f"{folder}: the model gives logits that are not finite; the source checkpoint is damaged")
+        raise LoopaiError(
+            f"{output.source}: the model gives logits that are not finite; the source checkpoint is damaged"
+        )
     return float(np.abs(found - wanted).max())
 
 
@@ -114,5 +116,11 @@ def verify(source: Checkpoint, folder: Path, on_progress: Progress) -> Verificat
     Raises:
         LoopaiError: a difference that rounding does not explain, or logits that are not finite.
     """
-    max_abs, max_rel = compare_weights(source, read_folder(folder), on_progress)
-    return Verification(max_abs, max_rel, compare_logits(source, folder))
+    output = read_folder(folder)
+    groups = compare_weights(source, output, on_progress)
+    return Verification(
+        max_abs=max(difference.max_abs for difference in groups.values()),
+        max_rel=max(difference.max_rel for difference in groups.values()),
+        logits_max_abs=compare_logits(source, output),
+        groups=groups,
+    )

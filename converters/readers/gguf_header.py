@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from converters.readers.byte_ranges import file_size
@@ -42,7 +43,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Metadata (arrays of strings as tuples, other arrays left out) and tensors in file order."""
+    """Metadata (arrays of strings as tuples, of numbers as numpy arrays) and tensors in file order."""
 
     metadata: Mapping[str, Any]
     tensors: tuple[GgufTensor, ...]
@@ -78,12 +79,15 @@ class _Cursor:
             raise self.fail("a string is not UTF-8") from None
 
 
-def _array(cursor: _Cursor) -> tuple[str, ...] | None:
-    """The strings of an array; None for numbers, which no caller needs."""
+def _array(cursor: _Cursor) -> tuple[str, ...] | np.ndarray:
     kind, count = cursor.scalar("<I"), cursor.scalar("<Q")
     if kind in _SCALARS:
-        cursor.skip(count * struct.calcsize(_SCALARS[kind]))
-        return None
+        form = _SCALARS[kind]
+        start = cursor.skip(count * struct.calcsize(form))
+        if count > _MAX_STRINGS:
+            raise cursor.fail(f"an array claims {count} numbers")
+        # A copy: the file is closed soon.
+        return np.frombuffer(cursor.data, np.dtype(form), count, start).copy()
     if kind != _STRING:
         raise cursor.fail(f"an array holds values of the unknown type {kind}")
     if count > min(_MAX_STRINGS, (cursor.end - cursor.position) // 8):

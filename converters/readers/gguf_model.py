@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from converters import names
 from converters.configuration import from_gguf
 from converters.readers.byte_ranges import read_bytes
 from converters.readers.gguf_header import GgufTensor, read_header
-from converters.tensors import STORAGE, Checkpoint, TensorEntry
+from converters.row_order import hf_row_order, reordered
+from converters.tensors import STORAGE, Checkpoint, TensorEntry, to_float32
 from mlx_loopai.errors import InputError, all_problems
 
 # These need no arithmetic and keep their bits.
 _PLAIN = {GGMLQuantizationType.F32: "F32", GGMLQuantizationType.F16: "F16", GGMLQuantizationType.BF16: "BF16"}
-_IGNORED = ("rope_freqs.weight",)
+_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def _check_kinds(tensors: tuple[GgufTensor, ...], path: Path) -> None:
@@ -87,19 +89,35 @@ def _generation_config(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return config
 
 
-def _renamed(tensors: tuple[GgufTensor, ...], path: Path) -> dict[str, GgufTensor]:
+def _renamed(tensors: tuple[GgufTensor, ...], model_type: str, path: Path) -> dict[str, GgufTensor]:
     """The tensors by their Hugging Face names."""
     found: dict[str, GgufTensor] = {}
     unknown = []
     for tensor in tensors:
-        name = names.hf_name(tensor.name)
+        name = names.hf_name(tensor.name, model_type)
         if name is not None:
             found[name] = tensor
-        elif tensor.name not in _IGNORED:
+        elif tensor.name != _ROPE_FACTORS:
             unknown.append(repr(tensor.name[:80]))
     if unknown:
-        raise InputError(f"{path}: tensors that belong to no supported architecture: {all_problems(unknown, limit=4)}")
+        raise InputError(f"{path}: tensors that do not belong to {model_type}: {all_problems(unknown, limit=4)}")
     return found
+
+
+def _rope_factors(tensors: tuple[GgufTensor, ...], path: Path) -> np.ndarray | None:
+    for tensor in tensors:
+        if tensor.name == _ROPE_FACTORS and tensor.kind in _PLAIN:
+            values = _reader(path, tensor)(0, prod(tensor.shape[:-1]))
+            return to_float32(values, _PLAIN[tensor.kind]).ravel()
+    return None
+
+
+def _entry(name: str, tensor: GgufTensor, config: Mapping[str, Any], path: Path) -> TensorEntry:
+    read_rows = _reader(path, tensor)
+    order = hf_row_order(name, config)
+    if order is not None:
+        read_rows = reordered(read_rows, order, of_columns=len(tensor.shape) == 1)
+    return TensorEntry(name, tensor.shape, _PLAIN.get(tensor.kind, "F32"), read_rows, f"{path}: {tensor.name}")
 
 
 def read_gguf(path: Path) -> Checkpoint:
@@ -112,30 +130,27 @@ def read_gguf(path: Path) -> Checkpoint:
         InputError: the file is damaged, only a part, or its architecture or a tensor type is not supported.
     """
     header = read_header(path)
-    names.architecture_of(header.metadata.get("general.architecture"), str(path))
+    architecture = names.gguf_architecture(header.metadata.get("general.architecture"), str(path))
     if header.metadata.get("split.count", 0) not in (0, 1):
         raise InputError(f"{path}: is one part of a split GGUF; join the parts first (llama-gguf-split --merge)")
-    tensors = _renamed(header.tensors, path)
-    if names.EMBEDDING not in tensors:
+    tensors = _renamed(header.tensors, architecture.model_type, path)
+    if architecture.embedding not in tensors:
         raise InputError(f"{path}: has no token_embd.weight; the file is incomplete, get a fresh copy of it")
     _check_kinds(header.tensors, path)
-    embedding, head = tensors[names.EMBEDDING], tensors.get(names.HEAD)
-    tied = head is None or _same_bytes(path, embedding, head)
-    if tied:
-        tensors.pop(names.HEAD, None)
-    config = from_gguf(header.metadata, embedding.shape[0], tied, str(path))
-    names.check_tensors({name: tensor.shape for name, tensor in tensors.items()}, config, str(path))
-    entries = tuple(
-        TensorEntry(name, tensor.shape, _PLAIN.get(tensor.kind, "F32"), _reader(path, tensor), f"{path}: {tensor.name}")
-        for name, tensor in tensors.items()
-    )
+    embedding, head = tensors[architecture.embedding], tensors.get(architecture.head)
+    if architecture.model_type != "gpt_neox" and head is not None and _same_bytes(path, embedding, head):
+        del tensors[architecture.head]
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    config = from_gguf(header.metadata, shapes, _rope_factors(header.tensors, path), str(path))
+    names.check_tensors(shapes, config, str(path))
     largest = max(tensors.values(), key=lambda tensor: tensor.n_bytes)
     return Checkpoint(
         source=path,
         config=config,
         generation_config=_generation_config(header.metadata),
-        entries=entries,
+        entries=tuple(_entry(name, tensor, config, path) for name, tensor in tensors.items()),
         dtype=_PLAIN.get(largest.kind, "BF16"),
         files=(path,),
         vocabulary=_vocabulary(header.metadata),
+        gguf_metadata=header.metadata,
     )

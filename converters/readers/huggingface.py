@@ -1,7 +1,8 @@
-"""A Hugging Face model folder: config.json and safetensors, in one file or in shards. MLX folders are the same."""
+"""A Hugging Face model folder: config.json and weights, in one file or in shards. MLX folders are the same."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,11 +10,13 @@ from converters import names
 from converters.configuration import from_hugging_face
 from converters.json_files import read_object
 from converters.readers.safetensors_file import read_entries
+from converters.readers.torch_file import read_torch_file
 from converters.tensors import STORAGE, Checkpoint, TensorEntry
 from converters.tokenizer import tokenizer_files
 from mlx_loopai.errors import InputError, all_problems
 
 INDEX = "model.safetensors.index.json"
+TORCH_INDEX = "pytorch_model.bin.index.json"
 
 
 def _shard_path(folder: Path, name: object, index: Path) -> Path:
@@ -29,9 +32,9 @@ def _shard_path(folder: Path, name: object, index: Path) -> Path:
     return folder / name
 
 
-def _indexed_shards(folder: Path) -> tuple[list[Path], set[str]]:
+def _indexed_shards(index: Path) -> tuple[list[Path], set[str]]:
     """The shards that the index names, in order, and the tensors that it promises."""
-    index = folder / INDEX
+    folder = index.parent
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: has no weight_map; get a fresh copy of it")
@@ -44,21 +47,25 @@ def _indexed_shards(folder: Path) -> tuple[list[Path], set[str]]:
 
 
 def _shards(folder: Path) -> tuple[list[Path], set[str]]:
-    if (folder / INDEX).exists():
-        return _indexed_shards(folder)
-    found = sorted(folder.glob("model*.safetensors"))
-    if found:
-        return found, set()
-    if any(folder.glob("*.bin")):
-        raise InputError(f"{folder}: holds torch .bin weights, which are not supported; get the safetensors version")
-    raise InputError(f"{folder}: holds no model.safetensors and no {INDEX}; get the weights")
+    """The weight files and the tensors that an index promises; safetensors are preferred to torch's `.bin`."""
+    for index, pattern in ((INDEX, "model*.safetensors"), (TORCH_INDEX, "pytorch_model*.bin")):
+        if (folder / index).exists():
+            return _indexed_shards(folder / index)
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found, set()
+    raise InputError(f"{folder}: holds no model.safetensors, no {INDEX} and no pytorch_model.bin; get the weights")
 
 
 def _entries(folder: Path, shards: list[Path], promised: set[str], packed: bool) -> dict[str, TensorEntry]:
     """All tensors by name, in the order in which they lie on disk."""
     entries: dict[str, TensorEntry] = {}
     for shard in shards:
-        for entry in read_entries(shard, skip=names.is_buffer, packed=packed):
+        if shard.suffix == ".bin":
+            found = read_torch_file(shard, skip=names.is_buffer)
+        else:
+            found = read_entries(shard, skip=names.is_buffer, packed=packed)
+        for entry in found:
             if entry.name in entries:
                 raise InputError(
                     f"{shard}: the tensor {entry.name!r} is also in {entries[entry.name].origin.split(': ')[0]};"
@@ -67,7 +74,9 @@ def _entries(folder: Path, shards: list[Path], promised: set[str], packed: bool)
             entries[entry.name] = entry
     missing = sorted(repr(name[:120]) for name in promised - entries.keys() if not names.is_buffer(name))
     if missing:
-        raise InputError(f"{folder / INDEX}: promises tensors that no shard holds: {all_problems(missing, limit=4)}")
+        raise InputError(f"{folder}: the index promises tensors that no shard holds: {all_problems(missing, limit=4)}")
+    if not entries:
+        raise InputError(f"{folder}: its weight files hold no tensors; get a fresh copy of them")
     return entries
 
 
@@ -101,7 +110,7 @@ def read_folder(folder: Path) -> Checkpoint:
     if not where.is_file():
         raise InputError(f"{folder}: has no config.json, so it is not a model folder; give the folder that holds it")
     raw = read_object(where)
-    names.architecture_of(raw.get("model_type"), str(where))
+    architecture = names.architecture_of(raw.get("model_type"), str(where))
     shards, promised = _shards(folder)
     quantization = _mlx_quantization(raw)
     entries = _entries(folder, shards, promised, packed=quantization is not None)
@@ -110,9 +119,11 @@ def read_folder(folder: Path) -> Checkpoint:
         from converters.readers.mlx_quantized import join_quantized
 
         entries = join_quantized(entries, quantization, str(folder))
-    config = from_hugging_face(raw, names.HEAD in entries, str(where))
+    config = from_hugging_face(raw, architecture.head in entries, str(where))
     if config["tie_word_embeddings"]:
-        entries.pop(names.HEAD, None)
+        entries.pop(architecture.head, None)
+    if architecture.model_type == "gpt_neox" and raw.get("tie_word_embeddings") and architecture.embedding in entries:
+        entries[architecture.head] = replace(entries[architecture.embedding], name=architecture.head)
     names.check_tensors({name: entry.shape for name, entry in entries.items()}, config, str(folder))
     generation = folder / "generation_config.json"
     return Checkpoint(

@@ -127,7 +127,7 @@ def _print_summary(document: dict[str, Any]) -> None:
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
-    help="Folder that holds tokenizer.json; needed for GGUF, otherwise the source's own is used.",
+    help="Folder that holds tokenizer.json; without it the source's own is used (rebuilt from a GGUF file).",
 )
 @click.option(
     "--dtype",
@@ -171,8 +171,9 @@ def command(
 ) -> None:
     """Convert SOURCE to an MLX folder, a Hugging Face folder or a GGUF file.
 
-    SOURCE is a Hugging Face model folder (safetensors, in one file or shards), a hub id such as
-    Qwen/Qwen2.5-1.5B-Instruct, or a GGUF file. Supported architectures: qwen2 (also 2.5) and qwen3 (dense).
+    SOURCE is a Hugging Face model folder (safetensors or torch .bin, in one file or shards), a hub id such as
+    Qwen/Qwen2.5-1.5B-Instruct, or a GGUF file. Supported architectures: qwen2 (also 2.5), qwen3 (dense), llama,
+    mistral and gpt_neox. A conversion that was killed goes on when the same command is given again.
     """
     from converters.convert import convert
     from converters.writers.target import Target

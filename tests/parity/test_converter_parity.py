@@ -75,16 +75,45 @@ def our_logits(folder: Path) -> np.ndarray:
     return np.array(model(mx.array(TOKENS)).astype(mx.float32))
 
 
-@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3"])
+KINDS: dict[str, dict[str, Any]] = {
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 24},
+    "Llama": {},
+    "Llama-biased": {"attention_bias": True, "mlp_bias": True},
+    "Mistral": {"head_dim": 24, "sliding_window": 64},
+    "GPTNeoX": {
+        "intermediate_size": 256,
+        # Neither transformers' nor mlx-lm's default.
+        "rope_parameters": {"rope_type": "default", "rope_theta": 777.0, "partial_rotary_factor": 0.5},
+        # mlx-lm computes this one for every gelu.
+        "hidden_act": "gelu_new",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("shard_size", ["10GB", "100KB"], ids=["single", "sharded"])
-def test_a_transformers_folder(tmp_path: Path, kind: str, tied: bool, shard_size: str) -> None:
-    extra = {"head_dim": 24} if kind == "Qwen3" else {}
-    model = tiny_model(kind, tie_word_embeddings=tied, **extra)
-    model.save_pretrained(write_tokenizer(tmp_path / "source"), max_shard_size=shard_size)
-    assert (len(list((tmp_path / "source").glob("*.safetensors"))) > 1) is (shard_size == "100KB")
-    convert(tmp_path / "source", tmp_path / "out", dtype="fp32")
+@pytest.mark.parametrize("layout", ["single", "sharded", "torch"])
+def test_a_transformers_folder(tmp_path: Path, kind: str, tied: bool, layout: str) -> None:
+    model = tiny_model(kind.split("-")[0], tie_word_embeddings=tied, **KINDS[kind])
+    source = write_tokenizer(tmp_path / "source")
+    model.save_pretrained(source, max_shard_size="100KB" if layout == "sharded" else "10GB")
+    assert (len(list(source.glob("*.safetensors"))) > 1) is (layout == "sharded")
+    if layout == "torch":
+        (source / "model.safetensors").unlink()
+        # transformers 5 keeps gpt_neox's head under another name in memory than on disk.
+        head = {"lm_head.weight": "embed_out.weight"} if kind == "GPTNeoX" else {}
+        state = {head.get(name, name): tensor for name, tensor in model.state_dict().items()}
+        torch.save(state, source / "pytorch_model.bin")
+    convert(source, tmp_path / "out", dtype="fp32")
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
+
+
+def test_the_exact_gelu_of_korean_gpt_neox_models_is_approximated(tmp_path: Path) -> None:
+    model = tiny_model("GPTNeoX", **KINDS["GPTNeoX"] | {"hidden_act": "gelu"})
+    model.save_pretrained(write_tokenizer(tmp_path / "source"))
+    convert(tmp_path / "source", tmp_path / "out", dtype="fp32")
+    assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 2e-2
 
 
 def test_bf16_weights_arrive_without_loss(tmp_path: Path) -> None:
@@ -100,9 +129,28 @@ def test_bf16_weights_arrive_without_loss(tmp_path: Path) -> None:
     assert all(mx.array_equal(kept[name].astype(mx.float32), wide[name]) for name in wide)
 
 
-def test_yarn_scaling(tmp_path: Path) -> None:
-    scaling = {"rope_type": "yarn", "rope_theta": 777.0, "factor": 4.0, "original_max_position_embeddings": 64}
-    model = tiny_model(rope_parameters=scaling)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "scaling"),
+    [
+        ("Qwen2", {"rope_type": "yarn", "rope_theta": 777.0, "factor": 4.0, "original_max_position_embeddings": 64}),
+        ("Llama", {"rope_type": "linear", "rope_theta": 777.0, "factor": 4.0}),
+        ("Llama", LLAMA3),
+        ("Llama", LLAMA3 | {"rope_theta": 777.0, "original_max_position_embeddings": 64}),
+    ],
+    ids=["yarn", "linear", "llama3", "llama3-short"],
+)
+def test_rotary_scaling(tmp_path: Path, kind: str, scaling: dict[str, Any]) -> None:
+    model = tiny_model(kind, rope_parameters=scaling)
     model.save_pretrained(write_tokenizer(tmp_path / "source"))
     convert(tmp_path / "source", tmp_path / "out", dtype="fp32")
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
@@ -116,48 +164,87 @@ def test_an_mlx_folder_goes_back_to_transformers(tmp_path: Path) -> None:
     assert np.array_equal(their_logits(again), their_logits(model))
 
 
-def write_gguf(path: Path, model: Any, kind: gguf.GGMLQuantizationType) -> None:
-    """`model` as a GGUF file; matrices become `kind`. The model gets the rounded weights, so that both are the same."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, config.model_type)
+def interleaved(values: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of a query or key projection as llama.cpp keeps them: halves of each head interleaved."""
+    return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+
+def in_llama_cpps_order(name: str, values: np.ndarray, config: Any) -> np.ndarray:
+    if config.model_type in ("llama", "mistral") and ".q_proj." in name:
+        return interleaved(values, config.num_attention_heads)
+    if config.model_type in ("llama", "mistral") and ".k_proj." in name:
+        return interleaved(values, config.num_key_value_heads)
+    if ".query_key_value." in name:
+        by_head = values.reshape(config.num_attention_heads, 3, -1, *values.shape[1:])
+        return by_head.swapaxes(0, 1).reshape(values.shape)
+    return values
+
+
+def write_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    if config.model_type == "qwen3":
+    if config.model_type == "gpt_neox":
+        writer.add_layer_norm_eps(config.layer_norm_eps)
+        head_dim = config.hidden_size // config.num_attention_heads
+        writer.add_rope_dimension_count(int(head_dim * config.rope_parameters["partial_rotary_factor"]))
+        writer.add_parallel_residual(config.use_parallel_residual)
+    else:
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.model_type in ("qwen3", "mistral"):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     writer.add_eos_token_id(VOCAB - 2)
+
+
+def write_gguf(path: Path, model: Any, kind: gguf.GGMLQuantizationType) -> None:
+    """`model` as a GGUF file; matrices become `kind`. The model gets the rounded weights, so that both are the same."""
+    config = model.config
+    writer = gguf.GGUFWriter(
+        path, {"mistral": "llama", "gpt_neox": "gptneox"}.get(config.model_type, config.model_type)
+    )
+    write_metadata(writer, config)
+    if config.rope_parameters["rope_type"] == "llama3":
+        base = 1 / config.rope_parameters["rope_theta"] ** (np.arange(0, 8, 2) / 8)
+        writer.add_tensor("rope_freqs.weight", (base / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32))
     for name, parameter in model.named_parameters():
-        values = parameter.detach().numpy()
         theirs = gguf_name(name)
         assert theirs is not None
+        values = parameter.detach().numpy()
         if values.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(theirs, values.copy())
+            writer.add_tensor(theirs, in_llama_cpps_order(name, values, config).copy())
             continue
-        packed = gguf.quantize(values, kind)
+        rounded = gguf.dequantize(gguf.quantize(values, kind), kind)
+        packed = gguf.quantize(in_llama_cpps_order(name, values, config), kind)
         writer.add_tensor(theirs, packed, raw_dtype=kind)
         with torch.no_grad():
-            parameter.copy_(torch.tensor(gguf.dequantize(packed, kind)))
+            parameter.copy_(torch.tensor(rounded))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3"])
+GGUF_KINDS = KINDS | {
+    "Qwen3": {"head_dim": 32},
+    "Mistral": {"head_dim": 32},
+    "Llama-llama3": {"rope_parameters": LLAMA3},
+}
+
+
+@pytest.mark.parametrize("kind", GGUF_KINDS)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("quantisation", ["F32", "Q8_0"])
 def test_a_gguf_file(tmp_path: Path, kind: str, tied: bool, quantisation: str) -> None:
-    extra = {"head_dim": 32} if kind == "Qwen3" else {}
-    model = tiny_model(kind, tie_word_embeddings=tied, **extra)
+    neox = kind == "GPTNeoX"
+    model = tiny_model(kind.split("-")[0], tie_word_embeddings=tied and not neox, **GGUF_KINDS[kind])
     write_gguf(tmp_path / "m.gguf", model, gguf.GGMLQuantizationType[quantisation])
     convert(tmp_path / "m.gguf", tmp_path / "out", tokenizer=write_tokenizer(tmp_path / "tokenizer"), dtype="fp32")
-    assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is tied
+    assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is (tied and not neox)
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
 
 

@@ -62,6 +62,9 @@ def test_absurd_configurations_are_input_errors(config: dict[str, Any], change: 
         from_hugging_face(config | change, True, "here")
 
 
+SHAPES = {"model.embed_tokens.weight": (32, 32), "lm_head.weight": (32, 32)}
+
+
 def metadata(**changes: Any) -> dict[str, Any]:
     base = {
         "general.architecture": "qwen2",
@@ -79,7 +82,7 @@ def metadata(**changes: Any) -> dict[str, Any]:
 
 
 def test_gguf_metadata_gives_the_numbers_that_people_wrote() -> None:
-    config = from_gguf(metadata(), 32, False, "here")
+    config = from_gguf(metadata(), SHAPES, None, "here")
     assert config["rms_norm_eps"] == 1e-6
     assert config["rope_theta"] == 1e6
     assert (config["vocab_size"], config["tie_word_embeddings"], config["eos_token_id"]) == (32, False, 28)
@@ -88,15 +91,15 @@ def test_gguf_metadata_gives_the_numbers_that_people_wrote() -> None:
 
 def test_gguf_rope_scaling() -> None:
     keys = {"qwen2__rope__scaling__type": "yarn", "qwen2__rope__scaling__factor": 4.0}
-    config = from_gguf(metadata(**keys, qwen2__rope__scaling__original_context_length=64), 32, False, "here")
+    config = from_gguf(metadata(**keys, qwen2__rope__scaling__original_context_length=64), SHAPES, None, "here")
     assert config["rope_scaling"]["factor"] == 4.0
     assert config["rope_scaling"]["original_max_position_embeddings"] == 64
     with pytest.raises(InputError, match=r"rope scaling 'longrope'"):
-        from_gguf(metadata(qwen2__rope__scaling__type="longrope"), 32, False, "here")
+        from_gguf(metadata(qwen2__rope__scaling__type="longrope"), SHAPES, None, "here")
 
 
 def test_gguf_metadata_that_is_missing_or_per_layer_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"num_attention_heads is None"):
-        from_gguf(metadata(qwen2__attention__head_count=None), 32, False, "here")
+        from_gguf(metadata(qwen2__attention__head_count=None), SHAPES, None, "here")
     with pytest.raises(InputError, match=r"rms_norm_eps is None"):
-        from_gguf(metadata(qwen2__attention__layer_norm_rms_epsilon=None), 32, False, "here")
+        from_gguf(metadata(qwen2__attention__layer_norm_rms_epsilon=None), SHAPES, None, "here")

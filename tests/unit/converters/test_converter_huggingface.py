@@ -112,7 +112,7 @@ def test_folders_that_are_no_model(model_folder: Build, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no model.safetensors"):
         open_checkpoint(folder)
     (folder / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"torch .bin weights"):
+    with pytest.raises(InputError, match=r"damaged archive"):
         open_checkpoint(folder)
 
 
@@ -136,8 +136,8 @@ def test_the_configuration_of_another_model(model_folder: Build) -> None:
 def test_an_unsupported_architecture_is_named_before_the_weights_are_looked_at(model_folder: Build) -> None:
     folder = model_folder()
     (folder / "model.safetensors").unlink()
-    change_config(folder, model_type="llama")
-    with pytest.raises(InputError, match=r"'llama' is not supported; supported are qwen2, qwen3"):
+    change_config(folder, model_type="bert")
+    with pytest.raises(InputError, match=r"'bert' is not supported; supported are gpt_neox, llama, mistral, qwen2, qwen3"):
         open_checkpoint(folder)
 
 

@@ -15,31 +15,31 @@ Build = Callable[..., Path]
 
 def test_the_models_own_or_another(model_folder: Build, tokenizer_folder: Path) -> None:
     checkpoint = open_checkpoint(model_folder())
-    assert {path.parent for path in choose_tokenizer(checkpoint, None)} == {checkpoint.source}
-    assert {path.parent for path in choose_tokenizer(checkpoint, tokenizer_folder)} == {tokenizer_folder}
+    assert {path.parent for path in choose_tokenizer(checkpoint, None, Path())} == {checkpoint.source}
+    assert {path.parent for path in choose_tokenizer(checkpoint, tokenizer_folder, Path())} == {tokenizer_folder}
 
 
 def test_gguf_needs_one(gguf_file: Build, tokenizer_folder: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(gguf_file())
-    assert choose_tokenizer(checkpoint, tokenizer_folder)
+    assert choose_tokenizer(checkpoint, tokenizer_folder, Path())
     with pytest.raises(InputError, match=r"with --tokenizer DIR"):
-        choose_tokenizer(checkpoint, None)
+        choose_tokenizer(checkpoint, None, Path())
     with pytest.raises(InputError, match=r"no such folder"):
-        choose_tokenizer(checkpoint, tmp_path / "none")
+        choose_tokenizer(checkpoint, tmp_path / "none", Path())
     with pytest.raises(InputError, match=r"holds no tokenizer.json"):
-        choose_tokenizer(checkpoint, tmp_path)
+        choose_tokenizer(checkpoint, tmp_path, Path())
 
 
 def test_a_tokenizer_with_more_ids_than_rows(model_folder: Build, make_tokenizer: Build, tmp_path: Path) -> None:
     folder = make_tokenizer(tmp_path / "large", [f"t{number}" for number in range(33)])
     with pytest.raises(InputError, match=r"token id 32 but the model's embedding has 32 rows"):
-        choose_tokenizer(open_checkpoint(model_folder()), folder)
+        choose_tokenizer(open_checkpoint(model_folder()), folder, Path())
 
 
 def test_a_tokenizer_with_other_tokens_than_the_gguf(gguf_file: Build, make_tokenizer: Build, tmp_path: Path) -> None:
     folder = make_tokenizer(tmp_path / "other", ["b", "a", "c"])
     with pytest.raises(InputError, match=r"2 of 3 tokens differ .* \(id 0: 'b' here, 'a' there\)"):
-        choose_tokenizer(open_checkpoint(gguf_file()), folder)
+        choose_tokenizer(open_checkpoint(gguf_file()), folder, Path())
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": 3}', '{"model": {"vocab": {}}}'])
@@ -47,7 +47,7 @@ def test_a_broken_tokenizer(model_folder: Build, content: str) -> None:
     folder = model_folder()
     (folder / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match=r"tokenizer.json"):
-        choose_tokenizer(open_checkpoint(folder), None)
+        choose_tokenizer(open_checkpoint(folder), None, Path())
 
 
 def test_which_files_make_a_tokenizer(tmp_path: Path) -> None:
@@ -64,4 +64,4 @@ def test_a_list_of_scored_pieces_counts_as_a_vocabulary(model_folder: Build) -> 
     vocabulary = [[f"p{number}", -1.0] for number in range(40)]
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": vocabulary}}))
     with pytest.raises(InputError, match=r"token id 39"):
-        choose_tokenizer(open_checkpoint(folder), None)
+        choose_tokenizer(open_checkpoint(folder), None, Path())

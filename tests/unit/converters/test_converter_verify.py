@@ -2,19 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import mlx_loopai  # noqa: F401
-
-# isort: split
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx_lm.utils import load_model
 
 from converters import verify as verify_module
 from converters.convert import convert
 from converters.readers import open_checkpoint
+from converters.streamed_model import logits
+from converters.tensors import TensorEntry
 from converters.verify import compare_weights, verify
 from mlx_loopai.errors import LoopaiError
 
@@ -23,18 +20,6 @@ Build = Callable[..., Path]
 
 def ignore(count: int) -> None:
     pass
-
-
-@pytest.fixture(autouse=True)
-def plain_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mlx-lm's own loader: what is tested here is the comparison."""
-
-    def in_float32(folder: Path) -> nn.Module:
-        model, _ = load_model(folder)
-        model.set_dtype(mx.float32)
-        return model
-
-    monkeypatch.setattr(verify_module, "_load_model", in_float32)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
@@ -52,6 +37,8 @@ def test_a_good_output(model_folder: Build, tmp_path: Path, dtype: str) -> None:
         assert 0 < found.max_rel <= bound
         assert 0 < found.max_abs < 1.5 * bound
         assert 0 < found.logits_max_abs < 1
+    assert found.groups["self_attn.q_proj"].max_abs <= found.max_abs
+    assert found.groups.keys() >= {"embed_tokens", "norm", "lm_head", "mlp.down_proj", "input_layernorm"}
     assert {call[0] for call in calls} == {"write", "verify"}
     assert calls[-1][1] == calls[-1][2]
 
@@ -108,3 +95,22 @@ def test_logits_that_are_not_finite_are_an_error(model_folder: Build, tmp_path: 
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(LoopaiError, match=r"not finite"):
         convert(source, tmp_path / "out", check=True)
+
+
+def test_streamed_logits_are_those_of_the_whole_model(
+    model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_loopai.models.load import load_model
+
+    tokens = np.arange(20, dtype=np.int32)[None]
+    for tied in (False, True):
+        folder = model_folder(f"source-{tied}", tie_word_embeddings=tied)
+        wanted = np.array(load_model(str(folder), dtype="fp32").model(tokens_array(tokens)))
+        monkeypatch.setattr(TensorEntry.spans, "__defaults__", (300,))
+        assert np.abs(logits(open_checkpoint(folder), tokens) - wanted).max() < 1e-5
+
+
+def tokens_array(tokens: np.ndarray) -> Any:
+    import mlx.core as mx
+
+    return mx.array(tokens)

@@ -1,0 +1,51 @@
+"""Rows that llama.cpp keeps in another order than Hugging Face.
+
+For `llama`, llama.cpp rotates neighbouring pairs where Hugging Face rotates halves, so the rows of every query and key
+head are interleaved. For `gptneox`, the fused query-key-value matrix holds all queries, then all keys, then all values,
+where Hugging Face has the three of each head together. Source: llama.cpp's convert_hf_to_gguf.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+
+def hf_row_order(name: str, config: Mapping[str, Any]) -> np.ndarray | None:
+    """For the tensor `name`: which row of the GGUF file is row i of Hugging Face's; None when the order is the same."""
+    heads = config["num_attention_heads"]
+    if config["model_type"] == "gpt_neox" and ".attention.query_key_value." in name:
+        numbers = np.arange(3 * config["hidden_size"])
+        return numbers.reshape(3, heads, -1).swapaxes(0, 1).ravel()
+    if config["model_type"] not in ("llama", "mistral"):
+        return None
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    for part, count in (("q_proj", heads), ("k_proj", config["num_key_value_heads"])):
+        if f".self_attn.{part}." in name:
+            return np.arange(count * head_dim).reshape(count, head_dim // 2, 2).swapaxes(1, 2).ravel()
+    return None
+
+
+def gguf_row_order(name: str, config: Mapping[str, Any]) -> np.ndarray | None:
+    """The inverse of `hf_row_order`: which row of Hugging Face's tensor is row i of the GGUF file's."""
+    order = hf_row_order(name, config)
+    return None if order is None else np.argsort(order)
+
+
+def reordered(
+    read_rows: Callable[[int, int], np.ndarray], order: np.ndarray, of_columns: bool
+) -> Callable[[int, int], np.ndarray]:
+    """`read_rows` of a tensor whose row i is the given one's row `order[i]` (`of_columns`: a vector's values)."""
+
+    def read_columns(start: int, stop: int) -> np.ndarray:
+        return read_rows(start, stop)[:, order]
+
+    def read(start: int, stop: int) -> np.ndarray:
+        rows, place = np.unique(order[start:stop], return_inverse=True)
+        # Neighbours are read together, so a block costs a few reads and never more than its own size.
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        return np.concatenate([read_rows(int(run[0]), int(run[-1]) + 1) for run in runs])[place]
+
+    return read_columns if of_columns else read

@@ -1,0 +1,88 @@
+"""A forward pass whose matrices are read from their files when they are needed and dropped at once.
+
+mlx-lm's own model class computes; only its linear layers and its embedding are replaced, so any architecture runs in
+the memory of one block of one matrix, whatever the model's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
+
+# isort: split
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from converters.tensors import Checkpoint, TensorEntry, to_float32
+from mlx_loopai.errors import LoopaiError
+from mlx_loopai.models.load import build_model
+
+
+class _StreamedLinear(nn.Module):
+    """x (..., D_in) -> (..., D_out), a block of rows of the weight at a time, in float32."""
+
+    def __init__(self, weight: TensorEntry, bias: TensorEntry | None) -> None:
+        super().__init__()
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: mx.array) -> mx.array:
+        parts = []
+        for start, stop in self._weight.spans():
+            rows = mx.array(to_float32(self._weight.read_rows(start, stop), self._weight.dtype))
+            parts.append(x @ rows.T)
+            mx.eval(parts[-1])
+            del rows
+        mx.clear_cache()
+        out = mx.concatenate(parts, axis=-1)
+        return out if self._bias is None else out + _whole(self._bias)
+
+
+class _StreamedEmbedding(nn.Module):
+    """Token ids (B, T) -> (B, T, D); `as_linear` is the tied head."""
+
+    def __init__(self, weight: TensorEntry) -> None:
+        super().__init__()
+        self._weight = weight
+        self.as_linear = _StreamedLinear(weight, None)
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        numbers = np.array(ids)
+        rows = [to_float32(self._weight.read_rows(int(n), int(n) + 1), self._weight.dtype) for n in numbers.flat]
+        return mx.array(np.concatenate(rows).reshape(*numbers.shape, -1))
+
+
+def _whole(entry: TensorEntry) -> mx.array:
+    return mx.array(to_float32(entry.load(), entry.dtype))
+
+
+def _streamed(module: nn.Module, path: str, entries: Mapping[str, TensorEntry]) -> nn.Module:
+    weight = entries[f"{path}.weight"]
+    if isinstance(module, nn.Embedding):
+        return _StreamedEmbedding(weight)
+    return _StreamedLinear(weight, entries.get(f"{path}.bias"))
+
+
+def logits(checkpoint: Checkpoint, tokens: np.ndarray) -> np.ndarray:
+    """The logits (B, T, V) of token ids (B, T), computed in float32.
+
+    Raises:
+        LoopaiError: mlx-lm's model has other parameters than the checkpoint.
+    """
+    # Its random weights are lazy, so they never exist.
+    model = build_model(checkpoint.config)
+    by_name = {entry.name: entry for entry in checkpoint.entries}
+    entries = {ours: by_name[theirs] for ours, theirs in model.sanitize({name: name for name in by_name}).items()}
+    if set(tree_flatten(model.parameters(), destination={})) != set(entries):
+        raise LoopaiError(f"{checkpoint.source}: mlx-lm's model has other parameters; convert again")
+    replaced = {
+        path: _streamed(module, path, entries)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding)
+    }
+    model.update_modules(tree_unflatten(list(replaced.items())))
+    kept = {name: entry for name, entry in entries.items() if name.rpartition(".")[0] not in replaced}
+    model.load_weights([(name, _whole(entry)) for name, entry in kept.items()], strict=False)
+    return np.array(model(mx.array(tokens)))

@@ -137,7 +137,9 @@ def test_an_unsupported_architecture_is_named_before_the_weights_are_looked_at(m
     folder = model_folder()
     (folder / "model.safetensors").unlink()
     change_config(folder, model_type="bert")
-    with pytest.raises(InputError, match=r"'bert' is not supported; supported are gpt_neox, llama, mistral, qwen2, qwen3"):
+    with pytest.raises(
+        InputError, match=r"'bert' is not supported; supported are gpt_neox, llama, mistral, qwen2, qwen3"
+    ):
         open_checkpoint(folder)
 
 

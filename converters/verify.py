@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.readers.huggingface import read_folder
+from converters.readers import open_checkpoint
 from converters.tensors import ROUNDING, Checkpoint, TensorEntry, to_float32
 from converters.writers import Progress
 from mlx_loopai.errors import LoopaiError
@@ -111,12 +111,12 @@ def compare_logits(source: Checkpoint, output: Checkpoint) -> float:
 
 
 def verify(source: Checkpoint, folder: Path, on_progress: Progress) -> Verification:
-    """Read the MLX folder again, compare each tensor with its source, and run both.
+    """Read the output again, compare each tensor with its source, and run both.
 
     Raises:
         LoopaiError: a difference that rounding does not explain, or logits that are not finite.
     """
-    output = read_folder(folder)
+    output = open_checkpoint(folder)
     groups = compare_weights(source, output, on_progress)
     return Verification(
         max_abs=max(difference.max_abs for difference in groups.values()),

@@ -73,13 +73,13 @@ def test_a_missing_tensor_is_found(model_folder: Build, tmp_path: Path) -> None:
 def test_an_output_that_fails_never_gets_its_name(
     model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = verify_module.read_folder
+    real = verify_module.open_checkpoint
 
     def damaged(folder: Path) -> object:
         flip(folder, "model.norm.weight")
         return real(folder)
 
-    monkeypatch.setattr(verify_module, "read_folder", damaged)
+    monkeypatch.setattr(verify_module, "open_checkpoint", damaged)
     with pytest.raises(LoopaiError, match=r"the output was not kept"):
         convert(model_folder(), tmp_path / "out", check=True)
     assert not (tmp_path / "out").exists()

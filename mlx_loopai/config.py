@@ -75,6 +75,9 @@ class PenaltyOptions(_Options):
     strength: float = Field(1.0, ge=0, description="factor of the penalty in the loss")
     sequences: int = Field(128, ge=1, description="general sequences on which importance is measured")
     activations: int = Field(256, ge=1, description="general activations kept per layer (kind: sketch)")
+    opening_share: float = Field(
+        0.0, ge=0, le=1, description="share of them taken where an answer's first tokens are predicted (kind: sketch)"
+    )
     temperature: float = Field(1.0, gt=0, description="sharpness of the per-layer coefficients; large: all alike")
 
 

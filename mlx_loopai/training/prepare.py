@@ -161,7 +161,9 @@ def importance_of_base(
     batches = [batch_of(rows[start : start + IMPORTANCE_ROWS_PER_BATCH], widths) for start in starts]
     listener.stage("importance", len(batches))
     kept = config.penalty.activations if config.penalty.kind == "sketch" else 0
-    importance = measure_importance(loaded.model, batches, config.penalty.temperature, listener.advance, kept)
+    importance = measure_importance(
+        loaded.model, batches, config.penalty.temperature, listener.advance, kept, config.penalty.opening_share
+    )
     importance.save(run.importance)
     return importance
 

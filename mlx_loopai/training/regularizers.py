@@ -32,7 +32,8 @@ def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
 
     What `kronecker_penalty` is with the full input covariance in place of its diagonal: a low-rank update moves along
     directions that general inputs share, and the diagonal cannot see them (docs/experiments.md). Exact in x and
-    without a dense matrix: O(N R (D_in + D_out)) a layer for N activations. Anchored at the base.
+    without a dense matrix: with Z = X A for the activations X (N, D_in), the inner sum is
+    s^2 tr(Z^T Z / N  B diag(u) B^T), O(N R D_in + R^2 D_out) a layer. Anchored at the base.
     """
 
     def term(name: str, layer: LoRALinear) -> mx.array:
@@ -51,8 +52,11 @@ def _over_layers(importance: Importance, term: Callable[[str, LoRALinear], mx.ar
 
 def weighted_drift(layer: LoRALinear, output: mx.array, activations: mx.array) -> mx.array:
     """sum_i u_i mean_t (DW x_t)_i^2 of one layer; `output` u (D_out,), `activations` (N, D_in)."""
-    drift = layer.scale * ((activations @ layer.lora_a) @ layer.lora_b)
-    return (mx.square(drift).mean(axis=0) * output).sum()
+    # In the activations' dtype: a float32 copy of all of them would double what the penalty keeps.
+    low = (activations @ layer.lora_a.astype(activations.dtype)).astype(mx.float32)
+    inner = low.T @ low / len(low)
+    outer = (layer.lora_b * output) @ layer.lora_b.T
+    return layer.scale**2 * (inner * outer).sum()
 
 
 def weighted_square(layer: LoRALinear, output: mx.array, input_: mx.array) -> mx.array:

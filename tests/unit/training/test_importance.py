@@ -132,6 +132,29 @@ def test_kept_activations_are_inputs_on_the_scale_of_their_moments(model: nn.Mod
     assert measure_importance(model, [batch(ROWS)]).activations == {}
 
 
+def test_layers_that_read_the_same_input_share_its_activations(model: nn.Module, tmp_path: Path) -> None:
+    measured = measure_importance(model, [batch(ROWS)], activations=4)
+    measured.save(tmp_path / "importance.safetensors")
+    for found in (measured, Importance.load(tmp_path / "importance.safetensors")):
+        kept = {name.removeprefix("model.layers.0."): id(array) for name, array in found.activations.items()}
+        assert kept["self_attn.q_proj"] == kept["self_attn.k_proj"] == kept["self_attn.v_proj"]
+        assert kept["mlp.gate_proj"] == kept["mlp.up_proj"]
+        assert len(set(kept.values())) == 4 * 2
+
+
+def test_kept_activations_can_be_those_that_open_an_answer(model: nn.Module) -> None:
+    """Row 9's first four answer tokens are predicted at positions 3 to 6."""
+    (layer,) = (layer for name, layer in lora_modules(model).items() if name == "model.layers.0.self_attn.q_proj")
+    layer.enabled = False
+    seen, _ = observed(model, layer, ROWS[1])
+    layer.enabled = True
+    kept = measure_importance(model, [batch(ROWS[1:2])], activations=4, opening_share=1.0)
+    found = np.array(kept.activations["model.layers.0.self_attn.q_proj"])
+    expected = np.array(seen)[0, 3:7]
+    scale = np.linalg.norm(found) / np.linalg.norm(expected)
+    assert np.allclose(found[np.argsort(found[:, 0])], scale * expected[np.argsort(expected[:, 0])], atol=1e-4)
+
+
 def test_what_is_saved_is_what_is_loaded(model: nn.Module, tmp_path: Path) -> None:
     measured = measure_importance(model, [batch(ROWS)], activations=4)
     measured.save(tmp_path / "importance.safetensors")

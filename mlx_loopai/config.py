@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mlx_loopai.errors import InputError, all_problems
 
-PenaltyKind = Literal["none", "kronecker", "sketch", "kl"]
+PenaltyKind = Literal["none", "kronecker", "sketch", "hierarchical", "fisher", "hlora", "kl"]
 RehearsalObjective = Literal["answers", "kl", "both"]
 ReplaySource = Literal["none", "records", "self"]
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
@@ -67,6 +67,20 @@ class TrainOptions(_Options):
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints stay on disk")
 
 
+class PathOptions(_Options):
+    """The measuring run of the kinds hlora and hierarchical. What is empty is as the kind has it."""
+
+    epochs: int = Field(5, ge=1, description="passes over the general rows")
+    learning_rate: float = Field(8e-4, gt=0, description="peak of its AdamW; linear to 0, no warm-up")
+    true_gradient: bool | None = Field(None, description="integrate dL/dDW; else SGD's direction on the factors")
+    damping: float | None = Field(None, gt=0, description="added to DW^2 under the path integral")
+    relative: bool | None = Field(None, description="damping counts a layer's mean of DW^2")
+    clamp_each_step: bool | None = Field(None, description="keep the running sum at or above 0 at every step")
+    each_epoch: bool | None = Field(None, description="add one quotient to Omega per epoch, not one in all")
+    softmax_scale: float | None = Field(None, ge=0, description="coefficients softmax(scale * norm), Omega as it is")
+    anchor_at_base: bool | None = Field(None, description="pull to the base; else to where the measuring run ended")
+
+
 class PenaltyOptions(_Options):
     kind: PenaltyKind = Field(
         "none",
@@ -79,6 +93,7 @@ class PenaltyOptions(_Options):
         0.0, ge=0, le=1, description="share of them taken where an answer's first tokens are predicted (kind: sketch)"
     )
     temperature: float = Field(1.0, gt=0, description="sharpness of the per-layer coefficients; large: all alike")
+    path: PathOptions = PathOptions()
 
 
 class ReplayOptions(_Options):

@@ -27,11 +27,12 @@ from mlx_loopai.models.adapters import load_adapter
 from mlx_loopai.models.load import LoadedModel, load_model, load_tokenizer, resolve_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
+from mlx_loopai.training.dense_importance import DenseImportance
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.importance import Importance
 from mlx_loopai.training.phases import batch_of
 from mlx_loopai.training.prepare import Listener
-from mlx_loopai.training.regularizers import PENALTIES
+from mlx_loopai.training.regularizers import PENALTIES, read_importance
 from mlx_loopai.training.replay import read_source
 from mlx_loopai.training.run import train
 from mlx_loopai.training.step import TrainStep
@@ -120,7 +121,7 @@ def measure_model(
 
 
 def measure_step(
-    config: RunConfig, rows: Sequence[TokenRow], importance: Importance | None
+    config: RunConfig, rows: Sequence[TokenRow], importance: Importance | DenseImportance | None
 ) -> dict[bool, tuple[float, int]]:
     """(median seconds, peak bytes) of an optimizer step on the same fixed rows, with the penalty (True) and without.
 
@@ -152,7 +153,7 @@ def _step_costs(configs: dict[str, RunConfig], out: Path, measure: Measure) -> d
     costs, interleaved = {}, {}
     for name, config in configs.items():
         path = RunDirectory(out / name).importance
-        importance = Importance.load(path) if path.exists() else None
+        importance = read_importance(path) if path.exists() else None
         encoder = ChatEncoder(load_tokenizer(resolve_model(config.model)), config.system_prompt)
         rows, _ = encode_records(encoder, read_source(measure.domain, "domain"), config.train.max_tokens)
         both = measure_step(config, rows[: config.train.rows_per_step], importance)

@@ -11,16 +11,21 @@ from typing import Any, Protocol
 import yaml
 
 from mlx_loopai import __version__
-from mlx_loopai.config import RunConfig, flatten, validate_config
-from mlx_loopai.data.batches import choose_widths
+from mlx_loopai.config import PenaltyOptions, RunConfig, flatten, validate_config
+from mlx_loopai.data.batches import MicroBatch, choose_widths
+from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.training.checkpoint import complete_checkpoints
+from mlx_loopai.training.dense_importance import DenseImportance, measure_fisher
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.importance import Importance, measure_importance
+from mlx_loopai.training.kept import fetch, keep, kept_path, rows_digest
+from mlx_loopai.training.path_integral import PathForm, measure_path
 from mlx_loopai.training.phases import batch_of
+from mlx_loopai.training.regularizers import read_importance
 from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, read_source, self_rehearsal
 
 IMPORTANCE_ROWS_PER_BATCH = 8
@@ -126,11 +131,18 @@ def rehearsal_rows(
     if not records:
         listener.notice("general: none given; the embedded prompt set serves for rehearsal")
     prompts = general_prompts(records, config.replay, config.train.seed)
+    prompt_ids = [encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
+    made_by = [config.replay.answer_tokens, config.replay.temperature, config.train.seed]
+    kept = kept_path("rehearsal", loaded, [*made_by, prompt_ids], ".jsonl")
+    if fetch(kept, run.rehearsal):
+        listener.notice(f"rehearsal: the base's answers of an earlier run are used ({kept})")
+        return list(Rehearsal.load(run.rehearsal).rows)
     listener.stage("rehearsal", len(prompts))
     rehearsal = self_rehearsal(
         loaded, encoder, prompts, config.replay, config.train.seed, lambda answered, _total: listener.advance(answered)
     )
     rehearsal.save(run.rehearsal)
+    keep(run.rehearsal, kept)
     if rehearsal.dropped:
         listener.notice(
             f"rehearsal: {rehearsal.dropped} of {len(prompts)} answers looped or were empty and are left out"
@@ -145,27 +157,61 @@ def importance_of_base(
     encoder: ChatEncoder,
     rehearsal: Sequence[TokenRow],
     listener: Listener,
-) -> Importance:
-    """Importance on the rehearsal rows, or else on the general records; measured once a run.
+) -> Importance | DenseImportance:
+    """Importance on the rehearsal rows, or else on the general records; measured once for a base, rows and options.
+
+    Where the kind goes on with the adapter that it measured with, the adapter is put there.
 
     Raises: InputError when there is neither.
     """
-    if run.importance.exists():
-        return Importance.load(run.importance)
+    if not run.importance.exists():
+        _find_importance(run, config, loaded, encoder, rehearsal, listener)
+    importance = read_importance(run.importance)
+    if isinstance(importance, DenseImportance):
+        importance.place(loaded.model)
+    return importance
+
+
+def _find_importance(
+    run: RunDirectory,
+    config: RunConfig,
+    loaded: LoadedModel,
+    encoder: ChatEncoder,
+    rehearsal: Sequence[TokenRow],
+    listener: Listener,
+) -> None:
+    """Write the run's importance file: one of an earlier run, or a new one, which is kept for the next."""
     rows = list(rehearsal) or encode_records(encoder, general_records(config), config.train.max_tokens)[0]
     if not rows:
         raise InputError("penalty: importance needs general rows; give `general: FILE` or replay.source: self")
     rows = sorted(rows[: config.penalty.sequences], key=lambda row: len(row.ids))
+    options = config.penalty.model_dump(exclude={"strength"})
+    made_by = [options, config.lora.model_dump(), config.train.seed, rows_digest(rows)]
+    kept = kept_path("importance", loaded, made_by, ".safetensors")
+    if fetch(kept, run.importance):
+        listener.notice(f"importance: that of an earlier run is used ({kept})")
+        return
     widths = choose_widths([len(row.ids) for row in rows])
     starts = range(0, len(rows), IMPORTANCE_ROWS_PER_BATCH)
     batches = [batch_of(rows[start : start + IMPORTANCE_ROWS_PER_BATCH], widths) for start in starts]
-    listener.stage("importance", len(batches))
-    kept = config.penalty.activations if config.penalty.kind == "sketch" else 0
-    importance = measure_importance(
-        loaded.model, batches, config.penalty.temperature, listener.advance, kept, config.penalty.opening_share
-    )
-    importance.save(run.importance)
-    return importance
+    _measure(loaded, config.penalty, batches, listener).save(run.importance)
+    keep(run.importance, kept)
+
+
+def _measure(
+    loaded: LoadedModel, penalty: PenaltyOptions, batches: list[MicroBatch], listener: Listener
+) -> Importance | DenseImportance:
+    """Importance of the penalty's kind."""
+    model, temperature = loaded.model, penalty.temperature
+    in_a_run = penalty.kind in ("hierarchical", "hlora")
+    listener.stage("importance", len(batches) * (penalty.path.epochs if in_a_run else 1))
+    if in_a_run:
+        form = PathForm.of(penalty.kind, penalty.path)
+        return measure_path(model, batches, form, penalty.path, temperature, listener.advance)
+    if penalty.kind == "fisher":
+        return measure_fisher(model, batches, temperature, listener.advance)
+    activations = penalty.activations if penalty.kind == "sketch" else 0
+    return measure_importance(model, batches, temperature, listener.advance, activations, penalty.opening_share)
 
 
 def _compare(run: RunDirectory, config: RunConfig, loaded: LoadedModel, rows: Rows, stored: dict[str, Any]) -> None:

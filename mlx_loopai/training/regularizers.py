@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.models.lora import LoRALinear, lora_modules
+from mlx_loopai.training.dense_importance import DenseImportance, update_of
 from mlx_loopai.training.importance import Importance
 
 
@@ -42,10 +45,39 @@ def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
     return partial(_over_layers, importance, term)
 
 
-PENALTIES = {"kronecker": kronecker_penalty, "sketch": sketch_penalty}
+def dense_penalty(importance: DenseImportance) -> Callable[[nn.Module], mx.array]:
+    """The function model -> sum_l c_l sum_ij Omega_ij (DW_ij - DW*_ij)^2, with DW* the anchor.
+
+    Builds one dense matrix a layer: for comparison with the two above.
+    """
+
+    def term(name: str, layer: LoRALinear) -> mx.array:
+        moved = update_of(layer)
+        if name in importance.anchor:
+            moved = moved - update_of(layer, importance.anchor[name])
+        return (importance.omega[name] * mx.square(moved)).sum()
+
+    return partial(_over_layers, importance, term)
 
 
-def _over_layers(importance: Importance, term: Callable[[str, LoRALinear], mx.array], model: nn.Module) -> mx.array:
+PENALTIES: dict[str, Callable[[Any], Callable[[nn.Module], mx.array]]] = {
+    "kronecker": kronecker_penalty,
+    "sketch": sketch_penalty,
+    "hierarchical": dense_penalty,
+    "fisher": dense_penalty,
+    "hlora": dense_penalty,
+}
+
+
+def read_importance(path: Path) -> Importance | DenseImportance:
+    """What a run measured, in whichever form its penalty has."""
+    _, metadata = mx.load(str(path), return_metadata=True)
+    return DenseImportance.load(path) if metadata.get("form") == "dense" else Importance.load(path)
+
+
+def _over_layers(
+    importance: Importance | DenseImportance, term: Callable[[str, LoRALinear], mx.array], model: nn.Module
+) -> mx.array:
     terms = [importance.coefficients[name] * term(name, layer) for name, layer in lora_modules(model).items()]
     return mx.stack(terms).sum()
 

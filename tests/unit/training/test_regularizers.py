@@ -9,8 +9,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_loopai.models.lora import lora_modules
+from mlx_loopai.training.dense_importance import DenseImportance
 from mlx_loopai.training.importance import Importance
-from mlx_loopai.training.regularizers import PENALTIES
+from mlx_loopai.training.regularizers import PENALTIES, dense_penalty
 
 N = 11
 
@@ -51,7 +52,7 @@ def dense(kind: str, model: nn.Module, importance: Importance) -> tuple[float, d
     return total, gradients
 
 
-@pytest.mark.parametrize("kind", PENALTIES)
+@pytest.mark.parametrize("kind", ["kronecker", "sketch"])
 def test_value_and_gradient_are_those_of_the_dense_sum(adapted: Callable[..., nn.Module], kind: str) -> None:
     model = adapted()
     importance = drawn(model)
@@ -65,7 +66,7 @@ def test_value_and_gradient_are_those_of_the_dense_sum(adapted: Callable[..., nn
         assert np.abs(found[name] - array).max() <= 1e-5 * np.abs(array).max(), name
 
 
-@pytest.mark.parametrize("kind", PENALTIES)
+@pytest.mark.parametrize("kind", ["kronecker", "sketch"])
 def test_at_the_base_it_is_nothing(adapted: Callable[..., nn.Module], kind: str) -> None:
     model = adapted()
     penalty = PENALTIES[kind](drawn(model))
@@ -74,6 +75,28 @@ def test_at_the_base_it_is_nothing(adapted: Callable[..., nn.Module], kind: str)
     value, gradients = nn.value_and_grad(model, lambda: penalty(model))()
     assert value.item() == 0
     assert not any(np.array(array).any() for _, array in tree_flatten(gradients))
+
+
+def test_the_dense_penalty_by_hand(adapted: Callable[..., nn.Module]) -> None:
+    """sum_ij Omega_ij (DW_ij - DW*_ij)^2 and its gradients; half of the layers have an anchor."""
+    model, generator = adapted(), np.random.default_rng(1)
+    omega, coefficients, anchor, total, expected = {}, {}, {}, 0.0, {}
+    for number, (name, layer) in enumerate(lora_modules(model).items()):
+        a, b = np.array(layer.lora_a, np.float64), np.array(layer.lora_b, np.float64)
+        matrix, c = generator.uniform(0, 2, (b.shape[1], a.shape[0])), generator.uniform(0.5, 2)
+        there_a, there_b = (generator.normal(size=each.shape) * (number % 2) for each in (a, b))
+        moved = layer.scale * ((a @ b).T - (there_a @ there_b).T)
+        total += c * (matrix * moved**2).sum()
+        pull = 2 * c * layer.scale * matrix * moved
+        expected |= {f"{name}.lora_a": pull.T @ b.T, f"{name}.lora_b": a.T @ pull.T}
+        omega[name], coefficients[name] = mx.array(matrix.astype(np.float32)), c
+        if number % 2:
+            anchor[name] = (mx.array(there_a.astype(np.float32)), mx.array(there_b.astype(np.float32)))
+    penalty = dense_penalty(DenseImportance(omega, coefficients, 1, anchor))
+    value, gradients = nn.value_and_grad(model, lambda: penalty(model))()
+    assert value.item() == pytest.approx(total, rel=1e-5)
+    for name, array in tree_flatten(gradients):
+        assert np.abs(np.array(array) - expected[name]).max() <= 1e-4 * np.abs(expected[name]).max(), name
 
 
 def test_the_kronecker_penalty_by_hand(adapted: Callable[..., nn.Module]) -> None:

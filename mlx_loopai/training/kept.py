@@ -1,0 +1,60 @@
+"""What a run makes before its first step, kept for other runs of the same base, rows and options."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.evaluation.base_cache import cache_folder
+from mlx_loopai.models.load import LoadedModel
+
+
+def kept_path(name: str, loaded: LoadedModel, parts: Sequence[Any], suffix: str) -> Path:
+    """The file in the cache folder for something made from this base with `parts` (JSON values)."""
+    dtype = loaded.model.model.norm.weight.dtype
+    everything = [loaded.base_hash, str(dtype), str(mx.default_device()), mx.__version__, *parts]
+    digest = hashlib.sha256(json.dumps(everything, ensure_ascii=False).encode()).hexdigest()
+    return cache_folder() / f"{name}-{digest[:32]}{suffix}"
+
+
+def rows_digest(rows: Sequence[TokenRow]) -> str:
+    """Identity of rows: their tokens and which of them are taught."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(row.ids.tobytes() + row.supervised.tobytes())
+    return found.hexdigest()
+
+
+def keep(path: Path, kept: Path) -> None:
+    """Keep `path` as `kept`. A cache that cannot be written costs time, not the result."""
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _share(path, kept)
+
+
+def fetch(kept: Path, path: Path) -> bool:
+    """Put what is `kept` at `path`; whether there was something."""
+    try:
+        _share(kept, path)
+    except OSError:
+        return False
+    return True
+
+
+def _share(source: Path, target: Path) -> None:
+    """One copy on the disk where the file system allows it: files are only ever replaced whole."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)

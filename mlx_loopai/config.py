@@ -67,6 +67,14 @@ class TrainOptions(_Options):
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints stay on disk")
 
 
+class SelectionOptions(_Options):
+    kind: Literal["none", "stm", "eaft"] = Field(
+        "none", description="which training tokens count: stm: those the base finds likely; eaft: by the base's entropy"
+    )
+    perplexity: float = Field(2.5, gt=1, description="of the base, above which a token does not count (kind: stm)")
+    top_k: int = Field(20, ge=2, description="likeliest tokens whose entropy counts (kind: eaft)")
+
+
 class PathOptions(_Options):
     """The measuring run of the kinds hlora and hierarchical. What is empty is as the kind has it."""
 
@@ -160,6 +168,7 @@ class RunConfig(_Options):
     train: TrainOptions = TrainOptions()
     penalty: PenaltyOptions = PenaltyOptions()
     replay: ReplayOptions = ReplayOptions()
+    selection: SelectionOptions = SelectionOptions()
     memory: MemoryOptions = MemoryOptions()
     forgetting: ForgettingOptions = ForgettingOptions()
 

@@ -181,7 +181,18 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
             raise InputError(f"{row.origin}: {length} tokens do not fit a width of {width}; plan all rows at once")
         ids[index, :length] = row.ids
         supervised[index, :length] = row.supervised
-    return MicroBatch(ids, supervised, rehearsal=rehearsal)
+    return MicroBatch(ids, supervised, _weights(rows, supervised), rehearsal=rehearsal)
+
+
+def _weights(rows: Sequence[TokenRow], supervised: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32] | None:
+    """[B, T], or None where no row has weights of its own."""
+    if all(row.weights is None for row in rows):
+        return None
+    weights = supervised.astype(np.float32)
+    for index, row in enumerate(rows):
+        if row.weights is not None:
+            weights[index, : len(row.ids)] = row.weights
+    return weights
 
 
 def real_token_share(lengths: Sequence[int], steps: Sequence[Sequence[Sequence[int]]], widths: Sequence[int]) -> float:

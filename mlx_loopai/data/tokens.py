@@ -30,13 +30,15 @@ REHEARSAL = "rehearsal"
 class TokenRow:
     """One row of T tokens. `supervised[t]`: token t is a target, given the tokens before it; never token 0.
 
-    category: the record's, or `REHEARSAL` for a row that a phase mixes in.
+    category: the record's, or `REHEARSAL` for a row that a phase mixes in. weights: what each supervised token's loss
+    counts against the others'; None: all the same.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
     supervised: npt.NDArray[np.bool_]  # [T]
     origin: str
     category: str
+    weights: npt.NDArray[np.float32] | None = None  # [T]
 
 
 @dataclass(frozen=True)

@@ -39,16 +39,17 @@ class Objective:
 
     def weigh(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches of one step with their weights; a step's supervised tokens count 1 each on average."""
-        if self == Objective():
+        if self == Objective() and all(batch.weights is None for batch in batches):
             return list(batches)
-        return [
-            self._weighted(batch, count)
-            for batch, count in zip(batches, _counts(batches, self.loss_share), strict=True)
-        ]
+        counts = _counts(batches, self.loss_share)
+        # Chosen tokens share what all training tokens of the step would count, however few they are.
+        chosen = _sum(batches, [_own(batch) for batch in batches])
+        rate = _sum(batches, [batch.supervised.astype(np.float32) for batch in batches]) / chosen if chosen else 0.0
+        return [self._weighted(batch, count, rate) for batch, count in zip(batches, counts, strict=True)]
 
-    def _weighted(self, batch: MicroBatch, count: _Floats) -> MicroBatch:
+    def _weighted(self, batch: MicroBatch, count: _Floats, rate: float) -> MicroBatch:
         rehearsal = _rehearsal(batch)[:, None]
-        answers = count * np.where(rehearsal, np.float32(self.rehearses_answers), np.float32(1))
+        answers = count * np.where(rehearsal, np.float32(self.rehearses_answers), np.float32(rate) * _own(batch))
         factor = np.where(rehearsal, np.float32(self.rehearsal_divergence), np.float32(self.training_divergence))
         divergence = count * factor
         return replace(batch, weights=answers, divergence=divergence if divergence.any() else None)
@@ -68,6 +69,16 @@ def _counts(batches: Sequence[MicroBatch], loss_share: float) -> list[_Floats]:
         (batch.supervised * np.where(_rehearsal(batch)[:, None], factors[True], factors[False])).astype(np.float32)
         for batch in batches
     ]
+
+
+def _own(batch: MicroBatch) -> _Floats:
+    """[B, T]: the weights that the rows brought, or 1 for every supervised token."""
+    return batch.supervised.astype(np.float32) if batch.weights is None else batch.weights
+
+
+def _sum(batches: Sequence[MicroBatch], values: Sequence[_Floats]) -> float:
+    """Over the targets of training rows."""
+    return float(sum(each[~_rehearsal(batch), 1:].sum() for batch, each in zip(batches, values, strict=True)))
 
 
 def _rehearsal(batch: MicroBatch) -> npt.NDArray[np.bool_]:

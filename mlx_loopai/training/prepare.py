@@ -27,6 +27,7 @@ from mlx_loopai.training.path_integral import PathForm, measure_path
 from mlx_loopai.training.phases import batch_of
 from mlx_loopai.training.regularizers import read_importance
 from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, read_source, self_rehearsal
+from mlx_loopai.training.selection import select_tokens
 
 IMPORTANCE_ROWS_PER_BATCH = 8
 FIXED_ROWS = 32
@@ -148,6 +149,17 @@ def rehearsal_rows(
             f"rehearsal: {rehearsal.dropped} of {len(prompts)} answers looped or were empty and are left out"
         )
     return list(rehearsal.rows)
+
+
+def selected_rows(config: RunConfig, loaded: LoadedModel, rows: Rows, listener: Listener) -> dict[str, list[TokenRow]]:
+    """The training rows by source, their tokens weighted where `selection` says so; before an adapter is put on."""
+    if config.selection.kind == "none":
+        return rows.sources
+    found = {}
+    for name, source in rows.sources.items():
+        listener.stage(f"selection in {name}", len(source))
+        found[name] = select_tokens(loaded.model, source, config.selection, listener.advance)
+    return found
 
 
 def importance_of_base(

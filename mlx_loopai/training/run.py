@@ -27,7 +27,15 @@ from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_checkpoint, save_checkpoint
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.phases import Phase, learning_rate, plan_phases
-from mlx_loopai.training.prepare import Listener, Rows, check_identity, importance_of_base, read_rows, rehearsal_rows
+from mlx_loopai.training.prepare import (
+    Listener,
+    Rows,
+    check_identity,
+    importance_of_base,
+    read_rows,
+    rehearsal_rows,
+    selected_rows,
+)
 from mlx_loopai.training.regularizers import PENALTIES
 from mlx_loopai.training.step import Penalty, StepResult, TrainStep
 
@@ -112,13 +120,14 @@ def _start(
     """The run at its first step, or where its last checkpoint left it."""
     started = time.perf_counter()
     rehearsal = rehearsal_rows(directory, config, loaded, encoder, listener)
+    sources = selected_rows(config, loaded, rows, listener)
     lora = config.lora.model_copy(update={"layers": memory.lora_layers})
     apply_lora(loaded.model, lora, config.train.seed)
     penalty = None
     if config.penalty.kind in PENALTIES:
         importance = importance_of_base(directory, config, loaded, encoder, rehearsal, listener)
         penalty = PENALTIES[config.penalty.kind](importance)
-    phases = plan_phases(config, rows.sources, rehearsal, memory.micro_tokens)
+    phases = plan_phases(config, sources, rehearsal, memory.micro_tokens)
     optimizer = optimizers.AdamW(config.train.learning_rate, weight_decay=config.train.weight_decay)
     optimizer.init(loaded.model.trainable_parameters())
     step = TrainStep(

@@ -28,8 +28,8 @@ def select_tokens(
     """`rows` with weights on their supervised tokens; call it before the model has an adapter.
 
     stm: 1 where the base gives the token a perplexity of at most `options.perplexity`, else 0 (arXiv 2501.14315).
-    eaft: the entropy of the base's `options.top_k` likeliest tokens, renormalised, over its maximum ln k: tokens of which
-    the base is sure count little. Source: arXiv 2601.02151, which takes the entropy of the model as it trains; ours is
+    eaft: the entropy of the base's `options.top_k` likeliest tokens, renormalised, over ln k: a token of which
+    the base is sure counts little. Source: arXiv 2601.02151, which takes the entropy of the model as it trains; ours is
     the base's, so that it costs one pass.
     """
     found = []

@@ -1,0 +1,63 @@
+"""Rescaling an adapter after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_loopai.models.lora import adapter_disabled, lora_modules
+from mlx_loopai.training.posthoc import Point, Rescaling, best, rescaled, sweep
+
+IDS = mx.array([[5, 17, 230, 9, 44]])
+
+
+def test_factors_lie_on_a_line_from_the_first_block_to_the_last() -> None:
+    assert [Rescaling(0.25, 1.0).factor(block, 4) for block in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert Rescaling(0.5, 0.5).factor(0, 1) == 0.5
+
+
+def test_every_block_gets_its_own_factor_and_all_is_as_before_afterwards(adapted: Callable[..., nn.Module]) -> None:
+    model = adapted()
+    before = {name: np.array(layer.lora_b) for name, layer in lora_modules(model).items()}
+    with rescaled(model, Rescaling(0.2, 0.6)):
+        for name, layer in lora_modules(model).items():
+            factor = 0.2 if ".layers.0." in name else 0.6
+            assert np.allclose(np.array(layer.lora_b), factor * before[name])
+    assert all(np.array_equal(np.array(layer.lora_b), before[name]) for name, layer in lora_modules(model).items())
+
+
+def test_nothing_of_the_adapter_is_the_base(adapted: Callable[..., nn.Module]) -> None:
+    model = adapted()
+    with rescaled(model, Rescaling(0.0, 0.0)):
+        scaled = np.array(model(IDS))
+    with adapter_disabled(model):
+        assert np.array_equal(scaled, np.array(model(IDS)))
+
+
+def test_the_sweep_scores_every_rescaling(adapted: Callable[..., nn.Module]) -> None:
+    model = adapted()
+    (layer, *_) = lora_modules(model).values()
+    size = mx.abs(layer.lora_b).sum().item()
+
+    def gain() -> float:
+        return mx.abs(layer.lora_b).sum().item() / size
+
+    done: list[int] = []
+    points = sweep(model, gain, lambda: 1 - gain(), [Rescaling(s, s) for s in (0.0, 0.5, 1.0)], done.append)
+    assert [point.gain for point in points] == pytest.approx([0.0, 0.5, 1.0])
+    assert [point.retention for point in points] == pytest.approx([1.0, 0.5, 0.0])
+    assert done == [1, 2, 3]
+
+
+def test_the_best_point_is_the_largest_gain_above_the_floor() -> None:
+    points = [
+        Point(Rescaling(s, s), gain, retention)
+        for s, gain, retention in [(0.2, 0.3, 0.99), (0.5, 0.8, 0.96), (0.6, 0.8, 0.97), (1.0, 1.0, 0.7)]
+    ]
+    assert best(points, 0.95).rescaling.first == 0.6
+    assert best(points, 0.98).rescaling.first == 0.2
+    assert best(points, 0.999).rescaling.first == 0.2

@@ -17,6 +17,7 @@ from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import sync_file
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
+from mlx_loopai.models.model_card import CARD_FILE, model_card
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -33,8 +34,10 @@ def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash
     temporary.mkdir(parents=True)
     try:
         save_arrays(temporary / WEIGHTS_FILE, adapter_arrays(model), {"format": "mlx"})
-        text = json.dumps(_config(model, options, base_hash, extra), ensure_ascii=False, indent=2)
+        config = _config(model, options, base_hash, extra)
+        text = json.dumps(config, ensure_ascii=False, indent=2)
         (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        (temporary / CARD_FILE).write_text(model_card(config), encoding="utf-8")
         for file in temporary.iterdir():
             sync_file(file)
         replace_folder(temporary, folder)

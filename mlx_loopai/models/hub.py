@@ -1,10 +1,11 @@
-"""Models by their hub id."""
+"""Models by their hub id, fetched and put there."""
 
 from __future__ import annotations
 
 import errno
 import re
 from pathlib import Path
+from typing import Any
 
 from mlx_loopai.errors import InputError
 
@@ -51,3 +52,33 @@ def _unreachable(repo_id: str, error: Exception) -> InputError:
         f"{repo_id}: is not a local path and the hub cannot be reached ({reason}); give a folder with the model,"
         " or set HF_HUB_OFFLINE=1 on a machine that has a cached copy"
     )
+
+
+def upload(folder: Path, repo_id: str, api: Any = None) -> str:
+    """Put the files of `folder` into the model repository `repo_id`, made when it is not there. Returns: its address.
+
+    `api` stands for huggingface_hub's HfApi in tests.
+
+    Raises:
+        InputError: `repo_id` is no hub id, there is no token, or the hub refuses it.
+    """
+    from huggingface_hub import HfApi, errors
+
+    if not is_hub_id(repo_id):
+        raise InputError(f"--push {repo_id}: is not of the form OWNER/NAME")
+    hub = HfApi() if api is None else api
+    try:
+        hub.create_repo(repo_id, exist_ok=True)
+        hub.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Upload adapter")
+    except errors.LocalTokenNotFoundError:
+        raise InputError(
+            f"--push {repo_id}: no token; run `hf auth login` or set HF_TOKEN; {folder} is written"
+        ) from None
+    # Any error: those of the HTTP library below are not a part of the client's interface.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"--push {repo_id}: the hub refused it ({reason}); check the name and that the token may write; {folder} is"
+            " written"
+        ) from None
+    return f"https://huggingface.co/{repo_id}"

@@ -1,0 +1,82 @@
+"""The fused model as an MLX folder: base and adapter checked against each other, measured, written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from converters.fuse import Survival, choose_forms, fused_entries, scheme_of_folder
+from converters.output import check_output_free, check_space, output_folder
+from converters.peft import hf_module
+from converters.quantization import stored_bytes
+from converters.readers import open_checkpoint
+from converters.tokenizer import choose_tokenizer
+from converters.writers.target import Target, make_plan
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.adapter_folder import Adapter, read_adapter
+from mlx_loopai.models.load import hash_base
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What was written. `survival` by module; `widened`: modules that got more bits than was asked for."""
+
+    out: Path
+    tensors: int
+    n_bytes: int
+    survival: dict[str, Survival]
+    widened: list[str]
+
+
+def fuse(
+    folder: Path,
+    base: str,
+    out: Path,
+    target: Target,
+    allow_loss: bool = False,
+    force: bool = False,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> Fused:
+    """Write base + adapter to `out` as `target` says; a quantised base keeps its forms when it names none.
+
+    Raises:
+        InputError: adapter, base or `out` cannot be used, or do not belong together (unless `force`).
+        LoopaiError: the disk is full.
+    """
+    check_output_free(out)
+    adapter = read_adapter(folder)
+    checkpoint = open_checkpoint(base)
+    _check_base(adapter, checkpoint.source, folder, force)
+    had = scheme_of_folder(checkpoint.source) if checkpoint.source.is_dir() else {}
+    plan = make_plan(target, checkpoint)
+    if had and target.quantize is None:
+        main = max(set(had.values()), key=list(had.values()).count)
+        plan = replace(plan, main=main, forms=dict(plan.forms) | had)
+    merged = fused_entries(checkpoint, adapter)
+    same_forms = had if target.quantize is None else {}
+    forms, survival = choose_forms(checkpoint, adapter, plan.forms, plan.dtype, same_forms, allow_loss, on_progress)
+    widened = [name for name in survival if forms[_weight(name)] != plan.forms[_weight(name)]]
+    plan = replace(plan, forms=forms)
+    check_space(out, sum(stored_bytes(entry, forms[entry.name], plan.dtype) for entry in checkpoint.entries))
+    with tempfile.TemporaryDirectory(prefix="mlx-loopai-"):
+        files = choose_tokenizer(checkpoint, None)
+        with output_folder(out, {"fused": str(folder.absolute()), "base": str(checkpoint.source.absolute())}) as place:
+            tensors = plan.write_folder(place, merged, files, on_progress)
+    return Fused(out, tensors, sum(path.stat().st_size for path in out.iterdir()), survival, widened)
+
+
+def _weight(module: str) -> str:
+    return f"{hf_module(module)}.weight"
+
+
+def _check_base(adapter: Adapter, source: Path, folder: Path, force: bool) -> None:
+    if force or adapter.base_hash is None or not source.is_dir():
+        return
+    found = hash_base(source)
+    if found != adapter.base_hash:
+        raise InputError(
+            f"{folder}: trained on another base ({adapter.base_hash[:12]}, {source} is {found[:12]}); give its own"
+            " --base, or --force when it is the same model in another form"
+        )

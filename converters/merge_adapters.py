@@ -1,0 +1,218 @@
+"""Several adapters of one base as one adapter.
+
+`cat` is exact: updates add when factors are laid side by side, [A1 A2][B1; B2] = A1 B1 + A2 B2, so the rank is the sum
+of the ranks. `svd` is the nearest update of a chosen rank. `ties` and `dare` decide on the dense updates, then reduce.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
+
+# isort: split
+import mlx.core as mx
+import numpy as np
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.adapter_folder import Adapter, complete
+
+METHODS = ("cat", "svd", "ties", "dare")
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How to merge. `rank` belongs to all but cat; `density` is the share of a delta that ties and dare keep."""
+
+    method: str = "cat"
+    weights: tuple[float, ...] = ()
+    rank: int | None = None
+    density: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The adapter, and by module the relative error of the reduction in the Frobenius norm (0 for cat)."""
+
+    adapter: Adapter
+    errors: dict[str, float]
+
+
+def merge(adapters: Sequence[Adapter], how: Merge, force: bool = False, on_progress: Progress | None = None) -> Merged:
+    """One adapter whose update is the weighted sum of the given ones (for ties and dare, what they make of it).
+
+    Modules that some adapters lack count as zero there. One adapter with weight 1 and `cat` comes back unchanged.
+
+    Raises:
+        InputError: weights or rank that do not fit, or different bases (unless `force`).
+    """
+    weights = how.weights or (1.0,) * len(adapters)
+    _check(adapters, weights, how, force)
+    advance = on_progress or (lambda count: None)
+    stacked = _side_by_side(adapters, weights)
+    bases = [adapter.notes for adapter in adapters if adapter.base_hash]
+    notes: dict[str, Any] = {key: bases[0][key] for key in ("base_hash", "base") if bases and key in bases[0]}
+    notes["merged"] = {"method": how.method, "weights": list(weights), "ranks": [a.rank for a in adapters]}
+    if how.method == "cat":
+        return Merged(replace(stacked, notes=notes), dict.fromkeys(stacked.factors, 0.0))
+    rank = how.rank or max(adapter.rank for adapter in adapters)
+    notes["merged"] |= {"rank": rank} | ({} if how.method == "svd" else {"density": how.density, "seed": how.seed})
+    factors, errors = {}, {}
+    for name in stacked.factors:
+        if how.method == "svd":
+            a, b, errors[name] = truncate_factors(*_numpy(stacked.factors[name]), rank, stacked.scale)
+        else:
+            deltas = [w * delta for w, delta in zip(weights, _deltas(adapters, name), strict=True)]
+            a, b, errors[name] = truncate_dense(_combined(deltas, how, name), rank)
+        factors[name] = (mx.array(a), mx.array(b))
+        advance(1)
+    return Merged(Adapter(factors, rank, float(rank), notes=notes), errors)
+
+
+def _check(adapters: Sequence[Adapter], weights: Sequence[float], how: Merge, force: bool) -> None:
+    problems = []
+    if len(weights) != len(adapters):
+        problems.append(f"--weights has {len(weights)} numbers for {len(adapters)} adapters")
+    if not all(np.isfinite(weights)):
+        problems.append("--weights must be finite")
+    if how.method == "cat" and how.rank is not None:
+        problems.append("--rank belongs to svd, ties and dare; cat's rank is the sum")
+    if how.rank is not None and how.rank < 1:
+        problems.append(f"--rank {how.rank} is not positive")
+    if not 0 < how.density <= 1:
+        problems.append(f"--density {how.density} is not above 0 and at most 1")
+    bases = sorted({adapter.base_hash for adapter in adapters if adapter.base_hash})
+    if len(bases) > 1 and not force:
+        problems.append(
+            f"they were trained on different bases ({', '.join(base[:12] for base in bases)}); --force merges"
+        )
+    shapes: dict[str, tuple[int, int]] = {}
+    for adapter in adapters:
+        for name, (a, b) in adapter.factors.items():
+            shape = (a.shape[0], b.shape[1])
+            if shapes.setdefault(name, shape) != shape:
+                problems.append(f"{name} is {shapes[name]} in one and {shape} in another adapter")
+    if problems:
+        raise InputError(f"cannot merge: {all_problems(problems, 4)}")
+
+
+def _side_by_side(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
+    """The exact sum. The first adapter's scale stays; the others' are folded into their B."""
+    rank, scale = sum(adapter.rank for adapter in adapters), adapters[0].scale
+    shapes = {name: (a.shape[0], b.shape[1]) for adapter in adapters for name, (a, b) in adapter.factors.items()}
+    factors = {}
+    for name, (n_in, n_out) in shapes.items():
+        a_parts, b_parts = [], []
+        for adapter, weight in zip(adapters, weights, strict=True):
+            a, b = adapter.factors.get(name) or (mx.zeros((n_in, adapter.rank)), mx.zeros((adapter.rank, n_out)))
+            factor = weight * adapter.scale / scale
+            a_parts.append(a)
+            b_parts.append(b if factor == 1.0 else b.astype(mx.float32) * factor)
+        factors[name] = (mx.concatenate(a_parts, axis=1), mx.concatenate(b_parts, axis=0))
+    first = adapters[0]
+    if len(adapters) == 1:
+        return replace(first, factors=factors)
+    return Adapter(complete(factors, None), rank, scale * rank)
+
+
+def _numpy(factors: tuple[mx.array, mx.array]) -> tuple[np.ndarray, np.ndarray]:
+    a, b = (np.array(factor.astype(mx.float32)).astype(np.float64) for factor in factors)
+    return a, b
+
+
+def truncate_factors(
+    a: np.ndarray, b: np.ndarray, rank: int, scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The nearest update of rank `rank` to scale * A B: (A', B', relative error in the Frobenius norm), float32.
+
+    QR of both factors leaves an R x R core to decompose, so the dense (D_in, D_out) update is never built.
+    Source: Eckart-Young; arrays are float64 inside.
+    """
+    left, upper = np.linalg.qr(a)
+    right, lower = np.linalg.qr(b.T)
+    u, s, vt = np.linalg.svd(scale * upper @ lower.T)
+    return _cut(left @ u, s, vt @ right.T, rank)
+
+
+def truncate_dense(delta: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """As `truncate_factors` for a dense update (D_in, D_out).
+
+    Through the eigenvectors of the smaller Gram matrix in float64: far cheaper than a full decomposition, and exact to
+    the precision of the stored float32 for every direction that matters.
+    """
+    if delta.shape[0] > delta.shape[1]:
+        b, a, error = truncate_dense(delta.T, rank)
+        return np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), error
+    values, vectors = np.linalg.eigh(delta @ delta.T)
+    order = np.argsort(values)[::-1]
+    s, u = np.sqrt(np.maximum(values[order], 0.0)), vectors[:, order]
+    whole = float(np.linalg.norm(s))
+    # Below this the square roots of the eigenvalues are rounding noise.
+    usable = int((s[:rank] > 1e-7 * s[0]).sum())
+    root = np.sqrt(s[:usable])
+    a, b = u[:, :usable] * root, (u[:, :usable].T @ delta) / root[:, None]
+    return *_padded(a, b, rank), float(np.linalg.norm(s[rank:]) / whole) if whole else 0.0
+
+
+def _cut(u: np.ndarray, s: np.ndarray, vt: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float]:
+    root = np.sqrt(s[:rank])
+    whole = float(np.linalg.norm(s))
+    a, b = u[:, : root.size] * root, root[:, None] * vt[: root.size]
+    return *_padded(a, b, rank), float(np.linalg.norm(s[rank:]) / whole) if whole else 0.0
+
+
+def _padded(a: np.ndarray, b: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    missing = rank - a.shape[1]
+    a, b = np.pad(a, ((0, 0), (0, max(0, missing)))), np.pad(b, ((0, max(0, missing)), (0, 0)))
+    return a.astype(np.float32), b.astype(np.float32)
+
+
+def _deltas(adapters: Sequence[Adapter], name: str) -> list[np.ndarray]:
+    """The dense scaled updates of one module, zeros for adapters that have none."""
+    shape = next((a.shape[0], b.shape[1]) for ad in adapters if name in ad.factors for a, b in [ad.factors[name]])
+    found = []
+    for adapter in adapters:
+        if name in adapter.factors:
+            a, b = _numpy(adapter.factors[name])
+            found.append(adapter.scale * (a @ b))
+        else:
+            found.append(np.zeros(shape))
+    return found
+
+
+def _combined(deltas: Sequence[np.ndarray], how: Merge, name: str) -> np.ndarray:
+    if how.method == "ties":
+        return ties(deltas, how.density)
+    # Its own stream for each module, so that the result does not depend on the order of the work.
+    digest = hashlib.sha256(f"{how.seed}:{name}".encode()).digest()
+    return dare(deltas, how.density, np.random.default_rng(list(digest)))
+
+
+def ties(deltas: Sequence[np.ndarray], density: float) -> np.ndarray:
+    """Trim, elect sign, and the mean of what agrees with it.
+
+    Source: TIES-Merging (arXiv 2306.01708), algorithm 1, on the LoRA update of one module: the largest `density` share
+    of each delta stays; the sign with the larger total magnitude wins per entry. Weights are in the deltas already.
+    """
+    trimmed = []
+    for delta in deltas:
+        keep = max(1, round(density * delta.size))
+        threshold = np.partition(np.abs(delta), delta.size - keep, axis=None)[delta.size - keep]
+        trimmed.append(np.where(np.abs(delta) >= threshold, delta, 0.0))
+    stack = np.stack(trimmed)
+    agrees = (np.sign(stack) == np.sign(stack.sum(axis=0))) & (stack != 0)
+    return np.where(agrees, stack, 0.0).sum(axis=0) / np.maximum(agrees.sum(axis=0), 1)
+
+
+def dare(deltas: Sequence[np.ndarray], density: float, rng: np.random.Generator) -> np.ndarray:
+    """Drop entries at random, rescale the rest by 1 / density, and add: the sum stays right in expectation.
+
+    Source: DARE (arXiv 2311.03099), equation 1, on the LoRA update of one module; `density` is 1 minus its drop rate.
+    """
+    dropped = [np.where(rng.random(delta.shape) < density, delta / density, 0.0) for delta in deltas]
+    return np.sum(dropped, axis=0)

@@ -1,0 +1,171 @@
+"""PEFT's LoRA adapters to ours and back; the numbers are transposed and never touched.
+
+PEFT: `base_model.model.<module>.lora_A.weight` (R, D_in), `.lora_B.weight` (D_out, R), `lora_alpha` / `r` (rsLoRA:
+/ sqrt(r)). Ours: `<module>.lora_a` (D_in, R), `.lora_b` (R, D_out). What has no exact counterpart is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
+
+# isort: split
+import mlx.core as mx
+
+from converters.json_files import read_object
+from converters.quantization import to_mlx
+from converters.readers.safetensors_file import read_entries
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.files import write_whole
+from mlx_loopai.models.adapter_folder import Adapter, complete, split_module
+from mlx_loopai.models.adapters import CONFIG_FILE, save_arrays
+from mlx_loopai.models.lora import lora_scale
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_REFUSED = ("use_dora", "fan_in_fan_out", "modules_to_save", "trainable_token_indices", "lora_bias", "use_qalora")
+_NAME = re.compile(re.escape(_PREFIX) + r"(.+)\.lora_([AB])\.(?:[\w-]+\.)?weight")
+
+
+def mlx_module(name: str) -> str:
+    """A module's Hugging Face name as mlx-lm has it: gpt_neox alone differs."""
+    return re.sub(r"^gpt_neox\.layers\.", "model.h.", name)
+
+
+def hf_module(name: str) -> str:
+    """The inverse of `mlx_module`."""
+    return re.sub(r"^model\.h\.", "gpt_neox.layers.", name)
+
+
+def read_peft(folder: Path, n_blocks: int | None = None) -> Adapter:
+    """The adapter in a PEFT folder. `n_blocks`: how many blocks the model has; needed when its last have no adapter.
+
+    Modules of different ranks get zeros up to the largest, and different scales go into B.
+
+    Raises:
+        InputError: no PEFT folder, or one with parts that a LoRA on linear layers cannot express (all are named).
+    """
+    config = read_object(folder / CONFIG_FILE)
+    _refuse_unsupported(config, folder)
+    if config.get("layers_to_transform") is not None and n_blocks is None:
+        raise InputError(
+            f"{folder}: adapts the blocks {config['layers_to_transform']} only; give the model with --base, so that"
+            " they are counted from the right end"
+        )
+    factors = _factors(folder)
+    rank = max(a.shape[1] for a, _ in factors.values())
+    rslora, alpha = bool(config.get("use_rslora", False)), config["lora_alpha"]
+    scale = lora_scale(rank, alpha, rslora)
+    fitted = {name: _fitted(pair, _own_scale(name, pair, config), rank, scale) for name, pair in factors.items()}
+    notes = {"base": config["base_model_name_or_path"]} if config.get("base_model_name_or_path") else {}
+    dropout = float(config.get("lora_dropout") or 0.0)
+    return Adapter(complete(fitted, n_blocks), rank, float(alpha), rslora, dropout, notes)
+
+
+def _refuse_unsupported(config: Mapping[str, Any], folder: Path) -> None:
+    problems = []
+    if config.get("peft_type") != "LORA":
+        problems.append(f"peft_type is {config.get('peft_type')!r}, only LORA is supported")
+    problems += [f"{key} is {config[key]!r}, which cannot be expressed" for key in _REFUSED if config.get(key)]
+    if config.get("bias", "none") != "none":
+        problems.append(f"bias is {config['bias']!r}: trained biases cannot be expressed")
+    for key in ("r", "lora_alpha"):
+        value = config.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            problems.append(f"{key} is {value!r} where a positive number is needed")
+    if problems:
+        raise InputError(f"{folder / CONFIG_FILE}: {all_problems(problems)}")
+
+
+def _factors(folder: Path) -> dict[str, tuple[mx.array, mx.array]]:
+    halves: dict[str, dict[str, mx.array]] = {}
+    unknown = []
+    for entry in _entries(folder):
+        match = _NAME.fullmatch(entry.name)
+        if match is None or len(entry.shape) != 2:
+            unknown.append(entry.name[:120])
+            continue
+        halves.setdefault(mlx_module(match[1]), {})[match[2]] = to_mlx(entry.load(), entry.dtype)
+    wrong = [name for name, half in halves.items() if len(half) != 2 or half["A"].shape[0] != half["B"].shape[1]]
+    if unknown or wrong or not halves:
+        names = all_problems([*unknown, *wrong], 4) or "nothing"
+        raise InputError(
+            f"{folder}: holds {names}, which is no LoRA of a linear layer (DoRA, embeddings and saved modules are not"
+            " supported); train without them"
+        )
+    ordered = sorted(halves, key=split_module)
+    return {name: (_turned(halves[name]["A"]), _turned(halves[name]["B"])) for name in ordered}
+
+
+def _entries(folder: Path) -> list[Any]:
+    if (folder / WEIGHTS_FILE).is_file():
+        return read_entries(folder / WEIGHTS_FILE)
+    raise InputError(f"{folder}: holds no {WEIGHTS_FILE}; give the folder that PEFT's save_pretrained wrote")
+
+
+def _turned(array: mx.array) -> mx.array:
+    return mx.contiguous(array.T)
+
+
+def _own_scale(name: str, pair: tuple[mx.array, mx.array], config: Mapping[str, Any]) -> float:
+    alpha = config["lora_alpha"]
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        # As PEFT matches it: the whole name, or its end after a dot.
+        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            alpha = value
+            break
+    return lora_scale(pair[0].shape[1], alpha, bool(config.get("use_rslora", False)))
+
+
+def _fitted(pair: tuple[mx.array, mx.array], own: float, rank: int, scale: float) -> tuple[mx.array, mx.array]:
+    a, b = pair
+    missing = rank - a.shape[1]
+    if missing:
+        a, b = mx.pad(a, ((0, 0), (0, missing))), mx.pad(b, ((0, missing), (0, 0)))
+    return a, b if own == scale else (b.astype(mx.float32) * (own / scale))
+
+
+def write_peft(folder: Path, adapter: Adapter, base: str | None = None) -> None:
+    """Write `adapter` as PEFT's save_pretrained does. `base`: what `base_model_name_or_path` shall say.
+
+    Raises:
+        InputError: something is at `folder` already.
+        OSError: the folder cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is already there and never overwritten; choose another --out or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for name, (a, b) in adapter.factors.items():
+        arrays[f"{_PREFIX}{hf_module(name)}.lora_A.weight"] = _turned(a)
+        arrays[f"{_PREFIX}{hf_module(name)}.lora_B.weight"] = _turned(b)
+    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"})
+    text = json.dumps(_config(adapter, base or adapter.notes.get("base")), ensure_ascii=False, indent=2)
+    write_whole(folder / CONFIG_FILE, text + "\n")
+
+
+def _config(adapter: Adapter, base: str | None) -> dict[str, Any]:
+    first = min(split_module(name)[0] for name in adapter.factors)
+    blocks = list(range(first, first + adapter.n_layers)) if first else None
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": adapter.rank,
+        # A whole number where it is one: PEFT's own type.
+        "lora_alpha": int(adapter.alpha) if adapter.alpha.is_integer() else adapter.alpha,
+        "use_rslora": adapter.rslora,
+        "use_dora": False,
+        "lora_dropout": adapter.dropout,
+        "target_modules": list(adapter.targets),
+        "layers_to_transform": blocks,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+    }

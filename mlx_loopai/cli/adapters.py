@@ -1,0 +1,218 @@
+"""`mlx-loopai adapters`: merge, fuse, import, export and inspect LoRA adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+
+if TYPE_CHECKING:
+    from converters.fuse import Survival
+    from mlx_loopai.models.adapter_folder import Adapter
+
+FOLDER = click.Path(path_type=Path)
+out_option = click.option("--out", type=FOLDER, required=True, help="Folder to create; never overwritten.")
+push_option = click.option("--push", metavar="OWNER/NAME", help="Upload the folder to this repository of the hub.")
+
+
+@click.group("adapters", short_help="Merge, fuse, import, export and inspect LoRA adapters.")
+def command() -> None:
+    """Merge, fuse, import, export and inspect LoRA adapters."""
+
+
+@command.command("merge")
+@click.argument("folders", metavar="ADAPTER...", nargs=-1, required=True, type=FOLDER)
+@out_option
+@click.option(
+    "--method",
+    type=click.Choice(["cat", "svd", "ties", "dare"]),
+    default="cat",
+    show_default=True,
+    help="cat: the exact sum, its rank the sum of the ranks. svd: the nearest to it of a rank. ties, dare: by entry.",
+)
+@click.option("--weights", metavar="W,W,...", help="A weight for each adapter; 1 otherwise.")
+@click.option(
+    "--rank", type=click.IntRange(1, 1024), help="Rank of the result (svd, ties, dare); the largest otherwise."
+)
+@click.option(
+    "--density", type=float, default=0.5, show_default=True, help="Share of each update that ties and dare keep."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of dare.")
+@click.option("--force", is_flag=True, help="Merge adapters of different bases all the same.")
+@push_option
+@json_option
+@quiet_option
+def merge_command(
+    folders: tuple[Path, ...],
+    out: Path,
+    method: str,
+    weights: str | None,
+    rank: int | None,
+    density: float,
+    seed: int,
+    force: bool,
+    push: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Make one adapter of several that were trained on the same base, whatever their ranks."""
+    from converters.merge_adapters import Merge, merge
+    from mlx_loopai.models.adapter_folder import read_adapter, write_adapter
+
+    how = Merge(method, _numbers(weights), rank, density, seed)
+    adapters = [read_adapter(folder) for folder in folders]
+    with progress(None, "merging", quiet, "modules") as bar:
+        merged = merge(adapters, how, force, bar.advance)
+    write_adapter(out, merged.adapter)
+    worst = max(merged.errors.values())
+    document = _summary(out, merged.adapter) | {"method": method, "error_max": worst, "errors": merged.errors}
+    document["url"] = _push(out, push)
+    text = f"{out}: rank {merged.adapter.rank}, {len(merged.errors)} modules"
+    emit(
+        document, as_json, "" if quiet else text + ("" if method == "cat" else f", largest relative error {worst:.3g}")
+    )
+
+
+@command.command("import")
+@click.argument("folder", metavar="PEFT_FOLDER", type=FOLDER)
+@out_option
+@click.option("--base", type=FOLDER, help="The model's folder, to count blocks and to note its hash.")
+@push_option
+@json_option
+@quiet_option
+def import_command(folder: Path, out: Path, base: Path | None, push: str | None, as_json: bool, quiet: bool) -> None:
+    """Turn a PEFT LoRA adapter into one that mlx-lm and this program load; no number changes."""
+    from dataclasses import replace
+
+    from converters.peft import read_peft
+    from mlx_loopai.models.adapter_folder import write_adapter
+    from mlx_loopai.models.load import hash_base
+    from mlx_loopai.models.shape import ModelShape
+
+    adapter = read_peft(folder, ModelShape.from_folder(base).n_layers if base else None)
+    if base:
+        adapter = replace(adapter, notes=adapter.notes | {"base_hash": hash_base(base)})
+    write_adapter(out, adapter)
+    emit(_summary(out, adapter) | {"url": _push(out, push)}, as_json, "" if quiet else _line(out, adapter))
+
+
+@command.command("export")
+@click.argument("folder", metavar="ADAPTER", type=FOLDER)
+@out_option
+@click.option("--base", metavar="NAME", help="What base_model_name_or_path shall say.")
+@json_option
+@quiet_option
+def export_command(folder: Path, out: Path, base: str | None, as_json: bool, quiet: bool) -> None:
+    """Turn an adapter into one that PEFT loads; no number changes."""
+    from converters.peft import write_peft
+    from mlx_loopai.models.adapter_folder import read_adapter
+
+    adapter = read_adapter(folder)
+    write_peft(out, adapter, base)
+    emit(_summary(out, adapter), as_json, "" if quiet else _line(out, adapter))
+
+
+@command.command("inspect")
+@click.argument("folder", metavar="ADAPTER", type=FOLDER)
+@json_option
+def inspect_command(folder: Path, as_json: bool) -> None:
+    """Say what an adapter is: rank, scale, base, modules, and how large its update is where."""
+    from mlx_loopai.models.adapter_folder import read_adapter
+
+    adapter = read_adapter(folder)
+    norms = {name: adapter.delta_norm(name) for name in adapter.factors}
+    document = _summary(folder, adapter) | {"norms": norms, "mlx_loopai": adapter.notes}
+    largest = sorted(norms, key=lambda name: -norms[name])[:5]
+    lines = [_line(folder, adapter), f"base: {adapter.base_hash or 'not recorded'}"]
+    lines += [f"{key}: {value}" for key, value in adapter.notes.items() if key != "base_hash"]
+    lines += ["largest updates (Frobenius norm):", *(f"  {name}  {norms[name]:.4g}" for name in largest)]
+    emit(document, as_json, "\n".join(lines))
+
+
+@command.command("fuse")
+@click.argument("folder", metavar="ADAPTER", type=FOLDER)
+@click.option("--base", required=True, help="The model the adapter was trained on: a folder, or a hub id.")
+@out_option
+@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the dense weights; the base's own.")
+@click.option(
+    "--quantize",
+    type=click.Choice(["2", "3", "4", "5", "6", "8", "mxfp4", "mxfp8", "nvfp4"]),
+    help="Quantise the result; a quantised base keeps its forms without it.",
+)
+@click.option(
+    "--allow-loss", is_flag=True, help="Keep the quantisation even where less than 90 % of the update survives."
+)
+@click.option("--force", is_flag=True, help="Fuse into another base than the adapter was trained on.")
+@json_option
+@quiet_option
+def fuse_command(
+    folder: Path,
+    base: str,
+    out: Path,
+    dtype: str | None,
+    quantize: str | None,
+    allow_loss: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Put an adapter into its base's weights: an MLX folder that needs no adapter any more.
+
+    Where rounding to few bits would lose more than a tenth of the update, the matrix gets 8 bits, or stays dense.
+    """
+    from converters.fuse_folder import fuse
+    from converters.writers.target import Target
+
+    with progress(None, "fusing", quiet, "bytes") as bar:
+        done = fuse(folder, base, out, Target(dtype=dtype, quantize=quantize), allow_loss, force, bar.advance)
+    least = min(survival.share for survival in done.survival.values())
+    document = {"out": out, "tensors": done.tensors, "bytes": done.n_bytes, "share_min": least,
+                "widened": done.widened, "layers": done.survival}  # fmt: skip
+    emit(document, as_json, "" if quiet else _fuse_text(out, done.survival, done.widened, least))
+
+
+def _fuse_text(out: Path, survival: dict[str, Survival], widened: list[str], least: float) -> str:
+    lines = [f"{out}: {len(survival)} matrices changed; of the update at least {least:.1%} is left in each"]
+    lines += [f"  {name}: {survival[name].form}, {survival[name].share:.1%}" for name in widened]
+    if widened:
+        lines.insert(1, f"{len(widened)} matrices got more bits, since less than 90 % of their update would be left:")
+    return "\n".join(lines)
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not numbers with commas between", param_hint="--weights") from None
+
+
+def _summary(folder: Path, adapter: Adapter) -> dict[str, Any]:
+    return {
+        "out": folder,
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "rslora": adapter.rslora,
+        "scale": adapter.scale,
+        "layers": adapter.n_layers,
+        "modules": len(adapter.factors),
+        "targets": adapter.targets,
+        "base_hash": adapter.base_hash,
+    }
+
+
+def _line(folder: Path, adapter: Adapter) -> str:
+    return (
+        f"{folder}: rank {adapter.rank}, alpha {adapter.alpha:g}, scale {adapter.scale:.4g},"
+        f" {len(adapter.factors)} modules ({', '.join(adapter.targets)}) in {adapter.n_layers} blocks"
+    )
+
+
+def _push(folder: Path, repo_id: str | None) -> str | None:
+    if repo_id is None:
+        return None
+    from mlx_loopai.models.hub import upload
+
+    return upload(folder, repo_id)

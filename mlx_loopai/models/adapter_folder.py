@@ -1,0 +1,207 @@
+"""An adapter as a plain value: its arrays and configuration, apart from any model.
+
+What merging, converting, scaling and inspecting need; `adapters` puts an adapter on a model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.files import sync_file, write_whole
+from mlx_loopai.models.adapters import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    adapter_options,
+    read_adapter_config,
+    replace_folder,
+    save_arrays,
+)
+from mlx_loopai.models.lora import lora_scale
+from mlx_loopai.models.model_card import CARD_FILE, model_card
+
+_MODULE = re.compile(r"(model\.(?:layers|h))\.(\d{1,6})\.([\w.]+)")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`factors` holds (A, B) by module, A (D_in, R) and B (R, D_out); the update is x A B times the scale.
+
+    `notes` are our own keys of adapter_config.json beside the LoRA options (base_hash, recipe, figures).
+    """
+
+    factors: dict[str, tuple[mx.array, mx.array]]
+    rank: int
+    alpha: float
+    rslora: bool = False
+    dropout: float = 0.0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> float:
+        return lora_scale(self.rank, self.alpha, self.rslora)
+
+    @property
+    def base_hash(self) -> str | None:
+        """The hash of the base it was trained on; None when nobody wrote it down."""
+        return self.notes.get("base_hash") or None
+
+    @property
+    def n_layers(self) -> int:
+        """The number of blocks, counted from the last, that have adapters."""
+        numbers = [split_module(name)[0] for name in self.factors]
+        return max(numbers) - min(numbers) + 1
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The adapted modules' names within a block, such as `self_attn.q_proj`."""
+        return tuple(sorted({split_module(name)[1] for name in self.factors}))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The last parts of `keys`, as `lora.targets` names them."""
+        return tuple(sorted({key.rsplit(".", 1)[-1] for key in self.keys}))
+
+    def delta_norm(self, module: str) -> float:
+        """Frobenius norm of the scaled update of `module`, without building it."""
+        a, b = (factor.astype(mx.float32) for factor in self.factors[module])
+        squared = ((a.T @ a) * (b @ b.T)).sum().item()
+        return self.scale * math.sqrt(max(squared, 0.0))
+
+
+def split_module(name: str) -> tuple[int, str]:
+    """`model.layers.3.self_attn.q_proj` -> (3, "self_attn.q_proj"). Raises: InputError for a name of another form."""
+    match = _MODULE.fullmatch(name)
+    if match is None:
+        raise InputError(
+            f"{name[:120]!r}: adapters are supported on the linear layers of blocks (model.layers.N.) only"
+        )
+    return int(match[2]), match[3]
+
+
+def complete(factors: Mapping[str, tuple[mx.array, mx.array]], n_blocks: int | None) -> dict[str, Any]:
+    """`factors` with zeros where a block lacks a module that another has, in block order.
+
+    mlx-lm's layout knows one set of names for the last blocks of a model: zeros add nothing there. `n_blocks` is the
+    model's number of blocks when the last ones may have no adapter; None: the last adapted block is the last one.
+    """
+    shapes = {split_module(name)[1]: pair for name, pair in factors.items()}
+    numbers = [split_module(name)[0] for name in factors]
+    last = (n_blocks or max(numbers) + 1) - 1
+    if last < max(numbers):
+        raise InputError(f"the adapter has an update of block {max(numbers)} but the model only {n_blocks} blocks")
+    blocks = next(iter(factors)).split(f".{numbers[0]}.", 1)[0]
+    found: dict[str, Any] = {}
+    for number in range(min(numbers), last + 1):
+        for key in sorted(shapes):
+            name = f"{blocks}.{number}.{key}"
+            a, b = shapes[key]
+            found[name] = factors.get(name, (mx.zeros_like(a), mx.zeros_like(b)))
+    return found
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter in `folder`, ours or mlx-lm's. Raises: InputError when it is none, or broken."""
+    config = read_adapter_config(folder)
+    options = adapter_options(folder, config)
+    if options.dora:
+        raise InputError(
+            f"{folder}: a DoRA adapter has no update apart from its base; merge, fuse and export take LoRA"
+        )
+    try:
+        arrays = mx.load(str(folder / WEIGHTS_FILE))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read: {' '.join(str(error).split())}") from None
+    factors = _paired(arrays, options.rank, folder)
+    notes = {key: value for key, value in (config.get("mlx_loopai") or {}).items() if key != "lora"}
+    return Adapter(factors, options.rank, options.alpha, options.rslora, options.dropout, notes)
+
+
+def _paired(arrays: Mapping[str, mx.array], rank: int, folder: Path) -> dict[str, tuple[mx.array, mx.array]]:
+    problems = [f"{name[:80]} is no lora_a or lora_b" for name in arrays if not name.endswith((".lora_a", ".lora_b"))]
+    factors = {}
+    for module in sorted({name.rpartition(".")[0] for name in arrays}, key=_in_order):
+        a, b = arrays.get(f"{module}.lora_a"), arrays.get(f"{module}.lora_b")
+        if a is None or b is None:
+            problems.append(f"{module[:80]} has only one of lora_a and lora_b")
+        elif a.ndim != 2 or b.ndim != 2 or a.shape[1] != rank or b.shape[0] != rank:
+            problems.append(f"{module[:80]} has the shapes {a.shape} and {b.shape}, which is not rank {rank}")
+        else:
+            split_module(module)
+            factors[module] = (a, b)
+    if problems or not factors:
+        raise InputError(f"{folder / WEIGHTS_FILE}: {all_problems(problems, 4) or 'holds no adapter'}")
+    return factors
+
+
+def _in_order(name: str) -> list[str]:
+    return [part.zfill(6) for part in name.split(".")]
+
+
+def write_adapter(folder: Path, adapter: Adapter) -> None:
+    """Write `adapter`, with its model card, whole or not at all; both mlx-lm and `load_adapter` read it.
+
+    Raises: InputError when something is at `folder` already; OSError when it cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is already there and never overwritten; choose another --out or remove it")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        arrays = {
+            f"{name}.lora_{part}": factor
+            for name, pair in adapter.factors.items()
+            for part, factor in zip("ab", pair, strict=True)
+        }
+        save_arrays(temporary / WEIGHTS_FILE, arrays, {"format": "mlx"})
+        config = _config(adapter)
+        write_whole(temporary / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+        write_whole(temporary / CARD_FILE, model_card(config))
+        sync_file(temporary / WEIGHTS_FILE)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _config(adapter: Adapter) -> dict[str, Any]:
+    options = {
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "rslora": adapter.rslora,
+        "dropout": adapter.dropout,
+        "targets": list(adapter.targets),
+        "layers": adapter.n_layers,
+    }
+    return {
+        "fine_tune_type": "lora",
+        "num_layers": adapter.n_layers,
+        "lora_parameters": {
+            "rank": adapter.rank,
+            "scale": adapter.scale,
+            "dropout": adapter.dropout,
+            "keys": list(adapter.keys),
+        },
+        "mlx_loopai": {"lora": options, **adapter.notes},
+    }
+
+
+def scaled(adapter: Adapter, factor: float, per_layer: Callable[[int], float] = lambda block: 1.0) -> Adapter:
+    """The adapter with its update times `factor`, and in block n times `per_layer(n)` more.
+
+    A common factor goes into alpha, so the arrays stay what they are.
+    """
+    factors = {}
+    for name, (a, b) in adapter.factors.items():
+        own = per_layer(split_module(name)[0])
+        factors[name] = (a, b if own == 1.0 else b * own)
+    return replace(adapter, factors=factors, alpha=adapter.alpha * factor)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx_loopai  # noqa: F401
+
+# isort: split
+import mlx.core as mx
+import pytest
+
+from mlx_loopai.cli.main import main
+from mlx_loopai.config import LoraOptions
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.adapters import save_adapter
+from mlx_loopai.models.hub import upload
+from mlx_loopai.models.load import load_model
+from mlx_loopai.models.lora import apply_lora
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Adapters of rank 4, 8 and 16 on the tiny model."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for rank in (4, 8, 16):
+        options = LoraOptions(rank=rank, alpha=2.0 * rank)
+        loaded = load_model(str(tiny_model_folder), "fp32")
+        for layer in apply_lora(loaded.model, options, seed=rank).values():
+            layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape)
+        save_adapter(folder / f"r{rank}", loaded.model, options, loaded.base_hash)
+    return [folder / f"r{rank}" for rank in (4, 8, 16)]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    assert main(["adapters", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_merge_inspect_export_import(adapters: list[Path], tmp_path: Path, capsys: Any) -> None:
+    merged = run(capsys, "merge", *adapters, "--out", tmp_path / "cat")
+    assert (merged["rank"], merged["error_max"], merged["modules"]) == (28, 0.0, 14)
+    small = run(
+        capsys, "merge", *adapters, "--method", "svd", "--rank", 8, "--weights", "1,0.5,1", "--out", tmp_path / "svd"
+    )
+    assert 0 < small["error_max"] < 1
+    seen = run(capsys, "inspect", tmp_path / "svd")
+    assert (seen["rank"], seen["modules"], seen["mlx_loopai"]["merged"]["method"]) == (8, 14, "svd")
+    assert all(norm > 0 for norm in seen["norms"].values())
+    run(capsys, "export", tmp_path / "cat", "--out", tmp_path / "peft")
+    back = run(capsys, "import", tmp_path / "peft", "--out", tmp_path / "back")
+    assert (back["rank"], back["scale"]) == (28, merged["scale"])
+    one, two = (mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("cat", "back"))
+    assert one.keys() == two.keys()
+    assert all(mx.array_equal(one[name], two[name]) for name in one)
+
+
+def test_fuse(adapters: list[Path], tiny_model_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    done = run(capsys, "fuse", adapters[0], "--base", tiny_model_folder, "--out", tmp_path / "out")
+    assert done["share_min"] > 0.99
+    assert done["widened"] == []
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "nowhere"],
+        ["merge", "nowhere", "--out", "x"],
+        ["import", "nowhere", "--out", "x"],
+        ["export", "nowhere", "--out", "x"],
+        ["fuse", "nowhere", "--base", "nano", "--out", "x"],
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["adapters", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "nowhere" in error
+    assert not list(tmp_path.iterdir())
+
+
+class FakeHub:
+    """Stands for huggingface_hub's HfApi."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.error = error
+
+    def create_repo(self, repo_id: str, exist_ok: bool) -> None:
+        if self.error:
+            raise self.error
+        self.calls.append(("create", repo_id))
+
+    def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
+        self.calls.append(("upload", folder_path))
+
+
+def test_push_uploads_the_folder(tmp_path: Path) -> None:
+    hub = FakeHub()
+    assert upload(tmp_path, "me/adapter", hub) == "https://huggingface.co/me/adapter"
+    assert hub.calls == [("create", "me/adapter"), ("upload", str(tmp_path))]
+
+
+def test_push_without_a_token_or_a_right_is_one_line(tmp_path: Path) -> None:
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    with pytest.raises(InputError, match="no token"):
+        upload(tmp_path, "me/adapter", FakeHub(LocalTokenNotFoundError()))
+    with pytest.raises(InputError, match="refused it \\(403"):
+        upload(tmp_path, "me/adapter", FakeHub(RuntimeError("403 Forbidden\nmore")))
+    with pytest.raises(InputError, match="OWNER/NAME"):
+        upload(tmp_path, "adapter")

@@ -99,7 +99,7 @@ def _make_folder(
 ) -> Conversion:
     with output_folder(out, _identity(checkpoint, files, plan)) as folder:
         tensors = plan.write_folder(folder, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
-        found = verify(checkpoint, folder.path, _counter("verify", plan.n_bytes, on_progress)) if check else None
+        found = _verify(checkpoint, folder.path, plan, on_progress) if check else None
     return Conversion(out, tensors, sum(path.stat().st_size for path in out.iterdir()), plan.label, found)
 
 
@@ -108,5 +108,9 @@ def _make_file(
 ) -> Conversion:
     with output_file(out) as path:
         tensors = plan.write_file(path, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
-        found = verify(checkpoint, path, _counter("verify", plan.n_bytes, on_progress)) if check else None
+        found = _verify(checkpoint, path, plan, on_progress) if check else None
     return Conversion(out, tensors, out.stat().st_size, plan.label, found)
+
+
+def _verify(checkpoint: Checkpoint, place: Path, plan: Plan, on_progress: StageProgress) -> Verification:
+    return verify(checkpoint, place, _counter("verify", plan.n_bytes, on_progress), plan.round_trip)

@@ -17,8 +17,8 @@ import mlx.core as mx
 import numpy as np
 
 from converters.peft import hf_module, mlx_module
-from converters.quantization import Scheme, dequantize_rows, quantize_rows
-from converters.tensors import Checkpoint, TensorEntry, cast, to_float32
+from converters.quantization import Scheme, round_trip
+from converters.tensors import Checkpoint, TensorEntry, to_float32
 from converters.writers import Progress
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.adapter_folder import Adapter
@@ -119,8 +119,8 @@ def _survival(
     for start, stop in entry.spans():
         weight = to_float32(entry.read_rows(start, stop), entry.dtype)
         delta = delta_rows(a, b, adapter.scale, start, stop)
-        base = weight if exact_base else _stored(weight, form, dtype)
-        kept = _stored(weight + delta, form, dtype) - base
+        base = weight if exact_base else round_trip(weight, form, dtype)
+        kept = round_trip(weight + delta, form, dtype) - base
         along += float(np.vdot(kept, delta))
         kept_squared += float(np.vdot(kept, kept))
         delta_squared += float(np.vdot(delta, delta))
@@ -129,13 +129,6 @@ def _survival(
         return Survival(1.0, 1.0, label)
     cosine = along / (kept_squared * delta_squared) ** 0.5 if kept_squared else 0.0
     return Survival(along / delta_squared, cosine, label)
-
-
-def _stored(weight: np.ndarray, form: str | Scheme, dtype: str) -> np.ndarray:
-    """`weight` as it reads back from `form`, float32."""
-    if isinstance(form, str):
-        return to_float32(cast(weight, "F32", form), form)
-    return dequantize_rows(quantize_rows(cast(weight, "F32", dtype), dtype, form), form.scales_dtype(dtype), form)
 
 
 def scheme_of_folder(folder: Path) -> dict[str, Scheme]:

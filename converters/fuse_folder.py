@@ -60,8 +60,8 @@ def fuse(
     widened = [name for name in survival if forms[_weight(name)] != plan.forms[_weight(name)]]
     plan = replace(plan, forms=forms)
     check_space(out, sum(stored_bytes(entry, forms[entry.name], plan.dtype) for entry in checkpoint.entries))
-    with tempfile.TemporaryDirectory(prefix="mlx-loopai-"):
-        files = choose_tokenizer(checkpoint, None)
+    with tempfile.TemporaryDirectory(prefix="mlx-loopai-") as scratch:
+        files = choose_tokenizer(checkpoint, None, Path(scratch))
         with output_folder(out, {"fused": str(folder.absolute()), "base": str(checkpoint.source.absolute())}) as place:
             tensors = plan.write_folder(place, merged, files, on_progress)
     return Fused(out, tensors, sum(path.stat().st_size for path in out.iterdir()), survival, widened)

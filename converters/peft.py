@@ -20,6 +20,8 @@ import mlx.core as mx
 from converters.json_files import read_object
 from converters.quantization import to_mlx
 from converters.readers.safetensors_file import read_entries
+from converters.readers.torch_file import read_torch_file
+from converters.tensors import TensorEntry
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
 from mlx_loopai.models.adapter_folder import Adapter, complete, split_module
@@ -27,6 +29,7 @@ from mlx_loopai.models.adapters import CONFIG_FILE, save_arrays
 from mlx_loopai.models.lora import lora_scale
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+TORCH_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _REFUSED = ("use_dora", "fan_in_fan_out", "modules_to_save", "trainable_token_indices", "lora_bias", "use_qalora")
 _NAME = re.compile(re.escape(_PREFIX) + r"(.+)\.lora_([AB])\.(?:[\w-]+\.)?weight")
@@ -102,9 +105,11 @@ def _factors(folder: Path) -> dict[str, tuple[mx.array, mx.array]]:
     return {name: (_turned(halves[name]["A"]), _turned(halves[name]["B"])) for name in ordered}
 
 
-def _entries(folder: Path) -> list[Any]:
+def _entries(folder: Path) -> list[TensorEntry]:
     if (folder / WEIGHTS_FILE).is_file():
         return read_entries(folder / WEIGHTS_FILE)
+    if (folder / TORCH_FILE).is_file():
+        return read_torch_file(folder / TORCH_FILE)
     raise InputError(f"{folder}: holds no {WEIGHTS_FILE}; give the folder that PEFT's save_pretrained wrote")
 
 

@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from converters.names import EMBEDDING
-from converters.tensors import DTYPE_OPTIONS, STORAGE, TensorEntry
+from converters.tensors import DTYPE_OPTIONS, STORAGE, TensorEntry, cast, to_float32
 from mlx_loopai.errors import InputError, all_problems
 
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
@@ -208,6 +208,14 @@ def dequantize_rows(parts: Sequence[np.ndarray], scales_dtype: str, scheme: Sche
             mx.array(weight), mx.array(others[0]), group_size=scheme.group_size, bits=scheme.bits, mode=scheme.mode
         ).astype(mx.float32)
     )
+
+
+def round_trip(block: np.ndarray, form: str | Scheme, dtype: str) -> np.ndarray:
+    """Float32 rows as they read back after they were stored as `form`; `dtype` is that of the affine scales."""
+    if isinstance(form, str):
+        return to_float32(cast(block, "F32", form), form)
+    parts = quantize_rows(cast(block, "F32", dtype), dtype, form)
+    return dequantize_rows(parts, form.scales_dtype(dtype), form)
 
 
 def stored_bytes(entry: TensorEntry, form: str | Scheme, dtype: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,21 +49,32 @@ def _group(name: str) -> str:
     return re.sub(r"^(model\.|gpt_neox\.)?(layers\.\d+\.)?", "", name).rpartition(".")[0]
 
 
-def _compare_tensor(source: TensorEntry, output: TensorEntry, on_progress: Progress) -> Difference:
+RoundTrip = Callable[[np.ndarray], np.ndarray]
+"""Float32 rows of a matrix -> the same rows as a quantised output gives them back."""
+
+
+def _compare_tensor(
+    source: TensorEntry, output: TensorEntry, on_progress: Progress, quantized: RoundTrip | None = None
+) -> Difference:
     """Largest difference, and the same relative to the largest weight.
 
+    A quantised output is compared with what `quantized` makes of the source's rows: nothing but its own rounding may
+    have moved a weight.
+
     Raises:
-        LoopaiError: a difference exceeds what rounding to the output's type explains.
+        LoopaiError: a difference exceeds what rounding to the output's type, or its quantisation, explains.
     """
     relative, absolute = ROUNDING[output.dtype] if output.dtype != source.dtype else (0.0, 0.0)
     largest_difference = largest_weight = 0.0
     for start, stop in source.spans():
         wanted = to_float32(source.read_rows(start, stop), source.dtype)
         stored = output.read_rows(start, stop)
-        difference = np.abs(to_float32(stored, output.dtype) - wanted)
-        size = np.abs(wanted)
+        found = to_float32(stored, output.dtype)
+        difference, size = np.abs(found - wanted), np.abs(wanted)
+        explained = relative * size + np.float32(absolute)
+        unexplained = difference if quantized is None else np.abs(found - quantized(wanted))
         # A NaN difference must fail, so the question is whether all are within the bound.
-        if not (difference <= relative * size + np.float32(absolute)).all():
+        if not (unexplained <= explained).all():
             raise LoopaiError(
                 f"{output.origin}: differs from {source.origin} by {float(difference.max()):.3g}, more than rounding to"
                 f" {output.dtype} explains; the output was not kept, check the disk and convert again"
@@ -73,8 +85,13 @@ def _compare_tensor(source: TensorEntry, output: TensorEntry, on_progress: Progr
     return Difference(largest_difference, largest_difference / largest_weight if largest_weight else 0.0)
 
 
-def compare_weights(source: Checkpoint, output: Checkpoint, on_progress: Progress) -> dict[str, Difference]:
-    """The largest differences by group of tensors.
+def compare_weights(
+    source: Checkpoint,
+    output: Checkpoint,
+    on_progress: Progress,
+    quantized: Callable[[TensorEntry], RoundTrip | None] = lambda entry: None,
+) -> dict[str, Difference]:
+    """The largest differences by group of tensors. `quantized` gives the round trip of each quantised matrix.
 
     Raises:
         LoopaiError: a tensor is missing or surplus, or differs by more than rounding explains.
@@ -85,7 +102,7 @@ def compare_weights(source: Checkpoint, output: Checkpoint, on_progress: Progres
         raise LoopaiError(f"{output.source}: holds other tensors than {source.source}; convert again")
     groups: dict[str, Difference] = {}
     for entry in source.entries:
-        found = _compare_tensor(entry, written[entry.name], on_progress)
+        found = _compare_tensor(entry, written[entry.name], on_progress, quantized(entry))
         groups[_group(entry.name)] = groups.get(_group(entry.name), found) | found
     return groups
 
@@ -110,14 +127,21 @@ def compare_logits(source: Checkpoint, output: Checkpoint) -> float:
     return float(np.abs(found - wanted).max())
 
 
-def verify(source: Checkpoint, folder: Path, on_progress: Progress) -> Verification:
+def verify(
+    source: Checkpoint,
+    folder: Path,
+    on_progress: Progress,
+    quantized: Callable[[TensorEntry], RoundTrip | None] = lambda entry: None,
+) -> Verification:
     """Read the output again, compare each tensor with its source, and run both.
+
+    `quantized` gives, for each matrix that the output quantises, what its quantisation makes of rows.
 
     Raises:
         LoopaiError: a difference that rounding does not explain, or logits that are not finite.
     """
     output = open_checkpoint(folder)
-    groups = compare_weights(source, output, on_progress)
+    groups = compare_weights(source, output, on_progress, quantized)
     return Verification(
         max_abs=max(difference.max_abs for difference in groups.values()),
         max_rel=max(difference.max_rel for difference in groups.values()),

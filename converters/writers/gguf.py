@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from converters import names
+from converters.row_order import gguf_row_order, reordered
 from converters.tensors import Checkpoint, TensorEntry, cast_checked
 from converters.writers import Progress
 from converters.writers.gguf_tokenizer import add_tokenizer
@@ -19,8 +20,6 @@ from mlx_loopai.errors import InputError
 
 _PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
 WORDS = {"q8_0": GGMLQuantizationType.Q8_0, "q4_0": GGMLQuantizationType.Q4_0}
-# llama.cpp's "llama" serves both; its rotary embedding works on neighbouring pairs.
-_PAIRED = ("llama", "mistral")
 _FILE_TYPES = {
     GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
     GGMLQuantizationType.F16: LlamaFileType.MOSTLY_F16,
@@ -52,16 +51,21 @@ class _Piece:
                 yield gguf.quantize(cast_checked(self.entry, start, stop, "F32"), self.kind)
 
 
-def _kind(entry: TensorEntry, main: GGMLQuantizationType, tied: bool) -> GGMLQuantizationType:
+def _kind(entry: TensorEntry, main: GGMLQuantizationType, head: str) -> GGMLQuantizationType:
     if len(entry.shape) < 2:
         return GGMLQuantizationType.F32  # llama.cpp's kernels add norms and biases in float32
     if main.name in _PLAIN:
         return main
     # llama.cpp keeps the head finer than Q4_0 too: its rounding goes straight into the logits.
-    head = names.EMBEDDING if tied else names.HEAD
     kind = GGMLQuantizationType.Q8_0 if entry.name == head else main
     fits = entry.row_length % GGML_QUANT_SIZES[kind][0] == 0
     return kind if fits else GGMLQuantizationType.F16
+
+
+def _head(config: Mapping[str, Any]) -> str:
+    """The matrix that gives the logits."""
+    architecture = names.ARCHITECTURES[config["model_type"]]
+    return architecture.embedding if config["tie_word_embeddings"] else architecture.head
 
 
 def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
@@ -70,28 +74,24 @@ def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
         name = names.gguf_name(entry.name)
         if name is None:
             raise InputError(f"{entry.origin}: GGUF has no name for this tensor; use --to hf or --to mlx")
-        kind = _kind(entry, main, checkpoint.config["tie_word_embeddings"])
+        kind = _kind(entry, main, _head(checkpoint.config))
         pieces.append(_Piece(name, kind, _in_gguf_order(entry, checkpoint.config)))
     return pieces
 
 
 def _in_gguf_order(entry: TensorEntry, config: dict[str, Any]) -> TensorEntry:
-    """The entry with the rows of llama's queries and keys as its rotary embedding in llama.cpp expects them.
-
-    Hugging Face rotates the halves of a head, llama.cpp's llama neighbouring pairs: row i of half j goes to 2 i + j.
-    """
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(
-        entry.name.split(".")[-2]
-    )
-    if config["model_type"] not in _PAIRED or heads is None:
+    order = gguf_row_order(entry.name, config)
+    if order is None:
         return entry
+    return replace(entry, read_rows=reordered(entry.read_rows, order, of_columns=len(entry.shape) == 1))
 
-    def read_rows(start: int, stop: int) -> np.ndarray:
-        whole = entry.load()
-        paired = whole.reshape(heads, 2, -1, *whole.shape[1:]).swapaxes(1, 2)
-        return paired.reshape(entry.rows, entry.row_length)[start:stop]
 
-    return replace(entry, read_rows=read_rows)
+def round_trip(entry: TensorEntry, form: str, config: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What `form` makes of float32 rows of `entry`; None where it is stored dense."""
+    kind = _kind(entry, _main_kind(form), _head(config))
+    if kind.name in _PLAIN:
+        return None
+    return lambda rows: gguf.dequantize(gguf.quantize(rows, kind), kind)
 
 
 def gguf_bytes(checkpoint: Checkpoint, form: str) -> int:
@@ -114,9 +114,8 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], fo
     """
     main = _main_kind(form)
     pieces = _pieces(checkpoint, main)
-    writer = gguf.GGUFWriter(
-        path, "llama" if checkpoint.config["model_type"] in _PAIRED else checkpoint.config["model_type"]
-    )
+    architecture = names.architecture_of(checkpoint.config["model_type"], str(checkpoint.source))
+    writer = gguf.GGUFWriter(path, architecture.gguf)
     try:
         _add_sizes(writer, checkpoint)
         writer.add_file_type(_FILE_TYPES[main])
@@ -159,11 +158,17 @@ def _add_sizes(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
+    if config["model_type"] == "gpt_neox":
+        writer.add_rope_dimension_count(round(config["rotary_pct"] * head_dim))
+        writer.add_layer_norm_eps(config["layer_norm_eps"])
+        writer.add_rope_freq_base(config["rotary_emb_base"])
+        writer.add_parallel_residual(config["use_parallel_residual"])
+    else:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+        writer.add_rope_dimension_count(head_dim)
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+        writer.add_rope_freq_base(config["rope_theta"])
     _add_rope_scaling(writer, config.get("rope_scaling"), str(checkpoint.source))
 
 

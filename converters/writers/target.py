@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from converters.output import OutputFolder
 from converters.quantization import WORDS as MLX_WORDS
-from converters.quantization import Scheme, parse_rules, plan_forms, scheme_of, stored_bytes
-from converters.tensors import DTYPE_OPTIONS, Checkpoint
+from converters.quantization import Scheme, parse_rules, plan_forms, round_trip, scheme_of, stored_bytes
+from converters.tensors import DTYPE_OPTIONS, Checkpoint, TensorEntry
 from converters.writers import Progress
 from converters.writers import gguf as gguf_writer
 from converters.writers.huggingface import write_huggingface
@@ -55,6 +58,7 @@ class Plan:
     main: Scheme | None
     forms: Mapping[str, str | Scheme]
     n_bytes: int
+    config: Mapping[str, Any]
 
     @property
     def label(self) -> str:
@@ -67,6 +71,15 @@ class Plan:
     @property
     def gguf_form(self) -> str:
         return self.target.quantize or self.dtype
+
+    def round_trip(self, entry: TensorEntry) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What the output's quantisation makes of float32 rows of `entry`; None when it stays dense."""
+        if self.target.to == "gguf":
+            return gguf_writer.round_trip(entry, self.gguf_form, self.config)
+        form = self.forms.get(entry.name)
+        if not isinstance(form, Scheme) or self.target.to != "mlx":
+            return None
+        return lambda rows: round_trip(rows, form, self.dtype)
 
     def write_folder(
         self, folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress
@@ -87,9 +100,9 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     dtype = checkpoint.dtype if target.dtype is None else DTYPE_OPTIONS[target.dtype]
     if target.to == "gguf":
         n_bytes = gguf_writer.gguf_bytes(checkpoint, target.quantize or dtype)
-        return Plan(target, dtype, None, {}, n_bytes)
+        return Plan(target, dtype, None, {}, n_bytes, checkpoint.config)
     scheme = scheme_of(target.quantize, target.group_size) if target.quantize else None
     tied = checkpoint.config["tie_word_embeddings"]
     forms = plan_forms(checkpoint.entries, dtype, scheme, parse_rules(target.keep, target.group_size), tied)
     n_bytes = sum(stored_bytes(entry, forms[entry.name], dtype) for entry in checkpoint.entries)
-    return Plan(target, dtype, scheme, forms, n_bytes)
+    return Plan(target, dtype, scheme, forms, n_bytes, checkpoint.config)

@@ -24,8 +24,9 @@ from converters.convert import convert
 from converters.quantization import Scheme, parse_rules, scheme_of
 from converters.readers import open_checkpoint
 from converters.tensors import TensorEntry, to_float32
+from converters.writers import mlx as mlx_writer
 from converters.writers.target import Target
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, LoopaiError
 
 FORMS = [("2", 32), ("3", 32), ("4", 32), ("5", 32), ("6", 32), ("8", 32), ("mxfp4", 32), ("mxfp8", 32), ("nvfp4", 16)]
 
@@ -189,3 +190,40 @@ def test_blocks_quantise_as_the_whole_does(
     one, two = (tmp_path / name / "model.safetensors" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantize": "4", "group_size": 32, "keep": ("lm_head=8bit", "layers.0.*=bf16")},
+        {"quantize": "mxfp4"},
+        {"to": "gguf", "quantize": "q4_0"},
+        {"to": "gguf", "dtype": "fp16"},
+        {"to": "hf", "dtype": "bf16"},
+    ],
+)
+def test_verify_explains_what_quantising_moved(
+    tiny_model_folder: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    found = convert(tiny_model_folder, tmp_path / "out", target=Target(**options), check=True).verification
+    assert found is not None
+    source, out = values(tiny_model_folder), values(tmp_path / "out")
+    assert found.max_abs == max(np.abs(source[name] - out[name]).max() for name in source)
+    assert found.logits_max_abs > 0
+
+
+def test_verify_sees_a_flipped_bit_in_quantised_weights(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mlx_writer.quantize_rows
+
+    def flip(*arguments: Any) -> tuple[np.ndarray, ...]:
+        weight, *others = real(*arguments)
+        weight = weight.copy()
+        weight[0, 0] ^= 1
+        return weight, *others
+
+    monkeypatch.setattr(mlx_writer, "quantize_rows", flip)
+    with pytest.raises(LoopaiError, match="more than"):
+        convert(tiny_model_folder, tmp_path / "out", target=target("4", 32), check=True)
+    assert not (tmp_path / "out").exists()

@@ -106,7 +106,7 @@ def test_the_configuration_says_what_mlx_lm_and_merging_need(tiny_model_folder: 
     assert config["num_layers"] == 2
     assert config["mlx_loopai"]["base_hash"] == loaded.base_hash
     assert config["mlx_loopai"]["system_prompt"] == "친절하게"
-    assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", CONFIG_FILE, WEIGHTS_FILE]
 
 
 def test_another_base_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:

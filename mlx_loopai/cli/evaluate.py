@@ -24,24 +24,50 @@ if TYPE_CHECKING:
 
 @click.command("evaluate", short_help="Measure what a model kept of its general ability.")
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
-@click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, such as RUN/adapter.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
+@click.option("--suite", help="Measure on a suite, not the nano probes: general (shipped, any model) or a YAML file.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions per probe (seeded): a quick look.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file as well.")
 @json_option
 @quiet_option
-def command(model: str, adapter: Path | None, limit: int | None, out: Path | None, as_json: bool, quiet: bool) -> None:
+def command(
+    model: str,
+    adapter: Path | None,
+    suite: str | None,
+    limit: int | None,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Ask the model the probe questions and judge its free answers.
 
     With --adapter the base answers them too, and the retention says how much of its ability is left. The base's
     answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE).
     """
+    from mlx_loopai.generation.session import find_adapter
+
+    _check_out(out)
+    folder = find_adapter(adapter) if adapter is not None else None
+    if suite is None:
+        document = _probes(model, folder, limit, quiet)
+        text = _table(document)
+    else:
+        from mlx_loopai.cli.suite import suite_document, suite_table
+
+        document = suite_document(model, folder, suite, limit, quiet)
+        text = suite_table(document)
+    if out is not None:
+        _write(out, document)
+    emit(document, as_json, text)
+
+
+def _probes(model: str, adapter: Path | None, limit: int | None, quiet: bool) -> dict[str, Any]:
     from mlx_loopai.data.samples import corpus
     from mlx_loopai.data.tokens import ChatEncoder
     from mlx_loopai.evaluation.measure import comparable, measure, report
     from mlx_loopai.evaluation.probes import nano_probes
     from mlx_loopai.models.load import load_model
 
-    _check_out(out)
     # Read before the model is loaded, so that a wrong folder is said at once.
     system_prompt = _system_prompt(adapter)
     loaded = load_model(model)
@@ -58,10 +84,7 @@ def command(model: str, adapter: Path | None, limit: int | None, out: Path | Non
         _say_what_counts(loaded, comparable(base), quiet)
         with progress(sum(len(probe.items) for probe in probes), "tuned", quiet, "answers") as shown:
             tuned = measure(loaded, encoder, probes, held_out, on_progress=shown.update)
-    document = report(model, str(adapter) if adapter else None, probes, base, tuned)
-    if out is not None:
-        _write(out, document)
-    emit(document, as_json, _table(document))
+    return report(model, str(adapter) if adapter else None, probes, base, tuned)
 
 
 def _base(

@@ -86,7 +86,7 @@ def _broken(item: Item, text: str, finished: bool) -> str | None:
         return "loop"
     if json_shaped(text):
         return "json"
-    if _has_html(text):
+    if has_html(text):
         return "html"
     if item.skill == "code":
         if _tree(_program(text)) is None:
@@ -98,7 +98,7 @@ def _broken(item: Item, text: str, finished: bool) -> str | None:
     return None if finished else "unfinished"
 
 
-def _has_html(text: str) -> bool:
+def has_html(text: str) -> bool:
     removed: Counter[str] = Counter()
     stage = Html(removed)
     stage.feed(text)
@@ -122,24 +122,24 @@ def _letters(text: str) -> list[str]:
 
 
 def _holds_value(item: Item, text: str) -> bool:
-    said, accepts = _folded(text), [_folded(value) for value in item.accepts]
-    if not any(_stands(value, said) for value in accepts):
+    said, accepts = folded(text), [folded(value) for value in item.accepts]
+    if not any(stands(value, said) for value in accepts):
         return False
     rest = said
     for value in sorted(accepts, key=len, reverse=True):
         # Taken out: "Mexico City" is not also the word "city".
         rest = _without(value, rest)
-    question = _folded(item.prompt)
+    question = folded(item.prompt)
     rivals = _values_by_kind().get(_kind_of(item.template), ())
-    return not any(_stands(value, rest) and not _stands(value, question) for value in rivals)
+    return not any(stands(value, rest) and not stands(value, question) for value in rivals)
 
 
 @lru_cache(maxsize=4096)
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     return " ".join(nfc(text).casefold().split())
 
 
-def _stands(value: str, text: str) -> bool:
+def stands(value: str, text: str) -> bool:
     return next(_places(value, text), None) is not None
 
 
@@ -166,7 +166,7 @@ def _values_by_kind() -> dict[str, tuple[str, ...]]:
     found: dict[str, dict[str, None]] = {}
     for item in skills.pretraining_items():
         if item.skill in ("facts_ko", "english"):
-            found.setdefault(_kind_of(item.template), {}).update(dict.fromkeys(map(_folded, item.accepts)))
+            found.setdefault(_kind_of(item.template), {}).update(dict.fromkeys(map(folded, item.accepts)))
     return {kind: tuple(values) for kind, values in found.items()}
 
 
@@ -184,7 +184,7 @@ def _begins_word(keyword: str, text: str) -> bool:
 
 
 def _holds_number(item: Item, text: str) -> bool:
-    asked, said = _numbers(item.prompt), _numbers(text)
+    asked, said = numbers(item.prompt), numbers(text)
     if said[: len(asked)] == asked:
         said = said[len(asked) :]
     values = set(item.accepts)
@@ -192,7 +192,7 @@ def _holds_number(item: Item, text: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _numbers(text: str) -> tuple[str, ...]:
+def numbers(text: str) -> tuple[str, ...]:
     return tuple(_NUMBER.findall(text))
 
 

@@ -145,7 +145,8 @@ def test_a_base_that_knows_nothing_has_no_retention(folder: Path, adapter: Path)
     [
         (("--out", "{tmp}"), "a folder"),
         (("--out", "{tmp}/none/a.json"), "no folder"),
-        (("--adapter", "{tmp}/none"), "no adapter here"),
+        (("--adapter", "{tmp}"), "no adapter here"),
+        (("--adapter", "{tmp}/none"), "no such folder"),
         (("--model", "{tmp}/none"), "no such folder"),
     ],
 )

@@ -14,6 +14,7 @@ import regex
 
 from mlx_loopai.data.samples import code_table, corpus, skills, texts
 from mlx_loopai.data.samples.skills import SKILLS, Item
+from mlx_loopai.evaluation.questions import general_questions
 
 PUNCTUATION_OR_SPACE = regex.compile(r"[\p{P}\p{S}\p{Z}\p{C}]+")
 SLOT = regex.compile(r"\{(\w+)(?::[^}]*)?\}")
@@ -151,3 +152,10 @@ def test_the_stories_that_hurt_hold_no_probe_prompt() -> None:
     for record in corpus.hurting_records(200, seed=1):
         answer = normal(" ".join(json.loads(record.messages[1].content)["text"]))
         assert not any(prompt in answer for prompt in probe)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_question_of_the_general_suite_occurs_elsewhere(source: str) -> None:
+    asked = {normal(question.prompt) for questions in general_questions().values() for question in questions}
+    assert len(asked) >= 200
+    assert asked & {normal(prompt) for prompt in sources()[source]} == set()

@@ -1,0 +1,142 @@
+"""Questions with accepted answers, for any model: what a suite asks and how a free answer is judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mlx_loopai.data.formats import read_rows
+from mlx_loopai.data.records import ANSWER_NAMES, REQUEST_NAMES
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.evaluation.judge import Verdict, folded, has_html, numbers, stands
+from mlx_loopai.text.measures import is_looping, json_shaped
+from mlx_loopai.text.scripts import Script, script_counts
+
+Match = Literal["word", "contains", "exact", "number"]
+Language = Literal["any", "ko", "en", "zh"]
+
+GENERAL_FILE = "general_questions.jsonl"
+# Answers quote names and terms of other scripts; below this share the answer is in another language.
+MIN_SHARE = 0.7
+_ACCEPTED_NAMES = ("accepts", "answers", *ANSWER_NAMES)
+_SCRIPTS = {"ko": Script.HANGUL, "en": Script.LATIN, "zh": Script.HAN}
+_EDGES = re.compile(r"^[\s\W_]+|[\s\W_]+$")
+
+
+@dataclass(frozen=True)
+class Question:
+    """`match`: how an accepted value is looked for (`holds`); `language`: of the answer; `kind`: its group."""
+
+    prompt: str
+    accepts: tuple[str, ...]
+    match: Match = "word"
+    language: Language = "any"
+    kind: str = ""
+
+
+def judge_answer(question: Question, text: str) -> Verdict:
+    """Whether `text` answers the question in the right form; a broken answer is never right.
+
+    An answer cut off by the token limit is not broken: real models explain, and the value usually comes first.
+    """
+    answer = text.strip()
+    broken = _broken(question, answer)
+    return Verdict(broken is None and holds(question, answer), broken)
+
+
+def holds(question: Question, text: str) -> bool:
+    """Whether an accepted value stands in `text`.
+
+    word: as a whole word, a Korean particle may follow. contains: anywhere. exact: it is the whole answer, punctuation
+    around it apart. number: it is the last number said.
+    """
+    said = folded(text)
+    accepts = [folded(value) for value in question.accepts]
+    if question.match == "number":
+        found = [number.replace(",", "") for number in numbers(said)]
+        return bool(found) and found[-1] in accepts
+    if question.match == "exact":
+        return _EDGES.sub("", said) in {_EDGES.sub("", value) for value in accepts}
+    # No word borders between Chinese characters.
+    inside = question.match == "contains" or question.language == "zh"
+    return any(value in said if inside else stands(value, said) for value in accepts)
+
+
+def constant_guess(questions: Sequence[Question]) -> float:
+    """The share of questions that the best answer which is the same for all gets right: the chance level."""
+    guesses = {value for question in questions for value in question.accepts}
+    return max(sum(holds(question, guess) for question in questions) for guess in guesses) / len(questions)
+
+
+def general_questions() -> dict[str, list[Question]]:
+    """The shipped questions for real models by kind, written for this project."""
+    file = resources.files("mlx_loopai.data.samples").joinpath(GENERAL_FILE)
+    with resources.as_file(file) as path:
+        found: dict[str, list[Question]] = {}
+        for question in read_questions(path):
+            found.setdefault(question.kind, []).append(question)
+    return found
+
+
+def read_questions(path: Path, match: Match = "word", language: Language = "any") -> list[Question]:
+    """The questions of a table: a prompt (or question, ...) and its answer or list of `answers`.
+
+    A row's own `match` and `language` go before the given ones. Raises: InputError with every problem of the file.
+    """
+    rows, broken = read_rows(path)
+    problems = [(problem.line, problem.reason) for problem in broken]
+    questions = []
+    for row in rows:
+        try:
+            questions.append(_question(row.values, match, language))
+        except ValueError as reason:
+            problems.append((row.line, str(reason)))
+    if problems:
+        raise InputError(all_problems(f"{path}:{line}: {reason}" for line, reason in sorted(problems)))
+    if not questions:
+        raise InputError(f"{path}: holds no question; give a file with at least one")
+    return questions
+
+
+def _question(values: Any, match: Match, language: Language) -> Question:
+    if not isinstance(values, Mapping):
+        raise ValueError("expected an object with named fields")
+    prompt = next((values[name] for name in REQUEST_NAMES if isinstance(values.get(name), str)), "")
+    accepts: Any = next((values[name] for name in _ACCEPTED_NAMES if values.get(name) not in (None, "", [])), [])
+    listed = tuple(str(value) for value in (accepts if isinstance(accepts, list) else [accepts]))
+    if not prompt.strip() or not listed or not all(value.strip() for value in listed):
+        raise ValueError("needs a prompt and an answer, or a list of answers")
+    chosen_match, chosen_language = values.get("match", match), values.get("language", language)
+    if chosen_match not in get_args(Match) or chosen_language not in get_args(Language):
+        raise ValueError(
+            f"match {chosen_match!r}, language {chosen_language!r}: "
+            f"give one of {', '.join(get_args(Match))} and one of {', '.join(get_args(Language))}"
+        )
+    return Question(prompt, listed, chosen_match, chosen_language, str(values.get("kind", "")))
+
+
+def _broken(question: Question, answer: str) -> str | None:
+    if not answer:
+        return "empty"
+    if is_looping(answer):
+        return "loop"
+    if json_shaped(answer):
+        return "json"
+    if has_html(answer):
+        return "html"
+    return None if _in_language(question, answer) else "language"
+
+
+def _in_language(question: Question, answer: str) -> bool:
+    if question.language == "any":
+        return True
+    rest = folded(answer)
+    for value in sorted(map(folded, question.accepts), key=len, reverse=True):
+        rest = rest.replace(value, " ")
+    letters = {name: n for name, n in script_counts(rest).items() if Script(name).is_letter}
+    total = sum(letters.values())
+    return total == 0 or letters.get(_SCRIPTS[question.language], 0) >= MIN_SHARE * total

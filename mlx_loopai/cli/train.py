@@ -38,6 +38,7 @@ def command(
     \b
     mlx-loopai train --data rows.jsonl --out runs/first
     mlx-loopai train recipe.yaml --out runs/guarded --set train.learning_rate=2e-4
+    mlx.launch -n 2 --backend ring mlx-loopai train recipe.yaml --out runs/two
     """
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.config import load_config
@@ -48,10 +49,13 @@ def command(
         overrides = (f"model={json.dumps(model)}", *overrides)  # over the recipe's own
     config = load_config(recipe, overrides, _short_form(data, recipe))
     from mlx_loopai.training.run import train
+    from mlx_loopai.training.world import World
 
-    with progress_listener(quiet) as listener:
-        summary = train(config, out, listener, resume)
-    emit(vars(summary), as_json, _text(vars(summary)))
+    world = World.join()
+    with progress_listener(quiet or world.rank > 0) as listener:
+        summary = train(config, out, listener, resume, world)
+    if world.rank == 0:
+        emit(vars(summary), as_json, _text(vars(summary)))
 
 
 def _short_form(data: tuple[Path, ...], recipe: Path | None) -> dict[str, Any]:
@@ -72,6 +76,8 @@ def _text(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['steps']} steps in {summary['train_s']:.1f} s, {summary['tokens_per_s']:.0f} supervised tokens/s",
         f"loss {summary['loss_first']:.4f} -> {summary['loss_last']:.4f} on the same rows",
+        f"real tokens: {summary['real_token_share']:.1%} of those computed "
+        f"(mlx-lm's batches of these rows: {summary['mlx_lm_token_share']:.1%})",
         f"adapter: {summary['run']}/adapter",
     ]
     if summary["skipped_steps"]:

@@ -33,16 +33,20 @@ class Position:
     supervised_tokens: int = 0
     loss_first: float | None = None
     validation_first: float | None = None
+    best_validation: float | None = None
+    best_step: int | None = None
+    validations_since_best: int = 0
 
 
 def save_checkpoint(
     folder: Path, scratch: Path, model: nn.Module, optimizer: optimizers.Optimizer, position: Position, keep: int
 ) -> Path:
-    """Write checkpoint `folder/step-NNNNNN` through `scratch` and drop all but the newest `keep`.
+    """Write checkpoint `folder/step-NNNNNN` through `scratch` and drop all but the best and the newest `keep`.
 
     `scratch` lies outside `folder`, so that whatever stands in `folder` is whole. Returns the checkpoint's path.
     """
-    target = folder / f"step-{position.step:06d}"
+    target = checkpoint_path(folder, position.step)
+    best = None if position.best_step is None else checkpoint_path(folder, position.best_step)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,8 +61,13 @@ def save_checkpoint(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for old in complete_checkpoints(folder)[:-keep]:
-        _discard(old, scratch)
+        if old != best:
+            _discard(old, scratch)
     return target
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class RunDirectory:
     """resolved.yaml, run.json, events.jsonl, checkpoints/, adapter/ and report.html of one run."""
 
     path: Path
+    writes: bool = True  # False: another process of the same run writes it
 
     @property
     def resolved(self) -> Path:
@@ -50,7 +52,15 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises: InputError when another process writes it."""
+        """Hold the folder for this process; what an input error leaves before the first save is removed.
+
+        Raises: InputError when another process writes it.
+        """
+        if not self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            yield
+            return
+        started = self.identity.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -65,13 +75,33 @@ class RunDirectory:
                     f"{self.path}: another process is writing this run; wait for it or give another --out"
                 ) from None
             self._end_last_line()
-            yield
+            try:
+                yield
+            except InputError:
+                if not (started or self.checkpoints.exists() or self.adapter.exists()):
+                    self._clear()
+                raise
 
     def record(self, kind: str, **values: Any) -> None:
         """Append one event: `kind`, wall-clock time and the values."""
+        if not self.writes:
+            return
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
         with self.events.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Leave out what a stopped process recorded after the checkpoint of `step`: those steps are done again."""
+        if self.writes and self.events.exists():
+            kept = [event for event in self.read_events() if event.get("step", 0) <= step]
+            lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
+            write_whole(self.events, "".join(lines))
+
+    def _clear(self) -> None:
+        for file in (self.identity, self.resolved, self.events, self.importance, self.rehearsal, self.path / ".lock"):
+            file.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def _end_last_line(self) -> None:
         """A line that a crash cut short must not swallow the next event."""

@@ -61,26 +61,23 @@ def plan_phases(
     """Every phase of a run with its rows and steps; the same configuration and rows give the same phases.
 
     With `train.max_steps` the phases together have exactly that many steps: each phase's share of them follows from its
-    size, and data repeat where they run out.
+    size, and data repeat where they run out. Every step has `rows_per_step` rows: what a pass over the data leaves over
+    goes into the first steps of the next.
     """
     options = config.phases or (PhaseOptions(name="train", mixture=dict.fromkeys(rows, 1.0)),)
     first = [_draw(config, option, rows, rehearsal, repeat=0, number=number) for number, option in enumerate(options)]
     wanted = _steps_per_phase(config.train, [len(drawn) for drawn in first])
     draws = [[drawn] for drawn in first]
     for number, option in enumerate(options):
-        while wanted and sum(_step_count(drawn, config.train) for drawn in draws[number]) < wanted[number]:
+        while wanted and sum(map(len, draws[number])) < wanted[number] * config.train.rows_per_step:
             draws[number].append(_draw(config, option, rows, rehearsal, len(draws[number]), number))
     # One set of widths for the whole run, repeats included: a later phase compiles nothing new, and a row that only a
     # repeat draws may be the longest.
     widths = choose_widths([len(row.ids) for drawn in draws for some in drawn for row in some])
     phases = []
     for number, option in enumerate(options):
-        phase_rows: list[TokenRow] = []
-        steps: list[list[list[int]]] = []
-        for repeat, drawn in enumerate(draws[number]):
-            cut = _cut(drawn, config, micro_tokens, number + 1000 * repeat, widths)
-            steps += _shift(cut, len(phase_rows))
-            phase_rows += drawn
+        phase_rows = [row for drawn in draws[number] for row in drawn]
+        steps = _steps(draws[number], config, micro_tokens, number, widths)
         limit = len(steps) if wanted is None else wanted[number]
         if limit:
             phases.append(_phase(config, option, phase_rows, steps[:limit], widths))
@@ -123,12 +120,24 @@ def _cut(
     return plan_steps(lengths, config.train.rows_per_step, micro_tokens, seed, widths=widths)
 
 
-def _shift(steps: list[list[list[int]]], offset: int) -> list[list[list[int]]]:
-    return [[[index + offset for index in micro] for micro in step] for step in steps]
-
-
-def _step_count(rows: Sequence[TokenRow], train: TrainOptions) -> int:
-    return -(-len(rows) // train.rows_per_step)
+def _steps(
+    draws: Sequence[Sequence[TokenRow]], config: RunConfig, micro_tokens: int, number: int, widths: tuple[int, ...]
+) -> list[list[list[int]]]:
+    """Steps over the rows of all draws, one after the other, as indices into their concatenation."""
+    rows = [row for drawn in draws for row in drawn]
+    steps: list[list[list[int]]] = []
+    left: list[int] = []
+    start = 0
+    for repeat, drawn in enumerate(draws):
+        pool = [*left, *range(start, start + len(drawn))]
+        start += len(drawn)
+        cut = _cut([rows[index] for index in pool], config, micro_tokens, number + 1000 * repeat, widths)
+        found = [[[pool[index] for index in micro] for micro in step] for step in cut]
+        left = []
+        if repeat < len(draws) - 1 and sum(map(len, found[-1])) < config.train.rows_per_step:
+            left = [index for micro in found.pop() for index in micro]
+        steps += found
+    return steps
 
 
 def _steps_per_phase(train: TrainOptions, sizes: list[int]) -> list[int] | None:

@@ -59,6 +59,11 @@ class Rows:
         return max(len(row.ids) for rows in (*self.sources.values(), self.validation) for row in rows)
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of every training row, in the order of the files."""
+        return [len(row.ids) for rows in self.sources.values() for row in rows]
+
+    @property
     def fixed(self) -> list[TokenRow]:
         """The rows on which a run's loss is reported before and after, whatever the order of training."""
         found = [row for name in sorted(self.sources) for row in self.sources[name]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optimizers
 
 from mlx_loopai.config import LoraOptions, RunConfig
+from mlx_loopai.data.batches import share_in_file_order
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
@@ -23,9 +24,17 @@ from mlx_loopai.memory.plan import MemoryPlan, plan
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import LoadedModel, load_model, load_tokenizer, resolve_model
 from mlx_loopai.models.lora import apply_lora
+from mlx_loopai.models.loss import LossTerms
 from mlx_loopai.models.shape import ModelShape
-from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_checkpoint, save_checkpoint
+from mlx_loopai.training.checkpoint import (
+    Position,
+    checkpoint_path,
+    latest_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from mlx_loopai.training.events import RunDirectory
+from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import Phase, learning_rate, plan_phases
 from mlx_loopai.training.prepare import (
     Listener,
@@ -38,13 +47,16 @@ from mlx_loopai.training.prepare import (
 )
 from mlx_loopai.training.regularizers import PENALTIES
 from mlx_loopai.training.step import Penalty, StepResult, TrainStep
-
-MOST_SKIPPED_STEPS = 10
+from mlx_loopai.training.world import World
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `loss_first`, `loss_last`: nats per token on the same fixed rows before and after."""
+    """What a run did. `loss_first`, `loss_last`: nats per token on the same fixed rows before and after.
+
+    `real_token_share`: tokens of rows over tokens computed; `mlx_lm_token_share`: the same under mlx-lm's batching.
+    `best_step`: of the validations during training; the adapter is that step's when `train.keep_best` is set.
+    """
 
     run: str
     steps: int
@@ -55,12 +67,15 @@ class Summary:
     supervised_tokens: int
     tokens_per_s: float
     real_token_share: float
+    mlx_lm_token_share: float
     supervised_token_share: float
     peak_bytes: int
     plan_bytes: int
     resumed_from: str | None
     skipped_steps: int
     train_s: float
+    best_step: int | None = None
+    validation_best: float | None = None
 
 
 @dataclass
@@ -80,19 +95,24 @@ class _Run:
     started: float
     checkpoint: Path | None
     position: Position
+    validation: list[TokenRow]
+    world: World
 
     @property
     def total_steps(self) -> int:
         return sum(len(phase.steps) for phase in self.phases)
 
 
-def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False) -> Summary:
-    """Train an adapter into `out`/adapter and return the run's summary.
+ALONE = World()
+
+
+def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False, world: World = ALONE) -> Summary:
+    """Train an adapter into `out`/adapter and return the run's summary; of several processes, rank 0 writes.
 
     Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; LoopaiError when no setting
     fits this machine's memory, the loss stays non-finite or memory runs out.
     """
-    directory = RunDirectory(out)
+    directory = RunDirectory(out, writes=world.rank == 0)
     path = resolve_model(config.model)
     shape = ModelShape.from_folder(path)
     encoder = ChatEncoder(load_tokenizer(path), config.system_prompt)
@@ -100,9 +120,10 @@ def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False
     memory = plan(shape, config, this_machine(), rows.longest).require_fit()
     with directory.locked(), guarded(memory) as watch:
         loaded = load_model(config.model, config.dtype, _bits_to_quantize(shape, memory, listener))
-        check_identity(directory, config, loaded, rows, resume)
+        if directory.writes:
+            check_identity(directory, config, loaded, rows, resume)
         mx.reset_peak_memory()
-        run = _start(directory, config, loaded, encoder, rows, memory, watch, listener, resume)
+        run = _start(directory, config, loaded, encoder, rows, memory, watch, listener, resume, world)
         return _finish(run, rows)
 
 
@@ -116,9 +137,12 @@ def _start(
     watch: MemoryWatch,
     listener: Listener,
     resume: bool,
+    world: World,
 ) -> _Run:
     """The run at its first step, or where its last checkpoint left it."""
     started = time.perf_counter()
+    if world.rank:
+        world.any(False)  # rank 0 finds rehearsal and importance first; the others read its files
     rehearsal = rehearsal_rows(directory, config, loaded, encoder, listener)
     sources = selected_rows(config, loaded, rows, listener)
     lora = config.lora.model_copy(update={"layers": memory.lora_layers})
@@ -128,26 +152,48 @@ def _start(
         importance = importance_of_base(directory, config, loaded, encoder, rehearsal, listener)
         penalty = PENALTIES[config.penalty.kind](importance)
     phases = plan_phases(config, sources, rehearsal, memory.micro_tokens)
-    optimizer = optimizers.AdamW(config.train.learning_rate, weight_decay=config.train.weight_decay)
-    optimizer.init(loaded.model.trainable_parameters())
-    step = TrainStep(
-        loaded.model,
-        optimizer,
-        clip=config.train.clip,
-        chunk_rows=memory.chunk_rows,
-        checkpointing=memory.checkpointing,
-    )
+    if not world.rank:
+        world.any(False)
+    step = _step(config, memory, loaded, world)
     mx.random.seed(config.train.seed)
     checkpoint = latest_checkpoint(directory.checkpoints) if resume else None
     if checkpoint:
-        position = restore_checkpoint(checkpoint, loaded.model, optimizer)
+        position = restore_checkpoint(checkpoint, loaded.model, step.optimizer)
     else:
         if resume:
             listener.notice(f"{directory.path}: no complete checkpoint; starting over")
         position = Position(loss_first=_loss(loaded, rows.fixed), validation_first=_loss(loaded, rows.validation))
     step.skipped_steps = position.skipped_steps
+    world.any(False)  # all have read the checkpoint before rank 0 writes the next
+    directory.forget_after(position.step)
     return _Run(
-        directory, config, lora, loaded, phases, step, penalty, listener, memory, watch, started, checkpoint, position
+        directory,
+        config,
+        lora,
+        loaded,
+        phases,
+        step,
+        penalty,
+        listener,
+        memory,
+        watch,
+        started,
+        checkpoint,
+        position,
+        rows.validation,
+        world,
+    )
+
+
+def _step(config: RunConfig, memory: MemoryPlan, loaded: LoadedModel, world: World) -> TrainStep:
+    return TrainStep(
+        loaded.model,
+        build_optimizer(config.train, loaded.model),
+        clip=config.train.clip,
+        chunk_rows=memory.chunk_rows,
+        checkpointing=memory.checkpointing,
+        terms=LossTerms(config.train.label_smoothing, config.train.z_loss),
+        world=world,
     )
 
 
@@ -159,24 +205,32 @@ def _finish(run: _Run, rows: Rows) -> Summary:
     _loop(run)
     loop_s = time.perf_counter() - loop_started
     loaded, position = run.loaded, run.position
-    prompt = run.config.system_prompt
-    save_adapter(run.directory.adapter, loaded.model, run.lora, loaded.base_hash, system_prompt=prompt)
+    if run.config.train.keep_best and position.best_step is not None:
+        best = checkpoint_path(run.directory.checkpoints, position.best_step)
+        restore_checkpoint(best, loaded.model, run.step.optimizer)
+    loss_last = _finite_loss(run, rows.fixed)
+    if run.directory.writes:
+        prompt = run.config.system_prompt
+        save_adapter(run.directory.adapter, loaded.model, run.lora, loaded.base_hash, system_prompt=prompt)
     summary = Summary(
         run=str(run.directory.path),
         steps=position.step,
         loss_first=position.loss_first or 0.0,
-        loss_last=_loss(loaded, rows.fixed) or 0.0,
+        loss_last=loss_last,
         validation_first=position.validation_first,
         validation_last=_loss(loaded, rows.validation),
         supervised_tokens=position.supervised_tokens,
         tokens_per_s=(position.supervised_tokens - before) / max(loop_s, 1e-9),
         real_token_share=_mean(run.phases, lambda phase: phase.real_token_share),
+        mlx_lm_token_share=share_in_file_order(rows.lengths, run.config.train.rows_per_step),
         supervised_token_share=_mean(run.phases, lambda phase: phase.supervised_token_share),
         peak_bytes=mx.get_peak_memory(),
         plan_bytes=run.memory.total_bytes,
         resumed_from=resumed_from,
         skipped_steps=run.step.skipped_steps,
         train_s=time.perf_counter() - run.started,
+        best_step=position.best_step,
+        validation_best=position.best_validation,
     )
     run.directory.record("done", **vars(summary))
     return summary
@@ -193,7 +247,9 @@ def _loop(run: _Run) -> None:
             result = run.step(phase.batches(number), rate, run.penalty, phase.penalty_strength)
             _advance(run, phase, result, rate)
             _check_health(run, result)
-            if interrupted():
+            if _validation_is_due(run):
+                _validate(run)
+            if run.world.any(interrupted()):
                 path = _save(run)
                 raise Interrupted(f"stopped by Ctrl-C; saved {path}; go on with the same command and --resume")
             if _save_is_due(run):
@@ -220,14 +276,46 @@ def _advance(run: _Run, phase: Phase, result: StepResult, rate: float) -> None:
 
 def _check_health(run: _Run, result: StepResult) -> None:
     """Stop before the machine swaps or a diverged run wastes hours; what was good is on the disk."""
-    if result.skipped and run.step.skipped_steps >= MOST_SKIPPED_STEPS:
+    if run.step.skipped_in_a_row >= run.config.train.max_skipped_steps:
         raise LoopaiError(
-            f"{run.step.skipped_steps} steps had a non-finite loss or gradient; the last good checkpoint stays in "
-            f"{run.directory.checkpoints}; lower train.learning_rate and start again with another --out"
+            f"{run.step.skipped_in_a_row} steps in a row had a non-finite loss or gradient; the last good checkpoint "
+            f"stays in {run.directory.checkpoints}; lower train.learning_rate and start again with another --out"
         )
-    if run.watch.poll() == "stop":
+    if run.world.any(run.watch.poll() == "stop"):
         path = _save(run)
         raise LoopaiError(f"memory is about to run out ({run.watch.reason}); saved {path}; close programs and --resume")
+
+
+def _finite_loss(run: _Run, rows: list[TokenRow]) -> float:
+    """The loss on `rows` after training. Raises: LoopaiError when it is not finite: the last updates were too large."""
+    loss = _loss(run.loaded, rows)
+    if loss is None or not math.isfinite(loss):
+        raise LoopaiError(
+            f"the loss after training is {loss}: the last updates broke the adapter, and it was not written; lower "
+            "train.learning_rate and start again with another --out"
+        )
+    return loss
+
+
+def _validation_is_due(run: _Run) -> bool:
+    every = run.config.train.validate_every
+    return bool(every and run.position.step % every == 0)
+
+
+def _validate(run: _Run) -> None:
+    """Score the held-out rows, always the same in the same order; keep the best, and end when patience has run out."""
+    position, found = run.position, _loss(run.loaded, run.validation)
+    assert found is not None  # the configuration asks for held-out rows
+    run.directory.record("validation", step=position.step, nll_per_token=found)
+    if position.best_validation is None or found < position.best_validation:
+        run.position = replace(position, best_validation=found, best_step=position.step, validations_since_best=0)
+        _save(run)
+        return
+    since = position.validations_since_best + 1
+    run.position = replace(position, validations_since_best=since)
+    if run.config.train.patience and since >= run.config.train.patience:
+        run.listener.notice(f"stopped early: {since} validations without a better one than step {position.best_step}'s")
+        run.position = replace(run.position, phase=len(run.phases), phase_step=0)
 
 
 def _save_is_due(run: _Run) -> bool:
@@ -238,6 +326,8 @@ def _save_is_due(run: _Run) -> bool:
 def _save(run: _Run) -> Path:
     keep = run.config.train.keep_checkpoints
     scratch = run.directory.path / ".checkpoint.tmp"
+    if not run.directory.writes:
+        return checkpoint_path(run.directory.checkpoints, run.position.step)
     path = save_checkpoint(run.directory.checkpoints, scratch, run.loaded.model, run.step.optimizer, run.position, keep)
     run.directory.record("checkpoint", path=str(path), step=run.position.step)
     return path

@@ -15,6 +15,7 @@ from mlx.utils import tree_map
 from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.models.loss import PLAIN, LossTerms
 from mlx_loopai.training.gradient import Targets, compiled_gradient, eager_gradient
+from mlx_loopai.training.world import World
 
 Penalty = Callable[[nn.Module], mx.array]
 
@@ -51,12 +52,15 @@ class TrainStep:
         chunk_rows: int,
         checkpointing: bool,
         terms: LossTerms = PLAIN,
+        world: World | None = None,
         compile: bool | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.clip = clip
         self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+        self._world = world or World()
         compiled = mx.metal.is_available() if compile is None else compile
         self._gradient = (compiled_gradient if compiled else eager_gradient)(model, chunk_rows, checkpointing, terms)
 
@@ -65,7 +69,7 @@ class TrainStep:
     ) -> StepResult:
         """One update at `learning_rate`; the penalty's gradient is taken once a step, not once a micro-batch."""
         tokens = sum(int(batch.supervised[:, 1:].sum()) for batch in batches)
-        both, apart, gradient = self._accumulate(batches)
+        both, apart, gradient = self._world.sum(self._accumulate(self._world.share(batches)))
         gradient = tree_map(lambda array: array / tokens, gradient)
         held = mx.zeros(())
         if penalty is not None and strength > 0:
@@ -77,7 +81,9 @@ class TrainStep:
         skipped = not (math.isfinite(loss) and math.isfinite(norm.item()))
         if skipped:
             self.skipped_steps += 1
+            self.skipped_in_a_row += 1
         else:
+            self.skipped_in_a_row = 0
             self.optimizer.learning_rate = learning_rate
             self.optimizer.update(self.model, gradient)
             mx.eval(self.model.trainable_parameters(), self.optimizer.state)
@@ -92,6 +98,8 @@ class TrainStep:
             gradient = part if gradient is None else tree_map(mx.add, gradient, part)
             # Evaluated here, so that one micro-batch's activations are freed before the next begins.
             mx.eval(total, apart, gradient)
+        if gradient is None:  # more processes than rows
+            gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
         return total, apart, gradient
 
 

@@ -16,6 +16,7 @@ from mlx_loopai.data.batches import (
     plan_mixed_steps,
     plan_steps,
     real_token_share,
+    share_in_file_order,
 )
 from mlx_loopai.data.records import read_records
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
@@ -180,3 +181,9 @@ def test_mixed_steps_hold_every_row_once_and_rehearsal_in_its_share(lengths, dat
         for batch in step:
             assert len({rehearsal[index] for index in batch}) == 1
             assert len({padded_width(lengths[index], widths) for index in batch}) == 1
+
+
+def test_the_share_of_batches_in_file_order_by_hand() -> None:
+    # Two batches of two: 1 + 32 and 1 + 64 wide; the fifth row falls off.
+    assert share_in_file_order([10, 32, 33, 5, 60], 2) == pytest.approx((10 + 32 + 33 + 5) / (2 * 33 + 2 * 65))
+    assert share_in_file_order([7], 4) == pytest.approx(7 / 33)

@@ -284,3 +284,67 @@ def test_a_wrong_model_folder_is_an_input_error(
 def test_two_runs_do_not_share_a_folder(configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard) -> None:
     with RunDirectory(tmp_path / "run").locked(), pytest.raises(InputError, match="another process"):
         train(configure(), tmp_path / "run", heard)
+
+
+def test_the_best_of_the_validations_is_kept_and_training_stops_early(
+    configure: Callable[..., RunConfig], data_files: dict[str, Path], tmp_path: Path, heard: Heard
+) -> None:
+    """At a rate that overshoots, later validations are worse: training stops, and the adapter is the best one."""
+    watched = {"validation": str(data_files["talk"]), "train__validate_every": 1, "train__patience": 2}
+    config = configure(**watched, train__keep_best=True, train__epochs=20, train__learning_rate=0.2, train__clip=0)
+    summary = train(config, tmp_path / "run", heard)
+    events = RunDirectory(tmp_path / "run").read_events()
+    scores = [event["nll_per_token"] for event in events if event["event"] == "validation"]
+    assert summary.steps == len(scores) < 60
+    assert summary.best_step == scores.index(min(scores)) + 1 == summary.steps - 2
+    assert summary.validation_last == summary.validation_best == min(scores)
+    assert any("stopped early" in notice for notice in heard.notices)
+    kept = {path.name for path in complete_checkpoints(tmp_path / "run" / "checkpoints")}
+    assert f"step-{summary.best_step:06d}" in kept
+    again = train(config, tmp_path / "run", heard, resume=True)
+    assert (again.steps, again.validation_last) == (summary.steps, summary.validation_last)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "lion", "adafactor", "muon"])
+def test_every_optimizer_resumes_bit_for_bit(
+    configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard, name: str
+) -> None:
+    config = configure(train__optimizer=name, lora__dora=name == "lion")
+    train(config, tmp_path / "whole", heard)
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", heard)
+    monkeypatch.undo()
+    train(config, tmp_path / "run", heard, resume=True)
+    assert adapter(tmp_path / "run") == adapter(tmp_path / "whole")
+
+
+def test_an_update_that_breaks_the_adapter_at_the_end_is_an_error(
+    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard
+) -> None:
+    with pytest.raises(LoopaiError, match=r"loss after training is .*train\.learning_rate"):
+        train(configure(train__learning_rate=1e38, train__max_steps=1), tmp_path / "run", heard)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_late_input_error_leaves_nothing_that_stops_the_next_try(
+    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard
+) -> None:
+    with pytest.raises(InputError, match="general rows"):
+        train(configure(penalty__kind="kronecker"), tmp_path / "run", heard)
+    assert not (tmp_path / "run").exists()
+    assert train(configure(), tmp_path / "run", heard, resume=True).steps == 3
+
+
+def test_steps_done_again_are_recorded_once(
+    configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard
+) -> None:
+    config = configure(train__save_every=2, train__epochs=2)
+    stop_after(monkeypatch, 6, RuntimeError("lost"))
+    with pytest.raises(RuntimeError, match="lost"):
+        train(config, tmp_path / "run", heard)
+    monkeypatch.undo()
+    train(config, tmp_path / "run", heard, resume=True)
+    events = RunDirectory(tmp_path / "run").read_events()
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 7))
+    assert sum(event["event"] == "start" for event in events) == 2

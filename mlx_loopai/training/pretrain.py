@@ -31,6 +31,8 @@ from mlx_loopai.training.gradient import Targets
 from mlx_loopai.training.phases import batch_of
 
 FACT_REPEATS = 3
+# Nothing carries one sum over to the next here: with the facts' repeats the right digit led by half a nat only.
+SUM_REPEATS = 9
 CHECKPOINT_EVERY_STEPS = 100
 
 
@@ -108,12 +110,17 @@ def _train(
 
 
 def _epoch_rows(encoder: ChatEncoder, options: Options, epoch: int) -> list[TokenRow]:
-    """An epoch's rows: new grammar stories every time, facts `FACT_REPEATS` times."""
+    """An epoch's rows: new grammar stories every time, facts `FACT_REPEATS` times, sums `SUM_REPEATS` times."""
     rows = []
     for record in corpus.pretraining_records(options.seed + epoch):
-        repeats = FACT_REPEATS if record.origin.startswith("samples/skills") else 1
-        rows += [encoder.encode(record)] * repeats
+        rows += [encoder.encode(record)] * _repeats(record.origin)
     return rows
+
+
+def _repeats(origin: str) -> int:
+    if origin.startswith(("samples/skills:sum", "samples/skills:difference")):
+        return SUM_REPEATS
+    return FACT_REPEATS if origin.startswith("samples/skills") else 1
 
 
 def _epoch_plan(rows: list[TokenRow], options: Options, epoch: int) -> list[list[MicroBatch]]:

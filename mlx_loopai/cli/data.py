@@ -1,0 +1,212 @@
+"""`mlx-loopai data`: look at training data, turn JSON answers into natural text, build a balanced set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlx_loopai.data.audit import Audit, Finding
+    from mlx_loopai.data.build import DataSet
+    from mlx_loopai.data.records import Record
+
+_FILES = click.Path(path_type=Path)
+
+
+@click.group("data", short_help="Audit, reshape and build training data.")
+def command() -> None:
+    """Look at training data before it is learnt, and build a balanced set from it."""
+
+
+@command.command("audit")
+@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.option("--validation", type=_FILES, help="Held-out rows: training rows that stand there too are reported.")
+@click.option("--model", help="Count lengths in this model's tokens: nano, a folder or a hub id.")
+@json_option
+@quiet_option
+def audit_command(
+    files: tuple[Path, ...], validation: Path | None, model: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Say what is in FILES: languages, JSON answers, markup, repeats, leaks, personal data, lengths."""
+    from mlx_loopai.data.audit import audit
+    from mlx_loopai.data.records import read_records
+
+    records = [record for file in files for record in read_records(file)]
+    held_out = read_records(validation) if validation else []
+    with progress(len(records), "audit", quiet, unit="rows") as bar:
+        found = audit(records, held_out, _token_counter(model), bar.update)
+    emit(_audit_document(files, found), as_json, _audit_text(found))
+
+
+@command.command("convert")
+@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.option("--out", required=True, type=_FILES, help="The JSONL file to write.")
+@json_option
+@quiet_option
+def convert_command(files: tuple[Path, ...], out: Path, as_json: bool, quiet: bool) -> None:
+    """Write FILES as chat rows, with JSON answers turned into the prose or dialogue inside them."""
+    from mlx_loopai.data.build import to_line
+    from mlx_loopai.data.nested import natural_record
+    from mlx_loopai.data.records import read_records
+    from mlx_loopai.files import write_whole
+    from mlx_loopai.text.measures import json_shaped
+
+    records = [record for file in files for record in read_records(file)]
+    natural = [natural_record(record) for record in records]
+    left = [
+        record.origin
+        for record, _ in natural
+        if any(message.role == "assistant" and json_shaped(message.content) for message in record.messages)
+    ]
+    write_whole(out, "".join(to_line(record) for record, _ in natural))
+    changed = sum(count > 0 for _, count in natural)
+    text = f"{out}: {len(natural)} rows, {changed} of them turned into natural text"
+    if left:
+        text += f"; {len(left)} still look like JSON, such as {left[0]}: edit or drop them"
+    document = {"out": str(out), "rows": len(natural), "reshaped": changed, "still_json": left}
+    emit(document, as_json, "" if quiet else text)
+
+
+@command.command("build")
+@click.option(
+    "--source", "sources", multiple=True, required=True, metavar="CATEGORY=FILE", help="Rows of a category; repeat."
+)
+@click.option("--count", "counts", multiple=True, metavar="CATEGORY=N", help="Rows to draw (15000/8000/5000/3000).")
+@click.option("--out", required=True, type=_FILES, help="The folder to write.")
+@click.option("--validation-share", default=0.02, show_default=True, type=click.FloatRange(0, 0.5))
+@click.option(
+    "--replay-share", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Rehearsal in the recipe."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@json_option
+@quiet_option
+def build_command(
+    sources: tuple[str, ...],
+    counts: tuple[str, ...],
+    out: Path,
+    validation_share: float,
+    replay_share: float,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Build a balanced set: one file a category, held-out rows and a recipe with three phases.
+
+    Too many rows are drawn from, too few are repeated evenly; the summary says how often.
+    """
+    from mlx_loopai.data.build import DEFAULT_COUNTS, build
+    from mlx_loopai.data.records import read_records
+
+    named = [_pair(source, "--source") for source in sources]
+    categories = {category for category, _ in named}
+    unknown = sorted((categories | {name for name, _ in map(_count_pair, counts)}) - DEFAULT_COUNTS.keys())
+    if unknown:
+        raise InputError(f"unknown category {unknown[0]}; there are {', '.join(DEFAULT_COUNTS)}")
+    wanted = {name: n for name, n in DEFAULT_COUNTS.items() if name in categories} | dict(map(_count_pair, counts))
+    records = [record for category, file in named for record in read_records(Path(file), category)]
+    built = build(records, wanted, validation_share, seed)
+    paths = _write_set(out, built, replay_share)
+    document = {
+        "out": str(out),
+        "files": {name: str(path) for name, path in paths.items()},
+        "validation_rows": len(built.validation),
+        "reshaped": built.reshaped,
+        "categories": {
+            name: {"found": share.found, "unique": share.unique, "drawn": share.drawn, "passes": share.passes}
+            for name, share in built.shares.items()
+            if share.drawn
+        },
+    }
+    emit(document, as_json, "" if quiet else _build_text(document))
+
+
+def _write_set(out: Path, built: DataSet, replay_share: float) -> dict[str, Path]:
+    import yaml
+
+    from mlx_loopai.data.build import recipe, to_line
+    from mlx_loopai.files import write_whole
+
+    if (out / "recipe.yaml").exists():
+        raise InputError(f"{out}: holds a built set; give another --out or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, rows in (*built.rows.items(), ("validation", built.validation)):
+        if rows:
+            paths[name] = out / f"{name}.jsonl"
+            write_whole(paths[name], "".join(map(to_line, rows)))
+    files = {name: path.name for name, path in paths.items() if name != "validation"}
+    values = recipe(files, "validation.jsonl" if built.validation else "", replay_share)
+    # The recipe comes last: where it stands, the set is whole.
+    paths["recipe"] = out / "recipe.yaml"
+    write_whole(paths["recipe"], yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return paths
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise InputError(f"{option} {text}: expected CATEGORY=VALUE, such as dialogue=talks.jsonl")
+    return name, value
+
+
+def _count_pair(text: str) -> tuple[str, int]:
+    name, value = _pair(text, "--count")
+    if not value.isdigit():
+        raise InputError(f"--count {text}: {value} is no number of rows; give 0 or more")
+    return name, int(value)
+
+
+def _token_counter(model: str | None) -> Callable[[Record], int] | None:
+    if model is None:
+        return None
+    from mlx_loopai.data.tokens import ChatEncoder
+    from mlx_loopai.models.load import load_tokenizer, resolve_model
+
+    encoder = ChatEncoder(load_tokenizer(resolve_model(model)))
+    return lambda record: len(encoder.encode(record).ids)
+
+
+def _audit_document(files: tuple[Path, ...], found: Audit) -> dict[str, Any]:
+    import dataclasses
+
+    return {"files": [str(file) for file in files], **dataclasses.asdict(found), "warnings": found.warnings}
+
+
+def _audit_text(found: Audit) -> str:
+    share = f"; {found.real_token_share:.1%} of computed tokens are no padding" if found.real_token_share else ""
+    lines = [
+        f"rows           {found.rows}",
+        f"languages      {_counts(found.languages)}",
+        f"JSON answers   {_shown(found.json_shaped)}",
+        *(f"{rule:<15}{_shown(finding)}" for rule, finding in found.contamination.items()),
+        f"duplicates     {_shown(found.duplicates)}",
+        f"near ones      {_shown(found.near_duplicates)}",
+        f"leaked         {_shown(found.leaked)}",
+        *(f"{kind:<15}{_shown(finding)}" for kind, finding in found.personal.items()),
+        f"lengths        up to {_counts(found.lengths)} {found.length_unit}; longest {found.longest}{share}",
+    ]
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in found.warnings)])
+
+
+def _shown(finding: Finding) -> str:
+    return f"{finding.rows} rows, such as {finding.examples[0]}" if finding.rows else "none"
+
+
+def _counts(counts: dict[Any, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+
+
+def _build_text(document: dict[str, Any]) -> str:
+    lines = [
+        f"{name:<10} {share['drawn']:>6} rows: {share['passes']:.2f} passes over {share['unique']} of {share['found']}"
+        for name, share in document["categories"].items()
+    ]
+    lines.append(f"validation {document['validation_rows']:>6} rows; {document['reshaped']} JSON answers made natural")
+    return "\n".join([*lines, f"train with: mlx-loopai train {document['files']['recipe']} --out RUN"])

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Ended
+
+CommandLine = Callable[..., Ended]
+
+SHAPED = json.dumps(
+    {"prompt": "판타지 글", "completion": '{"text": ["용이 날았다.", "해가 졌다."]}'}, ensure_ascii=False
+)
+PLAIN = json.dumps({"prompt": "안녕?", "completion": "네, 안녕하세요."}, ensure_ascii=False)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{SHAPED}\n{PLAIN}\n", encoding="utf-8")
+    return path
+
+
+def test_audit_warns_of_json_answers(rows: Path, command_line: CommandLine) -> None:
+    ended = command_line("data", "audit", str(rows), "--json", "--quiet")
+    assert ended.status == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["rows"], found["json_shaped"]["rows"]) == (2, 1)
+    assert "data convert" in found["warnings"][0]
+    assert "warning: 1 of 2 rows are answered in JSON" in command_line("data", "audit", str(rows)).stdout
+
+
+def test_convert_takes_the_text_out_and_audit_is_content(rows: Path, tmp_path: Path, command_line: CommandLine) -> None:
+    out = tmp_path / "natural.jsonl"
+    ended = command_line("data", "convert", str(rows), "--out", str(out), "--json")
+    assert ended.status == 0, ended.stderr
+    assert (document := json.loads(ended.stdout))["reshaped"] == 1, document
+    first = json.loads(out.read_text(encoding="utf-8").splitlines()[0])
+    assert first["messages"][1]["content"] == "용이 날았다.\n\n해가 졌다."
+    assert json.loads(command_line("data", "audit", str(out), "--json").stdout)["json_shaped"]["rows"] == 0
+
+
+def test_build_writes_a_set_that_train_takes(rows: Path, tmp_path: Path, command_line: CommandLine) -> None:
+    out = tmp_path / "set"
+    arguments = ("data", "build", "--source", f"domain={rows}", "--count", "domain=5", "--out", str(out))
+    ended = command_line(*arguments, "--validation-share", "0", "--json")
+    assert ended.status == 0, ended.stderr
+    assert json.loads(ended.stdout)["categories"]["domain"]["passes"] == 2.5
+    assert len((out / "domain.jsonl").read_text(encoding="utf-8").splitlines()) == 5
+    from mlx_loopai.config import load_config
+
+    assert load_config(out / "recipe.yaml").sources["domain"].path == str(out / "domain.jsonl")
+    again = command_line(*arguments)
+    assert again.status == 2
+    assert "holds a built set" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--source", "rows.jsonl"), "expected CATEGORY=VALUE"),
+        (("--source", "novel=rows.jsonl"), "unknown category novel"),
+        (("--source", "domain=rows.jsonl", "--count", "domain=many"), "no number of rows"),
+        (("--source", "domain=nowhere.jsonl"), "no such file"),
+    ],
+)
+def test_wrong_sources_are_named(
+    arguments: tuple[str, ...], says: str, tmp_path: Path, command_line: CommandLine
+) -> None:
+    ended = command_line("data", "build", *arguments, "--out", str(tmp_path / "set"))
+    assert (ended.status, ended.stderr.count("\n")) == (2, 1)
+    assert says in ended.stderr
+    assert not (tmp_path / "set").exists()

@@ -87,7 +87,7 @@ def recipe(files: Mapping[str, str], validation: str, replay_share: float) -> di
 
     files: category -> path, of the categories that have rows. A phase that none of them belongs to is left out.
     """
-    phases = []
+    phases: list[dict[str, Any]] = []
     for name, passes in _PHASES:
         mixture = {category: weight for category, weight in passes.items() if category in files}
         if mixture and (not phases or mixture.keys() > phases[-1]["mixture"].keys()):

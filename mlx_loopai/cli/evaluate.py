@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
 @click.option("--suite", help="Measure on a suite, not the nano probes: general (shipped, any model) or a YAML file.")
+@click.option("--text", "texts", type=click.Path(path_type=Path), help="Score a file of generated texts; no model.")
+@click.option("--references", type=click.Path(path_type=Path), help="Reference texts for --text, in the same order.")
+@click.option(
+    "--tokenize", type=click.Choice(["char", "ko-mecab"]), default="char", show_default=True, help="BLEU's tokens."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions per probe (seeded): a quick look.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file as well.")
 @json_option
@@ -34,6 +39,9 @@ def command(
     model: str,
     adapter: Path | None,
     suite: str | None,
+    texts: Path | None,
+    references: Path | None,
+    tokenize: str,
     limit: int | None,
     out: Path | None,
     as_json: bool,
@@ -42,13 +50,21 @@ def command(
     """Ask the model the probe questions and judge its free answers.
 
     With --adapter the base answers them too, and the retention says how much of its ability is left. The base's
-    answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE).
+    answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE). With --text no model is asked: the texts of a file
+    are scored.
     """
     from mlx_loopai.generation.session import find_adapter
 
     _check_out(out)
+    if references is not None and texts is None:
+        raise InputError("--references: there is nothing to compare with them; add --text FILE")
     folder = find_adapter(adapter) if adapter is not None else None
-    if suite is None:
+    if texts is not None:
+        from mlx_loopai.cli.text_scores import text_document, text_table
+
+        document = text_document(texts, references, tokenize)
+        text = text_table(document)
+    elif suite is None:
         document = _probes(model, folder, limit, quiet)
         text = _table(document)
     else:

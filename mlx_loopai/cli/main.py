@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": "Predict the memory a training run needs, and choose the settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",
     "evaluate": "Measure what a model kept of its general ability.",
+    "diagnose": "Look inside a tokenizer, a model or an adapter.",
     "gate": "Say yes or no to a fine-tuned model: exit status 1 when a floor is missed.",
     "report": "Write the HTML report of a run.",
     "generate": "Generate text from a prompt or a file of prompts.",

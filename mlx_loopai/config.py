@@ -20,7 +20,7 @@ from mlx_loopai.errors import InputError, all_problems
 
 PenaltyKind = Literal["none", "kronecker", "sketch", "hierarchical", "fisher", "hlora", "kl"]
 RehearsalObjective = Literal["answers", "kl", "both"]
-ReplaySource = Literal["none", "records", "self"]
+ReplaySource = Literal["none", "records", "self", "free"]
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -114,11 +114,18 @@ class ReplayOptions(_Options):
     )
     kl_strength: float = Field(1.0, ge=0, description="factor of KL(base || adapted) (objective: kl, both)")
     source: ReplaySource = Field(
-        "none", description="records: the general rows as they are; self: the base answers them once"
+        "none",
+        description="records: general rows as they are; self: the base answers them once; free: it answers no prompt",
     )
     max_prompts: int = Field(400, ge=1, description="how many general prompts the base answers (source: self)")
     answer_tokens: int = Field(64, ge=1, description="longest rehearsal answer in tokens (source: self)")
     temperature: float = Field(0.0, ge=0, description="sampling temperature of rehearsal answers; 0: greedy")
+
+    @model_validator(mode="after")
+    def _free_answers_differ(self) -> ReplayOptions:
+        if self.source == "free" and self.temperature == 0:
+            raise ValueError("source free answers the same empty turn again and again; give a temperature such as 1")
+        return self
 
 
 class MemoryOptions(_Options):

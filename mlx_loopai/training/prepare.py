@@ -134,7 +134,7 @@ def rehearsal_rows(
         return [replace(row, category=REHEARSAL) for row in rows]
     if run.rehearsal.exists():
         return list(Rehearsal.load(run.rehearsal).rows)
-    if not records:
+    if not records and config.replay.source == "self":
         listener.notice("general: none given; the embedded prompt set serves for rehearsal")
     prompts = general_prompts(records, config.replay, config.train.seed)
     prompt_ids = [encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,62 @@ def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
     s^2 tr(Z^T Z / N  B diag(u) B^T), O(N R D_in + R^2 D_out) a layer. Anchored at the base.
     """
 
-    def term(name: str, layer: LoRALinear) -> mx.array:
-        return weighted_drift(layer, importance.output[name], importance.activations[name])
+    stacks = [_Stack.of(importance, rows) for rows in _alike(importance)]
 
-    return partial(_over_layers, importance, term)
+    def penalty(model: nn.Module) -> mx.array:
+        layers = lora_modules(model)
+        return mx.stack([stack.drift(layers) for stack in stacks]).sum()
+
+    return penalty
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Layers of equal shapes, computed together: a step has time for few operations, not for some per layer.
+
+    names: L rows of M layers that read the same input; activations (L, N, D_in); outputs: c_l u_l (L, 1, D_out) for
+    each of the M.
+    """
+
+    names: list[list[str]]
+    activations: mx.array
+    outputs: list[mx.array]
+
+    @staticmethod
+    def of(importance: Importance, names: list[list[str]]) -> _Stack:
+        activations = mx.stack([importance.activations[row[0]] for row in names])
+        outputs = [
+            mx.stack([importance.coefficients[name] * importance.output[name] for name in column])[:, None]
+            for column in zip(*names, strict=True)
+        ]
+        mx.eval(activations, outputs)
+        return _Stack(names, activations, outputs)
+
+    def drift(self, layers: dict[str, LoRALinear]) -> mx.array:
+        """sum_l c_l sum_i u_i mean_t (DW x_t)_i^2 over the layers of this stack."""
+        first = layers[self.names[0][0]]
+        a = mx.stack([mx.concatenate([layers[name].lora_a for name in row], axis=1) for row in self.names])
+        # In the activations' dtype: a float32 copy of all of them would double what the penalty keeps.
+        low = (self.activations @ a.astype(self.activations.dtype)).astype(mx.float32)
+        inner = mx.swapaxes(low, 1, 2) @ low / low.shape[1]
+        total, rank = mx.zeros(()), first.lora_a.shape[1]
+        for column, output in enumerate(self.outputs):
+            b = mx.stack([layers[row[column]].lora_b for row in self.names])
+            own = slice(column * rank, (column + 1) * rank)
+            total = total + (inner[:, own, own] * ((b * output) @ mx.swapaxes(b, 1, 2))).sum()
+        return first.scale**2 * total
+
+
+def _alike(importance: Importance) -> list[list[list[str]]]:
+    """Layers in rows that read the same input, and rows of equal shapes together."""
+    readers: dict[int, list[str]] = {}
+    for name, array in importance.activations.items():
+        readers.setdefault(id(array), []).append(name)
+    alike: dict[tuple[int, ...], list[list[str]]] = {}
+    for row in readers.values():
+        sizes = (importance.input[row[0]].size, *(importance.output[name].size for name in row))
+        alike.setdefault(sizes, []).append(row)
+    return list(alike.values())
 
 
 def dense_penalty(importance: DenseImportance) -> Callable[[nn.Module], mx.array]:
@@ -80,15 +133,6 @@ def _over_layers(
 ) -> mx.array:
     terms = [importance.coefficients[name] * term(name, layer) for name, layer in lora_modules(model).items()]
     return mx.stack(terms).sum()
-
-
-def weighted_drift(layer: LoRALinear, output: mx.array, activations: mx.array) -> mx.array:
-    """sum_i u_i mean_t (DW x_t)_i^2 of one layer; `output` u (D_out,), `activations` (N, D_in)."""
-    # In the activations' dtype: a float32 copy of all of them would double what the penalty keeps.
-    low = (activations @ layer.lora_a.astype(activations.dtype)).astype(mx.float32)
-    inner = low.T @ low / len(low)
-    outer = (layer.lora_b * output) @ layer.lora_b.T
-    return layer.scale**2 * (inner * outer).sum()
 
 
 def weighted_square(layer: LoRALinear, output: mx.array, input_: mx.array) -> mx.array:

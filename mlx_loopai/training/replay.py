@@ -62,7 +62,13 @@ def read_source(path: str, category: str) -> list[Record]:
 
 
 def general_prompts(records: Sequence[Record], options: ReplayOptions, seed: int) -> list[str]:
-    """At most `replay.max_prompts` prompts, seeded: the first user turns of `records`, or the embedded prompt set."""
+    """At most `replay.max_prompts` prompts, seeded: the first user turns of `records`, or the embedded prompt set.
+
+    For `replay.source: free` that many empty ones: what the base says to no prompt at all (arXiv 2505.13811, there from
+    the first token of a text, here from an empty chat turn).
+    """
+    if options.source == "free":
+        return [""] * options.max_prompts
     found = [message.content for record in records for message in record.messages[:2] if message.role == "user"]
     prompts = sorted(set(found)) if records else texts.prompts()
     if not prompts:

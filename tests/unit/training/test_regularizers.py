@@ -28,6 +28,9 @@ def drawn(model: nn.Module) -> Importance:
     n_out = [layer.lora_b.shape[1] for layer in layers.values()]
     coefficients = {name: float(generator.uniform(0.5, 2)) for name in layers}
     activations = arrays(*((N, size) for size in n_in))
+    for name in layers:  # as in a model: q, k and v read the same input
+        parent, _, last = name.rpartition(".")
+        activations[name] = activations[f"{parent}.q_proj"] if last in ("k_proj", "v_proj") else activations[name]
     return Importance(
         arrays(*((size,) for size in n_out)), arrays(*((size,) for size in n_in)), coefficients, 1, activations
     )

@@ -110,3 +110,10 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, count: int) -> None:
         assert np.array_equal(one.supervised, other.supervised)
         assert one.origin == other.origin
     assert [entry.name for entry in tmp_path.iterdir()] == ["rehearsal.jsonl"]
+
+
+def test_free_rehearsal_has_no_prompts_and_needs_a_temperature() -> None:
+    options = ReplayOptions(source="free", max_prompts=3, temperature=1.0)
+    assert general_prompts([], options, seed=0) == ["", "", ""]
+    with pytest.raises(ValueError, match="temperature"):
+        ReplayOptions(source="free")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,18 +72,52 @@ class _Stack:
         return _Stack(names, activations, outputs)
 
     def drift(self, layers: dict[str, LoRALinear]) -> mx.array:
-        """sum_l c_l sum_i u_i mean_t (DW x_t)_i^2 over the layers of this stack."""
-        first = layers[self.names[0][0]]
-        a = mx.stack([mx.concatenate([layers[name].lora_a for name in row], axis=1) for row in self.names])
+        """sum_l c_l sum_i u_i mean_t (DW x_t)_i^2 over the layers of this stack; the gradient comes with it.
+
+        With Z = X A and K = B diag(c u) B^T the gradients are 2 s^2 X^T Z K / N and 2 s^2 (Z^T Z / N) B diag(c u): half
+        the operations of taking them back through the sum.
+        """
+        names = [name for row in self.names for name in row]
+        scale = layers[names[0]].scale ** 2
+
+        def forward(*factors: mx.array) -> tuple[mx.array, ...]:
+            value, pulls_a, pulls_b = self._with_gradients(factors[: len(names)], factors[len(names) :])
+            return (scale * value, *(2 * scale * pull for pull in (pulls_a, *pulls_b)))
+
+        drift = mx.custom_function(forward)
+
+        @drift.vjp
+        def backward(
+            primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
+        ) -> tuple[mx.array, ...]:
+            height, width = len(self.names), len(self.names[0])
+            pulls_a, *pulls_b = (cotangents[0] * output for output in outputs[1:])
+            columns = mx.split(pulls_a, width, axis=2)
+            places = [(row, column) for row in range(height) for column in range(width)]
+            return (*(columns[c][r] for r, c in places), *(pulls_b[c][r] for r, c in places))
+
+        factors = [layers[name].lora_a for name in names] + [layers[name].lora_b for name in names]
+        return drift(*factors)[0]
+
+    def _with_gradients(
+        self, a: Sequence[mx.array], b: Sequence[mx.array]
+    ) -> tuple[mx.array, mx.array, list[mx.array]]:
+        """The drift at scale 1, and half its gradients: (L, D_in, M R) for all `a`, (L, R, D_out) a column of `b`."""
+        width, rank, x = len(self.outputs), a[0].shape[1], self.activations
+        stacked = mx.stack([mx.concatenate(list(a[at : at + width]), axis=1) for at in range(0, len(a), width)])
         # In the activations' dtype: a float32 copy of all of them would double what the penalty keeps.
-        low = (self.activations @ a.astype(self.activations.dtype)).astype(mx.float32)
-        inner = mx.swapaxes(low, 1, 2) @ low / low.shape[1]
-        total, rank = mx.zeros(()), first.lora_a.shape[1]
+        low = (x @ stacked.astype(x.dtype)).astype(mx.float32)
+        value, mixed, pulls_b = mx.zeros(()), [], []
         for column, output in enumerate(self.outputs):
-            b = mx.stack([layers[row[column]].lora_b for row in self.names])
-            own = slice(column * rank, (column + 1) * rank)
-            total = total + (inner[:, own, own] * ((b * output) @ mx.swapaxes(b, 1, 2))).sum()
-        return first.scale**2 * total
+            own = low[:, :, column * rank : (column + 1) * rank]
+            up = mx.stack(list(b[column::width]))
+            inner, weighted = mx.swapaxes(own, 1, 2) @ own / own.shape[1], up * output
+            outer = weighted @ mx.swapaxes(up, 1, 2)
+            value = value + (inner * outer).sum()
+            mixed.append(own @ outer / own.shape[1])
+            pulls_b.append(inner @ weighted)
+        pull_a = mx.swapaxes(x, 1, 2) @ mx.concatenate(mixed, axis=2).astype(x.dtype)
+        return value, pull_a.astype(mx.float32), pulls_b
 
 
 def _alike(importance: Importance) -> list[list[list[str]]]:

@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
     from mlx_loopai.memory.machine import Machine
     from mlx_loopai.memory.plan import MemoryPlan
-    from mlx_loopai.models.shape import ModelShape
 
 _NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 
 
 @click.command("plan", short_help="Predict the memory a training run needs, and choose the settings that fit.")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--model", help="nano, a folder, a config.json or a cached hub id; overrides the recipe's.")
+@click.option(
+    "--model", help="nano, a folder, a config.json, a cached hub id or Qwen2.5-3B-shape; overrides the recipe's."
+)
 @click.option("--machine", default="this", show_default=True, help="This computer, or a Mac such as m4-16gb.")
 @click.option(
     "--macos", type=click.Choice(["15", "26"]), default="15", show_default=True, help="Memory policy of a named Mac."
 )
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an option, such as lora.rank=16.")
+@click.option("--probe", is_flag=True, help="Run two steps of the plan here and refine it, and later plans, by them.")
 @json_option
 @quiet_option
 def command(
@@ -34,21 +37,32 @@ def command(
     machine: str,
     macos: str,
     overrides: tuple[str, ...],
+    probe: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Predict the memory that a training run needs and choose the settings that fit.
 
-    No weights are needed: a config.json is enough. RECIPE and --set give the run's options as `train` takes them.
+    No weights are needed: a config.json is enough, for --probe too, which measures random weights. RECIPE and --set
+    give the run's options as `train` takes them.
     Exit status 1 when the run does not fit; the table then shows the smallest attempt.
     """
     from mlx_loopai.config import load_config
     from mlx_loopai.memory.plan import plan
+    from mlx_loopai.memory.probes import read_corrections
+    from mlx_loopai.models.shape import ModelShape
 
+    if probe and machine != "this":
+        raise InputError(f"--probe: {machine} is not here to be measured; leave out --machine, or --probe")
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)
     config = load_config(recipe, overrides)
-    found = plan(_shape(config.model), config, _machine(machine, int(macos)))
+    sizes, where = _model_config(config.model)
+    shape, planned_for = ModelShape.from_config(sizes, where), _machine(machine, int(macos))
+    found = plan(shape, config, planned_for, corrections=read_corrections(shape, planned_for))
+    if probe and found.fits:
+        _probe(sizes, found, quiet)
+        found = plan(shape, config, planned_for, corrections=read_corrections(shape, planned_for))
     emit(_document(config.model, found), as_json, "" if quiet and found.fits else _table(config.model, found))
     found.require_fit()
 
@@ -59,25 +73,39 @@ def _machine(name: str, macos: int) -> Machine:
     return this_machine() if name == "this" else named_machine(name, macos)
 
 
-def _shape(model: str) -> ModelShape:
-    """Sizes of the model behind nano, a config.json, a folder or a cached hub id."""
-    from mlx_loopai.errors import InputError
+def _probe(sizes: dict[str, Any], planned: MemoryPlan, quiet: bool) -> None:
+    """Measure steps of the plan and keep what they say."""
+    import mlx_loopai.training.probe as measuring
+    from mlx_loopai.memory.guard import guarded
+    from mlx_loopai.memory.probes import keep_factor
     from mlx_loopai.models.shape import ModelShape
 
-    if model == "nano":
-        return ModelShape.from_folder(_NANO_FOLDER)
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return ModelShape.from_folder(path)
+    steps = len(measuring.probed_options(planned))
+    with progress(steps, "probe", quiet, unit="steps") as shown, guarded(planned):
+        factor = measuring.probe(sizes, planned, shown.update)
+    keep_factor(ModelShape.from_config(sizes), planned.machine, planned.checkpointing, factor)
+
+
+def _model_config(model: str) -> tuple[dict[str, Any], str]:
+    """(config.json of nano, a file, a folder, a cached hub id or a known name; what to call it in errors)."""
+    from mlx_loopai.models.known_shapes import SUFFIX, known_config, near_names
+    from mlx_loopai.models.shape import read_config
+
+    known = known_config(model)
+    if known is not None:
+        return known, model
+    path = _NANO_FOLDER if model == "nano" else Path(model).expanduser()
     if path.exists():
-        return ModelShape.from_file(path)
+        return read_config(path)
+    if model.lower().endswith(SUFFIX):
+        raise InputError(f"--model {model}: no sizes of that name are known; near: {', '.join(near_names(model))}")
     cached = _cached_config(model)
     if cached is None:
         raise InputError(
             f"--model {model}: no such folder or config.json, and no hub model of that name is cached;"
-            " give nano, a folder, a config.json or a downloaded hub id"
+            " give nano, a folder, a config.json, a downloaded hub id or a name such as Qwen2.5-3B-shape"
         )
-    return ModelShape.from_file(cached)
+    return read_config(cached)
 
 
 def _cached_config(model: str) -> Path | None:
@@ -111,6 +139,7 @@ def _document(model: str, found: MemoryPlan) -> dict[str, Any]:
         "total_bytes": found.total_bytes,
         "peak_bytes": found.peak_bytes,
         "terms": found.terms,
+        "phases": found.phases,
         "choices": [{"name": choice.name, "value": choice.value, "reason": choice.reason} for choice in found.choices],
     }
 

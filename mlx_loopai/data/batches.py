@@ -7,7 +7,8 @@ while any two rows of a bin may meet. Padding then depends on the widths alone, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -193,6 +194,18 @@ def _weights(rows: Sequence[TokenRow], supervised: npt.NDArray[np.bool_]) -> npt
         if row.weights is not None:
             weights[index, : len(row.ids)] = row.weights
     return weights
+
+
+def divided(batches: Sequence[MicroBatch], divisor: int) -> list[MicroBatch]:
+    """The same rows in micro-batches of about 1/`divisor` of the rows each, one row at least."""
+    found = []
+    for batch in batches:
+        height = -(-len(batch.ids) // divisor)
+        arrays: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        for at in range(0, len(batch.ids), height):
+            part = {name: None if array is None else array[at : at + height] for name, array in arrays.items()}
+            found.append(MicroBatch(**part))
+    return found
 
 
 def real_token_share(lengths: Sequence[int], steps: Sequence[Sequence[Sequence[int]]], widths: Sequence[int]) -> float:

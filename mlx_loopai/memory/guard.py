@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -22,12 +22,13 @@ import mlx.core as mx
 from mlx_loopai.memory.plan import BUDGET_SHARE, MemoryPlan
 from mlx_loopai.units import MIB, format_bytes
 
-Verdict = Literal["ok", "shrink", "stop"]
+Verdict = Literal["ok", "warn", "shrink", "stop"]
 
 # Prediction errors up to this factor are let pass: 0.85 W * 1.15 is still below W.
 _OVER_BUDGET = 1.15
 _WIRED_MARGIN = 1.1
 _LEAST_CACHE_BYTES = 32 * MIB
+_MOST_MICRO_DIVISOR = 64
 # Wired limits came with macOS 15.
 _FIRST_WIRED_MACOS = 15
 # Shares of Linux's memory still available at which it is called tight, and critical.
@@ -65,15 +66,12 @@ def guarded(plan: MemoryPlan) -> Iterator[MemoryWatch]:
 
     Yields: the watch to poll once per step. MLX's memory limit stays as it is.
     """
-    previous_cache = mx.set_cache_limit(plan.terms["cache"])
-    wired = wired_bytes(plan)
-    previous_wired = mx.set_wired_limit(wired) if wired else None
-    try:
+    with ExitStack() as restored:
+        restored.callback(mx.set_cache_limit, mx.set_cache_limit(plan.terms["cache"]))
+        wired = wired_bytes(plan)
+        if wired:
+            restored.callback(mx.set_wired_limit, mx.set_wired_limit(wired))
         yield MemoryWatch(plan.budget_bytes, plan.terms["cache"])
-    finally:
-        mx.set_cache_limit(previous_cache)
-        if previous_wired is not None:
-            mx.set_wired_limit(previous_wired)
 
 
 def wired_bytes(plan: MemoryPlan) -> int:
@@ -91,8 +89,9 @@ def wired_bytes(plan: MemoryPlan) -> int:
 class MemoryWatch:
     """Compares what a run uses with its budget, once per step.
 
-    `poll` answers "ok"; "shrink" after it has halved the cache limit; or "stop": save and end before the system swaps.
-    `reason` says in one line what the last answer other than "ok" came from.
+    `poll` answers "ok"; "warn" when the budget is first passed or the system first complains; "shrink" from the next
+    time on, when it has lowered the cache limit and `micro_divisor` asks for smaller micro-batches; or "stop": save and
+    end before the system swaps. `reason` says in one line what the last answer other than "ok" came from.
     """
 
     def __init__(
@@ -101,20 +100,26 @@ class MemoryWatch:
         cache_bytes: int,
         read: Callable[[], Reading] | None = None,
         set_cache_limit: Callable[[int], object] = mx.set_cache_limit,
+        clear_cache: Callable[[], object] = mx.clear_cache,
     ) -> None:
         self.budget_bytes = budget_bytes
         self.stop_bytes = int(_OVER_BUDGET * budget_bytes)
         self.reason = ""
+        self.micro_divisor = 1
+        self._warned = False
         self._cache_limit = cache_bytes
         self._read = read or read_memory
         self._set_cache_limit = set_cache_limit
+        self._clear_cache = clear_cache
 
     def poll(self) -> Verdict:
         """The verdict on this moment."""
         now = self._read()
         verdict = self._judge(now)
+        if verdict == "warn":
+            self._warned = True
         if verdict == "shrink":
-            self._shrink()
+            self._shrink(now)
         if verdict != "ok":
             self.reason = self._explain(now)
         return verdict
@@ -123,13 +128,20 @@ class MemoryWatch:
         # What the cache holds can be given back; the rest cannot.
         if now.pressure is Pressure.CRITICAL or now.used_bytes - now.cache_bytes > self.stop_bytes:
             return "stop"
-        over = now.used_bytes > self.budget_bytes or now.pressure is Pressure.WARN
-        return "shrink" if over and self._cache_limit > _LEAST_CACHE_BYTES else "ok"
+        if now.used_bytes <= self.budget_bytes and now.pressure is Pressure.NORMAL:
+            return "ok"
+        if not self._warned:
+            return "warn"
+        can_shrink = self._cache_limit > _LEAST_CACHE_BYTES or self.micro_divisor < _MOST_MICRO_DIVISOR
+        return "shrink" if can_shrink else "ok"
 
-    def _shrink(self) -> None:
-        """Lower what will be kept in future; dropping old buffers at once would touch compressed pages."""
+    def _shrink(self, now: Reading) -> None:
+        """Keep less from now on, and give back what is kept, unless the system is already looking for pages."""
         self._cache_limit = max(self._cache_limit // 2, _LEAST_CACHE_BYTES)
         self._set_cache_limit(self._cache_limit)
+        self.micro_divisor = min(2 * self.micro_divisor, _MOST_MICRO_DIVISOR)
+        if now.pressure is Pressure.NORMAL:
+            self._clear_cache()
 
     def _explain(self, now: Reading) -> str:
         pressure = "" if now.pressure is Pressure.NORMAL else f", memory pressure {now.pressure.name.lower()}"

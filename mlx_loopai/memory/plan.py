@@ -7,21 +7,25 @@ ones start again from their best value. When nothing fits, the plan says so and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.memory.machine import Machine
+from mlx_loopai.memory.phases import PROMPT_TOKENS, PhaseSizes, answering_bytes, importance_token_bytes
 from mlx_loopai.memory.predict import (
-    CALIBRATED_ON,
-    FLOAT_BYTES,
+    CACHE_FLOOR_BYTES,
+    PYTHON_BYTES,
+    STATELESS_PENALTIES,
+    Correction,
     MemoryPrediction,
-    StepOptions,
     predict,
     weight_bytes,
 )
+from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.units import format_bytes, parse_bytes
 
@@ -31,6 +35,13 @@ BUDGET_SHARE = 0.85
 _MOST_MICRO_TOKENS = 8192
 _CHUNK_ROWS = (256, 128, 64, 32)
 _SMALL_BASE = "4-bit"
+# Rows of a batch on which importance is measured, the most wanted first.
+_IMPORTANCE_ROWS = (8, 4, 2, 1)
+# Prompts that the base answers together, the most wanted first.
+_REHEARSAL_ROWS = (32, 16, 8, 4)
+PHASE_OVERHEAD_BYTES = PYTHON_BYTES + CACHE_FLOOR_BYTES
+# Released checkpoints of these models are in half precision.
+_RELEASED_PRECISION = ("bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -46,16 +57,23 @@ class Choice:
 class MemoryPlan:
     """Settings of a run and the bytes they need. `terms`: bytes per term, adding up to `total_bytes`.
 
-    micro_tokens: most padded tokens of a micro-batch; base_precision: fp32, bf16, fp16 or N-bit; lora_layers: adapt the
-    last N blocks, 0 for all. With `fits` False the settings are the smallest that were tried.
+    phases: bytes of each phase in all, of which `total_bytes` is the largest. micro_tokens: most padded tokens of a
+    micro-batch; base_precision: fp32, bf16, fp16 or N-bit; lora_layers: adapt the last N blocks, 0 for all;
+    importance_tokens: most padded tokens of a batch on which importance is measured; rehearsal_rows: prompts answered
+    together; both 0 where a run has no such phase. `options` are the
+    same settings as `predict` takes them. With `fits` False the settings are the smallest that were tried.
     """
 
     fits: bool
     budget_bytes: int
     total_bytes: int
     terms: dict[str, int]
+    phases: dict[str, int]
     choices: tuple[Choice, ...]
     calibrated_on: str
+    options: StepOptions
+    importance_tokens: int
+    rehearsal_rows: int
     micro_tokens: int
     checkpointing: bool
     chunk_rows: int
@@ -90,6 +108,7 @@ class _Request:
     width: int
     compute: str
     budget_bytes: int
+    corrections: Mapping[bool, Correction]
 
     def precisions(self) -> tuple[str, ...]:
         if self.shape.quantization is not None:
@@ -140,6 +159,7 @@ class _Request:
             chunk_rows=chunk_rows,
             penalty=self.config.penalty.kind,
             penalty_activations=self.config.penalty.activations,
+            diverges=self.config.penalty.kind == "kl" or self.config.replay.objective != "answers",
             accumulates=tokens < self.config.train.rows_per_step * self.width,
         )
 
@@ -153,7 +173,45 @@ class _Request:
                             yield self.options(precision, layers, checkpointing, chunk_rows, tokens)
 
     def predict(self, options: StepOptions) -> MemoryPrediction:
-        return predict(self.shape, options, self.machine.backend)
+        phases = self.phases(options)
+        correction = self.corrections.get(options.checkpointing)
+        return predict(self.shape, options, self.machine.backend, phases, correction)
+
+    def phases(self, options: StepOptions) -> PhaseSizes:
+        return PhaseSizes(
+            longest_row=self.width,
+            importance_tokens=self._importance_tokens(options),
+            rehearsal_rows=self._rehearsal_rows(options),
+            answer_tokens=self.config.replay.answer_tokens,
+            converts=options.base_precision not in _RELEASED_PRECISION and self.shape.quantization is None,
+        )
+
+    def _room(self, options: StepOptions) -> int:
+        """What the base leaves for a phase before the training."""
+        return self.budget_bytes - weight_bytes(self.shape, options.base_precision) - PHASE_OVERHEAD_BYTES
+
+    def _rehearsal_rows(self, options: StepOptions) -> int:
+        replay = self.config.replay
+        shares = [replay.share, *(phase.replay_share or 0.0 for phase in self.config.phases)]
+        if replay.source != "self" or not max(shares):
+            return 0
+        room, backend = self._room(options), self.machine.backend
+        sizes = ((n, answering_bytes(self.shape, options, backend, n, replay.answer_tokens)) for n in _REHEARSAL_ROWS)
+        return next((rows for rows, size in sizes if size <= room), _REHEARSAL_ROWS[-1])
+
+    def _importance_tokens(self, options: StepOptions) -> int:
+        """The largest batch for importance that stays in the budget; one row, however long, must go."""
+        if self.config.penalty.kind in STATELESS_PENALTIES:
+            return 0
+        adapter = 4 * self.shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
+        most = (self._room(options) - adapter) // importance_token_bytes(self.shape, options)
+        width = self._importance_width()
+        return next((rows * width for rows in _IMPORTANCE_ROWS if rows * width <= most), width)
+
+    def _importance_width(self) -> int:
+        """Tokens of its longest row: a rehearsal answer with its prompt, or as long as training's."""
+        replay = self.config.replay
+        return min(self.width, PROMPT_TOKENS + replay.answer_tokens) if replay.source == "self" else self.width
 
     def fits(self, options: StepOptions) -> bool:
         return self.predict(options).total_bytes <= self.budget_bytes and not self._oversized(options)
@@ -176,16 +234,23 @@ def budget_of(machine: Machine, budget: str = "auto") -> int:
     return min(int(BUDGET_SHARE * machine.working_set_bytes), machine.ram_bytes - machine.reserve_bytes)
 
 
-def plan(shape: ModelShape, config: RunConfig, machine: Machine, longest_row: int = 0) -> MemoryPlan:
+def plan(
+    shape: ModelShape,
+    config: RunConfig,
+    machine: Machine,
+    longest_row: int = 0,
+    corrections: Mapping[bool, Correction] = MappingProxyType({}),
+) -> MemoryPlan:
     """The most wanted settings that fit `machine`, with bytes per term and a reason for each.
 
     longest_row: tokens of the longest row, when the data is known; otherwise `train.max_tokens` is assumed.
+    corrections: what a probe measured on this machine, by whether it used checkpointing (`memory.probes`).
 
     Raises: InputError for a budget or an adapter target that cannot be read.
     """
     width = min(longest_row, config.train.max_tokens) or config.train.max_tokens
     compute = config.dtype if config.dtype != "auto" else ("bf16" if machine.backend == "metal" else "fp32")
-    request = _Request(shape, config, machine, width, compute, budget_of(machine, config.memory.budget))
+    request = _Request(shape, config, machine, width, compute, budget_of(machine, config.memory.budget), corrections)
     chosen = next((options for options in request.attempts() if request.fits(options)), None)
     fits = chosen is not None
     if chosen is None:
@@ -196,8 +261,12 @@ def plan(shape: ModelShape, config: RunConfig, machine: Machine, longest_row: in
         budget_bytes=request.budget_bytes,
         total_bytes=prediction.total_bytes,
         terms=prediction.terms,
+        phases=prediction.phases,
         choices=_choices(request, chosen, fits),
-        calibrated_on=CALIBRATED_ON[machine.backend],
+        calibrated_on=prediction.calibrated_on,
+        options=chosen,
+        importance_tokens=request.phases(chosen).importance_tokens,
+        rehearsal_rows=request.phases(chosen).rehearsal_rows,
         micro_tokens=chosen.micro_tokens,
         checkpointing=chosen.checkpointing,
         chunk_rows=chosen.chunk_rows,
@@ -231,6 +300,12 @@ def _choices(request: _Request, chosen: StepOptions, fits: bool) -> tuple[Choice
         if knob.name == "lora_layers":
             value = request.shape.lora_layers(value)
         found.append(Choice(knob.name, value, reason))
+    phases = request.phases(chosen)
+    if phases.importance_tokens:
+        reason = "padded tokens of a batch on which importance is measured"
+        found.append(Choice("importance_tokens", phases.importance_tokens, reason))
+    if phases.rehearsal_rows:
+        found.append(Choice("rehearsal_rows", phases.rehearsal_rows, "general prompts that the base answers together"))
     return tuple(found)
 
 

@@ -75,27 +75,12 @@ class ModelShape:
     @staticmethod
     def from_file(path: Path) -> ModelShape:
         """The shape in one config.json. Raises: InputError when it is missing, broken or unsupported."""
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; give a model folder that holds a config.json") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}: not valid JSON ({error}); download or convert the model again") from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-        if not isinstance(config, dict):
-            raise InputError(
-                f"{path}: holds a {type(config).__name__} where an object is needed; it is no model's config.json"
-            )
-        return ModelShape.from_config(config, str(path))
+        return ModelShape.from_config(*read_config(path))
 
     @staticmethod
     def from_folder(path: Path) -> ModelShape:
         """The shape of a model folder. Raises: InputError when config.json is missing, broken or unsupported."""
-        config = path / "config.json"
-        if path.is_dir() and not config.exists():
-            raise InputError(f"{path}: no config.json in this folder; convert the model first (mlx-loopai convert)")
-        return ModelShape.from_file(config)
+        return ModelShape.from_file(path if path.is_dir() else path / "config.json")
 
     @property
     def attention_size(self) -> int:
@@ -190,6 +175,30 @@ class ModelShape:
     def _norm_size(self) -> int:
         # gpt_neox has LayerNorm (weight and bias), the others RMSNorm (weight).
         return self.hidden_size * (2 if self.architecture == "gpt_neox" else 1)
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], str]:
+    """(the values, the file's name for errors) of a config.json, or of the one in a model folder.
+
+    Raises: InputError when it is missing or broken.
+    """
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise InputError(f"{path}: no config.json in this folder; convert the model first (mlx-loopai convert)")
+        path = path / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a model folder that holds a config.json") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); download or convert the model again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    if not isinstance(config, dict):
+        raise InputError(
+            f"{path}: holds a {type(config).__name__} where an object is needed; it is no model's config.json"
+        )
+    return config, str(path)
 
 
 def _architecture(config: Mapping[str, Any], where: str) -> str:

@@ -17,6 +17,7 @@ from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
+from mlx_loopai.generation.engine import BATCH_ROWS
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.training.checkpoint import complete_checkpoints
 from mlx_loopai.training.dense_importance import DenseImportance, measure_fisher
@@ -120,9 +121,17 @@ def read_rows(config: RunConfig, encoder: ChatEncoder, listener: Listener) -> Ro
 
 
 def rehearsal_rows(
-    run: RunDirectory, config: RunConfig, loaded: LoadedModel, encoder: ChatEncoder, listener: Listener
+    run: RunDirectory,
+    config: RunConfig,
+    loaded: LoadedModel,
+    encoder: ChatEncoder,
+    listener: Listener,
+    batch_rows: int = BATCH_ROWS,
 ) -> list[TokenRow]:
-    """The rows that phases mix in: none, the general rows as they are, or the base's own answers (made once a run)."""
+    """The rows that phases mix in: none, the general rows as they are, or the base's own answers (made once a run).
+
+    batch_rows: prompts answered together.
+    """
     shares = [config.replay.share, *(phase.replay_share or 0 for phase in config.phases)]
     if config.replay.source == "none" or max(shares) == 0:
         return []
@@ -145,7 +154,13 @@ def rehearsal_rows(
         return list(Rehearsal.load(run.rehearsal).rows)
     listener.stage("rehearsal", len(prompts))
     rehearsal = self_rehearsal(
-        loaded, encoder, prompts, config.replay, config.train.seed, lambda answered, _total: listener.advance(answered)
+        loaded,
+        encoder,
+        prompts,
+        config.replay,
+        config.train.seed,
+        lambda answered, _total: listener.advance(answered),
+        batch_rows or BATCH_ROWS,
     )
     rehearsal.save(run.rehearsal)
     keep(run.rehearsal, kept)
@@ -174,15 +189,18 @@ def importance_of_base(
     encoder: ChatEncoder,
     rehearsal: Sequence[TokenRow],
     listener: Listener,
+    batch_tokens: int = 0,
 ) -> Importance | DenseImportance:
     """Importance on the rehearsal rows, or else on the general records; measured once for a base, rows and options.
 
     Where the kind goes on with the adapter that it measured with, the adapter is put there.
 
+    batch_tokens: most padded tokens of a batch of several rows; 0: eight rows, however long.
+
     Raises: InputError when there is neither.
     """
     if not run.importance.exists():
-        _find_importance(run, config, loaded, encoder, rehearsal, listener)
+        _find_importance(run, config, loaded, encoder, rehearsal, listener, batch_tokens)
     importance = read_importance(run.importance)
     if isinstance(importance, DenseImportance):
         importance.place(loaded.model)
@@ -196,6 +214,7 @@ def _find_importance(
     encoder: ChatEncoder,
     rehearsal: Sequence[TokenRow],
     listener: Listener,
+    batch_tokens: int,
 ) -> None:
     """Write the run's importance file: one of an earlier run, or a new one, which is kept for the next."""
     rows = list(rehearsal) or encode_records(encoder, general_records(config), config.train.max_tokens)[0]
@@ -209,8 +228,12 @@ def _find_importance(
         listener.notice(f"importance: that of an earlier run is used ({kept})")
         return
     widths = choose_widths([len(row.ids) for row in rows])
-    starts = range(0, len(rows), IMPORTANCE_ROWS_PER_BATCH)
-    batches = [batch_of(rows[start : start + IMPORTANCE_ROWS_PER_BATCH], widths) for start in starts]
+    height = (
+        min(IMPORTANCE_ROWS_PER_BATCH, max(1, batch_tokens // widths[-1]))
+        if batch_tokens
+        else IMPORTANCE_ROWS_PER_BATCH
+    )
+    batches = [batch_of(rows[start : start + height], widths) for start in range(0, len(rows), height)]
     _measure(loaded, config.penalty, batches, listener).save(run.importance)
     keep(run.importance, kept)
 

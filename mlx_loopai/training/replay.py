@@ -16,7 +16,7 @@ from mlx_loopai.data.samples import corpus, texts
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
-from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+from mlx_loopai.generation.engine import BATCH_ROWS, SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.text.measures import is_looping
 
@@ -84,6 +84,7 @@ def self_rehearsal(
     options: ReplayOptions,
     seed: int,
     on_progress: Callable[[int, int], None] | None = None,
+    batch_rows: int = BATCH_ROWS,
 ) -> Rehearsal:
     """The base's own answers to `prompts` as training rows; call it with the adapter switched off.
 
@@ -93,7 +94,7 @@ def self_rehearsal(
     requests = [Message("user", prompt) for prompt in prompts]
     prompt_ids = [encoder.prompt_ids([request]) for request in requests]
     sampling = SamplingOptions(temperature=options.temperature, max_tokens=options.answer_tokens, seed=seed)
-    answers = generate_batch(loaded, prompt_ids, sampling, on_progress)
+    answers = generate_batch(loaded, prompt_ids, sampling, on_progress, batch_rows)
     rows = []
     for number, (request, ids, answer) in enumerate(zip(requests, prompt_ids, answers, strict=True)):
         origin = f"rehearsal:{number + 1}"

@@ -14,13 +14,14 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_loopai.config import LoraOptions, RunConfig
-from mlx_loopai.data.batches import share_in_file_order
+from mlx_loopai.data.batches import divided, share_in_file_order
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.memory.guard import MemoryWatch, guarded
 from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.memory.plan import MemoryPlan, plan
+from mlx_loopai.memory.probes import read_corrections
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import LoadedModel, load_model, load_tokenizer, resolve_model
 from mlx_loopai.models.lora import apply_lora
@@ -117,7 +118,8 @@ def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False
     shape = ModelShape.from_folder(path)
     encoder = ChatEncoder(load_tokenizer(path), config.system_prompt)
     rows = read_rows(config, encoder, listener)
-    memory = plan(shape, config, this_machine(), rows.longest).require_fit()
+    machine = this_machine()
+    memory = plan(shape, config, machine, rows.longest, read_corrections(shape, machine)).require_fit()
     with directory.locked(), guarded(memory) as watch:
         loaded = load_model(config.model, config.dtype, _bits_to_quantize(shape, memory, listener))
         if directory.writes:
@@ -143,14 +145,17 @@ def _start(
     started = time.perf_counter()
     if world.rank:
         world.any(False)  # rank 0 finds rehearsal and importance first; the others read its files
-    rehearsal = rehearsal_rows(directory, config, loaded, encoder, listener)
+    rehearsal = rehearsal_rows(directory, config, loaded, encoder, listener, memory.rehearsal_rows)
     sources = selected_rows(config, loaded, rows, listener)
     lora = config.lora.model_copy(update={"layers": memory.lora_layers})
     apply_lora(loaded.model, lora, config.train.seed)
     penalty = None
     if config.penalty.kind in PENALTIES:
-        importance = importance_of_base(directory, config, loaded, encoder, rehearsal, listener)
+        importance = importance_of_base(
+            directory, config, loaded, encoder, rehearsal, listener, memory.importance_tokens
+        )
         penalty = PENALTIES[config.penalty.kind](importance)
+    mx.clear_cache()  # what the phases before the training kept is of other sizes
     phases = plan_phases(config, sources, rehearsal, memory.micro_tokens)
     if not world.rank:
         world.any(False)
@@ -244,7 +249,8 @@ def _loop(run: _Run) -> None:
             phase = run.phases[run.position.phase]
             number = run.position.phase_step
             rate = learning_rate(run.config.train, phase.learning_rate, number, len(phase.steps))
-            result = run.step(phase.batches(number), rate, run.penalty, phase.penalty_strength)
+            batches = divided(phase.batches(number), run.watch.micro_divisor)
+            result = run.step(batches, rate, run.penalty, phase.penalty_strength)
             _advance(run, phase, result, rate)
             _check_health(run, result)
             if _validation_is_due(run):
@@ -281,7 +287,11 @@ def _check_health(run: _Run, result: StepResult) -> None:
             f"{run.step.skipped_in_a_row} steps in a row had a non-finite loss or gradient; the last good checkpoint "
             f"stays in {run.directory.checkpoints}; lower train.learning_rate and start again with another --out"
         )
-    if run.world.any(run.watch.poll() == "stop"):
+    verdict = run.watch.poll()
+    if verdict in ("warn", "shrink"):
+        cure = "; smaller micro-batches from now on" if verdict == "shrink" else ""
+        run.listener.notice(f"memory is short: {run.watch.reason}{cure}")
+    if run.world.any(verdict == "stop"):
         path = _save(run)
         raise LoopaiError(f"memory is about to run out ({run.watch.reason}); saved {path}; close programs and --resume")
 

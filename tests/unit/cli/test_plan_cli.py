@@ -26,6 +26,7 @@ TERMS = [
     "activations",
     "attention",
     "loss",
+    "phases",
     "cache",
     "python",
 ]
@@ -102,6 +103,8 @@ def test_a_recipe_and_overrides(model: Path, capsys: pytest.CaptureFixture[str])
         (["--set", "lora.rang=4"], "did you mean rank"),
         (["--model", "nobody/nothing-of-that-name"], "no hub model of that name is cached"),
         (["--model", "./missing"], "no such folder or config.json"),
+        (["--model", "Qwen2.5-4B-shape"], "near: Qwen2.5-14B-shape"),
+        (["--machine", "m4-16gb", "--probe"], "m4-16gb is not here to be measured"),
     ],
 )
 def test_wrong_input_is_one_line_and_exits_2(
@@ -112,3 +115,30 @@ def test_wrong_input_is_one_line_and_exits_2(
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_known_name_needs_no_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    documents = []
+    for name in ("Qwen2.5-3B-shape", str(model)):
+        assert main(["plan", "--model", name, "--machine", "m4-16gb", "--json"]) == 0
+        documents.append(json.loads(capsys.readouterr().out) | {"model": ""})
+    assert documents[0] == documents[1]
+
+
+def test_a_probe_refines_this_and_later_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path))
+    arguments = ["plan", "--model", "nano", "--set", "train.max_tokens=16", "--set", "train.rows_per_step=2", "--json"]
+    found = []
+    for extra in ([], ["--probe"], []):
+        assert main(arguments + extra) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    before, probed, after = found
+    assert "measured on this machine" not in before["calibrated_on"]
+    assert "measured on this machine" in probed["calibrated_on"]
+    assert probed == after
+    assert probed["terms"]["activations"] != before["terms"]["activations"]
+    # Another model is as little measured as before.
+    assert main([*arguments[:2], "Qwen2.5-0.5B-shape", *arguments[3:]]) == 0
+    assert "measured on this machine" not in json.loads(capsys.readouterr().out)["calibrated_on"]

@@ -11,49 +11,93 @@ from mlx_loopai.memory.plan import plan
 from mlx_loopai.units import GIB, MIB
 
 
-def watch(*readings: Reading, cache_bytes: int = GIB) -> tuple[MemoryWatch, list[int]]:
-    """A watch with a budget of 8 GiB over a scripted machine, and the cache limits that it sets."""
-    limits: list[int] = []
-    script = iter(readings)
-    return MemoryWatch(8 * GIB, cache_bytes, read=lambda: next(script), set_cache_limit=limits.append), limits
+class FakeMachine:
+    """Reads as scripted, the last reading for ever, and remembers what it is told."""
+
+    def __init__(self, *readings: Reading) -> None:
+        self.readings = list(readings)
+        self.limits: list[int] = []
+        self.clears = 0
+
+    def read(self) -> Reading:
+        return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+
+    def clear(self) -> None:
+        self.clears += 1
+
+    def watch(self, cache_bytes: int = GIB) -> MemoryWatch:
+        """A watch over it with a budget of 8 GiB."""
+        return MemoryWatch(8 * GIB, cache_bytes, self.read, self.limits.append, self.clear)
+
+
+OVER = Reading(7 * GIB, 2 * GIB, 2 * GIB)
 
 
 def test_within_budget_nothing_happens() -> None:
-    seen, limits = watch(Reading(4 * GIB, GIB, 2 * GIB))
-    assert seen.poll() == "ok"
-    assert limits == []
-    assert seen.reason == ""
+    machine = FakeMachine(Reading(4 * GIB, GIB, 2 * GIB))
+    seen = machine.watch()
+    assert [seen.poll() for _ in range(3)] == ["ok"] * 3
+    assert (machine.limits, machine.clears, seen.micro_divisor, seen.reason) == ([], 0, 1, "")
 
 
-def test_over_budget_halves_the_cache() -> None:
-    over = Reading(7 * GIB, 2 * GIB, 2 * GIB)
-    seen, limits = watch(over, over)
-    assert [seen.poll(), seen.poll()] == ["shrink", "shrink"]
-    assert limits == [GIB // 2, GIB // 4]
+def test_the_first_time_over_budget_only_warns() -> None:
+    machine = FakeMachine(OVER)
+    seen = machine.watch()
+    assert seen.poll() == "warn"
+    assert (machine.limits, machine.clears, seen.micro_divisor) == ([], 0, 1)
     assert "9.0 GiB used (2.0 GiB of it cache) of a budget of 8.0 GiB" in seen.reason
 
 
-def test_a_cache_that_cannot_shrink_is_no_reason_to_stop() -> None:
-    seen, limits = watch(Reading(8 * GIB, GIB, 0), cache_bytes=32 * MIB)
-    assert seen.poll() == "ok"
-    assert limits == []
+def test_then_cache_and_micro_batches_are_halved() -> None:
+    machine = FakeMachine(OVER)
+    seen = machine.watch()
+    assert [seen.poll() for _ in range(3)] == ["warn", "shrink", "shrink"]
+    assert machine.limits == [GIB // 2, GIB // 4]
+    assert machine.clears == 2
+    assert seen.micro_divisor == 4
+
+
+def test_under_pressure_the_cache_is_not_walked() -> None:
+    machine = FakeMachine(Reading(GIB, GIB, 0, Pressure.WARN))
+    seen = machine.watch()
+    assert [seen.poll(), seen.poll()] == ["warn", "shrink"]
+    assert (machine.limits, machine.clears) == ([GIB // 2], 0)
+
+
+def test_what_cannot_shrink_further_is_no_reason_to_stop() -> None:
+    machine = FakeMachine(OVER)
+    seen = machine.watch()
+    verdicts = [seen.poll() for _ in range(20)]
+    assert verdicts[-1] == "ok"
+    assert machine.limits[-1] == 32 * MIB
+    assert "stop" not in verdicts
+
+
+def test_stages_of_a_machine_that_fills_up() -> None:
+    machine = FakeMachine(Reading(GIB, 0, 0), OVER, OVER, Reading(10 * GIB, 0, 0))
+    seen = machine.watch()
+    assert [seen.poll() for _ in range(4)] == ["ok", "warn", "shrink", "stop"]
+
+
+def test_recovery_is_believed() -> None:
+    machine = FakeMachine(OVER, OVER, Reading(GIB, 0, 0))
+    seen = machine.watch()
+    assert [seen.poll() for _ in range(4)] == ["warn", "shrink", "ok", "ok"]
 
 
 def test_far_over_budget_stops() -> None:
-    seen, _ = watch(Reading(10 * GIB, 0, 0))
-    assert seen.poll() == "stop"
+    assert FakeMachine(Reading(10 * GIB, 0, 0)).watch().poll() == "stop"
 
 
 def test_the_whole_process_counts() -> None:
-    seen, _ = watch(Reading(GIB, 0, 10 * GIB))
-    assert seen.poll() == "stop"
+    assert FakeMachine(Reading(GIB, 0, 10 * GIB)).watch().poll() == "stop"
 
 
 @pytest.mark.parametrize(
-    ("pressure", "verdict"), [(Pressure.NORMAL, "ok"), (Pressure.WARN, "shrink"), (Pressure.CRITICAL, "stop")]
+    ("pressure", "verdict"), [(Pressure.NORMAL, "ok"), (Pressure.WARN, "warn"), (Pressure.CRITICAL, "stop")]
 )
 def test_pressure_decides(pressure: Pressure, verdict: str) -> None:
-    seen, _ = watch(Reading(GIB, 0, 0, pressure))
+    seen = FakeMachine(Reading(GIB, 0, 0, pressure)).watch()
     assert seen.poll() == verdict
     assert pressure is Pressure.NORMAL or pressure.name.lower() in seen.reason
 

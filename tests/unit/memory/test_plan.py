@@ -10,6 +10,7 @@ from mlx_loopai.config import validate_config
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.memory.machine import machine_names, named_machine
 from mlx_loopai.memory.plan import budget_of, plan
+from mlx_loopai.memory.predict import Correction
 from mlx_loopai.models.shape import ModelShape, Quantization
 from mlx_loopai.units import GIB, MIB
 
@@ -127,3 +128,56 @@ def test_every_plan_keeps_its_word(size: str, name: str, macos: int, width: int,
     assert found.fits == (found.total_bytes <= found.budget_bytes)
     assert width <= found.micro_tokens <= max(rows * width, width)
     assert all(choice.reason for choice in found.choices)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.sampled_from(sorted(QWEN25)),
+    gib=st.floats(3, 90),
+    more=st.floats(0, 30),
+    width=st.integers(8, 2048),
+    rows=st.integers(1, 32),
+    checkpointing=st.booleans(),
+)
+def test_more_memory_never_gives_a_smaller_micro_batch(
+    size: str, gib: float, more: float, width: int, rows: int, checkpointing: bool
+) -> None:
+    """With everything else held; otherwise more memory also buys what is wanted more than a large micro-batch."""
+    shape, machine = ModelShape.from_config(qwen25_config(size)), named_machine("m4-max-128gb")
+    plans = [
+        plan(
+            shape,
+            config(
+                dtype="bf16",
+                train={"max_tokens": width, "rows_per_step": rows},
+                lora={"layers": shape.n_layers},
+                memory={"budget": f"{budget}GiB", "checkpointing": checkpointing, "chunk_rows": 64},
+            ),
+            machine,
+        )
+        for budget in (gib, gib + more)
+    ]
+    if plans[0].fits:
+        assert plans[1].fits
+        assert plans[1].micro_tokens >= plans[0].micro_tokens
+
+
+def test_phases_before_the_training_are_made_to_fit(qwen25) -> None:
+    guarded = {"penalty": {"kind": "kronecker"}, "replay": {"share": 0.1, "source": "self"}}
+    tight, roomy = (plan(qwen25("3B"), config(**guarded), named_machine(n)) for n in ("m4-16gb", "m4-max-128gb"))
+    assert tight.fits
+    assert tight.base_precision == "bf16"
+    assert 0 < tight.importance_tokens < roomy.importance_tokens
+    assert 0 < tight.rehearsal_rows <= roomy.rehearsal_rows == 32
+    assert all(need <= tight.budget_bytes for need in tight.phases.values())
+    assert {"importance_tokens", "rehearsal_rows"} <= set(reasons(tight))
+    plain = plan(qwen25("3B"), config(), named_machine("m4-16gb"))
+    assert (plain.importance_tokens, plain.rehearsal_rows) == (0, 0)
+
+
+def test_what_a_probe_measured_decides(qwen25) -> None:
+    shape, machine = qwen25("3B"), named_machine("m4-16gb")
+    first = plan(shape, config(), machine)
+    corrected = plan(shape, config(), machine, corrections={first.checkpointing: Correction(0.5, "two steps here")})
+    assert corrected.calibrated_on == "two steps here"
+    assert corrected.micro_tokens > first.micro_tokens

@@ -1,0 +1,116 @@
+"""Fits the constants of `memory.sizes` to measured steps, and says how well they predict steps they were not fitted to.
+
+Pure: rows in (docs/memory.md says what they hold), constants, errors and a table out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mlx_loopai.memory.predict import predict
+from mlx_loopai.memory.sizes import Constants, StepOptions
+from mlx_loopai.models.shape import ModelShape
+
+_TRIALS = 6000
+# A plan that promises too little ends in swap, one that promises too much only costs time.
+_UNDER_WEIGHT = 4.0
+_ALLOWED_UNDER = 0.03
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Predicted over measured peaks of `n` steps. `median`, `p95`: of the absolute relative error."""
+
+    n: int
+    median: float
+    p95: float
+    lowest: float
+    highest: float
+
+
+def options_of(row: Mapping[str, Any]) -> StepOptions:
+    """The step's options of a measured row."""
+    return StepOptions(**{**row["options"], "lora_targets": tuple(row["options"]["lora_targets"])})
+
+
+def is_held_out(row: Mapping[str, Any]) -> bool:
+    """Whether the row is kept from the fit: decided by a hash of the configuration alone, for half of them."""
+    text = json.dumps([row["config"], row["options"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()[0] % 2 == 1
+
+
+def ratios(rows: Sequence[Mapping[str, Any]], constants: Constants | None = None) -> list[float]:
+    """Predicted over measured peak of every row."""
+    return [
+        predict(ModelShape.from_config(row["config"]), options_of(row), "cpu", constants=constants).peak_bytes
+        / row["peak_bytes"]
+        for row in rows
+    ]
+
+
+def errors(rows: Sequence[Mapping[str, Any]], constants: Constants | None = None) -> Errors:
+    """How well the constants (the committed ones by default) predict `rows`."""
+    found = ratios(rows, constants)
+    sizes = sorted(abs(ratio - 1) for ratio in found)
+    return Errors(len(found), _quantile(sizes, 0.5), _quantile(sizes, 0.95), min(found), max(found))
+
+
+def fit(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Constants:
+    """The constants that predict `rows` best, from a seeded search that changes one at a time; all stay positive."""
+    draw = random.Random(seed)
+    best = Constants()
+    lowest = _misfit(rows, best)
+    names = [found.name for found in fields(Constants)]
+    reach = dict.fromkeys(names, 0.4)
+    for _ in range(_TRIALS):
+        name = draw.choice(names)
+        tried = Constants(**{**asdict(best), name: getattr(best, name) * math.exp(draw.gauss(0, reach[name]))})
+        found = _misfit(rows, tried)
+        # Steps grow where they help and shrink where they do not.
+        reach[name] = max(0.01, reach[name] * (1.5 if found < lowest else 0.93))
+        if found < lowest:
+            best, lowest = tried, found
+    return Constants(**{name: float(f"{value:.3g}") for name, value in asdict(best).items()})
+
+
+def _misfit(rows: Sequence[Mapping[str, Any]], constants: Constants) -> float:
+    logs = [math.log(ratio) for ratio in ratios(rows, constants)]
+    over = sum(abs(value) ** 1.5 for value in logs)
+    under = sum(min(0.0, value + _ALLOWED_UNDER) for value in logs)
+    return (over - _UNDER_WEIGHT * under) / len(logs)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The Markdown table of docs/memory.md: errors on the half that was fitted and, by kind, on the half held out."""
+    held = [row for row in rows if is_held_out(row)]
+    kinds = {
+        "fitted": [row for row in rows if not is_held_out(row)],
+        "**held out**": held,
+        "held out, checkpointing": [row for row in held if row["options"]["checkpointing"]],
+        "held out, no checkpointing": [row for row in held if not row["options"]["checkpointing"]],
+        "held out, fp32": [row for row in held if row["options"]["base_precision"] == "fp32"],
+        "held out, bf16 and 4-bit": [row for row in held if row["options"]["base_precision"] != "fp32"],
+        "held out, vocabulary 64,000 and more": [row for row in held if row["config"]["vocab_size"] >= 64000],
+        "held out, real 0.5B shape": [row for row in held if row["config"]["num_hidden_layers"] == 24],
+    }
+    lines = [
+        "| configurations | n | median error | 95th percentile | lowest predicted/measured | highest |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [_line(kind, errors(found)) for kind, found in kinds.items() if found]
+    return "\n".join(lines)
+
+
+def _line(kind: str, found: Errors) -> str:
+    return f"| {kind} | {found.n} | {found.median:.1%} | {found.p95:.1%} | {found.lowest:.3f} | {found.highest:.3f} |"
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all do not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

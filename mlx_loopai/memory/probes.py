@@ -1,0 +1,48 @@
+"""What probes measured, kept for later plans: one small file per machine, MLX version and model shape."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from mlx_loopai.files import write_whole
+from mlx_loopai.memory.machine import Machine
+from mlx_loopai.memory.predict import Correction
+from mlx_loopai.models.shape import ModelShape
+
+
+def read_corrections(shape: ModelShape, machine: Machine) -> dict[bool, Correction]:
+    """What was measured for `shape` on `machine` with the installed MLX, by checkpointing; empty when nothing was."""
+    try:
+        found = json.loads(_file(shape, machine).read_text(encoding="utf-8"))
+        return {kind == "checkpointing": Correction(float(factor), _source(machine)) for kind, factor in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}  # a missing or broken file only costs the refinement
+
+
+def keep_factor(shape: ModelShape, machine: Machine, checkpointing: bool, factor: float) -> None:
+    """Remember measured over predicted bytes of a step; the other kind of step keeps its own."""
+    kept = {
+        "checkpointing" if kind else "plain": known.factor for kind, known in read_corrections(shape, machine).items()
+    }
+    kept["checkpointing" if checkpointing else "plain"] = factor
+    path = _file(shape, machine)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(kept) + "\n")
+
+
+def _source(machine: Machine) -> str:
+    return f"steps of this model measured on this machine ({machine.name}, MLX {version('mlx')})"
+
+
+def _file(shape: ModelShape, machine: Machine) -> Path:
+    """Below `MLX_LOOPAI_CACHE`, or ~/.cache/mlx-loopai, as evaluation's kept answers are."""
+    named = os.environ.get("MLX_LOOPAI_CACHE")
+    folder = Path(named).expanduser() if named else Path.home() / ".cache" / "mlx-loopai"
+    identity = [machine.name, machine.backend, machine.ram_bytes, version("mlx"), asdict(shape)]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return folder / "memory" / f"{digest[:24]}.json"

@@ -1,0 +1,231 @@
+"""What a training step keeps and works on, in bytes: counted from sizes, weighed by constants fitted to measurements.
+
+Counted, per token of a block without checkpointing (D hidden, Q = heads * head_dim, KV = key/value heads * head_dim,
+I intermediate, H heads, T width):
+
+    7 D   block input; its normalisation; normed input of q, k, v (the gradient of lora_a needs it); scaled queries;
+          attention output (input of o_proj); state after attention; normed input of gate and up
+    2 KV  keys, values
+    5 I   gate; its sigmoid; silu(gate); up; their product (input of down_proj)
+    H T   attention weights (CPU; on Metal one log-sum-exp a head, since its backward pass is memory-linear)
+    R     one row of x A per adapter
+
+The last block computes its MLP for supervised positions only. Besides what is kept, MLX allocates about a hundred
+operations ahead of what has run: how many tensors that is, the constants say. They are fitted to
+`mx.get_peak_memory()` by `python -m mlx_loopai.training.calibrate fit`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.shape import ModelShape
+
+Backend = Literal["metal", "cpu"]
+CONSTANTS = Path(__file__).with_name("constants.json")
+FLOAT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+_QKV = frozenset({"q_proj", "k_proj", "v_proj", "query_key_value"})
+_OUT = frozenset({"o_proj", "dense"})
+_WIDE = frozenset({"gate_proj", "up_proj", "dense_h_to_4h"})
+_NARROW = frozenset({"down_proj", "dense_4h_to_h"})
+# On Metal the loss is a lazy graph (models/loss.py) that allocates chunks ahead: 4 buffers each, up to 10 alive, as was
+# measured for that graph on CPU.
+_METAL_CHUNK_BUFFERS, _METAL_MOST_BUFFERS = 4, 10
+# Supervised positions are padded to a multiple of this (training/step.py).
+_TARGET_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What decides the memory of a step.
+
+    base_precision: fp32, bf16, fp16 or N-bit (a quantised checkpoint keeps its own); compute: dtype of activations.
+    micro_tokens: padded tokens B * T of a micro-batch; width: T. supervised_share: part of them that are targets.
+    diverges: the loss holds the distance from the base. accumulates: gradients of several micro-batches are summed.
+    penalty_activations: rows that `sketch` keeps a module. lora_layers 0, lora_targets (): all.
+    """
+
+    base_precision: str = "fp32"
+    compute: str = "fp32"
+    lora_rank: int = 8
+    lora_targets: tuple[str, ...] = ()
+    lora_layers: int = 0
+    micro_tokens: int = 2048
+    width: int = 2048
+    supervised_share: float = 1.0
+    checkpointing: bool = False
+    chunk_rows: int = 256
+    penalty: str = "none"
+    penalty_activations: int = 0
+    diverges: bool = False
+    accumulates: bool = True
+
+
+@dataclass(frozen=True)
+class Constants:
+    """How many tensors of each size are alive at a step's largest moment, besides what is counted. All at least 0.
+
+    Suffixes: d, kv, i: (tokens, D), (tokens, KV), (tokens, I); s: (tokens, H, T); r: (tokens, R) of every adapter;
+    `_a`: that many more when every linear there has an adapter. `plain`: without checkpointing; `mlp`,
+    `attention`: the two moments that compete with it. `blocks`: blocks whose work is allocated at once.
+    """
+
+    loss_scores: float = 1.1
+    loss_scores_half: float = 0.5
+    loss_rows: float = 2.0
+    head_norms: float = 1.0
+    plain_d: float = 7.0
+    plain_kv: float = 4.0
+    plain_i: float = 3.0
+    plain_s: float = 1.0
+    plain_r: float = 4.0
+    inputs: float = 0.5
+    blocks: float = 2.3
+    mlp_d: float = 7.0
+    mlp_d_a: float = 10.0
+    mlp_kv: float = 2.0
+    mlp_i: float = 11.0
+    mlp_i_a: float = 7.5
+    mlp_s: float = 0.5
+    attention_d: float = 11.0
+    attention_d_a: float = 7.0
+    attention_kv: float = 12.0
+    attention_i: float = 7.0
+    attention_s: float = 3.8
+    work_r: float = 6.0
+    gradients: float = 0.5
+    update: float = 1.4
+
+
+@cache
+def fitted() -> Constants:
+    """The committed constants."""
+    return Constants(**json.loads(CONSTANTS.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of one tensor of each size that a block has, and of the loss; see `Constants` for the names."""
+
+    blocks: int
+    hidden: float
+    kv: float
+    inner: float
+    scores: float
+    ranks: float
+    kept: float
+    kept_scores: float
+    head_norms: float
+    inputs: float
+    adapted: float
+    adapted_attention: float
+    adapted_mlp: float
+    chunk: float
+    chunks: int
+    loss_rows: float
+    half: bool
+
+    @staticmethod
+    def of(shape: ModelShape, options: StepOptions, backend: Backend) -> Sizes:
+        """The sizes of a micro-batch of `options`. Raises: InputError for an unknown compute dtype or target."""
+        tokens, item = options.micro_tokens, float_bytes(options.compute)
+        targets = set(shape.lora_targets(options.lora_targets))
+        linears = shape.block_linears()
+        rows = max(1, round(tokens * options.supervised_share))
+        rows = -(-rows // _TARGET_MULTIPLE) * _TARGET_MULTIPLE
+        chunk = min(options.chunk_rows, rows)
+        blocks = shape.lora_layers(options.lora_layers)
+        attention, mlp = _kept_block(shape, targets)
+        mlp_blocks = blocks - 1 + min(1.0, rows / tokens)
+        of_mlp = (_WIDE | _NARROW) & set(linears)
+        width = options.width * item if backend == "cpu" else 4
+        scores = float(tokens * shape.n_heads * width)
+        ranks = tokens * 4.0 * options.lora_rank * len(targets)
+        return Sizes(
+            blocks=blocks,
+            hidden=float(tokens * max(shape.hidden_size, shape.attention_size) * item),
+            kv=float(tokens * shape.kv_size * item),
+            inner=float(tokens * shape.intermediate_size * item),
+            scores=scores,
+            ranks=ranks,
+            kept=tokens * item * (blocks * attention + mlp_blocks * mlp) + blocks * ranks,
+            kept_scores=blocks * scores,
+            head_norms=float(blocks * tokens * item * (shape.attention_size + shape.kv_size))
+            if shape.architecture == "qwen3"
+            else 0.0,
+            inputs=float(blocks * tokens * shape.hidden_size * item),
+            adapted=len(targets) / len(linears),
+            adapted_attention=len(targets - of_mlp) / len(set(linears) - of_mlp),
+            adapted_mlp=len(targets & of_mlp) / len(of_mlp),
+            chunk=4.0 * chunk * shape.vocab_size,
+            chunks=-(-rows // chunk),
+            loss_rows=4.0 * rows * shape.hidden_size,
+            half=item < 4,
+        )
+
+
+def float_bytes(precision: str) -> int:
+    """Bytes of a number. Raises: InputError for an unknown precision."""
+    if precision not in FLOAT_BYTES:
+        raise InputError(f"precision {precision!r} is unknown; known: {', '.join(FLOAT_BYTES)}, or 2-bit to 8-bit")
+    return FLOAT_BYTES[precision]
+
+
+def adapter_inputs(shape: ModelShape, targets: set[str]) -> int:
+    """Numbers a token that the adapters of a block read; q, k and v share their input, and so do gate and up."""
+    hidden = shape.hidden_size * (bool(targets & _QKV) + bool(targets & _WIDE))
+    return hidden + shape.attention_size * bool(targets & _OUT) + shape.intermediate_size * bool(targets & _NARROW)
+
+
+def _kept_block(shape: ModelShape, targets: set[str]) -> tuple[int, int]:
+    """Numbers a token that a block's attention and its MLP keep: without an adapter, a linear's input is not needed."""
+    hidden, attention, inner = shape.hidden_size, shape.attention_size, shape.intermediate_size
+    in_mlp = targets & (_WIDE | _NARROW)
+    of_attention = 2 * hidden + attention + 2 * shape.kv_size + adapter_inputs(shape, targets - in_mlp)
+    return of_attention, 2 * hidden + 4 * inner + adapter_inputs(shape, in_mlp)
+
+
+def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
+    """(tensors, attention weights) that wait for the backward pass in all blocks from the first adapter on."""
+    if checkpointing:
+        return constants.inputs * sizes.inputs, 0.0
+    return sizes.kept + constants.head_norms * sizes.head_norms, sizes.kept_scores
+
+
+def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
+    """(tensors, attention) alive besides what is kept while the backward pass runs; the larger of two moments."""
+    c = constants
+    if not checkpointing:
+        tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_i * sizes.inner + c.plain_r * sizes.ranks
+        return tensors, c.plain_s * sizes.scores
+    share = min(sizes.blocks, c.blocks) / c.blocks
+    in_mlp = (
+        (c.mlp_d + c.mlp_d_a * sizes.adapted) * sizes.hidden
+        + c.mlp_kv * sizes.kv
+        + (c.mlp_i + c.mlp_i_a * sizes.adapted_mlp) * sizes.inner
+        + c.work_r * sizes.ranks
+    )
+    in_attention = (
+        (c.attention_d + c.attention_d_a * sizes.adapted_attention) * sizes.hidden
+        + c.attention_kv * sizes.kv
+        + c.attention_i * sizes.inner
+        + c.work_r * sizes.ranks
+    )
+    of_mlp = (share * in_mlp, share * c.mlp_s * sizes.scores)
+    of_attention = (in_attention, c.attention_s * sizes.scores)
+    return max(of_mlp, of_attention, key=sum)
+
+
+def loss_bytes(sizes: Sizes, backend: Backend, constants: Constants) -> float:
+    """Scores of a chunk in float32, and the states of the supervised rows with their gradient."""
+    if backend == "metal":
+        buffers = float(min(_METAL_CHUNK_BUFFERS * sizes.chunks, _METAL_MOST_BUFFERS))
+    else:
+        buffers = constants.loss_scores + constants.loss_scores_half * sizes.half
+    return buffers * sizes.chunk + (constants.loss_rows + 1) * sizes.loss_rows

@@ -1,0 +1,185 @@
+"""Measures the memory of real training steps, fits `memory.predict`'s constants to half of them, checks the other half.
+
+python -m mlx_loopai.training.calibrate measure     append to bench/results/memory-cpu.jsonl, a process a case
+python -m mlx_loopai.training.calibrate fit         write mlx_loopai/memory/constants.json
+python -m mlx_loopai.training.calibrate table       write the table of docs/memory.md
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_loopai.memory.sizes import StepOptions
+from mlx_loopai.units import MIB
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results" / "memory-cpu.jsonl"
+CASES_DRAWN = 100
+# What is drawn must be measured in seconds on one core. Rates of this project's CI machine: multiply-adds a second in
+# fp32, how much slower half precision and 4 bits are, element-wise operations a second.
+_LONGEST_S = 4.0
+_PRODUCTS_S, _SLOW_FACTOR, _ELEMENTS_S = 1.5e10, 12, 4e7
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured configuration: the model's config.json and the step's options."""
+
+    config: dict[str, Any]
+    options: StepOptions
+
+    @property
+    def seconds(self) -> float:
+        """Roughly how long its step takes."""
+        size, options = self.config, self.options
+        hidden, inner, layers = size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"]
+        tokens = options.micro_tokens * (2 if options.accumulates else 1)
+        logits = tokens * options.supervised_share * size["vocab_size"]
+        passes = 3 if options.checkpointing else 2
+        products = passes * tokens * layers * hidden * 3 * (hidden + inner) + 2 * logits * hidden
+        attention = tokens * layers * size["num_attention_heads"] * options.width
+        elements = logits + 5 * attention + 15 * tokens * layers * (hidden + inner)
+        slow = 1 if options.base_precision == "fp32" else _SLOW_FACTOR
+        return products * slow / _PRODUCTS_S + elements / _ELEMENTS_S
+
+
+def _config(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": "qwen2",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        **more,
+    }
+
+
+_NANO = _config(256, 640, 4, 4, 2, 4096)
+_REAL = _config(896, 4864, 24, 14, 2, 151936)  # Qwen2.5-0.5B
+
+
+def cases() -> list[Case]:
+    """What is measured: the embedded and the real 0.5B shape, and seeded draws between them."""
+    named = [
+        Case(_NANO, StepOptions(width=width, micro_tokens=1024, chunk_rows=256, checkpointing=checkpointing))
+        for width in (64, 256)
+        for checkpointing in (False, True)
+    ]
+    real = [
+        Case(_REAL, StepOptions(width=width, micro_tokens=256, accumulates=False, checkpointing=checkpointing))
+        for width in (64, 256)
+        for checkpointing in (False, True)
+    ]
+    draw = random.Random(2026)
+    drawn: list[Case] = []
+    while len(drawn) < CASES_DRAWN:
+        case = _drawn(draw)
+        if case.seconds <= _LONGEST_S:
+            drawn.append(case)
+    return named + drawn + real
+
+
+def _drawn(draw: random.Random) -> Case:
+    heads, kv_heads, head_dim = draw.choice([(4, 2, 64), (8, 2, 64), (8, 8, 32), (14, 2, 64), (12, 4, 64)])
+    hidden = heads * head_dim
+    family = draw.choice(["qwen2", "qwen2", "qwen3", "llama"])
+    more: dict[str, Any] = {"model_type": family, "tie_word_embeddings": draw.random() < 0.7}
+    if family == "qwen3":
+        more |= {"head_dim": head_dim * 2, "rope_theta": 1e6, "max_position_embeddings": 4096}
+    inner = int(hidden * draw.choice([2.5, 3.5, 5.5])) // 64 * 64
+    vocab = draw.choice([4096, 8192, 32000, 64000, 151936])
+    precision = draw.choice(["fp32", "fp32", "bf16", "4-bit"])
+    layers = draw.choice([1, 2, 4, 6, 10, 16])
+    width = draw.choice([64, 128, 256, 512])
+    rows = draw.choice([1, 2, 4, 8])
+    options = StepOptions(
+        base_precision=precision,
+        compute="fp32" if precision == "fp32" else "bf16",
+        lora_rank=draw.choice([4, 8, 16, 64]),
+        lora_targets=draw.choice([(), (), (), ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")]),
+        lora_layers=draw.choice([0, 0, 0, max(1, layers // 2)]),
+        micro_tokens=rows * width,
+        width=width,
+        supervised_share=draw.choice([1.0, 0.5, 0.2]),
+        checkpointing=draw.random() < 0.5,
+        chunk_rows=draw.choice([32, 64, 128, 256]),
+        accumulates=draw.random() < 0.5,
+    )
+    return Case(_config(hidden, inner, layers, heads, kv_heads, vocab, **more), options)
+
+
+def measure_case(case: Case) -> dict[str, Any]:
+    """The case with what it needed, measured in this process."""
+    from mlx_loopai.training.probe import measure_step
+
+    return asdict(case) | asdict(measure_step(case.config, case.options))
+
+
+@click.group()
+def main() -> None:
+    """Calibrate the memory prediction on this machine."""
+
+
+@main.command("measure")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--workers", default=1, show_default=True, help="Processes at once; each measures one case and ends.")
+def measure(out: Path, workers: int) -> None:
+    """Measure every case that OUT does not hold yet, each in its own process."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = {_key(row) for row in read_rows(out)}
+    conditions = _conditions()
+    waiting = [case for case in cases() if _key(asdict(case)) not in done]
+    # A server that has imported MLX, but not used it, starts each case's own process without the seconds of importing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__spec__.name, "mlx_loopai.training.probe"])
+    with (
+        ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool,
+        out.open("a", encoding="utf-8") as stream,
+    ):
+        running = [pool.submit(measure_case, case) for case in waiting]
+        for number, found in enumerate(as_completed(running), 1):
+            row = found.result() | conditions
+            stream.write(json.dumps(row) + "\n")
+            stream.flush()
+            sys.stderr.write(f"{number}/{len(waiting)} {row['peak_bytes'] / MIB:.0f} MiB {row['step_s']:.1f} s\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _key(row: dict[str, Any]) -> str:
+    return json.dumps([row["config"], row["options"]], sort_keys=True)
+
+
+def _conditions() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import version
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "machine": f"{platform.system()} {platform.machine()}",
+        "mlx": version("mlx"),
+        "mlx_lm": version("mlx-lm"),
+        "commit": commit,
+    }
+
+
+if __name__ == "__main__":
+    main()

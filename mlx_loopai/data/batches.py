@@ -201,9 +201,11 @@ def divided(batches: Sequence[MicroBatch], divisor: int) -> list[MicroBatch]:
     found = []
     for batch in batches:
         height = -(-len(batch.ids) // divisor)
-        arrays: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
         for at in range(0, len(batch.ids), height):
-            part = {name: None if array is None else array[at : at + height] for name, array in arrays.items()}
+            part: dict[str, Any] = {
+                name: array[at : at + height] for name, array in arrays.items() if array is not None
+            }
             found.append(MicroBatch(**part))
     return found
 

@@ -120,14 +120,16 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
         "weights": weight_bytes(shape, options.base_precision),
         "adapter": adapter,
         # The sum so far, and those of a micro-batch's own that are there at the largest moment.
-        "gradients": int(adapter * (constants.gradients + options.accumulates)),
+        "gradients": int(adapter * (constants.gradients + constants.adapter_half * sizes.half + options.accumulates)),
         "optimizer": 2 * adapter,
         "penalty": penalty_bytes(shape, options),
         "activations": int(kept + beyond * (1 - share)),
         "attention": int(kept_attention + beyond * share),
         "loss": int(loss),
     }
-    update = int(constants.update * adapter) - sum(terms[name] for name in ("gradients", *_TRANSIENT))
+    update = int((constants.update + constants.adapter_half * sizes.half) * adapter) - sum(
+        terms[name] for name in ("gradients", *_TRANSIENT)
+    )
     return terms | {"optimizer": terms["optimizer"] + max(0, update)}
 
 

@@ -73,7 +73,8 @@ class Constants:
 
     Suffixes: d, kv, i: (tokens, D), (tokens, KV), (tokens, I); s: (tokens, H, T); r: (tokens, R) of every adapter;
     `_a`: that many more when every linear there has an adapter. `plain`: without checkpointing; `mlp`,
-    `attention`: the two moments that compete with it. `blocks`: blocks whose work is allocated at once.
+    `attention`: the two moments that compete with it. `blocks`: blocks whose work is allocated at once. `_half`: that
+    much more in half precision (float32 softmax, cast adapters). gradients, update: of the adapter's bytes.
     """
 
     loss_scores: float = 1.1
@@ -99,7 +100,9 @@ class Constants:
     attention_i: float = 7.0
     attention_s: float = 3.8
     work_r: float = 6.0
+    scores_half: float = 0.5
     gradients: float = 0.5
+    adapter_half: float = 0.7
     update: float = 1.4
 
 
@@ -146,7 +149,7 @@ class Sizes:
         of_mlp = (_WIDE | _NARROW) & set(linears)
         width = options.width * item if backend == "cpu" else 4
         scores = float(tokens * shape.n_heads * width)
-        ranks = tokens * 4.0 * options.lora_rank * len(targets)
+        ranks = float(tokens * item) * options.lora_rank * len(targets)
         return Sizes(
             blocks=blocks,
             hidden=float(tokens * max(shape.hidden_size, shape.attention_size) * item),
@@ -201,9 +204,10 @@ def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
 def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
     """(tensors, attention) alive besides what is kept while the backward pass runs; the larger of two moments."""
     c = constants
+    scores = (1 + c.scores_half * sizes.half) * sizes.scores
     if not checkpointing:
         tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_i * sizes.inner + c.plain_r * sizes.ranks
-        return tensors, c.plain_s * sizes.scores
+        return tensors, c.plain_s * scores
     share = min(sizes.blocks, c.blocks) / c.blocks
     in_mlp = (
         (c.mlp_d + c.mlp_d_a * sizes.adapted) * sizes.hidden
@@ -217,8 +221,8 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
         + c.attention_i * sizes.inner
         + c.work_r * sizes.ranks
     )
-    of_mlp = (share * in_mlp, share * c.mlp_s * sizes.scores)
-    of_attention = (in_attention, c.attention_s * sizes.scores)
+    of_mlp = (share * in_mlp, share * c.mlp_s * scores)
+    of_attention = (in_attention, c.attention_s * scores)
     return max(of_mlp, of_attention, key=sum)
 
 

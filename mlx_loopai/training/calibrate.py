@@ -12,6 +12,7 @@ import multiprocessing
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +20,14 @@ from typing import Any
 
 import click
 
-from mlx_loopai.memory.sizes import StepOptions
+from mlx_loopai.errors import InputError
+from mlx_loopai.files import write_whole
+from mlx_loopai.memory.calibration import fit, is_held_out, table, transient_table
+from mlx_loopai.memory.sizes import CONSTANTS, StepOptions
 from mlx_loopai.units import MIB
 
 ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "memory.md"
 RESULTS = ROOT / "bench" / "results" / "memory-cpu.jsonl"
 CASES_DRAWN = 100
 # What is drawn must be measured in seconds on one core. Rates of this project's CI machine: multiply-adds a second in
@@ -102,8 +107,8 @@ def _drawn(draw: random.Random) -> Case:
         more |= {"head_dim": head_dim * 2, "rope_theta": 1e6, "max_position_embeddings": 4096}
     inner = int(hidden * draw.choice([2.5, 3.5, 5.5])) // 64 * 64
     vocab = draw.choice([4096, 8192, 32000, 64000, 151936])
-    precision = draw.choice(["fp32", "fp32", "bf16", "4-bit"])
-    layers = draw.choice([1, 2, 4, 6, 10, 16])
+    precision = draw.choice(["fp32", "bf16", "4-bit"])
+    layers = draw.choice([3, 4, 6, 8, 12, 16])
     width = draw.choice([64, 128, 256, 512])
     rows = draw.choice([1, 2, 4, 8])
     options = StepOptions(
@@ -122,13 +127,6 @@ def _drawn(draw: random.Random) -> Case:
     return Case(_config(hidden, inner, layers, heads, kv_heads, vocab, **more), options)
 
 
-def measure_case(case: Case) -> dict[str, Any]:
-    """The case with what it needed, measured in this process."""
-    from mlx_loopai.training.probe import measure_step
-
-    return asdict(case) | asdict(measure_step(case.config, case.options))
-
-
 @click.group()
 def main() -> None:
     """Calibrate the memory prediction on this machine."""
@@ -143,14 +141,16 @@ def measure(out: Path, workers: int) -> None:
     done = {_key(row) for row in read_rows(out)}
     conditions = _conditions()
     waiting = [case for case in cases() if _key(asdict(case)) not in done]
+    from mlx_loopai.training.probe import measure_case
+
     # A server that has imported MLX, but not used it, starts each case's own process without the seconds of importing.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__spec__.name, "mlx_loopai.training.probe"])
+    context.set_forkserver_preload(["mlx_loopai.training.probe"])
     with (
         ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool,
         out.open("a", encoding="utf-8") as stream,
     ):
-        running = [pool.submit(measure_case, case) for case in waiting]
+        running = [pool.submit(measure_case, case.config, case.options) for case in waiting]
         for number, found in enumerate(as_completed(running), 1):
             row = found.result() | conditions
             stream.write(json.dumps(row) + "\n")
@@ -158,7 +158,34 @@ def measure(out: Path, workers: int) -> None:
             sys.stderr.write(f"{number}/{len(waiting)} {row['peak_bytes'] / MIB:.0f} MiB {row['step_s']:.1f} s\n")
 
 
+@main.command("fit")
+def write_constants() -> None:
+    """Fit the constants to the rows that are not held out."""
+    rows = [row for row in read_rows(RESULTS) if not is_held_out(row)]
+    write_whole(CONSTANTS, json.dumps(asdict(fit(rows)), indent=2) + "\n")
+
+
+@main.command("table")
+def write_tables() -> None:
+    """Write the tables of docs/memory.md from the results."""
+    document = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(with_tables(document, read_rows(RESULTS)), encoding="utf-8")
+
+
+def with_tables(document: str, rows: Sequence[dict[str, Any]]) -> str:
+    """`document` with what stands between its markers replaced. Raises: InputError without markers."""
+    for name, text in (("memory table", table(rows)), ("transient table", transient_table(rows))):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, found, rest = document.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise InputError(f"{DOCUMENT}: no markers for the {name}; keep the lines {begin} and {end}")
+        document = f"{before}{begin}\n{text}\n{end}{after}"
+    return document
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Measured rows, in the order in which they ended."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
@@ -171,13 +198,26 @@ def _conditions() -> dict[str, Any]:
     from importlib.metadata import version
 
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        [
+            "git",
+            "log",
+            "-1",
+            "--format=%h",
+            "--",
+            "mlx_loopai/models",
+            "mlx_loopai/training/step.py",
+            "mlx_loopai/training/gradient.py",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     return {
         "machine": f"{platform.system()} {platform.machine()}",
         "mlx": version("mlx"),
         "mlx_lm": version("mlx-lm"),
-        "commit": commit,
+        "commit": commit,  # the last that changed what a step does
     }
 
 

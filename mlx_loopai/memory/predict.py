@@ -149,7 +149,8 @@ def penalty_bytes(shape: ModelShape, options: StepOptions) -> int:
     """What a penalty keeps, and one more adapter's worth for its own gradient; all float32. Counted, not fitted.
 
     kronecker: an input and an output vector a module. sketch: also general activations (N, D_in) a module, and while it
-    runs one layer's outputs for them. Dense ones: a number a weight. Distance from the base: its scores and the adapted model's, chunks ahead.
+    runs one layer's outputs for them.
+    Dense ones: a number a weight. Distance from the base: its scores and the adapted model's, chunks ahead.
     """
     distance = 0
     if options.diverges:

@@ -249,7 +249,9 @@ def _loop(run: _Run) -> None:
             phase = run.phases[run.position.phase]
             number = run.position.phase_step
             rate = learning_rate(run.config.train, phase.learning_rate, number, len(phase.steps))
-            batches = divided(phase.batches(number), run.watch.micro_divisor)
+            # Several machines must agree on the micro-batches that they share, whatever memory each has left.
+            divisor = run.watch.micro_divisor if run.world.size == 1 else 1
+            batches = divided(phase.batches(number), divisor)
             result = run.step(batches, rate, run.penalty, phase.penalty_strength)
             _advance(run, phase, result, rate)
             _check_health(run, result)
@@ -289,7 +291,7 @@ def _check_health(run: _Run, result: StepResult) -> None:
         )
     verdict = run.watch.poll()
     if verdict in ("warn", "shrink"):
-        cure = "; smaller micro-batches from now on" if verdict == "shrink" else ""
+        cure = "; MLX keeps less, and micro-batches get smaller" if verdict == "shrink" else ""
         run.listener.notice(f"memory is short: {run.watch.reason}{cure}")
     if run.world.any(verdict == "stop"):
         path = _save(run)

@@ -30,6 +30,7 @@ from mlx_loopai.training import nano
 from mlx_loopai.training.gradient import Targets
 from mlx_loopai.training.phases import batch_of
 
+EPOCHS = 9
 FACT_REPEATS = 3
 # Nothing carries one sum over to the next here: with the facts' repeats the right digit led by half a nat only.
 SUM_REPEATS = 9
@@ -56,7 +57,7 @@ class Position:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder of the checkpoint")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--epochs", default=7, show_default=True)
+@click.option("--epochs", default=EPOCHS, show_default=True)
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--rows-per-step", default=64, show_default=True)
 def main(out: Path, seed: int, epochs: int, learning_rate: float, rows_per_step: int) -> None:

@@ -28,6 +28,7 @@ from mlx_loopai.evaluation.measure import compare as retained
 from mlx_loopai.evaluation.probes import Probe
 from mlx_loopai.models.load import load_model
 from mlx_loopai.training.compare import BASE, Measure, Measurement, measure_model, run_arm
+from mlx_loopai.training.pretrain import EPOCHS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "demo-sweep.jsonl"
@@ -43,6 +44,7 @@ _COLUMNS = (
     "open_retention_min",
     "open_worst",
     "train_s",
+    "base_epochs",
     "commit",
 )
 
@@ -60,7 +62,7 @@ def open_probes(count: int = OPEN_ITEMS) -> list[Probe]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """The Markdown table of the sweep's results, ordered by arm and settings."""
-    ordered = sorted(results, key=lambda row: (row["arm"], row["settings"], row["seed"]))
+    ordered = sorted(results, key=lambda row: (row["base_epochs"], row["arm"], row["settings"], row["seed"]))
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
     lines += ["| " + " | ".join(_cell(row.get(name, "–")) for name in _COLUMNS) + " |" for row in ordered]
     return "\n".join(lines)
@@ -113,6 +115,7 @@ def run(arm: str, grid: tuple[str, ...], seeds: str, model: str) -> None:
                 done = run_arm(arm, config, Path(folder) / "run", measure, listener)
             row = {"arm": arm, "settings": " ".join(settings), "seed": int(seed)}
             row |= _scores(base, done.measured) | {"train_s": round(done.train_s, 1), "commit": _commit()}
+            row["base_epochs"] = EPOCHS
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")

@@ -113,4 +113,4 @@ def _make_file(
 
 
 def _verify(checkpoint: Checkpoint, place: Path, plan: Plan, on_progress: StageProgress) -> Verification:
-    return verify(checkpoint, place, _counter("verify", plan.n_bytes, on_progress), plan.round_trip)
+    return verify(checkpoint, place, _counter("verify", plan.n_bytes, on_progress), plan.rounding)

@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from converters.names import EMBEDDING
+from converters.rounding import Rounding, affine_bound, mx_bound, nvfp4_bound
 from converters.tensors import DTYPE_OPTIONS, STORAGE, TensorEntry, cast, to_float32
 from mlx_loopai.errors import InputError, all_problems
 
@@ -216,6 +217,23 @@ def round_trip(block: np.ndarray, form: str | Scheme, dtype: str) -> np.ndarray:
         return to_float32(cast(block, "F32", form), form)
     parts = quantize_rows(cast(block, "F32", dtype), dtype, form)
     return dequantize_rows(parts, form.scales_dtype(dtype), form)
+
+
+def _bound(rows: np.ndarray, form: Scheme, dtype: str) -> np.ndarray:
+    if form.mode == "affine":
+        return affine_bound(rows, form.bits, form.group_size, dtype)
+    return nvfp4_bound(rows) if form.mode == "nvfp4" else mx_bound(rows, form.bits, form.group_size, dtype)
+
+
+def rounding(form: Scheme, dtype: str) -> Rounding:
+    """What `form` does to float32 rows; `dtype` is that of the affine scales."""
+
+    def bound(rows: np.ndarray) -> np.ndarray:
+        # The quantiser sees the rows in the dense dtype.
+        seen = round_trip(rows, dtype, dtype)
+        return np.abs(seen - rows) + _bound(seen, form, dtype)
+
+    return Rounding(lambda rows: round_trip(rows, form, dtype), bound)
 
 
 def stored_bytes(entry: TensorEntry, form: str | Scheme, dtype: str) -> int:

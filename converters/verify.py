@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from converters.readers import open_checkpoint
+from converters.rounding import Rounding
 from converters.tensors import ROUNDING, Checkpoint, TensorEntry, to_float32
 from converters.writers import Progress
 from mlx_loopai.errors import LoopaiError
@@ -49,17 +50,17 @@ def _group(name: str) -> str:
     return re.sub(r"^(model\.|gpt_neox\.)?(layers\.\d+\.)?", "", name).rpartition(".")[0]
 
 
-RoundTrip = Callable[[np.ndarray], np.ndarray]
-"""Float32 rows of a matrix -> the same rows as a quantised output gives them back."""
+RoundingOf = Callable[[TensorEntry], Rounding | None]
+"""What the output's quantisation does to the rows of a tensor; None where it stays dense."""
 
 
 def _compare_tensor(
-    source: TensorEntry, output: TensorEntry, on_progress: Progress, quantized: RoundTrip | None = None
+    source: TensorEntry, output: TensorEntry, on_progress: Progress, rounding: Rounding | None = None
 ) -> Difference:
     """Largest difference, and the same relative to the largest weight.
 
-    A quantised output is compared with what `quantized` makes of the source's rows: nothing but its own rounding may
-    have moved a weight.
+    A quantised output must be what its `rounding` makes of the source's rows, and each weight within the bound that
+    follows from the form's definition: the one finds damage, the other a quantiser that is wrong.
 
     Raises:
         LoopaiError: a difference exceeds what rounding to the output's type, or its quantisation, explains.
@@ -72,9 +73,13 @@ def _compare_tensor(
         found = to_float32(stored, output.dtype)
         difference, size = np.abs(found - wanted), np.abs(wanted)
         explained = relative * size + np.float32(absolute)
-        unexplained = difference if quantized is None else np.abs(found - quantized(wanted))
         # A NaN difference must fail, so the question is whether all are within the bound.
-        if not (unexplained <= explained).all():
+        if rounding is None:
+            explained_all = (difference <= explained).all()
+        else:
+            own = np.abs(found - rounding.apply(wanted))
+            explained_all = (own <= explained).all() and (difference <= rounding.bound(wanted)).all()
+        if not explained_all:
             raise LoopaiError(
                 f"{output.origin}: differs from {source.origin} by {float(difference.max()):.3g}, more than rounding to"
                 f" {output.dtype} explains; the output was not kept, check the disk and convert again"
@@ -89,9 +94,9 @@ def compare_weights(
     source: Checkpoint,
     output: Checkpoint,
     on_progress: Progress,
-    quantized: Callable[[TensorEntry], RoundTrip | None] = lambda entry: None,
+    rounding_of: RoundingOf = lambda entry: None,
 ) -> dict[str, Difference]:
-    """The largest differences by group of tensors. `quantized` gives the round trip of each quantised matrix.
+    """The largest differences by group of tensors. `rounding_of` says how each matrix is quantised.
 
     Raises:
         LoopaiError: a tensor is missing or surplus, or differs by more than rounding explains.
@@ -102,7 +107,7 @@ def compare_weights(
         raise LoopaiError(f"{output.source}: holds other tensors than {source.source}; convert again")
     groups: dict[str, Difference] = {}
     for entry in source.entries:
-        found = _compare_tensor(entry, written[entry.name], on_progress, quantized(entry))
+        found = _compare_tensor(entry, written[entry.name], on_progress, rounding_of(entry))
         groups[_group(entry.name)] = groups.get(_group(entry.name), found) | found
     return groups
 
@@ -131,17 +136,17 @@ def verify(
     source: Checkpoint,
     folder: Path,
     on_progress: Progress,
-    quantized: Callable[[TensorEntry], RoundTrip | None] = lambda entry: None,
+    rounding_of: RoundingOf = lambda entry: None,
 ) -> Verification:
     """Read the output again, compare each tensor with its source, and run both.
 
-    `quantized` gives, for each matrix that the output quantises, what its quantisation makes of rows.
+    `rounding_of` says how the output quantises each matrix.
 
     Raises:
         LoopaiError: a difference that rounding does not explain, or logits that are not finite.
     """
     output = open_checkpoint(folder)
-    groups = compare_weights(source, output, on_progress, quantized)
+    groups = compare_weights(source, output, on_progress, rounding_of)
     return Verification(
         max_abs=max(difference.max_abs for difference in groups.values()),
         max_rel=max(difference.max_rel for difference in groups.values()),

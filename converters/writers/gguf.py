@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from converters import names
+from converters.rounding import Rounding, gguf_bound
 from converters.row_order import gguf_row_order, reordered
 from converters.tensors import Checkpoint, TensorEntry, cast_checked
 from converters.writers import Progress
@@ -86,12 +87,13 @@ def _in_gguf_order(entry: TensorEntry, config: dict[str, Any]) -> TensorEntry:
     return replace(entry, read_rows=reordered(entry.read_rows, order, of_columns=len(entry.shape) == 1))
 
 
-def round_trip(entry: TensorEntry, form: str, config: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What `form` makes of float32 rows of `entry`; None where it is stored dense."""
+def rounding(entry: TensorEntry, form: str, config: Mapping[str, Any]) -> Rounding | None:
+    """What `form` does to float32 rows of `entry`; None where it is stored dense."""
     kind = _kind(entry, _main_kind(form), _head(config))
     if kind.name in _PLAIN:
         return None
-    return lambda rows: gguf.dequantize(gguf.quantize(rows, kind), kind)
+    bits = 8 if kind == GGMLQuantizationType.Q8_0 else 4
+    return Rounding(lambda rows: gguf.dequantize(gguf.quantize(rows, kind), kind), lambda rows: gguf_bound(rows, bits))
 
 
 def gguf_bytes(checkpoint: Checkpoint, form: str) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from converters.output import OutputFolder
 from converters.quantization import WORDS as MLX_WORDS
-from converters.quantization import Scheme, parse_rules, plan_forms, round_trip, scheme_of, stored_bytes
+from converters.quantization import Scheme, parse_rules, plan_forms, rounding, scheme_of, stored_bytes
+from converters.rounding import Rounding
 from converters.tensors import DTYPE_OPTIONS, Checkpoint, TensorEntry
 from converters.writers import Progress
 from converters.writers import gguf as gguf_writer
@@ -72,14 +71,14 @@ class Plan:
     def gguf_form(self) -> str:
         return self.target.quantize or self.dtype
 
-    def round_trip(self, entry: TensorEntry) -> Callable[[np.ndarray], np.ndarray] | None:
-        """What the output's quantisation makes of float32 rows of `entry`; None when it stays dense."""
+    def rounding(self, entry: TensorEntry) -> Rounding | None:
+        """What the output's quantisation does to float32 rows of `entry`; None when it stays dense."""
         if self.target.to == "gguf":
-            return gguf_writer.round_trip(entry, self.gguf_form, self.config)
+            return gguf_writer.rounding(entry, self.gguf_form, self.config)
         form = self.forms.get(entry.name)
         if not isinstance(form, Scheme) or self.target.to != "mlx":
             return None
-        return lambda rows: round_trip(rows, form, self.dtype)
+        return rounding(form, self.dtype)
 
     def write_folder(
         self, folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress

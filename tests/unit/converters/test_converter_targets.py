@@ -192,16 +192,15 @@ def test_blocks_quantise_as_the_whole_does(
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"quantize": "4", "group_size": 32, "keep": ("lm_head=8bit", "layers.0.*=bf16")},
-        {"quantize": "mxfp4"},
-        {"to": "gguf", "quantize": "q4_0"},
-        {"to": "gguf", "dtype": "fp16"},
-        {"to": "hf", "dtype": "bf16"},
-    ],
-)
+VERIFIED = [
+    {"quantize": "4", "group_size": 32, "keep": ("lm_head=8bit", "layers.0.*=bf16")},
+    *({"quantize": word, "group_size": group if word.isdecimal() else None} for word, group in FORMS),
+    *({"to": "gguf", "quantize": word} for word in ("q8_0", "q4_0")),
+    *({"to": to, "dtype": dtype} for to in ("hf", "gguf") for dtype in ("fp16", "bf16")),
+]
+
+
+@pytest.mark.parametrize("options", VERIFIED)
 def test_verify_explains_what_quantising_moved(
     tiny_model_folder: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -227,3 +226,19 @@ def test_verify_sees_a_flipped_bit_in_quantised_weights(
     with pytest.raises(LoopaiError, match="more than"):
         convert(tiny_model_folder, tmp_path / "out", target=target("4", 32), check=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"quantize": "4", "group_size": 32}, {"to": "gguf", "quantize": "q8_0"}])
+def test_verify_sees_a_quantiser_that_is_wrong_both_times(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Its own round trip explains the output; the bound of the form does not."""
+    real_mlx, real_gguf = mx.quantize, gguf.quantize
+
+    def wider(array: mx.array, **form: Any) -> Any:
+        return real_mlx(array * 1.2, **form)
+
+    monkeypatch.setattr(mx, "quantize", wider)
+    monkeypatch.setattr(gguf, "quantize", lambda array, kind: real_gguf(array * np.float32(1.2), kind))
+    with pytest.raises(LoopaiError, match="more than"):
+        convert(tiny_model_folder, tmp_path / "out", target=Target(**options), check=True)

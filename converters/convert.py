@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.output import check_output_free, check_space, output_file, output_folder, sha256_of
+from converters.output import check_output_free, check_space, output_file, output_folder, sha256_of, work_folder
 from converters.readers import open_checkpoint
 from converters.tensors import Checkpoint
 from converters.tokenizer import choose_tokenizer
@@ -45,7 +44,7 @@ def _counter(stage: str, total: int, on_progress: StageProgress) -> Callable[[in
     return add
 
 
-def _identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> dict[str, Any]:
+def identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> dict[str, Any]:
     """What must be equal for a killed conversion to be continued: the source's files, the tokenizer's, the options."""
     return {
         "source": str(checkpoint.source.absolute()),
@@ -53,6 +52,7 @@ def _identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> 
         # The content: a tokenizer rebuilt from a GGUF file is a new file each time.
         "tokenizer_files": {path.name: sha256_of(path) for path in tokenizer},
         "dtype": plan.dtype,
+        "forms": {name: form if isinstance(form, str) else form.as_config() for name, form in plan.forms.items()},
         "target": {key: list(value) if isinstance(value, tuple) else value for key, value in vars(plan.target).items()},
     }
 
@@ -66,6 +66,7 @@ def convert(
     source: str | Path,
     out: Path,
     *,
+    revision: str | None = None,
     tokenizer: Path | None = None,
     dtype: str | None = None,
     target: Target | None = None,
@@ -76,7 +77,8 @@ def convert(
 
     Without a `target` it is an MLX folder whose weights are `dtype` (None: the source's own type, bf16 for a quantised
     GGUF). A folder is made for mlx and hf, one file for gguf. `tokenizer` is a folder whose tokenizer replaces the
-    source's own. With `check` the output is verified before it gets its name, so what is called `out` was never wrong.
+    source's own; `revision` pins a hub id. With `check` the output is verified before it gets its name, so what is
+    called `out` was never wrong.
 
     Raises:
         InputError: the source, the tokenizer, the options or `out` cannot be used.
@@ -85,28 +87,35 @@ def convert(
     target = target or Target(dtype=dtype)
     target.check()
     check_output_free(out)
-    checkpoint = open_checkpoint(source)
-    make = _make_file if target.to == "gguf" else _make_folder
-    with tempfile.TemporaryDirectory(prefix="mlx-loopai-") as scratch:
-        files = choose_tokenizer(checkpoint, tokenizer, Path(scratch))
+    checkpoint = open_checkpoint(source, revision)
+    with work_folder(out) as work:
+        files = choose_tokenizer(checkpoint, tokenizer, work)
         plan = make_plan(target, checkpoint)
         check_space(out, plan.n_bytes + sum(path.stat().st_size for path in files))
-        return make(checkpoint, files, plan, out, check, on_progress)
+        if target.to == "gguf":
+            return _make_file(checkpoint, files, plan, out, work, check, on_progress)
+        return _make_folder(checkpoint, files, plan, out, check, on_progress)
 
 
 def _make_folder(
     checkpoint: Checkpoint, files: Sequence[Path], plan: Plan, out: Path, check: bool, on_progress: StageProgress
 ) -> Conversion:
-    with output_folder(out, _identity(checkpoint, files, plan)) as folder:
+    with output_folder(out, identity(checkpoint, files, plan)) as folder:
         tensors = plan.write_folder(folder, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
         found = _verify(checkpoint, folder.path, plan, on_progress) if check else None
     return Conversion(out, tensors, sum(path.stat().st_size for path in out.iterdir()), plan.label, found)
 
 
 def _make_file(
-    checkpoint: Checkpoint, files: Sequence[Path], plan: Plan, out: Path, check: bool, on_progress: StageProgress
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    plan: Plan,
+    out: Path,
+    work: Path,
+    check: bool,
+    on_progress: StageProgress,
 ) -> Conversion:
-    with output_file(out) as path:
+    with output_file(out, work) as path:
         tensors = plan.write_file(path, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
         found = _verify(checkpoint, path, plan, on_progress) if check else None
     return Conversion(out, tensors, out.stat().st_size, plan.label, found)

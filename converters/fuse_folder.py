@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from converters.convert import identity
 from converters.fuse import Survival, choose_forms, fused_entries, scheme_of_folder
-from converters.output import check_output_free, check_space, output_folder
+from converters.output import check_output_free, check_space, output_folder, sha256_of, work_folder
 from converters.peft import hf_module
 from converters.quantization import stored_bytes
 from converters.readers import open_checkpoint
@@ -16,6 +16,7 @@ from converters.tokenizer import choose_tokenizer
 from converters.writers.target import Target, make_plan
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.adapter_folder import Adapter, read_adapter
+from mlx_loopai.models.adapters import WEIGHTS_FILE
 from mlx_loopai.models.load import hash_base
 
 
@@ -60,9 +61,10 @@ def fuse(
     widened = [name for name in survival if forms[_weight(name)] != plan.forms[_weight(name)]]
     plan = replace(plan, forms=forms)
     check_space(out, sum(stored_bytes(entry, forms[entry.name], plan.dtype) for entry in checkpoint.entries))
-    with tempfile.TemporaryDirectory(prefix="mlx-loopai-") as scratch:
-        files = choose_tokenizer(checkpoint, None, Path(scratch))
-        with output_folder(out, {"fused": str(folder.absolute()), "base": str(checkpoint.source.absolute())}) as place:
+    with work_folder(out) as work:
+        files = choose_tokenizer(checkpoint, None, work)
+        made_from = identity(checkpoint, files, plan) | {"adapter": sha256_of(folder / WEIGHTS_FILE)}
+        with output_folder(out, made_from) as place:
             tensors = plan.write_folder(place, merged, files, on_progress)
     return Fused(out, tensors, sum(path.stat().st_size for path in out.iterdir()), survival, widened)
 

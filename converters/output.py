@@ -151,8 +151,36 @@ def output_folder(out: Path, made_from: Mapping[str, Any]) -> Iterator[OutputFol
 
 
 @contextlib.contextmanager
-def output_file(out: Path) -> Iterator[Path]:
-    """A temporary file beside `out` that takes its name when the block ends well and is gone when it does not.
+def work_folder(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` for what is needed on the way; it is gone afterwards.
+
+    Its name follows from `out`, so that what a killed run left there goes with the next run.
+
+    Raises:
+        InputError: another process is working on `out`.
+        LoopaiError: the folder cannot be made.
+    """
+    folder = out.absolute().with_name(f".{out.name}.work")
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder, out):
+            try:
+                for path in folder.iterdir():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    for parent in new_parents:
+                        parent.rmdir()  # only while nothing is in it
+    except OSError as error:
+        raise _as_one_line(error, out) from error
+
+
+@contextlib.contextmanager
+def output_file(out: Path, work: Path) -> Iterator[Path]:
+    """A file in the folder `work` beside `out` that takes its name when the block ends well.
 
     Raises:
         InputError: something is at `out` already.
@@ -160,11 +188,12 @@ def output_file(out: Path) -> Iterator[Path]:
     """
     if out.exists():
         raise InputError(f"{out}: is already there and never overwritten; choose another --out or remove it")
-    out = out.absolute()
+    temporary = work / out.name
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(out) as temporary:
-            yield temporary
+        yield temporary
+        sync_file(temporary)
+        os.rename(temporary, out)
+        sync_file(out.absolute().parent)
     except OSError as error:
         raise _as_one_line(error, out) from error
 

@@ -8,13 +8,15 @@ from converters.tensors import Checkpoint
 from mlx_loopai.errors import InputError
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
-    """The checkpoint in a Hugging Face folder, a GGUF file or behind a hub id.
+def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """The checkpoint in a Hugging Face folder, a GGUF file or behind a hub id; `revision` is a hub id's.
 
     Raises:
         InputError: nothing is there, or what is there is damaged or not supported.
     """
     path = Path(source)
+    if revision is not None and path.exists():
+        raise InputError(f"--revision {revision}: {source} is a local path; leave --revision out")
     if path.is_dir():
         from converters.readers.huggingface import read_folder
 
@@ -31,4 +33,4 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         raise InputError(f"{source}: no such folder or file; give a model folder, a GGUF file or a hub id (name/model)")
     from converters.readers.huggingface import read_folder
 
-    return read_folder(download(str(source)))
+    return read_folder(download(str(source), revision, torch_too=True))

@@ -122,7 +122,7 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], fo
         _add_sizes(writer, checkpoint)
         writer.add_file_type(_FILE_TYPES[main])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        add_tokenizer(writer, tokenizer, checkpoint)
+        add_tokenizer(writer, tokenizer, checkpoint, path.parent)
         for piece in pieces:
             # The package wants a dtype, and only looks at it where raw_dtype is not given.
             writer.add_tensor_info(

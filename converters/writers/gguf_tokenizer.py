@@ -27,8 +27,8 @@ _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Checkpoint) -> None:
-    """Put the tokenizer in `files` into the metadata.
+def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Checkpoint, work: Path) -> None:
+    """Put the tokenizer in `files` into the metadata; `work` is a folder for copies of them.
 
     Raises:
         InputError: it is no BPE tokenizer.json, or llama.cpp does not know its way of splitting words.
@@ -52,7 +52,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Ch
         writer.add_tokenizer_pre(_split_name(document, str(path)))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    _add_special(writer, files, checkpoint, with_merges=not model.get("byte_fallback"))
+    _add_special(writer, files, checkpoint, work, with_merges=not model.get("byte_fallback"))
 
 
 def _tokens(document: Mapping[str, Any], rows: int, where: str) -> tuple[list[str], list[int]]:
@@ -91,9 +91,11 @@ def _split_name(document: Mapping[str, Any], where: str) -> str:
     raise InputError(f"{where}: llama.cpp does not know this tokenizer's way of splitting words; use --to hf or mlx")
 
 
-def _add_special(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Checkpoint, with_merges: bool) -> None:
+def _add_special(
+    writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Checkpoint, work: Path, with_merges: bool
+) -> None:
     """Merges, special ids and the chat template, read by the package as llama.cpp's own converter reads them."""
-    with tempfile.TemporaryDirectory(prefix="mlx-loopai-") as scratch:
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
         for file in files:
             shutil.copyfile(file, Path(scratch) / file.name)
         special = gguf.SpecialVocab(scratch, load_merges=with_merges, n_vocab=checkpoint.config["vocab_size"])

@@ -129,6 +129,7 @@ def _print_summary(document: dict[str, Any]) -> None:
     type=click.Path(path_type=Path),
     help="Folder that holds tokenizer.json; without it the source's own is used (rebuilt from a GGUF file).",
 )
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id; without it the newest is taken.")
 @click.option(
     "--dtype",
     type=click.Choice(["fp32", "bf16", "fp16"]),
@@ -159,6 +160,7 @@ def _print_summary(document: dict[str, Any]) -> None:
 def command(
     source: str,
     out: Path,
+    revision: str | None,
     tokenizer: Path | None,
     dtype: str | None,
     to: str,
@@ -177,10 +179,17 @@ def command(
     """
     from converters.convert import convert
     from converters.writers.target import Target
+    from mlx_loopai.errors import Interrupted
 
     target = Target(to, dtype, quantize, int(group_size) if group_size else None, keep)
-    with _progress(quiet) as on_progress:
-        done = convert(source, out, tokenizer=tokenizer, target=target, check=check, on_progress=on_progress)
+    try:
+        with _progress(quiet) as on_progress:
+            done = convert(
+                source, out, revision=revision, tokenizer=tokenizer, target=target, check=check, on_progress=on_progress
+            )
+    except KeyboardInterrupt:
+        how = "starts over" if to == "gguf" else "goes on after the files that are finished"
+        raise Interrupted(f"{out}: stopped by Ctrl-C; the same command {how}") from None
     document = _document(done)
     if as_json:
         click.echo(json.dumps(document, ensure_ascii=False))

@@ -11,6 +11,7 @@ from mlx_loopai.errors import InputError
 
 # Weights and what describes them; code, other formats and pictures stay where they are.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+_TORCH = ["pytorch_model*.bin"]
 
 
 def is_hub_id(source: str | Path) -> bool:
@@ -18,17 +19,22 @@ def is_hub_id(source: str | Path) -> bool:
     return isinstance(source, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", source) is not None
 
 
-def download(repo_id: str) -> Path:
+def download(repo_id: str, revision: str | None = None, torch_too: bool = False) -> Path:
     """The local snapshot folder of `repo_id`, fetched when it is not cached.
 
+    `revision` is a branch, tag or commit. With `torch_too` a repository without safetensors gives its torch files.
+
     Raises:
-        InputError: there is no network and no cached copy, or the hub does not give the model.
+        InputError: there is no network and no cached copy, or the hub does not give the model or the revision.
         OSError: the disk is full.
     """
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=_WANTED))
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=_WANTED))
+        if torch_too and not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*_WANTED, *_TORCH]))
+        return folder
     except errors.GatedRepoError:
         raise InputError(
             f"{repo_id}: the hub wants its licence accepted first; do so on the model's page, then set HF_TOKEN"
@@ -36,6 +42,10 @@ def download(repo_id: str) -> Path:
     except errors.RepositoryNotFoundError:
         raise InputError(
             f"{repo_id}: is neither a local path nor a model on the hub (or it is private: set HF_TOKEN)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise InputError(
+            f"{repo_id}: the hub has no revision {revision!r} of it; give a branch, tag or commit with --revision"
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

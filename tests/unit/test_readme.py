@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 
-from converters.names import gguf_name
+from converters.convert import convert
+from converters.writers.target import Target
 from mlx_loopai.cli.main import COMMANDS, main
-from tests.conftest import TINY_CONFIG
 from tests.unit.cli.conftest import write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -65,12 +62,11 @@ def test_commands_in_the_text_exist_and_are_documented() -> None:
 def test_the_commands_run_one_after_the_other(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_gguf(tmp_path / "model.gguf", tiny_model_folder)
+    convert(tiny_model_folder, tmp_path / "model.gguf", target=Target(to="gguf"))
     write_rows(tmp_path / "rows.jsonl", 6)
     monkeypatch.chdir(tmp_path)
     for arguments in commands():
-        given = [str(tiny_model_folder) if argument == "TOKENIZER_DIR" else argument for argument in arguments]
-        given += shlex.split(SHORTER.get(arguments[0], ""))
+        given = arguments + shlex.split(SHORTER.get(arguments[0], ""))
         capfd.readouterr()
         assert main(given) == 0, f"{shlex.join(arguments)}: {capfd.readouterr().err}"
         assert capfd.readouterr().out.strip(), f"{shlex.join(arguments)} says nothing"
@@ -111,39 +107,3 @@ def test_modules_named_in_the_map_exist() -> None:
     line = next(line for line in README.splitlines() if line.startswith("  training/"))
     named = re.findall(r"[a-z]+", line.partition("training/")[2].replace("(the loop)", ""))
     assert not [name for name in named if not (ROOT / "mlx_loopai" / "training" / f"{name}.py").is_file()]
-
-
-def write_gguf(path: Path, model: Path) -> None:
-    """The tiny model as the GGUF file that a user would have."""
-    from safetensors.numpy import load_file
-
-    writer = gguf.GGUFWriter(path, TINY_CONFIG["model_type"])
-    writer.add_block_count(TINY_CONFIG["num_hidden_layers"])
-    writer.add_context_length(TINY_CONFIG["max_position_embeddings"])
-    writer.add_embedding_length(TINY_CONFIG["hidden_size"])
-    writer.add_feed_forward_length(TINY_CONFIG["intermediate_size"])
-    writer.add_head_count(TINY_CONFIG["num_attention_heads"])
-    writer.add_head_count_kv(TINY_CONFIG["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(TINY_CONFIG["rms_norm_eps"])
-    writer.add_rope_freq_base(TINY_CONFIG["rope_theta"])
-    writer.add_tokenizer_model("gpt2")
-    vocabulary = tokens(model)
-    writer.add_token_list(vocabulary)
-    writer.add_token_types([gguf.TokenType.NORMAL] * len(vocabulary))
-    writer.add_eos_token_id(TINY_CONFIG["eos_token_id"])
-    for name, tensor in load_file(model / "model.safetensors").items():
-        their = gguf_name(name)
-        assert their is not None
-        writer.add_tensor(their, tensor.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def tokens(model: Path) -> list[str]:
-    """The tokenizer's vocabulary in order of id, filled up to the embedding's rows."""
-    document = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
-    by_id = {number: token for token, number in document["model"]["vocab"].items()}
-    by_id |= {added["id"]: added["content"] for added in document["added_tokens"]}
-    return [by_id.get(number, f"[PAD{number}]") for number in range(TINY_CONFIG["vocab_size"])]

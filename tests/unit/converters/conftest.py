@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from converters.names import expected_tensors, gguf_name
 
-VOCAB = [chr(ord("a") + number) for number in range(26)] + ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+VOCAB = [*(chr(ord("a") + number) for number in range(26)), "<|endoftext|>", "<|im_start|>", "<|im_end|>", "ab"]
+MERGES = ["a b"]
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",
@@ -44,9 +45,16 @@ def write_tokenizer(folder: Path, tokens: list[str] = VOCAB) -> Path:
         for number, token in enumerate(tokens)
         if token.startswith("<|")
     ]  # fmt: skip
-    vocabulary = {token: number for number, token in enumerate(tokens) if not token.startswith("<|")}
-    model = {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": None}
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    merges = [merge.split(" ") for merge in MERGES if "".join(merge.split(" ")) in vocabulary]
+    model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": None}
     document = {"version": "1.0", "added_tokens": added, "model": model}
+    document["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -110,8 +118,12 @@ def gguf_file(tmp_path: Path) -> Callable[..., Path]:
         if "head_dim" in config:
             writer.add_key_length(config["head_dim"])
         writer.add_tokenizer_model("gpt2")
-        writer.add_token_list(VOCAB + [f"[PAD{number}]" for number in range(len(VOCAB), config["vocab_size"])])
-        writer.add_token_types([1] * config["vocab_size"])
+        writer.add_tokenizer_pre("gpt-2")
+        padding = [f"[PAD{number}]" for number in range(len(VOCAB), config["vocab_size"])]
+        writer.add_token_list(VOCAB + padding)
+        kinds_of = [gguf.TokenType.CONTROL if token.startswith("<|") else gguf.TokenType.NORMAL for token in VOCAB]
+        writer.add_token_types([*kinds_of, *[gguf.TokenType.UNUSED] * len(padding)])
+        writer.add_token_merges(MERGES)
         writer.add_eos_token_id(28)
         writer.add_pad_token_id(26)
         for hf, tensor in random_tensors(config).items():

@@ -6,19 +6,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from mlx_loopai.cli.convert import command
+from mlx_loopai.cli.main import main
 from mlx_loopai.errors import InputError
 
 Build = Callable[..., Path]
 
 
-def test_the_json_document(gguf_file: Build, tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_the_json_document(gguf_file: Build, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = CliRunner().invoke(
         command,
-        [str(gguf_file()), "--out", str(out), "--tokenizer", str(tokenizer_folder), "--dtype", "fp16", "--json"],
+        [str(gguf_file()), "--out", str(out), "--dtype", "fp16", "--json"],
     )
     assert result.exit_code == 0, result.exception
     document = json.loads(result.stdout)
@@ -54,3 +56,16 @@ def test_help_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("to", "how"), [("mlx", "goes on after the files"), ("gguf", "starts over")])
+def test_ctrl_c_says_how_to_go_on(
+    model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], to: str,
+    how: str,
+) -> None:  # fmt: skip
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("converters.convert.convert", interrupted)
+    assert main(["convert", str(model_folder()), "--out", str(tmp_path / "out"), "--to", to]) == 130
+    assert f"stopped by Ctrl-C; the same command {how}" in capfd.readouterr().err

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from converters.readers import open_checkpoint
 from converters.tokenizer import choose_tokenizer, tokenizer_files
@@ -19,11 +20,22 @@ def test_the_models_own_or_another(model_folder: Build, tokenizer_folder: Path) 
     assert {path.parent for path in choose_tokenizer(checkpoint, tokenizer_folder, Path())} == {tokenizer_folder}
 
 
-def test_gguf_needs_one(gguf_file: Build, tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_gguf_brings_its_own(gguf_file: Build, tokenizer_folder: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(gguf_file())
-    assert choose_tokenizer(checkpoint, tokenizer_folder, Path())
+    assert {path.parent for path in choose_tokenizer(checkpoint, tokenizer_folder, tmp_path)} == {tokenizer_folder}
+    own = choose_tokenizer(checkpoint, None, tmp_path)
+    assert {path.name for path in own} == {"tokenizer.json", "tokenizer_config.json"}
+    again, wanted = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (tmp_path, tokenizer_folder))
+    assert again.get_vocab() == wanted.get_vocab()
+    assert again.encode("<|im_start|>abba<|im_end|>").ids == wanted.encode("<|im_start|>abba<|im_end|>").ids
+
+
+def test_a_folder_without_a_tokenizer(gguf_file: Build, model_folder: Build, tmp_path: Path) -> None:
+    folder = model_folder()
+    (folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"with --tokenizer DIR"):
-        choose_tokenizer(checkpoint, None, Path())
+        choose_tokenizer(open_checkpoint(folder), None, tmp_path)
+    checkpoint = open_checkpoint(gguf_file())
     with pytest.raises(InputError, match=r"no such folder"):
         choose_tokenizer(checkpoint, tmp_path / "none", Path())
     with pytest.raises(InputError, match=r"holds no tokenizer.json"):

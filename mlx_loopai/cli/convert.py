@@ -22,7 +22,7 @@ _STAGES = {"write": "converting", "verify": "verifying"}
 _LINE_EVERY_S = 5.0
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
     """The largest resident memory of this process so far."""
     with contextlib.suppress(OSError):
         # Linux's getrusage carries the parent's peak across exec; this figure is our own.
@@ -56,7 +56,7 @@ def _rich_bar() -> Iterator[Callable[[str, int, int], None]]:
 
             if stage not in tasks:
                 tasks[stage] = bar.add_task(_STAGES[stage], total=total, memory="")
-            bar.update(tasks[stage], completed=done, memory=f"peak {format_bytes(_peak_rss_bytes())}")
+            bar.update(tasks[stage], completed=done, memory=f"peak {format_bytes(peak_rss_bytes())}")
 
         yield show
 
@@ -99,7 +99,7 @@ def _document(done: Conversion) -> dict[str, Any]:
         "tensors": done.tensors,
         "bytes": done.n_bytes,
         "dtype": done.dtype,
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": peak_rss_bytes(),
         "verify": None if done.verification is None else asdict(done.verification),
     }
 

@@ -31,7 +31,8 @@ class TokenRow:
     """One row of T tokens. `supervised[t]`: token t is a target, given the tokens before it; never token 0.
 
     category: the record's, or `REHEARSAL` for a row that a phase mixes in. weights: what each supervised token's loss
-    counts against the others'; None: all the same.
+    counts against the others'; None: all the same. base_states: the base's final states that predict its N targets,
+    where they are known.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
@@ -39,6 +40,7 @@ class TokenRow:
     origin: str
     category: str
     weights: npt.NDArray[np.float32] | None = None  # [T]
+    base_states: npt.NDArray[np.float32] | None = None  # [N, D]
 
 
 @dataclass(frozen=True)

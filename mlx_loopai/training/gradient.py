@@ -26,7 +26,8 @@ class Targets:
     """Where the supervised positions of a micro-batch are: all (N,), N padded to a multiple with weight 0.
 
     `rows`, `columns` index the hidden states whose next token is `tokens`. Where the distance from the base counts,
-    `divergence` (N,) says how much, and `left_out` (N,) which token it leaves out (-1: none).
+    `divergence` (N,) says how much, `left_out` (N,) which token it leaves out (-1: none), and `base` (N, D) holds the
+    base's states there, if they are known.
     """
 
     rows: mx.array
@@ -35,6 +36,7 @@ class Targets:
     weights: mx.array
     divergence: mx.array | None = None
     left_out: mx.array | None = None
+    base: mx.array | None = None
 
     @staticmethod
     def of(batch: MicroBatch) -> Targets:
@@ -47,13 +49,15 @@ class Targets:
         if batch.divergence is not None:
             rehearsed = np.zeros(len(rows), np.bool_) if batch.rehearsal is None else batch.rehearsal[rows]
             found += [batch.divergence[rows, columns + 1], np.where(rehearsed, -1, tokens)]
-        return Targets(*(mx.array(np.pad(values, padding)) for values in found))
+            if batch.base_states is not None:
+                found.append(batch.base_states)
+        return Targets(*(mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for each in found))
 
     @property
     def arrays(self) -> list[mx.array]:
         """The arguments of `batch_loss` after the token ids."""
-        always = [self.rows, self.columns, self.tokens, self.weights]
-        return always if self.divergence is None or self.left_out is None else [*always, self.divergence, self.left_out]
+        found = [self.rows, self.columns, self.tokens, self.weights, self.divergence, self.left_out, self.base]
+        return [array for array in found if array is not None]
 
 
 # ids (B, T), targets -> ((summed loss, its part that is distance from the base), gradient).
@@ -111,6 +115,7 @@ def batch_loss(
     weights: mx.array,
     divergence: mx.array | None = None,
     left_out: mx.array | None = None,
+    base: mx.array | None = None,
     *,
     chunk_rows: int,
     checkpointing: bool = False,
@@ -120,13 +125,13 @@ def batch_loss(
 
     ids (B, T). The loss is the negative log-likelihood of `tokens` (N,) times `weights`; where `divergence` (N,) is
     given, KL(base || adapted) times it is added, with the token `left_out` (N,) removed from both. The base is the
-    model itself with its adapter switched off.
+    model itself with its adapter switched off, unless its states `base` (N, D) are given.
     """
     hidden = hidden_states(model, ids, checkpointing, (rows, columns))
     loss = linear_cross_entropy(hidden, Head.of(model), tokens, weights, chunk_rows, terms=terms)
     if divergence is None:
         return (loss,)
-    targets = Targets(rows, columns, tokens, weights, divergence, left_out)
+    targets = Targets(rows, columns, tokens, weights, divergence, left_out, base)
     apart = _divergence(model, ids, hidden, targets, chunk_rows)
     return loss + apart, apart
 
@@ -134,8 +139,11 @@ def batch_loss(
 def _divergence(model: nn.Module, ids: mx.array, hidden: mx.array, targets: Targets, chunk_rows: int) -> mx.array:
     if targets.divergence is None:
         return mx.zeros(())
-    with adapter_disabled(model):
-        base = hidden_states(model, ids, positions=(targets.rows, targets.columns))
+    base = targets.base
+    if base is None:
+        with adapter_disabled(model):
+            base = hidden_states(model, ids, positions=(targets.rows, targets.columns))
+    base = base.astype(hidden.dtype)
     return linear_divergence(hidden, base, Head.of(model), targets.divergence, targets.left_out, chunk_rows)
 
 

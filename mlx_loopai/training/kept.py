@@ -20,8 +20,10 @@ from mlx_loopai.models.load import LoadedModel
 
 def kept_path(name: str, loaded: LoadedModel, parts: Sequence[Any], suffix: str) -> Path:
     """The file in the cache folder for something made from this base with `parts` (JSON values)."""
+    # A run may quantise its base to fit the machine.
+    bits = sorted({module.bits for module in loaded.model.modules() if hasattr(module, "bits")})
     dtype = loaded.model.model.norm.weight.dtype
-    everything = [loaded.base_hash, str(dtype), str(mx.default_device()), mx.__version__, *parts]
+    everything = [loaded.base_hash, bits, str(dtype), str(mx.default_device()), mx.__version__, *parts]
     digest = hashlib.sha256(json.dumps(everything, ensure_ascii=False).encode()).hexdigest()
     return cache_folder() / f"{name}-{digest[:32]}{suffix}"
 

@@ -19,11 +19,13 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import BATCH_ROWS
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.training.base_states import with_base_states
 from mlx_loopai.training.checkpoint import complete_checkpoints
 from mlx_loopai.training.dense_importance import DenseImportance, measure_fisher
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.importance import Importance, measure_importance
 from mlx_loopai.training.kept import fetch, keep, kept_path, rows_digest
+from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.path_integral import PathForm, measure_path
 from mlx_loopai.training.phases import batch_of
 from mlx_loopai.training.regularizers import read_importance
@@ -130,8 +132,23 @@ def rehearsal_rows(
 ) -> list[TokenRow]:
     """The rows that phases mix in: none, the general rows as they are, or the base's own answers (made once a run).
 
-    batch_rows: prompts answered together.
+    With the base's states at their targets where the objective needs them. batch_rows: prompts answered together.
     """
+    rows = _rehearsal_rows(run, config, loaded, encoder, listener, batch_rows)
+    if not (rows and Objective.of(config.replay).rehearsal_divergence):
+        return rows
+    listener.stage("the base on rehearsal", len(rows))
+    return with_base_states(loaded.model, rows, run.path, listener.advance)
+
+
+def _rehearsal_rows(
+    run: RunDirectory,
+    config: RunConfig,
+    loaded: LoadedModel,
+    encoder: ChatEncoder,
+    listener: Listener,
+    batch_rows: int,
+) -> list[TokenRow]:
     shares = [config.replay.share, *(phase.replay_share or 0 for phase in config.phases)]
     if config.replay.source == "none" or max(shares) == 0:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +17,7 @@ from mlx_loopai.config import ReplayOptions
 from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
+from mlx_loopai.training.base_states import with_base_states
 from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.step import StepResult, TrainStep
 
@@ -108,6 +110,24 @@ def test_divergence_on_rehearsal_alone(adapted: Callable[..., nn.Module], compil
     result = run(model, step_batches(objective), compile=compiled)
     assert result.loss == pytest.approx(answers.mean(), rel=1e-5)
     assert result.divergence == pytest.approx(apart.sum() / tokens, rel=1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_stored_states_of_the_base_give_the_same_step(
+    adapted: Callable[..., nn.Module], tmp_path: Path, compiled: bool
+) -> None:
+    one, other = adapted(), adapted()
+    with adapter_disabled(one):
+        known = with_base_states(one, REHEARSED, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert [each.base_states.shape for each in known if each.base_states is not None] == [(4, 32), (3, 32)]
+    objective = Objective(rehearsal_divergence=2.0, loss_share=0.5)
+    computed = run(one, objective.weigh([batch(TRAINING), batch(REHEARSED, 12)]), compile=compiled)
+    stored_batches = objective.weigh([batch(TRAINING), batch(known, 12)])
+    assert stored_batches[1].base_states is not None
+    stored = run(other, stored_batches, compile=compiled)
+    assert stored.divergence == pytest.approx(computed.divergence, rel=1e-4)
+    assert stored.gradient_norm == pytest.approx(computed.gradient_norm, rel=1e-4)
 
 
 def test_divergence_on_training_rows_leaves_the_target_out(adapted: Callable[..., nn.Module]) -> None:

@@ -1,0 +1,38 @@
+"""The base's final states at the targets of rehearsal rows: they do not change, so a step need not compute them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.models.backbone import hidden_states
+
+
+def with_base_states(
+    model: nn.Module, rows: Sequence[TokenRow], folder: Path, on_progress: Callable[[int], None] = lambda done: None
+) -> list[TokenRow]:
+    """`rows` with `base_states` (targets, D); call it before the model has an adapter.
+
+    They stand in a nameless file in `folder`, mapped, and gone when the process ends: in memory they would be as much
+    as a penalty's state (4 D bytes for every token of an answer).
+    """
+    ends = np.cumsum([0, *(int(row.supervised[1:].sum()) for row in rows)])
+    width = model.model.norm.weight.shape[0]
+    with tempfile.TemporaryFile(dir=folder) as file:
+        states = np.memmap(file, np.float32, "w+", shape=(int(ends[-1]), width))
+    found = []
+    for number, row in enumerate(rows):
+        places = mx.array(np.flatnonzero(row.supervised[1:]))
+        own = states[ends[number] : ends[number + 1]]
+        hidden = hidden_states(model, mx.array(row.ids[None, :-1]), positions=(mx.zeros_like(places), places))
+        own[:] = np.array(hidden.astype(mx.float32))
+        found.append(replace(row, base_states=own))
+        on_progress(number + 1)
+    return found

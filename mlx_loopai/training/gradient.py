@@ -91,15 +91,12 @@ def eager_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms
 
         (_, hidden, cotangent, apart), gradient = nn.value_and_grad(model, pulled)()
         mx.eval(hidden)
-        loss, _ = loss_and_gradient(
-            hidden,
-            Head.of(model),
-            np.array(targets.tokens),
-            np.array(targets.weights),
-            chunk_rows,
-            terms,
-            out=np.array(cotangent, copy=False),
-        )
+        loss, weights = 0.0, np.array(targets.weights)
+        if weights.any():  # where only the distance from the base counts, there is no answer to learn
+            filled = np.array(cotangent, copy=False)
+            loss, _ = loss_and_gradient(
+                hidden, Head.of(model), np.array(targets.tokens), weights, chunk_rows, terms, out=filled
+            )
         mx.eval(gradient, apart)
         return (loss + apart, apart), gradient
 

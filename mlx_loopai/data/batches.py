@@ -30,7 +30,7 @@ class MicroBatch:
 
     weights: what a token's loss counts; None: 1 for every supervised token. divergence: what its distance from the base
     counts (KL, nats); None: nothing. rehearsal: rows that rehearse; on others the distance leaves the target out.
-    base_states: the base's final states at the targets, row after row; None where a row does not know them.
+    base_states: the base's final states at each row's targets, in order; None where a row does not know them.
     """
 
     ids: npt.NDArray[np.int32]  # [B, T]
@@ -38,7 +38,7 @@ class MicroBatch:
     weights: npt.NDArray[np.float32] | None = None  # [B, T]
     divergence: npt.NDArray[np.float32] | None = None  # [B, T]
     rehearsal: npt.NDArray[np.bool_] | None = None  # [B]
-    base_states: npt.NDArray[np.float32] | None = None  # [N, D]
+    base_states: npt.NDArray[np.float32] | None = None  # [B, most targets of a row, D]
 
 
 def choose_widths(lengths: Sequence[int], max_widths: int = 24) -> tuple[int, ...]:
@@ -184,9 +184,17 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
             raise InputError(f"{row.origin}: {length} tokens do not fit a width of {width}; plan all rows at once")
         ids[index, :length] = row.ids
         supervised[index, :length] = row.supervised
+    return MicroBatch(ids, supervised, _weights(rows, supervised), rehearsal=rehearsal, base_states=_base_states(rows))
+
+
+def _base_states(rows: Sequence[TokenRow]) -> npt.NDArray[np.float32] | None:
     known = [row.base_states for row in rows if row.base_states is not None]
-    base_states = np.concatenate(known) if len(known) == len(rows) else None
-    return MicroBatch(ids, supervised, _weights(rows, supervised), rehearsal=rehearsal, base_states=base_states)
+    if len(known) < len(rows):
+        return None
+    states = np.zeros((len(known), max(map(len, known)), known[0].shape[1]), np.float32)
+    for place, own in zip(states, known, strict=True):
+        place[: len(own)] = own
+    return states
 
 
 def _weights(rows: Sequence[TokenRow], supervised: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32] | None:

@@ -146,11 +146,11 @@ def weight_bytes(shape: ModelShape, precision: str) -> int:
 
 
 def penalty_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """What a penalty keeps, and one more adapter's worth for its own gradient; all float32. Counted, not fitted.
+    """What a penalty keeps, and one more adapter's worth for its own gradient. Counted, not fitted.
 
-    kronecker: an input and an output vector a module. sketch: also general activations (N, D_in) a module, and while it
-    runs one layer's outputs for them.
-    Dense ones: a number a weight. Distance from the base: its scores and the adapted model's, chunks ahead.
+    kronecker: an input and an output vector a module. sketch: also general activations (N, D_in) an input that modules
+    read, in the model's precision. Dense ones: a number a weight, and the largest layer three times while it runs.
+    Distance from the base: its scores and the adapted model's, chunks ahead.
     """
     distance = 0
     if options.diverges:
@@ -159,12 +159,15 @@ def penalty_bytes(shape: ModelShape, options: StepOptions) -> int:
     if options.penalty in STATELESS_PENALTIES:
         return distance
     vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
+    kept = 0
     if options.penalty == "sketch":
-        vectors += options.penalty_activations * shape.lora_inputs(options.lora_targets, options.lora_layers)
-        vectors += 3 * options.penalty_activations * max(out for out, _ in shape.block_linears().values())
+        inputs = shape.lora_inputs(options.lora_targets, options.lora_layers)
+        kept = options.penalty_activations * inputs * float_bytes(options.compute)
     if options.penalty in _DENSE_PENALTIES:
         linears = shape.block_linears()
         block = sum(linears[name][0] * linears[name][1] for name in shape.lora_targets(options.lora_targets))
-        vectors += shape.lora_layers(options.lora_layers) * block
+        vectors += shape.lora_layers(options.lora_layers) * block + 3 * max(
+            out * n_in for out, n_in in linears.values()
+        )
     adapter = shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
-    return distance + 4 * (vectors + adapter)
+    return distance + kept + 4 * (vectors + adapter)

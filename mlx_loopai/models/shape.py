@@ -21,6 +21,9 @@ _QWEN3_HEAD_DIM = 128
 # What mlx-lm assumes when the key is left out: it decides which tensors are loaded.
 _TIED_BY_DEFAULT = ("qwen2", "llama", "mistral")
 
+# Linears that read what another one reads.
+_READS_AS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -155,9 +158,13 @@ class ModelShape:
         return per_block * self.lora_layers(layers)
 
     def lora_inputs(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
-        """Sum of D_in over the adapted linears. Raises: InputError for an unknown target."""
+        """Sum of D_in over the distinct inputs of the adapted linears: q, k and v read the same, gate and up too.
+
+        Raises: InputError for an unknown target.
+        """
         linears = self.block_linears()
-        return sum(linears[name][1] for name in self.lora_targets(targets)) * self.lora_layers(layers)
+        inputs = {_READS_AS.get(name, name): linears[name][1] for name in self.lora_targets(targets)}
+        return sum(inputs.values()) * self.lora_layers(layers)
 
     def _block_biases(self) -> int:
         linears = self.block_linears()

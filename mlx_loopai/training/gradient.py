@@ -50,7 +50,8 @@ class Targets:
             rehearsed = np.zeros(len(rows), np.bool_) if batch.rehearsal is None else batch.rehearsal[rows]
             found += [batch.divergence[rows, columns + 1], np.where(rehearsed, -1, tokens)]
             if batch.base_states is not None:
-                found.append(batch.base_states)
+                order = np.cumsum(batch.supervised[:, 1:], axis=1)[rows, columns] - 1
+                found.append(batch.base_states[rows, order])
         return Targets(*(mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for each in found))
 
     @property

@@ -135,14 +135,27 @@ def _alike(importance: Importance) -> list[list[list[str]]]:
 def dense_penalty(importance: DenseImportance) -> Callable[[nn.Module], mx.array]:
     """The function model -> sum_l c_l sum_ij Omega_ij (DW_ij - DW*_ij)^2, with DW* the anchor.
 
-    Builds one dense matrix a layer: for comparison with the two above.
+    For comparison with the two above. Its gradient comes with its value: one layer's dense matrices are alive at once.
     """
 
     def term(name: str, layer: LoRALinear) -> mx.array:
-        moved = update_of(layer)
-        if name in importance.anchor:
-            moved = moved - update_of(layer, importance.anchor[name])
-        return (importance.omega[name] * mx.square(moved)).sum()
+        def forward(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+            moved = update_of(layer, (a, b))
+            if name in importance.anchor:
+                moved = moved - update_of(layer, importance.anchor[name])
+            pull = importance.omega[name] * moved
+            rate = 2 * layer.scale
+            return (pull * moved).sum(), rate * pull.T @ b.T, rate * a.T @ pull.T
+
+        square = mx.custom_function(forward)
+
+        @square.vjp
+        def backward(
+            primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
+        ) -> tuple[mx.array, mx.array]:
+            return cotangents[0] * outputs[1], cotangents[0] * outputs[2]
+
+        return square(layer.lora_a, layer.lora_b)[0]
 
     return partial(_over_layers, importance, term)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from mlx_loopai.training.world import World
 from .conftest import ROOT
 
 LAUNCH = Path(sys.executable).with_name("mlx.launch")
+needs_launch = pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not beside this Python")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -33,31 +36,69 @@ def test_every_row_is_exactly_one_processs(size: int) -> None:
     assert all((batch.supervised == (batch.ids % 3 > 0)).all() for share in shares for batch in share)
 
 
-def run(command: list[str], recipe: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+TWO = [str(LAUNCH), "-n", "2", "--backend", "ring", "--"]
+
+
+def start(command: list[str], recipe: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     training = [sys.executable, "-m", "mlx_loopai.cli.main", "train", str(recipe), "--out", str(out), "--json", *more]
     environment = os.environ | {"MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [*command, *training], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*command, *training],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
     )
+
+
+def summary(process: subprocess.Popen[str]) -> dict:
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == 0, err
+    return json.loads(out)
 
 
 def steps(out: Path) -> list[dict]:
     return [event for event in RunDirectory(out).read_events() if event["event"] == "step"]
 
 
-@pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not beside this Python")
-def test_two_processes_train_what_one_does(recipe: str, tmp_path: Path) -> None:
-    plain = recipe.replace("dropout: 0.2", "dropout: 0.0").replace("max_steps: 14", "max_steps: 6")
-    (tmp_path / "recipe.yaml").write_text(plain, encoding="utf-8")
-    alone = run([], tmp_path / "recipe.yaml", tmp_path / "alone")
-    assert alone.returncode == 0, alone.stderr
-    launch = [str(LAUNCH), "-n", "2", "--backend", "ring", "--"]
-    both = run(launch, tmp_path / "recipe.yaml", tmp_path / "both")
-    assert both.returncode == 0, both.stderr
-    one, two = steps(tmp_path / "alone"), steps(tmp_path / "both")
-    assert [step["step"] for step in two] == list(range(1, 7))
-    for each, other in zip(one, two, strict=True):
-        assert other["loss"] == pytest.approx(each["loss"], rel=1e-5)
-        assert other["supervised_tokens"] == each["supervised_tokens"]
-    last = json.loads(both.stdout.splitlines()[-1]) if both.stdout.count("\n") == 1 else json.loads(both.stdout)
-    assert last["loss_last"] == pytest.approx(json.loads(alone.stdout)["loss_last"], rel=1e-5)
+@pytest.fixture
+def plain_recipe(recipe: str, tmp_path: Path) -> Path:
+    """Without dropout, which draws anew in each process."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.replace("dropout: 0.2", "dropout: 0.0").replace("14", "6"), encoding="utf-8")
+    return path
+
+
+def same_steps(one: Path, other: Path) -> None:
+    for each, again in zip(steps(one), steps(other), strict=True):
+        assert again["step"] == each["step"]
+        assert again["loss"] == pytest.approx(each["loss"], rel=1e-5)
+        assert again["supervised_tokens"] == each["supervised_tokens"]
+
+
+@needs_launch
+def test_two_processes_train_what_one_does(plain_recipe: Path, tmp_path: Path) -> None:
+    alone = summary(start([], plain_recipe, tmp_path / "alone"))
+    both = summary(start(TWO, plain_recipe, tmp_path / "both"))
+    same_steps(tmp_path / "alone", tmp_path / "both")
+    assert both["loss_last"] == pytest.approx(alone["loss_last"], rel=1e-5)
+
+
+@needs_launch
+@pytest.mark.slow
+def test_ctrl_c_ends_all_and_both_go_on_from_the_same_step(plain_recipe: Path, tmp_path: Path) -> None:
+    summary(start([], plain_recipe, tmp_path / "alone"))
+    process = start(TWO, plain_recipe, tmp_path / "both")
+    while process.poll() is None and len(steps(tmp_path / "both")) < 2:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the launcher and both processes
+    process.communicate(timeout=100)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    resumed = summary(start(TWO, plain_recipe, tmp_path / "both", "--resume"))
+    assert resumed["resumed_from"]
+    same_steps(tmp_path / "alone", tmp_path / "both")

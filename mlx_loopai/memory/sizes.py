@@ -6,7 +6,7 @@ I intermediate, H heads, T width):
     7 D   block input; its normalisation; normed input of q, k, v (the gradient of lora_a needs it); scaled queries;
           attention output (input of o_proj); state after attention; normed input of gate and up
     2 KV  keys, values
-    5 I   gate; its sigmoid; silu(gate); up; their product (input of down_proj)
+    3 I   gate; its sigmoid; up (their products are computed again: models/backbone.py)
     H T   attention weights (CPU; on Metal one log-sum-exp a head, since its backward pass is memory-linear)
     R     one row of x A per adapter
 
@@ -191,7 +191,7 @@ def _kept_block(shape: ModelShape, targets: set[str]) -> tuple[int, int]:
     hidden, attention, inner = shape.hidden_size, shape.attention_size, shape.intermediate_size
     in_mlp = targets & (_WIDE | _NARROW)
     of_attention = 2 * hidden + attention + 2 * shape.kv_size + adapter_inputs(shape, targets - in_mlp)
-    return of_attention, 2 * hidden + 4 * inner + adapter_inputs(shape, in_mlp)
+    return of_attention, 2 * hidden + 3 * inner + adapter_inputs(shape, in_mlp - _NARROW)
 
 
 def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:

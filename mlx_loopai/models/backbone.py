@@ -22,7 +22,7 @@ def hidden_states(
     With `positions` (rows (N,), columns (N,)) only those states (N, D), and after its attention the last block
     computes nothing else. Rows are right-padded, so a plain causal mask keeps real tokens from seeing padding. With
     `checkpointing` each block is computed again in the backward pass: the same gradients with one block's activations
-    alive at a time.
+    alive at a time. Without it only the cheap half of the MLP is (`_swiglu`).
     """
     body = model.model
     gpt_neox = "embed_in" in body
@@ -32,21 +32,42 @@ def hidden_states(
     last = len(model.layers) - 1
     for index, block in enumerate(model.layers):
         chosen = positions if index == last else None
-        run = _runner(block, partial(_run_block, block, mask, chosen))
+        run = _runner(block, partial(_run_block, block, mask, chosen, not checkpointing))
         if checkpointing:
             run = nn.utils.checkpoint(block, run)
         states = run(states)
     return body.final_layer_norm(states) if gpt_neox else body.norm(states)
 
 
-def _run_block(block: nn.Module, mask: str | None, positions: Positions | None, states: mx.array) -> mx.array:
-    if positions is None:
-        return block(states, mask, None)
+def _run_block(
+    block: nn.Module, mask: str | None, positions: Positions | None, lean: bool, states: mx.array
+) -> mx.array:
     if "attention" in block:  # gpt_neox: attention and MLP side by side or in turn
-        return block(states, mask, None)[positions]
+        found = block(states, mask, None)
+        return found if positions is None else found[positions]
     # The pre-norm block of Qwen and Llama in its two halves: after the attention, rows do not see each other.
-    attended = (states + block.self_attn(block.input_layernorm(states), mask, None))[positions]
-    return attended + block.mlp(block.post_attention_layernorm(attended))
+    attended = states + block.self_attn(block.input_layernorm(states), mask, None)
+    if positions is not None:
+        attended = attended[positions]
+    return attended + _swiglu(block.mlp, block.post_attention_layernorm(attended), lean)
+
+
+def _swiglu(mlp: nn.Module, x: mx.array, lean: bool) -> mx.array:
+    """The gated MLP. `lean`: of gate, sigmoid, silu, up and product only the first two and up wait for the backward
+    pass. The others are multiplied again there; the sigmoid is not, since exponentials are slow on CPU.
+    """
+    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+    down = mlp.down_proj
+    key = dropout_key(down) if lean else None
+
+    def project(gate: mx.array, sigmoid: mx.array, up: mx.array) -> mx.array:
+        if not lean:
+            return down(gate * sigmoid * up)
+        with dropout_drawn_from(down, key):
+            return down(gate * sigmoid * up)
+
+    run = nn.utils.checkpoint(down, project) if lean else project
+    return run(gate, mx.sigmoid(gate), up)
 
 
 def _runner(block: nn.Module, run: Run) -> Run:

@@ -8,7 +8,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_loopai.models.lora import dropout_drawn_from, dropout_key
+from mlx_loopai.models.lora import LoRALinear, dropout_drawn_from, dropout_key, dropping_the_same
 
 Positions = tuple[mx.array, mx.array]
 Run = Callable[[mx.array], mx.array]
@@ -57,16 +57,13 @@ def _swiglu(mlp: nn.Module, x: mx.array, lean: bool) -> mx.array:
     pass. The others are multiplied again there; the sigmoid is not, since exponentials are slow on CPU.
     """
     gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-    down = mlp.down_proj
-    key = dropout_key(down) if lean else None
+    # What an observer adds or a disabled adapter leaves out would be lost when it runs again.
+    lean = lean and (not isinstance(mlp.down_proj, LoRALinear) or mlp.down_proj.is_plain)
 
     def project(gate: mx.array, sigmoid: mx.array, up: mx.array) -> mx.array:
-        if not lean:
-            return down(gate * sigmoid * up)
-        with dropout_drawn_from(down, key):
-            return down(gate * sigmoid * up)
+        return mlp.down_proj(gate * sigmoid * up)
 
-    run = nn.utils.checkpoint(down, project) if lean else project
+    run = nn.utils.checkpoint(mlp.down_proj, dropping_the_same(mlp.down_proj, project)) if lean else project
     return run(gate, mx.sigmoid(gate), up)
 
 

@@ -45,6 +45,11 @@ class LoRALinear(nn.Module):
         self.lora_a = mx.random.uniform(-bound, bound, (n_in, rank))
         self.lora_b = mx.zeros((rank, n_out))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is switched on and nobody observes it."""
+        return self.enabled and self.observer is None
+
     def __call__(self, x: mx.array) -> mx.array:
         """x (..., D_in) -> (..., D_out), in the dtype of `x`."""
         y = self.linear(x)
@@ -186,6 +191,22 @@ def dropout_drawn_from(block: nn.Module, key: mx.array | None) -> Iterator[None]
     finally:
         for adapter in adapters:
             adapter._dropout_key = None
+
+
+def dropping_the_same(layer: nn.Module, run: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """`run`, which calls `layer`, dropping whenever it runs the entries that it would drop now."""
+    if not isinstance(layer, LoRALinear):
+        return run
+    key = layer._dropout_key
+
+    def again(*arguments: mx.array) -> mx.array:
+        before, layer._dropout_key = layer._dropout_key, key
+        try:
+            return run(*arguments)
+        finally:
+            layer._dropout_key = before
+
+    return again
 
 
 def dropout_key(block: nn.Module) -> mx.array | None:

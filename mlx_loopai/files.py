@@ -7,6 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CACHE_VARIABLE = "MLX_LOOPAI_CACHE"
+
+
+def cache_folder() -> Path:
+    """`MLX_LOOPAI_CACHE`, or ~/.cache/mlx-loopai."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "mlx-loopai"
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` as UTF-8: afterwards `path` holds all of it, or, after an OSError, what it held before."""

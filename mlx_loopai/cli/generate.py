@@ -17,11 +17,14 @@ from mlx_loopai.files import write_whole
 
 if TYPE_CHECKING:
     from mlx_loopai.data.records import Record
+    from mlx_loopai.generation.constraint import Constraint, Tally
     from mlx_loopai.generation.engine import Generation, SamplingOptions
     from mlx_loopai.generation.prompts import Prompt
     from mlx_loopai.generation.session import Session
 
 _FILE = click.Path(path_type=Path)
+# Above this share of overruled first choices the text is the constraint's more than the model's.
+_MUCH_MASKING = 0.1
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,21 @@ class _Output:
     out: Path | None
     as_json: bool
     quiet: bool
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that is the same for all prompts of a call."""
+
+    session: Session
+    examples: Sequence[Record]
+    options: SamplingOptions
+    constraint: Constraint | None
+    tally: Tally
+
+    @property
+    def scripts(self) -> str:
+        return str(self.constraint.scripts) if self.constraint else "off"
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,6 +70,17 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide which scripts an answer may be written in."""
+    command = click.option("--code-fences", is_flag=True, help="Allow everything inside ``` fences.")(command)
+    return click.option(
+        "--scripts",
+        default="ko+loanwords+gloss",
+        show_default=True,
+        help="Scripts an answer may use: off, or a sum of ko, latin, loanwords, gloss, han, emoji.",
+    )(command)
+
+
 @click.command("generate", short_help="Generate text from a prompt or a file of prompts.")
 @click.argument("prompt", required=False)
 @click.option("--prompts", type=_FILE, help=".txt with a prompt a line, or .jsonl rows with prompt or messages.")
@@ -60,6 +89,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before every prompt.")
 @click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
 @sampling_options
+@constraint_options
 @click.option("--out", type=_FILE, help="With --prompts: write one JSON row per prompt to this .jsonl file.")
 @json_option
 @quiet_option
@@ -70,6 +100,8 @@ def command(
     adapter: Path | None,
     few_shot: Path | None,
     system: str | None,
+    scripts: str,
+    code_fences: bool,
     out: Path | None,
     as_json: bool,
     quiet: bool,
@@ -78,8 +110,15 @@ def command(
     """Answer PROMPT, or every prompt of a file.
 
     The text of one PROMPT appears as it is written. A file's prompts are answered together, in the file's order.
+
+    --scripts: ko is Hangul, digits and punctuation; latin is free, loanwords makes Latin words dear unless the prompt
+    holds them; gloss allows Hanja in brackets after Hangul, han everywhere.
     """
+    from mlx_loopai.text.alphabet import Scripts
+
+    policy = Scripts.parse(scripts)
     asked = _read_prompts(prompt, prompts, out)
+    from mlx_loopai.generation.constraint import Tally, build_constraint
     from mlx_loopai.generation.engine import SamplingOptions
     from mlx_loopai.generation.prompts import read_few_shot
     from mlx_loopai.generation.session import open_session
@@ -87,11 +126,24 @@ def command(
     options = SamplingOptions(**sampling)
     examples = read_few_shot(few_shot) if few_shot else ()
     session = open_session(model, adapter, system)
+    constraint = build_constraint(session.loaded, policy, code_fences)
+    job = _Job(session, examples, options, constraint, Tally())
     output = _Output(out, as_json, quiet)
     if prompts is None:
-        _answer_one(session, asked[0], examples, options, output)
+        _answer_one(job, asked[0], output)
     else:
-        _answer_all(session, asked, examples, options, output)
+        _answer_all(job, asked, output)
+    if constraint is not None and not quiet:
+        _warn_of_damage(job.tally)
+
+
+def _warn_of_damage(tally: Tally) -> None:
+    if tally.argmax_masked > _MUCH_MASKING:
+        click.echo(
+            f"the constraint overruled the model's first choice at {tally.argmax_masked:.0%} of the tokens: "
+            "the model itself writes other scripts; see `mlx-loopai evaluate`, or try --scripts off",
+            err=True,
+        )
 
 
 def _read_prompts(prompt: str | None, prompts: Path | None, out: Path | None) -> list[Prompt]:
@@ -120,16 +172,14 @@ def _check_out(out: Path, prompts: Path) -> None:
         raise InputError(f"--out {out}: is the file of prompts; name another")
 
 
-def _answer_one(
-    session: Session, prompt: Prompt, examples: Sequence[Record], options: SamplingOptions, output: _Output
-) -> None:
+def _answer_one(job: _Job, prompt: Prompt, output: _Output) -> None:
     from mlx_loopai.generation.engine import generate_stream
 
-    ids = session.prompt_ids(prompt, examples)
+    ids = job.session.prompt_ids(prompt, job.examples)
     texts: list[str] = []
     n_tokens, finished = 0, False
     started = time.perf_counter()
-    for piece in generate_stream(session.loaded, ids, options):
+    for piece in generate_stream(job.session.loaded, ids, job.options, job.constraint, job.tally):
         texts.append(piece.text)
         n_tokens += piece.token is not None
         finished = piece.finished
@@ -143,21 +193,29 @@ def _answer_one(
         "prompt_tokens": len(ids),
         "generated_tokens": n_tokens,
         "tokens_per_s": n_tokens / seconds,
-        "seed": options.seed,
+        "seed": job.options.seed,
+        "scripts": job.scripts,
+        "masked_mass": job.tally.masked_mass,
+        "argmax_masked": job.tally.argmax_masked,
         "finished": finished,
     }
     emit(document, output.as_json, "")
 
 
-def _answer_all(
-    session: Session, prompts: list[Prompt], examples: Sequence[Record], options: SamplingOptions, output: _Output
-) -> None:
+def _answer_all(job: _Job, prompts: list[Prompt], output: _Output) -> None:
     from mlx_loopai.generation.engine import generate_batch
 
-    ids = [session.prompt_ids(prompt, examples) for prompt in prompts]
+    ids = [job.session.prompt_ids(prompt, job.examples) for prompt in prompts]
     started = time.perf_counter()
     with progress(len(ids), "generating", output.quiet, "prompts") as shown:
-        answers = generate_batch(session.loaded, ids, options, lambda done, _: shown.update(done))
+        answers = generate_batch(
+            job.session.loaded,
+            ids,
+            job.options,
+            lambda done, _: shown.update(done),
+            constraint=job.constraint,
+            tally=job.tally,
+        )
     seconds = time.perf_counter() - started
     results = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     n_tokens = sum(len(answer.tokens) for answer in answers)
@@ -166,7 +224,10 @@ def _answer_all(
         "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
         "generated_tokens": n_tokens,
         "tokens_per_s": n_tokens / seconds,
-        "seed": options.seed,
+        "seed": job.options.seed,
+        "scripts": job.scripts,
+        "masked_mass": job.tally.masked_mass,
+        "argmax_masked": job.tally.argmax_masked,
         "out": output.out,
     }
     if output.out is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,8 @@ import mlx.core as mx
 from mlx_loopai.data.records import Record
 from mlx_loopai.evaluation.measure import Measurement
 from mlx_loopai.evaluation.probes import Probe, judged
-from mlx_loopai.files import write_whole
+from mlx_loopai.files import cache_folder, write_whole
 from mlx_loopai.models.load import LoadedModel
-
-FOLDER_VARIABLE = "MLX_LOOPAI_CACHE"
-
-
-def cache_folder() -> Path:
-    """`MLX_LOOPAI_CACHE`, or ~/.cache/mlx-loopai."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "mlx-loopai"
 
 
 def cache_path(

@@ -22,10 +22,10 @@ from mlx_lm.sample_utils import apply_top_k, apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.generation.constraint import Constraint, Tally
+from mlx_loopai.generation.past import PENALTY_CONTEXT, Past, left_padded, penalty_context
 from mlx_loopai.models.load import LoadedModel
 
-# How many of the last tokens (the prompt's included) the repetition penalty looks at; mlx-lm's own choice.
-PENALTY_CONTEXT = 20
 BATCH_ROWS = 32
 _REPLACEMENT = "\ufffd"
 _PREFILL_TOKENS = 8192
@@ -85,10 +85,16 @@ class Generation:
     prompt_tokens: int
 
 
-def generate_stream(loaded: LoadedModel, prompt_ids: Sequence[int], options: SamplingOptions) -> Iterator[Piece]:
+def generate_stream(
+    loaded: LoadedModel,
+    prompt_ids: Sequence[int],
+    options: SamplingOptions,
+    constraint: Constraint | None = None,
+    tally: Tally | None = None,
+) -> Iterator[Piece]:
     """The answer to one prompt, piece by piece; the same tokens as row 0 of `generate_batch`.
 
-    Raises: InputError for an empty prompt.
+    `tally` counts what `constraint` had to do. Raises: InputError for an empty prompt.
     """
     _check_prompts([prompt_ids])
     uniforms = iter(_uniforms(options, 0, options.max_tokens + 1))
@@ -96,16 +102,18 @@ def generate_stream(loaded: LoadedModel, prompt_ids: Sequence[int], options: Sam
     def sampler(logprobs: mx.array) -> mx.array:
         return _choose(logprobs, options, lambda: [float(next(uniforms))])
 
-    def penalty(tokens: mx.array, logits: mx.array) -> mx.array:
-        return _penalise(logits, tokens[None, -PENALTY_CONTEXT:], options.repetition_penalty)
-
+    processors = [_without_padding(loaded.n_tokens)]
+    if options.repetition_penalty != 1:
+        processors.append(_penalty(options.repetition_penalty))
+    if constraint is not None:
+        processors.append(constraint.processor(prompt_ids, tally))
     responses = stream_generate(
         loaded.model,
         loaded.tokenizer,
         list(prompt_ids),
         max_tokens=options.max_tokens,
         sampler=sampler,
-        logits_processors=[penalty] if options.repetition_penalty != 1 else None,
+        logits_processors=processors,
     )
     for response in responses:
         last = response.finish_reason is not None
@@ -120,18 +128,20 @@ def generate_batch(
     options: SamplingOptions,
     on_progress: Callable[[int, int], None] | None = None,
     batch_rows: int = BATCH_ROWS,
+    constraint: Constraint | None = None,
+    tally: Tally | None = None,
 ) -> list[Generation]:
     """The answers to many prompts, in their order. `on_progress(answered, total)` is called as answers end.
 
     Up to `batch_rows` prompts advance together, and waiting ones take the places of those that ended. Row i draws
     from its own stream (seed, i): what it samples does not depend on its neighbours, rounding of the logits apart.
-    Raises: InputError for an empty prompt.
+    `tally` counts what `constraint` had to do. Raises: InputError for an empty prompt.
     """
     _check_prompts(prompts)
     rows = [_Row(index, list(ids), _uniforms(options, index, options.max_tokens)) for index, ids in enumerate(prompts)]
     # Neighbours in length share little padding.
     waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))
-    batch = _Batch(loaded.model, loaded.tokenizer.eos_token_ids, options)
+    batch = _Batch(loaded, options, constraint, tally)
     answered = 0
     with wired_limit(loaded.model):
         while waiting or batch.rows:
@@ -146,6 +156,14 @@ def generate_batch(
         Generation(_text(loaded.tokenizer, row.tokens), tuple(row.tokens), row.finished, len(row.prompt))
         for row in rows
     ]
+
+
+def _without_padding(n_tokens: int) -> Callable[[mx.array, mx.array], mx.array]:
+    return lambda _, logits: logits[:, :n_tokens]
+
+
+def _penalty(penalty: float) -> Callable[[mx.array, mx.array], mx.array]:
+    return lambda tokens, logits: _penalise(logits, tokens[None, -PENALTY_CONTEXT:], penalty)
 
 
 @dataclass(eq=False)
@@ -172,36 +190,40 @@ class _Row:
 
 
 class _Batch:
-    """Rows that advance together: their caches, the tokens chosen but not yet read, and the penalty's context."""
+    """Rows that advance together: their caches, the tokens chosen but not yet read, and their past."""
 
-    def __init__(self, model: nn.Module, eos: set[int], options: SamplingOptions) -> None:
-        self._model, self._eos, self._options = model, eos, options
+    def __init__(
+        self, loaded: LoadedModel, options: SamplingOptions, constraint: Constraint | None, tally: Tally | None
+    ) -> None:
+        self._model, self._eos, self._options = loaded.model, loaded.tokenizer.eos_token_ids, options
+        self._n_tokens = loaded.n_tokens
+        self._constraint, self._tally = constraint, tally
         self.rows: list[_Row] = []
         self._cache: list[Any] = []
         self._chosen = mx.array([], dtype=mx.uint32)  # [B]
-        self._context: mx.array | None = None  # [B, PENALTY_CONTEXT], only when there is a penalty
+        self._past = Past({})
         self._steps = 0
 
     def admit(self, rows: list[_Row]) -> None:
         """Read the prompts of `rows` and let them join."""
         cache = _prefill(self._model, [row.prompt[:-1] for row in rows])
-        context = _penalty_context([row.prompt[:-1] or row.prompt for row in rows]) if self._penalised else None
+        past = self._past_of(rows)
         last = mx.array([row.prompt[-1] for row in rows], dtype=mx.uint32)
-        chosen, context = self._advance(rows, last, cache, context)
+        chosen, past = self._advance(rows, last, cache, past)
         if not self.rows:
-            self.rows, self._cache, self._chosen, self._context = rows, cache, chosen, context
+            self.rows, self._cache, self._chosen, self._past = rows, cache, chosen, past
             return
         self.rows = self.rows + rows
         for own, new in zip(self._cache, cache, strict=True):
             own.extend(new)
         self._chosen = mx.concatenate([self._chosen, chosen])
-        self._context = None if context is None else mx.concatenate([self._context, context])
+        self._past = self._past.extend(past)
 
     def step(self) -> int:
         """Give each row its next token and set the one after it to work. Returns: how many rows ended."""
         chosen = self._chosen
         if any(not row.done and len(row.tokens) + 1 < self._options.max_tokens for row in self.rows):
-            self._chosen, self._context = self._advance(self.rows, chosen, self._cache, self._context)
+            self._chosen, self._past = self._advance(self.rows, chosen, self._cache, self._past)
         ended = 0
         for row, token in zip(self.rows, chosen.tolist(), strict=True):
             if not row.done:
@@ -213,33 +235,45 @@ class _Batch:
             mx.clear_cache()
         return ended
 
-    @property
-    def _penalised(self) -> bool:
-        return self._options.repetition_penalty != 1
+    def _past_of(self, rows: list[_Row]) -> Past:
+        """What the choice of the next token needs of the prompts, without their last tokens."""
+        arrays = {}
+        if self._options.repetition_penalty != 1:
+            arrays["penalty"] = penalty_context([row.prompt[:-1] or row.prompt for row in rows])
+        if self._constraint is not None:
+            arrays["recent"] = left_padded(
+                [self._constraint.context(row.prompt)[:-1] for row in rows], min(self._eos, default=0)
+            )
+            biases = [self._constraint.bias_of(row.prompt) for row in rows]
+            arrays |= {} if biases[0] is None else {"bias": mx.stack(biases)}
+        return Past(arrays)
 
-    def _advance(
-        self, rows: list[_Row], inputs: mx.array, cache: list[Any], context: mx.array | None
-    ) -> tuple[mx.array, mx.array | None]:
-        logits = self._model(inputs[:, None], cache=cache)[:, -1]
-        if context is not None:
-            context = mx.concatenate([context[:, 1:], inputs[:, None]], axis=1)
-            logits = _penalise(logits, context, self._options.repetition_penalty)
+    def _advance(self, rows: list[_Row], inputs: mx.array, cache: list[Any], past: Past) -> tuple[mx.array, Past]:
+        logits = self._model(inputs[:, None], cache=cache)[:, -1, : self._n_tokens]
+        past = past.append(inputs, None if self._constraint is None else self._constraint.window)
+        arrays = past.arrays
+        if "penalty" in arrays:
+            logits = _penalise(logits, arrays["penalty"], self._options.repetition_penalty)
+        if self._constraint is not None:
+            constrained = self._constraint.apply(arrays["recent"], logits, arrays.get("bias"))
+            if self._tally is not None:
+                self._tally.add(logits, constrained, [not row.done for row in rows])
+            logits = constrained
         chosen = _choose(logits, self._options, lambda: [row.draw() for row in rows])
         mx.async_eval(chosen)
-        return chosen, context
+        return chosen, past
 
     def _drop_done(self) -> None:
         """Dropping copies the caches, so a few rows that are done are carried along."""
         keep = [place for place, row in enumerate(self.rows) if not row.done]
         if not keep:
-            self.rows, self._cache, self._context = [], [], None
+            self.rows, self._cache, self._past = [], [], Past({})
         elif len(keep) <= 0.75 * len(self.rows):
             self.rows = [self.rows[place] for place in keep]
             for layer in self._cache:
                 layer.filter(keep)
             self._chosen = self._chosen[mx.array(keep)]
-            if self._context is not None:
-                self._context = self._context[mx.array(keep)]
+            self._past = self._past.filter(mx.array(keep))
 
 
 def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
@@ -267,12 +301,6 @@ def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
         for layer in cache:
             layer.finalize()
     return cache
-
-
-def _penalty_context(prompts: list[list[int]]) -> mx.array:
-    """The last PENALTY_CONTEXT tokens of each prompt; short ones repeat their first, which changes no penalty."""
-    rows = [([ids[0]] * PENALTY_CONTEXT + ids)[-PENALTY_CONTEXT:] for ids in prompts]
-    return mx.array(rows, dtype=mx.uint32)
 
 
 def _penalise(logits: mx.array, context: mx.array, penalty: float) -> mx.array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ class LoadedModel:
     shape: ModelShape
     path: Path
     base_hash: str
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """The tokenizer's tokens; the rows of the head beyond them are padding."""
+        return 1 + max(self.tokenizer.get_vocab().values())
 
 
 def resolve_model(model: str) -> Path:

@@ -65,7 +65,9 @@ def test_greedy_batch_equals_one_by_one_on_nano_size() -> None:
 
     mx.random.seed(1)
     model = build_model(CONFIG)
-    tokenizer = SimpleNamespace(eos_token_ids=set(), detokenizer=SimpleNamespace(add_token=id, finalize=str, text=""))
+    detokenizer = SimpleNamespace(add_token=id, finalize=str, text="")
+    vocabulary = {"last": CONFIG["vocab_size"] - 1}
+    tokenizer = SimpleNamespace(eos_token_ids=set(), detokenizer=detokenizer, get_vocab=lambda: vocabulary)
     loaded = LoadedModel(model, tokenizer, None, None, "")  # type: ignore[arg-type]
     together = generate_batch(loaded, PROMPTS, GREEDY, batch_rows=8)
     alone = [generate_batch(loaded, [prompt], GREEDY)[0] for prompt in PROMPTS]

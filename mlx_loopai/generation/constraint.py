@@ -1,0 +1,243 @@
+"""Korean by construction: a mask on the logits that lets through only what a `--scripts` policy allows.
+
+The policy is an automaton over UTF-8 bytes (`text.alphabet`, `text.utf8`), run once over every token: `allowed` says
+which tokens a state allows, `after` where they lead. At each step the state is computed anew from the sequence's own
+last tokens, on the device and without waiting for them. Nothing is carried from call to call, so draft models,
+prompt caches and rows that come and go in a batch cannot leave it stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.files import cache_folder, whole_file
+from mlx_loopai.generation.vocabulary import biased_tokens, latin_words, token_bytes
+from mlx_loopai.models.load import TOKENIZER_FILES, LoadedModel
+from mlx_loopai.text.alphabet import MAX_GLOSS_CHARS, Scripts, char_classes, context_moves
+from mlx_loopai.text.utf8 import all_ends, any_utf8, byte_automaton, fence_moves, token_moves
+
+__all__ = ["Constraint", "Scripts", "Tally", "build_constraint"]
+
+LOANWORD_BIAS = -3.0
+# A character has 4 bytes, so at most 3 tokens stand before the one that completes it.
+_CHARACTER_TOKENS = 4
+# A syllable, a bracket and the gloss, in the worst case a token a byte.
+_GLOSS_TOKENS = 3 + 3 + 3 * MAX_GLOSS_CHARS
+_FORMAT = 1
+_IN_FENCE = (False, False, False, True, True, True, True, False)
+_STEPS_BETWEEN_MASSES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """allowed (S, V): whether state s allows token v; after (V, S): the state that follows."""
+
+    allowed: mx.array
+    after: mx.array
+
+    def state(self, tokens: mx.array) -> mx.array:
+        """The state (B) that the token ids (B, n) lead to from the start.
+
+        Each token is a map of states, and maps compose in any grouping: log2(n) gathers instead of n.
+        """
+        maps = self.after[tokens]
+        while maps.shape[1] > 1:
+            even = maps.shape[1] // 2 * 2
+            joined = mx.take_along_axis(maps[:, 1:even:2], maps[:, 0:even:2].astype(mx.uint32), axis=-1)
+            maps = mx.concatenate([joined, maps[:, even:]], axis=1)
+        return maps[:, 0, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Constraint:
+    """A policy made ready for one tokenizer.
+
+    window: how many of the last tokens decide; None for all tokens of the answer, which code fences need.
+    bias (V): added to the logits, for Latin words that are not quoted; None without `loanwords`.
+    """
+
+    scripts: Scripts
+    table: Table
+    window: int | None
+    bias: mx.array | None
+    free: Table | None
+    fences: Table | None
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+
+    @property
+    def n_tokens(self) -> int:
+        """The tokens of the vocabulary, without the padding rows that a model's head may have."""
+        return self.table.allowed.shape[1]
+
+    def context(self, prompt: Sequence[int]) -> list[int]:
+        """The tokens of a prompt that `apply` needs: `window` ones, or with code fences the last alone."""
+        return list(prompt[-(self.window or 1) :])
+
+    def bias_of(self, prompt: Sequence[int]) -> mx.array | None:
+        """The bias (V) for answers to `prompt`: none on the tokens of Latin words that it holds."""
+        if self.bias is None:
+            return None
+        words = latin_words(self.decode(prompt))
+        quoted = {token for word in words for form in (word, f" {word}") for token in self.encode(form)}
+        if not quoted:
+            return self.bias
+        ids = mx.array(sorted(quoted))
+        return mx.put_along_axis(self.bias, ids, mx.zeros(ids.shape), axis=0)
+
+    def apply(self, tokens: mx.array, logits: mx.array, bias: mx.array | None = None) -> mx.array:
+        """Logits (B, n_tokens) with -inf where the policy forbids, for sequences whose last tokens are (B, n).
+
+        bias (V) or (B, V) from `bias_of`.
+        """
+        logits = logits[:, : self.n_tokens]
+        recent = tokens if self.window is None else tokens[:, -self.window :]
+        allowed = self.table.allowed[self.table.state(recent)]
+        if self.fences is not None and self.free is not None:
+            inside = mx.array(_IN_FENCE)[self.fences.state(tokens)][:, None]
+            free = self.free.allowed[self.free.state(tokens[:, -_CHARACTER_TOKENS:])]
+            allowed = mx.where(inside, free, allowed)
+            bias = None if bias is None else mx.where(inside, 0.0, bias)
+        if bias is not None:
+            logits = logits + bias.astype(logits.dtype)
+        return mx.where(allowed, logits, -mx.inf)
+
+    def processor(self, prompt: Sequence[int], tally: Tally | None = None) -> Callable[[mx.array, mx.array], mx.array]:
+        """The constraint as mlx-lm calls it, with a sequence's tokens (n) and its logits (1, V), for one prompt.
+
+        Without code fences `tokens` may begin anywhere in the prompt; with them it holds the whole prompt.
+        """
+        bias = self.bias_of(prompt)
+        n_before = len(prompt) - 1
+
+        def process(tokens: mx.array, logits: mx.array) -> mx.array:
+            recent = tokens[n_before:] if self.window is None else tokens[-self.window :]
+            constrained = self.apply(recent[None], logits, bias)
+            if tally is not None:
+                tally.add(logits, constrained)
+            return constrained
+
+        return process
+
+
+class Tally:
+    """How much a constraint had to do, summed on the device: reading it is the only wait."""
+
+    def __init__(self) -> None:
+        self._over = mx.array(0.0)
+        self._mass = mx.array(0.0)
+        self._steps = self._masses = self._calls = 0
+
+    def add(self, logits: mx.array, constrained: mx.array, live: Sequence[bool] | None = None) -> None:
+        """Count one step: logits before and after the constraint (B, V); rows that are not `live` do not count.
+
+        The probability mass needs an exponential of all logits, so it is measured at every 16th step only.
+        """
+        rows = mx.array([1.0] * len(logits) if live is None else [float(one) for one in live])
+        n_live = len(logits) if live is None else sum(live)
+        logits = logits[:, : constrained.shape[1]]
+        places = mx.argmax(logits, axis=-1, keepdims=True)
+        masked = mx.isinf(mx.take_along_axis(constrained, places, axis=-1))[:, 0]
+        self._over = self._over + mx.sum(mx.where(masked, rows, 0.0))
+        self._steps += n_live
+        if self._calls % _STEPS_BETWEEN_MASSES == 0:
+            mass = mx.softmax(logits.astype(mx.float32), axis=-1)
+            lost = mx.sum(mx.where(mx.isinf(constrained), mass, 0.0), axis=-1)
+            self._mass = self._mass + mx.sum(lost * rows)
+            self._masses += n_live
+        self._calls += 1
+
+    @property
+    def masked_mass(self) -> float:
+        """Mean probability of what was forbidden, in [0, 1], at temperature 1."""
+        return float(self._mass.item()) / self._masses if self._masses else 0.0
+
+    @property
+    def argmax_masked(self) -> float:
+        """The share of steps whose likeliest token was forbidden, in [0, 1]."""
+        return float(self._over.item()) / self._steps if self._steps else 0.0
+
+
+def build_constraint(loaded: LoadedModel, scripts: Scripts, code_fences: bool = False) -> Constraint | None:
+    """The constraint of a policy for a model's tokenizer; None for `off`. Its tables are kept in the cache folder.
+
+    code_fences: inside ``` everything is allowed. Raises: InputError for a tokenizer whose bytes are unknown.
+    """
+    if scripts.is_off:
+        return None
+    arrays = _cached(_cache_path(loaded, scripts, code_fences), lambda: _tables(loaded, scripts, code_fences))
+    window = _GLOSS_TOKENS if scripts.has_gloss else _CHARACTER_TOKENS
+    n_tokens = arrays["allowed"].shape[1]
+    tokenizer = loaded.tokenizer
+    return Constraint(
+        scripts,
+        _table(arrays["allowed"], arrays["after"]),
+        None if code_fences else window,
+        mx.array(np.where(arrays["biased"], LOANWORD_BIAS, 0.0).astype(np.float32)) if "biased" in arrays else None,
+        _table(arrays["free_allowed"], arrays["free_after"]) if code_fences else None,
+        _table(np.ones((1, n_tokens), np.bool_), arrays["fence_after"]) if code_fences else None,
+        lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+        lambda ids: str(tokenizer.decode(list(ids))),
+    )
+
+
+def _table(allowed: npt.NDArray[Any], after: npt.NDArray[Any]) -> Table:
+    return Table(mx.array(allowed.astype(np.bool_)), mx.array(after))
+
+
+def _tables(loaded: LoadedModel, scripts: Scripts, code_fences: bool) -> dict[str, npt.NDArray[Any]]:
+    tokens = token_bytes(loaded.tokenizer)
+    eos = [token for token in loaded.tokenizer.eos_token_ids if token < len(tokens.length)]
+    automaton = byte_automaton(char_classes(scripts), context_moves(scripts))
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays["allowed"], arrays["after"] = _with_ends(*token_moves(automaton, tokens), automaton.n_boundaries, eos)
+    if "loanwords" in scripts.parts and "latin" not in scripts.parts:
+        arrays["biased"] = biased_tokens(tokens)
+    if code_fences:
+        free = any_utf8()
+        arrays["free_allowed"], arrays["free_after"] = _with_ends(*token_moves(free, tokens), free.n_boundaries, eos)
+        arrays["fence_after"] = _small(all_ends(fence_moves(), tokens))
+    return arrays
+
+
+def _with_ends(
+    allowed: npt.NDArray[np.bool_], after: npt.NDArray[np.int16], n_boundaries: int, eos: list[int]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
+    """An answer may end between characters only."""
+    allowed[:n_boundaries, eos] = True
+    return allowed, _small(after)
+
+
+def _small(after: npt.NDArray[np.int16]) -> npt.NDArray[Any]:
+    """(S, V) -> (V, S), a byte each where that is enough."""
+    return np.ascontiguousarray(after.T, dtype=np.uint8 if len(after) <= 256 else np.uint16)
+
+
+def _cache_path(loaded: LoadedModel, scripts: Scripts, code_fences: bool) -> Path:
+    digest = hashlib.sha256(f"{_FORMAT} {scripts} {code_fences} {sorted(loaded.tokenizer.eos_token_ids)}".encode())
+    for file in sorted({file for pattern in TOKENIZER_FILES for file in loaded.path.glob(pattern)}):
+        digest.update(file.name.encode() + file.read_bytes())
+    return cache_folder() / f"constraint-{digest.hexdigest()[:32]}.npz"
+
+
+def _cached(path: Path, build: Callable[[], dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays stored at `path`, or those of `build`, stored there where that can be done."""
+    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+    arrays = build()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            np.savez(temporary, allow_pickle=False, **arrays)
+    return arrays

@@ -1,0 +1,83 @@
+"""The bytes that a tokenizer's tokens stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.text.utf8 import TokenBytes
+from mlx_loopai.text.words import is_allowed_latin
+
+_WORD_START = "\u2581"
+_MIN_WORD_LETTERS = 3
+_LATIN_WORD = regex.compile(rf"\p{{Latin}}{{{_MIN_WORD_LETTERS},}}")
+_BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def token_bytes(tokenizer: Any) -> TokenBytes:
+    """The bytes of each token; none for added tokens (chat marks, end of text) and for ids without a token.
+
+    Knows byte-level BPE (GPT-2's alphabet: Qwen, Llama 3) and sentencepiece with byte fallback (Llama 2, Mistral).
+    Raises: InputError for any other kind.
+    """
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    added = set(tokenizer.added_tokens_decoder)
+    words = {token: index for token, index in vocabulary.items() if index not in added}
+    tokens = [b""] * (max(vocabulary.values()) + 1)
+    if all(token in vocabulary for token in _BYTE_TOKENS):
+        for token, index in words.items():
+            tokens[index] = token.replace(_WORD_START, " ").encode()
+        for byte, token in enumerate(_BYTE_TOKENS):
+            tokens[vocabulary[token]] = bytes([byte])
+        return TokenBytes.of(tokens)
+    alphabet = _byte_alphabet()
+    if not all(char in words for char in alphabet):
+        raise InputError(
+            "the tokenizer is neither byte-level BPE nor sentencepiece with byte fallback, so its tokens have no bytes "
+            "to constrain; give --scripts off"
+        )
+    # Joined and encoded at once: each character of this alphabet is one byte.
+    encoded = "".join(words).translate(alphabet_codes(alphabet)).encode("latin-1", "replace")
+    start = 0
+    for token, index in words.items():
+        tokens[index] = encoded[start : start + len(token)]
+        start += len(token)
+    return TokenBytes.of(tokens)
+
+
+def alphabet_codes(alphabet: Iterable[str]) -> dict[int, int]:
+    return {ord(char): byte for byte, char in enumerate(alphabet)}
+
+
+def _byte_alphabet() -> list[str]:
+    """The character for each byte: itself where it is visible, else the next free one from U+0100 on.
+
+    Source: GPT-2's byte-level BPE (Radford et al. 2019), kept by every later one.
+    """
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    free = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in visible else chr(next(free)) for byte in range(256)]
+
+
+def biased_tokens(tokens: TokenBytes) -> npt.NDArray[np.bool_]:
+    """Which tokens (V) hold Latin words, of three letters and more, that are neither units nor in capitals."""
+    biased = np.zeros(len(tokens.length), dtype=np.bool_)
+    data, start = tokens.data.tobytes(), tokens.start
+    for index in np.flatnonzero(tokens.length >= _MIN_WORD_LETTERS):
+        text = data[start[index] : start[index] + tokens.length[index]].decode("utf-8", "ignore")
+        biased[index] = any(not _is_short_form(word) for word in latin_words(text))
+    return biased
+
+
+def latin_words(text: str) -> list[str]:
+    """The Latin words of three letters and more."""
+    return _LATIN_WORD.findall(text)
+
+
+def _is_short_form(word: str) -> bool:
+    return word.isupper() or (word.islower() and is_allowed_latin(word))

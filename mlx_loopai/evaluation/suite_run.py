@@ -18,12 +18,11 @@ from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation import choices, questions
-from mlx_loopai.evaluation.base_cache import cache_folder
 from mlx_loopai.evaluation.forgetting import Retention, retention, usable
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.evaluation.probes import ProbeResult
 from mlx_loopai.evaluation.suite import Asked, Chosen, Scored, Task
-from mlx_loopai.files import write_whole
+from mlx_loopai.files import cache_folder, write_whole
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.text.measures import purity

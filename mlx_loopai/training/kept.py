@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.evaluation.base_cache import cache_folder
+from mlx_loopai.files import cache_folder
 from mlx_loopai.models.load import LoadedModel
 
 

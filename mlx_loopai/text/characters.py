@@ -86,6 +86,16 @@ class Characters:
                 self._emoji(char, kind, out)
         return "".join(out)
 
+    @property
+    def at_rest(self) -> bool:
+        """True when nothing is held back."""
+        return not self._keycap
+
+    def pass_over(self, text: str) -> None:
+        """As after `feed(text)` of text that this stage leaves alone and that ends with white space."""
+        self._in_sequence = self._joined = self._half_flag = False
+        self._previous = text[-1]
+
     def close(self) -> str:
         """What was held back."""
         out: list[str] = []
@@ -159,6 +169,15 @@ class Normalise:
             else:
                 self._removed["control"] += 1
         return "".join(out)
+
+    @property
+    def at_rest(self) -> bool:
+        """True when nothing but white space is held back."""
+        return not self._cluster or self._cluster.isspace()
+
+    def pass_over(self, text: str) -> None:
+        """As after `feed(text)` of composed text, when nothing was held back before."""
+        self._cluster = text[-1]
 
     def close(self) -> str:
         """What was held back."""

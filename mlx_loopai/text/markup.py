@@ -38,6 +38,11 @@ class Fences:
                 out.append(char)
         return "".join(out)
 
+    @property
+    def at_rest(self) -> bool:
+        """True outside fences and runs of backticks."""
+        return not self._ticks and not self._fence
+
     def close(self) -> str:
         """The mark of a run that ends the text."""
         out: list[str] = []
@@ -140,6 +145,11 @@ class Html:
             if self._held > _MAX_TAG_CHARS:
                 self._give_up_on_first(out)
         return "".join(out)
+
+    @property
+    def at_rest(self) -> bool:
+        """True outside tags, comments and scripts."""
+        return not self._open and not self._until
 
     def close(self) -> str:
         """The open `<` that never became a tag, as they are."""

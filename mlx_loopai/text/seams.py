@@ -20,7 +20,8 @@ MARKS = frozenset((SEAM, BREAK))
 
 _NO_SPACE_BEFORE = frozenset(".,!?…:;~)]}）」』》〉”’。，")
 _NO_SPACE_AFTER = frozenset("([{（「『《〈“‘")
-_CLOSER = dict(zip('([{（「『《〈“‘〔"', ')]}）」』》〉”’〕"', strict=True))
+OPENERS = '([{（「『《〈“‘〔"'
+_CLOSER = dict(zip(OPENERS, ')]}）」』》〉”’〕"', strict=True))
 _MAX_OPENERS = 8
 _TAIL_CHARS = 8
 
@@ -60,6 +61,25 @@ class Tidy:
             else:
                 self._settle(char, out)
         return "".join(out)
+
+    @property
+    def at_rest(self) -> bool:
+        """True when only white space is held back, and none of it stands beside a seam."""
+        return not self._openers and MARKS.isdisjoint(self._gap)
+
+    def pass_over(self, text: str) -> str:
+        """As `feed(text)` of text without seams that ends with white space, and not with a bracket before it.
+
+        The last character stays out: the stage that normalises holds it.
+        """
+        body = text.rstrip()
+        gap, self._gap = "".join(self._gap), list(text[len(body) : -1])
+        line_start = text.rfind("\n") + 1
+        if line_start:
+            self._inside_quotes = False
+        self._inside_quotes ^= text.count('"', line_start) % 2 == 1
+        self._tail = (self._tail + gap + body)[-_TAIL_CHARS:]
+        return gap + body
 
     def close(self) -> str:
         """What was held back."""

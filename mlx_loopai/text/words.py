@@ -133,6 +133,11 @@ class Words:
             self._unit.append(char)
         return "".join(out)
 
+    @property
+    def at_rest(self) -> bool:
+        """True outside a bracket that may be a gloss."""
+        return not self._gloss_left
+
     def close(self) -> str:
         """The last word."""
         return self._flush()

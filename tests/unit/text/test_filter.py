@@ -40,6 +40,24 @@ def test_every_split_gives_the_batch_result(text: str, policy: Policy, data: st.
     assert scanner.removed_share == whole.removed_share
 
 
+@given(
+    st.lists(PIECES | st.sampled_from(["나는 ", "집에(가) ", "가(銀貨)는 ", '"네" ', "( ", "1 "]), max_size=60).map(
+        "".join
+    ),
+    POLICIES,
+)
+@settings(max_examples=300, deadline=None)
+def test_words_passed_over_leave_every_stage_as_it_would_be(text: str, policy: Policy) -> None:
+    class OneByOne(Filter):
+        def _safe_end(self, chunk: str, start: int) -> int:
+            return start
+
+    slow, fast = OneByOne(policy), Filter(policy)
+    assert fast.feed(text) + fast.close() == slow.feed(text) + slow.close()
+    assert fast.removed == slow.removed
+    assert fast.removed_share == slow.removed_share
+
+
 @given(TEXTS, POLICIES)
 @settings(max_examples=500, deadline=None)
 @example("<<b>b>", Policy())

@@ -37,6 +37,7 @@ _GLOSS = rf"(?<=[가-힣])[(（\[〔][{_SAFE}\u4e00-\u9fff]{{1,60}}+[)）\]〕]"
 _SAFE_RUN = re.compile(rf"(?:[{_SAFE} \t\r\n]++|{_BRACKETED})*+")
 _SAFE_RUN_WITH_GLOSSES = re.compile(rf"(?:[{_SAFE} \t\r\n]++|{_BRACKETED}|{_GLOSS})*+")
 _SPACES = " \t\r\n"
+_FIRST_WORD = re.compile(r"[ \t\r\n]*[^ \t\r\n]+")
 _NEXT_SPACE = re.compile(r"[ \t\r\n]")
 
 
@@ -133,16 +134,23 @@ class Filter:
             held = stage.feed(held)
         self._characters.pass_over(text)
         self._normalise.pass_over(text)
-        # What was held back may have put a bracket or a seam there.
-        n_visible = len(text) - sum(text.count(space) for space in _SPACES)
-        self._n_in += n_visible
-        if self._tidy.at_rest:
-            passed = self._tidy.pass_over(text)
-            self._n_out += n_visible + _count_visible(held)
-        else:
-            passed = self._tidy.feed(text[:-1])
-            self._n_out += _count_visible(held + passed)
-        return held + passed
+        self._n_in += _count_safe(text)
+        if not self._tidy.at_rest:
+            # What was held back put a bracket or a seam there, which the first word settles.
+            word = _FIRST_WORD.match(text)
+            first = text[: word.end()] if word and word.end() < len(text.rstrip(_SPACES)) else text[:-1]
+            held += self._tidy.feed(first)
+            text = text[len(first) :]
+        self._n_out += _count_visible(held)
+        if len(text) == 1 or not self._tidy.at_rest:
+            return held + self._fed_to_tidy(text[:-1])
+        self._n_out += _count_safe(text)
+        return held + self._tidy.pass_over(text)
+
+    def _fed_to_tidy(self, text: str) -> str:
+        passed = self._tidy.feed(text)
+        self._n_out += _count_visible(passed)
+        return passed
 
     def close(self) -> str:
         """What was held back. The filter must not be fed again."""
@@ -173,6 +181,11 @@ def clean(text: str, policy: Policy = DEFAULT_POLICY) -> Cleaned:
         removed_share=scanner.removed_share,
         too_much_removed=scanner.too_much_removed,
     )
+
+
+def _count_safe(text: str) -> int:
+    """As `_count_visible`, for safe words."""
+    return len(text) - sum(text.count(space) for space in _SPACES)
 
 
 def _count_visible(text: str) -> int:

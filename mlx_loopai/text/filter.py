@@ -29,13 +29,15 @@ RULES = ("nfc", "control", "html", "url", "code", "emoji", "foreign")
 
 # Marks and conjoining jamo are left out, so that decomposed and composed text count alike.
 _VISIBLE = regex.compile(r"[^\s\p{M}\p{Cc}\p{Cf}\u1160-\u11ff]")
-# Text of these characters alone cannot match any rule; a bracket must close in the word that opens it.
+# Text of these characters alone cannot match any rule; a bracket must close soon.
 _SAFE = r"가-힣ㄱ-ㅎㅏ-ㅣ0-9.,!?~:;'\"“”‘’「」『』《》〈〉…―—·ㆍ%/*+=#&₩○●■★☆♥※→°\-"
-_BRACKETED = rf"[(（\[〔][{_SAFE}]{{0,60}}+[)）\]〕]"
-_GLOSS = rf"(?<=[가-힣])[(（\[〔][{_SAFE}\u4e00-\u9fff]{{1,60}}+[)）\]〕]"
+_BRACKETED = rf"[(（\[〔][{_SAFE} ]{{0,60}}+[)）\]〕]"
+_GLOSS = rf"(?<=[가-힣])[(（\[〔][{_SAFE} \u4e00-\u9fff]{{1,60}}+[)）\]〕]"
+# Words in capitals stay under every policy; without a W, and not before a colon, they begin no address.
+_CAPITALS = r"[A-VX-Z]{1,8}+(?=[가-힣0-9 \t\r\n.,!?)])"
 # The standard library's `re` runs over these sets some fifty times faster than `regex`.
-_SAFE_RUN = re.compile(rf"(?:[{_SAFE} \t\r\n]++|{_BRACKETED})*+")
-_SAFE_RUN_WITH_GLOSSES = re.compile(rf"(?:[{_SAFE} \t\r\n]++|{_BRACKETED}|{_GLOSS})*+")
+_SAFE_RUN = re.compile(rf"(?:[{_SAFE} \t\r\n]++|{_BRACKETED}|{_CAPITALS})*+")
+_SAFE_RUN_WITH_GLOSSES = re.compile(rf"(?:[{_SAFE} \t\r\n]++|{_BRACKETED}|{_CAPITALS}|{_GLOSS})*+")
 _SPACES = " \t\r\n"
 _FIRST_WORD = re.compile(r"[ \t\r\n]*[^ \t\r\n]+")
 _NEXT_SPACE = re.compile(r"[ \t\r\n]")
@@ -121,6 +123,10 @@ class Filter:
             end = 1 + max(chunk.rfind(space, start, end) for space in _SPACES)
             if end <= start:
                 return start
+            opening = max(chunk.rfind(bracket, start, end) for bracket in "([（〔")
+            if opening > max(chunk.rfind(bracket, start, end) for bracket in ")]）〕"):
+                end = opening
+                continue
             body = chunk[start:end].rstrip(_SPACES)
             if body and body[-1] not in OPENERS:
                 return end

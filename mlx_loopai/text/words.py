@@ -51,7 +51,8 @@ class Policy:
 
     latin: `acronyms` keeps names, acronyms and units and drops lower-case words of three letters and more; `keep`
         leaves all Latin words.
-    han: `gloss` keeps Hanja in brackets right after Hangul, `keep` all of it, `drop` none.
+    han: `gloss` keeps Hanja in brackets right after Hangul, `keep` all of it, `drop` none. Under `gloss` Latin words
+        stay in such brackets too: 함수(function).
     emoji: `drop` or `keep`.
     max_removed_share: above this share of the visible characters a cleaned text is called damaged, not mended.
     """
@@ -63,6 +64,7 @@ class Policy:
 
 
 DEFAULT_POLICY = Policy()
+_IN_GLOSS = Policy(latin="keep")
 
 
 def is_allowed_latin(word: str) -> bool:
@@ -81,7 +83,7 @@ def foreign_spans(text: str, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[
     glosses = _GLOSS.finditer(text) if policy.han == "gloss" else ()
     for gloss in glosses:
         yield from _spans(text, start, gloss.start(), policy, policy.han == "keep")
-        yield from _spans(text, gloss.start(), gloss.end(), policy, True)
+        yield from _spans(text, gloss.start(), gloss.end(), _IN_GLOSS, True)
         start = gloss.end()
     yield from _spans(text, start, len(text), policy, policy.han == "keep")
 

@@ -41,9 +41,13 @@ def test_every_split_gives_the_batch_result(text: str, policy: Policy, data: st.
 
 
 @given(
-    st.lists(PIECES | st.sampled_from(["나는 ", "집에(가) ", "가(銀貨)는 ", '"네" ', "( ", "1 "]), max_size=60).map(
-        "".join
-    ),
+    st.lists(
+        PIECES
+        | st.sampled_from(
+            ["나는 ", "집에(가) ", "가(銀貨)는 ", "(나 다) ", "가(家 나)", "AI는 ", "HTTP", '"네" ', "( ", "1 "]
+        ),
+        max_size=60,
+    ).map("".join),
     POLICIES,
 )
 @settings(max_examples=300, deadline=None)

@@ -41,6 +41,7 @@ class _Job:
     session: Session
     examples: Sequence[Record]
     options: SamplingOptions
+    best_of: int
     constraint: Constraint | None
     tally: Tally
 
@@ -87,6 +88,16 @@ def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=_FILE, help="RUN/adapter folder (or RUN) of a training run on this model.")
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before every prompt.")
+@click.option(
+    "--genre", help="Examples and a system prompt that come with the program: 판타지, 로맨스, 동화, 시, 수필."
+)
+@click.option(
+    "--best-of",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Write this many answers and keep the one that is most Korean and repeats least.",
+)
 @click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
 @sampling_options
 @constraint_options
@@ -99,6 +110,8 @@ def command(
     model: str,
     adapter: Path | None,
     few_shot: Path | None,
+    genre: str | None,
+    best_of: int,
     system: str | None,
     scripts: str,
     code_fences: bool,
@@ -120,14 +133,19 @@ def command(
     asked = _read_prompts(prompt, prompts, out)
     from mlx_loopai.generation.constraint import Tally, build_constraint
     from mlx_loopai.generation.engine import SamplingOptions
+    from mlx_loopai.generation.genres import find_genre
     from mlx_loopai.generation.prompts import read_few_shot
     from mlx_loopai.generation.session import open_session
 
     options = SamplingOptions(**sampling)
     examples = read_few_shot(few_shot) if few_shot else ()
+    if genre is not None:
+        chosen = find_genre(genre)
+        examples = examples or chosen.records()
+        system = chosen.system_prompt if system is None else system
     session = open_session(model, adapter, system)
     constraint = build_constraint(session.loaded, policy, code_fences)
-    job = _Job(session, examples, options, constraint, Tally())
+    job = _Job(session, examples, options, best_of, constraint, Tally())
     output = _Output(out, as_json, quiet)
     if prompts is None:
         _answer_one(job, asked[0], output)
@@ -173,23 +191,12 @@ def _check_out(out: Path, prompts: Path) -> None:
 
 
 def _answer_one(job: _Job, prompt: Prompt, output: _Output) -> None:
-    from mlx_loopai.generation.engine import generate_stream
-
     ids = job.session.prompt_ids(prompt, job.examples)
-    texts: list[str] = []
-    n_tokens, finished = 0, False
     started = time.perf_counter()
-    for piece in generate_stream(job.session.loaded, ids, job.options, job.constraint, job.tally):
-        texts.append(piece.text)
-        n_tokens += piece.token is not None
-        finished = piece.finished
-        if not output.as_json and piece.text:
-            click.echo(piece.text, nl=False)
-    if not output.as_json:
-        click.echo()
+    text, n_tokens, finished = _best(job, ids, output) if job.best_of > 1 else _streamed(job, ids, output)
     seconds = time.perf_counter() - started
     document = {
-        "text": "".join(texts),
+        "text": text,
         "prompt_tokens": len(ids),
         "generated_tokens": n_tokens,
         "tokens_per_s": n_tokens / seconds,
@@ -202,20 +209,50 @@ def _answer_one(job: _Job, prompt: Prompt, output: _Output) -> None:
     emit(document, output.as_json, "")
 
 
-def _answer_all(job: _Job, prompts: list[Prompt], output: _Output) -> None:
-    from mlx_loopai.generation.engine import generate_batch
+def _streamed(job: _Job, ids: list[int], output: _Output) -> tuple[str, int, bool]:
+    """Show the answer as it is written. Returns: its text, its tokens, and whether the model ended it."""
+    from mlx_loopai.generation.engine import generate_stream
 
-    ids = [job.session.prompt_ids(prompt, job.examples) for prompt in prompts]
-    started = time.perf_counter()
-    with progress(len(ids), "generating", output.quiet, "prompts") as shown:
-        answers = generate_batch(
+    texts: list[str] = []
+    n_tokens, finished = 0, False
+    for piece in generate_stream(job.session.loaded, ids, job.options, job.constraint, job.tally):
+        texts.append(piece.text)
+        n_tokens += piece.token is not None
+        finished = piece.finished
+        if not output.as_json and piece.text:
+            click.echo(piece.text, nl=False)
+    if not output.as_json:
+        click.echo()
+    return "".join(texts), n_tokens, finished
+
+
+def _best(job: _Job, ids: list[int], output: _Output) -> tuple[str, int, bool]:
+    """The same for the best of several answers, shown when all are written."""
+    (answer,) = _all_answers(job, [ids], output)
+    if not output.as_json:
+        click.echo(answer.text)
+    return answer.text, len(answer.tokens), answer.finished
+
+
+def _all_answers(job: _Job, ids: list[list[int]], output: _Output) -> list[Generation]:
+    from mlx_loopai.generation.ranking import generate_best
+
+    with progress(len(ids) * job.best_of, "generating", output.quiet, "answers") as shown:
+        return generate_best(
             job.session.loaded,
             ids,
             job.options,
+            job.best_of,
             lambda done, _: shown.update(done),
-            constraint=job.constraint,
-            tally=job.tally,
+            job.constraint,
+            job.tally,
         )
+
+
+def _answer_all(job: _Job, prompts: list[Prompt], output: _Output) -> None:
+    ids = [job.session.prompt_ids(prompt, job.examples) for prompt in prompts]
+    started = time.perf_counter()
+    answers = _all_answers(job, ids, output)
     seconds = time.perf_counter() - started
     results = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     n_tokens = sum(len(answer.tokens) for answer in answers)

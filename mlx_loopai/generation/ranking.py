@@ -44,7 +44,7 @@ def generate_best(
     constraint: Constraint | None = None,
     tally: Tally | None = None,
 ) -> list[Generation]:
-    """The best of `best_of` answers to each prompt, by `rank`; of equals the first. `on_progress` counts all of them."""
+    """The best of `best_of` answers to each prompt, by `rank`. `on_progress` counts every one of them."""
     drafts = generate_batch(
         loaded,
         [ids for ids in prompts for _ in range(best_of)],

@@ -53,12 +53,33 @@ def run_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 def test_one_prompt(tiny_model_folder: Path) -> None:
     asked = ("안녕?", "--model", tiny_model_folder, *SHORT)
     found = document(*asked)
-    assert set(found) == {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished"}
+    expected = {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished"}
+    assert set(found) == expected | {"scripts", "masked_mass", "argmax_masked"}
     assert found["generated_tokens"] == 6 or found["finished"]
     assert found["prompt_tokens"] > 5
     assert run(*asked).stdout == found["text"] + "\n"
     assert document(*asked)["text"] == found["text"]
     assert document(*asked, "--seed", "1")["text"] != found["text"]
+
+
+def test_scripts_decide_what_is_written(tiny_model_folder: Path) -> None:
+    asked = ("안녕?", "--model", tiny_model_folder, "--max-tokens", "60", "--temperature", "1.5")
+    korean, anything = document(*asked, "--scripts", "ko"), document(*asked, "--scripts", "off")
+    assert not any(char.isascii() and char.isalpha() for char in korean["text"])
+    assert any(char.isascii() and char.isalpha() for char in anything["text"])
+    assert 0 < korean["masked_mass"] < 1
+    assert (korean["scripts"], anything["scripts"], anything["masked_mass"]) == ("ko", "off", 0)
+    # A model that writes at random needs much masking, and the command says so.
+    assert "overruled" in run(*asked, "--scripts", "ko").stderr
+    assert "--scripts ko+elvish" in failure("안녕?", "--scripts", "ko+elvish")
+
+
+def test_genre_and_best_of(tiny_model_folder: Path) -> None:
+    asked = ("바다", "--model", tiny_model_folder, *SHORT)
+    plain, shown = document(*asked), document(*asked, "--genre", "시", "--best-of", "3")
+    assert shown["prompt_tokens"] > plain["prompt_tokens"]
+    assert document(*asked, "--genre", "시", "--best-of", "3")["text"] == shown["text"]
+    assert "--genre 추리" in failure(*asked, "--genre", "추리")
 
 
 def test_a_file_of_prompts(tiny_model_folder: Path, tmp_path: Path) -> None:

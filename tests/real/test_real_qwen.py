@@ -1,14 +1,15 @@
 """The whole way on a real Qwen: convert, generate, train, and the adapter in mlx-lm itself.
 
 MLX_LOOPAI_REAL names a folder that holds `q05` (an MLX folder of Qwen2.5-Coder-0.5B-Instruct, made by
-`mlx-loopai convert`), and for the conversion test the GGUF file that it came from and `qwen2.5-tokenizer` (or
-MLX_LOOPAI_REAL_TOKENIZER names that folder).
+`mlx-loopai convert`) and the GGUF file that it came from. MLX_LOOPAI_REAL_TOKENIZER names the folder of Qwen2.5's
+tokenizer.json (otherwise `qwen2.5-tokenizer` beside them), with which the one rebuilt from the GGUF file is compared.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,61 @@ def trained(q05: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 def test_gguf_becomes_a_model_that_knows_the_capital(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     source = Path(REAL) / GGUF
-    tokenizer = Path(os.environ.get("MLX_LOOPAI_REAL_TOKENIZER", Path(REAL) / "qwen2.5-tokenizer"))
-    if not source.is_file() or not tokenizer.is_dir():
-        pytest.skip(f"{source} or {tokenizer} is missing")
+    if not source.is_file():
+        pytest.skip(f"{source} is missing")
     out = tmp_path / "q05"
-    made = document(capfd, "convert", source, "--tokenizer", tokenizer, "--dtype", "fp32", "--out", out)
+    made = document(capfd, "convert", source, "--dtype", "fp32", "--out", out)
     assert made["tensors"] > 250
     asked = ("generate", QUESTION, "--model", out, "--temperature", "0", "--max-tokens", "24")
     assert "서울" in document(capfd, *asked)["text"]
+
+
+WORDS = {
+    "korean": "하늘 바다에서 사람들은 이야기를 시작했다. 그리고, 왜? 1988년 ㅋㅋㅋ (정말로) 값이 없다! “그래요”",
+    "english": "The quick brown fox don't isn't they've I'LL re-run 3.14 naïve café U.S.A. end—of; (word) 12,345",
+    "chinese": "今天 天气 很好， 我们 去 公园。 為什麼 「是的」 二〇二四年 100元 你好！ 東京 ひらがな カタカナ",
+    "code": 'def f(x): return x**2 # 주석 {\'a\': [1, 2]} != <div class="b"> \\n \t if(a&&b){c+=1;} fn<T>() => "\\u00e9" 0xFF',
+    "emoji": "😀 👩\u200d👩\u200d👧 🇰🇷 ❤️ 👍🏽 ✨✨ ½ ① \u1112\u1161\u11ab e\u0301 \u00a0 \u3000 \u200b 🫠 <|im_start|> <|im_end|>",
+}
+RANGES = {"korean": (0xAC00, 0xD7A4), "english": (0x21, 0x7F), "chinese": (0x4E00, 0x9FA6), "code": (0x20, 0x7F)}
+
+
+def lines(kind: str, count: int) -> list[str]:
+    """Seeded lines of words of the kind, random characters of its script and odd white space."""
+    rng = random.Random(kind)
+    words, (low, high) = WORDS[kind].split(" "), RANGES.get(kind, (0x1F300, 0x1FAFF))
+    found = []
+    for _ in range(count):
+        parts = [
+            rng.choice(words)
+            if rng.random() < 0.7
+            else "".join(chr(rng.randrange(low, high)) for _ in range(rng.randint(1, 8)))
+            for _ in range(rng.randint(3, 30))
+        ]
+        found.append(
+            "".join(part + rng.choice([" ", " ", " ", "", "  ", "\n", "\t", "\r\n", "\n\n "]) for part in parts)
+        )
+    return found
+
+
+def test_the_rebuilt_tokenizer_gives_the_real_ones_ids(tmp_path: Path) -> None:
+    """10,000 lines, two thousand each of Korean, English, Chinese, code and emoji."""
+    from tokenizers import Tokenizer
+
+    from converters.readers import open_checkpoint
+    from converters.tokenizer import choose_tokenizer
+
+    source = Path(REAL) / GGUF
+    folder = Path(os.environ.get("MLX_LOOPAI_REAL_TOKENIZER", Path(REAL) / "qwen2.5-tokenizer"))
+    if not source.is_file() or not folder.is_dir():
+        pytest.skip(f"{source} or {folder} is missing")
+    choose_tokenizer(open_checkpoint(source), None, tmp_path)
+    rebuilt, real = (Tokenizer.from_file(str(place / "tokenizer.json")) for place in (tmp_path, folder))
+    for kind in WORDS:
+        texts = lines(kind, 2000)
+        for text, ours, theirs in zip(texts, rebuilt.encode_batch(texts), real.encode_batch(texts), strict=True):
+            assert ours.ids == theirs.ids, text
+            assert rebuilt.decode(ours.ids) == real.decode(theirs.ids), text
 
 
 def test_it_answers(capfd: pytest.CaptureFixture[str], q05: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writes a committed comparison into the documentation: README's table and the picture beside it.
+"""Writes a committed comparison into the documentation: the READMEs' table and the picture beside it.
 
 python -m mlx_loopai.report.publish        after  cp runs/demo/demo.json docs/results/demo.json
 """
@@ -19,7 +19,7 @@ from mlx_loopai.report.svg import scatter
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "docs" / "results" / "demo.json"
 PICTURE = ROOT / "docs" / "demo.svg"
-README = ROOT / "README.md"
+READMES = (ROOT / "README.md", ROOT / "README.ko.md")
 _TABLE = re.compile(r"(<!-- demo table: begin -->\n).*?(<!-- demo table: end -->)", re.DOTALL)
 
 
@@ -60,9 +60,10 @@ def with_table(readme: str, comparison: Comparison) -> str:
 
 
 def main() -> None:
-    """Write README's table and docs/demo.svg from docs/results/demo.json."""
+    """Write the READMEs' table and docs/demo.svg from docs/results/demo.json."""
     comparison = read_result()
-    README.write_text(with_table(README.read_text(encoding="utf-8"), comparison), encoding="utf-8")
+    for readme in READMES:
+        readme.write_text(with_table(readme.read_text(encoding="utf-8"), comparison), encoding="utf-8")
     PICTURE.write_text(picture(comparison), encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ from tests.unit.cli.conftest import write_rows
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [block.strip("\n").splitlines() for block in re.findall(r"^```\w*\n(.*?)^```$", README, re.M | re.S)]
+DOCUMENTS = [ROOT / "README.md", ROOT / "README.ko.md", *(ROOT / "docs").rglob("*.md")]
 LINES = [line.partition("#")[0].strip() for block in BLOCKS for line in block]
 # Options that keep a command short on a tiny model; they change nothing of what the line shows.
 SHORTER = {
@@ -76,10 +77,35 @@ def test_the_commands_run_one_after_the_other(
     assert (tmp_path / "runs" / "first" / "report.html").is_file()
 
 
-def test_linked_files_exist() -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
-    assert links
-    assert not [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_linked_files_exist(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    assert not [link for link in links if not link.startswith("http") and not (document.parent / link).exists()]
+
+
+def test_the_korean_readme_has_the_same_commands_and_links() -> None:
+    korean = (ROOT / "README.ko.md").read_text(encoding="utf-8")
+    blocks = [block.strip("\n").splitlines() for block in re.findall(r"^```\w*\n(.*?)^```$", korean, re.M | re.S)]
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block]
+    assert lines == [line for line in LINES if line.startswith(("make ", "mlx-loopai "))]
+    guides = re.findall(r"\((docs/guides/[^)]+)\)", README)
+    assert guides
+    assert re.findall(r"\((docs/guides/[^)]+)\)", korean) == guides
+
+
+def test_commands_of_the_guides_exist_with_their_options(capfd: pytest.CaptureFixture[str]) -> None:
+    named = [
+        shlex.split(command)[1:]
+        for guide in (ROOT / "docs" / "guides").glob("*.md")
+        for command in re.findall(r"(?:^|`)(mlx-loopai [^`\n]+)", guide.read_text(encoding="utf-8"), re.M)
+    ]
+    assert named
+    for arguments in named:
+        words = [next(iter(group)) for group in (arguments[:1], arguments[1:2]) if group]
+        known = words if words[0] in ("adapters", "data", "rag", "diagnose", "benchmark") else words[:1]
+        assert main([*known, "--help"]) == 0
+        shown = capfd.readouterr().out
+        assert not [word for word in arguments if word.startswith("--") and word not in shown], arguments
 
 
 def test_the_map_names_what_is_there() -> None:

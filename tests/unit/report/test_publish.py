@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from mlx_loopai.report import publish
 
 
-def test_the_readme_holds_the_table_of_the_committed_result() -> None:
-    readme = publish.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", publish.READMES, ids=lambda path: path.name)
+def test_the_readme_holds_the_table_of_the_committed_result(path: Path) -> None:
+    readme = path.read_text(encoding="utf-8")
     comparison = publish.read_result()
     assert publish.table(comparison) in readme
     assert publish.with_table(readme, comparison) == readme

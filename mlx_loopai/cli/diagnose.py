@@ -2,23 +2,155 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
+    from mlx_loopai.data.tokens import TokenRow
     from mlx_loopai.diagnostics.tokenizer import TokenizerReport
+    from mlx_loopai.models.load import LoadedModel
+
+_model = click.option("--model", default="nano", show_default=True, help="nano, a folder or a hub id.")
+_adapter = click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
+_out = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("diagnosis"), show_default=True, help="Folder to write into."
+)
+_pictures = click.option("--pictures/--no-pictures", default=True, help="Draw as well (needs matplotlib).")
 
 
 @click.group("diagnose", short_help="Look inside a tokenizer, a model or an adapter.")
 def command() -> None:
-    """Look inside a tokenizer, a model or an adapter."""
+    """Look inside a tokenizer, a model or an adapter: arrays as npz files, and pictures of them."""
+
+
+@command.command("attention")
+@_model
+@_adapter
+@click.option("--text", "file", type=click.Path(path_type=Path), help="UTF-8 text to read, a line a sequence.")
+@_out
+@_pictures
+@json_option
+@quiet_option
+def attention_command(
+    model: str, adapter: Path | None, file: Path | None, out: Path, pictures: bool, as_json: bool, quiet: bool
+) -> None:
+    """Say where each head looks: at which scripts, how evenly, how far back."""
+    from mlx_loopai.diagnostics import plot
+    from mlx_loopai.diagnostics.attention import attention
+    from mlx_loopai.diagnostics.tokenizer import token_class
+
+    loaded = _loaded(model, adapter)
+    lines = _read(file).splitlines() if file else [text for pair in _pairs() for text in pair]
+    sequences = [ids for line in lines if len(ids := _ids(loaded, line)) > 1]
+    if not sequences:
+        raise InputError(f"{file}: no line of two tokens or more; give a text")
+    size = loaded.shape.vocab_size
+    classes = [token_class(loaded.tokenizer.decode([token])) for token in range(size)]
+    found = attention(loaded.model, sequences, classes)
+    arrays = {"mass": found.mass, "entropy": found.entropy, "distance": found.distance}
+    summary = {
+        "classes": found.classes,
+        "mass": dict(zip(found.classes, found.mass.mean((0, 1)).tolist(), strict=True)),
+        "entropy": float(found.entropy.mean()),
+        "distance": float(found.distance.mean()),
+    }
+    _finish("attention", out, arrays, summary, pictures, lambda path: plot.draw_attention(found, path), as_json, quiet)
+
+
+@command.command("hidden")
+@_model
+@_adapter
+@_out
+@_pictures
+@json_option
+@quiet_option
+def hidden_command(model: str, adapter: Path | None, out: Path, pictures: bool, as_json: bool, quiet: bool) -> None:
+    """Compare Korean with English sentences of the same meaning, layer by layer, before and after fine-tuning."""
+    from mlx_loopai.diagnostics import plot
+    from mlx_loopai.diagnostics.hidden import hidden
+
+    loaded = _loaded(model, adapter)
+    korean, english = zip(*_pairs(), strict=True)
+    found = hidden(loaded.model, *([_ids(loaded, text) for text in texts] for texts in (korean, english)))
+    arrays = vars(found)
+    summary = {name: values.tolist() for name, values in arrays.items()}
+    _finish("hidden", out, arrays, summary, pictures, lambda path: plot.draw_hidden(found, path), as_json, quiet)
+
+
+@command.command("lora")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@_out
+@_pictures
+@json_option
+@quiet_option
+def lora_command(adapter: Path, out: Path, pictures: bool, as_json: bool, quiet: bool) -> None:
+    """Say how large an adapter's updates are, how many directions they use, and which stand out; no model needed."""
+    import numpy as np
+
+    from mlx_loopai.diagnostics import plot
+    from mlx_loopai.diagnostics.lora_weights import updates
+    from mlx_loopai.generation.session import find_adapter
+    from mlx_loopai.models.adapter_folder import read_adapter
+
+    read = read_adapter(find_adapter(adapter))
+    found = updates({name: (np.array(a), np.array(b), read.scale) for name, (a, b) in read.factors.items()})
+    arrays = {name: update.singular_values for name, update in found.items()}
+    modules = {
+        name: {key: value for key, value in vars(update).items() if key != "singular_values"}
+        for name, update in found.items()
+    }
+    summary = {
+        "norm": float(np.sqrt(sum(update.norm**2 for update in found.values()))),
+        "outliers": [name for name, update in found.items() if update.outlier],
+        "modules": modules,
+    }
+    _finish("lora", out, arrays, summary, pictures, lambda path: plot.draw_updates(found, path), as_json, quiet)
+
+
+@command.command("gradients")
+@_model
+@_adapter
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Rows whose gradients are taken.")
+@click.option("--batches", default=8, show_default=True, type=click.IntRange(1), help="Batches of four rows.")
+@_out
+@_pictures
+@json_option
+@quiet_option
+def gradients_command(
+    model: str,
+    adapter: Path | None,
+    data: Path,
+    batches: int,
+    out: Path,
+    pictures: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say how large the gradient of each adapted matrix is, and where it vanishes or explodes; trains nothing."""
+    from mlx_loopai.config import LoraOptions
+    from mlx_loopai.data.records import read_records
+    from mlx_loopai.data.tokens import ChatEncoder, encode_records
+    from mlx_loopai.diagnostics import plot
+    from mlx_loopai.diagnostics.gradients import gradient_flow
+    from mlx_loopai.models.lora import apply_lora
+
+    records = read_records(data)
+    loaded = _loaded(model, adapter)
+    if adapter is None:
+        apply_lora(loaded.model, LoraOptions(), seed=0)
+    rows, _ = encode_records(ChatEncoder(loaded.tokenizer), records, max_tokens=2048)
+    chosen = [rows[start : start + 4] for start in range(0, len(rows), 4)][:batches]
+    with progress(len(chosen), "gradients", quiet, unit="batches") as bar:
+        found = gradient_flow(loaded.model, _counted(loaded, bar.advance), chosen)
+    arrays = {"norms": found.norms}
+    summary = {"modules": found.modules, "vanishing": found.vanishing, "exploding": found.exploding}
+    _finish("gradients", out, arrays, summary, pictures, lambda path: plot.draw_flow(found, path), as_json, quiet)
 
 
 @command.command("tokenizer")
@@ -80,3 +212,74 @@ def _tokenizer_text(model: str, found: TokenizerReport) -> str:
     if {"korean", "english"} <= found.cost.keys():
         lines.append(f"Korean costs {found.relative_cost('korean', 'english'):.1f} times English per character")
     return "\n".join(lines)
+
+
+def _loaded(model: str, adapter: Path | None) -> LoadedModel:
+    from mlx_loopai.generation.session import open_session
+
+    return open_session(model, adapter).loaded
+
+
+def _pairs() -> list[tuple[str, str]]:
+    from mlx_loopai.data.samples import texts
+
+    return texts.parallel_sentences()
+
+
+def _ids(loaded: LoadedModel, text: str) -> list[int]:
+    return list(loaded.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequence[TokenRow]], Any]:
+    """The mean loss of a batch of rows, as training computes it."""
+    import mlx.core as mx
+
+    from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
+    from mlx_loopai.training.gradient import Targets, batch_loss
+    from mlx_loopai.training.phases import batch_of
+
+    def loss(rows: Sequence[TokenRow]) -> mx.array:
+        batch = batch_of(rows, [max(len(row.ids) for row in rows)])
+        advance()
+        targets = Targets.of(batch)
+        ids = mx.array(batch.ids[:, :-1])
+        (total,) = batch_loss(loaded.model, ids, *targets.arrays, chunk_rows=DEFAULT_CHUNK_ROWS)
+        return total / max(1, int(batch.supervised[:, 1:].sum()))
+
+    return loss
+
+
+def _finish(
+    name: str,
+    out: Path,
+    arrays: Mapping[str, Any],
+    summary: dict[str, Any],
+    pictures: bool,
+    draw: Callable[[Path], None],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write the arrays and the picture, and print the summary."""
+    from mlx_loopai.diagnostics import plot
+
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"{name}.npz"]
+    plot.save_arrays(files[0], arrays)
+    if pictures:
+        files.append(out / f"{name}.png")
+        draw(files[1])
+        if plot.korean_font() is None:
+            click.echo("no font with Hangul on this machine: the pictures are labelled in English", err=True)
+    document = {"files": [str(file) for file in files], **summary}
+    lines = [f"{key}: {_short(value)}" for key, value in document.items() if key != "modules"]
+    emit(document, as_json, "" if quiet else "\n".join(lines))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_short, value)) or "none"
+    return str(value)

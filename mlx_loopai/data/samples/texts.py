@@ -9,6 +9,7 @@ from pathlib import Path
 
 TEXTS_FOLDER = Path(__file__).parent / "texts"
 PROMPTS_FILE = Path(__file__).parent / "prompts.jsonl"
+PARALLEL_FILE = Path(__file__).parent / "parallel.jsonl"
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,9 @@ def prompts() -> list[str]:
     """The embedded prompt set that a base model answers for rehearsal: general, no creative writing."""
     lines = PROMPTS_FILE.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prompt"] for line in lines]
+
+
+def parallel_sentences() -> list[tuple[str, str]]:
+    """(Korean, English) sentences that say the same; written for this project."""
+    lines = PARALLEL_FILE.read_text(encoding="utf-8").splitlines()
+    return [(pair["korean"], pair["english"]) for pair in map(json.loads, lines)]

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.cli.conftest import Ended, write_rows
+
+CommandLine = Callable[..., Ended]
+
+
+@pytest.fixture
+def adapter(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    from mlx_loopai.config import LoraOptions
+    from mlx_loopai.models.adapters import save_adapter
+    from mlx_loopai.models.load import load_model
+    from mlx_loopai.models.lora import apply_lora
+
+    loaded = load_model(str(tiny_model_folder))
+    apply_lora(loaded.model, LoraOptions(rank=2), seed=0)
+    save_adapter(tmp_path / "adapter", loaded.model, LoraOptions(rank=2), loaded.base_hash)
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("name", ["attention", "hidden", "gradients", "lora"])
+def test_arrays_and_a_summary(
+    name: str, tiny_model_folder: Path, adapter: Path, tmp_path: Path, command_line: CommandLine
+) -> None:
+    arguments = ["--model", str(tiny_model_folder), "--adapter", str(adapter)] if name != "lora" else [str(adapter)]
+    if name == "gradients":
+        arguments += ["--data", str(write_rows(tmp_path / "rows.jsonl", 6))]
+    ended = command_line(
+        "diagnose", name, *arguments, "--out", str(tmp_path / "out"), "--no-pictures", "--json", "--quiet"
+    )
+    assert ended.status == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert document["files"] == [str(tmp_path / "out" / f"{name}.npz")]
+    arrays = np.load(tmp_path / "out" / f"{name}.npz")
+    assert arrays.files
+    assert all(np.isfinite(arrays[key]).all() for key in arrays.files)
+    assert len(document) > 1
+
+
+@pytest.mark.parametrize("name", ["attention", "hidden", "gradients", "lora"])
+def test_pictures(name: str, tiny_model_folder: Path, adapter: Path, tmp_path: Path, command_line: CommandLine) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need mlx-loopai[plots]")
+    arguments = ["--model", str(tiny_model_folder), "--adapter", str(adapter)] if name != "lora" else [str(adapter)]
+    if name == "gradients":
+        arguments += ["--data", str(write_rows(tmp_path / "rows.jsonl", 6))]
+    ended = command_line("diagnose", name, *arguments, "--out", str(tmp_path / "out"))
+    assert ended.status == 0, ended.stderr
+    assert (tmp_path / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_empty_text_is_said(tiny_model_folder: Path, tmp_path: Path, command_line: CommandLine) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_text("\n\n")
+    ended = command_line(
+        "diagnose", "attention", "--model", str(tiny_model_folder), "--text", str(path), "--no-pictures"
+    )
+    assert ended.status == 2
+    assert "no line of two tokens" in ended.stderr

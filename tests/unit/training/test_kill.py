@@ -23,7 +23,7 @@ def check(run: Path) -> None:
         assert sorted(checkpoints.iterdir()) == sorted(complete_checkpoints(checkpoints))
     adapter = run / "adapter"
     if adapter.exists():
-        assert {path.name for path in adapter.iterdir()} == {"adapters.safetensors", "adapter_config.json"}
+        assert {path.name for path in adapter.iterdir()} == {"adapters.safetensors", "adapter_config.json", "README.md"}
 
 
 def same_adapter(run: Path, other: Path) -> bool:

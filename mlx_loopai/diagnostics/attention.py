@@ -57,7 +57,9 @@ def attention(model: nn.Module, sequences: Sequence[Sequence[int]], classes: Seq
             mx.eval(hidden_states(model, mx.array([list(ids)])))
         queries += len(ids) - 1  # the first token can only look at itself
     ordered = [sums[block] for block in sorted(sums)]
-    mass, entropy, distance = (np.stack([found[part] for found in ordered]) / max(1, queries) for part in range(3))
+    mass, entropy, distance = (
+        (np.stack([found[part] for found in ordered]) / max(1, queries)).astype(np.float32) for part in range(3)
+    )
     return Attention(names, mass, entropy, distance)
 
 

@@ -98,7 +98,7 @@ def draw_flow(found: Flow, out: Path) -> None:
 def save_arrays(out: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """The drawn arrays as an npz file, whole or not at all."""
     with whole_file(out) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **dict(arrays))
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def _label(korean: str, english: str) -> str:

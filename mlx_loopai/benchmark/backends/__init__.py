@@ -1,0 +1,63 @@
+"""The programs that race, each behind the same few functions; a module is imported in its own process only.
+
+Each has `open(model, adapter_folder)`, giving a `Side`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mlx_loopai.benchmark.cases import CaseRows, TrainCase
+from mlx_loopai.benchmark.measured import StepClock
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.errors import InputError, LoopaiError
+
+BACKENDS = ("mlx-loopai", "mlx-lm", "torch-cpu", "torch-mps")
+_MODULES = {"mlx-loopai": "own", "mlx-lm": "mlxlm", "torch-cpu": "torch_peft", "torch-mps": "torch_peft"}
+
+
+class Side(Protocol):
+    """One program with a model loaded in float32."""
+
+    memory: str  # how its peak is measured
+    versions: dict[str, str]
+
+    def weights_bytes(self) -> int:
+        """Bytes of the model and its adapter."""
+
+    def reset_peak(self) -> None:
+        """From here on `peak_bytes` counts."""
+
+    def peak_bytes(self) -> int:
+        """The most memory held since `reset_peak`, above what was held then."""
+
+    def loss(self, rows: Sequence[TokenRow]) -> float:
+        """Nats per supervised token by the program's own training loss."""
+
+    def train(self, case: TrainCase, rows: CaseRows, clock: StepClock) -> None:
+        """Run the case's steps, each between `clock.start` and `clock.stop`."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in mlx-lm's layout."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        """Greedy answers to prompts that run together: token ids without the end."""
+
+
+def open_side(backend: str, model: Path, adapter: Path | None) -> Side:
+    """The program called `backend` with `model` loaded, and an adapter to train when given.
+
+    Raises: InputError for an unknown name; LoopaiError when the program is not installed.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"--backends {backend}: unknown; there are {', '.join(BACKENDS)}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[backend]}")
+    try:
+        side: Side = module.open_side(model, adapter, backend)
+    except ImportError as error:
+        missing = error.name or "a package"
+        raise LoopaiError(f"{backend}: {missing} is not installed; pip install 'mlx-loopai[bench]'") from None
+    return side

@@ -1,0 +1,218 @@
+"""The two races, from a case to a result that can be written, compared and drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.benchmark.cases import CaseRows, GenerateCase, TrainCase, write_train_case
+from mlx_loopai.benchmark.measured import BatchMeasured, TrainMeasured
+from mlx_loopai.benchmark.protocol import Figure, OnTurn, RunJob, paired_ratio, take_turns
+from mlx_loopai.benchmark.roofline import Peak, decoding_bytes, share_of_peak, training_flops
+from mlx_loopai.benchmark.worker import Job
+from mlx_loopai.models.shape import ModelShape
+
+# First losses come from the same float32 weights and rows: they differ by rounding only.
+FIRST_LOSS_TOLERANCE = 1e-4
+# Held-out losses after training: rows meet in other steps on each side.
+HELD_OUT_TOLERANCE = 0.02
+
+
+def race_training(
+    case: TrainCase,
+    rows: CaseRows,
+    backends: Sequence[str],
+    rounds: int,
+    folder: Path,
+    run: RunJob,
+    peak: Peak | None,
+    on_turn: OnTurn | None = None,
+) -> dict[str, Any]:
+    """The result of a training race in `folder`, which keeps the case and the adapters.
+
+    Every side's last adapter is scored on the held-out rows by one evaluator, mlx-loopai's.
+    """
+    write_train_case(folder, case, rows)
+
+    def turn(name: str, number: int) -> dict[str, Any]:
+        return run(Job("train", name, str(folder), str(folder / f"{name}-{number}")))
+
+    found = take_turns(backends, rounds, turn, on_turn)
+    shape = ModelShape.from_folder(Path(case.model))
+    sides = {name: _training_side(name, [TrainMeasured(**one) for one in found[name]], shape, peak) for name in found}
+    for name, side in sides.items():
+        job = Job("score", "mlx-loopai", str(folder), str(folder / f"{name}-{rounds - 1}"))
+        side["held_out_nll"] = run(job)["held_out_nll"]
+    differences = _differing(sides, "loss_first", FIRST_LOSS_TOLERANCE)
+    differences += _differing(sides, "held_out_nll", HELD_OUT_TOLERANCE)
+    return {
+        "kind": "train",
+        "case": {**asdict(case), "model": Path(case.model).name, "rows": _described(rows)},
+        "rounds": rounds,
+        "backends": sides,
+        "ratios": _ratios(found, _train_values),
+        "equal": not differences,
+        "differences": differences,
+    }
+
+
+def race_generation(
+    case: GenerateCase,
+    backends: Sequence[str],
+    rounds: int,
+    run: RunJob,
+    peak: Peak | None,
+    on_turn: OnTurn | None = None,
+) -> dict[str, Any]:
+    """The result of a generation race. `equal`: all sides gave the same tokens for each prompt and batch size."""
+    job = {"model": case.model, "prompts": case.prompts, "max_tokens": case.max_tokens, "batches": case.batches}
+    found = take_turns(backends, rounds, lambda name, _: run(Job("generate", name, generate=job)), on_turn)
+    shape = ModelShape.from_folder(Path(case.model))
+    sides = {name: _generation_side(name, results, shape, peak) for name, results in found.items()}
+    differences = _differing_answers(found)
+    return {
+        "kind": "generate",
+        "case": {
+            "model": Path(case.model).name,
+            "prompts": len(case.prompts),
+            "prompt_tokens": [len(prompt) for prompt in case.prompts],
+            "max_tokens": case.max_tokens,
+            "batches": list(case.batches),
+        },
+        "rounds": rounds,
+        "backends": sides,
+        "ratios": _ratios(found, _generate_values),
+        "equal": not differences,
+        "differences": differences,
+    }
+
+
+def _training_side(name: str, rounds: list[TrainMeasured], shape: ModelShape, peak: Peak | None) -> dict[str, Any]:
+    last = rounds[-1]
+    rate = Figure.of([one.supervised_tokens_per_s for one in rounds])
+    flops_s = max(training_flops(shape, one.tokens, one.supervised_tokens) / one.timed_s for one in rounds)
+    return {
+        "supervised_tokens_per_s": rate.median,
+        "interval": [rate.low, rate.high],
+        "tokens_per_s": Figure.of([one.tokens_per_s for one in rounds]).median,
+        "peak_bytes": max(one.peak_bytes for one in rounds),
+        "memory": last.memory,
+        "weights_bytes": last.weights_bytes,
+        "loss_first": last.loss_first,
+        "start_s": Figure.of([one.start_s for one in rounds]).median,
+        "first_s": Figure.of([one.first_s for one in rounds]).median,
+        "steps": last.steps,
+        "real_token_share": last.real_token_share,
+        "flops_share": share_of_peak(f"{name}, training", flops_s, peak.flops_s) if peak else None,
+        "versions": last.versions,
+        "rounds": [asdict(one) for one in rounds],
+    }
+
+
+def _generation_side(name: str, results: list[dict[str, Any]], shape: ModelShape, peak: Peak | None) -> dict[str, Any]:
+    rounds = [_batches(result) for result in results]
+    batches = {str(same[0].batch): _batch_figures(name, list(same), shape, peak) for same in zip(*rounds, strict=True)}
+    first = next(iter(batches.values()))
+    return {
+        "tokens_per_s": first["tokens_per_s"],
+        "peak_bytes": max(entry["peak_bytes"] for entry in batches.values()),
+        "loss_first": None,
+        "memory": results[-1]["memory"],
+        "weights_bytes": results[-1]["weights_bytes"],
+        "start_s": Figure.of([result["start_s"] for result in results]).median,
+        "batches": batches,
+        "versions": results[-1]["versions"],
+    }
+
+
+def _batch_figures(name: str, rounds: list[BatchMeasured], shape: ModelShape, peak: Peak | None) -> dict[str, Any]:
+    rate = Figure.of([one.tokens_per_s for one in rounds])
+    read_s = decoding_bytes(shape) * max(one.tokens_per_s for one in rounds) / rounds[0].batch
+    return {
+        "tokens_per_s": rate.median,
+        "interval": [rate.low, rate.high],
+        "prefill_tokens_per_s": Figure.of([one.prefill_tokens_per_s for one in rounds]).median,
+        "first_token_s": Figure.of([one.first_token_s for one in rounds]).median,
+        "peak_bytes": max(one.peak_bytes for one in rounds),
+        "bandwidth_share": share_of_peak(f"{name}, decoding", read_s, peak.bytes_s) if peak else None,
+    }
+
+
+def _ratios(found: dict[str, list[dict[str, Any]]], values: Any) -> dict[str, Any]:
+    """The first side divided by each other side, round by round: rates above 1 and peaks below 1 favour the first."""
+    first, *others = found
+    return {
+        f"{first}/{other}": {
+            name: asdict(paired_ratio(ours, theirs))
+            for (name, ours), theirs in zip(values(found[first]).items(), values(found[other]).values(), strict=True)
+        }
+        for other in others
+    }
+
+
+def _train_values(results: list[dict[str, Any]]) -> dict[str, list[float]]:
+    rounds = [TrainMeasured(**one) for one in results]
+    return {
+        "supervised_tokens_per_s": [one.supervised_tokens_per_s for one in rounds],
+        "peak_bytes": [float(one.peak_bytes) for one in rounds],
+    }
+
+
+def _generate_values(results: list[dict[str, Any]]) -> dict[str, list[float]]:
+    rounds = [_batches(result)[0] for result in results]
+    return {
+        "tokens_per_s": [one.tokens_per_s for one in rounds],
+        "first_token_s": [one.first_token_s for one in rounds],
+        "peak_bytes": [float(one.peak_bytes) for one in rounds],
+    }
+
+
+def _batches(result: dict[str, Any]) -> list[BatchMeasured]:
+    return [
+        BatchMeasured(**{**entry, "answers": tuple(tuple(answer) for answer in entry["answers"])})
+        for entry in result["batches"]
+    ]
+
+
+def _differing(sides: dict[str, dict[str, Any]], name: str, tolerance: float) -> list[str]:
+    """What is wrong where a side's value lies further than `tolerance` (relative) from the first side's."""
+    first, *others = sides
+    reference = sides[first][name]
+    return [
+        f"{name}: {other} {sides[other][name]:.6g}, {first} {reference:.6g}"
+        for other in others
+        if not math.isclose(sides[other][name], reference, rel_tol=tolerance)
+    ]
+
+
+def _differing_answers(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    first, *others = found
+    expected = _batches(found[first][0])
+    return [
+        f"batch {ours.batch}: {other} answers prompt {place + 1} otherwise than {first}, from token {_parting(a, b)} on"
+        for other in (first, *others)
+        for result in found[other]
+        for ours, theirs in zip(expected, _batches(result), strict=True)
+        for place, (a, b) in enumerate(zip(ours.answers, theirs.answers, strict=True))
+        if a != b
+    ]
+
+
+def _parting(one: Sequence[int], other: Sequence[int]) -> int:
+    """The number (from 1) of the first token in which two answers differ."""
+    same = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    return 1 + (min(len(one), len(other)) if same is None else same)
+
+
+def _described(rows: CaseRows) -> dict[str, Any]:
+    lengths = [len(row.ids) for row in rows.train]
+    return {
+        "train": len(rows.train),
+        "held_out": len(rows.held_out),
+        "tokens": sum(lengths),
+        "longest": max(lengths),
+        "supervised_tokens": sum(int(row.supervised.sum()) for row in rows.train),
+    }

@@ -1,0 +1,57 @@
+"""Which share of the hardware's peak a measured rate is: above 1 the measurement is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mlx_loopai.errors import LoopaiError
+from mlx_loopai.models.shape import ModelShape
+
+_TABLE = Path(__file__).with_name("chips.yaml")
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A chip's peak: bytes read a second and floating-point operations a second."""
+
+    bytes_s: float
+    flops_s: float
+
+
+def chip_peak(chip: str) -> Peak | None:
+    """The peak of a chip by the name that macOS gives it, such as `Apple M4 Pro`; None where it is not known."""
+    found = yaml.safe_load(_TABLE.read_text(encoding="utf-8")).get(chip)
+    return Peak(found["gigabytes_s"] * 1e9, found["teraflops"] * 1e12) if found else None
+
+
+def training_flops(shape: ModelShape, tokens: int, supervised_tokens: int) -> float:
+    """Fewest operations that LoRA training on these tokens needs.
+
+    The frozen matrices cost 2 operations an entry forward and 2 backward; the head only where a token is supervised.
+    Attention, adapters and recomputation are left out: a share of the peak is then never overstated.
+    """
+    head = shape.vocab_size * shape.hidden_size
+    return 4.0 * (_block_entries(shape) * tokens + head * supervised_tokens)
+
+
+def decoding_bytes(shape: ModelShape) -> float:
+    """Fewest bytes that one decoding step reads: every matrix but the embedding, once for the whole batch, in fp32."""
+    return float(_FLOAT32_BYTES * (_block_entries(shape) + shape.vocab_size * shape.hidden_size))
+
+
+def share_of_peak(what: str, rate: float, peak: float) -> float:
+    """`rate` / `peak`. Raises: LoopaiError above 1."""
+    share = rate / peak
+    if share > 1:
+        raise LoopaiError(
+            f"{what}: {share:.2f} of the hardware's peak, which cannot be; the clock or the chip in chips.yaml is wrong"
+        )
+    return share
+
+
+def _block_entries(shape: ModelShape) -> int:
+    return shape.n_layers * sum(out * into for out, into in shape.block_linears().values())

@@ -1,0 +1,150 @@
+"""Results as Markdown tables and as a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlx_loopai.benchmark.costs import Price, rate_of_equal_cost
+from mlx_loopai.benchmark.results import rate_name
+from mlx_loopai.report.elements import Html, element
+from mlx_loopai.report.figures import count, duration, fixed, percent, size
+from mlx_loopai.report.style import STYLE
+from mlx_loopai.report.svg import WIDTH
+
+_LABEL, _BAR, _TOP = 96.0, 22.0, 26.0
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """A race as Markdown: a column for each side, its figures and the first side's ratios to it."""
+    sides = result["backends"]
+    rows = _training_rows(result) if result["kind"] == "train" else _generation_rows(result)
+    lines = ["| | " + " | ".join(sides) + " |", "|---|" + "---:|" * len(sides)]
+    return "\n".join([*lines, *("| " + " | ".join([name, *cells]) + " |" for name, cells in rows)])
+
+
+def conditions_text(result: dict[str, Any]) -> str:
+    """One paragraph: the machine, the case, the rounds, and what disturbed them."""
+    machine = result["machine"]
+    case = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in result["case"].items())
+    threads = (
+        f", {machine['threads']} thread" + ("s" if machine["threads"] != "1" else "") if machine["threads"] else ""
+    )
+    versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
+    text = f"{machine['chip']}, {machine['cores']} cores{threads}; {versions}. Case: {case}; {result['rounds']} rounds."
+    disturbed = "; ".join(result.get("disturbances", []))
+    return f"{text} Disturbed: {disturbed}." if disturbed else text
+
+
+def cost_table(result: dict[str, Any], prices: list[Price]) -> str:
+    """What a million tokens cost at each side's rate, and the rate at which a dearer machine would cost the same."""
+    rate = rate_name(result)
+    sides = result["backends"]
+    first = next(iter(sides.values()))[rate]
+    lines = ["| machine | $/hour | " + " | ".join(f"$/million tokens at {name}'s rate" for name in sides)]
+    lines[0] += " | tokens/s to cost the same as the first |"
+    lines.append("|---|" + "---:|" * (len(sides) + 2))
+    for price in prices:
+        cells = [f"{price.per_million_tokens(side[rate]):.3g}" for side in sides.values()]
+        equal = count(rate_of_equal_cost(prices[0], price, first))
+        lines.append(f"| {price.name} | {price.dollars_per_hour:g} | " + " | ".join([*cells, equal]) + " |")
+    return "\n".join(lines)
+
+
+def comparison_table(compared: dict[str, Any]) -> str:
+    """Two results side by side."""
+    rate = "supervised_tokens_per_s" if compared["kind"] == "train" else "tokens_per_s"
+    lines = ["| | tokens/s before | after | ratio | peak before | after | ratio |", "|---|" + "---:|" * 6]
+    for name, side in compared["backends"].items():
+        before, after, ratio = side["before"], side["after"], compared["ratios"][name]
+        cells = [fixed(before[rate], 1), fixed(after[rate], 1), fixed(ratio[rate], 2)]
+        cells += [size(before["peak_bytes"]), size(after["peak_bytes"]), fixed(ratio["peak_bytes"], 2)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *(f"\nDifferent: {line}" for line in compared["differences"])])
+
+
+def picture(result: dict[str, Any]) -> str:
+    """The sides' rates as bars with their intervals: a stand-alone SVG file."""
+    rate = rate_name(result)
+    bars = [(name, side[rate], _interval(result, side)) for name, side in result["backends"].items()]
+    top = max(max(value, interval[1]) for _, value, interval in bars) or 1.0
+    room = WIDTH - _LABEL - 64
+    children: list[Html] = [element("text", rate.replace("_", " "), x=4, y=14, class_="axis")]
+    for place, (name, value, (low, high)) in enumerate(bars):
+        y = _TOP + place * (_BAR + 8)
+        middle = y + _BAR / 2
+        ends = [_LABEL + room * end / top for end in (low, high)]
+        children += [
+            element("text", name, x=_LABEL - 8, y=middle + 4, class_="tick", text_anchor="end"),
+            element(
+                "rect", x=_LABEL, y=y, width=room * value / top, height=_BAR, class_="bar", fill=f"var(--c{place})"
+            ),
+            element("line", x1=ends[0], y1=middle, x2=ends[1], y2=middle, stroke="var(--ink)"),
+            element(
+                "text", fixed(value, 1), x=max(ends[1], _LABEL + room * value / top) + 6, y=middle + 4, class_="tick"
+            ),
+        ]
+    height = _TOP + len(bars) * (_BAR + 8)
+    drawn = element("svg", children, viewBox=f"0 0 {WIDTH:g} {height:g}", role="img", aria_label="rates of a race")
+    head, _, rest = drawn.markup.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}svg{{background:var(--card)}}</style>{rest}\n'
+
+
+def _training_rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    sides = list(result["backends"].values())
+    return [
+        ("supervised tokens/s", [_with_interval(side["supervised_tokens_per_s"], side["interval"]) for side in sides]),
+        *_ratio_rows(result, "supervised_tokens_per_s", "times that rate"),
+        ("peak above the weights", [size(side["peak_bytes"]) for side in sides]),
+        *_ratio_rows(result, "peak_bytes", "share of that peak"),
+        ("real tokens of those computed", [percent(side["real_token_share"]) for side in sides]),
+        ("first loss", [fixed(side["loss_first"], 5) for side in sides]),
+        ("held-out NLL after", [fixed(side["held_out_nll"], 4) for side in sides]),
+        ("start", [duration(side["start_s"]) for side in sides]),
+        ("first steps of each shape", [duration(side["first_s"]) for side in sides]),
+        ("share of peak FLOP/s", [percent(side["flops_share"]) for side in sides]),
+    ]
+
+
+def _generation_rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    sides = list(result["backends"].values())
+    rows = []
+    for batch in result["case"]["batches"]:
+        of_batch = [side["batches"][str(batch)] for side in sides]
+        rows += [
+            (
+                f"batch {batch}: decoded tokens/s",
+                [_with_interval(one["tokens_per_s"], one["interval"]) for one in of_batch],
+            ),
+            (f"batch {batch}: prompt tokens/s", [fixed(one["prefill_tokens_per_s"], 1) for one in of_batch]),
+            (f"batch {batch}: time to first token", [duration(one["first_token_s"]) for one in of_batch]),
+            (f"batch {batch}: peak above the weights", [size(one["peak_bytes"]) for one in of_batch]),
+        ]
+    first = str(result["case"]["batches"][0])
+    shares = [percent(side["batches"][first]["bandwidth_share"]) for side in sides]
+    return [*rows, ("share of peak bandwidth", shares), ("start", [duration(side["start_s"]) for side in sides])]
+
+
+def _ratio_rows(result: dict[str, Any], name: str, words: str) -> list[tuple[str, list[str]]]:
+    if not result["ratios"]:
+        return []
+    first, *others = result["backends"]
+    ratios = [result["ratios"][f"{first}/{other}"][name] for other in others]
+    return [
+        (f"{first}: {words}", ["", *(_with_interval(one["median"], [one["low"], one["high"]], 2) for one in ratios)])
+    ]
+
+
+def _with_interval(value: float, interval: list[float], digits: int = 1) -> str:
+    return f"{fixed(value, digits)} ({fixed(interval[0], digits)} to {fixed(interval[1], digits)})"
+
+
+def _interval(result: dict[str, Any], side: dict[str, Any]) -> list[float]:
+    if result["kind"] == "train":
+        return side["interval"]
+    return side["batches"][str(result["case"]["batches"][0])]["interval"]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name.replace('_', ' ')} {inner}" for name, inner in value.items()) + ")"
+    return str(value)

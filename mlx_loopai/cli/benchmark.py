@@ -1,0 +1,224 @@
+"""`mlx-loopai benchmark`: this program beside others, on the same weights and tokens."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.errors import InputError, LoopaiError
+
+_PROMPTS = (
+    "오늘 날씨가 어때요?",
+    "짧은 이야기를 하나 들려주세요.",
+    "What is the capital of Korea?",
+    "봄에 대해 시를 써 주세요.",
+)
+
+_shared: Sequence[Callable[[Any], Any]] = (
+    click.option("--model", default="nano", show_default=True, help="nano, a folder or a hub id."),
+    click.option(
+        "--backends",
+        default="mlx-loopai,mlx-lm",
+        show_default=True,
+        help="Who takes part: mlx-loopai, mlx-lm, torch-cpu, torch-mps; the first is compared with the others.",
+    ),
+    click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns of each side."),
+    click.option("--out", type=click.Path(path_type=Path), help="Write the result here, as JSON."),
+    click.option("--plot", type=click.Path(path_type=Path), help="Draw the rates here, as SVG."),
+    click.option("--costs", type=click.Path(path_type=Path), help="A table of machines and their dollars an hour."),
+    json_option,
+    quiet_option,
+)
+
+
+def _with_shared_options(function: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_shared):
+        function = option(function)
+    return function
+
+
+@click.group("benchmark")
+def command() -> None:
+    """Race training or generation against other programs, or compare two results.
+
+    All sides get the same float32 weights and tokens and take turns, each turn in a process of its own. Exit status 1
+    when they do not compute the same.
+    """
+
+
+@command.command("train")
+@_with_shared_options
+@click.option("--rows", type=click.Path(path_type=Path), help="Data file with one answer a row.")
+@click.option(
+    "--row-count", default=0, type=click.IntRange(0), help="How many of its rows; 0: all that are not held out."
+)
+@click.option("--equal-length", default=128, show_default=True, type=int, help="Without --rows: random rows so long.")
+@click.option("--tokens", default=512, show_default=True, type=click.IntRange(8), help="Longest row of --rows.")
+@click.option("--rows-per-step", default=4, show_default=True, type=click.IntRange(1))
+@click.option("--steps", default=0, type=click.IntRange(0), help="Optimizer steps; 0: an epoch, or 12 of random rows.")
+@click.option("--rank", default=8, show_default=True, type=click.IntRange(1), help="Rank of the adapters.")
+@click.option("--learning-rate", default=1e-5, show_default=True, type=float, help="Of Adam, on every side.")
+@click.option("--checkpointing", is_flag=True, help="Every side computes blocks again in the backward pass.")
+@click.option("--vocabulary", type=click.IntRange(8), help="Instead of --model a thin random one with so many words.")
+@click.option("--seed", default=0, show_default=True, type=int)
+def train_command(
+    model: str,
+    backends: str,
+    rounds: int,
+    out: Path | None,
+    plot: Path | None,
+    costs: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Race LoRA training: supervised tokens a second and peak memory above the weights.
+
+    First losses on the same rows, and held-out losses after, must agree between the sides.
+    """
+    from mlx_loopai.benchmark.protocol import run_in_process
+    from mlx_loopai.benchmark.race import race_training
+
+    names = backends.split(",")
+    with tempfile.TemporaryDirectory(prefix="mlx-loopai-benchmark-") as scratch:
+        case, rows = _train_case(Path(scratch), model, options)
+
+        def race(peak: Any, on_turn: Any) -> dict[str, Any]:
+            return race_training(case, rows, names, rounds, Path(scratch) / "case", run_in_process, peak, on_turn)
+
+        result = _under_watch(race, rounds * len(names), quiet)
+    _report(result, out, plot, costs, as_json)
+
+
+@command.command("generate")
+@_with_shared_options
+@click.option("--prompts", type=click.Path(path_type=Path), help="Text file, one prompt a line; else four short ones.")
+@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
+@click.option(
+    "--batch", "batches", multiple=True, type=click.IntRange(1), help="Prompts at a time; default 1, 2, 4, 8."
+)
+def generate_command(
+    model: str,
+    backends: str,
+    rounds: int,
+    out: Path | None,
+    plot: Path | None,
+    costs: Path | None,
+    as_json: bool,
+    quiet: bool,
+    prompts: Path | None,
+    max_tokens: int,
+    batches: tuple[int, ...],
+) -> None:
+    """Race greedy generation: time to the first token, prompt and answer tokens a second, peak memory.
+
+    All sides must give the same answers, token by token.
+    """
+    from mlx_loopai.benchmark.cases import GenerateCase
+    from mlx_loopai.benchmark.protocol import run_in_process
+    from mlx_loopai.benchmark.race import race_generation
+
+    folder, encoded = _encoded_prompts(model, prompts)
+    case = GenerateCase(str(folder), encoded, max_tokens, batches or (1, 2, 4, 8))
+    names = backends.split(",")
+
+    def race(peak: Any, on_turn: Any) -> dict[str, Any]:
+        return race_generation(case, names, rounds, run_in_process, peak, on_turn)
+
+    _report(_under_watch(race, rounds * len(names), quiet), out, plot, costs, as_json)
+
+
+@command.command("compare")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@json_option
+@quiet_option
+def compare_command(before: Path, after: Path, as_json: bool, quiet: bool) -> None:
+    """Compare two results of the same race: BEFORE and AFTER, such as of two machines or two versions."""
+    from mlx_loopai.benchmark.results import compare_results, read_result
+    from mlx_loopai.benchmark.tables import comparison_table
+
+    compared = compare_results(read_result(before), read_result(after))
+    emit(compared, as_json, comparison_table(compared))
+    if not compared["equal"]:
+        raise LoopaiError(f"the two are not of the same race: {compared['differences'][0]}")
+
+
+def _train_case(scratch: Path, model: str, options: dict[str, Any]) -> Any:
+    """The case and its rows; a thin model is written to `scratch`."""
+    from mlx_loopai.benchmark.cases import TrainCase, equal_rows, file_rows, write_thin_model
+    from mlx_loopai.models.load import resolve_model
+    from mlx_loopai.models.shape import ModelShape
+
+    seed, steps = options["seed"], options["steps"]
+    if options["vocabulary"]:
+        folder = write_thin_model(scratch / f"thin-{options['vocabulary']}", options["vocabulary"], seed)
+    else:
+        folder = resolve_model(model)
+    if options["rows"]:
+        rows = file_rows(folder, options["rows"], options["row_count"], options["tokens"], seed)
+    else:
+        steps = steps or 12
+        vocabulary = ModelShape.from_folder(folder).vocab_size
+        rows = equal_rows(vocabulary, options["equal_length"], steps * options["rows_per_step"], seed)
+    names = ("rows_per_step", "rank", "learning_rate", "checkpointing", "seed")
+    return TrainCase(str(folder.resolve()), steps=steps, **{name: options[name] for name in names}), rows
+
+
+def _encoded_prompts(model: str, file: Path | None) -> tuple[Path, tuple[tuple[int, ...], ...]]:
+    from mlx_loopai.data.records import Message
+    from mlx_loopai.data.tokens import ChatEncoder
+    from mlx_loopai.models.load import load_tokenizer, resolve_model
+
+    folder = resolve_model(model).resolve()
+    lines = _PROMPTS if file is None else tuple(filter(None, file.read_text(encoding="utf-8").splitlines()))
+    if not lines:
+        raise InputError(f"{file}: no prompt in it; write one a line")
+    encoder = ChatEncoder(load_tokenizer(folder))
+    return folder, tuple(tuple(encoder.prompt_ids([Message("user", line)])) for line in lines)
+
+
+def _under_watch(race: Callable[[Any, Any], dict[str, Any]], turns: int, quiet: bool) -> dict[str, Any]:
+    """The race's result with the machine and how it fared before and after."""
+    from dataclasses import asdict
+
+    from mlx_loopai.benchmark.conditions import SystemReader, disturbances, read_machine, read_state
+    from mlx_loopai.benchmark.roofline import chip_peak
+
+    reader = SystemReader()
+    machine = read_machine(reader)
+    before = read_state(reader)
+    with progress(turns, "benchmark", quiet, "turns") as bar:
+        result = race(chip_peak(machine["chip"]), bar.update)
+    after = read_state(reader)
+    return {
+        **result,
+        "command": shlex.join(["mlx-loopai", *sys.argv[1:]]),
+        "machine": machine,
+        "conditions": {"before": asdict(before), "after": asdict(after)},
+        "disturbances": disturbances(before, after, machine["cores"] or 1),
+    }
+
+
+def _report(result: dict[str, Any], out: Path | None, plot: Path | None, costs: Path | None, as_json: bool) -> None:
+    from mlx_loopai.benchmark.costs import TABLE, read_prices
+    from mlx_loopai.benchmark.results import write_result
+    from mlx_loopai.benchmark.tables import conditions_text, cost_table, picture, result_table
+    from mlx_loopai.files import write_whole
+
+    prices = read_prices(costs or TABLE)
+    if out is not None:
+        write_result(out, result)
+    if plot is not None:
+        write_whole(plot, picture(result))
+    emit(result, as_json, "\n\n".join([result_table(result), conditions_text(result), cost_table(result, prices)]))
+    if not result["equal"]:
+        shown = "; ".join(result["differences"][:3])
+        raise LoopaiError(f"the sides do not compute the same, so the rates cannot be compared: {shown}")

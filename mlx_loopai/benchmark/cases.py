@@ -90,12 +90,12 @@ def file_rows(model: Path, file: Path, count: int, max_tokens: int, seed: int) -
 
 
 def equal_rows(vocabulary: int, length: int, count: int, seed: int) -> CaseRows:
-    """Random rows of `length` tokens, the first quarter of each a prompt: nothing to pad, so the step alone is timed."""
+    """Random rows of `length` tokens, half of each a prompt: there is nothing to pad, so the step alone counts."""
     if length < 4:
         raise InputError(f"--equal-length {length}: a row needs at least 4 tokens")
     generator = np.random.default_rng(seed)
     ids = generator.integers(0, vocabulary, (count + HELD_OUT_ROWS // 8, length), dtype=np.int32)
-    taught = np.arange(length) >= length // 4
+    taught = np.arange(length) >= length // 2
     rows = [TokenRow(row, taught, f"random:{number}", "domain") for number, row in enumerate(ids)]
     return CaseRows(rows[:count], rows[count:])
 

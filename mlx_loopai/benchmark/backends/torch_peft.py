@@ -95,10 +95,9 @@ class TorchSide:
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
         width = max(map(len, prompts))
         # Padded on the left, so that all rows go on from their last column.
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self._device)
-        seen = torch.tensor(
-            [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self._device
-        )
+        padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        ids, seen = (torch.tensor(values, device=self._device) for values in (padded, real))
         with torch.inference_mode():
             found = self._model.generate(
                 ids,

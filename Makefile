@@ -13,7 +13,7 @@ endif
 TOO_OLD = $(shell $(PYTHON) -c 'import sys; v = sys.version_info; print("" if v >= (3, 11) else "%d.%d" % v[:2])' \
 	2>/dev/null || echo missing)
 
-.PHONY: setup demo check fix test test-parity test-real docs clean
+.PHONY: setup demo check fix test test-parity test-real bench bench-mac docs clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -52,7 +52,27 @@ test-parity: $(VENV)/.ready-bench
 test-real: setup
 	$(BIN)/python -m pytest -m real tests
 
+# The model of the races; a folder or a hub id.
+MODEL ?= nano
+RACE := $(BIN)/mlx-loopai benchmark
+
+bench: $(VENV)/.ready-bench
+	$(BIN)/python -m pytest -o python_files='bench_*.py' bench
+	$(RACE) train --model $(MODEL) --backends mlx-loopai,mlx-lm,torch-cpu
+	$(RACE) generate --model $(MODEL) --backends mlx-loopai,mlx-lm,torch-cpu
+
+# The columns that only a Mac can fill, in the result files that docs/benchmarks.md is made of.
+bench-mac: $(VENV)/.ready-bench
+	$(RACE) train --model $(MODEL) --backends mlx-loopai,mlx-lm,torch-mps --out bench/results/mac-train-equal.json
+	$(RACE) train --model $(MODEL) --backends mlx-loopai,mlx-lm,torch-mps --rows samples/natural \
+		--out bench/results/mac-train-rows.json
+	$(RACE) train --vocabulary 151936 --equal-length 2048 --rows-per-step 1 --backends mlx-loopai,mlx-lm,torch-mps \
+		--out bench/results/mac-train-vocabulary.json
+	$(RACE) generate --model $(MODEL) --backends mlx-loopai,mlx-lm,torch-mps --out bench/results/mac-generate.json
+	$(BIN)/python -m mlx_loopai.benchmark.publish
+
 docs: setup
+	$(BIN)/python -m mlx_loopai.benchmark.publish
 	$(BIN)/python -m mlx_loopai.cli.help_text docs/help.md
 
 clean:

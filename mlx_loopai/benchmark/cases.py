@@ -14,12 +14,12 @@ import numpy.typing as npt
 from mlx.utils import tree_flatten
 
 from mlx_loopai.config import LoraOptions
-from mlx_loopai.data.records import read_records
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import NANO_FOLDER, TOKENIZER_FILES, build_model, load_model, load_tokenizer
 from mlx_loopai.models.lora import apply_lora
+from mlx_loopai.training.replay import read_source
 
 FIXED_ROWS = 16
 HELD_OUT_ROWS = 64
@@ -71,12 +71,12 @@ class CaseRows:
 
 
 def file_rows(model: Path, file: Path, count: int, max_tokens: int, seed: int) -> CaseRows:
-    """`count` rows of a data file (0: all), drawn by seed, and up to HELD_OUT_ROWS others.
+    """`count` rows of a data file or of samples/NAME (0: all), drawn by seed, and up to HELD_OUT_ROWS others.
 
     Raises: InputError when the file has too few rows, or rows with more than one answer, which mlx-lm cannot mask.
     """
     encoder = ChatEncoder(load_tokenizer(model))
-    rows, _ = encode_records(encoder, read_records(file), max_tokens)
+    rows, _ = encode_records(encoder, read_source(str(file), "domain"), max_tokens)
     several = next((row.origin for row in rows if not _one_answer(row)), None)
     if several:
         raise InputError(f"{several}: has more than one answer, which mlx-lm cannot mask; race on single exchanges")

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 _MIB = 1 << 20
 _UNITS = {"K": 1 << 10, "M": _MIB, "G": 1 << 30}
 _PACKAGES = ("mlx", "mlx-lm", "numpy", "mkl", "torch", "transformers", "peft")
+_HERE = str(Path(__file__).parent)
 _PRESSURE_LEVELS = {"1": "normal", "2": "warning", "4": "critical"}
 
 
@@ -85,6 +86,7 @@ def read_machine(reader: Reader) -> dict[str, Any]:
         "ram_bytes": ram_bytes,
         "system": f"{reader.system} {platform.release()}",
         "python": platform.python_version(),
+        "commit": reader.output(["git", "-C", _HERE, "rev-parse", "--short", "HEAD"]).strip() or None,
         "threads": os.environ.get("MKL_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS"),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }

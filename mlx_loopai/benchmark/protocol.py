@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -78,6 +77,6 @@ def run_in_process(job: Job) -> dict[str, Any]:
     return result
 
 
-def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Figure:
-    """The median of the rounds' ratios: what slows a whole round cancels."""
-    return Figure.of([a / b if b else math.inf for a, b in zip(ours, theirs, strict=True)])
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Figure | None:
+    """The median of the rounds' ratios, in which what slows a whole round cancels; None when theirs is 0 in one."""
+    return Figure.of([a / b for a, b in zip(ours, theirs, strict=True)]) if all(theirs) else None

@@ -146,7 +146,7 @@ def _ratios(found: dict[str, list[dict[str, Any]]], values: Any) -> dict[str, An
     first, *others = found
     return {
         f"{first}/{other}": {
-            name: asdict(paired_ratio(ours, theirs))
+            name: asdict(ratio) if (ratio := paired_ratio(ours, theirs)) else None
             for (name, ours), theirs in zip(values(found[first]).items(), values(found[other]).values(), strict=True)
         }
         for other in others

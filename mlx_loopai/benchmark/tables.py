@@ -6,8 +6,8 @@ from typing import Any
 
 from mlx_loopai.benchmark.costs import Price, rate_of_equal_cost
 from mlx_loopai.benchmark.results import rate_name
-from mlx_loopai.report.elements import Html, element
-from mlx_loopai.report.figures import count, duration, fixed, percent, size
+from mlx_loopai.report.elements import element
+from mlx_loopai.report.figures import UNKNOWN, count, duration, fixed, percent, size
 from mlx_loopai.report.style import STYLE
 from mlx_loopai.report.svg import WIDTH
 
@@ -26,9 +26,7 @@ def conditions_text(result: dict[str, Any]) -> str:
     """One paragraph: the machine, the case, the rounds, and what disturbed them."""
     machine = result["machine"]
     case = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in result["case"].items())
-    threads = (
-        f", {machine['threads']} thread" + ("s" if machine["threads"] != "1" else "") if machine["threads"] else ""
-    )
+    threads = f", MKL_NUM_THREADS={machine['threads']}" if machine["threads"] else ""
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
     text = f"{machine['chip']}, {machine['cores']} cores{threads}; {versions}. Case: {case}; {result['rounds']} rounds."
     disturbed = "; ".join(result.get("disturbances", []))
@@ -68,20 +66,17 @@ def picture(result: dict[str, Any]) -> str:
     bars = [(name, side[rate], _interval(result, side)) for name, side in result["backends"].items()]
     top = max(max(value, interval[1]) for _, value, interval in bars) or 1.0
     room = WIDTH - _LABEL - 64
-    children: list[Html] = [element("text", rate.replace("_", " "), x=4, y=14, class_="axis")]
+    children = [element("text", rate.replace("_", " "), x=4, y=14, class_="axis")]
     for place, (name, value, (low, high)) in enumerate(bars):
         y = _TOP + place * (_BAR + 8)
         middle = y + _BAR / 2
-        ends = [_LABEL + room * end / top for end in (low, high)]
+        left, right = (_LABEL + room * end / top for end in (low, high))
+        width = room * value / top
         children += [
             element("text", name, x=_LABEL - 8, y=middle + 4, class_="tick", text_anchor="end"),
-            element(
-                "rect", x=_LABEL, y=y, width=room * value / top, height=_BAR, class_="bar", fill=f"var(--c{place})"
-            ),
-            element("line", x1=ends[0], y1=middle, x2=ends[1], y2=middle, stroke="var(--ink)"),
-            element(
-                "text", fixed(value, 1), x=max(ends[1], _LABEL + room * value / top) + 6, y=middle + 4, class_="tick"
-            ),
+            element("rect", x=_LABEL, y=y, width=width, height=_BAR, fill=f"var(--c{place})"),
+            element("line", x1=left, y1=middle, x2=right, y2=middle, stroke="var(--ink)"),
+            element("text", fixed(value, 1), x=max(right, _LABEL + width) + 6, y=middle + 4, class_="tick"),
         ]
     height = _TOP + len(bars) * (_BAR + 8)
     drawn = element("svg", children, viewBox=f"0 0 {WIDTH:g} {height:g}", role="img", aria_label="rates of a race")
@@ -109,15 +104,15 @@ def _generation_rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
     sides = list(result["backends"].values())
     rows = []
     for batch in result["case"]["batches"]:
-        of_batch = [side["batches"][str(batch)] for side in sides]
+        found = [side["batches"][str(batch)] for side in sides]
         rows += [
             (
-                f"batch {batch}: decoded tokens/s",
-                [_with_interval(one["tokens_per_s"], one["interval"]) for one in of_batch],
+                f"batch {batch}: answer tokens/s",
+                [_with_interval(one["tokens_per_s"], one["interval"]) for one in found],
             ),
-            (f"batch {batch}: prompt tokens/s", [fixed(one["prefill_tokens_per_s"], 1) for one in of_batch]),
-            (f"batch {batch}: time to first token", [duration(one["first_token_s"]) for one in of_batch]),
-            (f"batch {batch}: peak above the weights", [size(one["peak_bytes"]) for one in of_batch]),
+            (f"batch {batch}: prompt tokens/s", [fixed(one["prefill_tokens_per_s"], 1) for one in found]),
+            (f"batch {batch}: time to first token", [duration(one["first_token_s"]) for one in found]),
+            (f"batch {batch}: peak above the weights", [size(one["peak_bytes"]) for one in found]),
         ]
     first = str(result["case"]["batches"][0])
     shares = [percent(side["batches"][first]["bandwidth_share"]) for side in sides]
@@ -129,9 +124,8 @@ def _ratio_rows(result: dict[str, Any], name: str, words: str) -> list[tuple[str
         return []
     first, *others = result["backends"]
     ratios = [result["ratios"][f"{first}/{other}"][name] for other in others]
-    return [
-        (f"{first}: {words}", ["", *(_with_interval(one["median"], [one["low"], one["high"]], 2) for one in ratios)])
-    ]
+    cells = [_with_interval(one["median"], [one["low"], one["high"]], 2) if one else UNKNOWN for one in ratios]
+    return [(f"{first}: {words}", ["", *cells])]
 
 
 def _with_interval(value: float, interval: list[float], digits: int = 1) -> str:

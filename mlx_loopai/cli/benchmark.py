@@ -55,10 +55,8 @@ def command() -> None:
 
 @command.command("train")
 @_with_shared_options
-@click.option("--rows", type=click.Path(path_type=Path), help="Data file with one answer a row.")
-@click.option(
-    "--row-count", default=0, type=click.IntRange(0), help="How many of its rows; 0: all that are not held out."
-)
+@click.option("--rows", type=click.Path(path_type=Path), help="Data file, or samples/NAME, with one answer a row.")
+@click.option("--row-count", default=0, type=click.IntRange(0), help="How many of its rows; 0: all not held out.")
 @click.option("--equal-length", default=128, show_default=True, type=int, help="Without --rows: random rows so long.")
 @click.option("--tokens", default=512, show_default=True, type=click.IntRange(8), help="Longest row of --rows.")
 @click.option("--rows-per-step", default=4, show_default=True, type=click.IntRange(1))

@@ -54,8 +54,8 @@ def open_side(backend: str, model: Path, adapter: Path | None) -> Side:
     """
     if backend not in BACKENDS:
         raise InputError(f"--backends {backend}: unknown; there are {', '.join(BACKENDS)}")
-    module = importlib.import_module(f"{__name__}.{_MODULES[backend]}")
     try:
+        module = importlib.import_module(f"{__name__}.{_MODULES[backend]}")
         side: Side = module.open_side(model, adapter, backend)
     except ImportError as error:
         missing = error.name or "a package"

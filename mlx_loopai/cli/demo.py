@@ -53,7 +53,8 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.cli.report import write_report
     from mlx_loopai.evaluation.probes import nano_probes
-    from mlx_loopai.training.compare import Measure, compare
+    from mlx_loopai.training.compare import compare
+    from mlx_loopai.training.measuring import Measure
 
     _clear(out)
     configs = {name: recipe_config(file, (f"train.seed={seed}",)) for name, file in RECIPES.items()}
@@ -63,7 +64,7 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
             document = compare(configs, out, measure, listener)
     except Interrupted:
         raise Interrupted("stopped by Ctrl-C; the demo has no --resume, run it again: it starts over") from None
-    document |= {"command": f"mlx-loopai demo --seed {seed}", "versions": _versions(), "machine": _machine()}
+    document |= {"command": f"mlx-loopai demo --seed {seed}", "versions": package_versions(), "machine": machine_name()}
     saved = out / "demo.json"
     saved.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
     document["report"] = str(write_report(saved))
@@ -107,7 +108,8 @@ def _short(answer: str, limit: int = 110) -> str:
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """What a result was made with."""
     from importlib.metadata import version
 
     return {
@@ -116,7 +118,8 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _machine() -> str:
+def machine_name() -> str:
+    """This machine, as a result names it."""
     from mlx_loopai.memory.machine import this_machine
 
     return this_machine().name

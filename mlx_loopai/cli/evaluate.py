@@ -97,7 +97,7 @@ def _probes(model: str, adapter: Path | None, limit: int | None, quiet: bool) ->
     base = _base(loaded, encoder, system_prompt, probes, held_out, quiet)
     tuned = None
     if adapter is not None:
-        _say_what_counts(loaded, comparable(base), quiet)
+        _say_what_counts(loaded, comparable(base.results), quiet)
         with progress(sum(len(probe.items) for probe in probes), "tuned", quiet, "answers") as shown:
             tuned = measure(loaded, encoder, probes, held_out, on_progress=shown.update)
     return report(model, str(adapter) if adapter else None, probes, base, tuned)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlx_loopai.evaluation.gate import Gate
 
 EVALUATION_FILE = "evaluation.json"
+COMPARISON_FILES = ("compare.json", "demo.json")
 
 
 @click.command("gate", short_help="Exit status 1 when a model forgot too much or learnt too little.")
@@ -24,6 +25,7 @@ EVALUATION_FILE = "evaluation.json"
 @click.option("--floor", type=click.FloatRange(0, 1), help="Least retention; the run's forgetting.floor, else 0.95.")
 @click.option("--min-floor", type=click.FloatRange(0, 1), help="Least retention of any probe; 0.9 unless given.")
 @click.option("--gain-floor", type=click.FloatRange(min=0), help="Least gain; the run's forgetting.gain_floor, else 0.")
+@click.option("--certain", is_flag=True, help="Judge retention and gain by the lower end of their 95 % intervals.")
 @json_option
 @quiet_option
 def command(
@@ -32,13 +34,14 @@ def command(
     floor: float | None,
     min_floor: float | None,
     gain_floor: float | None,
+    certain: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check RUN_OR_REPORT: a run's folder (its evaluation.json), or a report of evaluate --out, demo or compare."""
-    path = source / EVALUATION_FILE if source.is_dir() else source
+    """Check RUN_OR_REPORT: the folder of a run (its evaluation.json), a demo or a comparison, or such a JSON file."""
+    path = _report_in(source) if source.is_dir() else source
     report = _chosen_arm(path, _read(source, path), arm)
-    gate = _gate(source, floor, min_floor, gain_floor)
+    gate = replace(_gate(source, floor, min_floor, gain_floor), certain=certain)
     reasons = gate.check(report)
     figures = {name: report.get(name) for name in ("retention", "retention_min", "gain")}
     document = {"passed": not reasons, "reasons": reasons, "report": path, **figures, "floors": gate}
@@ -46,6 +49,11 @@ def command(
     emit(document, as_json, "" if reasons else f"passed: {said}")
     if reasons:
         raise GateFailed(f"{path}: gate failed: {'; '.join(reasons)}")
+
+
+def _report_in(folder: Path) -> Path:
+    names = (EVALUATION_FILE, *COMPARISON_FILES)
+    return next((folder / name for name in names if (folder / name).is_file()), folder / EVALUATION_FILE)
 
 
 def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor: float | None) -> Gate:

@@ -28,6 +28,7 @@ COMMANDS = {
     "data": "Audit, reshape and build training data.",
     "plan": "Predict the memory a training run needs, and choose the settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",
+    "compare": "Train a recipe in several ways and show what each keeps and learns.",
     "evaluate": "Measure what a model kept of its general ability.",
     "diagnose": "Look inside a tokenizer, a model or an adapter.",
     "gate": "Say yes or no to a fine-tuned model: exit status 1 when a floor is missed.",

@@ -25,7 +25,7 @@ WELL_ABOVE_CHANCE = 0.2
 _BASE_RIGHT = np.array([1, 1, 0, 0])
 _TUNED_RIGHT = np.array([1, 0, 1, 0])
 # A few undefined resamples are noise; more say that plain tuning did not clearly gain.
-_MAX_UNDEFINED_SHARE = 0.025
+MAX_UNDEFINED_SHARE = 0.025
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def retention(
         mean=float(np.mean(capped)),
         minimum=float(np.min(capped)),
         per_probe=per_probe,
-        interval=_interval(_resampled_means(list(per_probe.values()), seed, resamples)),
+        interval=interval_of(_resampled_means(list(per_probe.values()), seed, resamples)),
         right_to_wrong=sum(one.right_to_wrong for one in per_probe.values()),
         wrong_to_right=sum(one.wrong_to_right for one in per_probe.values()),
     )
@@ -114,12 +114,12 @@ def gain_interval(
     times = np.random.default_rng(seed).multinomial(n_rows, np.full(n_rows, 1 / n_rows), size=resamples)
     d0, d, d_plain = (-(times @ arm.nll) / (times @ base.tokens) for arm in (base, tuned, plain))
     defined = d_plain > d0
-    if 1 - defined.mean() > _MAX_UNDEFINED_SHARE:
+    if 1 - defined.mean() > MAX_UNDEFINED_SHARE:
         raise LoopaiError(
             f"gain: plain LoRA is not clearly above the base ({defined.mean():.0%} of {resamples} resamples); "
             "use more held-out rows, or a plain arm that learns the domain"
         )
-    return _interval((d[defined] - d0[defined]) / (d_plain[defined] - d0[defined]))
+    return interval_of((d[defined] - d0[defined]) / (d_plain[defined] - d0[defined]))
 
 
 def _paired(base: Sequence[ProbeResult], tuned: Sequence[ProbeResult]) -> list[tuple[ProbeResult, ProbeResult]]:
@@ -174,7 +174,8 @@ def _resampled_means(probes: Sequence[ProbeRetention], seed: int, resamples: int
     return total / len(probes)
 
 
-def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def interval_of(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of resampled values."""
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -10,11 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Gate:
-    """Floors, all inclusive: mean retention, the worst probe's retention, and gain (0: not asked for when absent)."""
+    """Floors, all inclusive: mean retention, the worst probe's retention, and gain (0: not asked for when absent).
+
+    certain: retention and gain are judged by the lower end of their 95 % intervals.
+    """
 
     floor: float = 0.95
     minimum_floor: float = 0.9
     gain_floor: float = 0.0
+    certain: bool = False
 
     def check(self, report: Mapping[str, Any]) -> list[str]:
         """Why `report` (keys `retention`, `retention_min`, `gain`) does not pass; empty when it does.
@@ -22,12 +26,21 @@ class Gate:
         A figure that is missing or no number does not pass: no evidence is no pass.
         """
         reasons = [
-            *_below(report, "retention", self.floor, _interval_text(report)),
+            *self._below(report, "retention", self.floor),
             *_below(report, "retention_min", self.minimum_floor, _worst_probe(report)),
         ]
         if self.gain_floor > 0 or report.get("gain") is not None:
-            reasons += _below(report, "gain", self.gain_floor)
+            reasons += self._below(report, "gain", self.gain_floor)
         return reasons
+
+    def _below(self, report: Mapping[str, Any], name: str, floor: float) -> list[str]:
+        bounds = _interval(report.get(f"{name}_interval"))
+        if self.certain:
+            if bounds is None:
+                return [f"{name}_interval is missing"]
+            return _below({f"{name} (lower end)": bounds[0]}, f"{name} (lower end)", floor)
+        text = f" (95 % interval {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
+        return _below(report, name, floor, text)
 
 
 def _below(report: Mapping[str, Any], name: str, floor: float, note: str = "") -> list[str]:
@@ -45,11 +58,11 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def _interval_text(report: Mapping[str, Any]) -> str:
-    interval = report.get("retention_interval")
-    if not isinstance(interval, list | tuple) or len(interval) != 2 or None in map(number, interval):
-        return ""
-    return f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+def _interval(value: Any) -> tuple[float, float] | None:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    low, high = map(number, value)
+    return None if low is None or high is None else (low, high)
 
 
 def _worst_probe(report: Mapping[str, Any]) -> str:

@@ -73,11 +73,11 @@ def measure(
     return Measurement(tuple(results), losses.nll_per_token)
 
 
-def comparable(base: Measurement) -> list[str]:
+def comparable(base: Sequence[ProbeResult]) -> list[str]:
     """The probes that retention counts: where the base is well above chance. Raises: InputError when it is nowhere."""
-    names = usable(base.results)
+    names = usable(base)
     if not names:
-        scores = ", ".join(f"{result.name} {result.score:.2f} (chance {result.chance:.2f})" for result in base.results)
+        scores = ", ".join(f"{result.name} {result.score:.2f} (chance {result.chance:.2f})" for result in base)
         raise InputError(
             f"retention: this base is on no probe well above chance ({scores}); the probes are made for the "
             "nano model, another base needs a suite of its own"
@@ -89,7 +89,7 @@ def report(
     model: str, adapter: str | None, probes: Sequence[Probe], base: Measurement, tuned: Measurement | None
 ) -> dict[str, Any]:
     """What `evaluate --json` holds; without `tuned` the retention is null. Raises: InputError as `comparable`."""
-    kept = compare(base, tuned) if tuned is not None else None
+    kept = compare(base.results, tuned.results) if tuned is not None else None
     last = tuned or base
     return {
         "model": model,
@@ -110,10 +110,10 @@ def report(
     }
 
 
-def compare(base: Measurement, tuned: Measurement) -> Retention:
+def compare(base: Sequence[ProbeResult], tuned: Sequence[ProbeResult]) -> Retention:
     """Retention over the probes that count for this base."""
     names = comparable(base)
-    chosen = [[result for result in one.results if result.name in names] for one in (base, tuned)]
+    chosen = [[result for result in results if result.name in names] for results in (base, tuned)]
     return retention(chosen[0], chosen[1])
 
 

@@ -165,7 +165,8 @@ def _kept(before: Sequence[ProbeResult], after: Sequence[ProbeResult]) -> Retent
     return retention([one for one in before if one.name in names], [one for one in after if one.name in names])
 
 
-def _summary(tasks: Sequence[Task], found: Sequence[ProbeResult]) -> dict[str, Any]:
+def purity_of(tasks: Sequence[Task], found: Sequence[ProbeResult]) -> float | None:
+    """Hangul letters / letters over the answers to Korean questions; None when the suite has none."""
     items = {task.name: task.items for task in tasks if isinstance(task, Asked)}
     korean = [
         text
@@ -173,10 +174,14 @@ def _summary(tasks: Sequence[Task], found: Sequence[ProbeResult]) -> dict[str, A
         for item, text in zip(items.get(one.name, ()), one.answers, strict=False)
         if item.language == "ko"
     ]
+    return purity("\n".join(korean)) if korean else None
+
+
+def _summary(tasks: Sequence[Task], found: Sequence[ProbeResult]) -> dict[str, Any]:
     return {
         "scores": {one.name: one.score for one in found},
         "broken": {one.name: dict(Counter(why for why in one.broken if why)) for one in found},
-        "purity": purity("\n".join(korean)) if korean else None,
+        "purity": purity_of(tasks, found),
     }
 
 

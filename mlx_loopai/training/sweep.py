@@ -23,11 +23,13 @@ import click
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.data.samples import corpus, skills
 from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.base_cache import cache_folder
 from mlx_loopai.evaluation.judge import constant_guess
 from mlx_loopai.evaluation.measure import compare as retained
 from mlx_loopai.evaluation.probes import Probe
 from mlx_loopai.models.load import load_model
-from mlx_loopai.training.compare import BASE, Measure, Measurement, measure_model, run_arm
+from mlx_loopai.training.compare import BASE, run_arm
+from mlx_loopai.training.measuring import Measure, Measurement, measure_model
 from mlx_loopai.training.pretrain import EPOCHS
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +106,7 @@ def run(arm: str, grid: tuple[str, ...], seeds: str, model: str) -> None:
     recipe = ROOT / "mlx_loopai" / "recipes" / f"demo-{arm}.yaml"
     loaded = load_model(model)
     listener = _Silent()
-    base = measure_model(loaded, RunConfig(model=model), measure, listener, label=BASE)
+    base = measure_model(loaded, RunConfig(model=model), measure, listener, BASE, cache_folder())
     choices = [
         [f"{name}={value}" for value in values.split(",")] for name, _, values in (g.partition("=") for g in grid)
     ]
@@ -134,7 +136,7 @@ class _Silent:
 
 
 def _scores(base: Measurement, tuned: Measurement) -> dict[str, Any]:
-    kept = retained(base.general, tuned.general)
+    kept = retained(base.general.results, tuned.general.results)
     return {
         "domain_score": round(-tuned.domain.nll_per_token, 4),
         "open_retention": round(kept.mean, 4),

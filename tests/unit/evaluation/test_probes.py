@@ -95,8 +95,8 @@ def test_report_of_a_base_has_no_retention() -> None:
 def test_probes_near_chance_are_not_counted() -> None:
     good, bad = answered(0.9), answered(0.1)
     base = Measurement((good[0], *bad[1:]), 2.0)
-    assert comparable(base) == ["facts_ko"]
+    assert comparable(base.results) == ["facts_ko"]
     found = report("other", "A", probes(), base, base)
     assert (found["retention"], found["probes"]["code"]["counted"]) == (1.0, False)
     with pytest.raises(measuring.InputError, match="made for the nano model"):
-        comparable(Measurement(bad, 2.0))
+        comparable(bad)

@@ -1,0 +1,147 @@
+"""`mlx-loopai compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, quiet_option, to_plain
+from mlx_loopai.errors import InputError, Interrupted
+
+if TYPE_CHECKING:
+    from mlx_loopai.config import RunConfig
+    from mlx_loopai.training.measuring import Measure
+
+DOCUMENT = "compare.json"
+SWEPT = "train.learning_rate"
+
+
+@click.command("compare")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--arms", default="plain,guarded", show_default=True, help="Names, separated by commas; plain is always.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of every arm.")
+@click.option("--sweep", metavar="train.learning_rate=V1,V2", help="Rates tried for every arm; the domain chooses one.")
+@click.option("--suite", help="general, or a suite file; without it the nano probes for nano, general for others.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many items of every probe or task.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the runs and the result.")
+@json_option
+@quiet_option
+def command(
+    recipe: Path,
+    arms: str,
+    seeds: int,
+    sweep: str | None,
+    suite: str | None,
+    limit: int | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train a recipe in several ways and show what each keeps and learns.
+
+    Arms: plain (no guard), plain-matched (plain with the most steps of any arm), replay-1, replay-5, replay-10 (general
+    records), self (the base's own answers), kronecker, sketch, hierarchical, fisher, hlora, kl (penalties alone),
+    guarded (the recommended combination), recipe (RECIPE as it is). The recipe's `validation` rows measure the domain.
+    The same command again goes on where it stopped; what is trained is not trained again.
+
+    \b
+    mlx-loopai compare my.yaml --arms plain,replay-10,guarded --sweep train.learning_rate=1e-4,3e-4 --out runs/c
+    """
+    from mlx_loopai.cli.demo import machine_name, package_versions
+    from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.cli.report import write_report
+    from mlx_loopai.config import load_config
+    from mlx_loopai.files import write_whole
+
+    rates = _rates(sweep)
+    config = load_config(recipe, overrides)
+    configs = _arms(config, arms)
+    measure = _measure(config, suite, limit)
+    from mlx_loopai.training.grid import Grid
+
+    try:
+        with progress_listener(quiet) as listener:
+            first = config.train.seed
+            grid = Grid(configs, rates, range(first, first + seeds), out, measure, listener)
+            document = grid.run()
+    except (Interrupted, KeyboardInterrupt):
+        raise Interrupted(f"stopped by Ctrl-C; what is trained stays in {out}; the same command goes on") from None
+    document |= {"command": _command(), "versions": package_versions(), "machine": machine_name()}
+    write_whole(out / DOCUMENT, json.dumps(to_plain(document), ensure_ascii=False, allow_nan=False) + "\n")
+    document["report"] = str(write_report(out / DOCUMENT))
+    emit(document, as_json, _text(document))
+
+
+def _rates(sweep: str | None) -> tuple[float, ...]:
+    """The learning rates of --sweep, ascending; none without it."""
+    if sweep is None:
+        return ()
+    name, _, values = sweep.partition("=")
+    if name.strip() != SWEPT:
+        raise InputError(f"--sweep {sweep}: only {SWEPT} is chosen by the domain score; set others with --set")
+    try:
+        rates = sorted({float(value) for value in values.split(",")})
+    except ValueError:
+        raise InputError(f"--sweep {sweep}: expected numbers, such as {SWEPT}=1e-4,3e-4") from None
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise InputError(f"--sweep {sweep}: learning rates are above 0; give others")
+    return tuple(rates)
+
+
+def _arms(config: RunConfig, named: str) -> dict[str, RunConfig]:
+    """The configurations of the arms, plain first: it defines the gain."""
+    from mlx_loopai.training.arms import PLAIN, arm_config
+
+    names = list(dict.fromkeys([PLAIN, *(name.strip() for name in named.split(",") if name.strip())]))
+    if not config.validation:
+        raise InputError(
+            "compare: the gain needs held-out domain rows; give `validation: FILE` or --set validation=FILE"
+        )
+    return {name: arm_config(config, name) for name in names}
+
+
+def _measure(config: RunConfig, suite: str | None, limit: int | None) -> Measure:
+    """The nano probes for the embedded model, else a suite; one domain prompt and one of each task to read."""
+    from mlx_loopai.evaluation.probes import nano_probes
+    from mlx_loopai.evaluation.suite import GENERAL, Asked, read_suite
+    from mlx_loopai.training.measuring import Measure
+    from mlx_loopai.training.replay import read_source
+
+    first = read_source(config.validation, "domain")[0].messages[:1]
+    told = [message.content for message in first if message.role == "user"]
+    if suite is None and config.model == "nano":
+        probes = [probe.sample(limit) if limit else probe for probe in nano_probes()]
+        return Measure(probes, config.validation, (*told, *(probe.items[0].prompt for probe in probes)))
+    tasks = read_suite(suite or GENERAL, limit)
+    asked = [task.items[0].prompt for task in tasks if isinstance(task, Asked)]
+    return Measure((), config.validation, (*told, *asked), tasks)
+
+
+def _command() -> str:
+    import shlex
+    import sys
+
+    return shlex.join(["mlx-loopai", *sys.argv[1:]])
+
+
+def _text(document: dict[str, Any]) -> str:
+    columns = ("retention", "retention_min", "gain", "domain_score", "learning_rate", "train_s")
+    lines = ["".join([f"{'arm':14}", *(f"{name:>26}" if name in columns[:3] else f"{name:>15}" for name in columns)])]
+    for name, arm in document["arms"].items():
+        low_high = {"retention": arm["retention_interval"], "gain": arm["gain_interval"]}
+        cells = [f"{_cell(arm.get(key), low_high.get(key)):>{26 if key in columns[:3] else 15}}" for key in columns]
+        lines.append("".join([f"{name:14}", *cells]))
+    return "\n".join([*lines, f"\n{len(document['seeds'])} seeds; report: {document['report']}"])
+
+
+def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")

@@ -1,0 +1,67 @@
+"""The arms of `mlx-loopai compare`: one recipe, trained without a guard and with each kind of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from mlx_loopai.config import PenaltyKind, PenaltyOptions, ReplayOptions, RunConfig, load_config, validate_config
+from mlx_loopai.errors import InputError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+RECOMMENDED = RECIPES / "demo-guarded.yaml"
+PLAIN, MATCHED, RECIPE, GUARDED = "plain", "plain-matched", "recipe", "guarded"
+SELF_SHARE = 0.5  # of the recommended recipe
+
+# What an arm has beside the domain rows; the rest of `replay` and `penalty` is the recipe's.
+ARMS: dict[str, dict[str, dict[str, Any]]] = {
+    PLAIN: {},
+    MATCHED: {},
+    **{f"replay-{percent}": {"replay": {"source": "records", "share": percent / 100}} for percent in (1, 5, 10)},
+    "self": {"replay": {"source": "self", "share": SELF_SHARE}},
+    **{kind: {"penalty": {"kind": kind}} for kind in get_args(PenaltyKind) if kind != "none"},
+}
+_GENERAL_CATEGORIES = ("dialogue", "knowledge")
+
+
+def arm_names() -> list[str]:
+    """The shipped arms, in the order of the table."""
+    return [*ARMS, GUARDED, RECIPE]
+
+
+def arm_config(recipe: RunConfig, name: str) -> RunConfig:
+    """The configuration of the arm `name` of `recipe`.
+
+    `recipe`: as it is; `guarded`: with the replay and the penalty of the recommended recipe; the others: the creative
+    and domain rows of all phases in one phase, each as often as in the recipe, and what the table says.
+
+    Raises: InputError when there is no such arm, or when it needs general records that the recipe does not name.
+    """
+    if name == RECIPE:
+        return recipe
+    if name == GUARDED:
+        recommended = load_config(RECOMMENDED)
+        return recipe.model_copy(update={"replay": recommended.replay, "penalty": recommended.penalty})
+    if name not in ARMS:
+        raise InputError(f"--arms {name}: no such arm; known: {', '.join(arm_names())}")
+    values = yaml.safe_load(recipe.to_yaml()) | {"phases": _one_phase(recipe)}
+    values["replay"] |= {"source": "none", "share": 0.0, "loss_share": 0.0, "objective": "answers"}
+    values["penalty"] |= {"kind": "none"}
+    if name in (PLAIN, MATCHED):  # without a guard its options say nothing
+        values |= {"replay": ReplayOptions().model_dump(), "penalty": PenaltyOptions().model_dump()}
+    for section, changes in ARMS[name].items():
+        values[section] |= changes
+    needs_records = name.startswith("replay-") or ("penalty" in ARMS[name] and name != "kl")
+    if needs_records and not recipe.general:
+        raise InputError(f"--arms {name}: needs general records; give `general: FILE` in the recipe or by --set")
+    return validate_config(values, f"arm {name}")
+
+
+def _one_phase(recipe: RunConfig) -> list[dict[str, Any]]:
+    """One phase with the passes over each domain source that all phases have together."""
+    domain = [name for name, source in recipe.sources.items() if source.category not in _GENERAL_CATEGORIES]
+    mixtures = [phase.mixture for phase in recipe.phases] or [dict.fromkeys(recipe.sources, 1.0)]
+    passes = {name: sum(mixture.get(name, 0.0) for mixture in mixtures) for name in domain or recipe.sources}
+    return [{"name": "train", "mixture": {name: times for name, times in passes.items() if times > 0}}]

@@ -1,0 +1,148 @@
+"""`compare` on a tiny model: killed, gone on with, chosen by the domain, reported and gated."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_loopai.evaluation.choices import choose, read_choices
+from mlx_loopai.models.load import load_model
+from mlx_loopai.training.events import RunDirectory
+
+from .conftest import Ended
+
+ROOT = Path(__file__).parents[3]
+TOPICS = ("봄비", "바다", "골목", "겨울밤", "편지", "기차", "우산", "시장")
+KEYS = {"retention", "retention_min", "gain", "domain_score", "probes", "purity", "train_s", "step_s", "peak_bytes"}
+RATES = ("0.001", "0.02")
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def stories(times: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"{topic} 이야기", "completion": f"{topic} 옛날 옛적에 {'호랑이 ' * times}"} for topic in TOPICS]
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe, and beside it a suite of choices, of which the base gets all right: its own are the answers."""
+    folder = tmp_path_factory.mktemp("compare")
+    write_lines(folder / "rows.jsonl", stories(3))
+    write_lines(folder / "held_out.jsonl", stories(2))
+    write_lines(folder / "general.jsonl", [{"prompt": f"{topic}?", "completion": f"{topic}!"} for topic in TOPICS])
+    items = [
+        {"question": f"{number} {topic}?", "choices": [f"{topic} 가", f"{topic} 나다"], "answer": 0}
+        for number in range(4)
+        for topic in TOPICS
+    ]
+    path = write_lines(folder / "choices.jsonl", items)
+    picks = choose(load_model(str(tiny_model_folder), "fp32"), read_choices(path))
+    write_lines(path, [item | {"answer": pick} for item, pick in zip(items, picks, strict=True)])
+    (folder / "suite.yaml").write_text("choices: {kind: choice, file: choices.jsonl}\n")
+    (folder / "recipe.yaml").write_text(
+        f"model: {tiny_model_folder}\nsources: {{rows: {{path: rows.jsonl}}}}\n"
+        "validation: held_out.jsonl\ngeneral: general.jsonl\nlora: {rank: 2}\n"
+        "train: {rows_per_step: 4, epochs: 3, save_every: 2, warmup: 0}\npenalty: {strength: 0.1, activations: 8}\n"
+    )
+    return folder / "recipe.yaml"
+
+
+def arguments(recipe: Path, out: Path) -> list[str]:
+    arms = ["--arms", "replay-10,sketch,plain-matched", "--seeds", "2"]
+    sweep = ["--sweep", f"train.learning_rate={','.join(RATES)}", "--suite", str(recipe.parent / "suite.yaml")]
+    return ["compare", str(recipe), *arms, *sweep, "--out", str(out), "--json", "--quiet"]
+
+
+def killed_when(ready: Callable[[], bool], command: list[str]) -> None:
+    environment = os.environ | {"MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "mlx_loopai.cli.main", *command], env=environment)
+    while process.poll() is None and not ready():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder and the document of a comparison that was killed on its way and gone on with."""
+    out = tmp_path_factory.mktemp("out") / "compare"
+    second = RunDirectory(out / "plain" / f"lr-{RATES[0]}" / "seed-1")
+    killed_when(lambda: any(second.checkpoints.glob("step-*")), arguments(recipe, out))
+    environment = os.environ | {"MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mlx_loopai.cli.main", *arguments(recipe, out)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    yield out, json.loads(ended.stdout)
+
+
+def starts(run: Path) -> list[str | None]:
+    return [event["resumed_from"] for event in RunDirectory(run).read_events() if event["event"] == "start"]
+
+
+def test_what_was_trained_is_not_trained_again(compared: tuple[Path, dict[str, Any]]) -> None:
+    plain = compared[0] / "plain" / f"lr-{RATES[0]}"
+    assert starts(plain / "seed-0") == [None]
+    # Killed within it: gone on with from its checkpoint, unless it had just ended.
+    assert starts(plain / "seed-1")[1:] in ([], [str(plain / "seed-1" / "checkpoints" / "step-000002")]) or all(
+        starts(plain / "seed-1")[1:]
+    )
+
+
+def test_the_document_has_every_arm_seed_and_rate(compared: tuple[Path, dict[str, Any]]) -> None:
+    _, document = compared
+    arms = document["arms"]
+    assert list(arms) == ["base", "plain", "replay-10", "sketch", "plain-matched"]
+    assert all(arm.keys() >= KEYS for arm in arms.values())
+    assert arms["plain"]["gain"] == 1.0
+    assert arms["base"]["probes"]["choices"]["score"] == 1.0
+    assert [seed["seed"] for seed in arms["sketch"]["seeds"]] == [0, 1]
+    assert len(document["sweep"]) == 3 * 2 * 2 + 2
+    assert arms["plain-matched"]["steps"] == max(arm["steps"] for name, arm in arms.items() if name != "base")
+    # On so few steps the larger rate is clearly better.
+    assert arms["plain"]["learning_rate"] == float(RATES[1])
+    low, high = arms["sketch"]["gain_interval"]
+    assert low <= arms["sketch"]["gain"] <= high
+    page = Path(document["report"]).read_text(encoding="utf-8")
+    assert "sketch: retention" in page
+    assert "<svg" in page
+
+
+def test_the_gate_reads_the_folder(compared: tuple[Path, dict[str, Any]], command_line: Callable[..., Ended]) -> None:
+    out, document = compared
+    floors = ["--floor", "0", "--min-floor", "0", "--gain-floor", "0.1"]
+    assert command_line("gate", out, "--arm", "sketch", *floors).status == 0
+    low = document["arms"]["sketch"]["gain_interval"][0]
+    floors[-1] = str((low + document["arms"]["sketch"]["gain"]) / 2)
+    assert command_line("gate", out, "--arm", "sketch", *floors).status == 0
+    certain = command_line("gate", out, "--arm", "sketch", *floors, "--certain")
+    assert certain.status == (0 if float(floors[-1]) <= low else 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--sweep", "penalty.strength=1,2"], "only train.learning_rate"),
+        (["--sweep", "train.learning_rate=fast"], "expected numbers"),
+        (["--sweep", "train.learning_rate=0"], "above 0"),
+        (["--arms", "magic"], "no such arm"),
+        (["--set", "validation="], "held-out domain rows"),
+    ],
+)
+def test_wrong_use_is_said_before_any_work(
+    recipe: Path, tmp_path: Path, command_line: Callable[..., Ended], change: list[str], said: str
+) -> None:
+    ended = command_line("compare", recipe, "--out", tmp_path / "out", *change)
+    assert (ended.status, said in ended.stderr) == (2, True), ended.stderr
+    assert not (tmp_path / "out").exists()

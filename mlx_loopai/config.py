@@ -138,6 +138,15 @@ class MemoryOptions(_Options):
 class ForgettingOptions(_Options):
     floor: float = Field(0.95, ge=0, le=1, description="retention (GR) below which the gate says no")
     gain_floor: float = Field(0.0, ge=0, description="gain (DG) below which the gate says no")
+    monitor_every: int = Field(
+        0, ge=0, description="optimizer steps between readings of a few general rows while training; 0: none"
+    )
+    kept_floor: float = Field(
+        0.8, ge=0, le=1, description="of a reading: exp(-KL(base || adapted)) per general answer token; not GR"
+    )
+    on_floor: Literal["warn", "stop", "rollback"] = Field(
+        "warn", description="when a reading is below: go on, end there, or end with the last checkpoint above"
+    )
 
 
 class SourceOptions(_Options):

@@ -50,6 +50,16 @@ def value_figure(steps: Sequence[Step], value: Quantity, colour: str, title: str
     return _figure(title, korean, picture, f"highest {figures.rounded(highest)}")
 
 
+def kept_figure(readings: Sequence[Point], steps: Sequence[Step], colour: str) -> Html | None:
+    """The monitor's readings over the steps, 1 being the base; None without readings."""
+    if not readings:
+        return None
+    title = "General answers kept"
+    picture = line_chart([Curve(thinned(readings), colour)], title, bands_of(steps), (1.0,))
+    note = f"exp(-KL from the base) per token, 1: unchanged; {_extremes([y for _, y in readings])}"
+    return _figure(title, "지킨 일반 능력", picture, note)
+
+
 def bands_of(steps: Sequence[Step]) -> list[Band]:
     """One numbered band for each stretch of steps of the same phase; none when the run had one phase."""
     found: list[tuple[int, int]] = []

@@ -10,7 +10,7 @@ from mlx_loopai.evaluation.gate import Gate, number
 from mlx_loopai.report import figures
 from mlx_loopai.report.answers import answers_of
 from mlx_loopai.report.comparison import phase_legend
-from mlx_loopai.report.curves import noisy_figure, phase_names, value_figure
+from mlx_loopai.report.curves import kept_figure, noisy_figure, phase_names, value_figure
 from mlx_loopai.report.documents import BASE, TUNED, Run
 from mlx_loopai.report.elements import Child, Html, element
 from mlx_loopai.report.page import Section, page, reproduction, settings_block, subtitle
@@ -167,6 +167,7 @@ def _curves(run: Run) -> Section | None:
         value_figure(run.steps, lambda step: step.learning_rate, "c6", "Learning rate", "학습률"),
         value_figure(run.steps, lambda step: step.penalty, "c3", "Penalty", "벌점"),
         noisy_figure(run.steps, lambda step: step.gradient_norm, "c5", "Gradient norm", "기울기 크기"),
+        kept_figure(run.kept, run.steps, "c4"),
     ]
     body: Child = [element("div", pictures, class_="grid even"), phase_legend(phase_names(run.steps))]
     return Section("curves", "Training", "학습 과정", body)

@@ -36,17 +36,21 @@ class Position:
     best_validation: float | None = None
     best_step: int | None = None
     validations_since_best: int = 0
+    kept_step: int | None = None
+    fell_below: bool = False
 
 
 def save_checkpoint(
     folder: Path, scratch: Path, model: nn.Module, optimizer: optimizers.Optimizer, position: Position, keep: int
 ) -> Path:
-    """Write checkpoint `folder/step-NNNNNN` through `scratch` and drop all but the best and the newest `keep`.
+    """Write checkpoint `folder/step-NNNNNN` through `scratch` and drop old ones.
+
+    What stays: the best, the last above the monitor's floor, and the newest `keep`.
 
     `scratch` lies outside `folder`, so that whatever stands in `folder` is whole. Returns the checkpoint's path.
     """
     target = checkpoint_path(folder, position.step)
-    best = None if position.best_step is None else checkpoint_path(folder, position.best_step)
+    spared = {checkpoint_path(folder, step) for step in (position.best_step, position.kept_step) if step is not None}
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,7 @@ def save_checkpoint(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for old in complete_checkpoints(folder)[:-keep]:
-        if old != best:
+        if old not in spared:
             _discard(old, scratch)
     return target
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -35,6 +32,8 @@ from mlx_loopai.training.checkpoint import (
     save_checkpoint,
 )
 from mlx_loopai.training.events import RunDirectory
+from mlx_loopai.training.interrupt import interruptible
+from mlx_loopai.training.monitor import Monitor, result_step, watched_rows
 from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import Phase, learning_rate, plan_phases
 from mlx_loopai.training.prepare import (
@@ -98,6 +97,7 @@ class _Run:
     position: Position
     validation: list[TokenRow]
     world: World
+    monitor: Monitor | None
 
     @property
     def total_steps(self) -> int:
@@ -146,6 +146,7 @@ def _start(
     if world.rank:
         world.any(False)  # rank 0 finds rehearsal and importance first; the others read its files
     rehearsal = rehearsal_rows(directory, config, loaded, encoder, listener, memory.rehearsal_rows)
+    watched, rehearsal = watched_rows(directory, config, loaded, encoder, rehearsal, listener)
     sources = selected_rows(config, loaded, rows, listener)
     lora = config.lora.model_copy(update={"layers": memory.lora_layers})
     apply_lora(loaded.model, lora, config.train.seed)
@@ -187,6 +188,7 @@ def _start(
         position,
         rows.validation,
         world,
+        Monitor(loaded.model, watched, loaded.tokenizer) if watched else None,
     )
 
 
@@ -210,9 +212,9 @@ def _finish(run: _Run, rows: Rows) -> Summary:
     _loop(run)
     loop_s = time.perf_counter() - loop_started
     loaded, position = run.loaded, run.position
-    if run.config.train.keep_best and position.best_step is not None:
-        best = checkpoint_path(run.directory.checkpoints, position.best_step)
-        restore_checkpoint(best, loaded.model, run.step.optimizer)
+    chosen = result_step(run.config, position)
+    if chosen is not None:
+        restore_checkpoint(checkpoint_path(run.directory.checkpoints, chosen), loaded.model, run.step.optimizer)
     loss_last = _finite_loss(run, rows.fixed)
     if run.directory.writes:
         prompt = run.config.system_prompt
@@ -244,7 +246,7 @@ def _finish(run: _Run, rows: Rows) -> Summary:
 def _loop(run: _Run) -> None:
     run.loaded.model.train()
     run.listener.stage("training", run.total_steps)
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         while run.position.phase < len(run.phases):
             phase = run.phases[run.position.phase]
             number = run.position.phase_step
@@ -257,6 +259,8 @@ def _loop(run: _Run) -> None:
             _check_health(run, result)
             if _validation_is_due(run):
                 _validate(run)
+            if _reading_is_due(run):
+                _read_monitor(run)
             if run.world.any(interrupted()):
                 path = _save(run)
                 raise Interrupted(f"stopped by Ctrl-C; saved {path}; go on with the same command and --resume")
@@ -330,6 +334,30 @@ def _validate(run: _Run) -> None:
         run.position = replace(run.position, phase=len(run.phases), phase_step=0)
 
 
+def _reading_is_due(run: _Run) -> bool:
+    every = run.config.forgetting.monitor_every
+    return run.monitor is not None and (run.position.step % every == 0 or run.position.phase_step == 0)
+
+
+def _read_monitor(run: _Run) -> None:
+    """Read general ability; below the floor warn, or end the run, as `forgetting.on_floor` says."""
+    assert run.monitor is not None
+    reading, options, position = run.monitor.read(), run.config.forgetting, run.position
+    run.directory.record("monitor", step=position.step, **vars(reading))
+    if not run.world.any(reading.kept < options.kept_floor):
+        run.position = replace(position, kept_step=position.step)
+        if options.on_floor == "rollback":
+            _save(run)
+        return
+    said = f"general ability: kept {reading.kept:.3f} at step {position.step}, below {options.kept_floor:g}"
+    if options.on_floor == "rollback" and position.kept_step is None:
+        raise LoopaiError(f"{said}, at the first reading; lower train.learning_rate or forgetting.monitor_every")
+    then = {"warn": "", "stop": "; stopped here", "rollback": f"; back to step {position.kept_step}"}
+    run.listener.notice(said + then[options.on_floor])
+    if options.on_floor != "warn":
+        run.position = replace(position, phase=len(run.phases), phase_step=0, fell_below=True)
+
+
 def _save_is_due(run: _Run) -> bool:
     every = run.config.train.save_every
     return run.position.phase_step == 0 or bool(every and run.position.step % every == 0)
@@ -360,26 +388,3 @@ def _bits_to_quantize(shape: ModelShape, memory: MemoryPlan, listener: Listener)
         return 0
     listener.notice(f"memory: the base is quantised to {memory.base_precision} to fit; see mlx-loopai plan")
     return int(memory.base_precision.removesuffix("-bit"))
-
-
-@contextmanager
-def _interruptible() -> Iterator[Any]:
-    """Within it Ctrl-C (or SIGTERM) only sets a flag: no step is left half done; a second one stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in before:
-            signal.signal(number, ask)
-    except ValueError:  # not the main thread: the caller handles signals
-        before = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

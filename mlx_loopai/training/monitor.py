@@ -1,0 +1,155 @@
+"""Watches general ability while a run trains: a few fixed general rows, with the adapter on and off."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.data.batches import MicroBatch, collate
+from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
+from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.divergence import linear_divergence
+from mlx_loopai.models.eager_loss import token_losses
+from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
+from mlx_loopai.text.scripts import script_of
+from mlx_loopai.training.checkpoint import Position
+from mlx_loopai.training.events import RunDirectory
+from mlx_loopai.training.prepare import Listener
+from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, self_rehearsal
+
+MONITOR_ROWS = 32
+_ROWS_PER_BATCH = 8
+MONITOR_FILE = "monitor.jsonl"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """kept: exp(-KL(base || adapted)) per answer token, in (0, 1], 1 for the base: on answers of the base, the share of
+    a token's likelihood that the adapter leaves it (a geometric mean). divergence: that KL in nats. nll: nats per token
+    of the answers by their script, `base_nll` with the adapter off.
+    """
+
+    kept: float
+    divergence: float
+    nll: dict[str, float]
+    base_nll: dict[str, float]
+
+
+class Monitor:
+    """Reads how far a model has moved from its base on fixed rows; draws nothing at random and changes nothing."""
+
+    def __init__(self, model: nn.Module, rows: Sequence[TokenRow], tokenizer: Any) -> None:
+        """Computes the base's states of the answers, kept from here on: a reading costs one forward pass."""
+        kinds: dict[str, list[TokenRow]] = {}
+        for row in sorted(rows, key=lambda row: len(row.ids)):
+            kinds.setdefault(_script(tokenizer.decode(row.ids[row.supervised].tolist())), []).append(row)
+        self._model = model
+        self._batches = [(kind, batch) for kind in sorted(kinds) for batch in _batches(kinds[kind])]
+        with adapter_disabled(model):
+            self._base = [self._states(batch) for _, batch in self._batches]
+            mx.eval(self._base)
+        self._base_nll = self._nll(self._base)
+
+    def read(self) -> Reading:
+        """The model as it is now."""
+        states = [self._states(batch) for _, batch in self._batches]
+        head, divergence, tokens = Head.of(self._model), 0.0, 0
+        for now, base in zip(states, self._base, strict=True):
+            rows = max(DEFAULT_CHUNK_ROWS, len(now))  # one chunk: its gradient is never asked for
+            divergence += linear_divergence(now, base, head, mx.ones(len(now)), chunk_rows=rows).item()
+            tokens += len(now)
+        apart = max(0.0, divergence / tokens)  # rounding can put equal models a hair below 0
+        return Reading(math.exp(-apart), apart, self._nll(states), self._base_nll)
+
+    def _states(self, batch: MicroBatch) -> mx.array:
+        """(N, D): what predicts the batch's supervised tokens, without dropout."""
+        rows, columns = np.nonzero(batch.supervised[:, 1:])
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            return hidden_states(
+                self._model, mx.array(batch.ids[:, :-1]), positions=(mx.array(rows), mx.array(columns))
+            )
+        finally:
+            self._model.train(was_training)
+
+    def _nll(self, states: Sequence[mx.array]) -> dict[str, float]:
+        total, tokens = Counter[str](), Counter[str]()
+        for (kind, batch), now in zip(self._batches, states, strict=True):
+            rows, columns = np.nonzero(batch.supervised[:, 1:])
+            targets = batch.ids[rows, columns + 1]
+            losses = token_losses(now, Head.of(self._model), targets, DEFAULT_CHUNK_ROWS)
+            total[kind] += float(np.sum(losses))
+            tokens[kind] += len(targets)
+        return {kind: total[kind] / tokens[kind] for kind in total}
+
+
+def watched_rows(
+    run: RunDirectory,
+    config: RunConfig,
+    loaded: LoadedModel,
+    encoder: ChatEncoder,
+    rehearsal: list[TokenRow],
+    listener: Listener,
+) -> tuple[list[TokenRow], list[TokenRow]]:
+    """The monitor's rows, and the rehearsal rows that are left to train on; (none, all) when nothing is watched.
+
+    Rehearsal rows that are watched are not trained on. Without rehearsal the general records serve, and without those
+    the base's answers to some embedded prompts; the probes never do.
+    """
+    if not config.forgetting.monitor_every:
+        return [], rehearsal
+    if rehearsal:
+        ordered = sorted(rehearsal, key=_digest)
+        watched = ordered[: max(1, min(MONITOR_ROWS, len(rehearsal) // 4))]
+        taken = {id(row) for row in watched}
+        return watched, [row for row in rehearsal if id(row) not in taken]
+    records = general_records(config)
+    if records:
+        rows, _ = encode_records(encoder, records, config.train.max_tokens)
+        return sorted(rows, key=_digest)[:MONITOR_ROWS], rehearsal
+    path = run.path / MONITOR_FILE
+    if not path.exists():
+        options = config.replay.model_copy(update={"source": "self", "max_prompts": MONITOR_ROWS})
+        prompts = general_prompts([], options, config.train.seed)
+        listener.stage("monitor: the base's answers", len(prompts))
+        self_rehearsal(loaded, encoder, prompts, options, config.train.seed, lambda n, _: listener.advance(n)).save(
+            path
+        )
+    return list(Rehearsal.load(path).rows), rehearsal
+
+
+def result_step(config: RunConfig, position: Position) -> int | None:
+    """The step whose checkpoint is a run's result; None: the state in which it ended."""
+    best = position.best_step if config.train.keep_best else None
+    if not position.fell_below or config.forgetting.on_floor != "rollback":
+        return best
+    # Every reading up to `kept_step` was above the floor.
+    return best if best is not None and best <= (position.kept_step or 0) else position.kept_step
+
+
+def _batches(rows: Sequence[TokenRow]) -> list[MicroBatch]:
+    groups = [rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH)]
+    plain = [[replace(row, weights=None) for row in group] for group in groups]
+    return [collate(group, max(len(row.ids) for row in group)) for group in plain]
+
+
+def _script(text: str) -> str:
+    """The script that most letters of `text` have; `none` without letters."""
+    found = Counter(script.value for script in map(script_of, text) if script.is_letter)
+    return found.most_common(1)[0][0] if found else "none"
+
+
+def _digest(row: TokenRow) -> bytes:
+    return hashlib.sha256(row.ids.tobytes()).digest()

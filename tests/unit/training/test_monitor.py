@@ -1,0 +1,143 @@
+"""The monitor: what a reading is, what a fall below the floor does, and that a resumed run reads the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import yaml
+
+from mlx_loopai.config import RunConfig, validate_config
+from mlx_loopai.errors import LoopaiError
+from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.models.load import load_tokenizer
+from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.training import run as running
+from mlx_loopai.training.checkpoint import save_checkpoint
+from mlx_loopai.training.events import RunDirectory
+from mlx_loopai.training.monitor import Monitor
+from mlx_loopai.training.run import train
+
+from .conftest import Heard, row
+
+ROWS = [row(length, seed) for seed, length in enumerate((9, 14, 6, 21, 11))]
+
+
+def configured(recipe: str, **forgetting: Any) -> RunConfig:
+    values = yaml.safe_load(recipe)
+    values["forgetting"] = {"monitor_every": 2, **forgetting}
+    return validate_config(values, "recipe")
+
+
+def readings(folder: Path) -> list[tuple[int, float]]:
+    return [
+        (event["step"], event["kept"]) for event in RunDirectory(folder).read_events() if event["event"] == "monitor"
+    ]
+
+
+def adapter(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapters.safetensors").read_bytes()
+
+
+def log_probabilities(model: nn.Module, ids: np.ndarray) -> np.ndarray:
+    logits = np.array(model(mx.array(ids[None, :-1]))[0].astype(mx.float32), np.float64)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_a_reading_is_the_divergence_from_the_base(adapted: Callable[..., nn.Module], tiny_model_folder: Path) -> None:
+    model = adapted(dropout=0.5)
+    model.train()
+    reading = Monitor(model, ROWS, load_tokenizer(tiny_model_folder)).read()
+    assert model.training
+    model.eval()
+    total, tokens = 0.0, 0
+    for one in ROWS:
+        now = log_probabilities(model, one.ids)
+        with adapter_disabled(model):
+            base = log_probabilities(model, one.ids)
+        apart = (np.exp(base) * (base - now)).sum(-1)
+        total, tokens = total + apart[one.supervised[1:]].sum(), tokens + int(one.supervised[1:].sum())
+    assert reading.divergence == pytest.approx(total / tokens, rel=1e-4)
+    assert reading.kept == pytest.approx(math.exp(-total / tokens), rel=1e-4)
+
+
+def test_losses_by_script_are_those_of_the_rows(adapted: Callable[..., nn.Module], tiny_model_folder: Path) -> None:
+    model = adapted()
+    model.eval()
+    one = ROWS[3]
+    reading = Monitor(model, [one], load_tokenizer(tiny_model_folder)).read()
+    (found,) = reading.nll.values()
+    assert found == pytest.approx(nll(model, [one]).nll_per_token, rel=1e-5)
+    with adapter_disabled(model):
+        assert list(reading.base_nll.values())[0] == pytest.approx(nll(model, [one]).nll_per_token, rel=1e-5)
+        untouched = Monitor(model, [one], load_tokenizer(tiny_model_folder)).read()
+    assert untouched.kept == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def warned(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is only warned, read every second step."""
+    out = tmp_path_factory.mktemp("warned") / "run"
+    heard = Heard()
+    train(configured(recipe, kept_floor=1.0), out, heard)
+    assert any("below 1" in notice for notice in heard.notices)
+    return out
+
+
+def test_a_warned_run_goes_on_to_its_end(warned: Path) -> None:
+    steps = [step for step, _ in readings(warned)]
+    assert steps[-1] == 14
+    assert {2, 4, 6, 8, 10, 12, 14} <= set(steps)
+    assert readings(warned)[-1][1] < readings(warned)[0][1]
+
+
+def test_rollback_ends_with_the_last_checkpoint_above_the_floor(
+    recipe: str, warned: Path, tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = readings(warned)
+    fall = next(n for n in range(2, len(found)) if found[n][1] < min(kept for _, kept in found[:n]))
+    floor = (found[fall][1] + min(kept for _, kept in found[:fall])) / 2
+    config = configured(recipe, kept_floor=floor, on_floor="rollback")
+    out, last = tmp_path / "run", found[fall - 1][0]
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder: Path, *rest: Any) -> Path:
+        path = save_checkpoint(folder, *rest)
+        if path.name == f"step-{found[0][0]:06d}":
+            raise Killed
+        return path
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(running, "save_checkpoint", killed)
+        train(config, out, heard)
+    summary = train(config, out, heard, resume=True)
+    assert summary.steps == found[fall][0]
+    # Bit for bit what the run that was not stopped read.
+    assert readings(out) == found[: fall + 1]
+    assert f"back to step {last}" in heard.notices[-1]
+    kept = mx.load(str(out / "checkpoints" / f"step-{last:06d}" / "arrays.safetensors"))
+    result = mx.load(str(out / "adapter" / "adapters.safetensors"))
+    assert all(np.array_equal(kept[f"adapter.{name}"], array) for name, array in result.items())
+    before = adapter(out)
+    train(config, out, heard, resume=True)
+    assert adapter(out) == before
+
+
+def test_a_fall_at_the_first_reading_is_an_error(recipe: str, tmp_path: Path, heard: Heard) -> None:
+    with pytest.raises(LoopaiError, match="at the first reading; lower train.learning_rate"):
+        train(configured(recipe, kept_floor=1.0, on_floor="rollback"), tmp_path / "run", heard)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_stop_keeps_what_it_has(recipe: str, tmp_path: Path, heard: Heard) -> None:
+    summary = train(configured(recipe, kept_floor=1.0, on_floor="stop"), tmp_path / "run", heard)
+    assert summary.steps == 2
+    assert (tmp_path / "run" / "adapter").exists()

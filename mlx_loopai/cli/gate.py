@@ -66,7 +66,7 @@ def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor
     if settings.is_file():
         asked = load_config(settings).forgetting
         gate = replace(gate, floor=asked.floor, gain_floor=asked.gain_floor)
-    given = {"floor": floor, "minimum_floor": min_floor, "gain_floor": gain_floor}
+    given: dict[str, Any] = {"floor": floor, "minimum_floor": min_floor, "gain_floor": gain_floor}
     return replace(gate, **{name: value for name, value in given.items() if value is not None})
 
 

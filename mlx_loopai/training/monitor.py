@@ -85,7 +85,8 @@ class Monitor:
             self._model.train(was_training)
 
     def _nll(self, states: Sequence[mx.array]) -> dict[str, float]:
-        total, tokens = Counter[str](), Counter[str]()
+        total = dict.fromkeys((kind for kind, _ in self._batches), 0.0)
+        tokens = dict.fromkeys(total, 0)
         for (kind, batch), now in zip(self._batches, states, strict=True):
             rows, columns = np.nonzero(batch.supervised[:, 1:])
             targets = batch.ids[rows, columns + 1]

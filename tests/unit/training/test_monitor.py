@@ -75,7 +75,7 @@ def test_losses_by_script_are_those_of_the_rows(adapted: Callable[..., nn.Module
     (found,) = reading.nll.values()
     assert found == pytest.approx(nll(model, [one]).nll_per_token, rel=1e-5)
     with adapter_disabled(model):
-        assert list(reading.base_nll.values())[0] == pytest.approx(nll(model, [one]).nll_per_token, rel=1e-5)
+        assert next(iter(reading.base_nll.values())) == pytest.approx(nll(model, [one]).nll_per_token, rel=1e-5)
         untouched = Monitor(model, [one], load_tokenizer(tiny_model_folder)).read()
     assert untouched.kept == pytest.approx(1.0, abs=1e-6)
 

@@ -28,7 +28,10 @@ def program() -> ModuleType:
     return module
 
 
-def made(program: ModuleType, folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(program: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the program makes of small files; once, since it reads them through the whole data room."""
+    folder = tmp_path_factory.mktemp("real")
     stories = folder / "stories"
     stories.mkdir()
     # Hard-wrapped lines: a sentence goes on in the next one.
@@ -49,9 +52,8 @@ def made(program: ModuleType, folder: Path) -> Path:
     return folder / "out"
 
 
-def test_the_domain_is_nested_json_as_answer_text(program: ModuleType, tmp_path: Path) -> None:
-    out = made(program, tmp_path)
-    train, held_out = (read_records(out / name) for name in ("domain.jsonl", "held_out.jsonl"))
+def test_the_domain_is_nested_json_as_answer_text(program: ModuleType, made: Path) -> None:
+    train, held_out = (read_records(made / name) for name in ("domain.jsonl", "held_out.jsonl"))
     assert len(held_out) == program.HELD_OUT_ROWS
     told = [[json.loads(row.messages[1].content)["text"] for row in rows] for rows in (train, held_out)]
     assert all(len(paragraphs) <= 3 for rows in told for paragraphs in rows)
@@ -62,14 +64,13 @@ def test_the_domain_is_nested_json_as_answer_text(program: ModuleType, tmp_path:
     assert {row.messages[0].content for row in train} == set(program.STORY_PROMPTS)
 
 
-def test_the_suite_and_the_recipes_can_be_read(program: ModuleType, tmp_path: Path) -> None:
-    out = made(program, tmp_path)
-    tasks = {task.name: task for task in read_suite(str(out / "suite.yaml"))}
+def test_the_suite_and_the_recipes_can_be_read(program: ModuleType, made: Path) -> None:
+    tasks = {task.name: task for task in read_suite(str(made / "suite.yaml"))}
     assert {"domain", "dialogue", "paragraphs", "maths", "code", "choice", "facts_ko"} <= set(tasks)
     dialogue = tasks["dialogue"]
     assert isinstance(dialogue, Scored)
     # The prompt of the rehearsal set is left out.
     assert [record.messages[0].content for record in dialogue.items] == ["안녕"]
-    arms = {name: load_config(out / f"{name}.yaml") for name in program.recipes("nano")}
+    arms = {name: load_config(made / f"{name}.yaml") for name in program.recipes("nano")}
     assert arms["plain"].replay.source == "none"
     assert {arm.train.learning_rate for arm in arms.values()} == {5e-4}

@@ -132,7 +132,7 @@ def test_the_gate_reads_the_folder(compared: tuple[Path, dict[str, Any]], comman
         (["--sweep", "train.learning_rate=fast"], "expected numbers"),
         (["--sweep", "train.learning_rate=0"], "above 0"),
         (["--arms", "magic"], "no such arm"),
-        (["--set", "validation="], "held-out domain rows"),
+        (["--set", "validation=''"], "held-out domain rows"),
     ],
 )
 def test_wrong_use_is_said_before_any_work(

@@ -35,7 +35,8 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     """The configuration of the arm `name` of `recipe`.
 
     `recipe`: as it is; `guarded`: with the replay and the penalty of the recommended recipe; the others: the creative
-    and domain rows of all phases in one phase, each as often as in the recipe, and what the table says.
+    and domain rows of all phases in one phase, each as often and as many a step as in the recipe, and what the table
+    says.
 
     Raises: InputError when there is no such arm, or when it needs general records that the recipe does not name.
     """
@@ -43,7 +44,8 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         return recipe
     if name == GUARDED:
         recommended = load_config(RECOMMENDED)
-        return recipe.model_copy(update={"replay": recommended.replay, "penalty": recommended.penalty})
+        guards = {"replay": recommended.replay, "penalty": recommended.penalty}
+        return _as_many_domain_rows(recipe, recipe.model_copy(update=guards))
     if name not in ARMS:
         raise InputError(f"--arms {name}: no such arm; known: {', '.join(arm_names())}")
     values = yaml.safe_load(recipe.to_yaml()) | {"phases": _one_phase(recipe)}
@@ -56,7 +58,14 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     needs_records = name.startswith("replay-") or ("penalty" in ARMS[name] and name != "kl")
     if needs_records and not recipe.general:
         raise InputError(f"--arms {name}: needs general records; give `general: FILE` in the recipe or by --set")
-    return validate_config(values, f"arm {name}")
+    return _as_many_domain_rows(recipe, validate_config(values, f"arm {name}"))
+
+
+def _as_many_domain_rows(recipe: RunConfig, arm: RunConfig) -> RunConfig:
+    """`arm` with as many rows that are no rehearsal in a step as the recipe has, to the nearest whole row."""
+    rows = recipe.train.rows_per_step * (1 - recipe.replay.share) / (1 - arm.replay.share)
+    train = arm.train.model_copy(update={"rows_per_step": max(1, round(rows))})
+    return arm.model_copy(update={"train": train})
 
 
 def _one_phase(recipe: RunConfig) -> list[dict[str, Any]]:

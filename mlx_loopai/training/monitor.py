@@ -142,7 +142,7 @@ def result_step(config: RunConfig, position: Position) -> int | None:
 
 def _batches(rows: Sequence[TokenRow]) -> list[MicroBatch]:
     groups = [rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH)]
-    plain = [[replace(row, weights=None) for row in group] for group in groups]
+    plain = [[replace(row, weights=None, base_states=None) for row in group] for group in groups]
     return [collate(group, max(len(row.ids) for row in group)) for group in plain]
 
 

@@ -19,6 +19,7 @@ def test_plain_of_the_guarded_recipe_is_the_demonstrations_plain(guarded: RunCon
     (phase,) = plain.phases
     assert phase.mixture == dict.fromkeys(shipped.sources, shipped.train.epochs)
     assert (plain.replay, plain.penalty, plain.lora) == (shipped.replay, shipped.penalty, shipped.lora)
+    assert plain.train.rows_per_step == shipped.train.rows_per_step
 
 
 def test_every_arm_but_the_recipes_has_the_same_domain_rows(guarded: RunConfig) -> None:
@@ -38,7 +39,10 @@ def test_an_arm_guards_as_its_name_says(guarded: RunConfig, name: str) -> None:
         changes.get("replay", {}).get("source", "none"),
         changes.get("replay", {}).get("share", 0.0),
     )
-    assert arm.train == guarded.train
+    alike = {"rows_per_step": guarded.train.rows_per_step}
+    assert arm.train.model_copy(update=alike) == guarded.train
+    own = guarded.train.rows_per_step * (1 - guarded.replay.share)
+    assert arm.train.rows_per_step * (1 - arm.replay.share) == pytest.approx(own, rel=0.15)
 
 
 def test_the_guarded_arm_takes_replay_and_penalty_alone() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.config import RunConfig
-from mlx_loopai.evaluation.base_cache import cache_folder
 from mlx_loopai.evaluation.measure import comparable
 from mlx_loopai.evaluation.probes import ProbeResult
 from mlx_loopai.evaluation.seeds import gain_over_seeds, retention_over_seeds
+from mlx_loopai.files import cache_folder
 from mlx_loopai.models.adapters import load_adapter
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.training.events import RunDirectory

@@ -23,10 +23,10 @@ import click
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.data.samples import corpus, skills
 from mlx_loopai.errors import InputError
-from mlx_loopai.evaluation.base_cache import cache_folder
 from mlx_loopai.evaluation.judge import constant_guess
 from mlx_loopai.evaluation.measure import compare as retained
 from mlx_loopai.evaluation.probes import Probe
+from mlx_loopai.files import cache_folder
 from mlx_loopai.models.load import load_model
 from mlx_loopai.training.compare import BASE, run_arm
 from mlx_loopai.training.measuring import Measure, Measurement, measure_model

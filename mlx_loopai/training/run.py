@@ -171,7 +171,6 @@ def _start(
         position = Position(loss_first=_loss(loaded, rows.fixed), validation_first=_loss(loaded, rows.validation))
     step.skipped_steps = position.skipped_steps
     world.any(False)  # all have read the checkpoint before rank 0 writes the next
-    directory.forget_after(position.step)
     return _Run(
         directory,
         config,
@@ -208,6 +207,7 @@ def _finish(run: _Run, rows: Rows) -> Summary:
     """Run the remaining steps, save the adapter, and say what happened."""
     before, loop_started = run.position.supervised_tokens, time.perf_counter()
     resumed_from = str(run.checkpoint) if run.checkpoint else None
+    run.directory.forget_after(run.position.step)
     run.directory.record("start", resumed_from=resumed_from, total_steps=run.total_steps)
     _loop(run)
     loop_s = time.perf_counter() - loop_started

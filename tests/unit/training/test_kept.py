@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from mlx_loopai.config import RunConfig, validate_config
-from mlx_loopai.evaluation.base_cache import FOLDER_VARIABLE
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.kept import fetch, keep
 from mlx_loopai.training.run import train
@@ -20,7 +19,7 @@ from .conftest import Heard
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

@@ -53,7 +53,7 @@ def test_json_holds_the_verdict_also_when_it_is_no(tmp_path: Path) -> None:
     document = json.loads(result.stdout)
     assert isinstance(result.exception, GateFailed)
     assert (document["passed"], len(document["reasons"])) == (False, 2)
-    assert document["floors"] == {"floor": 0.95, "minimum_floor": 0.9, "gain_floor": 0.0}
+    assert document["floors"] == {"floor": 0.95, "minimum_floor": 0.9, "gain_floor": 0.0, "certain": False}
     assert json.loads(run(written(tmp_path / "good.json", GOOD), "--json").stdout)["passed"] is True
 
 

@@ -153,7 +153,17 @@ def test_a_wrong_setting_names_the_nearest(
 
 
 def test_the_adapter_answers(command_line: CommandLine, tiny_model_folder: Path, finished_run: Path) -> None:
-    asked = ("generate", "0번째 밤 이야기", "--model", tiny_model_folder, "--max-tokens", "5", "--json")
+    asked = (
+        "generate",
+        "0번째 밤 이야기",
+        "--model",
+        tiny_model_folder,
+        "--max-tokens",
+        "5",
+        "--scripts",
+        "off",
+        "--json",
+    )
     for adapter in (finished_run / "run" / "adapter", finished_run / "run"):
         ended = command_line(*asked, "--adapter", adapter)
         assert summary(ended)["prompt_tokens"] > 5

@@ -195,6 +195,7 @@ def _under_watch(race: Callable[[Any, Any], dict[str, Any]], turns: int, quiet: 
     before = read_state(reader)
     with progress(turns, "benchmark", quiet, "turns") as bar:
         result = race(chip_peak(machine["chip"]), bar.update)
+        bar.update(turns)
     after = read_state(reader)
     return {
         **result,

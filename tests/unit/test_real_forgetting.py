@@ -56,7 +56,7 @@ def test_the_domain_is_nested_json_as_answer_text(program: ModuleType, made: Pat
     train, held_out = (read_records(made / name) for name in ("domain.jsonl", "held_out.jsonl"))
     assert len(held_out) == program.HELD_OUT_ROWS
     told = [[json.loads(row.messages[1].content)["text"] for row in rows] for rows in (train, held_out)]
-    assert all(len(paragraphs) <= 3 for rows in told for paragraphs in rows)
+    assert all(len(paragraphs) <= 2 for rows in told for paragraphs in rows)
     assert told[1][0][0].endswith("마을로 천천히 걸어 내려갔다.")
     sentences = [{sentence for paragraphs in rows for sentence in paragraphs} for rows in told]
     assert sentences[0]

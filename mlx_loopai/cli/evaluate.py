@@ -31,6 +31,18 @@ if TYPE_CHECKING:
 @click.option(
     "--tokenize", type=click.Choice(["char", "ko-mecab"]), default="char", show_default=True, help="BLEU's tokens."
 )
+@click.option("--lid", is_flag=True, help="With --text: pass rates by fastText's language identifier as well.")
+@click.option(
+    "--english-words", type=click.Path(path_type=Path), help="With --lid: the words that count as English, one a line."
+)
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="Other answers to --text's prompts, for a judge model."
+)
+@click.option("--judge-url", help="The judge's OpenAI-compatible API, such as http://127.0.0.1:8080/v1.")
+@click.option("--judge-model", help="The judge's name there. A key is read from MLX_LOOPAI_JUDGE_KEY.")
+@click.option(
+    "--judgements", type=click.Path(path_type=Path), help="JSONL that keeps verdicts; default: beside --text."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions per probe (seeded): a quick look.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file as well.")
 @json_option
@@ -46,23 +58,26 @@ def command(
     out: Path | None,
     as_json: bool,
     quiet: bool,
+    **text_options: Any,
 ) -> None:
     """Ask the model the probe questions and judge its free answers.
 
     With --adapter the base answers them too, and the retention says how much of its ability is left. The base's
     answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE). With --text no model is asked: the texts of a file
-    are scored.
+    are scored; with --against a judge model compares them with others, pair by pair and in both orders, for
+    consistency (일관성), creativity (창의성), language (언어 품질) and genre (장르 적합성).
     """
     from mlx_loopai.generation.session import find_adapter
 
     _check_out(out)
-    if references is not None and texts is None:
-        raise InputError("--references: there is nothing to compare with them; add --text FILE")
+    for name, given in {"references": references, **text_options}.items():
+        if given and texts is None:
+            raise InputError(f"--{name.replace('_', '-')}: there is nothing to compare with it; add --text FILE")
     folder = find_adapter(adapter) if adapter is not None else None
     if texts is not None:
         from mlx_loopai.cli.text_scores import text_document, text_table
 
-        document = text_document(texts, references, tokenize)
+        document = text_document(texts, references, tokenize, text_options, quiet)
         text = text_table(document)
     elif suite is None:
         document = _probes(model, folder, limit, quiet)

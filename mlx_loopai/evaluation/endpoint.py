@@ -1,0 +1,104 @@
+"""A chat model behind an OpenAI-compatible endpoint: hosted, or `mlx-loopai serve` on this machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlx_loopai.errors import InputError, LoopaiError
+
+KEY_VARIABLE = "MLX_LOOPAI_JUDGE_KEY"
+TRIES = 5
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_MAX_ANSWER_TOKENS = 1024
+_MAX_ANSWER_BYTES = 4 << 20
+_LONGEST_WAIT_S = 60.0
+
+
+class _Busy(Exception):
+    """Worth another try, after `wait_s` when the server said how long."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry texts and key to a place that the user did not name."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """`url`: the API's base, such as http://127.0.0.1:8080/v1. `key`: sent as a bearer token unless empty."""
+
+    url: str
+    model: str
+    key: str = ""
+    timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"--judge-url {self.url}: no http address; give such as http://127.0.0.1:8080/v1")
+        if self.key and parts.scheme == "http" and parts.hostname not in _LOCAL:
+            raise InputError(f"--judge-url {self.url}: the key in {KEY_VARIABLE} would travel unencrypted; use https")
+
+    def chat(self, messages: Sequence[Mapping[str, str]], sleep: Callable[[float], None] = time.sleep) -> str:
+        """The model's answer, greedily. A busy, failing or silent server is asked again, up to `TRIES` times.
+
+        Raises: InputError when the server refuses the request (key, model, path), LoopaiError when it stays silent.
+        """
+        body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": _MAX_ANSWER_TOKENS}
+        for number in range(1, TRIES + 1):
+            try:
+                return _content(self._post(body))
+            except _Busy as error:
+                if number == TRIES:
+                    raise LoopaiError(f"{self.url}: no answer after {TRIES} tries: {error}") from None
+                wait_s = 2.0 ** (number - 1) if error.wait_s is None else error.wait_s
+                sleep(min(wait_s, _LONGEST_WAIT_S))
+        raise AssertionError("unreachable")
+
+    def _post(self, body: Mapping[str, Any]) -> bytes:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.build_opener(_NoRedirects).open(request, timeout=self.timeout_s) as answer:
+                return bytes(answer.read(_MAX_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            with error:
+                said = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip() or error.reason}"
+                if error.code in (408, 409, 429) or error.code >= 500:
+                    raise _Busy(said, _seconds(error.headers.get("Retry-After"))) from None
+            raise InputError(f"{address}: {said}; check --judge-url, --judge-model and {KEY_VARIABLE}") from None
+        # URLError, a closed or silent connection, and half an HTTP answer
+        except (OSError, urllib.error.URLError, ValueError) as error:
+            raise _Busy(str(getattr(error, "reason", error)) or type(error).__name__) from None
+
+
+def _content(answer: bytes) -> str:
+    try:
+        content = json.loads(answer)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise _Busy(f"not a chat completion: {answer[:200].decode(errors='replace')}") from None
+    return content if isinstance(content, str) else ""
+
+
+def _seconds(header: str | None) -> float | None:
+    """Seconds to wait; None for an HTTP date or nonsense."""
+    try:
+        found = float(header or "")
+    except ValueError:
+        return None
+    return found if math.isfinite(found) and found >= 0 else None

@@ -1,0 +1,104 @@
+"""Two files of texts before a judge model, pair by pair and in both orders; what was judged is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.evaluation.rubric import NAMES, VERSION, Pair, Verdict, question, read_verdict, summary
+from mlx_loopai.evaluation.text_metrics import Generated
+
+Ask = Callable[[list[dict[str, str]]], str]
+ANSWERS_PER_QUESTION = 3
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Verdicts by (pair, judge, order), kept in a JSONL file that a second run goes on with."""
+
+    path: Path
+    judge: str
+
+    def read(self) -> dict[tuple[str, bool], Verdict]:
+        """This judge's verdicts in the file; of other judges', wordings' or broken lines none."""
+        if not self.path.exists():
+            return {}
+        found = {}
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                if (row["judge"], row["version"]) == (self.judge, VERSION):
+                    verdict = Verdict({name: int(row["choices"][name]) for name in NAMES}, str(row["reason"]))
+                    found[str(row["pair"]), bool(row["swapped"])] = verdict
+            except (ValueError, LookupError, TypeError):
+                continue  # cut short by a crash: asked again
+        return found
+
+    def add(self, pair: Pair, swapped: bool, verdict: Verdict) -> None:
+        """Append one verdict; it is on the disk before the next question."""
+        row = {"pair": pair.identity, "swapped": swapped, "judge": self.judge, "version": VERSION}
+        line = json.dumps({**row, "choices": dict(verdict.choices), "reason": verdict.reason}, ensure_ascii=False)
+        with self.path.open("a+b") as file:
+            # A crash may have cut the last line short: the next one starts on its own.
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                line = line if file.read(1) == b"\n" else f"\n{line}"
+            file.write(f"{line}\n".encode("utf-8", "surrogatepass"))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pair]:
+    """Row by row. Raises: InputError when the numbers or the prompts differ."""
+    if len(texts) != len(others):
+        raise InputError(
+            f"--against: {len(texts)} texts and {len(others)} others; give answers to the same prompts, in one order"
+        )
+    found = [Pair(a, b) for a, b in zip(texts, others, strict=True)]
+    differing = [
+        f"row {number}: {pair.a.prompt[:40]!r} and {pair.b.prompt[:40]!r}"
+        for number, pair in enumerate(found, 1)
+        if pair.a.prompt and pair.b.prompt and pair.a.prompt != pair.b.prompt
+    ]
+    if differing:
+        raise InputError(f"--against: answers to other prompts: {all_problems(differing)}")
+    return found
+
+
+def judge_pairs(
+    pairs: Sequence[Pair], ask: Ask, kept: Judgements, on_progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """The `summary` of all pairs in both orders, and `unreadable`: how many pairs the judge gave no verdict on.
+
+    A judge that does not answer in the form asked for is told so, up to `ANSWERS_PER_QUESTION` answers.
+    `on_progress(verdicts so far)`.
+    """
+    known = kept.read()
+    for number, (pair, swapped) in enumerate(((pair, swapped) for pair in pairs for swapped in (False, True)), 1):
+        if (pair.identity, swapped) not in known:
+            verdict = _verdict(question(pair, swapped), ask)
+            if verdict is not None:
+                kept.add(pair, swapped, verdict)
+                known[pair.identity, swapped] = verdict
+        if on_progress is not None:
+            on_progress(number)
+    found = [(known.get((pair.identity, False)), known.get((pair.identity, True))) for pair in pairs]
+    judged = [(plain, swapped) for plain, swapped in found if plain is not None and swapped is not None]
+    return {**summary(judged), "unreadable": len(pairs) - len(judged)}
+
+
+def _verdict(messages: list[dict[str, str]], ask: Ask) -> Verdict | None:
+    for _ in range(ANSWERS_PER_QUESTION):
+        answer = ask(messages)
+        try:
+            return read_verdict(answer)
+        except ValueError as error:
+            complaint = f"답을 읽을 수 없습니다 ({error}). JSON 객체 하나로만 다시 답하십시오."
+            messages = [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
+    return None

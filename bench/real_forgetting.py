@@ -162,7 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "maths": _maths(given.maths),
         "code": _code(given.code),
     }
-    suite: dict[str, Row] = {"general": {"kind": "general", "max_tokens": 32}, "domain": {"kind": "nll", "file": "held_out.jsonl"}}
+    suite: dict[str, Row] = {
+        "general": {"kind": "general", "max_tokens": 32},
+        "domain": {"kind": "nll", "file": "held_out.jsonl"},
+    }
     for name, rows in sources.items():
         _write_rows(out / f"{name}.jsonl", general_rows(rows))
         suite[name] = {"kind": "nll", "file": f"{name}.jsonl"}

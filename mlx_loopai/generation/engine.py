@@ -6,7 +6,6 @@ number, computed lazily for a whole batch: nothing here waits for a token before
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,49 +17,21 @@ import numpy as np
 import numpy.typing as npt
 from mlx_lm.generate import stream_generate, wired_limit
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.sample_utils import apply_top_k, apply_top_p
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.generation.constraint import Constraint, Tally
-from mlx_loopai.generation.past import PENALTY_CONTEXT, Past, left_padded, penalty_context
+from mlx_loopai.generation.past import Past, left_padded, penalty_context
+from mlx_loopai.generation.sampling import SamplingOptions, choose, penalise, penalty, sampler, uniforms
 from mlx_loopai.models.load import LoadedModel
 
+__all__ = ["Generation", "Piece", "SamplingOptions", "generate_batch", "generate_stream"]
+
 BATCH_ROWS = 32
-_REPLACEMENT = "\ufffd"
-_PREFILL_TOKENS = 8192
+REPLACEMENT = "\ufffd"
+PREFILL_TOKENS = 8192
 # Shapes grow with every step, so the allocator's cache of freed buffers does too.
 _STEPS_BETWEEN_CLEARS = 256
-# A cumulative sum may end an ulp below its parts' true total; the draw stays clear of that end.
-_BELOW_ONE = 1 - 1e-6
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `repetition_penalty` 1 are off.
-
-    The same seed gives the same text. Raises: InputError with every value out of range.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    max_tokens: int = 256
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "0 (off) or more"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 is off"),
-            ("max_tokens", self.max_tokens >= 1, "1 or more"),
-            ("seed", self.seed >= 0, "0 or more"),
-        )
-        problems = [f"{name} {getattr(self, name)}: must be {rule}" for name, fits, rule in checks if not fits]
-        if problems:
-            raise InputError(all_problems(problems))
 
 
 @dataclass(frozen=True)
@@ -96,29 +67,19 @@ def generate_stream(
 
     `tally` counts what `constraint` had to do. Raises: InputError for an empty prompt.
     """
-    _check_prompts([prompt_ids])
-    uniforms = iter(_uniforms(options, 0, options.max_tokens + 1))
-
-    def sampler(logprobs: mx.array) -> mx.array:
-        return _choose(logprobs, options, lambda: [float(next(uniforms))])
-
-    processors = [_without_padding(loaded.n_tokens)]
-    if options.repetition_penalty != 1:
-        processors.append(_penalty(options.repetition_penalty))
-    if constraint is not None:
-        processors.append(constraint.processor(prompt_ids, tally))
+    check_prompts([prompt_ids])
     responses = stream_generate(
         loaded.model,
         loaded.tokenizer,
         list(prompt_ids),
         max_tokens=options.max_tokens,
-        sampler=sampler,
-        logits_processors=processors,
+        sampler=sampler(options, 0),
+        logits_processors=processors(loaded, prompt_ids, options, constraint, tally),
     )
     for response in responses:
         last = response.finish_reason is not None
         ended = response.finish_reason == "stop"
-        text = response.text.rstrip(_REPLACEMENT) if last else response.text
+        text = response.text.rstrip(REPLACEMENT) if last else response.text
         yield Piece(text, None if ended else response.token, ended)
 
 
@@ -137,8 +98,8 @@ def generate_batch(
     from its own stream (seed, i): what it samples does not depend on its neighbours, rounding of the logits apart.
     `tally` counts what `constraint` had to do. Raises: InputError for an empty prompt.
     """
-    _check_prompts(prompts)
-    rows = [_Row(index, list(ids), _uniforms(options, index, options.max_tokens)) for index, ids in enumerate(prompts)]
+    check_prompts(prompts)
+    rows = [_Row(index, list(ids), uniforms(options, index, options.max_tokens)) for index, ids in enumerate(prompts)]
     # Neighbours in length share little padding.
     waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))
     batch = _Batch(loaded, options, constraint, tally)
@@ -158,12 +119,24 @@ def generate_batch(
     ]
 
 
+def processors(
+    loaded: LoadedModel,
+    prompt_ids: Sequence[int],
+    options: SamplingOptions,
+    constraint: Constraint | None,
+    tally: Tally | None,
+) -> list[Callable[[mx.array, mx.array], mx.array]]:
+    """What happens to the logits of an answer to one prompt, in the form mlx-lm calls."""
+    found = [_without_padding(loaded.n_tokens)]
+    if options.repetition_penalty != 1:
+        found.append(penalty(options.repetition_penalty))
+    if constraint is not None:
+        found.append(constraint.processor(prompt_ids, tally))
+    return found
+
+
 def _without_padding(n_tokens: int) -> Callable[[mx.array, mx.array], mx.array]:
     return lambda _, logits: logits[:, :n_tokens]
-
-
-def _penalty(penalty: float) -> Callable[[mx.array, mx.array], mx.array]:
-    return lambda tokens, logits: _penalise(logits, tokens[None, -PENALTY_CONTEXT:], penalty)
 
 
 @dataclass(eq=False)
@@ -253,13 +226,13 @@ class _Batch:
         past = past.append(inputs, None if self._constraint is None else self._constraint.window)
         arrays = past.arrays
         if "penalty" in arrays:
-            logits = _penalise(logits, arrays["penalty"], self._options.repetition_penalty)
+            logits = penalise(logits, arrays["penalty"], self._options.repetition_penalty)
         if self._constraint is not None:
             constrained = self._constraint.apply(arrays["recent"], logits, arrays.get("bias"))
             if self._tally is not None:
                 self._tally.add(logits, constrained, [not row.done for row in rows])
             logits = constrained
-        chosen = _choose(logits, self._options, lambda: [row.draw() for row in rows])
+        chosen = choose(logits, self._options, lambda: [row.draw() for row in rows])
         mx.async_eval(chosen)
         return chosen, past
 
@@ -292,7 +265,7 @@ def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
     if any(padding):
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
-    columns = max(16, _PREFILL_TOKENS // len(prompts))
+    columns = max(16, PREFILL_TOKENS // len(prompts))
     for start in range(0, width, columns):
         # Only the caches are evaluated: the logits of a prompt (B x T x V) are never made.
         model(mx.array(ids[:, start : start + columns]), cache=cache)
@@ -303,41 +276,6 @@ def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
     return cache
 
 
-def _penalise(logits: mx.array, context: mx.array, penalty: float) -> mx.array:
-    """Logits (B, V) with those of the tokens in context (B, C) made less likely by the factor `penalty`.
-
-    Source: CTRL (arXiv 1909.05858), with the sign-aware factor that is usual since.
-    """
-    seen = mx.take_along_axis(logits, context, axis=-1)
-    return mx.put_along_axis(logits, context, mx.where(seen < 0, seen * penalty, seen / penalty), axis=-1)
-
-
-def _choose(logits: mx.array, options: SamplingOptions, draw: Callable[[], list[float]]) -> mx.array:
-    """One token a row of logits (B, V), by inverting the cumulative distribution at `draw()`'s uniform numbers (B).
-
-    Inversion needs one number a row where Gumbel noise needs V: each row can have its own seed at no cost.
-    """
-    if options.temperature == 0:
-        return mx.argmax(logits, axis=-1)
-    scores = logits.astype(mx.float32)
-    scores = scores - mx.max(scores, axis=-1, keepdims=True)
-    if options.top_p < 1:
-        scores = apply_top_p(scores, options.top_p)
-    if 0 < options.top_k < scores.shape[-1]:
-        scores = apply_top_k(scores, options.top_k)
-    mass = mx.exp(scores / options.temperature)
-    cumulative = mx.cumsum(mass, axis=-1)
-    threshold = mx.array(draw())[:, None] * _BELOW_ONE * cumulative[:, -1:]
-    # `mass > 0`: rounding of a parallel sum must never select a token that was ruled out.
-    return mx.argmax((cumulative > threshold) & (mass > 0), axis=-1)
-
-
-def _uniforms(options: SamplingOptions, row: int, count: int) -> npt.NDArray[np.float32]:
-    if options.temperature == 0:
-        return np.zeros(1, dtype=np.float32)
-    return np.random.default_rng([options.seed, row]).random(count, dtype=np.float32)
-
-
 def _text(tokenizer: TokenizerWrapper, tokens: list[int]) -> str:
     """The tokens' text as the stream would give it, without a character that was cut in the middle."""
     detokenizer = tokenizer.detokenizer
@@ -345,10 +283,10 @@ def _text(tokenizer: TokenizerWrapper, tokens: list[int]) -> str:
         detokenizer.add_token(token)
     detokenizer.finalize()
     text: str = detokenizer.text
-    return text.rstrip(_REPLACEMENT)
+    return text.rstrip(REPLACEMENT)
 
 
-def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
     empty = [index for index, ids in enumerate(prompts) if not len(ids)]
     if empty:
         raise InputError(all_problems(f"prompt {index + 1} is empty: it has no tokens" for index in empty))

@@ -15,11 +15,10 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.generation.engine import (
     Generation,
     SamplingOptions,
-    _choose,
-    _penalise,
     generate_batch,
     generate_stream,
 )
+from mlx_loopai.generation.sampling import choose, penalise
 from mlx_loopai.models.load import LoadedModel, build_model, load_model
 from mlx_loopai.models.lora import adapter_disabled, apply_lora, lora_modules
 
@@ -75,7 +74,7 @@ def test_greedy_batch_equals_one_by_one_on_nano_size() -> None:
 
 
 def test_prompt_longer_than_a_prefill_step(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_loopai.generation.engine._PREFILL_TOKENS", 16)
+    monkeypatch.setattr("mlx_loopai.generation.engine.PREFILL_TOKENS", 16)
     prompts = [RNG.integers(3, 300, 50).tolist(), RNG.integers(3, 300, 21).tolist()]
     found = generate_batch(tiny, prompts, GREEDY)
     assert [one.tokens for one in found] == [streamed(tiny, prompt, GREEDY)[1] for prompt in prompts]
@@ -119,7 +118,8 @@ def test_a_character_that_is_cut_leaves_no_replacement_character(
         scripted.calls += 1  # type: ignore[attr-defined]
         return mx.full((logits.shape[0],), ids[(scripted.calls - 1) % len(ids)], dtype=mx.uint32)  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("mlx_loopai.generation.engine._choose", scripted)
+    monkeypatch.setattr("mlx_loopai.generation.engine.choose", scripted)
+    monkeypatch.setattr("mlx_loopai.generation.sampling.choose", scripted)
     options = dataclasses.replace(GREEDY, max_tokens=cut)
     scripted.calls = 0  # type: ignore[attr-defined]
     text = streamed(tiny, [5], options)[0]
@@ -168,7 +168,7 @@ def test_sampling_follows_the_distribution() -> None:
     uniforms = ((np.arange(4000) + 0.5) / 4000).tolist()
 
     def shares(options: SamplingOptions) -> list[float]:
-        chosen = np.array(_choose(logits, options, lambda: uniforms))
+        chosen = np.array(choose(logits, options, lambda: uniforms))
         return [float((chosen == token).mean()) for token in range(4)]
 
     assert shares(SamplingOptions(temperature=1, top_p=1)) == pytest.approx(probabilities, abs=1e-3)
@@ -182,13 +182,13 @@ def test_sampling_follows_the_distribution() -> None:
 def test_a_token_that_was_ruled_out_is_never_drawn() -> None:
     logits = mx.array([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
     options = SamplingOptions(temperature=1, top_p=1)
-    drawn = {_choose(logits, options, lambda u=u: [u]).item() for u in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    drawn = {choose(logits, options, lambda u=u: [u]).item() for u in (0.0, 0.25, 0.5, 0.75, 1.0)}
     assert drawn == {1, 3}
 
 
 def test_penalty() -> None:
     logits = mx.array([[2.0, -2.0, 1.0, 0.0]])
-    assert _penalise(logits, mx.array([[0, 1, 0]]), 2.0).tolist() == [[1.0, -4.0, 1.0, 0.0]]
+    assert penalise(logits, mx.array([[0, 1, 0]]), 2.0).tolist() == [[1.0, -4.0, 1.0, 0.0]]
 
 
 def test_wrong_options_are_all_named() -> None:

@@ -1,0 +1,92 @@
+"""How the next token is chosen: penalty, truncation, and a draw that is a pure function of one uniform number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from mlx_lm.sample_utils import apply_top_k, apply_top_p
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.generation.past import PENALTY_CONTEXT
+
+# A cumulative sum may end an ulp below its parts' true total; the draw stays clear of that end.
+_BELOW_ONE = 1 - 1e-6
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `repetition_penalty` 1 are off.
+
+    The same seed gives the same text. Raises: InputError with every value out of range.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 is off"),
+            ("max_tokens", self.max_tokens >= 1, "1 or more"),
+            ("seed", self.seed >= 0, "0 or more"),
+        )
+        problems = [f"{name} {getattr(self, name)}: must be {rule}" for name, fits, rule in checks if not fits]
+        if problems:
+            raise InputError(all_problems(problems))
+
+
+def sampler(options: SamplingOptions, row: int) -> Callable[[mx.array], mx.array]:
+    """The choice of one token from logits (1, V) at each call, which draws from the stream (seed, row)."""
+    numbers: Iterator[np.float32] = iter(uniforms(options, row, options.max_tokens + 1))
+    return lambda logits: choose(logits, options, lambda: [float(next(numbers))])
+
+
+def penalty(factor: float) -> Callable[[mx.array, mx.array], mx.array]:
+    """The repetition penalty as mlx-lm calls it, with a sequence's tokens (n) and its logits (1, V)."""
+    return lambda tokens, logits: penalise(logits, tokens[None, -PENALTY_CONTEXT:], factor)
+
+
+def penalise(logits: mx.array, context: mx.array, penalty: float) -> mx.array:
+    """Logits (B, V) with those of the tokens in context (B, C) made less likely by the factor `penalty`.
+
+    Source: CTRL (arXiv 1909.05858), with the sign-aware factor that is usual since.
+    """
+    seen = mx.take_along_axis(logits, context, axis=-1)
+    return mx.put_along_axis(logits, context, mx.where(seen < 0, seen * penalty, seen / penalty), axis=-1)
+
+
+def choose(logits: mx.array, options: SamplingOptions, draw: Callable[[], list[float]]) -> mx.array:
+    """One token a row of logits (B, V), by inverting the cumulative distribution at `draw()`'s uniform numbers (B).
+
+    Inversion needs one number a row where Gumbel noise needs V: each row can have its own seed at no cost.
+    """
+    if options.temperature == 0:
+        return mx.argmax(logits, axis=-1)
+    scores = logits.astype(mx.float32)
+    scores = scores - mx.max(scores, axis=-1, keepdims=True)
+    if options.top_p < 1:
+        scores = apply_top_p(scores, options.top_p)
+    if 0 < options.top_k < scores.shape[-1]:
+        scores = apply_top_k(scores, options.top_k)
+    mass = mx.exp(scores / options.temperature)
+    cumulative = mx.cumsum(mass, axis=-1)
+    threshold = mx.array(draw())[:, None] * _BELOW_ONE * cumulative[:, -1:]
+    # `mass > 0`: rounding of a parallel sum must never select a token that was ruled out.
+    return mx.argmax((cumulative > threshold) & (mass > 0), axis=-1)
+
+
+def uniforms(options: SamplingOptions, row: int, count: int) -> npt.NDArray[np.float32]:
+    if options.temperature == 0:
+        return np.zeros(1, dtype=np.float32)
+    return np.random.default_rng([options.seed, row]).random(count, dtype=np.float32)

@@ -1,0 +1,90 @@
+"""Rows that come and go: equal to answers written alone, whatever is written beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.generation.batch import Batch, Request, generate_rows
+from mlx_loopai.generation.constraint import Scripts, Tally, build_constraint
+from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_stream
+from mlx_loopai.models.load import LoadedModel
+
+RNG = np.random.default_rng(8)
+PROMPTS = [RNG.integers(3, 300, size).tolist() for size in (5, 1, 12, 40, 2, 9, 17, 1, 30)]
+GREEDY = SamplingOptions(temperature=0, max_tokens=14)
+HOT = SamplingOptions(temperature=1.0, top_p=0.95, max_tokens=14, seed=5)
+
+
+def alone(loaded: LoadedModel, request: Request) -> Generation:
+    """The same answer as a stream: greedy, or drawn in row 0."""
+    pieces = list(generate_stream(loaded, request.prompt, request.options, request.constraint))
+    tokens = tuple(piece.token for piece in pieces if piece.token is not None)
+    return Generation("".join(piece.text for piece in pieces), tokens, pieces[-1].finished, len(request.prompt))
+
+
+def together(loaded: LoadedModel, requests: Sequence[Request], rows: int = 32) -> list[Generation]:
+    found = dict(generate_rows(loaded, requests, rows))
+    assert sorted(found) == list(range(len(requests)))
+    return [found[place] for place in range(len(requests))]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 32])
+def test_greedy_rows_equal_streams(ending_at: Callable[[set[int]], LoadedModel], tiny: LoadedModel, rows: int) -> None:
+    constraint = build_constraint(tiny, Scripts.parse("ko+gloss"), code_fences=True)
+    choices = [(1.0, None), (1.3, None), (1.0, constraint)]
+    requests = [
+        Request(prompt, dataclasses.replace(GREEDY, repetition_penalty=factor, max_tokens=6 + 3 * place), held)
+        for place, (prompt, (factor, held)) in enumerate(zip(PROMPTS, choices * 3, strict=True))
+    ]
+    tokens = [token for request in requests for token in alone(tiny, request).tokens]
+    values, counts = np.unique(tokens, return_counts=True)
+    # Ends at what the model says often: rows end at different steps, and waiting ones take their places.
+    loaded = ending_at({int(values[place]) for place in np.argsort(-counts)[:4]})
+    expected = [alone(loaded, request) for request in requests]
+    assert {answer.finished for answer in expected} == {True, False}
+    assert together(loaded, requests, rows) == expected
+
+
+def test_a_row_draws_the_same_in_any_company(tiny: LoadedModel) -> None:
+    constraint = build_constraint(tiny, Scripts.parse("ko"))
+    mine = Request(PROMPTS[2], HOT, constraint, row=7)
+    others = [Request(prompt, HOT, row=place) for place, prompt in enumerate(PROMPTS)]
+    (expected,) = together(tiny, [mine])
+    assert together(tiny, [*others, mine], 3)[-1] == expected
+    assert together(tiny, [mine, *others])[0] == expected
+    assert together(tiny, [dataclasses.replace(mine, row=8)]) != [expected]
+    assert together(tiny, [dataclasses.replace(mine, row=0)]) == [alone(tiny, mine)]
+
+
+def test_rows_join_and_leave_on_the_way(tiny: LoadedModel) -> None:
+    tally = Tally()
+    first = Request(PROMPTS[3], HOT, build_constraint(tiny, Scripts.parse("ko")), tally)
+    second = Request(PROMPTS[0], GREEDY)
+    with Batch(tiny, 2) as batch:
+        assert batch.step() == []
+        kept, gone = batch.add(first), batch.add(Request(PROMPTS[1], GREEDY))
+        pieces = [piece for _ in range(4) for piece in batch.step()]
+        batch.remove(gone)
+        batch.remove(gone)
+        joined = batch.add(second)
+        assert len(batch) == 2
+        while len(batch):
+            pieces += batch.step()
+    for key, request in ((kept, first), (joined, second)):
+        mine = [one for one in pieces if one.key == key]
+        assert "".join(one.piece.text for one in mine) == alone(tiny, request).text
+        assert [one.last for one in mine] == [False] * (len(mine) - 1) + [True]
+    assert 0 < tally.masked_mass < 1
+
+
+def test_empty_prompts(tiny: LoadedModel) -> None:
+    assert list(generate_rows(tiny, [])) == []
+    with Batch(tiny) as batch, pytest.raises(InputError, match="is empty"):
+        batch.add(Request([], GREEDY))
+    with pytest.raises(InputError, match="prompt 2 is empty"):
+        next(generate_rows(tiny, [Request([1], GREEDY), Request([], GREEDY)]))

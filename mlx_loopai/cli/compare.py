@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
 DOCUMENT = "compare.json"
 SWEPT = "train.learning_rate"
+RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
 @click.command("compare")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--arms", default="plain,guarded", show_default=True, help="Names, separated by commas; plain is always.")
+@click.option(
+    "--arms",
+    default="plain,guarded",
+    show_default=True,
+    help="Names or recipe files, separated by commas; plain is always.",
+)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of every arm.")
 @click.option("--sweep", metavar="train.learning_rate=V1,V2", help="Rates tried for every arm; the domain chooses one.")
 @click.option("--suite", help="general, or a suite file; without it the nano probes for nano, general for others.")
@@ -46,9 +52,10 @@ def command(
 ) -> None:
     """Train a recipe in several ways and show what each keeps and learns.
 
-    Arms: plain (no guard), plain-matched (plain with the most steps of any arm), replay-1, replay-5, replay-10 (general
-    records), self (the base's own answers), kronecker, sketch, hierarchical, fisher, hlora, kl (penalties alone),
-    guarded (the recommended combination), recipe (RECIPE as it is). The recipe's `validation` rows measure the domain.
+    Arms: plain (no guard), plain-matched (plain with the most steps of any arm), replay-1, replay-5, replay-10
+    (general records), self (the base's own answers), kronecker, sketch, hierarchical, fisher, hlora, kl (penalties
+    alone), guarded (the recommended combination), recipe (RECIPE as it is), or a recipe FILE.yaml of the same base.
+    The recipe's `validation` rows measure the domain.
     The same command again goes on where it stopped; what is trained is not trained again.
 
     \b
@@ -62,7 +69,7 @@ def command(
 
     rates = _rates(sweep)
     config = load_config(recipe, overrides)
-    configs = _arms(config, arms)
+    configs = _arms(config, arms, overrides)
     measure = _measure(config, suite, limit)
     from mlx_loopai.training.grid import Grid
 
@@ -95,16 +102,21 @@ def _rates(sweep: str | None) -> tuple[float, ...]:
     return tuple(rates)
 
 
-def _arms(config: RunConfig, named: str) -> dict[str, RunConfig]:
-    """The configurations of the arms, plain first: it defines the gain."""
-    from mlx_loopai.training.arms import PLAIN, arm_config
+def _arms(config: RunConfig, named: str, overrides: tuple[str, ...]) -> dict[str, RunConfig]:
+    """The configurations of the arms, plain first: it defines the gain. A recipe file's arm is called by its stem."""
+    from mlx_loopai.training.arms import PLAIN, arm_config, recipe_arm
 
-    names = list(dict.fromkeys([PLAIN, *(name.strip() for name in named.split(",") if name.strip())]))
     if not config.validation:
         raise InputError(
             "compare: the gain needs held-out domain rows; give `validation: FILE` or --set validation=FILE"
         )
-    return {name: arm_config(config, name) for name in names}
+    given = {Path(name.strip()): name.strip() for name in named.split(",") if name.strip()}
+    found = {
+        path.stem: recipe_arm(config, path, overrides) if path.suffix in RECIPE_SUFFIXES else arm_config(config, name)
+        for path, name in given.items()
+    }
+    plain = found.pop(PLAIN, None) or arm_config(config, PLAIN)
+    return {PLAIN: plain, **found}
 
 
 def _measure(config: RunConfig, suite: str | None, limit: int | None) -> Measure:

@@ -31,6 +31,18 @@ def arm_names() -> list[str]:
     return [*ARMS, GUARDED, RECIPE]
 
 
+def recipe_arm(recipe: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """The arm that the recipe file `path` describes, to stand beside the arms of `recipe`.
+
+    Raises: InputError when the file is not a recipe, or tunes another base.
+    """
+    arm = load_config(path, overrides)
+    for name in ("model", "dtype", "system_prompt"):
+        if getattr(arm, name) != getattr(recipe, name):
+            raise InputError(f"--arms {path}: {name} is not the recipe's; arms of one comparison share their base")
+    return arm
+
+
 def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     """The configuration of the arm `name` of `recipe`.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.samples import skills, texts
@@ -99,7 +100,8 @@ def natural_records(count: int, seed: int) -> list[Record]:
 
 
 def general_records(count: int, seed: int) -> list[Record]:
-    """Open questions with answers, the same number of every skill where there are enough, and dialogue; seeded.
+    """Open questions with answers and dialogue, the same number of every skill and of its wordings where there are
+    enough; seeded.
 
     Shares no fact, prompt or template with the probes.
     """
@@ -110,12 +112,23 @@ def general_records(count: int, seed: int) -> list[Record]:
     for skill in skills.SKILLS:
         found = skills.items(skill, probe=False)
         rng.shuffle(found)
+        found = _wordings_in_turn(found)
         category = "dialogue" if skill == "chat" else "knowledge"
         # A third stays out, so that options can be chosen on open questions that were not rehearsed.
         share = found[: min(count // (len(skills.SKILLS) + 1), len(found) * 2 // 3)]
         rows += [chat(item.prompt, item.answer, category, f"samples/skills:{item.fact}") for item in share]
     rng.shuffle(rows)
     return rows
+
+
+def _wordings_in_turn(items: Sequence[skills.Item]) -> list[skills.Item]:
+    """One item of each wording, then the next of each: any beginning of the list has as many of every wording."""
+    seen: Counter[str] = Counter()
+    ranks = []
+    for item in items:
+        ranks.append(seen[item.template])
+        seen[item.template] += 1
+    return [item for _, item in sorted(zip(ranks, items, strict=True), key=lambda ranked: ranked[0])]
 
 
 def sample(name: str) -> list[Record]:

@@ -13,6 +13,7 @@ from mlx_loopai.cli.main import main
 from mlx_loopai.evaluation.choices import choose, read_choices
 from mlx_loopai.models.load import load_model
 from mlx_loopai.training import run
+from mlx_loopai.training.arms import RECIPES
 from mlx_loopai.training.checkpoint import save_checkpoint
 from mlx_loopai.training.events import RunDirectory
 
@@ -132,6 +133,7 @@ def test_the_gate_reads_the_folder(compared: tuple[Path, dict[str, Any]], comman
         (["--sweep", "train.learning_rate=fast"], "expected numbers"),
         (["--sweep", "train.learning_rate=0"], "above 0"),
         (["--arms", "magic"], "no such arm"),
+        (["--arms", str(RECIPES / "korean-creative.yaml")], "share their base"),
         (["--set", "validation=''"], "held-out domain rows"),
     ],
 )

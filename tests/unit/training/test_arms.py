@@ -6,7 +6,7 @@ import pytest
 
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.errors import InputError
-from mlx_loopai.training.arms import ARMS, RECIPES, RECOMMENDED, arm_config, arm_names
+from mlx_loopai.training.arms import ARMS, RECIPES, RECOMMENDED, arm_config, arm_names, recipe_arm
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,10 @@ def test_what_cannot_be_is_said() -> None:
     for name in ("replay-5", "sketch"):
         with pytest.raises(InputError, match="needs general records"):
             arm_config(recipe, name)
+
+
+def test_a_recipe_file_is_an_arm_when_it_tunes_the_same_base(guarded: RunConfig) -> None:
+    plain = recipe_arm(guarded, RECIPES / "demo-plain.yaml", ("train.seed=3",))
+    assert plain == load_config(RECIPES / "demo-plain.yaml", ("train.seed=3",))
+    with pytest.raises(InputError, match=r"korean-creative.yaml: model is not the recipe's"):
+        recipe_arm(guarded, RECIPES / "korean-creative.yaml")

@@ -28,10 +28,11 @@ from mlx_loopai.files import write_whole
 
 SEED = 20264
 HELD_OUT_ROWS = 24
-GENERAL_ROWS = 30
+GENERAL_ROWS = 12
+QUESTIONS = 20  # of every kind
 SENTENCES_A_ROW = 2
 MIN_SENTENCE_CHARS, MAX_SENTENCE_CHARS = 20, 120
-# About 100 tokens a row: 150 steps of two rows are then half an hour on one core.
+# About 100 tokens a row: 64 steps of two rows are then a quarter of an hour on one core.
 MAX_ROW_CHARS = 160
 GENRE = "fantasy"
 STORY_PROMPTS = (
@@ -93,13 +94,13 @@ def recipes(model: str) -> dict[str, Row]:
         "validation": "held_out.jsonl",
         "lora": {"rank": 16, "alpha": 32},
         "train": {
-            "max_steps": 150,
+            "max_steps": 64,
             "rows_per_step": 2,
             "max_tokens": 320,
             "learning_rate": 5e-4,
             "schedule": "linear",
             "warmup": 10,
-            "save_every": 25,
+            "save_every": 16,
         },
     }
     rehearsal = {
@@ -163,13 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "code": _code(given.code),
     }
     suite: dict[str, Row] = {
-        "general": {"kind": "general", "max_tokens": 32},
+        "general": {"kind": "general", "max_tokens": 32, "limit": QUESTIONS},
         "domain": {"kind": "nll", "file": "held_out.jsonl"},
     }
     for name, rows in sources.items():
         _write_rows(out / f"{name}.jsonl", general_rows(rows))
         suite[name] = {"kind": "nll", "file": f"{name}.jsonl"}
-    suite["choice"] = {"kind": "choice", "file": str(given.choice.resolve()), "limit": 60}
+    suite["choice"] = {"kind": "choice", "file": str(given.choice.resolve()), "limit": QUESTIONS}
     write_whole(out / "suite.yaml", yaml.safe_dump(suite, sort_keys=False))
     for name, recipe in recipes(given.model).items():
         write_whole(out / f"{name}.yaml", yaml.safe_dump(recipe, sort_keys=False))

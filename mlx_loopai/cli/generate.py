@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,8 @@ def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--genre", help="Examples and a system prompt that come with the program: 판타지, 로맨스, 동화, 시, 수필."
 )
+@click.option("--rag", type=_FILE, help="Index of `rag build`: its best passages are shown with each prompt.")
+@click.option("--rag-top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many passages.")
 @click.option(
     "--best-of",
     type=click.IntRange(1),
@@ -111,6 +113,8 @@ def command(
     adapter: Path | None,
     few_shot: Path | None,
     genre: str | None,
+    rag: Path | None,
+    rag_top: int,
     best_of: int,
     system: str | None,
     scripts: str,
@@ -136,6 +140,7 @@ def command(
     from mlx_loopai.generation.genres import find_genre
     from mlx_loopai.generation.prompts import read_few_shot
     from mlx_loopai.generation.session import open_session
+    from mlx_loopai.retrieval.store import read_manifest
 
     options = SamplingOptions(**sampling)
     examples = read_few_shot(few_shot) if few_shot else ()
@@ -143,7 +148,11 @@ def command(
         chosen = find_genre(genre)
         examples = examples or chosen.records()
         system = chosen.system_prompt if system is None else system
+    if rag is not None:
+        read_manifest(rag)  # before the weights: a mistyped folder should not cost a minute of loading
     session = open_session(model, adapter, system)
+    if rag is not None:
+        asked = _grounded(asked, rag, rag_top, session, examples, options.max_tokens)
     constraint = build_constraint(session.loaded, policy, code_fences)
     job = _Job(session, examples, options, best_of, constraint, Tally())
     output = _Output(out, as_json, quiet)
@@ -153,6 +162,17 @@ def command(
         _answer_all(job, asked, output)
     if constraint is not None and not quiet:
         _warn_of_damage(job.tally)
+
+
+def _grounded(
+    prompts: list[Prompt], rag: Path, top: int, session: Session, examples: Sequence[Record], max_tokens: int
+) -> list[Prompt]:
+    """Each prompt with its passages of the index, as far as they fit before an answer of `max_tokens`."""
+    from mlx_loopai.generation.grounding import ground_all
+    from mlx_loopai.retrieval.index import open_index
+
+    with open_index(rag) as index:
+        return ground_all(prompts, lambda query: index.search(query, top), session, examples, max_tokens)
 
 
 def _warn_of_damage(tally: Tally) -> None:
@@ -205,6 +225,7 @@ def _answer_one(job: _Job, prompt: Prompt, output: _Output) -> None:
         "masked_mass": job.tally.masked_mass,
         "argmax_masked": job.tally.argmax_masked,
         "finished": finished,
+        "sources": prompt.sources,
     }
     emit(document, output.as_json, "")
 
@@ -281,6 +302,7 @@ def _row(prompt: Prompt, answer: Generation) -> dict[str, Any]:
         "prompt_tokens": answer.prompt_tokens,
         "generated_tokens": len(answer.tokens),
         "finished": answer.finished,
+        "sources": [asdict(source) for source in prompt.sources],
     }
 
 

@@ -15,16 +15,32 @@ _TEXT_ENDINGS = (".txt", ".text", ".md")
 
 
 @dataclass(frozen=True)
+class Source:
+    """A passage of an index as the model was shown it: `text` is cleaned, `line` (1-based) of `file` its beginning."""
+
+    file: str
+    line: int
+    score: float
+    chunk: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """A question to the model, from one line of a file or from the command line."""
+    """A question to the model, from one line of a file or from the command line.
+
+    sources: the passages that `grounding` put before the last request; request: that request alone, "" without any.
+    """
 
     messages: tuple[Message, ...]
     origin: str
+    sources: tuple[Source, ...] = ()
+    request: str = ""
 
     @property
     def text(self) -> str:
-        """The last request."""
-        return self.messages[-1].content
+        """The last request, without what stands before it."""
+        return self.request or self.messages[-1].content
 
 
 def single_prompt(text: str) -> Prompt:

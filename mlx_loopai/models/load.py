@@ -25,6 +25,8 @@ NANO = "nano"
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
 QUANTIZATION_GROUP = 64
+# For a config.json that does not say, as transformers assumes for Llama.
+DEFAULT_POSITIONS = 2048
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _HASH_SAMPLES = 32
 _HASH_BLOCK_BYTES = 1 << 16
@@ -44,6 +46,12 @@ class LoadedModel:
     def n_tokens(self) -> int:
         """The tokenizer's tokens; the rows of the head beyond them are padding."""
         return 1 + max(self.tokenizer.get_vocab().values())
+
+    @cached_property
+    def max_positions(self) -> int:
+        """Longest text, in tokens, that the model was made for."""
+        found = _read_json(self.path / "config.json").get("max_position_embeddings")
+        return found if isinstance(found, int) else DEFAULT_POSITIONS
 
 
 def resolve_model(model: str) -> Path:

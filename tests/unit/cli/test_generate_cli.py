@@ -53,7 +53,7 @@ def run_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 def test_one_prompt(tiny_model_folder: Path) -> None:
     asked = ("안녕?", "--model", tiny_model_folder, *SHORT)
     found = document(*asked)
-    expected = {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished"}
+    expected = {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished", "sources"}
     assert set(found) == expected | {"scripts", "masked_mass", "argmax_masked"}
     assert found["generated_tokens"] == 6 or found["finished"]
     assert found["prompt_tokens"] > 5

@@ -1,0 +1,39 @@
+"""What BM25 counts in Korean text: the pairs of neighbouring characters of each word.
+
+Particles and endings stick to Korean words, so whole words miss most of their own forms (등대가, 등대를);
+character pairs find them without a dictionary.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.text.hangul import nfc
+
+Terms = npt.NDArray[np.int64]
+
+_NOT_IN_WORDS = re.compile(r"[\W_]+")
+_SPACE = ord(" ")
+# A code point has at most 21 bits.
+_SHIFT = 21
+
+
+def text_terms(text: str) -> Terms:
+    """The terms of `text` in its order, repeats included: two code points in one number.
+
+    NFC and case folded; letters and digits alone form words. A word of one character is a term of its own.
+    """
+    words = " " + _NOT_IN_WORDS.sub(" ", nfc(text).casefold()) + " "
+    points = np.frombuffer(words.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.int64)
+    inside = points != _SPACE
+    begins_pair = inside[:-1] & inside[1:]
+    alone = inside[1:-1] & ~inside[:-2] & ~inside[2:]
+    pairs = (points[:-1] << _SHIFT) | points[1:]
+    singles = points[1:-1]
+    # A single stands where its pair would: at the character itself.
+    found = np.where(begins_pair, pairs, 0)
+    found[1:] += np.where(alone, singles, 0)
+    return found[found != 0]

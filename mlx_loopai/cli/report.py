@@ -10,6 +10,7 @@ import click
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 
 if TYPE_CHECKING:
+    from mlx_loopai.report.page import Language
     from mlx_loopai.report.reading import Report
 
 
@@ -18,19 +19,22 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The HTML file; report.html in or beside RUN_OR_JSON otherwise."
 )
+@click.option(
+    "--lang", "language", type=click.Choice(["en", "ko"]), default="en", show_default=True, help="Shown at first."
+)
 @json_option
 @quiet_option
-def command(source: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
+def command(source: Path, out: Path | None, language: Language, as_json: bool, quiet: bool) -> None:
     """Write the HTML report of a training run or of a comparison, and print its path.
 
     RUN_OR_JSON is the folder of `train` or `demo`, or the JSON file of a comparison. The page is one file that needs
-    no network: verdict, figures, curves, answers side by side, settings.
+    no network, in English and Korean: verdict, figures, curves, answers side by side, change by layer, data, settings.
 
     \b
     mlx-loopai report runs/first
     mlx-loopai report runs/demo/demo.json --out demo.html
     """
-    place, report = _write(source, out)
+    place, report = _write(source, out, language)
     emit({"report": place, "kind": report.kind, "passes": report.passes}, as_json, str(place))
 
 
@@ -39,10 +43,10 @@ def write_report(source: Path, out: Path | None = None) -> Path:
     return _write(source, out)[0]
 
 
-def _write(source: Path, out: Path | None) -> tuple[Path, Report]:
+def _write(source: Path, out: Path | None, language: Language = "en") -> tuple[Path, Report]:
     from mlx_loopai.report.reading import default_place, report_of, write_page
 
-    report = report_of(source)
+    report = report_of(source, language)
     place = out or default_place(source)
     write_page(report.html, place)
     return place, report

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 
 _Floats = npt.NDArray[np.float32]
+_SENTENCES = 32  # at a time
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ def hidden(model: nn.Module, first: Sequence[Sequence[int]], second: Sequence[Se
     """
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"{len(first)} sentences and {len(second)} translations; give two or more pairs")
-    tuned = [_sentence_states(model, sequences) for sequences in (first, second)]
+    tuned = [sentence_states(model, sequences) for sequences in (first, second)]
     if lora_modules(model):
         with adapter_disabled(model):
-            base = [_sentence_states(model, sequences) for sequences in (first, second)]
+            base = [sentence_states(model, sequences) for sequences in (first, second)]
     else:
         base = tuned
     before, after = (np.concatenate(states, axis=1) for states in (base, tuned))
@@ -81,24 +82,45 @@ def _centred_gram(states: _Floats) -> npt.NDArray[np.float64]:
     return found
 
 
-def _sentence_states(model: nn.Module, sequences: Sequence[Sequence[int]]) -> _Floats:
-    """Mean state over a sentence's tokens but the first, after the embedding and after each block: (L + 1, N, D)."""
-    found = [np.stack([_mean(states) for states in _layers(model, ids)]) for ids in sequences]
-    return np.stack(found, axis=1)
+def sentence_states(model: nn.Module, sequences: Sequence[Sequence[int]]) -> _Floats:
+    """Mean state over a sentence's tokens but the first, after the embedding and after each block: (L + 1, N, D).
+
+    Sentences go through together, padded on the right, where a causal model does not see it: reading the weights costs
+    more than the few tokens of one sentence.
+    """
+    found = []
+    for start in range(0, len(sequences), _SENTENCES):
+        some = sequences[start : start + _SENTENCES]
+        lengths = np.array([len(ids) for ids in some])
+        ids = np.zeros((len(some), lengths.max()), np.int32)
+        for row, sentence in zip(ids, some, strict=True):
+            row[: len(sentence)] = sentence
+        means = mx.stack([_mean(states, _counted(lengths)) for states in _layers(model, mx.array(ids))])
+        found.append(np.array(means))
+    return np.concatenate(found, axis=1)
 
 
-def _layers(model: nn.Module, ids: Sequence[int]) -> list[mx.array]:
+def _layers(model: nn.Module, ids: mx.array) -> list[mx.array]:
     body = model.model
-    states = (body.embed_in if "embed_in" in body else body.embed_tokens)(mx.array([list(ids)]))
+    states = (body.embed_in if "embed_in" in body else body.embed_tokens)(ids)
     layers = [states]
     for block in model.layers:
-        states = block(states, "causal" if len(ids) > 1 else None, None)
+        states = block(states, "causal" if ids.shape[1] > 1 else None, None)
         layers.append(states)
     return layers
 
 
-def _mean(states: mx.array) -> _Floats:
-    # Without the first token: its state is an attention sink hundreds of times as large as the others' and alike for
-    # all sentences, so that a mean with it says nothing about them (Qwen2.5-0.5B: CKA 0.001 from the third block on).
-    states = states[:, 1:] if states.shape[1] > 1 else states
-    return np.array(states[0].astype(mx.float32).mean(axis=0))
+def _counted(lengths: npt.NDArray[np.int64]) -> mx.array:
+    """Weights (N, T) of a mean over each sentence's tokens but the first (which counts when it is the only one).
+
+    The first token's state is an attention sink hundreds of times as large as the others' and alike for all sentences,
+    so that a mean with it says nothing about them (Qwen2.5-0.5B: CKA 0.001 from the third block on).
+    """
+    places = np.arange(lengths.max())[None]
+    real = (places < lengths[:, None]) & ((places > 0) | (lengths[:, None] == 1))
+    return mx.array((real / real.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def _mean(states: mx.array, weights: mx.array) -> mx.array:
+    """(N, T, D) and (N, T) -> (N, D), float32."""
+    return (weights[:, None] @ states.astype(mx.float32))[:, 0]

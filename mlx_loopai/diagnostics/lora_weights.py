@@ -42,6 +42,15 @@ def updates(factors: Mapping[str, tuple[_Floats, _Floats, float]]) -> dict[str, 
     }
 
 
+def update_norms(factors: Mapping[str, tuple[_Floats, _Floats, float]]) -> dict[str, float]:
+    """Module -> Frobenius norm of its update, without making it: |A B|^2 is the sum of (A^T A) * (B B^T)."""
+    found = {}
+    for name, (a, b, scale) in factors.items():
+        left, right = (matrix.astype(np.float64) for matrix in (a, b))
+        found[name] = abs(scale) * float(np.sqrt(max(0.0, ((left.T @ left) * (right @ right.T)).sum())))
+    return found
+
+
 def _update(a: _Floats, b: _Floats, scale: float) -> Update:
     dense = scale * (a @ b)
     # The singular values of A B are those of the R x R product of their triangular factors.

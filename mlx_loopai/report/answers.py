@@ -9,7 +9,7 @@ from mlx_loopai.report import figures
 from mlx_loopai.report.documents import Arm, Example
 from mlx_loopai.report.elements import Html, element
 from mlx_loopai.report.marks import KINDS, is_korean, language, marked
-from mlx_loopai.report.page import subtitle
+from mlx_loopai.report.page import said
 from mlx_loopai.text.measures import purity
 
 _FAULTS = {"JSON": "JSON 모양", "loop": "되풀이", "empty": "빈 답"}
@@ -43,37 +43,33 @@ def _card(arm: str, example: Example, style: str, kinds: Counter[str]) -> Html:
     shown = marked(example.answer, korean)
     kinds.update(shown.kinds)
     kinds.update({f"fault-{fault}": 1 for fault in shown.faults})
-    chips = [element("span", fault, " ", subtitle(_FAULTS[fault]), class_="chip fault") for fault in shown.faults]
+    chips = [element("span", said(fault, _FAULTS[fault]), class_="chip fault") for fault in shown.faults]
     if example.right is not None:
-        chips.insert(
-            0, element("span", "✓ right" if example.right else "✗ wrong", class_=f"chip {_tone(example.right)}")
-        )
-    pure = element("small", f"purity {figures.fixed(purity(example.answer), 2)}") if korean and example.answer else None
+        word = said("✓ right", "✓ 맞음") if example.right else said("✗ wrong", "✗ 틀림")
+        chips.insert(0, element("span", word, class_=f"chip {_tone(example.right)}"))
+    pure = figures.fixed(purity(example.answer), 2) if korean and example.answer else None
+    share = element("small", said(f"purity {pure}", f"한글 순도 {pure}")) if pure else None
     text = element("div", shown.html, class_="answer", lang=language(example.answer), dir="ltr", tabindex="0")
-    title = element("h4", element("span", class_=f"dot {style}"), arm, " ", chips, pure)
+    title = element("h4", element("span", class_=f"dot {style}"), arm, " ", chips, share)
     faulty = " faulty" if shown.faults else ""
     return element("article", title, text, class_=f"card {style}{faulty}")
 
 
 def _legend(kinds: Mapping[str, int]) -> Html:
     entries = [
-        element("li", element("mark", english, class_=f"k-{kind}"), " ", subtitle(korean))
+        element("li", element("mark", said(english, korean), class_=f"k-{kind}"))
         for kind, (english, korean) in KINDS.items()
         if kinds.get(kind)
     ]
     entries += [
-        element("li", element("span", fault, class_="chip fault"), " ", subtitle(f"{korean}: 답 전체"))
+        element("li", element("span", said(fault, korean), class_="chip fault"), said(" the whole answer", " 답 전체"))
         for fault, korean in _FAULTS.items()
         if kinds.get(f"fault-{fault}")
     ]
     if not entries:
-        return element(
-            "p",
-            "No foreign script, markup or broken shape in these answers. ",
-            subtitle("섞인 문자가 없습니다."),
-            class_="clean",
-        )
-    return element("ul", entries, class_="legend", aria_label="Legend")
+        english = "No foreign script, markup or broken shape in these answers."
+        return element("p", said(english, "이 답들에는 섞인 문자나 깨진 모양이 없습니다."), class_="clean")
+    return element("ul", entries, class_="legend", aria_label="Legend · 범례")
 
 
 def _tone(right: bool) -> str:

@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlx_loopai.data.audit import Audit
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.report.answers import answers_of
-from mlx_loopai.report.curves import noisy_figure, phase_names, value_figure
+from mlx_loopai.report.audited import audit_section
+from mlx_loopai.report.curves import NATS, noisy_figure, phase_names, value_figure
 from mlx_loopai.report.documents import BASE, PLAIN, Arm, Comparison, comparison_of
-from mlx_loopai.report.elements import Child, Html, element
-from mlx_loopai.report.page import Section, page, reproduction, settings_block, subtitle
+from mlx_loopai.report.elements import Child, Html, element, join
+from mlx_loopai.report.layers import Change, layers_section
+from mlx_loopai.report.page import Language, Section, page, reproduction, said, settings_block
 from mlx_loopai.report.probes import probes_section
 from mlx_loopai.report.svg import Spot, scatter
 from mlx_loopai.report.tables import arms_table, differing_settings
-from mlx_loopai.report.verdict import arm_card, caveats, gate_rule, headline, verdicts
+from mlx_loopai.report.verdict import arm_card, banner, caveats, gate_rule, headline, verdicts
 
 _FIRST_FREE_COLOUR, _COLOURS = 2, 8
-_TABLE_NOTE = (
+AXES = ("retention: kept of the base →", "유지율: 지킨 능력 →"), ("gain ↑", "습득률 ↑")
+_TABLE_NOTE = said(
     "Retention compares what each model generates with what the base generates, above chance, at most 1 per probe."
     " Gain is the share of plain LoRA's improvement on held-out domain text;"
-    " the domain score is minus the nats per token there. Ranges are 95 % bootstrap intervals."
+    " the domain score is minus the nats per token there. Ranges are 95 % bootstrap intervals.",
+    "유지율은 각 모델이 쓴 답을 기준 모델의 답과 견준 값으로, 우연 수준을 빼고 항목마다 1을 넘지 않습니다."
+    " 습득률은 떼어 둔 도메인 글에서 일반 LoRA가 나아진 만큼 대비 비율이고,"
+    " 도메인 점수는 그 글의 토큰당 음의 내트입니다. 범위는 95 % 부트스트랩 구간입니다.",
 )
 
 
@@ -32,8 +39,14 @@ def comparison_page(document: Mapping[str, Any], gate: Gate | None = None, place
     return render(comparison_of(document, place), gate or Gate())
 
 
-def render(comparison: Comparison, gate: Gate) -> str:
-    """The page of a comparison that was read."""
+def render(
+    comparison: Comparison,
+    gate: Gate,
+    changes: Mapping[str, Mapping[str, float]] | None = None,
+    audit: Audit | None = None,
+    language: Language = "en",
+) -> str:
+    """The page of a comparison that was read. `changes`: arm -> adapted module -> norm of its update."""
     styles = arm_styles(comparison.arms)
     sections = [
         _verdict(comparison, styles, gate),
@@ -41,10 +54,12 @@ def render(comparison: Comparison, gate: Gate) -> str:
         probes_section(comparison.arms, styles),
         _answers(comparison, styles),
         _curves(comparison, styles),
+        layers_section([Change(name, styles[name], norms) for name, norms in (changes or {}).items()]),
+        audit_section(audit),
         _settings(comparison),
         reproduction(comparison.command, comparison.versions, comparison.machine),
     ]
-    return page("What fine-tuning changed", "미세 조정이 바꾼 것", _about(comparison), sections)
+    return page("What fine-tuning changed", "미세 조정이 바꾼 것", _about(comparison), sections, language)
 
 
 def arm_styles(arms: Sequence[Arm]) -> dict[str, str]:
@@ -55,29 +70,22 @@ def arm_styles(arms: Sequence[Arm]) -> dict[str, str]:
     return found | {name: f"c{_FIRST_FREE_COLOUR + index % free}" for index, name in enumerate(others)}
 
 
-def _about(comparison: Comparison) -> str:
-    parts = [
-        f"model {comparison.model}" if comparison.model else "",
-        f"{len(comparison.arms)} arms" if len(comparison.arms) > 1 else f"arm {comparison.arms[0].name}",
-        "" if comparison.seed is None else f"seed {comparison.seed}",
+def _about(comparison: Comparison) -> Html:
+    count, first = len(comparison.arms), comparison.arms[0].name
+    parts: list[Child] = [
+        said(f"model {comparison.model}", f"모델 {comparison.model}") if comparison.model else "",
+        said(f"{count} arms", f"비교 대상 {count}개") if count > 1 else said(f"arm {first}", f"대상 {first}"),
+        "" if comparison.seed is None else said(f"seed {comparison.seed}", f"시드 {comparison.seed}"),
         comparison.machine,
     ]
-    return " · ".join(part for part in parts if part)
+    return join([part for part in parts if part], " · ")
 
 
 def _verdict(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> Section:
-    top = headline(comparison, gate)
     cards = [arm_card(verdict, styles[verdict.arm.name]) for verdict in verdicts(comparison.arms, gate)]
-    notes = [element("p", english, " ", subtitle(korean), class_="caveat") for english, korean in caveats(comparison)]
-    banner = element(
-        "div",
-        element("p", top.english, class_="headline"),
-        element("p", top.korean, lang="ko"),
-        class_=f"banner {top.tone}",
-    )
     body: Child = [
-        banner,
-        notes,
+        banner(headline(comparison, gate)),
+        [element("p", said(*caveat), class_="caveat") for caveat in caveats(comparison)],
         element("div", cards, class_="grid wide"),
         element("p", gate_rule(gate), class_="note"),
     ]
@@ -107,12 +115,16 @@ def _retention_against_gain(arms: Sequence[Arm], styles: Mapping[str, str], gate
     spots = retention_spots(arms, styles)
     if not spots:
         return None
-    label = "; ".join(f"{spot.name}: retention {spot.x:.3f}, gain {spot.y:.3f}" for spot in spots)
+    label = "; ".join(f"{spot.name}: retention · 유지율 {spot.x:.3f}, gain · 습득률 {spot.y:.3f}" for spot in spots)
+    note = said(
+        "Up and to the right is better; the shaded part passes the floor on retention.",
+        "오른쪽 위일수록 좋으며, 색칠한 곳이 유지율 기준을 넘는 자리입니다.",
+    )
     return element(
         "figure",
-        element("figcaption", element("b", "Kept against learnt"), " ", subtitle("지킨 것과 배운 것")),
-        scatter(spots, label, "retention: kept of the base →", "gain ↑", gate.floor),
-        element("p", "Up and to the right is better; the shaded part passes the floor on retention.", class_="note"),
+        element("figcaption", element("b", said("Kept against learnt", "지킨 것과 배운 것"))),
+        scatter(spots, label, *AXES, gate.floor),
+        element("p", note, class_="note"),
         class_="scatter",
     )
 
@@ -128,21 +140,24 @@ def _curves(comparison: Comparison, styles: Mapping[str, str]) -> Section | None
         return None
     losses = [step.loss for arm in trained for step in arm.curve if step.loss is not None]
     blocks = [arm_curves(arm, styles[arm.name], (min(losses), max(losses)) if losses else ()) for arm in trained]
-    note = element(
-        "p", "The losses share one scale. Arms see different rows, so compare shapes, not heights.", class_="note"
+    note = said(
+        "The losses share one scale. Arms see different rows, so compare shapes, not heights.",
+        "손실은 같은 눈금입니다. 모델마다 보는 자료가 다르므로 높이가 아니라 모양을 비교하십시오.",
     )
-    return Section("curves", "Training", "학습 과정", [blocks, note if len(trained) > 1 else None])
+    return Section(
+        "curves", "Training", "학습 과정", [blocks, element("p", note, class_="note") if len(trained) > 1 else None]
+    )
 
 
 def arm_curves(arm: Arm, style: str, loss_range: tuple[float, ...]) -> Html:
     """The curves of one arm: loss, penalty where there is one, learning rate."""
-    steps = arm.curve
+    steps, name = arm.curve, arm.name
     pictures = [
         noisy_figure(
-            steps, lambda step: step.loss, style, f"Loss of {arm.name}", "학습 손실", "nats per token", loss_range
+            steps, lambda step: step.loss, style, (f"Loss of {name}", f"{name}의 학습 손실"), NATS, loss_range
         ),
-        value_figure(steps, lambda step: step.penalty, style, f"Penalty of {arm.name}", "벌점"),
-        value_figure(steps, lambda step: step.learning_rate, style, f"Learning rate of {arm.name}", "학습률"),
+        value_figure(steps, lambda step: step.penalty, style, (f"Penalty of {name}", f"{name}의 벌점")),
+        value_figure(steps, lambda step: step.learning_rate, style, (f"Learning rate of {name}", f"{name}의 학습률")),
     ]
     return element("div", element("div", pictures, class_="grid even"), phase_legend(phase_names(steps)))
 
@@ -152,14 +167,17 @@ def phase_legend(names: Sequence[str]) -> Html | None:
     if not names:
         return None
     listed = " · ".join(f"{number} {name}" for number, name in enumerate(names, 1))
-    return element("p", f"Phases: {listed}", class_="note")
+    return element("p", said(f"Phases: {listed}", f"단계: {listed}"), class_="note")
 
 
 def _settings(comparison: Comparison) -> Section | None:
-    blocks = [settings_block(f"All settings of {arm.name}", arm.settings) for arm in comparison.arms]
+    blocks = [
+        settings_block(said(f"All settings of {arm.name}", f"{arm.name}의 모든 설정"), arm.settings)
+        for arm in comparison.arms
+    ]
     blocks = [block for block in blocks if block is not None]
     if not blocks:
         return None
     differing = differing_settings(comparison.arms)
-    title = element("p", "Where the arms differ: ", subtitle("서로 다른 설정")) if differing else None
+    title = element("p", said("Where the arms differ:", "서로 다른 설정:")) if differing else None
     return Section("settings", "Settings", "설정", [title, differing, blocks])

@@ -9,10 +9,11 @@ from itertools import groupby
 from mlx_loopai.report import figures
 from mlx_loopai.report.documents import Step
 from mlx_loopai.report.elements import Html, element
-from mlx_loopai.report.page import subtitle
+from mlx_loopai.report.page import said
 from mlx_loopai.report.svg import Band, Curve, Point, line_chart
 
 MOST_POINTS = 400
+NATS = ("nats per token", "토큰당 내트")
 _WINDOWS_PER_PHASE = 16
 
 Quantity = Callable[[Step], float | None]
@@ -22,9 +23,8 @@ def noisy_figure(
     steps: Sequence[Step],
     value: Quantity,
     colour: str,
-    title: str,
-    korean: str,
-    unit: str = "",
+    title: tuple[str, str],
+    unit: tuple[str, str] = ("", ""),
     y_values: Iterable[float] = (),
 ) -> Html:
     """One quantity of every step, faint, and its moving average in each phase; skipped steps are ticks at the bottom.
@@ -35,29 +35,47 @@ def noisy_figure(
     smooth = [Curve(part, colour) for part in _smooth_by_phase(steps, value)]
     skipped = [float(step.step) for step in steps if step.skipped]
     curves = [Curve(thinned(raw), f"{colour} faint"), *smooth]
-    picture = line_chart(curves, title, bands_of(steps), y_values, thinned_steps(skipped))
-    parts = [unit, _extremes([y for _, y in raw]), f"{len(skipped)} skipped" if skipped else ""]
-    return _figure(title, korean, picture, "; ".join(part for part in parts if part))
+    picture = line_chart(curves, " · ".join(title), bands_of(steps), y_values, thinned_steps(skipped))
+    count = (f"{len(skipped)} skipped", f"{len(skipped)}번 건너뜀") if skipped else ("", "")
+    notes = zip(unit, _extremes([y for _, y in raw]), count, strict=True)
+    english, korean = ("; ".join(part for part in parts if part) for parts in notes)
+    return drawn(title, picture, said(english, korean))
 
 
-def value_figure(steps: Sequence[Step], value: Quantity, colour: str, title: str, korean: str) -> Html | None:
+def value_figure(steps: Sequence[Step], value: Quantity, colour: str, title: tuple[str, str]) -> Html | None:
     """One quantity of every step as it is; None when no step has it or when it is zero throughout."""
     points = [(step.step, value(step)) for step in steps]
     if not any(y for _, y in points):
         return None
-    picture = line_chart([Curve(thinned(points), colour)], title, bands_of(steps))
-    highest = max(y for _, y in points if y is not None)
-    return _figure(title, korean, picture, f"highest {figures.rounded(highest)}")
+    picture = line_chart([Curve(thinned(points), colour)], " · ".join(title), bands_of(steps))
+    highest = figures.rounded(max(y for _, y in points if y is not None))
+    return drawn(title, picture, said(f"highest {highest}", f"최고 {highest}"))
 
 
 def kept_figure(readings: Sequence[Point], steps: Sequence[Step], colour: str) -> Html | None:
     """The monitor's readings over the steps, 1 being the base; None without readings."""
+    units = ("exp(-KL from the base) per token, 1: unchanged", "토큰당 exp(-기준 모델과의 KL), 1이면 그대로")
+    return _readings_figure(readings, steps, colour, ("General answers kept", "지킨 일반 능력"), units, (1.0,))
+
+
+def validation_figure(readings: Sequence[Point], steps: Sequence[Step], colour: str) -> Html | None:
+    """The loss on held-out rows over the steps; None when they were not scored meanwhile."""
+    return _readings_figure(readings, steps, colour, ("Loss on held-out rows", "떼어 둔 자료의 손실"), NATS)
+
+
+def _readings_figure(
+    readings: Sequence[Point],
+    steps: Sequence[Step],
+    colour: str,
+    title: tuple[str, str],
+    units: tuple[str, str],
+    y_values: Iterable[float] = (),
+) -> Html | None:
     if not readings:
         return None
-    title = "General answers kept"
-    picture = line_chart([Curve(thinned(readings), colour)], title, bands_of(steps), (1.0,))
-    note = f"exp(-KL from the base) per token, 1: unchanged; {_extremes([y for _, y in readings])}"
-    return _figure(title, "지킨 일반 능력", picture, note)
+    picture = line_chart([Curve(thinned(readings), colour)], " · ".join(title), bands_of(steps), y_values)
+    known = _extremes([y for _, y in readings])
+    return drawn(title, picture, said(*(f"{unit}; {extremes}" for unit, extremes in zip(units, known, strict=True))))
 
 
 def bands_of(steps: Sequence[Step]) -> list[Band]:
@@ -125,14 +143,16 @@ def _smooth_by_phase(steps: Sequence[Step], value: Quantity) -> list[list[Point]
     return parts
 
 
-def _extremes(values: Sequence[float | None]) -> str:
+def _extremes(values: Sequence[float | None]) -> tuple[str, str]:
+    """The lowest, highest and last value, in English and Korean."""
     known = [value for value in values if value is not None]
     if not known:
-        return "no finite value"
+        return "no finite value", "유한한 값 없음"
     low, high, last = map(figures.rounded, (min(known), max(known), known[-1]))
-    return f"{low} to {high}, last {last}"
+    return f"{low} to {high}, last {last}", f"{low}~{high}, 마지막 {last}"
 
 
-def _figure(title: str, korean: str, picture: Html, note: str) -> Html:
-    heading = element("figcaption", element("b", title), " ", subtitle(korean))
+def drawn(title: tuple[str, str], picture: Html, note: Html) -> Html:
+    """A picture with its title above and a note below."""
+    heading = element("figcaption", element("b", said(*title)))
     return element("figure", heading, picture, element("p", note, class_="note"))

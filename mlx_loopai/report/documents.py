@@ -125,15 +125,16 @@ class Comparison:
 class Run:
     """A training run.
 
-    `kept`: (step, value) of the monitor's readings; `summary`: of its `done` event, None while it has not ended;
-    `lost`: the base and the run's model with some answers that the one had right and the other has wrong, empty when
-    there are none.
+    `kept`: (step, value) of the monitor's readings, `validation` of the held-out loss; `summary`: of its `done` event,
+    None while it has not ended; `lost`: the base and the run's model with some answers that the one had right and the
+    other has wrong, empty when there are none.
     """
 
     name: str
     settings: str
     steps: tuple[Step, ...]
     kept: tuple[tuple[int, float | None], ...]
+    validation: tuple[tuple[int, float | None], ...]
     summary: Mapping[str, Any] | None
     total_steps: int | None
     resumed_from: tuple[str, ...]
@@ -209,7 +210,8 @@ def run_of(
         name=name,
         settings=settings,
         steps=steps_of(events),
-        kept=_kept_of(events),
+        kept=_readings(events, "monitor", "kept"),
+        validation=_readings(events, "validation", "nll_per_token"),
         summary=done,
         total_steps=totals[-1] if totals else None,
         resumed_from=tuple(
@@ -241,11 +243,10 @@ def steps_of(events: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
     return tuple(found[step] for step in sorted(found))
 
 
-def _kept_of(events: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float | None], ...]:
-    """(step, kept) of every reading of the monitor, in order; of a repeated one the last counts."""
-    readings = [event for event in events if event.get("event") == "monitor"]
-    found = {_count(event.get("step")): number(event.get("kept")) for event in readings}
-    return tuple(sorted((step, kept) for step, kept in found.items() if step is not None))
+def _readings(events: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[tuple[int, float | None], ...]:
+    """(step, value) of every event of a kind, in order; of a repeated step the last counts."""
+    found = {_count(event.get("step")): number(event.get(name)) for event in events if event.get("event") == kind}
+    return tuple(sorted((step, value) for step, value in found.items() if step is not None))
 
 
 def _lost(evaluated: Arm) -> tuple[Arm, ...]:

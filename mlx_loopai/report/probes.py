@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from mlx_loopai.report import figures
 from mlx_loopai.report.documents import Arm, ProbeScore
-from mlx_loopai.report.elements import Html, element
-from mlx_loopai.report.page import Section, subtitle
+from mlx_loopai.report.elements import Child, Html, element, join
+from mlx_loopai.report.page import Section, said
 
-_NOTE = (
+_NOTE = said(
     "Share of right answers. The solid mark is the base, the dotted one is chance;"
-    " −/+ counts answers that became wrong and right. "
+    " −/+ counts answers that became wrong and right.",
+    "정답률입니다. 실선은 기준 모델, 점선은 우연이며 −/+는 틀리게 된 답과 맞게 된 답의 수입니다.",
 )
 
 
@@ -23,23 +24,28 @@ def probes_section(arms: Sequence[Arm], styles: Mapping[str, str]) -> Section | 
     cards = []
     for name in names:
         found = [(arm, probe) for arm in arms for probe in arm.probes if probe.name == name]
-        first = found[0][1]
-        about = [
-            f"n = {figures.count(first.n)}" if first.n else "",
-            f"chance {figures.fixed(first.chance, 2)}" if first.chance else "",
-            "" if first.counted else "not counted: the base is near chance",
-        ]
-        title = element("h3", name, " ", element("small", " · ".join(part for part in about if part)))
+        title = element("h3", name, " ", element("small", join(_about(found[0][1]), " · ")))
         bars = [_bar(arm.name, probe, styles[arm.name]) for arm, probe in found]
         cards.append(element("article", title, bars, class_="card probe"))
-    note = element("p", _NOTE, subtitle("정답률; 실선은 기준 모델, 점선은 우연"), class_="note")
-    return Section("probes", "Abilities", "능력별 결과", [element("div", cards, class_="grid even"), note])
+    body = [element("div", cards, class_="grid even"), element("p", _NOTE, class_="note")]
+    return Section("probes", "Abilities", "능력별 결과", body)
+
+
+def _about(probe: ProbeScore) -> list[Child]:
+    chance = figures.fixed(probe.chance, 2)
+    return [
+        *([f"n = {figures.count(probe.n)}"] if probe.n else []),
+        *([said(f"chance {chance}", f"우연 {chance}")] if probe.chance else []),
+        *([] if probe.counted else [said("not counted: the base is near chance", "제외: 기준 모델이 우연 수준")]),
+    ]
 
 
 def _bar(arm: str, probe: ProbeScore, style: str) -> Html:
     marks = [
-        element("span", class_=f"at {kind}", style=f"left:{_share(value)}", title=f"{kind} {figures.fixed(value)}")
-        for kind, value in (("base", probe.base), ("chance", probe.chance))
+        element(
+            "span", class_=f"at {kind}", style=f"left:{_share(value)}", title=f"{kind} · {name} {figures.fixed(value)}"
+        )
+        for kind, name, value in (("base", "기준", probe.base), ("chance", "우연", probe.chance))
         if value is not None and (kind == "base" or value > 0)
     ]
     track = element(

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from mlx_loopai.evaluation.gate import Gate
-from mlx_loopai.report.comparison import arm_styles, retention_spots
+from mlx_loopai.report.comparison import AXES, arm_styles, retention_spots
 from mlx_loopai.report.documents import Comparison, comparison_of
 from mlx_loopai.report.figures import count, duration, fixed, interval
 from mlx_loopai.report.style import STYLE
@@ -83,7 +83,7 @@ def picture(comparison: Comparison) -> str:
     """Retention against gain as a stand-alone SVG file."""
     gate = Gate()
     spots = retention_spots(comparison.arms, arm_styles(comparison.arms))
-    drawn = scatter(spots, "retention against gain", "retention: kept of the base →", "gain ↑", gate.floor)
+    drawn = scatter(spots, "retention against gain", *AXES, gate.floor)
     head, _, rest = drawn.markup.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}svg{{background:var(--card)}}</style>{rest}\n'
 

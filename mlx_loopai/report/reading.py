@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mlx_loopai.data.audit import Audit, audit
+from mlx_loopai.diagnostics.lora_weights import update_norms
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.files import write_whole
+from mlx_loopai.models.adapter_folder import read_adapter
 from mlx_loopai.report import comparison, run
 from mlx_loopai.report.documents import Arm, comparison_of, run_of
+from mlx_loopai.report.page import Language
+from mlx_loopai.report.tables import flat_settings
 from mlx_loopai.training.events import RunDirectory
+from mlx_loopai.training.replay import read_source
 
 REPORT_NAME = "report.html"
 COMPARISON_NAMES = ("demo.json", "compare.json", "comparison.json")
@@ -30,8 +38,10 @@ class Report:
     passes: dict[str, bool]
 
 
-def report_of(source: Path) -> Report:
-    """The report of a run's folder, of a comparison's folder or of its JSON file.
+def report_of(source: Path, language: Language = "en") -> Report:
+    """The report of a run's folder, of a comparison's folder or of its JSON file; `language` is shown at first.
+
+    The sources that the settings name are audited where they still are, and the adapters beside it are measured.
 
     Raises: InputError when nothing of the kind is there or a file in it is broken.
     """
@@ -39,7 +49,7 @@ def report_of(source: Path) -> Report:
         found = next((source / name for name in COMPARISON_NAMES if (source / name).is_file()), None)
         directory = RunDirectory(source)
         if directory.events.is_file() or directory.resolved.is_file():
-            return _run_report(directory)
+            return _run_report(directory, language)
         if found is None:
             raise InputError(f"{source}: holds no run (events.jsonl) and no comparison ({', '.join(COMPARISON_NAMES)})")
         source = found
@@ -47,7 +57,10 @@ def report_of(source: Path) -> Report:
         raise InputError(f"{source}: no such file or folder; give a run's folder or the JSON of a comparison")
     read = comparison_of(_json(source), str(source))
     gate = Gate()
-    return Report("comparison", comparison.render(read, gate), _passes(read.arms, gate))
+    adapters = {arm.name: source.parent / arm.name for arm in read.arms if arm.is_trained}
+    changes = {name: norms for name, folder in adapters.items() if (norms := _norms(folder))}
+    audited = _audit([arm.settings for arm in read.arms])
+    return Report("comparison", comparison.render(read, gate, changes, audited, language), _passes(read.arms, gate))
 
 
 def default_place(source: Path) -> Path:
@@ -64,7 +77,7 @@ def write_page(html: str, out: Path) -> None:
     write_whole(out, html)
 
 
-def _run_report(directory: RunDirectory) -> Report:
+def _run_report(directory: RunDirectory, language: Language) -> Report:
     evaluation_path = directory.path / EVALUATION_NAME
     identity = _json(directory.identity) if directory.identity.is_file() else {}
     settings = _text(directory.resolved) if directory.resolved.is_file() else ""
@@ -80,7 +93,31 @@ def _run_report(directory: RunDirectory) -> Report:
         else "",
     )
     arms = () if read.evaluation is None else (read.evaluation,)
-    return Report("run", run.run_page(read), _passes(arms, run.gate_of(read)))
+    html = run.run_page(read, _norms(directory.path), _audit([settings]), language)
+    return Report("run", html, _passes(arms, run.gate_of(read)))
+
+
+def _norms(folder: Path) -> dict[str, float]:
+    """Adapted module -> norm of its update; empty where there is no adapter that can be read."""
+    try:
+        read = read_adapter(RunDirectory(folder).adapter)
+    except InputError:
+        return {}
+    return update_norms({name: (np.array(a), np.array(b), read.scale) for name, (a, b) in read.factors.items()})
+
+
+def _audit(settings: Sequence[str]) -> Audit | None:
+    """The audit of every source that the settings name; None when one is gone or unreadable, or none is named."""
+    sources: dict[str, str] = {}
+    for text in settings:
+        flat = flat_settings(text)
+        paths = {key: value for key, value in flat.items() if key.startswith("sources.") and key.endswith(".path")}
+        sources |= {path: flat.get(f"{key.removesuffix('path')}category", "domain") for key, path in paths.items()}
+    try:
+        records = [record for path, category in sources.items() for record in read_source(path, category)]
+    except InputError:
+        return None
+    return audit(records) if records else None
 
 
 def _passes(arms: tuple[Arm, ...], gate: Gate) -> dict[str, bool]:

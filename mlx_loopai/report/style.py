@@ -21,6 +21,7 @@ body{margin:0;background:var(--bg);color:var(--ink);line-height:1.6;font-size:16
 font-family:system-ui,-apple-system,"Apple SD Gothic Neo","Pretendard","Noto Sans KR","Noto Sans CJK KR",
 "Malgun Gothic",sans-serif}
 [lang=ko]{word-break:keep-all;overflow-wrap:anywhere}
+body{position:relative}
 main{max-width:1120px;margin:0 auto;padding:28px 20px 64px}
 h1,h2,h3,h4,p,figure,dl,dd,ul{margin:0}
 h1{font-size:2rem;line-height:1.2;letter-spacing:-.02em}
@@ -31,7 +32,14 @@ small,.note,.subtitle,.brand{color:var(--soft)}
 small{font-size:.78rem;font-weight:400}
 .brand{font-weight:700;letter-spacing:.04em;font-size:.85rem}
 .subtitle{margin-top:6px;overflow-wrap:anywhere}
-.ko{color:var(--soft);font-size:.85em;font-weight:400}
+.ko,#ko:checked~main .en{display:none}
+#ko:checked~main .ko{display:inline}
+.pick{position:absolute;opacity:0}
+.languages{position:absolute;top:22px;right:max(20px,calc(50% - 540px));display:flex;border:1px solid var(--line);
+border-radius:99px;overflow:hidden;font-size:.85rem;background:var(--card)}
+.languages label{padding:3px 13px;cursor:pointer;color:var(--soft)}
+#en:checked~.languages [for=en],#ko:checked~.languages [for=ko]{background:var(--c6);color:var(--bg);font-weight:600}
+.pick:focus-visible~.languages{outline:2px solid var(--c6);outline-offset:2px}
 .note{font-size:.85rem;margin-top:10px}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin-top:14px;font-size:.9rem}
 a{color:var(--c6)}
@@ -52,14 +60,12 @@ figure{margin-bottom:14px}
 .card h3{display:flex;flex-wrap:wrap;align-items:center;gap:8px;overflow-wrap:anywhere}
 .bigs{display:grid;grid-auto-flow:column;grid-auto-columns:1fr;gap:14px;margin:14px 0 4px}
 .big b{display:block;font-size:1.5rem;line-height:1.2;letter-spacing:-.02em;font-variant-numeric:tabular-nums}
-.big>span:last-child{font-size:.8rem;color:var(--soft)}
 .meter{display:block;height:6px;border-radius:3px;background:var(--track);margin:6px 0;overflow:hidden}
 .reasons{color:var(--bad);font-size:.9rem;padding-left:18px;margin-top:10px}
 .chip{display:inline-block;font-size:.75rem;font-weight:600;border-radius:99px;padding:1px 9px;white-space:nowrap}
 .chip.pass{color:var(--good);background:var(--good-bg)}
 .chip.fail{color:var(--bad);background:var(--bad-bg)}
 .chip.fault{color:var(--bad);border:1px solid;padding:0 8px}
-.chip .ko{color:inherit}
 .dot{display:inline-block;width:.72em;height:.72em;border-radius:50%;background:var(--c);margin-right:.45em;flex:none}
 h3 .dot,h4 .dot{margin-right:0}
 .c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}
@@ -82,6 +88,7 @@ table.settings td{white-space:normal;min-width:9em;overflow-wrap:anywhere}
 table.settings th[scope=row]{font-weight:400;font-family:var(--mono)}
 .bar{display:grid;grid-template-columns:5.6em 1fr 2.9em 4.4em;align-items:center;gap:8px;margin-top:9px;
 font-size:.86rem;font-variant-numeric:tabular-nums}
+.bar.counted{grid-template-columns:7.5em 1fr 3.6em}
 .who{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .value{text-align:right;font-weight:600}
 .churn{color:var(--soft);font-size:.74rem;white-space:nowrap}
@@ -131,7 +138,9 @@ code{overflow-wrap:anywhere}
 font-variant-numeric:tabular-nums}
 dt{color:var(--soft)}
 dd{overflow-wrap:anywhere;min-width:0}
-.memory{max-width:640px;margin-top:18px}
+.memory,.narrow{max-width:640px}
+.memory{margin-top:18px}
+figure .legend{margin:8px 0 0}
 @media (max-width:640px){
 main{padding:20px 14px 48px}
 h1{font-size:1.6rem}.headline{font-size:1.2rem}
@@ -139,10 +148,11 @@ section{margin-top:34px}
 .card,figure{padding:12px}
 .big b{font-size:1.25rem}.bigs{gap:10px}
 th,td{padding:8px 10px}
-th[scope=row]{white-space:normal;min-width:7em}th[scope=row] small{display:none}th[scope=row] .ko{display:block}
+th[scope=row]{white-space:normal;min-width:7em}th[scope=row] small{display:none}
 .answers{grid-auto-flow:row;grid-auto-columns:auto;overflow-x:visible}
 .answer{max-height:15em}
 .bar{grid-template-columns:5.2em 1fr 2.9em 4.3em;gap:6px}
+.languages{top:16px;right:14px}
 svg text{font-size:12.5px}
 .facts{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}
 @media print{.answer{max-height:none}nav{display:none}.card,figure{break-inside:avoid}}

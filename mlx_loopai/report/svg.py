@@ -113,8 +113,15 @@ def line_chart(
     return _picture(children, label, HEIGHT)
 
 
-def scatter(spots: Sequence[Spot], label: str, x_name: str, y_name: str, floor: float, height: float = 270.0) -> Html:
-    """Named points with their intervals; the part at or above the x floor is shaded."""
+def scatter(
+    spots: Sequence[Spot],
+    label: str,
+    x_name: tuple[str, str],
+    y_name: tuple[str, str],
+    floor: float,
+    height: float = 270.0,
+) -> Html:
+    """Named points with their intervals; the part at or above the x floor is shaded. Axes: English and Korean."""
     x = Axis.over(_extent([(spot.x, spot.x_interval) for spot in spots], (floor, 1.0)), LEFT, WIDTH - RIGHT)
     y = Axis.over(_extent([(spot.y, spot.y_interval) for spot in spots], (0.0, 1.0)), height - BOTTOM - 14, TOP)
     edge = x.at(floor)
@@ -122,9 +129,9 @@ def scatter(spots: Sequence[Spot], label: str, x_name: str, y_name: str, floor: 
         _rectangle(edge, TOP, WIDTH - RIGHT - edge, y.start - TOP, "good-zone"),
         *_grid(x, y, x_whole=False),
         _line(edge, TOP, edge, y.start, "floor"),
-        _label(edge - 6, (TOP + y.start) / 2 + 24, f"floor {floor:g}", "tick", "end"),
-        _label((LEFT + WIDTH - RIGHT) / 2, height - 6, x_name, "axis", "middle"),
-        _label(4, TOP - 6, y_name, "axis", "start"),
+        *_said(edge - 6, (TOP + y.start) / 2 + 24, (f"floor {floor:g}", f"기준 {floor:g}"), "tick", "end"),
+        *_said((LEFT + WIDTH - RIGHT) / 2, height - 6, x_name, "axis", "middle"),
+        *_said(4, TOP - 6, y_name, "axis", "start"),
         *(mark for spot in spots for mark in _spot(spot, x, y)),
         *_spot_labels(spots, x, y),
     ]
@@ -244,6 +251,11 @@ def _circle(x: float, y: float, radius: float, style: str, *children: Html) -> H
 
 def _label(x: float, y: float, text: str, style: str, anchor: str) -> Html:
     return element("text", text, x=_n(x), y=_n(y), class_=style, text_anchor=anchor)
+
+
+def _said(x: float, y: float, texts: tuple[str, str], style: str, anchor: str) -> list[Html]:
+    """One label in each language, of which the page shows one."""
+    return [_label(x, y, text, f"{style} {code}", anchor) for code, text in zip(("en", "ko"), texts, strict=True)]
 
 
 def _shortened(name: str, limit: int = 24) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.report import figures
 from mlx_loopai.report.documents import PLAIN, Arm, Comparison
 from mlx_loopai.report.elements import Html, element
-from mlx_loopai.report.page import subtitle
+from mlx_loopai.report.page import said
 
 # Above this retention plain LoRA has not forgotten, and there is nothing that guarding could have kept (DESIGN 7).
 FORGETS_BELOW = 0.93
@@ -17,10 +18,10 @@ FORGETS_BELOW = 0.93
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reasons`: why the gate says no, empty when it says yes."""
+    """`reasons`: why the gate says no, in English and Korean; empty when it says yes."""
 
     arm: Arm
-    reasons: tuple[str, ...]
+    reasons: tuple[tuple[str, str], ...]
 
     @property
     def passes(self) -> bool:
@@ -38,7 +39,12 @@ class Headline:
 
 def verdicts(arms: Sequence[Arm], gate: Gate) -> list[Verdict]:
     """The gate's word on every trained arm."""
-    return [Verdict(arm, tuple(gate.check(arm.figures))) for arm in arms if arm.is_trained]
+    return [verdict_on(arm, gate) for arm in arms if arm.is_trained]
+
+
+def verdict_on(arm: Arm, gate: Gate) -> Verdict:
+    """The gate's word on one arm."""
+    return Verdict(arm, tuple(zip(gate.check(arm.figures), _korean_reasons(arm, gate), strict=True)))
 
 
 def headline(comparison: Comparison, gate: Gate) -> Headline:
@@ -61,12 +67,21 @@ def headline(comparison: Comparison, gate: Gate) -> Headline:
     return Headline("pass", f"{names} {'pass' if plural else 'passes'} the gate.", f"{names}: 기준을 통과했습니다.")
 
 
-def gate_rule(gate: Gate) -> str:
+def banner(top: Headline) -> Html:
+    """The headline, large."""
+    return element("div", element("p", said(top.english, top.korean), class_="headline"), class_=f"banner {top.tone}")
+
+
+def gate_rule(gate: Gate) -> Html:
     """The floors in words."""
-    rule = (
+    english = (
         f"The gate asks for retention of at least {gate.floor:g} and at least {gate.minimum_floor:g} on the worst probe"
     )
-    return f"{rule}, and a gain of at least {gate.gain_floor:g}." if gate.gain_floor > 0 else f"{rule}."
+    korean = f"통과 기준: 유지율 {gate.floor:g} 이상, 최저 항목 {gate.minimum_floor:g} 이상"
+    if gate.gain_floor > 0:
+        english += f", and a gain of at least {gate.gain_floor:g}"
+        korean += f", 습득률 {gate.gain_floor:g} 이상"
+    return said(f"{english}.", f"{korean}.")
 
 
 def caveats(comparison: Comparison) -> list[tuple[str, str]]:
@@ -96,7 +111,8 @@ def caveats(comparison: Comparison) -> list[tuple[str, str]]:
 def arm_card(verdict: Verdict, style: str) -> Html:
     """One arm's verdict: its figures large, what they mean below."""
     arm = verdict.arm
-    chip = element("span", "✓ passes" if verdict.passes else "✗ fails", class_=f"chip {_tone(verdict.passes)}")
+    word = said("✓ passes", "✓ 통과") if verdict.passes else said("✗ fails", "✗ 미달")
+    chip = element("span", word, class_=f"chip {_tone(verdict.passes)}")
     return element(
         "article",
         element("h3", element("span", class_=f"dot {style}"), arm.name, " ", chip),
@@ -108,11 +124,25 @@ def arm_card(verdict: Verdict, style: str) -> Html:
             class_="bigs",
         ),
         [element("p", sentence) for sentence in sentences(arm)],
-        element("ul", [element("li", reason) for reason in verdict.reasons], class_="reasons")
+        element("ul", [element("li", said(*pair)) for pair in verdict.reasons], class_="reasons")
         if verdict.reasons
         else None,
         class_=f"card {style}",
     )
+
+
+def _korean_reasons(arm: Arm, gate: Gate) -> list[str]:
+    """What `gate.check` says, in its order."""
+    checks = [("유지율", arm.retention, gate.floor), ("최저 항목 유지율", arm.retention_min, gate.minimum_floor)]
+    if gate.gain_floor > 0 or arm.gain is not None:
+        checks.append(("습득률", arm.gain, gate.gain_floor))
+    return [
+        f"{name}: 값이 없습니다"
+        if value is None
+        else f"{name} {math.floor(value * 1e4) / 1e4:.4f}: 기준 {floor:g} 미만"
+        for name, value, floor in checks
+        if value is None or value < floor
+    ]
 
 
 def sentences(arm: Arm) -> list[Html]:
@@ -125,41 +155,53 @@ def _kept(arm: Arm) -> Html | None:
         return None
     lost = arm.retention <= FORGETS_BELOW
     share = figures.percent(max(1 - arm.retention, 0.0) if lost else arm.retention)
-    bounds = figures.interval(arm.retention_interval)
-    worst = arm.worst_probe
-    english = f"{'Lost' if lost else 'Kept'} {share} of what the base could do"
-    english += f" (retention {figures.fixed(arm.retention)}{f', 95 % interval {bounds}' if bounds else ''})"
-    if worst:
-        english += f"; worst on {worst.name}: {figures.fixed(worst.base)} → {figures.fixed(worst.score)}"
-    korean = f"기준 모델의 능력 중 {share}를 {'잃었습니다' if lost else '지켰습니다'}."
-    return element("span", f"{english}. ", subtitle(korean))
+    english = (
+        f"{'Lost' if lost else 'Kept'} {share} of what the base could do (retention {figures.fixed(arm.retention)}"
+    )
+    korean = f"기준 모델이 하던 일의 {share}를 {'잃었습니다' if lost else '지켰습니다'}"
+    korean += f" (유지율 {figures.fixed(arm.retention)}"
+    if bounds := figures.interval(arm.retention_interval):
+        english += f", 95 % interval {bounds}"
+        korean += f", 95 % 구간 {bounds.replace(' to ', '~')}"
+    english, korean = f"{english})", f"{korean})"
+    if worst := arm.worst_probe:
+        scores = f"{worst.name}: {figures.fixed(worst.base)} → {figures.fixed(worst.score)}"
+        english += f"; worst on {scores}"
+        korean += f"; 가장 낮은 항목 {scores}"
+    return said(f"{english}.", f"{korean}.")
 
 
 def _churn(arm: Arm) -> Html | None:
-    lost, won = arm.right_to_wrong, arm.wrong_to_right
-    if lost is None:
+    if arm.right_to_wrong is None:
         return None
-    english = f"{figures.count(lost)} right answers became wrong, {figures.count(won)} wrong ones right. "
-    return element("span", english, subtitle(f"맞던 답 {figures.count(lost)}개가 틀리게 되었습니다."))
+    lost, won = figures.count(arm.right_to_wrong), figures.count(arm.wrong_to_right)
+    return said(
+        f"{lost} right answers became wrong, {won} wrong ones right.",
+        f"맞던 답 {lost}개가 틀리게, 틀리던 답 {won}개가 맞게 되었습니다.",
+    )
 
 
 def _learnt(arm: Arm) -> Html | None:
     if arm.gain is None:
         return None
     if arm.name == PLAIN:
-        return element(
-            "span", "Its gain on the domain is what the others are measured by. ", subtitle("습득률의 기준입니다.")
+        return said(
+            "Its gain on the domain is what the others are measured by.",
+            "이 모델이 배운 양이 다른 모델의 습득률 기준입니다.",
         )
-    bounds = figures.interval(arm.gain_interval)
-    english = f"Learnt {figures.percent(arm.gain)} of what plain LoRA learnt of the domain"
-    english += f" (95 % interval {bounds}). " if bounds else ". "
-    return element("span", english, subtitle(f"일반 LoRA가 배운 것의 {figures.percent(arm.gain)}를 배웠습니다."))
+    share, bounds = figures.percent(arm.gain), figures.interval(arm.gain_interval)
+    english = f"Learnt {share} of what plain LoRA learnt of the domain"
+    korean = f"일반 LoRA가 도메인에서 배운 것의 {share}를 배웠습니다"
+    if bounds:
+        english += f" (95 % interval {bounds})"
+        korean += f" (95 % 구간 {bounds.replace(' to ', '~')})"
+    return said(f"{english}.", f"{korean}.")
 
 
 def _big(name: str, korean: str, text: str, value: float | None, style: str) -> Html:
     width = 0.0 if value is None else 100 * min(max(value, 0.0), 1.0)
     bar = element("span", element("span", style=f"width:{width:.1f}%", class_=f"fill {style}"), class_="meter")
-    return element("div", element("b", text), bar, element("span", name, " ", subtitle(korean)), class_="big")
+    return element("div", element("b", text), bar, element("small", said(name, korean)), class_="big")
 
 
 def _tone(passes: bool) -> str:

@@ -11,8 +11,8 @@ import pytest
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.diagnostics.attention import attention
 from mlx_loopai.diagnostics.gradients import gradient_flow
-from mlx_loopai.diagnostics.hidden import hidden, linear_cka, mean_cosine
-from mlx_loopai.diagnostics.lora_weights import updates
+from mlx_loopai.diagnostics.hidden import hidden, linear_cka, mean_cosine, sentence_states
+from mlx_loopai.diagnostics.lora_weights import update_norms, updates
 from mlx_loopai.models.attention import watched_attention
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.load import LoadedModel, load_model
@@ -95,6 +95,18 @@ def test_hidden_states_drift_only_with_an_adapter_that_does_something(loaded: Lo
         hidden(loaded.model, IDS[:1], IDS[:1])
 
 
+def test_sentences_that_go_through_together_are_those_alone(loaded: LoadedModel) -> None:
+    sentences = [[5, 6, 7, 8, 9, 10], [11, 12, 13], [4]]
+    together = sentence_states(loaded.model, sentences)
+    for place, ids in enumerate(sentences):
+        alone = sentence_states(loaded.model, [ids])
+        np.testing.assert_allclose(together[:, place], alone[:, 0], rtol=1e-4, atol=1e-5)
+    # After the embedding: the plain mean over all tokens but the first, or that one when it is alone.
+    table = np.array(loaded.model.model.embed_tokens.weight)
+    np.testing.assert_allclose(together[0, 1], table[[12, 13]].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(together[0, 2], table[4], rtol=1e-5)
+
+
 def test_updates_against_the_dense_matrix_and_an_outlier() -> None:
     generator = np.random.default_rng(1)
     factors = {
@@ -108,6 +120,7 @@ def test_updates_against_the_dense_matrix_and_an_outlier() -> None:
     values = np.linalg.svd(dense, compute_uv=False)[:3]
     np.testing.assert_allclose(found["m3"].singular_values, values, rtol=1e-4)
     assert found["m3"].norm == pytest.approx(np.linalg.norm(dense), rel=1e-5)
+    assert update_norms(factors) == pytest.approx({name: update.norm for name, update in found.items()}, rel=1e-5)
     assert found["m3"].largest == pytest.approx(np.abs(dense).max())
     assert 1 < found["m3"].effective_rank <= 3
     assert [name for name, update in found.items() if update.outlier] == ["far"]

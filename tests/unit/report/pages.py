@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
-VOID = {"br", "hr", "link", "meta"}
+VOID = {"br", "hr", "input", "link", "meta"}
 
 
 @dataclass
@@ -15,9 +15,11 @@ class Page(HTMLParser):
     """A parsed page: its texts, its elements, and what is wrong with its structure."""
 
     texts: list[str] = field(default_factory=list)
+    unspoken: list[str] = field(default_factory=list)  # texts in no language: data, names, figures
     elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     _open: list[str] = field(default_factory=list)
+    _spoken: int = 0  # elements that are open from the first one that is written in a language on
 
     def __post_init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -28,13 +30,19 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
+            classes = (dict(attrs).get("class") or "").split()
+            if self._spoken or {"en", "ko", "answer"} & set(classes):
+                self._spoken += 1
 
     def handle_endtag(self, tag: str) -> None:
         if not self._open or self._open.pop() != tag:
             self.problems.append(f"</{tag}> closes something else")
+        self._spoken = max(0, self._spoken - 1)
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
+        if not self._spoken and not {"pre", "code", "style", "title", "bdi", "label"} & set(self._open):
+            self.unspoken.append(data)
 
     @property
     def text(self) -> str:

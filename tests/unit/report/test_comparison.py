@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from mlx_loopai.data.audit import audit
+from mlx_loopai.data.records import Message, Record
 from mlx_loopai.evaluation.gate import Gate
-from mlx_loopai.report.comparison import arm_styles, comparison_page
+from mlx_loopai.report.comparison import arm_styles, comparison_page, render
 from mlx_loopai.report.documents import comparison_of
 from mlx_loopai.report.tables import differing_settings, flat_settings
 from mlx_loopai.report.verdict import caveats, headline
@@ -32,6 +35,42 @@ def test_the_page_says_what_happened(document: dict[str, Any]) -> None:
     assert "rank: 8" in page.text
     headings = [attributes["id"] for attributes in page.tags("section")]
     assert headings == ["verdict", "figures", "probes", "answers", "curves", "settings", "reproduce"]
+
+
+def test_every_sentence_is_there_in_both_languages(document: dict[str, Any]) -> None:
+    page = page_of(document)
+    spans = [attributes["class"] for _, attributes in page.elements if attributes.get("class") in ("en", "ko")]
+    assert spans[::2] == ["en"] * (len(spans) // 2)
+    assert spans[1::2] == ["ko"] * (len(spans) // 2)
+    # What is left is data: names, figures, signs; two lower-case words in a row would be a sentence.
+    assert [text for text in page.unspoken if re.search(r"[a-z]{2,} [a-z]{2,}", text.replace("a machine", ""))] == []
+
+
+@pytest.mark.parametrize(("language", "title"), [("en", "What fine-tuning changed"), ("ko", "미세 조정이 바꾼 것")])
+def test_one_language_is_chosen_at_first(document: dict[str, Any], language: Any, title: str) -> None:
+    html = render(comparison_of(document, "x"), Gate(), language=language)
+    assert f"<title>{title}</title>" in html
+    assert [one["id"] for one in parse(html).tags("input") if "checked" in one] == [language]
+
+
+def test_change_by_layer_and_data(document: dict[str, Any]) -> None:
+    norms = {
+        f"model.layers.{block}.{part}": 3.0 + block
+        for block in range(3)
+        for part in ("self_attn.q_proj", "mlp.up_proj")
+    }
+    rows = [
+        Record((Message("user", "글?"), Message("assistant", answer)), "chat", "creative", f"a:{number}")
+        for number, answer in enumerate(['{"text": ["비"]}', "바다가 있었다.", f"hello <b>{HOSTILE}</b>"])
+    ]
+    html = render(comparison_of(document, "x"), Gate(), {"plain": norms, "guarded": norms}, audit(rows))
+    page = parse(html)
+    coordinates(page)
+    assert {"layers", "data"} <= {section["id"] for section in page.tags("section")}
+    assert "1 of 3 rows are answered in JSON" in page.text
+    assert "3줄 가운데 1줄의 답이 JSON입니다." in page.text
+    # sqrt(2 (3^2 + 4^2 + 5^2)) = 10
+    assert "plain: 10 in all; the largest is model.layers.2.self_attn.q_proj with 5." in page.text
 
 
 def test_one_column_an_arm_and_the_missed_floors_marked(document: dict[str, Any]) -> None:

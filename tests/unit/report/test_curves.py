@@ -57,7 +57,7 @@ def test_the_average_does_not_reach_over_a_phase_boundary() -> None:
         row["loss"] = 1.0 if row["phase"] == "low" else 9.0
     read = steps_of(rows)
     page = Page()
-    page.feed(noisy_figure(read, lambda step: step.loss, "c1", "Loss", "손실").markup)
+    page.feed(noisy_figure(read, lambda step: step.loss, "c1", ("Loss", "손실")).markup)
     smooth = [path["d"] or "" for path in page.tags("path") if "faint" not in (path["class"] or "")]
     heights = [{part.split()[1] for part in path.replace("M", "L").split("L") if part} for path in smooth]
     assert [len(one) for one in heights] == [1, 1]
@@ -66,7 +66,7 @@ def test_the_average_does_not_reach_over_a_phase_boundary() -> None:
 def test_a_long_run_stays_small_and_a_spike_is_seen() -> None:
     rows = steps(20_000)
     rows[11_111]["loss"] = 99.0
-    figure = noisy_figure(steps_of(rows), lambda step: step.loss, "c1", "Loss", "손실").markup
+    figure = noisy_figure(steps_of(rows), lambda step: step.loss, "c1", ("Loss", "손실")).markup
     assert len(figure) < 60 * MOST_POINTS
     assert "to 99" in figure
 
@@ -75,7 +75,7 @@ def test_skipped_steps_and_gaps() -> None:
     rows = steps(6)
     rows[2] |= {"loss": float("nan"), "skipped": True}
     page = Page()
-    page.feed(noisy_figure(steps_of(rows), lambda step: step.loss, "c1", "Loss", "손실").markup)
+    page.feed(noisy_figure(steps_of(rows), lambda step: step.loss, "c1", ("Loss", "손실")).markup)
     assert "1 skipped" in page.text
     assert sum(line.get("class") == "flaw" for line in page.tags("line")) == 1
     assert coordinates(page)
@@ -83,6 +83,6 @@ def test_skipped_steps_and_gaps() -> None:
 
 def test_nothing_is_drawn_for_a_quantity_that_is_not_there() -> None:
     rows = [row | {"penalty": 0.0} for row in steps(5)]
-    assert value_figure(steps_of(rows), lambda step: step.penalty, "c1", "Penalty", "벌점") is None
+    assert value_figure(steps_of(rows), lambda step: step.penalty, "c1", ("Penalty", "벌점")) is None
     none = [row | {"loss": None} for row in steps(5)]
-    assert "no finite value" in noisy_figure(steps_of(none), lambda step: step.loss, "c1", "Loss", "손실").markup
+    assert "no finite value" in noisy_figure(steps_of(none), lambda step: step.loss, "c1", ("Loss", "손실")).markup

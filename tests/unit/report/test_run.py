@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
+from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.adapters import save_adapter
+from mlx_loopai.models.load import build_model
+from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.report.documents import run_of
 from mlx_loopai.report.reading import report_of, write_page
 from mlx_loopai.report.run import gate_of, run_page
+from mlx_loopai.training import nano
 from tests.unit.report.pages import Page, arm, coordinates, parse
 
 SETTINGS = "model: nano\nforgetting: {floor: 0.97, gain_floor: 0.0}\n"
@@ -71,6 +76,35 @@ def test_answers_that_were_lost_stand_side_by_side(events: list[dict[str, Any]])
     assert "8.50 → 9.25" in page.text
     assert "0.990 → 0.970" in page.text
     assert "not counted" in page.text
+
+
+def test_readings_on_the_way_are_drawn(events: list[dict[str, Any]]) -> None:
+    readings = [{"event": "monitor", "step": step, "kept": 1 - step / 100} for step in (10, 20)]
+    readings += [{"event": "validation", "step": step, "nll_per_token": 3 - step / 100} for step in (10, 20)]
+    page = page_of([*events[:-1], *readings, events[-1]])
+    assert "General answers kept" in page.text
+    assert "0.8 to 0.9, last 0.8" in page.text
+    assert "Loss on held-out rows" in page.text
+    assert "2.8~2.9, 마지막 2.8" in page.text
+
+
+def test_the_rows_and_the_adapter_of_a_folder(tmp_path: Path, events: list[dict[str, Any]]) -> None:
+    """Audited and measured where they still are; a report without them all the same."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "글?", "completion": '{"text": ["비가 왔다."]}'}) + "\n", encoding="utf-8")
+    (tmp_path / "events.jsonl").write_text("\n".join(json.dumps(event) for event in events))
+    (tmp_path / "resolved.yaml").write_text(f"sources: {{mine: {{path: {rows}, category: creative}}}}\n")
+    model = build_model({**nano.CONFIG, "vocab_size": 40, "hidden_size": 16, "intermediate_size": 16})
+    options = LoraOptions(rank=2)
+    for layer in apply_lora(model, options, seed=0).values():
+        layer.lora_b = layer.lora_b + 1
+    save_adapter(tmp_path / "adapter", model, options, "0" * 64)
+    page = parse(report_of(tmp_path).html)
+    assert "1 of 1 rows are answered in JSON" in page.text
+    assert {"layers", "data"} <= {section["id"] for section in page.tags("section")}
+    rows.unlink()
+    (tmp_path / "adapter" / "adapters.safetensors").unlink()
+    assert not {"layers", "data"} & {section["id"] for section in parse(report_of(tmp_path).html).tags("section")}
 
 
 def test_the_advice_names_the_model(events: list[dict[str, Any]]) -> None:

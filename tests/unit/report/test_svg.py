@@ -34,7 +34,7 @@ def test_every_coordinate_is_finite_and_inside(points: list[tuple[int, float | N
 @given(st.lists(st.tuples(*[st.floats(-1e12, 1e12)] * 2, st.text(max_size=40)), min_size=1, max_size=12))
 def test_spots_stay_inside(values: list[tuple[float, float, str]]) -> None:
     spots = [Spot(name, x, y, (x - 1, x + 1), None, "c2") for x, y, name in values]
-    page = drawn(scatter(spots, "label", "x", "y", floor=0.95).markup)
+    page = drawn(scatter(spots, "label", ("x", "가로"), ("y", "세로"), floor=0.95).markup)
     assert all(-1 <= value <= WIDTH for value in coordinates(page))
     assert len(page.tags("circle")) == len(spots)
 
@@ -75,6 +75,6 @@ def test_a_gap_lifts_the_pen_and_a_lone_point_is_seen() -> None:
 
 def test_close_labels_do_not_cover_each_other() -> None:
     spots = [Spot(f"arm{number}", 0.98, 0.96 + number / 1000, None, None, "c2") for number in range(4)]
-    page = drawn(scatter(spots, "label", "x", "y", floor=0.95).markup)
+    page = drawn(scatter(spots, "label", ("x", "가로"), ("y", "세로"), floor=0.95).markup)
     heights = sorted(float(text["y"] or 0) for text in page.tags("text") if "name" in (text["class"] or ""))
     assert all(after - before >= 13.9 for before, after in pairwise(heights))

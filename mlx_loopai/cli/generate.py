@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.cli.output import json_option, quiet_option
 from mlx_loopai.errors import InputError
-from mlx_loopai.files import write_whole
 
 if TYPE_CHECKING:
     from mlx_loopai.data.records import Record
-    from mlx_loopai.generation.constraint import Constraint, Tally
-    from mlx_loopai.generation.engine import Generation, SamplingOptions
+    from mlx_loopai.generation.answers import Standard
+    from mlx_loopai.generation.constraint import Tally
+    from mlx_loopai.generation.grammar import Grammar
     from mlx_loopai.generation.prompts import Prompt
     from mlx_loopai.generation.session import Session
+    from mlx_loopai.models.load import LoadedModel
+    from mlx_loopai.models.prompt_cache import Prefix
 
 _FILE = click.Path(path_type=Path)
 # Above this share of overruled first choices the text is the constraint's more than the model's.
 _MUCH_MASKING = 0.1
-
-
-@dataclass(frozen=True)
-class _Output:
-    out: Path | None
-    as_json: bool
-    quiet: bool
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Everything that is the same for all prompts of a call."""
-
-    session: Session
-    examples: Sequence[Record]
-    options: SamplingOptions
-    best_of: int
-    constraint: Constraint | None
-    tally: Tally
-
-    @property
-    def scripts(self) -> str:
-        return str(self.constraint.scripts) if self.constraint else "off"
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,6 +58,25 @@ def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide which answers are accepted, and in which form."""
+    options = (
+        click.option(
+            "--retries", type=click.IntRange(0), help="Judge answers; write failed ones again, up to N times."
+        ),
+        click.option(
+            "--max-removed",
+            type=click.FloatRange(0, 1),
+            help="Judge answers: the share of one that the filter may have to remove.  [default: 0.1 with --retries]",
+        ),
+        click.option("--json-schema", type=_FILE, help="The answer is JSON of this schema (extra: grammar)."),
+        click.option("--regex", help="The whole answer matches this regular expression (extra: grammar)."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command("generate", short_help="Generate text from a prompt or a file of prompts.")
 @click.argument("prompt", required=False)
 @click.option("--prompts", type=_FILE, help=".txt with a prompt a line, or .jsonl rows with prompt or messages.")
@@ -103,7 +98,21 @@ def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
 @sampling_options
 @constraint_options
-@click.option("--out", type=_FILE, help="With --prompts: write one JSON row per prompt to this .jsonl file.")
+@_standard_options
+@click.option(
+    "--prompt-cache",
+    type=_FILE,
+    help="A .safetensors file that keeps what was read of the prompts' common beginning (system prompt, examples).",
+)
+@click.option(
+    "--draft-model",
+    help="A smaller model of the same vocabulary that proposes tokens for one PROMPT: the same text, sooner.",
+)
+@click.option(
+    "--out",
+    type=_FILE,
+    help="With --prompts: write a JSON row per prompt to this .jsonl file; a half-done one is gone on with.",
+)
 @json_option
 @quiet_option
 def command(
@@ -119,6 +128,12 @@ def command(
     system: str | None,
     scripts: str,
     code_fences: bool,
+    retries: int | None,
+    max_removed: float | None,
+    json_schema: Path | None,
+    regex: str | None,
+    prompt_cache: Path | None,
+    draft_model: str | None,
     out: Path | None,
     as_json: bool,
     quiet: bool,
@@ -127,6 +142,8 @@ def command(
     """Answer PROMPT, or every prompt of a file.
 
     The text of one PROMPT appears as it is written. A file's prompts are answered together, in the file's order.
+    With --retries or --max-removed an answer is judged first: one that declines, or of which the filter would remove
+    too much, is written again with the next seed; when none is accepted the exit status is 1.
 
     --scripts: ko is Hangul, digits and punctuation; latin is free, loanwords makes Latin words dear unless the prompt
     holds them; gloss allows Hanja in brackets after Hangul, han everywhere.
@@ -134,7 +151,9 @@ def command(
     from mlx_loopai.text.alphabet import Scripts
 
     policy = Scripts.parse(scripts)
+    _check_together(prompts, best_of, retries, max_removed, json_schema, regex, prompt_cache, draft_model)
     asked = _read_prompts(prompt, prompts, out)
+    from mlx_loopai.cli.answering import Job, Output, answer_all, answer_one
     from mlx_loopai.generation.constraint import Tally, build_constraint
     from mlx_loopai.generation.engine import SamplingOptions
     from mlx_loopai.generation.genres import find_genre
@@ -154,12 +173,23 @@ def command(
     if rag is not None:
         asked = _grounded(asked, rag, rag_top, session, examples, options.max_tokens)
     constraint = build_constraint(session.loaded, policy, code_fences)
-    job = _Job(session, examples, options, best_of, constraint, Tally())
-    output = _Output(out, as_json, quiet)
+    all_ids = [session.prompt_ids(one, examples) for one in asked]
+    job = Job(
+        session,
+        options,
+        best_of,
+        constraint,
+        Tally(),
+        _grammar(session.loaded, json_schema, regex),
+        _standard(retries, max_removed),
+        _draft(draft_model, session.loaded),
+        _prefix(session, examples, all_ids, prompt_cache, quiet),
+    )
+    output = Output(out, as_json, quiet)
     if prompts is None:
-        _answer_one(job, asked[0], output)
+        answer_one(job, asked[0], all_ids[0], output)
     else:
-        _answer_all(job, asked, output)
+        answer_all(job, asked, all_ids, output)
     if constraint is not None and not quiet:
         _warn_of_damage(job.tally)
 
@@ -173,6 +203,82 @@ def _grounded(
 
     with open_index(rag) as index:
         return ground_all(prompts, lambda query: index.search(query, top), session, examples, max_tokens)
+
+
+def _check_together(
+    prompts: Path | None,
+    best_of: int,
+    retries: int | None,
+    max_removed: float | None,
+    json_schema: Path | None,
+    regex: str | None,
+    prompt_cache: Path | None,
+    draft_model: str | None,
+) -> None:
+    """Raises: InputError for options that exclude each other."""
+    if json_schema is not None and regex is not None:
+        raise InputError("--json-schema and --regex: an answer has one form; give one of them")
+    batched = {
+        "--prompts": prompts is not None,
+        "--best-of": best_of > 1,
+        "--retries or --max-removed": retries is not None or max_removed is not None,
+        "--prompt-cache": prompt_cache is not None,
+    }
+    for name, given in batched.items():
+        if given and draft_model is not None:
+            raise InputError(f"--draft-model with {name}: it serves one streamed answer; give one of them")
+    if prompt_cache is not None and prompt_cache.suffix != ".safetensors":
+        raise InputError(f"--prompt-cache {prompt_cache}: is a safetensors file; let its name end in .safetensors")
+
+
+def _standard(retries: int | None, max_removed: float | None) -> Standard | None:
+    from mlx_loopai.generation.answers import Standard
+
+    if retries is None and max_removed is None:
+        return None
+    given = {"retries": retries, "max_removed": max_removed}
+    return Standard(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _grammar(loaded: LoadedModel, json_schema: Path | None, regex: str | None) -> Grammar | None:
+    from mlx_loopai.generation.grammar import json_schema_grammar, regex_grammar
+
+    if json_schema is not None:
+        return json_schema_grammar(loaded, json_schema)
+    return None if regex is None else regex_grammar(loaded, regex)
+
+
+def _draft(name: str | None, loaded: LoadedModel) -> LoadedModel | None:
+    from mlx_loopai.generation.engine import load_draft
+
+    return None if name is None else load_draft(name, loaded)
+
+
+def _prefix(
+    session: Session, examples: Sequence[Record], all_ids: list[list[int]], path: Path | None, quiet: bool
+) -> Prefix | None:
+    """What the prompts begin with together: from the file, or computed, and stored there when one is named."""
+    from mlx_loopai.generation.prompts import single_prompt
+    from mlx_loopai.models.prompt_cache import cache_identity, compute_prefix, read_prefix, save_prefix, shared_tokens
+
+    if path is None and len(all_ids) == 1:
+        return None
+    # Another request shows where the system prompt and the examples end, also when one prompt is asked.
+    tokens = shared_tokens([*all_ids, session.prompt_ids(single_prompt("?"), examples)])
+    if not tokens:
+        return None
+    if path is None:
+        return compute_prefix(session.loaded.model, tokens)
+    identity = cache_identity(session.loaded.model, session.loaded.base_hash, session.adapter)
+    if path.exists():
+        found = read_prefix(path, identity, tokens)
+        if not isinstance(found, str):
+            return found
+        if not quiet:
+            click.echo(f"{path}: computed anew, since {found}", err=True)
+    prefix = compute_prefix(session.loaded.model, tokens)
+    save_prefix(path, prefix, identity)
+    return prefix
 
 
 def _warn_of_damage(tally: Tally) -> None:
@@ -208,104 +314,3 @@ def _check_out(out: Path, prompts: Path) -> None:
         raise InputError(f"--out {out}: there is no folder {out.absolute().parent}; create it first")
     if out.exists() and prompts.exists() and out.samefile(prompts):
         raise InputError(f"--out {out}: is the file of prompts; name another")
-
-
-def _answer_one(job: _Job, prompt: Prompt, output: _Output) -> None:
-    ids = job.session.prompt_ids(prompt, job.examples)
-    started = time.perf_counter()
-    text, n_tokens, finished = _best(job, ids, output) if job.best_of > 1 else _streamed(job, ids, output)
-    seconds = time.perf_counter() - started
-    document = {
-        "text": text,
-        "prompt_tokens": len(ids),
-        "generated_tokens": n_tokens,
-        "tokens_per_s": n_tokens / seconds,
-        "seed": job.options.seed,
-        "scripts": job.scripts,
-        "masked_mass": job.tally.masked_mass,
-        "argmax_masked": job.tally.argmax_masked,
-        "finished": finished,
-        "sources": prompt.sources,
-    }
-    emit(document, output.as_json, "")
-
-
-def _streamed(job: _Job, ids: list[int], output: _Output) -> tuple[str, int, bool]:
-    """Show the answer as it is written. Returns: its text, its tokens, and whether the model ended it."""
-    from mlx_loopai.generation.engine import generate_stream
-
-    texts: list[str] = []
-    n_tokens, finished = 0, False
-    for piece in generate_stream(job.session.loaded, ids, job.options, job.constraint, job.tally):
-        texts.append(piece.text)
-        n_tokens += piece.token is not None
-        finished = piece.finished
-        if not output.as_json and piece.text:
-            click.echo(piece.text, nl=False)
-    if not output.as_json:
-        click.echo()
-    return "".join(texts), n_tokens, finished
-
-
-def _best(job: _Job, ids: list[int], output: _Output) -> tuple[str, int, bool]:
-    """The same for the best of several answers, shown when all are written."""
-    (answer,) = _all_answers(job, [ids], output)
-    if not output.as_json:
-        click.echo(answer.text)
-    return answer.text, len(answer.tokens), answer.finished
-
-
-def _all_answers(job: _Job, ids: list[list[int]], output: _Output) -> list[Generation]:
-    from mlx_loopai.generation.ranking import generate_best
-
-    with progress(len(ids) * job.best_of, "generating", output.quiet, "answers") as shown:
-        return generate_best(
-            job.session.loaded,
-            ids,
-            job.options,
-            job.best_of,
-            lambda done, _: shown.update(done),
-            job.constraint,
-            job.tally,
-        )
-
-
-def _answer_all(job: _Job, prompts: list[Prompt], output: _Output) -> None:
-    ids = [job.session.prompt_ids(prompt, job.examples) for prompt in prompts]
-    started = time.perf_counter()
-    answers = _all_answers(job, ids, output)
-    seconds = time.perf_counter() - started
-    results = [_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    n_tokens = sum(len(answer.tokens) for answer in answers)
-    document = {
-        "results": results,
-        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
-        "generated_tokens": n_tokens,
-        "tokens_per_s": n_tokens / seconds,
-        "seed": job.options.seed,
-        "scripts": job.scripts,
-        "masked_mass": job.tally.masked_mass,
-        "argmax_masked": job.tally.argmax_masked,
-        "out": output.out,
-    }
-    if output.out is not None:
-        _write_rows(output.out, results)
-        emit(document, output.as_json, f"{output.out}: {len(results)} answers, {n_tokens} tokens")
-    else:
-        emit(document, output.as_json, "\n\n".join(f"> {row['prompt']}\n{row['text']}" for row in results))
-
-
-def _row(prompt: Prompt, answer: Generation) -> dict[str, Any]:
-    return {
-        "prompt": prompt.text,
-        "text": answer.text,
-        "prompt_tokens": answer.prompt_tokens,
-        "generated_tokens": len(answer.tokens),
-        "finished": answer.finished,
-        "sources": [asdict(source) for source in prompt.sources],
-    }
-
-
-def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
-    """All rows or none: a full disk must not leave half a file under the name that was asked for."""
-    write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

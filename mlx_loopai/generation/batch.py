@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from mlx_lm.generate import BatchGenerator
 
-from mlx_loopai.generation.constraint import Constraint, Tally
-from mlx_loopai.generation.engine import (
-    BATCH_ROWS,
-    PREFILL_TOKENS,
-    REPLACEMENT,
-    Generation,
-    Piece,
-    check_prompts,
-    processors,
-)
-from mlx_loopai.generation.sampling import SamplingOptions, sampler
+from mlx_loopai.generation.engine import BATCH_ROWS, PREFILL_TOKENS, REPLACEMENT, Piece, check_prompts
+from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
 
+__all__ = ["Batch", "Request", "RowPiece"]
+
 _PREFILL_ROWS = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One answer to write. It draws from the stream (options.seed, row), whatever is written beside it."""
-
-    prompt: Sequence[int]
-    options: SamplingOptions
-    constraint: Constraint | None = None
-    tally: Tally | None = None
-    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,14 +62,19 @@ class Batch:
 
     def add(self, request: Request) -> int:
         """Let an answer join at the next step. Returns: its key. Raises: InputError for an empty prompt."""
-        check_prompts([request.prompt])
-        options = request.options
+        prompt, prefix = list(request.prompt), request.prefix
+        check_prompts([prompt])
+        n_read = len(prefix.tokens) if prefix else 0
+        sampler, processor = request.decoding(self._loaded.n_tokens)
         (key,) = self._generator.insert(
-            [list(request.prompt)],
-            max_tokens=[options.max_tokens],
-            # Rows without a sampler share the default, greedy one, and so one call.
-            samplers=[sampler(options, request.row) if options.temperature else None],
-            logits_processors=[processors(self._loaded, request.prompt, options, request.constraint, request.tally)],
+            [prompt[n_read:]],
+            max_tokens=[request.options.max_tokens],
+            # Caches are merged into the batch's, which copies them: rows may share one.
+            caches=[prefix.cache] if prefix else None,
+            all_tokens=[prompt[:n_read]],
+            # Greedy rows share the default sampler, and so one call.
+            samplers=[sampler if request.options.temperature else None],
+            logits_processors=[[processor]],
         )
         self._detokenizers[key] = self._loaded.tokenizer.detokenizer
         return int(key)
@@ -115,39 +101,3 @@ class Batch:
             text = (text + detokenizer.last_segment).rstrip(REPLACEMENT)
             del self._detokenizers[key]
         return RowPiece(key, Piece(text, None if ended else response.token, ended), last)
-
-
-@dataclass(eq=False)
-class _Answer:
-    index: int
-    request: Request
-    text: list[str] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-
-    finished: bool = False
-
-    def take(self, piece: Piece) -> None:
-        self.text.append(piece.text)
-        if piece.token is not None:
-            self.tokens.append(piece.token)
-        self.finished = piece.finished
-
-    def whole(self) -> Generation:
-        return Generation("".join(self.text), tuple(self.tokens), self.finished, len(self.request.prompt))
-
-
-def generate_rows(
-    loaded: LoadedModel, requests: Sequence[Request], batch_rows: int = BATCH_ROWS
-) -> Iterator[tuple[int, Generation]]:
-    """The answers to `requests` as they end, each with its place among them. Raises: InputError for empty prompts."""
-    check_prompts([request.prompt for request in requests])
-    # Neighbours in length share little padding.
-    order = sorted(range(len(requests)), key=lambda place: len(requests[place].prompt))
-    with Batch(loaded, batch_rows) as batch:
-        answers = {batch.add(requests[place]): _Answer(place, requests[place]) for place in order}
-        while len(batch):
-            for found in batch.step():
-                answer = answers[found.key]
-                answer.take(found.piece)
-                if found.last:
-                    yield answer.index, answer.whole()

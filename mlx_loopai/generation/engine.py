@@ -16,18 +16,20 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx_lm.generate import stream_generate, wired_limit
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.past import Past, left_padded, penalty_context
-from mlx_loopai.generation.sampling import SamplingOptions, choose, penalise, penalty, sampler, uniforms
-from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.generation.request import Request
+from mlx_loopai.generation.sampling import SamplingOptions, choose, penalise, uniforms
+from mlx_loopai.models.load import LoadedModel, load_model
 
 __all__ = ["Generation", "Piece", "SamplingOptions", "generate_batch", "generate_stream"]
 
 BATCH_ROWS = 32
+DRAFT_TOKENS = 3
 REPLACEMENT = "\ufffd"
 PREFILL_TOKENS = 8192
 # Shapes grow with every step, so the allocator's cache of freed buffers does too.
@@ -67,20 +69,55 @@ def generate_stream(
 
     `tally` counts what `constraint` had to do. Raises: InputError for an empty prompt.
     """
-    check_prompts([prompt_ids])
+    return stream(loaded, Request(prompt_ids, options, constraint, tally))
+
+
+def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = None) -> Iterator[Piece]:
+    """One answer, piece by piece.
+
+    With `draft`, a smaller model of the same vocabulary (`load_draft`), that one proposes tokens and the model checks
+    several at once: the same text, rounding of the logits apart. A prefix is not used then, and a tally counts the
+    tokens of both. Raises: InputError for an empty prompt.
+    """
+    prompt = list(request.prompt)
+    check_prompts([prompt])
+    settings: dict[str, Any] = {}
+    n_read = 0
+    if draft is not None:
+        settings = {"draft_model": draft.model, "num_draft_tokens": DRAFT_TOKENS}
+    elif request.prefix is not None:
+        n_read = len(request.prefix.tokens)
+        settings = {"prompt_cache": request.prefix.own_cache()}
+    # With a draft model mlx-lm passes on the tokens from the prompt's last one.
+    sampler, processor = request.decoding(loaded.n_tokens, n_read if draft is None else len(prompt) - 1)
     responses = stream_generate(
         loaded.model,
         loaded.tokenizer,
-        list(prompt_ids),
-        max_tokens=options.max_tokens,
-        sampler=sampler(options, 0),
-        logits_processors=processors(loaded, prompt_ids, options, constraint, tally),
+        prompt[n_read:],
+        max_tokens=request.options.max_tokens,
+        sampler=sampler,
+        logits_processors=[processor],
+        **settings,
     )
     for response in responses:
         last = response.finish_reason is not None
         ended = response.finish_reason == "stop"
         text = response.text.rstrip(REPLACEMENT) if last else response.text
         yield Piece(text, None if ended else response.token, ended)
+
+
+def load_draft(name: str, loaded: LoadedModel) -> LoadedModel:
+    """The model that proposes tokens for `loaded`. Raises: InputError when their tokens differ, or a cache is fixed."""
+    draft = load_model(name)
+    if draft.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+        sizes = f"{draft.n_tokens} and {loaded.n_tokens} tokens"
+        raise InputError(
+            f"--draft-model {name}: its vocabulary is not the model's ({sizes}); give a smaller one of its family"
+        )
+    for one in (draft, loaded):
+        if not can_trim_prompt_cache(make_prompt_cache(one.model)):
+            raise InputError(f"--draft-model {name}: {one.path}: its cache cannot go back, so nothing can be proposed")
+    return draft
 
 
 def generate_batch(
@@ -117,26 +154,6 @@ def generate_batch(
         Generation(_text(loaded.tokenizer, row.tokens), tuple(row.tokens), row.finished, len(row.prompt))
         for row in rows
     ]
-
-
-def processors(
-    loaded: LoadedModel,
-    prompt_ids: Sequence[int],
-    options: SamplingOptions,
-    constraint: Constraint | None,
-    tally: Tally | None,
-) -> list[Callable[[mx.array, mx.array], mx.array]]:
-    """What happens to the logits of an answer to one prompt, in the form mlx-lm calls."""
-    found = [_without_padding(loaded.n_tokens)]
-    if options.repetition_penalty != 1:
-        found.append(penalty(options.repetition_penalty))
-    if constraint is not None:
-        found.append(constraint.processor(prompt_ids, tally))
-    return found
-
-
-def _without_padding(n_tokens: int) -> Callable[[mx.array, mx.array], mx.array]:
-    return lambda _, logits: logits[:, :n_tokens]
 
 
 @dataclass(eq=False)

@@ -29,13 +29,14 @@ class Source:
 class Prompt:
     """A question to the model, from one line of a file or from the command line.
 
-    sources: the passages that `grounding` put before the last request; request: that request alone, "" without any.
+    id: the row's own, or its line; sources: the passages that `grounding` put before the last request; request: that request alone, "" without any.
     """
 
     messages: tuple[Message, ...]
     origin: str
     sources: tuple[Source, ...] = ()
     request: str = ""
+    id: str = ""
 
     @property
     def text(self) -> str:
@@ -105,7 +106,11 @@ def _text_lines(path: Path) -> list[Prompt]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert it: iconv -f cp949 -t utf-8") from None
     lines = enumerate(text.split("\n"), start=1)
-    return [Prompt((Message("user", line.strip()),), f"{path}:{number}") for number, line in lines if line.strip()]
+    return [
+        Prompt((Message("user", line.strip()),), f"{path}:{number}", id=str(number))
+        for number, line in lines
+        if line.strip()
+    ]
 
 
 def _rows(path: Path) -> list[Prompt]:
@@ -117,7 +122,7 @@ def _rows(path: Path) -> list[Prompt]:
         if isinstance(messages, str):
             problems.append((row.line, messages))
         else:
-            prompts.append(Prompt(messages, f"{path}:{row.line}"))
+            prompts.append(Prompt(messages, f"{path}:{row.line}", id=str(row.values.get("id", row.line))))
     if problems:
         raise InputError(all_problems(f"{path}:{line}: {reason}" for line, reason in sorted(problems)))
     return prompts

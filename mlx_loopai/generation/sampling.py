@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -44,12 +44,6 @@ class SamplingOptions:
         problems = [f"{name} {getattr(self, name)}: must be {rule}" for name, fits, rule in checks if not fits]
         if problems:
             raise InputError(all_problems(problems))
-
-
-def sampler(options: SamplingOptions, row: int) -> Callable[[mx.array], mx.array]:
-    """The choice of one token from logits (1, V) at each call, which draws from the stream (seed, row)."""
-    numbers: Iterator[np.float32] = iter(uniforms(options, row, options.max_tokens + 1))
-    return lambda logits: choose(logits, options, lambda: [float(next(numbers))])
 
 
 def penalty(factor: float) -> Callable[[mx.array, mx.array], mx.array]:

@@ -29,6 +29,7 @@ _HAN = r"[\p{Han}--[〇]]"
 _GREEK = r"[\p{Greek}&&\p{L}]"
 _GREEK_WORD = rf"(?P<greek>{_GREEK}[{_GREEK}\p{{M}}]*+)"
 _LATIN_WORD = rf"(?P<latin>{_LATIN}{_LATIN_TAIL}*+(?:[-'’._@&/+][{_LATIN}0-9]{_LATIN_TAIL}*+)*+)"
+_LATIN_ALONE = regex.compile(_LATIN_WORD, regex.V1)
 _LATIN_OR_GREEK = rf"{_GREEK_WORD}|{_LATIN_WORD}"
 _WORDS_WITHOUT_HAN = regex.compile(rf"{_LATIN_OR_GREEK}|(?P<foreign>{_FOREIGN}[{_FOREIGN}\p{{M}}ー゛゜]*+)", regex.V1)
 _WORDS_WITH_HAN = regex.compile(
@@ -54,12 +55,14 @@ class Policy:
     han: `gloss` keeps Hanja in brackets right after Hangul, `keep` all of it, `drop` none. Under `gloss` Latin words
         stay in such brackets too: 함수(function).
     emoji: `drop` or `keep`.
+    quoted: Latin words, in lower case, that stay because the prompt holds them (`quoted_words`).
     max_removed_share: above this share of the visible characters a cleaned text is called damaged, not mended.
     """
 
     latin: Literal["acronyms", "keep"] = "acronyms"
     han: Literal["gloss", "keep", "drop"] = "gloss"
     emoji: Literal["drop", "keep"] = "drop"
+    quoted: frozenset[str] = frozenset()
     max_removed_share: float = 0.3
 
 
@@ -73,6 +76,11 @@ def is_allowed_latin(word: str) -> bool:
         return True
     parts = _JOINERS.split(_MARK.sub("", word))
     return all(len(part) < 3 or _UNIT_OR_ACRONYM.fullmatch(part) for part in parts)
+
+
+def quoted_words(prompt: str) -> frozenset[str]:
+    """The Latin words of a prompt, in lower case, for `Policy.quoted`."""
+    return frozenset(found.group().lower() for found in _LATIN_ALONE.finditer(prompt))
 
 
 def foreign_spans(text: str, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[int, int]]:
@@ -94,7 +102,7 @@ def _spans(text: str, start: int, end: int, policy: Policy, han_allowed: bool) -
         word = found.group()
         allowed = False
         if found.lastgroup == "latin":
-            allowed = policy.latin == "keep" or is_allowed_latin(word)
+            allowed = policy.latin == "keep" or word.lower() in policy.quoted or is_allowed_latin(word)
         elif found.lastgroup == "greek":
             # One Greek letter is a sign (플러스 α), two are a word.
             allowed = len(word) == 1

@@ -6,11 +6,13 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+import regex
 from click.testing import CliRunner, Result
 
 from mlx_loopai.cli.generate import command
 from mlx_loopai.config import LoraOptions
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, Interrupted, LoopaiError
+from mlx_loopai.generation.answers_file import AnswersFile
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora, lora_modules
@@ -53,7 +55,7 @@ def run_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 def test_one_prompt(tiny_model_folder: Path) -> None:
     asked = ("안녕?", "--model", tiny_model_folder, *SHORT)
     found = document(*asked)
-    expected = {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished", "sources"}
+    expected = {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished", "sources", "attempts"}
     assert set(found) == expected | {"scripts", "masked_mass", "argmax_masked"}
     assert found["generated_tokens"] == 6 or found["finished"]
     assert found["prompt_tokens"] > 5
@@ -91,6 +93,7 @@ def test_a_file_of_prompts(tiny_model_folder: Path, tmp_path: Path) -> None:
     found = document("--prompts", source, *options, "--out", out)
     assert [row["prompt"] for row in found["results"]] == ["하나", "뭐해?", "둘둘둘"]
     assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == found["results"]
+    assert [(row["index"], row["id"]) for row in found["results"]] == [(0, "1"), (1, "2"), (2, "3")]
     assert found["results"][2]["text"] == document("둘둘둘", *options)["text"]
     assert sum(row["generated_tokens"] for row in found["results"]) == found["generated_tokens"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out.jsonl"]
@@ -151,3 +154,83 @@ def test_adapter_of_another_base(tiny_model_folder: Path, run_folder: Path, tmp_
     config["mlx_loopai"]["base_hash"] = "0" * 64
     (other / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     assert "another base" in failure("안녕", "--model", tiny_model_folder, "--adapter", other)
+
+
+def test_a_half_done_file_is_gone_on_with(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": f"{place} 번째 이야기", "id": f"글-{place}"} for place in range(5)]
+    source.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    asked = ("--prompts", source, "--model", tiny_model_folder, *SHORT, "--temperature", "1.1", "--out")
+    expected = document(*asked, tmp_path / "whole.jsonl")["results"]
+    assert [row["id"] for row in expected] == [row["id"] for row in rows]
+
+    kept = AnswersFile.add
+
+    def interrupted(self: AnswersFile, index: int, values: dict[str, Any]) -> None:
+        if len(self.done) == 2:
+            raise KeyboardInterrupt
+        kept(self, index, values)
+
+    monkeypatch.setattr(AnswersFile, "add", interrupted)
+    result = run(*asked, out, "--quiet")
+    assert isinstance(result.exception, Interrupted)
+    assert "2 of 5 answers are written; the same command goes on there" in str(result.exception)
+    monkeypatch.setattr(AnswersFile, "add", kept)
+    with out.open("a", encoding="utf-8") as file:
+        file.write('{"index": 4, "te')
+    result = run(*asked, out)
+    assert "2 of 5 answers are there already" in result.stderr
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    # All done: nothing is written again, and other settings do not write over it.
+    assert document(*asked, out)["results"] == expected
+    assert "other prompts or settings" in failure(*asked, out, "--seed", "9")
+    source.write_text('{"prompt": "하나"}\n{"pompt": "둘"}\n', encoding="utf-8")
+    assert "a.jsonl:2: neither prompt nor messages" in failure(*asked, out)
+
+
+def test_answers_are_judged_and_written_again(tiny_model_folder: Path, tmp_path: Path) -> None:
+    # The tiny model writes at random, so the filter would take much of every answer.
+    asked = ("안녕?", "--model", tiny_model_folder, "--max-tokens", "30", "--scripts", "off")
+    result = run(*asked, "--max-removed", "0", "--retries", "2")
+    assert isinstance(result.exception, LoopaiError)
+    assert not isinstance(result.exception, InputError)
+    assert "no answer was accepted in 3 attempts: the filter would remove" in str(result.exception)
+    assert result.stdout == ""
+    found = document(*asked, "--max-removed", "1")
+    assert found["text"] == document(*asked)["text"]
+    assert (found["attempts"], found["seed"]) == (1, 0)
+    source, out = tmp_path / "a.txt", tmp_path / "out.jsonl"
+    source.write_text("하나\n둘\n", encoding="utf-8")
+    result = run("--prompts", source, "--out", out, *asked[1:], "--max-removed", "0", "--retries", "1")
+    assert "2 of 2 answers were not accepted and are left empty; the first, 1: the filter" in str(result.exception)
+    assert [json.loads(line)["text"] for line in out.read_text(encoding="utf-8").splitlines()] == ["", ""]
+
+
+def test_a_prompt_cache_is_kept_and_checked(tiny_model_folder: Path, run_folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "few.safetensors"
+    asked = ("안녕?", "--model", tiny_model_folder, *SHORT, "--genre", "시", "--prompt-cache", cache)
+    expected = document(*asked[:-2])["text"]
+    assert document(*asked)["text"] == expected
+    written = cache.stat().st_mtime_ns
+    assert document(*asked)["text"] == expected
+    assert document("다른 것", *asked[1:])["text"] == document("다른 것", *asked[1:-2])["text"]
+    assert cache.stat().st_mtime_ns == written
+    adapted = (*asked, "--adapter", run_folder)
+    assert "computed anew, since it is of another adapter" in run(*adapted).stderr
+    assert document(*adapted)["text"] == document(*adapted[:-4], "--adapter", run_folder)["text"]
+    cache.write_bytes(b"mine")
+    assert "no prompt cache" in failure(*asked)
+    assert cache.read_bytes() == b"mine"
+    assert ".safetensors" in failure(*asked[:-1], tmp_path / "cache.npz")
+
+
+def test_a_draft_model_and_a_form(tiny_model_folder: Path, tmp_path: Path) -> None:
+    asked = ("안녕?", "--model", tiny_model_folder, *SHORT)
+    assert document(*asked, "--draft-model", tiny_model_folder)["text"] == document(*asked)["text"]
+    assert "vocabulary" in failure(*asked, "--draft-model", "nano")
+    assert "--best-of" in failure(*asked, "--draft-model", "nano", "--best-of", "2")
+    assert "give one of them" in failure(*asked, "--regex", "a", "--json-schema", tmp_path / "a.json")
+    pytest.importorskip("llguidance")
+    assert regex.fullmatch("(가나|다라)[0-9]", document(*asked, "--regex", "(가나|다라)[0-9]")["text"])

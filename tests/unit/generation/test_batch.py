@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.generation.batch import Batch, Request, generate_rows
+from mlx_loopai.generation.answers import write_answers
+from mlx_loopai.generation.batch import Batch, Request
 from mlx_loopai.generation.constraint import Scripts, Tally, build_constraint
-from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_stream
+from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_stream, load_draft, stream
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.prompt_cache import compute_prefix, shared_tokens
 
 RNG = np.random.default_rng(8)
 PROMPTS = [RNG.integers(3, 300, size).tolist() for size in (5, 1, 12, 40, 2, 9, 17, 1, 30)]
@@ -28,9 +30,9 @@ def alone(loaded: LoadedModel, request: Request) -> Generation:
 
 
 def together(loaded: LoadedModel, requests: Sequence[Request], rows: int = 32) -> list[Generation]:
-    found = dict(generate_rows(loaded, requests, rows))
+    found = dict(write_answers(loaded, requests, batch_rows=rows))
     assert sorted(found) == list(range(len(requests)))
-    return [found[place] for place in range(len(requests))]
+    return [found[place].generation for place in range(len(requests))]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 32])
@@ -82,9 +84,45 @@ def test_rows_join_and_leave_on_the_way(tiny: LoadedModel) -> None:
     assert 0 < tally.masked_mass < 1
 
 
+@pytest.mark.parametrize("options", [GREEDY, HOT])
+def test_a_prefix_that_was_read_before_changes_nothing(tiny: LoadedModel, options: SamplingOptions) -> None:
+    prompts = [PROMPTS[3] + prompt for prompt in PROMPTS]
+    prefix = compute_prefix(tiny.model, shared_tokens(prompts))
+    assert prefix.tokens == tuple(PROMPTS[3])
+    constraint = build_constraint(tiny, Scripts.parse("ko+gloss"), code_fences=True)
+    plain = [Request(prompt, options, constraint, row=place) for place, prompt in enumerate(prompts)]
+    # One row without it, and one that begins otherwise.
+    cached = [dataclasses.replace(request, prefix=prefix) for request in plain[1:]]
+    expected = together(tiny, [*plain, Request(PROMPTS[0], options)])
+    assert together(tiny, [plain[0], *cached, Request(PROMPTS[0], options)], 3) == expected
+    first = dataclasses.replace(plain[1], prefix=prefix, row=0)
+    assert list(stream(tiny, first)) == list(stream(tiny, dataclasses.replace(plain[1], row=0)))
+    longer = compute_prefix(tiny.model, prompts[2][:-1], prefix)
+    assert together(tiny, [dataclasses.replace(plain[2], prefix=longer)]) == [expected[2]]
+
+
+@pytest.mark.parametrize("scripts", ["off", "ko+gloss"])
+@pytest.mark.parametrize("options", [GREEDY, HOT, dataclasses.replace(HOT, repetition_penalty=1.3)])
+def test_a_draft_model_changes_nothing(tiny: LoadedModel, options: SamplingOptions, scripts: str) -> None:
+    draft = load_draft(str(tiny.path), tiny)
+    shallow = dataclasses.replace(draft, model=load_draft(str(tiny.path), tiny).model)
+    shallow.model.model.layers = shallow.model.model.layers[:1]
+    for place, prompt in enumerate(PROMPTS[:4]):
+        constraint = build_constraint(tiny, Scripts.parse(scripts), code_fences=place == 3)
+        request = Request(prompt, dataclasses.replace(options, max_tokens=9 + place), constraint)
+        expected = list(stream(tiny, request))
+        assert list(stream(tiny, request, draft)) == expected
+        assert list(stream(tiny, request, shallow)) == expected
+
+
+def test_a_draft_model_of_another_vocabulary(tiny: LoadedModel) -> None:
+    with pytest.raises(InputError, match="--draft-model nano: its vocabulary is not the model's"):
+        load_draft("nano", tiny)
+
+
 def test_empty_prompts(tiny: LoadedModel) -> None:
-    assert list(generate_rows(tiny, [])) == []
+    assert list(write_answers(tiny, [])) == []
     with Batch(tiny) as batch, pytest.raises(InputError, match="is empty"):
         batch.add(Request([], GREEDY))
     with pytest.raises(InputError, match="prompt 2 is empty"):
-        next(generate_rows(tiny, [Request([1], GREEDY), Request([], GREEDY)]))
+        next(write_answers(tiny, [Request([1], GREEDY), Request([], GREEDY)]))

@@ -3,10 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.generation.genres import GENRES, find_genre
-from mlx_loopai.generation.ranking import generate_best, rank
-from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.generation.ranking import rank
 from mlx_loopai.text.filter import clean
 from mlx_loopai.text.measures import is_looping, purity
 
@@ -29,18 +27,6 @@ def test_what_is_worse_than_a_good_answer(worse: str) -> None:
 
 def test_an_answer_cut_off_is_worse_than_a_whole_one() -> None:
     assert rank(GOOD, False) < rank(GOOD, True)
-
-
-def test_the_best_of_the_drafts_is_kept(tiny: LoadedModel) -> None:
-    options = SamplingOptions(temperature=1.0, max_tokens=12, seed=1)
-    prompts = [[5, 6, 7], [9]]
-    drafts = generate_batch(tiny, [ids for ids in prompts for _ in range(3)], options)
-    chosen = generate_best(tiny, prompts, options, best_of=3)
-    for place, one in enumerate(chosen):
-        group = drafts[3 * place : 3 * place + 3]
-        assert one in group
-        assert all(rank(one.text, one.finished) >= rank(other.text, other.finished) for other in group)
-    assert generate_best(tiny, prompts, options, best_of=3) == chosen
 
 
 def test_genre_examples_are_what_they_ask_for() -> None:

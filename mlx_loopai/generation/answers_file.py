@@ -1,0 +1,73 @@
+"""A file of answers that grows row by row, and goes on where an interrupted call left it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.files import write_whole
+
+
+class AnswersFile:
+    """JSONL: while it grows, rows stand in the order in which they ended; when all are there, in that of the prompts.
+
+    Each row has `index` (its prompt's place, from 0), `id` and `key`, a hash of the prompt's tokens and of every
+    setting. `done` holds the rows that are there, by index. Raises: InputError when the file holds other rows: of
+    other settings, or none of this kind.
+    """
+
+    def __init__(self, path: Path, ids: Sequence[str], keys: Sequence[str]) -> None:
+        self._path, self._ids, self._keys = path, ids, keys
+        self.done: dict[int, dict[str, Any]] = {}
+        n_bytes = self._read() if path.exists() else 0
+        self._file = path.open("r+b" if path.exists() else "xb")
+        # What a killed process left of a line is cut off.
+        self._file.truncate(n_bytes)
+        self._file.seek(n_bytes)
+
+    def __enter__(self) -> AnswersFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, index: int, values: dict[str, Any]) -> None:
+        """Write one row; it stays, whatever happens next."""
+        row = {"index": index, "id": self._ids[index], "key": self._keys[index], **values}
+        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        self._file.flush()
+        self.done[index] = row
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Put the rows, which must be all, into the prompts' order. Returns: them."""
+        rows = [self.done[index] for index in range(len(self._keys))]
+        write_whole(self._path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return rows
+
+    def _read(self) -> int:
+        """Fill `done`. Returns: how many bytes are whole lines."""
+        content = self._path.read_bytes()
+        n_bytes = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:n_bytes].split(b"\n")[:-1], start=1):
+            self._take(line, f"{self._path}:{number}")
+        if n_bytes < len(content) and not self.done and not content.startswith(b'{"index"'):
+            raise InputError(f"{self._path}: holds something else than answers; name another file with --out")
+        return n_bytes
+
+    def _take(self, line: bytes, place: str) -> None:
+        try:
+            row = json.loads(line)
+            index, key = row["index"], row["key"]
+        except (ValueError, TypeError, KeyError):
+            raise InputError(f"{place}: is no answer of this command; name another file with --out") from None
+        if not isinstance(index, int) or not 0 <= index < len(self._keys) or self._keys[index] != key:
+            raise InputError(
+                f"{place}: was written with other prompts or settings; name another file with --out, or delete this one"
+            )
+        self.done[index] = row

@@ -1,0 +1,64 @@
+"""One answer to write: its prompt, how its tokens are chosen, and what may stand in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_loopai.generation.constraint import Constraint, Tally
+from mlx_loopai.generation.grammar import Grammar
+from mlx_loopai.generation.sampling import SamplingOptions, choose, penalty, uniforms
+from mlx_loopai.models.prompt_cache import Prefix
+
+Processor = Callable[[mx.array, mx.array], mx.array]
+Sampler = Callable[[mx.array], mx.array]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One answer to write. It draws from the stream (options.seed, row), whatever is written beside it.
+
+    prefix: the beginning of `prompt` that need not be read again.
+    """
+
+    prompt: Sequence[int]
+    options: SamplingOptions
+    constraint: Constraint | None = None
+    tally: Tally | None = None
+    row: int = 0
+    grammar: Grammar | None = None
+    prefix: Prefix | None = None
+
+    def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:
+        """How mlx-lm shall draw a token from logits (1, V), and what it shall do to them before.
+
+        n_tokens: the head's rows beyond them are padding. n_unseen: how many of the prompt's first tokens the
+        sequences leave out that mlx-lm passes on. A token's uniform number belongs to its place in the answer, so
+        that a draft model and the model that checks it draw alike.
+        """
+        prompt, options = list(self.prompt), self.options
+        unseen = mx.array(prompt[:n_unseen], dtype=mx.uint32)
+        numbers = uniforms(options, self.row, options.max_tokens + 1)
+        steps = [] if options.repetition_penalty == 1 else [penalty(options.repetition_penalty)]
+        if self.constraint is not None:
+            steps.append(self.constraint.processor(prompt, self.tally))
+        if self.grammar is not None:
+            steps = [self.grammar.processor(len(prompt), steps)]
+        place = 0
+
+        def process(tokens: mx.array, logits: mx.array) -> mx.array:
+            nonlocal place
+            if n_unseen:
+                tokens = mx.concatenate([unseen, tokens])
+            place = tokens.size - len(prompt)
+            logits = logits[:, :n_tokens]
+            for step in steps:
+                logits = step(tokens, logits)
+            return logits
+
+        def sample(logits: mx.array) -> mx.array:
+            return choose(logits, options, lambda: [float(numbers[min(place, len(numbers) - 1)])])
+
+        return sample, process

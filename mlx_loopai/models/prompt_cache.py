@@ -1,0 +1,94 @@
+"""What a model remembers of a prompt's beginning: computed once, shared by many answers, kept in a file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.files import whole_file
+from mlx_loopai.models.adapters import WEIGHTS_FILE
+
+_PREFILL_TOKENS = 2048
+_KIND = "mlx-loopai prompt cache"
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The first tokens of prompts, and the keys and values that the model's layers computed for them."""
+
+    tokens: tuple[int, ...]
+    cache: list[Any]
+
+    def fits(self, prompt: Sequence[int]) -> bool:
+        """True when `prompt` begins with these tokens and goes on: its last token must be left to read."""
+        return len(self.tokens) < len(prompt) and tuple(prompt[: len(self.tokens)]) == self.tokens
+
+    def own_cache(self) -> list[Any]:
+        """A copy that generation may write to."""
+        return copy.deepcopy(self.cache)
+
+
+def compute_prefix(model: nn.Module, tokens: Sequence[int], known: Prefix | None = None) -> Prefix:
+    """Read `tokens`, going on from `known` where it fits."""
+    start = known if known is not None and known.fits(tokens) else None
+    cache = make_prompt_cache(model) if start is None else start.own_cache()
+    rest = list(tokens[len(start.tokens) if start else 0 :])
+    for place in range(0, len(rest), _PREFILL_TOKENS):
+        model(mx.array([rest[place : place + _PREFILL_TOKENS]]), cache=cache)
+        mx.eval([layer.state for layer in cache])
+    return Prefix(tuple(tokens), cache)
+
+
+def shared_tokens(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The tokens that all prompts begin with, but for the last token of the shortest."""
+    first, *others = prompts
+    length = min(len(prompt) for prompt in prompts) - 1
+    for other in others:
+        length = next((place for place in range(length) if other[place] != first[place]), length)
+    return tuple(first[:length])
+
+
+def cache_identity(model: nn.Module, base_hash: str, adapter: Path | None) -> dict[str, str]:
+    """What a stored cache depends on beside its tokens: weights, their dtype, and the adapter folder's weights."""
+    floats = (array.dtype for _, array in tree_flatten(model.parameters()) if mx.issubdtype(array.dtype, mx.floating))
+    return {
+        "base": base_hash,
+        "dtype": str(next(floats)).removeprefix("mlx.core."),
+        "adapter": hashlib.sha256((adapter / WEIGHTS_FILE).read_bytes()).hexdigest() if adapter else "none",
+    }
+
+
+def save_prefix(path: Path, prefix: Prefix, identity: Mapping[str, str]) -> None:
+    """Write a .safetensors file in mlx-lm's layout: whole, or after an error what it was before."""
+    metadata = {**identity, "kind": _KIND, "tokens": " ".join(map(str, prefix.tokens))}
+    with whole_file(path) as temporary:
+        save_prompt_cache(str(temporary), prefix.cache, metadata)
+
+
+def read_prefix(path: Path, identity: Mapping[str, str], tokens: Sequence[int]) -> Prefix | str:
+    """The stored prefix of these `tokens`, or why the file holds another.
+
+    Raises: InputError for a file that is no prompt cache of this program: it shall not be written over.
+    """
+    try:
+        cache, metadata = load_prompt_cache(str(path), return_metadata=True)
+        kind = metadata["kind"]
+        prefix = Prefix(tuple(map(int, metadata["tokens"].split())), cache)
+    except (RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError):
+        kind = ""
+    if kind != _KIND:
+        raise InputError(f"{path}: is no prompt cache of this program; name another file, or delete it")
+    differing = [name for name, value in identity.items() if metadata.get(name) != value]
+    if differing:
+        return f"it is of another {' and '.join(differing)}"
+    return prefix if prefix.tokens == tuple(tokens) else "its prompts begin otherwise"

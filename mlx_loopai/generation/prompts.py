@@ -29,7 +29,8 @@ class Source:
 class Prompt:
     """A question to the model, from one line of a file or from the command line.
 
-    id: the row's own, or its line; sources: the passages that `grounding` put before the last request; request: that request alone, "" without any.
+    sources: the passages that `grounding` put before the last request; request: that request alone, "" without any.
+    id: the row's own, or the number of its line.
     """
 
     messages: tuple[Message, ...]

@@ -7,7 +7,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,11 +173,8 @@ def _answers(
 
     requests = [job.request(all_ids[place], place) for place in places]
     started, n_tokens = time.perf_counter(), 0
-    with (
-        progress(len(places), "generating", output.quiet, "answers") as shown,
-        closing(write_answers(job.session.loaded, requests, job.best_of, job.standard)) as answers,
-    ):
-        for number, answer in answers:
+    with progress(len(places), "generating", output.quiet, "answers") as shown:
+        for number, answer in write_answers(job.session.loaded, requests, job.best_of, job.standard):
             n_tokens += len(answer.generation.tokens)
             shown.advance(note=f"{n_tokens / (time.perf_counter() - started):.0f} tokens/s")
             yield places[number], answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,36 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 # Above this share of overruled first choices the text is the constraint's more than the model's.
 _MUCH_MASKING = 0.1
+
+
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The options of a call, but for those of sampling."""
+
+    prompt: str | None
+    prompts: Path | None
+    model: str
+    adapter: Path | None
+    few_shot: Path | None
+    genre: str | None
+    rag: Path | None
+    rag_top: int
+    best_of: int
+    system: str | None
+    scripts: str
+    code_fences: bool
+    retries: int | None
+    max_removed: float | None
+    json_schema: Path | None
+    regex: str | None
+    prompt_cache: Path | None
+    draft_model: str | None
+    out: Path | None
+    as_json: bool
+    quiet: bool
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,30 +146,7 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @json_option
 @quiet_option
-def command(
-    prompt: str | None,
-    prompts: Path | None,
-    model: str,
-    adapter: Path | None,
-    few_shot: Path | None,
-    genre: str | None,
-    rag: Path | None,
-    rag_top: int,
-    best_of: int,
-    system: str | None,
-    scripts: str,
-    code_fences: bool,
-    retries: int | None,
-    max_removed: float | None,
-    json_schema: Path | None,
-    regex: str | None,
-    prompt_cache: Path | None,
-    draft_model: str | None,
-    out: Path | None,
-    as_json: bool,
-    quiet: bool,
-    **sampling: Any,
-) -> None:
+def command(**options: Any) -> None:
     """Answer PROMPT, or every prompt of a file.
 
     The text of one PROMPT appears as it is written. A file's prompts are answered together, in the file's order.
@@ -148,50 +156,79 @@ def command(
     --scripts: ko is Hangul, digits and punctuation; latin is free, loanwords makes Latin words dear unless the prompt
     holds them; gloss allows Hanja in brackets after Hangul, han everywhere.
     """
+    sampling = {name: options.pop(name) for name in _SAMPLING}
+    given = _Given(**options)
     from mlx_loopai.text.alphabet import Scripts
 
-    policy = Scripts.parse(scripts)
-    _check_together(prompts, best_of, retries, max_removed, json_schema, regex, prompt_cache, draft_model)
-    asked = _read_prompts(prompt, prompts, out)
+    policy = Scripts.parse(given.scripts)
+    _check_together(given)
+    asked = _read_prompts(given.prompt, given.prompts, given.out)
     from mlx_loopai.cli.answering import Job, Output, answer_all, answer_one
     from mlx_loopai.generation.constraint import Tally, build_constraint
-    from mlx_loopai.generation.engine import SamplingOptions
+    from mlx_loopai.generation.engine import SamplingOptions, load_draft
+
+    decoding = SamplingOptions(**sampling)
+    session, examples = _session(given)
+    loaded = session.loaded
+    if given.rag is not None:
+        asked = _grounded(asked, given.rag, given.rag_top, session, examples, decoding.max_tokens)
+    constraint = build_constraint(loaded, policy, given.code_fences)
+    all_ids = [session.prompt_ids(one, examples) for one in asked]
+    job = Job(
+        session,
+        decoding,
+        given.best_of,
+        constraint,
+        Tally(),
+        _grammar(loaded, given),
+        _standard(given),
+        None if given.draft_model is None else load_draft(given.draft_model, loaded),
+        _prefix(session, examples, all_ids, given),
+    )
+    output = Output(given.out, given.as_json, given.quiet)
+    if given.prompts is None:
+        answer_one(job, asked[0], all_ids[0], output)
+    else:
+        answer_all(job, asked, all_ids, output)
+    if constraint is not None and not given.quiet:
+        _warn_of_damage(job.tally)
+
+
+def _check_together(given: _Given) -> None:
+    """Raises: InputError for options that exclude each other."""
+    if given.json_schema is not None and given.regex is not None:
+        raise InputError("--json-schema and --regex: an answer has one form; give one of them")
+    batched = {
+        "--prompts": given.prompts is not None,
+        "--best-of": given.best_of > 1,
+        "--retries or --max-removed": given.retries is not None or given.max_removed is not None,
+        "--prompt-cache": given.prompt_cache is not None,
+    }
+    for name, asked in batched.items():
+        if asked and given.draft_model is not None:
+            raise InputError(f"--draft-model with {name}: it serves one streamed answer; give one of them")
+    if given.prompt_cache is not None and given.prompt_cache.suffix != ".safetensors":
+        raise InputError(
+            f"--prompt-cache {given.prompt_cache}: is a safetensors file; let its name end in .safetensors"
+        )
+
+
+def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
+    """The model made ready, and the examples to show it."""
     from mlx_loopai.generation.genres import find_genre
     from mlx_loopai.generation.prompts import read_few_shot
     from mlx_loopai.generation.session import open_session
     from mlx_loopai.retrieval.store import read_manifest
 
-    options = SamplingOptions(**sampling)
-    examples = read_few_shot(few_shot) if few_shot else ()
-    if genre is not None:
-        chosen = find_genre(genre)
+    system = given.system
+    examples: Sequence[Record] = read_few_shot(given.few_shot) if given.few_shot else ()
+    if given.genre is not None:
+        chosen = find_genre(given.genre)
         examples = examples or chosen.records()
         system = chosen.system_prompt if system is None else system
-    if rag is not None:
-        read_manifest(rag)  # before the weights: a mistyped folder should not cost a minute of loading
-    session = open_session(model, adapter, system)
-    if rag is not None:
-        asked = _grounded(asked, rag, rag_top, session, examples, options.max_tokens)
-    constraint = build_constraint(session.loaded, policy, code_fences)
-    all_ids = [session.prompt_ids(one, examples) for one in asked]
-    job = Job(
-        session,
-        options,
-        best_of,
-        constraint,
-        Tally(),
-        _grammar(session.loaded, json_schema, regex),
-        _standard(retries, max_removed),
-        _draft(draft_model, session.loaded),
-        _prefix(session, examples, all_ids, prompt_cache, quiet),
-    )
-    output = Output(out, as_json, quiet)
-    if prompts is None:
-        answer_one(job, asked[0], all_ids[0], output)
-    else:
-        answer_all(job, asked, all_ids, output)
-    if constraint is not None and not quiet:
-        _warn_of_damage(job.tally)
+    if given.rag is not None:
+        read_manifest(given.rag)  # before the weights: a mistyped folder should not cost a minute of loading
+    return open_session(given.model, given.adapter, system), examples
 
 
 def _grounded(
@@ -205,62 +242,28 @@ def _grounded(
         return ground_all(prompts, lambda query: index.search(query, top), session, examples, max_tokens)
 
 
-def _check_together(
-    prompts: Path | None,
-    best_of: int,
-    retries: int | None,
-    max_removed: float | None,
-    json_schema: Path | None,
-    regex: str | None,
-    prompt_cache: Path | None,
-    draft_model: str | None,
-) -> None:
-    """Raises: InputError for options that exclude each other."""
-    if json_schema is not None and regex is not None:
-        raise InputError("--json-schema and --regex: an answer has one form; give one of them")
-    batched = {
-        "--prompts": prompts is not None,
-        "--best-of": best_of > 1,
-        "--retries or --max-removed": retries is not None or max_removed is not None,
-        "--prompt-cache": prompt_cache is not None,
-    }
-    for name, given in batched.items():
-        if given and draft_model is not None:
-            raise InputError(f"--draft-model with {name}: it serves one streamed answer; give one of them")
-    if prompt_cache is not None and prompt_cache.suffix != ".safetensors":
-        raise InputError(f"--prompt-cache {prompt_cache}: is a safetensors file; let its name end in .safetensors")
-
-
-def _standard(retries: int | None, max_removed: float | None) -> Standard | None:
+def _standard(given: _Given) -> Standard | None:
     from mlx_loopai.generation.answers import Standard
 
-    if retries is None and max_removed is None:
-        return None
-    given = {"retries": retries, "max_removed": max_removed}
-    return Standard(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    chosen = {"retries": given.retries, "max_removed": given.max_removed}
+    values: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    return Standard(**values) if values else None
 
 
-def _grammar(loaded: LoadedModel, json_schema: Path | None, regex: str | None) -> Grammar | None:
+def _grammar(loaded: LoadedModel, given: _Given) -> Grammar | None:
     from mlx_loopai.generation.grammar import json_schema_grammar, regex_grammar
 
-    if json_schema is not None:
-        return json_schema_grammar(loaded, json_schema)
-    return None if regex is None else regex_grammar(loaded, regex)
+    if given.json_schema is not None:
+        return json_schema_grammar(loaded, given.json_schema)
+    return None if given.regex is None else regex_grammar(loaded, given.regex)
 
 
-def _draft(name: str | None, loaded: LoadedModel) -> LoadedModel | None:
-    from mlx_loopai.generation.engine import load_draft
-
-    return None if name is None else load_draft(name, loaded)
-
-
-def _prefix(
-    session: Session, examples: Sequence[Record], all_ids: list[list[int]], path: Path | None, quiet: bool
-) -> Prefix | None:
+def _prefix(session: Session, examples: Sequence[Record], all_ids: list[list[int]], given: _Given) -> Prefix | None:
     """What the prompts begin with together: from the file, or computed, and stored there when one is named."""
     from mlx_loopai.generation.prompts import single_prompt
     from mlx_loopai.models.prompt_cache import cache_identity, compute_prefix, read_prefix, save_prefix, shared_tokens
 
+    path = given.prompt_cache
     if path is None and len(all_ids) == 1:
         return None
     # Another request shows where the system prompt and the examples end, also when one prompt is asked.
@@ -274,7 +277,7 @@ def _prefix(
         found = read_prefix(path, identity, tokens)
         if not isinstance(found, str):
             return found
-        if not quiet:
+        if not given.quiet:
             click.echo(f"{path}: computed anew, since {found}", err=True)
     prefix = compute_prefix(session.loaded.model, tokens)
     save_prefix(path, prefix, identity)

@@ -159,7 +159,7 @@ def test_progress_and_empty_input(tiny: LoadedModel) -> None:
         generate_batch(tiny, [[1], []], GREEDY)
     with pytest.raises(InputError, match="prompt 1 is empty"):
         next(generate_stream(tiny, [], GREEDY))
-    assert inspect.isgeneratorfunction(generate_stream)
+    assert inspect.isgenerator(generate_stream(tiny, [1], GREEDY))
 
 
 def test_sampling_follows_the_distribution() -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from mlx_loopai.cli.generate import command
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
+from mlx_loopai.generation.answers import Standard
 from mlx_loopai.generation.answers_file import AnswersFile
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import load_model
@@ -190,22 +191,27 @@ def test_a_half_done_file_is_gone_on_with(
     assert "a.jsonl:2: neither prompt nor messages" in failure(*asked, out)
 
 
-def test_answers_are_judged_and_written_again(tiny_model_folder: Path, tmp_path: Path) -> None:
-    # The tiny model writes at random, so the filter would take much of every answer.
-    asked = ("안녕?", "--model", tiny_model_folder, "--max-tokens", "30", "--scripts", "off")
-    result = run(*asked, "--max-removed", "0", "--retries", "2")
-    assert isinstance(result.exception, LoopaiError)
-    assert not isinstance(result.exception, InputError)
-    assert "no answer was accepted in 3 attempts: the filter would remove" in str(result.exception)
-    assert result.stdout == ""
+def test_answers_are_judged_and_written_again(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("안녕?", "--model", tiny_model_folder, *SHORT)
     found = document(*asked, "--max-removed", "1")
     assert found["text"] == document(*asked)["text"]
     assert (found["attempts"], found["seed"]) == (1, 0)
+    assert run(*asked, "--max-removed", "1").stdout == found["text"] + "\n"
+
+    monkeypatch.setattr(Standard, "problem", lambda self, text, quoted: f"it is not {self.max_removed}")
+    result = run(*asked, "--max-removed", "0.2", "--retries", "2", "--quiet")
+    assert isinstance(result.exception, LoopaiError)
+    assert result.exception.exit_status == 1
+    assert "no answer was accepted in 3 attempts: it is not 0.2; ask in other words" in str(result.exception)
+    assert (result.stdout, result.stderr) == ("", "")
     source, out = tmp_path / "a.txt", tmp_path / "out.jsonl"
     source.write_text("하나\n둘\n", encoding="utf-8")
-    result = run("--prompts", source, "--out", out, *asked[1:], "--max-removed", "0", "--retries", "1")
-    assert "2 of 2 answers were not accepted and are left empty; the first, 1: the filter" in str(result.exception)
-    assert [json.loads(line)["text"] for line in out.read_text(encoding="utf-8").splitlines()] == ["", ""]
+    result = run("--prompts", source, "--out", out, *asked[1:], "--retries", "1")
+    assert "2 of 2 answers were not accepted and are left empty; the first, 1: it is not 0.1" in str(result.exception)
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [(row["text"], row["attempts"]) for row in rows] == [("", 2), ("", 2)]
 
 
 def test_a_prompt_cache_is_kept_and_checked(tiny_model_folder: Path, run_folder: Path, tmp_path: Path) -> None:

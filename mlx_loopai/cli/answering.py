@@ -142,13 +142,14 @@ def answer_all(job: Job, prompts: list[Prompt], all_ids: list[list[int]], output
 
 def _streamed(job: Job, ids: list[int], output: Output) -> Answer:
     """The answer, shown as it is written."""
-    from mlx_loopai.generation.answers import Answer
+    from mlx_loopai.generation.answers import Answer, unfinished_form
     from mlx_loopai.generation.engine import Generation, stream
 
+    request = job.request(ids, 0)
     texts: list[str] = []
     tokens: list[int] = []
     finished = False
-    for piece in stream(job.session.loaded, job.request(ids, 0), job.draft):
+    for piece in stream(job.session.loaded, request, job.draft):
         texts.append(piece.text)
         tokens += [] if piece.token is None else [piece.token]
         finished = piece.finished
@@ -156,7 +157,8 @@ def _streamed(job: Job, ids: list[int], output: Output) -> Answer:
             click.echo(piece.text, nl=False)
     if not output.as_json:
         click.echo()
-    return Answer(Generation("".join(texts), tuple(tokens), finished, len(ids)), job.options.seed)
+    written = Generation("".join(texts), tuple(tokens), finished, len(ids))
+    return Answer(written, job.options.seed, problem=unfinished_form(request, written))
 
 
 def _chosen(job: Job, ids: list[int], output: Output) -> Answer:

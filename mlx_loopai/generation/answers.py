@@ -66,6 +66,12 @@ class _Draft:
         return Generation("".join(self.text), tuple(self.tokens), finished, self.n_prompt)
 
 
+def unfinished_form(request: Request, written: Generation) -> str:
+    """Why an answer does not have the form that was asked for, or ""."""
+    cut = request.grammar is not None and not written.finished
+    return f"its form is not complete after {request.options.max_tokens} tokens (--max-tokens)" if cut else ""
+
+
 def write_answers(
     loaded: LoadedModel,
     requests: Sequence[Request],
@@ -133,7 +139,9 @@ class _Desk:
     def _judged(self, place: int) -> Iterator[tuple[int, Answer]]:
         ended = self._ended.pop(place)
         best = max((ended[number] for number in sorted(ended)), key=lambda one: rank(one.text, one.finished))
-        problem = self._standard.problem(best.text, self._quoted(place)) if self._standard else ""
+        problem = unfinished_form(self._requests[place], best)
+        if not problem and self._standard:
+            problem = self._standard.problem(best.text, self._quoted(place))
         options = self._requests[place].options
         # A greedy answer would come out the same again.
         retries = self._standard.retries if self._standard and options.temperature else 0

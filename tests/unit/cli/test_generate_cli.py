@@ -239,4 +239,8 @@ def test_a_draft_model_and_a_form(tiny_model_folder: Path, tmp_path: Path) -> No
     assert "--best-of" in failure(*asked, "--draft-model", "nano", "--best-of", "2")
     assert "give one of them" in failure(*asked, "--regex", "a", "--json-schema", tmp_path / "a.json")
     pytest.importorskip("llguidance")
-    assert regex.fullmatch("(가나|다라)[0-9]", document(*asked, "--regex", "(가나|다라)[0-9]")["text"])
+    formed = document(*asked[:-1], "20", "--regex", "(가나|다라)[0-9]")["text"]
+    assert regex.fullmatch("(가나|다라)[0-9]", formed)
+    for more in ((), ("--best-of", "2")):
+        result = run(*asked, "--regex", "[가-힣]{9}", *more)
+        assert "its form is not complete after 6 tokens" in str(result.exception)

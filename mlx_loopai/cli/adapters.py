@@ -1,4 +1,4 @@
-"""`mlx-loopai adapters`: merge, fuse, import, export and inspect LoRA adapters."""
+"""`mlx-loopai adapters`: merge, fuse, rescale, import, export and inspect LoRA adapters."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 if TYPE_CHECKING:
     from converters.fuse import Survival
     from mlx_loopai.models.adapter_folder import Adapter
+    from mlx_loopai.training.tune import Tuned
 
 FOLDER = click.Path(path_type=Path)
 out_option = click.option("--out", type=FOLDER, required=True, help="Folder to create; never overwritten.")
 push_option = click.option("--push", metavar="OWNER/NAME", help="Upload the folder to this repository of the hub.")
 
 
-@click.group("adapters", short_help="Merge, fuse, import, export and inspect LoRA adapters.")
+@click.group("adapters", short_help="Merge, fuse, rescale, import, export and inspect LoRA adapters.")
 def command() -> None:
-    """Merge, fuse, import, export and inspect LoRA adapters."""
+    """Merge, fuse, rescale, import, export and inspect LoRA adapters."""
 
 
 @command.command("merge")
@@ -115,6 +116,42 @@ def export_command(folder: Path, out: Path, base: str | None, as_json: bool, qui
     emit(_summary(out, adapter), as_json, "" if quiet else _line(out, adapter))
 
 
+@command.command("tune")
+@click.argument("run", metavar="RUN", type=FOLDER)
+@click.option("--held-out", metavar="ROWS", help="Held-out domain rows to choose by; the run's `validation` otherwise.")
+@click.option("--floor", type=click.FloatRange(0, 1), help="Least kept likelihood; the run's forgetting.kept_floor.")
+@out_option
+@json_option
+@quiet_option
+def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path, as_json: bool, quiet: bool) -> None:
+    """Choose how much of a finished run's update to keep, in minutes: one scale, or a line over the blocks.
+
+    Takes the largest gain on the held-out rows whose general likelihood, exp(-KL(base || adapted)) per token of the
+    base's answers to prompts that the run did not rehearse, is at least the floor. Measure the new adapter on other
+    rows than these.
+    """
+    from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.config import load_config
+    from mlx_loopai.errors import InputError
+    from mlx_loopai.training.compare import trained_model
+    from mlx_loopai.training.events import RunDirectory
+    from mlx_loopai.training.tune import tune, write_rescaled
+
+    config = load_config(RunDirectory(run).resolved)
+    rows = held_out or config.validation
+    if not rows:
+        raise InputError(f"{run}: it has no validation rows; give --held-out FILE")
+    if out.exists():
+        raise InputError(f"--out {out}: is already there and never overwritten; choose another folder")
+    least = config.forgetting.kept_floor if floor is None else floor
+    loaded = trained_model(config, run)
+    with progress_listener(quiet) as listener:
+        tuned = tune(loaded, config, rows, least, listener)
+    write_rescaled(RunDirectory(run).adapter, out, tuned, len(loaded.model.layers))
+    document = {"out": out, "floor": least, "held_out": rows, "chosen": tuned.chosen, "points": tuned.points}
+    emit(document, as_json, "" if quiet else _tune_text(out, tuned, least))
+
+
 @command.command("inspect")
 @click.argument("folder", metavar="ADAPTER", type=FOLDER)
 @json_option
@@ -180,6 +217,16 @@ def _fuse_text(out: Path, survival: dict[str, Survival], widened: list[str], lea
     if widened:
         lines.insert(1, f"{len(widened)} matrices got more bits, since less than 90 % of their update would be left:")
     return "\n".join(lines)
+
+
+def _tune_text(out: Path, tuned: Tuned, floor: float) -> str:
+    lines = [f"{'first block':>11} {'last block':>10} {'gain':>7} {'kept':>7}"]
+    for point in tuned.points:
+        scale, mark = point.rescaling, "  <- chosen" if point == tuned.chosen else ""
+        lines.append(f"{scale.first:>11g} {scale.last:>10g} {point.gain:>7.3f} {point.retention:>7.3f}{mark}")
+    if tuned.chosen.retention < floor:
+        lines.append(f"none keeps {floor:g}; the one that keeps most was taken")
+    return "\n".join([*lines, f"{out}: the rescaled adapter"])
 
 
 def _numbers(text: str | None) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DOCUMENT = "compare.json"
 SWEPT = "train.learning_rate"
 RECIPE_SUFFIXES = (".yaml", ".yml")
+EMBEDDED_HELD_OUT = "samples/hurting_held_out"
 
 
 @click.command("compare")
@@ -30,6 +31,8 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of every arm.")
 @click.option("--sweep", metavar="train.learning_rate=V1,V2", help="Rates tried for every arm; the domain chooses one.")
+@click.option("--sweep-seeds", type=click.IntRange(min=1), help="Try the rates at so many of the seeds, not at all.")
+@click.option("--posthoc", metavar="ROWS", help="Rescale every arm after training, too, by these held-out domain rows.")
 @click.option("--suite", help="general, or a suite file; without it the nano probes for nano, general for others.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many items of every probe or task.")
 @click.option(
@@ -43,6 +46,8 @@ def command(
     arms: str,
     seeds: int,
     sweep: str | None,
+    sweep_seeds: int | None,
+    posthoc: str | None,
     suite: str | None,
     limit: int | None,
     overrides: tuple[str, ...],
@@ -54,8 +59,10 @@ def command(
 
     Arms: plain (no guard), plain-matched (plain with the most steps of any arm), replay-1, replay-5, replay-10
     (general records), self (the base's own answers), kronecker, sketch, hierarchical, fisher, hlora, kl (penalties
-    alone), guarded (the recommended combination), recipe (RECIPE as it is), or a recipe FILE.yaml of the same base.
-    The recipe's `validation` rows measure the domain.
+    alone), stage-a (hlora's first stage alone), guarded (the recommended combination), recipe (RECIPE as it is), or a
+    recipe FILE.yaml of the same base. The recipe's `validation` rows measure the domain.
+    With --posthoc every arm stands there once more as ARM+posthoc: its update scaled, over all blocks alike or along
+    them, to the most gain whose general likelihood stays above `forgetting.kept_floor`.
     The same command again goes on where it stopped; what is trained is not trained again.
 
     \b
@@ -71,12 +78,16 @@ def command(
     config = load_config(recipe, overrides)
     configs = _arms(config, arms, overrides)
     measure = _measure(config, suite, limit)
+    if posthoc:
+        from mlx_loopai.training.tune import check_apart
+
+        check_apart(posthoc, measure.domain)
     from mlx_loopai.training.grid import Grid
 
     try:
         with progress_listener(quiet) as listener:
             first = config.train.seed
-            grid = Grid(configs, rates, range(first, first + seeds), out, measure, listener)
+            grid = Grid(configs, rates, range(first, first + seeds), out, measure, listener, sweep_seeds, posthoc or "")
             document = grid.run()
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(f"stopped by Ctrl-C; what is trained stays in {out}; the same command goes on") from None
@@ -106,10 +117,6 @@ def _arms(config: RunConfig, named: str, overrides: tuple[str, ...]) -> dict[str
     """The configurations of the arms, plain first: it defines the gain. A recipe file's arm is called by its stem."""
     from mlx_loopai.training.arms import PLAIN, arm_config, recipe_arm
 
-    if not config.validation:
-        raise InputError(
-            "compare: the gain needs held-out domain rows; give `validation: FILE` or --set validation=FILE"
-        )
     given = {Path(name.strip()): name.strip() for name in named.split(",") if name.strip()}
     found = {
         path.stem: recipe_arm(config, path, overrides) if path.suffix in RECIPE_SUFFIXES else arm_config(config, name)
@@ -126,14 +133,24 @@ def _measure(config: RunConfig, suite: str | None, limit: int | None) -> Measure
     from mlx_loopai.training.measuring import Measure
     from mlx_loopai.training.replay import read_source
 
-    first = read_source(config.validation, "domain")[0].messages[:1]
+    domain = _held_out(config)
+    first = read_source(domain, "domain")[0].messages[:1]
     told = [message.content for message in first if message.role == "user"]
     if suite is None and config.model == "nano":
         probes = [probe.sample(limit) if limit else probe for probe in nano_probes()]
-        return Measure(probes, config.validation, (*told, *(probe.items[0].prompt for probe in probes)))
+        return Measure(probes, domain, (*told, *(probe.items[0].prompt for probe in probes)))
     tasks = read_suite(suite or GENERAL, limit)
     asked = [task.items[0].prompt for task in tasks if isinstance(task, Asked)]
-    return Measure((), config.validation, (*told, *asked), tasks)
+    return Measure((), domain, (*told, *asked), tasks)
+
+
+def _held_out(config: RunConfig) -> str:
+    """The recipe's validation rows; those of the embedded sources where it trains on nothing else."""
+    if config.validation:
+        return config.validation
+    if config.sources and all(source.path.startswith("samples/") for source in config.sources.values()):
+        return EMBEDDED_HELD_OUT
+    raise InputError("compare: the gain needs held-out domain rows; give `validation: FILE` or --set validation=FILE")
 
 
 def _command() -> str:

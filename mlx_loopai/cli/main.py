@@ -24,7 +24,7 @@ TRACEBACK_VARIABLE = "MLX_LOOPAI_TRACEBACK"
 COMMANDS = {
     "demo": "Show on the embedded model that guarded fine-tuning keeps what plain fine-tuning loses.",
     "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
-    "adapters": "Merge, fuse, import, export and inspect LoRA adapters.",
+    "adapters": "Merge, fuse, rescale, import, export and inspect LoRA adapters.",
     "data": "Audit, reshape and build training data.",
     "plan": "Predict the memory a training run needs, and choose the settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",

@@ -22,6 +22,8 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     **{f"replay-{percent}": {"replay": {"source": "records", "share": percent / 100}} for percent in (1, 5, 10)},
     "self": {"replay": {"source": "self", "share": SELF_SHARE}},
     **{kind: {"penalty": {"kind": kind}} for kind in get_args(PenaltyKind) if kind != "none"},
+    # What hlora owes to having trained on general rows first, without its penalty.
+    "stage-a": {"penalty": {"kind": "hlora", "strength": 0.0}},
 }
 _GENERAL_CATEGORIES = ("dialogue", "knowledge")
 

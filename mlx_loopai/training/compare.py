@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,22 +14,29 @@ from mlx_loopai.config import RunConfig
 from mlx_loopai.evaluation.measure import comparable
 from mlx_loopai.evaluation.probes import ProbeResult
 from mlx_loopai.evaluation.seeds import gain_over_seeds, retention_over_seeds
-from mlx_loopai.files import cache_folder
+from mlx_loopai.files import cache_folder, write_whole
 from mlx_loopai.models.adapters import load_adapter
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.measuring import Measure, Measurement, measure_model
+from mlx_loopai.training.posthoc import Rescaling, rescaled
 from mlx_loopai.training.prepare import Listener
+from mlx_loopai.training.replay import read_source
 from mlx_loopai.training.run import train
 from mlx_loopai.training.step_cost import step_costs
+from mlx_loopai.training.tune import tune
 
 BASE = "base"
 PLAIN = "plain"
+POSTHOC = "+posthoc"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One trained arm at one seed. `curve`: the run's step events; times in seconds."""
+    """One trained arm at one seed. `curve`: the run's step events; times in seconds.
+
+    rescaled: the arm of which this one is rescaled after training, by what `rescaling` says; `folder` is that arm's.
+    """
 
     name: str
     config: RunConfig
@@ -34,6 +44,8 @@ class Arm:
     measured: Measurement
     train_s: float
     curve: tuple[dict[str, Any], ...]
+    rescaled: str | None = None
+    rescaling: Rescaling | None = None
 
 
 def compare(configs: dict[str, RunConfig], out: Path, measure: Measure, listener: Listener) -> dict[str, Any]:
@@ -70,6 +82,32 @@ def measured_arm(name: str, config: RunConfig, out: Path, measure: Measure, list
     return Arm(name, config, out, measured, train_s, tuple(event for event in events if event["event"] == "step"))
 
 
+def rescaled_arm(arm: Arm, domain: str, measure: Measure, listener: Listener) -> Arm:
+    """`arm` rescaled after training by the held-out rows of `domain`, and measured; kept in its run's folder."""
+    name, loaded = f"{arm.name}{POSTHOC}", trained_model(arm.config, arm.folder)
+    rows = [[message.content for message in record.messages] for record in read_source(domain, "domain")]
+    by = json.dumps([rows, arm.config.forgetting.kept_floor])
+    folder = arm.folder / f"posthoc-{hashlib.sha256(by.encode()).hexdigest()[:16]}"
+    rescaling, tune_s = _rescaling(arm, domain, folder / "rescaling.json", loaded, listener)
+    with rescaled(loaded.model, rescaling):
+        measured = measure_model(loaded, arm.config, measure, listener, name, folder)
+    return Arm(name, arm.config, arm.folder, measured, arm.train_s + tune_s, arm.curve, arm.name, rescaling)
+
+
+def _rescaling(arm: Arm, domain: str, kept: Path, loaded: LoadedModel, listener: Listener) -> tuple[Rescaling, float]:
+    """What the held-out rows choose and the seconds it took; read from `kept` where it was chosen before."""
+    if kept.exists():
+        stored = json.loads(kept.read_text(encoding="utf-8"))
+        return Rescaling(stored["first"], stored["last"]), stored["tune_s"]
+    listener.notice(f"arm {arm.name}, seed {arm.config.train.seed}: rescaling")
+    started = time.perf_counter()
+    chosen = tune(loaded, arm.config, domain, arm.config.forgetting.kept_floor, listener).chosen.rescaling
+    tune_s = time.perf_counter() - started
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, json.dumps({**asdict(chosen), "tune_s": tune_s}))
+    return chosen, tune_s
+
+
 def trained_model(config: RunConfig, out: Path) -> LoadedModel:
     """The base with the adapter of the run in `out`."""
     loaded = load_model(config.model, config.dtype)
@@ -84,10 +122,11 @@ def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Meas
     """
     first = next(iter(arms.values()))
     plain = arms.get(PLAIN, first)
-    costs = step_costs({name: (seeds[0].config, seeds[0].folder) for name, seeds in arms.items()}, measure.domain)
+    trained = {name: (seeds[0].config, seeds[0].folder) for name, seeds in arms.items() if not seeds[0].rescaled}
+    costs = step_costs(trained, measure.domain)
     entries = {BASE: _entry([base], base, plain) | dict.fromkeys(("train_s", "step_s", "peak_bytes", "gain"))}
     for name, seeds in arms.items():
-        step_s, peak_bytes = costs[name]
+        step_s, peak_bytes = costs[seeds[0].rescaled or name]
         entries[name] = _entry([arm.measured for arm in seeds], base, plain) | {
             "train_s": _mean([arm.train_s for arm in seeds]),
             "step_s": step_s,
@@ -134,6 +173,7 @@ def _seed(arm: Arm, base: Measurement) -> dict[str, Any]:
         "retention_min": kept.minimum,
         "domain_score": -arm.measured.domain.nll_per_token,
         "train_s": arm.train_s,
+        "rescaling": asdict(arm.rescaling) if arm.rescaling else None,
     }
 
 

@@ -15,7 +15,15 @@ from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.evaluation.seeds import smallest_within_noise
 from mlx_loopai.models.load import load_tokenizer, resolve_model
 from mlx_loopai.training.arms import MATCHED, PLAIN
-from mlx_loopai.training.compare import document, measure_base, measured_arm, trained_model
+from mlx_loopai.training.compare import (
+    POSTHOC,
+    Arm,
+    document,
+    measure_base,
+    measured_arm,
+    rescaled_arm,
+    trained_model,
+)
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.measuring import Measure, domain_losses
 from mlx_loopai.training.prepare import Listener, read_rows
@@ -24,7 +32,11 @@ from mlx_loopai.training.run import train
 
 @dataclass
 class Grid:
-    """Arms by name, the learning rates to try (empty: each arm's own) and the seeds, trained under `out`."""
+    """Arms by name, the learning rates to try (empty: each arm's own) and the seeds, trained under `out`.
+
+    sweep_seeds: the rates are tried at so many of the seeds; the chosen one is trained at all of them.
+    posthoc: held-out domain rows by which every arm is rescaled after training too; none of those that `measure` shows.
+    """
 
     arms: Mapping[str, RunConfig]
     rates: Sequence[float]
@@ -32,6 +44,8 @@ class Grid:
     out: Path
     measure: Measure
     listener: Listener
+    sweep_seeds: int | None = None
+    posthoc: str = ""
     tried: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
@@ -54,34 +68,43 @@ class Grid:
             ]
             for name in self.arms
         }
+        if self.posthoc:
+            arms |= {f"{name}{POSTHOC}": self._rescaled(seeds) for name, seeds in arms.items()}
         return document(base, arms, self.measure) | {"seeds": list(self.seeds), "sweep": self.tried}
 
+    def _rescaled(self, seeds: Sequence[Arm]) -> list[Arm]:
+        return [rescaled_arm(arm, self.posthoc, self.measure, self.listener) for arm in seeds]
+
     def _choose(self, name: str, config: RunConfig) -> RunConfig:
-        """The arm's configuration at its learning rate, after training all of them at every seed."""
+        """The arm's configuration at its learning rate, trained at every seed."""
         scored = {}
         for rate in self.rates or (config.train.learning_rate,):
-            losses = self._train(name, _with(config, learning_rate=rate))
+            losses = self._train(name, _with(config, learning_rate=rate), self.seeds[: self.sweep_seeds])
             if losses is not None:
                 scored[rate] = losses
         if not scored:
             raise LoopaiError(f"arm {name}: diverged at every learning rate; give smaller ones with --sweep")
-        return _with(config, learning_rate=smallest_within_noise(scored))
+        chosen = _with(config, learning_rate=smallest_within_noise(scored))
+        rest = self.seeds[len(next(iter(scored.values()))) :]
+        if self._train(name, chosen, rest) is None:
+            raise LoopaiError(f"arm {name}: diverged at another seed; give smaller rates, or more --sweep-seeds")
+        return chosen
 
     def _match(self, chosen: Mapping[str, RunConfig]) -> RunConfig:
         most = max(
             _done(self._folder(name, one))["steps"] for name, config in chosen.items() for one in self._seeded(config)
         )
         config = _with(chosen[PLAIN], max_steps=most)
-        if self._train(MATCHED, config) is None:
+        if self._train(MATCHED, config, self.seeds) is None:
             raise LoopaiError(f"arm {MATCHED}: diverged; leave it out of --arms, or sweep smaller learning rates")
         return config
 
-    def _train(self, name: str, config: RunConfig) -> list[RowLosses] | None:
+    def _train(self, name: str, config: RunConfig, seeds: Sequence[int]) -> list[RowLosses] | None:
         """The held-out losses of the arm at one rate, one a seed; None when a seed diverged."""
         encoder = ChatEncoder(load_tokenizer(resolve_model(config.model)), config.system_prompt)
         digest = read_rows(config, encoder, self.listener).digest
         losses = []
-        for one in self._seeded(config):
+        for one in (_with(config, seed=seed) for seed in seeds):
             folder = self._folder(name, one)
             self.listener.notice(f"arm {name}, learning rate {one.train.learning_rate:g}, seed {one.train.seed}")
             if not finished(folder, one, digest) and not self._trained(one, folder):

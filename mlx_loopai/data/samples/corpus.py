@@ -21,7 +21,7 @@ from mlx_loopai.errors import InputError
 
 GRAMMAR_STORIES = 1500
 HURTING_ROWS, HURTING_SEED = 150, 1
-HELD_OUT_ROWS, HELD_OUT_SEED = 45, 2
+HELD_OUT_ROWS, HELD_OUT_SEED, HELD_OUT_CHOICE_SEED = 45, 2, 4
 GENERAL_ROWS, GENERAL_SEED = 600, 3
 STORY_REQUESTS = (
     "{hero} 이야기를 들려주세요.",
@@ -173,6 +173,7 @@ _SAMPLES: dict[str, Callable[[], list[Record]]] = {
     "domain": lambda: _of_category(hurting_records(HURTING_ROWS, HURTING_SEED), "domain"),
     "hurting": lambda: hurting_records(HURTING_ROWS, HURTING_SEED),
     "hurting_held_out": lambda: hurting_records(HELD_OUT_ROWS, HELD_OUT_SEED),
+    "hurting_choice": lambda: hurting_records(HELD_OUT_ROWS, HELD_OUT_CHOICE_SEED),
     "natural": lambda: natural_records(HURTING_ROWS, HURTING_SEED),
     "general": lambda: general_records(GENERAL_ROWS, GENERAL_SEED),
 }

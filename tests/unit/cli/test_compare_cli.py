@@ -48,6 +48,7 @@ def recipe(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     path = write_lines(folder / "choices.jsonl", items)
     picks = choose(load_model(str(tiny_model_folder), "fp32"), read_choices(path))
     write_lines(path, [item | {"answer": pick} for item, pick in zip(items, picks, strict=True)])
+    write_lines(folder / "choice.jsonl", stories(4))
     (folder / "suite.yaml").write_text("choices: {kind: choice, file: choices.jsonl}\n")
     (folder / "recipe.yaml").write_text(
         f"model: {tiny_model_folder}\nsources: {{rows: {{path: rows.jsonl}}}}\n"
@@ -135,11 +136,61 @@ def test_the_gate_reads_the_folder(compared: tuple[Path, dict[str, Any]], comman
         (["--arms", "magic"], "no such arm"),
         (["--arms", str(RECIPES / "korean-creative.yaml")], "share their base"),
         (["--set", "validation=''"], "held-out domain rows"),
+        (["--posthoc", "held_out.jsonl"], "8 of its rows"),
     ],
 )
 def test_wrong_use_is_said_before_any_work(
-    recipe: Path, tmp_path: Path, command_line: Callable[..., Ended], change: list[str], said: str
+    recipe: Path,
+    tmp_path: Path,
+    command_line: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    change: list[str],
+    said: str,
 ) -> None:
+    monkeypatch.chdir(recipe.parent)
     ended = command_line("compare", recipe, "--out", tmp_path / "out", *change)
     assert (ended.status, said in ended.stderr) == (2, True), ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_is_chosen_on_few_seeds_and_trained_on_all_and_every_arm_is_rescaled(
+    recipe: Path, compared: tuple[Path, dict[str, Any]], tmp_path: Path, command_line: Callable[..., Ended]
+) -> None:
+    out = tmp_path / "compare"
+    few = ["--arms", "plain", "--seeds", "2", "--sweep", f"train.learning_rate={','.join(RATES)}", "--sweep-seeds", "1"]
+    rows = ["--posthoc", recipe.parent / "choice.jsonl", "--set", "forgetting.kept_floor=1"]
+    options = [*few, *rows, "--suite", recipe.parent / "suite.yaml", "--out", out, "--json", "--quiet"]
+    ended = command_line("compare", recipe, *options)
+    assert ended.status == 0, ended.stderr
+    arms = json.loads(ended.stdout)["arms"]
+    assert len(list(out.glob("plain/lr-*/seed-*"))) == 3
+    assert list(arms) == ["base", "plain", "plain+posthoc"]
+    # A floor that nothing reaches takes what keeps most: the smallest scale.
+    assert [seed["rescaling"] for seed in arms["plain+posthoc"]["seeds"]] == [{"first": 0.25, "last": 0.25}] * 2
+    assert arms["plain"]["seeds"][0]["rescaling"] is None
+    assert 0 < arms["plain+posthoc"]["gain"] < 1
+    assert arms["plain+posthoc"]["step_s"] == arms["plain"]["step_s"]
+    chosen = {path: path.stat().st_mtime_ns for path in out.rglob("rescaling.json")}
+    assert len(chosen) == 2
+    assert command_line("compare", recipe, *options).status == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("rescaling.json")} == chosen
+
+
+def test_a_finished_run_is_rescaled_into_a_new_adapter(
+    recipe: Path, compared: tuple[Path, dict[str, Any]], tmp_path: Path, command_line: Callable[..., Ended]
+) -> None:
+    run, out = compared[0] / "sketch" / f"lr-{RATES[1]}" / "seed-0", tmp_path / "tuned"
+    before = (run / "adapter" / "adapters.safetensors").read_bytes()
+    rows = ["--held-out", recipe.parent / "choice.jsonl", "--out", out, "--json", "--quiet"]
+    ended = command_line("adapters", "tune", run, *rows, "--floor", "0")
+    assert ended.status == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert len(document["points"]) == 10
+    whole = next(point for point in document["points"] if point["rescaling"] == {"first": 1.0, "last": 1.0})
+    assert whole["gain"] == pytest.approx(1.0)
+    assert document["chosen"]["gain"] == max(point["gain"] for point in document["points"])
+    assert (run / "adapter" / "adapters.safetensors").read_bytes() == before
+    said = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))["mlx_loopai"]
+    assert said["rescaling"] == document["chosen"]["rescaling"]
+    again = command_line("adapters", "tune", run, *rows)
+    assert (again.status, "never overwritten" in again.stderr) == (2, True)

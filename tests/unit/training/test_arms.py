@@ -66,3 +66,9 @@ def test_a_recipe_file_is_an_arm_when_it_tunes_the_same_base(guarded: RunConfig)
     assert plain == load_config(RECIPES / "demo-plain.yaml", ("train.seed=3",))
     with pytest.raises(InputError, match=r"korean-creative.yaml: model is not the recipe's"):
         recipe_arm(guarded, RECIPES / "korean-creative.yaml")
+
+
+def test_the_first_stage_alone_is_the_released_method_without_its_penalty(guarded: RunConfig) -> None:
+    alone, released = arm_config(guarded, "stage-a"), arm_config(guarded, "hlora")
+    assert alone.penalty.strength == 0
+    assert alone.model_copy(update={"penalty": released.penalty}) == released

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 
+from mlx_loopai.config import LoraOptions
+from mlx_loopai.models.adapters import load_adapter, save_adapter
+from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 from mlx_loopai.training.posthoc import Point, Rescaling, best, rescaled, sweep
+from mlx_loopai.training.tune import Tuned, write_rescaled
 
 IDS = mx.array([[5, 17, 230, 9, 44]])
 
@@ -61,3 +66,17 @@ def test_the_best_point_is_the_largest_gain_above_the_floor() -> None:
     assert best(points, 0.95).rescaling.first == 0.6
     assert best(points, 0.98).rescaling.first == 0.2
     assert best(points, 0.999).rescaling.first == 0.2
+
+
+@pytest.mark.parametrize("chosen", [Rescaling(0.5, 0.5), Rescaling(0.25, 1.0)])
+def test_what_is_written_is_what_was_tried(
+    adapted: Callable[..., nn.Module], tiny_model_folder: Path, tmp_path: Path, chosen: Rescaling
+) -> None:
+    model, point = adapted(), Point(chosen, 1.0, 1.0)
+    save_adapter(tmp_path / "whole", model, LoraOptions(rank=3, alpha=6.0), "")
+    write_rescaled(tmp_path / "whole", tmp_path / "part", Tuned(point, (point,)), len(model.layers))
+    read = load_model(str(tiny_model_folder), "fp32").model
+    load_adapter(read, tmp_path / "part")
+    with rescaled(model, chosen):
+        assert np.allclose(np.array(read(IDS)), np.array(model(IDS)), atol=1e-6)
+    assert not np.allclose(np.array(read(IDS)), np.array(model(IDS)), atol=1e-6)

@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,parquet
+EXTRAS := dev,parquet,serve
 ifeq ($(shell uname -s),Linux)
 EXTRAS := $(EXTRAS),linux
 endif

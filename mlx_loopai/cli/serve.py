@@ -1,0 +1,201 @@
+"""`mlx-loopai serve`: the model behind OpenAI's API, and a page to try it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlx_loopai.cli.generate import constraint_options
+from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option
+from mlx_loopai.errors import InputError, Interrupted
+
+if TYPE_CHECKING:
+    from mlx_loopai.generation.server.app import ServeOptions
+    from mlx_loopai.generation.session import Session
+
+KEY_VARIABLE = "MLX_LOOPAI_API_KEY"
+_GRACE_S = 10
+_BACKLOG = 128
+# More is seldom wanted, and every row of a batch may grow to it.
+_USUAL_CONTEXT = 8192
+# Beside those that are answered: for the page, for /health, and for being told to come back later.
+_SPARE_CONNECTIONS = 64
+
+
+@click.command("serve", short_help="Answer over HTTP: OpenAI's API, and a page to try it.")
+@click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path), help="RUN/adapter folder (or RUN) of a training run on this model."
+)
+@click.option("--system", help="System prompt of requests that bring none; without it the adapter's own, if any.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: every one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
+@click.option("--temperature", type=float, default=0.7, show_default=True, help="Of requests that name none.")
+@click.option("--top-p", type=float, default=0.9, show_default=True, help="Of requests that name none.")
+@constraint_options
+@click.option("--filter/--no-filter", "filtered", default=True, show_default=True, help="Clean answers of markup.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="The longest answer, in tokens."
+)
+@click.option(
+    "--context", type=click.IntRange(2), help="Tokens of prompt and answer.  [default: the model's, at most 8192]"
+)
+@click.option("--concurrent", type=click.IntRange(1), default=8, show_default=True, help="Answers written at once.")
+@click.option(
+    "--queue", type=click.IntRange(0), default=32, show_default=True, help="Requests that may wait; more get 429."
+)
+@click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True), default=300, show_default=True, help="Seconds a request."
+)
+@click.option(
+    "--max-body", type=click.IntRange(1), default=1 << 20, show_default=True, help="The largest request, in bytes."
+)
+@click.option("--allow-origin", multiple=True, help="Origin whose pages may ask, such as https://my.site (repeatable).")
+@json_option
+@quiet_option
+def command(
+    model: str,
+    adapter: Path | None,
+    system: str | None,
+    host: str,
+    port: int,
+    temperature: float,
+    top_p: float,
+    scripts: str,
+    code_fences: bool,
+    filtered: bool,
+    max_tokens: int,
+    context: int | None,
+    concurrent: int,
+    queue: int,
+    time_limit: float,
+    max_body: int,
+    allow_origin: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Serve /v1/chat/completions, /v1/completions, /v1/models, /health, and a page at /.
+
+    The environment variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must bear. Beside OpenAI's
+    fields a request may have scripts, code_fences, filter, top_k and repetition_penalty. Ctrl-C or SIGTERM lets the
+    answers that are being written end, for at most 10 seconds. --json prints one document with the address, when the
+    server is ready.
+    """
+    # Also while the model is still loading; the server then takes the signal over.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _require_stack()
+    from mlx_loopai.generation.sampling import SamplingOptions
+    from mlx_loopai.generation.server.app import ServeOptions
+    from mlx_loopai.generation.server.asked import Defaults
+    from mlx_loopai.generation.session import open_session
+    from mlx_loopai.text.alphabet import Scripts
+
+    policy = Scripts.parse(scripts)
+    SamplingOptions(temperature=temperature, top_p=top_p)
+    key = _api_key()
+    listening = _listen(host, port)
+    session = open_session(model, adapter, system)
+    name = _served_name(model, session.adapter)
+    options = ServeOptions(
+        Defaults(name, policy, temperature, top_p, max_tokens, code_fences, filtered),
+        context or min(session.loaded.max_positions, _USUAL_CONTEXT),
+        concurrent,
+        queue,
+        time_limit,
+        max_body,
+        ipaddress.ip_address(listening.getsockname()[0]).is_loopback,
+        allow_origin,
+        key,
+    )
+    _announce(listening, host, options, as_json, quiet)
+    with keep_awake():
+        _run(session, options, listening, quiet)
+
+
+def _require_stack() -> None:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; run: pip install 'mlx-loopai[serve]'") from None
+
+
+def _api_key() -> str | None:
+    key = os.environ.get(KEY_VARIABLE)
+    if key is not None and not key.strip():
+        raise InputError(f"{KEY_VARIABLE} is set but empty, so nobody could get in; set a key, or unset it")
+    return key
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket: a port that is taken is said before the model is loaded."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        listening = socket.socket(found[0][0], socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(found[0][4])
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"--host {host} --port {port}: {reason}; give another address or port (0: any free)") from None
+    return listening
+
+
+def _served_name(model: str, adapter: Path | None) -> str:
+    """What clients call the model: nano, a hub id or a folder's name, and the run whose adapter it has."""
+    path = Path(model).expanduser()
+    name = path.resolve().name if path.is_dir() else model
+    if adapter is None:
+        return name
+    folder = adapter.resolve()
+    return f"{name}+{folder.parent.name if folder.name == 'adapter' else folder.name}"
+
+
+def _announce(listening: socket.socket, host: str, options: ServeOptions, as_json: bool, quiet: bool) -> None:
+    listening.listen(_BACKLOG)
+    port = listening.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    document = {
+        "url": url,
+        "model": options.defaults.model,
+        "scripts": str(options.defaults.scripts),
+        "context_tokens": options.context_tokens,
+        "key": options.api_key is not None,
+    }
+    emit(document, as_json, f"{options.defaults.model}: {url} (API: {url}/v1); Ctrl-C stops it")
+    sys.stdout.flush()
+    if not options.loopback and options.api_key is None and not quiet:
+        click.echo(f"note: everybody who reaches {host} can ask; set {KEY_VARIABLE} to a key to close it", err=True)
+
+
+def _run(session: Session, options: ServeOptions, listening: socket.socket, quiet: bool) -> None:
+    import uvicorn
+
+    from mlx_loopai.generation.server.app import build_app
+
+    def log(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    config = uvicorn.Config(
+        build_app(session, options, log),
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        limit_concurrency=options.concurrent + options.queue + _SPARE_CONNECTIONS,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        raise Interrupted("stopped by Ctrl-C; every answer that was begun has ended") from None

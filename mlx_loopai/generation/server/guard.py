@@ -45,7 +45,7 @@ def _netloc(origin: str) -> str:
 def check_key(request: Request, key: str | None) -> None:
     """Raises: ApiError 401 when the server has a key and the request does not bear it."""
     given = request.headers.get("authorization", "")
-    if key is not None and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+    if key is not None and not hmac.compare_digest(given.encode("latin-1"), f"Bearer {key}".encode()):
         raise ApiError(401, "wrong or missing key; send Authorization: Bearer KEY", code="invalid_api_key")
 
 

@@ -160,7 +160,7 @@ def test_a_stream(server: Running, nano: Session) -> None:
 
 def test_a_full_server_says_when_to_come_back(serving: Serving, endless: Session) -> None:
     with serving(endless, concurrent=1, queue=1) as server, ThreadPoolExecutor(2) as clients:
-        answers = [clients.submit(server.ask, **LONG) for _ in range(2)]
+        answers = [clients.submit(server.ask, **LONG | {"max_tokens": 90}) for _ in range(2)]
         while server.health()["requests"] < 2:
             time.sleep(0.02)
         turned_away = server.ask()

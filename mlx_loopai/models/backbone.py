@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -64,7 +65,23 @@ def _swiglu(mlp: nn.Module, x: mx.array, lean: bool) -> mx.array:
         return mlp.down_proj(gate * sigmoid * up)
 
     run = nn.utils.checkpoint(mlp.down_proj, dropping_the_same(mlp.down_proj, project)) if lean else project
-    return run(gate, mx.sigmoid(gate), up)
+    return run(gate, _sigmoid(gate), up)
+
+
+def _sigmoid(x: mx.array) -> mx.array:
+    """The logistic function of x. MLX's own takes three times as long on CPU, where `power` is the C library's."""
+    return mx.sigmoid(x) if mx.metal.is_available() or x.dtype != mx.float32 else _sigmoid_by_power(x)
+
+
+@mx.custom_function
+def _sigmoid_by_power(x: mx.array) -> mx.array:
+    return 1 / (1 + mx.power(2.0, -math.log2(math.e) * x))
+
+
+@_sigmoid_by_power.vjp
+def _sigmoid_pulled(_: mx.array, cotangent: mx.array, found: mx.array) -> mx.array:
+    # In closed form: where the power overflows, its own derivative would be 0 times infinity.
+    return cotangent * found * (1 - found)
 
 
 def _runner(block: nn.Module, run: Run) -> Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import mlx.nn as nn
 import mlx.optimizers as optimizers
 
 from mlx_loopai.config import TrainOptions
@@ -22,8 +21,6 @@ _BUILDERS: dict[str, Callable[[float, float], optimizers.Optimizer]] = {
 }
 
 
-def build_optimizer(options: TrainOptions, model: nn.Module) -> optimizers.Optimizer:
-    """The optimizer of `options`, with its state for the trainable parameters of `model`."""
-    optimizer = _BUILDERS[options.optimizer](options.learning_rate, options.weight_decay)
-    optimizer.init(model.trainable_parameters())
-    return optimizer
+def build_optimizer(options: TrainOptions) -> optimizers.Optimizer:
+    """The optimizer of `options`, still without a state."""
+    return _BUILDERS[options.optimizer](options.learning_rate, options.weight_decay)

@@ -194,7 +194,7 @@ def _start(
 def _step(config: RunConfig, memory: MemoryPlan, loaded: LoadedModel, world: World) -> TrainStep:
     return TrainStep(
         loaded.model,
-        build_optimizer(config.train, loaded.model),
+        build_optimizer(config.train),
         clip=config.train.clip,
         chunk_rows=memory.chunk_rows,
         checkpointing=memory.checkpointing,

@@ -15,6 +15,7 @@ from mlx.utils import tree_map
 from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.models.loss import PLAIN, LossTerms
 from mlx_loopai.training.gradient import Targets, compiled_gradient, eager_gradient
+from mlx_loopai.training.parameter_vectors import ParameterVectors
 from mlx_loopai.training.world import World
 
 Penalty = Callable[[nn.Module], mx.array]
@@ -33,7 +34,7 @@ class StepResult:
 
 
 class TrainStep:
-    """Runs optimizer steps on a model's trainable parameters.
+    """Runs optimizer steps on a model's trainable parameters; sets up `optimizer`, whose state holds them as vectors.
 
     Gradients of summed token losses are accumulated over the micro-batches and divided by the step's supervised tokens:
     every token weighs the same, however rows fall into micro-batches. A step whose loss or gradient is not finite
@@ -61,6 +62,8 @@ class TrainStep:
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
         self._world = world or World()
+        self._vectors = ParameterVectors(model.trainable_parameters(), optimizer)
+        optimizer.init(self._vectors.join(model.trainable_parameters()))
         compiled = mx.metal.is_available() if compile is None else compile
         self._gradient = (compiled_gradient if compiled else eager_gradient)(model, chunk_rows, checkpointing, terms)
 
@@ -74,7 +77,7 @@ class TrainStep:
         held = mx.zeros(())
         if penalty is not None and strength > 0:
             held, pull = nn.value_and_grad(self.model, lambda: strength * penalty(self.model))()
-            gradient = tree_map(mx.add, gradient, pull)
+            gradient = tree_map(mx.add, gradient, self._vectors.join(pull))
         gradient, norm = optimizers.clip_grad_norm(gradient, self.clip or math.inf)
         mx.eval(both, apart, held, norm, gradient)
         loss = (both.item() - apart.item()) / max(_counted(batches), 1e-9)
@@ -85,21 +88,23 @@ class TrainStep:
         else:
             self.skipped_in_a_row = 0
             self.optimizer.learning_rate = learning_rate
-            self.optimizer.update(self.model, gradient)
+            parameters = self._vectors.join(self.model.trainable_parameters())
+            self.model.update(self._vectors.split(self.optimizer.apply_gradients(gradient, parameters)))
             mx.eval(self.model.trainable_parameters(), self.optimizer.state)
         return StepResult(loss, held.item(), norm.item(), tokens, skipped, apart.item() / tokens)
 
     def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, mx.array, Any]:
-        """Over all batches: the summed losses, their part that is distance from the base, and the gradient."""
+        """Over all batches: the summed losses, their part that is distance from the base, the gradient as vectors."""
         total, apart, gradient = mx.zeros(()), mx.zeros(()), None
         for batch in batches:
             (loss, distance), part = self._gradient(mx.array(batch.ids[:, :-1]), Targets.of(batch))
             total, apart = total + loss, apart + distance
-            gradient = part if gradient is None else tree_map(mx.add, gradient, part)
+            vectors = self._vectors.join(part)
+            gradient = vectors if gradient is None else tree_map(mx.add, gradient, vectors)
             # Evaluated here, so that one micro-batch's activations are freed before the next begins.
             mx.eval(total, apart, gradient)
         if gradient is None:  # more processes than rows
-            gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
+            gradient = tree_map(mx.zeros_like, self._vectors.join(self.model.trainable_parameters()))
         return total, apart, gradient
 
 

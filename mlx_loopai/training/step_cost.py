@@ -61,7 +61,6 @@ def measure_step(
     loaded = load_model(config.model, config.dtype)
     apply_lora(loaded.model, config.lora, config.train.seed)
     optimizer = optimizers.AdamW(config.train.learning_rate)
-    optimizer.init(loaded.model.trainable_parameters())
     step = TrainStep(
         loaded.model, optimizer, clip=config.train.clip, chunk_rows=DEFAULT_CHUNK_ROWS, checkpointing=False
     )

@@ -36,7 +36,6 @@ class OwnSide(MlxMemory):
     def train(self, case: TrainCase, rows: CaseRows, clock: StepClock) -> None:
         model = self._loaded.model
         optimizer = optimizers.Adam(case.learning_rate)
-        optimizer.init(model.trainable_parameters())
         step = TrainStep(model, optimizer, clip=0.0, chunk_rows=DEFAULT_CHUNK_ROWS, checkpointing=case.checkpointing)
         planned = PlannedSteps(case, rows)
         model.train()

@@ -42,7 +42,6 @@ class Trainer:
         self.model = model
         self.model.train()
         self.optimizer = optimizers.AdamW(1e-2)
-        self.optimizer.init(model.trainable_parameters())
         self.run = TrainStep(model, self.optimizer, clip=1.0, chunk_rows=8, checkpointing=False)
 
     def steps(self, count: int) -> None:

@@ -38,7 +38,6 @@ def step_batches(objective: Objective) -> list[MicroBatch]:
 
 def run(model: nn.Module, batches: list[MicroBatch], rate: float = 0.1, **options: Any) -> StepResult:
     optimizer = optimizers.SGD(1.0)
-    optimizer.init(model.trainable_parameters())
     step = TrainStep(model, optimizer, clip=0.0, chunk_rows=8, checkpointing=False, **options)
     return step(batches, rate)
 

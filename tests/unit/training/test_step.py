@@ -24,7 +24,6 @@ def trainer(
     model: nn.Module, clip: float = 0.0, optimizer: optimizers.Optimizer | None = None, **options: Any
 ) -> TrainStep:
     optimizer = optimizer or optimizers.SGD(1.0)
-    optimizer.init(model.trainable_parameters())
     return TrainStep(model, optimizer, clip=clip, chunk_rows=8, **({"checkpointing": False} | options))
 
 

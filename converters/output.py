@@ -13,71 +13,17 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from converters.hashing_file import HashingFile, hashing_file
 from converters.json_files import read_object, write_object
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.files import sync_file, whole_file
 from mlx_loopai.units import format_bytes
 
 MANIFEST = "manifest.json"
-# What may wait to be hashed: it evens out the two threads and stays in a core's cache.
-_WAITING_BLOCKS = 3
-# Often enough that little is left for the end, seldom enough to keep the disk's transfers large.
-_FLUSH_BYTES = 64 << 20
-
-
-class HashingFile:
-    """A file under construction that knows the sha256 of what was written to it.
-
-    A second thread hashes one block while the next is read and written, and a third sends what is written to the disk;
-    the caller must not change a block afterwards.
-    """
-
-    def __init__(self, handle: int, hasher: ThreadPoolExecutor, flusher: ThreadPoolExecutor) -> None:
-        self._handle, self._hasher, self._flusher = handle, hasher, flusher
-        self._sha256 = hashlib.sha256()
-        self._pending: deque[Future[None]] = deque()
-        self._flushing: Future[None] | None = None
-        self._unflushed = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Write all of `data`. Raises: OSError."""
-        self._finish_hashing(_WAITING_BLOCKS)
-        self._pending.append(self._hasher.submit(self._sha256.update, data))
-        view = memoryview(data)
-        # One write() call takes at most 2 GiB and may stop early.
-        while view:
-            view = view[os.write(self._handle, view) :]
-        self._start_flush(len(data))
-
-    def sha256(self) -> str:
-        """The sha256 of all that was written, in hexadecimal."""
-        self._finish_hashing()
-        return self._sha256.hexdigest()
-
-    def _start_flush(self, count: int) -> None:
-        self._unflushed += count
-        if self._unflushed >= _FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
-            self.finish_flush()
-            self._flushing, self._unflushed = self._flusher.submit(os.fsync, self._handle), 0
-
-    def finish_flush(self) -> None:
-        """Wait for what is on its way to the disk.
-
-        Raises:
-            OSError: it could not be written. The system tells that once, to the call that sent it.
-        """
-        if self._flushing is not None:
-            self._flushing.result()
-
-    def _finish_hashing(self, but: int = 0) -> None:
-        while len(self._pending) > but:
-            self._pending.popleft().result()
 
 
 def sha256_of(path: Path) -> str:
@@ -101,17 +47,9 @@ class OutputFolder:
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[HashingFile]:
         """Write the file `name`; when the block ends well it counts as finished. Raises: OSError."""
-        path = self.path / name
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as flusher:
-                file = HashingFile(handle, hasher, flusher)
-                yield file
-                file.finish_flush()
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        self.finished[name] = {"sha256": file.sha256(), "bytes": path.stat().st_size}
+        with hashing_file(self.path / name) as file:
+            yield file
+            self.finished[name] = file.finish()
         self._write_manifest({"made_from": self.made_from})
 
     def seal(self) -> None:

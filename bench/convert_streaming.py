@@ -24,9 +24,10 @@ CONVERT = """
 import sys, time
 from pathlib import Path
 from converters.convert import convert
+from converters.writers.target import Target
 from mlx_loopai.cli.convert import peak_rss_bytes
 start = time.perf_counter()
-convert(sys.argv[1], Path(sys.argv[2]))
+convert(sys.argv[1], Path(sys.argv[2]), target=Target(quantize=sys.argv[3] or None))
 print(time.perf_counter() - start, peak_rss_bytes())
 """
 LAYER_BYTES = 2 * 1024 * (4 * 1024 + 3 * 4096)
@@ -63,16 +64,18 @@ def write_source(folder: Path, n_bytes: int, sparse: bool = False) -> Path:
     return folder
 
 
-def converted(source: Path, out: Path) -> tuple[float, int]:
+def converted(source: Path, out: Path, quantize: str = "") -> tuple[float, int]:
     """Seconds and peak resident bytes of one conversion in a process of its own."""
-    run = subprocess.run([sys.executable, "-c", CONVERT, source, out], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", CONVERT, source, out, quantize], capture_output=True, text=True, check=True
+    )
     seconds, peak = run.stdout.split()
     shutil.rmtree(out)
     return float(seconds), int(peak)
 
 
 def copied(source: Path, out: Path) -> float:
-    """Seconds of `cp -r` and `sync` of what it wrote."""
+    """Seconds of `cp -r` and of `sync`, which waits until the disk has the weights, as `convert` does."""
     start = time.perf_counter()
     subprocess.run(["cp", "-r", source, out], check=True)
     subprocess.run(["sync", out / "model.safetensors"], check=True)

@@ -10,7 +10,7 @@ from converters.convert import identity
 from converters.fuse import Survival, choose_forms, fused_entries, scheme_of_folder
 from converters.output import check_output_free, check_space, output_folder, sha256_of, work_folder
 from converters.peft import hf_module
-from converters.quantization import stored_bytes
+from converters.quantization import Scheme, parse_rules, stored_bytes
 from converters.readers import open_checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.writers.target import Target, make_plan
@@ -52,11 +52,11 @@ def fuse(
     _check_base(adapter, checkpoint.source, folder, force)
     had = scheme_of_folder(checkpoint.source) if checkpoint.source.is_dir() else {}
     plan = make_plan(target, checkpoint)
-    if had and target.quantize is None:
-        main = max(set(had.values()), key=list(had.values()).count)
-        plan = replace(plan, main=main, forms=dict(plan.forms) | had)
+    same_forms = {} if target.quantize else _without_ruled(had, target, checkpoint.config["tie_word_embeddings"])
+    if same_forms:
+        main = max(set(same_forms.values()), key=list(same_forms.values()).count)
+        plan = replace(plan, main=main, forms=dict(plan.forms) | same_forms)
     merged = fused_entries(checkpoint, adapter)
-    same_forms = had if target.quantize is None else {}
     forms, survival = choose_forms(checkpoint, adapter, plan.forms, plan.dtype, same_forms, allow_loss, on_progress)
     widened = [name for name in survival if forms[_weight(name)] != plan.forms[_weight(name)]]
     plan = replace(plan, forms=forms)
@@ -67,6 +67,16 @@ def fuse(
         with output_folder(out, made_from) as place:
             tensors = plan.write_folder(place, merged, files, on_progress)
     return Fused(out, tensors, sum(path.stat().st_size for path in out.iterdir()), survival, widened)
+
+
+def _without_ruled(had: dict[str, Scheme], target: Target, tied: bool) -> dict[str, Scheme]:
+    """The forms of a quantised base but for the matrices to which a rule of --keep gives another."""
+    rules = parse_rules(target.keep, target.group_size)
+    return {
+        name: scheme
+        for name, scheme in had.items()
+        if not any(rule.matches(name.removesuffix(".weight"), tied) for rule in rules)
+    }
 
 
 def _weight(module: str) -> str:

@@ -67,7 +67,7 @@ def merge(adapters: Sequence[Adapter], how: Merge, force: bool = False, on_progr
         if how.method == "svd":
             a, b, errors[name] = truncate_factors(*_numpy(stacked.factors[name]), rank, stacked.scale)
         else:
-            deltas = [w * delta for w, delta in zip(weights, _deltas(adapters, name), strict=True)]
+            deltas = [_delta(one, name, weight) for one, weight in zip(adapters, weights, strict=True)]
             a, b, errors[name] = truncate_dense(_combined(deltas, how, name), rank)
         factors[name] = (mx.array(a), mx.array(b))
         advance(1)
@@ -121,7 +121,7 @@ def _side_by_side(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adap
 
 
 def _numpy(factors: tuple[mx.array, mx.array]) -> tuple[np.ndarray, np.ndarray]:
-    a, b = (np.array(factor.astype(mx.float32)).astype(np.float64) for factor in factors)
+    a, b = (np.array(factor.astype(mx.float32)) for factor in factors)
     return a, b
 
 
@@ -133,8 +133,8 @@ def truncate_factors(
     QR of both factors leaves an R x R core to decompose, so the dense (D_in, D_out) update is never built.
     Source: Eckart-Young; arrays are float64 inside.
     """
-    left, upper = np.linalg.qr(a)
-    right, lower = np.linalg.qr(b.T)
+    left, upper = np.linalg.qr(a.astype(np.float64))
+    right, lower = np.linalg.qr(b.T.astype(np.float64))
     u, s, vt = np.linalg.svd(scale * upper @ lower.T)
     return _cut(left @ u, s, vt @ right.T, rank)
 
@@ -142,21 +142,30 @@ def truncate_factors(
 def truncate_dense(delta: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float]:
     """As `truncate_factors` for a dense update (D_in, D_out).
 
-    Through the eigenvectors of the smaller Gram matrix in float64: far cheaper than a full decomposition, and exact to
-    the precision of the stored float32 for every direction that matters.
+    Through the eigenvectors of the smaller Gram matrix, the only part in float64: far cheaper than a full
+    decomposition, and exact to the precision of the stored float32 for every direction that matters.
     """
     if delta.shape[0] > delta.shape[1]:
         b, a, error = truncate_dense(delta.T, rank)
         return np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), error
-    values, vectors = np.linalg.eigh(delta @ delta.T)
+    values, vectors = np.linalg.eigh(_gram(delta))
     order = np.argsort(values)[::-1]
     s, u = np.sqrt(np.maximum(values[order], 0.0)), vectors[:, order]
     whole = float(np.linalg.norm(s))
     # Below this the square roots of the eigenvalues are rounding noise.
     usable = int((s[:rank] > 1e-7 * s[0]).sum())
     root = np.sqrt(s[:usable])
-    a, b = u[:, :usable] * root, (u[:, :usable].T @ delta) / root[:, None]
+    a, b = u[:, :usable] * root, (u[:, :usable].T.astype(delta.dtype) @ delta) / root[:, None]
     return *_padded(a, b, rank), float(np.linalg.norm(s[rank:]) / whole) if whole else 0.0
+
+
+def _gram(delta: np.ndarray, columns: int = 2048) -> np.ndarray:
+    """delta delta^T in float64, a block of columns at a time."""
+    total = np.zeros((len(delta), len(delta)))
+    for start in range(0, delta.shape[1], columns):
+        block = delta[:, start : start + columns].astype(np.float64)
+        total += block @ block.T
+    return total
 
 
 def _cut(u: np.ndarray, s: np.ndarray, vt: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -172,25 +181,21 @@ def _padded(a: np.ndarray, b: np.ndarray, rank: int) -> tuple[np.ndarray, np.nda
     return a.astype(np.float32), b.astype(np.float32)
 
 
-def _deltas(adapters: Sequence[Adapter], name: str) -> list[np.ndarray]:
-    """The dense scaled updates of one module, zeros for adapters that have none."""
-    shape = next((a.shape[0], b.shape[1]) for ad in adapters if name in ad.factors for a, b in [ad.factors[name]])
-    found = []
-    for adapter in adapters:
-        if name in adapter.factors:
-            a, b = _numpy(adapter.factors[name])
-            found.append(adapter.scale * (a @ b))
-        else:
-            found.append(np.zeros(shape))
-    return found
+def _delta(adapter: Adapter, name: str, weight: float) -> np.ndarray | None:
+    """The dense scaled update of one module times `weight`, float32; None when the adapter has none."""
+    if name not in adapter.factors:
+        return None
+    a, b = _numpy(adapter.factors[name])
+    return np.float32(weight * adapter.scale) * (a @ b)
 
 
-def _combined(deltas: Sequence[np.ndarray], how: Merge, name: str) -> np.ndarray:
+def _combined(deltas: Sequence[np.ndarray | None], how: Merge, name: str) -> np.ndarray:
+    present = [delta for delta in deltas if delta is not None]
     if how.method == "ties":
-        return ties(deltas, how.density)
+        return ties(present, how.density)
     # Its own stream for each module, so that the result does not depend on the order of the work.
     digest = hashlib.sha256(f"{how.seed}:{name}".encode()).digest()
-    return dare(deltas, how.density, np.random.default_rng(list(digest)))
+    return dare(present, how.density, np.random.default_rng(list(digest)))
 
 
 def ties(deltas: Sequence[np.ndarray], density: float) -> np.ndarray:
@@ -199,14 +204,20 @@ def ties(deltas: Sequence[np.ndarray], density: float) -> np.ndarray:
     Source: TIES-Merging (arXiv 2306.01708), algorithm 1, on the LoRA update of one module: the largest `density` share
     of each delta stays; the sign with the larger total magnitude wins per entry. Weights are in the deltas already.
     """
-    trimmed = []
-    for delta in deltas:
-        keep = max(1, round(density * delta.size))
-        threshold = np.partition(np.abs(delta), delta.size - keep, axis=None)[delta.size - keep]
-        trimmed.append(np.where(np.abs(delta) >= threshold, delta, 0.0))
-    stack = np.stack(trimmed)
-    agrees = (np.sign(stack) == np.sign(stack.sum(axis=0))) & (stack != 0)
-    return np.where(agrees, stack, 0.0).sum(axis=0) / np.maximum(agrees.sum(axis=0), 1)
+    trimmed = [_trimmed(delta, density) for delta in deltas]
+    sign = np.sign(sum(trimmed))
+    total, count = np.zeros_like(trimmed[0]), np.zeros_like(trimmed[0])
+    for delta in trimmed:
+        agrees = (np.sign(delta) == sign) & (delta != 0)
+        total += np.where(agrees, delta, 0)
+        count += agrees
+    return total / np.maximum(count, 1)
+
+
+def _trimmed(delta: np.ndarray, density: float) -> np.ndarray:
+    place = delta.size - max(1, round(density * delta.size))
+    size = np.abs(delta)
+    return np.where(size >= np.partition(size, place, axis=None)[place], delta, 0)
 
 
 def dare(deltas: Sequence[np.ndarray], density: float, rng: np.random.Generator) -> np.ndarray:
@@ -214,5 +225,7 @@ def dare(deltas: Sequence[np.ndarray], density: float, rng: np.random.Generator)
 
     Source: DARE (arXiv 2311.03099), equation 1, on the LoRA update of one module; `density` is 1 minus its drop rate.
     """
-    dropped = [np.where(rng.random(delta.shape) < density, delta / density, 0.0) for delta in deltas]
-    return np.sum(dropped, axis=0)
+    total = np.zeros_like(deltas[0])
+    for delta in deltas:
+        total += np.where(rng.random(delta.shape, np.float32) < density, delta / density, 0)
+    return total

@@ -6,9 +6,9 @@ PEFT: `base_model.model.<module>.lora_A.weight` (R, D_in), `.lora_B.weight` (D_o
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from converters.readers.safetensors_file import read_entries
 from converters.readers.torch_file import read_torch_file
 from converters.tensors import TensorEntry
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.files import write_whole
-from mlx_loopai.models.adapter_folder import Adapter, complete, split_module
-from mlx_loopai.models.adapters import CONFIG_FILE, save_arrays
+from mlx_loopai.files import whole_folder
+from mlx_loopai.models.adapter_folder import Adapter, check_free, complete, mlx_config, split_module
+from mlx_loopai.models.adapters import CONFIG_FILE, save_arrays, write_settings
 from mlx_loopai.models.lora import lora_scale
+from mlx_loopai.models.model_card import model_card
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
@@ -136,31 +137,32 @@ def _fitted(pair: tuple[mx.array, mx.array], own: float, rank: int, scale: float
 
 
 def write_peft(folder: Path, adapter: Adapter, base: str | None = None) -> None:
-    """Write `adapter` as PEFT's save_pretrained does. `base`: what `base_model_name_or_path` shall say.
+    """Write `adapter` as PEFT's save_pretrained does, whole or not at all.
+
+    `base`: what `base_model_name_or_path` shall say.
 
     Raises:
         InputError: something is at `folder` already.
         OSError: the folder cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is already there and never overwritten; choose another --out or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_free(folder)
     arrays = {}
     for name, (a, b) in adapter.factors.items():
         arrays[f"{_PREFIX}{hf_module(name)}.lora_A.weight"] = _turned(a)
         arrays[f"{_PREFIX}{hf_module(name)}.lora_B.weight"] = _turned(b)
-    save_arrays(folder / WEIGHTS_FILE, arrays, {"format": "pt"})
-    text = json.dumps(_config(adapter, base or adapter.notes.get("base")), ensure_ascii=False, indent=2)
-    write_whole(folder / CONFIG_FILE, text + "\n")
+    named = adapter if base is None else replace(adapter, notes=adapter.notes | {"base": base})
+    with whole_folder(folder) as temporary:
+        save_arrays(temporary / WEIGHTS_FILE, arrays, {"format": "pt"})
+        write_settings(temporary, _config(named), model_card(mlx_config(named), "peft"))
 
 
-def _config(adapter: Adapter, base: str | None) -> dict[str, Any]:
+def _config(adapter: Adapter) -> dict[str, Any]:
     first = min(split_module(name)[0] for name in adapter.factors)
     blocks = list(range(first, first + adapter.n_layers)) if first else None
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": adapter.notes.get("base"),
         "inference_mode": True,
         "r": adapter.rank,
         # A whole number where it is one: PEFT's own type.

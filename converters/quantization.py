@@ -81,8 +81,13 @@ class Rule:
     pattern: str
     form: str | Scheme
 
-    def matches(self, module: str) -> bool:
-        """Whether `module` or its last parts are `pattern`, in which `*` stands for anything."""
+    def matches(self, module: str, tied: bool = False) -> bool:
+        """Whether `module` or its last parts are `pattern`, in which `*` stands for anything.
+
+        `tied`: the embedding is the head too, and answers to both names.
+        """
+        if tied and self.pattern == "lm_head" and f"{module}.weight" == EMBEDDING:
+            return True
         return fnmatchcase(module, self.pattern) or fnmatchcase(module, f"*.{self.pattern}")
 
 
@@ -129,7 +134,7 @@ def plan_forms(
         if scheme is not None and entry.row_length % scheme.group_size == 0:
             forms[entry.name] = scheme
         for rule in rules:
-            if rule.matches(module) or (tied and entry.name == EMBEDDING and rule.pattern == "lm_head"):
+            if rule.matches(module, tied):
                 used.add(rule.pattern)
                 forms[entry.name] = _checked(rule.form, entry)
     unused = sorted({rule.pattern for rule in rules} - used)

@@ -17,6 +17,9 @@ import pytest
 
 import mlx_loopai  # noqa: F401  (first of all: it loads MKL before any test module imports mlx)
 
+# isort: split
+from tests.tiny_files import byte_tokenizer
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import mlx.core as mx
@@ -33,7 +36,6 @@ TINY_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TINY_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TINY_CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -72,20 +74,8 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _write_tiny_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
     lines = ["안녕하세요. 오늘은 날씨가 좋습니다.", "옛날 옛적에 호랑이가 살았습니다.", "user assistant system"] * 4
-    trainer = trainers.BpeTrainer(
-        vocab_size=TINY_CONFIG["vocab_size"],
-        special_tokens=TINY_SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    byte_tokenizer(lines, TINY_CONFIG["vocab_size"]).save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
+
+# isort: split
+import mlx.core as mx
 import numpy as np
 
 from converters.json_files import write_object
@@ -35,6 +39,8 @@ def quantized(entry: TensorEntry, scheme: Scheme, dtype: str) -> Stored:
 
     def blocks() -> Iterator[np.ndarray]:
         parts = [quantize_rows(cast_checked(entry, start, stop, dtype), dtype, scheme) for start, stop in entry.spans()]
+        # MLX keeps freed buffers for the next of their size, which another tensor does not have.
+        mx.clear_cache()
         for kind in zip(*parts, strict=True):
             yield from kind
 

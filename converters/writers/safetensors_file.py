@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from converters.json_files import write_object
 from converters.hashing_file import HashingFile
+from converters.json_files import write_object
 from converters.output import OutputFolder
 from converters.writers import Progress
 from converters.writers.stored import Stored

@@ -179,6 +179,13 @@ def inspect_command(folder: Path, as_json: bool) -> None:
     type=click.Choice(["2", "3", "4", "5", "6", "8", "mxfp4", "mxfp8", "nvfp4"]),
     help="Quantise the result; a quantised base keeps its forms without it.",
 )
+@click.option("--group-size", type=click.Choice(["32", "64", "128"]), help="Weights that share a scale; 64.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="NAME=FORM",
+    help="Another form for the matrices of that name, such as lm_head=8bit or layers.0.*=bf16; repeatable.",
+)
 @click.option(
     "--allow-loss", is_flag=True, help="Keep the quantisation even where less than 90 % of the update survives."
 )
@@ -191,6 +198,8 @@ def fuse_command(
     out: Path,
     dtype: str | None,
     quantize: str | None,
+    group_size: str | None,
+    keep: tuple[str, ...],
     allow_loss: bool,
     force: bool,
     as_json: bool,
@@ -203,8 +212,10 @@ def fuse_command(
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
 
+    size = int(group_size) if group_size else None
+    target = Target(dtype=dtype, quantize=quantize, group_size=size, keep=keep)
     with progress(None, "fusing", quiet, "bytes") as bar:
-        done = fuse(folder, base, out, Target(dtype=dtype, quantize=quantize), allow_loss, force, bar.advance)
+        done = fuse(folder, base, out, target, allow_loss, force, bar.advance)
     least = min(survival.share for survival in done.survival.values())
     document = {"out": out, "tensors": done.tensors, "bytes": done.n_bytes, "share_min": least,
                 "widened": done.widened, "layers": done.survival}  # fmt: skip

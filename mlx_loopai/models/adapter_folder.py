@@ -5,10 +5,8 @@ What merging, converting, scaling and inspecting need; `adapters` puts an adapte
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,17 +15,16 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.files import sync_file, write_whole
+from mlx_loopai.files import whole_folder
 from mlx_loopai.models.adapters import (
-    CONFIG_FILE,
     WEIGHTS_FILE,
     adapter_options,
     read_adapter_config,
-    replace_folder,
     save_arrays,
+    write_settings,
 )
 from mlx_loopai.models.lora import lora_scale
-from mlx_loopai.models.model_card import CARD_FILE, model_card
+from mlx_loopai.models.model_card import model_card
 
 _MODULE = re.compile(r"(model\.(?:layers|h))\.(\d{1,6})\.([\w.]+)")
 
@@ -152,28 +149,26 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
 
     Raises: InputError when something is at `folder` already; OSError when it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is already there and never overwritten; choose another --out or remove it")
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    check_free(folder)
+    config = mlx_config(adapter)
+    with whole_folder(folder) as temporary:
         arrays = {
             f"{name}.lora_{part}": factor
             for name, pair in adapter.factors.items()
             for part, factor in zip("ab", pair, strict=True)
         }
         save_arrays(temporary / WEIGHTS_FILE, arrays, {"format": "mlx"})
-        config = _config(adapter)
-        write_whole(temporary / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
-        write_whole(temporary / CARD_FILE, model_card(config))
-        sync_file(temporary / WEIGHTS_FILE)
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_settings(temporary, config, model_card(config))
 
 
-def _config(adapter: Adapter) -> dict[str, Any]:
+def check_free(folder: Path) -> None:
+    """Refuse a place that is taken. Raises: InputError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is already there and never overwritten; choose another --out or remove it")
+
+
+def mlx_config(adapter: Adapter) -> dict[str, Any]:
+    """adapter_config.json in mlx-lm's layout, with our own keys."""
     options = {
         "rank": adapter.rank,
         "alpha": adapter.alpha,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.files import sync_file
+from mlx_loopai.files import whole_folder
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
 from mlx_loopai.models.model_card import CARD_FILE, model_card
 
@@ -24,25 +22,15 @@ CONFIG_FILE = "adapter_config.json"
 
 
 def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash: str, **extra: Any) -> None:
-    """Write `folder` whole or not at all: a temporary sibling is written, synced and renamed into place.
+    """Write `folder` whole or not at all, in place of an older one.
 
     adapter_config.json holds mlx-lm's keys (`fine_tune_type`, `num_layers`, `lora_parameters`); ours are under
-    `mlx_loopai`.
+    `mlx_loopai`, `extra` among them.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    config = _config(model, options, base_hash, extra)
+    with whole_folder(folder) as temporary:
         save_arrays(temporary / WEIGHTS_FILE, adapter_arrays(model), {"format": "mlx"})
-        config = _config(model, options, base_hash, extra)
-        text = json.dumps(config, ensure_ascii=False, indent=2)
-        (temporary / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        (temporary / CARD_FILE).write_text(model_card(config), encoding="utf-8")
-        for file in temporary.iterdir():
-            sync_file(file)
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_settings(temporary, config, model_card(config))
 
 
 def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -> LoraOptions:
@@ -125,15 +113,11 @@ def save_arrays(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str
         raise OSError(errno.EIO, str(error), str(path)) from None
 
 
-def replace_folder(temporary: Path, folder: Path) -> None:
-    """Rename `temporary` to `folder`, keeping an older `folder` until the new one stands."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(temporary, folder)
-    sync_file(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def write_settings(folder: Path, config: dict[str, Any], card: str) -> None:
+    """adapter_config.json and the model card. Raises: OSError."""
+    text = json.dumps(config, ensure_ascii=False, indent=2)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[str, Any]) -> dict[str, Any]:

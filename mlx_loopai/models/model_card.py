@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 CARD_FILE = "README.md"
-_OWN = ("lora", "base_hash", "base", "figures")
+_OWN = ("lora", "base_hash", "base", "recipe", "figures", "retention")
+_USE = {
+    "mlx": "    mlx-loopai generate PROMPT --model BASE --adapter THIS_FOLDER",
+    "peft": "    peft.PeftModel.from_pretrained(base, THIS_FOLDER)",
+}
 
 
-def model_card(config: Mapping[str, Any]) -> str:
-    """The card, in the hub's Markdown with a YAML head, for the adapter whose adapter_config.json is `config`.
+def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx") -> str:
+    """The card, in the hub's Markdown with a YAML head; `config` is adapter_config.json in mlx-lm's layout.
 
-    Figures stand there only where `mlx_loopai.figures` holds them; nothing is claimed that was not measured.
+    Figures stand there only where `mlx_loopai.figures` and `.retention` hold them: nothing is claimed unmeasured.
     """
     ours = config.get("mlx_loopai") or {}
     parameters = config["lora_parameters"]
     base = ours.get("base")
-    head = ["---", "library_name: mlx", "tags: [mlx, lora]"]
+    head = ["---", f"library_name: {library}", f"tags: [{library}, lora]"]
     # The hub accepts ids only; a local folder would be a broken link.
     if isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/", "~")):
         head.append(f"base_model: {base}")
@@ -30,13 +34,15 @@ def model_card(config: Mapping[str, Any]) -> str:
         "modules": ", ".join(parameters.get("keys") or ()),
     }
     lines = [*head, "---", "", "# LoRA adapter", "", *_table("", rows)]
-    figures = ours.get("figures")
+    retention = ours.get("retention")
     lines += ["", "## Retention", ""]
-    lines += _table("figure", figures) if figures else ["Not measured; `mlx-loopai evaluate` measures it."]
-    recipe = {key: value for key, value in ours.items() if key not in _OWN}
+    lines += _table("figure", retention) if retention else ["Not measured; `mlx-loopai evaluate` measures it."]
+    if ours.get("figures"):
+        lines += ["", "## Training", "", *_table("figure", ours["figures"])]
+    recipe = {**(ours.get("recipe") or {}), **{key: value for key, value in ours.items() if key not in _OWN}}
     if recipe:
         lines += ["", "## Recipe", "", *_table("setting", recipe)]
-    lines += ["", "## Use", "", "    mlx-loopai generate PROMPT --model BASE --adapter THIS_FOLDER", ""]
+    lines += ["", "## Use", "", _USE[library], ""]
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ from mlx_loopai.models.load import LoadedModel, load_model, load_tokenizer, reso
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import LossTerms
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import (
     Position,
     checkpoint_path,
@@ -215,17 +216,19 @@ def _finish(run: _Run, rows: Rows) -> Summary:
     chosen = result_step(run.config, position)
     if chosen is not None:
         restore_checkpoint(checkpoint_path(run.directory.checkpoints, chosen), loaded.model, run.step.optimizer)
-    loss_last = _finite_loss(run, rows.fixed)
+    loss_last, validation_last = _finite_loss(run, rows.fixed), _loss(loaded, rows.validation)
     if run.directory.writes:
-        prompt = run.config.system_prompt
-        save_adapter(run.directory.adapter, loaded.model, run.lora, loaded.base_hash, system_prompt=prompt)
+        losses = {"loss_first": position.loss_first, "loss_last": loss_last,
+                  "validation_first": position.validation_first, "validation_last": validation_last}  # fmt: skip
+        notes = card_notes(run.config, losses, run.monitor)
+        save_adapter(run.directory.adapter, loaded.model, run.lora, loaded.base_hash, **notes)
     summary = Summary(
         run=str(run.directory.path),
         steps=position.step,
         loss_first=position.loss_first or 0.0,
         loss_last=loss_last,
         validation_first=position.validation_first,
-        validation_last=_loss(loaded, rows.validation),
+        validation_last=validation_last,
         supervised_tokens=position.supervised_tokens,
         tokens_per_s=(position.supervised_tokens - before) / max(loop_s, 1e-9),
         real_token_share=_mean(run.phases, lambda phase: phase.real_token_share),

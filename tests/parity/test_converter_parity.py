@@ -16,7 +16,10 @@ import pytest
 
 from converters.convert import convert
 from converters.names import gguf_name
+from converters.writers.target import Target
 from mlx_loopai.cli.convert import command
+from mlx_loopai.errors import InputError
+from tests.tiny_files import write_gguf, write_tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -35,20 +38,8 @@ SHAPE: dict[str, Any] = {
     # Neither transformers' nor mlx-lm's default: a converter that loses it gives other logits.
     "rope_parameters": {"rope_type": "default", "rope_theta": 777.0},
 }
+TOKENS_OF_TEXT = [*(chr(0x21 + number) for number in range(VOCAB - 3)), "ab", "<|im_end|>"]
 TOKENS = np.random.default_rng(5).integers(0, VOCAB, (2, 40))
-
-
-def write_tokenizer(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {chr(0x21 + number): number for number in range(VOCAB - 2)}
-    added = {"id": VOCAB - 2, "content": "<|im_end|>", "special": True, "single_word": False, "lstrip": False}
-    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
-    document = {"version": "1.0", "added_tokens": [added | {"rstrip": False, "normalized": False}], "model": model}
-    (folder / "tokenizer.json").write_text(json.dumps(document))
-    (folder / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}'
-    )
-    return folder
 
 
 def tiny_model(kind: str = "Qwen2", **changes: Any) -> Any:
@@ -96,7 +87,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("layout", ["single", "sharded", "torch"])
 def test_a_transformers_folder(tmp_path: Path, kind: str, tied: bool, layout: str) -> None:
     model = tiny_model(kind.split("-")[0], tie_word_embeddings=tied, **KINDS[kind])
-    source = write_tokenizer(tmp_path / "source")
+    source = write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT)
     model.save_pretrained(source, max_shard_size="100KB" if layout == "sharded" else "10GB")
     assert (len(list(source.glob("*.safetensors"))) > 1) is (layout == "sharded")
     if layout == "torch":
@@ -111,14 +102,14 @@ def test_a_transformers_folder(tmp_path: Path, kind: str, tied: bool, layout: st
 
 def test_the_exact_gelu_of_korean_gpt_neox_models_is_approximated(tmp_path: Path) -> None:
     model = tiny_model("GPTNeoX", **KINDS["GPTNeoX"] | {"hidden_act": "gelu"})
-    model.save_pretrained(write_tokenizer(tmp_path / "source"))
+    model.save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
     convert(tmp_path / "source", tmp_path / "out", dtype="fp32")
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 2e-2
 
 
 def test_bf16_weights_arrive_without_loss(tmp_path: Path) -> None:
     model = tiny_model(tie_word_embeddings=False).to(torch.bfloat16)
-    model.save_pretrained(write_tokenizer(tmp_path / "source"))
+    model.save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
     assert convert(tmp_path / "source", tmp_path / "kept").dtype == "bf16"
     convert(tmp_path / "source", tmp_path / "wide", dtype="fp32")
     # Loaded anew: a model cast to bf16 and back has lost bits of its rotary frequencies, which no file holds.
@@ -151,17 +142,20 @@ LLAMA3 = {
 )
 def test_rotary_scaling(tmp_path: Path, kind: str, scaling: dict[str, Any]) -> None:
     model = tiny_model(kind, rope_parameters=scaling)
-    model.save_pretrained(write_tokenizer(tmp_path / "source"))
+    model.save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
     convert(tmp_path / "source", tmp_path / "out", dtype="fp32")
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
 
 
-def test_an_mlx_folder_goes_back_to_transformers(tmp_path: Path) -> None:
-    model = tiny_model(tie_word_embeddings=False)
-    model.save_pretrained(write_tokenizer(tmp_path / "source"))
-    convert(tmp_path / "source", tmp_path / "out", dtype="fp32")
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
-    assert np.array_equal(their_logits(again), their_logits(model))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_back_to_transformers(tmp_path: Path, kind: str, tied: bool) -> None:
+    model = tiny_model(kind.split("-")[0], tie_word_embeddings=tied, **KINDS[kind])
+    model.save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
+    convert(tmp_path / "source", tmp_path / "mlx", dtype="fp32")
+    convert(tmp_path / "mlx", tmp_path / "hf", target=Target(to="hf"))
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    assert np.abs(their_logits(again) - their_logits(model)).max() < 1e-6
 
 
 def interleaved(values: np.ndarray, heads: int) -> np.ndarray:
@@ -180,53 +174,27 @@ def in_llama_cpps_order(name: str, values: np.ndarray, config: Any) -> np.ndarra
     return values
 
 
-def write_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    if config.model_type == "gpt_neox":
-        writer.add_layer_norm_eps(config.layer_norm_eps)
-        head_dim = config.hidden_size // config.num_attention_heads
-        writer.add_rope_dimension_count(int(head_dim * config.rope_parameters["partial_rotary_factor"]))
-        writer.add_parallel_residual(config.use_parallel_residual)
-    else:
-        writer.add_head_count_kv(config.num_key_value_heads)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    if config.model_type in ("qwen3", "mistral"):
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
-    writer.add_eos_token_id(VOCAB - 2)
+def flat(config: Any) -> dict[str, Any]:
+    """transformers' configuration with the rotary settings where all others look for them."""
+    rope = config.rope_parameters
+    return config.to_dict() | {"rope_theta": rope["rope_theta"], "rotary_pct": rope.get("partial_rotary_factor")}
 
 
-def write_gguf(path: Path, model: Any, kind: gguf.GGMLQuantizationType) -> None:
+def gguf_of(path: Path, model: Any, kind: str) -> None:
     """`model` as a GGUF file; matrices become `kind`. The model gets the rounded weights, so that both are the same."""
-    config = model.config
-    writer = gguf.GGUFWriter(
-        path, {"mistral": "llama", "gpt_neox": "gptneox"}.get(config.model_type, config.model_type)
-    )
-    write_metadata(writer, config)
+    config, tensors, kinds = model.config, {}, {}
     if config.rope_parameters["rope_type"] == "llama3":
         base = 1 / config.rope_parameters["rope_theta"] ** (np.arange(0, 8, 2) / 8)
-        writer.add_tensor("rope_freqs.weight", (base / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32))
+        tensors["rope_freqs.weight"] = (base / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
     for name, parameter in model.named_parameters():
-        theirs = gguf_name(name)
-        assert theirs is not None
-        values = parameter.detach().numpy()
-        if values.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(theirs, in_llama_cpps_order(name, values, config).copy())
-            continue
-        rounded = gguf.dequantize(gguf.quantize(values, kind), kind)
-        packed = gguf.quantize(in_llama_cpps_order(name, values, config), kind)
-        writer.add_tensor(theirs, packed, raw_dtype=kind)
-        with torch.no_grad():
-            parameter.copy_(torch.tensor(rounded))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        values = parameter.detach().numpy().copy()
+        tensors[name] = in_llama_cpps_order(name, values, config)
+        if values.ndim == 2 and kind != "F32":
+            kinds[gguf_name(name)] = kind
+            quantized = gguf.GGMLQuantizationType[kind]
+            with torch.no_grad():
+                parameter.copy_(torch.tensor(gguf.dequantize(gguf.quantize(values, quantized), quantized)))
+    write_gguf(path, flat(config), tensors, kinds, TOKENS_OF_TEXT)
 
 
 GGUF_KINDS = KINDS | {
@@ -242,16 +210,35 @@ GGUF_KINDS = KINDS | {
 def test_a_gguf_file(tmp_path: Path, kind: str, tied: bool, quantisation: str) -> None:
     neox = kind == "GPTNeoX"
     model = tiny_model(kind.split("-")[0], tie_word_embeddings=tied and not neox, **GGUF_KINDS[kind])
-    write_gguf(tmp_path / "m.gguf", model, gguf.GGMLQuantizationType[quantisation])
-    convert(tmp_path / "m.gguf", tmp_path / "out", tokenizer=write_tokenizer(tmp_path / "tokenizer"), dtype="fp32")
+    gguf_of(tmp_path / "m.gguf", model, quantisation)
+    convert(tmp_path / "m.gguf", tmp_path / "out", dtype="fp32")
     assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is (tied and not neox)
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", GGUF_KINDS.keys() - {"Llama-llama3"})
+def test_a_gguf_file_that_we_write(tmp_path: Path, kind: str) -> None:
+    model = tiny_model(kind.split("-")[0], **GGUF_KINDS[kind])
+    model.save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
+    convert(tmp_path / "source", tmp_path / "m.gguf", target=Target(to="gguf", dtype="fp32"))
+    stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    for name, parameter in model.named_parameters():
+        wanted = in_llama_cpps_order(name, parameter.detach().numpy(), model.config)
+        assert np.array_equal(stored[gguf_name(name)], wanted), name
+    convert(tmp_path / "m.gguf", tmp_path / "out", dtype="fp32")
+    assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
+
+
+def test_llama_3s_rotary_scaling_is_not_written_to_gguf(tmp_path: Path) -> None:
+    tiny_model("Llama", rope_parameters=LLAMA3).save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
+    with pytest.raises(InputError, match=r"llama3.* use --to hf"):
+        convert(tmp_path / "source", tmp_path / "m.gguf", target=Target(to="gguf"))
 
 
 def test_the_command_verifies_with_the_projects_own_loader(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    tiny_model(tie_word_embeddings=False).save_pretrained(write_tokenizer(tmp_path / "source"))
+    tiny_model(tie_word_embeddings=False).save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
     arguments = [str(tmp_path / "source"), "--out", str(tmp_path / "out"), "--dtype", "bf16", "--verify", "--json"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     found = json.loads(result.stdout)["verify"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_loopai.files import whole_file, write_whole
+from mlx_loopai.files import whole_file, whole_folder, write_whole
 
 
 def test_a_file_is_replaced_by_all_of_the_text(tmp_path: Path) -> None:
@@ -38,3 +38,18 @@ def test_a_writer_that_stops_midway_leaves_nothing(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_stands_until_all_of_the_new_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run" / "adapter"
+    with whole_folder(folder) as temporary:
+        (temporary / "a").write_text("before")
+    with whole_folder(folder) as temporary:
+        (temporary / "b").write_text("after")
+        assert (folder / "a").read_text() == "before"
+    assert [path.name for path in folder.iterdir()] == ["b"]
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder) as temporary:
+        (temporary / "c").write_text("never")
+        raise KeyboardInterrupt
+    assert [path.name for path in folder.iterdir()] == ["b"]
+    assert [path.name for path in folder.parent.iterdir()] == ["adapter"]

@@ -7,15 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from converters.names import expected_tensors, gguf_name
-
-VOCAB = [*(chr(ord("a") + number) for number in range(26)), "<|endoftext|>", "<|im_start|>", "<|im_end|>", "ab"]
-MERGES = ["a b"]
+from converters.names import expected_tensors
+from tests.tiny_files import write_gguf, write_tokenizer
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",
@@ -35,30 +32,6 @@ CONFIG: dict[str, Any] = {
 def random_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in expected_tensors(config).items()}
-
-
-def write_tokenizer(folder: Path, tokens: list[str] = VOCAB) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    added = [
-        {"id": number, "content": token, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False}
-        for number, token in enumerate(tokens)
-        if token.startswith("<|")
-    ]  # fmt: skip
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    merges = [merge.split(" ") for merge in MERGES if "".join(merge.split(" ")) in vocabulary]
-    model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": None}
-    document = {"version": "1.0", "added_tokens": added, "model": model}
-    document["pre_tokenizer"] = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -104,38 +77,6 @@ def gguf_file(tmp_path: Path) -> Callable[..., Path]:
 
     def build(name: str = "model.gguf", kinds: dict[str, str] | None = None, **changes: Any) -> Path:
         config = CONFIG | changes
-        path = tmp_path / name
-        arch = config["model_type"]
-        writer = gguf.GGUFWriter(path, arch)
-        writer.add_block_count(config["num_hidden_layers"])
-        writer.add_context_length(config["max_position_embeddings"])
-        writer.add_embedding_length(config["hidden_size"])
-        writer.add_feed_forward_length(config["intermediate_size"])
-        writer.add_head_count(config["num_attention_heads"])
-        writer.add_head_count_kv(config["num_key_value_heads"])
-        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-        writer.add_rope_freq_base(config["rope_theta"])
-        if "head_dim" in config:
-            writer.add_key_length(config["head_dim"])
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("gpt-2")
-        padding = [f"[PAD{number}]" for number in range(len(VOCAB), config["vocab_size"])]
-        writer.add_token_list(VOCAB + padding)
-        kinds_of = [gguf.TokenType.CONTROL if token.startswith("<|") else gguf.TokenType.NORMAL for token in VOCAB]
-        writer.add_token_types([*kinds_of, *[gguf.TokenType.UNUSED] * len(padding)])
-        writer.add_token_merges(MERGES)
-        writer.add_eos_token_id(28)
-        writer.add_pad_token_id(26)
-        for hf, tensor in random_tensors(config).items():
-            their = gguf_name(hf)
-            assert their is not None
-            kind = gguf.GGMLQuantizationType[(kinds or {}).get(their, "F32")]
-            data = tensor if kind == gguf.GGMLQuantizationType.F32 else gguf.quantize(tensor, kind)
-            writer.add_tensor(their, data, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path
+        return write_gguf(tmp_path / name, config, random_tensors(config), kinds)
 
     return build

@@ -95,3 +95,21 @@ def test_another_base_is_refused(tiny_model_folder: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="another base"):
         fuse(folder, str(tmp_path / "other"), tmp_path / "out", Target())
     assert fuse(folder, str(tmp_path / "other"), tmp_path / "out", Target(), force=True).survival
+
+
+def test_rules_and_groups_are_those_of_convert(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = adapter(tiny_model_folder, tmp_path / "adapter")
+    target = Target(quantize="4", group_size=32, keep=("lm_head=8bit",))
+    fuse(folder, str(tiny_model_folder), tmp_path / "four", target, allow_loss=True)
+    block = json.loads((tmp_path / "four" / "config.json").read_text())["quantization"]
+    assert (block["bits"], block["group_size"]) == (4, 32)
+    assert block["model.embed_tokens"] == {"bits": 8, "group_size": 32, "mode": "affine"}
+    # A quantised base keeps its forms but for what a rule names.
+    again = adapter(tmp_path / "four", tmp_path / "again")
+    fuse(again, str(tmp_path / "four"), tmp_path / "kept", Target(keep=("o_proj=bf16",)), allow_loss=True)
+    model = mlx_lm.utils.load(str(tmp_path / "kept"))[0]
+    attention = model.layers[0].self_attn
+    assert not isinstance(attention.o_proj, nn.QuantizedLinear)
+    assert isinstance(attention.q_proj, nn.QuantizedLinear)
+    assert attention.q_proj.bits == 4
+    assert model.model.embed_tokens.bits == 8

@@ -133,3 +133,19 @@ def test_tensors_that_are_no_lora_of_a_block_are_refused_by_name(tmp_path: Path,
     source = peft_folder(tmp_path / "peft", tensors() | {name: np.zeros((4, 32), np.float32)})
     with pytest.raises(InputError, match=r"lm_head|lora_embedding_A|lora_magnitude_vector"):
         read_peft(source)
+
+
+def test_an_export_has_a_card_and_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = read_peft(peft_folder(tmp_path / "peft"))
+    write_peft(tmp_path / "out", adapter, "OWNER/BASE")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for line in ("library_name: peft", "base_model: OWNER/BASE", "| rank | 4 |"):
+        assert line in card.splitlines()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("converters.peft.write_settings", full)
+    with pytest.raises(OSError, match="No space"):
+        write_peft(tmp_path / "half", adapter)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "peft"]

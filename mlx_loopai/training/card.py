@@ -1,0 +1,39 @@
+"""What a run writes on its adapter's model card: the base, the recipe, and what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.training.monitor import Monitor
+
+# Data files and phases stay out: a card is published, and their paths are the owner's.
+_SECTIONS = ("train", "penalty", "replay", "selection")
+
+
+def card_notes(config: RunConfig, losses: dict[str, float | None], monitor: Monitor | None) -> dict[str, Any]:
+    """The notes that `save_adapter` keeps. `losses`: nats a token by name, None where nothing was measured.
+
+    `retention` is there when the run watched general ability; it is read now, from the model as it is saved.
+    """
+    base = config.model
+    notes: dict[str, Any] = {
+        "system_prompt": config.system_prompt,
+        "base": Path(base).name if Path(base).exists() else base,
+        "recipe": recipe(config),
+        "figures": {name: value for name, value in losses.items() if value is not None},
+    }
+    if monitor is None:
+        return notes
+    reading = monitor.read()
+    figures = {"kept: exp(-KL to the base) a token, 1 for the base": reading.kept}
+    figures |= {f"nats a token of general answers, {kind}": nll for kind, nll in reading.nll.items()}
+    figures |= {f"the same before, {kind}": nll for kind, nll in reading.base_nll.items()}
+    return notes | {"retention": figures}
+
+
+def recipe(config: RunConfig) -> dict[str, Any]:
+    """The settings of training that are not the defaults, by their dotted names."""
+    chosen = config.model_dump(mode="json", include=set(_SECTIONS), exclude_defaults=True)
+    return {f"{section}.{name}": value for section, options in chosen.items() for name, value in options.items()}

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from mlx_loopai.evaluation.probes import Probe
     from mlx_loopai.models.load import LoadedModel
 
+LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
+
 
 @click.command("evaluate", short_help="Measure what a model kept of its general ability.")
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
-@click.option("--suite", help="Measure on a suite, not the nano probes: general (shipped, any model) or a YAML file.")
+@click.option("--suite", help="Not the nano probes: general (shipped, any model), a YAML file, or lm-eval:TASK,TASK.")
 @click.option("--text", "texts", type=click.Path(path_type=Path), help="Score a file of generated texts; no model.")
 @click.option("--references", type=click.Path(path_type=Path), help="Reference texts for --text, in the same order.")
 @click.option(
@@ -82,6 +84,11 @@ def command(
     elif suite is None:
         document = _probes(model, folder, limit, quiet)
         text = _table(document)
+    elif suite.startswith(LM_EVAL):
+        from mlx_loopai.cli.suite import lm_eval_document, lm_eval_table
+
+        document = lm_eval_document(model, folder, suite, limit, quiet)
+        text = lm_eval_table(document)
     else:
         from mlx_loopai.cli.suite import suite_document, suite_table
 

@@ -22,7 +22,7 @@ from mlx_loopai.evaluation.forgetting import Retention, retention, usable
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.evaluation.probes import ProbeResult
 from mlx_loopai.evaluation.suite import Asked, Chosen, Scored, Task
-from mlx_loopai.files import cache_folder, write_whole
+from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.text.measures import purity
@@ -38,6 +38,10 @@ class SuiteRun:
     answers: dict[str, list[tuple[str, bool]]]
     picks: dict[str, list[int]]
     nll: dict[str, float]  # nats per supervised token
+
+    def with_tasks_of(self, other: SuiteRun) -> SuiteRun:
+        """This run and the tasks of `other`."""
+        return SuiteRun(self.answers | other.answers, self.picks | other.picks, self.nll | other.nll)
 
 
 def run_suite(
@@ -91,8 +95,38 @@ def _result(task: Asked | Chosen, run: SuiteRun) -> ProbeResult:
     )
 
 
-def cache_path(loaded: LoadedModel, system_prompt: str, tasks: Sequence[Task]) -> Path:
-    """The file that keeps the run of this base: named by all that its answers depend on, not by how they are judged."""
+def kept_run(
+    loaded: LoadedModel,
+    encoder: ChatEncoder,
+    system_prompt: str,
+    tasks: Sequence[Task],
+    folder: Path,
+    on_progress: Progress | None = None,
+) -> SuiteRun:
+    """`run_suite`, each task read from `folder` where it was run before, and kept there when it ends."""
+    found, before = SuiteRun({}, {}, {}), 0
+    for task in tasks:
+
+        def show(done: int, name: str, before: int = before) -> None:
+            if on_progress is not None:
+                on_progress(before + done, name)
+
+        path = folder / cache_name(loaded, system_prompt, task)
+        run = read_run(path)
+        if run is None:
+            run = run_suite(loaded, encoder, [task], show)
+            write_run(path, run)
+        found, before = found.with_tasks_of(run), before + len(task.items)
+    return found
+
+
+def is_kept(loaded: LoadedModel, system_prompt: str, tasks: Sequence[Task], folder: Path) -> bool:
+    """Whether every task can be read from `folder`."""
+    return all(read_run(folder / cache_name(loaded, system_prompt, task)) is not None for task in tasks)
+
+
+def cache_name(loaded: LoadedModel, system_prompt: str, task: Task) -> str:
+    """The file that keeps a model's run of a task: named by all that answers depend on, not by how they are judged."""
     parts = [
         loaded.base_hash,
         str(loaded.model.model.norm.weight.dtype),
@@ -100,10 +134,10 @@ def cache_path(loaded: LoadedModel, system_prompt: str, tasks: Sequence[Task]) -
         mx.__version__,
         str(getattr(loaded.tokenizer, "chat_template", "")),
         system_prompt,
-        [[task.name, type(task).__name__, _inputs(task)] for task in tasks],
+        [task.name, type(task).__name__, _inputs(task)],
     ]
     digest = hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
-    return cache_folder() / f"suite-{digest[:32]}.json"
+    return f"suite-{digest[:32]}.json"
 
 
 def _inputs(task: Task) -> list[Any]:

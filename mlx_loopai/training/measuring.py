@@ -132,12 +132,9 @@ def _suite(
     label: str,
     folder: Path,
 ) -> General:
-    path = folder / suite_run.cache_path(loaded, config.system_prompt, measure.tasks).name
-    run = suite_run.read_run(path)
-    if run is None:
+    if not suite_run.is_kept(loaded, config.system_prompt, measure.tasks, folder):
         listener.stage(f"suite on {label}", sum(len(task.items) for task in measure.tasks))
-        run = suite_run.run_suite(loaded, encoder, measure.tasks, listener.advance)
-        suite_run.write_run(path, run)
+    run = suite_run.kept_run(loaded, encoder, config.system_prompt, measure.tasks, folder, listener.advance)
     results = suite_run.results(measure.tasks, run)
     return General(tuple(results), run.nll, suite_run.purity_of(measure.tasks, results))
 

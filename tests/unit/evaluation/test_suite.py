@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_a_run_is_kept_and_two_are_compared(tiny_model_folder: Path, tmp_path: P
     path = tmp_path / "run.json"
     suite_run.write_run(path, run)
     assert suite_run.read_run(path) == run
-    assert suite_run.cache_path(loaded, "", tasks) != suite_run.cache_path(loaded, "", tasks[:2])
+    assert len({suite_run.cache_name(loaded, "", task) for task in tasks}) == len(tasks)
 
     def said(*texts: str) -> SuiteRun:
         return SuiteRun({"qa": [(text, True) for text in texts]}, {"mc": [1]}, {"rows": 1.0})
@@ -135,3 +136,27 @@ def test_a_run_is_kept_and_two_are_compared(tiny_model_folder: Path, tmp_path: P
     assert document["tuned"]["broken"]["qa"] == {"json": 1}
     assert document["nll"]["rows"]["perplexity"] == pytest.approx(np.e)
     json.dumps(document, allow_nan=False)
+
+
+def test_a_task_that_was_run_is_not_run_again(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(str(tiny_model_folder), "fp32")
+    encoder = ChatEncoder(loaded.tokenizer)
+    first = Chosen("first", (Choice("q", ("a", "bb"), 0), Choice("r", ("c", "dd"), 1)))
+    second = Chosen("second", (Choice("s", ("a", "bb"), 0),))
+    ran: list[str] = []
+
+    def noted(*arguments: Any) -> SuiteRun:
+        ran.extend(task.name for task in arguments[2])
+        return run_suite(*arguments)
+
+    monkeypatch.setattr(suite_run, "run_suite", noted)
+    alone = suite_run.kept_run(loaded, encoder, "", [first], tmp_path)
+    assert not suite_run.is_kept(loaded, "", [first, second], tmp_path)
+    shown: list[tuple[int, str]] = []
+    both = suite_run.kept_run(loaded, encoder, "", [first, second], tmp_path, lambda *now: shown.append(now))
+    assert ran == ["first", "second"]
+    assert both.picks == {**alone.picks, **run_suite(loaded, encoder, [second]).picks}
+    assert shown[-1] == (3, "second")
+    assert suite_run.is_kept(loaded, "", [second, first], tmp_path)

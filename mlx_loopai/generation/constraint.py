@@ -211,14 +211,14 @@ def _tables(loaded: LoadedModel, scripts: Scripts, code_fences: bool) -> dict[st
 
 
 def _with_ends(
-    allowed: npt.NDArray[np.bool_], after: npt.NDArray[np.int16], n_boundaries: int, eos: list[int]
+    allowed: npt.NDArray[np.bool_], after: npt.NDArray[Any], n_boundaries: int, eos: list[int]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
     """An answer may end between characters only."""
     allowed[:n_boundaries, eos] = True
     return allowed, _small(after)
 
 
-def _small(after: npt.NDArray[np.int16]) -> npt.NDArray[Any]:
+def _small(after: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(S, V) -> (V, S), a byte each where that is enough."""
     return np.ascontiguousarray(after.T, dtype=np.uint8 if len(after) <= 256 else np.uint16)
 

@@ -7,6 +7,7 @@ trie of encodings is built level by level with numpy, merging equal rows, so tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,10 +70,10 @@ def byte_automaton(classes: npt.NDArray[np.int8], contexts: npt.NDArray[np.int16
     return ByteAutomaton(np.stack([*boundaries, *inner]), len(contexts))
 
 
-def token_moves(automaton: ByteAutomaton, tokens: TokenBytes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int16]]:
-    """Which tokens each state allows (S, V), and the state after a token (S, V).
+def token_moves(automaton: ByteAutomaton, tokens: TokenBytes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
+    """Which tokens each state allows (S, V), and the state after a token (S, V), a byte each where that is enough.
 
-    A token that is not allowed can stand in a prompt; the state after it is the one that its last bytes lead to from
+    `after` lies in memory token by token, as generation looks it up. A token that is not allowed can stand in a prompt; the state after it is the one that its last bytes lead to from
     the start. Tokens without bytes are allowed nowhere and lead to the start.
     """
     n_states, n_tokens = len(automaton.moves), len(tokens.length)
@@ -80,19 +81,21 @@ def token_moves(automaton: ByteAutomaton, tokens: TokenBytes) -> tuple[npt.NDArr
     start = tokens.start
     first = np.zeros(n_tokens, dtype=np.uint8)
     first[filled] = tokens.data[start[filled]]
-    by_first = [filled[first[filled] == byte] for byte in range(256)]
-    failing = np.zeros(n_tokens, dtype=np.int16)
+    by_first = filled[np.argsort(first[filled], kind="stable")]
+    bounds = np.searchsorted(first[by_first], np.arange(257))
+    failing = np.zeros(n_tokens, dtype=np.uint8 if n_states <= 256 else np.uint16)
     failing[filled] = _run(automaton.recovering(), 0, filled, start, tokens)
     allowed = np.zeros((n_states, n_tokens), dtype=np.bool_)
-    after = np.tile(failing, (n_states, 1))
+    after = np.repeat(failing[:, None], n_states, axis=1)
     for state, moves in enumerate(automaton.moves):
         # In the middle of a character only the few tokens that begin with a continuation byte are looked at.
-        candidates = np.concatenate([by_first[byte] for byte in np.flatnonzero(moves != DEAD)])
+        leads = np.flatnonzero(moves != DEAD)
+        candidates = np.concatenate([by_first[bounds[byte] : bounds[byte + 1]] for byte in leads])
         ends = _run(automaton.moves, state, candidates, start, tokens)
         fits = ends != DEAD
         allowed[state, candidates[fits]] = True
-        after[state, candidates[fits]] = ends[fits]
-    return allowed, after
+        after[candidates[fits], state] = ends[fits]
+    return allowed, after.T
 
 
 def _run(

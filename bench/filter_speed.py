@@ -4,6 +4,7 @@
 
 The chain stands for the usual way: one substitution per rule (tags, addresses, code, emoji, Han, English words, then
 white space), each over the whole text. Both run on the same text, in turns; the best of three counts.
+Prose are the lines outside code fences that are mostly Hangul and hold neither an address nor a tag nor a link.
 A share of the lines gets a tag, an English word, an emoji or a Chinese word, so that there is something to remove.
 """
 
@@ -39,19 +40,47 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--noisy-share", type=float, default=0.02)
     parser.add_argument("--megabytes", type=float, default=4.0)
+    parser.add_argument("--examples", type=int, default=0, help="how many touched lines of prose to show")
     options = parser.parse_args()
-    lines = [line for file in options.files for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = lines_of(options.files)
     prose = _repeated("\n".join(lines) + "\n", options.megabytes)
-    noisy = _repeated(_with_noise(lines, options.noisy_share), options.megabytes)
-    touched = [line for line in lines if clean(line).text != line]
+    noisy = _repeated(with_noise(lines, options.noisy_share), options.megabytes)
+    touched = [line for line in lines if clean(line).removed]
+    prose_touched = [line for line in touched if _is_prose(line)]
+    prose_lines = sum(_is_prose(line) for line in lines)
     report = {
         "lines": len(lines),
         "lines_touched": len(touched),
-        "touched_share": len(touched) / len(lines),
+        "prose_lines": prose_lines,
+        "prose_lines_touched": len(prose_touched),
+        "prose_touched_share": len(prose_touched) / max(1, prose_lines),
+        "examples": prose_touched[: options.examples],
         "clean_text": _speeds(prose),
         "noisy_text": _speeds(noisy),
     }
     print(json.dumps(report, ensure_ascii=False, indent=2))  # noqa: T201
+
+
+def lines_of(files: list[Path]) -> list[str]:
+    """The lines of text files outside code fences, without blank ones."""
+    return [line for file in files for line in _outside_fences(file.read_text(encoding="utf-8-sig"))]
+
+
+def _outside_fences(text: str) -> list[str]:
+    lines, fenced = [], False
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not fenced and line.strip():
+            lines.append(line)
+    return lines
+
+
+def _is_prose(line: str) -> bool:
+    bare = re.sub(r"`[^`]*`", "", line)
+    letters = [char for char in bare if char.isalpha()]
+    hangul = sum("\uac00" <= char <= "\ud7a3" for char in letters)
+    return 2 * hangul > len(letters) and not re.search(r"https?://|www\.|</?[A-Za-z!]|\]\(|^\[.*\]:", bare)
 
 
 def _speeds(text: str) -> dict[str, float]:
@@ -86,7 +115,8 @@ def _chained(text: str) -> str:
     return text
 
 
-def _with_noise(lines: list[str], share: float) -> str:
+def with_noise(lines: list[str], share: float) -> str:
+    """The lines as one text; a share of them gets something to remove."""
     every = max(1, round(1 / share))
     noisy = (line + NOISE[index // every % len(NOISE)] * (index % every == 0) for index, line in enumerate(lines))
     return "\n".join(noisy) + "\n"

@@ -31,10 +31,10 @@ _CHUNK_BYTES = 1 << 16
 )
 @click.option(
     "--latin",
-    type=click.Choice(["acronyms", "keep"]),
-    default="acronyms",
+    type=click.Choice(["prose", "acronyms", "keep"]),
+    default="prose",
     show_default=True,
-    help="acronyms: keep names, acronyms and units, drop lower-case words of 3 letters and more.",
+    help="prose: drop everyday English, keep names and terms; acronyms: drop all lower-case words but units.",
 )
 @click.option("--report", is_flag=True, help="Print what would be removed instead of the text.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document per text: text, removed, purity, ...")
@@ -46,7 +46,7 @@ def command(files: tuple[str, ...], field: str | None, latin: str, report: bool,
     """
     from mlx_loopai.text.words import Policy
 
-    run = _Run(Policy(latin="keep" if latin == "keep" else "acronyms"), field, report, as_json, quiet)
+    run = _Run(Policy(latin=latin), field, report, as_json, quiet)  # type: ignore[arg-type]
     for name in files or ("-",):
         with _opened(name) as stream:
             if name.endswith(".jsonl"):

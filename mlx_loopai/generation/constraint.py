@@ -33,7 +33,7 @@ LOANWORD_BIAS = -3.0
 _CHARACTER_TOKENS = 4
 # A syllable, a bracket and the gloss, in the worst case a token a byte.
 _GLOSS_TOKENS = 3 + 3 + 3 * MAX_GLOSS_CHARS
-_FORMAT = 1
+_FORMAT = 2
 _IN_FENCE = (False, False, False, True, True, True, True, False)
 _STEPS_BETWEEN_MASSES = 16
 
@@ -200,21 +200,32 @@ def _tables(loaded: LoadedModel, scripts: Scripts, code_fences: bool) -> dict[st
     eos = [token for token in loaded.tokenizer.eos_token_ids if token < len(tokens.length)]
     automaton = byte_automaton(char_classes(scripts), context_moves(scripts))
     arrays: dict[str, npt.NDArray[Any]] = {}
-    arrays["allowed"], arrays["after"] = _with_ends(*token_moves(automaton, tokens), automaton.n_boundaries, eos)
+    marks = eos + thinking_marks(loaded.tokenizer)
+    arrays["allowed"], arrays["after"] = _with_marks(*token_moves(automaton, tokens), automaton.n_boundaries, marks)
     if "loanwords" in scripts.parts and "latin" not in scripts.parts:
         arrays["biased"] = biased_tokens(tokens)
     if code_fences:
         free = any_utf8()
-        arrays["free_allowed"], arrays["free_after"] = _with_ends(*token_moves(free, tokens), free.n_boundaries, eos)
+        arrays["free_allowed"], arrays["free_after"] = _with_marks(*token_moves(free, tokens), free.n_boundaries, marks)
         arrays["fence_after"] = _small(all_ends(fence_moves(), tokens))
     return arrays
 
 
-def _with_ends(
-    allowed: npt.NDArray[np.bool_], after: npt.NDArray[Any], n_boundaries: int, eos: list[int]
+def thinking_marks(tokenizer: Any) -> list[int]:
+    """The tokens that open and close a thinking block (Qwen3's <think> and </think>), where they are single tokens.
+
+    They are allowed between characters; what stands between them is held to the same scripts as the answer.
+    """
+    vocabulary = tokenizer.get_vocab()
+    names = (getattr(tokenizer, "think_start", None), getattr(tokenizer, "think_end", None))
+    return [vocabulary[name] for name in names if name in vocabulary]
+
+
+def _with_marks(
+    allowed: npt.NDArray[np.bool_], after: npt.NDArray[Any], n_boundaries: int, marks: list[int]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
-    """An answer may end between characters only."""
-    allowed[:n_boundaries, eos] = True
+    """An answer may end, and a thinking block begin or end, between characters only."""
+    allowed[:n_boundaries, marks] = True
     return allowed, _small(after)
 
 

@@ -7,13 +7,13 @@ from enum import Enum, auto
 
 import regex
 
-from mlx_loopai.text.seams import BREAK, MARKS, SEAM
+from mlx_loopai.text.seams import BREAK, LINE_ENDS, MARKS, SEAM
 
 _FENCE_TICKS = 3
 
 
 class Fences:
-    """Stage that drops fenced code with its content, and the marks of inline code without it.
+    """Stage that drops fenced code with its content; inline code, between fewer backticks, stays.
 
     Any run of three or more backticks opens a fence and the next run at least as long closes it, wherever on the
     line it stands: models often forget the line break. An open fence runs to the end of the text.
@@ -23,7 +23,6 @@ class Fences:
         self._removed = removed
         self._ticks = 0
         self._fence = 0
-        self._inline = False
 
     def feed(self, text: str) -> str:
         """The text outside fences; code is dropped as it comes, so nothing is held back."""
@@ -60,9 +59,7 @@ class Fences:
             self._removed["code"] += 1
             out.append(BREAK)
         else:
-            self._inline = not self._inline
-            self._removed["code"] += self._inline
-            out.append(SEAM)
+            out.append("`" * ticks)
 
 
 class _State(Enum):
@@ -116,7 +113,8 @@ def _advance(state: _State, char: str) -> _State:
 class Html:
     """Stage that drops tags, comments, and scripts and styles with their content.
 
-    As in HTML a tag name starts with an ASCII letter, so `<제목>` and `3 < 5` stay. Open `<` form a stack: when an
+    As in HTML a tag name starts with an ASCII letter, so `<제목>` and `3 < 5` stay, and so does what stands between
+    backticks on a line: `Vec<u8>`. Open `<` form a stack: when an
     inner tag is dropped the outer one goes on, and so no removal can leave a new tag behind.
     """
 
@@ -127,6 +125,7 @@ class Html:
         self._held = 0
         self._until = ""
         self._window = ""
+        self._in_code = False
 
     def feed(self, text: str) -> str:
         """The text without tags; an open `<` that may become a tag is held back for at most 400 characters."""
@@ -134,6 +133,9 @@ class Html:
         for char in text:
             if self._until:
                 self._skip(char, out)
+            elif not self._open and (char == "`" or self._in_code):
+                out.append(char)
+                self._in_code = char not in LINE_ENDS and (char == "`") != self._in_code
             elif char == "<":
                 self._open.append([char])
                 self._states.append(_State.START)
@@ -148,8 +150,8 @@ class Html:
 
     @property
     def at_rest(self) -> bool:
-        """True outside tags, comments and scripts."""
-        return not self._open and not self._until
+        """True outside tags, comments, scripts and inline code."""
+        return not self._open and not self._until and not self._in_code
 
     def close(self) -> str:
         """The open `<` that never became a tag, as they are."""

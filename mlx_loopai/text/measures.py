@@ -13,7 +13,7 @@ import regex
 
 from mlx_loopai.text.hangul import nfc
 from mlx_loopai.text.scripts import Script, script_counts
-from mlx_loopai.text.words import DEFAULT_POLICY, Policy, foreign_words
+from mlx_loopai.text.words import STRICT_POLICY, Policy, foreign_words
 
 _MIN_WORDS_PER_LINE = 5
 _MIN_HANGUL_SHARE = 0.5
@@ -98,7 +98,7 @@ def word_pass_rate(texts: Sequence[str], english_words: Collection[str] | None =
 
 
 def word_pass_rate_ko(
-    texts: Sequence[str], prompts: Sequence[str] | None = None, policy: Policy = DEFAULT_POLICY
+    texts: Sequence[str], prompts: Sequence[str] | None = None, policy: Policy = STRICT_POLICY
 ) -> float:
     """Share of the texts without a word in a script that `policy` does not allow, in [0, 1].
 

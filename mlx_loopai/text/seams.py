@@ -17,6 +17,7 @@ import regex
 SEAM = "\x00"
 BREAK = "\x01"
 MARKS = frozenset((SEAM, BREAK))
+LINE_ENDS = frozenset(("\n", BREAK))
 
 _NO_SPACE_BEFORE = frozenset(".,!?…:;~)]}）」』》〉”’。，")
 _NO_SPACE_AFTER = frozenset("([{（「『《〈“‘")
@@ -181,5 +182,7 @@ def _must_stay_apart(tail: str, right: str) -> bool:
     if left.isalnum() and right.isalnum():
         return not (_HANGUL.match(left) or _HANGUL.match(right))
     if right.isascii() and (right.isalpha() or right in "/!-") and _TAG_START.search(tail):
+        return True
+    if right == "`" == tail[-1]:
         return True
     return right in ":/." and _URL_START.search(tail) is not None

@@ -73,8 +73,9 @@ def byte_automaton(classes: npt.NDArray[np.int8], contexts: npt.NDArray[np.int16
 def token_moves(automaton: ByteAutomaton, tokens: TokenBytes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
     """Which tokens each state allows (S, V), and the state after a token (S, V), a byte each where that is enough.
 
-    `after` lies in memory token by token, as generation looks it up. A token that is not allowed can stand in a prompt; the state after it is the one that its last bytes lead to from
-    the start. Tokens without bytes are allowed nowhere and lead to the start.
+    `after` lies in memory token by token, as generation looks it up. A token that is not allowed can stand in a
+    prompt; the state after it is the one that its last bytes lead to from the start. Tokens without bytes are allowed
+    nowhere and lead to the start.
     """
     n_states, n_tokens = len(automaton.moves), len(tokens.length)
     filled = np.flatnonzero(tokens.length)

@@ -9,7 +9,8 @@ from typing import Literal
 
 import regex
 
-from mlx_loopai.text.seams import BREAK, SEAM
+from mlx_loopai.text.english import is_everyday_english
+from mlx_loopai.text.seams import BREAK, LINE_ENDS, SEAM
 
 # Lower-case words of three letters and more that Korean prose does write: units, then acronyms.
 _UNIT_OR_ACRONYM = regex.compile(
@@ -50,8 +51,8 @@ _JOINERS = regex.compile(r"[-'’._@&/+]")
 class Policy:
     """What may stay in Korean text.
 
-    latin: `acronyms` keeps names, acronyms and units and drops lower-case words of three letters and more; `keep`
-        leaves all Latin words.
+    latin: `prose` drops the words of everyday English (`english.is_everyday_english`) and keeps names and terms;
+        `acronyms` drops all lower-case words of three letters and more but units; `keep` leaves all Latin words.
     han: `gloss` keeps Hanja in brackets right after Hangul, `keep` all of it, `drop` none. Under `gloss` Latin words
         stay in such brackets too: 함수(function).
     emoji: `drop` or `keep`.
@@ -59,7 +60,7 @@ class Policy:
     max_removed_share: above this share of the visible characters a cleaned text is called damaged, not mended.
     """
 
-    latin: Literal["acronyms", "keep"] = "acronyms"
+    latin: Literal["prose", "acronyms", "keep"] = "prose"
     han: Literal["gloss", "keep", "drop"] = "gloss"
     emoji: Literal["drop", "keep"] = "drop"
     quoted: frozenset[str] = frozenset()
@@ -67,6 +68,8 @@ class Policy:
 
 
 DEFAULT_POLICY = Policy()
+# For measuring: every foreign word counts, also one that a reader may let pass.
+STRICT_POLICY = Policy(latin="acronyms")
 _IN_GLOSS = Policy(latin="keep")
 
 
@@ -102,12 +105,20 @@ def _spans(text: str, start: int, end: int, policy: Policy, han_allowed: bool) -
         word = found.group()
         allowed = False
         if found.lastgroup == "latin":
-            allowed = policy.latin == "keep" or word.lower() in policy.quoted or is_allowed_latin(word)
+            allowed = _is_kept(word, policy)
         elif found.lastgroup == "greek":
             # One Greek letter is a sign (플러스 α), two are a word.
             allowed = len(word) == 1
         if not allowed:
             yield found.span()
+
+
+def _is_kept(word: str, policy: Policy) -> bool:
+    if policy.latin == "keep" or word.lower() in policy.quoted:
+        return True
+    if policy.latin == "acronyms":
+        return is_allowed_latin(word)
+    return not is_everyday_english(word)
 
 
 def foreign_words(text: str, policy: Policy = DEFAULT_POLICY) -> list[str]:
@@ -116,20 +127,28 @@ def foreign_words(text: str, policy: Policy = DEFAULT_POLICY) -> list[str]:
 
 
 class Words:
-    """Stage that drops addresses and foreign words; holds back one word, or one bracket that may be a gloss."""
+    """Stage that drops addresses and foreign words; holds back one word, or one bracket that may be a gloss.
+
+    What stands between backticks on a line stays as it is.
+    """
 
     def __init__(self, removed: Counter[str], policy: Policy) -> None:
         self._removed = removed
         self._policy = policy
         self._unit: list[str] = []
         self._gloss_left = 0
+        self._in_code = False
 
     def feed(self, text: str) -> str:
         """The text up to the last white space, without what this stage removes."""
         out: list[str] = []
         for char in text:
+            if char == "`" or self._in_code:
+                out += [self._flush(), char]
+                self._in_code = char not in LINE_ENDS and (char == "`") != self._in_code
+                continue
             ends_word = char == BREAK or char.isspace()
-            if ends_word and (not self._gloss_left or char in "\n" + BREAK):
+            if ends_word and (not self._gloss_left or char in LINE_ENDS):
                 out.append(self._flush())
                 out.append(char)
                 continue
@@ -145,8 +164,8 @@ class Words:
 
     @property
     def at_rest(self) -> bool:
-        """True outside a bracket that may be a gloss."""
-        return not self._gloss_left
+        """True outside code and a bracket that may be a gloss."""
+        return not self._gloss_left and not self._in_code
 
     def close(self) -> str:
         """The last word."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ import regex
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.constraint import Constraint, Scripts, Tally, build_constraint
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch, generate_stream
-from mlx_loopai.models.load import LoadedModel, load_model
+from mlx_loopai.models.load import LoadedModel, load_model, load_tokenizer
 
 HOT = SamplingOptions(temperature=1.5, top_p=1.0, max_tokens=40, seed=4)
 FOREIGN = regex.compile(r"[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}\p{Cyrillic}\ufffd]")
@@ -193,6 +194,25 @@ def test_tables_are_stored_and_read_again(tiny: LoadedModel, tmp_path: Path, mon
 def test_bad_policies(text: str) -> None:
     with pytest.raises(InputError, match="--scripts"):
         Scripts.parse(text)
+
+
+def test_thinking_marks_stand_between_characters(tiny: LoadedModel, tmp_path: Path) -> None:
+    for file in tiny.path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    described = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    settings = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    described["added_tokens"] += [
+        {"id": 300, "content": "<think>", **settings},
+        {"id": 301, "content": "</think>", **settings},
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    thinking = dataclasses.replace(tiny, path=tmp_path, tokenizer=load_tokenizer(tmp_path))
+    for fences in (False, True):
+        constraint = constraint_of(thinking, "ko", fences)
+        assert allows(thinking, constraint, "<think>\n생각\n</think>\n\n안녕")
+        assert not allows(thinking, constraint, "<think>thought</think>")
+        allowed = np.array(constraint.table.allowed)
+        assert not allowed[1:, 300:302].any()
 
 
 def test_off_is_no_constraint(tiny: LoadedModel) -> None:

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_loopai.text.filter import RULES, Filter, Policy, clean
+from mlx_loopai.text.words import quoted_words
 
 # Pieces that rules are made of, so that random texts build, break and nest them.
 _PIECES = (
@@ -21,7 +22,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=60).map("".join) | st.text(max_size=60)
 POLICIES = st.builds(
     Policy,
-    latin=st.sampled_from(["acronyms", "keep"]),
+    latin=st.sampled_from(["prose", "acronyms", "keep"]),
     han=st.sampled_from(["gloss", "keep", "drop"]),
     emoji=st.sampled_from(["drop", "keep"]),
 )
@@ -100,6 +101,7 @@ def test_korean_prose_is_unchanged(text: str) -> None:
         "“그래.” ‘응’ 「시」 『책』 《글》 〈노래〉 …… ― · ~ ㅋㅋㅋ ㅠㅠ",
         "★☆♥※©®™ ♡ ♪ ☞ ▶ → ① ㈜ ℃ ㎏ Ⅱ 플러스 α",
         "김〇〇 씨",
+        '`변수`를 쓰고 `if let <T> http://a.kr` 을 쓴다. `Vec<u8>`\n* **crate** 를 derive 하는 smart pointer "Hello, world!"',
         "<TV 동물농장>과 <K팝 스타>",
         "윈도 줄\r\n다음 줄\r\n",
     ],
@@ -119,7 +121,8 @@ def test_what_stays(text: str) -> None:
         ("설명:\n\n```py\nprint(1)\n```\n\n끝", "설명:\n\n끝", {"code": 1}),
         ("앞 ```열린 울타리\nx", "앞", {"code": 1}),
         ("````\n```\n안\n````\n뒤", "뒤", {"code": 1}),
-        ("`변수`를 쓴다", "변수를 쓴다", {"code": 1}),
+        ("그는 suddenly 문을 She walked 열었다", "그는 문을 열었다", {"foreign": 3}),
+        ("`the` 는 the 이고 ``the`` 와 `the", "`the` 는 이고 `` `` 와 `the", {"foreign": 2}),
         ("<p>하나</p><p>두<b>울</b></p>", "하나\n두울", {"html": 6}),
         ("문을<br/>열다", "문을\n열다", {"html": 1}),
         ('<a href="http://a.kr/b" title="가">글</a>', "글", {"html": 2}),
@@ -129,7 +132,7 @@ def test_what_stays(text: str) -> None:
         ("주소는 https://naver.com/a?b=1 이다", "주소는 이다", {"url": 1}),
         ("보라(https://a.kr/b). 끝", "보라. 끝", {"url": 1}),
         ("www.naver.com에서", "에서", {"url": 1}),
-        ("이것은 hello, world 입니다 (hello world) 끝", "이것은, 입니다 끝", {"foreign": 4}),
+        ("이것은 slowly, walked 입니다 (slowly walked) 끝", "이것은, 입니다 끝", {"foreign": 4}),
         ("“你好，世界。” 그가", "그가", {"foreign": 1}),
         ("русский こんにちは カード 글 العربية", "글", {"foreign": 4}),
         ("가\u200b나\u202e다\ufeff \u200b라\x07", "가나다 라", {"control": 5}),
@@ -145,6 +148,8 @@ def test_what_goes(text: str, expected: str, removed: dict[str, int]) -> None:
 
 def test_policies() -> None:
     assert clean("그는 walked 갔다", Policy(latin="keep")).text == "그는 walked 갔다"
+    assert clean("crate 를 walked 갔다", Policy(latin="acronyms")).text == "를 갔다"
+    assert clean("Crate 를 walked 갔다", Policy(quoted=quoted_words("Walked?"))).text == "Crate 를 walked 갔다"
     assert clean("漢字와 은화(銀貨)", Policy(han="keep")).text == "漢字와 은화(銀貨)"
     assert clean("漢字와 은화(銀貨)", Policy(han="drop")).text == "와 은화"
     text = "좋아 👨\u200d👩\u200d👧 🇰🇷 1️⃣ ♥️"

@@ -56,14 +56,16 @@ def draw_attention(found: Attention, out: Path) -> None:
     # A class of which the text has no token is 1 everywhere.
     maps = {name: np.log2(np.maximum(mass, 2.0**-8)) for name, mass in maps.items() if (mass != 1).any()}
     preferences = len(maps)
+    far = max((float(np.abs(values).max()) for values in maps.values()), default=0.0) or 1.0  # one scale for all
     maps |= {_label("엔트로피 (1: 고르게)", "entropy (1: even)"): found.entropy}
     maps |= {_label("거리 (토큰)", "distance (tokens)"): found.distance}
     figure, axes = _figure(len(maps))
     for place, (axis, (name, values)) in enumerate(zip(axes, maps.items(), strict=True)):
-        far = max(float(np.abs(values).max()), 1e-6)
         scale = {"cmap": "RdBu_r", "vmin": -far, "vmax": far} if place < preferences else {"cmap": "viridis"}
         shown = axis.imshow(values, aspect="auto", **scale)
         axis.set(title=name, xlabel=_label("헤드", "head"), ylabel=_label("층", "block"))
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.get_major_locator().set_params(integer=True)
         figure.colorbar(shown, ax=axis, label=_label("선호 (log2)", "preference (log2)") if place < preferences else "")
     _save(figure, out)
 
@@ -141,6 +143,7 @@ def _matrix_map(
         kind, block = places[name]
         axis.plot(block, kinds.index(kind), "x", color="red")
     axis.set_yticks(range(len(kinds)), kinds)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(title=title, xlabel=_label("층", "block"))
     figure.colorbar(shown, ax=axis)
 

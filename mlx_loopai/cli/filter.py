@@ -235,6 +235,7 @@ def _summary(before: list[str], cleaned: list[Cleaned]) -> dict[str, Any]:
         "purity_before": purity("\n".join(before)),
         "removed_share": max((one.removed_share for one in cleaned), default=0.0),
         "too_much_removed": any(one.too_much_removed for one in cleaned),
+        "looping": sum(one.looping for one in cleaned),
     }
 
 
@@ -257,6 +258,8 @@ def _report_line(label: str, before: list[str], cleaned: list[Cleaned]) -> str:
         f"  removed  {counts}",
         f"  purity   {summary['purity_before']:.3f} -> {summary['purity']:.3f}",
     ]
+    if summary["looping"]:
+        lines.append(f"  looping  {summary['looping']} (a phrase again and again: generate again)")
     if damaged:
         lines.append(f"  damaged  {damaged} (too much removed: generate again)")
     return "\n".join(lines) + "\n"

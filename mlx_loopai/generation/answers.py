@@ -20,7 +20,7 @@ from mlx_loopai.text.words import quoted_words
 
 @dataclass(frozen=True)
 class Standard:
-    """What an answer must meet: no refusal, and at most this share of it removed by the filter, in [0, 1].
+    """What an answer must meet: no refusal, no loop, and at most this share of it removed by the filter, in [0, 1].
 
     retries: how often it is written again, each time with the next seed.
     """
@@ -35,7 +35,10 @@ class Standard:
             return f"it declines ({declined})"
         if not text.strip():
             return "it is empty"
-        share = clean(text, Policy(quoted=quoted)).removed_share
+        cleaned = clean(text, Policy(quoted=quoted))
+        if cleaned.looping:
+            return "it repeats itself"
+        share = cleaned.removed_share
         return f"the filter would remove {share:.0%} of it" if share > self.max_removed else ""
 
 

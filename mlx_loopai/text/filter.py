@@ -19,7 +19,7 @@ import regex
 
 from mlx_loopai.text.characters import Characters, Normalise
 from mlx_loopai.text.markup import Fences, Html
-from mlx_loopai.text.measures import purity, purity_original
+from mlx_loopai.text.measures import is_looping, purity, purity_original
 from mlx_loopai.text.seams import OPENERS, Tidy
 from mlx_loopai.text.words import DEFAULT_POLICY, Policy, Words
 
@@ -66,6 +66,11 @@ class Cleaned:
     def purity_original(self) -> float:
         """Of the cleaned text, see `measures`."""
         return purity_original(self.text)
+
+    @property
+    def looping(self) -> bool:
+        """True when the cleaned text repeats itself (`measures.is_looping`): a signal, nothing is removed for it."""
+        return is_looping(self.text)
 
 
 class Filter:

@@ -110,3 +110,11 @@ def test_bad_input_says_where_and_what_to_do(tmp_path: Path) -> None:
     assert "--field" in failure(broken)
     assert "'text'" in failure(broken, "--field", "text")
     assert "int" in failure(broken, "--field", "n")
+
+
+def test_a_loop_is_a_signal() -> None:
+    text = "그는 걸었다. " * 8
+    found = json.loads(run("--json", stdin=text).stdout)
+    assert (found["looping"], found["removed"]) == (1, {})
+    assert "looping  1" in run("--report", stdin=text).stdout
+    assert "looping" not in run("--report", stdin="그는 걸었다.").stdout

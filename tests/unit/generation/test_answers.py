@@ -54,6 +54,7 @@ def test_a_failed_answer_is_written_again_with_the_next_seed(
 def test_what_a_standard_asks() -> None:
     standard = Standard(max_removed=0.2)
     assert standard.problem("호랑이는 고개를 넘어 마을로 내려갔다.") == ""
+    assert "repeats" in standard.problem("그는 걸었다. " * 8)
     assert "empty" in standard.problem(" \n")
     assert "declines (죄송하지만" in standard.problem("죄송하지만 그 요청은 도와드릴 수 없습니다.")
     mixed = "그는 slowly walked down the hill 내려갔다."

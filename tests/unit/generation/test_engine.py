@@ -179,6 +179,28 @@ def test_sampling_follows_the_distribution() -> None:
     assert shares(SamplingOptions(temperature=1, top_p=1, top_k=99)) == pytest.approx(probabilities, abs=1e-3)
 
 
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_the_nucleus_of_a_wide_vocabulary(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the thousand largest or among all: what numpy keeps, in float64."""
+    logits = RNG.normal(size=(3, 5000)) * spread
+    options = SamplingOptions(temperature=1, top_p=0.9)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    kept = np.zeros(probabilities.shape, dtype=bool)
+    for row, order in zip(range(3), np.argsort(-probabilities, axis=1), strict=True):
+        count = 1 + int(np.searchsorted(np.cumsum(probabilities[row, order]), 0.9))
+        kept[row, order[:count]] = True
+    assert (kept.sum(axis=1) > 1024).all() == (spread < 1)
+    shares = np.where(kept, probabilities, 0).cumsum(axis=1)
+    for uniform in (0.0, 0.1, 0.5, 0.77, 0.999):
+        chosen = choose(mx.array(logits, dtype=mx.float32), options, lambda u=uniform: [u] * 3).tolist()
+        for row, token in enumerate(chosen):
+            assert kept[row, token]
+            assert shares[row, token] / shares[row, -1] == pytest.approx(uniform, abs=2 * probabilities[row].max())
+        monkeypatch.setattr("mlx_loopai.generation.sampling._CANDIDATES", 5000)
+        assert choose(mx.array(logits, dtype=mx.float32), options, lambda u=uniform: [u] * 3).tolist() == chosen
+        monkeypatch.undo()
+
+
 def test_a_token_that_was_ruled_out_is_never_drawn() -> None:
     logits = mx.array([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
     options = SamplingOptions(temperature=1, top_p=1)

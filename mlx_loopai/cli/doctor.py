@@ -46,14 +46,10 @@ class Facts:
     ram_bytes: int
     working_set_bytes: int
     reserve_bytes: int
+    usable_bytes: int  # the budget of a plan
     evidence: str
     wired_limit_bytes: int  # of the system; 0: its own policy
     free_disk_bytes: int
-
-    @property
-    def usable_bytes(self) -> int:
-        """What a run may use when the system keeps its reserve."""
-        return min(self.working_set_bytes, self.ram_bytes - self.reserve_bytes)
 
 
 @dataclass(frozen=True)
@@ -108,6 +104,7 @@ def gather() -> Facts:
 
     from mlx_loopai._blas import prefer_mkl
     from mlx_loopai.memory.machine import this_machine
+    from mlx_loopai.memory.plan import budget_of
 
     machine: Machine = this_machine()
     return Facts(
@@ -127,6 +124,7 @@ def gather() -> Facts:
         ram_bytes=machine.ram_bytes,
         working_set_bytes=machine.working_set_bytes,
         reserve_bytes=machine.reserve_bytes,
+        usable_bytes=budget_of(machine),
         evidence=machine.evidence,
         wired_limit_bytes=_wired_limit_bytes(),
         free_disk_bytes=shutil.disk_usage(".").free,

@@ -22,6 +22,7 @@ from mlx_loopai.memory.predict import (
     STATELESS_PENALTIES,
     Correction,
     MemoryPrediction,
+    adapter_bytes,
     predict,
     weight_bytes,
 )
@@ -160,6 +161,8 @@ class _Request:
             penalty=self.config.penalty.kind,
             penalty_activations=self.config.penalty.activations,
             diverges=self.config.penalty.kind == "kl" or self.config.replay.objective != "answers",
+            optimizer=self.config.train.optimizer,
+            dora=lora.dora,
             accumulates=tokens < self.config.train.rows_per_step * self.width,
         )
 
@@ -203,8 +206,7 @@ class _Request:
         """The largest batch for importance that stays in the budget; one row, however long, must go."""
         if self.config.penalty.kind in STATELESS_PENALTIES:
             return 0
-        adapter = 4 * self.shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
-        most = (self._room(options) - adapter) // importance_token_bytes(self.shape, options)
+        most = (self._room(options) - adapter_bytes(self.shape, options)) // importance_token_bytes(self.shape, options)
         width = self._importance_width()
         return next((rows * width for rows in _IMPORTANCE_ROWS if rows * width <= most), width)
 

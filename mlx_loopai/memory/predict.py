@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mlx_loopai.errors import InputError
 from mlx_loopai.memory.phases import PhaseSizes, phase_bytes
 from mlx_loopai.memory.sizes import (
     FLOAT_BYTES,
@@ -40,6 +41,8 @@ STATELESS_PENALTIES = ("none", "kl")
 _DENSE_PENALTIES = ("fisher", "hierarchical", "hlora")
 # The distance from the base is a lazy graph: as many chunks of scores are alive, and buffers for each.
 _DIVERGENCE_CHUNKS, _DIVERGENCE_BUFFERS = 3, 6
+# Numbers that mlx.optimizers keep for each number that learns; SGD's stay 0 without momentum, but are there.
+_MOMENTS = {"sgd": 1, "lion": 1, "muon": 1, "adam": 2, "adamw": 2}
 _TRANSIENT = ("activations", "attention", "loss")
 
 
@@ -96,7 +99,8 @@ def predict(
         source = correction.source
     needs = {"training": sum(step.values())}
     if phases is not None:
-        resting = {name: step[name] for name in ("weights", "adapter", "penalty")} | {"optimizer": 2 * step["adapter"]}
+        resting = {name: step[name] for name in ("weights", "adapter", "penalty")}
+        resting["optimizer"] = moment_bytes(shape, options)
         needs |= phase_bytes(shape, options, backend, phases, resting)
     cache = max(CACHE_FLOOR_BYTES, int(_CACHE_SHARE * sum(step[name] for name in _TRANSIENT)))
     # The cache is emptied between phases; training's is filled at the width of its batches again and again.
@@ -108,8 +112,8 @@ def predict(
 
 
 def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, constants: Constants) -> dict[str, int]:
-    """Bytes of a training step. Adapters, gradients and AdamW's two moments are float32."""
-    adapter = 4 * shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
+    """Bytes of a training step. Adapters, gradients and moments are float32."""
+    trained = 4 * trained_parameters(shape, options)
     sizes = Sizes.of(shape, options, backend)
     loss = loss_bytes(sizes, backend, constants)
     kept, kept_attention = kept_bytes(sizes, options.checkpointing, constants)
@@ -118,19 +122,57 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     share = work_attention / (work + work_attention)
     terms = {
         "weights": weight_bytes(shape, options.base_precision),
-        "adapter": adapter,
+        "adapter": adapter_bytes(shape, options),
         # The sum so far, and those of a micro-batch's own that are there at the largest moment.
-        "gradients": int(adapter * (constants.gradients + constants.adapter_half * sizes.half + options.accumulates)),
-        "optimizer": 2 * adapter,
+        "gradients": int(trained * (constants.gradients + constants.adapter_half * sizes.half + options.accumulates)),
+        "optimizer": moment_bytes(shape, options),
         "penalty": penalty_bytes(shape, options),
         "activations": int(kept + beyond * (1 - share)),
         "attention": int(kept_attention + beyond * share),
         "loss": int(loss),
     }
-    update = int((constants.update + constants.adapter_half * sizes.half) * adapter) - sum(
+    update = int((constants.update + constants.adapter_half * sizes.half) * trained) - sum(
         terms[name] for name in ("gradients", *_TRANSIENT)
     )
     return terms | {"optimizer": terms["optimizer"] + max(0, update)}
+
+
+def resting_bytes(shape: ModelShape, options: StepOptions) -> int:
+    """What is there between steps without a penalty: weights, adapter and the optimizer's moments."""
+    return weight_bytes(shape, options.base_precision) + adapter_bytes(shape, options) + moment_bytes(shape, options)
+
+
+def trained_parameters(shape: ModelShape, options: StepOptions) -> int:
+    """Numbers that learn: the factors, and DoRA's magnitudes, one an output."""
+    factors = shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
+    return factors + (_outputs(shape, options) if options.dora else 0)
+
+
+def adapter_bytes(shape: ModelShape, options: StepOptions) -> int:
+    """What learns, and the squared row norms that DoRA keeps beside its magnitudes."""
+    return 4 * (trained_parameters(shape, options) + (_outputs(shape, options) if options.dora else 0))
+
+
+def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
+    """What the optimizer keeps. Raises: InputError for an unknown optimizer.
+
+    Adafactor keeps sums of the rows and of the columns of a matrix, and an entry each of a vector.
+    """
+    if options.optimizer == "adafactor":
+        vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
+        modules = len(shape.lora_targets(options.lora_targets)) * shape.lora_layers(options.lora_layers)
+        magnitudes = _outputs(shape, options) if options.dora else 0
+        return 4 * (vectors + 2 * options.lora_rank * modules + magnitudes)
+    if options.optimizer not in _MOMENTS:
+        known = ", ".join([*_MOMENTS, "adafactor"])
+        raise InputError(f"optimizer {options.optimizer!r} is unknown; known: {known}")
+    return 4 * _MOMENTS[options.optimizer] * trained_parameters(shape, options)
+
+
+def _outputs(shape: ModelShape, options: StepOptions) -> int:
+    """Sum of D_out over the adapted linears."""
+    vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
+    return vectors - shape.lora_inputs(options.lora_targets, options.lora_layers)
 
 
 def weight_bytes(shape: ModelShape, precision: str) -> int:

@@ -48,7 +48,8 @@ class StepOptions:
     base_precision: fp32, bf16, fp16 or N-bit (a quantised checkpoint keeps its own); compute: dtype of activations.
     micro_tokens: padded tokens B * T of a micro-batch; width: T. supervised_share: part of them that are targets.
     diverges: the loss holds the distance from the base. accumulates: gradients of several micro-batches are summed.
-    penalty_activations: rows that `sketch` keeps a module. lora_layers 0, lora_targets (): all.
+    penalty_activations: rows that `sketch` keeps a module. lora_layers 0, lora_targets (): all. optimizer: a name of
+    `train.optimizer`.
     """
 
     base_precision: str = "fp32"
@@ -65,6 +66,8 @@ class StepOptions:
     penalty_activations: int = 0
     diverges: bool = False
     accumulates: bool = True
+    optimizer: str = "adamw"
+    dora: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ class Constants:
     Suffixes: d, kv, i: (tokens, D), (tokens, KV), (tokens, I); s: (tokens, H, T); r: (tokens, R) of every adapter;
     `_a`: that many more when every linear there has an adapter. `plain`: without checkpointing; `mlp`,
     `attention`: the two moments that compete with it. `blocks`: blocks whose work is allocated at once. `_half`: that
-    much more in half precision (float32 softmax, cast adapters). gradients, update: of the adapter's bytes.
+    much more in half precision (float32 softmax, cast adapters). `ahead_half`: that much more of all work on
+    checkpointed blocks in half precision, quantised bases among them: their products are slow on CPU, so that more
+    operations seem to be allocated ahead of them. gradients, update: of the adapter's bytes.
     """
 
     loss_scores: float = 1.1
@@ -101,6 +106,7 @@ class Constants:
     attention_s: float = 3.8
     work_r: float = 6.0
     scores_half: float = 0.5
+    ahead_half: float = 0.2
     gradients: float = 0.5
     adapter_half: float = 0.7
     update: float = 1.4
@@ -124,6 +130,7 @@ class Sizes:
     ranks: float
     kept: float
     kept_scores: float
+    outputs: float
     head_norms: float
     inputs: float
     adapted: float
@@ -135,6 +142,7 @@ class Sizes:
     half: bool
 
     @staticmethod
+    @cache
     def of(shape: ModelShape, options: StepOptions, backend: Backend) -> Sizes:
         """The sizes of a micro-batch of `options`. Raises: InputError for an unknown compute dtype or target."""
         tokens, item = options.micro_tokens, float_bytes(options.compute)
@@ -159,6 +167,8 @@ class Sizes:
             ranks=ranks,
             kept=tokens * item * (blocks * attention + mlp_blocks * mlp) + blocks * ranks,
             kept_scores=blocks * scores,
+            # The gradient of DoRA's magnitudes needs what they multiply.
+            outputs=float(tokens * item * sum(linears[name][0] for name in targets)) if options.dora else 0.0,
             head_norms=float(blocks * tokens * item * (shape.attention_size + shape.kv_size))
             if shape.architecture == "qwen3"
             else 0.0,
@@ -197,8 +207,8 @@ def _kept_block(shape: ModelShape, targets: set[str]) -> tuple[int, int]:
 def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
     """(tensors, attention weights) that wait for the backward pass in all blocks from the first adapter on."""
     if checkpointing:
-        return constants.inputs * sizes.inputs, 0.0
-    return sizes.kept + constants.head_norms * sizes.head_norms, sizes.kept_scores
+        return constants.inputs * sizes.inputs + sizes.outputs, 0.0
+    return sizes.kept + sizes.blocks * sizes.outputs + constants.head_norms * sizes.head_norms, sizes.kept_scores
 
 
 def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
@@ -208,7 +218,8 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
     if not checkpointing:
         tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_i * sizes.inner + c.plain_r * sizes.ranks
         return tensors, c.plain_s * scores
-    share = min(sizes.blocks, c.blocks) / c.blocks
+    ahead = 1 + c.ahead_half * sizes.half
+    share = ahead * min(sizes.blocks, c.blocks) / c.blocks
     in_mlp = (
         (c.mlp_d + c.mlp_d_a * sizes.adapted) * sizes.hidden
         + c.mlp_kv * sizes.kv
@@ -222,7 +233,7 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
         + c.work_r * sizes.ranks
     )
     of_mlp = (share * in_mlp, share * c.mlp_s * scores)
-    of_attention = (in_attention, c.attention_s * scores)
+    of_attention = (ahead * in_attention, ahead * c.attention_s * scores)
     return max(of_mlp, of_attention, key=sum)
 
 

@@ -22,17 +22,18 @@ import click
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
-from mlx_loopai.memory.calibration import fit, is_held_out, table, transient_table
+from mlx_loopai.memory.calibration import fit, is_held_out, options_of, table, transient_table
 from mlx_loopai.memory.sizes import CONSTANTS, StepOptions
 from mlx_loopai.units import MIB
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "memory.md"
 RESULTS = ROOT / "bench" / "results" / "memory-cpu.jsonl"
-CASES_DRAWN = 100
+CASES_DRAWN, CASES_HELD_OUT = 100, 60
+SEED_FITTED, SEED_HELD_OUT = 2026, 20261123
 # What is drawn must be measured in seconds on one core. Rates of this project's CI machine: multiply-adds a second in
 # fp32, how much slower half precision and 4 bits are, element-wise operations a second.
-_LONGEST_S = 4.0
+_LONGEST_FITTED_S, _LONGEST_HELD_OUT_S = 4.0, 1.2
 _PRODUCTS_S, _SLOW_FACTOR, _ELEMENTS_S = 1.5e10, 12, 4e7
 
 
@@ -78,7 +79,7 @@ _REAL = _config(896, 4864, 24, 14, 2, 151936)  # Qwen2.5-0.5B
 
 
 def cases() -> list[Case]:
-    """What is measured: the embedded and the real 0.5B shape, and seeded draws between them."""
+    """What the constants are fitted to: the embedded and the real 0.5B shape, and seeded draws between them."""
     named = [
         Case(_NANO, StepOptions(width=width, micro_tokens=1024, chunk_rows=256, checkpointing=checkpointing))
         for width in (64, 256)
@@ -89,13 +90,24 @@ def cases() -> list[Case]:
         for width in (64, 256)
         for checkpointing in (False, True)
     ]
-    draw = random.Random(2026)
+    return named + _draws(SEED_FITTED, CASES_DRAWN, _LONGEST_FITTED_S) + real
+
+
+def held_out_cases() -> list[Case]:
+    """What the fit never sees: draws of their own and one step of the real 0.5B shape, the quickest first."""
+    real = StepOptions(lora_rank=16, width=128, micro_tokens=128, chunk_rows=64, accumulates=False)
+    drawn = _draws(SEED_HELD_OUT, CASES_HELD_OUT, _LONGEST_HELD_OUT_S)
+    return [*sorted(drawn, key=lambda case: case.seconds), Case(_REAL, real)]
+
+
+def _draws(seed: int, count: int, longest_s: float) -> list[Case]:
+    draw = random.Random(seed)
     drawn: list[Case] = []
-    while len(drawn) < CASES_DRAWN:
+    while len(drawn) < count:
         case = _drawn(draw)
-        if case.seconds <= _LONGEST_S:
+        if case.seconds <= longest_s:
             drawn.append(case)
-    return named + drawn + real
+    return drawn
 
 
 def _drawn(draw: random.Random) -> Case:
@@ -140,7 +152,8 @@ def measure(out: Path, workers: int) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     done = {_key(row) for row in read_rows(out)}
     conditions = _conditions()
-    waiting = [case for case in cases() if _key(asdict(case)) not in done]
+    groups = [(False, cases()), (True, held_out_cases())]
+    waiting = [(held, case) for held, group in groups for case in group if _key(asdict(case)) not in done]
     from mlx_loopai.training.probe import measure_case
 
     # A server that has imported MLX, but not used it, starts each case's own process without the seconds of importing.
@@ -150,9 +163,9 @@ def measure(out: Path, workers: int) -> None:
         ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool,
         out.open("a", encoding="utf-8") as stream,
     ):
-        running = [pool.submit(measure_case, case.config, case.options) for case in waiting]
+        running = {pool.submit(measure_case, case.config, case.options): held for held, case in waiting}
         for number, found in enumerate(as_completed(running), 1):
-            row = found.result() | conditions
+            row = found.result() | {"held_out": running[found]} | conditions
             stream.write(json.dumps(row) + "\n")
             stream.flush()
             sys.stderr.write(f"{number}/{len(waiting)} {row['peak_bytes'] / MIB:.0f} MiB {row['step_s']:.1f} s\n")
@@ -190,7 +203,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _key(row: dict[str, Any]) -> str:
-    return json.dumps([row["config"], row["options"]], sort_keys=True)
+    return json.dumps([row["config"], asdict(options_of(row))], sort_keys=True)
 
 
 def _conditions() -> dict[str, Any]:

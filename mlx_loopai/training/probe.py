@@ -13,17 +13,17 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optimizers
 import numpy as np
 
-from mlx_loopai.config import LoraOptions
+from mlx_loopai.config import LoraOptions, TrainOptions
 from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.memory.plan import MemoryPlan
-from mlx_loopai.memory.predict import QUANTIZED, predict
+from mlx_loopai.memory.predict import QUANTIZED, predict, resting_bytes
 from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
 from mlx_loopai.models.load import DTYPES, build_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.step import TrainStep
 
 
@@ -46,7 +46,7 @@ def probe(config: Mapping[str, Any], planned: MemoryPlan, on_step: Callable[[int
     for done, options in enumerate(probed_options(planned), 1):
         measured = measure_step(config, options)
         predicted = predict(shape, replace(options, penalty="none"), backend)
-        resting = predicted.terms["weights"] + 3 * predicted.terms["adapter"]
+        resting = resting_bytes(shape, options)
         factors.append((measured.peak_bytes - measured.at_rest_bytes) / (predicted.peak_bytes - resting))
         on_step(done)
     return max(factors)
@@ -73,10 +73,12 @@ def measure_step(config: Mapping[str, Any], options: StepOptions) -> MeasuredSte
     gc.collect()
     mx.clear_cache()
     model = random_model(config, options)
-    lora = LoraOptions(rank=options.lora_rank, targets=options.lora_targets, layers=options.lora_layers)
+    lora = LoraOptions(
+        rank=options.lora_rank, targets=options.lora_targets, layers=options.lora_layers, dora=options.dora
+    )
     apply_lora(model, lora, seed=0)
     model.train()
-    optimizer = optimizers.AdamW(1e-4)
+    optimizer = build_optimizer(TrainOptions.model_validate({"optimizer": options.optimizer}))
     step = TrainStep(model, optimizer, clip=1.0, chunk_rows=options.chunk_rows, checkpointing=options.checkpointing)
     mx.eval(model.parameters(), optimizer.state)
     mx.clear_cache()

@@ -28,6 +28,7 @@ MAC = doctor.Facts(
     ram_bytes=16 * GIB,
     working_set_bytes=int(10.67 * GIB),
     reserve_bytes=int(4.48 * GIB),
+    usable_bytes=int(9.07 * GIB),
     evidence="reported",
     wired_limit_bytes=0,
     free_disk_bytes=100 * GIB,

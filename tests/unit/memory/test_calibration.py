@@ -14,7 +14,7 @@ HELD = [row for row in ROWS if is_held_out(row)]
 
 def test_enough_was_measured() -> None:
     assert len({str((row["config"], row["options"])) for row in ROWS}) == len(ROWS) >= 60
-    assert 0.35 < len(HELD) / len(ROWS) < 0.65
+    assert len(HELD) >= 60
     assert {row["options"]["base_precision"] for row in HELD} == {"fp32", "bf16", "4-bit"}
     vocabularies = {row["config"]["vocab_size"] for row in HELD}
     assert min(vocabularies) <= 4096
@@ -26,9 +26,7 @@ def test_held_out_errors_are_within_the_promise() -> None:
     found = errors(HELD)
     assert found.median <= 0.05
     assert found.p95 <= 0.12
-    assert min(ratios([row for row in HELD if row["options"]["base_precision"] != "4-bit"])) >= 0.95
-    # One small 4-bit step with checkpointing needs more than is promised: docs/memory.md says so.
-    assert sum(ratio < 0.95 for ratio in ratios(HELD)) <= 1
+    assert found.lowest >= 0.95
 
 
 def test_what_rests_between_steps_is_exact() -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_loopai.config import PenaltyKind
+from mlx_loopai.config import Optimizer, PenaltyKind
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.phases import PhaseSizes
-from mlx_loopai.memory.predict import PYTHON_BYTES, Correction, predict, weight_bytes
+from mlx_loopai.memory.predict import PYTHON_BYTES, Correction, predict, resting_bytes, weight_bytes
 from mlx_loopai.memory.sizes import StepOptions
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.training.probe import measure_step
@@ -41,6 +41,21 @@ def test_peak_is_predicted(checkpointing: bool) -> None:
     assert terms["weights"] + 3 * terms["adapter"] == pytest.approx(measured.at_rest_bytes, rel=0.02)
     predicted = predict(ModelShape.from_config(TINY), options, "cpu").peak_bytes
     assert 0.85 <= predicted / measured.peak_bytes <= 1.25
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+def test_rest_of_every_optimizer_is_what_it_keeps(optimizer: str, dora: bool) -> None:
+    options = StepOptions(optimizer=optimizer, dora=dora, width=16, micro_tokens=32, chunk_rows=32)
+    measured = measure_step(TINY, options)
+    expected = resting_bytes(ModelShape.from_config(TINY), options)
+    # Step counters and learning rates are a few bytes.
+    assert 0 <= measured.at_rest_bytes - expected < 0.001 * expected
+
+
+def test_an_unknown_optimizer_is_named() -> None:
+    with pytest.raises(InputError, match="'nope'"):
+        predict(ModelShape.from_config(TINY), StepOptions(optimizer="nope"), "cpu")
 
 
 def test_terms_add_up_and_leave_nothing_out(qwen25) -> None:

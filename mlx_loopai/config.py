@@ -211,8 +211,11 @@ class RunConfig(_Options):
             raise ValueError(f"train.{watched[0]} needs train.validate_every; set it to a number of steps")
         if self.train.validate_every and not self.validation:
             raise ValueError("train.validate_every needs held-out rows; give `validation: FILE`")
-        if self.lora.dora and self.penalty.kind != "none":
-            raise ValueError("penalty.kind measures the update of LoRA, not of DoRA; set lora.dora or the penalty off")
+        if self.lora.dora and self.penalty.kind not in ("none", "kl"):
+            raise ValueError(
+                f"penalty.kind {self.penalty.kind} measures the update of LoRA, and DoRA changes each row's length too; "
+                "use kl, or set lora.dora or the penalty off"
+            )
         return self
 
     def digest(self) -> str:

@@ -171,8 +171,9 @@ def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
 
 def _outputs(shape: ModelShape, options: StepOptions) -> int:
     """Sum of D_out over the adapted linears."""
-    vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
-    return vectors - shape.lora_inputs(options.lora_targets, options.lora_layers)
+    linears = shape.block_linears()
+    targets = shape.lora_targets(options.lora_targets)
+    return sum(linears[name][0] for name in targets) * shape.lora_layers(options.lora_layers)
 
 
 def weight_bytes(shape: ModelShape, precision: str) -> int:

@@ -1,4 +1,4 @@
-"""Measures the memory of real training steps, fits `memory.predict`'s constants to half of them, checks the other half.
+"""Measures the memory of real training steps, fits `memory.predict`'s constants to some, checks them on others.
 
 python -m mlx_loopai.training.calibrate measure     append to bench/results/memory-cpu.jsonl, a process a case
 python -m mlx_loopai.training.calibrate fit         write mlx_loopai/memory/constants.json
@@ -12,7 +12,7 @@ import multiprocessing
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,11 +29,14 @@ from mlx_loopai.units import MIB
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "memory.md"
 RESULTS = ROOT / "bench" / "results" / "memory-cpu.jsonl"
-CASES_DRAWN, CASES_HELD_OUT = 100, 60
-SEED_FITTED, SEED_HELD_OUT = 2026, 20261123
+SEED_FITTED, SEED_FITTED_HALF, SEED_HELD_OUT = 2026, 2027, 20261124
+CASES_FITTED = 100
+# Drawn by precision, since steps in half precision are seldom quick enough on CPU.
+CASES_FITTED_HALF = {"bf16": 16, "4-bit": 8}
+CASES_HELD_OUT = {"fp32": 30, "bf16": 15, "4-bit": 15}
 # What is drawn must be measured in seconds on one core. Rates of this project's CI machine: multiply-adds a second in
 # fp32, how much slower half precision and 4 bits are, element-wise operations a second.
-_LONGEST_FITTED_S, _LONGEST_HELD_OUT_S = 4.0, 1.2
+_LONGEST_FITTED_S, _LONGEST_QUICK_S = 4.0, 1.2
 _PRODUCTS_S, _SLOW_FACTOR, _ELEMENTS_S = 1.5e10, 12, 4e7
 
 
@@ -90,22 +93,28 @@ def cases() -> list[Case]:
         for width in (64, 256)
         for checkpointing in (False, True)
     ]
-    return named + _draws(SEED_FITTED, CASES_DRAWN, _LONGEST_FITTED_S) + real
+    drawn = _draws(SEED_FITTED, CASES_FITTED, _LONGEST_FITTED_S)
+    return [*named, *drawn, *_draws_by_precision(SEED_FITTED_HALF, CASES_FITTED_HALF), *real]
 
 
 def held_out_cases() -> list[Case]:
-    """What the fit never sees: draws of their own and one step of the real 0.5B shape, the quickest first."""
+    """What the fit never sees: draws of their own and one step of the real 0.5B shape."""
     real = StepOptions(lora_rank=16, width=128, micro_tokens=128, chunk_rows=64, accumulates=False)
-    drawn = _draws(SEED_HELD_OUT, CASES_HELD_OUT, _LONGEST_HELD_OUT_S)
-    return [*sorted(drawn, key=lambda case: case.seconds), Case(_REAL, real)]
+    return [*_draws_by_precision(SEED_HELD_OUT, CASES_HELD_OUT), Case(_REAL, real)]
 
 
-def _draws(seed: int, count: int, longest_s: float) -> list[Case]:
+def _draws_by_precision(seed: int, counts: Mapping[str, int]) -> list[Case]:
+    drawn = [_draws(seed, count, _LONGEST_QUICK_S, precision) for precision, count in counts.items()]
+    return [case for cases in drawn for case in cases]
+
+
+def _draws(seed: int, count: int, longest_s: float, precision: str = "") -> list[Case]:
+    """`count` cases that take no longer than that, of one base precision or of any."""
     draw = random.Random(seed)
     drawn: list[Case] = []
     while len(drawn) < count:
         case = _drawn(draw)
-        if case.seconds <= longest_s:
+        if case.seconds <= longest_s and precision in ("", case.options.base_precision):
             drawn.append(case)
     return drawn
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx_loopai.config import LoraOptions, RunConfig
 from mlx_loopai.data.batches import divided, share_in_file_order
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
-from mlx_loopai.errors import Interrupted, LoopaiError
+from mlx_loopai.errors import InputError, Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.memory.guard import MemoryWatch, guarded
 from mlx_loopai.memory.machine import this_machine
@@ -114,6 +114,11 @@ def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False
     Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; LoopaiError when no setting
     fits this machine's memory, the loss stays non-finite or memory runs out.
     """
+    if world.size > 1 and config.lora.dropout:
+        raise InputError(
+            f"lora.dropout {config.lora.dropout:g} in {world.size} processes: each would drop other entries than one "
+            "process alone; set lora.dropout to 0, or train in one process"
+        )
     directory = RunDirectory(out, writes=world.rank == 0)
     path = resolve_model(config.model)
     shape = ModelShape.from_folder(path)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from mlx_loopai.config import RunConfig, flatten, load_config, option_table, validate_config
+from mlx_loopai.config import PenaltyKind, RunConfig, flatten, load_config, option_table, validate_config
 from mlx_loopai.errors import InputError
 
 
@@ -155,3 +156,13 @@ def test_every_option_is_described_and_can_be_set() -> None:
     table = option_table()
     assert all(description for _, _, description in table)
     assert {name for name, _, _ in table} == set(flatten(RunConfig()))
+
+
+@pytest.mark.parametrize("kind", get_args(PenaltyKind))
+def test_penalties_on_the_update_refuse_dora(kind: str) -> None:
+    given = ("lora.dora=true", f"penalty.kind={kind}")
+    if kind in ("none", "kl"):  # the distance from the base needs no update to be measured
+        assert load_config(None, given).penalty.kind == kind
+    else:
+        with pytest.raises(InputError, match=f"penalty.kind {kind} .*DoRA"):
+            load_config(None, given)

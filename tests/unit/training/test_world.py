@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import MicroBatch
+from mlx_loopai.errors import InputError
 from mlx_loopai.training.events import RunDirectory
+from mlx_loopai.training.run import train
 from mlx_loopai.training.world import World
 
-from .conftest import ROOT
+from .conftest import ROOT, Heard
 
 LAUNCH = Path(sys.executable).with_name("mlx.launch")
 needs_launch = pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not beside this Python")
@@ -67,7 +71,7 @@ def steps(out: Path) -> list[dict]:
 
 @pytest.fixture
 def plain_recipe(recipe: str, tmp_path: Path) -> Path:
-    """Without dropout, which draws anew in each process."""
+    """Without dropout, which several processes refuse."""
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.replace("dropout: 0.2", "dropout: 0.0").replace("14", "6"), encoding="utf-8")
     return path
@@ -78,6 +82,14 @@ def same_steps(one: Path, other: Path) -> None:
         assert again["step"] == each["step"]
         assert again["loss"] == pytest.approx(each["loss"], rel=1e-5)
         assert again["supervised_tokens"] == each["supervised_tokens"]
+
+
+def test_dropout_is_refused_where_each_process_would_draw_its_own(
+    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard
+) -> None:
+    with pytest.raises(InputError, match="dropout 0.2 in 2 processes"):
+        train(configure(lora__dropout=0.2), tmp_path / "run", heard, world=World(1, 2))
+    assert not (tmp_path / "run").exists()
 
 
 @needs_launch

@@ -213,7 +213,7 @@ class RunConfig(_Options):
             raise ValueError("train.validate_every needs held-out rows; give `validation: FILE`")
         if self.lora.dora and self.penalty.kind not in ("none", "kl"):
             raise ValueError(
-                f"penalty.kind {self.penalty.kind} measures the update of LoRA, and DoRA changes each row's length too; "
+                f"penalty.kind {self.penalty.kind} measures the update of LoRA, and DoRA sets each row's length too; "
                 "use kl, or set lora.dora or the penalty off"
             )
         return self

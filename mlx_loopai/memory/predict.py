@@ -7,6 +7,7 @@ Pure: no mlx. `memory.sizes` counts what a step keeps; its few fitted constants 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.phases import PhaseSizes, phase_bytes
@@ -88,7 +89,8 @@ def predict(
 
     A step's largest moment is the loss, the backward pass of a block or the optimizer's update: `loss` is what the loss
     needs, `activations` and `attention` what is kept and what a block's backward pass needs beyond the loss,
-    `optimizer` holds what the update needs beyond both. So the terms add up. Without `phases` only a step counts.
+    `gradients` the sum of earlier micro-batches and what the own ones take beyond what is kept, `optimizer` holds what
+    the update needs beyond all. So the terms add up. Without `phases` only a step counts.
 
     Raises: InputError for an unknown precision or adapter target.
     """
@@ -118,17 +120,20 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     loss = loss_bytes(sizes, backend, constants)
     kept, kept_attention = kept_bytes(sizes, options.checkpointing, constants)
     work, work_attention = work_bytes(sizes, options.checkpointing, constants)
-    beyond = max(0.0, work + work_attention - loss)
+    # A micro-batch's own gradients come as what is kept goes: whichever is larger counts.
+    own = trained * (constants.gradients + constants.adapter_half * sizes.half)
+    late = max(0.0, own - kept - kept_attention)
+    beyond = max(0.0, work + work_attention + late - loss)
+    late = min(late, beyond)
     share = work_attention / (work + work_attention)
     terms = {
         "weights": weight_bytes(shape, options.base_precision),
         "adapter": adapter_bytes(shape, options),
-        # The sum so far, and those of a micro-batch's own that are there at the largest moment.
-        "gradients": int(trained * (constants.gradients + constants.adapter_half * sizes.half + options.accumulates)),
+        "gradients": int(trained * options.accumulates + late),  # the sum so far, and this micro-batch's own
         "optimizer": moment_bytes(shape, options),
         "penalty": penalty_bytes(shape, options),
-        "activations": int(kept + beyond * (1 - share)),
-        "attention": int(kept_attention + beyond * share),
+        "activations": int(kept + (beyond - late) * (1 - share)),
+        "attention": int(kept_attention + (beyond - late) * share),
         "loss": int(loss),
     }
     update = int((constants.update + constants.adapter_half * sizes.half) * trained) - sum(
@@ -137,22 +142,27 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     return terms | {"optimizer": terms["optimizer"] + max(0, update)}
 
 
+# Cached, as the others below: a fit asks thousands of times for the same sizes.
+@cache
 def resting_bytes(shape: ModelShape, options: StepOptions) -> int:
     """What is there between steps without a penalty: weights, adapter and the optimizer's moments."""
     return weight_bytes(shape, options.base_precision) + adapter_bytes(shape, options) + moment_bytes(shape, options)
 
 
+@cache
 def trained_parameters(shape: ModelShape, options: StepOptions) -> int:
     """Numbers that learn: the factors, and DoRA's magnitudes, one an output."""
     factors = shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
     return factors + (_outputs(shape, options) if options.dora else 0)
 
 
+@cache
 def adapter_bytes(shape: ModelShape, options: StepOptions) -> int:
     """What learns, and the squared row norms that DoRA keeps beside its magnitudes."""
     return 4 * (trained_parameters(shape, options) + (_outputs(shape, options) if options.dora else 0))
 
 
+@cache
 def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
     """What the optimizer keeps. Raises: InputError for an unknown optimizer.
 
@@ -176,6 +186,7 @@ def _outputs(shape: ModelShape, options: StepOptions) -> int:
     return sum(linears[name][0] for name in targets) * shape.lora_layers(options.lora_layers)
 
 
+@cache
 def weight_bytes(shape: ModelShape, precision: str) -> int:
     """Bytes of the frozen base. A quantised shape keeps its own form; norms and biases are never quantised.
 
@@ -188,6 +199,7 @@ def weight_bytes(shape: ModelShape, precision: str) -> int:
     return int(shape.matrix_parameters * quantization.bits_per_weight / 8) + shape.vector_parameters * vector_bytes
 
 
+@cache
 def penalty_bytes(shape: ModelShape, options: StepOptions) -> int:
     """What a penalty keeps, and one more adapter's worth for its own gradient. Counted, not fitted.
 

@@ -76,10 +76,11 @@ class Constants:
 
     Suffixes: d, kv, i: (tokens, D), (tokens, KV), (tokens, I); s: (tokens, H, T); r: (tokens, R) of every adapter;
     `_a`: that many more when every linear there has an adapter. `plain`: without checkpointing; `mlp`,
-    `attention`: the two moments that compete with it. `blocks`: blocks whose work is allocated at once. `_half`: that
-    much more in half precision (float32 softmax, cast adapters). `ahead_half`: that much more of all work on
-    checkpointed blocks in half precision, quantised bases among them: their products are slow on CPU, so that more
-    operations seem to be allocated ahead of them. gradients, update: of the adapter's bytes.
+    `attention`: the two moments that compete with it. `blocks`, `plain_blocks`: blocks whose work is allocated at once.
+    `_half`: that much more in half precision (float32 softmax, cast adapters). `ahead_half`: that much more of all work
+    on checkpointed blocks in half precision, quantised bases among them, whose products are slow on CPU and let MLX
+    allocate as far ahead as it ever does (docs/memory.md). factors: of the adapter's bytes, what is kept of cast and
+    scaled factors. gradients, update: of the bytes of all that learns.
     """
 
     loss_scores: float = 1.1
@@ -91,6 +92,8 @@ class Constants:
     plain_i: float = 3.0
     plain_s: float = 1.0
     plain_r: float = 4.0
+    plain_blocks: float = 1.3
+    factors: float = 0.5
     inputs: float = 0.5
     blocks: float = 2.3
     mlp_d: float = 7.0
@@ -107,9 +110,9 @@ class Constants:
     work_r: float = 6.0
     scores_half: float = 0.5
     ahead_half: float = 0.2
-    gradients: float = 0.5
-    adapter_half: float = 0.7
-    update: float = 1.4
+    gradients: float = 1.0
+    adapter_half: float = 0.2
+    update: float = 2.0
 
 
 @cache
@@ -123,6 +126,7 @@ class Sizes:
     """Bytes of one tensor of each size that a block has, and of the loss; see `Constants` for the names."""
 
     blocks: int
+    mlp_blocks: float
     hidden: float
     kv: float
     inner: float
@@ -130,6 +134,7 @@ class Sizes:
     ranks: float
     kept: float
     kept_scores: float
+    factors: float
     outputs: float
     head_norms: float
     inputs: float
@@ -160,6 +165,7 @@ class Sizes:
         ranks = float(tokens * item) * options.lora_rank * len(targets)
         return Sizes(
             blocks=blocks,
+            mlp_blocks=mlp_blocks,
             hidden=float(tokens * max(shape.hidden_size, shape.attention_size) * item),
             kv=float(tokens * shape.kv_size * item),
             inner=float(tokens * shape.intermediate_size * item),
@@ -167,6 +173,7 @@ class Sizes:
             ranks=ranks,
             kept=tokens * item * (blocks * attention + mlp_blocks * mlp) + blocks * ranks,
             kept_scores=blocks * scores,
+            factors=4.0 * shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers),
             # The gradient of DoRA's magnitudes needs what they multiply.
             outputs=float(tokens * item * sum(linears[name][0] for name in targets)) if options.dora else 0.0,
             head_norms=float(blocks * tokens * item * (shape.attention_size + shape.kv_size))
@@ -208,32 +215,34 @@ def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
     """(tensors, attention weights) that wait for the backward pass in all blocks from the first adapter on."""
     if checkpointing:
         return constants.inputs * sizes.inputs + sizes.outputs, 0.0
-    return sizes.kept + sizes.blocks * sizes.outputs + constants.head_norms * sizes.head_norms, sizes.kept_scores
+    tensors = sizes.kept + sizes.blocks * sizes.outputs
+    return tensors + constants.head_norms * sizes.head_norms + constants.factors * sizes.factors, sizes.kept_scores
 
 
 def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
-    """(tensors, attention) alive besides what is kept while the backward pass runs; the larger of two moments."""
+    """(tensors, attention) alive besides what is kept while the backward pass runs; the larger of two moments.
+
+    Where few blocks learn, little is there to be allocated ahead, and the last one's MLP has the supervised rows only.
+    """
     c = constants
     scores = (1 + c.scores_half * sizes.half) * sizes.scores
     if not checkpointing:
-        tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_i * sizes.inner + c.plain_r * sizes.ranks
-        return tensors, c.plain_s * scores
+        share, of_mlp = (min(number, c.plain_blocks) / c.plain_blocks for number in (sizes.blocks, sizes.mlp_blocks))
+        tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_r * sizes.ranks
+        return share * tensors + of_mlp * c.plain_i * sizes.inner, share * c.plain_s * scores
     ahead = 1 + c.ahead_half * sizes.half
-    share = ahead * min(sizes.blocks, c.blocks) / c.blocks
-    in_mlp = (
-        (c.mlp_d + c.mlp_d_a * sizes.adapted) * sizes.hidden
-        + c.mlp_kv * sizes.kv
-        + (c.mlp_i + c.mlp_i_a * sizes.adapted_mlp) * sizes.inner
-        + c.work_r * sizes.ranks
-    )
-    in_attention = (
+    share, share_inner = (ahead * min(number, c.blocks) / c.blocks for number in (sizes.blocks, sizes.mlp_blocks))
+    in_mlp = share * (
+        (c.mlp_d + c.mlp_d_a * sizes.adapted) * sizes.hidden + c.mlp_kv * sizes.kv + c.work_r * sizes.ranks
+    ) + share_inner * ((c.mlp_i + c.mlp_i_a * sizes.adapted_mlp) * sizes.inner)
+    in_attention = ahead * (
         (c.attention_d + c.attention_d_a * sizes.adapted_attention) * sizes.hidden
         + c.attention_kv * sizes.kv
-        + c.attention_i * sizes.inner
+        + c.attention_i * min(1.0, sizes.mlp_blocks) * sizes.inner
         + c.work_r * sizes.ranks
     )
-    of_mlp = (share * in_mlp, share * c.mlp_s * scores)
-    of_attention = (ahead * in_attention, ahead * c.attention_s * scores)
+    of_mlp = (in_mlp, share * c.mlp_s * scores)
+    of_attention = (in_attention, ahead * c.attention_s * scores)
     return max(of_mlp, of_attention, key=sum)
 
 

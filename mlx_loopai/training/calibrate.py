@@ -29,7 +29,8 @@ from mlx_loopai.units import MIB
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "memory.md"
 RESULTS = ROOT / "bench" / "results" / "memory-cpu.jsonl"
-SEED_FITTED, SEED_FITTED_HALF, SEED_HELD_OUT = 2026, 2027, 20261124
+# 20261124 was held out until its errors were looked at and the counts changed after them (docs/memory.md).
+SEED_FITTED, SEED_FITTED_HALF, SEED_ONCE_HELD_OUT, SEED_HELD_OUT = 2026, 2027, 20261124, 20261125
 CASES_FITTED = 100
 # Drawn by precision, since steps in half precision are seldom quick enough on CPU.
 CASES_FITTED_HALF = {"bf16": 16, "4-bit": 8}
@@ -93,13 +94,20 @@ def cases() -> list[Case]:
         for width in (64, 256)
         for checkpointing in (False, True)
     ]
-    drawn = _draws(SEED_FITTED, CASES_FITTED, _LONGEST_FITTED_S)
-    return [*named, *drawn, *_draws_by_precision(SEED_FITTED_HALF, CASES_FITTED_HALF), *real]
+    shorter = StepOptions(lora_rank=16, width=128, micro_tokens=128, chunk_rows=64, accumulates=False)
+    return [
+        *named,
+        *_draws(SEED_FITTED, CASES_FITTED, _LONGEST_FITTED_S),
+        *_draws_by_precision(SEED_FITTED_HALF, CASES_FITTED_HALF),
+        *_draws_by_precision(SEED_ONCE_HELD_OUT, CASES_HELD_OUT),
+        *real,
+        Case(_REAL, shorter),
+    ]
 
 
 def held_out_cases() -> list[Case]:
     """What the fit never sees: draws of their own and one step of the real 0.5B shape."""
-    real = StepOptions(lora_rank=16, width=128, micro_tokens=128, chunk_rows=64, accumulates=False)
+    real = StepOptions(lora_rank=32, width=128, micro_tokens=128, chunk_rows=64, accumulates=False, checkpointing=True)
     return [*_draws_by_precision(SEED_HELD_OUT, CASES_HELD_OUT), Case(_REAL, real)]
 
 

@@ -1,15 +1,15 @@
-"""Tokenizers for the data tests: a tiny byte-level BPE made here, and Qwen2.5's where it is at hand."""
+"""Tokenizers for the data tests: a tiny byte-level BPE made here, and Qwen2.5's where MLX_LOOPAI_REAL_TOKENIZER is set."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny_files import byte_tokenizer
 
-SHARED = Path(__file__).resolve().parents[4] / "shared"
+REAL_TOKENIZER = os.environ.get("MLX_LOOPAI_REAL_TOKENIZER", "")
 
 CHATML = (
     "{%- if messages[0]['role'] != 'system' %}"
@@ -64,22 +64,13 @@ def with_template():
 
 @pytest.fixture(scope="session")
 def qwen():
-    folder = SHARED / "models" / "qwen2.5-tokenizer"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not on this machine")
+    if not REAL_TOKENIZER:
+        pytest.skip("MLX_LOOPAI_REAL_TOKENIZER names no folder")
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(REAL_TOKENIZER)
 
 
 @pytest.fixture(params=["chatml", "qwen"])
 def tokenizer(request):
     return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="session")
-def chatbot_csv() -> Path:
-    path = SHARED / "data" / "chatbot_data" / "ChatbotData.csv"
-    if not path.is_file():
-        pytest.skip(f"{path} is not on this machine")
-    return path

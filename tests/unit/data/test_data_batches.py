@@ -18,8 +18,7 @@ from mlx_loopai.data.batches import (
     real_token_share,
     share_in_file_order,
 )
-from mlx_loopai.data.records import read_records
-from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
+from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=120)
@@ -123,17 +122,6 @@ def lognormal_lengths() -> list[int]:
 @pytest.mark.parametrize("lengths", [skewed_lengths(), lognormal_lengths()], ids=["skewed", "lognormal"])
 def test_real_token_share_of_skewed_lengths(lengths):
     widths = choose_widths(lengths)
-    assert len(widths) <= 24
-    assert real_token_share(lengths, plan_steps(lengths, 8, 2048, 0), widths) >= 0.95
-
-
-@pytest.mark.parametrize("name", ["chatml", "qwen"])
-def test_real_token_share_of_the_chatbot_rows(request, chatbot_csv, name):
-    encoder = ChatEncoder(request.getfixturevalue(name))
-    rows, notice = encode_records(encoder, read_records(chatbot_csv)[::10], 2048)
-    lengths = [len(row.ids) for row in rows]
-    widths = choose_widths(lengths)
-    assert notice is None
     assert len(widths) <= 24
     assert real_token_share(lengths, plan_steps(lengths, 8, 2048, 0), widths) >= 0.95
 

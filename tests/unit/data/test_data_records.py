@@ -227,9 +227,3 @@ def test_other_encodings_name_the_line_and_the_likely_encoding(tmp_path):
     message = problem_of(path)
     assert f"{path}:2: not UTF-8 (byte 0xbe)" in message
     assert "CP949" in message
-
-
-def test_the_chatbot_file_is_read_whole(chatbot_csv):
-    records = read_records(chatbot_csv)
-    assert len(records) == 11_823
-    assert records[0].messages == (Message("user", "12시 땡!"), Message("assistant", "하루가 또 가네요."))

@@ -16,7 +16,10 @@ import mlx.core as mx
 import pytest
 
 from mlx_loopai.config import RunConfig, load_config
+from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
+from mlx_loopai.memory import guard
+from mlx_loopai.memory.guard import Pressure, Reading
 from mlx_loopai.training import run as module
 from mlx_loopai.training.checkpoint import complete_checkpoints
 from mlx_loopai.training.events import RunDirectory
@@ -348,3 +351,27 @@ def test_steps_done_again_are_recorded_once(
     events = RunDirectory(tmp_path / "run").read_events()
     assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 7))
     assert sum(event["event"] == "start" for event in events) == 2
+
+
+def test_a_machine_that_fills_up_gets_smaller_micro_batches_then_a_checkpoint(
+    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = iter([Pressure.NORMAL, Pressure.WARN, Pressure.WARN, Pressure.CRITICAL])
+    heights: list[int] = []
+    real = module.TrainStep.__call__
+
+    def run(self: Any, batches: list[MicroBatch], *arguments: Any, **options: Any) -> Any:
+        heights.append(max(len(batch.ids) for batch in batches))
+        return real(self, batches, *arguments, **options)
+
+    monkeypatch.setattr(module.TrainStep, "__call__", run)
+    monkeypatch.setattr(guard, "read_memory", lambda: Reading(0, 0, 0, next(levels, Pressure.NORMAL)))
+    with pytest.raises(
+        LoopaiError, match=r"memory pressure critical\); saved .*step-000004; close programs and --resume"
+    ):
+        train(configure(train__epochs=4), tmp_path / "run", heard)
+    short = [notice for notice in heard.notices if "memory is short" in notice]
+    assert ["micro-batches get smaller" in notice for notice in short] == [False, True]
+    assert heights[-1] < heights[0]
+    again = train(configure(train__epochs=4), tmp_path / "run", heard, resume=True)
+    assert (again.steps, Path(again.resumed_from or "").name) == (12, "step-000004")

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import load_config
 from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.errors import InputError
 from mlx_loopai.training.events import RunDirectory
@@ -84,11 +83,11 @@ def same_steps(one: Path, other: Path) -> None:
         assert again["supervised_tokens"] == each["supervised_tokens"]
 
 
-def test_dropout_is_refused_where_each_process_would_draw_its_own(
-    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard
-) -> None:
-    with pytest.raises(InputError, match="dropout 0.2 in 2 processes"):
-        train(configure(lora__dropout=0.2), tmp_path / "run", heard, world=World(1, 2))
+def test_dropout_is_refused_where_each_process_would_draw_its_own(recipe: str, tmp_path: Path, heard: Heard) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe, encoding="utf-8")
+    with pytest.raises(InputError, match=r"dropout 0\.2 in 2 processes"):
+        train(load_config(path), tmp_path / "run", heard, world=World(1, 2))
     assert not (tmp_path / "run").exists()
 
 

@@ -227,11 +227,11 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
     c = constants
     scores = (1 + c.scores_half * sizes.half) * sizes.scores
     if not checkpointing:
-        share, of_mlp = (min(number, c.plain_blocks) / c.plain_blocks for number in (sizes.blocks, sizes.mlp_blocks))
+        share, share_inner = (min(n, c.plain_blocks) / c.plain_blocks for n in (sizes.blocks, sizes.mlp_blocks))
         tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_r * sizes.ranks
-        return share * tensors + of_mlp * c.plain_i * sizes.inner, share * c.plain_s * scores
+        return share * tensors + share_inner * c.plain_i * sizes.inner, share * c.plain_s * scores
     ahead = 1 + c.ahead_half * sizes.half
-    share, share_inner = (ahead * min(number, c.blocks) / c.blocks for number in (sizes.blocks, sizes.mlp_blocks))
+    share, share_inner = (ahead * min(n, c.blocks) / c.blocks for n in (sizes.blocks, sizes.mlp_blocks))
     in_mlp = share * (
         (c.mlp_d + c.mlp_d_a * sizes.adapted) * sizes.hidden + c.mlp_kv * sizes.kv + c.work_r * sizes.ranks
     ) + share_inner * ((c.mlp_i + c.mlp_i_a * sizes.adapted_mlp) * sizes.inner)

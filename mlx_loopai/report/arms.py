@@ -40,11 +40,16 @@ def table(document: dict[str, Any]) -> str:
 
 def with_table(text: str, document: dict[str, Any]) -> str:
     """`text` with the table between its markers replaced. Raises: InputError without markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"{DOCUMENT}: no arms table markers; keep the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table(document)}\n{END}{after}"
+    return replaced(text, BEGIN, END, table(document))
+
+
+def replaced(text: str, begin: str, end: str, between: str) -> str:
+    """`text` with `between` in place of what stands between two markers. Raises: InputError without them."""
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise InputError(f"{DOCUMENT}: no table markers; keep the lines {begin} and {end}")
+    return f"{before}{begin}\n{between}\n{end}{after}"
 
 
 def drawing(document: dict[str, Any]) -> str:

@@ -191,7 +191,7 @@ def command(**options: Any) -> None:
     else:
         answer_all(job, asked, all_ids, output)
     if constraint is not None and not given.quiet:
-        _warn_of_damage(job.tally)
+        warn_of_damage(job.tally)
 
 
 def _check_together(given: _Given) -> None:
@@ -215,17 +215,11 @@ def _check_together(given: _Given) -> None:
 
 def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
     """The model made ready, and the examples to show it."""
-    from mlx_loopai.generation.genres import find_genre
-    from mlx_loopai.generation.prompts import read_few_shot
+    from mlx_loopai.generation.genres import shown_first
     from mlx_loopai.generation.session import open_session
     from mlx_loopai.retrieval.store import read_manifest
 
-    system = given.system
-    examples: Sequence[Record] = read_few_shot(given.few_shot) if given.few_shot else ()
-    if given.genre is not None:
-        chosen = find_genre(given.genre)
-        examples = examples or chosen.records()
-        system = chosen.system_prompt if system is None else system
+    examples, system = shown_first(given.genre, given.few_shot, given.system)
     if given.rag is not None:
         read_manifest(given.rag)  # before the weights: a mistyped folder should not cost a minute of loading
     return open_session(given.model, given.adapter, system), examples
@@ -284,7 +278,8 @@ def _prefix(session: Session, examples: Sequence[Record], all_ids: list[list[int
     return prefix
 
 
-def _warn_of_damage(tally: Tally) -> None:
+def warn_of_damage(tally: Tally) -> None:
+    """Say on stderr when the constraint had to overrule the model often."""
     if tally.argmax_masked > _MUCH_MASKING:
         click.echo(
             f"the constraint overruled the model's first choice at {tally.argmax_masked:.0%} of the tokens: "

@@ -35,6 +35,7 @@ COMMANDS = {
     "report": "Write the HTML report of a run.",
     "generate": "Generate text from a prompt or a file of prompts.",
     "rag": "Make an index of files to generate from, and search it.",
+    "chat": "Talk with a model in the terminal.",
     "serve": "Answer over HTTP: OpenAI's API, and a page to try it.",
     "filter": "Clean text: markup, links, code, emoji and foreign words by policy.",
     "benchmark": "Race training or generation against mlx-lm and PyTorch, or compare two results.",

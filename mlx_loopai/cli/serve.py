@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "MLX_LOOPAI_API_KEY"
 _GRACE_S = 10
 _BACKLOG = 128
-# More is seldom wanted, and every row of a batch may grow to it.
-_USUAL_CONTEXT = 8192
 # Beside those that are answered: for the page, for /health, and for being told to come back later.
 _SPARE_CONNECTIONS = 64
 
@@ -105,7 +103,7 @@ def command(
     name = _served_name(model, session.adapter)
     options = ServeOptions(
         Defaults(name, policy, temperature, top_p, max_tokens, code_fences, filtered),
-        context or min(session.loaded.max_positions, _USUAL_CONTEXT),
+        context or session.usual_context,
         concurrent,
         queue,
         time_limit,

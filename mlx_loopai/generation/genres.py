@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation.prompts import read_few_shot
 
 
 @dataclass(frozen=True)
@@ -124,3 +126,17 @@ def find_genre(name: str) -> Genre:
         if one.name == name:
             return one
     raise InputError(f"--genre {name}: unknown; give one of {', '.join(one.name for one in GENRES)}")
+
+
+def shown_first(
+    genre: str | None, few_shot: Path | None, system_prompt: str | None
+) -> tuple[tuple[Record, ...], str | None]:
+    """The examples and the system prompt of a call: its own where it brings them, else the genre's.
+
+    Raises: InputError for an unknown genre, or a file without examples.
+    """
+    examples = read_few_shot(few_shot) if few_shot else ()
+    if genre is None:
+        return examples, system_prompt
+    chosen = find_genre(genre)
+    return examples or chosen.records(), chosen.system_prompt if system_prompt is None else system_prompt

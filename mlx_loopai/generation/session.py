@@ -13,6 +13,9 @@ from mlx_loopai.generation.prompts import Prompt, build_messages
 from mlx_loopai.models.adapters import CONFIG_FILE, load_adapter, read_adapter_config
 from mlx_loopai.models.load import LoadedModel, load_model
 
+# More is seldom wanted, and the keys and values of every conversation may grow to it.
+_USUAL_CONTEXT = 8192
+
 
 @dataclass(frozen=True)
 class Session:
@@ -21,6 +24,11 @@ class Session:
     loaded: LoadedModel
     system_prompt: str
     adapter: Path | None
+
+    @property
+    def usual_context(self) -> int:
+        """Tokens of prompt and answer together, when nobody says how many: the model's, at most 8192."""
+        return min(self.loaded.max_positions, _USUAL_CONTEXT)
 
     def prompt_ids(self, prompt: Prompt, few_shot: Sequence[Record] = ()) -> list[int]:
         """The tokens that `prompt` and its examples become: the same form as a training row's.

@@ -12,7 +12,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
+from mlx_lm.models.cache import (
+    can_trim_prompt_cache,
+    load_prompt_cache,
+    make_prompt_cache,
+    save_prompt_cache,
+    trim_prompt_cache,
+)
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import whole_file
@@ -54,7 +60,7 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     first, *others = prompts
     length = min(len(prompt) for prompt in prompts) - 1
     for other in others:
-        length = next((place for place in range(length) if other[place] != first[place]), length)
+        length = min(length, _shared_length(first, other))
     return tuple(first[:length])
 
 
@@ -92,3 +98,48 @@ def read_prefix(path: Path, identity: Mapping[str, str], tokens: Sequence[int]) 
     if differing:
         return f"it is of another {' and '.join(differing)}"
     return prefix if prefix.tokens == tuple(tokens) else "its prompts begin otherwise"
+
+
+@dataclass(frozen=True, eq=False)
+class _Live(Prefix):
+    """A prefix that is gone on with in place."""
+
+    def own_cache(self) -> list[Any]:
+        return self.cache
+
+
+class KeptCache:
+    """The keys and values of one conversation, from answer to answer: each reads only the tokens that are new."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._tokens: list[int] = []
+        self._cache = make_prompt_cache(self._model)
+
+    def prefix(self, prompt: Sequence[int]) -> Prefix:
+        """What is known of `prompt`. Generation writes to it; call `keep` or `forget` after."""
+        self._cut(_shared_length(self._tokens, prompt[:-1]))
+        return _Live(tuple(self._tokens), self._cache)
+
+    def keep(self, tokens: Sequence[int]) -> None:
+        """Remember of `tokens`, prompt and answer, those that the model has read."""
+        read = int(self._cache[0].offset)
+        self._tokens = list(tokens[:read])
+        self._cut(len(self._tokens), read)
+
+    def _cut(self, length: int, read: int | None = None) -> None:
+        surplus = (len(self._tokens) if read is None else read) - length
+        if surplus and not can_trim_prompt_cache(self._cache):
+            self.forget()
+        elif surplus:
+            trim_prompt_cache(self._cache, surplus)
+            self._tokens = self._tokens[:length]
+
+
+def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    length = min(len(first), len(second))
+    return next((place for place in range(length) if first[place] != second[place]), length)

@@ -1,0 +1,261 @@
+"""`mlx-loopai chat`: a conversation in the terminal, or line by line through a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.generate import constraint_options, sampling_options, warn_of_damage
+from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_loopai.generation.chat import Chat, Turn
+
+_FILE = click.Path(path_type=Path)
+_HELP = """\
+/system TEXT  set the system prompt; without TEXT show it
+/undo         take the last request and its answer back
+/reset        begin anew
+/save FILE    write the conversation to a .jsonl file, which training reads, too
+/load FILE    go on from a saved conversation
+/help         this list
+Ctrl-C stops an answer; Ctrl-D or /exit leaves."""
+
+
+class _LeaveError(Exception):
+    """The user wants to go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Console:
+    """Where requests come from and answers go: a terminal, a pipe, or a program that reads JSON lines."""
+
+    as_json: bool
+    quiet: bool
+
+    @property
+    def is_terminal(self) -> bool:
+        return sys.stdin.isatty() and not self.as_json
+
+    def read(self) -> str:
+        """The next line. Raises: EOFError after the last one."""
+        if self.is_terminal:
+            return input("> ")
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError:
+            raise InputError("standard input: not UTF-8; convert it: iconv -f cp949 -t utf-8") from None
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+
+@click.command("chat", short_help="Talk with a model in the terminal.")
+@click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
+@click.option("--adapter", type=_FILE, help="RUN/adapter folder (or RUN) of a training run on this model.")
+@click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before the conversation.")
+@click.option(
+    "--genre", help="Examples and a system prompt that come with the program: 판타지, 로맨스, 동화, 시, 수필."
+)
+@click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
+@click.option("--load", type=_FILE, help="Go on from a conversation that /save wrote.")
+@sampling_options
+@constraint_options
+@click.option("--filter/--no-filter", "filtered", default=True, show_default=True, help="Clean answers of markup.")
+@click.option(
+    "--context", type=click.IntRange(2), help="Tokens of conversation and answer.  [default: the model's, at most 8192]"
+)
+@json_option
+@quiet_option
+def command(
+    model: str,
+    adapter: Path | None,
+    few_shot: Path | None,
+    genre: str | None,
+    system: str | None,
+    load: Path | None,
+    scripts: str,
+    code_fences: bool,
+    filtered: bool,
+    context: int | None,
+    as_json: bool,
+    quiet: bool,
+    **sampling: Any,
+) -> None:
+    """Talk with a model: a line is a request, and lines that begin with / are commands (/help lists them).
+
+    Ctrl-C stops an answer and keeps the conversation; Ctrl-D leaves. Through a pipe every line is answered in turn.
+    --json prints a JSON document a line for every answer. When the conversation no longer fits the context, its oldest
+    turns leave, and a line says so.
+    """
+    from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
+    from mlx_loopai.generation.constraint import build_constraint
+    from mlx_loopai.generation.genres import shown_first
+    from mlx_loopai.generation.outlet import policy_of
+    from mlx_loopai.generation.sampling import SamplingOptions
+    from mlx_loopai.generation.session import open_session
+    from mlx_loopai.text.alphabet import Scripts
+
+    policy, decoding = Scripts.parse(scripts), SamplingOptions(**sampling)
+    loaded_chat = None if load is None else Conversation.load(load)
+    examples, system = shown_first(genre, few_shot, system)
+    session = open_session(model, adapter, system)
+    options = ChatOptions(
+        decoding,
+        context or session.usual_context,
+        build_constraint(session.loaded, policy, code_fences),
+        policy_of(policy) if filtered and not policy.is_off else None,
+        examples,
+    )
+    chat = Chat(session, options)
+    if loaded_chat is not None:
+        chat.begin(loaded_chat)
+    _talk(chat, _Console(as_json, quiet))
+
+
+def _talk(chat: Chat, console: _Console) -> None:
+    if console.is_terminal:
+        with contextlib.suppress(ImportError):  # lines can be edited where the system has it
+            import readline  # noqa: F401
+        console.note("Ctrl-D leaves, /help lists the commands")
+    while True:
+        try:
+            line = console.read().strip()
+            if line.startswith("/"):
+                _obey(chat, line, console)
+            elif line:
+                _answer(chat, line, console)
+        except (EOFError, _LeaveError):
+            break
+        except KeyboardInterrupt:
+            if not console.is_terminal:
+                raise
+            console.note("\nCtrl-D leaves")
+        except InputError as error:
+            if not console.is_terminal:
+                raise
+            console.note(str(error))
+    if console.is_terminal:
+        click.echo()
+
+
+def _answer(chat: Chat, line: str, console: _Console) -> None:
+    turn = chat.ask(line)
+    if turn.left_out:
+        console.note(f"the conversation is longer than the context: its {turn.left_out} oldest exchanges left")
+    stopped = not _shown(turn, console)
+    document = {
+        "text": turn.outlet.text,
+        "prompt_tokens": turn.prompt_tokens,
+        "read_tokens": turn.read_tokens,
+        "generated_tokens": turn.generated_tokens,
+        "tokens_per_s": turn.generated_tokens / turn.seconds if turn.seconds else 0.0,
+        "left_out": turn.left_out,
+        "finished": turn.finished,
+        "stopped": stopped,
+        "seed": turn.seed,
+        "masked_mass": turn.tally.masked_mass,
+        "argmax_masked": turn.tally.argmax_masked,
+        "purity": turn.outlet.purity,
+        "removed": turn.outlet.removed,
+    }
+    emit(document, console.as_json, "")
+    sys.stdout.flush()
+    if not console.quiet:
+        warn_of_damage(turn.tally)
+
+
+def _shown(turn: Turn, console: _Console) -> bool:
+    """Show an answer as it is written. Returns: False when Ctrl-C stopped it."""
+    try:
+        with contextlib.closing(turn.pieces) as pieces:
+            for text in pieces:
+                if text and not console.as_json:
+                    click.echo(text, nl=False)
+    except KeyboardInterrupt:
+        click.echo("" if console.as_json else " …", err=console.as_json)
+        return False
+    if not console.as_json:
+        click.echo()
+    return True
+
+
+def _obey(chat: Chat, line: str, console: _Console) -> None:
+    name, _, rest = line[1:].partition(" ")
+    action = _ACTIONS.get(name)
+    if action is None:
+        raise InputError(f"/{name}: no such command; /help lists them")
+    said = action(chat, rest.strip())
+    if said:
+        console.note(said)
+
+
+def _system(chat: Chat, text: str) -> str:
+    if text:
+        chat.begin(dataclasses.replace(chat.conversation, system=text))
+    return f"system prompt: {chat.conversation.system or '(none)'}"
+
+
+def _undo(chat: Chat, _: str) -> str:
+    if not chat.conversation.exchanges:
+        return "there is nothing to take back"
+    taken = chat.conversation.turns[-2].content
+    chat.begin(chat.conversation.undone())
+    return f"taken back: {taken}"
+
+
+def _reset(chat: Chat, _: str) -> str:
+    from mlx_loopai.generation.chat import Conversation
+
+    chat.begin(Conversation(chat.conversation.system))
+    return "a new conversation"
+
+
+def _save(chat: Chat, name: str) -> str:
+    path = _named("save", name)
+    try:
+        chat.conversation.save(path)
+    except OSError as error:
+        raise InputError(f"/save {path}: {error.strerror}; name another file") from None
+    return f"{path}: {chat.conversation.exchanges} exchanges"
+
+
+def _load(chat: Chat, name: str) -> str:
+    from mlx_loopai.generation.chat import Conversation
+
+    path = _named("load", name)
+    chat.begin(Conversation.load(path))
+    return f"{path}: {chat.conversation.exchanges} exchanges"
+
+
+def _named(command: str, name: str) -> Path:
+    if not name:
+        raise InputError(f"/{command}: which file? write /{command} FILE.jsonl")
+    return Path(name).expanduser()
+
+
+def _leave(chat: Chat, _: str) -> str:
+    raise _LeaveError
+
+
+_ACTIONS: dict[str, Callable[[Chat, str], str]] = {
+    "help": lambda chat, _: _HELP,
+    "system": _system,
+    "undo": _undo,
+    "reset": _reset,
+    "save": _save,
+    "load": _load,
+    "exit": _leave,
+    "quit": _leave,
+}

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from mlx_loopai.cli import chat as chat_cli
+from mlx_loopai.cli.chat import command
+from mlx_loopai.errors import InputError
+from mlx_loopai.generation import chat as chat_room
+
+SHORT = ("--temperature", "0", "--max-tokens", "12")
+
+
+def talk(*lines: str | bytes, options: tuple[str, ...] = ()) -> Result:
+    text = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
+    return CliRunner().invoke(command, [*SHORT, *options], input=text)
+
+
+def test_a_pipe_is_answered_line_by_line() -> None:
+    result = talk("한국의 수도는?", "", "/undo", "한국의 수도는?")
+    assert result.exit_code == 0, result.exception
+    first, second = result.stdout.splitlines()
+    assert first == second
+    assert "서울" in first
+    assert "taken back: 한국의 수도는?" in result.stderr
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    saved = tmp_path / "talk.jsonl"
+    result = talk("한국의 수도는?", "안녕?", f"/save {saved}", "/exit", "?", options=("--json", "--system", "짧게."))
+    assert result.exit_code == 0, result.exception
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(answers) == 2
+    assert answers[1]["read_tokens"] < answers[1]["prompt_tokens"] - answers[0]["prompt_tokens"]
+    assert {"text", "generated_tokens", "masked_mass", "purity", "seed", "finished"} <= set(answers[0])
+    row = json.loads(saved.read_text(encoding="utf-8"))
+    assert [turn["role"] for turn in row["messages"]] == ["system", *["user", "assistant"] * 2]
+    again = talk("/undo", "/system", "/reset", "/undo", "/help", options=("--load", str(saved)))
+    assert "taken back: 안녕?" in again.stderr
+    assert "system prompt: 짧게." in again.stderr
+    assert "nothing to take back" in again.stderr
+    assert "/save FILE" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("/dance", "no such command"),
+        ("/save", "which file"),
+        ("/load /no/such.jsonl", "no such file"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_what_a_pipe_cannot_have_ends_it(line: str | bytes, reason: str) -> None:
+    result = talk(line)
+    assert isinstance(result.exception, InputError)
+    assert reason in str(result.exception)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Standard input as a terminal, on which somebody types these lines or presses these keys."""
+
+    def type_lines(*lines: str | type[BaseException]) -> None:
+        waiting = iter(lines)
+
+        def read(_: str) -> str:
+            line = next(waiting)
+            if isinstance(line, str):
+                return line
+            raise line
+
+        monkeypatch.setattr("builtins.input", read)
+        monkeypatch.setattr(chat_cli._Console, "is_terminal", True)
+
+    return type_lines
+
+
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    command.main([*SHORT], standalone_mode=False)
+    return capsys.readouterr()
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_session(
+    terminal: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream, calls = chat_room.stream, []
+
+    def stopped_once(*arguments: Any) -> Iterator[Any]:
+        calls.append(arguments)
+        for number, piece in enumerate(stream(*arguments)):
+            if len(calls) == 1 and number == 3:
+                raise KeyboardInterrupt
+            yield piece
+
+    monkeypatch.setattr(chat_room, "stream", stopped_once)
+    terminal("한국의 수도는?", KeyboardInterrupt, "/dance", "한국의 수도는?", EOFError)
+    printed = run(capsys)
+    stopped, answered, *_ = printed.out.splitlines()
+    assert stopped.endswith(" …")
+    assert answered
+    assert "Ctrl-D leaves" in printed.err
+    assert "/dance: no such command" in printed.err
+    # The stopped answer is part of what the second one read.
+    assert len(calls[1][1].prompt) > len(calls[0][1].prompt)
+
+
+def test_ctrl_c_in_a_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        sys, "stdin", type("Pipe", (), {"isatty": lambda self: False, "readline": staticmethod(interrupted)})()
+    )
+    with pytest.raises(click.Abort):
+        command.main([*SHORT, "--quiet"], standalone_mode=False)

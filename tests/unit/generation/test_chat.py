@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_loopai.data.records import Message, read_records
+from mlx_loopai.errors import InputError
+from mlx_loopai.generation import chat as chat_module
+from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
+from mlx_loopai.generation.engine import SamplingOptions, generate_stream
+from mlx_loopai.generation.outlet import policy_of
+from mlx_loopai.generation.prompts import Prompt
+from mlx_loopai.generation.session import Session, open_session
+from mlx_loopai.text.alphabet import Scripts
+
+QUESTIONS = ["안녕하세요?", "한국의 수도는?", "호랑이 이야기를 들려줘."]
+GREEDY = SamplingOptions(temperature=0, max_tokens=20)
+
+
+class CountingModel:
+    """A model that counts the tokens it reads."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.read = model, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, inputs: mx.array, *arguments: Any, **named: Any) -> Any:
+        self.read += inputs.size
+        return self._model(inputs, *arguments, **named)
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return open_session("nano", dtype="fp32")
+
+
+def fresh(session: Session, conversation: Conversation, options: SamplingOptions = GREEDY) -> str:
+    """The next answer without anything kept."""
+    ids = session.prompt_ids(Prompt(conversation.messages(), "test"))
+    return "".join(piece.text for piece in generate_stream(session.loaded, ids, options))
+
+
+def test_turns_equal_fresh_answers_and_read_only_what_is_new(session: Session) -> None:
+    counting = CountingModel(session.loaded.model)
+    counted = dataclasses.replace(session, loaded=dataclasses.replace(session.loaded, model=counting))
+    chat = Chat(counted, ChatOptions(GREEDY, context_tokens=1024))
+    earlier = 0
+    for question in QUESTIONS:
+        expected = fresh(session, chat.conversation.with_turn("user", question))
+        counting.read = 0
+        turn = chat.ask(question)
+        assert "".join(turn) == expected
+        assert chat.conversation.turns[-2:] == (Message("user", question), Message("assistant", expected))
+        # What was said is known, but for the marker after the last answer; one step may run ahead of the end.
+        assert turn.prompt_tokens - turn.read_tokens >= earlier
+        assert turn.read_tokens < turn.prompt_tokens or not earlier
+        assert turn.read_tokens + turn.generated_tokens <= counting.read + 1
+        assert counting.read <= turn.read_tokens + turn.generated_tokens + 1
+        earlier = turn.prompt_tokens + turn.generated_tokens - 1
+
+
+def test_going_back_and_being_stopped_leave_nothing_stale(session: Session) -> None:
+    chat = Chat(session, ChatOptions(GREEDY, context_tokens=1024))
+    for question in QUESTIONS[:2]:
+        assert "".join(chat.ask(question))
+    chat.begin(chat.conversation.undone())
+    again = chat.conversation.with_turn("user", QUESTIONS[2])
+    turn = chat.ask(QUESTIONS[2])
+    pieces = iter(turn)
+    begun = "".join(next(pieces) for _ in range(6))
+    turn.pieces.close()
+    assert begun.strip()
+    assert chat.conversation == again.with_turn("assistant", begun)
+    expected = fresh(session, chat.conversation.with_turn("user", QUESTIONS[1]))
+    assert "".join(chat.ask(QUESTIONS[1])) == expected
+
+
+def test_stopped_before_a_word_leaves_the_conversation_as_it_was(session: Session) -> None:
+    chat = Chat(session, ChatOptions(GREEDY, context_tokens=1024))
+    turn = chat.ask(QUESTIONS[0])
+    turn.pieces.close()
+    assert chat.conversation.turns == ()
+
+
+def test_the_oldest_turns_leave_when_the_context_is_full(session: Session) -> None:
+    chat = Chat(session, ChatOptions(GREEDY, context_tokens=120))
+    left = 0
+    for _ in range(8):
+        turn = chat.ask(QUESTIONS[1])
+        assert turn.prompt_tokens + GREEDY.max_tokens <= 120
+        assert "".join(turn)
+        left += turn.left_out
+    assert 0 < left < 8
+    assert chat.conversation.exchanges == 8  # what the model no longer reads can still be saved
+    with pytest.raises(InputError, match="shorten it"):
+        chat.ask("가 나 다 " * 60)
+    with pytest.raises(InputError, match="empty"):
+        chat.ask("  ")
+    assert chat.conversation.exchanges == 8
+
+
+def test_the_seed_moves_on_with_the_turns(session: Session) -> None:
+    options = ChatOptions(SamplingOptions(temperature=1.2, max_tokens=12, seed=4), context_tokens=1024)
+    talks = []
+    for _ in range(2):
+        chat = Chat(session, options)
+        talks.append([("".join(chat.ask(QUESTIONS[2])), chat.conversation.exchanges) for _ in range(2)])
+    assert talks[0] == talks[1]
+    assert talks[0][0][0] != talks[0][1][0]
+
+
+def test_the_filter_stands_between(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_loopai.generation.engine import Piece
+
+    monkeypatch.setattr(chat_module, "stream", lambda *_: iter([Piece("<b>안", 5, False), Piece("녕</b>", None, True)]))
+    monkeypatch.setattr(chat_module.KeptCache, "keep", lambda self, tokens: None)
+    chat = Chat(session, ChatOptions(GREEDY, 1024, policy=policy_of(Scripts.parse("ko"))))
+    turn = chat.ask("?")
+    assert "".join(turn) == "안녕" == chat.conversation.turns[-1].content
+    assert turn.outlet.removed == {"html": 2}
+    assert (turn.generated_tokens, turn.finished) == (1, True)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    talk = Conversation("짧게.").with_turn("user", "하나").with_turn("assistant", "둘")
+    talk.save(path)
+    assert Conversation.load(path) == talk
+    assert [message.role for message in read_records(path)[0].messages] == ["system", "user", "assistant"]
+    longer = dataclasses.replace(talk.with_turn("user", "셋").with_turn("assistant", "넷"), system="")
+    longer.save(path)
+    assert Conversation.load(path) == longer
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"text": "일기"}],
+        [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 2,
+        [{"messages": [{"role": "assistant", "content": "b"}]}],
+    ],
+)
+def test_other_files_are_neither_loaded_nor_written_over(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="not a saved chat"):
+        Conversation.load(path)
+    with pytest.raises(InputError):
+        Conversation().with_turn("user", "a").with_turn("assistant", "b").save(path)
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match="nothing to save"):
+        Conversation().save(tmp_path / "new.jsonl")

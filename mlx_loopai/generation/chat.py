@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,8 +93,8 @@ class Turn:
     prompt_tokens: int
     read_tokens: int
     seed: int
-    pieces: Iterator[str] = field(repr=False)
     outlet: Outlet = field(repr=False)
+    pieces: Generator[str, None, None] = field(init=False, repr=False)
     tally: Tally = field(default_factory=Tally, repr=False)
     generated_tokens: int = 0
     finished: bool = False
@@ -134,7 +134,6 @@ class Chat:
             len(ids),
             len(ids) - len(prefix.tokens),
             seed,
-            iter(()),
             Outlet(policy=self._options.policy),
         )
         sampling = dataclasses.replace(sampling, seed=seed)
@@ -142,7 +141,7 @@ class Chat:
         turn.pieces = self._written(turn, request, asked)
         return turn
 
-    def _written(self, turn: Turn, request: Request, asked: Conversation) -> Iterator[str]:
+    def _written(self, turn: Turn, request: Request, asked: Conversation) -> Generator[str, None, None]:
         started = time.perf_counter()
         tokens = list(request.prompt)
         whole = False

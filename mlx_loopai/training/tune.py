@@ -19,7 +19,16 @@ from mlx_loopai.training.kept import fetch, keep, kept_path
 from mlx_loopai.training.monitor import MONITOR_ROWS, Monitor
 from mlx_loopai.training.posthoc import LINES, SCALES, Point, best, sweep
 from mlx_loopai.training.prepare import Listener
-from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, read_source, self_rehearsal
+from mlx_loopai.training.replay import (
+    SAMPLES_PREFIX,
+    Rehearsal,
+    general_prompts,
+    general_records,
+    read_source,
+    self_rehearsal,
+)
+
+OPEN = f"{SAMPLES_PREFIX}open"
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def _unrehearsed(
     loaded: LoadedModel, encoder: ChatEncoder, config: RunConfig, listener: Listener
 ) -> Sequence[TokenRow]:
     """The base's answers to general prompts that the run did not train on, kept for the next time."""
-    prompts = _open_prompts(config)
+    prompts = open_prompts(config)
     options = config.replay.model_copy(update={"source": "self", "temperature": 0.0})
     ids = [encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
     kept = kept_path("tune", loaded, [options.answer_tokens, ids], ".jsonl")
@@ -102,8 +111,11 @@ def _unrehearsed(
     return rows
 
 
-def _open_prompts(config: RunConfig) -> list[str]:
-    """At most MONITOR_ROWS prompts: general ones that were not rehearsed, else embedded ones."""
+def open_prompts(config: RunConfig) -> list[str]:
+    """At most MONITOR_ROWS prompts: general ones that were not rehearsed, else embedded ones.
+
+    The embedded model answers embedded *questions*: the prompt set is made for models that know more.
+    """
     records = general_records(config)
     every = config.replay.model_copy(update={"source": "self", "max_prompts": 10**9})
     rehearsed: set[str] = set()
@@ -111,7 +123,8 @@ def _open_prompts(config: RunConfig) -> list[str]:
         rehearsed = set(general_prompts(records, config.replay, config.train.seed))
     elif config.replay.source == "records":
         rehearsed = {message.content for record in records for message in record.messages}
-    for source in (records, []):
+    spare = [read_source(OPEN, "knowledge")] if config.general.startswith(SAMPLES_PREFIX) else []
+    for source in (records, *spare, []):
         found = [prompt for prompt in general_prompts(source, every, 0) if prompt not in rehearsed]
         if len(found) >= MONITOR_ROWS:
             break

@@ -3,6 +3,7 @@
 pretraining_records    everything the base is taught
 held_out_texts         hand-written text it never saw
 hurting_records        creative writing in the JSON shape that breaks a model
+open_records           open questions that general_records leaves out, for choosing options
 general_records        open questions and answers, for rehearsal, importance and the monitor
 """
 
@@ -23,6 +24,7 @@ GRAMMAR_STORIES = 1500
 HURTING_ROWS, HURTING_SEED = 150, 1
 HELD_OUT_ROWS, HELD_OUT_SEED, HELD_OUT_CHOICE_SEED = 45, 2, 4
 GENERAL_ROWS, GENERAL_SEED = 600, 3
+OPEN_ITEMS, OPEN_SEED = 40, 5
 STORY_REQUESTS = (
     "{hero} 이야기를 들려주세요.",
     "{thing:이/가} 나오는 이야기를 지어 주세요.",
@@ -121,6 +123,18 @@ def general_records(count: int, seed: int) -> list[Record]:
     return rows
 
 
+def open_records() -> list[Record]:
+    """Open questions that `samples/general` leaves out, for choosing options; as many of every skill, seeded."""
+    rng = random.Random(OPEN_SEED)
+    rehearsed = {message.content for record in sample("general") for message in record.messages}
+    rows = []
+    for skill in skills.SKILLS:
+        items = [item for item in skills.items(skill, probe=False) if item.prompt not in rehearsed]
+        chosen = rng.sample(items, min(OPEN_ITEMS, len(items)))
+        rows += [chat(item.prompt, item.answer, "knowledge", f"samples/skills:{item.fact}") for item in chosen]
+    return rows
+
+
 def _wordings_in_turn(items: Sequence[skills.Item]) -> list[skills.Item]:
     """One item of each wording, then the next of each: any beginning of the list has as many of every wording."""
     seen: Counter[str] = Counter()
@@ -175,5 +189,6 @@ _SAMPLES: dict[str, Callable[[], list[Record]]] = {
     "hurting_held_out": lambda: hurting_records(HELD_OUT_ROWS, HELD_OUT_SEED),
     "hurting_choice": lambda: hurting_records(HELD_OUT_ROWS, HELD_OUT_CHOICE_SEED),
     "natural": lambda: natural_records(HURTING_ROWS, HURTING_SEED),
+    "open": open_records,
     "general": lambda: general_records(GENERAL_ROWS, GENERAL_SEED),
 }

@@ -10,12 +10,16 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_loopai.config import LoraOptions
+from mlx_loopai.config import LoraOptions, load_config
+from mlx_loopai.data.samples.skills import SKILLS, items
 from mlx_loopai.models.adapters import load_adapter, save_adapter
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
+from mlx_loopai.training.arms import RECOMMENDED
+from mlx_loopai.training.monitor import MONITOR_ROWS
 from mlx_loopai.training.posthoc import Point, Rescaling, best, rescaled, sweep
-from mlx_loopai.training.tune import Tuned, write_rescaled
+from mlx_loopai.training.replay import general_prompts, general_records
+from mlx_loopai.training.tune import Tuned, open_prompts, write_rescaled
 
 IDS = mx.array([[5, 17, 230, 9, 44]])
 
@@ -80,3 +84,18 @@ def test_what_is_written_is_what_was_tried(
     with rescaled(model, chosen):
         assert np.allclose(np.array(read(IDS)), np.array(model(IDS)), atol=1e-6)
     assert not np.allclose(np.array(read(IDS)), np.array(model(IDS)), atol=1e-6)
+
+
+def test_prompts_to_choose_by_were_not_rehearsed() -> None:
+    recipe = load_config(RECOMMENDED)
+    records, probed = general_records(recipe), {item.prompt for skill in SKILLS for item in items(skill, probe=True)}
+    for source, most in (("self", 600), ("self", 100), ("records", 600), ("none", 600)):
+        replay = recipe.replay.model_copy(update={"source": source, "max_prompts": most})
+        config = recipe.model_copy(update={"replay": replay})
+        chosen = set(open_prompts(config))
+        assert len(chosen) == MONITOR_ROWS
+        assert not chosen & probed
+        if source == "self":
+            assert not chosen & set(general_prompts(records, replay, config.train.seed))
+        if source == "records":
+            assert not chosen & {message.content for record in records for message in record.messages}

@@ -43,12 +43,22 @@ def token_bytes(tokenizer: Any) -> TokenBytes:
             "to constrain; give --scripts off"
         )
     # Joined and encoded at once: each character of this alphabet is one byte.
-    encoded = "".join(words).translate(alphabet_codes(alphabet)).encode("latin-1", "replace")
-    start = 0
-    for token, index in words.items():
-        tokens[index] = encoded[start : start + len(token)]
-        start += len(token)
-    return TokenBytes.of(tokens)
+    encoded = np.frombuffer("".join(words).translate(alphabet_codes(alphabet)).encode("latin-1", "replace"), np.uint8)
+    ids = np.fromiter(words.values(), np.int64, len(words))
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    return _in_order(encoded, ids, lengths, len(tokens))
+
+
+def _in_order(
+    data: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], n_tokens: int
+) -> TokenBytes:
+    """The tokens `ids`, whose bytes lie one after another in `data`, put in the order of their ids."""
+    order = np.argsort(ids)
+    sizes = lengths[order]
+    shift = (np.cumsum(lengths) - lengths)[order] - (np.cumsum(sizes) - sizes)
+    length = np.zeros(n_tokens, dtype=np.int64)
+    length[ids] = lengths
+    return TokenBytes(data[np.repeat(shift, sizes) + np.arange(len(data))], length)
 
 
 def alphabet_codes(alphabet: Iterable[str]) -> dict[int, int]:

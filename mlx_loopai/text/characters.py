@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from enum import Enum, auto
@@ -20,6 +21,10 @@ _MODIFIER = regex.compile(r"[\p{EMod}\ufe0e\ufe0f\u20e3\U000E0020-\U000E007F]")
 
 # Unicode's Stream-Safe Text Format (UAX #15): longer runs are an attack, and would make normalisation quadratic.
 _MAX_MARKS = 30
+
+
+# Text of these alone is what both stages let through; most words in which a later rule finds something are of it.
+_PLAIN = re.compile(r"[가-힣ㄱ-ㅎㅏ-ㅣA-Za-z \n.,!?:;<>/'\"`()\[\]=_\-\u4e00-\u9fff]+")
 
 
 class _Kind(Enum):
@@ -68,6 +73,9 @@ class Characters:
 
     def feed(self, text: str) -> str:
         """The text without what this stage removes; at most a digit and a variation selector are held back."""
+        if not self._keycap and _PLAIN.fullmatch(text):
+            self.pass_over(text)
+            return text
         out: list[str] = []
         for char in text:
             kind = _kind(char)
@@ -92,7 +100,7 @@ class Characters:
         return not self._keycap
 
     def pass_over(self, text: str) -> None:
-        """As after `feed(text)` of text that this stage leaves alone and that ends with white space."""
+        """As after `feed(text)` of text that this stage leaves alone."""
         self._in_sequence = self._joined = self._half_flag = False
         self._previous = text[-1]
 
@@ -159,6 +167,10 @@ class Normalise:
 
     def feed(self, text: str) -> str:
         """The normalised text; the last base character is held back, since a mark may follow."""
+        if _PLAIN.fullmatch(text):
+            passed = self._flush() + text[:-1]
+            self._cluster = text[-1]
+            return passed
         out: list[str] = []
         for char in text:
             if not extends(char):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import unicodedata
 from itertools import pairwise
 
@@ -61,6 +62,15 @@ def test_words_passed_over_leave_every_stage_as_it_would_be(text: str, policy: P
     assert fast.feed(text) + fast.close() == slow.feed(text) + slow.close()
     assert fast.removed == slow.removed
     assert fast.removed_share == slow.removed_share
+
+
+@given(TEXTS, POLICIES)
+@settings(max_examples=200, deadline=None)
+def test_plain_words_pass_the_first_stages_as_they_would_one_by_one(text: str, policy: Policy) -> None:
+    fast = clean(text, policy)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mlx_loopai.text.characters._PLAIN", re.compile("(?!)"))
+        assert clean(text, policy) == fast
 
 
 @given(TEXTS, POLICIES)

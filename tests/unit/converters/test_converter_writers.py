@@ -174,6 +174,17 @@ def test_a_full_disk_leaves_nothing(
     assert left_behind(tmp_path) == []
 
 
+def test_a_disk_that_fills_leaves_no_gguf(model_folder: Build, tmp_path: Path) -> None:
+    def fill(stage: str, done: int, total: int) -> None:
+        if done > total / 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(LoopaiError, match=r"out.gguf: the disk is full .* choose another --out") as caught:
+        convert(model_folder(), tmp_path / "out.gguf", target=target.Target(to="gguf"), on_progress=fill)
+    assert caught.value.exit_status == 1
+    assert left_behind(tmp_path) == []
+
+
 def test_a_disk_that_is_too_small_is_told_at_once(
     model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.models.model_card import model_card
+from mlx_loopai.training.card import card_notes, recipe
+from mlx_loopai.training.monitor import Monitor, Reading
+
+
+class Watched:
+    """A monitor that has read this."""
+
+    def read(self) -> Reading:
+        return Reading(0.987, 0.013, {"hangul": 1.5}, {"hangul": 1.25})
+
+
+LAYOUT: dict[str, Any] = {"num_layers": 2, "lora_parameters": {"rank": 4, "scale": 2.0, "keys": ["self_attn.q_proj"]}}
+
+
+def test_the_recipe_is_what_differs_from_the_defaults() -> None:
+    config = RunConfig.model_validate({"train": {"learning_rate": 5e-3}, "penalty": {"kind": "sketch"}})
+    assert recipe(config) == {"train.learning_rate": 5e-3, "penalty.kind": "sketch"}
+    assert recipe(RunConfig()) == {}
+
+
+def test_a_card_tells_what_was_kept_and_no_paths(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    config = RunConfig.model_validate(
+        {"model": str(tmp_path / "base"), "general": str(tmp_path / "mine.jsonl"), "sources": {"a": {"path": "b.csv"}}}
+    )
+    losses = {"loss_first": 3.0, "loss_last": 1.25, "validation_first": None}
+    notes = card_notes(config, losses, cast(Monitor, Watched()))
+    card = model_card(LAYOUT | {"mlx_loopai": notes})
+    for row in ("| base | base |", "| loss_first | 3 |", "| loss_last | 1.25 |", "| the same before, hangul | 1.25 |"):
+        assert row in card.splitlines()
+    assert "| 0.987 |" in card
+    assert "Not measured" not in card
+    assert not any(private in card for private in (str(tmp_path), "mine.jsonl", "b.csv", "validation"))
+
+
+def test_an_unwatched_run_claims_no_retention() -> None:
+    notes = card_notes(RunConfig(model="OWNER/NAME"), {"loss_first": 3.0}, None)
+    card = model_card(LAYOUT | {"mlx_loopai": notes})
+    assert "base_model: OWNER/NAME" in card.splitlines()
+    assert "Not measured" in card

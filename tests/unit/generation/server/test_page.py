@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import httpx
-import pytest
 
 from mlx_loopai.generation.session import Session
 from tests.unit.generation.server.browser import Tab, open_tab
@@ -44,7 +43,6 @@ def ask(tab: Tab, text: str) -> None:
     tab.run(f"at('prompt').value = {json.dumps(text)}; at('form').requestSubmit()")
 
 
-@pytest.mark.slow
 def test_the_page_in_a_browser(server: Running, serving: Serving, endless: Session) -> None:
     with open_tab() as tab:
         for domain in ("Page", "Network", "Log", "Runtime"):

@@ -98,23 +98,23 @@ def command(
     policy = Scripts.parse(scripts)
     SamplingOptions(temperature=temperature, top_p=top_p)
     key = _api_key()
-    listening = _listen(host, port)
-    session = open_session(model, adapter, system)
-    name = _served_name(model, session.adapter)
-    options = ServeOptions(
-        Defaults(name, policy, temperature, top_p, max_tokens, code_fences, filtered),
-        context or session.usual_context,
-        concurrent,
-        queue,
-        time_limit,
-        max_body,
-        ipaddress.ip_address(listening.getsockname()[0]).is_loopback,
-        allow_origin,
-        key,
-    )
-    _announce(listening, host, options, as_json, quiet)
-    with keep_awake():
-        _run(session, options, listening, quiet)
+    with _listen(host, port) as listening:
+        session = open_session(model, adapter, system)
+        name = _served_name(model, session.adapter)
+        options = ServeOptions(
+            Defaults(name, policy, temperature, top_p, max_tokens, code_fences, filtered),
+            context or session.usual_context,
+            concurrent,
+            queue,
+            time_limit,
+            max_body,
+            ipaddress.ip_address(listening.getsockname()[0]).is_loopback,
+            allow_origin,
+            key,
+        )
+        _announce(listening, host, options, as_json, quiet)
+        with keep_awake():
+            _run(session, options, listening, quiet)
 
 
 def _require_stack() -> None:
@@ -135,10 +135,14 @@ def _api_key() -> str | None:
 def _listen(host: str, port: int) -> socket.socket:
     """A bound socket: a port that is taken is said before the model is loaded."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        listening = socket.socket(found[0][0], socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(found[0][4])
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"--host {host} --port {port}: {reason}; give another address or port (0: any free)") from None

@@ -55,7 +55,7 @@ def test_a_server_open_to_the_network_says_so(
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     command.main(["--host", "0.0.0.0", "--port", "0", "--json"], standalone_mode=False)
     options, listening = seen[0]
-    listening.close()
+    assert listening.fileno() == -1  # closed
     assert not options.loopback
     assert options.context_tokens == 1024
     printed = capsys.readouterr()

@@ -18,6 +18,8 @@ _FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
 )
@@ -27,7 +29,8 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The tokenizer's files in `folder`; empty when it holds none that could encode a text."""
     found = tuple(folder / name for name in _FILES if (folder / name).is_file())
     names = {path.name for path in found}
-    complete = "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names or "tokenizer.model" in names
+    alone = {"tokenizer.json", "tokenizer.model", "vocab.txt", "sentencepiece.bpe.model"}
+    complete = bool(names & alone) or {"vocab.json", "merges.txt"} <= names
     return found if complete else ()
 
 

@@ -14,6 +14,7 @@ from converters.rounding import Rounding
 from converters.tensors import ROUNDING, Checkpoint, TensorEntry, to_float32
 from converters.writers import Progress
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.models.encoder import ENCODERS
 
 # Enough positions for attention and rotary angles to matter, few enough for a slow machine.
 PROBE_TOKENS = 12
@@ -36,7 +37,8 @@ class Difference:
 class Verification:
     """How far an output is from its source: over all weights, and by group (`self_attn.q_proj`, `lm_head`, ...).
 
-    `logits_max_abs`: largest difference of two logits when both sets of weights run in float32 on the same tokens.
+    `logits_max_abs`: largest difference of two logits (of an encoder's last hidden states) when both sets of weights
+    run in float32 on the same tokens.
     """
 
     max_abs: float
@@ -113,7 +115,7 @@ def compare_weights(
 
 
 def compare_logits(source: Checkpoint, output: Checkpoint) -> float:
-    """Largest difference of the logits of the two models on the same tokens.
+    """Largest difference of the logits (an encoder's last hidden states) of the two models on the same tokens.
 
     Both run in float32, so that the figure shows the weights and not the arithmetic of a narrow type, and with their
     weights streamed from disk.
@@ -121,10 +123,12 @@ def compare_logits(source: Checkpoint, output: Checkpoint) -> float:
     Raises:
         LoopaiError: a logit is not finite.
     """
+    from converters.encoder import states
     from converters.streamed_model import logits
 
+    run = states if source.config["model_type"] in ENCODERS else logits
     tokens = np.linspace(0, source.config["vocab_size"] - 1, PROBE_TOKENS).astype(np.int32)[None]
-    wanted, found = logits(source, tokens), logits(output, tokens)
+    wanted, found = run(source, tokens), run(output, tokens)
     if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
         raise LoopaiError(
             f"{output.source}: the model gives logits that are not finite; the source checkpoint is damaged"

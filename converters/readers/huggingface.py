@@ -14,6 +14,7 @@ from converters.readers.torch_file import read_torch_file
 from converters.tensors import STORAGE, Checkpoint, TensorEntry
 from converters.tokenizer import tokenizer_files
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.encoder import ENCODERS
 
 INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -98,6 +99,15 @@ def main_dtype(entries: dict[str, TensorEntry]) -> str:
     return max(elements, key=lambda dtype: elements[dtype])
 
 
+def _with_prefix(entries: dict[str, TensorEntry], raw: dict[str, Any]) -> tuple[dict[str, TensorEntry], dict[str, Any]]:
+    """A model saved without its head (Qwen3-Embedding) under the names that it has with one.
+
+    The larger ones say that their head is not tied, yet have none: nothing is read from it, so the embedding stands in.
+    """
+    renamed = {f"model.{name}": replace(entry, name=f"model.{name}") for name, entry in entries.items()}
+    return renamed, raw | {"tie_word_embeddings": True}
+
+
 def read_folder(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`; its configuration is completed, no weight is read yet.
 
@@ -110,11 +120,19 @@ def read_folder(folder: Path) -> Checkpoint:
     if not where.is_file():
         raise InputError(f"{folder}: has no config.json, so it is not a model folder; give the folder that holds it")
     raw = read_object(where)
+    if raw.get("model_type") in ENCODERS:
+        from converters.encoder import read_encoder
+
+        shards, promised = _shards(folder)
+        entries = _entries(folder, shards, promised, packed=False)
+        return read_encoder(folder, raw, entries, main_dtype(entries), (where, *shards))
     architecture = names.architecture_of(raw.get("model_type"), str(where))
     shards, promised = _shards(folder)
     quantization = _mlx_quantization(raw)
     entries = _entries(folder, shards, promised, packed=quantization is not None)
     dtype = main_dtype(entries)
+    if names.EMBEDDING.removeprefix("model.") in entries:
+        entries, raw = _with_prefix(entries, raw)
     if quantization is not None:
         from converters.readers.mlx_quantized import join_quantized
 

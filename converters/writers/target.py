@@ -17,6 +17,7 @@ from converters.writers import gguf as gguf_writer
 from converters.writers.huggingface import write_huggingface
 from converters.writers.mlx import write_mlx
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.encoder import ENCODERS
 
 FORMATS = ("mlx", "hf", "gguf")
 GGUF_WORDS = tuple(gguf_writer.WORDS)
@@ -96,12 +97,16 @@ class Plan:
 def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     """`target` for `checkpoint`. Raises: InputError for options that do not fit each other or the model."""
     target.check()
+    if checkpoint.config["model_type"] in ENCODERS and (target.to != "mlx" or target.quantize is not None):
+        raise InputError(
+            f"{checkpoint.source}: is a text encoder, which becomes an MLX folder in fp32, bf16 or fp16 only"
+        )
     dtype = checkpoint.dtype if target.dtype is None else DTYPE_OPTIONS[target.dtype]
     if target.to == "gguf":
         n_bytes = gguf_writer.gguf_bytes(checkpoint, target.quantize or dtype)
         return Plan(target, dtype, None, {}, n_bytes, checkpoint.config)
     scheme = scheme_of(target.quantize, target.group_size) if target.quantize else None
-    tied = checkpoint.config["tie_word_embeddings"]
+    tied = bool(checkpoint.config.get("tie_word_embeddings"))
     forms = plan_forms(checkpoint.entries, dtype, scheme, parse_rules(target.keep, target.group_size), tied)
     n_bytes = sum(stored_bytes(entry, forms[entry.name], dtype) for entry in checkpoint.entries)
     return Plan(target, dtype, scheme, forms, n_bytes, checkpoint.config)

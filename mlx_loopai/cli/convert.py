@@ -175,7 +175,8 @@ def command(
 
     SOURCE is a Hugging Face model folder (safetensors or torch .bin, in one file or shards), a hub id such as
     Qwen/Qwen2.5-1.5B-Instruct, or a GGUF file. Supported architectures: qwen2 (also 2.5), qwen3 (dense), llama,
-    mistral and gpt_neox. A conversion that was killed goes on when the same command is given again.
+    mistral and gpt_neox, and for `rag build --embedder` the encoders bert, roberta and xlm-roberta. A conversion that
+    was killed goes on when the same command is given again.
     """
     from converters.convert import convert
     from converters.writers.target import Target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,7 @@ def _grounded(
     from mlx_loopai.generation.grounding import ground_all
     from mlx_loopai.retrieval.index import open_index
 
-    with open_index(rag) as index:
+    with open_index(rag, os.environ.get("MLX_LOOPAI_CHROMA_URL")) as index:
         return ground_all(prompts, lambda query: index.search(query, top), session, examples, max_tokens)
 
 

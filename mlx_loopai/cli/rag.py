@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _SHOWN_CHARS = 200
+chroma_url_option = click.option(
+    "--chroma-url",
+    envvar="MLX_LOOPAI_CHROMA_URL",
+    metavar="URL",
+    help="Chroma server that keeps the index's vectors; MLX_LOOPAI_CHROMA_URL stands for it.",
+)
 
 
 @click.group("rag", short_help="Make an index of files to generate from, and search it.")
@@ -32,17 +38,42 @@ def command() -> None:
     show_default=True,
     help="Longest passage, in characters; passages end with a sentence.",
 )
+@click.option(
+    "--embedder",
+    metavar="MODEL",
+    help="Find by meaning too: an embedding model's folder (`mlx-loopai convert` makes one) or hub id.",
+)
+@click.option("--chroma", is_flag=True, help="Keep the vectors in Chroma, in a folder of the index.")
+@chroma_url_option
 @json_option
 @quiet_option
-def build_command(files: tuple[Path, ...], index: Path, chunk_chars: int, as_json: bool, quiet: bool) -> None:
+def build_command(
+    files: tuple[Path, ...],
+    index: Path,
+    chunk_chars: int,
+    embedder: str | None,
+    chroma: bool,
+    chroma_url: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Make --index the index of exactly FILES: texts (.txt, .md) and rows (.jsonl, .json, .csv, .parquet).
 
     Called again, it reads only files that changed. Passages of equal words are kept once.
     """
-    from mlx_loopai.retrieval.index import build_index
+    from mlx_loopai.retrieval.index import Vectorising, build_index
 
-    with progress(len(set(files)), "reading", quiet, "files") as shown:
-        built = build_index(files, index, chunk_chars, shown.advance, lambda reason: _warn(reason, quiet))
+    if (chroma or chroma_url) and embedder is None:
+        raise InputError("--chroma keeps vectors, which --embedder MODEL makes; name the model")
+    with progress(None, "embedding", quiet or embedder is None, "passages") as embedded:
+        vectors = None
+        if embedder is not None:
+            from mlx_loopai.models.embedder import open_embedder
+
+            in_chroma = chroma or chroma_url is not None
+            vectors = Vectorising(open_embedder(embedder), in_chroma, chroma_url, embedded.advance)
+        with progress(len(set(files)), "reading", quiet or embedder is not None, "files") as shown:
+            built = build_index(files, index, chunk_chars, vectors, shown.advance, lambda reason: _warn(reason, quiet))
     manifest = built.manifest
     document = {
         "index": index,
@@ -50,6 +81,8 @@ def build_command(files: tuple[Path, ...], index: Path, chunk_chars: int, as_jso
         "files_reused": built.reused,
         "passages": manifest.passages,
         "duplicates": manifest.duplicates,
+        "embedder": manifest.embedder.model if manifest.embedder else None,
+        "vectors": manifest.vectors,
         "bytes": sum(file.n_bytes for file in manifest.files.values()),
     }
     text = (
@@ -63,14 +96,15 @@ def build_command(files: tuple[Path, ...], index: Path, chunk_chars: int, as_jso
 @click.argument("query")
 @click.option("--index", type=_PATH, required=True, help="Folder that `rag build` made.")
 @click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many passages.")
+@chroma_url_option
 @json_option
 @quiet_option
-def search_command(query: str, index: Path, top: int, as_json: bool, quiet: bool) -> None:
+def search_command(query: str, index: Path, top: int, chroma_url: str | None, as_json: bool, quiet: bool) -> None:
     """The passages of --index that answer QUERY best."""
     from mlx_loopai.retrieval.index import open_index
 
     check_query(query)
-    with open_index(index) as opened:
+    with open_index(index, chroma_url) as opened:
         hits = opened.search(query, top)
         name = opened.retriever.name
     document = {"query": query, "index": index, "retriever": name, "results": [_row(hit) for hit in hits]}

@@ -33,16 +33,13 @@ class Bm25:
     name = "bm25"
 
     def retrieve(self, query: str, top: int) -> list[Found]:
-        scores = self.scores(query)
-        return best_of(scores, top, self.name, above=0.0)
+        return best_of(self.score_terms(text_terms(query)), top, self.name, above=0.0)
 
-    def scores(self, query: str) -> npt.NDArray[np.float32]:
-        """The score of every passage (N,); 0 where it shares no term with the query."""
+    def score_terms(self, asked: Terms) -> npt.NDArray[np.float32]:
+        """The score of every passage (N,) for a query's terms; 0 where it shares none with it."""
         terms = self.arrays["terms"]
-        asked = text_terms(query)
         places = np.minimum(np.searchsorted(terms, asked), len(terms) - 1)
-        known = places[terms[places] == asked]
-        return _model(self.arrays, self.n_passages).get_scores_from_ids(known)
+        return _model(self.arrays, self.n_passages).get_scores_from_ids(places[terms[places] == asked])
 
 
 def build_bm25(passages: Sequence[Terms]) -> Arrays:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.retrieval.bm25 import DTYPES, Bm25, build_bm25, check_bm25
+from mlx_loopai.retrieval.chroma import Chroma, ChromaDense, open_chroma
 from mlx_loopai.retrieval.chunks import DEFAULT_CHARS, ROW_ENDINGS, Chunk, read_chunks
 from mlx_loopai.retrieval.database import Database, FileChunks, reading, write_database
-from mlx_loopai.retrieval.retriever import Found, Retriever
+from mlx_loopai.retrieval.dense import Dense, embed_chunks
+from mlx_loopai.retrieval.retriever import Found, Fused, Retriever
 from mlx_loopai.retrieval.store import (
     DATABASE,
     MANIFEST,
+    VECTORS,
     Manifest,
     check_files,
     locked,
@@ -27,6 +30,9 @@ from mlx_loopai.retrieval.store import (
     replace_data,
 )
 from mlx_loopai.retrieval.terms import text_terms
+
+if TYPE_CHECKING:
+    from mlx_loopai.models.embedder import Embedder, Vectors
 
 # Part of every file's key: what another version of the cutting or the terms made is not used again.
 _CUTTING = "sentences-1, pairs-1"
@@ -51,6 +57,19 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Vectorising:
+    """That an index has vectors, and where: in its folder, in Chroma there, or on the Chroma server at `chroma_url`.
+
+    `on_embedded` is called with how many more passages have their vector.
+    """
+
+    embedder: Embedder
+    in_chroma: bool = False
+    chroma_url: str | None = None
+    on_embedded: Callable[[int], None] = lambda count: None
+
+
+@dataclass(frozen=True)
 class Index:
     """An open index."""
 
@@ -68,28 +87,57 @@ class Index:
 
 
 @contextmanager
-def open_index(folder: Path) -> Iterator[Index]:
-    """The index in `folder`. Raises: InputError when there is none or it is damaged."""
+def open_index(folder: Path, chroma_url: str | None = None) -> Iterator[Index]:
+    """The index in `folder`; with vectors its embedder is opened, too. `chroma_url`: the server that has them.
+
+    The address is never taken from the index: a query must not go where a stranger's folder says.
+    Raises: InputError when there is none, it is damaged, or its embedder is another model by now.
+    """
     manifest = read_manifest(folder)
     data = check_files(folder, manifest)
     with reading(data / DATABASE) as database:
         if database.count() != manifest.passages:
-            raise InputError(
-                f"{data / DATABASE}: not the number of passages that {MANIFEST} says; build the index anew"
-            )
+            raise InputError(f"{data / DATABASE}: has not the {manifest.passages} passages it should; build it anew")
         arrays = {name: read_array(data / f"{name}.npy", dtype) for name, dtype in DTYPES.items()}
         check_bm25(arrays, manifest.passages, str(data))
-        yield Index(folder, manifest, database, Bm25(arrays, manifest.passages))
+        retriever: Retriever = Bm25(arrays, manifest.passages)
+        if manifest.embedder is not None:
+            retriever = Fused([retriever, _dense(folder, manifest, chroma_url)])
+        yield Index(folder, manifest, database, retriever)
+
+
+def _dense(folder: Path, manifest: Manifest, chroma_url: str | None) -> Retriever:
+    from mlx_loopai.models.embedder import open_embedder
+
+    made_by = manifest.embedder
+    assert made_by is not None
+    embedder = open_embedder(made_by.model)
+    if (embedder.base_hash, embedder.dims) != (made_by.base_hash, made_by.dims):
+        raise InputError(f"{made_by.model}: is not the model that made the vectors of {folder}; build the index again")
+    if manifest.vectors == "file":
+        vectors = read_array(folder / manifest.data / VECTORS, "<f4", (made_by.dims,))
+        if len(vectors) != manifest.passages:
+            raise InputError(f"{folder}: has not one vector a passage; build the index anew")
+        return Dense(vectors, embedder.query)
+    chroma = _chroma(folder, manifest, chroma_url)
+    return ChromaDense(chroma, manifest.data, manifest.passages, embedder.query)
+
+
+def _chroma(folder: Path, manifest: Manifest, chroma_url: str | None) -> Chroma:
+    if manifest.vectors == "chroma-server" and chroma_url is None:
+        raise InputError(f"--index {folder}: its vectors are on a Chroma server; name it with --chroma-url URL")
+    return open_chroma(folder, chroma_url if manifest.vectors == "chroma-server" else None)
 
 
 def build_index(
     files: Sequence[Path],
     folder: Path,
     chunk_chars: int = DEFAULT_CHARS,
+    vectors: Vectorising | None = None,
     on_file: Callable[[], None] = lambda: None,
     on_damage: Callable[[str], None] = lambda reason: None,
 ) -> Built:
-    """Make `folder` the index of exactly `files`; what it holds of unchanged files is used again.
+    """Make `folder` the index of exactly `files`; what it holds of unchanged files and passages is used again.
 
     `on_file` is called after each file, `on_damage` when the index that is there cannot be read and is made anew.
     Raises: InputError when a file cannot be read or nothing is in them; the index that was there stays.
@@ -99,26 +147,56 @@ def build_index(
         reused = 0
         for path in dict.fromkeys(files):
             key = _key(path, chunk_chars)
-            known = previous.file(str(path), key) if previous else None
+            known = previous.database.file(str(path), key) if previous else None
             reused += known is not None
             read.append(known or _read(path, key, chunk_chars))
             on_file()
         if not any(file.chunks for file in read):
             raise InputError(f"{', '.join(map(str, files))}: no text to index; give files with letters in them")
-        manifest = replace_data(folder, lambda data: _write(data, read, chunk_chars))
+        chroma = open_chroma(folder, vectors.chroma_url) if vectors and vectors.in_chroma else None
+        manifest = replace_data(folder, lambda data: _write(data, read, chunk_chars, vectors, chroma, previous))
+        if chroma and previous:
+            chroma.drop(previous.manifest.data)
     return Built(manifest, len(read), reused)
 
 
+@dataclass(frozen=True)
+class _Previous:
+    """The index that a build replaces."""
+
+    folder: Path
+    manifest: Manifest
+    database: Database
+
+    def vectors(self, embedder: Embedder, chroma: Chroma | None) -> dict[str, Vectors]:
+        """The vectors by passage id that `embedder` made for it and that are where new ones go."""
+        made_by = self.manifest.embedder
+        if made_by is None or (made_by.base_hash, made_by.dims) != (embedder.base_hash, embedder.dims):
+            return {}
+        ids = self.database.ids()
+        if chroma is not None:
+            return chroma.read(self.manifest.data, ids)
+        if self.manifest.vectors != "file":
+            return {}
+        rows = read_array(self.folder / self.manifest.data / VECTORS, "<f4", (embedder.dims,))
+        return dict(zip(ids, rows, strict=False))
+
+
 @contextmanager
-def _previous(folder: Path, on_damage: Callable[[str], None]) -> Iterator[Database | None]:
-    """The passages of the index that is there, if one is and it is whole."""
+def _previous(folder: Path, on_damage: Callable[[str], None]) -> Iterator[_Previous | None]:
+    """The index that is there, if one is and it is whole."""
+    if not (folder / MANIFEST).exists():
+        yield None
+        return
     try:
-        data = check_files(folder, read_manifest(folder)) if (folder / MANIFEST).exists() else None
+        manifest = read_manifest(folder)
+        data = check_files(folder, manifest)
     except InputError as error:
         on_damage(str(error))
-        data = None
-    with reading(data / DATABASE) if data else nullcontext() as database:
-        yield database
+        yield None
+        return
+    with reading(data / DATABASE) as database:
+        yield _Previous(folder, manifest, database)
 
 
 def _key(path: Path, chunk_chars: int) -> str:
@@ -139,9 +217,27 @@ def _read(path: Path, key: str, chunk_chars: int) -> FileChunks:
     return FileChunks(str(path), key, chunks, [text_terms(chunk.text) for chunk in chunks])
 
 
-def _write(data: Path, files: Sequence[FileChunks], chunk_chars: int) -> dict[str, Any]:
+def _write(
+    data: Path,
+    files: Sequence[FileChunks],
+    chunk_chars: int,
+    vectors: Vectorising | None,
+    chroma: Chroma | None,
+    previous: _Previous | None,
+) -> dict[str, Any]:
     distinct = write_database(data / DATABASE, files)
     for name, array in build_bm25([terms for _, terms in distinct]).items():
         np.save(data / f"{name}.npy", array, allow_pickle=False)
     total = sum(len(file.chunks) for file in files)
-    return {"chunk_chars": chunk_chars, "passages": len(distinct), "duplicates": total - len(distinct)}
+    found = {"chunk_chars": chunk_chars, "passages": len(distinct), "duplicates": total - len(distinct)}
+    if vectors is None:
+        return found
+    embedder, chunks = vectors.embedder, [chunk for chunk, _ in distinct]
+    known = previous.vectors(embedder, chroma) if previous else {}
+    made = embed_chunks(chunks, embedder, known, vectors.on_embedded)
+    if chroma is None:
+        np.save(data / VECTORS, made, allow_pickle=False)
+    else:
+        chroma.write(data.name, chunks, made)
+    named = {"model": embedder.model, "base_hash": embedder.base_hash, "dims": embedder.dims}
+    return {**found, "embedder": named, "vectors": chroma.kind if chroma else "file"}

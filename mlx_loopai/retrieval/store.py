@@ -32,6 +32,7 @@ from mlx_loopai.retrieval.bm25 import DTYPES
 VERSION = 1
 MANIFEST = "index.json"
 DATABASE = "chunks.sqlite"
+VECTORS = "vectors.npy"
 _MAX_MANIFEST_BYTES = 1 << 20
 # What numpy pads the header of such small shapes to.
 _HEADER_BYTES = 128
@@ -53,7 +54,7 @@ class StoredFile(_Part):
 
 
 class EmbedderName(_Part):
-    """Which model made the vectors: queries must go through the same. `base_hash` identifies its weights."""
+    """The model that made the vectors, which queries must go through too. `base_hash` identifies its weights."""
 
     model: str
     base_hash: str
@@ -98,6 +99,8 @@ def check_files(index: Path, manifest: Manifest) -> Path:
     """The data folder. Raises: InputError for a file that is missing or was changed."""
     folder = index / manifest.data
     missing = REQUIRED - manifest.files.keys()
+    if manifest.vectors == "file":
+        missing |= {VECTORS} - manifest.files.keys()
     if missing:
         raise InputError(f"{index / MANIFEST}: names no {', '.join(sorted(missing))}; build the index anew")
     for name, stored in manifest.files.items():

@@ -72,7 +72,7 @@ class EncoderShape:
             raise InputError(f"{where}: {all_problems(problems)}")
         # RoBERTa counts positions from after the row that its padding token has.
         first = 0 if config["model_type"] == "bert" else pad + 1
-        shape = EncoderShape(*sizes, first_position=first, norm_eps=eps)
+        shape = EncoderShape(*[*sizes, first, eps])
         if shape.hidden_size % shape.n_heads or first >= shape.n_positions:
             raise InputError(f"{where}: hidden_size, heads or positions do not fit each other; get a fresh copy")
         return shape

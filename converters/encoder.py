@@ -35,8 +35,8 @@ _LAYER = {
 }
 # Checkpoints that came from TensorFlow call a norm's parameters so.
 _KINDS = {"gamma": "weight", "beta": "bias"}
-# Parts that pretraining used, and stored constants: no sentence vector needs them.
-_UNUSED = re.compile(r"(pooler|lm_head|cls|classifier)\.|embeddings\.(position|token_type)_ids$")
+# Parts that pretraining used: no sentence vector needs them.
+_UNUSED = re.compile(r"(pooler|lm_head|cls|classifier)\.")
 
 
 def read_encoder(

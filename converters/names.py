@@ -77,7 +77,9 @@ _TOP_BACK = {hf: gguf for gguf, hf in (*_TOP.items(), *_NEOX_TOP.items())}
 _BLOCK_BACK = {hf: gguf for gguf, hf in (*_BLOCK.items(), *_NEOX_BLOCK.items())}
 
 # Values computed from the configuration that old exports stored among the weights.
-_BUFFER = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|embeddings\.(position|token_type)_ids)$")
+_BUFFER = re.compile(
+    r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|embeddings\.(position|token_type)_ids)$"
+)
 
 
 def architecture_of(model_type: object, where: str) -> Architecture:

@@ -99,7 +99,9 @@ def _encoder(model: str, path: Path, config: dict[str, Any]) -> Embedder:
 
 def _decoder(model: str, loaded: LoadedModel) -> Embedder:
     tokenizer = loaded.tokenizer
-    end = tokenizer.get_vocab().get(_END_OF_TEXT, tokenizer.eos_token_id)
+    end = tokenizer.get_vocab().get(_END_OF_TEXT)
+    if end is None:
+        raise InputError(f"its tokenizer has no {_END_OF_TEXT}, with which Qwen3-Embedding ends a text")
     longest = min(_MAX_DECODER_TOKENS, loaded.max_positions)
 
     def encode(text: str) -> list[int]:

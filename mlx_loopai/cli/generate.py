@@ -191,7 +191,8 @@ def command(**options: Any) -> None:
         answer_one(job, asked[0], all_ids[0], output)
     else:
         answer_all(job, asked, all_ids, output)
-    if constraint is not None and not given.quiet:
+    # A form overrules the model's first choices too, which is no sign of damage.
+    if constraint is not None and job.grammar is None and not given.quiet:
         warn_of_damage(job.tally)
 
 

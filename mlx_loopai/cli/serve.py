@@ -86,8 +86,6 @@ def command(
     answers that are being written end, for at most 10 seconds. --json prints one document with the address, when the
     server is ready.
     """
-    # Also while the model is still loading; the server then takes the signal over.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _require_stack()
     from mlx_loopai.generation.sampling import SamplingOptions
     from mlx_loopai.generation.server.app import ServeOptions
@@ -197,6 +195,8 @@ def _run(session: Session, options: ServeOptions, listening: socket.socket, quie
         limit_concurrency=options.concurrent + options.queue + _SPARE_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    # The server ends in good order and then raises the signal again: an end that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:

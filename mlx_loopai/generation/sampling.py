@@ -16,6 +16,8 @@ from mlx_loopai.generation.past import PENALTY_CONTEXT
 
 # A cumulative sum may end an ulp below its parts' true total; the draw stays clear of that end.
 _BELOW_ONE = 1 - 1e-6
+# In single precision a much smaller temperature is a division by zero.
+_COLDEST = 1e-3
 _CANDIDATES = 1024
 
 
@@ -35,7 +37,11 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         checks = (
-            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
+            (
+                "temperature",
+                self.temperature == 0 or _COLDEST <= self.temperature < math.inf,
+                "0 (greedy) or 0.001 and more",
+            ),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "0 (off) or more"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 is off"),

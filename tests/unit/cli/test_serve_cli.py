@@ -52,7 +52,6 @@ def test_a_server_open_to_the_network_says_so(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(serve_cli, "_run", lambda session, options, listening, quiet: seen.append((options, listening)))
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     command.main(["--host", "0.0.0.0", "--port", "0", "--json"], standalone_mode=False)
     options, listening = seen[0]
     assert listening.fileno() == -1  # closed

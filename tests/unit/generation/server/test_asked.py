@@ -86,6 +86,7 @@ def test_text() -> None:
         ({"messages": [*ASKED, {"role": "assistant", "content": "네"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, None),
         ({"temperature": -1}, None),
+        ({"temperature": 1e-300}, None),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"top_p": 0}, None),

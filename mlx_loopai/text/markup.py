@@ -26,6 +26,8 @@ class Fences:
 
     def feed(self, text: str) -> str:
         """The text outside fences; code is dropped as it comes, so nothing is held back."""
+        if not self._ticks and "`" not in text:
+            return "" if self._fence else text
         out: list[str] = []
         for char in text:
             if char == "`":
@@ -129,6 +131,8 @@ class Html:
 
     def feed(self, text: str) -> str:
         """The text without tags; an open `<` that may become a tag is held back for at most 400 characters."""
+        if self.at_rest and "<" not in text and "`" not in text:
+            return text
         out: list[str] = []
         for char in text:
             if self._until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ class TorchSide:
             batches, held = planned.batches(number)
             for batch in batches:
                 (self._summed_loss(batch) / held.supervised).backward()
+            optimizer.param_groups[0]["lr"] = case.learning_rate * _uncorrected(number + 1)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             self._wait()
@@ -148,6 +150,11 @@ class TorchSide:
     def _wait(self) -> None:
         if self._device.type == "mps":
             torch.mps.synchronize()
+
+
+def _uncorrected(step: int) -> float:
+    """What undoes the bias correction of PyTorch's Adam in step 1, 2, ...: MLX's, on the other sides, has none."""
+    return float((1 - 0.9**step) / math.sqrt(1 - 0.999**step))
 
 
 def open_side(model: Path, adapter: Path | None, backend: str) -> TorchSide:

@@ -103,3 +103,16 @@ def test_a_damaged_index_is_made_anew_and_said(
     assert ended.status == 0
     assert "is not used" in ended.stderr
     assert command_line("rag", "search", "등대", "--index", index).status == 0
+
+
+def test_an_index_with_vectors(
+    files: list[Path], tmp_path: Path, tiny_model_folder: Path, command_line: Callable[..., Ended]
+) -> None:
+    index = tmp_path / "vectors"
+    asked = ("rag", "build", *files, "--index", index)
+    built = document(command_line(*asked, "--embedder", tiny_model_folder, "--json", "--quiet"))
+    assert (built["embedder"], built["vectors"]) == (str(tiny_model_folder.resolve()), "file")
+    found = document(command_line("rag", "search", "고양이", "--index", index, "--json"))
+    assert found["retriever"] == "bm25+dense"
+    assert [set(hit["ranks"]) for hit in found["results"]] == [{"bm25", "dense"}, {"dense"}]
+    assert "--embedder MODEL" in command_line(*asked, "--chroma").stderr

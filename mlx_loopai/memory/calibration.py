@@ -17,7 +17,7 @@ from mlx_loopai.memory.predict import predict, resting_bytes
 from mlx_loopai.memory.sizes import Constants, StepOptions
 from mlx_loopai.models.shape import ModelShape
 
-_TRIALS = 6000
+_TRIALS = 400
 # A plan that promises too little ends in swap, one that promises too much only costs time.
 _AIM, _ALLOWED_UNDER, _UNDER_WEIGHT = 0.02, 0.01, 4.0
 _HEADER = (

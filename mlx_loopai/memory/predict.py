@@ -13,6 +13,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.memory.phases import PhaseSizes, phase_bytes
 from mlx_loopai.memory.sizes import (
     FLOAT_BYTES,
+    VECTOR_BYTES,
     Backend,
     Constants,
     Sizes,
@@ -129,14 +130,16 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     terms = {
         "weights": weight_bytes(shape, options.base_precision),
         "adapter": adapter_bytes(shape, options),
-        "gradients": int(trained * options.accumulates + late),  # the sum so far, and this micro-batch's own
+        # The sum so far and the micro-batch before, and what this one's own need.
+        "gradients": int(2 * trained * options.accumulates + late),
         "optimizer": moment_bytes(shape, options),
         "penalty": penalty_bytes(shape, options),
         "activations": int(kept + (beyond - late) * (1 - share)),
         "attention": int(kept_attention + (beyond - late) * share),
         "loss": int(loss),
     }
-    update = int((constants.update + constants.adapter_half * sizes.half) * trained) - sum(
+    vector = min(trained, VECTOR_BYTES)
+    update = int(constants.update * trained + constants.update_vector * vector) - sum(
         terms[name] for name in ("gradients", *_TRANSIENT)
     )
     return terms | {"optimizer": terms["optimizer"] + max(0, update)}

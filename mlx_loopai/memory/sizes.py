@@ -37,6 +37,8 @@ _NARROW = frozenset({"down_proj", "dense_4h_to_h"})
 # On Metal the loss is a lazy graph (models/loss.py) that allocates chunks ahead: 4 buffers each, up to 10 alive, as was
 # measured for that graph on CPU.
 _METAL_CHUNK_BUFFERS, _METAL_MOST_BUFFERS = 4, 10
+# The update runs on vectors of at most this (training/parameter_vectors.py).
+VECTOR_BYTES = 4 << 20
 # Supervised positions are padded to a multiple of this (training/step.py).
 _TARGET_MULTIPLE = 32
 
@@ -80,39 +82,40 @@ class Constants:
     `_half`: that much more in half precision (float32 softmax, cast adapters). `ahead_half`: that much more of all work
     on checkpointed blocks in half precision, quantised bases among them, whose products are slow on CPU and let MLX
     allocate as far ahead as it ever does (docs/memory.md). factors: of the adapter's bytes, what is kept of cast and
-    scaled factors. gradients, update: of the bytes of all that learns.
+    scaled factors. gradients, update: of the bytes of all that learns; update_vector: of one vector of it.
     """
 
     loss_scores: float = 1.1
-    loss_scores_half: float = 0.5
-    loss_rows: float = 2.0
-    head_norms: float = 1.0
-    plain_d: float = 7.0
-    plain_kv: float = 4.0
-    plain_i: float = 3.0
-    plain_s: float = 1.0
-    plain_r: float = 4.0
-    plain_blocks: float = 1.3
-    factors: float = 0.5
-    inputs: float = 0.5
-    blocks: float = 2.3
-    mlp_d: float = 7.0
-    mlp_d_a: float = 10.0
-    mlp_kv: float = 2.0
-    mlp_i: float = 11.0
-    mlp_i_a: float = 7.5
-    mlp_s: float = 0.5
-    attention_d: float = 11.0
-    attention_d_a: float = 7.0
-    attention_kv: float = 12.0
-    attention_i: float = 7.0
-    attention_s: float = 3.8
-    work_r: float = 6.0
-    scores_half: float = 0.5
-    ahead_half: float = 0.2
-    gradients: float = 1.0
-    adapter_half: float = 0.2
-    update: float = 2.0
+    loss_scores_half: float = 0.52
+    loss_rows: float = 10.0
+    head_norms: float = 1.9
+    plain_d: float = 13.0
+    plain_kv: float = 4.1
+    plain_i: float = 5.6
+    plain_s: float = 2.6
+    plain_r: float = 0.01
+    plain_blocks: float = 1.2
+    factors: float = 0.75
+    inputs: float = 0.45
+    blocks: float = 2.6
+    mlp_d: float = 11.0
+    mlp_d_a: float = 13.0
+    mlp_kv: float = 2.7
+    mlp_i: float = 10.0
+    mlp_i_a: float = 6.6
+    mlp_s: float = 0.76
+    attention_d: float = 8.0
+    attention_d_a: float = 2.6
+    attention_kv: float = 8.3
+    attention_i: float = 14.0
+    attention_s: float = 2.0
+    work_r: float = 0.01
+    scores_half: float = 1.9
+    ahead_half: float = 0.013
+    gradients: float = 1.4
+    adapter_half: float = 0.35
+    update: float = 3.0
+    update_vector: float = 4.0
 
 
 @cache

@@ -12,8 +12,9 @@ from mlx_loopai.config import Optimizer, PenaltyKind
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.phases import PhaseSizes
 from mlx_loopai.memory.predict import PYTHON_BYTES, Correction, predict, resting_bytes, weight_bytes
-from mlx_loopai.memory.sizes import StepOptions
+from mlx_loopai.memory.sizes import VECTOR_BYTES, StepOptions
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.training.parameter_vectors import VECTOR_ENTRIES
 from mlx_loopai.training.probe import measure_step
 from mlx_loopai.units import GIB
 
@@ -51,6 +52,10 @@ def test_rest_of_every_optimizer_is_what_it_keeps(optimizer: str, dora: bool) ->
     expected = resting_bytes(ModelShape.from_config(TINY), options)
     # Step counters and learning rates are a few bytes.
     assert 0 <= measured.at_rest_bytes - expected < 0.001 * expected
+
+
+def test_the_vectors_of_an_update_are_as_long_as_training_makes_them() -> None:
+    assert VECTOR_BYTES == 4 * VECTOR_ENTRIES
 
 
 def test_an_unknown_optimizer_is_named() -> None:

@@ -14,9 +14,8 @@ HELD = [row for row in ROWS if is_held_out(row)]
 
 def test_enough_was_measured() -> None:
     assert len({str((row["config"], row["options"])) for row in ROWS}) == len(ROWS) >= 60
-    assert len(HELD) >= 45
-    assert {row["options"]["base_precision"] for row in ROWS} == {"fp32", "bf16", "4-bit"}
-    assert {row["options"]["base_precision"] for row in HELD} >= {"fp32", "bf16"}
+    assert len(HELD) >= 60
+    assert {row["options"]["base_precision"] for row in HELD} == {"fp32", "bf16", "4-bit"}
     vocabularies = {row["config"]["vocab_size"] for row in HELD}
     assert min(vocabularies) <= 4096
     assert max(vocabularies) >= 151936

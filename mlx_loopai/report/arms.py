@@ -1,8 +1,9 @@
-"""Writes the arms' table of docs/experiments.md and docs/arms.svg from a committed comparison.
+"""Writes a table of arms into docs/experiments.md, and its picture, from a committed comparison.
 
-    python -m mlx_loopai.report.arms [OUT/compare.json]
+    python -m mlx_loopai.report.arms NAME [OUT/compare.json]
 
-With a file it is first taken to docs/results/arms.json, without its curves, answers and settings.
+With a file it is first taken to docs/results/NAME.json, without its curves, answers and settings. The table stands
+between the markers of NAME; the picture is docs/NAME.svg.
 """
 
 from __future__ import annotations
@@ -18,29 +19,51 @@ from mlx_loopai.report.figures import duration, fixed, interval
 from mlx_loopai.report.publish import picture
 
 ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "docs" / "results" / "arms.json"
-PICTURE = ROOT / "docs" / "arms.svg"
 DOCUMENT = ROOT / "docs" / "experiments.md"
-BEGIN, END = "<!-- arms table: begin -->", "<!-- arms table: end -->"
 _LEFT_OUT = ("curve", "examples", "settings")
 _COLUMNS = ("arm", "rate", "GR", "worst probe", "DG", "domain score", "right to wrong", "training", "step")
 
 
-def table(document: dict[str, Any]) -> str:
-    """The comparison as a Markdown table, one row an arm, with its seeds and command under it."""
+def result(name: str) -> Path:
+    """Where the comparison NAME is committed."""
+    return ROOT / "docs" / "results" / f"{name}.json"
+
+
+def drawn(name: str) -> Path:
+    """Where its picture is."""
+    return ROOT / "docs" / f"{name}.svg"
+
+
+def markers(name: str) -> tuple[str, str]:
+    """What stands before and after its table."""
+    return f"<!-- {name} table: begin -->", f"<!-- {name} table: end -->"
+
+
+def table(document: dict[str, Any], name: str) -> str:
+    """The comparison as a Markdown table, one row an arm, with its seeds, command and picture under it.
+
+    The last columns are nats per token of general texts, where more than one kind was measured.
+    """
     comparison = _read(document)
-    ratio = {arm.name: arm.step_s for arm in comparison.arms}
-    lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(_cells(arm, ratio.get("plain"))) + " |" for arm in comparison.arms]
+    texts = list(comparison.arms[0].figures.get("general_nll") or {})
+    texts = texts if len(texts) > 1 else []
+    plain = comparison.arm("plain")
+    columns = [*_COLUMNS, *(f"NLL {text}" for text in texts)]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for arm in comparison.arms:
+        cells = _cells(arm, plain.step_s if plain else None) + [
+            fixed(arm.figures["general_nll"][text]) for text in texts
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     seeds = ", ".join(map(str, document["seeds"]))
-    items = ", ".join(f"{name} {probe['n']}" for name, probe in document["arms"]["base"]["probes"].items())
+    items = ", ".join(f"{kind} {probe['n']}" for kind, probe in document["arms"]["base"]["probes"].items())
     said = f"`{comparison.command}`, seeds {seeds}, items a seed: {items}; {comparison.machine}."
-    return "\n".join([*lines, "", said, "", f"![gain against retention]({PICTURE.name})"])
+    return "\n".join([*lines, "", said, "", f"![gain against retention]({drawn(name).name})"])
 
 
-def with_table(text: str, document: dict[str, Any]) -> str:
+def with_table(text: str, document: dict[str, Any], name: str) -> str:
     """`text` with the table between its markers replaced. Raises: InputError without markers."""
-    return replaced(text, BEGIN, END, table(document))
+    return replaced(text, *markers(name), table(document, name))
 
 
 def replaced(text: str, begin: str, end: str, between: str) -> str:
@@ -57,7 +80,7 @@ def drawing(document: dict[str, Any]) -> str:
     return picture(_read(document))
 
 
-def read_result(path: Path = RESULT) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
     """A comparison's document without what no table needs."""
     document = json.loads(path.read_text(encoding="utf-8"))
     arms = {
@@ -67,17 +90,17 @@ def read_result(path: Path = RESULT) -> dict[str, Any]:
     return document | {"arms": arms}
 
 
-def main(arguments: list[str]) -> None:
+def main(name: str, compared: str | None = None) -> None:
     """Take a comparison's file, if one is given, and write the table and the picture."""
-    if arguments:
-        RESULT.write_text(json.dumps(read_result(Path(arguments[0])), ensure_ascii=False) + "\n", encoding="utf-8")
-    document = read_result()
-    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), document), encoding="utf-8")
-    PICTURE.write_text(drawing(document), encoding="utf-8")
+    if compared:
+        result(name).write_text(json.dumps(read_result(Path(compared)), ensure_ascii=False) + "\n", encoding="utf-8")
+    document = read_result(result(name))
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), document, name), encoding="utf-8")
+    drawn(name).write_text(drawing(document), encoding="utf-8")
 
 
 def _read(document: dict[str, Any]) -> Comparison:
-    return comparison_of(document, str(RESULT))
+    return comparison_of(document, "the comparison")
 
 
 def _cells(arm: Arm, plain_step_s: float | None) -> list[str]:
@@ -101,4 +124,4 @@ def _between(value: float | None, bounds: tuple[float, float] | None) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

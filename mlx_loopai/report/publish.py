@@ -1,8 +1,6 @@
-"""Writes committed comparisons into the documentation: the READMEs' table with its picture, and the tables
-of the experiments.
+"""Writes a committed comparison into the documentation: the READMEs' table and the picture beside it.
 
 python -m mlx_loopai.report.publish        after  cp runs/demo/demo.json docs/results/demo.json
-                                           or     cp runs/c/compare.json docs/results/compare-NAME.json
 """
 
 from __future__ import annotations
@@ -22,9 +20,7 @@ ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "docs" / "results" / "demo.json"
 PICTURE = ROOT / "docs" / "demo.svg"
 READMES = (ROOT / "README.md", ROOT / "README.ko.md")
-EXPERIMENTS = ROOT / "docs" / "experiments.md"
 _TABLE = re.compile(r"(<!-- demo table: begin -->\n).*?(<!-- demo table: end -->)", re.DOTALL)
-_ARMS_TABLE = re.compile(r"(<!-- (compare-[\w-]+) table: begin -->\n).*?(<!-- \2 table: end -->)", re.DOTALL)
 
 
 def table(comparison: Comparison) -> str:
@@ -49,36 +45,6 @@ def table(comparison: Comparison) -> str:
     return "\n".join([*lines, "", f"`{comparison.command}`, seed {comparison.seed}, on {comparison.machine}."])
 
 
-def arms_table(comparison: Comparison) -> str:
-    """The comparison as a Markdown table, one row an arm; the last columns are nats per token of general texts."""
-    texts = list(comparison.arms[0].figures.get("general_nll", {}))
-    columns = ["arm", "learning rate", "GR", "worst", "DG", "domain", "right to wrong", "wrong to right", *texts]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for arm in comparison.arms:
-        worst = arm.worst_probe
-        cells = [
-            arm.name,
-            f"{arm.learning_rate:g}" if arm.learning_rate else "–",
-            _with_interval(arm.retention, arm.retention_interval),
-            f"{fixed(arm.retention_min)} ({worst.name})" if worst and arm.is_trained else fixed(arm.retention_min),
-            _with_interval(arm.gain, arm.gain_interval),
-            fixed(arm.domain_score),
-            count(arm.right_to_wrong),
-            count(arm.wrong_to_right),
-            *(fixed(arm.figures["general_nll"][text]) for text in texts),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"`{comparison.command}`, on {comparison.machine}."])
-
-
-def with_arms_tables(experiments: str) -> str:
-    """docs/experiments.md with every table between `compare-NAME` markers replaced from docs/results."""
-    return _ARMS_TABLE.sub(
-        lambda found: f"{found[1]}{arms_table(read_result(RESULT.with_name(f'{found[2]}.json')))}\n{found[3]}",
-        experiments,
-    )
-
-
 def picture(comparison: Comparison) -> str:
     """Retention against gain as a stand-alone SVG file."""
     gate = Gate()
@@ -94,17 +60,16 @@ def with_table(readme: str, comparison: Comparison) -> str:
 
 
 def main() -> None:
-    """Write the READMEs' table and docs/demo.svg from docs/results/demo.json, and the tables of docs/experiments.md."""
+    """Write the READMEs' table and docs/demo.svg from docs/results/demo.json."""
     comparison = read_result()
     for readme in READMES:
         readme.write_text(with_table(readme.read_text(encoding="utf-8"), comparison), encoding="utf-8")
     PICTURE.write_text(picture(comparison), encoding="utf-8")
-    EXPERIMENTS.write_text(with_arms_tables(EXPERIMENTS.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def read_result(path: Path = RESULT) -> Comparison:
-    """A committed comparison."""
-    return comparison_of(json.loads(path.read_text(encoding="utf-8")), str(path))
+def read_result() -> Comparison:
+    """The committed comparison."""
+    return comparison_of(json.loads(RESULT.read_text(encoding="utf-8")), str(RESULT))
 
 
 def _with_interval(value: float | None, bounds: tuple[float, float] | None) -> str:

@@ -122,7 +122,7 @@ def test_sentence_vectors_in_a_batch(tmp_path: Path, pooling: str) -> None:
 
 def test_qwen3_embedding(tmp_path: Path) -> None:
     """As its makers publish it: no head, names without a prefix; the last token's state behind an instruction."""
-    from tests.parity.test_converter_parity import write_tokenizer as write_letters
+    from tests.tiny_files import write_tokenizer as write_letters
 
     torch.manual_seed(3)
     config = transformers.Qwen3Config(

@@ -20,7 +20,7 @@ from mlx_loopai.models.adapter_folder import read_adapter, write_adapter
 from mlx_loopai.models.adapters import load_adapter, save_adapter
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora
-from tests.parity.test_converter_parity import KINDS, TOKENS, TOKENS_OF_TEXT, tiny_model
+from tests.parity.tiny_models import KINDS, TOKENS, TOKENS_OF_TEXT, tiny_model
 from tests.tiny_files import write_tokenizer
 
 torch = pytest.importorskip("torch")

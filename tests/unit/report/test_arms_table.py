@@ -20,7 +20,7 @@ def compared(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_arm_has_a_row_and_the_command_stands_under_them(compared: dict[str, Any]) -> None:
-    table = arms.table(compared)
+    table = arms.table(compared, "arms")
     rows = {row.split(" | ")[0].strip("| "): row for row in table.splitlines() if row.startswith("|")}
     assert list(rows)[2:] == ["base", "plain", "guarded"]
     assert "0.200 (0.150 to 0.250)" in rows["plain"]
@@ -35,21 +35,33 @@ def test_what_no_table_needs_is_left_out_of_the_result(compared: dict[str, Any],
     path.write_text(json.dumps(compared), encoding="utf-8")
     kept = arms.read_result(path)
     assert not {"curve", "examples", "settings"} & kept["arms"]["plain"].keys()
-    assert arms.table(kept) == arms.table(compared)
+    assert arms.table(kept, "arms") == arms.table(compared, "arms")
+
+
+def test_likelihoods_of_several_texts_are_the_last_columns(compared: dict[str, Any]) -> None:
+    for arm in compared["arms"].values():
+        arm["general_nll"] = {"maths": 1.25, "code": 0.5}
+    head, _, *rows = [line for line in arms.table(compared, "arms").splitlines() if line.startswith("|")]
+    assert head.endswith("| NLL maths | NLL code |")
+    assert all(row.endswith("| 1.250 | 0.500 |") for row in rows)
 
 
 def test_a_document_without_markers_is_refused(compared: dict[str, Any]) -> None:
-    text = f"# Experiments\n{arms.BEGIN}\nold\n{arms.END}\nend\n"
-    assert arms.with_table(text, compared) == f"# Experiments\n{arms.BEGIN}\n{arms.table(compared)}\n{arms.END}\nend\n"
+    begin, end = arms.markers("arms")
+    text = f"# Experiments\n{begin}\nold\n{end}\nend\n"
+    table = arms.table(compared, "arms")
+    assert arms.with_table(text, compared, "arms") == f"# Experiments\n{begin}\n{table}\n{end}\nend\n"
     with pytest.raises(InputError, match="markers"):
-        arms.with_table("# Experiments\n", compared)
+        arms.with_table("# Experiments\n", compared, "arms")
 
 
-def test_the_committed_table_is_made_from_the_committed_result() -> None:
+@pytest.mark.parametrize("name", ["arms", "real"])
+def test_the_committed_table_is_made_from_the_committed_result(name: str) -> None:
     text = arms.DOCUMENT.read_text(encoding="utf-8")
-    if not arms.RESULT.exists():
-        assert "Not measured yet" in text.partition(arms.BEGIN)[2].partition(arms.END)[0]
+    begin, end = arms.markers(name)
+    if not arms.result(name).exists():
+        assert "Not measured yet" in text.partition(begin)[2].partition(end)[0]
         return
-    document = arms.read_result()
-    assert arms.with_table(text, document) == text
-    assert arms.PICTURE.read_text(encoding="utf-8") == arms.drawing(document)
+    document = arms.read_result(arms.result(name))
+    assert arms.with_table(text, document, name) == text
+    assert arms.drawn(name).read_text(encoding="utf-8") == arms.drawing(document)

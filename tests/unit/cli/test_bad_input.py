@@ -130,8 +130,8 @@ CASES = [
         Case(
             f"{command.split()[0]}: unsupported architecture",
             command,
-            ("m", "bert", "supported"),
-            {"m/config.json": json.dumps(TINY_CONFIG | {"model_type": "bert"}), "rows.jsonl": GOOD_ROW},
+            ("m", "mamba", "supported"),
+            {"m/config.json": json.dumps(TINY_CONFIG | {"model_type": "mamba"}), "rows.jsonl": GOOD_ROW},
         )
         for command in (
             "train --model m --data rows.jsonl --out run",
@@ -231,7 +231,7 @@ CASES = [
         ("No space left on device",),
         {"p.txt": "안녕?\n"},
         1,
-        "disk full",
+        "disk full of answers",
     ),
     Case("disk full at report", "report run", ("No space left on device",), {}, 1, "disk full after a run"),
 ]
@@ -285,6 +285,9 @@ def assert_nothing_half_written(before: dict[str, bytes], after: dict[str, bytes
         kept = {"run/events.jsonl", "run/run.json", "run/resolved.yaml"}
         checkpoint = {f"run/checkpoints/step-000001/{name}" for name in ("arrays.safetensors", "state.json")}
         assert new == kept | (checkpoint if case.world.endswith("the adapter") else set())
+    elif case.world == "disk full of answers":
+        assert new == {"a.jsonl"}  # whole rows stay: the same command goes on after them
+        assert all(json.loads(line) for line in after["a.jsonl"].splitlines())
     else:
         assert new == set()
     assert {name: after.get(name) for name in before} == before

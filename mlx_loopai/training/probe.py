@@ -68,10 +68,12 @@ def measure_case(config: Mapping[str, Any], options: StepOptions) -> dict[str, A
 def measure_step(config: Mapping[str, Any], options: StepOptions) -> MeasuredStep:
     """Build the model that `config` describes, run one optimizer step, and say what it needed.
 
-    A step has two micro-batches when `options` accumulate, else one. The process should hold no other arrays.
+    A step has two micro-batches when `options` accumulate, else one. Arrays that the process held before do
+    not count.
     """
     gc.collect()
     mx.clear_cache()
+    before = mx.get_active_memory()
     model = random_model(config, options)
     lora = LoraOptions(
         rank=options.lora_rank, targets=options.lora_targets, layers=options.lora_layers, dora=options.dora
@@ -82,12 +84,12 @@ def measure_step(config: Mapping[str, Any], options: StepOptions) -> MeasuredSte
     step = TrainStep(model, optimizer, clip=1.0, chunk_rows=options.chunk_rows, checkpointing=options.checkpointing)
     mx.eval(model.parameters(), optimizer.state)
     mx.clear_cache()
-    at_rest = mx.get_active_memory()
+    at_rest = mx.get_active_memory() - before
     batches = [_batch(config["vocab_size"], options)] * (2 if options.accumulates else 1)
     mx.reset_peak_memory()
     started = time.perf_counter()
     step(batches, learning_rate=1e-4)
-    return MeasuredStep(at_rest, mx.get_peak_memory(), time.perf_counter() - started)
+    return MeasuredStep(at_rest, mx.get_peak_memory() - before, time.perf_counter() - started)
 
 
 def random_model(config: Mapping[str, Any], options: StepOptions) -> nn.Module:

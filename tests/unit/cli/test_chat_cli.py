@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlx_loopai.cli import chat as chat_cli
-from mlx_loopai.cli.chat import command
+from mlx_loopai.cli.main import commands
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation import chat as chat_room
 
@@ -20,7 +20,7 @@ SHORT = ("--temperature", "0", "--max-tokens", "12")
 
 def talk(*lines: str | bytes, options: tuple[str, ...] = ()) -> Result:
     text = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
-    return CliRunner().invoke(command, [*SHORT, *options], input=text)
+    return CliRunner().invoke(commands, ["chat", *SHORT, *options], input=text)
 
 
 def test_a_pipe_is_answered_line_by_line() -> None:
@@ -84,7 +84,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    command.main([*SHORT], standalone_mode=False)
+    commands.main(["chat", *SHORT], standalone_mode=False)
     return capsys.readouterr()
 
 
@@ -120,4 +120,4 @@ def test_ctrl_c_in_a_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
         sys, "stdin", type("Pipe", (), {"isatty": lambda self: False, "readline": staticmethod(interrupted)})()
     )
     with pytest.raises(click.Abort):
-        command.main([*SHORT, "--quiet"], standalone_mode=False)
+        commands.main(["chat", *SHORT, "--quiet"], standalone_mode=False)

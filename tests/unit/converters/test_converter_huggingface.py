@@ -136,9 +136,9 @@ def test_the_configuration_of_another_model(model_folder: Build) -> None:
 def test_an_unsupported_architecture_is_named_before_the_weights_are_looked_at(model_folder: Build) -> None:
     folder = model_folder()
     (folder / "model.safetensors").unlink()
-    change_config(folder, model_type="bert")
+    change_config(folder, model_type="mamba")
     with pytest.raises(
-        InputError, match=r"'bert' is not supported; supported are gpt_neox, llama, mistral, qwen2, qwen3"
+        InputError, match=r"'mamba' is not supported; supported are gpt_neox, llama, mistral, qwen2, qwen3"
     ):
         open_checkpoint(folder)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 from converters.hashing_file import HashingFile, hashing_file
 from converters.json_files import read_object, write_object
 from mlx_loopai.errors import InputError, LoopaiError
-from mlx_loopai.files import sync_file, whole_file
+from mlx_loopai.files import locked_folder, sync_file, whole_file
 from mlx_loopai.units import format_bytes
 
 MANIFEST = "manifest.json"
@@ -177,18 +176,8 @@ def output_file(out: Path, work: Path) -> Iterator[Path]:
         raise _as_one_line(error, out) from error
 
 
-@contextlib.contextmanager
-def _locked(folder: Path, out: Path) -> Iterator[None]:
-    """Hold the folder for this process; the kernel lets go when the process ends, however it ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out}: another process is writing it; wait for it or choose another --out") from None
-        yield
-    finally:
-        os.close(handle)
+def _locked(folder: Path, out: Path) -> contextlib.AbstractContextManager[None]:
+    return locked_folder(folder, f"{out}: another process is writing it; wait for it or choose another --out")
 
 
 def _as_one_line(error: OSError, out: Path) -> LoopaiError:

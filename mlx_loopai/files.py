@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mlx_loopai.errors import InputError
 
 CACHE_VARIABLE = "MLX_LOOPAI_CACHE"
 
@@ -61,6 +64,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path, taken: str) -> Iterator[None]:
+    """Hold the folder for this process; the kernel lets go when the process ends, however it ends.
+
+    Raises: InputError saying `taken` when another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(taken) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync_file(path: Path) -> None:

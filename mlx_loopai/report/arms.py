@@ -15,7 +15,7 @@ from typing import Any
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.report.documents import Arm, Comparison, comparison_of
-from mlx_loopai.report.figures import duration, fixed, interval
+from mlx_loopai.report.figures import duration, fixed, with_interval
 from mlx_loopai.report.publish import picture
 
 ROOT = Path(__file__).parents[2]
@@ -108,19 +108,14 @@ def _cells(arm: Arm, plain_step_s: float | None) -> list[str]:
     return [
         arm.name,
         f"{arm.learning_rate:g}" if arm.learning_rate else "–",
-        _between(arm.retention, arm.retention_interval),
+        with_interval(arm.retention, arm.retention_interval),
         fixed(arm.retention_min),
-        _between(arm.gain, arm.gain_interval),
+        with_interval(arm.gain, arm.gain_interval),
         fixed(arm.domain_score),
         "–" if arm.right_to_wrong is None else str(arm.right_to_wrong),
         duration(arm.train_s),
         against_plain,
     ]
-
-
-def _between(value: float | None, bounds: tuple[float, float] | None) -> str:
-    between = interval(bounds)
-    return f"{fixed(value)} ({between})" if between and value is not None else fixed(value)
 
 
 if __name__ == "__main__":

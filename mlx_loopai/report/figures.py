@@ -27,6 +27,12 @@ def interval(bounds: Interval | None, digits: int = 3) -> str:
     )
 
 
+def with_interval(value: float | None, bounds: Interval | None) -> str:
+    """`0.984 (0.962 to 0.991)`."""
+    between = interval(bounds)
+    return f"{fixed(value)} ({between})" if between and value is not None else fixed(value)
+
+
 def count(value: float | None) -> str:
     """`1,240`."""
     return UNKNOWN if value is None else f"{value:,.0f}"

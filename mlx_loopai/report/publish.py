@@ -12,7 +12,7 @@ from pathlib import Path
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.report.comparison import AXES, arm_styles, retention_spots
 from mlx_loopai.report.documents import Comparison, comparison_of
-from mlx_loopai.report.figures import count, duration, fixed, interval
+from mlx_loopai.report.figures import count, duration, fixed, with_interval
 from mlx_loopai.report.style import STYLE
 from mlx_loopai.report.svg import scatter
 
@@ -27,9 +27,9 @@ def table(comparison: Comparison) -> str:
     """The comparison as a Markdown table, one column an arm."""
     arms = comparison.arms
     rows = {
-        "retention (GR)": [_with_interval(arm.retention, arm.retention_interval) for arm in arms],
+        "retention (GR)": [with_interval(arm.retention, arm.retention_interval) for arm in arms],
         "worst probe": [fixed(arm.retention_min) for arm in arms],
-        "gain (DG)": [_with_interval(arm.gain, arm.gain_interval) for arm in arms],
+        "gain (DG)": [with_interval(arm.gain, arm.gain_interval) for arm in arms],
         "domain score (nats/token)": [fixed(arm.domain_score) for arm in arms],
         **{
             f"{probe.name} (n = {count(probe.n)})": [fixed(arm.probes[place].score) for arm in arms]
@@ -70,11 +70,6 @@ def main() -> None:
 def read_result() -> Comparison:
     """The committed comparison."""
     return comparison_of(json.loads(RESULT.read_text(encoding="utf-8")), str(RESULT))
-
-
-def _with_interval(value: float | None, bounds: tuple[float, float] | None) -> str:
-    between = interval(bounds)
-    return f"{fixed(value)} ({between})" if between and value is not None else fixed(value)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mlx_loopai.report.arms import DOCUMENT, replaced
+from mlx_loopai.report.arms import DOCUMENT, markers, replaced
 from mlx_loopai.training.events import RunDirectory
 
 RESULT = DOCUMENT.parent / "results" / "monitor.json"
-BEGIN, END = "<!-- monitor table: begin -->", "<!-- monitor table: end -->"
+BEGIN, END = markers("monitor")
 _STEPS = (5, 10, 15, 20, 25, 30, 50, 75, 100)
 
 

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlx_loopai.report.arms import DOCUMENT, replaced
+from mlx_loopai.report.arms import DOCUMENT, markers, replaced
 
 RESULT = DOCUMENT.parent / "results" / "rescalings.json"
-BEGIN, END = "<!-- rescalings table: begin -->", "<!-- rescalings table: end -->"
+BEGIN, END = markers("rescalings")
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:

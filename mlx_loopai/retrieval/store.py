@@ -9,7 +9,6 @@ Nothing here is trusted when it is read: no pickle, fixed file names, checked ty
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import math
@@ -26,7 +25,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.files import sync_file, write_whole
+from mlx_loopai.files import locked_folder, sync_file, write_whole
 from mlx_loopai.retrieval.bm25 import DTYPES
 
 VERSION = 1
@@ -145,15 +144,10 @@ def locked(index: Path) -> Iterator[None]:
     if index.is_dir() and any(index.iterdir()) and not (index / MANIFEST).exists() and not _own_leftovers(index):
         raise InputError(f"--index {index}: holds other files; name a new or empty folder")
     index.mkdir(parents=True, exist_ok=True)
-    handle = os.open(index, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--index {index}: another process is building it; wait for it") from None
-        yield
+        with locked_folder(index, f"--index {index}: another process is building it; wait for it"):
+            yield
     finally:
-        os.close(handle)
         with suppress(OSError):
             index.rmdir()  # only when nothing was written into it
 

@@ -75,6 +75,7 @@ def test_stories_are_divided_at_sentences_and_hardly_padded(encoder: ChatEncoder
     assert taught == [token for record in records for token in encoder.encode(record).ids[1:].tolist()]
 
 
+@pytest.mark.timeout(1800)  # an epoch of 800 rows
 def test_a_run_reports_its_share_beside_mlx_lms(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     few = tmp_path / "few.csv"
     few.write_text("".join(CHATBOT.read_text(encoding="utf-8").splitlines(keepends=True)[:801]), encoding="utf-8")

@@ -103,15 +103,16 @@ def recipes(model: str) -> dict[str, Row]:
             "save_every": 16,
         },
     }
+    answers = {"source": "self", "max_prompts": 200, "answer_tokens": 64}
     rehearsal = {
-        "replay": {"source": "self", "share": 1 / 3, "loss_share": 0.2, "max_prompts": 200, "answer_tokens": 64},
+        "replay": {**answers, "share": 1 / 3, "loss_share": 0.2},
         "train": {**plain["train"], "rows_per_step": 3},
     }
     sketch = {"penalty": {"kind": "sketch", "strength": 0.1, "opening_share": 0.5}}
     return {
         "plain": plain,
         "rehearsal": {**plain, **rehearsal},
-        "sketch": {**plain, **sketch},
+        "sketch": {**plain, **sketch, "replay": answers},  # importance is measured on them, none is trained on
         "rehearsal-sketch": {**plain, **rehearsal, **sketch},
     }
 

@@ -211,12 +211,23 @@ class RunConfig(_Options):
             raise ValueError(f"train.{watched[0]} needs train.validate_every; set it to a number of steps")
         if self.train.validate_every and not self.validation:
             raise ValueError("train.validate_every needs held-out rows; give `validation: FILE`")
-        if self.lora.dora and self.penalty.kind not in ("none", "kl"):
+        if self.lora.dora and self.measures_importance:
             raise ValueError(
                 f"penalty.kind {self.penalty.kind} measures the update of LoRA, and DoRA sets each row's length too; "
                 "use kl, or set lora.dora or the penalty off"
             )
         return self
+
+    @property
+    def measures_importance(self) -> bool:
+        """Whether the penalty weighs the update by what was measured on general data."""
+        return self.penalty.kind not in ("none", "kl")
+
+    @property
+    def needs_rehearsal(self) -> bool:
+        """Whether rehearsal rows are made: to train on, or only to measure importance on."""
+        trained_on = max(self.replay.share, *(phase.replay_share or 0.0 for phase in self.phases), 0.0) > 0
+        return self.replay.source != "none" and (trained_on or self.measures_importance)
 
     def digest(self) -> str:
         """Hash of every value, so that a resumed run can tell whether it is still the same run."""

@@ -19,7 +19,6 @@ from mlx_loopai.memory.phases import PROMPT_TOKENS, PhaseSizes, answering_bytes,
 from mlx_loopai.memory.predict import (
     CACHE_FLOOR_BYTES,
     PYTHON_BYTES,
-    STATELESS_PENALTIES,
     Correction,
     MemoryPrediction,
     adapter_bytes,
@@ -195,8 +194,7 @@ class _Request:
 
     def _rehearsal_rows(self, options: StepOptions) -> int:
         replay = self.config.replay
-        shares = [replay.share, *(phase.replay_share or 0.0 for phase in self.config.phases)]
-        if replay.source != "self" or not max(shares):
+        if replay.source != "self" or not self.config.needs_rehearsal:
             return 0
         room, backend = self._room(options), self.machine.backend
         sizes = ((n, answering_bytes(self.shape, options, backend, n, replay.answer_tokens)) for n in _REHEARSAL_ROWS)
@@ -204,7 +202,7 @@ class _Request:
 
     def _importance_tokens(self, options: StepOptions) -> int:
         """The largest batch for importance that stays in the budget; one row, however long, must go."""
-        if self.config.penalty.kind in STATELESS_PENALTIES:
+        if not self.config.measures_importance:
             return 0
         most = (self._room(options) - adapter_bytes(self.shape, options)) // importance_token_bytes(self.shape, options)
         width = self._importance_width()

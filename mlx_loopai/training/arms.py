@@ -13,7 +13,7 @@ from mlx_loopai.errors import InputError
 RECIPES = Path(__file__).parents[1] / "recipes"
 RECOMMENDED = RECIPES / "demo-guarded.yaml"
 PLAIN, MATCHED, RECIPE, GUARDED = "plain", "plain-matched", "recipe", "guarded"
-SELF_SHARE = 0.5  # of the recommended recipe
+SELF_SHARE = 0.6667  # of the recommended recipe
 
 # What an arm has beside the domain rows; the rest of `replay` and `penalty` is the recipe's.
 ARMS: dict[str, dict[str, dict[str, Any]]] = {

@@ -149,8 +149,7 @@ def _rehearsal_rows(
     listener: Listener,
     batch_rows: int,
 ) -> list[TokenRow]:
-    shares = [config.replay.share, *(phase.replay_share or 0 for phase in config.phases)]
-    if config.replay.source == "none" or max(shares) == 0:
+    if not config.needs_rehearsal:
         return []
     records = general_records(config)
     if config.replay.source == "records":

@@ -219,6 +219,20 @@ def test_a_new_try_in_the_same_folder_uses_nothing_of_the_old_one(
     assert sum(event["event"] == "start" for event in RunDirectory(tmp_path / "run").read_events()) == 1
 
 
+def test_a_penalty_without_rehearsal_is_measured_on_the_bases_own_answers(
+    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard
+) -> None:
+    own = {"replay__source": "self", "replay__max_prompts": 6, "replay__answer_tokens": 5}
+    train(configure(penalty__kind="sketch", **own), tmp_path / "held", heard)
+    train(configure(), tmp_path / "plain", heard)
+    held, plain = (RunDirectory(tmp_path / name) for name in ("held", "plain"))
+    assert held.importance.exists()
+    rows = [
+        [event["supervised_tokens"] for event in run.read_events() if event["event"] == "step"] for run in (held, plain)
+    ]
+    assert rows[0] == rows[1]
+
+
 @pytest.mark.parametrize("place", ["checkpoint", "adapter"])
 def test_a_full_disk_keeps_what_was_saved(
     configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard, place: str

@@ -32,6 +32,7 @@ _EVERYDAY_WORDS = frozenset(
     "barely hardly nearly exactly completely absolutely immediately simply easily truly sadly happily angrily badly "
     "loudly warmly coldly calmly kindly lonely lovely actually usually especially possibly surely clearly".split()
 )
+_WORDS = _FUNCTION_WORDS | _EVERYDAY_WORDS
 
 
 def is_everyday_english(word: str) -> bool:
@@ -40,6 +41,8 @@ def is_everyday_english(word: str) -> bool:
     Of capitalised words only function words count: others may be names.
     """
     lower = word.lower().replace("’", "'")
+    if lower not in _WORDS:
+        return False
     if word != word.lower():
         return word == word.capitalize() and lower in _FUNCTION_WORDS
-    return lower in _FUNCTION_WORDS or lower in _EVERYDAY_WORDS
+    return True

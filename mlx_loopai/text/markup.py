@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from enum import Enum, auto
 
 import regex
 
-from mlx_loopai.text.seams import BREAK, LINE_ENDS, MARKS, SEAM
+from mlx_loopai.text.seams import BREAK, CODE_END, MARKS, SEAM
 
 _FENCE_TICKS = 3
+_TICKS_OR_TEXT = re.compile(r"`+|[^`]+")
 
 
 class Fences:
@@ -26,23 +28,16 @@ class Fences:
 
     def feed(self, text: str) -> str:
         """The text outside fences; code is dropped as it comes, so nothing is held back."""
-        if not self._ticks and "`" not in text:
-            return "" if self._fence else text
         out: list[str] = []
-        for char in text:
-            if char == "`":
-                self._ticks += 1
+        for run in _TICKS_OR_TEXT.findall(text):
+            if run[0] == "`":
+                self._ticks += len(run)
                 continue
             if self._ticks:
                 self._end_of_run(out)
             if not self._fence:
-                out.append(char)
+                out.append(run)
         return "".join(out)
-
-    @property
-    def at_rest(self) -> bool:
-        """True outside fences and runs of backticks."""
-        return not self._ticks and not self._fence
 
     def close(self) -> str:
         """The mark of a run that ends the text."""
@@ -86,6 +81,8 @@ _BLOCK_TAG = regex.compile(
 )
 _RAW_TEXT_TAGS = frozenset(("script", "style"))
 _MAX_TAG_CHARS = 400
+_ATTRIBUTES = re.compile(rf"[^<>{SEAM}{BREAK}]++")
+_TAG_OR_CODE = re.compile(r"[<`]")
 
 
 def _advance(state: _State, char: str) -> _State:
@@ -131,35 +128,55 @@ class Html:
 
     def feed(self, text: str) -> str:
         """The text without tags; an open `<` that may become a tag is held back for at most 400 characters."""
-        if self.at_rest and "<" not in text and "`" not in text:
+        if not (self._open or self._until or self._in_code or "<" in text or "`" in text):
             return text
         out: list[str] = []
-        for char in text:
-            if self._until:
-                self._skip(char, out)
-            elif not self._open and (char == "`" or self._in_code):
-                out.append(char)
-                self._in_code = char not in LINE_ENDS and (char == "`") != self._in_code
-            elif char == "<":
-                self._open.append([char])
-                self._states.append(_State.START)
-                self._held += 1
-            elif not self._open:
-                out.append(char)
-            else:
-                self._continue(char, out)
-            if self._held > _MAX_TAG_CHARS:
-                self._give_up_on_first(out)
+        at = 0
+        while at < len(text):
+            go_on = self._look_at if self._until or self._open else self._pass
+            at = go_on(text, at, out)
         return "".join(out)
-
-    @property
-    def at_rest(self) -> bool:
-        """True outside tags, comments, scripts and inline code."""
-        return not self._open and not self._until and not self._in_code
 
     def close(self) -> str:
         """The open `<` that never became a tag, as they are."""
         return "".join(self._take_all())
+
+    def _pass(self, text: str, at: int, out: list[str]) -> int:
+        """Let `text` pass from `at` to behind the next backtick, the line end that ends inline code, or a `<`."""
+        found = (CODE_END if self._in_code else _TAG_OR_CODE).search(text, at)
+        if not found:
+            out.append(text[at:])
+            return len(text)
+        if found.group() == "<":
+            out.append(text[at : found.start()])
+            self._start_tag()
+        else:
+            out.append(text[at : found.end()])
+            self._in_code = not self._in_code
+        return found.end()
+
+    def _look_at(self, text: str, at: int, out: list[str]) -> int:
+        """Go on at `at` with an open `<`, or with what is dropped; where that ends."""
+        if self._until:
+            return self._skip(text, at, out)
+        attributes = None
+        if self._states[-1] is _State.ATTRIBUTES:
+            attributes = _ATTRIBUTES.match(text, at, at + 1 + _MAX_TAG_CHARS - self._held)
+        if attributes:
+            self._open[-1].extend(attributes.group())
+            self._held += len(attributes.group())
+        elif text[at] == "<":
+            self._start_tag()
+        else:
+            self._continue(text[at], out)
+        if self._held > _MAX_TAG_CHARS:
+            self._give_up_on_first(out)
+        return attributes.end() if attributes else at + 1
+
+    def _start_tag(self) -> None:
+        self._open.append(["<"])
+        self._states.append(_State.START)
+        self._held += 1
 
     def _continue(self, char: str, out: list[str]) -> None:
         if char in MARKS:
@@ -194,18 +211,23 @@ class Html:
             self._until = f"</{name}"
         self._mark(BREAK if _BLOCK_TAG.fullmatch(name) else SEAM, out)
 
-    def _skip(self, char: str, out: list[str]) -> None:
-        """Drop the content of a comment or a script; `_until` is what ends it."""
-        if char in MARKS:
-            return
-        self._window = (self._window + char.lower())[-len(self._until) :]
+    def _skip(self, text: str, at: int, out: list[str]) -> int:
+        """Drop the content of a comment or a script from `at` on; `_until` is what ends it."""
+        if self._until[0] not in self._window:
+            at = text.find(self._until[0], at)
+            if at < 0:
+                return len(text)
+        if text[at] in MARKS:
+            return at + 1
+        self._window = (self._window + text[at].lower())[-len(self._until) :]
         if self._window != self._until:
-            return
+            return at + 1
         self._window = ""
         # After the name of a closing tag, attributes and spaces are dropped up to its bracket.
         self._until = ">" if self._until.startswith("</") else ""
         if not self._until:
             self._mark(SEAM, out)
+        return at + 1
 
     def _mark(self, mark: str, out: list[str]) -> None:
         if not self._open:

@@ -8,6 +8,7 @@ Both marks are control characters, which the first stage takes out of the input,
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 from itertools import groupby
@@ -17,15 +18,20 @@ import regex
 SEAM = "\x00"
 BREAK = "\x01"
 MARKS = frozenset((SEAM, BREAK))
-LINE_ENDS = frozenset(("\n", BREAK))
+LINE_ENDS = f"\n{BREAK}"
+# Inline code stands between backticks on one line.
+CODE_END = re.compile(rf"[`{LINE_ENDS}]")
 
 _NO_SPACE_BEFORE = frozenset(".,!?…:;~)]}）」』》〉”’。，")
 _NO_SPACE_AFTER = frozenset("([{（「『《〈“‘")
-OPENERS = '([{（「『《〈“‘〔"'
-_CLOSER = dict(zip(OPENERS, ')]}）」』》〉”’〕"', strict=True))
+_OPENERS = '([{（「『《〈“‘〔"'
+_CLOSER = dict(zip(_OPENERS, ')]}）」』》〉”’〕"', strict=True))
 _MAX_OPENERS = 8
 _TAIL_CHARS = 8
 
+_MARKED_OR_NOT = re.compile(rf"[{SEAM}{BREAK}]+|[^{SEAM}{BREAK}]+")
+# What passes through on its own; what follows it waits for its right neighbour.
+_SETTLED = re.compile(rf".*[^\s{SEAM}{BREAK}{re.escape(_OPENERS)}]", re.DOTALL)
 _TAG_START = regex.compile(r"<(?:/|!-?)?$")
 _URL_START = regex.compile(r"(?:(?:https?|ftp)(?::/?)?|www)$", regex.I)
 _TRAILING_MARKS = regex.compile(r"\p{M}++$")
@@ -48,56 +54,69 @@ class Tidy:
     def __init__(self) -> None:
         self._tail = ""
         self._gap: list[str] = []
+        self._gap_is_marked = False
         self._openers: list[tuple[str, str]] = []
         self._inside_quotes = False
 
     def feed(self, text: str) -> str:
         """The part of the text whose surroundings are known."""
         out: list[str] = []
-        for char in text:
-            if char in MARKS or char.isspace():
-                self._gap.append(char)
-                if char == "\n":
-                    self._inside_quotes = False
-            else:
-                self._settle(char, out)
+        for stretch in _MARKED_OR_NOT.findall(text):
+            at = 0
+            while at < len(stretch) and not self._at_rest:
+                self._look_at(stretch[at], out)
+                at += 1
+            settled = _SETTLED.match(stretch, at)
+            if settled:
+                self._pass(settled.group(), out)
+                at = settled.end()
+            for char in stretch[at:]:
+                self._look_at(char, out)
         return "".join(out)
 
     @property
-    def at_rest(self) -> bool:
+    def _at_rest(self) -> bool:
         """True when only white space is held back, and none of it stands beside a seam."""
-        return not self._openers and MARKS.isdisjoint(self._gap)
+        return not self._openers and not self._gap_is_marked
 
-    def pass_over(self, text: str) -> str:
-        """As `feed(text)` of text without seams that ends with white space, and not with a bracket before it.
-
-        The last character stays out: the stage that normalises holds it.
-        """
-        body = text.rstrip()
-        gap, self._gap = "".join(self._gap), list(text[len(body) : -1])
+    def _pass(self, text: str, out: list[str]) -> None:
+        """Text without seams, from a state of rest, that ends with neither white space nor a bracket."""
+        passed = self._take_gap() + text
         line_start = text.rfind("\n") + 1
         if line_start:
             self._inside_quotes = False
         self._inside_quotes ^= text.count('"', line_start) % 2 == 1
-        self._tail = (self._tail + gap + body)[-_TAIL_CHARS:]
-        return gap + body
+        self._tail = (self._tail + passed[-_TAIL_CHARS:])[-_TAIL_CHARS:]
+        out.append(passed)
+
+    def _look_at(self, char: str, out: list[str]) -> None:
+        if char in MARKS or char.isspace():
+            self._gap.append(char)
+            self._gap_is_marked |= char in MARKS
+            if char == "\n":
+                self._inside_quotes = False
+        else:
+            self._settle(char, out)
 
     def close(self) -> str:
         """What was held back."""
         out: list[str] = []
         self._release_openers(out)
-        out.append(close_gap(self._tail, "".join(self._gap), ""))
-        self._gap = []
+        out.append(close_gap(self._tail, self._take_gap(), ""))
         return "".join(out)
 
-    def _settle(self, char: str, out: list[str]) -> None:
+    def _take_gap(self) -> str:
         gap = "".join(self._gap)
+        self._gap, self._gap_is_marked = [], False
+        return gap
+
+    def _settle(self, char: str, out: list[str]) -> None:
+        gap = self._take_gap()
         if self._openers and SEAM in gap and "\n" not in gap and _CLOSER[self._openers[-1][1]] == char:
             before, _ = self._openers.pop()
-            self._gap = [before, SEAM]
+            self._gap, self._gap_is_marked = [before, SEAM], True
             self._inside_quotes &= char != '"'
             return
-        self._gap = []
         opens = char in _CLOSER and not (char == '"' and self._inside_quotes)
         if char == '"':
             self._inside_quotes = not self._inside_quotes

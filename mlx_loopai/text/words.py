@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import Literal
 
 import regex
 
+from mlx_loopai.text.characters import PLAIN, SIGNS_AND_HANGUL
 from mlx_loopai.text.english import is_everyday_english
-from mlx_loopai.text.seams import BREAK, LINE_ENDS, SEAM
+from mlx_loopai.text.seams import BREAK, CODE_END, LINE_ENDS, SEAM
 
 # Lower-case words of three letters and more that Korean prose does write: units, then acronyms.
 _UNIT_OR_ACRONYM = regex.compile(
@@ -21,6 +23,7 @@ _UNIT_OR_ACRONYM = regex.compile(
 _URL_CHARS = r"A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%"
 # The last character is not punctuation: in "(http://a.kr/b)." the bracket and the full stop belong to the sentence.
 _URL = regex.compile(rf"(?:(?:https?|ftp)://|www\.)(?:[{_URL_CHARS}]*[A-Za-z0-9/=_&#~+\-]\p{{M}}*+)?", regex.I)
+_URL_HINTS = ("://", "w.", "W.")
 
 _LATIN = r"[\p{Latin}&&\p{L}]"
 _LATIN_TAIL = rf"[{_LATIN}\p{{M}}0-9]"
@@ -36,13 +39,19 @@ _WORDS_WITHOUT_HAN = regex.compile(rf"{_LATIN_OR_GREEK}|(?P<foreign>{_FOREIGN}[{
 _WORDS_WITH_HAN = regex.compile(
     rf"{_LATIN_OR_GREEK}|(?P<foreign>[{_FOREIGN}{_HAN}][{_FOREIGN}{_HAN}\p{{M}}ー゛゜、。，；：！？・]*+)", regex.V1
 )
-_HANGUL = regex.compile(r"\p{Hangul}")
-_HAN_CHAR = regex.compile(_HAN, regex.V1)
-_SUSPECT = regex.compile(rf"[\p{{Latin}}{_GREEK}{_HAN}{_FOREIGN}]", regex.V1)
+# Most text needs no more than these, which are the standard library's `re` for its speed.
+_WITHOUT_WORDS = re.compile(rf"[{SIGNS_AND_HANGUL}{SEAM}{BREAK}]*+")
+_UP_TO_WORD = re.compile(rf"[{SIGNS_AND_HANGUL}{SEAM}{BREAK}]*+(?=.)", re.DOTALL)
+_WITHOUT_OTHER_SCRIPTS = re.compile(rf"[{PLAIN}{SEAM}{BREAK}]*+")
+_LATIN_WORD_OF_PLAIN_TEXT = re.compile(r"(?P<latin>[A-Za-z][A-Za-z0-9]*+(?:[-'’._@&/+][A-Za-z0-9]++)*+)")
 
-_OPENING, _CLOSING = "(（[〔", ")）]〕"
 _MAX_GLOSS_CHARS = 80
-_GLOSS = regex.compile(rf"(?<=\p{{Hangul}})[(（\[〔][^()（）\[\]〔〕\n]{{1,{_MAX_GLOSS_CHARS}}}[)）\]〕]")
+_HANGUL = r"\u1100-\u11ff\u302e\u302f\u3131-\u318e\u3200-\u321e\u3260-\u327e\ua960-\ua97c\uac00-\ud7fb\uffa0-\uffdc"
+_OPEN_GLOSS = rf"[(（\[〔](?<=[{_HANGUL}].)[^()（）\[\]〔〕{LINE_ENDS}]"
+_GLOSS = re.compile(rf"{_OPEN_GLOSS}{{1,{_MAX_GLOSS_CHARS}}}[)）\]〕]")
+_GLOSS_TO_COME = re.compile(rf"{_OPEN_GLOSS}{{0,{_MAX_GLOSS_CHARS}}}\Z")
+_TICK = re.compile("`")
+_UP_TO_LAST_SPACE = re.compile(rf".*[\s{BREAK}]", re.DOTALL)
 _MARK = regex.compile(r"\p{M}")
 _JOINERS = regex.compile(r"[-'’._@&/+]")
 
@@ -88,7 +97,7 @@ def quoted_words(prompt: str) -> frozenset[str]:
 
 def foreign_spans(text: str, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[int, int]]:
     """Start and end of each word of `text` (in NFC) in a script that `policy` does not allow, from left to right."""
-    if not _SUSPECT.search(text):
+    if _WITHOUT_WORDS.fullmatch(text):
         return
     start = 0
     glosses = _GLOSS.finditer(text) if policy.han == "gloss" else ()
@@ -100,8 +109,7 @@ def foreign_spans(text: str, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[
 
 
 def _spans(text: str, start: int, end: int, policy: Policy, han_allowed: bool) -> Iterator[tuple[int, int]]:
-    pattern = _WORDS_WITHOUT_HAN if han_allowed else _WORDS_WITH_HAN
-    for found in pattern.finditer(text, start, end):
+    for found in _words(text, start, end, _WORDS_WITHOUT_HAN if han_allowed else _WORDS_WITH_HAN):
         word = found.group()
         allowed = False
         if found.lastgroup == "latin":
@@ -111,6 +119,18 @@ def _spans(text: str, start: int, end: int, policy: Policy, han_allowed: bool) -
             allowed = len(word) == 1
         if not allowed:
             yield found.span()
+
+
+def _words(text: str, start: int, end: int, pattern: regex.Pattern[str]) -> Iterator[re.Match[str] | regex.Match[str]]:
+    """The matches of `pattern`, which is tried only where a word may begin, and not at all in plain text."""
+    if _WITHOUT_OTHER_SCRIPTS.fullmatch(text, start, end):
+        yield from _LATIN_WORD_OF_PLAIN_TEXT.finditer(text, start, end)
+        return
+    while before := _UP_TO_WORD.match(text, start, end):
+        word = pattern.match(text, before.end(), end)
+        if word:
+            yield word
+        start = word.end() if word else before.end() + 1
 
 
 def _is_kept(word: str, policy: Policy) -> bool:
@@ -135,54 +155,60 @@ class Words:
     def __init__(self, removed: Counter[str], policy: Policy) -> None:
         self._removed = removed
         self._policy = policy
-        self._unit: list[str] = []
-        self._gloss_left = 0
+        self._held: list[str] = []
         self._in_code = False
 
     def feed(self, text: str) -> str:
         """The text up to the last white space, without what this stage removes."""
         out: list[str] = []
-        for char in text:
-            if char == "`" or self._in_code:
-                out += [self._flush(), char]
-                self._in_code = char not in LINE_ENDS and (char == "`") != self._in_code
-                continue
-            ends_word = char == BREAK or char.isspace()
-            if ends_word and (not self._gloss_left or char in LINE_ENDS):
-                out.append(self._flush())
-                out.append(char)
-                continue
-            if char in _OPENING:
-                follows_hangul = self._unit and _HANGUL.match(self._unit[-1])
-                self._gloss_left = _MAX_GLOSS_CHARS + 1 if follows_hangul else 0
-            elif char in _CLOSING:
-                self._gloss_left = 0
-            elif self._gloss_left:
-                self._gloss_left -= 1
-            self._unit.append(char)
+        at = 0
+        while at < len(text):
+            found = (CODE_END if self._in_code else _TICK).search(text, at)
+            end = found.end() if found else len(text)
+            if self._in_code:
+                out.append(text[at:end])
+            else:
+                self._hold(text[at:end], out)
+            if found:
+                out.append(self.close())
+                self._in_code = not self._in_code
+            at = end
         return "".join(out)
 
-    @property
-    def at_rest(self) -> bool:
-        """True outside code and a bracket that may be a gloss."""
-        return not self._gloss_left and not self._in_code
-
     def close(self) -> str:
-        """The last word."""
-        return self._flush()
+        """What was held back."""
+        text = "".join(self._held)
+        self._held = []
+        return self._cleaned(text)
 
-    def _flush(self) -> str:
-        unit = "".join(self._unit)
-        self._unit, self._gloss_left = [], 0
-        if not _SUSPECT.search(unit):
-            return unit
-        unit, urls = _URL.subn(SEAM, unit)
-        if urls:
+    def _hold(self, text: str, out: list[str]) -> None:
+        """Hold `text` back but for what no later character can change."""
+        complete = _UP_TO_LAST_SPACE.match(text)
+        if complete:
+            ready = "".join(self._held) + complete.group()
+            gloss = _GLOSS_TO_COME.search(ready, max(0, len(ready) - _MAX_GLOSS_CHARS - 1))
+            before_gloss = _UP_TO_LAST_SPACE.match(ready, 0, gloss.start()) if gloss else None
+            end = (before_gloss.end() if before_gloss else 0) if gloss else len(ready)
+            out.append(self._cleaned(ready[:end]))
+            self._held = [ready[end:]]
+            text = text[complete.end() :]
+        self._held.append(text)
+
+    def _cleaned(self, text: str) -> str:
+        if _WITHOUT_WORDS.fullmatch(text):
+            return text
+        return "\n".join(
+            line if _WITHOUT_WORDS.fullmatch(line) else self._cleaned_line(line) for line in text.split("\n")
+        )
+
+    def _cleaned_line(self, line: str) -> str:
+        if any(hint in line for hint in _URL_HINTS):
+            line, urls = _URL.subn(SEAM, line)
             self._removed["url"] += urls
         kept, start = [], 0
-        for begin, end in foreign_spans(unit, self._policy):
-            kept += [unit[start:begin], SEAM]
+        for begin, end in foreign_spans(line, self._policy):
+            kept += [line[start:begin], SEAM]
             start = end
             self._removed["foreign"] += 1
-        kept.append(unit[start:])
+        kept.append(line[start:])
         return "".join(kept)

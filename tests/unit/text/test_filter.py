@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from itertools import pairwise
 
 import pytest
+import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mlx_loopai.text.characters import PLAIN
+from mlx_loopai.text.characters import _Kind as Kind
+from mlx_loopai.text.characters import _kind as kind
 from mlx_loopai.text.filter import RULES, Filter, Policy, clean
+from mlx_loopai.text.seams import MARKS, extends
 from mlx_loopai.text.words import quoted_words
 
 # Pieces that rules are made of, so that random texts build, break and nest them.
@@ -26,6 +32,16 @@ POLICIES = st.builds(
     latin=st.sampled_from(["prose", "acronyms", "keep"]),
     han=st.sampled_from(["gloss", "keep", "drop"]),
     emoji=st.sampled_from(["drop", "keep"]),
+)
+# The expressions that let text pass which needs no look.
+RUNS = (
+    "characters._NO_EMOJI",
+    "characters._COMPOSED",
+    "markup._ATTRIBUTES",
+    "seams._SETTLED",
+    "words._WITHOUT_WORDS",
+    "words._WITHOUT_OTHER_SCRIPTS",
+    "filter._INERT",
 )
 PROSE = st.text(alphabet="가나다라마바사 .,!?…“”‘’「」『』《》〈〉·~―ㅋㅠ\n\t0123456789()%★☆♥※©®☞♡♪", max_size=120)
 
@@ -53,24 +69,24 @@ def test_every_split_gives_the_batch_result(text: str, policy: Policy, data: st.
     POLICIES,
 )
 @settings(max_examples=300, deadline=None)
-def test_words_passed_over_leave_every_stage_as_it_would_be(text: str, policy: Policy) -> None:
-    class OneByOne(Filter):
-        def _safe_end(self, chunk: str, start: int) -> int:
-            return start
-
-    slow, fast = OneByOne(policy), Filter(policy)
-    assert fast.feed(text) + fast.close() == slow.feed(text) + slow.close()
-    assert fast.removed == slow.removed
-    assert fast.removed_share == slow.removed_share
-
-
-@given(TEXTS, POLICIES)
-@settings(max_examples=200, deadline=None)
-def test_plain_words_pass_the_first_stages_as_they_would_one_by_one(text: str, policy: Policy) -> None:
+def test_runs_pass_as_their_characters_would_one_by_one(text: str, policy: Policy) -> None:
     fast = clean(text, policy)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mlx_loopai.text.characters._PLAIN", re.compile("(?!)"))
+        for run in RUNS:
+            patched.setattr(f"mlx_loopai.text.{run}", re.compile("(?!)"))
         assert clean(text, policy) == fast
+
+
+def test_plain_characters_are_of_no_interest_to_any_stage() -> None:
+    plain = re.compile(f"[{PLAIN}]")
+    chars = [chr(code) for code in range(0x110000) if plain.match(chr(code))]
+    assert len(chars) > 11_172
+    assert {kind(char) for char in chars} <= {Kind.PLAIN, Kind.KEYCAP_BASE}
+    assert not [char for char in chars if extends(char) or not unicodedata.is_normalized("NFC", char)]
+    assert {char for char in chars if char.isspace()} == set(" \t\r\n")
+    assert not MARKS & set(chars)
+    assert {char for char in chars if regex.match(r"[\p{Latin}\p{Greek}\p{Han}]", char)} == set(string.ascii_letters)
+    assert not [char for char in chars if regex.match(r"[\p{L}--[\p{Latin}\p{Hangul}\p{Common}]]", char, regex.V1)]
 
 
 @given(TEXTS, POLICIES)

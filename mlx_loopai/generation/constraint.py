@@ -216,8 +216,10 @@ def thinking_marks(tokenizer: Any) -> list[int]:
 
     They are allowed between characters; what stands between them is held to the same scripts as the answer.
     """
-    vocabulary = tokenizer.get_vocab()
     names = (getattr(tokenizer, "think_start", None), getattr(tokenizer, "think_end", None))
+    if not any(names):
+        return []
+    vocabulary = tokenizer.get_vocab()
     return [vocabulary[name] for name in names if name in vocabulary]
 
 

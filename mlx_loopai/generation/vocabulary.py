@@ -11,11 +11,10 @@ import regex
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.text.utf8 import TokenBytes
-from mlx_loopai.text.words import is_allowed_latin
+from mlx_loopai.text.words import is_unit_or_acronym
 
 _WORD_START = "\u2581"
 _MIN_WORD_LETTERS = 3
-_MAX_UNIT_LETTERS = 5
 _LATIN_WORD = regex.compile(rf"\p{{Latin}}{{{_MIN_WORD_LETTERS},}}")
 _BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -97,4 +96,4 @@ def latin_words(text: str) -> list[str]:
 
 
 def _is_short_form(word: str) -> bool:
-    return word.isupper() or (len(word) <= _MAX_UNIT_LETTERS and word.islower() and is_allowed_latin(word))
+    return word.isupper() or is_unit_or_acronym(word)

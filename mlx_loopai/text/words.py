@@ -15,7 +15,7 @@ from mlx_loopai.text.english import is_everyday_english
 from mlx_loopai.text.seams import BREAK, CODE_END, LINE_ENDS, SEAM
 
 # Lower-case words of three letters and more that Korean prose does write: units, then acronyms.
-_UNIT_OR_ACRONYM = regex.compile(
+_UNIT_OR_ACRONYM = re.compile(
     r"pp[mb]|mmhg|k?cal|[km]wh|[kmg]hz|[kmg]bps|mol|[rb]pm|[km]ph|dpi|fps|[khm]pa|psi|sec|min"
     r"|sns|usb|pdf|ppt|dvd|led|lcd|cctv|mbti|gps|faq|vip|dna|[cg]pu|app"
 )
@@ -87,7 +87,12 @@ def is_allowed_latin(word: str) -> bool:
     if any(char.isupper() or char.isdigit() for char in word):
         return True
     parts = _JOINERS.split(_MARK.sub("", word))
-    return all(len(part) < 3 or _UNIT_OR_ACRONYM.fullmatch(part) for part in parts)
+    return all(len(part) < 3 or is_unit_or_acronym(part) for part in parts)
+
+
+def is_unit_or_acronym(word: str) -> bool:
+    """True for the lower-case words of three letters and more that Korean prose writes: ppm, kcal, sns."""
+    return _UNIT_OR_ACRONYM.fullmatch(word) is not None
 
 
 def quoted_words(prompt: str) -> frozenset[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.output import json_option, quiet_option
+from mlx_loopai.cli.rag import chroma_url_option
 from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class _Given:
     genre: str | None
     rag: Path | None
     rag_top: int
+    chroma_url: str | None
     best_of: int
     system: str | None
     scripts: str
@@ -120,6 +121,7 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--rag", type=_FILE, help="Index of `rag build`: its best passages are shown with each prompt.")
 @click.option("--rag-top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many passages.")
+@chroma_url_option
 @click.option(
     "--best-of",
     type=click.IntRange(1),
@@ -172,7 +174,7 @@ def command(**options: Any) -> None:
     session, examples = _session(given)
     loaded = session.loaded
     if given.rag is not None:
-        asked = _grounded(asked, given.rag, given.rag_top, session, examples, decoding.max_tokens)
+        asked = _grounded(asked, given.rag, given, session, examples, decoding.max_tokens)
     constraint = build_constraint(loaded, policy, given.code_fences)
     all_ids = [session.prompt_ids(one, examples) for one in asked]
     job = Job(
@@ -228,14 +230,14 @@ def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
 
 
 def _grounded(
-    prompts: list[Prompt], rag: Path, top: int, session: Session, examples: Sequence[Record], max_tokens: int
+    prompts: list[Prompt], rag: Path, given: _Given, session: Session, examples: Sequence[Record], max_tokens: int
 ) -> list[Prompt]:
     """Each prompt with its passages of the index, as far as they fit before an answer of `max_tokens`."""
     from mlx_loopai.generation.grounding import ground_all
     from mlx_loopai.retrieval.index import open_index
 
-    with open_index(rag, os.environ.get("MLX_LOOPAI_CHROMA_URL")) as index:
-        return ground_all(prompts, lambda query: index.search(query, top), session, examples, max_tokens)
+    with open_index(rag, given.chroma_url) as index:
+        return ground_all(prompts, lambda query: index.search(query, given.rag_top), session, examples, max_tokens)
 
 
 def _standard(given: _Given) -> Standard | None:

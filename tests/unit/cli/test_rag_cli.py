@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlx_loopai.retrieval.index import Index, open_index
 from tests.unit.cli.conftest import Ended
 
 SEA = "등대지기는 밤마다 불을 켠다."
@@ -56,6 +58,23 @@ def test_generate_cites_what_it_was_shown(
     assert set(source) == {"file", "line", "score", "chunk", "text"}
     assert (source["file"], source["line"]) == (str(files[0]), 1)
     assert shown["prompt_tokens"] > plain["prompt_tokens"] + 10
+
+
+def test_search_and_generate_name_the_chroma_server(
+    index: Path, tiny_model_folder: Path, command_line: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def recorded(folder: Path, chroma_url: str | None) -> AbstractContextManager[Index]:
+        asked.append(chroma_url)
+        return open_index(folder)
+
+    monkeypatch.setattr("mlx_loopai.retrieval.index.open_index", recorded)
+    monkeypatch.setenv("MLX_LOOPAI_CHROMA_URL", "http://here:8000")
+    for given in ((), ("--chroma-url", "http://there:8000")):
+        command_line("rag", "search", "등대", "--index", index, *given)
+        command_line("generate", "등대?", "--model", tiny_model_folder, "--max-tokens", "1", "--rag", index, *given)
+    assert asked == ["http://here:8000"] * 2 + ["http://there:8000"] * 2
 
 
 def test_a_file_of_prompts_cites_by_row(

@@ -174,7 +174,8 @@ def command(**options: Any) -> None:
     session, examples = _session(given)
     loaded = session.loaded
     if given.rag is not None:
-        asked = _grounded(asked, given.rag, given, session, examples, decoding.max_tokens)
+        budget = loaded.max_positions - decoding.max_tokens
+        asked = _grounded(asked, given.rag, given, session, examples, budget)
     constraint = build_constraint(loaded, policy, given.code_fences)
     all_ids = [session.prompt_ids(one, examples) for one in asked]
     job = Job(
@@ -230,14 +231,14 @@ def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
 
 
 def _grounded(
-    prompts: list[Prompt], rag: Path, given: _Given, session: Session, examples: Sequence[Record], max_tokens: int
+    prompts: list[Prompt], rag: Path, given: _Given, session: Session, examples: Sequence[Record], budget_tokens: int
 ) -> list[Prompt]:
-    """Each prompt with its passages of the index, as far as they fit before an answer of `max_tokens`."""
+    """Each prompt with its passages of the index, as far as they fit into `budget_tokens`."""
     from mlx_loopai.generation.grounding import ground_all
     from mlx_loopai.retrieval.index import open_index
 
     with open_index(rag, given.chroma_url) as index:
-        return ground_all(prompts, lambda query: index.search(query, given.rag_top), session, examples, max_tokens)
+        return ground_all(prompts, lambda query: index.search(query, given.rag_top), session, examples, budget_tokens)
 
 
 def _standard(given: _Given) -> Standard | None:

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from mlx_loopai.errors import InputError, Interrupted
 if TYPE_CHECKING:
     from mlx_loopai.generation.server.app import ServeOptions
     from mlx_loopai.generation.session import Session
+    from mlx_loopai.retrieval.index import Hit
 
 KEY_VARIABLE = "MLX_LOOPAI_API_KEY"
 _GRACE_S = 10
@@ -38,6 +41,12 @@ _SPARE_CONNECTIONS = 64
 @click.option("--temperature", type=float, default=0.7, show_default=True, help="Of requests that name none.")
 @click.option("--top-p", type=float, default=0.9, show_default=True, help="Of requests that name none.")
 @constraint_options
+@click.option(
+    "--rag",
+    type=click.Path(path_type=Path),
+    help="Index of `rag build`: its best passages, found by words, are shown with a chat's last request and cited.",
+)
+@click.option("--rag-top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many passages.")
 @click.option("--filter/--no-filter", "filtered", default=True, show_default=True, help="Clean answers of markup.")
 @click.option(
     "--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="The longest answer, in tokens."
@@ -68,6 +77,8 @@ def command(
     top_p: float,
     scripts: str,
     code_fences: bool,
+    rag: Path | None,
+    rag_top: int,
     filtered: bool,
     max_tokens: int,
     context: int | None,
@@ -96,7 +107,7 @@ def command(
     policy = Scripts.parse(scripts)
     SamplingOptions(temperature=temperature, top_p=top_p)
     key = _api_key()
-    with _listen(host, port) as listening:
+    with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         session = open_session(model, adapter, system)
         name = _served_name(model, session.adapter)
         options = ServeOptions(
@@ -106,6 +117,7 @@ def command(
             queue,
             time_limit,
             max_body,
+            retrieve,
             ipaddress.ip_address(listening.getsockname()[0]).is_loopback,
             allow_origin,
             key,
@@ -113,6 +125,18 @@ def command(
         _announce(listening, host, options, as_json, quiet)
         with keep_awake():
             _run(session, options, listening, quiet)
+
+
+@contextmanager
+def _retriever(rag: Path | None, top: int) -> Iterator[Callable[[str], Sequence[Hit]] | None]:
+    """What finds the passages of an index: by words alone, since MLX belongs to the thread that writes answers."""
+    if rag is None:
+        yield None
+        return
+    from mlx_loopai.retrieval.index import open_index
+
+    with open_index(rag, by_meaning=False) as index:
+        yield lambda query: index.search(query, top)
 
 
 def _require_stack() -> None:

@@ -27,16 +27,15 @@ def ground_all(
     retrieve: Callable[[str], Sequence[Hit]],
     session: Session,
     few_shot: Sequence[Record],
-    max_tokens: int,
+    budget_tokens: int,
 ) -> list[Prompt]:
-    """Each prompt with what `retrieve` finds for its request, as far as that leaves `max_tokens` for the answer."""
-    budget = session.loaded.max_positions - max_tokens
+    """Each prompt with what `retrieve` finds for its request, as far as it fits into `budget_tokens`."""
     special = set(session.loaded.tokenizer.get_added_vocab())
 
     def count_tokens(prompt: Prompt) -> int:
         return len(session.prompt_ids(prompt, few_shot))
 
-    return [ground(prompt, retrieve(prompt.text), count_tokens, budget, special) for prompt in prompts]
+    return [ground(prompt, retrieve(prompt.text), count_tokens, budget_tokens, special) for prompt in prompts]
 
 
 def ground(

@@ -62,7 +62,9 @@ def reading(path: Path) -> Iterator[Database]:
     Raises: InputError when it is not what `write_database` writes.
     """
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        # The server opens an index in one thread and asks it in another.
+        with closing(sqlite3.connect(address, uri=True, check_same_thread=False)) as connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
             # Views and triggers could run statements; exactly our tables and indices are allowed.

@@ -87,9 +87,10 @@ class Index:
 
 
 @contextmanager
-def open_index(folder: Path, chroma_url: str | None = None) -> Iterator[Index]:
+def open_index(folder: Path, chroma_url: str | None = None, by_meaning: bool = True) -> Iterator[Index]:
     """The index in `folder`; with vectors its embedder is opened, too. `chroma_url`: the server that has them.
 
+    by_meaning: False searches by words alone, also where there are vectors: no model runs then.
     The address is never taken from the index: a query must not go where a stranger's folder says.
     Raises: InputError when there is none, it is damaged, or its embedder is another model by now.
     """
@@ -101,7 +102,7 @@ def open_index(folder: Path, chroma_url: str | None = None) -> Iterator[Index]:
         arrays = {name: read_array(data / f"{name}.npy", dtype) for name, dtype in DTYPES.items()}
         check_bm25(arrays, manifest.passages, str(data))
         retriever: Retriever = Bm25(arrays, manifest.passages)
-        if manifest.embedder is not None:
+        if manifest.embedder is not None and by_meaning:
             retriever = Fused([retriever, _dense(folder, manifest, chroma_url)])
         yield Index(folder, manifest, database, retriever)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.generation.prompts import Prompt
+from mlx_loopai.generation.grounding import ground_all
+from mlx_loopai.generation.prompts import Prompt, Source
 from mlx_loopai.generation.server.answering import Answering, EventStream, GoneError, Slots, events, unless_gone
 from mlx_loopai.generation.server.asked import Asked, Defaults, parse
 from mlx_loopai.generation.server.guard import Guard, check_key
@@ -27,6 +28,7 @@ from mlx_loopai.generation.server.page import page_response
 from mlx_loopai.generation.server.shapes import ApiError, Reply, Report
 from mlx_loopai.generation.server.writer import Writer
 from mlx_loopai.generation.session import Session
+from mlx_loopai.retrieval.index import Hit
 
 _BODY_SECONDS = 30
 _CLIENT_GONE = 499  # nobody reads it
@@ -36,7 +38,8 @@ _CLIENT_GONE = 499  # nobody reads it
 class ServeOptions:
     """How a server is run. `concurrent` answers are written at once, `queue` more may wait.
 
-    loopback: it is bound to a loopback address. api_key: None lets everybody in who reaches it.
+    retrieve: finds passages for the last request of a chat, which are shown with it. loopback: it is bound to a
+    loopback address. api_key: None lets everybody in who reaches it.
     """
 
     defaults: Defaults
@@ -45,6 +48,7 @@ class ServeOptions:
     queue: int = 32
     time_limit_s: float = 300.0
     max_body_bytes: int = 1 << 20
+    retrieve: Callable[[str], Sequence[Hit]] | None = None
     loopback: bool = True
     origins: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
@@ -160,7 +164,6 @@ class _Api:
 
     async def _complete(self, request: Request, chat: bool) -> Response:
         asked = parse(await self._body(request), chat, self._options.defaults)
-        reply = Reply(self._options.defaults.model, chat, asked.with_usage)
         self._slots.take()
         answering: Answering | None = None
 
@@ -171,7 +174,8 @@ class _Api:
 
         streaming = False
         try:
-            asked, prompt = await self._prepared(asked)
+            asked, prompt, sources = await self._prepared(asked)
+            reply = Reply(self._options.defaults.model, chat, asked.with_usage, sources)
             answering = Answering(self._writer, prompt, asked, self._options.time_limit_s)
             if not asked.stream:
                 text, report = await unless_gone(request, answering.whole())
@@ -210,11 +214,11 @@ class _Api:
             raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS} s") from None
         return bytes(body)
 
-    async def _prepared(self, asked: Asked) -> tuple[Asked, list[int]]:
-        """The request with a limit that fits, and its prompt's tokens. Raises: ApiError 400."""
+    async def _prepared(self, asked: Asked) -> tuple[Asked, list[int], Sequence[Source] | None]:
+        """The request with a limit that fits, its prompt's tokens and sources. Raises: ApiError 400."""
         loop = asyncio.get_running_loop()
         try:
-            prompt = await loop.run_in_executor(self._encoder, self._encode, asked.prompt)
+            prompt, sources = await loop.run_in_executor(self._encoder, self._encode, asked)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from None
         context = self._options.context_tokens
@@ -224,9 +228,16 @@ class _Api:
             reason = f"the prompt has {len(prompt)} tokens and {wanted} are wanted, of {context} in all; ask for less"
             raise ApiError(400, reason, "messages", "context_length_exceeded")
         limit = min(asked.options.max_tokens, room)
-        return dataclasses.replace(asked, options=dataclasses.replace(asked.options, max_tokens=limit)), prompt
+        options = dataclasses.replace(asked.options, max_tokens=limit)
+        return dataclasses.replace(asked, options=options), prompt, sources
 
-    def _encode(self, prompt: tuple[object, ...] | str) -> list[int]:
-        if isinstance(prompt, str):
-            return list(self._session.loaded.tokenizer.encode(prompt))
-        return self._session.prompt_ids(Prompt(prompt, "messages"))  # type: ignore[arg-type]
+    def _encode(self, asked: Asked) -> tuple[list[int], Sequence[Source] | None]:
+        if isinstance(asked.prompt, str):
+            return list(self._session.loaded.tokenizer.encode(asked.prompt)), None
+        prompt, context = Prompt(asked.prompt, "messages"), self._options.context_tokens
+        if self._options.retrieve is None:
+            return self._session.prompt_ids(prompt), None
+        # Where the request sets no limit of its own, passages may take half of the context.
+        answer = asked.options.max_tokens if asked.own_limit else min(asked.options.max_tokens, context // 2)
+        [prompt] = ground_all([prompt], self._options.retrieve, self._session, (), context - answer)
+        return self._session.prompt_ids(prompt), prompt.sources

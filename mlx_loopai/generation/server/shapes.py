@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.generation.prompts import Source
 
 Finish = Literal["stop", "length"]
 DONE = "data: [DONE]\n\n"
@@ -57,18 +58,22 @@ class Report:
 
 @dataclass(frozen=True)
 class Reply:
-    """Writes one answer of `model` in the shape of a chat or of a plain completion, whole or as events."""
+    """Writes one answer of `model` in the shape of a chat or of a plain completion, whole or as events.
+
+    sources: the passages that the model was shown; None when it was to be shown none.
+    """
 
     model: str
     chat: bool
     with_usage: bool = False
+    sources: Sequence[Source] | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, text: str, report: Report) -> dict[str, Any]:
         content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         kind = "chat.completion" if self.chat else "text_completion"
-        more = {"usage": report.usage, "mlx_loopai": dict(report.details)}
+        more = {"usage": report.usage, "mlx_loopai": self._own(report)}
         return self._document(kind, [_choice(content, report.finish)], more)
 
     def opening(self) -> str:
@@ -81,13 +86,17 @@ class Reply:
     def ending(self, report: Report) -> str:
         """The last events: why it ended, what it took when that was asked for, and the mark of the end."""
         content: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
-        last = self._event(content, report.finish, {"mlx_loopai": dict(report.details)})
+        last = self._event(content, report.finish, {"mlx_loopai": self._own(report)})
         usage = self._chunk([], {"usage": report.usage}) if self.with_usage else ""
         return last + usage + DONE
 
     def failure(self, error: ApiError) -> str:
         """An error after the answer began: its status can no longer be changed."""
         return _data(error.body) + DONE
+
+    def _own(self, report: Report) -> dict[str, Any]:
+        cited = {} if self.sources is None else {"sources": [asdict(source) for source in self.sources]}
+        return dict(report.details) | cited
 
     def _event(self, content: dict[str, Any], finish: Finish | None, more: dict[str, Any] | None = None) -> str:
         usage = {"usage": None} if self.with_usage else {}

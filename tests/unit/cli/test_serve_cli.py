@@ -30,6 +30,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(monkeypatch: pytest.Mo
     assert "--host no.such.host.invalid" in failure("--host", "no.such.host.invalid")
     assert "unknown part" in failure("--scripts", "klingon")
     assert "temperature" in failure("--temperature", "-1")
+    assert "no such folder" in failure("--port", "0", "--rag", "missing")
     monkeypatch.setenv(serve_cli.KEY_VARIABLE, " ")
     assert "set but empty" in failure()
 

@@ -96,8 +96,8 @@ def test_the_prompt_leaves_room_for_the_answer(tiny_model_folder: Path) -> None:
         return [hit(f"{query[:-1]}는 {text}", line) for line, text in enumerate((SEA, CAT, SEA * 9), 1)]
 
     for max_tokens in (16, 64, 128, 300):
-        for before, after in zip(asked, ground_all(asked, retrieve, session, (), max_tokens), strict=True):
+        for before, after in zip(asked, ground_all(asked, retrieve, session, (), limit - max_tokens), strict=True):
             assert len(session.prompt_ids(after)) + max_tokens <= limit
             assert all(source.text.startswith(before.text[:-1]) for source in after.sources)
-    assert all(prompt.sources for prompt in ground_all(asked, retrieve, session, (), 16))
-    assert ground_all(asked, retrieve, session, (), 510) == asked
+    assert all(prompt.sources for prompt in ground_all(asked, retrieve, session, (), limit - 16))
+    assert ground_all(asked, retrieve, session, (), limit - 510) == asked

@@ -7,7 +7,9 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ from mlx_loopai.generation.constraint import build_constraint
 from mlx_loopai.generation.engine import SamplingOptions, generate_stream
 from mlx_loopai.generation.prompts import Prompt
 from mlx_loopai.generation.session import Session
+from mlx_loopai.retrieval.index import Index, build_index, open_index
 from tests.unit.generation.server.conftest import DEFAULTS, Running, Serving
 
 QUESTIONS = ["한국의 수도는?", "호랑이 이야기를 들려줘.", "안녕하세요?", "물은 몇 도에서 끓어?", "시를 한 편 써 줘."]
@@ -85,6 +88,34 @@ def test_a_plain_completion(server: Running) -> None:
     document = httpx.post(f"{server.url}/v1/completions", json=body).json()
     assert document["object"] == "text_completion"
     assert document["choices"][0]["text"]
+
+
+@pytest.fixture
+def passages(tmp_path: Path) -> Iterator[Index]:
+    (tmp_path / "sea.txt").write_text("등대지기는 밤마다 불을 켠다.", encoding="utf-8")
+    build_index([tmp_path / "sea.txt"], tmp_path / "index")
+    with open_index(tmp_path / "index", by_meaning=False) as index:
+        yield index
+
+
+def test_a_chat_is_shown_passages_and_cites_them(serving: Serving, passages: Index) -> None:
+    with serving(retrieve=lambda query: passages.search(query, 3)) as running:
+        shown, bare = running.ask("등대지기?").json(), running.ask("xyz").json()
+        plain = httpx.post(f"{running.url}/v1/completions", json={"prompt": "등대지기", "max_tokens": 2}, timeout=60)
+        streamed = running.ask("등대지기?", stream=True).text
+    (source,) = shown["mlx_loopai"]["sources"]
+    assert (source["text"], source["line"]) == ("등대지기는 밤마다 불을 켠다.", 1)
+    assert shown["usage"]["prompt_tokens"] > bare["usage"]["prompt_tokens"] + 20
+    assert bare["mlx_loopai"]["sources"] == []
+    assert "sources" not in plain.json()["mlx_loopai"]
+    assert json.loads(streamed.split("data: ")[-2])["mlx_loopai"]["sources"] == [source]
+
+
+def test_passages_leave_room_for_the_answer(serving: Serving, passages: Index) -> None:
+    with serving(retrieve=lambda query: passages.search(query, 3), context_tokens=110) as running:
+        asked = running.ask("등대지기?", max_tokens=70)
+        assert asked.status_code == 200
+        assert asked.json()["mlx_loopai"]["sources"] == []
 
 
 def test_models_and_health(server: Running) -> None:

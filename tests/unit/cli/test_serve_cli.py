@@ -81,5 +81,5 @@ def test_a_signal_lets_the_answer_end_and_stops_the_server(sent: signal.Signals,
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == status
+    assert process.returncode == status, errors
     assert "Traceback" not in errors

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -42,7 +42,8 @@ _CHUNK_BYTES = 1 << 16
 def command(files: tuple[str, ...], field: str | None, latin: str, report: bool, as_json: bool, quiet: bool) -> None:
     """Clean FILES, or standard input (-), and print the result.
 
-    Standard input and a text file are one document each; a .jsonl file gives one line per record.
+    Standard input and a text file are one document each; a .jsonl file gives one line per record, in which Latin words
+    that the record's own user writes stay.
     """
     from mlx_loopai.text.words import Policy
 
@@ -90,8 +91,13 @@ class _Run:
         self._warn(_label(name), scanner.removed_share)
 
     def records(self, name: str, stream: BinaryIO) -> None:
-        """Clean the chosen field of each record; one line out for each record in."""
+        """Clean the chosen field of each record; one line out for each record in.
+
+        Latin words that the record's user writes stay, also where they are quoted in an answer.
+        """
+        from mlx_loopai.data.records import user_text
         from mlx_loopai.text.filter import clean
+        from mlx_loopai.text.words import quoted_words
 
         all_before: list[str] = []
         all_cleaned: list[Cleaned] = []
@@ -100,12 +106,18 @@ class _Run:
             if not line.strip():
                 continue
             record = _parsed(place, line, first=number == 1)
+            policy = replace(self.policy, quoted=quoted_words(user_text(record)))
             before: list[str] = []
             cleaned: list[Cleaned] = []
 
-            def cleaned_text(text: str, before: list[str] = before, cleaned: list[Cleaned] = cleaned) -> str:
+            def cleaned_text(
+                text: str,
+                policy: Policy = policy,
+                before: list[str] = before,
+                cleaned: list[Cleaned] = cleaned,
+            ) -> str:
                 before.append(text)
-                cleaned.append(clean(text, self.policy))
+                cleaned.append(clean(text, policy))
                 return cleaned[-1].text
 
             record = _with_field(record, self._field_of(place, record), cleaned_text, place)

@@ -73,6 +73,21 @@ def read_records(path: Path, category: str = "domain") -> list[Record]:
     return records
 
 
+def user_text(values: Any) -> str:
+    """What the user says in a row of any shape, also one that is no record; "" where nobody does."""
+    if not isinstance(values, Mapping):
+        return ""
+    turns = values.get("messages", values.get("conversations"))
+    turns = [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
+    asked = [turn.get("content", turn.get("value")) for turn in turns if _is_user(turn.get("role", turn.get("from")))]
+    asked += [values.get(name) for name in (*REQUEST_NAMES, "input")]
+    return "\n".join(text for text in asked if isinstance(text, str))
+
+
+def _is_user(role: Any) -> bool:
+    return isinstance(role, str) and _CONVERSATION_ROLES.get(role) == "user"
+
+
 def _interpret(values: Any) -> tuple[tuple[Message, ...], Kind]:
     if not isinstance(values, Mapping):
         raise _UnreadableError(f"expected an object with named fields, got {_type(values)}")

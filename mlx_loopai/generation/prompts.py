@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_loopai.data.formats import read_rows
 from mlx_loopai.data.records import ROLES, Message, Record, read_records
+from mlx_loopai.data.texts import read_text
 from mlx_loopai.errors import InputError, all_problems
 
 _TEXT_ENDINGS = (".txt", ".text", ".md")
@@ -98,14 +99,8 @@ def _with_role(messages: Sequence[Message], system: bool) -> list[Message]:
 
 
 def _text_lines(path: Path) -> list[Prompt]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give a .txt file with one prompt a line, or a .jsonl file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; give a file of prompts in it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert it: iconv -f cp949 -t utf-8") from None
+    missing = "give a .txt file with one prompt a line, or a .jsonl file"
+    text = read_text(path, missing, "give a file of prompts in it")
     lines = enumerate(text.split("\n"), start=1)
     return [
         Prompt((Message("user", line.strip()),), f"{path}:{number}", id=str(number))

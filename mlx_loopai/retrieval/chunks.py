@@ -10,6 +10,7 @@ from pathlib import Path
 from mlx_loopai.data.duplicates import normalised
 from mlx_loopai.data.records import Record, read_records
 from mlx_loopai.data.sentences import sentence_units
+from mlx_loopai.data.texts import read_text
 from mlx_loopai.errors import InputError
 
 TEXT_ENDINGS = (".txt", ".text", ".md")
@@ -85,12 +86,4 @@ def _read_text(path: Path) -> str:
     if path.suffix.lower() not in TEXT_ENDINGS:
         known = ", ".join((*TEXT_ENDINGS, *ROW_ENDINGS))
         raise InputError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; give {known}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; give the files in it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert it: iconv -f cp949 -t utf-8") from None
-    return text
+    return read_text(path, "check the path", "give the files in it")

@@ -61,6 +61,26 @@ def test_jsonl_messages_and_json_lines(tmp_path: Path) -> None:
     assert json.loads(run(source, "--field", "messages.0.content").stdout)["messages"][1]["content"] == "책 <b>읽어</b>"
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [{"role": "user", "content": "Walked의 뜻은?"}, {"role": "assistant", "content": "@"}]},
+        {"conversations": [{"from": "human", "value": "walked의 뜻은?"}], "text": "@"},
+        {"prompt": "walked?", "text": "@"},
+    ],
+)
+def test_words_of_a_records_user_stay(tmp_path: Path, record: dict[str, object]) -> None:
+    source = tmp_path / "a.jsonl"
+    row = json.dumps(record, ensure_ascii=False)
+    other = json.dumps({"messages": [7, {"role": 7}], "text": "그는 walked 갔다"})
+    field = "messages.1.content" if "messages" in record else "text"
+    (tmp_path / "b.jsonl").write_text(other, encoding="utf-8")
+    first = row.replace("@", "walked는 걸었다")
+    source.write_text(row.replace("@", "walked는 suddenly 걸었다"), encoding="utf-8")
+    assert json.loads(run(source, "--field", field).stdout) == json.loads(first)
+    assert json.loads(run(tmp_path / "b.jsonl", "--field", "text").stdout)["text"] == "그는 갔다"
+
+
 def test_report_replaces_the_text(tmp_path: Path) -> None:
     result = run("--report", stdin="안녕 😀😀")
     assert "emoji 2" in result.stdout

@@ -1,0 +1,22 @@
+"""Text files as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_loopai.errors import InputError
+
+
+def read_text(path: Path, if_missing: str, if_folder: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises: InputError; for a missing file and a folder with what to do about it.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {if_missing}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; {if_folder}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert it: iconv -f cp949 -t utf-8") from None

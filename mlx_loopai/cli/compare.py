@@ -68,11 +68,12 @@ def command(
     \b
     mlx-loopai compare my.yaml --arms plain,replay-10,guarded --sweep train.learning_rate=1e-4,3e-4 --out runs/c
     """
-    from mlx_loopai.cli.demo import machine_name, package_versions
+    from mlx_loopai.cli.demo import machine_name
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.cli.report import write_report
     from mlx_loopai.config import load_config
     from mlx_loopai.files import write_whole
+    from mlx_loopai.memory.machine import package_versions
 
     rates = _rates(sweep)
     config = load_config(recipe, overrides)

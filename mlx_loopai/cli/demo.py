@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,7 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.cli.report import write_report
     from mlx_loopai.evaluation.probes import nano_probes
+    from mlx_loopai.memory.machine import package_versions
     from mlx_loopai.training.compare import compare
     from mlx_loopai.training.measuring import Measure
 
@@ -106,16 +106,6 @@ def _text(document: dict[str, Any]) -> str:
 def _short(answer: str, limit: int = 110) -> str:
     line = " ".join(answer.split())
     return line if len(line) <= limit else f"{line[:limit]}…"
-
-
-def package_versions() -> dict[str, str]:
-    """What a result was made with."""
-    from importlib.metadata import version
-
-    return {
-        "python": sys.version.split()[0],
-        **{name: version(name) for name in ("mlx-loopai", "mlx", "mlx-lm", "numpy")},
-    }
 
 
 def machine_name() -> str:

@@ -13,7 +13,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mlx_loopai.data.records import Record
     from mlx_loopai.data.tokens import ChatEncoder
@@ -64,10 +64,10 @@ def command(
 ) -> None:
     """Ask the model the probe questions and judge its free answers.
 
-    With --adapter the base answers them too, and the retention says how much of its ability is left. The base's
-    answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE). With --text no model is asked: the texts of a file
-    are scored; with --against a judge model compares them with others, pair by pair and in both orders, for
-    consistency (일관성), creativity (창의성), language (언어 품질) and genre (장르 적합성).
+    With --adapter the base answers them too, and the retention says how much of its ability is left; it is noted on
+    the adapter's card. The base's answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE). With --text no model
+    is asked: the texts of a file are scored; with --against a judge model compares them with others, pair by pair and
+    in both orders, for consistency (일관성), creativity (창의성), language (언어 품질) and genre (장르 적합성).
     """
     from mlx_loopai.generation.session import find_adapter
 
@@ -94,9 +94,24 @@ def command(
 
         document = suite_document(model, folder, suite, limit, quiet)
         text = suite_table(document)
+    if folder is not None and document.get("retention") is not None:
+        _note_on_card(folder, document, suite or "probes")
     if out is not None:
         _write(out, document)
     emit(document, as_json, text)
+
+
+def _note_on_card(folder: Path, document: Mapping[str, Any], suite: str) -> None:
+    from mlx_loopai.models.adapters import note_retention
+
+    low, high = document["retention_interval"]
+    figures = {
+        "measured on": Path(suite).name,
+        "retention (GR), 1 for the base": document["retention"],
+        "its 95 % interval": f"{low:.3f} to {high:.3f}",
+        "worst probe": document["retention_min"],
+    }
+    note_retention(folder, figures)
 
 
 def _probes(model: str, adapter: Path | None, limit: int | None, quiet: bool) -> dict[str, Any]:

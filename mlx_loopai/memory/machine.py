@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -111,6 +112,12 @@ _SHARES: dict[int, dict[int, tuple[float, Evidence]]] = {
         128: (0.84, "seen"),
     },
 }
+
+
+def package_versions() -> dict[str, str]:
+    """What a result was made with: the version of Python, of this package and of those that compute, by name."""
+    packages = ("mlx-loopai", "mlx", "mlx-lm", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def machine_names() -> list[str]:

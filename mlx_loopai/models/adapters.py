@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.files import whole_folder
+from mlx_loopai.files import whole_folder, write_whole
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
-from mlx_loopai.models.model_card import CARD_FILE, model_card
+from mlx_loopai.models.model_card import CARD_FILE, model_card, with_retention
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -31,6 +32,21 @@ def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash
     with whole_folder(folder) as temporary:
         save_arrays(temporary / WEIGHTS_FILE, adapter_arrays(model), {"format": "mlx"})
         write_settings(temporary, config, model_card(config))
+
+
+def note_retention(folder: Path, figures: Mapping[str, float | str]) -> None:
+    """Keep `figures` as the adapter's retention: in adapter_config.json and on its card, in place of older ones.
+
+    Of the card only that section is written; a card without one stays as its owner left it.
+
+    Raises: InputError, OSError.
+    """
+    config = read_adapter_config(folder)
+    config["mlx_loopai"] = {**(config.get("mlx_loopai") or {}), "retention": dict(figures)}
+    write_whole(folder / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+    card = folder / CARD_FILE
+    if card.is_file():
+        write_whole(card, with_retention(card.read_text(encoding="utf-8"), figures))
 
 
 def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -> LoraOptions:

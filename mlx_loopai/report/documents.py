@@ -198,13 +198,18 @@ def run_of(
     versions: Mapping[str, str] | None = None,
     command: str = "",
 ) -> Run:
-    """A run from its events (of `RunDirectory.read_events`), resolved.yaml, and evaluation.json where there is one."""
+    """A run from its events (of `RunDirectory.read_events`), resolved.yaml, and evaluation.json where there is one.
+
+    versions: what stands beside those that the run's last start recorded.
+    """
     starts = [index for index, event in enumerate(events) if event.get("event") == "start"]
     # A run that started over left the events of the abandoned try behind it.
     fresh = max((index for index in starts if not events[index].get("resumed_from")), default=0)
     events = events[fresh:]
     done = next((event for event in events if event.get("event") == "done"), None)
-    totals = [_count(event.get("total_steps")) for event in events if event.get("event") == "start"]
+    begun = [event for event in events if event.get("event") == "start"]
+    totals = [_count(event.get("total_steps")) for event in begun]
+    made_with = _table(begun[-1].get("versions") if begun else None, "events.jsonl: versions")
     evaluated = None if evaluation is None else arm_of(TUNED, evaluation, "evaluation.json")
     return Run(
         name=name,
@@ -219,7 +224,7 @@ def run_of(
         ),
         evaluation=evaluated,
         lost=() if evaluated is None else _lost(evaluated),
-        versions=dict(versions or {}),
+        versions=dict(versions or {}) | {name: _text(value) for name, value in made_with.items()},
         command=command,
     )
 

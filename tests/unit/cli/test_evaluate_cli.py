@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,24 @@ def test_base_and_tuned_are_one_model_with_the_adapter_off_and_on(
     assert found["perplexity"] > 1
     assert json.loads(out.read_text(encoding="utf-8")) == found
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_retention_is_noted_on_the_adapters_card(
+    folder: Path, adapter: Path, calls: list[tuple[str, bool]], tmp_path: Path
+) -> None:
+    own = tmp_path / "adapter"
+    shutil.copytree(adapter, own)
+    card = own / "README.md"
+    card.write_text(card.read_text(encoding="utf-8") + "Written by its owner.\n", encoding="utf-8")
+    weights = (own / "adapters.safetensors").read_bytes()
+    for _ in range(2):
+        document("--model", folder, "--adapter", own, "--limit", 20)
+    text = card.read_text(encoding="utf-8")
+    retention = json.loads((own / "adapter_config.json").read_text(encoding="utf-8"))["mlx_loopai"]["retention"]
+    assert f"| worst probe | {retention['worst probe']:.6g} |" in text
+    assert text.count("## Retention") == text.count("## Use") == text.count("Written by its owner.") == 1
+    assert "Not measured" not in text
+    assert (own / "adapters.safetensors").read_bytes() == weights
 
 
 def test_the_base_is_asked_once(folder: Path, adapter: Path, calls: list[tuple[str, bool]], cache: Path) -> None:

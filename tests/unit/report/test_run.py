@@ -117,13 +117,15 @@ def test_the_gate_of_broken_settings_is_the_default() -> None:
 
 
 def test_a_folder_is_read_whole(tmp_path: Path, events: list[dict[str, Any]]) -> None:
-    lines = [json.dumps(event) for event in events]
+    resumed = {"event": "start", "resumed_from": "step-1", "versions": {"mlx": "mlx-of-the-last-start"}}
+    lines = [json.dumps(event) for event in [*events, resumed]]
     # A crash cut the last line short, and JSON of Python may hold NaN.
     (tmp_path / "events.jsonl").write_text("\n".join([*lines, '{"event": "step", "loss": NaN, "step": 61}', '{"ev']))
     (tmp_path / "resolved.yaml").write_text(SETTINGS)
     (tmp_path / "run.json").write_text(json.dumps({"base_hash": "ab12", "config_digest": "cd34", "version": "9.9"}))
     (tmp_path / "evaluation.json").write_text(json.dumps(arm(0.99, 0.98, 0.9)))
     report = report_of(tmp_path)
+    assert "mlx-of-the-last-start" in parse(report.html).text
     assert (report.kind, list(report.passes.values())) == ("run", [True])
     page = parse(report.html)
     assert "ab12" in page.text

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.report.documents import Arm, Comparison, comparison_of
 from mlx_loopai.report.figures import duration, fixed, with_interval
 from mlx_loopai.report.publish import picture
+from mlx_loopai.training.compare import POSTHOC
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "experiments.md"
@@ -76,8 +78,10 @@ def replaced(text: str, begin: str, end: str, between: str) -> str:
 
 
 def drawing(document: dict[str, Any]) -> str:
-    """Gain against retention of every arm, as a stand-alone SVG file."""
-    return picture(_read(document))
+    """Gain against retention of every arm as it was trained, as a stand-alone SVG file: twice as many have no room."""
+    comparison = _read(document)
+    trained = tuple(arm for arm in comparison.arms if not arm.name.endswith(POSTHOC))
+    return picture(replace(comparison, arms=trained), height=200.0 + 20 * len(trained))
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -45,11 +45,11 @@ def table(comparison: Comparison) -> str:
     return "\n".join([*lines, "", f"`{comparison.command}`, seed {comparison.seed}, on {comparison.machine}."])
 
 
-def picture(comparison: Comparison) -> str:
+def picture(comparison: Comparison, height: float = 270.0) -> str:
     """Retention against gain as a stand-alone SVG file."""
     gate = Gate()
     spots = retention_spots(comparison.arms, arm_styles(comparison.arms))
-    drawn = scatter(spots, "retention against gain", *AXES, gate.floor)
+    drawn = scatter(spots, "retention against gain", *AXES, gate.floor, height)
     head, _, rest = drawn.markup.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}svg{{background:var(--card)}}</style>{rest}\n'
 

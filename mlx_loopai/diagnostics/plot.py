@@ -43,9 +43,14 @@ _KOREAN_FONTS = (
 
 
 def korean_font() -> str | None:
-    """The first font with Hangul that this machine has, or None: labels are then English."""
-    from matplotlib import font_manager
+    """The first font with Hangul that this machine has, or None: labels are then English.
 
+    Raises: InputError without matplotlib, which whatever draws asks for its font first.
+    """
+    try:
+        from matplotlib import font_manager
+    except ImportError:
+        raise InputError("pictures need matplotlib; pip install 'mlx-loopai[plots]', or add --no-pictures") from None
     known = {font.name for font in font_manager.fontManager.ttflist}
     return next((name for name in _KOREAN_FONTS if name in known), None)
 
@@ -170,13 +175,11 @@ def _label(korean: str, english: str) -> str:
 
 def _figure(count: int) -> tuple[Figure, Sequence[Any]]:
     """Made without pyplot, whose figures live until they are closed."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("pictures need matplotlib; pip install 'mlx-loopai[plots]', or add --no-pictures") from None
-    mpl.rcParams["axes.unicode_minus"] = False
     font = korean_font()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["axes.unicode_minus"] = False
     if font:
         mpl.rcParams["font.family"] = [font, "DejaVu Sans"]
     columns = min(3, count)

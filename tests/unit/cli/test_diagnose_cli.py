@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def test_pictures(name: str, tiny_model_folder: Path, adapter: Path, tmp_path: P
     ended = command_line("diagnose", name, *arguments, "--out", str(tmp_path / "out"))
     assert ended.status == 0, ended.stderr
     assert (tmp_path / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_without_matplotlib_the_arrays_are_kept_and_the_way_on_is_said(
+    tiny_model_folder: Path, tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    ended = command_line("diagnose", "attention", "--model", str(tiny_model_folder), "--out", str(tmp_path / "out"))
+    assert ended.status == 2
+    assert "pip install 'mlx-loopai[plots]'" in ended.stderr
+    assert (tmp_path / "out" / "attention.npz").is_file()
 
 
 def test_an_empty_text_is_said(tiny_model_folder: Path, tmp_path: Path, command_line: CommandLine) -> None:

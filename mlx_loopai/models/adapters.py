@@ -37,7 +37,7 @@ def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash
 def note_retention(folder: Path, figures: Mapping[str, float | str]) -> None:
     """Keep `figures` as the adapter's retention: in adapter_config.json and on its card, in place of older ones.
 
-    Of the card only that section is written; a card without one stays as its owner left it.
+    Of the card only what stands between its markers is written; a card without them stays as its owner left it.
 
     Raises: InputError, OSError.
     """

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 CARD_FILE = "README.md"
 _OWN = ("lora", "base_hash", "base", "recipe", "figures", "retention")
-_RETENTION = "## Retention"
+_BEGIN, _END = "<!-- retention: begin -->", "<!-- retention: end -->"
 _USE = {
     "mlx": "    mlx-loopai generate PROMPT --model BASE --adapter THIS_FOLDER",
     "peft": "    peft.PeftModel.from_pretrained(base, THIS_FOLDER)",
@@ -35,7 +35,7 @@ def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx
         "modules": ", ".join(parameters.get("keys") or ()),
     }
     lines = [*head, "---", "", "# LoRA adapter", "", *_table("", rows)]
-    lines += ["", *_retention(ours.get("retention"))]
+    lines += ["", "## Retention", "", *_retention(ours.get("retention"))]
     if ours.get("figures"):
         lines += ["", "## Training", "", *_table("figure", ours["figures"])]
     recipe = {**(ours.get("recipe") or {}), **{key: value for key, value in ours.items() if key not in _OWN}}
@@ -46,17 +46,15 @@ def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx
 
 
 def with_retention(card: str, figures: Mapping[str, Any]) -> str:
-    """`card` with `figures` in its section on retention; unchanged where it has none."""
-    before, heading, rest = card.partition(f"{_RETENTION}\n")
-    if not heading:
-        return card
-    _, following, after = rest.partition("\n## ")
-    return before + "\n".join([*_retention(figures), ""]) + following + after
+    """`card` with `figures` between its markers of retention; unchanged where it has none: the rest is its owner's."""
+    before, begun, rest = card.partition(_BEGIN)
+    _, ended, after = rest.partition(_END)
+    return before + "\n".join(_retention(figures)) + after if begun and ended else card
 
 
 def _retention(figures: Mapping[str, Any] | None) -> list[str]:
     measured = _table("figure", figures) if figures else ["Not measured; `mlx-loopai evaluate` measures it."]
-    return [_RETENTION, "", *measured]
+    return [_BEGIN, *measured, _END]
 
 
 def _table(name: str, rows: Mapping[str, Any]) -> list[str]:

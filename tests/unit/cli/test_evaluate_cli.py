@@ -111,7 +111,8 @@ def test_retention_is_noted_on_the_adapters_card(
     own = tmp_path / "adapter"
     shutil.copytree(adapter, own)
     card = own / "README.md"
-    card.write_text(card.read_text(encoding="utf-8") + "Written by its owner.\n", encoding="utf-8")
+    own_words = "\n# Licence\nWritten by its owner.\n\n## Use"
+    card.write_text(card.read_text(encoding="utf-8").replace("\n## Use", own_words), encoding="utf-8")
     weights = (own / "adapters.safetensors").read_bytes()
     for _ in range(2):
         document("--model", folder, "--adapter", own, "--limit", 20)

@@ -73,4 +73,4 @@ def test_the_suite_and_the_recipes_can_be_read(program: ModuleType, made: Path) 
     assert [record.messages[0].content for record in dialogue.items] == ["안녕"]
     arms = {name: load_config(made / f"{name}.yaml") for name in program.recipes("nano")}
     assert arms["plain"].replay.source == "none"
-    assert {arm.train.learning_rate for arm in arms.values()} == {5e-4}
+    assert {arm.train.learning_rate for arm in arms.values()} == {2e-4}

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mlx_loopai.errors import InputError, all_problems
 
 PenaltyKind = Literal["none", "kronecker", "sketch", "hierarchical", "fisher", "hlora", "kl"]
+# Penalties that measure nothing on general data and keep nothing from step to step.
+UNMEASURED_PENALTIES: tuple[PenaltyKind, ...] = ("none", "kl")
 RehearsalObjective = Literal["answers", "kl", "both"]
 ReplaySource = Literal["none", "records", "self", "free"]
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
@@ -221,7 +223,7 @@ class RunConfig(_Options):
     @property
     def measures_importance(self) -> bool:
         """Whether the penalty weighs the update by what was measured on general data."""
-        return self.penalty.kind not in ("none", "kl")
+        return self.penalty.kind not in UNMEASURED_PENALTIES
 
     @property
     def needs_rehearsal(self) -> bool:

@@ -103,15 +103,9 @@ def command(
 
 def _note_on_card(folder: Path, document: Mapping[str, Any], suite: str) -> None:
     from mlx_loopai.models.adapters import note_retention
+    from mlx_loopai.training.card import retention_figures
 
-    low, high = document["retention_interval"]
-    figures = {
-        "measured on": Path(suite).name,
-        "retention (GR), 1 for the base": document["retention"],
-        "its 95 % interval": f"{low:.3f} to {high:.3f}",
-        "worst probe": document["retention_min"],
-    }
-    note_retention(folder, figures)
+    note_retention(folder, retention_figures(Path(suite).name, document))
 
 
 def _probes(model: str, adapter: Path | None, limit: int | None, quiet: bool) -> dict[str, Any]:

@@ -173,9 +173,7 @@ def command(**options: Any) -> None:
     decoding = SamplingOptions(**sampling)
     session, examples = _session(given)
     loaded = session.loaded
-    if given.rag is not None:
-        budget = loaded.max_positions - decoding.max_tokens
-        asked = _grounded(asked, given.rag, given, session, examples, budget)
+    asked = _grounded(asked, given, session, examples, loaded.max_positions - decoding.max_tokens)
     constraint = build_constraint(loaded, policy, given.code_fences)
     all_ids = [session.prompt_ids(one, examples) for one in asked]
     job = Job(
@@ -231,13 +229,15 @@ def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
 
 
 def _grounded(
-    prompts: list[Prompt], rag: Path, given: _Given, session: Session, examples: Sequence[Record], budget_tokens: int
+    prompts: list[Prompt], given: _Given, session: Session, examples: Sequence[Record], budget_tokens: int
 ) -> list[Prompt]:
-    """Each prompt with its passages of the index, as far as they fit into `budget_tokens`."""
+    """Each prompt with its passages of the index --rag, as far as they fit into `budget_tokens`; as it is without."""
+    if given.rag is None:
+        return prompts
     from mlx_loopai.generation.grounding import ground_all
     from mlx_loopai.retrieval.index import open_index
 
-    with open_index(rag, given.chroma_url) as index:
+    with open_index(given.rag, given.chroma_url) as index:
         return ground_all(prompts, lambda query: index.search(query, given.rag_top), session, examples, budget_tokens)
 
 

@@ -115,9 +115,10 @@ _SHARES: dict[int, dict[int, tuple[float, Evidence]]] = {
 
 
 def package_versions() -> dict[str, str]:
-    """What a result was made with: the version of Python, of this package and of those that compute, by name."""
-    packages = ("mlx-loopai", "mlx", "mlx-lm", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    """What a result was made with: versions of the system, of Python, of this package and of those that compute."""
+    packages = ("mlx-loopai", "mlx", "mlx-lm", "transformers", "numpy")
+    system = {"system": platform.platform(terse=True), "python": platform.python_version()}
+    return system | {name: version(name) for name in packages}
 
 
 def machine_names() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 
+from mlx_loopai.config import UNMEASURED_PENALTIES
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.phases import PhaseSizes, phase_bytes
 from mlx_loopai.memory.sizes import (
@@ -37,8 +38,6 @@ PYTHON_BYTES = 512 * MIB
 # Freed buffers kept for reuse: every width of a batch asks for the same sizes again.
 _CACHE_SHARE = 0.25
 CACHE_FLOOR_BYTES = 64 * MIB
-# Penalties that keep nothing from step to step.
-STATELESS_PENALTIES = ("none", "kl")
 # Penalties with an importance (D_out, D_in) for every adapted matrix.
 _DENSE_PENALTIES = ("fisher", "hierarchical", "hlora")
 # The distance from the base is a lazy graph: as many chunks of scores are alive, and buffers for each.
@@ -214,7 +213,7 @@ def penalty_bytes(shape: ModelShape, options: StepOptions) -> int:
     if options.diverges:
         rows = min(_DIVERGENCE_CHUNKS * options.chunk_rows, options.micro_tokens)
         distance = 4 * rows * shape.vocab_size * _DIVERGENCE_BUFFERS
-    if options.penalty in STATELESS_PENALTIES:
+    if options.penalty in UNMEASURED_PENALTIES:
         return distance
     vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
     kept = 0

@@ -12,15 +12,14 @@ from mlx_loopai.errors import InputError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 RECOMMENDED = RECIPES / "demo-guarded.yaml"
-PLAIN, MATCHED, RECIPE, GUARDED = "plain", "plain-matched", "recipe", "guarded"
-SELF_SHARE = 0.6667  # of the recommended recipe
+PLAIN, MATCHED, SELF, RECIPE, GUARDED = "plain", "plain-matched", "self", "recipe", "guarded"
 
 # What an arm has beside the domain rows; the rest of `replay` and `penalty` is the recipe's.
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
     PLAIN: {},
     MATCHED: {},
     **{f"replay-{percent}": {"replay": {"source": "records", "share": percent / 100}} for percent in (1, 5, 10)},
-    "self": {"replay": {"source": "self", "share": SELF_SHARE}},
+    SELF: {"replay": {"source": "self"}},
     **{kind: {"penalty": {"kind": kind}} for kind in get_args(PenaltyKind) if kind != "none"},
     # What hlora owes to having trained on general rows first, without its penalty.
     "stage-a": {"penalty": {"kind": "hlora", "strength": 0.0}},
@@ -69,6 +68,8 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         values |= {"replay": ReplayOptions().model_dump(), "penalty": PenaltyOptions().model_dump()}
     for section, changes in ARMS[name].items():
         values[section] |= changes
+    if name == SELF:
+        values["replay"]["share"] = load_config(RECOMMENDED).replay.share
     needs_records = name.startswith("replay-") or ("penalty" in ARMS[name] and name != "kl")
     if needs_records and not recipe.general:
         raise InputError(f"--arms {name}: needs general records; give `general: FILE` in the recipe or by --set")

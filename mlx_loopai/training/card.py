@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def card_notes(config: RunConfig, losses: dict[str, float | None], monitor: Moni
     figures |= {f"nats a token of general answers, {kind}": nll for kind, nll in reading.nll.items()}
     figures |= {f"the same before, {kind}": nll for kind, nll in reading.base_nll.items()}
     return notes | {"retention": figures}
+
+
+def retention_figures(measured_on: str, found: Mapping[str, Any]) -> dict[str, float | str]:
+    """What `note_retention` keeps of `found`, the measures of an adapter by the names that documents give them."""
+    low, high = found["retention_interval"]
+    figures = {
+        "measured on": measured_on,
+        "retention (GR), 1 for the base": found["retention"],
+        "its 95 % interval": f"{low:.3f} to {high:.3f}",
+        "worst probe": found["retention_min"],
+    }
+    gain = found.get("gain")
+    return figures if gain is None else figures | {"gain (DG), 1 for plain LoRA": gain}
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:

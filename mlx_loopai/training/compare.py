@@ -15,8 +15,9 @@ from mlx_loopai.evaluation.measure import comparable
 from mlx_loopai.evaluation.probes import ProbeResult
 from mlx_loopai.evaluation.seeds import gain_over_seeds, retention_over_seeds
 from mlx_loopai.files import cache_folder, write_whole
-from mlx_loopai.models.adapters import load_adapter
+from mlx_loopai.models.adapters import load_adapter, note_retention
 from mlx_loopai.models.load import LoadedModel, load_model
+from mlx_loopai.training.card import retention_figures
 from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.measuring import Measure, Measurement, measure_model
 from mlx_loopai.training.posthoc import Rescaling, rescaled
@@ -137,6 +138,8 @@ def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Meas
             "curve": seeds[0].curve,
             "settings": seeds[0].config.to_yaml(),
         }
+        if not seeds[0].rescaled:
+            _note_on_cards(seeds, entries[name])
     config = first[0].config
     return {"model": config.model, "seed": config.train.seed, "arms": entries}
 
@@ -162,6 +165,14 @@ def _entry(measured: Sequence[Measurement], base: Measurement, plain: Sequence[A
         "general_nll": {name: _mean([one.general.nll[name] for one in measured]) for name in base.general.nll},
         "examples": [asdict(example) for example in measured[0].examples],
     }
+
+
+def _note_on_cards(seeds: Sequence[Arm], entry: Mapping[str, Any]) -> None:
+    """Each seed's adapter says what its arm kept and gained over all of them."""
+    asked = ", ".join(entry["probes"])
+    measured_on = f"{asked}; the mean of {len(seeds)} seeds" if len(seeds) > 1 else asked
+    for arm in seeds:
+        note_retention(RunDirectory(arm.folder).adapter, retention_figures(measured_on, entry))
 
 
 def _seed(arm: Arm, base: Measurement) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.files import write_whole
+from mlx_loopai.files import locked_folder, write_whole
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,8 @@ class RunDirectory:
             raise InputError(
                 f"{self.path}: a file stands where the run's folder should be; give another --out"
             ) from None
-        with (self.path / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(
-                    f"{self.path}: another process is writing this run; wait for it or give another --out"
-                ) from None
+        taken = f"{self.path}: another process is writing this run; wait for it or give another --out"
+        with locked_folder(self.path, taken):
             self._end_last_line()
             try:
                 yield
@@ -98,7 +92,7 @@ class RunDirectory:
             write_whole(self.events, "".join(lines))
 
     def _clear(self) -> None:
-        for file in (self.identity, self.resolved, self.events, self.importance, self.rehearsal, self.path / ".lock"):
+        for file in (self.identity, self.resolved, self.events, self.importance, self.rehearsal):
             file.unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()

@@ -18,6 +18,7 @@ from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow, encode_reco
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import BATCH_ROWS
+from mlx_loopai.memory.machine import Machine, package_versions
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.training.base_states import with_base_states
 from mlx_loopai.training.checkpoint import complete_checkpoints
@@ -101,6 +102,19 @@ def check_identity(run: RunDirectory, config: RunConfig, loaded: LoadedModel, ro
     identity = {"base_hash": loaded.base_hash, "config_digest": config.digest(), "rows_digest": rows.digest}
     write_whole(run.resolved, config.to_yaml())
     write_whole(run.identity, json.dumps(identity | {"version": __version__}, indent=2) + "\n")
+
+
+def record_start(
+    run: RunDirectory, machine: Machine, listener: Listener, resumed_from: str | None, total_steps: int
+) -> None:
+    """Record the event `start` with what the run is made with; say what is no longer as at its last start."""
+    made_with = package_versions() | {"machine": machine.name}
+    starts = [event["versions"] for event in run.read_events() if event["event"] == "start" and "versions" in event]
+    before = starts[-1] if starts else {}
+    changed = [f"{name} {before[name]} -> {now}" for name, now in made_with.items() if before.get(name, now) != now]
+    if changed:
+        listener.notice(f"resumed with other versions: {', '.join(changed)}; its steps may differ from those before")
+    run.record("start", resumed_from=resumed_from, total_steps=total_steps, versions=made_with)
 
 
 def read_rows(config: RunConfig, encoder: ChatEncoder, listener: Listener) -> Rows:

@@ -16,7 +16,7 @@ from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.memory.guard import MemoryWatch, guarded
-from mlx_loopai.memory.machine import package_versions, this_machine
+from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.memory.plan import MemoryPlan, plan
 from mlx_loopai.memory.probes import read_corrections
 from mlx_loopai.models.adapters import save_adapter
@@ -43,6 +43,7 @@ from mlx_loopai.training.prepare import (
     check_identity,
     importance_of_base,
     read_rows,
+    record_start,
     rehearsal_rows,
     selected_rows,
 )
@@ -157,7 +158,7 @@ def _start(
     lora = config.lora.model_copy(update={"layers": memory.lora_layers})
     apply_lora(loaded.model, lora, config.train.seed)
     penalty = None
-    if config.penalty.kind in PENALTIES:
+    if config.measures_importance:
         importance = importance_of_base(
             directory, config, loaded, encoder, rehearsal, listener, memory.importance_tokens
         )
@@ -214,8 +215,7 @@ def _finish(run: _Run, rows: Rows) -> Summary:
     before, loop_started = run.position.supervised_tokens, time.perf_counter()
     resumed_from = str(run.checkpoint) if run.checkpoint else None
     run.directory.forget_after(run.position.step)
-    made_with = package_versions() | {"machine": this_machine().name}
-    run.directory.record("start", resumed_from=resumed_from, total_steps=run.total_steps, versions=made_with)
+    record_start(run.directory, run.memory.machine, run.listener, resumed_from, run.total_steps)
     _loop(run)
     loop_s = time.perf_counter() - loop_started
     loaded, position = run.loaded, run.position

@@ -11,6 +11,7 @@ import pytest
 
 from mlx_loopai.cli.main import main
 from mlx_loopai.evaluation.choices import choose, read_choices
+from mlx_loopai.models.adapters import read_adapter_config
 from mlx_loopai.models.load import load_model
 from mlx_loopai.training import run
 from mlx_loopai.training.arms import RECIPES
@@ -114,6 +115,18 @@ def test_the_document_has_every_arm_seed_and_rate(compared: tuple[Path, dict[str
     page = (compared[0] / "report.html").read_text(encoding="utf-8")
     assert "sketch: retention" in page
     assert "<svg" in page
+
+
+def test_every_adapter_of_a_comparison_says_what_its_arm_kept(compared: tuple[Path, dict[str, Any]]) -> None:
+    out, document = compared
+    arm = document["arms"]["sketch"]
+    for seed in ("seed-0", "seed-1"):
+        folder = RunDirectory(out / "sketch" / f"lr-{arm['learning_rate']:g}" / seed).adapter
+        kept = read_adapter_config(folder)["mlx_loopai"]["retention"]
+        assert kept["measured on"] == "choices; the mean of 2 seeds"
+        assert (kept["retention (GR), 1 for the base"], kept["worst probe"]) == (arm["retention"], arm["retention_min"])
+        assert kept["gain (DG), 1 for plain LoRA"] == arm["gain"]
+        assert f"{arm['gain']:g}"[:4] in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_gate_reads_the_folder(compared: tuple[Path, dict[str, Any]], command_line: Callable[..., Ended]) -> None:

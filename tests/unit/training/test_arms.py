@@ -34,10 +34,11 @@ def test_an_arm_guards_as_its_name_says(guarded: RunConfig, name: str) -> None:
         assert arm == guarded
         return
     changes = ARMS[name]
+    share = guarded.replay.share if name == "self" else changes.get("replay", {}).get("share", 0.0)
     assert arm.penalty.kind == changes.get("penalty", {}).get("kind", "none")
     assert (arm.replay.source, arm.replay.share) == (
         changes.get("replay", {}).get("source", "none"),
-        changes.get("replay", {}).get("share", 0.0),
+        share,
     )
     alike = {"rows_per_step": guarded.train.rows_per_step}
     assert arm.train.model_copy(update=alike) == guarded.train

@@ -24,7 +24,8 @@ from mlx_loopai.training.regularizers import PENALTIES, read_importance
 from mlx_loopai.training.replay import read_source
 from mlx_loopai.training.step import TrainStep
 
-STEP_REPEATS = 21  # a median within 2 % on a machine whose steps vary by a twentieth
+# A median within 2 % where steps vary by a twentieth; fewer where a step takes seconds.
+MOST_REPEATS, LEAST_REPEATS, ENOUGH_S = 25, 5, 20.0
 Cost = tuple[float, int]
 
 
@@ -71,7 +72,10 @@ def measure_step(
     forms = (False, True) if penalty or divergence else (False,)
     seconds: dict[bool, list[float]] = {form: [] for form in forms}
     peaks = dict.fromkeys(forms, 0)
-    for _ in range(STEP_REPEATS + 1):
+    began = time.perf_counter()
+    for repeat in range(MOST_REPEATS + 1):
+        if repeat > LEAST_REPEATS and time.perf_counter() - began > ENOUGH_S:
+            break
         for guarded in forms:
             mx.reset_peak_memory()
             started = time.perf_counter()

@@ -37,6 +37,11 @@ def test_the_page_says_what_happened(document: dict[str, Any]) -> None:
     assert headings == ["verdict", "figures", "probes", "answers", "curves", "settings", "reproduce"]
 
 
+def test_below_chance_nobody_loses_more_than_all(document: dict[str, Any]) -> None:
+    document["arms"]["plain"]["retention"] = -0.04
+    assert "Lost 100.0 % of what the base could do (retention -0.040" in page_of(document).text
+
+
 def test_every_sentence_is_there_in_both_languages(document: dict[str, Any]) -> None:
     page = page_of(document)
     spans = [attributes["class"] for _, attributes in page.elements if attributes.get("class") in ("en", "ko")]

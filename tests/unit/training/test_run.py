@@ -77,7 +77,7 @@ def test_a_run_learns_and_says_so(configure: Callable[..., RunConfig], tmp_path:
     assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 13))
     assert (events[0]["event"], events[-1]["event"]) == ("start", "done")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {".lock", "adapter", "checkpoints", "events.jsonl", "resolved.yaml", "run.json"}
+    assert names == {"adapter", "checkpoints", "events.jsonl", "resolved.yaml", "run.json"}
 
 
 def test_the_same_run_gives_the_same_adapter(configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard) -> None:

@@ -231,7 +231,7 @@ def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
 def _grounded(
     prompts: list[Prompt], given: _Given, session: Session, examples: Sequence[Record], budget_tokens: int
 ) -> list[Prompt]:
-    """Each prompt with its passages of the index --rag, as far as they fit into `budget_tokens`; as it is without."""
+    """Each prompt with its passages of the index --rag, if any, as far as they fit into `budget_tokens`."""
     if given.rag is None:
         return prompts
     from mlx_loopai.generation.grounding import ground_all

@@ -155,7 +155,7 @@ def _kept(arm: Arm) -> Html | None:
         return None
     lost = arm.retention <= FORGETS_BELOW
     # Below chance the loss counts more than the whole: a figure, but no share that anybody can lose.
-    share = figures.percent(min(max(1 - arm.retention, 0.0), 1.0) if lost else arm.retention)
+    share = figures.percent(min(1 - arm.retention, 1.0) if lost else arm.retention)
     english = (
         f"{'Lost' if lost else 'Kept'} {share} of what the base could do (retention {figures.fixed(arm.retention)}"
     )

@@ -36,8 +36,9 @@ def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
 
     What `kronecker_penalty` is with the full input covariance in place of its diagonal: a low-rank update moves along
     directions that general inputs share, and the diagonal cannot see them (docs/experiments.md). Exact in x and
-    without a dense matrix: with Z = X A for the activations X (N, D_in), the inner sum is
-    s^2 tr(Z^T Z / N  B diag(u) B^T), O(N R D_in + R^2 D_out) a layer. Anchored at the base.
+    without a dense update: with C = X^T X / N for the activations X (N, D_in), the inner sum is
+    s^2 tr(A^T C A  B diag(u) B^T). C A costs O(min(D_in, 2 N) R D_in) a layer, the rest O((D_in + D_out) R^2).
+    Anchored at the base.
     """
 
     stacks = [_Stack.of(importance, rows) for rows in _alike(importance)]
@@ -53,36 +54,36 @@ def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
 class _Stack:
     """Layers of equal shapes, computed together: a step has time for few operations, not for some per layer.
 
-    names: L rows of M layers that read the same input; activations (L, N, D_in); outputs: c_l u_l (L, 1, D_out) for
-    each of the M.
+    names: L rows of M layers that read the same input; covariance: C A (L, D_in, R) of A (L, D_in, R), where C is that
+    of the inputs of each row; outputs: c_l u_l (L, 1, D_out) for each of the M.
     """
 
     names: list[list[str]]
-    activations: mx.array
+    covariance: Callable[[mx.array], mx.array]
     outputs: list[mx.array]
 
     @staticmethod
     def of(importance: Importance, names: list[list[str]]) -> _Stack:
-        activations = mx.stack([importance.activations[row[0]] for row in names])
         outputs = [
             mx.stack([importance.coefficients[name] * importance.output[name] for name in column])[:, None]
             for column in zip(*names, strict=True)
         ]
-        mx.eval(activations, outputs)
-        return _Stack(names, activations, outputs)
+        mx.eval(outputs)
+        return _Stack(names, _covariance(mx.stack([importance.activations[row[0]] for row in names])), outputs)
 
     def drift(self, layers: dict[str, LoRALinear]) -> mx.array:
         """sum_l c_l sum_i u_i mean_t (DW x_t)_i^2 over the layers of this stack; the gradient comes with it.
 
-        With Z = X A and K = B diag(c u) B^T the gradients are 2 s^2 X^T Z K / N and 2 s^2 (Z^T Z / N) B diag(c u): half
-        the operations of taking them back through the sum.
+        With K = B diag(c u) B^T the gradients are 2 s^2 C A K and 2 s^2 (A^T C A) B diag(c u): half the operations of
+        taking them back through the sum.
         """
         names = [name for row in self.names for name in row]
         scale = layers[names[0]].scale ** 2
+        width = len(self.outputs)
 
         def forward(*factors: mx.array) -> tuple[mx.array, ...]:
-            value, pulls_a, pulls_b = self._with_gradients(factors[: len(names)], factors[len(names) :])
-            return (scale * value, *(2 * scale * pull for pull in (pulls_a, *pulls_b)))
+            value, pulls = self._with_gradients(factors[: len(names)], factors[len(names) :])
+            return (scale * value, *(2 * scale * pull for pull in pulls))
 
         drift = mx.custom_function(forward)
 
@@ -90,34 +91,47 @@ class _Stack:
         def backward(
             primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
         ) -> tuple[mx.array, ...]:
-            height, width = len(self.names), len(self.names[0])
-            pulls_a, *pulls_b = (cotangents[0] * output for output in outputs[1:])
-            columns = mx.split(pulls_a, width, axis=2)
-            places = [(row, column) for row in range(height) for column in range(width)]
-            return (*(columns[c][r] for r, c in places), *(pulls_b[c][r] for r, c in places))
+            pulls = [cotangents[0] * output for output in outputs[1:]]
+            return tuple(
+                column[row]
+                for of_factor in (pulls[:width], pulls[width:])
+                for row in range(len(self.names))
+                for column in of_factor
+            )
 
         factors = [layers[name].lora_a for name in names] + [layers[name].lora_b for name in names]
         return drift(*factors)[0]
 
-    def _with_gradients(
-        self, a: Sequence[mx.array], b: Sequence[mx.array]
-    ) -> tuple[mx.array, mx.array, list[mx.array]]:
-        """The drift at scale 1, and half its gradients: (L, D_in, M R) for all `a`, (L, R, D_out) a column of `b`."""
-        width, rank, x = len(self.outputs), a[0].shape[1], self.activations
-        stacked = mx.stack([mx.concatenate(list(a[at : at + width]), axis=1) for at in range(0, len(a), width)])
-        # In the activations' dtype: a float32 copy of all of them would double what the penalty keeps.
-        low = (x @ stacked.astype(x.dtype)).astype(mx.float32)
-        value, mixed, pulls_b = mx.zeros(()), [], []
+    def _with_gradients(self, a: Sequence[mx.array], b: Sequence[mx.array]) -> tuple[mx.array, list[mx.array]]:
+        """The drift at scale 1, and half its gradients: M of (L, D_in, R) for all `a`, M of (L, R, D_out) for `b`."""
+        value, pulls_a, pulls_b = mx.zeros(()), [], []
         for column, output in enumerate(self.outputs):
-            own = low[:, :, column * rank : (column + 1) * rank]
-            up = mx.stack(list(b[column::width]))
-            inner, weighted = mx.swapaxes(own, 1, 2) @ own / own.shape[1], up * output
-            outer = weighted @ mx.swapaxes(up, 1, 2)
+            down = mx.stack(list(a[column :: len(self.outputs)]))
+            up = mx.stack(list(b[column :: len(self.outputs)]))
+            moved, weighted = self.covariance(down), up * output
+            inner, outer = mx.swapaxes(down, 1, 2) @ moved, weighted @ mx.swapaxes(up, 1, 2)
             value = value + (inner * outer).sum()
-            mixed.append(own @ outer / own.shape[1])
+            pulls_a.append(moved @ outer)
             pulls_b.append(inner @ weighted)
-        pull_a = mx.swapaxes(x, 1, 2) @ mx.concatenate(mixed, axis=2).astype(x.dtype)
-        return value, pull_a.astype(mx.float32), pulls_b
+        return value, pulls_a + pulls_b
+
+
+def _covariance(activations: mx.array) -> Callable[[mx.array], mx.array]:
+    """A (L, D, R) -> X^T X A / N of activations X (L, N, D), by whichever of X^T X and X is less work."""
+    _, count, size = activations.shape
+    if size < 2 * count:
+        wide = activations.astype(mx.float32)
+        square = mx.swapaxes(wide, 1, 2) @ wide / count
+        mx.eval(square)
+        return lambda a: square @ a
+    mx.eval(activations)
+
+    def through(a: mx.array) -> mx.array:
+        # In the activations' dtype: a float32 copy of all of them would double what the penalty keeps.
+        seen = activations @ a.astype(activations.dtype)
+        return (mx.swapaxes(activations, 1, 2) @ seen).astype(mx.float32) / count
+
+    return through
 
 
 def _alike(importance: Importance) -> list[list[list[str]]]:

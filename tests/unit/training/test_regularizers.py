@@ -13,10 +13,10 @@ from mlx_loopai.training.dense_importance import DenseImportance
 from mlx_loopai.training.importance import Importance
 from mlx_loopai.training.regularizers import PENALTIES, dense_penalty
 
-N = 11
+FEW, MANY = 5, 40  # activations: fewer than half of any layer's inputs, and more than half of all of them
 
 
-def drawn(model: nn.Module) -> Importance:
+def drawn(model: nn.Module, count: int = FEW) -> Importance:
     generator = np.random.default_rng(0)
     layers = lora_modules(model)
 
@@ -27,7 +27,7 @@ def drawn(model: nn.Module) -> Importance:
     n_in = [layer.lora_a.shape[0] for layer in layers.values()]
     n_out = [layer.lora_b.shape[1] for layer in layers.values()]
     coefficients = {name: float(generator.uniform(0.5, 2)) for name in layers}
-    activations = arrays(*((N, size) for size in n_in))
+    activations = arrays(*((count, size) for size in n_in))
     for name in layers:  # as in a model: q, k and v read the same input
         parent, _, last = name.rpartition(".")
         activations[name] = activations[f"{parent}.q_proj"] if last in ("k_proj", "v_proj") else activations[name]
@@ -46,7 +46,7 @@ def dense(kind: str, model: nn.Module, importance: Importance) -> tuple[float, d
         a, b = np.array(layer.lora_a, np.float64), np.array(layer.lora_b, np.float64)
         outputs = importance.coefficients[name] * np.diag(np.array(importance.output[name], np.float64))
         x = np.array(importance.activations[name], np.float64)
-        inputs = np.diag(np.array(importance.input[name], np.float64)) if kind == "kronecker" else x.T @ x / N
+        inputs = np.diag(np.array(importance.input[name], np.float64)) if kind == "kronecker" else x.T @ x / len(x)
         update = layer.scale * (a @ b).T
         total += np.trace(outputs @ update @ inputs @ update.T)
         pull = 2 * layer.scale * outputs @ update @ inputs  # (D_out, D_in)
@@ -55,10 +55,15 @@ def dense(kind: str, model: nn.Module, importance: Importance) -> tuple[float, d
     return total, gradients
 
 
-@pytest.mark.parametrize("kind", ["kronecker", "sketch"])
-def test_value_and_gradient_are_those_of_the_dense_sum(adapted: Callable[..., nn.Module], kind: str) -> None:
+@pytest.mark.parametrize(("kind", "count"), [("kronecker", FEW), ("sketch", FEW), ("sketch", MANY)])
+def test_value_and_gradient_are_those_of_the_dense_sum(
+    adapted: Callable[..., nn.Module], kind: str, count: int
+) -> None:
     model = adapted()
-    importance = drawn(model)
+    sizes = {layer.lora_a.shape[0] for layer in lora_modules(model).values()}
+    assert min(sizes) >= 2 * FEW
+    assert max(sizes) < 2 * MANY
+    importance = drawn(model, count)
     penalty = PENALTIES[kind](importance)
     value, gradients = nn.value_and_grad(model, lambda: penalty(model))()
     expected, expected_gradients = dense(kind, model, importance)

@@ -18,7 +18,6 @@ import argparse
 import csv
 import json
 import random
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ import numpy as np
 
 from mlx_loopai.benchmark.conditions import SystemReader, read_machine
 from mlx_loopai.data.sentences import sentence_units
+from mlx_loopai.marked import with_marked
 from mlx_loopai.retrieval.bm25 import Bm25, build_bm25
 from mlx_loopai.retrieval.index import build_index, open_index
 from mlx_loopai.retrieval.store import MANIFEST
@@ -160,9 +160,7 @@ def _timed(run: Callable[[], object]) -> float:
 def with_tables(document: str, results: dict[str, Any]) -> str:
     """The document with its tables made of `results`."""
     for name, table in (("quality", quality_table), ("speed", speed_table)):
-        marked = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
-        text = table(results[name]) if name in results else "Not measured.\n"
-        document = re.sub(marked, lambda found, text=text: found[1] + text + found[2], document, flags=re.S)
+        document = with_marked(document, name, table(results[name]) if name in results else "Not measured.")
     return document
 
 
@@ -179,7 +177,7 @@ def quality_table(results: dict[str, Any]) -> str:
         f"{name} +{found['gain_r1']:.3f} ({found['gain_r1_interval'][0]:.3f} to {found['gain_r1_interval'][1]:.3f})"
         for name, found in results.items()
     )
-    return "\n".join([*lines, "", f"Gain in R@1 with its paired 95 % bootstrap interval: {gains}.", ""])
+    return "\n".join([*lines, "", f"Gain in R@1 with its paired 95 % bootstrap interval: {gains}."])
 
 
 def speed_table(found: dict[str, Any]) -> str:
@@ -187,7 +185,7 @@ def speed_table(found: dict[str, Any]) -> str:
     figures = " | ".join(f"{found[key]:.1f} ms" for key in ("median_ms", "p95_ms", "max_ms"))
     row = f"| {found['passages']} | {found['questions']} | {figures} | {found['open_s']:.1f} s |\n"
     machine = f"{found['machine']['chip']}, {found['machine']['cores']} cores, {found['machine']['system']}"
-    return f"{head}{row}\n{machine}.\n"
+    return f"{head}{row}\n{machine}."
 
 
 if __name__ == "__main__":

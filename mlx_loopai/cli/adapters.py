@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options
 
 if TYPE_CHECKING:
     from converters.fuse import Survival
@@ -174,18 +175,7 @@ def inspect_command(folder: Path, as_json: bool) -> None:
 @click.option("--base", required=True, help="The model the adapter was trained on: a folder, or a hub id.")
 @out_option
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the dense weights; the base's own.")
-@click.option(
-    "--quantize",
-    type=click.Choice(["2", "3", "4", "5", "6", "8", "mxfp4", "mxfp8", "nvfp4"]),
-    help="Quantise the result; a quantised base keeps its forms without it.",
-)
-@click.option("--group-size", type=click.Choice(["32", "64", "128"]), help="Weights that share a scale; 64.")
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="NAME=FORM",
-    help="Another form for the matrices of that name, such as lm_head=8bit or layers.0.*=bf16; repeatable.",
-)
+@quantization_options(MLX_FORMS, "Quantise the result; a quantised base keeps its forms without it.")
 @click.option(
     "--allow-loss", is_flag=True, help="Keep the quantisation even where less than 90 % of the update survives."
 )
@@ -198,7 +188,7 @@ def fuse_command(
     out: Path,
     dtype: str | None,
     quantize: str | None,
-    group_size: str | None,
+    group_size: int | None,
     keep: tuple[str, ...],
     allow_loss: bool,
     force: bool,
@@ -212,8 +202,7 @@ def fuse_command(
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
 
-    size = int(group_size) if group_size else None
-    target = Target(dtype=dtype, quantize=quantize, group_size=size, keep=keep)
+    target = Target(dtype=dtype, quantize=quantize, group_size=group_size, keep=keep)
     with progress(None, "fusing", quiet, "bytes") as bar:
         done = fuse(folder, base, out, target, allow_loss, force, bar.advance)
     least = min(survival.share for survival in done.survival.values())

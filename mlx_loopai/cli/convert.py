@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options
+
 if TYPE_CHECKING:
     from converters.convert import Conversion
 
@@ -142,17 +144,8 @@ def _print_summary(document: dict[str, Any]) -> None:
     show_default=True,
     help="An MLX folder, a Hugging Face folder, or one GGUF file.",
 )
-@click.option(
-    "--quantize",
-    type=click.Choice(["2", "3", "4", "5", "6", "8", "mxfp4", "mxfp8", "nvfp4", "q8_0", "q4_0"]),
-    help="Quantise the matrices: bits or a float form for mlx, q8_0 or q4_0 for gguf.",
-)
-@click.option("--group-size", type=click.Choice(["32", "64", "128"]), help="Weights that share a scale (mlx; 64).")
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="NAME=FORM",
-    help="Another form for the matrices of that name, such as lm_head=8bit or layers.0.*=bf16; repeatable (mlx).",
+@quantization_options(
+    (*MLX_FORMS, "q8_0", "q4_0"), "Quantise the matrices: bits or a float form for mlx, q8_0 or q4_0 for gguf."
 )
 @click.option("--verify", "check", is_flag=True, help="Read the output again, compare every tensor and run the model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -165,7 +158,7 @@ def command(
     dtype: str | None,
     to: str,
     quantize: str | None,
-    group_size: str | None,
+    group_size: int | None,
     keep: tuple[str, ...],
     check: bool,
     as_json: bool,
@@ -182,7 +175,7 @@ def command(
     from converters.writers.target import Target
     from mlx_loopai.errors import Interrupted
 
-    target = Target(to, dtype, quantize, int(group_size) if group_size else None, keep)
+    target = Target(to, dtype, quantize, group_size, keep)
     try:
         with _progress(quiet) as on_progress:
             done = convert(

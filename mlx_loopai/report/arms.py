@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlx_loopai.errors import InputError
+from mlx_loopai.marked import with_marked
 from mlx_loopai.report.documents import Arm, Comparison, comparison_of
 from mlx_loopai.report.figures import duration, fixed, with_interval
 from mlx_loopai.report.publish import picture
@@ -34,11 +34,6 @@ def result(name: str) -> Path:
 def drawn(name: str) -> Path:
     """Where its picture is."""
     return ROOT / "docs" / f"{name}.svg"
-
-
-def markers(name: str) -> tuple[str, str]:
-    """What stands before and after its table."""
-    return f"<!-- {name} table: begin -->", f"<!-- {name} table: end -->"
 
 
 def table(document: dict[str, Any], name: str) -> str:
@@ -64,17 +59,8 @@ def table(document: dict[str, Any], name: str) -> str:
 
 
 def with_table(text: str, document: dict[str, Any], name: str) -> str:
-    """`text` with the table between its markers replaced. Raises: InputError without markers."""
-    return replaced(text, *markers(name), table(document, name))
-
-
-def replaced(text: str, begin: str, end: str, between: str) -> str:
-    """`text` with `between` in place of what stands between two markers. Raises: InputError without them."""
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise InputError(f"{DOCUMENT}: no table markers; keep the lines {begin} and {end}")
-    return f"{before}{begin}\n{between}\n{end}{after}"
+    """`text` with the comparison's table. Raises: InputError without its markers."""
+    return with_marked(text, f"{name} table", table(document, name))
 
 
 def drawing(document: dict[str, Any]) -> str:

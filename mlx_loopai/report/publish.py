@@ -6,10 +6,10 @@ python -m mlx_loopai.report.publish        after  cp runs/demo/demo.json docs/re
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.marked import with_marked
 from mlx_loopai.report.comparison import AXES, arm_styles, retention_spots
 from mlx_loopai.report.documents import Comparison, comparison_of
 from mlx_loopai.report.figures import count, duration, fixed, with_interval
@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "docs" / "results" / "demo.json"
 PICTURE = ROOT / "docs" / "demo.svg"
 READMES = (ROOT / "README.md", ROOT / "README.ko.md")
-_TABLE = re.compile(r"(<!-- demo table: begin -->\n).*?(<!-- demo table: end -->)", re.DOTALL)
 
 
 def table(comparison: Comparison) -> str:
@@ -55,8 +54,8 @@ def picture(comparison: Comparison, height: float = 270.0) -> str:
 
 
 def with_table(readme: str, comparison: Comparison) -> str:
-    """README with the table between its markers replaced."""
-    return _TABLE.sub(lambda found: f"{found[1]}{table(comparison)}\n{found[2]}", readme)
+    """README with the comparison's table. Raises: InputError without its markers."""
+    return with_marked(readme, "demo table", table(comparison))
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mlx_loopai.report.arms import DOCUMENT, markers, replaced
+from mlx_loopai.marked import with_marked
+from mlx_loopai.report.arms import DOCUMENT
 from mlx_loopai.training.events import RunDirectory
 
 RESULT = DOCUMENT.parent / "results" / "monitor.json"
-BEGIN, END = markers("monitor")
 _STEPS = (5, 10, 15, 20, 25, 30, 50, 75, 100)
 
 
@@ -50,8 +50,8 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def with_table(text: str, runs: dict[str, dict[str, Any]]) -> str:
-    """`text` with the table between its markers replaced. Raises: InputError without markers."""
-    return replaced(text, BEGIN, END, table(runs))
+    """`text` with the table of `runs`. Raises: InputError without its markers."""
+    return with_marked(text, "monitor table", table(runs))
 
 
 def read_result() -> dict[str, dict[str, Any]]:

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlx_loopai.report.arms import DOCUMENT, markers, replaced
+from mlx_loopai.marked import with_marked
+from mlx_loopai.report.arms import DOCUMENT
 
 RESULT = DOCUMENT.parent / "results" / "rescalings.json"
-BEGIN, END = markers("rescalings")
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
@@ -30,8 +30,8 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def with_table(text: str, runs: dict[str, list[dict[str, Any]]]) -> str:
-    """`text` with the table between its markers replaced. Raises: InputError without markers."""
-    return replaced(text, BEGIN, END, table(runs))
+    """`text` with the table of `runs`. Raises: InputError without its markers."""
+    return with_marked(text, "rescalings table", table(runs))
 
 
 def read_result() -> dict[str, list[dict[str, Any]]]:

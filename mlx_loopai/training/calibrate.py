@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
-from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
+from mlx_loopai.marked import with_marked
 from mlx_loopai.memory.calibration import fit, is_held_out, options_of, table, transient_table
 from mlx_loopai.memory.sizes import CONSTANTS, StepOptions
 from mlx_loopai.units import MIB
@@ -207,15 +207,8 @@ def write_tables() -> None:
 
 
 def with_tables(document: str, rows: Sequence[dict[str, Any]]) -> str:
-    """`document` with what stands between its markers replaced. Raises: InputError without markers."""
-    for name, text in (("memory table", table(rows)), ("transient table", transient_table(rows))):
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, found, rest = document.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not found or not closed:
-            raise InputError(f"{DOCUMENT}: no markers for the {name}; keep the lines {begin} and {end}")
-        document = f"{before}{begin}\n{text}\n{end}{after}"
-    return document
+    """`document` with its tables made of `rows`. Raises: InputError without their markers."""
+    return with_marked(with_marked(document, "memory table", table(rows)), "transient table", transient_table(rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -22,11 +22,11 @@ import click
 
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.data.samples import corpus, skills
-from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.judge import constant_guess
 from mlx_loopai.evaluation.measure import compare as retained
 from mlx_loopai.evaluation.probes import Probe
 from mlx_loopai.files import cache_folder
+from mlx_loopai.marked import with_marked
 from mlx_loopai.models.load import load_model
 from mlx_loopai.training.compare import BASE, run_arm
 from mlx_loopai.training.measuring import Measure, Measurement, measure_model
@@ -35,7 +35,6 @@ from mlx_loopai.training.pretrain import EPOCHS
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "demo-sweep.jsonl"
 DOCUMENT = ROOT / "docs" / "experiments.md"
-BEGIN, END = "<!-- sweep table: begin -->", "<!-- sweep table: end -->"
 OPEN_ITEMS = 60
 _COLUMNS = (
     "arm",
@@ -71,12 +70,8 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def with_table(document: str, results: list[dict[str, Any]]) -> str:
-    """`document` with the table between its markers replaced. Raises: InputError without markers."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"{DOCUMENT}: no sweep table markers; keep the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+    """`document` with the table of `results`. Raises: InputError without its markers."""
+    return with_marked(document, "sweep table", table(results))
 
 
 def read_results() -> list[dict[str, Any]]:

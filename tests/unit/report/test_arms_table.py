@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from mlx_loopai.errors import InputError
 from mlx_loopai.report import arms
 
 
@@ -46,22 +45,9 @@ def test_likelihoods_of_several_texts_are_the_last_columns(compared: dict[str, A
     assert all(row.endswith("| 1.250 | 0.500 |") for row in rows)
 
 
-def test_a_document_without_markers_is_refused(compared: dict[str, Any]) -> None:
-    begin, end = arms.markers("arms")
-    text = f"# Experiments\n{begin}\nold\n{end}\nend\n"
-    table = arms.table(compared, "arms")
-    assert arms.with_table(text, compared, "arms") == f"# Experiments\n{begin}\n{table}\n{end}\nend\n"
-    with pytest.raises(InputError, match="markers"):
-        arms.with_table("# Experiments\n", compared, "arms")
-
-
 @pytest.mark.parametrize("name", ["arms", "real"])
 def test_the_committed_table_is_made_from_the_committed_result(name: str) -> None:
     text = arms.DOCUMENT.read_text(encoding="utf-8")
-    begin, end = arms.markers(name)
-    if not arms.result(name).exists():
-        assert "Not measured yet" in text.partition(begin)[2].partition(end)[0]
-        return
     document = arms.read_result(arms.result(name))
     assert arms.with_table(text, document, name) == text
     assert arms.drawn(name).read_text(encoding="utf-8") == arms.drawing(document)

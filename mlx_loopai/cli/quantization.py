@@ -1,0 +1,39 @@
+"""The options that say in which form the matrices are written, for every command that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+# The forms of an MLX folder; GGUF has its own.
+MLX_FORMS = ("2", "3", "4", "5", "6", "8", "mxfp4", "mxfp8", "nvfp4")
+
+
+def quantization_options(forms: tuple[str, ...], note: str) -> Callable[[_Command], _Command]:
+    """--quantize (one of `forms`; `note` is its help), --group-size (an int or None) and --keep (a tuple)."""
+    options = (
+        click.option("--quantize", type=click.Choice(forms), help=note),
+        click.option(
+            "--group-size",
+            type=click.Choice(["32", "64", "128"]),
+            callback=lambda _context, _option, value: int(value) if value else None,
+            help="Weights that share a scale (mlx; 64).",
+        ),
+        click.option(
+            "--keep",
+            multiple=True,
+            metavar="NAME=FORM",
+            help="Another form for the matrices of that name, such as lm_head=8bit or layers.0.*=bf16;"
+            " repeatable (mlx).",
+        ),
+    )
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

@@ -160,7 +160,8 @@ def _timed(run: Callable[[], object]) -> float:
 def with_tables(document: str, results: dict[str, Any]) -> str:
     """The document with its tables made of `results`."""
     for name, table in (("quality", quality_table), ("speed", speed_table)):
-        document = with_marked(document, name, table(results[name]) if name in results else "Not measured.")
+        text = table(results[name]) if name in results else "Not measured."
+        document = with_marked(document, name, text, DOCUMENT)
     return document
 
 

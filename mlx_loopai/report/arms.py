@@ -60,7 +60,7 @@ def table(document: dict[str, Any], name: str) -> str:
 
 def with_table(text: str, document: dict[str, Any], name: str) -> str:
     """`text` with the comparison's table. Raises: InputError without its markers."""
-    return with_marked(text, f"{name} table", table(document, name))
+    return with_marked(text, f"{name} table", table(document, name), DOCUMENT)
 
 
 def drawing(document: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def picture(comparison: Comparison, height: float = 270.0) -> str:
 
 def with_table(readme: str, comparison: Comparison) -> str:
     """README with the comparison's table. Raises: InputError without its markers."""
-    return with_marked(readme, "demo table", table(comparison))
+    return with_marked(readme, "demo table", table(comparison), "README")
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 
 def with_table(text: str, runs: dict[str, dict[str, Any]]) -> str:
     """`text` with the table of `runs`. Raises: InputError without its markers."""
-    return with_marked(text, "monitor table", table(runs))
+    return with_marked(text, "monitor table", table(runs), DOCUMENT)
 
 
 def read_result() -> dict[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 def with_table(text: str, runs: dict[str, list[dict[str, Any]]]) -> str:
     """`text` with the table of `runs`. Raises: InputError without its markers."""
-    return with_marked(text, "rescalings table", table(runs))
+    return with_marked(text, "rescalings table", table(runs), DOCUMENT)
 
 
 def read_result() -> dict[str, list[dict[str, Any]]]:

@@ -208,7 +208,9 @@ def write_tables() -> None:
 
 def with_tables(document: str, rows: Sequence[dict[str, Any]]) -> str:
     """`document` with its tables made of `rows`. Raises: InputError without their markers."""
-    return with_marked(with_marked(document, "memory table", table(rows)), "transient table", transient_table(rows))
+    for name, text in (("memory table", table(rows)), ("transient table", transient_table(rows))):
+        document = with_marked(document, name, text, DOCUMENT)
+    return document
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def with_table(document: str, results: list[dict[str, Any]]) -> str:
     """`document` with the table of `results`. Raises: InputError without its markers."""
-    return with_marked(document, "sweep table", table(results))
+    return with_marked(document, "sweep table", table(results), DOCUMENT)
 
 
 def read_results() -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mlx_loopai.errors import InputError
 from mlx_loopai.report import arms
 
 
@@ -43,6 +44,15 @@ def test_likelihoods_of_several_texts_are_the_last_columns(compared: dict[str, A
     head, _, *rows = [line for line in arms.table(compared, "arms").splitlines() if line.startswith("|")]
     assert head.endswith("| NLL maths | NLL code |")
     assert all(row.endswith("| 1.250 | 0.500 |") for row in rows)
+
+
+def test_a_document_without_markers_is_refused(compared: dict[str, Any]) -> None:
+    begin, end = "<!-- arms table: begin -->", "<!-- arms table: end -->"
+    text = f"# Experiments\n{begin}\nold\n{end}\nend\n"
+    table = arms.table(compared, "arms")
+    assert arms.with_table(text, compared, "arms") == f"# Experiments\n{begin}\n{table}\n{end}\nend\n"
+    with pytest.raises(InputError, match="markers"):
+        arms.with_table("# Experiments\n", compared, "arms")
 
 
 @pytest.mark.parametrize("name", ["arms", "real"])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mlx_loopai.errors import InputError
 from mlx_loopai.report import readings
 
 
 def test_the_committed_table_is_made_from_the_committed_result() -> None:
     text = readings.DOCUMENT.read_text(encoding="utf-8")
     assert readings.with_table(text, readings.read_result()) == text
+    with pytest.raises(InputError, match="markers"):
+        readings.with_table("# Experiments\n", {})
 
 
 def test_times_are_those_between_events() -> None:

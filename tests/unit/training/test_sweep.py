@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mlx_loopai.data.samples import corpus, skills
+from mlx_loopai.errors import InputError
 from mlx_loopai.training import sweep
 
 
@@ -18,3 +21,8 @@ def test_options_are_chosen_on_questions_that_are_neither_probed_nor_rehearsed()
     assert asked
     assert not asked & probed
     assert not asked & rehearsed
+
+
+def test_a_document_without_markers_is_refused() -> None:
+    with pytest.raises(InputError, match="markers"):
+        sweep.with_table("# Experiments\n", [])

@@ -69,11 +69,11 @@ bench-mac: $(VENV)/.ready-bench
 	$(RACE) train --vocabulary 151936 --equal-length 2048 --rows-per-step 1 --backends mlx-loopai,mlx-lm,torch-mps \
 		--out bench/results/mac-train-vocabulary.json
 	$(RACE) generate --model $(MODEL) --backends mlx-loopai,mlx-lm,torch-mps --out bench/results/mac-generate.json
-	$(BIN)/python -m mlx_loopai.benchmark.publish
+	$(BIN)/python -m tools.publish_races
 
 docs: setup
-	$(BIN)/python -m mlx_loopai.benchmark.publish
-	$(BIN)/python -m mlx_loopai.cli.help_text docs/help.md
+	$(BIN)/python -m tools.publish_races
+	$(BIN)/python -m tools.help_text docs/help.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

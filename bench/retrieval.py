@@ -28,11 +28,11 @@ import numpy as np
 
 from mlx_loopai.benchmark.conditions import SystemReader, read_machine
 from mlx_loopai.data.sentences import sentence_units
-from mlx_loopai.marked import with_marked
 from mlx_loopai.retrieval.bm25 import Bm25, build_bm25
 from mlx_loopai.retrieval.index import build_index, open_index
 from mlx_loopai.retrieval.store import MANIFEST
 from mlx_loopai.retrieval.terms import Terms, text_terms
+from tools.doc_markers import with_marked
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "retrieval.md"

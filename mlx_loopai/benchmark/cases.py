@@ -14,12 +14,12 @@ import numpy.typing as npt
 from mlx.utils import tree_flatten
 
 from mlx_loopai.config import LoraOptions
+from mlx_loopai.data.sources import read_source
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import NANO_FOLDER, TOKENIZER_FILES, build_model, load_model, load_tokenizer
 from mlx_loopai.models.lora import apply_lora
-from mlx_loopai.training.replay import read_source
 
 FIXED_ROWS = 16
 HELD_OUT_ROWS = 64

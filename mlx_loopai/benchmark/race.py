@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.benchmark.cases import CaseRows, GenerateCase, TrainCase, write_train_case
-from mlx_loopai.benchmark.measured import BatchMeasured, TrainMeasured
 from mlx_loopai.benchmark.protocol import Figure, OnTurn, RunJob, paired_ratio, take_turns
+from mlx_loopai.benchmark.race_results import BatchMeasured, TrainMeasured
 from mlx_loopai.benchmark.roofline import Peak, decoding_bytes, share_of_peak, training_flops
 from mlx_loopai.benchmark.worker import Job
 from mlx_loopai.models.shape import ModelShape

@@ -6,10 +6,10 @@ from typing import Any
 
 from mlx_loopai.benchmark.costs import Price, rate_of_equal_cost
 from mlx_loopai.benchmark.results import rate_name
-from mlx_loopai.report.elements import element
-from mlx_loopai.report.figures import UNKNOWN, count, duration, fixed, percent, size
-from mlx_loopai.report.style import STYLE
-from mlx_loopai.report.svg import WIDTH
+from mlx_loopai.report.kit.elements import element
+from mlx_loopai.report.kit.figures import UNKNOWN, count, duration, fixed, percent, size
+from mlx_loopai.report.kit.style import STYLE
+from mlx_loopai.report.kit.svg import WIDTH
 
 _LABEL, _BAR, _TOP = 96.0, 22.0, 26.0
 

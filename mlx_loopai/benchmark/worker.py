@@ -17,7 +17,7 @@ from typing import Any
 import mlx_loopai  # noqa: F401
 from mlx_loopai.benchmark.backends import Side, open_side
 from mlx_loopai.benchmark.cases import GenerateCase, read_train_case
-from mlx_loopai.benchmark.measured import BatchMeasured, GenerateMeasured, StepClock, TrainMeasured
+from mlx_loopai.benchmark.race_results import BatchMeasured, GenerateMeasured, StepClock, TrainMeasured
 from mlx_loopai.errors import LoopaiError
 
 

@@ -12,8 +12,8 @@ from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options
 
 if TYPE_CHECKING:
     from converters.fuse import Survival
+    from mlx_loopai.experiments.tune import Tuned
     from mlx_loopai.models.adapter_folder import Adapter
-    from mlx_loopai.training.tune import Tuned
 
 FOLDER = click.Path(path_type=Path)
 out_option = click.option("--out", type=FOLDER, required=True, help="Folder to create; never overwritten.")
@@ -134,9 +134,9 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.config import load_config
     from mlx_loopai.errors import InputError
-    from mlx_loopai.training.compare import trained_model
-    from mlx_loopai.training.events import RunDirectory
-    from mlx_loopai.training.tune import tune, write_rescaled
+    from mlx_loopai.experiments.comparison import trained_model
+    from mlx_loopai.experiments.tune import tune, write_rescaled
+    from mlx_loopai.runs.directory import RunDirectory
 
     config = load_config(RunDirectory(run).resolved)
     rows = held_out or config.validation

@@ -99,10 +99,10 @@ def command(
     --json prints a JSON document a line for every answer. When the conversation no longer fits the context, its oldest
     turns leave, and a line says so.
     """
+    from mlx_loopai.generation.answer_stream import policy_of
     from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
     from mlx_loopai.generation.constraint import build_constraint
     from mlx_loopai.generation.genres import shown_first
-    from mlx_loopai.generation.outlet import policy_of
     from mlx_loopai.generation.sampling import SamplingOptions
     from mlx_loopai.generation.session import open_session
     from mlx_loopai.text.alphabet import Scripts

@@ -13,7 +13,7 @@ from mlx_loopai.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from mlx_loopai.config import RunConfig
-    from mlx_loopai.training.measuring import Measure
+    from mlx_loopai.experiments.measurement import Measure
 
 DOCUMENT = "compare.json"
 SWEPT = "train.learning_rate"
@@ -80,10 +80,10 @@ def command(
     configs = _arms(config, arms, overrides)
     measure = _measure(config, suite, limit)
     if posthoc:
-        from mlx_loopai.training.tune import check_apart
+        from mlx_loopai.experiments.tune import check_apart
 
         check_apart(posthoc, measure.domain)
-    from mlx_loopai.training.grid import Grid
+    from mlx_loopai.experiments.grid import Grid
 
     try:
         with progress_listener(quiet) as listener:
@@ -116,7 +116,7 @@ def _rates(sweep: str | None) -> tuple[float, ...]:
 
 def _arms(config: RunConfig, named: str, overrides: tuple[str, ...]) -> dict[str, RunConfig]:
     """The configurations of the arms, plain first: it defines the gain. A recipe file's arm is called by its stem."""
-    from mlx_loopai.training.arms import PLAIN, arm_config, recipe_arm
+    from mlx_loopai.experiments.arms import PLAIN, arm_config, recipe_arm
 
     given = {Path(name.strip()): name.strip() for name in named.split(",") if name.strip()}
     found = {
@@ -129,10 +129,10 @@ def _arms(config: RunConfig, named: str, overrides: tuple[str, ...]) -> dict[str
 
 def _measure(config: RunConfig, suite: str | None, limit: int | None) -> Measure:
     """The nano probes for the embedded model, else a suite; one domain prompt and one of each task to read."""
+    from mlx_loopai.data.sources import read_source
     from mlx_loopai.evaluation.probes import nano_probes
     from mlx_loopai.evaluation.suite import GENERAL, Asked, read_suite
-    from mlx_loopai.training.measuring import Measure
-    from mlx_loopai.training.replay import read_source
+    from mlx_loopai.experiments.measurement import Measure
 
     domain = _held_out(config)
     first = read_source(domain, "domain")[0].messages[:1]

@@ -52,9 +52,9 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.cli.report import write_report
     from mlx_loopai.evaluation.probes import nano_probes
+    from mlx_loopai.experiments.comparison import compare
+    from mlx_loopai.experiments.measurement import Measure
     from mlx_loopai.memory.machine import package_versions
-    from mlx_loopai.training.compare import compare
-    from mlx_loopai.training.measuring import Measure
 
     _clear(out)
     configs = {name: recipe_config(file, (f"train.seed={seed}",)) for name, file in RECIPES.items()}

@@ -234,8 +234,8 @@ def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequ
     """The mean loss of a batch of rows, as training computes it."""
     import mlx.core as mx
 
+    from mlx_loopai.models.gradient import Targets, batch_loss
     from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
-    from mlx_loopai.training.gradient import Targets, batch_loss
     from mlx_loopai.training.phases import batch_of
 
     def loss(rows: Sequence[TokenRow]) -> mx.array:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import click
 
 from mlx_loopai.cli.output import Progress, progress
-from mlx_loopai.training.prepare import Listener
+from mlx_loopai.runs.listener import Listener
 
 
 class _ProgressListener:

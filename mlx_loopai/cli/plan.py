@@ -48,8 +48,8 @@ def command(
     Exit status 1 when the run does not fit; the table then shows the smallest attempt.
     """
     from mlx_loopai.config import load_config
+    from mlx_loopai.memory.corrections import read_corrections
     from mlx_loopai.memory.plan import plan
-    from mlx_loopai.memory.probes import read_corrections
     from mlx_loopai.models.shape import ModelShape
 
     if probe and machine != "this":
@@ -75,9 +75,9 @@ def _machine(name: str, macos: int) -> Machine:
 
 def _probe(sizes: dict[str, Any], planned: MemoryPlan, quiet: bool) -> None:
     """Measure steps of the plan and keep what they say."""
-    import mlx_loopai.training.probe as measuring
-    from mlx_loopai.memory.guard import guarded
-    from mlx_loopai.memory.probes import keep_factor
+    import mlx_loopai.training.step_memory as measuring
+    from mlx_loopai.memory.corrections import keep_factor
+    from mlx_loopai.memory.watch import guarded
     from mlx_loopai.models.shape import ModelShape
 
     steps = len(measuring.probed_options(planned))

@@ -10,8 +10,8 @@ import click
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 
 if TYPE_CHECKING:
-    from mlx_loopai.report.page import Language
-    from mlx_loopai.report.reading import Report
+    from mlx_loopai.report.assemble import Report
+    from mlx_loopai.report.kit.page import Language
 
 
 @click.command("report")
@@ -44,7 +44,7 @@ def write_report(source: Path, out: Path | None = None) -> Path:
 
 
 def _write(source: Path, out: Path | None, language: Language = "en") -> tuple[Path, Report]:
-    from mlx_loopai.report.reading import default_place, report_of, write_page
+    from mlx_loopai.report.assemble import default_place, report_of, write_page
 
     report = report_of(source, language)
     place = out or default_place(source)

@@ -19,9 +19,9 @@ from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
-    from mlx_loopai.generation.server.app import ServeOptions
     from mlx_loopai.generation.session import Session
     from mlx_loopai.retrieval.index import Hit
+    from mlx_loopai.serving.app import ServeOptions
 
 KEY_VARIABLE = "MLX_LOOPAI_API_KEY"
 _GRACE_S = 10
@@ -99,9 +99,9 @@ def command(
     """
     _require_stack()
     from mlx_loopai.generation.sampling import SamplingOptions
-    from mlx_loopai.generation.server.app import ServeOptions
-    from mlx_loopai.generation.server.asked import Defaults
     from mlx_loopai.generation.session import open_session
+    from mlx_loopai.serving.app import ServeOptions
+    from mlx_loopai.serving.request_body import Defaults
     from mlx_loopai.text.alphabet import Scripts
 
     policy = Scripts.parse(scripts)
@@ -202,7 +202,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
 def _run(session: Session, options: ServeOptions, listening: socket.socket, quiet: bool) -> None:
     import uvicorn
 
-    from mlx_loopai.generation.server.app import build_app
+    from mlx_loopai.serving.app import build_app
 
     def log(line: str) -> None:
         if not quiet:

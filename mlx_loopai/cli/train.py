@@ -48,8 +48,8 @@ def command(
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)  # over the recipe's own
     config = load_config(recipe, overrides, _short_form(data, recipe))
+    from mlx_loopai.training.process_group import World
     from mlx_loopai.training.run import train
-    from mlx_loopai.training.world import World
 
     world = World.join()
     with progress_listener(quiet or world.rank > 0) as listener:

@@ -7,7 +7,7 @@ while any two rows of a bin may meet. Padding then depends on the widths alone, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.micro_batch import MicroBatch
 
 # Every width is compiled once: no more of them than it takes to reach this real-token share.
 _ENOUGH_SHARE = 0.98
@@ -22,23 +23,6 @@ _ENOUGH_SHARE = 0.98
 _GRID = 1024
 
 _Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class MicroBatch:
-    """B rows padded on the right to T tokens. Padding is never supervised.
-
-    weights: what a token's loss counts; None: 1 for every supervised token. divergence: what its distance from the base
-    counts (KL, nats); None: nothing. rehearsal: rows that rehearse; on others the distance leaves the target out.
-    base_states: the base's final states at each row's targets, in order; None where a row does not know them.
-    """
-
-    ids: npt.NDArray[np.int32]  # [B, T]
-    supervised: npt.NDArray[np.bool_]  # [B, T]
-    weights: npt.NDArray[np.float32] | None = None  # [B, T]
-    divergence: npt.NDArray[np.float32] | None = None  # [B, T]
-    rehearsal: npt.NDArray[np.bool_] | None = None  # [B]
-    base_states: npt.NDArray[np.float32] | None = None  # [B, most targets of a row, D]
 
 
 def choose_widths(lengths: Sequence[int], max_widths: int = 24) -> tuple[int, ...]:

@@ -11,12 +11,13 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.batches import MicroBatch, collate
+from mlx_loopai.data.batches import collate
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.eager_loss import token_losses
 from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
+from mlx_loopai.models.micro_batch import MicroBatch
 
 MICRO_TOKENS = 2048
 

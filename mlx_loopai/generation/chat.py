@@ -12,9 +12,9 @@ from pathlib import Path
 from mlx_loopai.data.records import Message, Record, read_records
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
+from mlx_loopai.generation.answer_stream import Outlet
 from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.engine import stream
-from mlx_loopai.generation.outlet import Outlet
 from mlx_loopai.generation.prompts import Prompt, single_prompt
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.sampling import SamplingOptions

@@ -21,9 +21,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.generation.constraint import Constraint, Tally
-from mlx_loopai.generation.past import Past, left_padded, penalty_context
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.sampling import SamplingOptions, choose, penalise, uniforms
+from mlx_loopai.generation.token_history import Past, left_padded, penalty_context
 from mlx_loopai.models.load import LoadedModel, load_model
 
 __all__ = ["Generation", "Piece", "SamplingOptions", "generate_batch", "generate_stream"]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mlx_lm.sample_utils import apply_top_k
 
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.generation.past import PENALTY_CONTEXT
+from mlx_loopai.generation.token_history import PENALTY_CONTEXT
 
 # A cumulative sum may end an ulp below its parts' true total; the draw stays clear of that end.
 _BELOW_ONE = 1 - 1e-6

@@ -12,7 +12,7 @@ I intermediate, H heads, T width):
 
 The last block computes its MLP for supervised positions only. Besides what is kept, MLX allocates about a hundred
 operations ahead of what has run: how many tensors that is, the constants say. They are fitted to
-`mx.get_peak_memory()` by `python -m mlx_loopai.training.calibrate fit`.
+`mx.get_peak_memory()` by `python -m tools.calibrate fit`.
 """
 
 from __future__ import annotations

@@ -14,19 +14,21 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_loopai.config import RunConfig
-from mlx_loopai.data.batches import MicroBatch, collate
+from mlx_loopai.data.batches import collate
+from mlx_loopai.data.sources import general_records
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
+from mlx_loopai.guards.rehearsal import Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import token_losses
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
+from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.listener import Listener
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
-from mlx_loopai.training.events import RunDirectory
-from mlx_loopai.training.prepare import Listener
-from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, self_rehearsal
 
 MONITOR_ROWS = 32
 _ROWS_PER_BATCH = 8

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.config import ReplayOptions
-from mlx_loopai.data.batches import MicroBatch
+from mlx_loopai.models.micro_batch import MicroBatch
 
 _Floats = npt.NDArray[np.float32]
 

@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mlx_loopai.config import PhaseOptions, RunConfig, TrainOptions
-from mlx_loopai.data.batches import (
-    MicroBatch,
-    choose_widths,
-    collate,
-    padded_width,
-    plan_mixed_steps,
-    plan_steps,
-    real_token_share,
-)
+from mlx_loopai.data.batches import choose_widths, collate, padded_width, plan_mixed_steps, plan_steps, real_token_share
 from mlx_loopai.data.mixture import draw, with_replay
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
+from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.objective import Objective
 
 

@@ -6,48 +6,38 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
 from mlx_loopai import __version__
 from mlx_loopai.config import PenaltyOptions, RunConfig, flatten, validate_config
-from mlx_loopai.data.batches import MicroBatch, choose_widths
+from mlx_loopai.data.batches import choose_widths
 from mlx_loopai.data.records import Message
+from mlx_loopai.data.sources import general_records, read_source
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow, encode_records
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import BATCH_ROWS
+from mlx_loopai.guards.base_states import with_base_states
+from mlx_loopai.guards.dense_importance import DenseImportance, measure_fisher
+from mlx_loopai.guards.importance import Importance, measure_importance
+from mlx_loopai.guards.path_integral import PathForm, measure_path
+from mlx_loopai.guards.penalties import read_importance
+from mlx_loopai.guards.rehearsal import Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.memory.machine import Machine, package_versions
 from mlx_loopai.models.load import LoadedModel
-from mlx_loopai.training.base_states import with_base_states
+from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.runs.artifact_cache import fetch, keep, kept_path, rows_digest
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import complete_checkpoints
-from mlx_loopai.training.dense_importance import DenseImportance, measure_fisher
-from mlx_loopai.training.events import RunDirectory
-from mlx_loopai.training.importance import Importance, measure_importance
-from mlx_loopai.training.kept import fetch, keep, kept_path, rows_digest
 from mlx_loopai.training.objective import Objective
-from mlx_loopai.training.path_integral import PathForm, measure_path
 from mlx_loopai.training.phases import batch_of
-from mlx_loopai.training.regularizers import read_importance
-from mlx_loopai.training.replay import Rehearsal, general_prompts, general_records, read_source, self_rehearsal
 from mlx_loopai.training.selection import select_tokens
 
 IMPORTANCE_ROWS_PER_BATCH = 8
 FIXED_ROWS = 32
-
-
-class Listener(Protocol):
-    """Hears what a run does; the command line shows it."""
-
-    def notice(self, text: str) -> None:
-        """Something the user should know, one line."""
-
-    def stage(self, name: str, total: int) -> None:
-        """A countable stage begins."""
-
-    def advance(self, done: int, note: str = "") -> None:
-        """`done` of the stage's total is done."""
 
 
 @dataclass(frozen=True)

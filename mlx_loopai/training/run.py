@@ -15,15 +15,18 @@ from mlx_loopai.data.batches import divided, share_in_file_order
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
-from mlx_loopai.memory.guard import MemoryWatch, guarded
+from mlx_loopai.guards.penalties import PENALTIES
+from mlx_loopai.memory.corrections import read_corrections
 from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.memory.plan import MemoryPlan, plan
-from mlx_loopai.memory.probes import read_corrections
+from mlx_loopai.memory.watch import MemoryWatch, guarded
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import LoadedModel, load_model, load_tokenizer, resolve_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import LossTerms
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import (
     Position,
@@ -32,13 +35,11 @@ from mlx_loopai.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.interrupt import interruptible
 from mlx_loopai.training.monitor import Monitor, result_step, watched_rows
 from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import Phase, learning_rate, plan_phases
 from mlx_loopai.training.prepare import (
-    Listener,
     Rows,
     check_identity,
     importance_of_base,
@@ -47,9 +48,8 @@ from mlx_loopai.training.prepare import (
     rehearsal_rows,
     selected_rows,
 )
-from mlx_loopai.training.regularizers import PENALTIES
+from mlx_loopai.training.process_group import World
 from mlx_loopai.training.step import Penalty, StepResult, TrainStep
-from mlx_loopai.training.world import World
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 from mlx.utils import tree_map
 
-from mlx_loopai.data.batches import MicroBatch
+from mlx_loopai.models.gradient import Targets, compiled_gradient, eager_gradient
 from mlx_loopai.models.loss import PLAIN, LossTerms
-from mlx_loopai.training.gradient import Targets, compiled_gradient, eager_gradient
+from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.parameter_vectors import ParameterVectors
-from mlx_loopai.training.world import World
+from mlx_loopai.training.process_group import World
 
 Penalty = Callable[[nn.Module], mx.array]
 

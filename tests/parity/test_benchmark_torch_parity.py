@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_loopai.benchmark.cases import TrainCase, equal_rows, write_train_case
-from mlx_loopai.benchmark.measured import TrainMeasured
+from mlx_loopai.benchmark.race_results import TrainMeasured
 from mlx_loopai.benchmark.worker import Job, run_job
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]

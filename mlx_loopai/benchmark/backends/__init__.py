@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlx_loopai.benchmark.cases import CaseRows, TrainCase
-from mlx_loopai.benchmark.measured import StepClock
+from mlx_loopai.benchmark.race_results import StepClock
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError, LoopaiError
 

@@ -23,7 +23,7 @@ from mlx_lm.utils import load_tokenizer
 
 from mlx_loopai.benchmark.backends.mlx_memory import MlxMemory
 from mlx_loopai.benchmark.cases import CaseRows, TrainCase, answer_start
-from mlx_loopai.benchmark.measured import StepClock, StepTokens
+from mlx_loopai.benchmark.race_results import StepClock, StepTokens
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.models.adapters import CONFIG_FILE, WEIGHTS_FILE
 from mlx_loopai.models.load import load_tokenizer as own_tokenizer

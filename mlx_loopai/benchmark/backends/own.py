@@ -10,7 +10,7 @@ import mlx.optimizers as optimizers
 from mlx_loopai import __version__
 from mlx_loopai.benchmark.backends.mlx_memory import MlxMemory
 from mlx_loopai.benchmark.cases import CaseRows, TrainCase
-from mlx_loopai.benchmark.measured import StepClock
+from mlx_loopai.benchmark.race_results import StepClock
 from mlx_loopai.benchmark.steps import PlannedSteps
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.perplexity import nll

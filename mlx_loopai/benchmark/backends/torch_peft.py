@@ -16,14 +16,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from mlx_loopai.benchmark.cases import CaseRows, TrainCase
-from mlx_loopai.benchmark.measured import StepClock
+from mlx_loopai.benchmark.race_results import StepClock
 from mlx_loopai.benchmark.resident import reset_peak_rss, resident_bytes, resident_peak_bytes
 from mlx_loopai.benchmark.steps import PlannedSteps
-from mlx_loopai.data.batches import MicroBatch, collate
+from mlx_loopai.data.batches import collate
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.models.adapters import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
 from mlx_loopai.models.load import load_tokenizer
+from mlx_loopai.models.micro_batch import MicroBatch
 
 _IGNORED = -100
 

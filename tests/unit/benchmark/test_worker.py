@@ -11,7 +11,7 @@ import pytest
 
 from mlx_loopai.benchmark.backends import BACKENDS, open_side
 from mlx_loopai.benchmark.cases import TrainCase, equal_rows, write_train_case
-from mlx_loopai.benchmark.measured import StepClock, StepTokens, TrainMeasured
+from mlx_loopai.benchmark.race_results import StepClock, StepTokens, TrainMeasured
 from mlx_loopai.benchmark.resident import reset_peak_rss, resident_bytes, resident_peak_bytes
 from mlx_loopai.benchmark.worker import Job, run_job
 from mlx_loopai.data.tokens import TokenRow

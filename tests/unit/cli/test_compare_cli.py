@@ -11,12 +11,12 @@ import pytest
 
 from mlx_loopai.cli.main import main
 from mlx_loopai.evaluation.choices import choose, read_choices
+from mlx_loopai.experiments.arms import RECIPES
 from mlx_loopai.models.adapters import read_adapter_config
 from mlx_loopai.models.load import load_model
+from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training import run
-from mlx_loopai.training.arms import RECIPES
 from mlx_loopai.training.checkpoint import save_checkpoint
-from mlx_loopai.training.events import RunDirectory
 
 from .conftest import Ended
 

@@ -22,7 +22,7 @@ from mlx_loopai.evaluation.probes import Probe, ProbeResult, judged
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import LoadedModel, build_model, hash_base
 from mlx_loopai.models.lora import apply_lora, lora_modules
-from mlx_loopai.training import nano
+from tools import nano
 
 TINY = {**nano.CONFIG, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "num_attention_heads": 2,
         "num_key_value_heads": 1}  # fmt: skip

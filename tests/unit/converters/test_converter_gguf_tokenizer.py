@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from converters.gguf_tokenizer import rebuild_tokenizer
 from mlx_loopai.errors import InputError
-from mlx_loopai.training.nano import train_tokenizer
+from tools.nano import train_tokenizer
 
 LINES = [
     "안녕하세요. 오늘은 날씨가 좋습니다! 123 4567",

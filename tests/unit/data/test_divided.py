@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlx_loopai.data.batches import MicroBatch, divided
+from mlx_loopai.data.batches import divided
+from mlx_loopai.models.micro_batch import MicroBatch
 
 
 @pytest.mark.parametrize(("rows", "divisor", "heights"), [(8, 1, [8]), (8, 2, [4, 4]), (5, 2, [3, 2]), (2, 64, [1, 1])])

@@ -11,9 +11,9 @@ import pytest
 from mlx_loopai.data.records import Message, read_records
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation import chat as chat_module
+from mlx_loopai.generation.answer_stream import policy_of
 from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
 from mlx_loopai.generation.engine import SamplingOptions, generate_stream
-from mlx_loopai.generation.outlet import policy_of
 from mlx_loopai.generation.prompts import Prompt
 from mlx_loopai.generation.session import Session, open_session
 from mlx_loopai.text.alphabet import Scripts

@@ -60,7 +60,7 @@ def test_greedy_batch_equals_one_by_one(
 def test_greedy_batch_equals_one_by_one_on_nano_size() -> None:
     from types import SimpleNamespace
 
-    from mlx_loopai.training.nano import CONFIG
+    from tools.nano import CONFIG
 
     mx.random.seed(1)
     model = build_model(CONFIG)

@@ -6,7 +6,7 @@ import pytest
 
 from mlx_loopai.memory.calibration import _misfit, errors, fit, is_held_out, ratios, table, transient_table
 from mlx_loopai.memory.sizes import Constants, fitted
-from mlx_loopai.training.calibrate import DOCUMENT, RESULTS, read_rows, with_tables
+from tools.calibrate import DOCUMENT, RESULTS, read_rows, with_tables
 
 ROWS = read_rows(RESULTS)
 HELD = [row for row in ROWS if is_held_out(row)]

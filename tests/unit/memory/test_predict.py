@@ -15,7 +15,7 @@ from mlx_loopai.memory.predict import PYTHON_BYTES, Correction, predict, resting
 from mlx_loopai.memory.sizes import VECTOR_BYTES, StepOptions
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.training.parameter_vectors import VECTOR_ENTRIES
-from mlx_loopai.training.probe import measure_step
+from mlx_loopai.training.step_memory import measure_step
 from mlx_loopai.units import GIB
 
 from .conftest import QWEN25, qwen25_config

@@ -11,11 +11,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_loopai.config import LoraOptions
-from mlx_loopai.data.batches import MicroBatch
+from mlx_loopai.models.gradient import Targets, compiled_gradient, eager_gradient
 from mlx_loopai.models.load import build_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import PLAIN
-from mlx_loopai.training.gradient import Targets, compiled_gradient, eager_gradient
+from mlx_loopai.models.micro_batch import MicroBatch
 
 SIZES = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4}
 GROUPED = {

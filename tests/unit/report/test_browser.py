@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlx_loopai.report.comparison import comparison_page
+from mlx_loopai.report.pages.comparison import comparison_page
 from tests.unit.report.test_comparison import HOSTILE
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -8,10 +8,10 @@ import pytest
 from mlx_loopai.data.audit import audit
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.evaluation.gate import Gate
-from mlx_loopai.report.comparison import arm_styles, comparison_page, render
 from mlx_loopai.report.documents import comparison_of
-from mlx_loopai.report.tables import differing_settings, flat_settings
-from mlx_loopai.report.verdict import caveats, headline
+from mlx_loopai.report.pages.comparison import arm_styles, comparison_page, render
+from mlx_loopai.report.sections.tables import differing_settings, flat_settings
+from mlx_loopai.report.sections.verdict import caveats, headline
 from tests.unit.report.pages import Page, arm, coordinates, parse
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e\x00'\"&amp;]]>-->\ud83d"

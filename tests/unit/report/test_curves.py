@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.report.curves import (
+from mlx_loopai.report.documents import steps_of
+from mlx_loopai.report.sections.curves import (
     MOST_POINTS,
     bands_of,
     moving_average,
@@ -13,7 +14,6 @@ from mlx_loopai.report.curves import (
     thinned,
     value_figure,
 )
-from mlx_loopai.report.documents import steps_of
 from tests.unit.report.pages import Page, coordinates, steps
 
 VALUES = st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=300)

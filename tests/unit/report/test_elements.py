@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.report.elements import Html, element, is_hidden, join, visible
+from mlx_loopai.report.kit.elements import Html, element, is_hidden, join, visible
 from tests.unit.report.pages import Page
 
 HOSTILE = [

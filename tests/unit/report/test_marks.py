@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.report.elements import visible
-from mlx_loopai.report.marks import KINDS, is_korean, language, marked
-from mlx_loopai.report.style import STYLE
+from mlx_loopai.report.kit.elements import visible
+from mlx_loopai.report.kit.marks import KINDS, is_korean, language, marked
+from mlx_loopai.report.kit.style import STYLE
 from mlx_loopai.text.hangul import nfc
 from tests.unit.report.pages import Page
 

@@ -11,11 +11,11 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import build_model
 from mlx_loopai.models.lora import apply_lora
+from mlx_loopai.report.assemble import report_of, write_page
 from mlx_loopai.report.documents import run_of
-from mlx_loopai.report.reading import report_of, write_page
-from mlx_loopai.report.run import gate_of, run_page
-from mlx_loopai.training import nano
+from mlx_loopai.report.pages.run import gate_of, run_page
 from tests.unit.report.pages import Page, arm, coordinates, parse
+from tools import nano
 
 SETTINGS = "model: nano\nforgetting: {floor: 0.97, gain_floor: 0.0}\n"
 

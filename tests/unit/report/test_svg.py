@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_loopai.report.svg import HEIGHT, WIDTH, Axis, Band, Curve, Spot, line_chart, scatter
+from mlx_loopai.report.kit.svg import HEIGHT, WIDTH, Axis, Band, Curve, Spot, line_chart, scatter
 from tests.unit.report.pages import Page, coordinates
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)

@@ -29,8 +29,7 @@ from mlx_loopai.training.checkpoint import (
     save_checkpoint,
 )
 from mlx_loopai.training.step import TrainStep
-
-from .conftest import batch, row
+from tests.unit.conftest import batch, row
 
 ROWS = [row(7), row(11)]
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.checkpoint import complete_checkpoints
-from mlx_loopai.training.events import RunDirectory
-
-from .conftest import Cli
+from tests.unit.conftest import Cli
 
 
 def check(run: Path) -> None:

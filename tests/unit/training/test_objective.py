@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from mlx_loopai.config import ReplayOptions
-from mlx_loopai.data.batches import MicroBatch, divided
+from mlx_loopai.data.batches import divided
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
+from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
-from mlx_loopai.training.base_states import with_base_states
+from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.step import StepResult, TrainStep
-
-from .conftest import batch, row
+from tests.unit.conftest import batch, row
 
 
 def rehearsed(length: int, seed: int = 0, prompt: int = 2) -> TokenRow:

@@ -10,8 +10,7 @@ import pytest
 from mlx_loopai.config import RunConfig, TrainOptions
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.training.phases import Phase, learning_rate, plan_phases
-
-from .conftest import row
+from tests.unit.conftest import row
 
 SOURCES = {
     "a": [row(5 + index, origin=f"a{index}") for index in range(10)],

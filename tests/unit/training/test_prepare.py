@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from mlx_loopai.memory.machine import named_machine
+from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training import prepare
-from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.prepare import record_start
-
-from .conftest import Heard
+from tests.unit.conftest import Heard
 
 
 def test_a_start_is_recorded_with_versions_and_a_resume_under_others_is_said(

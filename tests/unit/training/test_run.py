@@ -16,16 +16,15 @@ import mlx.core as mx
 import pytest
 
 from mlx_loopai.config import RunConfig, load_config
-from mlx_loopai.data.batches import MicroBatch
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
-from mlx_loopai.memory import guard
-from mlx_loopai.memory.guard import Pressure, Reading
+from mlx_loopai.memory import watch as guard
+from mlx_loopai.memory.watch import Pressure, Reading
+from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training import run as module
 from mlx_loopai.training.checkpoint import complete_checkpoints
-from mlx_loopai.training.events import RunDirectory
 from mlx_loopai.training.run import train
-
-from .conftest import ROOT, Cli, Heard
+from tests.unit.conftest import ROOT, Cli, Heard
 
 WEIGHTS = "adapters.safetensors"
 

@@ -16,8 +16,7 @@ from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.models.load import load_model
 from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.selection import select_tokens
-
-from .conftest import batch, row
+from tests.unit.conftest import batch, row
 
 ROWS = [row(21), row(9, prompt=5, seed=2), row(6, prompt=5)]
 

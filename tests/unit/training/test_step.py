@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_loopai.data.batches import MicroBatch
-from mlx_loopai.training.gradient import PAD_TARGETS_TO, Targets
+from mlx_loopai.models.gradient import PAD_TARGETS_TO, Targets
+from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.step import StepResult, TrainStep
-
-from .conftest import batch, row
+from tests.unit.conftest import batch, row
 
 ROWS = [row(5), row(9, prompt=4), row(9, seed=1), row(14, prompt=11), row(21)]
 

@@ -1,0 +1,138 @@
+"""Importance from a short training run on general rows: what each weight's movement contributed to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+import numpy as np
+from mlx.utils import tree_unflatten
+
+from mlx_loopai.config import PathOptions
+from mlx_loopai.guards.dense_importance import DenseImportance, norms_of, update_of, with_mean_one
+from mlx_loopai.guards.importance import observe
+from mlx_loopai.models.lora import LoRALinear, lora_modules
+from mlx_loopai.models.micro_batch import MicroBatch
+
+# PyTorch's default, which the released code trains with.
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class PathForm:
+    """What tells the released method from the corrected one.
+
+    true_gradient: integrate dL/dDW; else the direction in which SGD on the factors would move DW. damping: added to
+    DW^2; `relative`: times the layer's mean of DW^2. clamp_each_step: the running sum never falls below 0; else once at
+    the end. each_epoch: Omega grows by one quotient an epoch. softmax_scale: raw Omega, and as coefficients
+    softmax(scale ||Omega_l||) with sum 1; None: both normalised to mean 1. anchor_at_base: the penalty is 0 at the
+    base; else where the measuring run ended.
+    """
+
+    true_gradient: bool
+    damping: float
+    relative: bool
+    clamp_each_step: bool
+    each_epoch: bool
+    softmax_scale: float | None
+    anchor_at_base: bool
+
+    @staticmethod
+    def of(kind: str, options: PathOptions) -> PathForm:
+        """The form of `hlora` or `hierarchical`, with what `options` sets put in its place."""
+        form = RELEASED if kind == "hlora" else CORRECTED
+        return replace(form, **options.model_dump(include=set(vars(form)), exclude_none=True))
+
+
+RELEASED = PathForm(False, 1e-9, False, True, True, 1e-8, False)
+CORRECTED = PathForm(True, 0.1, True, False, False, None, True)
+
+
+def measure_path(
+    model: nn.Module,
+    batches: Sequence[MicroBatch],
+    form: PathForm,
+    options: PathOptions,
+    temperature: float = 1.0,
+    on_step: Callable[[int], None] = lambda done: None,
+) -> DenseImportance:
+    """Importance from training the adapter of `model` on `batches`, each an optimizer step, for `options.epochs`.
+
+    With w <- w - g * (DW after - DW before) at every step, Omega = w / (DW^2 + damping). The adapter is as before
+    afterwards; `DenseImportance.place` moves it to the anchor where there is one.
+
+    Source: synaptic intelligence (arXiv 1703.04200) on the merged update of LoRA, arXiv 2501.13669. `RELEASED` is what
+    that paper's released code was read to do (AdamW, linear schedule without warm-up), apart from dropout and from
+    handing AdamW's moments on to the domain run; `CORRECTED` mends what keeps it from measuring importance.
+    """
+    layers = lora_modules(model)
+    started = {name: (layer.lora_a, layer.lora_b) for name, layer in layers.items()}
+    optimizer = optimizers.AdamW(options.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer.init(model.trainable_parameters())
+    path = {name: mx.zeros((layer.lora_b.shape[1], layer.lora_a.shape[0])) for name, layer in layers.items()}
+    omega = dict(path)
+    steps = options.epochs * len(batches)
+    for step in range(steps):
+        rate = options.learning_rate * (1 - step / steps)
+        _advance(model, layers, batches[step % len(batches)], optimizer, rate, path, form)
+        if (form.each_epoch and (step + 1) % len(batches) == 0) or step + 1 == steps:
+            for name, layer in layers.items():
+                omega[name] = omega[name] + _quotient(path[name], update_of(layer), form)
+                path[name] = mx.zeros_like(path[name])
+            mx.eval(omega, path)
+        on_step(step + 1)
+    ended = {name: (layer.lora_a, layer.lora_b) for name, layer in layers.items()}
+    for name, layer in layers.items():
+        layer.lora_a, layer.lora_b = started[name]
+    tokens = sum(int(batch.supervised[:, 1:].sum()) for batch in batches)
+    if form.softmax_scale is None:
+        found = with_mean_one(omega, temperature, tokens)
+    else:
+        found = DenseImportance(omega, _softmax(form.softmax_scale, omega), tokens)
+    return found if form.anchor_at_base else replace(found, anchor=ended)
+
+
+def _advance(
+    model: nn.Module,
+    layers: dict[str, LoRALinear],
+    batch: MicroBatch,
+    optimizer: optimizers.Optimizer,
+    rate: float,
+    path: dict[str, mx.array],
+    form: PathForm,
+) -> None:
+    """One optimizer step on a batch's mean token loss; adds what it contributed to `path`."""
+    inputs, pulls, _ = observe(model, layers, batch)
+    tokens = int(batch.supervised[:, 1:].sum())
+    before, integrand, gradients = {}, {}, []
+    for name, layer in layers.items():
+        x, pull = (each.astype(mx.float32).reshape(-1, each.shape[-1]) for each in (inputs[name], pulls[name]))
+        full = pull.T @ x / tokens
+        pull_a, pull_b = layer.scale * full.T @ layer.lora_b.T, layer.scale * layer.lora_a.T @ full.T
+        gradients += [(f"{name}.lora_a", pull_a), (f"{name}.lora_b", pull_b)]
+        direction = pull_a @ layer.lora_b + layer.lora_a @ pull_b - rate * pull_a @ pull_b
+        before[name] = update_of(layer)
+        integrand[name] = full if form.true_gradient else layer.scale * direction.T
+    optimizer.learning_rate = rate
+    optimizer.update(model, tree_unflatten(gradients))
+    for name, layer in layers.items():
+        path[name] = path[name] - integrand[name] * (update_of(layer) - before[name])
+        if form.clamp_each_step:
+            path[name] = mx.maximum(path[name], 0)
+    mx.eval(path, model.trainable_parameters(), optimizer.state)
+
+
+def _quotient(path: mx.array, update: mx.array, form: PathForm) -> mx.array:
+    squares = mx.square(update)
+    # The tiny constant: a layer that did not move at all has no path either, and 0 / 0 is no number.
+    damping = form.damping * squares.mean() + 1e-30 if form.relative else form.damping
+    return mx.maximum(path, 0) / (squares + damping)
+
+
+def _softmax(scale: float, omega: dict[str, mx.array]) -> dict[str, float]:
+    scores = scale * norms_of(omega)
+    exponent = np.exp(scores - scores.max())
+    return dict(zip(omega, (exponent / exponent.sum()).tolist(), strict=True))

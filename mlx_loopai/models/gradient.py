@@ -1,0 +1,164 @@
+"""Loss and gradient of one micro-batch: as a compiled graph, or with the head's part computed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.divergence import linear_divergence
+from mlx_loopai.models.eager_loss import loss_and_gradient
+from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.loss import PLAIN, Head, LossTerms, linear_cross_entropy
+from mlx_loopai.models.micro_batch import MicroBatch
+
+PAD_TARGETS_TO = 32
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where the supervised positions of a micro-batch are: all (N,), N padded to a multiple with weight 0.
+
+    `rows`, `columns` index the hidden states whose next token is `tokens`. Where the distance from the base counts,
+    `divergence` (N,) says how much, `left_out` (N,) which token it leaves out (-1: none), and `base` (N, D) holds the
+    base's states there, if they are known.
+    """
+
+    rows: mx.array
+    columns: mx.array
+    tokens: mx.array
+    weights: mx.array
+    divergence: mx.array | None = None
+    left_out: mx.array | None = None
+    base: mx.array | None = None
+
+    @staticmethod
+    def of(batch: MicroBatch) -> Targets:
+        rows, columns = np.nonzero(batch.supervised[:, 1:])
+        tokens = batch.ids[rows, columns + 1]
+        # Few distinct counts, so that a compiled step is traced for few shapes.
+        padding = (0, -len(rows) % PAD_TARGETS_TO)
+        weights = np.ones(len(rows), np.float32) if batch.weights is None else batch.weights[rows, columns + 1]
+        found: list[np.ndarray] = [rows, columns, tokens, weights]
+        if batch.divergence is not None:
+            rehearsed = np.zeros(len(rows), np.bool_) if batch.rehearsal is None else batch.rehearsal[rows]
+            found += [batch.divergence[rows, columns + 1], np.where(rehearsed, -1, tokens)]
+            if batch.base_states is not None:
+                order = np.cumsum(batch.supervised[:, 1:], axis=1)[rows, columns] - 1
+                found.append(batch.base_states[rows, order])
+        return Targets(*(mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for each in found))
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The arguments of `batch_loss` after the token ids."""
+        found = [self.rows, self.columns, self.tokens, self.weights, self.divergence, self.left_out, self.base]
+        return [array for array in found if array is not None]
+
+
+# ids (B, T), targets -> ((summed loss, its part that is distance from the base), gradient).
+Gradient = Callable[[mx.array, Targets], tuple[tuple[Any, Any], Any]]
+
+
+def compiled_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms: LossTerms) -> Gradient:
+    """The gradient as one function of `mx.compile`, traced once for every shape."""
+    loss = partial(batch_loss, model, chunk_rows=chunk_rows, checkpointing=checkpointing, terms=terms)
+    state = [model.state, mx.random.state]
+    compiled = mx.compile(_leaving_no_trace(model, loss), inputs=state, outputs=[mx.random.state])
+
+    def run(ids: mx.array, targets: Targets) -> tuple[tuple[mx.array, Any], Any]:
+        (total, *apart), gradient = compiled(ids, *targets.arrays)
+        return (total, sum(apart)), gradient
+
+    return run
+
+
+def eager_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms: LossTerms) -> Gradient:
+    """The same with the head's loss computed between the forward and the backward pass (models/eager_loss.py)."""
+
+    def run(ids: mx.array, targets: Targets) -> tuple[tuple[mx.array, mx.array], Any]:
+        def pulled() -> tuple[mx.array, mx.array, mx.array, mx.array]:
+            """Its gradient is the backward pass for the cotangent, whose buffer is filled before that pass runs."""
+            hidden = hidden_states(model, ids, checkpointing, (targets.rows, targets.columns))
+            apart = _divergence(model, ids, hidden, targets, chunk_rows)
+            cotangent = mx.zeros(hidden.shape)
+            mx.eval(cotangent)
+            return (hidden.astype(mx.float32) * cotangent).sum() + apart, hidden, cotangent, apart
+
+        (_, hidden, cotangent, apart), gradient = nn.value_and_grad(model, pulled)()
+        mx.eval(hidden)
+        loss, weights = 0.0, np.array(targets.weights)
+        if weights.any():  # where only the distance from the base counts, there is no answer to learn
+            filled = np.array(cotangent, copy=False)
+            loss, _ = loss_and_gradient(
+                hidden, Head.of(model), np.array(targets.tokens), weights, chunk_rows, terms, out=filled
+            )
+        mx.eval(gradient, apart)
+        return (loss + apart, apart), gradient
+
+    return run
+
+
+def batch_loss(
+    model: nn.Module,
+    ids: mx.array,
+    rows: mx.array,
+    columns: mx.array,
+    tokens: mx.array,
+    weights: mx.array,
+    divergence: mx.array | None = None,
+    left_out: mx.array | None = None,
+    base: mx.array | None = None,
+    *,
+    chunk_rows: int,
+    checkpointing: bool = False,
+    terms: LossTerms = PLAIN,
+) -> tuple[mx.array, ...]:
+    """(loss,) or (loss, its part that is distance from the base): nats summed over positions (rows, columns) of `ids`.
+
+    ids (B, T). The loss is the negative log-likelihood of `tokens` (N,) times `weights`; where `divergence` (N,) is
+    given, KL(base || adapted) times it is added, with the token `left_out` (N,) removed from both. The base is the
+    model itself with its adapter switched off, unless its states `base` (N, D) are given.
+    """
+    hidden = hidden_states(model, ids, checkpointing, (rows, columns))
+    loss = linear_cross_entropy(hidden, Head.of(model), tokens, weights, chunk_rows, terms=terms)
+    if divergence is None:
+        return (loss,)
+    targets = Targets(rows, columns, tokens, weights, divergence, left_out, base)
+    apart = _divergence(model, ids, hidden, targets, chunk_rows)
+    return loss + apart, apart
+
+
+def _divergence(model: nn.Module, ids: mx.array, hidden: mx.array, targets: Targets, chunk_rows: int) -> mx.array:
+    if targets.divergence is None:
+        return mx.zeros(())
+    base = targets.base
+    if base is None:
+        with adapter_disabled(model):
+            base = hidden_states(model, ids, positions=(targets.rows, targets.columns))
+    base = base.astype(hidden.dtype)
+    return linear_divergence(hidden, base, Head.of(model), targets.divergence, targets.left_out, chunk_rows)
+
+
+def _leaving_no_trace(
+    model: nn.Module, loss: Callable[..., tuple[mx.array, ...]]
+) -> Callable[..., tuple[tuple[mx.array, ...], Any]]:
+    """`nn.value_and_grad` that leaves `model` with the arrays it had.
+
+    It puts the arrays it differentiates into the model; when a compiled function is traced those have no value, and
+    the model would keep them.
+    """
+    value_and_gradient = nn.value_and_grad(model, loss)
+
+    def run(*arguments: mx.array) -> tuple[tuple[mx.array, ...], Any]:
+        before = model.trainable_parameters()
+        result = value_and_gradient(*arguments)
+        model.update(before)
+        return result
+
+    return run

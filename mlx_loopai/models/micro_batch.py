@@ -1,0 +1,25 @@
+"""What a model is trained on at once: some rows, padded to one width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """B rows padded on the right to T tokens. Padding is never supervised.
+
+    weights: what a token's loss counts; None: 1 for every supervised token. divergence: what its distance from the base
+    counts (KL, nats); None: nothing. rehearsal: rows that rehearse; on others the distance leaves the target out.
+    base_states: the base's final states at each row's targets, in order; None where a row does not know them.
+    """
+
+    ids: npt.NDArray[np.int32]  # [B, T]
+    supervised: npt.NDArray[np.bool_]  # [B, T]
+    weights: npt.NDArray[np.float32] | None = None  # [B, T]
+    divergence: npt.NDArray[np.float32] | None = None  # [B, T]
+    rehearsal: npt.NDArray[np.bool_] | None = None  # [B]
+    base_states: npt.NDArray[np.float32] | None = None  # [B, most targets of a row, D]

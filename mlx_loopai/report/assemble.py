@@ -1,0 +1,149 @@
+"""From a path to a report: finds what lies there, reads it, and writes the page in one piece."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_loopai.data.audit import Audit, audit
+from mlx_loopai.data.sources import read_source
+from mlx_loopai.diagnostics.lora_weights import update_norms
+from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.files import write_whole
+from mlx_loopai.models.adapter_folder import read_adapter
+from mlx_loopai.report.documents import Arm, comparison_of, run_of
+from mlx_loopai.report.kit.page import Language
+from mlx_loopai.report.pages import comparison, run
+from mlx_loopai.report.sections.tables import flat_settings
+from mlx_loopai.runs.directory import RunDirectory
+
+REPORT_NAME = "report.html"
+COMPARISON_NAMES = ("demo.json", "compare.json", "comparison.json")
+EVALUATION_NAME = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """`kind`: run or comparison; `passes`: the gate's word on each arm that it could judge; `html`: the page."""
+
+    kind: str
+    html: str
+    passes: dict[str, bool]
+
+
+def report_of(source: Path, language: Language = "en") -> Report:
+    """The report of a run's folder, of a comparison's folder or of its JSON file; `language` is shown at first.
+
+    The sources that the settings name are audited where they still are, and the adapters beside it are measured.
+
+    Raises: InputError when nothing of the kind is there or a file in it is broken.
+    """
+    if source.is_dir():
+        found = next((source / name for name in COMPARISON_NAMES if (source / name).is_file()), None)
+        directory = RunDirectory(source)
+        if directory.events.is_file() or directory.resolved.is_file():
+            return _run_report(directory, language)
+        if found is None:
+            raise InputError(f"{source}: holds no run (events.jsonl) and no comparison ({', '.join(COMPARISON_NAMES)})")
+        source = found
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; give a run's folder or the JSON of a comparison")
+    read = comparison_of(_json(source), str(source))
+    gate = Gate()
+    adapters = {arm.name: source.parent / arm.name for arm in read.arms if arm.is_trained}
+    changes = {name: norms for name, folder in adapters.items() if (norms := _norms(folder))}
+    audited = _audit([arm.settings for arm in read.arms])
+    return Report("comparison", comparison.render(read, gate, changes, audited, language), _passes(read.arms, gate))
+
+
+def default_place(source: Path) -> Path:
+    """Where the report of `source` belongs: in the folder, or beside the file."""
+    return (source if source.is_dir() else source.parent) / REPORT_NAME
+
+
+def write_page(html: str, out: Path) -> None:
+    """Write `out` in one piece: it holds the whole page or what it held before. Raises: InputError, OSError."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file, such as {out / REPORT_NAME}")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}; create it first")
+    write_whole(out, html)
+
+
+def _run_report(directory: RunDirectory, language: Language) -> Report:
+    evaluation_path = directory.path / EVALUATION_NAME
+    identity = _json(directory.identity) if directory.identity.is_file() else {}
+    settings = _text(directory.resolved) if directory.resolved.is_file() else ""
+    _text(directory.events) if directory.events.is_file() else ""  # says where a byte is not UTF-8
+    read = run_of(
+        str(directory.path),
+        [event for event in directory.read_events() if isinstance(event, dict)],
+        settings,
+        _json(evaluation_path) if evaluation_path.is_file() else None,
+        _versions(identity),
+        shlex.join(["mlx-loopai", "train", str(directory.resolved), "--out", f"{directory.path}-again"])
+        if settings
+        else "",
+    )
+    arms = () if read.evaluation is None else (read.evaluation,)
+    html = run.run_page(read, _norms(directory.path), _audit([settings]), language)
+    return Report("run", html, _passes(arms, run.gate_of(read)))
+
+
+def _norms(folder: Path) -> dict[str, float]:
+    """Adapted module -> norm of its update; empty where there is no adapter that can be read."""
+    try:
+        read = read_adapter(RunDirectory(folder).adapter)
+    except InputError:
+        return {}
+    return update_norms({name: (np.array(a), np.array(b), read.scale) for name, (a, b) in read.factors.items()})
+
+
+def _audit(settings: Sequence[str]) -> Audit | None:
+    """The audit of every source that the settings name; None when one is gone or unreadable, or none is named."""
+    sources: dict[str, str] = {}
+    for text in settings:
+        flat = flat_settings(text)
+        paths = {key: value for key, value in flat.items() if key.startswith("sources.") and key.endswith(".path")}
+        sources |= {path: flat.get(f"{key.removesuffix('path')}category", "domain") for key, path in paths.items()}
+    try:
+        records = [record for path, category in sources.items() for record in read_source(path, category)]
+    except InputError:
+        return None
+    return audit(records) if records else None
+
+
+def _passes(arms: tuple[Arm, ...], gate: Gate) -> dict[str, bool]:
+    return {arm.name: not gate.check(arm.figures) for arm in arms if arm.is_trained}
+
+
+def _versions(identity: Any) -> dict[str, str]:
+    if not isinstance(identity, Mapping):
+        return {}
+    names = {"version": "mlx-loopai", "base_hash": "base", "config_digest": "configuration"}
+    return {shown: str(identity[name]) for name, shown in names.items() if name in identity}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{error.lineno}: not JSON: {error.msg}; write it again with the command it came from"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply to be a document of mlx-loopai") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; give a file that mlx-loopai wrote") from None

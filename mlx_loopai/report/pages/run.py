@@ -1,0 +1,209 @@
+"""The page of one training run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_loopai.data.audit import Audit
+from mlx_loopai.evaluation.gate import Gate, number
+from mlx_loopai.report.documents import BASE, TUNED, Run
+from mlx_loopai.report.kit import figures
+from mlx_loopai.report.kit.elements import Child, Html, element, join
+from mlx_loopai.report.kit.page import Language, Section, facts, page, reproduction, said, settings_block
+from mlx_loopai.report.pages.comparison import phase_legend
+from mlx_loopai.report.sections.answers import answers_of
+from mlx_loopai.report.sections.audited import audit_section
+from mlx_loopai.report.sections.curves import (
+    NATS,
+    kept_figure,
+    noisy_figure,
+    phase_names,
+    validation_figure,
+    value_figure,
+)
+from mlx_loopai.report.sections.layers import Change, layers_section
+from mlx_loopai.report.sections.probes import probes_section
+from mlx_loopai.report.sections.tables import flat_settings
+from mlx_loopai.report.sections.verdict import Headline, arm_card, banner, gate_rule, verdict_on
+
+_STYLE = "c2"
+
+
+def run_page(
+    run: Run, norms: Mapping[str, float] | None = None, audit: Audit | None = None, language: Language = "en"
+) -> str:
+    """The report of a run (of `documents.run_of`) as one self-contained HTML text.
+
+    norms: adapted module -> norm of its update; audit: of the rows it was trained on.
+    """
+    gate = gate_of(run)
+    arms = () if run.evaluation is None else (run.evaluation,)
+    styles = {BASE: "c0", TUNED: _STYLE}
+    answers = answers_of(run.lost, styles)
+    settings = settings_block(said("All settings", "모든 설정"), run.settings)
+    sections = [
+        _verdict(run, gate),
+        _summary(run),
+        probes_section(arms, styles),
+        Section("answers", "Answers it lost", "잃어버린 답", answers) if answers else None,
+        _curves(run),
+        layers_section([Change(TUNED, _STYLE, norms or {})]),
+        audit_section(audit),
+        Section("settings", "Settings", "설정", settings) if settings else None,
+        reproduction(run.command, run.versions),
+    ]
+    model, count = flat_settings(run.settings).get("model", ""), f"{len(run.steps):,}"
+    about: list[Child] = [said(f"model {model}", f"모델 {model}")] if model else []
+    about += [said(f"{count} steps", f"{count}스텝"), run.name]
+    return page("Training run", "학습 보고서", join(about, " · "), sections, language)
+
+
+def gate_of(run: Run) -> Gate:
+    """The floors that the run's own settings ask for, the gate's defaults elsewhere."""
+    flat, default = flat_settings(run.settings), Gate()
+    floor, gain_floor = (_float(flat.get(f"forgetting.{name}")) for name in ("floor", "gain_floor"))
+    return Gate(
+        floor=default.floor if floor is None else floor,
+        minimum_floor=default.minimum_floor,
+        gain_floor=default.gain_floor if gain_floor is None else gain_floor,
+    )
+
+
+def _verdict(run: Run, gate: Gate) -> Section:
+    top = banner(_headline(run, gate))
+    if run.evaluation is None:
+        told = said("To measure what it kept: ", "남은 능력을 재려면: ")
+        body: Child = [top, element("p", told, element("code", _advice(run)))]
+    else:
+        card = arm_card(verdict_on(run.evaluation, gate), _STYLE)
+        body = [top, element("div", card, class_="grid wide"), element("p", gate_rule(gate), class_="note")]
+    return Section("verdict", "Verdict", "결론", body)
+
+
+def _advice(run: Run) -> str:
+    model = flat_settings(run.settings).get("model", "nano")
+    chosen = [] if model == "nano" else ["--model", model]
+    return shlex.join(
+        ["mlx-loopai", "evaluate", *chosen, "--adapter", f"{run.name}/adapter", "--out", f"{run.name}/evaluation.json"]
+    )
+
+
+def _headline(run: Run, gate: Gate) -> Headline:
+    if run.evaluation is not None:
+        if gate.check(run.evaluation.figures):
+            return Headline("fail", "The fine-tuned model does not pass the gate.", "기준을 통과하지 못했습니다.")
+        return Headline("pass", "The fine-tuned model passes the gate.", "기준을 통과했습니다.")
+    if run.summary is None:
+        return Headline("open", "The run has not ended.", "학습이 아직 끝나지 않았습니다.")
+    english = "Training is done; what the model kept of its general ability has not been measured."
+    return Headline("open", english, "학습은 끝났지만, 잃은 능력이 있는지는 아직 측정하지 않았습니다.")
+
+
+def _summary(run: Run) -> Section:
+    summary = run.summary or {}
+    rows = [(said(*name), shown) for name, shown in _summary_rows(run, summary) if shown and shown != figures.UNKNOWN]
+    return Section("summary", "Summary", "요약", [facts(rows), _memory(summary)])
+
+
+def _summary_rows(run: Run, summary: Mapping[str, Any]) -> list[tuple[tuple[str, str], Child]]:
+    def value(name: str) -> float | None:
+        return number(summary.get(name))
+
+    return [
+        (("steps", "스텝"), _counted_steps(run)),
+        (("loss on the same fixed rows", "같은 고정 자료의 손실"), _change(value("loss_first"), value("loss_last"))),
+        (
+            ("loss on held-out rows", "떼어 둔 자료의 손실"),
+            _change(value("validation_first"), value("validation_last")),
+        ),
+        (("supervised tokens", "배운 토큰"), figures.count(value("supervised_tokens"))),
+        (("supervised tokens a second", "초당 배운 토큰"), figures.count(value("tokens_per_s"))),
+        (("real tokens (not padding)", "채움이 아닌 토큰"), figures.percent(value("real_token_share"))),
+        (("supervised among them", "그 가운데 배운 토큰"), figures.percent(value("supervised_token_share"))),
+        (("time", "걸린 시간"), figures.duration(value("train_s"))),
+        (("resumed from", "이어서 시작한 곳"), ", ".join(run.resumed_from)),
+        *_general_rows(run),
+    ]
+
+
+def _counted_steps(run: Run) -> Html:
+    done, skipped = f"{len(run.steps):,}", sum(step.skipped for step in run.steps)
+    english, korean = done, done
+    if run.total_steps and run.total_steps != len(run.steps):
+        english, korean = f"{done} of {run.total_steps:,}", f"{run.total_steps:,} 가운데 {done}"
+    if skipped:
+        english, korean = f"{english}, {skipped} skipped", f"{korean}, {skipped}번 건너뜀"
+    return said(english, korean)
+
+
+def _general_rows(run: Run) -> list[tuple[tuple[str, str], Child]]:
+    """What the evaluation found besides the probes, before and after."""
+    after = {} if run.evaluation is None else run.evaluation.figures
+    before = after.get("base")
+    if not isinstance(before, Mapping):
+        return []
+    names = {
+        "perplexity": (("perplexity of general text", "일반 글의 혼란도"), 2),
+        "purity": (("purity of Korean answers", "한국어 답의 한글 순도"), 3),
+    }
+    rows: list[tuple[tuple[str, str], Child]] = []
+    for name, (shown, digits) in names.items():
+        first, last = number(before.get(name)), number(after.get(name))
+        if first is not None and last is not None:
+            rows.append((shown, f"{figures.fixed(first, digits)} → {figures.fixed(last, digits)}"))
+    return rows
+
+
+def _change(first: float | None, last: float | None) -> Html | None:
+    if first is None or last is None:
+        return None
+    figure = f"{figures.fixed(first, 4)} → {figures.fixed(last, 4)}"
+    return said(f"{figure} nats per token", f"토큰당 {figure} 내트")
+
+
+def _memory(summary: Mapping[str, Any]) -> Html | None:
+    """Peak memory against the plan, as a bar with the plan as its mark."""
+    peak, plan = number(summary.get("peak_bytes")), number(summary.get("plan_bytes"))
+    if not peak or not plan or peak < 0 or plan < 0:
+        return None
+    whole = 1.1 * max(peak, plan)
+    over = peak > plan
+    fill = element("span", class_=f"fill {'over' if over else _STYLE}", style=f"width:{100 * peak / whole:.1f}%")
+    mark = element("span", class_="at base", style=f"left:{100 * plan / whole:.1f}%")
+    share = figures.ratio(peak, plan)
+    words = said(
+        f"peak {figures.size(peak)}, {share} of the planned {figures.size(plan)}"
+        + (": more than planned" if over else ""),
+        f"최대 {figures.size(peak)}, 계획 {figures.size(plan)}의 {share}" + (": 계획보다 많음" if over else ""),
+    )
+    return element(
+        "figure",
+        element("figcaption", element("b", said("Memory against plan", "계획 대비 메모리"))),
+        element("span", fill, mark, class_="track tall"),
+        element("p", words, class_="note"),
+        class_="memory",
+    )
+
+
+def _curves(run: Run) -> Section | None:
+    if not run.steps:
+        return None
+    pictures = [
+        noisy_figure(run.steps, lambda step: step.loss, _STYLE, ("Loss", "학습 손실"), NATS),
+        validation_figure(run.validation, run.steps, "c1"),
+        kept_figure(run.kept, run.steps, "c4"),
+        value_figure(run.steps, lambda step: step.learning_rate, "c6", ("Learning rate", "학습률")),
+        value_figure(run.steps, lambda step: step.penalty, "c3", ("Penalty", "벌점")),
+        noisy_figure(run.steps, lambda step: step.gradient_norm, "c5", ("Gradient norm", "기울기 크기")),
+    ]
+    body: Child = [element("div", pictures, class_="grid even"), phase_legend(phase_names(run.steps))]
+    return Section("curves", "Training", "학습 과정", body)
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        return None if text is None else number(float(text))
+    except ValueError:
+        return None

@@ -1,0 +1,67 @@
+"""What the arms can do, ability by ability, as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mlx_loopai.report.documents import Arm, ProbeScore
+from mlx_loopai.report.kit import figures
+from mlx_loopai.report.kit.elements import Child, Html, element, join
+from mlx_loopai.report.kit.page import Section, said
+
+_NOTE = said(
+    "Share of right answers. The solid mark is the base, the dotted one is chance;"
+    " −/+ counts answers that became wrong and right.",
+    "정답률입니다. 실선은 기준 모델, 점선은 우연이며 −/+는 틀리게 된 답과 맞게 된 답의 수입니다.",
+)
+
+
+def probes_section(arms: Sequence[Arm], styles: Mapping[str, str]) -> Section | None:
+    """For every probe a bar per arm, with the base and chance as marks on it; None without probes."""
+    names = list(dict.fromkeys(probe.name for arm in arms for probe in arm.probes))
+    if not names:
+        return None
+    cards = []
+    for name in names:
+        found = [(arm, probe) for arm in arms for probe in arm.probes if probe.name == name]
+        title = element("h3", name, " ", element("small", join(_about(found[0][1]), " · ")))
+        bars = [_bar(arm.name, probe, styles[arm.name]) for arm, probe in found]
+        cards.append(element("article", title, bars, class_="card probe"))
+    body = [element("div", cards, class_="grid even"), element("p", _NOTE, class_="note")]
+    return Section("probes", "Abilities", "능력별 결과", body)
+
+
+def _about(probe: ProbeScore) -> list[Child]:
+    chance = figures.fixed(probe.chance, 2)
+    return [
+        *([f"n = {figures.count(probe.n)}"] if probe.n else []),
+        *([said(f"chance {chance}", f"우연 {chance}")] if probe.chance else []),
+        *([] if probe.counted else [said("not counted: the base is near chance", "제외: 기준 모델이 우연 수준")]),
+    ]
+
+
+def _bar(arm: str, probe: ProbeScore, style: str) -> Html:
+    marks = [
+        element(
+            "span", class_=f"at {kind}", style=f"left:{_share(value)}", title=f"{kind} · {name} {figures.fixed(value)}"
+        )
+        for kind, name, value in (("base", "기준", probe.base), ("chance", "우연", probe.chance))
+        if value is not None and (kind == "base" or value > 0)
+    ]
+    track = element(
+        "span", element("span", class_=f"fill {style}", style=f"width:{_share(probe.score)}"), marks, class_="track"
+    )
+    changed = probe.right_to_wrong or probe.wrong_to_right
+    churn = f"−{figures.count(probe.right_to_wrong)} +{figures.count(probe.wrong_to_right)}" if changed else ""
+    return element(
+        "div",
+        element("span", arm, class_="who"),
+        track,
+        element("span", figures.fixed(probe.score), class_="value"),
+        element("span", churn, class_="churn"),
+        class_="bar",
+    )
+
+
+def _share(value: float | None) -> str:
+    return f"{100 * min(max(value or 0.0, 0.0), 1.0):.1f}%"

@@ -1,0 +1,213 @@
+"""What a comparison or an evaluation says, in words, in English and Korean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.report.documents import PLAIN, Arm, Comparison
+from mlx_loopai.report.kit import figures
+from mlx_loopai.report.kit.elements import Html, element
+from mlx_loopai.report.kit.page import said
+
+# Above this retention plain LoRA has not forgotten, and there is nothing that guarding could have kept (DESIGN 7).
+FORGETS_BELOW = 0.93
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reasons`: why the gate says no, in English and Korean; empty when it says yes."""
+
+    arm: Arm
+    reasons: tuple[tuple[str, str], ...]
+
+    @property
+    def passes(self) -> bool:
+        return not self.reasons
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The one sentence on top. `tone`: pass, fail or open (nothing could be judged)."""
+
+    tone: str
+    english: str
+    korean: str
+
+
+def verdicts(arms: Sequence[Arm], gate: Gate) -> list[Verdict]:
+    """The gate's word on every trained arm."""
+    return [verdict_on(arm, gate) for arm in arms if arm.is_trained]
+
+
+def verdict_on(arm: Arm, gate: Gate) -> Verdict:
+    """The gate's word on one arm."""
+    return Verdict(arm, tuple(zip(gate.check(arm.figures), _korean_reasons(arm, gate), strict=True)))
+
+
+def headline(comparison: Comparison, gate: Gate) -> Headline:
+    """What the comparison showed: about the arms that were guarded, or about what there is."""
+    judged = verdicts(comparison.arms, gate)
+    guarded = [verdict for verdict in judged if verdict.arm.name != PLAIN] or judged
+    if not guarded:
+        return Headline("open", "Only the base was measured: there is nothing to judge.", "기준 모델만 측정했습니다.")
+    passing = [verdict for verdict in guarded if verdict.passes]
+    names = _listed([verdict.arm.name for verdict in passing or guarded])
+    plural = len(passing or guarded) > 1
+    if not passing:
+        verb = "do not pass" if plural else "does not pass"
+        return Headline("fail", f"{names} {verb} the gate.", f"{names}: 기준을 통과하지 못했습니다.")
+    plain = comparison.arm(PLAIN)
+    if plain and plain.retention is not None and plain.retention <= FORGETS_BELOW and passing[0].arm is not plain:
+        verb = "keep" if plural else "keeps"
+        english = f"{names} {verb} what plain LoRA loses, and {'pass' if plural else 'passes'} the gate."
+        return Headline("pass", english, f"{names}: 일반 LoRA가 잃은 능력을 지키고 기준을 통과했습니다.")
+    return Headline("pass", f"{names} {'pass' if plural else 'passes'} the gate.", f"{names}: 기준을 통과했습니다.")
+
+
+def banner(top: Headline) -> Html:
+    """The headline, large."""
+    return element("div", element("p", said(top.english, top.korean), class_="headline"), class_=f"banner {top.tone}")
+
+
+def gate_rule(gate: Gate) -> Html:
+    """The floors in words."""
+    english = (
+        f"The gate asks for retention of at least {gate.floor:g} and at least {gate.minimum_floor:g} on the worst probe"
+    )
+    korean = f"통과 기준: 유지율 {gate.floor:g} 이상, 최저 항목 {gate.minimum_floor:g} 이상"
+    if gate.gain_floor > 0:
+        english += f", and a gain of at least {gate.gain_floor:g}"
+        korean += f", 습득률 {gate.gain_floor:g} 이상"
+    return said(f"{english}.", f"{korean}.")
+
+
+def caveats(comparison: Comparison) -> list[tuple[str, str]]:
+    """Why the comparison may not count, each in English and Korean."""
+    plain = comparison.arm(PLAIN)
+    found = []
+    if plain and plain.retention is not None and plain.retention > FORGETS_BELOW:
+        found.append(
+            (
+                f"Plain LoRA kept {figures.percent(plain.retention)} of its general ability, more than"
+                f" {FORGETS_BELOW:g}: it forgot too little for this comparison to prove anything.",
+                "일반 LoRA가 거의 잊지 않아 이 비교로는 증명할 수 없습니다.",
+            )
+        )
+    base = comparison.arm("base")
+    scores = [arm.domain_score if arm else None for arm in (base, plain)]
+    if scores[0] is not None and scores[1] is not None and scores[1] <= scores[0]:
+        found.append(
+            (
+                "Plain LoRA did not learn the domain: a share of its gain means nothing here.",
+                "일반 LoRA가 도메인을 배우지 못해 습득률에 의미가 없습니다.",
+            )
+        )
+    return found
+
+
+def arm_card(verdict: Verdict, style: str) -> Html:
+    """One arm's verdict: its figures large, what they mean below."""
+    arm = verdict.arm
+    word = said("✓ passes", "✓ 통과") if verdict.passes else said("✗ fails", "✗ 미달")
+    chip = element("span", word, class_=f"chip {_tone(verdict.passes)}")
+    return element(
+        "article",
+        element("h3", element("span", class_=f"dot {style}"), arm.name, " ", chip),
+        element(
+            "div",
+            _big("retention", "유지율", figures.percent(arm.retention), arm.retention, style),
+            _big("worst probe", "최저 항목", figures.percent(arm.retention_min), arm.retention_min, style),
+            None if arm.gain is None else _big("gain", "습득률", figures.percent(arm.gain), arm.gain, style),
+            class_="bigs",
+        ),
+        [element("p", sentence) for sentence in sentences(arm)],
+        element("ul", [element("li", said(*pair)) for pair in verdict.reasons], class_="reasons")
+        if verdict.reasons
+        else None,
+        class_=f"card {style}",
+    )
+
+
+def _korean_reasons(arm: Arm, gate: Gate) -> list[str]:
+    """What `gate.check` says, in its order."""
+    checks = [("유지율", arm.retention, gate.floor), ("최저 항목 유지율", arm.retention_min, gate.minimum_floor)]
+    if gate.gain_floor > 0 or arm.gain is not None:
+        checks.append(("습득률", arm.gain, gate.gain_floor))
+    return [
+        f"{name}: 값이 없습니다"
+        if value is None
+        else f"{name} {math.floor(value * 1e4) / 1e4:.4f}: 기준 {floor:g} 미만"
+        for name, value, floor in checks
+        if value is None or value < floor
+    ]
+
+
+def sentences(arm: Arm) -> list[Html]:
+    """What an arm lost, kept and learnt."""
+    return [sentence for sentence in (_kept(arm), _churn(arm), _learnt(arm)) if sentence is not None]
+
+
+def _kept(arm: Arm) -> Html | None:
+    if arm.retention is None:
+        return None
+    lost = arm.retention <= FORGETS_BELOW
+    # Below chance the loss counts more than the whole: a figure, but no share that anybody can lose.
+    share = figures.percent(min(1 - arm.retention, 1.0) if lost else arm.retention)
+    english = (
+        f"{'Lost' if lost else 'Kept'} {share} of what the base could do (retention {figures.fixed(arm.retention)}"
+    )
+    korean = f"기준 모델이 하던 일의 {share}를 {'잃었습니다' if lost else '지켰습니다'}"
+    korean += f" (유지율 {figures.fixed(arm.retention)}"
+    if bounds := figures.interval(arm.retention_interval):
+        english += f", 95 % interval {bounds}"
+        korean += f", 95 % 구간 {bounds.replace(' to ', '~')}"
+    english, korean = f"{english})", f"{korean})"
+    if worst := arm.worst_probe:
+        scores = f"{worst.name}: {figures.fixed(worst.base)} → {figures.fixed(worst.score)}"
+        english += f"; worst on {scores}"
+        korean += f"; 가장 낮은 항목 {scores}"
+    return said(f"{english}.", f"{korean}.")
+
+
+def _churn(arm: Arm) -> Html | None:
+    if arm.right_to_wrong is None:
+        return None
+    lost, won = figures.count(arm.right_to_wrong), figures.count(arm.wrong_to_right)
+    return said(
+        f"{lost} right answers became wrong, {won} wrong ones right.",
+        f"맞던 답 {lost}개가 틀리게, 틀리던 답 {won}개가 맞게 되었습니다.",
+    )
+
+
+def _learnt(arm: Arm) -> Html | None:
+    if arm.gain is None:
+        return None
+    if arm.name == PLAIN:
+        return said(
+            "Its gain on the domain is what the others are measured by.",
+            "이 모델이 배운 양이 다른 모델의 습득률 기준입니다.",
+        )
+    share, bounds = figures.percent(arm.gain), figures.interval(arm.gain_interval)
+    english = f"Learnt {share} of what plain LoRA learnt of the domain"
+    korean = f"일반 LoRA가 도메인에서 배운 것의 {share}를 배웠습니다"
+    if bounds:
+        english += f" (95 % interval {bounds})"
+        korean += f" (95 % 구간 {bounds.replace(' to ', '~')})"
+    return said(f"{english}.", f"{korean}.")
+
+
+def _big(name: str, korean: str, text: str, value: float | None, style: str) -> Html:
+    width = 0.0 if value is None else 100 * min(max(value, 0.0), 1.0)
+    bar = element("span", element("span", style=f"width:{width:.1f}%", class_=f"fill {style}"), class_="meter")
+    return element("div", element("b", text), bar, element("small", said(name, korean)), class_="big")
+
+
+def _tone(passes: bool) -> str:
+    return "pass" if passes else "fail"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,70 @@
+"""Who may talk to the server: its own names, its own pages, and those who hold the key."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlx_loopai.serving.shapes import ApiError
+
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.I)
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+
+
+def refusal(headers: Headers, loopback: bool, origins: Collection[str]) -> ApiError | None:
+    """Why a request is turned away, or None.
+
+    On a loopback address only loopback names are answered: a page of another site may point its own name at this
+    machine (DNS rebinding). A request that a page of another origin sends is refused unless that origin is allowed.
+    """
+    host = headers.get("host", "")
+    if loopback and not _LOOPBACK.fullmatch(host):
+        return ApiError(403, f"host {host[:80]!r}: this server answers on the loopback address only", code="wrong_host")
+    origin = headers.get("origin")
+    if origin is None or origin in origins or _netloc(origin) == host.lower():
+        return None
+    return ApiError(
+        403, f"origin {origin[:80]!r}: start the server with --allow-origin to let it in", code="wrong_origin"
+    )
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def check_key(request: Request, key: str | None) -> None:
+    """Raises: ApiError 401 when the server has a key and the request does not bear it."""
+    given = request.headers.get("authorization", "")
+    if key is not None and not hmac.compare_digest(given.encode("latin-1"), f"Bearer {key}".encode()):
+        raise ApiError(401, "wrong or missing key; send Authorization: Bearer KEY", code="invalid_api_key")
+
+
+class Guard:
+    """Turns away what `refusal` names, and adds the headers that keep browsers from guessing."""
+
+    def __init__(self, app: ASGIApp, loopback: bool, origins: Collection[str]) -> None:
+        self._app, self._loopback, self._origins = app, loopback, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        error = refusal(Headers(scope=scope), self._loopback, self._origins)
+        answer = self._app if error is None else JSONResponse(error.body, error.status)
+        await answer(scope, receive, send_with_headers)

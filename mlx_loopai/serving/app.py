@@ -1,0 +1,243 @@
+"""The server's routes: OpenAI's chat and text completions, the list of models, its health, and a page to try it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.generation.grounding import ground_all
+from mlx_loopai.generation.prompts import Prompt, Source
+from mlx_loopai.generation.session import Session
+from mlx_loopai.retrieval.index import Hit
+from mlx_loopai.serving.access import Guard, check_key
+from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Slots, events, unless_gone
+from mlx_loopai.serving.page import page_response
+from mlx_loopai.serving.request_body import Asked, Defaults, parse
+from mlx_loopai.serving.shapes import ApiError, Reply, Report
+from mlx_loopai.serving.writer import Writer
+
+_BODY_SECONDS = 30
+_CLIENT_GONE = 499  # nobody reads it
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a server is run. `concurrent` answers are written at once, `queue` more may wait.
+
+    retrieve: finds passages for the last request of a chat, which are shown with it. loopback: it is bound to a
+    loopback address. api_key: None lets everybody in who reaches it.
+    """
+
+    defaults: Defaults
+    context_tokens: int
+    concurrent: int = 8
+    queue: int = 32
+    time_limit_s: float = 300.0
+    max_body_bytes: int = 1 << 20
+    retrieve: Callable[[str], Sequence[Hit]] | None = None
+    loopback: bool = True
+    origins: tuple[str, ...] = ()
+    api_key: str | None = field(default=None, repr=False)
+
+
+def build_app(session: Session, options: ServeOptions, log: Callable[[str], None]) -> Starlette:
+    """The application; its writer starts and ends with it. `log` gets a line a request, which tells no contents."""
+    api = _Api(session, options, log)
+    routes = [
+        Route("/", api.page),
+        Route("/health", api.health),
+        Route("/v1/models", api.models),
+        Route("/v1/models/{name:path}", api.model),
+        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", api.text, methods=["POST"]),
+    ]
+    middleware = [Middleware(Guard, loopback=options.loopback, origins=options.origins)]
+    if options.origins:
+        headers = ["Authorization", "Content-Type"]
+        middleware.append(
+            Middleware(
+                CORSMiddleware, allow_origins=options.origins, allow_methods=["GET", "POST"], allow_headers=headers
+            )
+        )
+    return Starlette(
+        routes=routes, middleware=middleware, exception_handlers={HTTPException: _http_error}, lifespan=api.lifespan
+    )
+
+
+def _error(error: ApiError) -> Response:
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """What the router itself says: no such page, or another method."""
+    assert isinstance(error, HTTPException)
+    response = _error(ApiError(error.status_code, f"{error.detail}; see /v1/models and /v1/chat/completions"))
+    response.headers.update(error.headers or {})
+    return response
+
+
+class _Api:
+    def __init__(self, session: Session, options: ServeOptions, log: Callable[[str], None]) -> None:
+        self._session, self._options, self._log = session, options, log
+        self._slots = Slots(options.concurrent + options.queue)
+        self._writer = Writer(session.loaded, options.concurrent, lambda reason: log(f"writing failed: {reason}"))
+        # Reading a long prompt into tokens takes a while: neither the event loop nor the writer shall wait for it.
+        self._encoder = ThreadPoolExecutor(1, "encoder")
+        self._created = int(time.time())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self._writer.start()
+        try:
+            yield
+        finally:
+            self._writer.close()
+            self._encoder.shutdown()
+
+    async def page(self, _: Request) -> Response:
+        return page_response()
+
+    async def health(self, _: Request) -> Response:
+        alive = self._writer.alive
+        state = {
+            "status": "ok" if alive else "failed",
+            "model": self._options.defaults.model,
+            "answers": len(self._writer),
+            "requests": self._slots.taken,
+        }
+        return JSONResponse(state, 200 if alive else 503)
+
+    async def models(self, request: Request) -> Response:
+        return await self._guarded(request, self._list_models)
+
+    async def model(self, request: Request) -> Response:
+        return await self._guarded(request, self._one_model)
+
+    async def chat(self, request: Request) -> Response:
+        return await self._guarded(request, lambda request: self._complete(request, chat=True))
+
+    async def text(self, request: Request) -> Response:
+        return await self._guarded(request, lambda request: self._complete(request, chat=False))
+
+    async def _guarded(self, request: Request, work: Callable[[Request], Awaitable[Response]]) -> Response:
+        """What `work` answers; every error in the shape of the API."""
+        try:
+            check_key(request, self._options.api_key)
+            return await work(request)
+        except ApiError as error:
+            self._log(f"{request.method} {request.url.path} {error.status}")
+            return _error(error)
+        except (GoneError, ClientDisconnect):
+            self._log(f"{request.method} {request.url.path} the client left")
+            return Response(status_code=_CLIENT_GONE)
+        except Exception as error:  # the log says it; the client need not know
+            self._log(f"{request.method} {request.url.path} 500 {type(error).__name__}: {error}")
+            return _error(ApiError(500, "the server failed; its log says why"))
+
+    async def _list_models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model_card()]})
+
+    async def _one_model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name != self._options.defaults.model:
+            have = self._options.defaults.model
+            raise ApiError(404, f"model {name!r}: this server has {have}", "model", "model_not_found")
+        return JSONResponse(self._model_card())
+
+    def _model_card(self) -> dict[str, object]:
+        name = self._options.defaults.model
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "mlx-loopai"}
+
+    async def _complete(self, request: Request, chat: bool) -> Response:
+        asked = parse(await self._body(request), chat, self._options.defaults)
+        self._slots.take()
+        answering: Answering | None = None
+
+        def close() -> None:
+            self._slots.free()
+            if answering is not None:
+                answering.close()
+
+        streaming = False
+        try:
+            asked, prompt, sources = await self._prepared(asked)
+            reply = Reply(self._options.defaults.model, chat, asked.with_usage, sources)
+            answering = Answering(self._writer, prompt, asked, self._options.time_limit_s)
+            if not asked.stream:
+                text, report = await unless_gone(request, answering.whole())
+                self._done(request, report)
+                return JSONResponse(reply.whole(text, report))
+            # A stream's status is sent before its text: what fails until the first text still gets its own.
+            first = await unless_gone(request, answering.next())
+            streaming = True
+            return EventStream(events(answering, first, reply, lambda report: self._done(request, report)), close)
+        finally:
+            if not streaming:
+                close()
+
+    def _done(self, request: Request, report: Report) -> None:
+        taken = f"{report.prompt_tokens} + {report.completion_tokens} tokens"
+        self._log(f"{request.method} {request.url.path} 200, {taken}, {report.details['tokens_per_s']:.1f} tokens/s")
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, as long as it is small enough and comes soon enough. Raises: ApiError."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            # Not only for order: a browser asks before it sends this type to another site.
+            raise ApiError(415, f"content type {kind[:80]!r}: send Content-Type: application/json")
+        limit, body = self._options.max_body_bytes, bytearray()
+        too_large = ApiError(413, f"the body has more than {limit} bytes; send less")
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared[:18]) > limit:
+            raise too_large
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_large
+        except TimeoutError:
+            raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS} s") from None
+        return bytes(body)
+
+    async def _prepared(self, asked: Asked) -> tuple[Asked, list[int], Sequence[Source] | None]:
+        """The request with a limit that fits, its prompt's tokens and sources. Raises: ApiError 400."""
+        loop = asyncio.get_running_loop()
+        try:
+            prompt, sources = await loop.run_in_executor(self._encoder, self._encode, asked)
+        except InputError as error:
+            raise ApiError(400, str(error), "messages") from None
+        context = self._options.context_tokens
+        room = context - len(prompt)
+        wanted = asked.options.max_tokens if asked.own_limit else 1
+        if not prompt or room < wanted:
+            reason = f"the prompt has {len(prompt)} tokens and {wanted} are wanted, of {context} in all; ask for less"
+            raise ApiError(400, reason, "messages", "context_length_exceeded")
+        limit = min(asked.options.max_tokens, room)
+        options = dataclasses.replace(asked.options, max_tokens=limit)
+        return dataclasses.replace(asked, options=options), prompt, sources
+
+    def _encode(self, asked: Asked) -> tuple[list[int], Sequence[Source] | None]:
+        if isinstance(asked.prompt, str):
+            return list(self._session.loaded.tokenizer.encode(asked.prompt)), None
+        prompt, context = Prompt(asked.prompt, "messages"), self._options.context_tokens
+        if self._options.retrieve is None:
+            return self._session.prompt_ids(prompt), None
+        # Where the request sets no limit of its own, passages may take half of the context.
+        answer = asked.options.max_tokens if asked.own_limit else min(asked.options.max_tokens, context // 2)
+        [prompt] = ground_all([prompt], self._options.retrieve, self._session, (), context - answer)
+        return self._session.prompt_ids(prompt), prompt.sources

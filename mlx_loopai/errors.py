@@ -25,6 +25,13 @@ class GateFailed(LoopaiError):
     """A release gate said no (exit status 1)."""
 
 
+class Diverged(LoopaiError):
+    """Training left the numbers: its loss stayed non-finite, or its last updates broke the adapter (exit status 1).
+
+    A sweep may leave this learning rate out and go on; no other failure says that a rate is too high.
+    """
+
+
 class Interrupted(LoopaiError):
     """The user pressed Ctrl-C; what was done so far is saved (exit status 130)."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.tokens import ChatEncoder
-from mlx_loopai.errors import LoopaiError
+from mlx_loopai.errors import Diverged, LoopaiError
 from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.evaluation.seeds import smallest_within_noise
 from mlx_loopai.experiments.arms import MATCHED, PLAIN
@@ -119,8 +119,8 @@ class Grid:
         """Train; whether the loss stayed finite. A rate too high for an arm is a result of a sweep, not its end."""
         try:
             train(config, folder, self.listener, resume=RunDirectory(folder).identity.exists())
-        except LoopaiError as error:
-            if type(error) is not LoopaiError or len(self.rates) < 2 or "learning_rate" not in str(error):
+        except Diverged as error:
+            if len(self.rates) < 2:
                 raise
             self.listener.notice(f"left out: {error}")
             return False

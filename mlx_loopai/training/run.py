@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx_loopai.config import LoraOptions, RunConfig
 from mlx_loopai.data.batches import divided, share_in_file_order
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
-from mlx_loopai.errors import InputError, Interrupted, LoopaiError
+from mlx_loopai.errors import Diverged, InputError, Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.guards.penalties import PENALTIES
 from mlx_loopai.memory.corrections import read_corrections
@@ -112,8 +112,9 @@ ALONE = World()
 def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False, world: World = ALONE) -> Summary:
     """Train an adapter into `out`/adapter and return the run's summary; of several processes, rank 0 writes.
 
-    Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; LoopaiError when no setting
-    fits this machine's memory, the loss stays non-finite or memory runs out.
+    Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; Diverged when the loss stays
+    non-finite; LoopaiError when no setting fits this machine's memory, memory runs out, or the first reading of general
+    ability is below the floor to which the run should roll back.
     """
     if world.size > 1 and config.lora.dropout:
         raise InputError(
@@ -298,7 +299,7 @@ def _advance(run: _Run, phase: Phase, result: StepResult, rate: float) -> None:
 def _check_health(run: _Run, result: StepResult) -> None:
     """Stop before the machine swaps or a diverged run wastes hours; what was good is on the disk."""
     if run.step.skipped_in_a_row >= run.config.train.max_skipped_steps:
-        raise LoopaiError(
+        raise Diverged(
             f"{run.step.skipped_in_a_row} steps in a row had a non-finite loss or gradient; the last good checkpoint "
             f"stays in {run.directory.checkpoints}; lower train.learning_rate and start again with another --out"
         )
@@ -312,10 +313,10 @@ def _check_health(run: _Run, result: StepResult) -> None:
 
 
 def _finite_loss(run: _Run, rows: list[TokenRow]) -> float:
-    """The loss on `rows` after training. Raises: LoopaiError when it is not finite: the last updates were too large."""
+    """The loss on `rows` after training. Raises: Diverged when it is not finite: the last updates were too large."""
     loss = _loss(run.loaded, rows)
     if loss is None or not math.isfinite(loss):
-        raise LoopaiError(
+        raise Diverged(
             f"the loss after training is {loss}: the last updates broke the adapter, and it was not written; lower "
             "train.learning_rate and start again with another --out"
         )

@@ -189,6 +189,32 @@ def test_a_rate_is_chosen_on_few_seeds_and_trained_on_all_and_every_arm_is_resca
     assert {path: path.stat().st_mtime_ns for path in out.rglob("rescaling.json")} == chosen
 
 
+def test_a_rate_at_which_an_arm_diverges_is_left_out(
+    recipe: Path, tmp_path: Path, command_line: Callable[..., Ended]
+) -> None:
+    one = ["--arms", "plain", "--seeds", "1", "--suite", recipe.parent / "suite.yaml", "--json"]
+    sweep = ["--sweep", f"train.learning_rate={RATES[1]},1e38"]
+    ended = command_line("compare", recipe, *one, *sweep, "--out", tmp_path / "compare")
+    assert ended.status == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert [tried["learning_rate"] for tried in document["sweep"]] == [float(RATES[1])]
+    assert "note: left out: the loss after training is" in ended.stderr
+
+
+def test_a_forgetting_floor_does_not_discard_a_rate(
+    recipe: Path, tmp_path: Path, command_line: Callable[..., Ended]
+) -> None:
+    """What stops a run because it forgets speaks of the rate, too, and says nothing about what the domain prefers."""
+    floor = ["monitor_every=1", "kept_floor=1", "on_floor=rollback"]
+    settings = [argument for option in floor for argument in ("--set", f"forgetting.{option}")]
+    one = ["--arms", "plain", "--seeds", "1", "--suite", recipe.parent / "suite.yaml", "--json"]
+    sweep = ["--sweep", f"train.learning_rate={','.join(RATES)}"]
+    ended = command_line("compare", recipe, *one, *sweep, *settings, "--out", tmp_path / "compare")
+    assert ended.status == 1
+    assert "general ability: kept" in ended.stderr.splitlines()[-1]
+    assert "left out" not in ended.stderr
+
+
 def test_a_finished_run_is_rescaled_into_a_new_adapter(
     recipe: Path, compared: tuple[Path, dict[str, Any]], tmp_path: Path, command_line: Callable[..., Ended]
 ) -> None:

@@ -16,7 +16,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_loopai.config import RunConfig, load_config
-from mlx_loopai.errors import InputError, Interrupted, LoopaiError
+from mlx_loopai.errors import Diverged, InputError, Interrupted, LoopaiError
 from mlx_loopai.memory import watch as guard
 from mlx_loopai.memory.watch import Pressure, Reading
 from mlx_loopai.models.micro_batch import MicroBatch
@@ -279,7 +279,7 @@ def test_a_run_whose_loss_is_never_finite_stops(
     configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard
 ) -> None:
     monkeypatch.setattr(module, "TrainStep", type("Broken", (module.TrainStep,), {"_accumulate": _not_finite}))
-    with pytest.raises(LoopaiError, match="non-finite"):
+    with pytest.raises(Diverged, match="non-finite"):
         train(configure(train__epochs=20), tmp_path / "run", heard)
 
 
@@ -338,7 +338,7 @@ def test_every_optimizer_resumes_bit_for_bit(
 def test_an_update_that_breaks_the_adapter_at_the_end_is_an_error(
     configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard
 ) -> None:
-    with pytest.raises(LoopaiError, match=r"loss after training is .*train\.learning_rate"):
+    with pytest.raises(Diverged, match=r"loss after training is .*train\.learning_rate"):
         train(configure(train__learning_rate=1e38, train__max_steps=1), tmp_path / "run", heard)
     assert not (tmp_path / "run" / "adapter").exists()
 

@@ -1,22 +1,13 @@
-"""The run configuration: every option of a run, once.
-
-YAML recipes, `--set a.b=c`, the generated help and the saved `resolved.yaml` all come from these classes.
-Unknown keys are errors that name the nearest key.
-"""
+"""Every option of a training run, once: its name, default, range and description."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import re
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from mlx_loopai.errors import InputError, all_problems
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PenaltyKind = Literal["none", "kronecker", "sketch", "hierarchical", "fisher", "hlora", "kl"]
 # Penalties that measure nothing on general data and keep nothing from step to step.
@@ -27,11 +18,13 @@ Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
 
 
-class _Options(BaseModel):
+class Options(BaseModel):
+    """A table of options: unknown names are errors, and no value changes once it is read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class LoraOptions(_Options):
+class LoraOptions(Options):
     rank: int = Field(8, ge=1, le=1024, description="rank R of the update B A")
     alpha: float = Field(16.0, gt=0, description="numerator of the scale: alpha / rank")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank")
@@ -41,7 +34,7 @@ class LoraOptions(_Options):
     layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
 
 
-class TrainOptions(_Options):
+class TrainOptions(Options):
     seed: int = Field(0, ge=0, description="seeds data order, adapter initialisation and dropout")
     epochs: float = Field(1.0, gt=0, description="passes over a phase's mixture")
     max_steps: int = Field(
@@ -69,7 +62,7 @@ class TrainOptions(_Options):
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints stay on disk")
 
 
-class SelectionOptions(_Options):
+class SelectionOptions(Options):
     kind: Literal["none", "stm", "eaft"] = Field(
         "none", description="which training tokens count: stm: those the base finds likely; eaft: by the base's entropy"
     )
@@ -77,7 +70,7 @@ class SelectionOptions(_Options):
     top_k: int = Field(20, ge=2, description="likeliest tokens whose entropy counts (kind: eaft)")
 
 
-class PathOptions(_Options):
+class PathOptions(Options):
     """The measuring run of the kinds hlora and hierarchical. What is empty is as the kind has it."""
 
     epochs: int = Field(5, ge=1, description="passes over the general rows")
@@ -91,7 +84,7 @@ class PathOptions(_Options):
     anchor_at_base: bool | None = Field(None, description="pull to the base; else to where the measuring run ended")
 
 
-class PenaltyOptions(_Options):
+class PenaltyOptions(Options):
     kind: PenaltyKind = Field(
         "none",
         description="what holds general ability; kl: on training rows, stay near the base in all but the target token",
@@ -106,7 +99,7 @@ class PenaltyOptions(_Options):
     path: PathOptions = PathOptions()
 
 
-class ReplayOptions(_Options):
+class ReplayOptions(Options):
     share: float = Field(0.0, ge=0, lt=1, description="share of rehearsal rows among a phase's rows")
     loss_share: float = Field(
         0.0, ge=0, lt=1, description="share of rehearsal in every step's loss; 0: every token counts the same"
@@ -130,14 +123,14 @@ class ReplayOptions(_Options):
         return self
 
 
-class MemoryOptions(_Options):
+class MemoryOptions(Options):
     budget: str = Field("auto", description="bytes a run may use, such as 9GiB; auto: from this machine")
     checkpointing: bool | Literal["auto"] = Field("auto", description="recompute blocks in the backward pass")
     chunk_rows: int = Field(0, ge=0, description="rows of logits alive at once in the loss; 0: chosen by the plan")
     micro_tokens: int = Field(0, ge=0, description="tokens per micro-batch; 0: chosen by the plan")
 
 
-class ForgettingOptions(_Options):
+class ForgettingOptions(Options):
     floor: float = Field(0.95, ge=0, le=1, description="retention (GR) below which the gate says no")
     gain_floor: float = Field(0.0, ge=0, description="gain (DG) below which the gate says no")
     monitor_every: int = Field(
@@ -151,7 +144,7 @@ class ForgettingOptions(_Options):
     )
 
 
-class SourceOptions(_Options):
+class SourceOptions(Options):
     """One data file and how much of it a phase sees."""
 
     path: str = Field(
@@ -160,7 +153,7 @@ class SourceOptions(_Options):
     category: Literal["dialogue", "knowledge", "creative", "domain"] = Field("domain", description="what kind of rows")
 
 
-class PhaseOptions(_Options):
+class PhaseOptions(Options):
     """A phase: which sources, how often, and what it changes of `train`, `penalty` and `replay`."""
 
     name: str = Field(min_length=1, description="shown in progress and events")
@@ -170,7 +163,7 @@ class PhaseOptions(_Options):
     replay_share: float | None = Field(None, ge=0, lt=1, description="overrides replay.share")
 
 
-class RunConfig(_Options):
+class RunConfig(Options):
     """Everything that decides what a training run does."""
 
     model: str = Field("nano", description="nano (embedded), a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct")
@@ -238,142 +231,3 @@ class RunConfig(_Options):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def load_config(path: Path | None, overrides: tuple[str, ...] = (), base: dict[str, Any] | None = None) -> RunConfig:
-    """The configuration of a recipe with `--set` overrides applied; relative data paths resolve beside the recipe.
-
-    Raises: InputError naming every problem (file, dotted key, reason, nearest key).
-    """
-    values: dict[str, Any] = dict(base or {})
-    where = str(path) if path else "options"
-    if path is not None:
-        values = {**values, **_read_yaml(path)}
-        _resolve_paths(values, path.parent)
-    for override in overrides:
-        _apply_override(values, override)
-    return validate_config(values, where)
-
-
-def validate_config(values: dict[str, Any], where: str) -> RunConfig:
-    """`values` as a RunConfig. Raises: InputError with all problems in one line."""
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise InputError(f"{where}: {all_problems(problems)}") from None
-
-
-def flatten(config: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> value for every scalar option (lists and tables stay whole)."""
-    flat: dict[str, Any] = {}
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        if isinstance(value, BaseModel):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def option_table() -> list[tuple[str, str, str]]:
-    """(dotted name, default, description) of every option, for `--help` and the documentation."""
-    rows: list[tuple[str, str, str]] = []
-    _collect(RunConfig, "", rows)
-    return rows
-
-
-def _collect(model: type[BaseModel], prefix: str, rows: list[tuple[str, str, str]]) -> None:
-    for name, field in model.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            _collect(type(field.default), f"{prefix}{name}.", rows)
-        else:
-            default = "" if field.default_factory or field.is_required() else json.dumps(field.default)
-            rows.append((prefix + name, default, field.description or ""))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe; give a YAML file or use --model and --data") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; give a YAML file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; save the recipe as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: a recipe is a table of options, got {type(loaded).__name__}")
-    return loaded
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads `1e-5` as a number: YAML 1.1, which PyYAML follows, takes it for a string."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
-    list("-+0123456789."),
-)
-
-
-def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    sources = values.get("sources")
-    # What is no table is left for the validation to name.
-    for source in sources.values() if isinstance(sources, dict) else ():
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = _beside(source["path"], folder)
-    for key in ("validation", "general"):
-        if isinstance(values.get(key), str):
-            values[key] = _beside(values[key], folder)
-
-
-def _beside(path: str, folder: Path) -> str:
-    if not path or path.startswith("samples/") or Path(path).is_absolute():
-        return path
-    return str((folder / path).resolve())
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise InputError(f"--set {override}: expected NAME=VALUE, such as train.learning_rate=1e-4")
-    *parents, leaf = name.strip().split(".")
-    table = values
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise InputError(f"--set {override}: {parent} is a value, not a table")
-    try:
-        table[leaf] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise InputError(f"--set {override}: cannot read the value {text!r}; quote it as in YAML") from None
-
-
-def _explain(problem: Any) -> str:
-    dotted = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        return f"unknown key {dotted}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
-    message = problem["msg"].removeprefix("Value error, ")
-    if not dotted:
-        return message
-    return f"{dotted}: {message} (got {problem['input']!r})"
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    tables: dict[str, type[BaseModel]] = {"phases": PhaseOptions, "sources": SourceOptions}
-    model: type[BaseModel] = RunConfig
-    for part in location[:-1]:
-        model = tables.get(str(part), model)
-        field = model.model_fields.get(str(part))
-        if field is not None and isinstance(field.default, BaseModel):
-            model = type(field.default)
-    return sorted(model.model_fields)

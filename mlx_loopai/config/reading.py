@@ -1,0 +1,154 @@
+"""Reads a run's options from a recipe and from NAME=VALUE texts, and names every problem in one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mlx_loopai.config.options import PhaseOptions, RunConfig, SourceOptions
+from mlx_loopai.errors import InputError, all_problems
+
+
+def load_config(path: Path | None, overrides: tuple[str, ...] = (), base: dict[str, Any] | None = None) -> RunConfig:
+    """The configuration of a recipe with `--set` overrides applied; relative data paths resolve beside the recipe.
+
+    Raises: InputError naming every problem (file, dotted key, reason, nearest key).
+    """
+    values: dict[str, Any] = dict(base or {})
+    where = str(path) if path else "options"
+    if path is not None:
+        values = {**values, **_read_yaml(path)}
+        _resolve_paths(values, path.parent)
+    for override in overrides:
+        _apply_override(values, override)
+    return validate_config(values, where)
+
+
+def validate_config(values: dict[str, Any], where: str) -> RunConfig:
+    """`values` as a RunConfig. Raises: InputError with all problems in one line."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise InputError(f"{where}: {all_problems(problems)}") from None
+
+
+def flatten(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value for every scalar option (lists and tables stay whole)."""
+    flat: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def option_table() -> list[tuple[str, str, str]]:
+    """(dotted name, default, description) of every option, for `--help` and the documentation."""
+    rows: list[tuple[str, str, str]] = []
+    _collect(RunConfig, "", rows)
+    return rows
+
+
+def _collect(model: type[BaseModel], prefix: str, rows: list[tuple[str, str, str]]) -> None:
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            _collect(type(field.default), f"{prefix}{name}.", rows)
+        else:
+            default = "" if field.default_factory or field.is_required() else json.dumps(field.default)
+            rows.append((prefix + name, default, field.description or ""))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe; give a YAML file or use --model and --data") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; give a YAML file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8; save the recipe as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: a recipe is a table of options, got {type(loaded).__name__}")
+    return loaded
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-5` as a number: YAML 1.1, which PyYAML follows, takes it for a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
+    list("-+0123456789."),
+)
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    sources = values.get("sources")
+    # What is no table is left for the validation to name.
+    for source in sources.values() if isinstance(sources, dict) else ():
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            source["path"] = _beside(source["path"], folder)
+    for key in ("validation", "general"):
+        if isinstance(values.get(key), str):
+            values[key] = _beside(values[key], folder)
+
+
+def _beside(path: str, folder: Path) -> str:
+    if not path or path.startswith("samples/") or Path(path).is_absolute():
+        return path
+    return str((folder / path).resolve())
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"--set {override}: expected NAME=VALUE, such as train.learning_rate=1e-4")
+    *parents, leaf = name.strip().split(".")
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise InputError(f"--set {override}: {parent} is a value, not a table")
+    try:
+        table[leaf] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: cannot read the value {text!r}; quote it as in YAML") from None
+
+
+def _explain(problem: Any) -> str:
+    dotted = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys_beside(problem["loc"])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        return f"unknown key {dotted}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
+    message = problem["msg"].removeprefix("Value error, ")
+    if not dotted:
+        return message
+    return f"{dotted}: {message} (got {problem['input']!r})"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {"phases": PhaseOptions, "sources": SourceOptions}
+    model: type[BaseModel] = RunConfig
+    for part in location[:-1]:
+        model = tables.get(str(part), model)
+        field = model.model_fields.get(str(part))
+        if field is not None and isinstance(field.default, BaseModel):
+            model = type(field.default)
+    return sorted(model.model_fields)

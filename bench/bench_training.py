@@ -13,8 +13,8 @@ from mlx_loopai.benchmark.steps import PlannedSteps
 from mlx_loopai.data.batches import choose_widths, plan_steps
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head, linear_cross_entropy
-from mlx_loopai.training.step import TrainStep
+from mlx_loopai.models.loss import Head, linear_cross_entropy
+from mlx_loopai.training.step import StepSettings, TrainStep
 
 
 @pytest.mark.parametrize("vocabulary", [4096, 32768])
@@ -31,7 +31,7 @@ def test_optimizer_step(benchmark: BenchmarkFixture, case: TrainCase, rows: Case
     model = load_model(case.model, "fp32").model
     apply_lora(model, case.lora, seed=0)
     optimizer = optimizers.Adam(case.learning_rate)
-    step = TrainStep(model, optimizer, clip=0.0, chunk_rows=DEFAULT_CHUNK_ROWS, checkpointing=checkpointing)
+    step = TrainStep(model, optimizer, StepSettings(clip=0.0, checkpointing=checkpointing))
     batches, _ = PlannedSteps(case, rows).batches(0)
     model.train()
     benchmark.pedantic(step, (batches, case.learning_rate), rounds=5, warmup_rounds=1)

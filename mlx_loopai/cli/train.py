@@ -48,13 +48,13 @@ def command(
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)  # over the recipe's own
     config = load_config(recipe, overrides, _short_form(data, recipe))
-    from mlx_loopai.training.process_group import World
+    from mlx_loopai.training.process_group import ProcessGroup
     from mlx_loopai.training.run import train
 
-    world = World.join()
-    with progress_listener(quiet or world.rank > 0) as listener:
-        summary = train(config, out, listener, resume, world)
-    if world.rank == 0:
+    group = ProcessGroup.join()
+    with progress_listener(quiet or group.rank > 0) as listener:
+        summary = train(config, out, listener, resume, group)
+    if group.rank == 0:
         emit(vars(summary), as_json, _text(vars(summary)))
 
 

@@ -18,11 +18,10 @@ from mlx_loopai.guards.importance import Importance
 from mlx_loopai.guards.penalties import PENALTIES, read_importance
 from mlx_loopai.models.load import load_model, load_tokenizer, resolve_model
 from mlx_loopai.models.lora import apply_lora
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.phases import batch_of
-from mlx_loopai.training.step import TrainStep
+from mlx_loopai.training.step import StepSettings, TrainStep
 
 # A median within 2 % where steps vary by a twentieth; fewer where a step takes seconds.
 MOST_REPEATS, LEAST_REPEATS, ENOUGH_S = 25, 5, 20.0
@@ -62,9 +61,7 @@ def measure_step(
     loaded = load_model(config.model, config.dtype)
     apply_lora(loaded.model, config.lora, config.train.seed)
     optimizer = optimizers.AdamW(config.train.learning_rate)
-    step = TrainStep(
-        loaded.model, optimizer, clip=config.train.clip, chunk_rows=DEFAULT_CHUNK_ROWS, checkpointing=False
-    )
+    step = TrainStep(loaded.model, optimizer, StepSettings(clip=config.train.clip))
     penalty = PENALTIES[config.penalty.kind](importance) if importance else None
     divergence = config.penalty.strength if config.penalty.kind == "kl" else 0.0
     plain = [batch_of(rows, [max(len(row.ids) for row in rows)])]

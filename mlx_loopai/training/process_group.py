@@ -1,4 +1,4 @@
-"""The processes that train one run together, under `mlx.launch`; by itself a process is a world of one."""
+"""The processes that train one run together, started by `mlx.launch`; a process started alone is a group of one."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """`rank` of `size` processes; rank 0 writes and prints."""
 
     rank: int = 0
     size: int = 1
 
     @staticmethod
-    def join() -> World:
-        """The world this process was launched into."""
+    def join() -> ProcessGroup:
+        """The group this process was launched into."""
         if not any(name in os.environ for name in _LAUNCHED):
-            return World()
+            return ProcessGroup()
         group = mx.distributed.init(strict=True)
-        return World(group.rank(), group.size())
+        return ProcessGroup(group.rank(), group.size())
 
     def share(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """This process's rows of a step's batches: every row is exactly one process's."""
@@ -58,6 +58,13 @@ class World:
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true in any process; they all get the same answer, at the same step."""
         return flag if self.size == 1 else bool(mx.distributed.all_max(mx.array(int(flag))).item())
+
+    def barrier(self) -> None:
+        """Return once every process of the group has called this."""
+        self.any(False)
+
+
+ALONE = ProcessGroup()
 
 
 def _every(values: Any, first: int, size: int) -> Any:

@@ -48,8 +48,8 @@ from mlx_loopai.training.prepare import (
     rehearsal_rows,
     selected_rows,
 )
-from mlx_loopai.training.process_group import World
-from mlx_loopai.training.step import Penalty, StepResult, TrainStep
+from mlx_loopai.training.process_group import ALONE, ProcessGroup
+from mlx_loopai.training.step import Penalty, StepResult, StepSettings, TrainStep
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Run:
     checkpoint: Path | None
     position: Position
     validation: list[TokenRow]
-    world: World
+    group: ProcessGroup
     monitor: Monitor | None
 
     @property
@@ -106,22 +106,21 @@ class _Run:
         return sum(len(phase.steps) for phase in self.phases)
 
 
-ALONE = World()
-
-
-def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False, world: World = ALONE) -> Summary:
+def train(
+    config: RunConfig, out: Path, listener: Listener, resume: bool = False, group: ProcessGroup = ALONE
+) -> Summary:
     """Train an adapter into `out`/adapter and return the run's summary; of several processes, rank 0 writes.
 
     Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; Diverged when the loss stays
     non-finite; LoopaiError when no setting fits this machine's memory, memory runs out, or the first reading of general
     ability is below the floor to which the run should roll back.
     """
-    if world.size > 1 and config.lora.dropout:
+    if group.size > 1 and config.lora.dropout:
         raise InputError(
-            f"lora.dropout {config.lora.dropout:g} in {world.size} processes: each would drop other entries than one "
+            f"lora.dropout {config.lora.dropout:g} in {group.size} processes: each would drop other entries than one "
             "process alone; set lora.dropout to 0, or train in one process"
         )
-    directory = RunDirectory(out, writes=world.rank == 0)
+    directory = RunDirectory(out, writes=group.rank == 0)
     path = resolve_model(config.model)
     shape = ModelShape.from_folder(path)
     encoder = ChatEncoder(load_tokenizer(path), config.system_prompt)
@@ -133,7 +132,7 @@ def train(config: RunConfig, out: Path, listener: Listener, resume: bool = False
         if directory.writes:
             check_identity(directory, config, loaded, rows, resume)
         mx.reset_peak_memory()
-        run = _start(directory, config, loaded, encoder, rows, memory, watch, listener, resume, world)
+        run = _start(directory, config, loaded, encoder, rows, memory, watch, listener, resume, group)
         return _finish(run, rows)
 
 
@@ -147,12 +146,12 @@ def _start(
     watch: MemoryWatch,
     listener: Listener,
     resume: bool,
-    world: World,
+    group: ProcessGroup,
 ) -> _Run:
     """The run at its first step, or where its last checkpoint left it."""
     started = time.perf_counter()
-    if world.rank:
-        world.any(False)  # rank 0 finds rehearsal and importance first; the others read its files
+    if group.rank:
+        group.barrier()  # rank 0 finds rehearsal and importance first; the others read its files
     rehearsal = rehearsal_rows(directory, config, loaded, encoder, listener, memory.rehearsal_rows)
     watched, rehearsal = watched_rows(directory, config, loaded, encoder, rehearsal, listener)
     sources = selected_rows(config, loaded, rows, listener)
@@ -166,9 +165,9 @@ def _start(
         penalty = PENALTIES[config.penalty.kind](importance)
     mx.clear_cache()  # what the phases before the training kept is of other sizes
     phases = plan_phases(config, sources, rehearsal, memory.micro_tokens)
-    if not world.rank:
-        world.any(False)
-    step = _step(config, memory, loaded, world)
+    if not group.rank:
+        group.barrier()
+    step = _step(config, memory, loaded, group)
     mx.random.seed(config.train.seed)
     checkpoint = latest_checkpoint(directory.checkpoints) if resume else None
     if checkpoint:
@@ -178,7 +177,7 @@ def _start(
             listener.notice(f"{directory.path}: no complete checkpoint; starting over")
         position = Position(loss_first=_loss(loaded, rows.fixed), validation_first=_loss(loaded, rows.validation))
     step.skipped_steps = position.skipped_steps
-    world.any(False)  # all have read the checkpoint before rank 0 writes the next
+    group.barrier()  # all have read the checkpoint before rank 0 writes the next
     return _Run(
         directory,
         config,
@@ -194,21 +193,19 @@ def _start(
         checkpoint,
         position,
         rows.validation,
-        world,
+        group,
         Monitor(loaded.model, watched, loaded.tokenizer) if watched else None,
     )
 
 
-def _step(config: RunConfig, memory: MemoryPlan, loaded: LoadedModel, world: World) -> TrainStep:
-    return TrainStep(
-        loaded.model,
-        build_optimizer(config.train),
+def _step(config: RunConfig, memory: MemoryPlan, loaded: LoadedModel, group: ProcessGroup) -> TrainStep:
+    settings = StepSettings(
         clip=config.train.clip,
         chunk_rows=memory.chunk_rows,
         checkpointing=memory.checkpointing,
         terms=LossTerms(config.train.label_smoothing, config.train.z_loss),
-        world=world,
     )
+    return TrainStep(loaded.model, build_optimizer(config.train), settings, group)
 
 
 def _finish(run: _Run, rows: Rows) -> Summary:
@@ -262,7 +259,7 @@ def _loop(run: _Run) -> None:
             number = run.position.phase_step
             rate = learning_rate(run.config.train, phase.learning_rate, number, len(phase.steps))
             # Several machines must agree on the micro-batches that they share, whatever memory each has left.
-            divisor = run.watch.micro_divisor if run.world.size == 1 else 1
+            divisor = run.watch.micro_divisor if run.group.size == 1 else 1
             batches = divided(phase.batches(number), divisor)
             result = run.step(batches, rate, run.penalty, phase.penalty_strength)
             _advance(run, phase, result, rate)
@@ -271,7 +268,7 @@ def _loop(run: _Run) -> None:
                 _validate(run)
             if _reading_is_due(run):
                 _read_monitor(run)
-            if run.world.any(interrupted()):
+            if run.group.any(interrupted()):
                 path = _save(run)
                 raise Interrupted(f"stopped by Ctrl-C; saved {path}; go on with the same command and --resume")
             if _save_is_due(run):
@@ -307,7 +304,7 @@ def _check_health(run: _Run, result: StepResult) -> None:
     if verdict in ("warn", "shrink"):
         cure = "; MLX keeps less, and micro-batches get smaller" if verdict == "shrink" else ""
         run.listener.notice(f"memory is short: {run.watch.reason}{cure}")
-    if run.world.any(verdict == "stop"):
+    if run.group.any(verdict == "stop"):
         path = _save(run)
         raise LoopaiError(f"memory is about to run out ({run.watch.reason}); saved {path}; close programs and --resume")
 
@@ -354,7 +351,7 @@ def _read_monitor(run: _Run) -> None:
     assert run.monitor is not None
     reading, options, position = run.monitor.read(), run.config.forgetting, run.position
     run.directory.record("monitor", step=position.step, **vars(reading))
-    if not run.world.any(reading.kept < options.kept_floor):
+    if not run.group.any(reading.kept < options.kept_floor):
         run.position = replace(position, kept_step=position.step)
         if options.on_floor == "rollback":
             _save(run)

@@ -13,10 +13,10 @@ import mlx.optimizers as optimizers
 from mlx.utils import tree_map
 
 from mlx_loopai.models.gradient import Targets, compiled_gradient, eager_gradient
-from mlx_loopai.models.loss import PLAIN, LossTerms
+from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, PLAIN, LossTerms
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.parameter_vectors import ParameterVectors
-from mlx_loopai.training.process_group import World
+from mlx_loopai.training.process_group import ALONE, ProcessGroup
 
 Penalty = Callable[[nn.Module], mx.array]
 
@@ -33,52 +33,58 @@ class StepResult:
     divergence: float = 0.0
 
 
+@dataclass(frozen=True)
+class StepSettings:
+    """How every step of a run is computed.
+
+    clip: largest global gradient norm, 0 for none. chunk_rows: rows of logits alive at once. checkpointing: whether
+    blocks are computed again in the backward pass. compile: None chooses by backend. MLX's compiler is for Metal; on
+    CPU its fused loops were measured slower than the library's own kernels, and the head's loss is computed at once
+    (docs/decisions.md).
+    """
+
+    clip: float
+    chunk_rows: int = DEFAULT_CHUNK_ROWS
+    checkpointing: bool = False
+    terms: LossTerms = PLAIN
+    compile: bool | None = None
+
+
 class TrainStep:
     """Runs optimizer steps on a model's trainable parameters; sets up `optimizer`, whose state holds them as vectors.
 
     Gradients of summed token losses are accumulated over the micro-batches and divided by the step's supervised tokens:
     every token weighs the same, however rows fall into micro-batches. A step whose loss or gradient is not finite
     changes nothing and is counted.
-
-    compile: None chooses by backend. MLX's compiler is for Metal; on CPU its fused loops were measured slower than the
-    library's own kernels, and the head's loss is computed at once (docs/decisions.md).
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: optimizers.Optimizer,
-        *,
-        clip: float,
-        chunk_rows: int,
-        checkpointing: bool,
-        terms: LossTerms = PLAIN,
-        world: World | None = None,
-        compile: bool | None = None,
+        self, model: nn.Module, optimizer: optimizers.Optimizer, settings: StepSettings, group: ProcessGroup = ALONE
     ) -> None:
         self.model = model
         self.optimizer = optimizer
-        self.clip = clip
+        self.settings = settings
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
-        self._world = world or World()
+        self._group = group
         self._vectors = ParameterVectors(model.trainable_parameters(), optimizer)
         optimizer.init(self._vectors.join(model.trainable_parameters()))
-        compiled = mx.metal.is_available() if compile is None else compile
-        self._gradient = (compiled_gradient if compiled else eager_gradient)(model, chunk_rows, checkpointing, terms)
+        compiled = mx.metal.is_available() if settings.compile is None else settings.compile
+        build = compiled_gradient if compiled else eager_gradient
+        self._gradient = build(model, settings.chunk_rows, settings.checkpointing, settings.terms)
 
     def __call__(
         self, batches: Sequence[MicroBatch], learning_rate: float, penalty: Penalty | None = None, strength: float = 0.0
     ) -> StepResult:
         """One update at `learning_rate`; the penalty's gradient is taken once a step, not once a micro-batch."""
         tokens = sum(int(batch.supervised[:, 1:].sum()) for batch in batches)
-        both, apart, gradient = self._world.sum(self._accumulate(self._world.share(batches)))
+        both, apart, gradient = self._group.sum(self._accumulate(self._group.share(batches)))
         gradient = tree_map(lambda array: array / tokens, gradient)
         held = mx.zeros(())
         if penalty is not None and strength > 0:
             held, pull = nn.value_and_grad(self.model, lambda: strength * penalty(self.model))()
             gradient = tree_map(mx.add, gradient, self._vectors.join(pull))
-        gradient, norm = optimizers.clip_grad_norm(gradient, self.clip or math.inf)
+        gradient, norm = optimizers.clip_grad_norm(gradient, self.settings.clip or math.inf)
         mx.eval(both, apart, held, norm, gradient)
         loss = (both.item() - apart.item()) / max(_counted(batches), 1e-9)
         skipped = not (math.isfinite(loss) and math.isfinite(norm.item()))

@@ -24,7 +24,7 @@ from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.training.optimizer import build_optimizer
-from mlx_loopai.training.step import TrainStep
+from mlx_loopai.training.step import StepSettings, TrainStep
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ def measure_step(config: Mapping[str, Any], options: StepOptions) -> MeasuredSte
     apply_lora(model, lora, seed=0)
     model.train()
     optimizer = build_optimizer(TrainOptions.model_validate({"optimizer": options.optimizer}))
-    step = TrainStep(model, optimizer, clip=1.0, chunk_rows=options.chunk_rows, checkpointing=options.checkpointing)
+    step = TrainStep(
+        model, optimizer, StepSettings(clip=1.0, chunk_rows=options.chunk_rows, checkpointing=options.checkpointing)
+    )
     mx.eval(model.parameters(), optimizer.state)
     mx.clear_cache()
     at_rest = mx.get_active_memory() - before

@@ -17,8 +17,7 @@ from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.adapters import load_adapter, save_adapter
 from mlx_loopai.models.load import load_model
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
-from mlx_loopai.training.step import TrainStep
+from mlx_loopai.training.step import StepSettings, TrainStep
 
 
 class OwnSide(MlxMemory):
@@ -36,7 +35,7 @@ class OwnSide(MlxMemory):
     def train(self, case: TrainCase, rows: CaseRows, clock: StepClock) -> None:
         model = self._loaded.model
         optimizer = optimizers.Adam(case.learning_rate)
-        step = TrainStep(model, optimizer, clip=0.0, chunk_rows=DEFAULT_CHUNK_ROWS, checkpointing=case.checkpointing)
+        step = TrainStep(model, optimizer, StepSettings(clip=0.0, checkpointing=case.checkpointing))
         planned = PlannedSteps(case, rows)
         model.train()
         for number in range(planned.count):

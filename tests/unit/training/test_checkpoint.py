@@ -28,7 +28,7 @@ from mlx_loopai.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from mlx_loopai.training.step import TrainStep
+from mlx_loopai.training.step import StepSettings, TrainStep
 from tests.unit.conftest import batch, row
 
 ROWS = [row(7), row(11)]
@@ -41,7 +41,7 @@ class Trainer:
         self.model = model
         self.model.train()
         self.optimizer = optimizers.AdamW(1e-2)
-        self.run = TrainStep(model, self.optimizer, clip=1.0, chunk_rows=8, checkpointing=False)
+        self.run = TrainStep(model, self.optimizer, StepSettings(clip=1.0, chunk_rows=8))
 
     def steps(self, count: int) -> None:
         for _ in range(count):

@@ -20,7 +20,7 @@ from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.objective import Objective
-from mlx_loopai.training.step import StepResult, TrainStep
+from mlx_loopai.training.step import StepResult, StepSettings, TrainStep
 from tests.unit.conftest import batch, row
 
 
@@ -38,7 +38,7 @@ def step_batches(objective: Objective) -> list[MicroBatch]:
 
 def run(model: nn.Module, batches: list[MicroBatch], rate: float = 0.1, **options: Any) -> StepResult:
     optimizer = optimizers.SGD(1.0)
-    step = TrainStep(model, optimizer, clip=0.0, chunk_rows=8, checkpointing=False, **options)
+    step = TrainStep(model, optimizer, StepSettings(clip=0.0, chunk_rows=8, **options))
     return step(batches, rate)
 
 

@@ -17,7 +17,7 @@ from mlx_loopai.config import load_config
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.training.process_group import World
+from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.run import train
 from tests.unit.conftest import ROOT, Heard
 
@@ -30,7 +30,7 @@ def test_every_row_is_exactly_one_processs(size: int) -> None:
     heights = [1, 1, 4, 3]
     ids = np.arange(sum(heights) * 2, dtype=np.int32).reshape(-1, 2)
     batches = [MicroBatch(part, part % 3 > 0) for part in np.split(ids, np.cumsum(heights)[:-1])]
-    shares = [World(rank, size).share(batches) for rank in range(size)]
+    shares = [ProcessGroup(rank, size).share(batches) for rank in range(size)]
     rows = [row for share in shares for batch in share for row in batch.ids.tolist()]
     assert sorted(rows) == ids.tolist()
     sizes = [sum(len(batch.ids) for batch in share) for share in shares]
@@ -86,7 +86,7 @@ def test_dropout_is_refused_where_each_process_would_draw_its_own(recipe: str, t
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe, encoding="utf-8")
     with pytest.raises(InputError, match=r"dropout 0\.2 in 2 processes"):
-        train(load_config(path), tmp_path / "run", heard, world=World(1, 2))
+        train(load_config(path), tmp_path / "run", heard, world=ProcessGroup(1, 2))
     assert not (tmp_path / "run").exists()
 
 

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_loopai.models.gradient import PAD_TARGETS_TO, Targets
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.training.step import StepResult, TrainStep
+from mlx_loopai.training.step import StepResult, StepSettings, TrainStep
 from tests.unit.conftest import batch, row
 
 ROWS = [row(5), row(9, prompt=4), row(9, seed=1), row(14, prompt=11), row(21)]
@@ -23,7 +23,7 @@ def trainer(
     model: nn.Module, clip: float = 0.0, optimizer: optimizers.Optimizer | None = None, **options: Any
 ) -> TrainStep:
     optimizer = optimizer or optimizers.SGD(1.0)
-    return TrainStep(model, optimizer, clip=clip, chunk_rows=8, **({"checkpointing": False} | options))
+    return TrainStep(model, optimizer, StepSettings(clip=clip, chunk_rows=8, **options))
 
 
 def parameters(model: nn.Module) -> dict[str, np.ndarray]:

@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 
 from mlx_loopai.data.formats import read_rows
 from mlx_loopai.data.records import ANSWER_NAMES, REQUEST_NAMES
+from mlx_loopai.data.samples.composed_questions import composed_questions
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.evaluation.forms import EXAMPLES, holds_form
 from mlx_loopai.evaluation.judge import Verdict, folded, has_html, numbers, stands
 from mlx_loopai.text.measures import is_looping, json_shaped
 from mlx_loopai.text.scripts import Script, script_counts
@@ -29,13 +31,17 @@ _EDGES = re.compile(r"^[\s\W_]+|[\s\W_]+$")
 
 @dataclass(frozen=True)
 class Question:
-    """`match`: how an accepted value is looked for (`holds`); `language`: of the answer; `kind`: its group."""
+    """`match`: how an accepted value is looked for (`holds`); `language`: of the answer; `kind`: its group.
+
+    form: a key of `forms.EXAMPLES` that the answer must have; "": none. With a form, `accepts` may be empty.
+    """
 
     prompt: str
     accepts: tuple[str, ...]
     match: Match = "word"
     language: Language = "any"
     kind: str = ""
+    form: str = ""
 
 
 def judge_answer(question: Question, text: str) -> Verdict:
@@ -49,11 +55,15 @@ def judge_answer(question: Question, text: str) -> Verdict:
 
 
 def holds(question: Question, text: str) -> bool:
-    """Whether an accepted value stands in `text`.
+    """Whether `text` has the form that was asked for and holds an accepted value.
 
     word: as a whole word, a Korean particle may follow. contains: anywhere. exact: it is the whole answer, punctuation
     around it apart. number: it is the last number said.
     """
+    if question.form and not holds_form(question.form, text):
+        return False
+    if not question.accepts:
+        return True
     said = folded(text)
     accepts = [folded(value) for value in question.accepts]
     if question.match == "number":
@@ -68,17 +78,27 @@ def holds(question: Question, text: str) -> bool:
 
 def constant_guess(questions: Sequence[Question]) -> float:
     """The share of questions that the best answer which is the same for all gets right: the chance level."""
-    guesses = {value for question in questions for value in question.accepts}
-    return max(sum(holds(question, guess) for question in questions) for guess in guesses) / len(questions)
+    values = {value for question in questions for value in question.accepts}
+    forms = {question.form for question in questions if question.form}
+    # A value that ends as a sentence does has the form of a text too.
+    guesses = values | {EXAMPLES[form] for form in forms} | ({f"{value}." for value in values} if forms else set())
+
+    def right(guess: str) -> int:
+        return sum(holds(question, guess) and _in_language(question, guess) for question in questions)
+
+    return max(map(right, guesses)) / len(questions)
 
 
 def general_questions() -> dict[str, list[Question]]:
-    """The shipped questions for real models by kind, written for this project."""
+    """The shipped questions for real models by kind, written and composed for this project."""
     file = resources.files("mlx_loopai.data.samples").joinpath(GENERAL_FILE)
     with resources.as_file(file) as path:
-        found: dict[str, list[Question]] = {}
-        for question in read_questions(path):
-            found.setdefault(question.kind, []).append(question)
+        questions = read_questions(path)
+    written = {question.prompt for question in questions}
+    questions += [_question(row, "word", "any") for row in composed_questions() if row["prompt"] not in written]
+    found: dict[str, list[Question]] = {}
+    for question in questions:
+        found.setdefault(question.kind, []).append(question)
     return found
 
 
@@ -108,15 +128,18 @@ def _question(values: Any, match: Match, language: Language) -> Question:
     prompt = next((values[name] for name in REQUEST_NAMES if isinstance(values.get(name), str)), "")
     accepts: Any = next((values[name] for name in _ACCEPTED_NAMES if values.get(name) not in (None, "", [])), [])
     listed = tuple(str(value) for value in (accepts if isinstance(accepts, list) else [accepts]))
-    if not prompt.strip() or not listed or not all(value.strip() for value in listed):
-        raise ValueError("needs a prompt and an answer, or a list of answers")
+    form = values.get("form", "")
+    if form and form not in EXAMPLES:
+        raise ValueError(f"form {form!r}: give one of {', '.join(EXAMPLES)}")
+    if not prompt.strip() or not (listed or form) or not all(value.strip() for value in listed):
+        raise ValueError("needs a prompt and an answer, a list of answers, or a form")
     chosen_match, chosen_language = values.get("match", match), values.get("language", language)
     if chosen_match not in get_args(Match) or chosen_language not in get_args(Language):
         raise ValueError(
             f"match {chosen_match!r}, language {chosen_language!r}: "
             f"give one of {', '.join(get_args(Match))} and one of {', '.join(get_args(Language))}"
         )
-    return Question(prompt, listed, chosen_match, chosen_language, str(values.get("kind", "")))
+    return Question(prompt, listed, chosen_match, chosen_language, str(values.get("kind", "")), form)
 
 
 def _broken(question: Question, answer: str) -> str | None:
@@ -124,7 +147,7 @@ def _broken(question: Question, answer: str) -> str | None:
         return "empty"
     if is_looping(answer):
         return "loop"
-    if json_shaped(answer):
+    if json_shaped(answer) and question.form != "json":
         return "json"
     if has_html(answer):
         return "html"

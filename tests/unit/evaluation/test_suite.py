@@ -11,6 +11,7 @@ from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation import choices, suite_run
 from mlx_loopai.evaluation.choices import Choice, read_choices
+from mlx_loopai.evaluation.forms import EXAMPLES
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.evaluation.questions import Question, constant_guess, general_questions, judge_answer, read_questions
 from mlx_loopai.evaluation.suite import Asked, Chosen, Scored, read_suite
@@ -41,12 +42,21 @@ def test_answers_are_judged_as_a_reader_would(question: Question, text: str, rig
     assert (verdict.right, verdict.broken) == (right, broken)
 
 
+def first_answer(question: Question) -> str:
+    if not question.form:
+        return question.accepts[0]
+    if question.accepts:
+        return f"{question.accepts[0]}에 대한 글이다."
+    sentences = {"en": "It is nice.", "zh": "这很好。"}
+    return sentences.get(question.language, EXAMPLES[question.form])
+
+
 def test_every_shipped_question_is_answered_by_its_own_first_value() -> None:
     shipped = general_questions()
     assert len(shipped) >= 5
     assert sum(map(len, shipped.values())) >= 200
     for kind, asked in shipped.items():
-        assert all(judge_answer(question, question.accepts[0]).right for question in asked), kind
+        assert all(judge_answer(question, first_answer(question)).right for question in asked), kind
         assert constant_guess(asked) < 0.4
 
 

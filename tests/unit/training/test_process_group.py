@@ -86,7 +86,7 @@ def test_dropout_is_refused_where_each_process_would_draw_its_own(recipe: str, t
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe, encoding="utf-8")
     with pytest.raises(InputError, match=r"dropout 0\.2 in 2 processes"):
-        train(load_config(path), tmp_path / "run", heard, world=ProcessGroup(1, 2))
+        train(load_config(path), tmp_path / "run", heard, group=ProcessGroup(1, 2))
     assert not (tmp_path / "run").exists()
 
 

@@ -21,6 +21,7 @@ from mlx_loopai.config.options import (
     SelectionOptions,
     SourceOptions,
     TrainOptions,
+    TrainPath,
 )
 from mlx_loopai.config.reading import flatten, load_config, option_table, validate_config
 
@@ -39,6 +40,7 @@ __all__ = [
     "SelectionOptions",
     "SourceOptions",
     "TrainOptions",
+    "TrainPath",
     "flatten",
     "load_config",
     "option_table",

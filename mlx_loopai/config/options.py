@@ -15,6 +15,7 @@ UNMEASURED_PENALTIES: tuple[PenaltyKind, ...] = ("none", "kl")
 RehearsalObjective = Literal["answers", "kl", "both"]
 ReplaySource = Literal["none", "records", "self", "free"]
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
+TrainPath = Literal["auto", "compiled", "eager"]
 Schedule = Literal["cosine", "linear", "constant"]
 
 
@@ -36,6 +37,11 @@ class LoraOptions(Options):
 
 class TrainOptions(Options):
     seed: int = Field(0, ge=0, description="seeds data order, adapter initialisation and dropout")
+    path: TrainPath = Field(
+        "auto",
+        description="compiled: the step is one mx.compile'd graph; eager: NumPy computes the loss; "
+        "auto: compiled on a GPU, eager on CPU",
+    )
     epochs: float = Field(1.0, gt=0, description="passes over a phase's mixture")
     max_steps: int = Field(
         0, ge=0, description="optimizer steps in all, instead of epochs (data repeat); 0: use epochs"

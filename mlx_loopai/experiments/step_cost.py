@@ -61,7 +61,7 @@ def measure_step(
     loaded = load_model(config.model, config.dtype)
     apply_lora(loaded.model, config.lora, config.train.seed)
     optimizer = optimizers.AdamW(config.train.learning_rate)
-    step = TrainStep(loaded.model, optimizer, StepSettings(clip=config.train.clip))
+    step = TrainStep(loaded.model, optimizer, StepSettings(clip=config.train.clip, path=config.train.path))
     penalty = PENALTIES[config.penalty.kind](importance) if importance else None
     divergence = config.penalty.strength if config.penalty.kind == "kl" else 0.0
     plain = [batch_of(rows, [max(len(row.ids) for row in rows)])]

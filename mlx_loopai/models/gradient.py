@@ -1,16 +1,17 @@
-"""Loss and gradient of one micro-batch: as a compiled graph, or with the head's part computed at once."""
+"""Loss and gradient of one micro-batch: as a compiled graph, or with the head's part computed at once in NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_loopai.config import TrainPath
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import loss_and_gradient
@@ -63,6 +64,13 @@ class Targets:
 
 # ids (B, T), targets -> ((summed loss, its part that is distance from the base), gradient).
 Gradient = Callable[[mx.array, Targets], tuple[tuple[Any, Any], Any]]
+
+
+def actual_path(path: TrainPath) -> Literal["compiled", "eager"]:
+    """The path that `train.path` means on this machine: `auto` is compiled where MLX computes on a GPU."""
+    if path == "auto":
+        return "compiled" if mx.default_device() == mx.Device(mx.gpu) else "eager"
+    return path
 
 
 def compiled_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms: LossTerms) -> Gradient:

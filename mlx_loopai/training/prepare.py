@@ -26,6 +26,7 @@ from mlx_loopai.guards.path_integral import PathForm, measure_path
 from mlx_loopai.guards.penalties import read_importance
 from mlx_loopai.guards.rehearsal import Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.memory.machine import Machine, package_versions
+from mlx_loopai.models.gradient import actual_path
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.runs.artifact_cache import fetch, keep, kept_path, rows_digest
@@ -90,20 +91,27 @@ def check_identity(run: RunDirectory, config: RunConfig, loaded: LoadedModel, ro
     for leftover in (run.rehearsal, run.importance, run.events):
         leftover.unlink(missing_ok=True)
     identity = {"base_hash": loaded.base_hash, "config_digest": config.digest(), "rows_digest": rows.digest}
-    write_whole(run.resolved, config.to_yaml())
+    write_whole(run.resolved, _as_run(config).to_yaml())
     write_whole(run.identity, json.dumps(identity | {"version": __version__}, indent=2) + "\n")
 
 
 def record_start(
-    run: RunDirectory, machine: Machine, listener: Listener, resumed_from: str | None, total_steps: int
+    run: RunDirectory,
+    config: RunConfig,
+    machine: Machine,
+    listener: Listener,
+    resumed_from: str | None,
+    total_steps: int,
 ) -> None:
     """Record the event `start` with what the run is made with; say what is no longer as at its last start."""
-    made_with = package_versions() | {"machine": machine.name}
+    made_with = package_versions() | {"machine": machine.name, "path": actual_path(config.train.path)}
     starts = [event["versions"] for event in run.read_events() if event["event"] == "start" and "versions" in event]
     before = starts[-1] if starts else {}
     changed = [f"{name} {before[name]} -> {now}" for name, now in made_with.items() if before.get(name, now) != now]
     if changed:
-        listener.notice(f"resumed with other versions: {', '.join(changed)}; its steps may differ from those before")
+        listener.notice(
+            f"resumed on another machine, path or version: {', '.join(changed)}; its steps may differ from those before"
+        )
     run.record("start", resumed_from=resumed_from, total_steps=total_steps, versions=made_with)
 
 
@@ -274,13 +282,19 @@ def _measure(
     return measure_importance(model, batches, temperature, listener.advance, activations, penalty.opening_share)
 
 
+def _as_run(config: RunConfig) -> RunConfig:
+    """`config` with the path that `train.path: auto` means here."""
+    train = config.train.model_copy(update={"path": actual_path(config.train.path)})
+    return config.model_copy(update={"train": train})
+
+
 def _compare(run: RunDirectory, config: RunConfig, loaded: LoadedModel, rows: Rows, stored: dict[str, Any]) -> None:
     problems = []
     if stored["base_hash"] != loaded.base_hash:
         problems.append(f"the base is another one ({loaded.base_hash[:12]}, was {stored['base_hash'][:12]})")
     if stored["config_digest"] != config.digest():
-        before = flatten(validate_config(yaml.safe_load(run.resolved.read_text(encoding="utf-8")), str(run.resolved)))
-        now = flatten(config)
+        values = yaml.safe_load(run.resolved.read_text(encoding="utf-8"))
+        before, now = (flatten(_as_run(one)) for one in (validate_config(values, str(run.resolved)), config))
         problems += [f"{name} is {now[name]!r}, was {before[name]!r}" for name in now if now[name] != before[name]]
     elif stored.get("rows_digest", rows.digest) != rows.digest:
         problems.append("the rows of the data files are not those of before")

@@ -204,6 +204,7 @@ def _step(config: RunConfig, memory: MemoryPlan, loaded: LoadedModel, group: Pro
         chunk_rows=memory.chunk_rows,
         checkpointing=memory.checkpointing,
         terms=LossTerms(config.train.label_smoothing, config.train.z_loss),
+        path=config.train.path,
     )
     return TrainStep(loaded.model, build_optimizer(config.train), settings, group)
 
@@ -213,7 +214,7 @@ def _finish(run: _Run, rows: Rows) -> Summary:
     before, loop_started = run.position.supervised_tokens, time.perf_counter()
     resumed_from = str(run.checkpoint) if run.checkpoint else None
     run.directory.forget_after(run.position.step)
-    record_start(run.directory, run.memory.machine, run.listener, resumed_from, run.total_steps)
+    record_start(run.directory, run.config, run.memory.machine, run.listener, resumed_from, run.total_steps)
     _loop(run)
     loop_s = time.perf_counter() - loop_started
     loaded, position = run.loaded, run.position

@@ -12,7 +12,8 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 from mlx.utils import tree_map
 
-from mlx_loopai.models.gradient import Targets, compiled_gradient, eager_gradient
+from mlx_loopai.config import TrainPath
+from mlx_loopai.models.gradient import Targets, actual_path, compiled_gradient, eager_gradient
 from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, PLAIN, LossTerms
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.parameter_vectors import ParameterVectors
@@ -38,16 +39,15 @@ class StepSettings:
     """How every step of a run is computed.
 
     clip: largest global gradient norm, 0 for none. chunk_rows: rows of logits alive at once. checkpointing: whether
-    blocks are computed again in the backward pass. compile: None chooses by backend. MLX's compiler is for Metal; on
-    CPU its fused loops were measured slower than the library's own kernels, and the head's loss is computed at once
-    (docs/decisions.md).
+    blocks are computed again in the backward pass. path: `compiled` is what a GPU runs, `eager` what a CPU does; `auto`
+    chooses by the device (docs/benchmarks.md).
     """
 
     clip: float
     chunk_rows: int = DEFAULT_CHUNK_ROWS
     checkpointing: bool = False
     terms: LossTerms = PLAIN
-    compile: bool | None = None
+    path: TrainPath = "auto"
 
 
 class TrainStep:
@@ -69,8 +69,7 @@ class TrainStep:
         self._group = group
         self._vectors = ParameterVectors(model.trainable_parameters(), optimizer)
         optimizer.init(self._vectors.join(model.trainable_parameters()))
-        compiled = mx.metal.is_available() if settings.compile is None else settings.compile
-        build = compiled_gradient if compiled else eager_gradient
+        build = compiled_gradient if actual_path(settings.path) == "compiled" else eager_gradient
         self._gradient = build(model, settings.chunk_rows, settings.checkpointing, settings.terms)
 
     def __call__(

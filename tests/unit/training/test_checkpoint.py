@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_loopai.config import LoraOptions
+from mlx_loopai.config import LoraOptions, TrainPath
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora
@@ -37,11 +37,11 @@ ROWS = [row(7), row(11)]
 class Trainer:
     """A model in training whose whole state can be compared."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, path: TrainPath = "auto") -> None:
         self.model = model
         self.model.train()
         self.optimizer = optimizers.AdamW(1e-2)
-        self.run = TrainStep(model, self.optimizer, StepSettings(clip=1.0, chunk_rows=8))
+        self.run = TrainStep(model, self.optimizer, StepSettings(clip=1.0, chunk_rows=8, path=path))
 
     def steps(self, count: int) -> None:
         for _ in range(count):
@@ -58,7 +58,11 @@ def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 @pytest.fixture
 def trainer(adapted: Callable[..., nn.Module]) -> Trainer:
-    found = Trainer(adapted(dropout=0.3))
+    return begun(adapted, "auto")
+
+
+def begun(adapted: Callable[..., nn.Module], path: TrainPath) -> Trainer:
+    found = Trainer(adapted(dropout=0.3), path)
     mx.random.seed(11)
     return found
 
@@ -68,14 +72,15 @@ def save(trainer: Trainer, folder: Path, step: int, keep: int = 2) -> Path:
     return save_checkpoint(folder / "checkpoints", folder / ".tmp", trainer.model, trainer.optimizer, position, keep)
 
 
-def test_training_goes_on_bit_for_bit(trainer: Trainer, adapted: Callable[..., nn.Module], tmp_path: Path) -> None:
+def test_training_goes_on_bit_for_bit(adapted: Callable[..., nn.Module], tmp_path: Path, path: TrainPath) -> None:
+    trainer = begun(adapted, path)
     trainer.steps(3)
-    path = save(trainer, tmp_path, 3)
+    saved = save(trainer, tmp_path, 3)
     trainer.steps(3)
     expected = trainer.state()
-    other = Trainer(adapted(dropout=0.3))
+    other = Trainer(adapted(dropout=0.3), path)
     mx.random.seed(99)
-    position = restore_checkpoint(path, other.model, other.optimizer)
+    position = restore_checkpoint(saved, other.model, other.optimizer)
     assert position == Position(step=3, phase=1, phase_step=2, loss_first=0.1 + 0.2)
     other.steps(3)
     assert equal(other.state(), expected)

@@ -13,7 +13,7 @@ import mlx.optimizers as optimizers
 import numpy as np
 import pytest
 
-from mlx_loopai.config import ReplayOptions
+from mlx_loopai.config import ReplayOptions, TrainPath
 from mlx_loopai.data.batches import divided
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.guards.base_states import with_base_states
@@ -75,45 +75,45 @@ def divergences(model: nn.Module, rows: list[TokenRow], leave_out: bool) -> np.n
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_rehearsal_has_its_share_of_the_loss(adapted: Callable[..., nn.Module], share: float) -> None:
+def test_rehearsal_has_its_share_of_the_loss(adapted: Callable[..., nn.Module], share: float, path: TrainPath) -> None:
     model = adapted()
     expected = (1 - share) * answer_losses(model, TRAINING).mean() + share * answer_losses(model, REHEARSED).mean()
     batches = step_batches(Objective(loss_share=share))
     sums = [each.weights.sum() for each in batches if each.weights is not None]
     assert sums[1] / sum(sums) == pytest.approx(share, rel=1e-5)
-    assert run(model, batches).loss == pytest.approx(expected, rel=1e-5)
+    assert run(model, batches, path=path).loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_without_a_share_every_token_counts_the_same(adapted: Callable[..., nn.Module]) -> None:
+def test_without_a_share_every_token_counts_the_same(adapted: Callable[..., nn.Module], path: TrainPath) -> None:
     model = adapted()
     expected = answer_losses(model, TRAINING + REHEARSED).mean()
-    assert run(model, step_batches(Objective())).loss == pytest.approx(expected, rel=1e-5)
+    assert run(model, step_batches(Objective()), path=path).loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("rows", [TRAINING, REHEARSED])
-def test_a_step_of_one_kind_is_not_thinned(adapted: Callable[..., nn.Module], rows: list[TokenRow]) -> None:
+def test_a_step_of_one_kind_is_not_thinned(
+    adapted: Callable[..., nn.Module], rows: list[TokenRow], path: TrainPath
+) -> None:
     plain, shared = adapted(), adapted()
-    one = run(plain, [batch(rows)])
-    other = run(shared, Objective(loss_share=0.3).weigh([batch(rows)]))
+    one = run(plain, [batch(rows)], path=path)
+    other = run(shared, Objective(loss_share=0.3).weigh([batch(rows)]), path=path)
     assert other.loss == pytest.approx(one.loss, rel=1e-6)
     assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_divergence_on_rehearsal_alone(adapted: Callable[..., nn.Module], compiled: bool) -> None:
+def test_divergence_on_rehearsal_alone(adapted: Callable[..., nn.Module], path: TrainPath) -> None:
     """Rehearsal rows train no answer and stay near the base; training rows train their answers."""
     model = adapted()
     tokens = sum(int(one.supervised[1:].sum()) for one in TRAINING + REHEARSED)
     answers, apart = answer_losses(model, TRAINING), 2 * divergences(model, REHEARSED, leave_out=False)
     objective = Objective(rehearses_answers=False, rehearsal_divergence=2.0)
-    result = run(model, step_batches(objective), compile=compiled)
+    result = run(model, step_batches(objective), path=path)
     assert result.loss == pytest.approx(answers.mean(), rel=1e-5)
     assert result.divergence == pytest.approx(apart.sum() / tokens, rel=1e-3)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 def test_stored_states_of_the_base_give_the_same_step(
-    adapted: Callable[..., nn.Module], tmp_path: Path, compiled: bool
+    adapted: Callable[..., nn.Module], tmp_path: Path, path: TrainPath
 ) -> None:
     one, other = adapted(), adapted()
     with adapter_disabled(one):
@@ -121,38 +121,40 @@ def test_stored_states_of_the_base_give_the_same_step(
     assert list(tmp_path.iterdir()) == []
     assert [each.base_states.shape for each in known if each.base_states is not None] == [(4, 32), (3, 32)]
     objective = Objective(rehearsal_divergence=2.0, loss_share=0.5)
-    computed = run(one, objective.weigh([batch(TRAINING), batch(REHEARSED, 12)]), compile=compiled)
+    computed = run(one, objective.weigh([batch(TRAINING), batch(REHEARSED, 12)]), path=path)
     stored_batches = objective.weigh([batch(TRAINING), batch(known, 12)])
     assert stored_batches[1].base_states is not None
     # Divided as where memory is short: every row keeps its own states.
-    stored = run(other, divided(stored_batches, 2), compile=compiled)
+    stored = run(other, divided(stored_batches, 2), path=path)
     assert stored.divergence == pytest.approx(computed.divergence, rel=1e-4)
     assert stored.gradient_norm == pytest.approx(computed.gradient_norm, rel=1e-4)
 
 
-def test_divergence_on_training_rows_leaves_the_target_out(adapted: Callable[..., nn.Module]) -> None:
+def test_divergence_on_training_rows_leaves_the_target_out(adapted: Callable[..., nn.Module], path: TrainPath) -> None:
     model = adapted()
     expected = 3 * divergences(model, TRAINING, leave_out=True)
-    result = run(model, Objective(training_divergence=3.0).weigh([batch(TRAINING)]))
+    result = run(model, Objective(training_divergence=3.0).weigh([batch(TRAINING)]), path=path)
     assert result.divergence == pytest.approx(expected.mean(), rel=1e-3)
     assert result.loss == pytest.approx(answer_losses(adapted(), TRAINING).mean(), rel=1e-5)
 
 
-def test_a_step_down_the_divergence_comes_nearer_to_the_base(adapted: Callable[..., nn.Module]) -> None:
+def test_a_step_down_the_divergence_comes_nearer_to_the_base(
+    adapted: Callable[..., nn.Module], path: TrainPath
+) -> None:
     model = adapted()
     objective = Objective(rehearses_answers=False, rehearsal_divergence=1.0)
     before = divergences(model, REHEARSED, leave_out=False).sum()
-    run(model, objective.weigh([batch(REHEARSED)]), rate=1e-3)
+    run(model, objective.weigh([batch(REHEARSED)]), rate=1e-3, path=path)
     assert divergences(model, REHEARSED, leave_out=False).sum() < before
 
 
-def test_at_the_base_only_the_answers_pull(adapted: Callable[..., nn.Module]) -> None:
+def test_at_the_base_only_the_answers_pull(adapted: Callable[..., nn.Module], path: TrainPath) -> None:
     plain, near = adapted(), adapted()
     for model in (plain, near):
         for layer in lora_modules(model).values():
             layer.lora_b = mx.zeros_like(layer.lora_b)
-    one = run(plain, [batch(TRAINING)])
-    other = run(near, Objective(training_divergence=5.0).weigh([batch(TRAINING)]))
+    one = run(plain, [batch(TRAINING)], path=path)
+    other = run(near, Objective(training_divergence=5.0).weigh([batch(TRAINING)]), path=path)
     assert other.divergence == pytest.approx(0, abs=1e-5)
     assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
 

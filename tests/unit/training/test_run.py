@@ -86,11 +86,20 @@ def test_the_same_run_gives_the_same_adapter(configure: Callable[..., RunConfig]
     assert adapter(tmp_path / "one") != adapter(tmp_path / "other")
 
 
-@pytest.mark.parametrize("step", [1, 5, 6])
+@pytest.mark.parametrize(("step", "path"), [(1, "eager"), (5, "compiled"), (6, "eager")])
 def test_ctrl_c_saves_and_resume_gives_the_same_adapter(
-    configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard, step: int
+    configure: Callable[..., RunConfig],
+    data_files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    heard: Heard,
+    step: int,
+    path: str,
 ) -> None:
-    config = configure(train__epochs=2, lora__dropout=0.2, memory__checkpointing=True)
+    guard = {"penalty__kind": "kronecker", "general": str(data_files["general"])}
+    config = configure(
+        train__epochs=2, train__path=path, lora__dropout=0.2, memory__checkpointing=True, penalty__sequences=4, **guard
+    )
     handler = signal.getsignal(signal.SIGINT)
     train(config, tmp_path / "whole", heard)
     stop_after(monkeypatch, step)
@@ -325,7 +334,8 @@ def test_the_best_of_the_validations_is_kept_and_training_stops_early(
 def test_every_optimizer_resumes_bit_for_bit(
     configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard, name: str
 ) -> None:
-    config = configure(train__optimizer=name, lora__dora=name == "lion")
+    path = "compiled" if name in ("adam", "muon") else "eager"
+    config = configure(train__optimizer=name, lora__dora=name == "lion", train__path=path)
     train(config, tmp_path / "whole", heard)
     stop_after(monkeypatch, 2)
     with pytest.raises(Interrupted):

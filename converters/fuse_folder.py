@@ -70,7 +70,7 @@ def fuse(
 
 
 def _without_ruled(had: dict[str, Scheme], target: Target, tied: bool) -> dict[str, Scheme]:
-    """The forms of a quantised base but for the matrices to which a rule of --keep gives another."""
+    """The forms of a quantised base but for the matrices to which a rule of `keep` gives another."""
     rules = parse_rules(target.keep, target.group_size)
     return {
         name: scheme
@@ -90,5 +90,5 @@ def _check_base(adapter: Adapter, source: Path, folder: Path, force: bool) -> No
     if found != adapter.base_hash:
         raise InputError(
             f"{folder}: trained on another base ({adapter.base_hash[:12]}, {source} is {found[:12]}); give its own"
-            " --base, or --force when it is the same model in another form"
+            " `base`, or `force` when it is the same model in another form"
         )

@@ -62,7 +62,7 @@ def rebuild_tokenizer(metadata: Mapping[str, Any], where: str, folder: Path) -> 
 def _unsupported(where: str, what: str) -> InputError:
     return InputError(
         f"{where}: {what} cannot be rebuilt (gpt2 with {', '.join(_SPLITS)}, and llama can); give the folder of the"
-        " model's tokenizer.json with --tokenizer DIR"
+        " model's tokenizer.json with `tokenizer` DIR"
     )
 
 

@@ -77,19 +77,19 @@ def merge(adapters: Sequence[Adapter], how: Merge, force: bool = False, on_progr
 def _check(adapters: Sequence[Adapter], weights: Sequence[float], how: Merge, force: bool) -> None:
     problems = []
     if len(weights) != len(adapters):
-        problems.append(f"--weights has {len(weights)} numbers for {len(adapters)} adapters")
+        problems.append(f"`weights` has {len(weights)} numbers for {len(adapters)} adapters")
     if not all(np.isfinite(weights)):
-        problems.append("--weights must be finite")
+        problems.append("`weights` must be finite")
     if how.method == "cat" and how.rank is not None:
-        problems.append("--rank belongs to svd, ties and dare; cat's rank is the sum")
+        problems.append("`rank` belongs to svd, ties and dare; cat's rank is the sum")
     if how.rank is not None and how.rank < 1:
-        problems.append(f"--rank {how.rank} is not positive")
+        problems.append(f"`rank` {how.rank} is not positive")
     if not 0 < how.density <= 1:
-        problems.append(f"--density {how.density} is not above 0 and at most 1")
+        problems.append(f"`density` {how.density} is not above 0 and at most 1")
     bases = sorted({adapter.base_hash for adapter in adapters if adapter.base_hash})
     if len(bases) > 1 and not force:
         problems.append(
-            f"they were trained on different bases ({', '.join(base[:12] for base in bases)}); --force merges"
+            f"they were trained on different bases ({', '.join(base[:12] for base in bases)}); `force` merges them"
         )
     shapes: dict[str, tuple[int, int]] = {}
     for adapter in adapters:

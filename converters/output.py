@@ -90,9 +90,9 @@ def check_output_free(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise InputError(f"{out}: is a file where the output folder should be; choose another --out")
+        raise InputError(f"{out}: is a file where the output folder should be; choose another `out`")
     if any(out.iterdir()):
-        raise InputError(f"{out}: already holds files and is never overwritten; choose another --out or remove it")
+        raise InputError(f"{out}: already holds files and is never overwritten; choose another `out` or remove it")
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def output_file(out: Path, work: Path) -> Iterator[Path]:
         LoopaiError: the disk is full, or the file cannot be written.
     """
     if out.exists():
-        raise InputError(f"{out}: is already there and never overwritten; choose another --out or remove it")
+        raise InputError(f"{out}: is already there and never overwritten; choose another `out` or remove it")
     temporary = work / out.name
     try:
         yield temporary
@@ -177,15 +177,15 @@ def output_file(out: Path, work: Path) -> Iterator[Path]:
 
 
 def _locked(folder: Path, out: Path) -> contextlib.AbstractContextManager[None]:
-    return locked_folder(folder, f"{out}: another process is writing it; wait for it or choose another --out")
+    return locked_folder(folder, f"{out}: another process is writing it; wait for it or choose another `out`")
 
 
 def _as_one_line(error: OSError, out: Path) -> LoopaiError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return LoopaiError(f"{out}: the disk is full and nothing was kept; free some space or choose another --out")
+        return LoopaiError(f"{out}: the disk is full and nothing was kept; free some space or choose another `out`")
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-        return InputError(f"{out}: already holds files and is never overwritten; choose another --out or remove it")
-    return LoopaiError(f"{out}: cannot be written ({error.strerror or error}); choose another --out")
+        return InputError(f"{out}: already holds files and is never overwritten; choose another `out` or remove it")
+    return LoopaiError(f"{out}: cannot be written ({error.strerror or error}); choose another `out`")
 
 
 def check_space(out: Path, n_bytes: int) -> None:
@@ -203,5 +203,5 @@ def check_space(out: Path, n_bytes: int) -> None:
     if free < n_bytes:
         raise LoopaiError(
             f"{out}: the disk is full: the output needs {format_bytes(n_bytes)} but {format_bytes(free)} are free;"
-            " free some space, choose another --out, or a smaller --dtype"
+            " free some space, choose another `out`, or a smaller `dtype`"
         )

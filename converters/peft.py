@@ -58,7 +58,7 @@ def read_peft(folder: Path, n_blocks: int | None = None) -> Adapter:
     _refuse_unsupported(config, folder)
     if config.get("layers_to_transform") is not None and n_blocks is None:
         raise InputError(
-            f"{folder}: adapts the blocks {config['layers_to_transform']} only; give the model with --base, so that"
+            f"{folder}: adapts the blocks {config['layers_to_transform']} only; give the model with `base`, so that"
             " they are counted from the right end"
         )
     factors = _factors(folder)

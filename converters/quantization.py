@@ -63,13 +63,13 @@ def scheme_of(word: str, group_size: int | None = None) -> Scheme:
     if name in _FLOAT_FORMS:
         bits, only = _FLOAT_FORMS[name]
         if group_size not in (None, only):
-            raise InputError(f"--group-size {group_size}: {name} has groups of {only} only; leave --group-size out")
+            raise InputError(f"`group_size` {group_size}: {name} has groups of {only} only; leave `group_size` out")
         return Scheme(bits, only, name)
     if not name.isdecimal() or int(name) not in AFFINE_BITS:
         raise InputError(f"{word!r} is no quantisation; there are {', '.join(WORDS)}")
     if (group_size or 64) not in AFFINE_GROUPS:
         raise InputError(
-            f"--group-size {group_size}: {name} bits come in groups of {', '.join(map(str, AFFINE_GROUPS))}"
+            f"`group_size` {group_size}: {name} bits come in groups of {', '.join(map(str, AFFINE_GROUPS))}"
         )
     return Scheme(int(name), group_size or 64)
 
@@ -110,7 +110,7 @@ def parse_rules(texts: Sequence[str], group_size: int | None) -> tuple[Rule, ...
         except InputError as error:
             problems.append(str(error))
     if problems:
-        raise InputError(f"--keep: {all_problems(problems)}; write for example lm_head=8bit or layers.0.*=bf16")
+        raise InputError(f"`keep`: {all_problems(problems)}; write for example lm_head=8bit or layers.0.*=bf16")
     return tuple(rules)
 
 
@@ -139,14 +139,14 @@ def plan_forms(
                 forms[entry.name] = _checked(rule.form, entry)
     unused = sorted({rule.pattern for rule in rules} - used)
     if unused:
-        raise InputError(f"--keep {', '.join(unused)}: no matrix of the model is called so; lm_head is one's name")
+        raise InputError(f"`keep` {', '.join(unused)}: no matrix of the model is called so; lm_head is one's name")
     return forms
 
 
 def _checked(form: str | Scheme, entry: TensorEntry) -> str | Scheme:
     if isinstance(form, Scheme) and entry.row_length % form.group_size:
         raise InputError(
-            f"--keep {entry.name}: rows of {entry.row_length} values do not divide into groups of {form.group_size}"
+            f"`keep` {entry.name}: rows of {entry.row_length} values do not divide into groups of {form.group_size}"
         )
     return form
 
@@ -154,7 +154,7 @@ def _checked(form: str | Scheme, entry: TensorEntry) -> str | Scheme:
 def quantization_config(forms: Mapping[str, str | Scheme], main: Scheme | None) -> dict[str, Any] | None:
     """config.json's `quantization`: the main scheme, and an entry for each module that differs from it.
 
-    mlx-lm takes a matrix without scales as dense, so `--keep NAME=bf16` needs no entry. None: nothing is quantised.
+    mlx-lm takes a matrix without scales as dense, so `NAME=bf16` needs no entry. None: nothing is quantised.
     """
     schemes = {name.removesuffix(".weight"): form for name, form in forms.items() if isinstance(form, Scheme)}
     if not schemes:

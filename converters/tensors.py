@@ -141,6 +141,6 @@ def cast_checked(entry: TensorEntry, start: int, stop: int, target: str) -> np.n
         largest = float(np.abs(to_float32(block, entry.dtype)).max())
         raise InputError(
             f"{entry.origin}: the value {largest:.3g} does not fit into {CONFIG_NAMES[target]};"
-            " use --dtype bf16 or --dtype fp32"
+            " use `dtype` bf16 or `dtype` fp32"
         )
     return stored

@@ -43,7 +43,7 @@ def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None, scratch: Path)
         InputError: there is none, or it does not fit the model's embedding or the vocabulary that the source lists.
     """
     if folder is not None and not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; --tokenizer needs the folder that holds tokenizer.json")
+        raise InputError(f"{folder}: no such folder; `tokenizer` needs the folder that holds tokenizer.json")
     if folder is not None:
         files = tokenizer_files(folder)
     elif checkpoint.gguf_metadata is not None:
@@ -52,10 +52,10 @@ def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None, scratch: Path)
         files = checkpoint.tokenizer_files
     if not files:
         if folder is not None:
-            raise InputError(f"{folder}: holds no tokenizer.json; give --tokenizer the folder that does")
+            raise InputError(f"{folder}: holds no tokenizer.json; give `tokenizer` the folder that does")
         raise InputError(
             f"{checkpoint.source}: holds no tokenizer that can be copied; give the folder of the model's tokenizer.json"
-            " with --tokenizer DIR"
+            " with `tokenizer` DIR"
         )
     for path in files:
         if path.name == "tokenizer.json":

@@ -52,7 +52,7 @@ def _find_mkl() -> str | None:
 
 
 def _recorded_mkl() -> str | None:
-    """Where pip put MKL when that is not the environment's own `lib` (`--user`, `--target`, Debian's /usr/local)."""
+    """Where pip put MKL when that is not the environment's own `lib` (a user's folder, Debian's /usr/local)."""
     from importlib import metadata  # slow to import, and seldom needed
 
     try:

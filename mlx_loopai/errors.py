@@ -1,7 +1,8 @@
 """Errors that a person can act on.
 
 Library code raises these; only `mlx_loopai.cli` turns them into one line on stderr and an exit status.
-A message says what was found, where, why that is wrong and what to do next.
+A message says what was found, where, why that is wrong and what to do next. It names an argument or an option in
+backticks, such as `max_tokens`; the command line shows the flag of that name instead.
 """
 
 from __future__ import annotations

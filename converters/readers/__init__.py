@@ -16,7 +16,7 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     """
     path = Path(source)
     if revision is not None and path.exists():
-        raise InputError(f"--revision {revision}: {source} is a local path; leave --revision out")
+        raise InputError(f"`revision` {revision}: {source} is a local path; leave `revision` out")
     if path.is_dir():
         from converters.readers.huggingface import read_folder
 

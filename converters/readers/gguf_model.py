@@ -132,7 +132,7 @@ def read_gguf(path: Path) -> Checkpoint:
     header = read_header(path)
     architecture = names.gguf_architecture(header.metadata.get("general.architecture"), str(path))
     if header.metadata.get("split.count", 0) not in (0, 1):
-        raise InputError(f"{path}: is one part of a split GGUF; join the parts first (llama-gguf-split --merge)")
+        raise InputError(f"{path}: is one part of a split GGUF; join the parts first with llama-gguf-split")
     tensors = _renamed(header.tensors, architecture.model_type, path)
     if architecture.embedding not in tensors:
         raise InputError(f"{path}: has no token_embd.weight; the file is incomplete, get a fresh copy of it")

@@ -74,7 +74,7 @@ def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
     for entry in checkpoint.entries:
         name = names.gguf_name(entry.name)
         if name is None:
-            raise InputError(f"{entry.origin}: GGUF has no name for this tensor; use --to hf or --to mlx")
+            raise InputError(f"{entry.origin}: GGUF has no name for this tensor; use `to` hf or `to` mlx")
         kind = _kind(entry, main, _head(checkpoint.config))
         pieces.append(_Piece(name, kind, _in_gguf_order(entry, checkpoint.config)))
     return pieces
@@ -182,7 +182,7 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, scaling: dict[str, Any] | None, w
     if scaling is None or kind == "default":
         return
     if kind not in _SCALINGS or not isinstance(scaling.get("factor"), int | float):
-        raise InputError(f"{where}: rope scaling {kind!r} is not written to GGUF, linear and yarn are; use --to hf")
+        raise InputError(f"{where}: rope scaling {kind!r} is not written to GGUF, linear and yarn are; use `to` hf")
     writer.add_rope_scaling_type(_SCALINGS[kind])
     writer.add_rope_scaling_factor(scaling["factor"])
     original = scaling.get("original_max_position_embeddings")

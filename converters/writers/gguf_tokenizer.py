@@ -36,12 +36,12 @@ def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Ch
     path = next((file for file in files if file.name == "tokenizer.json"), None)
     if path is None:
         raise InputError(
-            f"{checkpoint.source}: GGUF needs a tokenizer.json; give the folder that has one with --tokenizer DIR"
+            f"{checkpoint.source}: GGUF needs a tokenizer.json; give the folder that has one with `tokenizer` DIR"
         )
     document = read_object(path)
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise InputError(f"{path}: is no BPE tokenizer, the only kind written to GGUF; use --to hf or --to mlx")
+        raise InputError(f"{path}: is no BPE tokenizer, the only kind written to GGUF; use `to` hf or `to` mlx")
     tokens, types = _tokens(document, checkpoint.config["vocab_size"], str(path))
     if model.get("byte_fallback"):
         writer.add_tokenizer_model("llama")
@@ -88,7 +88,7 @@ def _split_name(document: Mapping[str, Any], where: str) -> str:
         return _SPLITS[patterns[0]]
     if not patterns and len(parts) == 1 and parts[0].get("type") == "ByteLevel" and parts[0].get("use_regex", True):
         return "gpt-2"
-    raise InputError(f"{where}: llama.cpp does not know this tokenizer's way of splitting words; use --to hf or mlx")
+    raise InputError(f"{where}: llama.cpp does not know this tokenizer's way of splitting words; use `to` hf or mlx")
 
 
 def _add_special(

@@ -41,12 +41,12 @@ class Target:
         """Refuse options that exclude each other. Raises: InputError."""
         words = {"mlx": MLX_WORDS, "hf": (), "gguf": GGUF_WORDS}[self.to]
         if self.quantize is not None and self.quantize not in words:
-            known = f"it takes {', '.join(words)}" if words else "it holds fp32, bf16 and fp16 (--dtype)"
-            raise InputError(f"--quantize {self.quantize}: --to {self.to} has no such form; {known}")
+            known = f"it takes {', '.join(words)}" if words else "it holds fp32, bf16 and fp16 (`dtype`)"
+            raise InputError(f"`quantize` {self.quantize}: `to` {self.to} has no such form; {known}")
         if self.to != "mlx" and (self.keep or self.group_size is not None):
-            raise InputError(f"--to {self.to}: --keep and --group-size belong to --to mlx; leave them out")
+            raise InputError(f"`to` {self.to}: `keep` and `group_size` belong to `to` mlx; leave them out")
         if self.group_size is not None and self.quantize is None:
-            raise InputError("--group-size says nothing without --quantize; add --quantize 4 or leave it out")
+            raise InputError("`group_size` says nothing without `quantize`; add `quantize` 4 or leave it out")
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def file_rows(model: Path, file: Path, count: int, max_tokens: int, seed: int) -
 def equal_rows(vocabulary: int, length: int, count: int, seed: int) -> CaseRows:
     """Random rows of `length` tokens, half of each a prompt: there is nothing to pad, so the step alone counts."""
     if length < 4:
-        raise InputError(f"--equal-length {length}: a row needs at least 4 tokens")
+        raise InputError(f"`equal_length` {length}: a row needs at least 4 tokens")
     generator = np.random.default_rng(seed)
     ids = generator.integers(0, vocabulary, (count + HELD_OUT_ROWS // 8, length), dtype=np.int32)
     taught = np.arange(length) >= length // 2

@@ -48,9 +48,9 @@ def take_turns(
     Raises: InputError for a side given twice, or without rounds.
     """
     if len(set(backends)) != len(backends) or not backends:
-        raise InputError(f"--backends {','.join(backends)}: name each side once")
+        raise InputError(f"`backends` {','.join(backends)}: name each side once")
     if rounds < 1:
-        raise InputError(f"--rounds {rounds}: give at least 1")
+        raise InputError(f"`rounds` {rounds}: give at least 1")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in backends}
     for number in range(rounds):
         for name in backends if number % 2 == 0 else reversed(backends):

@@ -31,7 +31,7 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; mlx-loopai benchmark train --out {path} writes one") from None
+        raise InputError(f"{path}: no such file; mlx-loopai benchmark train writes one") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(found, dict) or found.get("kind") not in _RATES or not isinstance(found.get("backends"), dict):

@@ -10,11 +10,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 from click.exceptions import NoArgsIsHelpError
 
 from mlx_loopai import __version__
+from mlx_loopai.cli.wording import one_line, with_flags
 from mlx_loopai.errors import LoopaiError
 
 PROGRAM = "mlx-loopai"
@@ -67,6 +69,15 @@ class LazyGroup(click.Group):
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
             raise click.UsageError(f"no command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LoopaiError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            if command is not None:
+                error.args = (with_flags(str(error), command), *error.args[1:])
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -152,7 +163,7 @@ _HANDLERS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Cal
 
 
 def _fail(message: str, status: int) -> int:
-    click.echo(f"{PROGRAM}: error: {' '.join(message.split())}", err=True)
+    click.echo(f"{PROGRAM}: error: {one_line(message)}", err=True)
     return status
 
 

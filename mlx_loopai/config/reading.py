@@ -16,7 +16,7 @@ from mlx_loopai.errors import InputError, all_problems
 
 
 def load_config(path: Path | None, overrides: tuple[str, ...] = (), base: dict[str, Any] | None = None) -> RunConfig:
-    """The configuration of a recipe with `--set` overrides applied; relative data paths resolve beside the recipe.
+    """The configuration of a recipe with NAME=VALUE `overrides` applied; relative data paths resolve beside the recipe.
 
     Raises: InputError naming every problem (file, dotted key, reason, nearest key).
     """
@@ -52,7 +52,7 @@ def flatten(config: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def option_table() -> list[tuple[str, str, str]]:
-    """(dotted name, default, description) of every option, for `--help` and the documentation."""
+    """(dotted name, default, description) of every option, for the command line's help and the documentation."""
     rows: list[tuple[str, str, str]] = []
     _collect(RunConfig, "", rows)
     return rows
@@ -71,7 +71,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe; give a YAML file or use --model and --data") from None
+        raise InputError(f"{path}: no such recipe; give a YAML file or use `model` and `data`") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; give a YAML file") from None
     except UnicodeDecodeError:
@@ -118,17 +118,17 @@ def _beside(path: str, folder: Path) -> str:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals:
-        raise InputError(f"--set {override}: expected NAME=VALUE, such as train.learning_rate=1e-4")
+        raise InputError(f"`overrides` {override}: expected NAME=VALUE, such as train.learning_rate=1e-4")
     *parents, leaf = name.strip().split(".")
     table = values
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise InputError(f"--set {override}: {parent} is a value, not a table")
+            raise InputError(f"`overrides` {override}: {parent} is a value, not a table")
     try:
         table[leaf] = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
-        raise InputError(f"--set {override}: cannot read the value {text!r}; quote it as in YAML") from None
+        raise InputError(f"`overrides` {override}: cannot read the value {text!r}; quote it as in YAML") from None
 
 
 def _explain(problem: Any) -> str:

@@ -61,21 +61,21 @@ def build(records: Iterable[Record], counts: Mapping[str, int], validation_share
     for record in records:
         if record.category not in by_category:
             raise InputError(
-                f"{record.origin}: no count for the category {record.category}; add --count {record.category}=N"
+                f"{record.origin}: no count for the category {record.category}; add `count` {record.category}=N"
             )
         natural, changed = natural_record(record)
         by_category[record.category].append(natural)
         reshaped += changed
     missing = [name for name, found in by_category.items() if counts[name] and not found]
     if missing:
-        raise InputError(f"no rows of {', '.join(missing)}; name a --source for each, or set its --count to 0")
+        raise InputError(f"no rows of {', '.join(missing)}; name a `source` for each, or set its `count` to 0")
     rows, validation, shares = {}, [], {}
     for name, found in by_category.items():
         unique = _without_repeats(found)
         held_out = [record for record in unique if _fraction(record) < validation_share]
         kept = [record for record in unique if _fraction(record) >= validation_share]
         if counts[name] and not kept:
-            raise InputError(f"{name}: all {len(unique)} rows were held out; lower --validation-share or add rows")
+            raise InputError(f"{name}: all {len(unique)} rows were held out; lower `validation_share` or add rows")
         rows[name] = _drawn(kept, counts[name], random.Random(f"{seed}:{name}"))
         validation += held_out if counts[name] else []
         shares[name] = Share(len(found), len(kept), len(rows[name]))

@@ -50,7 +50,9 @@ def korean_font() -> str | None:
     try:
         from matplotlib import font_manager
     except ImportError:
-        raise InputError("pictures need matplotlib; pip install 'mlx-loopai[plots]', or add --no-pictures") from None
+        raise InputError(
+            "pictures need matplotlib; pip install 'mlx-loopai[plots]', or leave them out (`no_pictures`)"
+        ) from None
     known = {font.name for font in font_manager.fontManager.ttflist}
     return next((name for name in _KOREAN_FONTS if name in known), None)
 

@@ -49,9 +49,9 @@ class Endpoint:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"--judge-url {self.url}: no http address; give such as http://127.0.0.1:8080/v1")
+            raise InputError(f"`judge_url` {self.url}: no http address; give such as http://127.0.0.1:8080/v1")
         if self.key and parts.scheme == "http" and parts.hostname not in _LOCAL:
-            raise InputError(f"--judge-url {self.url}: the key in {KEY_VARIABLE} would travel unencrypted; use https")
+            raise InputError(f"`judge_url` {self.url}: the key in {KEY_VARIABLE} would travel unencrypted; use https")
 
     def chat(self, messages: Sequence[Mapping[str, str]], sleep: Callable[[float], None] = time.sleep) -> str:
         """The model's answer, greedily. A busy, failing or silent server is asked again, up to `TRIES` times.
@@ -81,7 +81,7 @@ class Endpoint:
                 said = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip() or error.reason}"
                 if error.code in (408, 409, 429) or error.code >= 500:
                     raise _Busy(said, _seconds(error.headers.get("Retry-After"))) from None
-            raise InputError(f"{address}: {said}; check --judge-url, --judge-model and {KEY_VARIABLE}") from None
+            raise InputError(f"{address}: {said}; check `judge_url`, `judge_model` and {KEY_VARIABLE}") from None
         # URLError, a closed or silent connection, and half an HTTP answer
         except (OSError, urllib.error.URLError, ValueError) as error:
             raise _Busy(str(getattr(error, "reason", error)) or type(error).__name__) from None

@@ -37,9 +37,9 @@ class LmEval:
         """`lm-eval:TASK,TASK`. Raises: InputError when it names no task or lm-eval is not installed."""
         tasks = tuple(task.strip() for task in suite.removeprefix(PREFIX).split(",") if task.strip())
         if not tasks:
-            raise InputError(f"--suite {suite}: names no task; give {PREFIX}TASK,TASK, such as {PREFIX}arc_easy")
+            raise InputError(f"`suite` {suite}: names no task; give {PREFIX}TASK,TASK, such as {PREFIX}arc_easy")
         if importlib.util.find_spec("lm_eval") is None:
-            raise InputError(f"--suite {suite}: lm-eval is not installed; run: pip install 'mlx-loopai[lm-eval]'")
+            raise InputError(f"`suite` {suite}: lm-eval is not installed; run: pip install 'mlx-loopai[lm-eval]'")
         return LmEval(tasks, limit)
 
 
@@ -76,7 +76,7 @@ def kept_scores(suite: LmEval, model: Path, base_hash: str) -> Scores:
 
 
 def report(suite: str, model: str, adapter: str | None, base: Scores, tuned: Scores | None) -> dict[str, Any]:
-    """What `evaluate --suite lm-eval:TASKS --json` holds. Without single answers there is no retention to compute."""
+    """The evaluation's JSON document for lm-eval's tasks. Without single answers there is no retention to compute."""
     return {"suite": suite, "model": model, "adapter": adapter, "base": base, "tuned": tuned, "retention": None}
 
 

@@ -88,7 +88,7 @@ def comparable(base: Sequence[ProbeResult]) -> list[str]:
 def report(
     model: str, adapter: str | None, probes: Sequence[Probe], base: Measurement, tuned: Measurement | None
 ) -> dict[str, Any]:
-    """What `evaluate --json` holds; without `tuned` the retention is null. Raises: InputError as `comparable`."""
+    """The evaluation's JSON document; without `tuned` the retention is null. Raises: InputError as `comparable`."""
     kept = compare(base.results, tuned.results) if tuned is not None else None
     last = tuned or base
     return {

@@ -58,7 +58,7 @@ def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pa
     """Row by row. Raises: InputError when the numbers or the prompts differ."""
     if len(texts) != len(others):
         raise InputError(
-            f"--against: {len(texts)} texts and {len(others)} others; give answers to the same prompts, in one order"
+            f"`against`: {len(texts)} texts and {len(others)} others; give answers to the same prompts, in one order"
         )
     found = [Pair(a, b) for a, b in zip(texts, others, strict=True)]
     differing = [
@@ -67,7 +67,7 @@ def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pa
         if pair.a.prompt and pair.b.prompt and pair.a.prompt != pair.b.prompt
     ]
     if differing:
-        raise InputError(f"--against: answers to other prompts: {all_problems(differing)}")
+        raise InputError(f"`against`: answers to other prompts: {all_problems(differing)}")
     return found
 
 

@@ -102,16 +102,16 @@ def _options(path: Path) -> dict[str, TaskOptions]:
     try:
         document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"--suite {path}: no such file; give a suite file, or {GENERAL}") from None
+        raise InputError(f"`suite` {path}: no such file; give a suite file, or {GENERAL}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--suite {path}: cannot be read: {' '.join(str(error).split())}; mend the file") from None
+        raise InputError(f"`suite` {path}: cannot be read: {' '.join(str(error).split())}; mend the file") from None
     if not isinstance(document, dict) or not document:
-        raise InputError(f"--suite {path}: must name tasks, such as 'qa: {{kind: generate, file: qa.jsonl}}'")
+        raise InputError(f"`suite` {path}: must name tasks, such as 'qa: {{kind: generate, file: qa.jsonl}}'")
     try:
         return TypeAdapter(dict[str, TaskOptions]).validate_python(document)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InputError(f"--suite {path}: {all_problems(problems)}") from None
+        raise InputError(f"`suite` {path}: {all_problems(problems)}") from None
 
 
 def _tasks(name: str, options: TaskOptions, folder: Path) -> list[Task]:

@@ -168,7 +168,7 @@ def write_run(path: Path, run: SuiteRun) -> None:
 def report(
     model: str, adapter: str | None, tasks: Sequence[Task], base: SuiteRun, tuned: SuiteRun | None
 ) -> dict[str, Any]:
-    """What `evaluate --suite --json` holds: the same keys as for the nano probes, and `nll` by domain.
+    """The JSON document of a suite: the same keys as for the nano probes, and `nll` by domain.
 
     Raises: InputError when a tuned model is compared and the base is well above chance on no task.
     """
@@ -195,7 +195,7 @@ def _kept(before: Sequence[ProbeResult], after: Sequence[ProbeResult]) -> Retent
     names = usable(before)
     if not names:
         scores = ", ".join(f"{one.name} {one.score:.2f} (chance {one.chance:.2f})" for one in before)
-        raise InputError(f"--suite: the base is near chance on every task: {scores}; give easier ones")
+        raise InputError(f"`suite`: the base is near chance on every task: {scores}; give easier ones")
     return retention([one for one in before if one.name in names], [one for one in after if one.name in names])
 
 

@@ -103,7 +103,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 def score_texts(
     generated: Sequence[Generated], references: Sequence[str] | None = None, tokenize: Tokenisation = "char"
 ) -> dict[str, Any]:
-    """Every metric as `evaluate --text --json` gives it; what cannot be computed (no references, no genres) is null.
+    """Every metric of the JSON document; what cannot be computed (no references, no genres) is null.
 
     Shares and rates in [0, 1], BLEU and chrF in [0, 100], lengths in characters.
     Raises: InputError when references and texts differ in number.
@@ -143,7 +143,7 @@ def _bleu(order: int, tokenize: Tokenisation) -> BLEU:
     try:
         return BLEU(max_ngram_order=order, tokenize=tokenize)
     except (ImportError, RuntimeError):
-        raise InputError(f"--tokenize {tokenize}: needs a morpheme analyser; pip install 'mlx-loopai[ko]'") from None
+        raise InputError(f"`tokenize` {tokenize}: needs a morpheme analyser; pip install 'mlx-loopai[ko]'") from None
 
 
 def _mean_genre_fit(generated: Sequence[Generated]) -> float | None:

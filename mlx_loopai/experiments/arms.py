@@ -40,7 +40,7 @@ def recipe_arm(recipe: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -
     arm = load_config(path, overrides)
     for name in ("model", "dtype", "system_prompt"):
         if getattr(arm, name) != getattr(recipe, name):
-            raise InputError(f"--arms {path}: {name} is not the recipe's; arms of one comparison share their base")
+            raise InputError(f"`arms` {path}: {name} is not the recipe's; arms of one comparison share their base")
     return arm
 
 
@@ -60,7 +60,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         guards = {"replay": recommended.replay, "penalty": recommended.penalty}
         return _as_many_domain_rows(recipe, recipe.model_copy(update=guards))
     if name not in ARMS:
-        raise InputError(f"--arms {name}: no such arm; known: {', '.join(arm_names())}")
+        raise InputError(f"`arms` {name}: no such arm; known: {', '.join(arm_names())}")
     values = yaml.safe_load(recipe.to_yaml()) | {"phases": _one_phase(recipe)}
     values["replay"] |= {"source": "none", "share": 0.0, "loss_share": 0.0, "objective": "answers"}
     values["penalty"] |= {"kind": "none"}
@@ -72,7 +72,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         values["replay"]["share"] = load_config(RECOMMENDED).replay.share
     needs_records = name.startswith("replay-") or ("penalty" in ARMS[name] and name != "kl")
     if needs_records and not recipe.general:
-        raise InputError(f"--arms {name}: needs general records; give `general: FILE` in the recipe or by --set")
+        raise InputError(f"`arms` {name}: needs general records; give `general: FILE` in the recipe or by `overrides`")
     return _as_many_domain_rows(recipe, validate_config(values, f"arm {name}"))
 
 

@@ -84,11 +84,11 @@ class Grid:
             if losses is not None:
                 scored[rate] = losses
         if not scored:
-            raise LoopaiError(f"arm {name}: diverged at every learning rate; give smaller ones with --sweep")
+            raise LoopaiError(f"arm {name}: diverged at every learning rate; give smaller ones with `sweep`")
         chosen = _with(config, learning_rate=smallest_within_noise(scored))
         rest = self.seeds[len(next(iter(scored.values()))) :]
         if self._train(name, chosen, rest) is None:
-            raise LoopaiError(f"arm {name}: diverged at another seed; give smaller rates, or more --sweep-seeds")
+            raise LoopaiError(f"arm {name}: diverged at another seed; give smaller rates, or more `sweep_seeds`")
         return chosen
 
     def _match(self, chosen: Mapping[str, RunConfig]) -> RunConfig:
@@ -97,7 +97,7 @@ class Grid:
         )
         config = _with(chosen[PLAIN], max_steps=most)
         if self._train(MATCHED, config, self.seeds) is None:
-            raise LoopaiError(f"arm {MATCHED}: diverged; leave it out of --arms, or sweep smaller learning rates")
+            raise LoopaiError(f"arm {MATCHED}: diverged; leave it out of `arms`, or sweep smaller learning rates")
         return config
 
     def _train(self, name: str, config: RunConfig, seeds: Sequence[int]) -> list[RowLosses] | None:

@@ -72,7 +72,7 @@ class _Draft:
 def unfinished_form(request: Request, written: Generation) -> str:
     """Why an answer does not have the form that was asked for, or ""."""
     cut = request.grammar is not None and not written.finished
-    return f"its form is not complete after {request.options.max_tokens} tokens (--max-tokens)" if cut else ""
+    return f"its form is not complete after {request.options.max_tokens} tokens (`max_tokens`)" if cut else ""
 
 
 def write_answers(

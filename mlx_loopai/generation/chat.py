@@ -178,7 +178,7 @@ class Chat:
         if len(ids) > room:
             raise InputError(
                 f"the request has {len(ids)} tokens and an answer may have {answer}, more than the {context} of the "
-                "context together; shorten it, or lower --max-tokens"
+                "context together; shorten it, or lower `max_tokens`"
             )
         return ids
 

@@ -1,4 +1,4 @@
-"""Korean by construction: a mask on the logits that lets through only what a `--scripts` policy allows.
+"""Korean by construction: a mask on the logits that lets through only what a `scripts` policy allows.
 
 The policy is an automaton over UTF-8 bytes (`text.alphabet`, `text.utf8`), run once over every token: `allowed` says
 which tokens a state allows, `after` where they lead. At each step the state is computed anew from the sequence's own

@@ -112,11 +112,11 @@ def load_draft(name: str, loaded: LoadedModel) -> LoadedModel:
     if draft.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         sizes = f"{draft.n_tokens} and {loaded.n_tokens} tokens"
         raise InputError(
-            f"--draft-model {name}: its vocabulary is not the model's ({sizes}); give a smaller one of its family"
+            f"`draft_model` {name}: its vocabulary is not the model's ({sizes}); give a smaller one of its family"
         )
     for one in (draft, loaded):
         if not can_trim_prompt_cache(make_prompt_cache(one.model)):
-            raise InputError(f"--draft-model {name}: {one.path}: its cache cannot go back, so nothing can be proposed")
+            raise InputError(f"`draft_model` {name}: {one.path}: its cache cannot go back, so nothing can be proposed")
     return draft
 
 

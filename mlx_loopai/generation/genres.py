@@ -1,4 +1,4 @@
-"""What `--genre` shows the model: a system prompt and examples for each genre, all written for this project."""
+"""What a genre shows the model: a system prompt and examples for each genre, all written for this project."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def find_genre(name: str) -> Genre:
     for one in GENRES:
         if one.name == name:
             return one
-    raise InputError(f"--genre {name}: unknown; give one of {', '.join(one.name for one in GENRES)}")
+    raise InputError(f"`genre` {name}: unknown; give one of {', '.join(one.name for one in GENRES)}")
 
 
 def shown_first(

@@ -75,20 +75,20 @@ def json_schema_grammar(loaded: LoadedModel, path: Path) -> Grammar:
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"--json-schema {path}: {error.strerror}; give a file with a JSON schema") from None
+        raise InputError(f"`json_schema` {path}: {error.strerror}; give a file with a JSON schema") from None
     except ValueError as error:
-        raise InputError(f"--json-schema {path}: not JSON: {error}") from None
+        raise InputError(f"`json_schema` {path}: not JSON: {error}") from None
     # White space between the marks could go on for ever where scripts forbid what the form wants next.
     return _grammar(
         loaded,
-        f"--json-schema {path}",
+        f"`json_schema` {path}",
         lambda library: library.LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False}),
     )
 
 
 def regex_grammar(loaded: LoadedModel, pattern: str) -> Grammar:
     """The form of a regular expression that the whole answer matches. Raises: InputError as above."""
-    return _grammar(loaded, f"--regex {pattern}", lambda library: library.LLMatcher.grammar_from_regex(pattern))
+    return _grammar(loaded, f"`regex` {pattern}", lambda library: library.LLMatcher.grammar_from_regex(pattern))
 
 
 def _grammar(loaded: LoadedModel, place: str, compile_form: Callable[[Any], str]) -> Grammar:

@@ -53,7 +53,7 @@ def single_prompt(text: str) -> Prompt:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError("the prompt is not UTF-8; type it in a UTF-8 terminal or give it as --prompts FILE") from None
+        raise InputError("the prompt is not UTF-8; type it in a UTF-8 terminal or give it as `prompts` FILE") from None
     return Prompt((Message("user", text),), "prompt")
 
 

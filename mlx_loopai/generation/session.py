@@ -67,4 +67,4 @@ def find_adapter(path: Path) -> Path:
         if (folder / CONFIG_FILE).is_file():
             return folder
     state = "no adapter here" if path.is_dir() else "no such folder"
-    raise InputError(f"--adapter {path}: {state} ({CONFIG_FILE} is missing); give a RUN/adapter folder")
+    raise InputError(f"`adapter` {path}: {state} ({CONFIG_FILE} is missing); give a RUN/adapter folder")

@@ -39,7 +39,7 @@ def token_bytes(tokenizer: Any) -> TokenBytes:
     if not all(char in words for char in alphabet):
         raise InputError(
             "the tokenizer is neither byte-level BPE nor sentencepiece with byte fallback, so its tokens have no bytes "
-            "to constrain; give --scripts off"
+            "to constrain; give `scripts` off"
         )
     # Joined and encoded at once: each character of this alphabet is one byte.
     encoded = np.frombuffer("".join(words).translate(alphabet_codes(alphabet)).encode("latin-1", "replace"), np.uint8)

@@ -132,11 +132,11 @@ def named_machine(name: str, macos: int = 15) -> Machine:
     Raises: InputError for an unknown name, with the near ones, or another macOS.
     """
     if macos not in MACOS_VERSIONS:
-        raise InputError(f"--macos {macos}: known are 15 (and older) and 26; take the nearest")
+        raise InputError(f"`macos` {macos}: known are 15 (and older) and 26; take the nearest")
     known = machine_names()
     wanted = name.strip().lower().replace("_", "-").replace(" ", "-")
     if wanted not in known:
-        raise InputError(f"--machine {name}: unknown machine; near: {', '.join(_near(wanted, known))}; or this")
+        raise InputError(f"`machine` {name}: unknown machine; near: {', '.join(_near(wanted, known))}; or this")
     chip_name, _, size = wanted.rpartition("-")
     chip, ram_gib = _CHIPS[chip_name], int(size.removesuffix("gb"))
     share, evidence = _SHARES[macos][ram_gib]

@@ -164,7 +164,7 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
 def check_free(folder: Path) -> None:
     """Refuse a place that is taken. Raises: InputError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is already there and never overwritten; choose another --out or remove it")
+        raise InputError(f"{folder}: is already there and never overwritten; choose another `out` or remove it")
 
 
 def mlx_config(adapter: Adapter) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
     trained_on = config.get("mlx_loopai", {}).get("base_hash")
     if base_hash and trained_on and trained_on != base_hash:
         raise InputError(
-            f"{folder}: trained on another base ({trained_on[:12]}, this one is {base_hash[:12]}); give its own --model"
+            f"{folder}: trained on another base ({trained_on[:12]}, this one is {base_hash[:12]}); give its own `model`"
         )
     options = adapter_options(folder, config)
     apply_lora(model, options, seed=0)

@@ -77,8 +77,8 @@ def open_embedder(model: str) -> Embedder:
         return _decoder(name, load_model(model))
     except InputError as error:
         raise InputError(
-            f"--embedder {model}: {error}; Qwen3-Embedding as its makers publish it is converted first:"
-            f" mlx-loopai convert {model} --out DIR"
+            f"`embedder` {model}: {error}; Qwen3-Embedding as its makers publish it is converted first:"
+            f" mlx-loopai convert {model}"
         ) from None
 
 

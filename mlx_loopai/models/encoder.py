@@ -171,7 +171,7 @@ def load_encoder(folder: Path, config: Mapping[str, Any]) -> LoadedEncoder:
     pooling, max_tokens = (own.get("pooling"), own.get("max_tokens")) if isinstance(own, dict) else (None, None)
     longest = shape.n_positions - shape.first_position
     if pooling not in POOLINGS or not isinstance(max_tokens, int) or not 2 < max_tokens <= longest:
-        raise InputError(f"{folder}: not an encoder in MLX's form; convert it: mlx-loopai convert {folder} --out DIR")
+        raise InputError(f"{folder}: not an encoder in MLX's form; convert it: mlx-loopai convert {folder}")
     model = Encoder(shape)
     weights: dict[str, mx.array] = {}
     try:

@@ -45,7 +45,7 @@ def download(repo_id: str, revision: str | None = None, torch_too: bool = False)
         ) from None
     except errors.RevisionNotFoundError:
         raise InputError(
-            f"{repo_id}: the hub has no revision {revision!r} of it; give a branch, tag or commit with --revision"
+            f"{repo_id}: the hub has no revision {revision!r} of it; give a branch, tag or commit with `revision`"
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -75,20 +75,20 @@ def upload(folder: Path, repo_id: str, api: Any = None) -> str:
     from huggingface_hub import HfApi, errors
 
     if not is_hub_id(repo_id):
-        raise InputError(f"--push {repo_id}: is not of the form OWNER/NAME")
+        raise InputError(f"`push` {repo_id}: is not of the form OWNER/NAME")
     hub = HfApi() if api is None else api
     try:
         hub.create_repo(repo_id, exist_ok=True)
         hub.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Upload adapter")
     except errors.LocalTokenNotFoundError:
         raise InputError(
-            f"--push {repo_id}: no token; run `hf auth login` or set HF_TOKEN; {folder} is written"
+            f"`push` {repo_id}: no token; run `hf auth login` or set HF_TOKEN; {folder} is written"
         ) from None
     # Any error: those of the HTTP library below are not a part of the client's interface.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"--push {repo_id}: the hub refused it ({reason}); check the name and that the token may write; {folder} is"
+            f"`push` {repo_id}: the hub refused it ({reason}); check the name and that the token may write; {folder} is"
             " written"
         ) from None
     return f"https://huggingface.co/{repo_id}"

@@ -65,12 +65,10 @@ def resolve_model(model: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise InputError(
-            f"--model {model}: a file, not a model folder; convert it first: mlx-loopai convert {model} --out DIR"
-        )
+        raise InputError(f"`model` {model}: a file, not a model folder; convert it first: mlx-loopai convert {model}")
     if not is_hub_id(model):
         raise InputError(
-            f"--model {model}: no such folder; give nano, a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct"
+            f"`model` {model}: no such folder; give nano, a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct"
         )
     return download(model)
 
@@ -113,7 +111,7 @@ def load_tokenizer(path: Path) -> TokenizerWrapper:
     """
     if not any(file for pattern in TOKENIZER_FILES for file in path.glob(pattern)):
         # transformers would make an empty one up.
-        raise InputError(f"{path}: no tokenizer in this folder (tokenizer.json); convert it again with --tokenizer DIR")
+        raise InputError(f"{path}: no tokenizer in this folder (tokenizer.json); convert it again with `tokenizer` DIR")
     try:
         return read_tokenizer(path, eos_token_ids=_eos_token_ids(path))
     # The tokenizers library raises bare Exceptions for a file that it cannot read.

@@ -71,9 +71,9 @@ def default_place(source: Path) -> Path:
 def write_page(html: str, out: Path) -> None:
     """Write `out` in one piece: it holds the whole page or what it held before. Raises: InputError, OSError."""
     if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; name a file, such as {out / REPORT_NAME}")
+        raise InputError(f"`out` {out}: is a folder; name a file, such as {out / REPORT_NAME}")
     if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}; create it first")
+        raise InputError(f"`out` {out}: there is no folder {out.parent}; create it first")
     write_whole(out, html)
 
 

@@ -142,14 +142,14 @@ def open_chroma(index: Path, url: str | None) -> Chroma:
     except Exception as error:  # see `Chroma.drop`
         reason = " ".join(str(error).split())[:200]
         raise LoopaiError(
-            f"--chroma-url {url}: no Chroma server answers there ({reason}); start it: chroma run"
+            f"`chroma_url` {url}: no Chroma server answers there ({reason}); start it: chroma run"
         ) from None
     return Chroma(client, "chroma-server", url)
 
 
 def server_address(url: str) -> tuple[str, int, bool]:
     """Host, port and whether TLS is on. Raises: InputError for what is not http(s)://HOST[:PORT]."""
-    wrong = InputError(f"--chroma-url {url}: not an address of a server; write it like http://localhost:8000")
+    wrong = InputError(f"`chroma_url` {url}: not an address of a server; write it like http://localhost:8000")
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -126,7 +126,7 @@ def _dense(folder: Path, manifest: Manifest, chroma_url: str | None) -> Retrieve
 
 def _chroma(folder: Path, manifest: Manifest, chroma_url: str | None) -> Chroma:
     if manifest.vectors == "chroma-server" and chroma_url is None:
-        raise InputError(f"--index {folder}: its vectors are on a Chroma server; name it with --chroma-url URL")
+        raise InputError(f"`index` {folder}: its vectors are on a Chroma server; name it with `chroma_url` URL")
     return open_chroma(folder, chroma_url if manifest.vectors == "chroma-server" else None)
 
 

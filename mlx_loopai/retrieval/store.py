@@ -79,9 +79,7 @@ def read_manifest(index: Path) -> Manifest:
     path = index / MANIFEST
     if not path.is_file():
         state = "no index here" if index.is_dir() else "no such folder"
-        raise InputError(
-            f"--index {index}: {state} ({MANIFEST} is missing); make one: mlx-loopai rag build FILES --index DIR"
-        )
+        raise InputError(f"`index` {index}: {state} ({MANIFEST} is missing); make one: mlx-loopai rag build FILES")
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise InputError(f"{path}: too large for a manifest; build the index anew")
     try:
@@ -140,12 +138,12 @@ def locked(index: Path) -> Iterator[None]:
     Raises: InputError when another process builds it, or the folder holds other things.
     """
     if index.exists() and not index.is_dir():
-        raise InputError(f"--index {index}: is a file; name a folder")
+        raise InputError(f"`index` {index}: is a file; name a folder")
     if index.is_dir() and any(index.iterdir()) and not (index / MANIFEST).exists() and not _own_leftovers(index):
-        raise InputError(f"--index {index}: holds other files; name a new or empty folder")
+        raise InputError(f"`index` {index}: holds other files; name a new or empty folder")
     index.mkdir(parents=True, exist_ok=True)
     try:
-        with locked_folder(index, f"--index {index}: another process is building it; wait for it"):
+        with locked_folder(index, f"`index` {index}: another process is building it; wait for it"):
             yield
     finally:
         with suppress(OSError):

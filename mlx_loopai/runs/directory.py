@@ -64,9 +64,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise InputError(
-                f"{self.path}: a file stands where the run's folder should be; give another --out"
+                f"{self.path}: a file stands where the run's folder should be; give another `out`"
             ) from None
-        taken = f"{self.path}: another process is writing this run; wait for it or give another --out"
+        taken = f"{self.path}: another process is writing this run; wait for it or give another `out`"
         with locked_folder(self.path, taken):
             self._end_last_line()
             try:

@@ -31,7 +31,9 @@ def refusal(headers: Headers, loopback: bool, origins: Collection[str]) -> ApiEr
     if origin is None or origin in origins or _netloc(origin) == host.lower():
         return None
     return ApiError(
-        403, f"origin {origin[:80]!r}: start the server with --allow-origin to let it in", code="wrong_origin"
+        403,
+        f"origin {origin[:80]!r}: not one that this server was started to let in (allowed origins)",
+        code="wrong_origin",
     )
 
 

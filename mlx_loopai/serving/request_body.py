@@ -176,7 +176,7 @@ def _scripts(text: str | None, defaults: Defaults) -> Scripts:
     try:
         return Scripts.parse(text)
     except InputError as error:
-        raise ApiError(400, str(error).removeprefix("--"), "scripts") from None
+        raise ApiError(400, str(error), "scripts") from None
 
 
 def _options(read: _Body, defaults: Defaults) -> SamplingOptions:

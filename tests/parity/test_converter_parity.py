@@ -190,7 +190,7 @@ def test_a_gguf_file_that_we_write(tmp_path: Path, kind: str) -> None:
 
 def test_llama_3s_rotary_scaling_is_not_written_to_gguf(tmp_path: Path) -> None:
     tiny_model("Llama", rope_parameters=LLAMA3).save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
-    with pytest.raises(InputError, match=r"llama3.* use --to hf"):
+    with pytest.raises(InputError, match=r"llama3.* use `to` hf"):
         convert(tmp_path / "source", tmp_path / "m.gguf", target=Target(to="gguf"))
 
 

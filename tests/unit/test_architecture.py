@@ -70,6 +70,20 @@ def _forbidden_expressions(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, "device_info()[...]: keys differ between backends, use .get"
 
 
+# CSS variables, and command lines that a person copies whole, are no flags in a sentence.
+_FLAG = re.compile(r"(?:^|[\s`'\"]|(?<!var)\()--[a-z]")
+_COMMAND_LINE = re.compile(r"\s*(mlx-loopai [a-z].*|--[a-z-]+)")
+_WITH_CSS = ("mlx_loopai/report/kit/style.py",)
+
+
+def _flags_in_sentences(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The library is called from Python, too: it names arguments, and cli.wording makes flags of them."""
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        if _FLAG.search(text) and not _COMMAND_LINE.fullmatch(text):
+            yield node.lineno, "names a --flag: name the argument in backticks, such as `max_tokens`"
+
+
 def _oversized(tree: ast.AST, lines: int) -> Iterator[tuple[int, str]]:
     if lines > MAX_FILE_LINES:
         yield 1, f"{lines} lines, at most {MAX_FILE_LINES}: two things, split it by meaning"
@@ -86,6 +100,8 @@ def violations(source: str, file: str) -> list[str]:
     found = list(_oversized(tree, len(source.splitlines())))
     if not file.startswith("tests/"):
         found += [*_forbidden_calls(tree, file), *_forbidden_expressions(tree)]
+        if not file.startswith("mlx_loopai/cli/") and file not in _WITH_CSS:
+            found += _flags_in_sentences(tree)
         pickling = _imported(tree) & {"pickle", "dill", "joblib", "cloudpickle"}
         found += [(1, f"imports {module}, which can run a stranger's code") for module in pickling]
     if Path(file).name in ("utils.py", "helpers.py", "common.py"):
@@ -109,6 +125,9 @@ def test_file_keeps_the_rules(path: Path) -> None:
         ("print('a')", "only the CLI"),
         ("load(p, trust_remote_code=True)", "stranger"),
         ("torch.load(p)", "stranger"),
+        ("raise InputError(f'{a}: give another --out')", "names a --flag"),
+        ("raise InputError(f'--model {a}: no such folder')", "names a --flag"),
+        ('"""A policy (--scripts)."""', "names a --flag"),
         ("import pickle", "stranger"),
         ("from pickle import loads", "stranger"),
         ("\n" * 400 + "a = 1", "401 lines"),
@@ -119,6 +138,16 @@ def test_the_rules_see_what_they_forbid(source: str, reason: str) -> None:
     assert any(reason in line for line in violations(source, "mlx_loopai/training/new.py"))
 
 
-@pytest.mark.parametrize("source", ["mx.linalg.svd(a, stream=mx.cpu)", "mx.device_info().get('a')", "torch.loads()"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "mx.linalg.svd(a, stream=mx.cpu)",
+        "mx.device_info().get('a')",
+        "torch.loads()",
+        "run(['git', '--short'])",
+        "CARD = '    mlx-loopai generate PROMPT --model BASE'",
+        "STYLE = 'fill:var(--ink)'",
+    ],
+)
 def test_the_rules_allow_the_right_form(source: str) -> None:
     assert violations(source, "mlx_loopai/training/new.py") == []

@@ -53,7 +53,7 @@ def open_side(backend: str, model: Path, adapter: Path | None) -> Side:
     Raises: InputError for an unknown name; LoopaiError when the program is not installed.
     """
     if backend not in BACKENDS:
-        raise InputError(f"--backends {backend}: unknown; there are {', '.join(BACKENDS)}")
+        raise InputError(f"`backends` {backend}: unknown; there are {', '.join(BACKENDS)}")
     try:
         module = importlib.import_module(f"{__name__}.{_MODULES[backend]}")
         side: Side = module.open_side(model, adapter, backend)

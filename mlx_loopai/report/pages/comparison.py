@@ -32,7 +32,7 @@ _TABLE_NOTE = said(
 
 
 def comparison_page(document: Mapping[str, Any], gate: Gate | None = None, place: str = "comparison") -> str:
-    """The report of a comparison document (what `demo --json` prints) as one self-contained HTML text.
+    """The report of a comparison document (the demo's JSON) as one self-contained HTML text.
 
     Raises: InputError naming `place` when the document holds no comparison.
     """

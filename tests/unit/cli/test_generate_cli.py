@@ -9,7 +9,7 @@ import pytest
 import regex
 from click.testing import CliRunner, Result
 
-from mlx_loopai.cli.generate import command
+from mlx_loopai.cli.main import commands
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
 from mlx_loopai.generation.answers import Standard
@@ -22,7 +22,7 @@ SHORT = ("--max-tokens", "6")
 
 
 def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(command, [str(arg) for arg in args])
+    return CliRunner().invoke(commands, ["generate", *(str(arg) for arg in args)])
 
 
 def document(*args: str | Path) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_torch_files_are_fetched_where_there_are_no_others(hub: FakeHub) -> None
 
 
 def test_a_revision_of_a_local_folder_is_refused(model_folder: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match=r"is a local path; leave --revision out"):
+    with pytest.raises(InputError, match=r"is a local path; leave `revision` out"):
         open_checkpoint(model_folder(), "v1.0")
 
 

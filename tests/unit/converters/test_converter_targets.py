@@ -142,8 +142,8 @@ def test_the_gguf_reader_finds_tokenizer_and_template(tiny_model_folder: Path, t
     [
         ({"quantize": "q8_0"}, "no such form"),
         ({"to": "hf", "quantize": "4"}, "no such form"),
-        ({"to": "gguf", "keep": ("lm_head=8bit",)}, "belong to --to mlx"),
-        ({"group_size": 32}, "without --quantize"),
+        ({"to": "gguf", "keep": ("lm_head=8bit",)}, "belong to `to` mlx"),
+        ({"group_size": 32}, "without `quantize`"),
         ({"quantize": "4", "keep": ("lm_head",)}, "is not NAME=FORM"),
         ({"quantize": "4", "keep": ("lm_head=7bit",)}, "is no quantisation"),
         ({"quantize": "4", "keep": ("nowhere=bf16",)}, "no matrix of the model"),

@@ -63,7 +63,7 @@ def test_values_that_are_not_finite_are_refused(dtype: str, bad: float) -> None:
 
 
 def test_a_value_too_large_for_fp16_is_an_error_and_not_an_infinity() -> None:
-    with pytest.raises(InputError, match="7e\\+04 does not fit into float16; use --dtype bf16"):
+    with pytest.raises(InputError, match="7e\\+04 does not fit into float16; use `dtype` bf16"):
         cast_checked(entry_of(np.array([[7e4]], np.float32), "F32"), 0, 1, "F16")
 
 

@@ -33,7 +33,7 @@ def test_gguf_brings_its_own(gguf_file: Build, tokenizer_folder: Path, tmp_path:
 def test_a_folder_without_a_tokenizer(gguf_file: Build, model_folder: Build, tmp_path: Path) -> None:
     folder = model_folder()
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match=r"with --tokenizer DIR"):
+    with pytest.raises(InputError, match=r"with `tokenizer` DIR"):
         choose_tokenizer(open_checkpoint(folder), None, tmp_path)
     checkpoint = open_checkpoint(gguf_file())
     with pytest.raises(InputError, match=r"no such folder"):

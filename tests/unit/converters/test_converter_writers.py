@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(hashing_file, "_BUFFER_BYTES", mmap.PAGESIZE)
-    with pytest.raises(LoopaiError, match=r"out: the disk is full .* choose another --out") as caught:
+    with pytest.raises(LoopaiError, match=r"out: the disk is full .* choose another `out`") as caught:
         convert(model_folder(), tmp_path / "out")
     assert caught.value.exit_status == 1
     assert "\n" not in str(caught.value)
@@ -179,7 +179,7 @@ def test_a_disk_that_fills_leaves_no_gguf(model_folder: Build, tmp_path: Path) -
         if done > total / 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(LoopaiError, match=r"out.gguf: the disk is full .* choose another --out") as caught:
+    with pytest.raises(LoopaiError, match=r"out.gguf: the disk is full .* choose another `out`") as caught:
         convert(model_folder(), tmp_path / "out.gguf", target=target.Target(to="gguf"), on_progress=fill)
     assert caught.value.exit_status == 1
     assert left_behind(tmp_path) == []

@@ -79,7 +79,7 @@ def test_the_other_way_round_keeps_every_bit(tmp_path: Path) -> None:
 
 def test_a_subset_of_blocks_needs_the_base_and_gets_zeros_after_it(tmp_path: Path) -> None:
     source = peft_folder(tmp_path / "peft", tensors(range(1, 2)), layers_to_transform=[1])
-    with pytest.raises(InputError, match="--base"):
+    with pytest.raises(InputError, match="`base`"):
         read_peft(source)
     adapter = read_peft(source, n_blocks=3)
     assert {int(name.split(".")[2]) for name in adapter.factors} == {1, 2}

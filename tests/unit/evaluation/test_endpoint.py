@@ -101,7 +101,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 @pytest.mark.parametrize("url", ["", "judge", "file:///etc/passwd", "ftp://a/v1", "http://"])
 def test_only_http_addresses(url: str) -> None:
-    with pytest.raises(InputError, match="--judge-url"):
+    with pytest.raises(InputError, match="`judge_url`"):
         Endpoint(url, "m")
 
 

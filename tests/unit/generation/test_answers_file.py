@@ -53,6 +53,6 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     assert path.read_bytes() == kept
     for content in ('{"text": "남의 것"}\n', "메모\n", "줄 끝 없는 메모", "[]\n"):
         path.write_text(content, encoding="utf-8")
-        with pytest.raises(InputError, match="name another file with --out"):
+        with pytest.raises(InputError, match="name another file with `out`"):
             AnswersFile(path, IDS, KEYS)
         assert path.read_text(encoding="utf-8") == content

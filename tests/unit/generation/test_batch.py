@@ -116,7 +116,7 @@ def test_a_draft_model_changes_nothing(tiny: LoadedModel, options: SamplingOptio
 
 
 def test_a_draft_model_of_another_vocabulary(tiny: LoadedModel) -> None:
-    with pytest.raises(InputError, match="--draft-model nano: its vocabulary is not the model's"):
+    with pytest.raises(InputError, match="`draft_model` nano: its vocabulary is not the model's"):
         load_draft("nano", tiny)
 
 

@@ -192,7 +192,7 @@ def test_tables_are_stored_and_read_again(tiny: LoadedModel, tmp_path: Path, mon
 
 @pytest.mark.parametrize("text", ["", "ko+klingon", "latin", "ko+off"])
 def test_bad_policies(text: str) -> None:
-    with pytest.raises(InputError, match="--scripts"):
+    with pytest.raises(InputError, match="`scripts`"):
         Scripts.parse(text)
 
 

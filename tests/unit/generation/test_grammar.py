@@ -89,9 +89,9 @@ def test_bad_forms(tiny: LoadedModel, schema: Path, tmp_path: Path, monkeypatch:
     broken.write_text("{", encoding="utf-8")
     unknown.write_text('{"type": "동물"}', encoding="utf-8")
     for path, reason in ((tmp_path / "none.json", "No such file"), (broken, "not JSON"), (unknown, "type")):
-        with pytest.raises(InputError, match=f"--json-schema .*{path.name}: .*{reason}"):
+        with pytest.raises(InputError, match=f"`json_schema` .*{path.name}: .*{reason}"):
             json_schema_grammar(tiny, path)
-    with pytest.raises(InputError, match=r"--regex \(\["):
+    with pytest.raises(InputError, match=r"`regex` \(\["):
         regex_grammar(tiny, "([")
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(InputError, match=r"pip install 'mlx-loopai\[grammar\]'"):

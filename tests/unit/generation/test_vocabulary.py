@@ -59,7 +59,7 @@ def test_byte_fallback_can_be_constrained() -> None:
 
 def test_other_tokenizers_are_refused() -> None:
     plain = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 1}, added_tokens_decoder={})
-    with pytest.raises(InputError, match="--scripts off"):
+    with pytest.raises(InputError, match="`scripts` off"):
         token_bytes(plain)
 
 

@@ -52,7 +52,7 @@ def test_unknown_machine_names_near_ones(name: str, near: str) -> None:
 
 
 def test_unknown_macos() -> None:
-    with pytest.raises(InputError, match="--macos 12"):
+    with pytest.raises(InputError, match="`macos` 12"):
         named_machine("m4-16gb", 12)
 
 

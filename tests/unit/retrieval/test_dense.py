@@ -166,7 +166,7 @@ def test_vectors_in_chroma_give_the_same_answers(
         built = build_index(files, tmp_path / "index", vectors=vectors)
     assert built.manifest.vectors == "chroma-server"
     assert list(client.collections) == [f"mlx-loopai-{built.manifest.data}"]
-    with pytest.raises(InputError, match="--chroma-url"), open_index(tmp_path / "index"):
+    with pytest.raises(InputError, match="`chroma_url`"), open_index(tmp_path / "index"):
         pass
     with open_index(tmp_path / "index", "http://localhost:8000") as opened:
         found = opened.search("고양이", 3)
@@ -194,7 +194,7 @@ def test_a_server_that_answers_nonsense_is_refused() -> None:
 def test_addresses(url: str) -> None:
     assert server_address("http://localhost") == ("localhost", 8000, False)
     assert server_address("https://db.example.org:8443/") == ("db.example.org", 8443, True)
-    with pytest.raises(InputError, match="--chroma-url"):
+    with pytest.raises(InputError, match="`chroma_url`"):
         server_address(url)
 
 

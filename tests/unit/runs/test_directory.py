@@ -76,5 +76,5 @@ def test_the_lock_goes_with_an_error(run: RunDirectory) -> None:
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     for path in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(InputError, match="--out"), RunDirectory(path).locked():
+        with pytest.raises(InputError, match="`out`"), RunDirectory(path).locked():
             pass

@@ -103,7 +103,7 @@ def test_ctrl_c_saves_and_resume_gives_the_same_adapter(
     handler = signal.getsignal(signal.SIGINT)
     train(config, tmp_path / "whole", heard)
     stop_after(monkeypatch, step)
-    with pytest.raises(Interrupted, match="--resume"):
+    with pytest.raises(Interrupted, match="`resume`"):
         train(config, tmp_path / "run", heard)
     monkeypatch.undo()
     summary = train(config, tmp_path / "run", heard, resume=True)
@@ -121,7 +121,7 @@ def test_three_phases_stopped_by_ctrl_c_in_a_process_of_their_own(cli: Cli, unbr
         lambda: sum(event["event"] == "step" for event in run.read_events()) >= 7, signal.SIGINT, "--out", str(run.path)
     )
     assert ended.status == 130, ended.err
-    assert "go on with the same command and --resume" in ended.err.splitlines()[-1]
+    assert "run it again with --resume to go on" in ended.err.splitlines()[-1]
     resumed = cli.run("--out", str(run.path), "--resume", "--json", "--quiet")
     assert resumed.status == 0, resumed.err
     summary = json.loads(resumed.out)
@@ -144,7 +144,7 @@ def test_the_recipe_has_its_phases_penalty_and_dropout(unbroken: Path) -> None:
 def test_a_run_is_not_written_over(configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard) -> None:
     train(configure(), tmp_path / "run", heard)
     before = adapter(tmp_path / "run")
-    with pytest.raises(InputError, match=r"holds a run; add --resume"):
+    with pytest.raises(InputError, match=r"holds a run; add `resume`"):
         train(configure(train__seed=5), tmp_path / "run", heard)
     assert adapter(tmp_path / "run") == before
     summary = train(configure(), tmp_path / "run", heard, resume=True)  # complete: nothing is left to do
@@ -390,7 +390,7 @@ def test_a_machine_that_fills_up_gets_smaller_micro_batches_then_a_checkpoint(
     monkeypatch.setattr(module.TrainStep, "__call__", run)
     monkeypatch.setattr(guard, "read_memory", lambda: Reading(0, 0, 0, next(levels, Pressure.NORMAL)))
     with pytest.raises(
-        LoopaiError, match=r"memory pressure critical\); saved .*step-000004; close programs and --resume"
+        LoopaiError, match=r"memory pressure critical\); saved .*step-000004; close programs and `resume`"
     ):
         train(configure(train__epochs=4), tmp_path / "run", heard)
     short = [notice for notice in heard.notices if "memory is short" in notice]

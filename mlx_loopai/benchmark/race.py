@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlx_loopai.benchmark.backends import OWN, OWN_COMPILED
 from mlx_loopai.benchmark.cases import CaseRows, GenerateCase, TrainCase, write_train_case
 from mlx_loopai.benchmark.protocol import Figure, OnTurn, RunJob, paired_ratio, take_turns
 from mlx_loopai.benchmark.race_results import BatchMeasured, TrainMeasured
 from mlx_loopai.benchmark.roofline import Peak, decoding_bytes, share_of_peak, training_flops
 from mlx_loopai.benchmark.worker import Job
+from mlx_loopai.errors import InputError
 from mlx_loopai.models.shape import ModelShape
 
 # First losses come from the same float32 weights and rows: they differ by rounding only.
@@ -44,7 +46,7 @@ def race_training(
     shape = ModelShape.from_folder(Path(case.model))
     sides = {name: _training_side(name, [TrainMeasured(**one) for one in found[name]], shape, peak) for name in found}
     for name, side in sides.items():
-        job = Job("score", "mlx-loopai", str(folder), str(folder / f"{name}-{rounds - 1}"))
+        job = Job("score", OWN, str(folder), str(folder / f"{name}-{rounds - 1}"))
         side["held_out_nll"] = run(job)["held_out_nll"]
     differences = _differing(sides, "loss_first", FIRST_LOSS_TOLERANCE)
     differences += _differing(sides, "held_out_nll", HELD_OUT_TOLERANCE)
@@ -67,7 +69,14 @@ def race_generation(
     peak: Peak | None,
     on_turn: OnTurn | None = None,
 ) -> dict[str, Any]:
-    """The result of a generation race. `equal`: all sides gave the same tokens for each prompt and batch size."""
+    """The result of a generation race. `equal`: all sides gave the same tokens for each prompt and batch size.
+
+    Raises: InputError for the compiled side, since generation has one path.
+    """
+    if OWN_COMPILED in backends:
+        raise InputError(
+            f"backends: {OWN_COMPILED} is a way to train, and answers are generated in one way; take {OWN}"
+        )
     job = {"model": case.model, "prompts": case.prompts, "max_tokens": case.max_tokens, "batches": case.batches}
     found = take_turns(backends, rounds, lambda name, _: run(Job("generate", name, generate=job)), on_turn)
     shape = ModelShape.from_folder(Path(case.model))
@@ -142,14 +151,20 @@ def _batch_figures(name: str, rounds: list[BatchMeasured], shape: ModelShape, pe
 
 
 def _ratios(found: dict[str, list[dict[str, Any]]], values: Any) -> dict[str, Any]:
-    """The first side divided by each other side, round by round: rates above 1 and peaks below 1 favour the first."""
+    """One side divided by another, round by round: rates above 1 and peaks below 1 favour the one.
+
+    The first side is divided by all others, and our other column by those that are not ours.
+    """
     first, *others = found
+    pairs = [(first, other) for other in others]
+    if OWN_COMPILED in others:
+        pairs += [(OWN_COMPILED, other) for other in others if other not in (OWN, OWN_COMPILED)]
     return {
-        f"{first}/{other}": {
+        f"{one}/{other}": {
             name: asdict(ratio) if (ratio := paired_ratio(ours, theirs)) else None
-            for (name, ours), theirs in zip(values(found[first]).items(), values(found[other]).values(), strict=True)
+            for (name, ours), theirs in zip(values(found[one]).items(), values(found[other]).values(), strict=True)
         }
-        for other in others
+        for one, other in pairs
     }
 
 

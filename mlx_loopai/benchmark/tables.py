@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlx_loopai.benchmark.backends import OWN, OWN_COMPILED
 from mlx_loopai.benchmark.costs import Price, rate_of_equal_cost
 from mlx_loopai.benchmark.results import rate_name
 from mlx_loopai.report.kit.elements import element
@@ -15,10 +16,10 @@ _LABEL, _BAR, _TOP = 96.0, 22.0, 26.0
 
 
 def result_table(result: dict[str, Any]) -> str:
-    """A race as Markdown: a column for each side, its figures and the first side's ratios to it."""
+    """A race as Markdown: a column for each side, its figures and our sides' ratios to it."""
     sides = result["backends"]
     rows = _training_rows(result) if result["kind"] == "train" else _generation_rows(result)
-    lines = ["| | " + " | ".join(sides) + " |", "|---|" + "---:|" * len(sides)]
+    lines = ["| | " + " | ".join(map(_label, sides)) + " |", "|---|" + "---:|" * len(sides)]
     return "\n".join([*lines, *("| " + " | ".join([name, *cells]) + " |" for name, cells in rows)])
 
 
@@ -38,7 +39,7 @@ def cost_table(result: dict[str, Any], prices: list[Price]) -> str:
     rate = rate_name(result)
     sides = result["backends"]
     first = next(iter(sides.values()))[rate]
-    lines = ["| machine | $/hour | " + " | ".join(f"$/million tokens at {name}'s rate" for name in sides)]
+    lines = ["| machine | $/hour | " + " | ".join(f"$/million tokens at {_label(name)}'s rate" for name in sides)]
     lines[0] += " | tokens/s to cost the same as the first |"
     lines.append("|---|" + "---:|" * (len(sides) + 2))
     for price in prices:
@@ -56,14 +57,14 @@ def comparison_table(compared: dict[str, Any]) -> str:
         before, after, ratio = side["before"], side["after"], compared["ratios"][name]
         cells = [fixed(before[rate], 1), fixed(after[rate], 1), fixed(ratio[rate], 2)]
         cells += [size(before["peak_bytes"]), size(after["peak_bytes"]), fixed(ratio["peak_bytes"], 2)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {_label(name)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, *(f"\nDifferent: {line}" for line in compared["differences"])])
 
 
 def picture(result: dict[str, Any]) -> str:
     """The sides' rates as bars with their intervals: a stand-alone SVG file."""
     rate = rate_name(result)
-    bars = [(name, side[rate], _interval(result, side)) for name, side in result["backends"].items()]
+    bars = [(_label(name), side[rate], _interval(result, side)) for name, side in result["backends"].items()]
     top = max(max(value, interval[1]) for _, value, interval in bars) or 1.0
     room = WIDTH - _LABEL - 64
     children = [element("text", rate.replace("_", " "), x=4, y=14, class_="axis")]
@@ -120,12 +121,23 @@ def _generation_rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _ratio_rows(result: dict[str, Any], name: str, words: str) -> list[tuple[str, list[str]]]:
-    if not result["ratios"]:
-        return []
-    first, *others = result["backends"]
-    ratios = [result["ratios"][f"{first}/{other}"][name] for other in others]
-    cells = [_with_interval(one["median"], [one["low"], one["high"]], 2) if one else UNKNOWN for one in ratios]
-    return [(f"{first}: {words}", ["", *cells])]
+    rows = []
+    for one in result["backends"]:
+        ratios = {other: result["ratios"].get(f"{one}/{other}") for other in result["backends"]}
+        if any(ratios.values()):
+            rows.append((f"{_label(one)}: {words}", [_ratio_cell(ratio, name) for ratio in ratios.values()]))
+    return rows
+
+
+def _ratio_cell(ratio: dict[str, Any] | None, name: str) -> str:
+    if ratio is None:
+        return ""
+    found = ratio[name]
+    return _with_interval(found["median"], [found["low"], found["high"]], 2) if found else UNKNOWN
+
+
+def _label(side: str) -> str:
+    return f"{OWN} (compiled)" if side == OWN_COMPILED else side
 
 
 def _with_interval(value: float, interval: list[float], digits: int = 1) -> str:

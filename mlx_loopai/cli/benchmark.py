@@ -23,12 +23,6 @@ _PROMPTS = (
 
 _shared: Sequence[Callable[[Any], Any]] = (
     click.option("--model", default="nano", show_default=True, help="nano, a folder or a hub id."),
-    click.option(
-        "--backends",
-        default="mlx-loopai,mlx-lm",
-        show_default=True,
-        help="Who takes part: mlx-loopai, mlx-lm, torch-cpu, torch-mps; the first is compared with the others.",
-    ),
     click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns of each side."),
     click.option("--out", type=click.Path(path_type=Path), help="Write the result here, as JSON."),
     click.option("--plot", type=click.Path(path_type=Path), help="Draw the rates here, as SVG."),
@@ -55,6 +49,11 @@ def command() -> None:
 
 @command.command("train")
 @_with_shared_options
+@click.option(
+    "--backends",
+    help="Who takes part, the first compared with the others: mlx-loopai (as train runs here), mlx-loopai-compiled (on "
+    "a CPU, with the step that a GPU runs), mlx-lm, torch-cpu, torch-mps. Default: mlx-lm and ours, on a CPU both.",
+)
 @click.option("--rows", type=click.Path(path_type=Path), help="Data file, or samples/NAME, with one answer a row.")
 @click.option("--row-count", default=0, type=click.IntRange(0), help="How many of its rows; 0: all not held out.")
 @click.option("--equal-length", default=128, show_default=True, type=int, help="Without --rows: random rows so long.")
@@ -68,7 +67,7 @@ def command() -> None:
 @click.option("--seed", default=0, show_default=True, type=int)
 def train_command(
     model: str,
-    backends: str,
+    backends: str | None,
     rounds: int,
     out: Path | None,
     plot: Path | None,
@@ -84,7 +83,7 @@ def train_command(
     from mlx_loopai.benchmark.protocol import run_in_process
     from mlx_loopai.benchmark.race import race_training
 
-    names = backends.split(",")
+    names = (backends or _default_backends()).split(",")
     with tempfile.TemporaryDirectory(prefix="mlx-loopai-benchmark-") as scratch:
         case, rows = _train_case(Path(scratch), model, options)
 
@@ -97,6 +96,12 @@ def train_command(
 
 @command.command("generate")
 @_with_shared_options
+@click.option(
+    "--backends",
+    default="mlx-loopai,mlx-lm",
+    show_default=True,
+    help="Who takes part, the first compared with the others: mlx-loopai, mlx-lm, torch-cpu, torch-mps.",
+)
 @click.option("--prompts", type=click.Path(path_type=Path), help="Text file, one prompt a line; else four short ones.")
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
 @click.option(
@@ -147,6 +152,13 @@ def compare_command(before: Path, after: Path, as_json: bool, quiet: bool) -> No
     emit(compared, as_json, comparison_table(compared))
     if not compared["equal"]:
         raise LoopaiError(f"the two are not of the same race: {compared['differences'][0]}")
+
+
+def _default_backends() -> str:
+    """Both of our columns where they differ: on a GPU the compiled step is what `train` runs."""
+    from mlx_loopai.models.gradient import actual_path
+
+    return "mlx-loopai,mlx-lm" if actual_path("auto") == "compiled" else "mlx-loopai,mlx-loopai-compiled,mlx-lm"
 
 
 def _train_case(scratch: Path, model: str, options: dict[str, Any]) -> Any:

@@ -15,8 +15,16 @@ from mlx_loopai.benchmark.race_results import StepClock
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError, LoopaiError
 
-BACKENDS = ("mlx-loopai", "mlx-lm", "torch-cpu", "torch-mps")
-_MODULES = {"mlx-loopai": "own", "mlx-lm": "mlxlm", "torch-cpu": "torch_peft", "torch-mps": "torch_peft"}
+# Ours, as `train` runs here, and with the compiled step of a GPU whatever this machine is.
+OWN, OWN_COMPILED = "mlx-loopai", "mlx-loopai-compiled"
+_MODULES = {
+    OWN: "own",
+    OWN_COMPILED: "own",
+    "mlx-lm": "mlxlm",
+    "torch-cpu": "torch_peft",
+    "torch-mps": "torch_peft",
+}
+BACKENDS = tuple(_MODULES)
 
 
 class Side(Protocol):

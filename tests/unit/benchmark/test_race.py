@@ -8,7 +8,7 @@ import pytest
 from mlx_loopai.benchmark.cases import GenerateCase, TrainCase, equal_rows
 from mlx_loopai.benchmark.race import race_generation, race_training
 from mlx_loopai.benchmark.roofline import Peak
-from mlx_loopai.errors import LoopaiError
+from mlx_loopai.errors import InputError, LoopaiError
 from tests.unit.benchmark.sides import FakeRun, generated, trained
 
 SIDES = ["mlx-loopai", "mlx-lm", "torch-mps"]
@@ -46,6 +46,12 @@ def test_a_training_race_gives_rates_peaks_and_ratios(tmp_path: Path, tiny_model
     scores = [(job.backend, Path(job.adapter_out).name) for job in run.jobs if job.kind == "score"]
     assert scores == [("mlx-loopai", f"{name}-2") for name in SIDES]
     json.dumps(result, allow_nan=False)
+
+
+def test_generation_has_no_compiled_side(tmp_path: Path) -> None:
+    case = GenerateCase(str(tmp_path), ((1,),))
+    with pytest.raises(InputError, match="mlx-loopai-compiled is a way to train"):
+        race_generation(case, ["mlx-loopai-compiled"], 1, FakeRun({}), None)
 
 
 def test_other_first_losses_are_no_race(tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from mlx_loopai.benchmark.cases import GenerateCase, TrainCase, equal_rows
 from mlx_loopai.benchmark.costs import Price, rate_of_equal_cost, read_prices
+from mlx_loopai.benchmark.race import race_generation, race_training
 from mlx_loopai.benchmark.results import compare_results, read_result, write_result
 from mlx_loopai.benchmark.tables import comparison_table, conditions_text, cost_table, picture, result_table
 from mlx_loopai.errors import InputError
@@ -15,9 +17,6 @@ from tests.unit.benchmark.sides import FakeRun, generated, trained
 
 @pytest.fixture
 def result(tmp_path: Path, tiny_model_folder: Path) -> dict[str, Any]:
-    from mlx_loopai.benchmark.cases import TrainCase, equal_rows
-    from mlx_loopai.benchmark.race import race_training
-
     run = FakeRun({"mlx-loopai": [trained(300.0, peak=1 << 20)] * 2, "mlx-lm": [trained(100.0, peak=4 << 20)] * 2})
     case = TrainCase(str(tiny_model_folder), steps=3)
     found = race_training(case, equal_rows(300, 12, 4, 0), ["mlx-loopai", "mlx-lm"], 2, tmp_path / "case", run, None)
@@ -73,10 +72,18 @@ def test_a_table_gives_rates_with_intervals_and_ratios(result: dict[str, Any]) -
     assert text.endswith("Disturbed: load 9.")
 
 
-def test_a_generation_table_has_every_batch(tiny_model_folder: Path) -> None:
-    from mlx_loopai.benchmark.cases import GenerateCase
-    from mlx_loopai.benchmark.race import race_generation
+def test_both_of_our_columns_are_compared_with_the_others(tmp_path: Path, tiny_model_folder: Path) -> None:
+    rates = {"mlx-loopai": 300.0, "mlx-loopai-compiled": 400.0, "mlx-lm": 100.0}
+    run = FakeRun({name: [trained(rate)] for name, rate in rates.items()})
+    case = TrainCase(str(tiny_model_folder), steps=3)
+    table = result_table(race_training(case, equal_rows(300, 12, 4, 0), list(rates), 1, tmp_path / "case", run, None))
+    assert "| | mlx-loopai | mlx-loopai (compiled) | mlx-lm |" in table
+    assert "| mlx-loopai: times that rate |  | 0.75 (0.75 to 0.75) | 3.00 (3.00 to 3.00) |" in table
+    assert "| mlx-loopai (compiled): times that rate |  |  | 4.00 (4.00 to 4.00) |" in table
+    assert "mlx-lm: times" not in table
 
+
+def test_a_generation_table_has_every_batch(tiny_model_folder: Path) -> None:
     answers = [[[1, 2, 3]], [[1, 2, 3], [4, 5, 6]]]
     run = FakeRun({"mlx-loopai": [generated(answers)]})
     case = GenerateCase(str(tiny_model_folder), ((1,), (2,)), 3, (1, 2))

@@ -1,4 +1,4 @@
-"""The two sides on MLX, run in this process on the tiny model."""
+"""The three sides on MLX, run in this process on the tiny model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlx_loopai.benchmark.worker import Job, run_job
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError, LoopaiError
 
-ON_MLX = ("mlx-loopai", "mlx-lm")
+ON_MLX = ("mlx-loopai", "mlx-loopai-compiled", "mlx-lm")
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,13 @@ def measured(case_folder: Path) -> dict[str, TrainMeasured]:
     }
 
 
-def test_both_sides_begin_with_the_same_loss(measured: dict[str, TrainMeasured]) -> None:
-    ours, theirs = (measured[name] for name in ON_MLX)
+def test_all_sides_begin_with_the_same_loss(measured: dict[str, TrainMeasured]) -> None:
+    ours, compiled, theirs = (measured[name] for name in ON_MLX)
     assert ours.loss_first == pytest.approx(theirs.loss_first, rel=1e-5)
+    assert compiled.loss_first == pytest.approx(theirs.loss_first, rel=1e-5)
 
 
-def test_both_sides_count_the_same_tokens(measured: dict[str, TrainMeasured]) -> None:
+def test_all_sides_count_the_same_tokens(measured: dict[str, TrainMeasured]) -> None:
     for one in measured.values():
         assert one.steps == 6
         # The first step is of a new shape; ten rows of 16 tokens remain, half of each supervised.
@@ -56,13 +57,14 @@ def test_both_sides_count_the_same_tokens(measured: dict[str, TrainMeasured]) ->
     assert measured["mlx-lm"].real_token_share == pytest.approx(16 / 33)
 
 
-def test_both_adapters_learn_alike_by_one_evaluator(case_folder: Path, measured: dict[str, TrainMeasured]) -> None:
+def test_all_adapters_learn_alike_by_one_evaluator(case_folder: Path, measured: dict[str, TrainMeasured]) -> None:
     def score(adapter: str) -> float:
         return run_job(Job("score", "mlx-loopai", str(case_folder), str(case_folder / adapter)))["held_out_nll"]
 
-    base, ours, theirs = (score(name) for name in ("adapter", *ON_MLX))
+    base, ours, compiled, theirs = (score(name) for name in ("adapter", *ON_MLX))
     assert ours != base
     assert ours == pytest.approx(theirs, rel=0.02)
+    assert compiled == pytest.approx(ours, rel=1e-5)
     for name in ON_MLX:
         arrays = mx.load(str(case_folder / name / "adapters.safetensors"))
         assert any(np.abs(np.array(array)).max() > 0 for key, array in arrays.items() if key.endswith("lora_b"))
@@ -75,7 +77,7 @@ def test_both_sides_answer_alike(tiny_model_folder: Path) -> None:
         "max_tokens": 8,
         "batches": [1, 3],
     }
-    ours, theirs = (run_job(Job("generate", name, generate=wanted)) for name in ON_MLX)
+    ours, theirs = (run_job(Job("generate", name, generate=wanted)) for name in ("mlx-loopai", "mlx-lm"))
     for one, other in zip(ours["batches"], theirs["batches"], strict=True):
         assert one["answers"] == other["answers"]
         assert one["prompt_tokens"] == other["prompt_tokens"]
@@ -104,9 +106,9 @@ def test_a_race_in_which_nothing_was_timed_is_refused(case_folder: Path) -> None
 
 
 def test_an_unknown_side_is_refused() -> None:
-    with pytest.raises(InputError, match="there are mlx-loopai, mlx-lm, torch-cpu, torch-mps"):
+    with pytest.raises(InputError, match="there are mlx-loopai, mlx-loopai-compiled, mlx-lm, torch-cpu, torch-mps"):
         open_side("jax", Path("nowhere"), None)
-    assert len(BACKENDS) == 4
+    assert len(BACKENDS) == 5
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

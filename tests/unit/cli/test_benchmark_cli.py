@@ -24,7 +24,8 @@ def test_a_real_race_on_the_tiny_model(
     shown = json.loads(capsys.readouterr().out)
     assert shown["equal"]
     assert shown["backends"]["mlx-lm"]["supervised_tokens_per_s"] > 0
-    assert shown["ratios"]["mlx-loopai/mlx-lm"]["peak_bytes"]["median"] > 0
+    for ours in ("mlx-loopai", "mlx-loopai-compiled"):
+        assert shown["ratios"][f"{ours}/mlx-lm"]["peak_bytes"]["median"] > 0
     assert shown["conditions"]["before"].keys() == shown["conditions"]["after"].keys()
     assert json.loads(out.read_text(encoding="utf-8"))["backends"] == shown["backends"]
 
@@ -48,7 +49,7 @@ def test_unequal_sides_end_with_status_1(
 ) -> None:
     _with(monkeypatch, {"mlx-loopai": [trained()], "mlx-lm": [trained(loss=9.0)]})
     options = ["--model", str(tiny_model_folder), "--steps", "2", "--rounds", "1", "--quiet"]
-    assert main(["benchmark", "train", *options, "--json"]) == 1
+    assert main(["benchmark", "train", *options, "--backends", "mlx-loopai,mlx-lm", "--json"]) == 1
     shown = capsys.readouterr()
     assert json.loads(shown.out)["equal"] is False
     assert "loss_first: mlx-lm 9, mlx-loopai 2" in shown.err

@@ -1,34 +1,46 @@
-# Every target makes its own .venv and installs what it needs; a second `make` reuses it until pyproject.toml changes.
-# pip says errors only (-qq).
+# Every target makes its own .venv and installs what it needs; a second `make` reuses it until the lock changes.
+# pip shows errors only (-qq).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,parquet,serve
-ifeq ($(shell uname -s),Linux)
-EXTRAS := $(EXTRAS),linux
-endif
+PIP := $(BIN)/python -m pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# What `make setup` installs; `make lock` resolves the same extras into requirements/locked.txt.
+EXTRAS := dev,parquet,serve,linux
+LOCK := requirements/locked.txt
+LOWEST := requirements/lowest.txt
 
 # The version of PYTHON when it is too old (or "missing"), else nothing.
 TOO_OLD = $(shell $(PYTHON) -c 'import sys; v = sys.version_info; print("" if v >= (3, 11) else "%d.%d" % v[:2])' \
 	2>/dev/null || echo missing)
+# Stops with advice when PYTHON is too old; a recipe's first line.
+CHECK_PYTHON = $(if $(TOO_OLD),$(error mlx-loopai needs Python 3.11 or newer, but $(PYTHON) is $(TOO_OLD); run: make PYTHON=python3.12 $(MAKECMDGOALS)))
 
-.PHONY: setup demo check fix test test-parity test-real bench bench-mac docs clean
+.PHONY: setup demo check fix test test-parity test-real test-wheel test-lowest test-newest install bench \
+	bench-mac docs lock licences sbom dist clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml
-	$(if $(TOO_OLD),$(error mlx-loopai needs Python 3.11 or newer, but $(PYTHON) is $(TOO_OLD); run: make PYTHON=python3.12 $(MAKECMDGOALS)))
+$(VENV)/.ready: pyproject.toml $(LOCK)
+	$(CHECK_PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing mlx-loopai[$(EXTRAS)] into $(VENV)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@echo "installing mlx-loopai and $(LOCK) into $(VENV)"
+	@$(PIP) install -qq --require-hashes -r $(LOCK)
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.ready-bench: $(VENV)/.ready
 	@echo "installing mlx-loopai[bench] into $(VENV)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[bench]'
+	@$(PIP) install -qq -e '.[bench]'
 	@touch $@
+
+# The command on your PATH, apart from this checkout's environment.
+install:
+	@if command -v uv >/dev/null; then uv tool install --force .; \
+	elif command -v pipx >/dev/null; then pipx install --force .; \
+	else echo "make install needs uv or pipx; without them: make setup && source $(BIN)/activate" >&2; exit 1; fi
 
 demo: setup
 	@$(BIN)/mlx-loopai demo
@@ -38,6 +50,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 fix: setup
 	$(BIN)/ruff check --fix .
@@ -51,6 +64,30 @@ test-parity: $(VENV)/.ready-bench
 
 test-real: setup
 	$(BIN)/python -m pytest -m real tests
+
+# Builds wheel and sdist, and uses the wheel in an environment that has nothing else.
+test-wheel: setup
+	$(BIN)/python -m pytest -m wheel tests
+
+# The tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+test-lowest: $(VENV)-lowest/.ready
+	$(VENV)-lowest/bin/python -m pytest
+
+$(VENV)-lowest/.ready: pyproject.toml $(LOWEST)
+	$(CHECK_PYTHON)
+	@test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
+	@echo "installing mlx-loopai and $(LOWEST) into $(VENV)-lowest"
+	@$(VENV)-lowest/bin/python -m pip install -qq -r $(LOWEST)
+	@$(VENV)-lowest/bin/python -m pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The tests with whatever is newest today, not with what is locked; every call asks anew.
+test-newest:
+	$(CHECK_PYTHON)
+	@test -x $(VENV)-newest/bin/python || $(PYTHON) -m venv $(VENV)-newest
+	@echo "installing the newest versions into $(VENV)-newest"
+	@$(VENV)-newest/bin/python -m pip install -qq --upgrade --upgrade-strategy eager -e '.[$(EXTRAS)]'
+	$(VENV)-newest/bin/python -m pytest
 
 # The model of the races; a folder or a hub id.
 MODEL ?= nano
@@ -75,5 +112,29 @@ docs: setup
 	$(BIN)/python -m tools.publish_races
 	$(BIN)/python -m tools.help_text docs/help.md
 
+# Resolves the dependencies anew: run it after changing them in pyproject.toml.
+RESOLVE := uv pip compile -q pyproject.toml --no-header --no-annotate --upgrade --universal --python-version 3.11 \
+	--extra $(EXTRAS)
+
+lock:
+	$(RESOLVE) --generate-hashes -o $(LOCK)
+	$(RESOLVE) --resolution lowest-direct -o $(LOWEST)
+
+# The licence of every installed package; fails on one that this project may not use.
+licences: setup
+	$(BIN)/pip-licenses --from=mixed --order=license --with-urls --partial-match \
+		--fail-on='AGPL;Affero;GPL-2;GPL-3;GPLv2;GPLv3;GNU General Public'
+
+# What a release is made of: wheel and sdist in dist/.
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
+# The software bill of materials (CycloneDX) of what `pip install` of the wheel brings. Needs uv.
+sbom: dist
+	uv venv -q --clear build/sbom
+	uv pip install -q --python build/sbom dist/*.whl
+	uv tool run -q --from 'cyclonedx-bom>=7,<8' cyclonedx-py environment build/sbom -o dist/sbom.cdx.json
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 from click.exceptions import NoArgsIsHelpError
+from click.shell_completion import CompletionItem, shell_complete
 
 from mlx_loopai import __version__
 from mlx_loopai.cli.wording import one_line, with_flags
@@ -21,6 +22,8 @@ from mlx_loopai.errors import LoopaiError
 
 PROGRAM = "mlx-loopai"
 TRACEBACK_VARIABLE = "MLX_LOOPAI_TRACEBACK"
+# Set by the script of `mlx-loopai completion`: the shell asks what could come next on the line.
+COMPLETION_VARIABLE = "_MLX_LOOPAI_COMPLETE"
 
 # Every command with its line in `--help`; `mlx_loopai/cli/NAME.py` holds it as `command`.
 COMMANDS = {
@@ -42,6 +45,7 @@ COMMANDS = {
     "filter": "Clean text: markup, links, code, emoji and foreign words by policy.",
     "benchmark": "Race training or generation against mlx-lm and PyTorch, or compare two results.",
     "doctor": "Say what this machine, its MLX and its memory policy are, and what would go wrong.",
+    "completion": "Print the script that completes this command in zsh, bash or fish.",
 }
 
 
@@ -79,6 +83,12 @@ class LazyGroup(click.Group):
                 error.args = (with_flags(str(error), command), *error.args[1:])
             raise
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What could stand at `incomplete`. The commands come from the table: click would import every one of them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=line) for name, line in COMMANDS.items() if name.startswith(incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -106,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    instruction = os.environ.get(COMPLETION_VARIABLE)
+    if instruction:
+        return shell_complete(commands, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
     # Not `commands.main`: it writes an empty line of its own after Ctrl-C.
     try:
         with commands.make_context(PROGRAM, arguments) as context:

@@ -16,6 +16,8 @@ from tests.unit.cli.conftest import write_rows
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What a line of a code block may begin with.
+STARTS = ("make ", "mlx-loopai ", "uv tool install .", "source .venv/bin/activate")
 BLOCKS = [block.strip("\n").splitlines() for block in re.findall(r"^```\w*\n(.*?)^```$", README, re.M | re.S)]
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.ko.md", *(ROOT / "docs").rglob("*.md")]
 LINES = [line.partition("#")[0].strip() for block in BLOCKS for line in block]
@@ -33,9 +35,7 @@ def commands() -> list[list[str]]:
 
 def test_the_code_blocks_hold_known_lines_only() -> None:
     unknown = [
-        block[0]
-        for block in BLOCKS
-        if not all(line.startswith(("make ", "mlx-loopai ")) for line in block) and block[0] != "mlx_loopai/"
+        block[0] for block in BLOCKS if not all(line.startswith(STARTS) for line in block) and block[0] != "mlx_loopai/"
     ]
     assert unknown == []
     assert len(commands()) >= 5
@@ -67,6 +67,8 @@ def test_the_commands_run_one_after_the_other(
     write_rows(tmp_path / "rows.jsonl", 6)
     monkeypatch.chdir(tmp_path)
     for arguments in commands():
+        if arguments == ["demo"]:  # minutes; tests/unit/cli has its own
+            continue
         given = arguments + shlex.split(SHORTER.get(arguments[0], ""))
         capfd.readouterr()
         assert main(given) == 0, f"{shlex.join(arguments)}: {capfd.readouterr().err}"
@@ -87,7 +89,7 @@ def test_the_korean_readme_has_the_same_commands_and_links() -> None:
     korean = (ROOT / "README.ko.md").read_text(encoding="utf-8")
     blocks = [block.strip("\n").splitlines() for block in re.findall(r"^```\w*\n(.*?)^```$", korean, re.M | re.S)]
     lines = [line.partition("#")[0].strip() for block in blocks for line in block]
-    assert lines == [line for line in LINES if line.startswith(("make ", "mlx-loopai "))]
+    assert lines == [line for line in LINES if line.startswith(STARTS)]
     guides = re.findall(r"\((docs/guides/[^)]+)\)", README)
     assert guides
     assert re.findall(r"\((docs/guides/[^)]+)\)", korean) == guides

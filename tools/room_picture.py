@@ -42,7 +42,7 @@ def uses() -> set[tuple[str, str]]:
         for imported in graph.find_modules_directly_imported_by(importer)
     }
     known = set(rooms())
-    return {(importer, imported) for importer, imported in found if importer != imported and {importer, imported} <= known}
+    return {pair for pair in found if pair[0] != pair[1] and set(pair) <= known}
 
 
 def _room(module: str) -> str:
@@ -68,13 +68,14 @@ def picture() -> str:
 
 def _label(index: int, name: str) -> str:
     """The room's name before its row and, turned, above its column."""
-    middle = index * _CELL + _CELL / 2
+    start = index * _CELL
+    middle = start + _CELL // 2 + 4
     ink = _COLOURS["ink"]
     return (
-        f'<text x="{_LEFT - 8}" y="{_TOP + middle + 4:g}" text-anchor="end" fill="{ink}">{escape(name)}</text>\n'
-        f'<text transform="translate({_LEFT + middle + 4:g} {_TOP - 8}) rotate(-60)" fill="{ink}">{escape(name)}</text>\n'
-        f'<path d="M{_LEFT} {_TOP + index * _CELL}h{_CELL * (index + 1)}M{_LEFT + index * _CELL} {_TOP}v{_CELL * (index + 1)}" fill="none" '
-        f'stroke="{_COLOURS["line"]}"/>'
+        f'<text x="{_LEFT - 8}" y="{_TOP + middle}" text-anchor="end" fill="{ink}">{escape(name)}</text>\n'
+        f'<text transform="translate({_LEFT + middle} {_TOP - 8}) rotate(-60)" fill="{ink}">{escape(name)}</text>\n'
+        f'<path d="M{_LEFT} {_TOP + start}h{start + _CELL}M{_LEFT + start} {_TOP}v{start + _CELL}" '
+        f'fill="none" stroke="{_COLOURS["line"]}"/>'
     )
 
 

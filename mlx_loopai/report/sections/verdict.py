@@ -12,7 +12,7 @@ from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Html, element
 from mlx_loopai.report.kit.page import said
 
-# Above this retention plain LoRA has not forgotten, and there is nothing that guarding could have kept (docs/measuring.md).
+# Above this retention plain LoRA has not forgotten: a guard could have kept nothing (docs/measuring.md).
 FORGETS_BELOW = 0.93
 
 

@@ -5,15 +5,14 @@ python -m tools.publish_comparison        after  cp runs/demo/demo.json docs/res
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mlx_loopai.evaluation.gate import Gate
-from mlx_loopai.report.documents import Comparison, comparison_of
 from mlx_loopai.report.kit.figures import count, duration, fixed, with_interval
 from mlx_loopai.report.kit.style import STYLE
 from mlx_loopai.report.kit.svg import scatter
 from mlx_loopai.report.pages.comparison import AXES, arm_styles, retention_spots
+from mlx_loopai.runs.documents.comparison import Comparison
 from tools.doc_markers import with_marked
 
 ROOT = Path(__file__).parents[1]
@@ -24,22 +23,22 @@ READMES = (ROOT / "README.md", ROOT / "README.ko.md")
 
 def table(comparison: Comparison) -> str:
     """The comparison as a Markdown table, one column an arm."""
-    arms = comparison.arms
+    arms, tasks = list(comparison.arms.values()), next(iter(comparison.arms.values())).probes
     rows = {
         "retention (GR)": [with_interval(arm.retention, arm.retention_interval) for arm in arms],
         "worst probe": [fixed(arm.retention_min) for arm in arms],
         "gain (DG)": [with_interval(arm.gain, arm.gain_interval) for arm in arms],
         "domain score (nats/token)": [fixed(arm.domain_score) for arm in arms],
         **{
-            f"{probe.name} (n = {count(probe.n)})": [fixed(arm.probes[place].score) for arm in arms]
-            for place, probe in enumerate(arms[0].probes)
+            f"{name} (n = {count(task.n)})": [fixed(arm.probes[name].score) for arm in arms]
+            for name, task in tasks.items()
         },
         "purity of Korean answers": [fixed(arm.purity) for arm in arms],
         "training, all in": [duration(arm.train_s) for arm in arms],
         "step": [duration(arm.step_s) for arm in arms],
         "peak of a step (bytes)": [count(arm.peak_bytes) for arm in arms],
     }
-    lines = ["| | " + " | ".join(arm.name for arm in arms) + " |", "|---|" + "---|" * len(arms)]
+    lines = ["| | " + " | ".join(comparison.arms) + " |", "|---|" + "---|" * len(arms)]
     lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
     return "\n".join([*lines, "", f"`{comparison.command}`, seed {comparison.seed}, on {comparison.machine}."])
 
@@ -68,7 +67,7 @@ def main() -> None:
 
 def read_result() -> Comparison:
     """The committed comparison."""
-    return comparison_of(json.loads(RESULT.read_text(encoding="utf-8")), str(RESULT))
+    return Comparison.read(RESULT)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from mlx_loopai.data.samples import corpus, skills
 from mlx_loopai.evaluation.judge import constant_guess
 from mlx_loopai.evaluation.measure import compare as retained
 from mlx_loopai.evaluation.probes import Probe
-from mlx_loopai.experiments.comparison import BASE, run_arm
+from mlx_loopai.experiments.comparison import run_arm
 from mlx_loopai.experiments.measurement import Measure, Measurement, measure_model
 from mlx_loopai.files import cache_folder
 from mlx_loopai.models.load import load_model
+from mlx_loopai.runs.documents.comparison import BASE
 from tools.doc_markers import with_marked
 from tools.pretrain import EPOCHS
 

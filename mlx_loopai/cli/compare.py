@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, quiet_option, to_plain
+from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from mlx_loopai.config import RunConfig
     from mlx_loopai.experiments.measurement import Measure
+    from mlx_loopai.runs.documents.comparison import Comparison
+    from mlx_loopai.runs.documents.document import Interval
 
-DOCUMENT = "compare.json"
 SWEPT = "train.learning_rate"
 RECIPE_SUFFIXES = (".yaml", ".yml")
 EMBEDDED_HELD_OUT = "samples/hurting_held_out"
@@ -72,8 +73,8 @@ def command(
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.cli.report import write_report
     from mlx_loopai.config import load_config
-    from mlx_loopai.files import write_whole
     from mlx_loopai.memory.machine import package_versions
+    from mlx_loopai.runs.documents.comparison import COMPARISON_NAME
 
     rates = _rates(sweep)
     config = load_config(recipe, overrides)
@@ -89,13 +90,13 @@ def command(
         with progress_listener(quiet) as listener:
             first = config.train.seed
             grid = Grid(configs, rates, range(first, first + seeds), out, measure, listener, sweep_seeds, posthoc or "")
-            document = grid.run()
+            found = grid.run()
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(f"stopped by Ctrl-C; what is trained stays in {out}; the same command goes on") from None
-    document |= {"command": _command(), "versions": package_versions(), "machine": machine_name()}
-    write_whole(out / DOCUMENT, json.dumps(to_plain(document), ensure_ascii=False, allow_nan=False) + "\n")
-    document["report"] = str(write_report(out / DOCUMENT))
-    emit(document, as_json, _text(document))
+    found = replace(found, command=_command(), versions=package_versions(), machine=machine_name())
+    found.write(out / COMPARISON_NAME)
+    found = replace(found, report=str(write_report(out / COMPARISON_NAME)))
+    emit(found.to_json(), as_json, _text(found))
 
 
 def _rates(sweep: str | None) -> tuple[float, ...]:
@@ -116,7 +117,8 @@ def _rates(sweep: str | None) -> tuple[float, ...]:
 
 def _arms(config: RunConfig, named: str, overrides: tuple[str, ...]) -> dict[str, RunConfig]:
     """The configurations of the arms, plain first: it defines the gain. A recipe file's arm is called by its stem."""
-    from mlx_loopai.experiments.arms import PLAIN, arm_config, recipe_arm
+    from mlx_loopai.experiments.arms import arm_config, recipe_arm
+    from mlx_loopai.runs.documents.comparison import PLAIN
 
     given = {Path(name.strip()): name.strip() for name in named.split(",") if name.strip()}
     found = {
@@ -161,17 +163,18 @@ def _command() -> str:
     return shlex.join(["mlx-loopai", *sys.argv[1:]])
 
 
-def _text(document: dict[str, Any]) -> str:
+def _text(comparison: Comparison) -> str:
     columns = ("retention", "retention_min", "gain", "domain_score", "learning_rate", "train_s")
     lines = ["".join([f"{'arm':14}", *(f"{name:>26}" if name in columns[:3] else f"{name:>15}" for name in columns)])]
-    for name, arm in document["arms"].items():
-        low_high = {"retention": arm["retention_interval"], "gain": arm["gain_interval"]}
-        cells = [f"{_cell(arm.get(key), low_high.get(key)):>{26 if key in columns[:3] else 15}}" for key in columns]
-        lines.append("".join([f"{name:14}", *cells]))
-    return "\n".join([*lines, f"\n{len(document['seeds'])} seeds; report: {document['report']}"])
+    for name, arm in comparison.arms.items():
+        intervals = {"retention": arm.retention_interval, "gain": arm.gain_interval}
+        cells = [_cell(getattr(arm, column), intervals.get(column)) for column in columns]
+        widths = [26 if column in columns[:3] else 15 for column in columns]
+        lines.append("".join([f"{name:14}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))]))
+    return "\n".join([*lines, f"\n{len(comparison.seeds)} seeds; report: {comparison.report}"])
 
 
-def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
+def _cell(value: float | None, interval: Interval) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")

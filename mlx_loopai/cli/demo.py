@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
+
+if TYPE_CHECKING:
+    from mlx_loopai.runs.documents.comparison import Comparison
 
 DEFAULT_OUT = Path("runs/demo")
 RECIPES = {"plain": "demo-plain.yaml", "guarded": "demo-guarded.yaml"}
@@ -55,20 +58,22 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     from mlx_loopai.experiments.comparison import compare
     from mlx_loopai.experiments.measurement import Measure
     from mlx_loopai.memory.machine import package_versions
+    from mlx_loopai.runs.documents.comparison import DEMO_NAME
 
     _clear(out)
     configs = {name: recipe_config(file, (f"train.seed={seed}",)) for name, file in RECIPES.items()}
     measure = Measure(nano_probes(), "samples/hurting_held_out", PROMPTS)
     try:
         with progress_listener(quiet) as listener:
-            document = compare(configs, out, measure, listener)
+            found = compare(configs, out, measure, listener)
     except Interrupted:
         raise Interrupted("stopped by Ctrl-C; the demo has no --resume, run it again: it starts over") from None
-    document |= {"command": f"mlx-loopai demo --seed {seed}", "versions": package_versions(), "machine": machine_name()}
-    saved = out / "demo.json"
-    saved.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
-    document["report"] = str(write_report(saved))
-    emit(document, as_json, _text(document))
+    found = replace(
+        found, command=f"mlx-loopai demo --seed {seed}", versions=package_versions(), machine=machine_name()
+    )
+    found.write(out / DEMO_NAME)
+    found = replace(found, report=str(write_report(out / DEMO_NAME)))
+    emit(found.to_json(), as_json, _text(found))
 
 
 def recipe_config(name: str, overrides: tuple[str, ...] = ()):  # type: ignore[no-untyped-def]
@@ -80,27 +85,29 @@ def recipe_config(name: str, overrides: tuple[str, ...] = ()):  # type: ignore[n
 
 def _clear(out: Path) -> None:
     """Make room for a new result; only a folder that a demo wrote is replaced."""
+    from mlx_loopai.runs.documents.comparison import DEMO_NAME
+
     if any(place.is_file() for place in (out, *out.parents)):
         raise InputError(f"--out {out}: a file stands where the folder should be; give another one")
     if out.is_dir() and any(out.iterdir()):
-        if not any((out / name).exists() for name in ("demo.json", *RECIPES)):
+        if not any((out / name).exists() for name in (DEMO_NAME, *RECIPES)):
             raise InputError(f"--out {out}: not empty and no earlier demo; give a new folder")
         shutil.rmtree(out)
 
 
-def _text(document: dict[str, Any]) -> str:
-    arms = document["arms"]
+def _text(comparison: Comparison) -> str:
+    arms = comparison.arms
     lines = ["".join([f"{'':16}", *(f"{name:>14}" for name in arms)])]
     for key, form in _COLUMNS:
-        cells = ["–" if arm[key] is None else form.format(arm[key]) for arm in arms.values()]
+        cells = ["–" if (value := getattr(arm, key)) is None else form.format(value) for arm in arms.values()]
         lines.append("".join([f"{key:16}", *(f"{cell:>14}" for cell in cells)]))
-    for name in arms["base"]["probes"]:
-        scores = [f"{arm['probes'][name]['score']:.3f}" for arm in arms.values()]
+    for name in arms["base"].probes:
+        scores = [f"{arm.probes[name].score:.3f}" for arm in arms.values()]
         lines.append("".join([f"  {name:14}", *(f"{score:>14}" for score in scores)]))
     for prompt_number in (0, 1):
-        lines.append(f"\n{arms['base']['examples'][prompt_number]['prompt']}")
-        lines += [f"  {name}: {_short(arm['examples'][prompt_number]['answer'])}" for name, arm in arms.items()]
-    return "\n".join([*lines, f"\nreport: {document['report']}"])
+        lines.append(f"\n{arms['base'].examples[prompt_number].prompt}")
+        lines += [f"  {name}: {_short(arm.examples[prompt_number].answer)}" for name, arm in arms.items()]
+    return "\n".join([*lines, f"\nreport: {comparison.report}"])
 
 
 def _short(answer: str, limit: int = 110) -> str:

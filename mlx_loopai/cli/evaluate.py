@@ -103,9 +103,11 @@ def command(
 
 def _note_on_card(folder: Path, document: Mapping[str, Any], suite: str) -> None:
     from mlx_loopai.models.adapters import note_retention
+    from mlx_loopai.runs.documents.evaluation import Evaluation
     from mlx_loopai.training.card import retention_figures
 
-    note_retention(folder, retention_figures(Path(suite).name, document))
+    found = Evaluation.from_json(to_plain(document), "evaluation")
+    note_retention(folder, retention_figures(Path(suite).name, found))
 
 
 def _probes(model: str, adapter: Path | None, limit: int | None, quiet: bool) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_loopai.runs.documents.run import Summary
 
 
 @click.command("train")
@@ -55,7 +58,7 @@ def command(
     with progress_listener(quiet or group.rank > 0) as listener:
         summary = train(config, out, listener, resume, group)
     if group.rank == 0:
-        emit(vars(summary), as_json, _text(vars(summary)))
+        emit(summary.to_json(), as_json, _text(summary))
 
 
 def _short_form(data: tuple[Path, ...], recipe: Path | None) -> dict[str, Any]:
@@ -72,14 +75,15 @@ def _source_name(path: Path, data: tuple[Path, ...]) -> str:
     return path.stem if stems.count(path.stem) == 1 else str(path)
 
 
-def _text(summary: dict[str, Any]) -> str:
+def _text(summary: Summary) -> str:
     lines = [
-        f"{summary['steps']} steps in {summary['train_s']:.1f} s, {summary['tokens_per_s']:.0f} supervised tokens/s",
-        f"loss {summary['loss_first']:.4f} -> {summary['loss_last']:.4f} on the same rows",
-        f"real tokens: {summary['real_token_share']:.1%} of those computed "
-        f"(mlx-lm's batches of these rows: {summary['mlx_lm_token_share']:.1%})",
-        f"adapter: {summary['run']}/adapter",
+        f"{summary.steps} steps in {summary.train_s:.1f} s, {summary.tokens_per_s:.0f} supervised tokens/s",
+        f"loss {summary.loss_first:.4f} -> {summary.loss_last:.4f} on the same rows",
+        f"real tokens: {summary.real_token_share:.1%} of those computed",
+        f"adapter: {summary.run}/adapter",
     ]
-    if summary["skipped_steps"]:
-        lines.append(f"{summary['skipped_steps']} steps were skipped: their loss or gradient was not finite")
+    if summary.mlx_lm_token_share is not None:
+        lines[2] += f" (mlx-lm's batches of these rows: {summary.mlx_lm_token_share:.1%})"
+    if summary.skipped_steps:
+        lines.append(f"{summary.skipped_steps} steps were skipped: their loss or gradient was not finite")
     return "\n".join(lines)

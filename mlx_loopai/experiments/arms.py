@@ -9,10 +9,11 @@ import yaml
 
 from mlx_loopai.config import PenaltyKind, PenaltyOptions, ReplayOptions, RunConfig, load_config, validate_config
 from mlx_loopai.errors import InputError
+from mlx_loopai.runs.documents.comparison import PLAIN
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 RECOMMENDED = RECIPES / "demo-guarded.yaml"
-PLAIN, MATCHED, SELF, RECIPE, GUARDED = "plain", "plain-matched", "self", "recipe", "guarded"
+MATCHED, SELF, RECIPE, GUARDED = "plain-matched", "self", "recipe", "guarded"
 
 # What an arm has beside the domain rows; the rest of `replay` and `penalty` is the recipe's.
 ARMS: dict[str, dict[str, dict[str, Any]]] = {

@@ -6,9 +6,8 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.sources import read_source
@@ -23,18 +22,20 @@ from mlx_loopai.files import cache_folder, write_whole
 from mlx_loopai.models.adapters import load_adapter, note_retention
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.comparison import BASE, PLAIN, ArmResult, Comparison, RescalingFactors, SeedResult
+from mlx_loopai.runs.documents.events import Step
+from mlx_loopai.runs.documents.figures import TaskScore
+from mlx_loopai.runs.documents.run import read_run
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.card import retention_figures
 from mlx_loopai.training.run import train
 
-BASE = "base"
-PLAIN = "plain"
 POSTHOC = "+posthoc"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One trained arm at one seed. `curve`: the run's step events; times in seconds.
+    """One trained arm at one seed. `curve`: the run's steps; times in seconds.
 
     rescaled: the arm of which this one is rescaled after training, by what `rescaling` says; `folder` is that arm's.
     """
@@ -44,13 +45,13 @@ class Arm:
     folder: Path
     measured: Measurement
     train_s: float
-    curve: tuple[dict[str, Any], ...]
+    curve: tuple[Step, ...]
     rescaled: str | None = None
     rescaling: Rescaling | None = None
 
 
-def compare(configs: dict[str, RunConfig], out: Path, measure: Measure, listener: Listener) -> dict[str, Any]:
-    """Measure the base, train and measure every arm under `out`, and return the comparison as a plain document.
+def compare(configs: dict[str, RunConfig], out: Path, measure: Measure, listener: Listener) -> Comparison:
+    """Measure the base, train and measure every arm under `out`, and return the comparison.
 
     The arm called `plain` defines the gain. Raises: LoopaiError when plain LoRA gains nothing.
     """
@@ -77,10 +78,9 @@ def measured_arm(name: str, config: RunConfig, out: Path, measure: Measure, list
     """The arm whose run in `out` is complete."""
     loaded = trained_model(config, out)
     measured = measure_model(loaded, config, measure, listener, name, out)
-    events = RunDirectory(out).read_events()
-    # The first one: a run that was complete before was not trained again.
-    train_s = next(event["train_s"] for event in events if event["event"] == "done")
-    return Arm(name, config, out, measured, train_s, tuple(event for event in events if event["event"] == "step"))
+    run = read_run(RunDirectory(out))
+    assert run.summary is not None  # the run is complete
+    return Arm(name, config, out, measured, run.summary.train_s, run.steps)
 
 
 def rescaled_arm(arm: Arm, domain: str, measure: Measure, listener: Listener) -> Arm:
@@ -116,7 +116,7 @@ def trained_model(config: RunConfig, out: Path) -> LoadedModel:
     return loaded
 
 
-def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Measure) -> dict[str, Any]:
+def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Measure) -> Comparison:
     """The comparison of the arms, each with its seeds, with the base; the arm `plain`, else the first, is the gain's 1.
 
     Raises: LoopaiError when that arm gains nothing.
@@ -125,67 +125,69 @@ def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Meas
     plain = arms.get(PLAIN, first)
     trained = {name: (seeds[0].config, seeds[0].folder) for name, seeds in arms.items() if not seeds[0].rescaled}
     costs = step_costs(trained, measure.domain)
-    entries = {BASE: _entry([base], base, plain) | dict.fromkeys(("train_s", "step_s", "peak_bytes", "gain"))}
+    # A base has a gain of 0 by definition: there is nothing to show.
+    results = {BASE: replace(_result([base], base, plain), gain=None)}
     for name, seeds in arms.items():
         step_s, peak_bytes = costs[seeds[0].rescaled or name]
-        entries[name] = _entry([arm.measured for arm in seeds], base, plain) | {
-            "train_s": _mean([arm.train_s for arm in seeds]),
-            "step_s": step_s,
-            "peak_bytes": peak_bytes,
-            "steps": len(seeds[0].curve),
-            "learning_rate": seeds[0].config.train.learning_rate,
-            "seeds": [_seed(arm, base) for arm in seeds],
-            "curve": seeds[0].curve,
-            "settings": seeds[0].config.to_yaml(),
-        }
+        results[name] = replace(
+            _result([arm.measured for arm in seeds], base, plain),
+            train_s=_mean([arm.train_s for arm in seeds]),
+            step_s=step_s,
+            peak_bytes=peak_bytes,
+            steps=len(seeds[0].curve),
+            learning_rate=seeds[0].config.train.learning_rate,
+            seeds=tuple(_seed(arm, base) for arm in seeds),
+            curve=seeds[0].curve,
+            settings=seeds[0].config.to_yaml(),
+        )
         if not seeds[0].rescaled:
-            _note_on_cards(seeds, entries[name])
+            _note_on_cards(seeds, results[name])
     config = first[0].config
-    return {"model": config.model, "seed": config.train.seed, "arms": entries}
+    return Comparison(model=config.model, seed=config.train.seed, arms=results)
 
 
-def _entry(measured: Sequence[Measurement], base: Measurement, plain: Sequence[Arm]) -> dict[str, Any]:
+def _result(measured: Sequence[Measurement], base: Measurement, plain: Sequence[Arm]) -> ArmResult:
     """The figures of one arm, `measured` once a seed; examples are those of the first."""
     names = comparable(base.general.results)
     kept = retention_over_seeds(_counted(base, names), [_counted(one, names) for one in measured])
     references = [arm.measured.domain for arm in plain][: len(measured)]
     gain, gain_interval = gain_over_seeds(base.domain, [one.domain for one in measured][: len(references)], references)
-    return {
-        "retention": kept.mean,
-        "retention_min": kept.minimum,
-        "retention_interval": kept.interval,
-        "gain": gain,
-        "gain_interval": gain_interval,
-        "domain_score": -_mean([one.domain.nll_per_token for one in measured]),
-        "domain_perplexity": _mean([one.domain.perplexity for one in measured]),
-        "right_to_wrong": kept.right_to_wrong,
-        "wrong_to_right": kept.wrong_to_right,
-        "probes": {name: asdict(probe) for name, probe in kept.per_probe.items()},
-        "purity": _mean_known([one.general.purity for one in measured]),
-        "general_nll": {name: _mean([one.general.nll[name] for one in measured]) for name in base.general.nll},
-        "examples": [asdict(example) for example in measured[0].examples],
-    }
+    return ArmResult(
+        retention=kept.mean,
+        retention_min=kept.minimum,
+        retention_interval=kept.interval,
+        gain=gain,
+        gain_interval=gain_interval,
+        domain_score=-_mean([one.domain.nll_per_token for one in measured]),
+        domain_perplexity=_mean([one.domain.perplexity for one in measured]),
+        right_to_wrong=kept.right_to_wrong,
+        wrong_to_right=kept.wrong_to_right,
+        probes={name: TaskScore(**vars(probe)) for name, probe in kept.per_probe.items()},
+        purity=_mean_known([one.general.purity for one in measured]),
+        general_nll={name: _mean([one.general.nll[name] for one in measured]) for name in base.general.nll},
+        examples=measured[0].examples,
+    )
 
 
-def _note_on_cards(seeds: Sequence[Arm], entry: Mapping[str, Any]) -> None:
+def _note_on_cards(seeds: Sequence[Arm], result: ArmResult) -> None:
     """Each seed's adapter says what its arm kept and gained over all of them."""
-    asked = ", ".join(entry["probes"])
+    asked = ", ".join(result.probes)
     measured_on = f"{asked}; the mean of {len(seeds)} seeds" if len(seeds) > 1 else asked
     for arm in seeds:
-        note_retention(RunDirectory(arm.folder).adapter, retention_figures(measured_on, entry))
+        note_retention(RunDirectory(arm.folder).adapter, retention_figures(measured_on, result))
 
 
-def _seed(arm: Arm, base: Measurement) -> dict[str, Any]:
+def _seed(arm: Arm, base: Measurement) -> SeedResult:
     names = comparable(base.general.results)
     kept = retention_over_seeds(_counted(base, names), [_counted(arm.measured, names)], resamples=1)
-    return {
-        "seed": arm.config.train.seed,
-        "retention": kept.mean,
-        "retention_min": kept.minimum,
-        "domain_score": -arm.measured.domain.nll_per_token,
-        "train_s": arm.train_s,
-        "rescaling": asdict(arm.rescaling) if arm.rescaling else None,
-    }
+    return SeedResult(
+        seed=arm.config.train.seed,
+        retention=kept.mean,
+        retention_min=kept.minimum,
+        domain_score=-arm.measured.domain.nll_per_token,
+        train_s=arm.train_s,
+        rescaling=RescalingFactors(**asdict(arm.rescaling)) if arm.rescaling else None,
+    )
 
 
 def _counted(measured: Measurement, names: Sequence[str]) -> list[ProbeResult]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import Diverged, LoopaiError
 from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.evaluation.seeds import smallest_within_noise
-from mlx_loopai.experiments.arms import MATCHED, PLAIN
+from mlx_loopai.experiments.arms import MATCHED
 from mlx_loopai.experiments.comparison import (
     POSTHOC,
     Arm,
@@ -26,6 +26,7 @@ from mlx_loopai.experiments.comparison import (
 from mlx_loopai.experiments.measurement import Measure, domain_losses
 from mlx_loopai.models.load import load_tokenizer, resolve_model
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.comparison import PLAIN, Comparison, TriedRate
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.prepare import read_rows
 from mlx_loopai.training.run import train
@@ -47,13 +48,13 @@ class Grid:
     listener: Listener
     sweep_seeds: int | None = None
     posthoc: str = ""
-    tried: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[TriedRate] = field(default_factory=list)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Comparison:
         """Train what is not yet trained, choose each arm's learning rate, measure, and return the comparison.
 
-        The rate is the smallest whose domain score is within noise of the arm's best. It is chosen before anything
-        general is measured. The arm `plain-matched` is plain at plain's rate with the most steps of any other.
+        The rate is the smallest whose domain score is within noise of the arm's best (DESIGN 7): nothing general is
+        measured before it is chosen. The arm `plain-matched` is plain at plain's rate with the most steps of any other.
 
         Raises: LoopaiError when an arm diverges at every rate or plain gains nothing; InputError when a folder under
         `out` holds a run of other settings or rows.
@@ -71,7 +72,7 @@ class Grid:
         }
         if self.posthoc:
             arms |= {f"{name}{POSTHOC}": self._rescaled(seeds) for name, seeds in arms.items()}
-        return document(base, arms, self.measure) | {"seeds": list(self.seeds), "sweep": self.tried}
+        return replace(document(base, arms, self.measure), seeds=tuple(self.seeds), sweep=tuple(self.tried))
 
     def _rescaled(self, seeds: Sequence[Arm]) -> list[Arm]:
         return [rescaled_arm(arm, self.posthoc, self.measure, self.listener) for arm in seeds]
@@ -111,8 +112,8 @@ class Grid:
             if not finished(folder, one, digest) and not self._trained(one, folder):
                 return None
             losses.append(domain_losses(trained_model(one, folder), one, self.measure.domain, folder))
-            said = {"arm": name, "learning_rate": one.train.learning_rate, "seed": one.train.seed}
-            self.tried.append(said | {"domain_score": -losses[-1].nll_per_token})
+            rate, seed, score = one.train.learning_rate, one.train.seed, -losses[-1].nll_per_token
+            self.tried.append(TriedRate(arm=name, learning_rate=rate, seed=seed, domain_score=score))
         return losses
 
     def _trained(self, config: RunConfig, folder: Path) -> bool:

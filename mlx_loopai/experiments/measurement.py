@@ -26,6 +26,7 @@ from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.runs.artifact_cache import rows_digest
+from mlx_loopai.runs.documents.comparison import Example
 from mlx_loopai.runs.listener import Listener
 
 EXAMPLE_TOKENS = 160
@@ -43,15 +44,6 @@ class Measure:
     domain: str
     prompts: Sequence[str]
     tasks: Sequence[Task] = ()
-
-
-@dataclass(frozen=True)
-class Example:
-    """An answer to read; `right`: the verdict where the prompt is a measured item, else None."""
-
-    prompt: str
-    answer: str
-    right: bool | None
 
 
 @dataclass(frozen=True)
@@ -143,7 +135,7 @@ def _examples(loaded: LoadedModel, encoder: ChatEncoder, measure: Measure) -> tu
     prompts = [encoder.prompt_ids([Message("user", prompt)]) for prompt in measure.prompts]
     answers = generate_batch(loaded, prompts, SamplingOptions(temperature=0.0, max_tokens=EXAMPLE_TOKENS))
     return tuple(
-        Example(prompt, answer.text, _right(measure, prompt, answer))
+        Example(prompt=prompt, answer=answer.text, right=_right(measure, prompt, answer))
         for prompt, answer in zip(measure.prompts, answers, strict=True)
     )
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,15 +15,15 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.files import write_whole
 from mlx_loopai.models.adapter_folder import read_adapter
-from mlx_loopai.report.documents import Arm, comparison_of, run_of
 from mlx_loopai.report.kit.page import Language
 from mlx_loopai.report.pages import comparison, run
 from mlx_loopai.report.sections.tables import flat_settings
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.comparison import BASE, COMPARISON_NAMES, Comparison
+from mlx_loopai.runs.documents.figures import Kept
+from mlx_loopai.runs.documents.run import read_run
 
 REPORT_NAME = "report.html"
-COMPARISON_NAMES = ("demo.json", "compare.json", "comparison.json")
-EVALUATION_NAME = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,7 @@ def report_of(source: Path, language: Language = "en") -> Report:
         source = found
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; give a run's folder or the JSON of a comparison")
-    read = comparison_of(_json(source), str(source))
-    gate = Gate()
-    adapters = {arm.name: source.parent / arm.name for arm in read.arms if arm.is_trained}
-    changes = {name: norms for name, folder in adapters.items() if (norms := _norms(folder))}
-    audited = _audit([arm.settings for arm in read.arms])
-    return Report("comparison", comparison.render(read, gate, changes, audited, language), _passes(read.arms, gate))
+    return _comparison_report(Comparison.read(source), source.parent, language)
 
 
 def default_place(source: Path) -> Path:
@@ -78,23 +70,17 @@ def write_page(html: str, out: Path) -> None:
 
 
 def _run_report(directory: RunDirectory, language: Language) -> Report:
-    evaluation_path = directory.path / EVALUATION_NAME
-    identity = _json(directory.identity) if directory.identity.is_file() else {}
-    settings = _text(directory.resolved) if directory.resolved.is_file() else ""
-    _text(directory.events) if directory.events.is_file() else ""  # says where a byte is not UTF-8
-    read = run_of(
-        str(directory.path),
-        [event for event in directory.read_events() if isinstance(event, dict)],
-        settings,
-        _json(evaluation_path) if evaluation_path.is_file() else None,
-        _versions(identity),
-        shlex.join(["mlx-loopai", "train", str(directory.resolved), "--out", f"{directory.path}-again"])
-        if settings
-        else "",
-    )
-    arms = () if read.evaluation is None else (read.evaluation,)
-    html = run.run_page(read, _norms(directory.path), _audit([settings]), language)
-    return Report("run", html, _passes(arms, run.gate_of(read)))
+    read = read_run(directory)
+    html = run.run_page(read, _norms(directory.path), _audit([read.settings]), language)
+    return Report("run", html, {} if read.evaluation is None else _passes({run.TUNED: read.evaluation}, read.gate))
+
+
+def _comparison_report(read: Comparison, folder: Path, language: Language) -> Report:
+    gate = Gate()
+    changes = {name: norms for name in read.arms if name != BASE and (norms := _norms(folder / name))}
+    audited = _audit([arm.settings for arm in read.arms.values()])
+    html = comparison.comparison_page(read, gate, changes, audited, language)
+    return Report("comparison", html, _passes(read.arms, gate))
 
 
 def _norms(folder: Path) -> dict[str, float]:
@@ -106,7 +92,7 @@ def _norms(folder: Path) -> dict[str, float]:
     return update_norms({name: (np.array(a), np.array(b), read.scale) for name, (a, b) in read.factors.items()})
 
 
-def _audit(settings: Sequence[str]) -> Audit | None:
+def _audit(settings: Iterable[str]) -> Audit | None:
     """The audit of every source that the settings name; None when one is gone or unreadable, or none is named."""
     sources: dict[str, str] = {}
     for text in settings:
@@ -120,30 +106,5 @@ def _audit(settings: Sequence[str]) -> Audit | None:
     return audit(records) if records else None
 
 
-def _passes(arms: tuple[Arm, ...], gate: Gate) -> dict[str, bool]:
-    return {arm.name: not gate.check(arm.figures) for arm in arms if arm.is_trained}
-
-
-def _versions(identity: Any) -> dict[str, str]:
-    if not isinstance(identity, Mapping):
-        return {}
-    names = {"version": "mlx-loopai", "base_hash": "base", "config_digest": "configuration"}
-    return {shown: str(identity[name]) for name, shown in names.items() if name in identity}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}:{error.lineno}: not JSON: {error.msg}; write it again with the command it came from"
-        ) from None
-    except RecursionError:
-        raise InputError(f"{path}: nested too deeply to be a document of mlx-loopai") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; give a file that mlx-loopai wrote") from None
+def _passes(arms: Mapping[str, Kept], gate: Gate) -> dict[str, bool]:
+    return {name: not gate.check(arm.gate_figures) for name, arm in arms.items() if name != BASE}

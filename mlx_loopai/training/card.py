@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_loopai.config import RunConfig
+from mlx_loopai.runs.documents.figures import Kept
 from mlx_loopai.training.monitor import Monitor
 
 # Data files and phases stay out: a card is published, and their paths are the owner's.
@@ -34,17 +34,18 @@ def card_notes(config: RunConfig, losses: dict[str, float | None], monitor: Moni
     return notes | {"retention": figures}
 
 
-def retention_figures(measured_on: str, found: Mapping[str, Any]) -> dict[str, float | str]:
-    """What `note_retention` keeps of `found`, the measures of an adapter by the names that documents give them."""
-    low, high = found["retention_interval"]
-    figures = {
+def retention_figures(measured_on: str, found: Kept) -> dict[str, float | str]:
+    """What `note_retention` keeps of what was measured of an adapter; empty where no retention was."""
+    if found.retention is None or found.retention_min is None or found.retention_interval is None:
+        return {}
+    low, high = found.retention_interval
+    figures: dict[str, float | str] = {
         "measured on": measured_on,
-        "retention (GR), 1 for the base": found["retention"],
+        "retention (GR), 1 for the base": found.retention,
         "its 95 % interval": f"{low:.3f} to {high:.3f}",
-        "worst probe": found["retention_min"],
+        "worst probe": found.retention_min,
     }
-    gain = found.get("gain")
-    return figures if gain is None else figures | {"gain (DG), 1 for plain LoRA": gain}
+    return figures if found.gain is None else figures | {"gain (DG), 1 for plain LoRA": found.gain}
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:

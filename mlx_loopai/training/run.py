@@ -26,6 +26,7 @@ from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import LossTerms
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.run import Summary
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import (
@@ -50,34 +51,6 @@ from mlx_loopai.training.prepare import (
 )
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
 from mlx_loopai.training.step import Penalty, StepResult, StepSettings, TrainStep
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run did. `loss_first`, `loss_last`: nats per token on the same fixed rows before and after.
-
-    `real_token_share`: tokens of rows over tokens computed; `mlx_lm_token_share`: the same under mlx-lm's batching.
-    `best_step`: of the validations during training; the adapter is that step's when `train.keep_best` is set.
-    """
-
-    run: str
-    steps: int
-    loss_first: float
-    loss_last: float
-    validation_first: float | None
-    validation_last: float | None
-    supervised_tokens: int
-    tokens_per_s: float
-    real_token_share: float
-    mlx_lm_token_share: float
-    supervised_token_share: float
-    peak_bytes: int
-    plan_bytes: int
-    resumed_from: str | None
-    skipped_steps: int
-    train_s: float
-    best_step: int | None = None
-    validation_best: float | None = None
 
 
 @dataclass
@@ -247,7 +220,7 @@ def _finish(run: _Run, rows: Rows) -> Summary:
         best_step=position.best_step,
         validation_best=position.best_validation,
     )
-    run.directory.record("done", **vars(summary))
+    run.directory.record("done", **summary.to_json())
     return summary
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_loopai.report.documents import Interval
+from mlx_loopai.runs.documents.document import Interval
 from mlx_loopai.units import format_bytes, format_duration
 
 UNKNOWN = "–"
@@ -20,14 +20,14 @@ def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{fixed(100 * value, 1)} %"
 
 
-def interval(bounds: Interval | None, digits: int = 3) -> str:
+def interval(bounds: Interval, digits: int = 3) -> str:
     """`0.962 to 0.991`; empty when unknown or of no width, as where 1 holds by definition."""
     return (
         "" if bounds is None or bounds[0] == bounds[1] else f"{fixed(bounds[0], digits)} to {fixed(bounds[1], digits)}"
     )
 
 
-def with_interval(value: float | None, bounds: Interval | None) -> str:
+def with_interval(value: float | None, bounds: Interval) -> str:
     """`0.984 (0.962 to 0.991)`."""
     between = interval(bounds)
     return f"{fixed(value)} ({between})" if between and value is not None else fixed(value)

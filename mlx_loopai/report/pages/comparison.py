@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlx_loopai.data.audit import Audit
 from mlx_loopai.evaluation.gate import Gate
-from mlx_loopai.report.documents import BASE, PLAIN, Arm, Comparison, comparison_of
 from mlx_loopai.report.kit.elements import Child, Html, element, join
 from mlx_loopai.report.kit.page import Language, Section, page, reproduction, said, settings_block
 from mlx_loopai.report.kit.svg import Spot, scatter
@@ -18,6 +16,8 @@ from mlx_loopai.report.sections.layers import Change, layers_section
 from mlx_loopai.report.sections.probes import probes_section
 from mlx_loopai.report.sections.tables import arms_table, differing_settings
 from mlx_loopai.report.sections.verdict import arm_card, banner, caveats, gate_rule, headline, verdicts
+from mlx_loopai.runs.documents.comparison import BASE, PLAIN, ArmResult, Comparison
+from mlx_loopai.runs.documents.events import Step
 
 _FIRST_FREE_COLOUR, _COLOURS = 2, 8
 AXES = ("retention: kept of the base →", "유지율: 지킨 능력 →"), ("gain ↑", "습득률 ↑")
@@ -31,22 +31,17 @@ _TABLE_NOTE = said(
 )
 
 
-def comparison_page(document: Mapping[str, Any], gate: Gate | None = None, place: str = "comparison") -> str:
-    """The report of a comparison document (the demo's JSON) as one self-contained HTML text.
-
-    Raises: InputError naming `place` when the document holds no comparison.
-    """
-    return render(comparison_of(document, place), gate or Gate())
-
-
-def render(
+def comparison_page(
     comparison: Comparison,
     gate: Gate,
     changes: Mapping[str, Mapping[str, float]] | None = None,
     audit: Audit | None = None,
     language: Language = "en",
 ) -> str:
-    """The page of a comparison that was read. `changes`: arm -> adapted module -> norm of its update."""
+    """The report of a comparison as one self-contained HTML text.
+
+    changes: arm -> adapted module -> norm of its update; audit: of the rows that the arms were trained on.
+    """
     styles = arm_styles(comparison.arms)
     sections = [
         _verdict(comparison, styles, gate),
@@ -62,16 +57,16 @@ def render(
     return page("What fine-tuning changed", "미세 조정이 바꾼 것", _about(comparison), sections, language)
 
 
-def arm_styles(arms: Sequence[Arm]) -> dict[str, str]:
-    """Arm name -> colour class: the base and plain always have the same, the others take turns."""
+def arm_styles(arms: Iterable[str]) -> dict[str, str]:
+    """ArmResult name -> colour class: the base and plain always have the same, the others take turns."""
     found = {BASE: "c0", PLAIN: "c1"}
-    others = [arm.name for arm in arms if arm.name not in found]
+    others = [name for name in arms if name not in found]
     free = _COLOURS - _FIRST_FREE_COLOUR
     return found | {name: f"c{_FIRST_FREE_COLOUR + index % free}" for index, name in enumerate(others)}
 
 
 def _about(comparison: Comparison) -> Html:
-    count, first = len(comparison.arms), comparison.arms[0].name
+    count, first = len(comparison.arms), next(iter(comparison.arms))
     parts: list[Child] = [
         said(f"model {comparison.model}", f"모델 {comparison.model}") if comparison.model else "",
         said(f"{count} arms", f"비교 대상 {count}개") if count > 1 else said(f"arm {first}", f"대상 {first}"),
@@ -82,7 +77,7 @@ def _about(comparison: Comparison) -> Html:
 
 
 def _verdict(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> Section:
-    cards = [arm_card(verdict, styles[verdict.arm.name]) for verdict in verdicts(comparison.arms, gate)]
+    cards = [arm_card(verdict, styles[verdict.name]) for verdict in verdicts(comparison.arms, gate)]
     body: Child = [
         banner(headline(comparison, gate)),
         [element("p", said(*caveat), class_="caveat") for caveat in caveats(comparison)],
@@ -100,18 +95,18 @@ def _figures(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> S
     return Section("figures", "Side by side", "나란히 보기", body)
 
 
-def retention_spots(arms: Sequence[Arm], styles: Mapping[str, str]) -> list[Spot]:
+def retention_spots(arms: Mapping[str, ArmResult], styles: Mapping[str, str]) -> list[Spot]:
     """Every trained arm by retention and gain, and the base; empty when no arm has both figures."""
     spots = [
-        Spot(arm.name, arm.retention, arm.gain, arm.retention_interval, arm.gain_interval, styles[arm.name])
-        for arm in arms
-        if arm.is_trained and arm.retention is not None and arm.gain is not None
+        Spot(name, arm.retention, arm.gain, arm.retention_interval, arm.gain_interval, styles[name])
+        for name, arm in arms.items()
+        if name != BASE and arm.retention is not None and arm.gain is not None
     ]
     # The base keeps everything and learns nothing, by definition.
     return [*spots, Spot(BASE, 1.0, 0.0, None, None, styles[BASE], hollow=True)] if spots else []
 
 
-def _retention_against_gain(arms: Sequence[Arm], styles: Mapping[str, str], gate: Gate) -> Html | None:
+def _retention_against_gain(arms: Mapping[str, ArmResult], styles: Mapping[str, str], gate: Gate) -> Html | None:
     spots = retention_spots(arms, styles)
     if not spots:
         return None
@@ -130,16 +125,17 @@ def _retention_against_gain(arms: Sequence[Arm], styles: Mapping[str, str], gate
 
 
 def _answers(comparison: Comparison, styles: Mapping[str, str]) -> Section | None:
-    blocks = answers_of(comparison.arms, styles)
+    blocks = answers_of({name: arm.examples for name, arm in comparison.arms.items()}, styles)
     return Section("answers", "Before and after", "전과 후의 답", blocks) if blocks else None
 
 
 def _curves(comparison: Comparison, styles: Mapping[str, str]) -> Section | None:
-    trained = [arm for arm in comparison.arms if arm.curve]
+    trained = {name: arm.curve for name, arm in comparison.arms.items() if arm.curve}
     if not trained:
         return None
-    losses = [step.loss for arm in trained for step in arm.curve if step.loss is not None]
-    blocks = [arm_curves(arm, styles[arm.name], (min(losses), max(losses)) if losses else ()) for arm in trained]
+    losses = [step.loss for curve in trained.values() for step in curve if step.loss is not None]
+    shown = (min(losses), max(losses)) if losses else ()
+    blocks = [arm_curves(name, curve, styles[name], shown) for name, curve in trained.items()]
     note = said(
         "The losses share one scale. Arms see different rows, so compare shapes, not heights.",
         "손실은 같은 눈금입니다. 모델마다 보는 자료가 다르므로 높이가 아니라 모양을 비교하십시오.",
@@ -149,9 +145,8 @@ def _curves(comparison: Comparison, styles: Mapping[str, str]) -> Section | None
     )
 
 
-def arm_curves(arm: Arm, style: str, loss_range: tuple[float, ...]) -> Html:
-    """The curves of one arm: loss, penalty where there is one, learning rate."""
-    steps, name = arm.curve, arm.name
+def arm_curves(name: str, steps: Sequence[Step], style: str, loss_range: tuple[float, ...]) -> Html:
+    """The curves of the arm `name`: loss, penalty where there is one, learning rate."""
     pictures = [
         noisy_figure(
             steps, lambda step: step.loss, style, (f"Loss of {name}", f"{name}의 학습 손실"), NATS, loss_range
@@ -172,8 +167,8 @@ def phase_legend(names: Sequence[str]) -> Html | None:
 
 def _settings(comparison: Comparison) -> Section | None:
     blocks = [
-        settings_block(said(f"All settings of {arm.name}", f"{arm.name}의 모든 설정"), arm.settings)
-        for arm in comparison.arms
+        settings_block(said(f"All settings of {name}", f"{name}의 모든 설정"), arm.settings)
+        for name, arm in comparison.arms.items()
     ]
     blocks = [block for block in blocks if block is not None]
     if not blocks:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from mlx_loopai.data.audit import Audit
-from mlx_loopai.evaluation.gate import Gate, number
-from mlx_loopai.report.documents import BASE, TUNED, Run
+from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Child, Html, element, join
 from mlx_loopai.report.kit.page import Language, Section, facts, page, reproduction, said, settings_block
@@ -27,21 +25,31 @@ from mlx_loopai.report.sections.layers import Change, layers_section
 from mlx_loopai.report.sections.probes import probes_section
 from mlx_loopai.report.sections.tables import flat_settings
 from mlx_loopai.report.sections.verdict import Headline, arm_card, banner, gate_rule, verdict_on
+from mlx_loopai.runs.documents.comparison import BASE, Example
+from mlx_loopai.runs.documents.evaluation import Evaluation
+from mlx_loopai.runs.documents.run import RunRecord, Summary
 
+TUNED = "fine-tuned"
 _STYLE = "c2"
+_LOST_PER_TASK = 3
+_Row = tuple[tuple[str, str], Child]
 
 
 def run_page(
-    run: Run, norms: Mapping[str, float] | None = None, audit: Audit | None = None, language: Language = "en"
+    run: RunRecord,
+    norms: Mapping[str, float] | None = None,
+    audit: Audit | None = None,
+    language: Language = "en",
 ) -> str:
-    """The report of a run (of `documents.run_of`) as one self-contained HTML text.
+    """The report of a run as one self-contained HTML text.
 
-    norms: adapted module -> norm of its update; audit: of the rows it was trained on.
+    norms: adapted module -> norm of its update; audit: of the rows it was trained on. Raises: InputError when the
+    floors in the run's settings cannot be read.
     """
-    gate = gate_of(run)
-    arms = () if run.evaluation is None else (run.evaluation,)
+    gate = run.gate
+    arms = {} if run.evaluation is None else {TUNED: run.evaluation}
     styles = {BASE: "c0", TUNED: _STYLE}
-    answers = answers_of(run.lost, styles)
+    answers = answers_of({} if run.evaluation is None else _lost(run.evaluation), styles)
     settings = settings_block(said("All settings", "모든 설정"), run.settings)
     sections = [
         _verdict(run, gate),
@@ -52,7 +60,7 @@ def run_page(
         layers_section([Change(TUNED, _STYLE, norms or {})]),
         audit_section(audit),
         Section("settings", "Settings", "설정", settings) if settings else None,
-        reproduction(run.command, run.versions),
+        reproduction(_command(run), run.versions),
     ]
     model, count = flat_settings(run.settings).get("model", ""), f"{len(run.steps):,}"
     about: list[Child] = [said(f"model {model}", f"모델 {model}")] if model else []
@@ -60,29 +68,18 @@ def run_page(
     return page("Training run", "학습 보고서", join(about, " · "), sections, language)
 
 
-def gate_of(run: Run) -> Gate:
-    """The floors that the run's own settings ask for, the gate's defaults elsewhere."""
-    flat, default = flat_settings(run.settings), Gate()
-    floor, gain_floor = (_float(flat.get(f"forgetting.{name}")) for name in ("floor", "gain_floor"))
-    return Gate(
-        floor=default.floor if floor is None else floor,
-        minimum_floor=default.minimum_floor,
-        gain_floor=default.gain_floor if gain_floor is None else gain_floor,
-    )
-
-
-def _verdict(run: Run, gate: Gate) -> Section:
+def _verdict(run: RunRecord, gate: Gate) -> Section:
     top = banner(_headline(run, gate))
     if run.evaluation is None:
         told = said("To measure what it kept: ", "남은 능력을 재려면: ")
         body: Child = [top, element("p", told, element("code", _advice(run)))]
     else:
-        card = arm_card(verdict_on(run.evaluation, gate), _STYLE)
+        card = arm_card(verdict_on(TUNED, run.evaluation, gate), _STYLE)
         body = [top, element("div", card, class_="grid wide"), element("p", gate_rule(gate), class_="note")]
     return Section("verdict", "Verdict", "결론", body)
 
 
-def _advice(run: Run) -> str:
+def _advice(run: RunRecord) -> str:
     model = flat_settings(run.settings).get("model", "nano")
     chosen = [] if model == "nano" else ["--model", model]
     return shlex.join(
@@ -90,9 +87,9 @@ def _advice(run: Run) -> str:
     )
 
 
-def _headline(run: Run, gate: Gate) -> Headline:
+def _headline(run: RunRecord, gate: Gate) -> Headline:
     if run.evaluation is not None:
-        if gate.check(run.evaluation.figures):
+        if gate.check(run.evaluation.gate_figures):
             return Headline("fail", "The fine-tuned model does not pass the gate.", "기준을 통과하지 못했습니다.")
         return Headline("pass", "The fine-tuned model passes the gate.", "기준을 통과했습니다.")
     if run.summary is None:
@@ -101,34 +98,34 @@ def _headline(run: Run, gate: Gate) -> Headline:
     return Headline("open", english, "학습은 끝났지만, 잃은 능력이 있는지는 아직 측정하지 않았습니다.")
 
 
-def _summary(run: Run) -> Section:
-    summary = run.summary or {}
-    rows = [(said(*name), shown) for name, shown in _summary_rows(run, summary) if shown and shown != figures.UNKNOWN]
-    return Section("summary", "Summary", "요약", [facts(rows), _memory(summary)])
+def _summary(run: RunRecord) -> Section:
+    named: list[_Row] = [(("steps", "스텝"), _counted_steps(run))]
+    if run.summary is not None:
+        named += _trained_rows(run.summary)
+    if run.resumed_from:
+        named.append((("resumed from", "이어서 시작한 곳"), ", ".join(run.resumed_from)))
+    if run.evaluation is not None:
+        named += _general_rows(run.evaluation)
+    rows = [(said(*name), shown) for name, shown in named if shown]
+    return Section("summary", "Summary", "요약", [facts(rows), None if run.summary is None else _memory(run.summary)])
 
 
-def _summary_rows(run: Run, summary: Mapping[str, Any]) -> list[tuple[tuple[str, str], Child]]:
-    def value(name: str) -> float | None:
-        return number(summary.get(name))
-
+def _trained_rows(summary: Summary) -> list[_Row]:
     return [
-        (("steps", "스텝"), _counted_steps(run)),
-        (("loss on the same fixed rows", "같은 고정 자료의 손실"), _change(value("loss_first"), value("loss_last"))),
+        (("loss on the same fixed rows", "같은 고정 자료의 손실"), _change(summary.loss_first, summary.loss_last)),
         (
             ("loss on held-out rows", "떼어 둔 자료의 손실"),
-            _change(value("validation_first"), value("validation_last")),
+            _change(summary.validation_first, summary.validation_last),
         ),
-        (("supervised tokens", "배운 토큰"), figures.count(value("supervised_tokens"))),
-        (("supervised tokens a second", "초당 배운 토큰"), figures.count(value("tokens_per_s"))),
-        (("real tokens (not padding)", "채움이 아닌 토큰"), figures.percent(value("real_token_share"))),
-        (("supervised among them", "그 가운데 배운 토큰"), figures.percent(value("supervised_token_share"))),
-        (("time", "걸린 시간"), figures.duration(value("train_s"))),
-        (("resumed from", "이어서 시작한 곳"), ", ".join(run.resumed_from)),
-        *_general_rows(run),
+        (("supervised tokens", "배운 토큰"), figures.count(summary.supervised_tokens)),
+        (("supervised tokens a second", "초당 배운 토큰"), figures.count(summary.tokens_per_s)),
+        (("real tokens (not padding)", "채움이 아닌 토큰"), figures.percent(summary.real_token_share)),
+        (("supervised among them", "그 가운데 배운 토큰"), figures.percent(summary.supervised_token_share)),
+        (("time", "걸린 시간"), figures.duration(summary.train_s)),
     ]
 
 
-def _counted_steps(run: Run) -> Html:
+def _counted_steps(run: RunRecord) -> Html:
     done, skipped = f"{len(run.steps):,}", sum(step.skipped for step in run.steps)
     english, korean = done, done
     if run.total_steps and run.total_steps != len(run.steps):
@@ -138,22 +135,34 @@ def _counted_steps(run: Run) -> Html:
     return said(english, korean)
 
 
-def _general_rows(run: Run) -> list[tuple[tuple[str, str], Child]]:
-    """What the evaluation found besides the probes, before and after."""
-    after = {} if run.evaluation is None else run.evaluation.figures
-    before = after.get("base")
-    if not isinstance(before, Mapping):
-        return []
-    names = {
-        "perplexity": (("perplexity of general text", "일반 글의 혼란도"), 2),
-        "purity": (("purity of Korean answers", "한국어 답의 한글 순도"), 3),
+def _general_rows(found: Evaluation) -> list[_Row]:
+    """What the evaluation found besides the tasks, before and after."""
+    pairs = [
+        (("perplexity of general text", "일반 글의 혼란도"), found.base.perplexity, found.perplexity, 2),
+        (("purity of Korean answers", "한국어 답의 한글 순도"), found.base.purity, found.purity, 3),
+    ]
+    return [
+        (name, f"{figures.fixed(first, digits)} → {figures.fixed(last, digits)}")
+        for name, first, last, digits in pairs
+        if first is not None and last is not None
+    ]
+
+
+def _lost(found: Evaluation) -> dict[str, list[Example]]:
+    """Some answers that the base had right and the run's model has wrong, by model."""
+    lost = [answer for task in found.probes.values() for answer in task.lost[:_LOST_PER_TASK]]
+    return {
+        BASE: [Example(prompt=one.prompt, answer=one.base, right=True) for one in lost],
+        TUNED: [Example(prompt=one.prompt, answer=one.tuned, right=False) for one in lost],
     }
-    rows: list[tuple[tuple[str, str], Child]] = []
-    for name, (shown, digits) in names.items():
-        first, last = number(before.get(name)), number(after.get(name))
-        if first is not None and last is not None:
-            rows.append((shown, f"{figures.fixed(first, digits)} → {figures.fixed(last, digits)}"))
-    return rows
+
+
+def _command(run: RunRecord) -> str:
+    """How to train the same again, where the settings are known."""
+    if not run.settings:
+        return ""
+    settings = f"{run.name}/resolved.yaml"
+    return shlex.join(["mlx-loopai", "train", settings, "--out", f"{run.name}-again"])
 
 
 def _change(first: float | None, last: float | None) -> Html | None:
@@ -163,10 +172,10 @@ def _change(first: float | None, last: float | None) -> Html | None:
     return said(f"{figure} nats per token", f"토큰당 {figure} 내트")
 
 
-def _memory(summary: Mapping[str, Any]) -> Html | None:
-    """Peak memory against the plan, as a bar with the plan as its mark."""
-    peak, plan = number(summary.get("peak_bytes")), number(summary.get("plan_bytes"))
-    if not peak or not plan or peak < 0 or plan < 0:
+def _memory(summary: Summary) -> Html | None:
+    """Peak memory against the plan, as a bar with the plan as its mark; None where nothing was planned."""
+    peak, plan = summary.peak_bytes, summary.plan_bytes
+    if plan <= 0:
         return None
     whole = 1.1 * max(peak, plan)
     over = peak > plan
@@ -187,7 +196,7 @@ def _memory(summary: Mapping[str, Any]) -> Html | None:
     )
 
 
-def _curves(run: Run) -> Section | None:
+def _curves(run: RunRecord) -> Section | None:
     if not run.steps:
         return None
     pictures = [
@@ -200,10 +209,3 @@ def _curves(run: Run) -> Section | None:
     ]
     body: Child = [element("div", pictures, class_="grid even"), phase_legend(phase_names(run.steps))]
     return Section("curves", "Training", "학습 과정", body)
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        return None if text is None else number(float(text))
-    except ValueError:
-        return None

@@ -5,29 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from mlx_loopai.report.documents import Arm, Example
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Html, element
 from mlx_loopai.report.kit.marks import KINDS, is_korean, language, marked
 from mlx_loopai.report.kit.page import said
+from mlx_loopai.runs.documents.comparison import Example
 from mlx_loopai.text.measures import purity
 
 _FAULTS = {"JSON": "JSON 모양", "loop": "되풀이", "empty": "빈 답"}
 
 
-def answers_of(arms: Sequence[Arm], styles: Mapping[str, str]) -> list[Html]:
-    """One block a prompt with a card an arm, and the legend of the marks that occur; empty without examples."""
-    prompts = list(dict.fromkeys(example.prompt for arm in arms for example in arm.examples))
+def answers_of(examples: Mapping[str, Sequence[Example]], styles: Mapping[str, str]) -> list[Html]:
+    """One block a prompt with a card an arm, and the legend of the marks that occur; empty without examples.
+
+    examples: by the arm that answered.
+    """
+    prompts = list(dict.fromkeys(example.prompt for answered in examples.values() for example in answered))
     kinds: Counter[str] = Counter()
-    blocks = [_prompt_block(prompt, arms, styles, kinds) for prompt in prompts]
+    blocks = [_prompt_block(prompt, examples, styles, kinds) for prompt in prompts]
     return [_legend(kinds), *blocks] if blocks else []
 
 
-def _prompt_block(prompt: str, arms: Sequence[Arm], styles: Mapping[str, str], kinds: Counter[str]) -> Html:
+def _prompt_block(
+    prompt: str, examples: Mapping[str, Sequence[Example]], styles: Mapping[str, str], kinds: Counter[str]
+) -> Html:
     cards = [
-        _card(arm.name, example, styles[arm.name], kinds)
-        for arm in arms
-        for example in arm.examples
+        _card(name, example, styles[name], kinds)
+        for name, answered in examples.items()
+        for example in answered
         if example.prompt == prompt
     ]
     return element(

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from mlx_loopai.report.documents import Step
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Html, element
 from mlx_loopai.report.kit.page import said
 from mlx_loopai.report.kit.svg import Band, Curve, Point, line_chart
+from mlx_loopai.runs.documents.events import Step
 
 MOST_POINTS = 400
 NATS = ("nats per token", "토큰당 내트")

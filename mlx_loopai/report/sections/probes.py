@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from mlx_loopai.report.documents import Arm, ProbeScore
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Child, Html, element, join
 from mlx_loopai.report.kit.page import Section, said
+from mlx_loopai.runs.documents.figures import Kept, TaskScore
 
 _NOTE = said(
     "Share of right answers. The solid mark is the base, the dotted one is chance;"
@@ -16,22 +16,22 @@ _NOTE = said(
 )
 
 
-def probes_section(arms: Sequence[Arm], styles: Mapping[str, str]) -> Section | None:
-    """For every probe a bar per arm, with the base and chance as marks on it; None without probes."""
-    names = list(dict.fromkeys(probe.name for arm in arms for probe in arm.probes))
-    if not names:
+def probes_section(arms: Mapping[str, Kept], styles: Mapping[str, str]) -> Section | None:
+    """For every task a bar per arm, with the base and chance as marks on it; None without tasks."""
+    tasks = list(dict.fromkeys(task for arm in arms.values() for task in arm.probes))
+    if not tasks:
         return None
     cards = []
-    for name in names:
-        found = [(arm, probe) for arm in arms for probe in arm.probes if probe.name == name]
-        title = element("h3", name, " ", element("small", join(_about(found[0][1]), " · ")))
-        bars = [_bar(arm.name, probe, styles[arm.name]) for arm, probe in found]
+    for task in tasks:
+        found = {name: arm.probes[task] for name, arm in arms.items() if task in arm.probes}
+        title = element("h3", task, " ", element("small", join(_about(next(iter(found.values()))), " · ")))
+        bars = [_bar(name, score, styles[name]) for name, score in found.items()]
         cards.append(element("article", title, bars, class_="card probe"))
     body = [element("div", cards, class_="grid even"), element("p", _NOTE, class_="note")]
     return Section("probes", "Abilities", "능력별 결과", body)
 
 
-def _about(probe: ProbeScore) -> list[Child]:
+def _about(probe: TaskScore) -> list[Child]:
     chance = figures.fixed(probe.chance, 2)
     return [
         *([f"n = {figures.count(probe.n)}"] if probe.n else []),
@@ -40,7 +40,7 @@ def _about(probe: ProbeScore) -> list[Child]:
     ]
 
 
-def _bar(arm: str, probe: ProbeScore, style: str) -> Html:
+def _bar(arm: str, probe: TaskScore, style: str) -> Html:
     marks = [
         element(
             "span", class_=f"at {kind}", style=f"left:{_share(value)}", title=f"{kind} · {name} {figures.fixed(value)}"

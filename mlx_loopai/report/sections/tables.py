@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from mlx_loopai.evaluation.gate import Gate
-from mlx_loopai.report.documents import PLAIN, Arm, Interval
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Child, Html, element
 from mlx_loopai.report.kit.page import said, sideways
+from mlx_loopai.runs.documents.comparison import BASE, PLAIN, ArmResult
+from mlx_loopai.runs.documents.document import Interval
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,15 @@ class Row:
 
     name: tuple[str, str]
     about: tuple[str, str]
-    text: Callable[[Arm], str]
-    note: Callable[[Arm], Child] = lambda arm: None
-    bad: Callable[[Arm], bool] = lambda arm: False
+    text: Callable[[ArmResult], str]
+    note: Callable[[ArmResult], Child] = lambda arm: None
+    bad: Callable[[ArmResult], bool] = lambda arm: False
 
 
-def arms_table(arms: Sequence[Arm], styles: Mapping[str, str], gate: Gate) -> Html:
+def arms_table(arms: Mapping[str, ArmResult], styles: Mapping[str, str], gate: Gate) -> Html:
     """One column an arm, one row a figure; figures that miss a floor are marked."""
-    plain = next((arm for arm in arms if arm.name == PLAIN), None)
-    head = [element("th", element("span", class_=f"dot {styles[arm.name]}"), arm.name, scope="col") for arm in arms]
-    rows = [_row(row, arms) for row in _figures(gate, plain)]
+    head = [element("th", element("span", class_=f"dot {styles[name]}"), name, scope="col") for name in arms]
+    rows = [_row(row, list(arms.values())) for row in _figures(gate, arms.get(BASE), arms.get(PLAIN))]
     table = element(
         "table",
         element("thead", element("tr", element("td", said("figure", "측정값")), head)),
@@ -39,21 +39,21 @@ def arms_table(arms: Sequence[Arm], styles: Mapping[str, str], gate: Gate) -> Ht
     return sideways(table, "Figures of every arm · 모든 모델의 측정값")
 
 
-def _figures(gate: Gate, plain: Arm | None) -> list[Row]:
+def _figures(gate: Gate, base: ArmResult | None, plain: ArmResult | None) -> list[Row]:
     return [
         Row(
             ("retention", "유지율"),
             ("of general ability, chance-adjusted", "일반 능력, 우연 보정"),
             lambda arm: figures.fixed(arm.retention),
             lambda arm: _between(arm.retention_interval),
-            lambda arm: arm.is_trained and _below(arm.retention, gate.floor),
+            lambda arm: arm is not base and _below(arm.retention, gate.floor),
         ),
         Row(
             ("worst probe", "최저 항목"),
             ("retention of the weakest ability", "가장 약해진 능력의 유지율"),
             lambda arm: figures.fixed(arm.retention_min),
-            lambda arm: arm.worst_probe.name if arm.is_trained and arm.worst_probe else None,
-            lambda arm: arm.is_trained and _below(arm.retention_min, gate.minimum_floor),
+            lambda arm: arm.worst_task[0] if arm is not base and arm.worst_task else None,
+            lambda arm: arm is not base and _below(arm.retention_min, gate.minimum_floor),
         ),
         Row(
             ("gain", "습득률"),
@@ -85,7 +85,7 @@ def _figures(gate: Gate, plain: Arm | None) -> list[Row]:
     ]
 
 
-def _costs(plain: Arm | None) -> list[Row]:
+def _costs(plain: ArmResult | None) -> list[Row]:
     return [
         Row(("learning rate", "학습률"), ("peak", "최고"), lambda arm: figures.short(arm.learning_rate)),
         Row(
@@ -114,7 +114,7 @@ def _costs(plain: Arm | None) -> list[Row]:
     ]
 
 
-def _row(row: Row, arms: Sequence[Arm]) -> Html | None:
+def _row(row: Row, arms: Sequence[ArmResult]) -> Html | None:
     texts = [row.text(arm) for arm in arms]
     if all(text == figures.UNKNOWN for text in texts):
         return None
@@ -122,7 +122,7 @@ def _row(row: Row, arms: Sequence[Arm]) -> Html | None:
     return element("tr", name, [_cell(row, arm, text) for arm, text in zip(arms, texts, strict=True)])
 
 
-def _cell(row: Row, arm: Arm, text: str) -> Html:
+def _cell(row: Row, arm: ArmResult, text: str) -> Html:
     bad, note = row.bad(arm), row.note(arm)
     return element(
         "td",
@@ -132,7 +132,7 @@ def _cell(row: Row, arm: Arm, text: str) -> Html:
     )
 
 
-def _between(bounds: Interval | None) -> Html | None:
+def _between(bounds: Interval) -> Html | None:
     text = figures.interval(bounds)
     return said(text, text.replace(" to ", "~")) if text else None
 
@@ -141,28 +141,28 @@ def _below(value: float | None, floor: float) -> bool:
     return value is not None and value < floor
 
 
-def _skipped(arm: Arm) -> Html | None:
+def _skipped(arm: ArmResult) -> Html | None:
     skipped = sum(step.skipped for step in arm.curve)
     return said(f"{skipped} skipped", f"{skipped}번 건너뜀") if skipped else None
 
 
-def _against(arm: Arm, plain: Arm | None, figure: str) -> Html | None:
+def _against(arm: ArmResult, plain: ArmResult | None, figure: str) -> Html | None:
     if plain is None or arm is plain:
         return None
     share = figures.ratio(getattr(arm, figure), getattr(plain, figure))
     return said(f"{share} of plain", f"plain의 {share}") if share else None
 
 
-def differing_settings(arms: Sequence[Arm]) -> Html | None:
+def differing_settings(arms: Mapping[str, ArmResult]) -> Html | None:
     """A table of the settings in which the arms differ; None when there are not two arms with settings."""
-    trained = [arm for arm in arms if arm.settings.strip()]
-    tables = [flat_settings(arm.settings) for arm in trained]
+    trained = {name: arm.settings for name, arm in arms.items() if arm.settings.strip()}
+    tables = [flat_settings(settings) for settings in trained.values()]
     names = list(dict.fromkeys(name for table in tables for name in table))
     rows = [(name, [table.get(name, figures.UNKNOWN) for table in tables]) for name in names]
     rows = [(name, values) for name, values in rows if len(set(values)) > 1]
     if len(trained) < 2 or not rows:
         return None
-    head = element("tr", element("td"), [element("th", arm.name, scope="col") for arm in trained])
+    head = element("tr", element("td"), [element("th", name, scope="col") for name in trained])
     body = [
         element("tr", element("th", name, scope="row"), [element("td", value) for value in values])
         for name, values in rows

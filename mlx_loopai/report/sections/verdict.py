@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlx_loopai.evaluation.gate import Gate
-from mlx_loopai.report.documents import PLAIN, Arm, Comparison
+from mlx_loopai.evaluation.gate import Gate, Shortfall
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Html, element
 from mlx_loopai.report.kit.page import said
+from mlx_loopai.runs.documents.comparison import BASE, PLAIN, Comparison
+from mlx_loopai.runs.documents.figures import Kept
 
-# Above this retention plain LoRA has not forgotten: a guard could have kept nothing (docs/measuring.md).
+# Above this retention plain LoRA has not forgotten, and there is nothing that guarding could have kept (DESIGN 7).
 FORGETS_BELOW = 0.93
+_KOREAN_NAMES = {"retention": "유지율", "retention_min": "최저 항목 유지율", "gain": "습득률"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reasons`: why the gate says no, in English and Korean; empty when it says yes."""
+    """The gate's word on the arm `name`. `shortfalls`: why it says no; empty when it says yes."""
 
-    arm: Arm
-    reasons: tuple[tuple[str, str], ...]
+    name: str
+    arm: Kept
+    shortfalls: tuple[Shortfall, ...]
 
     @property
     def passes(self) -> bool:
-        return not self.reasons
+        return not self.shortfalls
 
 
 @dataclass(frozen=True)
@@ -37,29 +39,29 @@ class Headline:
     korean: str
 
 
-def verdicts(arms: Sequence[Arm], gate: Gate) -> list[Verdict]:
+def verdicts(arms: Mapping[str, Kept], gate: Gate) -> list[Verdict]:
     """The gate's word on every trained arm."""
-    return [verdict_on(arm, gate) for arm in arms if arm.is_trained]
+    return [verdict_on(name, arm, gate) for name, arm in arms.items() if name != BASE]
 
 
-def verdict_on(arm: Arm, gate: Gate) -> Verdict:
+def verdict_on(name: str, arm: Kept, gate: Gate) -> Verdict:
     """The gate's word on one arm."""
-    return Verdict(arm, tuple(zip(gate.check(arm.figures), _korean_reasons(arm, gate), strict=True)))
+    return Verdict(name, arm, tuple(gate.check(arm.gate_figures)))
 
 
 def headline(comparison: Comparison, gate: Gate) -> Headline:
     """What the comparison showed: about the arms that were guarded, or about what there is."""
     judged = verdicts(comparison.arms, gate)
-    guarded = [verdict for verdict in judged if verdict.arm.name != PLAIN] or judged
+    guarded = [verdict for verdict in judged if verdict.name != PLAIN] or judged
     if not guarded:
         return Headline("open", "Only the base was measured: there is nothing to judge.", "기준 모델만 측정했습니다.")
     passing = [verdict for verdict in guarded if verdict.passes]
-    names = _listed([verdict.arm.name for verdict in passing or guarded])
+    names = _listed([verdict.name for verdict in passing or guarded])
     plural = len(passing or guarded) > 1
     if not passing:
         verb = "do not pass" if plural else "does not pass"
         return Headline("fail", f"{names} {verb} the gate.", f"{names}: 기준을 통과하지 못했습니다.")
-    plain = comparison.arm(PLAIN)
+    plain = comparison.arms.get(PLAIN)
     if plain and plain.retention is not None and plain.retention <= FORGETS_BELOW and passing[0].arm is not plain:
         verb = "keep" if plural else "keeps"
         english = f"{names} {verb} what plain LoRA loses, and {'pass' if plural else 'passes'} the gate."
@@ -86,7 +88,7 @@ def gate_rule(gate: Gate) -> Html:
 
 def caveats(comparison: Comparison) -> list[tuple[str, str]]:
     """Why the comparison may not count, each in English and Korean."""
-    plain = comparison.arm(PLAIN)
+    plain = comparison.arms.get(PLAIN)
     found = []
     if plain and plain.retention is not None and plain.retention > FORGETS_BELOW:
         found.append(
@@ -96,7 +98,7 @@ def caveats(comparison: Comparison) -> list[tuple[str, str]]:
                 "일반 LoRA가 거의 잊지 않아 이 비교로는 증명할 수 없습니다.",
             )
         )
-    base = comparison.arm("base")
+    base = comparison.arms.get(BASE)
     scores = [arm.domain_score if arm else None for arm in (base, plain)]
     if scores[0] is not None and scores[1] is not None and scores[1] <= scores[0]:
         found.append(
@@ -115,7 +117,7 @@ def arm_card(verdict: Verdict, style: str) -> Html:
     chip = element("span", word, class_=f"chip {_tone(verdict.passes)}")
     return element(
         "article",
-        element("h3", element("span", class_=f"dot {style}"), arm.name, " ", chip),
+        element("h3", element("span", class_=f"dot {style}"), verdict.name, " ", chip),
         element(
             "div",
             _big("retention", "유지율", figures.percent(arm.retention), arm.retention, style),
@@ -123,34 +125,31 @@ def arm_card(verdict: Verdict, style: str) -> Html:
             None if arm.gain is None else _big("gain", "습득률", figures.percent(arm.gain), arm.gain, style),
             class_="bigs",
         ),
-        [element("p", sentence) for sentence in sentences(arm)],
-        element("ul", [element("li", said(*pair)) for pair in verdict.reasons], class_="reasons")
-        if verdict.reasons
-        else None,
+        [element("p", sentence) for sentence in sentences(verdict.name, arm)],
+        _reasons(verdict.shortfalls),
         class_=f"card {style}",
     )
 
 
-def _korean_reasons(arm: Arm, gate: Gate) -> list[str]:
-    """What `gate.check` says, in its order."""
-    checks = [("유지율", arm.retention, gate.floor), ("최저 항목 유지율", arm.retention_min, gate.minimum_floor)]
-    if gate.gain_floor > 0 or arm.gain is not None:
-        checks.append(("습득률", arm.gain, gate.gain_floor))
-    return [
-        f"{name}: 값이 없습니다"
-        if value is None
-        else f"{name} {math.floor(value * 1e4) / 1e4:.4f}: 기준 {floor:g} 미만"
-        for name, value, floor in checks
-        if value is None or value < floor
-    ]
+def _reasons(shortfalls: Sequence[Shortfall]) -> Html | None:
+    if not shortfalls:
+        return None
+    return element("ul", [element("li", said(str(one), _in_korean(one))) for one in shortfalls], class_="reasons")
 
 
-def sentences(arm: Arm) -> list[Html]:
-    """What an arm lost, kept and learnt."""
-    return [sentence for sentence in (_kept(arm), _churn(arm), _learnt(arm)) if sentence is not None]
+def _in_korean(shortfall: Shortfall) -> str:
+    name = _KOREAN_NAMES[shortfall.name]
+    if shortfall.value is None:
+        return f"{name}: 값이 없습니다"
+    return f"{name} {shortfall.shown}: 기준 {shortfall.floor:g} 미만"
 
 
-def _kept(arm: Arm) -> Html | None:
+def sentences(name: str, arm: Kept) -> list[Html]:
+    """What the arm `name` lost, kept and learnt."""
+    return [sentence for sentence in (_kept(arm), _churn(arm), _learnt(name, arm)) if sentence is not None]
+
+
+def _kept(arm: Kept) -> Html | None:
     if arm.retention is None:
         return None
     lost = arm.retention <= FORGETS_BELOW
@@ -165,14 +164,15 @@ def _kept(arm: Arm) -> Html | None:
         english += f", 95 % interval {bounds}"
         korean += f", 95 % 구간 {bounds.replace(' to ', '~')}"
     english, korean = f"{english})", f"{korean})"
-    if worst := arm.worst_probe:
-        scores = f"{worst.name}: {figures.fixed(worst.base)} → {figures.fixed(worst.score)}"
+    if arm.worst_task:
+        task, worst = arm.worst_task
+        scores = f"{task}: {figures.fixed(worst.base)} → {figures.fixed(worst.score)}"
         english += f"; worst on {scores}"
         korean += f"; 가장 낮은 항목 {scores}"
     return said(f"{english}.", f"{korean}.")
 
 
-def _churn(arm: Arm) -> Html | None:
+def _churn(arm: Kept) -> Html | None:
     if arm.right_to_wrong is None:
         return None
     lost, won = figures.count(arm.right_to_wrong), figures.count(arm.wrong_to_right)
@@ -182,10 +182,10 @@ def _churn(arm: Arm) -> Html | None:
     )
 
 
-def _learnt(arm: Arm) -> Html | None:
+def _learnt(name: str, arm: Kept) -> Html | None:
     if arm.gain is None:
         return None
-    if arm.name == PLAIN:
+    if name == PLAIN:
         return said(
             "Its gain on the domain is what the others are measured by.",
             "이 모델이 배운 양이 다른 모델의 습득률 기준입니다.",

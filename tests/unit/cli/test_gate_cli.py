@@ -11,7 +11,8 @@ from mlx_loopai.cli.gate import command
 from mlx_loopai.cli.main import main
 from mlx_loopai.errors import GateFailed, InputError
 
-GOOD = {"retention": 0.98, "retention_min": 0.96, "adapter": "RUN/adapter"}
+KEPT = {"retention": 0.98, "retention_min": 0.96}
+GOOD = {**KEPT, "adapter": "RUN/adapter"}
 BAD = {"retention": 0.5, "retention_min": 0.1, "gain": 1.0}
 
 
@@ -58,7 +59,7 @@ def test_json_holds_the_verdict_also_when_it_is_no(tmp_path: Path) -> None:
 
 
 def test_arms(tmp_path: Path) -> None:
-    report = written(tmp_path / "demo.json", {"arms": {"base": {}, "plain": BAD, "guarded": {**GOOD, "gain": 0.96}}})
+    report = written(tmp_path / "demo.json", {"arms": {"base": KEPT, "plain": BAD, "guarded": {**KEPT, "gain": 0.96}}})
     assert run(report).exit_code == 0
     assert run(report, "--gain-floor", "0.95").exit_code == 0
     assert isinstance(run(report, "--gain-floor", "0.97").exception, GateFailed)
@@ -71,12 +72,13 @@ def test_arms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "not a JSON report"),
-        (b"\xff", "not a JSON report"),
+        (b"", "not JSON"),
+        (b"\xff", "not UTF-8"),
         (b"[1]", "neither a retention nor arms"),
         (b'{"loss": 1}', "neither a retention nor arms"),
-        (b'{"retention": null, "adapter": null}', "only a base was evaluated"),
-        (b'{"arms": []}', "no arm 'guarded'"),
+        (b'{"retention": null, "retention_min": null, "adapter": null}', "only a base was evaluated"),
+        (b'{"arms": []}', "arms: expected a table, got a list"),
+        (b'{"retention": 0.9, "retention_min": 0.9, "retentoin": 1}', "did you mean retention?"),
     ],
 )
 def test_bad_reports(tmp_path: Path, content: bytes, said: str) -> None:

@@ -83,7 +83,7 @@ def test_bad_input_says_where_and_what_to_do(tmp_path: Path, demo: Path) -> None
         (b"", "broken.json:1: not JSON"),
         (b'{"arms": {\n"a": }', "broken.json:2: not JSON"),
         (b'{"a": "\xff"}', "broken.json: byte 7 is not UTF-8"),
-        (b'{"bleu": 1}', "no arms to compare (keys: bleu)"),
+        (b'{"bleu": 1}', "arms is missing; unknown key bleu"),
         (b"[" * 100_000, "broken.json: nested too deeply"),
     ]:
         broken.write_bytes(content)
@@ -94,4 +94,7 @@ def test_bad_input_says_where_and_what_to_do(tmp_path: Path, demo: Path) -> None
 def test_a_broken_evaluation_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text("")
     (tmp_path / "evaluation.json").write_text('{"probes": []}')
-    assert "evaluation.json.probes: expected a table, got list" in failure(tmp_path)
+    assert (
+        "evaluation.json: retention is missing; retention_min is missing; probes: expected a table, got a list"
+        in failure(tmp_path)
+    )

@@ -38,6 +38,8 @@ def events() -> list[dict[str, Any]]:
     """The events of a run that ended."""
     done = {
         "event": "done",
+        "run": "runs/first",
+        "skipped_steps": 0,
         "steps": 60,
         "loss_first": 4.0,
         "loss_last": 2.5,

@@ -107,9 +107,8 @@ def probe(base: float, score: float, lost: int = 0, won: int = 0) -> dict[str, A
     return {"base": base, "score": score, "n": 200, "chance": 0.05, "right_to_wrong": lost, "wrong_to_right": won}
 
 
-def arm(
-    retention: float | None, worst: float | None, gain: float | None, answer: str = "방콕입니다."
-) -> dict[str, Any]:
+def kept(retention: float | None, worst: float | None, gain: float | None) -> dict[str, Any]:
+    """What an evaluation holds at least."""
     score = 0.95 if retention is None else 0.95 * retention
     return {
         "retention": retention,
@@ -117,9 +116,18 @@ def arm(
         "retention_interval": None if retention is None else [retention - 0.02, retention + 0.01],
         "gain": gain,
         "gain_interval": None if gain is None else [gain - 0.03, gain + 0.02],
-        "domain_score": -3.4 if gain is None else -3.4 + gain,
+        "right_to_wrong": 60,
+        "wrong_to_right": 4,
         "probes": {"facts_ko": probe(0.95, score, 40, 3), "code": probe(0.9, score, 20, 1)},
         "purity": 0.97,
+    }
+
+
+def arm(
+    retention: float | None, worst: float | None, gain: float | None, answer: str = "방콕입니다."
+) -> dict[str, Any]:
+    return kept(retention, worst, gain) | {
+        "domain_score": -3.4 if gain is None else -3.4 + gain,
         "train_s": 61.2,
         "step_s": 0.25,
         "peak_bytes": 400 << 20,

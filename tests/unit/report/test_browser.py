@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.report.pages.comparison import comparison_page
+from mlx_loopai.runs.documents.comparison import Comparison
 from tests.unit.report.test_comparison import HOSTILE
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -30,7 +32,7 @@ def browse(html: str, folder: Path) -> tuple[str, list[str]]:
 def test_no_word_on_the_console(document: dict[str, Any], tmp_path: Path) -> None:
     for arm in document["arms"].values():
         arm["examples"] = [{"prompt": HOSTILE, "answer": HOSTILE, "right": False}]
-    dom, console = browse(comparison_page(document), tmp_path)
+    dom, console = browse(comparison_page(Comparison.from_json(document, "demo.json"), Gate()), tmp_path)
     assert console == []
     assert "<script" not in dom
     assert "onerror=alert(1)&gt;" in dom
@@ -38,7 +40,9 @@ def test_no_word_on_the_console(document: dict[str, Any], tmp_path: Path) -> Non
 
 def test_the_console_would_be_heard(document: dict[str, Any], tmp_path: Path) -> None:
     """The page's own policy refuses a script, and says so there."""
-    html = comparison_page(document).replace("</main>", "<script>document.title = 'run'</script></main>")
+    html = comparison_page(Comparison.from_json(document, "demo.json"), Gate()).replace(
+        "</main>", "<script>document.title = 'run'</script></main>"
+    )
     dom, console = browse(html, tmp_path)
     assert any("Content Security Policy" in line for line in console)
     assert "<title>run</title>" not in dom

@@ -8,13 +8,22 @@ import pytest
 from mlx_loopai.data.audit import audit
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.evaluation.gate import Gate
-from mlx_loopai.report.documents import comparison_of
-from mlx_loopai.report.pages.comparison import arm_styles, comparison_page, render
+from mlx_loopai.report.pages.comparison import arm_styles
+from mlx_loopai.report.pages.comparison import comparison_page as page_html
 from mlx_loopai.report.sections.tables import differing_settings, flat_settings
 from mlx_loopai.report.sections.verdict import caveats, headline
+from mlx_loopai.runs.documents.comparison import Comparison
 from tests.unit.report.pages import Page, arm, coordinates, parse
 
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e\x00'\"&amp;]]>-->\ud83d"
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e\x00'\"&amp;]]>-->"
+
+
+def comparison_of(document: dict[str, Any]) -> Comparison:
+    return Comparison.from_json(document, "demo.json")
+
+
+def comparison_page(document: dict[str, Any]) -> str:
+    return page_html(comparison_of(document), Gate())
 
 
 def page_of(document: dict[str, Any]) -> Page:
@@ -53,7 +62,7 @@ def test_every_sentence_is_there_in_both_languages(document: dict[str, Any]) -> 
 
 @pytest.mark.parametrize(("language", "title"), [("en", "What fine-tuning changed"), ("ko", "미세 조정이 바꾼 것")])
 def test_one_language_is_chosen_at_first(document: dict[str, Any], language: Any, title: str) -> None:
-    html = render(comparison_of(document, "x"), Gate(), language=language)
+    html = page_html(comparison_of(document), Gate(), language=language)
     assert f"<title>{title}</title>" in html
     assert [one["id"] for one in parse(html).tags("input") if "checked" in one] == [language]
 
@@ -68,7 +77,7 @@ def test_change_by_layer_and_data(document: dict[str, Any]) -> None:
         Record((Message("user", "글?"), Message("assistant", answer)), "chat", "creative", f"a:{number}")
         for number, answer in enumerate(['{"text": ["비"]}', "바다가 있었다.", f"hello <b>{HOSTILE}</b>"])
     ]
-    html = render(comparison_of(document, "x"), Gate(), {"plain": norms, "guarded": norms}, audit(rows))
+    html = page_html(comparison_of(document), Gate(), {"plain": norms, "guarded": norms}, audit(rows))
     page = parse(html)
     coordinates(page)
     assert {"layers", "data"} <= {section["id"] for section in page.tags("section")}
@@ -106,7 +115,7 @@ def test_pictures(document: dict[str, Any]) -> None:
 def test_hostile_text_everywhere_stays_text(document: dict[str, Any]) -> None:
     def poisoned(value: Any) -> Any:
         if isinstance(value, dict):
-            kept = {"arms", "base", "plain", "probes", "examples", "curve"}
+            kept = {"arms", "base", "plain", "probes", "examples", "curve", "versions"}
             return {
                 key if key in kept or not isinstance(inner, dict) else key + HOSTILE: poisoned(inner)
                 for key, inner in value.items()
@@ -125,9 +134,11 @@ def test_hostile_text_everywhere_stays_text(document: dict[str, Any]) -> None:
 
 
 def strip(value: Any) -> Any:
-    """`value` with every figure null and every list empty."""
+    """`value` with every figure and every interval null and every other list empty."""
     if isinstance(value, dict):
-        return {key: strip(inner) for key, inner in value.items()}
+        return {key: None if key.endswith("_interval") else strip(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        return value
     return [] if isinstance(value, list) else None
 
 
@@ -137,7 +148,7 @@ def test_nulls_everywhere(document: dict[str, Any]) -> None:
     assert "guarded does not pass the gate." in page.text
     assert "retention is missing" in page.text
     assert "None" not in page.text
-    assert "nan" not in page.text
+    assert "nan" not in page.text.replace("nano", "")
 
 
 @pytest.mark.parametrize("name", ["base", "plain", "guarded", "other"])
@@ -149,37 +160,37 @@ def test_one_arm_alone(name: str) -> None:
 
 
 def test_a_document_of_almost_nothing() -> None:
-    assert "fails" in page_of({"arms": {"x": {}}}).text
+    assert "fails" in page_of({"arms": {"x": {"retention": None, "retention_min": None}}}).text
 
 
 def test_headline_of_several_and_of_failing_arms(document: dict[str, Any]) -> None:
     document["arms"]["replay"] = arm(0.97, 0.95, 0.9)
     document["arms"]["weak"] = arm(0.7, 0.3, 0.9)
-    assert headline(comparison_of(document, "x"), Gate()).english == (
+    assert headline(comparison_of(document), Gate()).english == (
         "guarded and replay keep what plain LoRA loses, and pass the gate."
     )
-    top = headline(comparison_of(document, "x"), Gate(floor=0.99))
+    top = headline(comparison_of(document), Gate(floor=0.99))
     assert (top.tone, top.english) == ("fail", "guarded, replay and weak do not pass the gate.")
 
 
 def test_a_comparison_that_proves_nothing_says_so(document: dict[str, Any]) -> None:
-    assert caveats(comparison_of(document, "x")) == []
+    assert caveats(comparison_of(document)) == []
     document["arms"]["plain"] |= {"retention": 0.95, "domain_score": -3.5}
-    said = " ".join(english for english, _ in caveats(comparison_of(document, "x")))
+    said = " ".join(english for english, _ in caveats(comparison_of(document)))
     assert "forgot too little" in said
     assert "did not learn the domain" in said
-    assert headline(comparison_of(document, "x"), Gate()).english == "guarded passes the gate."
+    assert headline(comparison_of(document), Gate()).english == "guarded passes the gate."
 
 
 def test_colours_are_stable(document: dict[str, Any]) -> None:
-    document["arms"] |= {f"more{number}": {} for number in range(9)}
-    styles = arm_styles(comparison_of(document, "x").arms)
+    document["arms"] |= {f"more{number}": arm(0.9, 0.9, 0.9) for number in range(9)}
+    styles = arm_styles(comparison_of(document).arms)
     assert (styles["base"], styles["plain"], styles["guarded"]) == ("c0", "c1", "c2")
     assert set(styles.values()) == {f"c{number}" for number in range(8)}
 
 
 def test_only_settings_that_differ_are_in_the_table(document: dict[str, Any]) -> None:
-    table = differing_settings(comparison_of(document, "x").arms)
+    table = differing_settings(comparison_of(document).arms)
     assert table is not None
     assert "train.epochs" in table.markup
     assert "lora.rank" not in table.markup

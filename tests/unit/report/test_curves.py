@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.report.documents import steps_of
 from mlx_loopai.report.sections.curves import (
     MOST_POINTS,
     bands_of,
@@ -14,7 +15,14 @@ from mlx_loopai.report.sections.curves import (
     thinned,
     value_figure,
 )
+from mlx_loopai.runs.documents.events import Step
+from mlx_loopai.runs.documents.events import steps_of as read_steps
 from tests.unit.report.pages import Page, coordinates, steps
+
+
+def steps_of(rows: list[dict[str, Any]]) -> tuple[Step, ...]:
+    return read_steps(rows, "events.jsonl")
+
 
 VALUES = st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=300)
 

@@ -12,16 +12,18 @@ from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import build_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.report.assemble import report_of, write_page
-from mlx_loopai.report.documents import run_of
-from mlx_loopai.report.pages.run import gate_of, run_page
-from tests.unit.report.pages import Page, arm, coordinates, parse
+from mlx_loopai.report.pages.run import run_page
+from mlx_loopai.runs.documents.evaluation import Evaluation
+from mlx_loopai.runs.documents.run import gate_of, run_of
+from tests.unit.report.pages import Page, coordinates, kept, parse
 from tools import nano
 
 SETTINGS = "model: nano\nforgetting: {floor: 0.97, gain_floor: 0.0}\n"
 
 
 def page_of(events: list[dict[str, Any]], settings: str = SETTINGS, evaluation: Any = None) -> Page:
-    page = parse(run_page(run_of("runs/first", events, settings, evaluation, {"mlx": "0.32.2"}, "mlx-loopai train x")))
+    read = Evaluation.from_json(evaluation, "evaluation.json") if evaluation else None
+    page = parse(run_page(run_of("runs/first", events, settings, read)))
     coordinates(page)
     return page
 
@@ -59,15 +61,15 @@ def test_a_run_that_has_not_ended(events: list[dict[str, Any]]) -> None:
 
 
 def test_an_evaluated_run_gets_the_gates_word_with_its_own_floor(events: list[dict[str, Any]]) -> None:
-    failing = page_of(events, evaluation=arm(0.96, 0.95, 0.9))
+    failing = page_of(events, evaluation=kept(0.96, 0.95, 0.9))
     assert "does not pass the gate" in failing.text
     assert "retention 0.9600 is below 0.97" in failing.text
-    assert "passes the gate" in page_of(events, "", arm(0.96, 0.95, 0.9)).text
+    assert "passes the gate" in page_of(events, "", kept(0.96, 0.95, 0.9)).text
     assert "probes" in {section["id"] for section in failing.tags("section")}
 
 
 def test_answers_that_were_lost_stand_side_by_side(events: list[dict[str, Any]]) -> None:
-    evaluation = arm(0.96, 0.95, None) | {"base": {"perplexity": 8.5, "purity": 0.99}, "perplexity": 9.25}
+    evaluation = kept(0.96, 0.95, None) | {"base": {"perplexity": 8.5, "purity": 0.99}, "perplexity": 9.25}
     lost = {"prompt": "태국의 수도는?", "base": "방콕입니다.", "tuned": '{"text": ["비가', "broken": "json"}
     evaluation["probes"]["facts_ko"]["lost"] = [lost | {"prompt": f"{number}?"} for number in range(5)]
     evaluation["probes"]["code"] |= {"counted": False}
@@ -111,9 +113,15 @@ def test_the_advice_names_the_model(events: list[dict[str, Any]]) -> None:
     assert "evaluate --model 'my model' --adapter" in page_of(events, "model: my model\n").text
 
 
-def test_the_gate_of_broken_settings_is_the_default() -> None:
-    assert gate_of(run_of("r", [], "forgetting: {floor: high}")).floor == 0.95
-    assert gate_of(run_of("r", [], "forgetting: {floor: .nan}")).floor == 0.95
+@pytest.mark.parametrize("settings", ["forgetting: {floor: high}", "forgetting: {floor: .nan}", "[", "- 1"])
+def test_floors_that_cannot_be_read_are_no_floors_by_default(settings: str) -> None:
+    with pytest.raises(InputError, match=r"runs/a/resolved\.yaml: forgetting: the gate's floors cannot be read"):
+        gate_of(settings, "runs/a/resolved.yaml")
+
+
+def test_floors_of_settings_that_another_version_wrote() -> None:
+    assert gate_of("lora: {old: 1}\nforgetting: {floor: 0.5, new: 3}\n", "resolved.yaml").floor == 0.5
+    assert gate_of("", "resolved.yaml").floor == 0.95
 
 
 def test_a_folder_is_read_whole(tmp_path: Path, events: list[dict[str, Any]]) -> None:
@@ -123,7 +131,7 @@ def test_a_folder_is_read_whole(tmp_path: Path, events: list[dict[str, Any]]) ->
     (tmp_path / "events.jsonl").write_text("\n".join([*lines, '{"event": "step", "loss": NaN, "step": 61}', '{"ev']))
     (tmp_path / "resolved.yaml").write_text(SETTINGS)
     (tmp_path / "run.json").write_text(json.dumps({"base_hash": "ab12", "config_digest": "cd34", "version": "9.9"}))
-    (tmp_path / "evaluation.json").write_text(json.dumps(arm(0.99, 0.98, 0.9)))
+    (tmp_path / "evaluation.json").write_text(json.dumps(kept(0.99, 0.98, 0.9)))
     report = report_of(tmp_path)
     assert "mlx-of-the-last-start" in parse(report.html).text
     assert (report.kind, list(report.passes.values())) == ("run", [True])

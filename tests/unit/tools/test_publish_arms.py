@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.runs.documents.comparison import Comparison
 from tools import publish_arms as arms
 
 
 @pytest.fixture
-def compared(document: dict[str, Any]) -> dict[str, Any]:
+def compared(document: dict[str, Any]) -> Comparison:
     document["arms"]["plain"] |= {"step_s": 0.5, "retention_interval": [0.15, 0.25], "right_to_wrong": 7}
     document["arms"]["guarded"] |= {"step_s": 0.51, "learning_rate": 0.002}
-    return document | {"seeds": [0, 1, 2]}
+    return Comparison.from_json(document | {"seeds": [0, 1, 2]}, "compare.json")
 
 
-def test_every_arm_has_a_row_and_the_command_stands_under_them(compared: dict[str, Any]) -> None:
+def test_every_arm_has_a_row_and_the_command_stands_under_them(compared: Comparison) -> None:
     table = arms.table(compared, "arms")
     rows = {row.split(" | ")[0].strip("| "): row for row in table.splitlines() if row.startswith("|")}
     assert list(rows)[2:] == ["base", "plain", "guarded"]
@@ -30,23 +31,24 @@ def test_every_arm_has_a_row_and_the_command_stands_under_them(compared: dict[st
     assert arms.drawing(compared).startswith("<svg")
 
 
-def test_what_no_table_needs_is_left_out_of_the_result(compared: dict[str, Any], tmp_path: Path) -> None:
+def test_what_no_table_needs_is_left_out_of_the_result(compared: Comparison, tmp_path: Path) -> None:
     path = tmp_path / "compare.json"
-    path.write_text(json.dumps(compared), encoding="utf-8")
+    compared.write(path)
     kept = arms.read_result(path)
-    assert not {"curve", "examples", "settings"} & kept["arms"]["plain"].keys()
+    plain = kept.arms["plain"]
+    assert (plain.curve, plain.examples, plain.settings) == ((), (), "")
     assert arms.table(kept, "arms") == arms.table(compared, "arms")
 
 
-def test_likelihoods_of_several_texts_are_the_last_columns(compared: dict[str, Any]) -> None:
-    for arm in compared["arms"].values():
-        arm["general_nll"] = {"maths": 1.25, "code": 0.5}
+def test_likelihoods_of_several_texts_are_the_last_columns(compared: Comparison) -> None:
+    scored = {name: replace(arm, general_nll={"maths": 1.25, "code": 0.5}) for name, arm in compared.arms.items()}
+    compared = replace(compared, arms=scored)
     head, _, *rows = [line for line in arms.table(compared, "arms").splitlines() if line.startswith("|")]
     assert head.endswith("| NLL maths | NLL code |")
     assert all(row.endswith("| 1.250 | 0.500 |") for row in rows)
 
 
-def test_a_document_without_markers_is_refused(compared: dict[str, Any]) -> None:
+def test_a_document_without_markers_is_refused(compared: Comparison) -> None:
     begin, end = "<!-- arms table: begin -->", "<!-- arms table: end -->"
     text = f"# Experiments\n{begin}\nold\n{end}\nend\n"
     table = arms.table(compared, "arms")

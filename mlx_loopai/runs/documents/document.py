@@ -1,0 +1,141 @@
+"""JSON files as frozen values: written with a format number, read back strictly, with the file named in each error."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BeforeValidator, ConfigDict, StrictFloat, StrictInt, TypeAdapter, ValidationError
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.files import write_whole
+
+WRITE_AGAIN = "write it again with the command it came from"
+
+
+def finite(value: Any) -> Any:
+    """`value`, and None for a number that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# JSON of Python may hold NaN, such as the loss of a step that was skipped: there is no figure.
+Figure = Annotated[StrictFloat | None, BeforeValidator(finite)]
+Count = StrictInt | None
+Interval = tuple[StrictFloat, StrictFloat] | None
+
+
+class Part:
+    """A frozen dataclass inside a document. A key that it does not know is an error."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+class Document(Part):
+    """A frozen dataclass that is a JSON file of its own."""
+
+    FORMAT: ClassVar[int] = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as plain JSON values, its format number first; figures that are not finite are null."""
+        return {"format": self.FORMAT, **json.loads(_adapter(type(self)).dump_json(self))}
+
+    @classmethod
+    def from_json(cls, document: Any, place: str) -> Self:
+        """The typed document. Raises: InputError with all problems, naming `place` and the key of each."""
+        if not isinstance(document, Mapping):
+            raise InputError(f"{place}: expected a table, got {_kind(document)}; was this file written by mlx-loopai?")
+        values = {str(key): value for key, value in document.items()}
+        written = values.pop("format", cls.FORMAT)
+        if not isinstance(written, int) or written > cls.FORMAT:
+            raise InputError(
+                f"{place}: format {written!r} is not one that this mlx-loopai reads (up to {cls.FORMAT}); update it, "
+                f"or {WRITE_AGAIN}"
+            )
+        try:
+            return _adapter(cls).validate_python(values)
+        except ValidationError as error:
+            problems = all_problems(_explained(error, _keys(cls)))
+            raise InputError(f"{place}: {problems}; was this file written by mlx-loopai?") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The document in the file `path`. Raises: InputError."""
+        return cls.from_json(read_json(path), str(path))
+
+    def write(self, path: Path) -> None:
+        """Write `path` whole or not at all."""
+        write_whole(path, json.dumps(self.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON file `path` holds. Raises: InputError with the line of what is wrong; FileNotFoundError."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}; {WRITE_AGAIN}") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply to be a document of mlx-loopai") from None
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of `path`. Raises: InputError when it cannot be read; FileNotFoundError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; give a file that mlx-loopai wrote") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; {WRITE_AGAIN}") from None
+
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """pydantic's reader and writer of a dataclass; made once, since it is slow to make."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+def _keys(kind: type[Any]) -> list[str]:
+    """Every key of the document and of its parts."""
+    schema = _adapter(kind).json_schema()
+    return sorted({key for part in (schema, *schema.get("$defs", {}).values()) for key in part.get("properties", ())})
+
+
+def _explained(error: ValidationError, keys: list[str]) -> Iterator[str]:
+    for problem in error.errors():
+        name = ".".join(map(str, problem["loc"]))
+        name = name if name.isprintable() else repr(name)  # an error is one line
+        if problem["type"] == "missing":
+            yield f"{name} is missing"
+        elif problem["type"] == "unexpected_keyword_argument":
+            near = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.6)
+            yield f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "")
+        else:
+            expected = _EXPECTED.get(problem["type"])
+            wrong = f"expected {expected}, got {_kind(problem['input'])}" if expected else problem["msg"]
+            yield f"{name}: {wrong}"
+
+
+_EXPECTED = {
+    "dataclass_type": "a table",
+    "dict_type": "a table",
+    "mapping_type": "a table",
+    "tuple_type": "a list",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+}
+_KINDS = {dict: "a table", list: "a list", tuple: "a list", str: "a text", bool: "true or false", type(None): "null"}
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), "a number")

@@ -1,0 +1,68 @@
+"""What `evaluate` found: a base's scores, and what an adapter left of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlx_loopai.runs.documents.document import Document, Figure, Part
+from mlx_loopai.runs.documents.figures import Kept, TaskScore
+
+EVALUATION_NAME = "evaluation.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostAnswer(Part):
+    """An answer that the base had right and the tuned model has wrong; `broken`: what is wrong with its form."""
+
+    prompt: str
+    base: str
+    tuned: str
+    broken: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedTask(TaskScore):
+    """`lost`: the first answers that were lost, to look at."""
+
+    lost: tuple[LostAnswer, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelScores(Part):
+    """One model. `scores`: accuracy by task; `broken`: by task, how many answers are malformed in which way.
+
+    `nll_per_token` (nats) and `perplexity` are of the suite's text; None where it has none or more than one.
+    """
+
+    scores: Mapping[str, Figure] = field(default_factory=dict)
+    broken: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    nll_per_token: Figure = None
+    perplexity: Figure = None
+    purity: Figure = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLikelihood(Part):
+    """Nats per token of one text before (`base`) and after (`score`), and the perplexity after."""
+
+    base: Figure
+    score: Figure
+    perplexity: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Document, Kept):
+    """A base and, where there is an adapter, the tuned model on the same suite; without one nothing is retained.
+
+    `probes`, `purity` and `perplexity` are of the tuned model, else of the base.
+    """
+
+    suite: str = ""
+    model: str = ""
+    adapter: str | None = None
+    base: ModelScores = field(default_factory=ModelScores)
+    tuned: ModelScores | None = None
+    probes: Mapping[str, EvaluatedTask] = field(default_factory=dict)
+    nll: Mapping[str, TextLikelihood] = field(default_factory=dict)
+    perplexity: Figure = None

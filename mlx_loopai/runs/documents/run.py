@@ -1,0 +1,139 @@
+"""What a run's folder tells: summary, steps, readings and settings, and the evaluation where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict
+
+from mlx_loopai.config import ForgettingOptions
+from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.document import Document, read_json, read_text
+from mlx_loopai.runs.documents.evaluation import EVALUATION_NAME, Evaluation
+from mlx_loopai.runs.documents.events import Reading, Step, readings_of, steps_of
+
+_IDENTITY = {"version": "mlx-loopai", "base_hash": "base", "config_digest": "configuration"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Document):
+    """What a run did. `loss_first`, `loss_last`: nats per token on the same fixed rows before and after.
+
+    `real_token_share`: tokens of rows over tokens computed; `mlx_lm_token_share`: the same under mlx-lm's batching.
+    `best_step`: of the validations during training; the adapter is that step's when `train.keep_best` is set.
+
+    It is the `done` event of events.jsonl, which other versions may have written with more keys.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+    run: str
+    steps: int
+    loss_first: float
+    loss_last: float
+    validation_first: float | None
+    validation_last: float | None
+    supervised_tokens: int
+    tokens_per_s: float
+    real_token_share: float
+    supervised_token_share: float
+    peak_bytes: int
+    plan_bytes: int
+    resumed_from: str | None
+    skipped_steps: int
+    train_s: float
+    mlx_lm_token_share: float | None = None
+    best_step: int | None = None
+    validation_best: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One training run.
+
+    `kept`: (step, value) of the monitor's readings; `validation`: of the held-out loss. `summary` is None while the run
+    has not ended. `versions`: of the programs that made it, and what identifies its base and configuration.
+    """
+
+    name: str
+    settings: str = ""
+    steps: tuple[Step, ...] = ()
+    kept: tuple[Reading, ...] = ()
+    validation: tuple[Reading, ...] = ()
+    summary: Summary | None = None
+    total_steps: int | None = None
+    resumed_from: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gate(self) -> Gate:
+        """The gate with the floors that the run's own settings ask for. Raises: InputError."""
+        return gate_of(self.settings, f"{self.name}: resolved.yaml")
+
+
+def read_run(directory: RunDirectory) -> RunRecord:
+    """The run of a folder, as far as it has come. Raises: InputError naming the file that cannot be read."""
+    evaluation = directory.path / EVALUATION_NAME
+    if directory.events.is_file():
+        read_text(directory.events)  # says where a byte is not UTF-8
+    return run_of(
+        str(directory.path),
+        [event for event in directory.read_events() if isinstance(event, dict)],
+        settings=read_text(directory.resolved) if directory.resolved.is_file() else "",
+        evaluation=Evaluation.read(evaluation) if evaluation.is_file() else None,
+        identity=read_json(directory.identity) if directory.identity.is_file() else {},
+    )
+
+
+def run_of(
+    name: str,
+    events: Sequence[Mapping[str, Any]],
+    settings: str = "",
+    evaluation: Evaluation | None = None,
+    identity: Any = None,
+) -> RunRecord:
+    """A run from its events, resolved.yaml, evaluation.json and run.json. Raises: InputError for a broken event."""
+    starts = [index for index, event in enumerate(events) if event.get("event") == "start"]
+    # A run that started over left the events of the abandoned try behind it.
+    fresh = max((index for index in starts if not events[index].get("resumed_from")), default=0)
+    events = events[fresh:]
+    begun = [event for event in events if event.get("event") == "start"]
+    last = begun[-1] if begun else {}
+    done = next((event for event in events if event.get("event") == "done"), None)
+    known = identity if isinstance(identity, Mapping) else {}
+    return RunRecord(
+        name=name,
+        settings=settings,
+        steps=steps_of(events, f"{name}: events.jsonl"),
+        kept=readings_of(events, "monitor", "kept"),
+        validation=readings_of(events, "validation", "nll_per_token"),
+        summary=None if done is None else Summary.from_json(done, f"{name}: events.jsonl: done"),
+        total_steps=last.get("total_steps"),
+        resumed_from=tuple(str(event["resumed_from"]) for event in begun if event.get("resumed_from")),
+        evaluation=evaluation,
+        versions={shown: str(known[key]) for key, shown in _IDENTITY.items() if key in known} | _versions(last),
+    )
+
+
+def _versions(start: Mapping[str, Any]) -> dict[str, str]:
+    found = start.get("versions") or {}
+    if not isinstance(found, Mapping):
+        raise InputError(f"events.jsonl: versions: expected a table, got {found!r}")
+    return {str(name): str(version) for name, version in found.items()}
+
+
+def gate_of(settings: str, place: str) -> Gate:
+    """The gate that a resolved.yaml asks for; other options may be of another version. Raises: InputError."""
+    try:
+        asked = (yaml.safe_load(settings) or {}).get("forgetting") or {}
+        known = {name: asked[name] for name in ("floor", "gain_floor") if name in asked}
+        return Gate.of(ForgettingOptions.model_validate(known))
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{place}: forgetting: the gate's floors cannot be read: {why}; mend the file") from None

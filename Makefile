@@ -108,9 +108,11 @@ bench-mac: $(VENV)/.ready-bench
 	$(RACE) generate --model $(MODEL) --backends mlx-loopai,mlx-lm,torch-mps --out bench/results/mac-generate.json
 	$(BIN)/python -m tools.publish_races
 
+# Everything in docs/ that is made from code and result files.
 docs: setup
 	$(BIN)/python -m tools.publish_races
 	$(BIN)/python -m tools.help_text docs/help.md
+	$(BIN)/python -m tools.room_picture docs/architecture.svg
 
 # Resolves the dependencies anew: run it after changing them in pyproject.toml.
 RESOLVE := uv pip compile -q pyproject.toml --no-header --no-annotate --upgrade --universal --python-version 3.11 \

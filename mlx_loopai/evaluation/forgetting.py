@@ -1,6 +1,6 @@
 """Retention and gain: how much of its general ability a fine-tuned model kept, and how much of the domain it learnt.
 
-Plain numbers in, plain numbers out (DESIGN 7): no model is needed here.
+Plain numbers in, plain numbers out: no model is needed here. The formulas are in docs/measuring.md.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def gain_over_seeds(
 def smallest_within_noise(scored: Mapping[float, Sequence[RowLosses]], resamples: int = RESAMPLES) -> float:
     """The smallest value whose mean domain score is not clearly (95 %) below that of the best value.
 
-    `scored`: value -> the losses of each seed on the same held-out rows. Retention takes no part in it (DESIGN 7).
+    `scored`: value -> the losses of each seed on the same held-out rows. Retention takes no part in it.
     """
     means = {value: np.mean([one.nll_per_token for one in losses]) for value, losses in scored.items()}
     finite = [value for value in means if np.isfinite(means[value])] or list(means)

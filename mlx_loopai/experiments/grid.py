@@ -53,8 +53,8 @@ class Grid:
     def run(self) -> Comparison:
         """Train what is not yet trained, choose each arm's learning rate, measure, and return the comparison.
 
-        The rate is the smallest whose domain score is within noise of the arm's best (DESIGN 7): nothing general is
-        measured before it is chosen. The arm `plain-matched` is plain at plain's rate with the most steps of any other.
+        The rate is the smallest whose domain score is within noise of the arm's best. It is chosen before anything
+        general is measured. The arm `plain-matched` is plain at plain's rate with the most steps of any other.
 
         Raises: LoopaiError when an arm diverges at every rate or plain gains nothing; InputError when a folder under
         `out` holds a run of other settings or rows.

@@ -12,7 +12,7 @@ from mlx_loopai.report.kit.page import said
 from mlx_loopai.runs.documents.comparison import BASE, PLAIN, Comparison
 from mlx_loopai.runs.documents.figures import Kept
 
-# Above this retention plain LoRA has not forgotten, and there is nothing that guarding could have kept (DESIGN 7).
+# Above this retention plain LoRA has not forgotten: a guard could have kept nothing (docs/measuring.md).
 FORGETS_BELOW = 0.93
 _KOREAN_NAMES = {"retention": "유지율", "retention_min": "최저 항목 유지율", "gain": "습득률"}
 

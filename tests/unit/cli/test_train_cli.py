@@ -18,7 +18,7 @@ from tests.unit.cli.conftest import N_ROWS, Ended
 
 CommandLine = Callable[..., Ended]
 
-# DESIGN 6: a script may rely on these.
+# docs/json.md promises these to scripts.
 KEYS = {
     "run", "steps", "loss_first", "loss_last", "supervised_tokens", "tokens_per_s", "real_token_share",
     "supervised_token_share", "peak_bytes", "plan_bytes", "resumed_from",

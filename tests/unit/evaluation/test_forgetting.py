@@ -22,7 +22,7 @@ def verdicts(n_right: int, n: int) -> list[bool]:
 
 
 def plain_retention(base: list[ProbeResult], tuned: list[ProbeResult]) -> tuple[float, float]:
-    """DESIGN 7 word for word."""
+    """The formula of docs/measuring.md, word for word."""
     kept = []
     for before, after in zip(base, tuned, strict=True):
         s0, s, c = (sum(before.right) / len(before.right), sum(after.right) / len(after.right), before.chance)

@@ -1,0 +1,184 @@
+"""Decides for a prompt whether an adapter answers it: prompts unlike those it was trained on are the base's.
+
+A linear classifier on the base's last state of the prompt, fitted in seconds from prompts that a run has anyway: those
+that it trains on, and those that it rehearses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.files import write_whole
+from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.lora import adapter_disabled
+
+SWITCH_FILE = "adapter_switch.json"
+_FORM = 1
+_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+_FOLDS = 5
+_NEWTON_STEPS = 50
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """score = weights . unit(state - centre) + bias, in log-odds; the adapter is on from `threshold` up.
+
+    centre, weights: (D,). accuracy: share of held-out prompts decided rightly in cross-validation, the mean of both
+    kinds; prompts: how many of each kind it was fitted to (for the adapter, for the base).
+    """
+
+    centre: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    threshold: float
+    accuracy: float
+    prompts: tuple[int, int]
+
+    def score(self, state: npt.NDArray[np.floating[Any]]) -> float:
+        """Log-odds that the prompt with this last state (D,) is one for the adapter."""
+        point = _unit(np.asarray(state, np.float64)[None] - np.array(self.centre))[0]
+        return float(point @ np.array(self.weights) + self.bias)
+
+    def chooses_adapter(self, model: nn.Module, prompt_ids: Sequence[int]) -> bool:
+        """Whether the adapter on `model` should answer; costs one reading of the prompt without it."""
+        return self.score(prompt_states(model, [prompt_ids])[0]) >= self.threshold
+
+    def save(self, folder: Path) -> None:
+        write_whole(folder / SWITCH_FILE, json.dumps({"form": _FORM, **asdict(self)}) + "\n")
+
+    @staticmethod
+    def load(folder: Path, width: int) -> Switch:
+        """The switch of an adapter folder. Raises: InputError when it has none, or one for states of another width."""
+        path = folder / SWITCH_FILE
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored.pop("form") != _FORM:
+                raise ValueError("of a newer version")
+            found = Switch(**{name: tuple(v) if isinstance(v, list) else float(v) for name, v in stored.items()})
+            sizes = {len(found.centre), len(found.weights)}
+            finite = np.isfinite([*found.centre, *found.weights, found.bias, found.threshold]).all()
+        except FileNotFoundError:
+            raise InputError(
+                f"{folder}: holds no adapter switch ({SWITCH_FILE}); use the adapter always, or train it guarded"
+            ) from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: damaged ({' '.join(str(error).split())}); use the adapter always") from None
+        if sizes != {width} or not finite:
+            raise InputError(f"{path}: made for another base (states of {sizes}, not {width}); use the adapter always")
+        return found
+
+
+def prompt_states(model: nn.Module, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    """(N, D): the base's final state at the last token of each prompt, whatever adapter `model` has."""
+    found = []
+    with adapter_disabled(model):
+        for ids in prompts:
+            last = (mx.zeros(1, mx.int32), mx.array([len(ids) - 1]))
+            states = hidden_states(model, mx.array(ids)[None], positions=last)
+            found.append(np.array(states[0].astype(mx.float32)))
+    return np.stack(found)
+
+
+def fit_switch(for_adapter: npt.NDArray[np.float32], for_base: npt.NDArray[np.float32]) -> Switch | None:
+    """The switch between two kinds of prompts, by their states (N, D) and (M, D); None with fewer than two of a kind.
+
+    Ridge logistic regression in its dual form (N + M unknowns, however wide the states), both kinds weighing the same.
+    Its strength and threshold are those with the best mean accuracy over held-out folds; of thresholds that are equally
+    good, the middle one.
+    """
+    if min(len(for_adapter), len(for_base)) < 2:
+        return None
+    states = np.concatenate([for_adapter, for_base]).astype(np.float64)
+    labels = np.repeat([1.0, -1.0], [len(for_adapter), len(for_base)])
+    folds = _folds(labels)
+    tried = []
+    for strength in _STRENGTHS:
+        scores = np.empty(len(labels))
+        for fold in range(_FOLDS):
+            held = folds == fold
+            if held.any():
+                scores[held] = _scores(_fit(states[~held], labels[~held], strength), states[held])
+        threshold, accuracy = _best_threshold(scores, labels)
+        tried.append((accuracy, strength, threshold))
+    # The strongest ridge among the equally good: it trusts the few prompts least.
+    accuracy, strength, threshold = max(tried)
+    centre, weights, bias = _fit(states, labels, strength)
+    return Switch(
+        centre=tuple(centre.tolist()),
+        weights=tuple(weights.tolist()),
+        bias=bias,
+        threshold=threshold,
+        accuracy=accuracy,
+        prompts=(len(for_adapter), len(for_base)),
+    )
+
+
+def _folds(labels: _Floats) -> npt.NDArray[np.int64]:
+    """Every kind spread evenly over the folds, in its order."""
+    found = np.empty(len(labels), np.int64)
+    for kind in (1.0, -1.0):
+        places = np.flatnonzero(labels == kind)
+        found[places] = np.arange(len(places)) % min(_FOLDS, len(places))
+    return found
+
+
+def _fit(states: _Floats, labels: _Floats, strength: float) -> tuple[_Floats, _Floats, float]:
+    """(centre, weights, bias) of the ridge logistic regression, by Newton's method in the dual.
+
+    The weights are a combination of the points, w = X^T a. With the Gram matrix K = X X^T + 1 (the bias is one more
+    coordinate), sample weights c and margins f = K a, a step solves (diag(c p (1-p)) K + strength I) a = c (y01 - p) +
+    c p (1-p) f.
+
+    Source: kernel logistic regression, Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 12.3.3.
+    """
+    kinds = labels > 0
+    # The middle between the kinds, not of all prompts: there are many more of one.
+    centre = (states[kinds].mean(0) + states[~kinds].mean(0)) / 2
+    points = _unit(states - centre)
+    gram = points @ points.T + 1.0
+    counts = np.where(kinds, 0.5 / kinds.sum(), 0.5 / (~kinds).sum())
+    dual = np.zeros(len(labels))
+    for _ in range(_NEWTON_STEPS):
+        margins = gram @ dual
+        chance = 1 / (1 + np.exp(-np.clip(margins, -30, 30)))
+        curve = counts * chance * (1 - chance)
+        wanted = counts * (kinds - chance) + curve * margins
+        step = np.linalg.solve(curve[:, None] * gram + strength * np.eye(len(labels)), wanted) - dual
+        dual = dual + step
+        if np.abs(step).max() < 1e-9 * max(1.0, np.abs(dual).max()):
+            break
+    return centre, points.T @ dual, float(dual.sum())
+
+
+def _scores(fitted: tuple[_Floats, _Floats, float], states: _Floats) -> _Floats:
+    centre, weights, bias = fitted
+    return _unit(states - centre) @ weights + bias
+
+
+def _unit(points: _Floats) -> _Floats:
+    return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+
+
+def _best_threshold(scores: _Floats, labels: _Floats) -> tuple[float, float]:
+    """(threshold, mean accuracy of both kinds), the best on `scores`; of equals, the middle of the widest gap."""
+    edges = np.unique(scores)
+    middles = np.concatenate([[edges[0] - 1.0], (edges[:-1] + edges[1:]) / 2, [edges[-1] + 1.0]])
+    gaps = np.concatenate([[0.0], np.diff(edges), [0.0]])
+    positive, negative = np.sort(scores[labels > 0]), np.sort(scores[labels < 0])
+    kept = 1 - np.searchsorted(positive, middles) / len(positive)
+    refused = np.searchsorted(negative, middles) / len(negative)
+    accuracy = (kept + refused) / 2
+    best = np.flatnonzero(accuracy >= accuracy.max() - 1e-12)
+    chosen = best[np.argmax(gaps[best])]
+    return float(middles[chosen]), float(accuracy[chosen])

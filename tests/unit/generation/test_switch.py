@@ -1,0 +1,119 @@
+"""The switch tells prompts for the adapter from prompts for the base, and is kept with the adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.generation.switch import SWITCH_FILE, Switch, _fit, fit_switch, prompt_states
+from mlx_loopai.models.load import load_model
+
+
+def clouds(n: int, m: int, apart: float, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two clouds of points around centres that are `apart`."""
+    drawn = np.random.default_rng(seed)
+    centre = drawn.normal(size=width)
+    shift = drawn.normal(size=width)
+    shift *= apart / np.linalg.norm(shift)
+    noise = drawn.normal(size=(n + m, width))
+    return (centre + shift + noise[:n]).astype(np.float32), (centre + noise[n:]).astype(np.float32)
+
+
+def fitted(n: int = 20, m: int = 60, apart: float = 12.0) -> Switch:
+    found = fit_switch(*clouds(n, m, apart))
+    assert found is not None
+    return found
+
+
+def test_new_prompts_of_both_kinds_are_told_apart() -> None:
+    switch = fitted()
+    yes, no = (part[20:] for part in clouds(40, 60, 12.0))
+    unseen_yes, unseen_no = clouds(40, 60, 12.0)[0][20:], clouds(20, 80, 12.0)[1][60:]
+    assert np.mean([switch.score(state) >= switch.threshold for state in unseen_yes]) >= 0.95
+    assert np.mean([switch.score(state) < switch.threshold for state in unseen_no]) >= 0.95
+    assert switch.accuracy >= 0.95
+    assert len(yes)
+    assert len(no)
+
+
+def test_kinds_that_are_the_same_are_not_told_apart() -> None:
+    assert fitted(30, 30, 0.0).accuracy <= 0.75
+
+
+def test_the_fit_is_the_minimum_of_the_ridge_logistic_loss() -> None:
+    """Against the loss itself, by its numerical gradient."""
+    yes, no = clouds(6, 9, 3.0, width=5)
+    states, labels = np.concatenate([yes, no]).astype(np.float64), np.repeat([1.0, -1.0], [6, 9])
+    strength = 0.05
+    centre, weights, bias = _fit(states, labels, strength)
+    points = states - centre
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    counts = np.where(labels > 0, 0.5 / 6, 0.5 / 9)
+
+    def loss(values: np.ndarray) -> float:
+        margins = points @ values[:-1] + values[-1]
+        return float((counts * np.log1p(np.exp(-labels * margins))).sum() + strength / 2 * (values**2).sum())
+
+    at = np.append(weights, bias)
+    slopes = [(loss(at + step) - loss(at - step)) / 2e-5 for step in 1e-5 * np.eye(len(at))]
+    assert np.abs(slopes).max() < 1e-7
+
+
+@given(st.integers(2, 9), st.integers(2, 30), st.integers(0, 99))
+def test_any_two_sets_of_prompts_give_a_finite_switch(n: int, m: int, seed: int) -> None:
+    found = fit_switch(*clouds(n, m, 2.0, seed=seed))
+    assert found is not None
+    assert np.isfinite([*found.weights, found.bias, found.threshold]).all()
+    assert 0.5 <= found.accuracy <= 1.0
+
+
+def test_one_prompt_is_not_enough() -> None:
+    assert fit_switch(*clouds(1, 30, 5.0)) is None
+
+
+def test_equal_prompts_do_not_break_it() -> None:
+    same = np.ones((3, 4), np.float32)
+    found = fit_switch(same, np.concatenate([same, -same]))
+    assert found is not None
+    assert np.isfinite(found.bias)
+
+
+def test_it_is_kept_in_the_adapter_folder(tmp_path: Path) -> None:
+    switch = fitted()
+    switch.save(tmp_path)
+    assert Switch.load(tmp_path, 12) == switch
+    with pytest.raises(InputError, match="another base"):
+        Switch.load(tmp_path, 13)
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"form": 2}', "[1]"])
+def test_a_damaged_switch_is_refused(tmp_path: Path, damage: str) -> None:
+    (tmp_path / SWITCH_FILE).write_text(damage, encoding="utf-8")
+    with pytest.raises(InputError, match="damaged"):
+        Switch.load(tmp_path, 12)
+
+
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    fitted().save(tmp_path)
+    stored = json.loads((tmp_path / SWITCH_FILE).read_text(encoding="utf-8"))
+    stored["bias"] = float("nan")
+    (tmp_path / SWITCH_FILE).write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(InputError, match="another base"):
+        Switch.load(tmp_path, 12)
+
+
+def test_an_adapter_without_a_switch_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no adapter switch"):
+        Switch.load(tmp_path, 12)
+
+
+def test_states_are_the_bases_whatever_the_adapter(adapted, tiny_model_folder: Path) -> None:  # type: ignore[no-untyped-def]
+    prompts = [[5, 6, 7], [8, 9]]
+    base = prompt_states(load_model(str(tiny_model_folder), "fp32").model, prompts)
+    np.testing.assert_array_equal(prompt_states(adapted(), prompts), base)

@@ -65,7 +65,8 @@ class Switch:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored.pop("form") != _FORM:
                 raise ValueError("of a newer version")
-            found = Switch(**{name: tuple(v) if isinstance(v, list) else float(v) for name, v in stored.items()})
+            listed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+            found = Switch(**listed)
             sizes = {len(found.centre), len(found.weights)}
             finite = np.isfinite([*found.centre, *found.weights, found.bias, found.threshold]).all()
         except FileNotFoundError:

@@ -1,0 +1,122 @@
+"""What a step of mlx-lm's own trainer needs on a Mac, and how fast it is, by constants fitted to published runs.
+
+Nobody measured these on a machine of this project: `tools/mac_plan.py` fits them to what others published, and
+docs/memory.md says from how many runs and how well sources that were left out are met. Pure: no mlx.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from mlx_loopai.models.shape import ModelShape, Quantization
+
+CONSTANTS = Path(__file__).with_name("published.json")
+Attention = Literal["quadratic", "linear"]
+# One group of 64 weights has a 16-bit scale and offset (mlx-lm's default).
+GROUP_SIZE = 64
+HALF = 2
+
+
+@dataclass(frozen=True)
+class TrainerRun:
+    """A LoRA run of mlx-lm's trainer: what decides its memory and its speed.
+
+    bits: of a stored weight, 16 for bf16 and fp16. longest: padded tokens of the longest row of a batch. layers: that
+    many of the last blocks have adapters. lora_parameters: numbers that learn. attention: `quadratic` for the backward pass of MLX
+    before 0.32.4, which keeps all scores of a block. fused_loss: the logits are not kept.
+    """
+
+    shape: ModelShape
+    bits: int
+    batch: int
+    longest: int
+    layers: int
+    lora_parameters: int
+    checkpointing: bool
+    attention: Attention = "linear"
+    fused_loss: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens of a micro-batch."""
+        return self.batch * self.longest
+
+
+@dataclass(frozen=True)
+class PublishedConstants:
+    """process_bytes: what is alive beside all that is counted. lora: bytes a number that learns. loss: bytes a logit.
+    fused_loss: bytes a logit of a fused loss. block, kept: of the tensors that a block keeps for its backward pass, how
+    often they are alive while it runs, and how often they wait without checkpointing. scores: bytes a score of a
+    quadratic attention. utilisation: share of a chip's peak that training reaches; step_s: what a step costs apart
+    from its tokens; spread: largest over smallest of the range that holds 80 % of the rates. runs, sources: how many
+    were fitted. median_error: of the peak of sources left out.
+    """
+
+    process_bytes: float
+    lora: float
+    loss: float
+    fused_loss: float
+    block: float
+    kept: float
+    scores: float
+    utilisation: float
+    step_s: float
+    spread: float
+    runs: int = 0
+    sources: int = 0
+    median_error: float = 0.0
+
+
+@cache
+def published() -> PublishedConstants:
+    """The committed constants."""
+    return PublishedConstants(**json.loads(CONSTANTS.read_text(encoding="utf-8")))
+
+
+def stored_weight_bytes(shape: ModelShape, bits: int) -> int:
+    """Bytes of a checkpoint whose matrices have `bits` (16: half precision) a weight; norms and biases are 16-bit."""
+    each = HALF * 8.0 if bits >= 16 else Quantization(bits, GROUP_SIZE).bits_per_weight
+    return int(shape.matrix_parameters * each / 8) + HALF * shape.vector_parameters
+
+
+def peak_bytes(run: TrainerRun, constants: PublishedConstants) -> int:
+    """What mlx-lm prints as `Peak mem`, in bytes (its GB are 10^9).
+
+    Weights, adapter with its gradient and moments, the inputs of checkpointed blocks or all that blocks keep, and the
+    largest of three moments: the loss over all logits, the backward pass of a block, its attention's scores.
+    """
+    shape = run.shape
+    resting = stored_weight_bytes(shape, run.bits) + constants.process_bytes + constants.lora * run.lora_parameters
+    block = run.tokens * HALF * _kept_numbers(shape)
+    waiting = run.tokens * HALF * shape.hidden_size if run.checkpointing else constants.kept * block
+    loss = (constants.fused_loss if run.fused_loss else constants.loss) * run.tokens * shape.vocab_size
+    scores = 0.0
+    if run.attention == "quadratic":
+        scores = constants.scores * run.batch * shape.n_heads * run.longest**2
+    return int(resting + run.layers * waiting + max(loss, constants.block * block, scores))
+
+
+def step_seconds(run: TrainerRun, teraflops: float, constants: PublishedConstants) -> float:
+    """Seconds of one optimizer step on a chip of that 16-bit peak.
+
+    Two operations a weight and token: forward, backward through the adapted blocks and the head, and the forward pass
+    of checkpointed blocks again. The embedding is looked up.
+    """
+    shape = run.shape
+    in_blocks = sum(out * into for out, into in shape.block_linears().values())
+    head = shape.vocab_size * shape.hidden_size
+    forward = shape.n_layers * in_blocks + head
+    backward = run.layers * in_blocks * (2 if run.checkpointing else 1) + head
+    # Scores and their product with the values, over half of the positions each.
+    attention = run.longest * shape.attention_size * (shape.n_layers + run.layers * (3 if run.checkpointing else 2))
+    operations = 2.0 * run.tokens * (forward + backward + attention)
+    return constants.step_s + operations / (constants.utilisation * teraflops * 1e12)
+
+
+def _kept_numbers(shape: ModelShape) -> int:
+    """Numbers a token that a block keeps for its backward pass (memory/sizes.py counts them one by one)."""
+    return 7 * shape.hidden_size + 2 * shape.kv_size + 3 * shape.intermediate_size

@@ -36,9 +36,10 @@ _BITS = re.compile(r"\b([3468])-?bit", re.I)
 _FLASH = re.compile(r"flash (?:\(linear-memory\) )?(?:attention|atten)", re.I)
 _MLX = re.compile(r"\bmlx (\d+)\.(\d+)\.(\d+)")
 
-# Hidden, intermediate, layers, heads, key/value heads, head size, vocabulary, tied head, of each family by what its name
-# says. Source: config.json of the released models.
-_SHAPES: tuple[tuple[str, str, tuple[int, int, int, int, int, int, int, bool]], ...] = (
+# Hidden, intermediate, layers, heads, key/value heads, head size, vocabulary, tied head.
+_Sizes = tuple[int, int, int, int, int, int, int, bool]
+# By what a name says of the family. Source: config.json of the released models.
+_SHAPES: tuple[tuple[str, str, _Sizes], ...] = (
     (r"qwen2\.5.*0\.5b", "qwen2", (896, 4864, 24, 14, 2, 64, 151936, True)),
     (r"qwen2\.5.*1\.5b", "qwen2", (1536, 8960, 28, 12, 2, 128, 151936, True)),
     (r"qwen2\.5.*3b", "qwen2", (2048, 11008, 36, 16, 2, 128, 151936, True)),

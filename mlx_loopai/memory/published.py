@@ -26,8 +26,8 @@ class TrainerRun:
     """A LoRA run of mlx-lm's trainer: what decides its memory and its speed.
 
     bits: of a stored weight, 16 for bf16 and fp16. longest: padded tokens of the longest row of a batch. layers: that
-    many of the last blocks have adapters. lora_parameters: numbers that learn. attention: `quadratic` for the backward pass of MLX
-    before 0.32.4, which keeps all scores of a block. fused_loss: the logits are not kept.
+    many of the last blocks have adapters. lora_parameters: numbers that learn. attention: `quadratic` for the backward
+    pass of MLX before 0.32.4, which keeps all scores of a block. fused_loss: the logits are not kept.
     """
 
     shape: ModelShape

@@ -3,8 +3,8 @@
     python tools/mac_plan.py POINTS.jsonl --json      the predicted peak and rate of each line
     python tools/mac_plan.py POINTS.jsonl --fit       fit mlx_loopai/memory/published.json, errors of sources left out
 
-A line has the keys of a published run (docs/memory.md); `peak_gb` and `it_per_s` may be null. A prediction is null where
-a line says too little.
+A line has the keys of a published run (docs/memory.md); `peak_gb` and `it_per_s` may be null. A prediction is null
+where a line says too little.
 """
 
 from __future__ import annotations

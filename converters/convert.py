@@ -20,13 +20,17 @@ StageProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion made. `n_bytes` counts all files; `dtype` names the main form (bf16, 4bit, q8_0, ...)."""
+    """What a conversion made. `n_bytes` counts all files; `dtype` names the main form (bf16, 4bit, q8_0, ...).
+
+    `notes` says, a sentence each, what was taken otherwise than the source's files say.
+    """
 
     out: Path
     tensors: int
     n_bytes: int
     dtype: str
     verification: Verification | None
+    notes: tuple[str, ...] = ()
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -103,7 +107,9 @@ def _make_folder(
     with output_folder(out, identity(checkpoint, files, plan)) as folder:
         tensors = plan.write_folder(folder, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
         found = _verify(checkpoint, folder.path, plan, on_progress) if check else None
-    return Conversion(out, tensors, sum(path.stat().st_size for path in out.iterdir()), plan.label, found)
+    return Conversion(
+        out, tensors, sum(path.stat().st_size for path in out.iterdir()), plan.label, found, checkpoint.notes
+    )
 
 
 def _make_file(
@@ -118,7 +124,7 @@ def _make_file(
     with output_file(out, work) as path:
         tensors = plan.write_file(path, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
         found = _verify(checkpoint, path, plan, on_progress) if check else None
-    return Conversion(out, tensors, out.stat().st_size, plan.label, found)
+    return Conversion(out, tensors, out.stat().st_size, plan.label, found, checkpoint.notes)
 
 
 def _verify(checkpoint: Checkpoint, place: Path, plan: Plan, on_progress: StageProgress) -> Verification:

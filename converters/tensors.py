@@ -79,7 +79,8 @@ class Checkpoint:
 
     `dtype` is the type to write when the user names none. `files` are those that tensors and configuration come from.
     `tokenizer_files` is empty when the source has no tokenizer of its own; `vocabulary` holds the token strings by id
-    when the source lists them (GGUF), and `gguf_metadata` all that such a file says about itself.
+    when the source lists them (GGUF), and `gguf_metadata` all that such a file says about itself. `unread` names the
+    source's tensors that nothing reads, `notes` says what was taken otherwise than the files say.
     """
 
     source: Path
@@ -91,6 +92,8 @@ class Checkpoint:
     tokenizer_files: tuple[Path, ...] = ()
     vocabulary: tuple[str, ...] | None = None
     gguf_metadata: Mapping[str, Any] | None = None
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def to_float32(block: np.ndarray, dtype: str) -> np.ndarray:
@@ -113,6 +116,18 @@ def cast(block: np.ndarray, source: str, target: str) -> np.ndarray:
     bits = wide.view(np.uint32)
     nearest_even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return ((bits + nearest_even) >> np.uint32(16)).astype(np.uint16)
+
+
+def same_values(one: TensorEntry, other: TensorEntry) -> bool:
+    """Whether both hold the same numbers in the same shape, whatever they are stored as."""
+    if one.shape != other.shape:
+        return False
+    return all(
+        np.array_equal(
+            to_float32(one.read_rows(start, stop), one.dtype), to_float32(other.read_rows(start, stop), other.dtype)
+        )
+        for start, stop in one.spans()
+    )
 
 
 def is_finite(block: np.ndarray, dtype: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from converters import names
-from converters.configuration import from_gguf
+from converters.gguf_configuration import from_gguf
 from converters.readers.byte_ranges import read_bytes
 from converters.readers.gguf_header import GgufTensor, read_header
 from converters.row_order import hf_row_order, reordered

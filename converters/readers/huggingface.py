@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,13 +12,17 @@ from converters.configuration import from_hugging_face
 from converters.json_files import read_object
 from converters.readers.safetensors_file import read_entries
 from converters.readers.torch_file import read_torch_file
-from converters.tensors import STORAGE, Checkpoint, TensorEntry
+from converters.readers.wrapped_names import unwrapped
+from converters.tensors import STORAGE, Checkpoint, TensorEntry, same_values
 from converters.tokenizer import tokenizer_files
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.configuration import refuse_foreign_quantization
 from mlx_loopai.models.encoder import ENCODERS
 
 INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+# NVIDIA's ModelOpt describes its quantisation beside config.json.
+_MODELOPT = "hf_quant_config.json"
 
 
 def _shard_path(folder: Path, name: object, index: Path) -> Path:
@@ -108,6 +113,28 @@ def _with_prefix(entries: dict[str, TensorEntry], raw: dict[str, Any]) -> tuple[
     return renamed, raw | {"tie_word_embeddings": True}
 
 
+def _decide_head(
+    entries: dict[str, TensorEntry], raw: Mapping[str, Any], architecture: names.Architecture, of_mlx: bool
+) -> str:
+    """Bring the head in `entries` to what the model runs with. Returns: `own`, `copy` (dropped) or `none`.
+
+    transformers ties only a head that the file does not hold, or that is the embedding's copy; mlx-lm drops any head of
+    a tied model, so that of an MLX folder (`of_mlx`) goes.
+    """
+    embedding, head = entries.get(architecture.embedding), entries.get(architecture.head)
+    tied = bool(raw.get("tie_word_embeddings"))
+    if architecture.model_type == "gpt_neox":
+        if tied and head is None and embedding is not None:
+            entries[architecture.head] = replace(embedding, name=architecture.head)
+        return "own"
+    if head is None or embedding is None:
+        return "none"
+    if tied and (of_mlx or same_values(head, embedding)):
+        del entries[architecture.head]
+        return "copy"
+    return "own"
+
+
 def read_folder(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`; its configuration is completed, no weight is read yet.
 
@@ -129,7 +156,11 @@ def read_folder(folder: Path) -> Checkpoint:
     architecture = names.architecture_of(raw.get("model_type"), str(where))
     shards, promised = _shards(folder)
     quantization = _mlx_quantization(raw)
+    refuse_foreign_quantization(raw, str(where))
+    if (folder / _MODELOPT).is_file():
+        raise InputError(f"{folder}: its weights are quantised by ModelOpt ({_MODELOPT}); give the original checkpoint")
     entries = _entries(folder, shards, promised, packed=quantization is not None)
+    entries, prefixes = unwrapped(entries, str(folder))
     dtype = main_dtype(entries)
     if names.EMBEDDING.removeprefix("model.") in entries:
         entries, raw = _with_prefix(entries, raw)
@@ -137,11 +168,14 @@ def read_folder(folder: Path) -> Checkpoint:
         from converters.readers.mlx_quantized import join_quantized
 
         entries = join_quantized(entries, quantization, str(folder))
+    notes = [f"tensor names began with {', '.join(prefixes)}, which was taken off"] if prefixes else []
+    head = _decide_head(entries, raw, architecture, of_mlx=quantization is not None)
+    if head == "own" and raw.get("tie_word_embeddings"):
+        notes.append(
+            f"{architecture.head} is not the embedding's copy, so it is kept and the output says that nothing is tied,"
+            " as transformers reads it"
+        )
     config = from_hugging_face(raw, architecture.head in entries, str(where))
-    if config["tie_word_embeddings"]:
-        entries.pop(architecture.head, None)
-    if architecture.model_type == "gpt_neox" and raw.get("tie_word_embeddings") and architecture.embedding in entries:
-        entries[architecture.head] = replace(entries[architecture.embedding], name=architecture.head)
     names.check_tensors({name: entry.shape for name, entry in entries.items()}, config, str(folder))
     generation = folder / "generation_config.json"
     return Checkpoint(
@@ -152,4 +186,5 @@ def read_folder(folder: Path) -> Checkpoint:
         dtype=dtype,
         files=(where, *shards),
         tokenizer_files=tokenizer_files(folder),
+        notes=tuple(notes),
     )

@@ -18,6 +18,7 @@ from converters.tensors import Checkpoint, TensorEntry, cast_checked
 from converters.writers import Progress
 from converters.writers.gguf_tokenizer import add_tokenizer
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, yarn_attention_factor
 
 _PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
 WORDS = {"q8_0": GGMLQuantizationType.Q8_0, "q4_0": GGMLQuantizationType.Q4_0}
@@ -161,7 +162,7 @@ def _add_sizes(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     if config["model_type"] == "gpt_neox":
-        writer.add_rope_dimension_count(round(config["rotary_pct"] * head_dim))
+        writer.add_rope_dimension_count(int(config["rotary_pct"] * head_dim))
         writer.add_layer_norm_eps(config["layer_norm_eps"])
         writer.add_rope_freq_base(config["rotary_emb_base"])
         writer.add_parallel_residual(config["use_parallel_residual"])
@@ -178,13 +179,22 @@ _SCALINGS = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType
 
 
 def _add_rope_scaling(writer: gguf.GGUFWriter, scaling: dict[str, Any] | None, where: str) -> None:
-    kind = (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
-    if scaling is None or kind == "default":
+    if scaling is None:
         return
-    if kind not in _SCALINGS or not isinstance(scaling.get("factor"), int | float):
+    kind = scaling["rope_type"]
+    if kind not in _SCALINGS:
         raise InputError(f"{where}: rope scaling {kind!r} is not written to GGUF, linear and yarn are; use `to` hf")
     writer.add_rope_scaling_type(_SCALINGS[kind])
     writer.add_rope_scaling_factor(scaling["factor"])
-    original = scaling.get("original_max_position_embeddings")
-    if original is not None:
-        writer.add_rope_scaling_orig_ctx_len(original)
+    if kind != "yarn":
+        return
+    writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    betas = scaling.get("beta_fast", BETA_FAST), scaling.get("beta_slow", BETA_SLOW)
+    if betas != (BETA_FAST, BETA_SLOW):
+        raise InputError(
+            f"{where}: yarn with beta_fast {betas[0]:g} and beta_slow {betas[1]:g} is not written to GGUF: llama.cpp"
+            f" takes {BETA_FAST} and {BETA_SLOW} for this architecture whatever the file says; use `to` hf or mlx"
+        )
+    # llama.cpp multiplies what it derives from the factor by this one.
+    usual = yarn_attention_factor({"factor": scaling["factor"]})
+    writer.add_rope_scaling_attn_factors(yarn_attention_factor(scaling) / usual)

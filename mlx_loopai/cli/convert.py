@@ -102,6 +102,7 @@ def _document(done: Conversion) -> dict[str, Any]:
         "bytes": done.n_bytes,
         "dtype": done.dtype,
         "peak_rss_bytes": peak_rss_bytes(),
+        "notes": done.notes,
         "verify": None if done.verification is None else asdict(done.verification),
     }
 
@@ -113,6 +114,8 @@ def _print_summary(document: dict[str, Any]) -> None:
         f"{document['out']}: {document['tensors']} tensors, {format_bytes(document['bytes'])} as {document['dtype']},"
         f" peak memory {format_bytes(document['peak_rss_bytes'])}"
     )
+    for note in document["notes"]:
+        click.echo(f"note: {note}")
     checked = document["verify"]
     if checked:
         click.echo(

@@ -18,6 +18,7 @@ from mlx_lm.utils import load_model as read_model
 from mlx_lm.utils import load_tokenizer as read_tokenizer
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.configuration import loader_overrides
 from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.shape import ModelShape
 
@@ -28,6 +29,7 @@ QUANTIZATION_GROUP = 64
 # For a config.json that does not say, as transformers assumes for Llama.
 DEFAULT_POSITIONS = 2048
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _HASH_SAMPLES = 32
 _HASH_BLOCK_BYTES = 1 << 16
 
@@ -83,11 +85,14 @@ def load_model(model: str, dtype: str = "auto", quantize_bits: int = 0) -> Loade
     path = resolve_model(model)
     shape = ModelShape.from_folder(path)
     tokenizer = load_tokenizer(path)
-    code = _read_json(path / "config.json").get("model_file")
+    config = _read_json(path / "config.json")
+    code = config.get("model_file")
     if code is not None:
         raise InputError(f"{path}: its config.json wants {code} to be run; code in a model folder is never run here")
+    overrides = loader_overrides(config, str(path / "config.json"))
+    overrides["tie_word_embeddings"] = _ties(path, config)
     try:
-        network, _ = read_model(path, lazy=True)
+        network, _ = read_model(path, lazy=True, model_config=overrides)
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: cannot open the model: {reason}; convert it again or download it anew") from None
@@ -140,6 +145,27 @@ def hash_base(path: Path) -> str:
                 stream.seek(max(0, size - _HASH_BLOCK_BYTES) * sample // (_HASH_SAMPLES - 1))
                 digest.update(stream.read(_HASH_BLOCK_BYTES))
     return digest.hexdigest()
+
+
+def _ties(path: Path, config: dict[str, Any]) -> bool:
+    """Whether the head of a llama-like model is its embedding.
+
+    transformers ties only a head that the files do not hold or that is a copy; mlx-lm drops any head of a model that is
+    called tied, and calls it so where config.json does not say.
+    """
+    tie = config.get("tie_word_embeddings")
+    if tie is False or (tie and config.get("quantization")):
+        return bool(tie)
+    found: dict[str, mx.array] = {}
+    for file in sorted(path.glob("model*.safetensors")):
+        try:
+            arrays = mx.load(str(file))
+        except (RuntimeError, ValueError):
+            return bool(tie)  # damaged: opening the model says so
+        found |= {name: arrays[name] for name in (_EMBEDDING, _HEAD) if name in arrays}
+    if _HEAD not in found or _EMBEDDING not in found:
+        return _HEAD not in found
+    return tie is not None and mx.array_equal(found[_EMBEDDING], found[_HEAD]).item()
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:

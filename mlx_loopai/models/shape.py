@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.configuration import refuse_foreign_quantization
 
 SUPPORTED_ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral", "gpt_neox")
 
@@ -66,6 +67,7 @@ class ModelShape:
         Raises: InputError with every field that is missing or absurd, or for an unsupported architecture.
         """
         architecture = _architecture(config, where)
+        refuse_foreign_quantization(config, where)
         sizes = _sizes(config, architecture, where)
         return ModelShape(
             architecture=architecture,
@@ -193,6 +195,10 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
         if not (path / "config.json").exists():
             raise InputError(f"{path}: no config.json in this folder; convert the model first (mlx-loopai convert)")
         path = path / "config.json"
+    if path.suffix.lower() == ".gguf":
+        raise InputError(
+            f"{path}: a GGUF file, not a model folder; convert it first: mlx-loopai convert {path} --out DIR"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
-from converters.configuration import from_gguf, from_hugging_face
+from converters.configuration import from_hugging_face
+from converters.gguf_configuration import from_gguf
 from mlx_loopai.errors import InputError
 
 
@@ -96,6 +98,34 @@ def test_gguf_rope_scaling() -> None:
     assert config["rope_scaling"]["original_max_position_embeddings"] == 64
     with pytest.raises(InputError, match=r"rope scaling 'longrope'"):
         from_gguf(metadata(qwen2__rope__scaling__type="longrope"), SHAPES, None, "here")
+
+
+def test_gguf_yarn_as_llama_cpp_computes_it() -> None:
+    keys = {"qwen2__rope__scaling__type": "yarn", "qwen2__rope__scaling__factor": 4.0}
+    config = from_gguf(metadata(**keys, qwen2__rope__scaling__attn_factor=0.5), SHAPES, None, "here")
+    assert config["rope_scaling"]["attention_factor"] == pytest.approx(0.5 * (0.1 * math.log(4) + 1))
+    assert config["rope_scaling"]["original_max_position_embeddings"] == 128
+    with pytest.raises(InputError, match=r"yarn_beta_fast is 8.0, which llama.cpp does not read"):
+        from_gguf(metadata(**keys, qwen2__rope__scaling__yarn_beta_fast=8.0), SHAPES, None, "here")
+
+
+def test_a_gguf_factor_without_a_type_scales_linearly() -> None:
+    config = from_gguf(metadata(qwen2__rope__scaling__factor=2.0), SHAPES, None, "here")
+    assert config["rope_scaling"]["rope_type"] == "linear"
+    assert "rope_scaling" not in from_gguf(metadata(qwen2__rope__scaling__factor=1.0), SHAPES, None, "here")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qwen2__rope__dimension_count": 4}, "rope.dimension_count is 4 where a head has 8"),
+        ({"qwen2__attention__scale": 0.5}, "attention.scale 0.5"),
+        ({"qwen2__rope__scaling__attn_factor": 2.0}, "attn_factor is 2.0"),
+    ],
+)
+def test_gguf_keys_that_mlx_lm_has_no_place_for_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_gguf(metadata(**changes), SHAPES, None, "here")
 
 
 def test_gguf_metadata_that_is_missing_or_per_layer_is_an_input_error() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from converters.names import HEAD
+from converters.names import EMBEDDING, HEAD
 from converters.readers import open_checkpoint
 from converters.readers.huggingface import INDEX
 from mlx_loopai.errors import InputError
@@ -57,6 +57,7 @@ def test_a_tied_model_loses_its_copy_of_the_head_and_buffers(model_folder: Build
     folder = model_folder()
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    tensors[HEAD] = tensors[EMBEDDING]
     save_file(tensors, folder / "model.safetensors")
     change_config(folder, tie_word_embeddings=True)
     names = {entry.name for entry in open_checkpoint(folder).entries}
@@ -146,3 +147,71 @@ def test_an_unsupported_architecture_is_named_before_the_weights_are_looked_at(m
 def test_one_safetensors_file_points_to_its_folder(model_folder: Build) -> None:
     with pytest.raises(InputError, match=r"give its folder"):
         open_checkpoint(model_folder() / "model.safetensors")
+
+
+def test_a_head_of_its_own_is_kept_although_the_configuration_ties_it(model_folder: Build) -> None:
+    """transformers ties only what a file does not hold; the head was lost here, and verified."""
+    folder = model_folder(tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[HEAD] = tensors[EMBEDDING] + 1
+    save_file(tensors, folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.config["tie_word_embeddings"] is False
+    assert HEAD in {entry.name for entry in checkpoint.entries}
+    assert any("lm_head.weight is not the embedding's copy" in note for note in checkpoint.notes)
+
+
+def test_a_missing_head_of_an_untied_model_is_not_invented(model_folder: Build) -> None:
+    folder = model_folder(tie_word_embeddings=True)
+    change_config(folder, tie_word_embeddings=False)
+    with pytest.raises(InputError, match=r"lm_head.weight is missing"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        ("_orig_mod.{}", "_orig_mod."),
+        ("module.{}", "module."),
+        ("base_model.model.{}", "base_model.model."),
+        ("module._orig_mod.{}", "_orig_mod., module."),
+        ("model.{}", "model."),
+    ],
+)
+def test_the_prefix_of_a_wrapper_is_taken_off_and_named(model_folder: Build, wrap: str, prefix: str) -> None:
+    folder = model_folder()
+    tensors = load_file(folder / "model.safetensors")
+    save_file({wrap.format(name): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    assert {entry.name for entry in checkpoint.entries} == tensors.keys()
+    assert checkpoint.notes == (f"tensor names began with {prefix}, which was taken off",)
+
+
+def test_wrappers_within_a_name_are_taken_off_too(model_folder: Build) -> None:
+    folder = model_folder()
+    tensors = load_file(folder / "model.safetensors")
+    inner = {name.replace(".self_attn.", "._checkpoint_wrapped_module.self_attn."): t for name, t in tensors.items()}
+    save_file(inner, folder / "model.safetensors")
+    assert {entry.name for entry in open_checkpoint(folder).entries} == tensors.keys()
+
+
+def test_an_adapter_that_is_not_merged_is_refused_by_name(model_folder: Build) -> None:
+    folder = model_folder()
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {
+        f"base_model.model.{name.replace('q_proj.', 'q_proj.base_layer.')}": tensor for name, tensor in tensors.items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"adapter that is not merged.*merge_and_unload"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors"])
+def test_weights_that_another_tool_quantised_are_refused_by_its_name(model_folder: Build, method: str) -> None:
+    folder = model_folder(quantization_config={"quant_method": method})
+    with pytest.raises(InputError, match=rf"already quantised by {method}"):
+        open_checkpoint(folder)
+    change_config(folder, quantization_config=None)
+    (folder / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"ModelOpt"):
+        open_checkpoint(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,21 @@ def test_verify_sees_a_quantiser_that_is_wrong_both_times(
     monkeypatch.setattr(gguf, "quantize", lambda array, kind: real_gguf(array * np.float32(1.2), kind))
     with pytest.raises(LoopaiError, match="more than"):
         convert(tiny_model_folder, tmp_path / "out", target=Target(**options), check=True)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+
+def test_yarns_attention_factor_survives_gguf(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = model_folder(rope_scaling=YARN | {"attention_factor": 1.0})
+    convert(source, tmp_path / "m.gguf", target=Target(to="gguf"))
+    found = open_checkpoint(tmp_path / "m.gguf").config["rope_scaling"]
+    assert found["attention_factor"] == pytest.approx(1.0, abs=1e-6)
+    assert found["original_max_position_embeddings"] == 32
+
+
+def test_yarns_betas_which_llama_cpp_ignores_are_refused(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The file has keys for them, but llama.cpp reads none for these architectures: 0.9 of a logit, once verified."""
+    source = model_folder(rope_scaling=YARN | {"beta_fast": 8.0, "beta_slow": 4.0})
+    with pytest.raises(InputError, match=r"beta_fast 8 and beta_slow 4 is not written to GGUF"):
+        convert(source, tmp_path / "m.gguf", target=Target(to="gguf"))

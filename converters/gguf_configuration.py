@@ -1,0 +1,214 @@
+"""A complete configuration from GGUF metadata, read as llama.cpp reads it.
+
+Source: llama.cpp, llama-model.cpp (load_hparams) and llama-context.cpp (the rope settings of a context).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from converters.names import Architecture, gguf_architecture
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.configuration import DEFAULT_MAX_POSITIONS, QWEN3_HEAD_DIM, complete_configuration
+from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, DEFAULT_THETA, NEOX_ROTARY_SHARE
+
+# llama.cpp multiplies by these where an architecture knows them; the models read here have no place for them.
+_MULTIPLIERS = ("attention.scale", "logit_scale", "residual_scale", "embedding_scale")
+# YaRN's keys that llama.cpp reads for some architectures, none of them supported here, and their usual values.
+_YARN_KEYS = {
+    "yarn_ext_factor": 1.0,
+    "yarn_attn_factor": 1.0,
+    "yarn_log_multiplier": 0.0,
+    "yarn_beta_fast": float(BETA_FAST),
+    "yarn_beta_slow": float(BETA_SLOW),
+}
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a configuration is read from. `shapes`: the tensors by their Hugging Face names."""
+
+    metadata: Mapping[str, Any]
+    architecture: Architecture
+    shapes: Mapping[str, tuple[int, ...]]
+    rope_factors: np.ndarray | None
+    where: str
+
+    def get(self, key: str) -> Any:
+        """The value of an architecture's key."""
+        return self.metadata.get(f"{self.architecture.gguf}.{key}")
+
+    def number(self, key: str, default: float | None) -> Any:
+        """A float as people write it, or the default."""
+        value = self.get(key)
+        return _shortest(value) if isinstance(value, float) else default if value is None else value
+
+
+def from_gguf(
+    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_factors: np.ndarray | None, where: str
+) -> dict[str, Any]:
+    """A complete configuration from GGUF metadata. `shapes`: the file's tensors by their Hugging Face names.
+
+    Raises:
+        InputError: unsupported architecture, or a field that is missing, absurd or not computed by mlx-lm.
+    """
+    architecture = gguf_architecture(metadata.get("general.architecture"), where)
+    file = _File(metadata, architecture, shapes, rope_factors, where)
+    heads = file.get("attention.head_count")
+    config: dict[str, Any] = {
+        "architectures": [architecture.class_name],
+        "model_type": architecture.model_type,
+        "vocab_size": shapes[architecture.embedding][0],
+        "hidden_size": file.get("embedding_length"),
+        "intermediate_size": file.get("feed_forward_length"),
+        "num_hidden_layers": file.get("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads
+        if file.get("attention.head_count_kv") is None
+        else file.get("attention.head_count_kv"),
+        "max_position_embeddings": file.get("context_length") or DEFAULT_MAX_POSITIONS,
+        "tie_word_embeddings": architecture.head not in shapes,
+    }
+    config |= _neox(file, config) if architecture.model_type == "gpt_neox" else _llama_like(file)
+    for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
+        token = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if isinstance(token, int):
+            config[name] = token
+    _check_multipliers(file)
+    complete = complete_configuration(config, where)
+    _check_head(file, complete)
+    return complete
+
+
+def _check_multipliers(file: _File) -> None:
+    found = [f"{key} {file.get(key)}" for key in _MULTIPLIERS if file.get(key) not in (None, 0.0, 1.0)]
+    if found:
+        raise InputError(f"{file.where}: {all_problems(found)}: mlx-lm's model has no such factor")
+
+
+def _check_head(file: _File, config: Mapping[str, Any]) -> None:
+    if config["model_type"] == "gpt_neox":
+        return
+    head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if file.get(key) not in (None, head_dim):
+            raise InputError(f"{file.where}: {key} is {file.get(key)} where a head has {head_dim} values")
+
+
+def _neox(file: _File, config: Mapping[str, Any]) -> dict[str, Any]:
+    hidden, heads, rotary = config["hidden_size"], config["num_attention_heads"], file.get("rope.dimension_count")
+    share: Any = NEOX_ROTARY_SHARE
+    if all(isinstance(value, int) and value > 0 for value in (hidden, heads, rotary)) and hidden >= heads:
+        share = rotary / (hidden // heads)
+    if _scaling(file) is not None:
+        raise InputError(f"{file.where}: rope scaling is not supported for gpt_neox, whose scaling mlx-lm ignores")
+    return {
+        "hidden_act": "gelu",
+        "layer_norm_eps": file.number("attention.layer_norm_epsilon", None),
+        "rotary_emb_base": file.number("rope.freq_base", DEFAULT_THETA),
+        "rotary_pct": share,
+        "use_parallel_residual": file.get("use_parallel_residual") is not False,
+    }
+
+
+def _llama_like(file: _File) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "hidden_act": "silu",
+        "rms_norm_eps": file.number("attention.layer_norm_rms_epsilon", None),
+        "rope_theta": file.number("rope.freq_base", DEFAULT_THETA),
+        "use_sliding_window": False,
+    }
+    if file.architecture.qk_norm:
+        found["attention_bias"] = False
+        found["head_dim"] = file.get("attention.key_length") or QWEN3_HEAD_DIM
+    elif file.get("attention.key_length") is not None:
+        found["head_dim"] = file.get("attention.key_length")
+    if file.architecture.model_type == "llama":
+        found["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in file.shapes
+        found["mlp_bias"] = "model.layers.0.mlp.up_proj.bias" in file.shapes
+    scaling = _scaling(file)
+    if file.rope_factors is not None:
+        if scaling is not None:
+            raise InputError(f"{file.where}: rope_freqs.weight together with rope scaling is not supported")
+        scaling = llama3_scaling(file.rope_factors, found["rope_theta"], file.where)
+    return found if scaling is None else found | {"rope_scaling": scaling}
+
+
+def _scaling(file: _File) -> dict[str, Any] | None:
+    # Without a type llama.cpp scales linearly, if there is a factor at all.
+    kind = file.get("rope.scaling.type") or "linear"
+    factor = file.number("rope.scaling.factor", file.number("rope.scale_linear", None))
+    attention = file.number("rope.scaling.attn_factor", 1.0)
+    if kind != "yarn" and attention != 1:
+        raise InputError(f"{file.where}: rope.scaling.attn_factor is {attention}, which mlx-lm knows for yarn only")
+    if kind == "none" or (kind == "linear" and factor in (None, 0, 1)):
+        return None
+    if kind not in ("linear", "yarn") or not isinstance(factor, float):
+        raise InputError(
+            f"{file.where}: rope scaling {kind!r} with factor {factor!r} is not supported; linear and yarn are"
+        )
+    scaling: dict[str, Any] = {"rope_type": kind, "type": kind, "factor": factor}
+    if kind == "yarn":
+        scaling |= _yarn(file, factor, attention)
+    return scaling
+
+
+def _yarn(file: _File, factor: float, attention: float) -> dict[str, Any]:
+    """YaRN's keys. llama.cpp scales by `attn_factor` times 0.1 ln(factor) + 1."""
+    for key, usual in _YARN_KEYS.items():
+        value = file.number(f"rope.scaling.{key}", usual)
+        if value != usual:
+            raise InputError(
+                f"{file.where}: rope.scaling.{key} is {value}, which llama.cpp does not read for"
+                f" {file.architecture.gguf}; give the original model"
+            )
+    scaling: dict[str, Any] = {
+        "original_max_position_embeddings": file.get("rope.scaling.original_context_length")
+        or file.get("context_length")
+    }
+    if attention != 1:
+        scaling["attention_factor"] = attention * (0.1 * math.log(factor) + 1)
+    return scaling
+
+
+def _shortest(value: float) -> float:
+    """A float32 read from a file as people write it: 9.99999997e-07 -> 1e-06."""
+    return float(str(np.float32(value)))
+
+
+def llama3_factors(scaling: Mapping[str, Any], theta: float, n: int) -> np.ndarray:
+    """By how much Llama 3's scaling divides each of the `n` rotary frequencies.
+
+    Source: the rope_type llama3 of transformers, `_compute_llama3_parameters`; llama.cpp stores the result as
+    rope_freqs.weight.
+    """
+    wavelength = 2 * np.pi * theta ** (np.arange(n) / n)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    smooth = np.clip((scaling["original_max_position_embeddings"] / wavelength - low) / (high - low), 0, 1)
+    return 1 / ((1 - smooth) / scaling["factor"] + smooth)
+
+
+def llama3_scaling(factors: np.ndarray, theta: float, where: str) -> dict[str, Any]:
+    """The rope_scaling that gives these `factors`: GGUF keeps the result only, so the released settings are tried.
+
+    Raises:
+        InputError: they come from other settings.
+    """
+    largest = float(factors.max())
+    scaling = {
+        "rope_type": "llama3",
+        "factor": _shortest(largest),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    if not (np.isfinite(largest) and largest > 0 and isinstance(theta, int | float) and theta > 0) or not np.allclose(
+        llama3_factors(scaling, theta, factors.size), factors, rtol=1e-3
+    ):
+        raise InputError(f"{where}: rope_freqs.weight does not come from Llama 3's settings; give the original model")
+    return scaling

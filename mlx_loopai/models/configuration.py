@@ -1,0 +1,200 @@
+"""A model's config.json made complete: every value that a loader would guess is written out.
+
+transformers, with which checkpoints are made, is the reference. What mlx-lm's model of the same architecture computes
+otherwise is rewritten where that is possible and refused by name where it is not: docs/conversion.md has the list, key
+by key. Pure: no mlx.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.rope import read_rope
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+# What transformers' configuration classes assume when a file leaves the key out.
+_MAX_POSITIONS = {"qwen2": 32_768, "qwen3": 32_768, "llama": 2048, "mistral": 131_072, "gpt_neox": 2048}
+DEFAULT_MAX_POSITIONS = 32_768
+QWEN3_HEAD_DIM = 128
+_MISTRAL_WINDOW = 4096
+# mlx-lm's gpt_neox takes the tanh approximation for all of them: up to 5e-4 an activation.
+_NEOX_ACTIVATIONS = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh")
+# No dimension of a model comes near this; a larger one is a damaged file.
+_MAX_SIZE = 1 << 31
+
+
+def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The configuration of a supported architecture with all its values written out, in mlx-lm's and the flat names.
+
+    `tie_word_embeddings` stays as it is: only the weights can say what it means.
+
+    Raises:
+        InputError: a field that is missing or absurd, or that mlx-lm would compute otherwise without a word.
+    """
+    config = dict(raw)
+    kind = config["model_type"]
+    # No loader reads the key for gpt_neox, which has no grouped queries.
+    if config.get("num_key_value_heads") is None or kind == "gpt_neox":
+        config["num_key_value_heads"] = config.get("num_attention_heads")
+    if kind == "qwen3" and config.get("head_dim") is None:
+        config["head_dim"] = QWEN3_HEAD_DIM
+    elif config.get("head_dim", 0) is None:
+        del config["head_dim"]
+    if config.get("max_position_embeddings") is None:
+        config["max_position_embeddings"] = _MAX_POSITIONS.get(kind, DEFAULT_MAX_POSITIONS)
+    _write_rope(config, where)
+    _write_biases(config, where)
+    check_sizes(config, where)
+    _check_assumptions(config, where)
+    _close_window(config, where)
+    return config
+
+
+def loader_overrides(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a loader that reads `raw` itself must put over it; a key that would mislead it becomes None.
+
+    Raises: InputError as `complete_configuration` does.
+    """
+    complete = complete_configuration(raw, where)
+    dropped = {key: None for key in raw if key not in complete}
+    return dropped | {key: value for key, value in complete.items() if key not in raw or raw[key] != value}
+
+
+def foreign_quantization(config: Mapping[str, Any]) -> str | None:
+    """The tool that quantised the weights, when that was not MLX: awq, gptq, fp8, bitsandbytes, ...; None: nobody."""
+    found = config.get("quantization_config")
+    if not found or config.get("quantization") == found:
+        return None
+    if not isinstance(found, Mapping):
+        return "an unknown tool"
+    for key in ("quant_method", "quant_type"):
+        if isinstance(found.get(key), str):
+            return found[key][:40]
+    return "bitsandbytes" if {"load_in_4bit", "load_in_8bit"} & found.keys() else "an unknown tool"
+
+
+def refuse_foreign_quantization(config: Mapping[str, Any], where: str) -> None:
+    """Raises: InputError when another tool than MLX quantised the weights."""
+    tool = foreign_quantization(config)
+    if tool is not None:
+        raise InputError(
+            f"{where}: the weights are already quantised by {tool} (quantization_config), which is not read here; give"
+            " the original fp32, bf16 or fp16 checkpoint"
+        )
+
+
+def _write_rope(config: dict[str, Any], where: str) -> None:
+    base, share, scaling = read_rope(config, where)
+    if config["model_type"] == "gpt_neox":
+        config["rotary_emb_base"], config["rotary_pct"] = base, share
+    else:
+        config["rope_theta"] = base
+    for key in ("rope_parameters", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"):
+        config.pop(key, None)
+    if scaling is not None:
+        config["rope_scaling"] = scaling
+    if config.get("rope_traditional"):
+        raise InputError(f"{where}: rope_traditional is true, which transformers ignores and mlx-lm does not")
+
+
+def _write_biases(config: dict[str, Any], where: str) -> None:
+    kind = config["model_type"]
+    if kind == "qwen3" and config.get("attention_bias"):
+        raise InputError(f"{where}: attention_bias is true, for which mlx-lm's qwen3 has no place")
+    if kind == "gpt_neox":
+        config.setdefault("use_parallel_residual", True)
+        if config.get("attention_bias") is False:
+            raise InputError(f"{where}: attention_bias is false, but mlx-lm's gpt_neox has these biases always")
+    if kind == "mistral":
+        # mlx-lm runs it as llama, which has both; transformers' mistral has neither.
+        config.pop("attention_bias", None)
+        config.pop("mlp_bias", None)
+
+
+def check_sizes(config: Mapping[str, Any], where: str) -> None:
+    """Raises: InputError with every size that is missing or absurd, or when they do not divide."""
+    whole = [*_SIZES, "max_position_embeddings", *(["head_dim"] if "head_dim" in config else [])]
+    neox = config["model_type"] == "gpt_neox"
+    real = ("layer_norm_eps", "rotary_emb_base", "rotary_pct") if neox else ("rms_norm_eps", "rope_theta")
+    problems = []
+    for name in whole:
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MAX_SIZE:
+            problems.append(f"{name} is {repr(value)[:40]} where a positive whole number is needed")
+    for name in real:
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            problems.append(f"{name} is {repr(value)[:40]} where a positive number is needed")
+    if problems:
+        raise InputError(f"{where}: {all_problems(problems)}")
+    heads, kv_heads, hidden = config["num_attention_heads"], config["num_key_value_heads"], config["hidden_size"]
+    if heads % kv_heads or ("head_dim" not in config and hidden % heads):
+        raise InputError(f"{where}: hidden_size {hidden}, {heads} heads and {kv_heads} key/value heads do not divide")
+    head_dim = config.get("head_dim", hidden // heads)
+    rotated = int(head_dim * config["rotary_pct"]) if neox else head_dim
+    if rotated % 2 or not rotated:
+        raise InputError(f"{where}: {rotated} values of a head of {head_dim} are rotated, which is no even number")
+
+
+def _check_assumptions(config: Mapping[str, Any], where: str) -> None:
+    """Refuse what mlx-lm's model of this architecture computes otherwise without a word."""
+    kind, hidden, heads = config["model_type"], config["hidden_size"], config["num_attention_heads"]
+    if kind in ("qwen2", "gpt_neox") and config.get("head_dim", hidden // heads) != hidden // heads:
+        raise InputError(f"{where}: head_dim {config['head_dim']} is not {hidden // heads}, which mlx-lm assumes")
+    if kind == "gpt_neox" and config["intermediate_size"] != 4 * hidden:
+        raise InputError(f"{where}: intermediate_size is not 4 * hidden_size, which mlx-lm's gpt_neox assumes")
+    activations = _NEOX_ACTIVATIONS if kind == "gpt_neox" else ("silu",)
+    if config.get("hidden_act", activations[0]) not in activations:
+        raise InputError(
+            f"{where}: hidden_act {str(config['hidden_act'])[:40]!r} is not supported; {', '.join(activations)} is"
+        )
+
+
+def _close_window(config: dict[str, Any], where: str) -> None:
+    """mlx-lm attends to everything, so a model with a sliding window is the same only while the text fits into it."""
+    kind = config["model_type"]
+    if kind in ("qwen2", "qwen3"):
+        _refuse_sliding_blocks(config, where)
+    elif kind == "llama":
+        # transformers' llama knows neither; mlx-lm's would slide.
+        config.pop("layer_types", None)
+        config.pop("sliding_window", None)
+    elif kind == "mistral":
+        config.pop("layer_types", None)
+        window = config.get("sliding_window", _MISTRAL_WINDOW)
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window <= 0):
+            raise InputError(f"{where}: sliding_window is {repr(window)[:40]} where a positive whole number is needed")
+        if window is not None and window < config["max_position_embeddings"]:
+            if (config.get("rope_scaling") or {}).get("rope_type") == "dynamic":
+                raise InputError(f"{where}: a sliding_window together with dynamic rope scaling is not computed here")
+            config["max_position_embeddings"] = window
+        config["sliding_window"] = None
+
+
+def _refuse_sliding_blocks(config: dict[str, Any], where: str) -> None:
+    blocks, first = config["num_hidden_layers"], config.get("max_window_layers")
+    kinds = config.get("layer_types")
+    if kinds is not None and (not isinstance(kinds, list) or set(map(str, kinds)) != {"full_attention"}):
+        raise InputError(
+            f"{where}: layer_types asks for other than full_attention, which mlx-lm ignores for {config['model_type']}"
+        )
+    if not config.get("use_sliding_window"):
+        return
+    # transformers slides from block `max_window_layers` on.
+    reached = kinds is None and not (isinstance(first, int) and first >= blocks)
+    if reached and config.get("sliding_window", _MISTRAL_WINDOW) is not None:
+        raise InputError(
+            f"{where}: use_sliding_window is true, which mlx-lm ignores for {config['model_type']}, so long texts"
+            " would give other results; set it to false if the context stays within the window"
+        )
+    config["use_sliding_window"] = False

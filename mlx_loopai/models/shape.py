@@ -197,7 +197,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
         path = path / "config.json"
     if path.suffix.lower() == ".gguf":
         raise InputError(
-            f"{path}: a GGUF file, not a model folder; convert it first: mlx-loopai convert {path} --out DIR"
+            f"{path}: a GGUF file, not a model folder; convert it first: mlx-loopai convert {path}"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

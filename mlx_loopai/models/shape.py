@@ -196,9 +196,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
             raise InputError(f"{path}: no config.json in this folder; convert the model first (mlx-loopai convert)")
         path = path / "config.json"
     if path.suffix.lower() == ".gguf":
-        raise InputError(
-            f"{path}: a GGUF file, not a model folder; convert it first: mlx-loopai convert {path}"
-        )
+        raise InputError(f"{path}: a GGUF file, not a model folder; convert it first: mlx-loopai convert {path}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

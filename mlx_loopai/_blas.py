@@ -16,7 +16,8 @@ _LIBRARY = "libmkl_rt.so"
 # Set only where the user has not: MKL reads them when it is loaded.
 _DEFAULTS = {
     # Idle threads sleep at once. Spinning (200 ms by default) burns the core that MLX's own, single-threaded
-    # element-wise work or another process needs; it helped mixed work in each setting measured (docs/decisions/project.md).
+    # element-wise work or another process needs; it helped mixed work wherever it was measured
+    # (docs/decisions/project.md).
     "KMP_BLOCKTIME": "0",
     # The same bits in every run whatever the alignment of MLX's buffers: a resumed run must equal an unbroken one.
     "MKL_CBWR": "AUTO,STRICT",

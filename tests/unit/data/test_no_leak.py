@@ -12,7 +12,9 @@ from functools import cache
 import pytest
 import regex
 
-from mlx_loopai.data.samples import code_table, corpus, skills, texts
+from mlx_loopai.data.samples import code_table, composed_questions, corpus, skills, texts
+from mlx_loopai.data.samples import composed_prompts as composed_prompts_module
+from mlx_loopai.data.samples.composed_prompts import composed_prompts
 from mlx_loopai.data.samples.skills import SKILLS, Item
 from mlx_loopai.evaluation.questions import general_questions
 
@@ -40,6 +42,7 @@ def open_items() -> tuple[Item, ...]:
 def sources() -> dict[str, tuple[str, ...]]:
     """Everything but pretraining that a model may be trained or measured on: source -> its user turns."""
     found = {"open items": tuple(item.prompt for item in open_items()), "prompts.jsonl": tuple(texts.prompts())}
+    found["composed prompts"] = tuple(prompt for prompts in composed_prompts().values() for prompt in prompts)
     records = {
         "general": corpus.general_records(ALL, seed=0),
         "hurting": corpus.hurting_records(500, seed=0),
@@ -50,7 +53,7 @@ def sources() -> dict[str, tuple[str, ...]]:
     return found
 
 
-SOURCES = ("open items", "prompts.jsonl", "general", "hurting", "natural")
+SOURCES = ("open items", "prompts.jsonl", "composed prompts", "general", "hurting", "natural")
 
 
 @cache
@@ -159,3 +162,17 @@ def test_no_question_of_the_general_suite_occurs_elsewhere(source: str) -> None:
     asked = {normal(question.prompt) for questions in general_questions().values() for question in questions}
     assert len(asked) >= 200
     assert asked & {normal(prompt) for prompt in sources()[source]} == set()
+
+
+def test_no_wording_of_the_general_suite_is_rehearsed() -> None:
+    """Sums, programs, words and forms are composed on both sides: from other wordings, words and things."""
+    asked = [question for questions in general_questions().values() for question in questions]
+    shapes = {
+        regex.sub(r"\d+", "0", normal(question.prompt)) for question in asked if question.kind in ("sums", "code")
+    }
+    rehearsed = sources()["composed prompts"]
+    assert shapes & {regex.sub(r"\d+", "0", normal(prompt)) for prompt in rehearsed} == set()
+    words = {normal(word) for row in composed_questions._tables()["words"] for word in row}
+    assert words & {normal(word) for row in composed_prompts_module._tables()["words"] for word in row} == set()
+    things = {normal(thing) for code in ("ko", "en") for thing in composed_questions._tables()[f"form_words_{code}"]}
+    assert things & {normal(thing) for row in composed_prompts_module._tables()["things"] for thing in row} == set()

@@ -1,0 +1,112 @@
+"""Composes rehearsal prompts for skills that a base loses first: sums, words, short facts, what code prints, forms."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any
+
+import yaml
+
+TABLES = "prompt_tables.yaml"
+_SEED = 20262
+_SUMS_OF_A_WORDING = 6
+_PROGRAMS_OF_A_KIND = 6
+
+_SUMS = (
+    "{a} + {b} = ?",
+    "{a} - {b} = ?",
+    "{c} x {b} = ?",
+    "{a}에 {b}만큼 보태면 몇인가요?",
+    "{a}에서 {b}만큼 덜어 내면 몇인가요?",
+    "{c}의 {b}배는 몇인가요?",
+    "Work out {a} plus {b}.",
+    "Work out {a} minus {b}.",
+    "Work out {c} times {b}.",
+    "{a}和{b}的和是几？",
+    "{a}和{b}的差是几？",
+    "{c}和{b}的积是几？",
+    "버스에 {a}명이 타고 있다가 {b}명이 내렸습니다. 남은 사람은 몇 명인가요?",
+    "A farmer has {a} hens and gets {b} more. How many hens is that?",
+    "停车场有{a}辆车，又来了{b}辆，现在有几辆？",
+)
+_PROGRAMS = (
+    "x = {a}\ny = {b}\nprint(x + y)",
+    "x = {a}\nx -= {b}\nprint(x)",
+    "print(min({a}, {b}))",
+    "print(abs({b} - {a}))",
+    "print(len([{a}, {b}, {a}]))",
+    "print({a} > {b})",
+    "for i in range({b}):\n    pass\nprint(i)",
+    'print("{w}".capitalize())',
+    'print("{w}" + "{w}")',
+    'print("{w}".replace("a", "o"))',
+)
+_PROGRAM_WORDINGS = ("Say what this program prints:\n{program}", "이 파이썬 코드의 출력은 무엇인가요?\n{program}")
+_NAMES = ("banana", "garden", "market", "planet", "walnut", "candle")
+_TRANSLATIONS = (
+    "How do you say '{ko}' in English?",
+    "'{en}'을(를) 우리말로 하면?",
+    "“{zh}”用韩语怎么说？",
+    "'{zh}'는 우리말로 무슨 뜻인가요?",
+    "Give me the Chinese for '{en}'.",
+    "“{zh}”的英文单词是什么？",
+)
+_FORMS = (
+    "{ko} 하나만 낱말로 대답하세요.",
+    "{ko} 세 가지를 쉼표로 나누어 쓰세요. 설명은 필요 없어요.",
+    "{ko} 세 개를 1, 2, 3으로 번호를 매겨 적으세요.",
+    '{ko} 하나를 골라 {{"name": ...}} 꼴의 JSON으로 답하세요.',
+    "{ko} 하나를 골라 한 문장으로 소개해 주세요.",
+    "Answer with a single word: a {en}.",
+    "Three kinds of {en}, comma-separated, no explanation.",
+    "A numbered list with three kinds of {en}, please.",
+    'Pick a {en} and answer as JSON like {{"name": ...}}.',
+    "Pick a {en} and describe it in one sentence.",
+    "Pick a {en} and describe it in one Korean sentence.",
+)
+
+
+def composed_prompts() -> dict[str, list[str]]:
+    """Prompts by kind: sums, prints, words, short_facts, forms."""
+    tables = _tables()
+    return {
+        "sums": list(_sums()),
+        "prints": list(_programs()),
+        "words": list(_words(tables["words"])),
+        "short_facts": list(tables["short_facts"]),
+        "forms": [wording.format(ko=ko, en=en) for ko, en in tables["things"] for wording in _FORMS],
+    }
+
+
+def _tables() -> dict[str, Any]:
+    text = resources.files("mlx_loopai.data.samples").joinpath(TABLES).read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def _sums() -> Iterator[str]:
+    drawn = random.Random(_SEED)
+    for wording in _SUMS:
+        found: dict[str, None] = {}
+        while len(found) < _SUMS_OF_A_WORDING:
+            found[wording.format(a=drawn.randint(12, 60), b=drawn.randint(2, 9), c=drawn.randint(2, 9))] = None
+        yield from found
+
+
+def _programs() -> Iterator[str]:
+    drawn = random.Random(_SEED + 1)
+    for number, program in enumerate(_PROGRAMS):
+        found: dict[str, None] = {}
+        while len(found) < _PROGRAMS_OF_A_KIND:
+            code = program.format(a=drawn.randint(10, 40), b=drawn.randint(2, 9), w=drawn.choice(_NAMES))
+            found[_PROGRAM_WORDINGS[number % 2].format(program=code)] = None
+        yield from found
+
+
+def _words(table: list[tuple[str, str, str]]) -> Iterator[str]:
+    """Every word in three of the six directions."""
+    for number, (ko, en, zh) in enumerate(table):
+        for wording in _TRANSLATIONS[number % 2 :: 2]:
+            yield wording.format(ko=ko, en=en, zh=zh)

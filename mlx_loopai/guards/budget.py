@@ -1,0 +1,44 @@
+"""Holds a run inside its forgetting budget: what the guards weigh follows from how far the model has moved.
+
+A strength that holds one model does nothing to another. The budget is in nats a token, the same for all, and the
+controller finds the strength while the run trains.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+# The weight may become this many times larger or smaller than what the configuration says.
+WIDEST = 1000.0
+# Aim below the budget: the last readings of a run fall on both sides of the aim.
+AIM = 0.8
+# Of the logarithm of reading over aim: at each reading, and for its change since the one before.
+INTEGRAL, PROPORTIONAL = 0.35, 0.7
+# A reading near 0 says that the budget is unspent, not by how many orders of magnitude.
+LARGEST_ERROR = 1.5
+
+
+@dataclass(frozen=True)
+class GuardWeight:
+    """What the guards weigh: `factor` times their configured strength. `error`: of the last reading, None at first."""
+
+    log_factor: float = 0.0
+    error: float | None = None
+
+    @property
+    def factor(self) -> float:
+        return math.exp(self.log_factor)
+
+    def after(self, divergence: float, budget: float) -> GuardWeight:
+        """The weight after a reading of `divergence` (nats a token of KL from the base), for a `budget` above 0.
+
+        A PI controller in its velocity form on the logarithm of the weight, with the error log(divergence / aim) held
+        between two bounds. Without a state of its own it does not wind up at the bounds of the weight.
+        """
+        smallest = AIM * budget * math.exp(-LARGEST_ERROR)
+        error = min(LARGEST_ERROR, math.log(max(divergence, smallest) / (AIM * budget)))
+        change = error - (error if self.error is None else self.error)
+        bound = math.log(WIDEST)
+        moved = self.log_factor + INTEGRAL * error + PROPORTIONAL * change
+        return replace(self, log_factor=min(bound, max(-bound, moved)), error=error)

@@ -1,0 +1,67 @@
+"""The controller of the forgetting budget, against a model of a run that forgets less the more its guards weigh."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_loopai.guards.budget import AIM, INTEGRAL, LARGEST_ERROR, PROPORTIONAL, WIDEST, GuardWeight
+
+BUDGET = 0.02
+
+
+def run(start: float, readings: int = 30) -> tuple[list[float], list[float]]:
+    """Readings of a run whose distance follows, a third at a time, what its guards' weight allows: 0.02 / weight^0.7."""
+    weight, apart = GuardWeight(), 0.0
+    read, factors = [], []
+    for number in range(readings):
+        rate = 0.5 * (1 + math.cos(math.pi * number / readings))
+        wanted = BUDGET / (start * weight.factor) ** 0.7
+        apart += 0.5 * max(rate, 0.05) * (wanted - apart)
+        weight = weight.after(apart, BUDGET)
+        read.append(apart)
+        factors.append(weight.factor)
+    return read, factors
+
+
+@pytest.mark.parametrize("start", [0.01, 0.1, 1.0, 10.0, 100.0])
+def test_a_run_ends_inside_its_budget_wherever_it_began(start: float) -> None:
+    read, _ = run(start)
+    assert read[-1] <= BUDGET * 1.05
+    assert read[-1] >= BUDGET * 0.3
+
+
+def test_by_hand() -> None:
+    first = GuardWeight().after(AIM * BUDGET * math.e, BUDGET)
+    assert first.log_factor == pytest.approx(INTEGRAL)
+    second = first.after(AIM * BUDGET, BUDGET)
+    assert second.log_factor == pytest.approx(INTEGRAL - PROPORTIONAL)
+    assert second.error == pytest.approx(0.0)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.floats(1e-6, 10.0))
+def test_the_weight_stays_within_its_bounds(readings: list[float], budget: float) -> None:
+    weight = GuardWeight()
+    for reading in readings:
+        weight = weight.after(reading, budget)
+        assert 1 / WIDEST - 1e-12 <= weight.factor <= WIDEST * (1 + 1e-12)
+        assert weight.error is not None
+        assert abs(weight.error) <= LARGEST_ERROR + 1e-9
+
+
+def test_a_weight_at_its_bound_comes_back_at_the_first_reading_below() -> None:
+    weight = GuardWeight()
+    for _ in range(100):
+        weight = weight.after(1.0, BUDGET)
+    assert weight.factor == pytest.approx(WIDEST)
+    assert weight.after(0.0, BUDGET).factor < WIDEST / 2
+
+
+def test_the_next_weight_depends_on_the_state_alone() -> None:
+    """What a checkpoint keeps is enough to go on exactly."""
+    weight = GuardWeight().after(0.1, BUDGET).after(0.01, BUDGET)
+    again = GuardWeight(weight.log_factor, weight.error)
+    assert again.after(0.03, BUDGET) == weight.after(0.03, BUDGET)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_loopai.models.exponentials import sigmoid
+from mlx_loopai.models.gated_delta import linear_attention
 from mlx_loopai.models.lora import LoRALinear, dropout_drawn_from, dropout_key, dropping_the_same
 
 Positions = tuple[mx.array, mx.array]
@@ -47,7 +48,11 @@ def _run_block(
         found = block(states, mask, None)
         return found if positions is None else found[positions]
     # The pre-norm block of Qwen and Llama in its two halves: after the attention, rows do not see each other.
-    attended = states + block.self_attn(block.input_layernorm(states), mask, None)
+    normed = block.input_layernorm(states)
+    if "linear_attn" in block:
+        attended = states + linear_attention(block.linear_attn, normed)
+    else:
+        attended = states + block.self_attn(normed, mask, None)
     if positions is not None:
         attended = attended[positions]
     return attended + _swiglu(block.mlp, block.post_attention_layernorm(attended), lean)
@@ -65,23 +70,7 @@ def _swiglu(mlp: nn.Module, x: mx.array, lean: bool) -> mx.array:
         return mlp.down_proj(gate * sigmoid * up)
 
     run = nn.utils.checkpoint(mlp.down_proj, dropping_the_same(mlp.down_proj, project)) if lean else project
-    return run(gate, _sigmoid(gate), up)
-
-
-def _sigmoid(x: mx.array) -> mx.array:
-    """The logistic function of x. MLX's own takes three times as long on CPU, where `power` is the C library's."""
-    return mx.sigmoid(x) if mx.metal.is_available() or x.dtype != mx.float32 else _sigmoid_by_power(x)
-
-
-@mx.custom_function
-def _sigmoid_by_power(x: mx.array) -> mx.array:
-    return 1 / (1 + mx.power(2.0, -math.log2(math.e) * x))
-
-
-@_sigmoid_by_power.vjp
-def _sigmoid_pulled(_: mx.array, cotangent: mx.array, found: mx.array) -> mx.array:
-    # In closed form: where the power overflows, its own derivative would be 0 times infinity.
-    return cotangent * found * (1 - found)
+    return run(gate, sigmoid(gate), up)
 
 
 def _runner(block: nn.Module, run: Run) -> Run:

@@ -17,9 +17,16 @@ class LoopaiError(Exception):
 
 
 class InputError(LoopaiError):
-    """Wrong usage or wrong input: a missing file, a broken line, an unknown key (exit status 2)."""
+    """Wrong usage or wrong input: a missing file, a broken line, an unknown key (exit status 2).
+
+    argument: the one that is at fault, for callers that point at it; None where the message alone says it.
+    """
 
     exit_status = 2
+
+    def __init__(self, message: str, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class GateFailed(LoopaiError):

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.output import emit, progress
-from mlx_loopai.errors import Interrupted, LoopaiError
+from mlx_loopai.errors import Interrupted, LoopaiError, all_problems
 
 if TYPE_CHECKING:
+    from mlx_loopai.config import GenerationOptions
     from mlx_loopai.generation.answers import Answer, Standard
-    from mlx_loopai.generation.constraint import Constraint, Tally
-    from mlx_loopai.generation.engine import SamplingOptions
     from mlx_loopai.generation.grammar import Grammar
     from mlx_loopai.generation.prompts import Prompt
     from mlx_loopai.generation.request import Request
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
     from mlx_loopai.models.prompt_cache import Prefix
 
+# Above this share of overruled first choices the text is the constraint's more than the model's.
+_MUCH_MASKING = 0.1
 _ADVICE = "ask in other words, or raise --retries, --temperature or --max-removed"
 
 
@@ -39,81 +40,92 @@ class Output:
     quiet: bool
 
 
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the tokens that the model reads of it."""
+
+    prompt: Prompt
+    ids: Sequence[int]
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """Everything that is the same for all prompts of a call."""
 
     session: Session
-    options: SamplingOptions
+    options: GenerationOptions
     best_of: int
-    constraint: Constraint | None
-    tally: Tally
     grammar: Grammar | None = None
     standard: Standard | None = None
     draft: LoadedModel | None = None
     prefix: Prefix | None = None
 
-    @property
-    def scripts(self) -> str:
-        return str(self.constraint.scripts) if self.constraint else "off"
+    def request(self, question: Question, row: int = 0) -> Request:
+        """What is to be written, from the stream `row`. Raises: ContextOverflow for a prompt that leaves no room."""
+        from mlx_loopai.generation.session import fitted
 
-    def request(self, ids: Sequence[int], row: int) -> Request:
-        from mlx_loopai.generation.request import Request
+        options = fitted(self.options, len(question.ids), self.session.loaded.max_positions)
+        prefix = self.prefix if self.prefix is not None and self.prefix.fits(question.ids) else None
+        request = self.session.request(question.ids, options, self.grammar)
+        return dataclasses.replace(request, row=row, prefix=prefix)
 
-        prefix = self.prefix if self.prefix is not None and self.prefix.fits(ids) else None
-        return Request(ids, self.options, self.constraint, self.tally, row, self.grammar, prefix)
+    def requests(self, questions: Sequence[Question]) -> list[Request]:
+        """The same for all prompts of a file. Raises: ContextOverflow naming those that leave no room."""
+        from mlx_loopai.generation.session import ContextOverflow
 
-    def keys(self, all_ids: Sequence[Sequence[int]]) -> list[str]:
+        requests, problems = [], []
+        for row, question in enumerate(questions):
+            try:
+                requests.append(self.request(question, row))
+            except ContextOverflow as error:
+                problems.append(f"{question.prompt.origin}: {error}")
+        if problems:
+            raise ContextOverflow(all_problems(problems))
+        return requests
+
+    def keys(self, questions: Sequence[Question]) -> list[str]:
         """For each prompt a hash of everything that decides its answer."""
         from mlx_loopai.models.prompt_cache import cache_identity
 
         session = self.session
         settings = {
             **cache_identity(session.loaded.model, session.loaded.base_hash, session.adapter),
-            **dataclasses.asdict(self.options),
+            **self.options.model_dump(),
             "best_of": self.best_of,
-            "scripts": self.scripts,
-            "code_fences": self.constraint is not None and self.constraint.fences is not None,
             "grammar": self.grammar.source if self.grammar else "",
             "standard": repr(self.standard),
         }
         common = json.dumps(settings, sort_keys=True)
-        return [hashlib.sha256(f"{common} {list(ids)}".encode()).hexdigest()[:16] for ids in all_ids]
+        return [hashlib.sha256(f"{common} {list(one.ids)}".encode()).hexdigest()[:16] for one in questions]
 
 
-def answer_one(job: Job, prompt: Prompt, ids: list[int], output: Output) -> None:
+def answer_one(job: Job, question: Question, output: Output) -> None:
     """Answer one prompt and show it. Raises: LoopaiError when no attempt met the standard."""
-    started = time.perf_counter()
     together = job.best_of > 1 or job.standard is not None
-    answer = _chosen(job, ids, output) if together else _streamed(job, ids, output)
-    seconds = time.perf_counter() - started
+    request = job.request(question)
+    answer = _chosen(job, request, output) if together else _streamed(job, request, output)
     if answer.problem:
         raise LoopaiError(f"no answer was accepted in {_attempts(answer)}: {answer.problem}; {_ADVICE}")
-    written = answer.generation
     if together and not output.as_json:
-        click.echo(written.text)
-    document = {
-        "text": written.text,
-        "prompt_tokens": len(ids),
-        "generated_tokens": len(written.tokens),
-        "tokens_per_s": len(written.tokens) / seconds,
-        "seed": answer.seed,
-        "attempts": answer.attempts,
-        "scripts": job.scripts,
-        "masked_mass": job.tally.masked_mass,
-        "argmax_masked": job.tally.argmax_masked,
-        "finished": written.finished,
-        "sources": prompt.sources,
-    }
+        click.echo(answer.text.text)
+    document = {**answer.text.as_dict(), "attempts": answer.attempts, "sources": question.prompt.sources}
     emit(document, output.as_json, "")
+    if not output.quiet:
+        warn_of_cut([document], job.options)
+        # A form overrules the model's first choices too, which is no sign of damage.
+        warn_of_damage(0.0 if job.grammar else answer.text.argmax_masked)
 
 
-def answer_all(job: Job, prompts: list[Prompt], all_ids: list[list[int]], output: Output) -> None:
+def answer_all(job: Job, questions: Sequence[Question], output: Output) -> None:
     """Answer the prompts of a file together. Raises: LoopaiError when some answers met no standard, after all are
     written; Interrupted after Ctrl-C when the rows that ended are kept in a file.
     """
+    from mlx_loopai.generation.constraint import Tally
+
     started = time.perf_counter()
-    rows = _into_file(job, prompts, all_ids, output) if output.out else _in_memory(job, prompts, all_ids, output)
+    tally = Tally()
+    requests = [dataclasses.replace(request, tally=tally) for request in job.requests(questions)]
+    rows = _into_file(job, questions, requests, output) if output.out else _in_memory(job, questions, requests, output)
     seconds = time.perf_counter() - started
     n_tokens = sum(row["generated_tokens"] for row in rows)
     document = {
@@ -122,15 +134,18 @@ def answer_all(job: Job, prompts: list[Prompt], all_ids: list[list[int]], output
         "generated_tokens": n_tokens,
         "tokens_per_s": n_tokens / seconds,
         "seed": job.options.seed,
-        "scripts": job.scripts,
-        "masked_mass": job.tally.masked_mass,
-        "argmax_masked": job.tally.argmax_masked,
+        "scripts": job.options.scripts,
+        "masked_mass": tally.masked_mass,
+        "argmax_masked": tally.argmax_masked,
         "out": output.out,
     }
     if output.out is not None:
         emit(document, output.as_json, f"{output.out}: {len(rows)} answers, {n_tokens} tokens")
     else:
         emit(document, output.as_json, "\n\n".join(f"> {row['prompt']}\n{row['text']}" for row in rows))
+    if not output.quiet:
+        warn_of_cut(rows, job.options)
+        warn_of_damage(0.0 if job.grammar else tally.argmax_masked)
     failed = [row for row in rows if row["problem"]]
     if failed:
         first = failed[0]
@@ -140,86 +155,96 @@ def answer_all(job: Job, prompts: list[Prompt], all_ids: list[list[int]], output
         )
 
 
-def _streamed(job: Job, ids: list[int], output: Output) -> Answer:
-    """The answer, shown as it is written."""
-    from mlx_loopai.generation.answers import Answer, unfinished_form
-    from mlx_loopai.generation.engine import Generation, stream
+def warn_of_cut(rows: Sequence[Mapping[str, Any]], options: GenerationOptions) -> None:
+    """Say on stderr when a text was cut before the model ended it."""
+    cut = [row["generated_tokens"] for row in rows if not row["finished"]]
+    if not cut:
+        return
+    which = "the text was" if len(rows) == 1 else f"{len(cut)} of {len(rows)} texts were"
+    if max(cut) < options.max_tokens:
+        click.echo(f"{which} cut at the end of the model's context; shorten the prompt", err=True)
+    else:
+        click.echo(f"{which} cut after {options.max_tokens} tokens; --max-tokens allows more", err=True)
 
-    request = job.request(ids, 0)
-    texts: list[str] = []
-    tokens: list[int] = []
-    finished = False
-    for piece in stream(job.session.loaded, request, job.draft):
-        texts.append(piece.text)
-        tokens += [] if piece.token is None else [piece.token]
-        finished = piece.finished
-        if not output.as_json and piece.text:
-            click.echo(piece.text, nl=False)
+
+def warn_of_damage(argmax_masked: float) -> None:
+    """Say on stderr when the constraint had to overrule the model often."""
+    if argmax_masked > _MUCH_MASKING:
+        click.echo(
+            f"the constraint overruled the model's first choice at {argmax_masked:.0%} of the tokens: "
+            "the model itself writes other scripts; see `mlx-loopai evaluate`, or try --scripts off",
+            err=True,
+        )
+
+
+def _streamed(job: Job, request: Request, output: Output) -> Answer:
+    """The answer, shown as it is written."""
+    from mlx_loopai.generation.answer_stream import Writing, write
+    from mlx_loopai.generation.answers import Answer, unfinished_form
+
+    writing = Writing(request)
+    for text in write(job.session.loaded, writing, job.draft):
+        if text and not output.as_json:
+            click.echo(text, nl=False)
     if not output.as_json:
         click.echo()
-    written = Generation("".join(texts), tuple(tokens), finished, len(ids))
-    return Answer(written, job.options.seed, problem=unfinished_form(request, written))
+    written = writing.text()
+    return Answer(written, problem=unfinished_form(request, written))
 
 
-def _chosen(job: Job, ids: list[int], output: Output) -> Answer:
+def _chosen(job: Job, request: Request, output: Output) -> Answer:
     """The best of several drafts, or the first that meets the standard."""
-    ((_, answer),) = _answers(job, [ids], range(1), output)
+    ((_, answer),) = _answers(job, [request], output)
     return answer
 
 
-def _answers(
-    job: Job, all_ids: Sequence[Sequence[int]], places: Sequence[int], output: Output
-) -> Iterator[tuple[int, Answer]]:
-    """The answers to the prompts at `places` as they end, with progress."""
+def _answers(job: Job, requests: Sequence[Request], output: Output) -> Iterator[tuple[int, Answer]]:
+    """The answers to `requests` as they end, each with its place among them, with progress."""
     from mlx_loopai.generation.answers import write_answers
 
-    requests = [job.request(all_ids[place], place) for place in places]
     started, n_tokens = time.perf_counter(), 0
-    with progress(len(places), "generating", output.quiet, "answers") as shown:
-        for number, answer in write_answers(job.session.loaded, requests, job.best_of, job.standard):
-            n_tokens += len(answer.generation.tokens)
+    with progress(len(requests), "generating", output.quiet, "answers") as shown:
+        for place, answer in write_answers(job.session.loaded, requests, job.best_of, job.standard):
+            n_tokens += answer.text.generated_tokens
             shown.advance(note=f"{n_tokens / (time.perf_counter() - started):.0f} tokens/s")
-            yield places[number], answer
+            yield place, answer
 
 
-def _in_memory(job: Job, prompts: list[Prompt], all_ids: list[list[int]], output: Output) -> list[dict[str, Any]]:
-    found = dict(_answers(job, all_ids, range(len(prompts)), output))
-    return [{"id": prompt.id, **_row(prompt, found[place])} for place, prompt in enumerate(prompts)]
+def _in_memory(
+    job: Job, questions: Sequence[Question], requests: Sequence[Request], output: Output
+) -> list[dict[str, Any]]:
+    found = dict(_answers(job, requests, output))
+    return [{"id": one.prompt.id, **_row(one.prompt, found[place])} for place, one in enumerate(questions)]
 
 
-def _into_file(job: Job, prompts: list[Prompt], all_ids: list[list[int]], output: Output) -> list[dict[str, Any]]:
+def _into_file(
+    job: Job, questions: Sequence[Question], requests: Sequence[Request], output: Output
+) -> list[dict[str, Any]]:
     """The same, each row written as it ends; rows that the file already holds are kept."""
     from mlx_loopai.generation.answers_file import AnswersFile
 
     assert output.out is not None
-    with AnswersFile(output.out, [prompt.id for prompt in prompts], job.keys(all_ids)) as file:
-        missing = [place for place in range(len(prompts)) if place not in file.done]
+    with AnswersFile(output.out, [one.prompt.id for one in questions], job.keys(questions)) as file:
+        missing = [place for place in range(len(questions)) if place not in file.done]
         if file.done and not output.quiet:
-            click.echo(f"{output.out}: {len(file.done)} of {len(prompts)} answers are there already", err=True)
+            click.echo(f"{output.out}: {len(file.done)} of {len(questions)} answers are there already", err=True)
         try:
-            for place, answer in _answers(job, all_ids, missing, output) if missing else ():
-                file.add(place, _row(prompts[place], answer))
+            for number, answer in _answers(job, [requests[place] for place in missing], output) if missing else ():
+                file.add(missing[number], _row(questions[missing[number]].prompt, answer))
         except KeyboardInterrupt:
-            raise Interrupted(
-                f"{output.out}: {len(file.done)} of {len(prompts)} answers are written; the same command goes on there"
-            ) from None
+            written = f"{len(file.done)} of {len(questions)} answers are written"
+            raise Interrupted(f"{output.out}: {written}; the same command goes on there") from None
         return file.finish()
 
 
 def _row(prompt: Prompt, answer: Answer) -> dict[str, Any]:
-    written = answer.generation
-    return {
-        "prompt": prompt.text,
-        # An answer with holes, or a refusal, would be taken for one.
-        "text": "" if answer.problem else written.text,
-        "prompt_tokens": written.prompt_tokens,
-        "generated_tokens": len(written.tokens),
-        "finished": written.finished,
-        "seed": answer.seed,
-        "attempts": answer.attempts,
-        "problem": answer.problem,
-        "sources": [dataclasses.asdict(source) for source in prompt.sources],
-    }
+    row = {"prompt": prompt.text, **answer.text.as_dict(), "attempts": answer.attempts, "problem": answer.problem}
+    # Time, and what rounding in a batch decides, would make two files of the same answers differ.
+    for name in ("tokens_per_s", "masked_mass", "argmax_masked"):
+        del row[name]
+    if answer.problem:
+        row["text"] = ""  # an answer with holes, or a refusal, would be taken for one
+    return row | {"sources": [dataclasses.asdict(source) for source in prompt.sources]}
 
 
 def _attempts(answer: Answer) -> str:

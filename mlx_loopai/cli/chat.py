@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.generate import constraint_options, sampling_options, warn_of_damage
+from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage
+from mlx_loopai.cli.generation_options import generation_flags, read_flags
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError
 
@@ -70,9 +71,7 @@ class _Console:
 )
 @click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
 @click.option("--load", type=_FILE, help="Go on from a conversation that /save wrote.")
-@sampling_options
-@constraint_options
-@click.option("--filter/--no-filter", "filtered", default=True, show_default=True, help="Clean answers of markup.")
+@generation_flags()
 @click.option(
     "--context", type=click.IntRange(2), help="Tokens of conversation and answer.  [default: the model's, at most 8192]"
 )
@@ -85,13 +84,10 @@ def command(
     genre: str | None,
     system: str | None,
     load: Path | None,
-    scripts: str,
-    code_fences: bool,
-    filtered: bool,
     context: int | None,
     as_json: bool,
     quiet: bool,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Talk with a model: a line is a request, and lines that begin with / are commands (/help lists them).
 
@@ -99,26 +95,17 @@ def command(
     --json prints a JSON document a line for every answer. When the conversation no longer fits the context, its oldest
     turns leave, and a line says so.
     """
-    from mlx_loopai.generation.answer_stream import policy_of
+    generation = read_flags(options)
     from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
-    from mlx_loopai.generation.constraint import build_constraint
     from mlx_loopai.generation.genres import shown_first
-    from mlx_loopai.generation.sampling import SamplingOptions
     from mlx_loopai.generation.session import open_session
     from mlx_loopai.text.alphabet import Scripts
 
-    policy, decoding = Scripts.parse(scripts), SamplingOptions(**sampling)
+    Scripts.parse(generation.scripts)  # before the weights
     loaded_chat = None if load is None else Conversation.load(load)
     examples, system = shown_first(genre, few_shot, system)
     session = open_session(model, adapter, system)
-    options = ChatOptions(
-        decoding,
-        context or session.usual_context,
-        build_constraint(session.loaded, policy, code_fences),
-        policy_of(policy) if filtered and not policy.is_off else None,
-        examples,
-    )
-    chat = Chat(session, options)
+    chat = Chat(session, ChatOptions(generation, session.context(context), examples))
     if loaded_chat is not None:
         chat.begin(loaded_chat)
     _talk(chat, _Console(as_json, quiet))
@@ -155,25 +142,19 @@ def _answer(chat: Chat, line: str, console: _Console) -> None:
     if turn.left_out:
         console.note(f"the conversation is longer than the context: its {turn.left_out} oldest exchanges left")
     stopped = not _shown(turn, console)
+    written = turn.writing.text()
     document = {
-        "text": turn.outlet.text,
-        "prompt_tokens": turn.prompt_tokens,
+        **written.as_dict(),
         "read_tokens": turn.read_tokens,
-        "generated_tokens": turn.generated_tokens,
-        "tokens_per_s": turn.generated_tokens / turn.seconds if turn.seconds else 0.0,
         "left_out": turn.left_out,
-        "finished": turn.finished,
         "stopped": stopped,
-        "seed": turn.seed,
-        "masked_mass": turn.tally.masked_mass,
-        "argmax_masked": turn.tally.argmax_masked,
-        "purity": turn.outlet.purity,
-        "removed": turn.outlet.removed,
     }
     emit(document, console.as_json, "")
     sys.stdout.flush()
     if not console.quiet:
-        warn_of_damage(turn.tally)
+        if not stopped:
+            warn_of_cut([document], chat.options.generation)
+        warn_of_damage(written.argmax_masked)
 
 
 def _shown(turn: Turn, console: _Console) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.generation_options import generation_flags, read_flags
 from mlx_loopai.cli.output import json_option, quiet_option
 from mlx_loopai.cli.rag import chroma_url_option
 from mlx_loopai.errors import InputError
@@ -16,7 +17,6 @@ from mlx_loopai.errors import InputError
 if TYPE_CHECKING:
     from mlx_loopai.data.records import Record
     from mlx_loopai.generation.answers import Standard
-    from mlx_loopai.generation.constraint import Tally
     from mlx_loopai.generation.grammar import Grammar
     from mlx_loopai.generation.prompts import Prompt
     from mlx_loopai.generation.session import Session
@@ -24,16 +24,11 @@ if TYPE_CHECKING:
     from mlx_loopai.models.prompt_cache import Prefix
 
 _FILE = click.Path(path_type=Path)
-# Above this share of overruled first choices the text is the constraint's more than the model's.
-_MUCH_MASKING = 0.1
-
-
-_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
 
 
 @dataclass(frozen=True)
 class _Given:
-    """The options of a call, but for those of sampling."""
+    """The options of a call, but for those of generation."""
 
     prompt: str | None
     prompts: Path | None
@@ -46,8 +41,6 @@ class _Given:
     chroma_url: str | None
     best_of: int
     system: str | None
-    scripts: str
-    code_fences: bool
     retries: int | None
     max_removed: float | None
     json_schema: Path | None
@@ -57,38 +50,6 @@ class _Given:
     out: Path | None
     as_json: bool
     quiet: bool
-
-
-def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that decide how tokens are chosen, under the names of SamplingOptions."""
-    options = (
-        click.option(
-            "--temperature", type=float, default=0.7, show_default=True, help="0: always the likeliest token."
-        ),
-        click.option(
-            "--top-p", type=float, default=0.9, show_default=True, help="Share of the probability kept; 1: all."
-        ),
-        click.option("--top-k", type=int, default=0, show_default=True, help="How many tokens are kept; 0: all."),
-        click.option(
-            "--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1: repeats less; 1: off."
-        ),
-        click.option("--max-tokens", type=int, default=256, show_default=True, help="Longest answer, in tokens."),
-        click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same text."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that decide which scripts an answer may be written in."""
-    command = click.option("--code-fences", is_flag=True, help="Allow everything inside ``` fences.")(command)
-    return click.option(
-        "--scripts",
-        default="ko+loanwords+gloss",
-        show_default=True,
-        help="Scripts an answer may use: off, or a sum of ko, latin, loanwords, gloss, han, emoji.",
-    )(command)
 
 
 def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,8 +91,7 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Write this many answers and keep the one that is most Korean and repeats least.",
 )
 @click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
-@sampling_options
-@constraint_options
+@generation_flags()
 @_standard_options
 @click.option(
     "--prompt-cache",
@@ -156,45 +116,39 @@ def command(**options: Any) -> None:
     With --retries or --max-removed an answer is judged first: one that declines, or of which the filter would remove
     too much, is written again with the next seed; when none is accepted the exit status is 1.
 
-    --scripts: ko is Hangul, digits and punctuation; latin is free, loanwords makes Latin words dear unless the prompt
-    holds them; gloss allows Hanja in brackets after Hangul, han everywhere.
+    --scripts: ko is Hangul, digits and punctuation; latin allows Latin words freely; loanwords makes Latin words that
+    the prompt does not hold less likely; gloss allows Hanja in brackets after Hangul, han everywhere.
     """
-    sampling = {name: options.pop(name) for name in _SAMPLING}
+    generation = read_flags(options)
     given = _Given(**options)
     from mlx_loopai.text.alphabet import Scripts
 
-    policy = Scripts.parse(given.scripts)
+    Scripts.parse(generation.scripts)  # before the weights, as all that is quick to check
     _check_together(given)
     asked = _read_prompts(given.prompt, given.prompts, given.out)
-    from mlx_loopai.cli.answering import Job, Output, answer_all, answer_one
-    from mlx_loopai.generation.constraint import Tally, build_constraint
-    from mlx_loopai.generation.engine import SamplingOptions, load_draft
+    from mlx_loopai.cli.answering import Job, Output, Question, answer_all, answer_one
+    from mlx_loopai.generation.engine import load_draft
+    from mlx_loopai.generation.session import answer_room
 
-    decoding = SamplingOptions(**sampling)
     session, examples = _session(given)
     loaded = session.loaded
-    asked = _grounded(asked, given, session, examples, loaded.max_positions - decoding.max_tokens)
-    constraint = build_constraint(loaded, policy, given.code_fences)
-    all_ids = [session.prompt_ids(one, examples) for one in asked]
+    budget = loaded.max_positions - answer_room(generation, loaded.max_positions)
+    asked = _grounded(asked, given, session, examples, budget)
+    questions = [Question(one, session.prompt_ids(one, examples)) for one in asked]
     job = Job(
-        session,
-        decoding,
-        given.best_of,
-        constraint,
-        Tally(),
-        _grammar(loaded, given),
-        _standard(given),
-        None if given.draft_model is None else load_draft(given.draft_model, loaded),
-        _prefix(session, examples, all_ids, given),
+        session=session,
+        options=generation,
+        best_of=given.best_of,
+        grammar=_grammar(loaded, given),
+        standard=_standard(given),
+        draft=None if given.draft_model is None else load_draft(given.draft_model, loaded),
+        prefix=_prefix(session, examples, [question.ids for question in questions], given),
     )
     output = Output(given.out, given.as_json, given.quiet)
     if given.prompts is None:
-        answer_one(job, asked[0], all_ids[0], output)
+        answer_one(job, questions[0], output)
     else:
-        answer_all(job, asked, all_ids, output)
-    # A form overrules the model's first choices too, which is no sign of damage.
-    if constraint is not None and job.grammar is None and not given.quiet:
-        warn_of_damage(job.tally)
+        answer_all(job, questions, output)
 
 
 def _check_together(given: _Given) -> None:
@@ -257,7 +211,9 @@ def _grammar(loaded: LoadedModel, given: _Given) -> Grammar | None:
     return None if given.regex is None else regex_grammar(loaded, given.regex)
 
 
-def _prefix(session: Session, examples: Sequence[Record], all_ids: list[list[int]], given: _Given) -> Prefix | None:
+def _prefix(
+    session: Session, examples: Sequence[Record], all_ids: Sequence[Sequence[int]], given: _Given
+) -> Prefix | None:
     """What the prompts begin with together: from the file, or computed, and stored there when one is named."""
     from mlx_loopai.generation.prompts import single_prompt
     from mlx_loopai.models.prompt_cache import cache_identity, compute_prefix, read_prefix, save_prefix, shared_tokens
@@ -281,16 +237,6 @@ def _prefix(session: Session, examples: Sequence[Record], all_ids: list[list[int
     prefix = compute_prefix(session.loaded.model, tokens)
     save_prefix(path, prefix, identity)
     return prefix
-
-
-def warn_of_damage(tally: Tally) -> None:
-    """Say on stderr when the constraint had to overrule the model often."""
-    if tally.argmax_masked > _MUCH_MASKING:
-        click.echo(
-            f"the constraint overruled the model's first choice at {tally.argmax_masked:.0%} of the tokens: "
-            "the model itself writes other scripts; see `mlx-loopai evaluate`, or try --scripts off",
-            err=True,
-        )
 
 
 def _read_prompts(prompt: str | None, prompts: Path | None, out: Path | None) -> list[Prompt]:

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.generate import constraint_options
+from mlx_loopai.cli.generation_options import generation_flags, read_flags
 from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
 
@@ -38,19 +38,13 @@ _SPARE_CONNECTIONS = 64
 @click.option("--system", help="System prompt of requests that bring none; without it the adapter's own, if any.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: every one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
-@click.option("--temperature", type=float, default=0.7, show_default=True, help="Of requests that name none.")
-@click.option("--top-p", type=float, default=0.9, show_default=True, help="Of requests that name none.")
-@constraint_options
+@generation_flags("seed", "stop")
 @click.option(
     "--rag",
     type=click.Path(path_type=Path),
     help="Index of `rag build`: its best passages, found by words, are shown with a chat's last request and cited.",
 )
 @click.option("--rag-top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many passages.")
-@click.option("--filter/--no-filter", "filtered", default=True, show_default=True, help="Clean answers of markup.")
-@click.option(
-    "--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="The longest answer, in tokens."
-)
 @click.option(
     "--context", type=click.IntRange(2), help="Tokens of prompt and answer.  [default: the model's, at most 8192]"
 )
@@ -73,14 +67,8 @@ def command(
     system: str | None,
     host: str,
     port: int,
-    temperature: float,
-    top_p: float,
-    scripts: str,
-    code_fences: bool,
     rag: Path | None,
     rag_top: int,
-    filtered: bool,
-    max_tokens: int,
     context: int | None,
     concurrent: int,
     queue: int,
@@ -89,42 +77,44 @@ def command(
     allow_origin: tuple[str, ...],
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions, /v1/models, /health, and a page at /.
 
+    The options of sampling, scripts and cleaning hold for requests that do not set their own; no answer is longer than
+    --max-tokens.
     The environment variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must bear. Beside OpenAI's
     fields a request may have scripts, code_fences, filter, top_k and repetition_penalty. Ctrl-C or SIGTERM lets the
     answers that are being written end, for at most 10 seconds. --json prints one document with the address, when the
     server is ready.
     """
+    generation = read_flags(options)
     _require_stack()
-    from mlx_loopai.generation.sampling import SamplingOptions
     from mlx_loopai.generation.session import open_session
     from mlx_loopai.serving.app import ServeOptions
     from mlx_loopai.serving.request_body import Defaults
     from mlx_loopai.text.alphabet import Scripts
 
-    policy = Scripts.parse(scripts)
-    SamplingOptions(temperature=temperature, top_p=top_p)
+    Scripts.parse(generation.scripts)
     key = _api_key()
     with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         session = open_session(model, adapter, system)
         name = _served_name(model, session.adapter)
-        options = ServeOptions(
-            Defaults(name, policy, temperature, top_p, max_tokens, code_fences, filtered),
-            context or session.usual_context,
-            concurrent,
-            queue,
-            time_limit,
-            max_body,
-            retrieve,
-            ipaddress.ip_address(listening.getsockname()[0]).is_loopback,
-            allow_origin,
-            key,
+        serving = ServeOptions(
+            defaults=Defaults(name, generation),
+            context_tokens=session.context(context),
+            concurrent=concurrent,
+            queue=queue,
+            time_limit_s=time_limit,
+            max_body_bytes=max_body,
+            retrieve=retrieve,
+            loopback=ipaddress.ip_address(listening.getsockname()[0]).is_loopback,
+            origins=allow_origin,
+            api_key=key,
         )
-        _announce(listening, host, options, as_json, quiet)
+        _announce(listening, host, serving, as_json, quiet)
         with keep_awake():
-            _run(session, options, listening, quiet)
+            _run(session, serving, listening, quiet)
 
 
 @contextmanager
@@ -189,7 +179,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
     document = {
         "url": url,
         "model": options.defaults.model,
-        "scripts": str(options.defaults.scripts),
+        "scripts": options.defaults.options.scripts,
         "context_tokens": options.context_tokens,
         "key": options.api_key is not None,
     }

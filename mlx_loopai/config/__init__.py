@@ -6,6 +6,7 @@ from the classes in this package.
 
 from __future__ import annotations
 
+from mlx_loopai.config.generation import GenerationOptions, SamplingOptions, generation_options
 from mlx_loopai.config.options import (
     UNMEASURED_PENALTIES,
     ForgettingOptions,
@@ -28,6 +29,7 @@ from mlx_loopai.config.reading import flatten, load_config, option_table, valida
 __all__ = [
     "UNMEASURED_PENALTIES",
     "ForgettingOptions",
+    "GenerationOptions",
     "LoraOptions",
     "MemoryOptions",
     "Optimizer",
@@ -37,11 +39,13 @@ __all__ = [
     "PhaseOptions",
     "ReplayOptions",
     "RunConfig",
+    "SamplingOptions",
     "SelectionOptions",
     "SourceOptions",
     "TrainOptions",
     "TrainPath",
     "flatten",
+    "generation_options",
     "load_config",
     "option_table",
     "validate_config",

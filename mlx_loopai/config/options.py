@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PenaltyKind = Literal["none", "kronecker", "sketch", "hierarchical", "fisher", "hlora", "kl"]
 # Penalties that measure nothing on general data and keep nothing from step to step.
@@ -17,6 +17,19 @@ ReplaySource = Literal["none", "records", "self", "free"]
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 TrainPath = Literal["auto", "compiled", "eager"]
 Schedule = Literal["cosine", "linear", "constant"]
+
+
+# In single precision a much smaller temperature is a division by zero.
+_COLDEST = 1e-3
+
+
+def _warm_enough(temperature: float) -> float:
+    if temperature != 0 and temperature < _COLDEST:
+        raise ValueError(f"must be 0 (always the likeliest token), or {_COLDEST} and more")
+    return temperature
+
+
+Temperature = Annotated[float, AfterValidator(_warm_enough)]
 
 
 class Options(BaseModel):
@@ -120,7 +133,7 @@ class ReplayOptions(Options):
     )
     max_prompts: int = Field(400, ge=1, description="how many general prompts the base answers (source: self)")
     answer_tokens: int = Field(64, ge=1, description="longest rehearsal answer in tokens (source: self)")
-    temperature: float = Field(0.0, ge=0, description="sampling temperature of rehearsal answers; 0: greedy")
+    temperature: Temperature = Field(0.0, description="sampling temperature of rehearsal answers; 0: greedy")
 
     @model_validator(mode="after")
     def _free_answers_differ(self) -> ReplayOptions:

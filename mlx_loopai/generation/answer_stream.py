@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from mlx_loopai.generation.constraint import Tally
+from mlx_loopai.generation.engine import Piece, stream
+from mlx_loopai.generation.request import Request
+from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.text.alphabet import Scripts
 from mlx_loopai.text.filter import RULES, Filter, Policy
 from mlx_loopai.text.measures import purity
@@ -57,23 +65,87 @@ class Stops:
         return max(lengths, default=0)
 
 
-class Outlet:
-    """Pieces of an answer in, text to show out: `feed` them, then `close`.
+@dataclass(frozen=True)
+class Text:
+    """A text that was written, and how it came about.
 
-    policy: of the filter; None shows the text as the model wrote it.
+    text: as a reader gets it, after the filter. written: as the model wrote it, up to a stop string.
+    tokens: what the model chose, without the end-of-text token.
+    finished: the model ended it, or a stop string did; False when `max_tokens`, a reader or a time limit cut it.
+    removed: filter rule -> how often it applied; only rules that did.
+    masked_mass and argmax_masked: what the constraint had to do, see `constraint.Tally`.
     """
 
-    def __init__(self, stops: Sequence[str] = (), policy: Policy | None = None) -> None:
-        self._stops = Stops(stops)
-        self._filter = None if policy is None else Filter(policy)
+    text: str
+    written: str = field(repr=False)
+    finished: bool
+    prompt_tokens: int
+    tokens: tuple[int, ...] = field(repr=False)
+    seconds: float = field(compare=False)
+    seed: int
+    scripts: str
+    masked_mass: float
+    argmax_masked: float
+    removed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def generated_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def purity(self) -> float:
+        """Hangul letters / letters of `text`, in [0, 1]."""
+        return purity(self.text)
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.generated_tokens / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """What every command and the server say about a text."""
+        return {
+            "text": self.text,
+            "finished": self.finished,
+            "prompt_tokens": self.prompt_tokens,
+            "generated_tokens": self.generated_tokens,
+            "tokens_per_s": self.tokens_per_s,
+            "seed": self.seed,
+            "scripts": self.scripts,
+            "masked_mass": self.masked_mass,
+            "argmax_masked": self.argmax_masked,
+            "purity": self.purity,
+            "removed": dict(self.removed),
+        }
+
+
+class Writing:
+    """An answer in the making: the model's pieces in, text for a reader out. `take` them, then `end`.
+
+    Whatever writes (one stream, a batch, a server), the answer is accumulated here and nowhere else.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.tokens: list[int] = []
+        self._stops = Stops(request.stops)
+        self._filter = None if request.policy is None else Filter(request.policy)
+        self._written: list[str] = []
         self._shown: list[str] = []
+        self._ended = False
+        self._started = time.monotonic()
+        self._seconds: float | None = None
 
-    def feed(self, text: str) -> str:
-        return self._show(self._filtered(self._stops.feed(text)))
+    def take(self, piece: Piece) -> str:
+        """The text that is certain by now and was not shown yet."""
+        if piece.token is not None:
+            self.tokens.append(piece.token)
+        self._ended = piece.finished
+        return self._show(self._filtered(self._stops.feed(piece.text)))
 
-    def close(self) -> str:
-        """What was held back. The outlet must not be fed again."""
+    def end(self) -> str:
+        """What was held back. Nothing may be taken after it."""
         rest = self._filtered(self._stops.close())
+        self._seconds = time.monotonic() - self._started
         return self._show(rest + (self._filter.close() if self._filter else ""))
 
     @property
@@ -82,24 +154,43 @@ class Outlet:
         return self._stops.reached
 
     @property
-    def text(self) -> str:
-        """All that was shown so far."""
+    def shown(self) -> str:
+        """All text that was given out so far."""
         return "".join(self._shown)
 
-    @property
-    def purity(self) -> float:
-        """Of the text so far, see `text.measures`."""
-        return purity(self.text)
-
-    @property
-    def removed(self) -> dict[str, int]:
-        """Filter rule -> how often it applied; only rules that did."""
+    def text(self) -> Text:
+        """The result so far. It waits for what the constraint counted on the device."""
         counts = self._filter.removed if self._filter else {}
-        return {rule: counts[rule] for rule in RULES if counts.get(rule)}
+        request = self.request
+        tally = request.tally or Tally()
+        return Text(
+            text=self.shown,
+            written="".join(self._written),
+            finished=self._ended or self.stopped,
+            prompt_tokens=len(request.prompt),
+            tokens=tuple(self.tokens),
+            seconds=time.monotonic() - self._started if self._seconds is None else self._seconds,
+            seed=request.options.seed,
+            scripts=str(request.constraint.scripts) if request.constraint else "off",
+            masked_mass=tally.masked_mass,
+            argmax_masked=tally.argmax_masked,
+            removed={rule: counts[rule] for rule in RULES if counts.get(rule)},
+        )
 
     def _filtered(self, text: str) -> str:
+        self._written.append(text)
         return text if self._filter is None or not text else self._filter.feed(text)
 
     def _show(self, text: str) -> str:
         self._shown.append(text)
         return text
+
+
+def write(loaded: LoadedModel, writing: Writing, draft: LoadedModel | None = None) -> Iterator[str]:
+    """The text of one answer as it comes; `writing` knows the rest. See `engine.stream`."""
+    with contextlib.closing(stream(loaded, writing.request, draft)) as pieces:
+        for piece in pieces:
+            yield writing.take(piece)
+            if writing.stopped:
+                break
+    yield writing.end()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from mlx_loopai.generation.answer_stream import Text, Writing
 from mlx_loopai.generation.batch import Batch
-from mlx_loopai.generation.engine import BATCH_ROWS, Generation, Piece, check_prompts
+from mlx_loopai.generation.engine import BATCH_ROWS, check_prompts
 from mlx_loopai.generation.ranking import rank
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
@@ -44,34 +45,23 @@ class Standard:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer that was kept. `seed` wrote it, at the `attempts`-th attempt; `problem` is why it fails, or ""."""
+    """The text that was kept, written at the `attempts`-th attempt; `problem` is why it fails, or ""."""
 
-    generation: Generation
-    seed: int
+    text: Text
     attempts: int = 1
     problem: str = ""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Draft:
     place: int
     number: int
-    n_prompt: int
-    text: list[str] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-
-    def take(self, piece: Piece) -> None:
-        self.text.append(piece.text)
-        if piece.token is not None:
-            self.tokens.append(piece.token)
-
-    def whole(self, finished: bool) -> Generation:
-        return Generation("".join(self.text), tuple(self.tokens), finished, self.n_prompt)
+    writing: Writing
 
 
-def unfinished_form(request: Request, written: Generation) -> str:
+def unfinished_form(request: Request, text: Text) -> str:
     """Why an answer does not have the form that was asked for, or ""."""
-    cut = request.grammar is not None and not written.finished
+    cut = request.grammar is not None and not text.finished
     return f"its form is not complete after {request.options.max_tokens} tokens (`max_tokens`)" if cut else ""
 
 
@@ -108,7 +98,7 @@ class _Desk:
         self._batch, self._room = batch, 2 * batch_rows
         self._attempts = [0] * len(requests)
         self._drafts: dict[int, _Draft] = {}
-        self._ended: dict[int, dict[int, Generation]] = {}
+        self._ended: dict[int, dict[int, Text]] = {}
 
     def answers(self) -> Iterator[tuple[int, Answer]]:
         # Neighbours in length share little padding.
@@ -117,12 +107,16 @@ class _Desk:
             while waiting and len(self._batch) < self._room:
                 self._start(waiting.popleft())
             for found in self._batch.step():
-                draft = self._drafts[found.key]
-                draft.take(found.piece)
-                if not found.last:
+                draft = self._drafts.get(found.key)
+                if draft is None:
+                    continue  # a stop string ended it in this very step
+                draft.writing.take(found.piece)
+                if not (found.last or draft.writing.stopped):
                     continue
+                self._batch.remove(found.key)
                 del self._drafts[found.key]
-                self._ended[draft.place][draft.number] = draft.whole(found.piece.finished)
+                draft.writing.end()
+                self._ended[draft.place][draft.number] = draft.writing.text()
                 if len(self._ended[draft.place]) == self._best_of:
                     yield from self._judged(draft.place)
 
@@ -131,27 +125,26 @@ class _Desk:
         if self._best_of > 1 and len(request.prompt) > 1:
             prefix = compute_prefix(self._loaded.model, request.prompt[:-1], request.prefix)
             request = dataclasses.replace(request, prefix=prefix)
-        options = dataclasses.replace(request.options, seed=request.options.seed + self._attempts[place])
+        options = request.options.model_copy(update={"seed": request.options.seed + self._attempts[place]})
         self._attempts[place] += 1
         self._ended[place] = {}
         for number in range(self._best_of):
             row = request.row * self._best_of + number
-            key = self._batch.add(dataclasses.replace(request, options=options, row=row))
-            self._drafts[key] = _Draft(place, number, len(request.prompt))
+            draft = dataclasses.replace(request, options=options, row=row)
+            self._drafts[self._batch.add(draft)] = _Draft(place, number, Writing(draft))
 
     def _judged(self, place: int) -> Iterator[tuple[int, Answer]]:
         ended = self._ended.pop(place)
-        best = max((ended[number] for number in sorted(ended)), key=lambda one: rank(one.text, one.finished))
+        best = max((ended[number] for number in sorted(ended)), key=lambda one: rank(one.written, one.finished))
         problem = unfinished_form(self._requests[place], best)
         if not problem and self._standard:
-            problem = self._standard.problem(best.text, self._quoted(place))
-        options = self._requests[place].options
+            problem = self._standard.problem(best.written, self._quoted(place))
         # A greedy answer would come out the same again.
-        retries = self._standard.retries if self._standard and options.temperature else 0
+        retries = self._standard.retries if self._standard and self._requests[place].options.temperature else 0
         if problem and self._attempts[place] <= retries:
             self._start(place)
             return
-        yield place, Answer(best, options.seed + self._attempts[place] - 1, self._attempts[place], problem)
+        yield place, Answer(best, self._attempts[place], problem)
 
     def _quoted(self, place: int) -> frozenset[str]:
         prompt = self._loaded.tokenizer.decode(list(self._requests[place].prompt))

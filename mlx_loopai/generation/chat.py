@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.records import Message, Record, read_records
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
-from mlx_loopai.generation.answer_stream import Outlet
-from mlx_loopai.generation.constraint import Constraint, Tally
-from mlx_loopai.generation.engine import stream
+from mlx_loopai.generation.answer_stream import Writing, write
 from mlx_loopai.generation.prompts import Prompt, single_prompt
-from mlx_loopai.generation.request import Request
-from mlx_loopai.generation.sampling import SamplingOptions
-from mlx_loopai.generation.session import Session
+from mlx_loopai.generation.session import Session, answer_room, fitted
 from mlx_loopai.models.prompt_cache import KeptCache
-from mlx_loopai.text.filter import Policy
 
 # Turns leave several at a time: each time the oldest goes, everything after it must be read again.
 _KEPT_SHARE = 0.75
@@ -73,42 +68,31 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How answers are written. policy: of the filter, None for none. `context_tokens` hold prompt and answer."""
+    """How answers are written. `context_tokens` hold prompt and answer."""
 
-    sampling: SamplingOptions
+    generation: GenerationOptions
     context_tokens: int
-    constraint: Constraint | None = None
-    policy: Policy | None = None
     examples: Sequence[Record] = ()
 
 
 @dataclass(eq=False)
 class Turn:
-    """An answer in the making: iterate over it for its text; the other fields are final when it has ended.
+    """An answer in the making: take its `pieces`; `writing` holds what is known of it, finally when they have ended.
 
     left_out: how many of the oldest exchanges left for it. read_tokens: of the prompt, those that had to be computed.
     """
 
     left_out: int
-    prompt_tokens: int
     read_tokens: int
-    seed: int
-    outlet: Outlet = field(repr=False)
-    pieces: Generator[str, None, None] = field(init=False, repr=False)
-    tally: Tally = field(default_factory=Tally, repr=False)
-    generated_tokens: int = 0
-    finished: bool = False
-    seconds: float = 0.0
-
-    def __iter__(self) -> Iterator[str]:
-        return self.pieces
+    writing: Writing
+    pieces: Generator[str, None, None]
 
 
 class Chat:
     """A model in conversation. The keys and values of what was said are kept from turn to turn."""
 
     def __init__(self, session: Session, options: ChatOptions) -> None:
-        self._session, self._options = session, options
+        self._session, self.options = session, options
         self._cache = KeptCache(session.loaded.model)
         self.conversation = Conversation(session.system_prompt)
         self._skipped = 0
@@ -124,63 +108,45 @@ class Chat:
         """
         single_prompt(text)
         asked = self.conversation.with_turn("user", text)
-        before = self._skipped
-        ids = self._fitted(asked)
+        ids, skipped = self._shortened(asked)
+        options = fitted(self.options.generation, len(ids), self.options.context_tokens)
+        left_out, self._skipped = skipped - self._skipped, skipped
         prefix = self._cache.prefix(ids)
-        sampling = self._options.sampling
-        seed = sampling.seed + self.conversation.exchanges
-        turn = Turn(
-            self._skipped - before,
-            len(ids),
-            len(ids) - len(prefix.tokens),
-            seed,
-            Outlet(policy=self._options.policy),
+        options = options.model_copy(update={"seed": options.seed + self.conversation.exchanges})
+        writing = Writing(dataclasses.replace(self._session.request(ids, options), prefix=prefix))
+        return Turn(
+            left_out=left_out,
+            read_tokens=len(ids) - len(prefix.tokens),
+            writing=writing,
+            pieces=self._written(writing, asked),
         )
-        sampling = dataclasses.replace(sampling, seed=seed)
-        request = Request(ids, sampling, self._options.constraint, turn.tally, prefix=prefix)
-        turn.pieces = self._written(turn, request, asked)
-        return turn
 
-    def _written(self, turn: Turn, request: Request, asked: Conversation) -> Generator[str, None, None]:
-        started = time.perf_counter()
-        tokens = list(request.prompt)
+    def _written(self, writing: Writing, asked: Conversation) -> Generator[str, None, None]:
         whole = False
         try:
-            for piece in stream(self._session.loaded, request):
-                if piece.token is not None:
-                    tokens.append(piece.token)
-                    turn.generated_tokens += 1
-                turn.finished = piece.finished
-                yield turn.outlet.feed(piece.text)
-            whole = True
-            yield turn.outlet.close()
+            yield from write(self._session.loaded, writing)
+            whole = not writing.stopped
         finally:
-            turn.seconds = time.perf_counter() - started
             if whole:
-                self._cache.keep(tokens)
+                self._cache.keep([*writing.request.prompt, *writing.tokens])
             else:
                 # Stopped in the middle of a step, its layers may be of different lengths.
                 self._cache.forget()
             # Nothing was said when it was stopped at once: the next request would follow as a second turn.
-            if turn.outlet.text.strip():
-                self.conversation = asked.with_turn("assistant", turn.outlet.text)
+            if writing.shown.strip():
+                self.conversation = asked.with_turn("assistant", writing.shown)
 
-    def _fitted(self, asked: Conversation) -> list[int]:
-        """The prompt's tokens, without as many of the oldest exchanges as it takes to leave room for the answer."""
-        context, answer = self._options.context_tokens, self._options.sampling.max_tokens
-        ids = self._ids(asked, self._skipped)
-        room = context - answer
+    def _shortened(self, asked: Conversation) -> tuple[list[int], int]:
+        """The prompt's tokens, and how many of the oldest exchanges it leaves out to have room for the answer."""
+        room = self.options.context_tokens - answer_room(self.options.generation, self.options.context_tokens)
+        skipped = self._skipped
+        ids = self._ids(asked, skipped)
         if len(ids) <= room:
-            return ids
-        while len(ids) > _KEPT_SHARE * room and self._skipped < asked.exchanges:
-            self._skipped += 1
-            ids = self._ids(asked, self._skipped)
-        if len(ids) > room:
-            raise InputError(
-                f"the request has {len(ids)} tokens and an answer may have {answer}, more than the {context} of the "
-                "context together; shorten it, or lower `max_tokens`"
-            )
-        return ids
+            return ids, skipped
+        while len(ids) > _KEPT_SHARE * room and skipped < asked.exchanges:
+            skipped += 1
+            ids = self._ids(asked, skipped)
+        return ids, skipped
 
     def _ids(self, asked: Conversation, skip: int) -> list[int]:
-        return self._session.prompt_ids(Prompt(asked.messages(skip), "chat"), self._options.examples)
+        return self._session.prompt_ids(Prompt(asked.messages(skip), "chat"), self.options.examples)

@@ -7,7 +7,7 @@ number, computed lazily for a whole batch: nothing here waits for a token before
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,11 @@ from mlx_lm.generate import stream_generate, wired_limit
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlx_loopai.config import SamplingOptions
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.request import Request
-from mlx_loopai.generation.sampling import SamplingOptions, choose, penalise, uniforms
+from mlx_loopai.generation.sampling import choose, penalise, uniforms
 from mlx_loopai.generation.token_history import Past, left_padded, penalty_context
 from mlx_loopai.models.load import LoadedModel, load_model
 
@@ -72,7 +73,7 @@ def generate_stream(
     return stream(loaded, Request(prompt_ids, options, constraint, tally))
 
 
-def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = None) -> Iterator[Piece]:
+def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = None) -> Generator[Piece, None, None]:
     """One answer, piece by piece.
 
     With `draft`, a smaller model of the same vocabulary (`load_draft`), that one proposes tokens and the model checks

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_loopai.config import SamplingOptions
 from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.grammar import Grammar
-from mlx_loopai.generation.sampling import SamplingOptions, choose, penalty, uniforms
+from mlx_loopai.generation.sampling import choose, penalty, uniforms
 from mlx_loopai.models.prompt_cache import Prefix
+from mlx_loopai.text.filter import Policy
 
 Processor = Callable[[mx.array, mx.array], mx.array]
 Sampler = Callable[[mx.array], mx.array]
@@ -20,7 +22,8 @@ Sampler = Callable[[mx.array], mx.array]
 class Request:
     """One answer to write. It draws from the stream (options.seed, row), whatever is written beside it.
 
-    prefix: the beginning of `prompt` that need not be read again.
+    prefix: the beginning of `prompt` that need not be read again. stops: strings before which the answer ends.
+    policy: of the filter that its text passes; None shows the text as the model wrote it.
     """
 
     prompt: Sequence[int]
@@ -30,6 +33,8 @@ class Request:
     row: int = 0
     grammar: Grammar | None = None
     prefix: Prefix | None = None
+    stops: tuple[str, ...] = ()
+    policy: Policy | None = None
 
     def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:
         """How mlx-lm shall draw a token from logits (1, V), and what it shall do to them before.

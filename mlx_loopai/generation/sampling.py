@@ -2,55 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 from mlx_lm.sample_utils import apply_top_k
 
-from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.config import SamplingOptions
 from mlx_loopai.generation.token_history import PENALTY_CONTEXT
 
 # A cumulative sum may end an ulp below its parts' true total; the draw stays clear of that end.
 _BELOW_ONE = 1 - 1e-6
-# In single precision a much smaller temperature is a division by zero.
-_COLDEST = 1e-3
 _CANDIDATES = 1024
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `repetition_penalty` 1 are off.
-
-    The same seed gives the same text. Raises: InputError with every value out of range.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    max_tokens: int = 256
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = (
-            (
-                "temperature",
-                self.temperature == 0 or _COLDEST <= self.temperature < math.inf,
-                "0 (greedy) or 0.001 and more",
-            ),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "0 (off) or more"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0; 1 is off"),
-            ("max_tokens", self.max_tokens >= 1, "1 or more"),
-            ("seed", self.seed >= 0, "0 or more"),
-        )
-        problems = [f"{name} {getattr(self, name)}: must be {rule}" for name, fits, rule in checks if not fits]
-        if problems:
-            raise InputError(all_problems(problems))
 
 
 def penalty(factor: float) -> Callable[[mx.array, mx.array], mx.array]:

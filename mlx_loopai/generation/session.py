@@ -4,17 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.records import Record
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation.answer_stream import policy_of
+from mlx_loopai.generation.constraint import Constraint, Tally, build_constraint
+from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.prompts import Prompt, build_messages
+from mlx_loopai.generation.request import Request
 from mlx_loopai.models.adapters import CONFIG_FILE, load_adapter, read_adapter_config
 from mlx_loopai.models.load import LoadedModel, load_model
+from mlx_loopai.text.alphabet import Scripts
 
 # More is seldom wanted, and the keys and values of every conversation may grow to it.
 _USUAL_CONTEXT = 8192
+# A table of the default policy on a vocabulary of 150,000 tokens takes 56 MB.
+_KEPT_CONSTRAINTS = 4
+
+
+class ContextOverflow(InputError):
+    """A prompt and its answer have no room in the context."""
+
+
+class Constraints:
+    """The constraints of one model by policy; those asked for last are kept. Use it from the thread that owns MLX."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._kept: dict[tuple[Scripts, bool], Constraint | None] = {}
+
+    def get(self, scripts: Scripts, code_fences: bool) -> Constraint | None:
+        """None for `off`. Raises: InputError for a tokenizer whose bytes are unknown."""
+        wanted = (scripts, code_fences)
+        found = self._kept.pop(wanted, None) or build_constraint(self._loaded, scripts, code_fences)
+        self._kept[wanted] = found
+        if len(self._kept) > _KEPT_CONSTRAINTS:
+            del self._kept[next(iter(self._kept))]
+        return found
 
 
 @dataclass(frozen=True)
@@ -25,10 +55,39 @@ class Session:
     system_prompt: str
     adapter: Path | None
 
-    @property
-    def usual_context(self) -> int:
-        """Tokens of prompt and answer together, when nobody says how many: the model's, at most 8192."""
-        return min(self.loaded.max_positions, _USUAL_CONTEXT)
+    @cached_property
+    def constraints(self) -> Constraints:
+        return Constraints(self.loaded)
+
+    def context(self, wanted: int | None = None) -> int:
+        """Tokens of prompt and answer together in a conversation: `wanted`, else the model's, at most 8192.
+
+        Raises: InputError when the model was made for fewer.
+        """
+        most = self.loaded.max_positions
+        if wanted is not None and wanted > most:
+            raise InputError(f"`context` {wanted}: the model was made for {most} tokens; give at most that")
+        return wanted or min(most, _USUAL_CONTEXT)
+
+    def request(self, ids: Sequence[int], options: GenerationOptions, grammar: Grammar | None = None) -> Request:
+        """What `options` ask for, as a request that can be written: every way from a prompt to text begins here.
+
+        Raises: InputError for unknown scripts, or a tokenizer whose bytes are unknown.
+        """
+        scripts = Scripts.parse(options.scripts)
+        cleans = options.filter
+        if cleans is None:
+            # The model's own text is wanted, code and markup included.
+            cleans = not (scripts.is_off or options.code_fences or grammar)
+        return Request(
+            prompt=ids,
+            options=options,
+            constraint=self.constraints.get(scripts, options.code_fences),
+            tally=Tally(),
+            grammar=grammar,
+            stops=options.stop,
+            policy=policy_of(scripts) if cleans else None,
+        )
 
     def prompt_ids(self, prompt: Prompt, few_shot: Sequence[Record] = ()) -> list[int]:
         """The tokens that `prompt` and its examples become: the same form as a training row's.
@@ -40,6 +99,29 @@ class Session:
             return ChatEncoder(self.loaded.tokenizer).prompt_ids(messages)
         except InputError as error:
             raise InputError(f"{prompt.origin}: {error}") from None
+
+
+def answer_room(options: GenerationOptions, context_tokens: int) -> int:
+    """Tokens to keep free for an answer while its prompt grows: `max_tokens`, or half of a context where nobody chose.
+
+    Examples, passages and earlier turns may take the rest.
+    """
+    return options.max_tokens if options.limits_length else min(options.max_tokens, context_tokens // 2)
+
+
+def fitted(options: GenerationOptions, n_prompt: int, context_tokens: int) -> GenerationOptions:
+    """`options` with a `max_tokens` that the context has room for after a prompt of `n_prompt` tokens.
+
+    Raises: ContextOverflow when there is none, or less than somebody asked for.
+    """
+    room = context_tokens - n_prompt
+    wanted = options.max_tokens if options.limits_length else 1
+    if room < wanted:
+        raise ContextOverflow(
+            f"the prompt has {n_prompt} tokens and its answer may have {wanted}, more than the context of "
+            f"{context_tokens} together; shorten it, or lower `max_tokens`"
+        )
+    return options.model_copy(update={"max_tokens": min(options.max_tokens, room)})
 
 
 def open_session(

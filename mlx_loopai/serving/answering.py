@@ -47,16 +47,7 @@ class Answering:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-        self._task = Task(
-            tuple(prompt),
-            asked.options,
-            asked.scripts,
-            asked.code_fences,
-            asked.filtered,
-            asked.stops,
-            time.monotonic() + time_limit_s,
-            deliver,
-        )
+        self._task = Task(tuple(prompt), asked.options, time.monotonic() + time_limit_s, deliver)
         writer.submit(self._task)
 
     async def next(self) -> str | Report:

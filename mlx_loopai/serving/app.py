@@ -21,7 +21,7 @@ from starlette.routing import Route
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.grounding import ground_all
 from mlx_loopai.generation.prompts import Prompt, Source
-from mlx_loopai.generation.session import Session
+from mlx_loopai.generation.session import ContextOverflow, Session, answer_room, fitted
 from mlx_loopai.retrieval.index import Hit
 from mlx_loopai.serving.access import Guard, check_key
 from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Slots, events, unless_gone
@@ -94,7 +94,7 @@ class _Api:
     def __init__(self, session: Session, options: ServeOptions, log: Callable[[str], None]) -> None:
         self._session, self._options, self._log = session, options, log
         self._slots = Slots(options.concurrent + options.queue)
-        self._writer = Writer(session.loaded, options.concurrent, lambda reason: log(f"writing failed: {reason}"))
+        self._writer = Writer(session, options.concurrent, lambda reason: log(f"writing failed: {reason}"))
         # Reading a long prompt into tokens takes a while: neither the event loop nor the writer shall wait for it.
         self._encoder = ThreadPoolExecutor(1, "encoder")
         self._created = int(time.time())
@@ -190,8 +190,9 @@ class _Api:
                 close()
 
     def _done(self, request: Request, report: Report) -> None:
-        taken = f"{report.prompt_tokens} + {report.completion_tokens} tokens"
-        self._log(f"{request.method} {request.url.path} 200, {taken}, {report.details['tokens_per_s']:.1f} tokens/s")
+        written = report.written
+        taken = f"{written.prompt_tokens} + {written.generated_tokens} tokens"
+        self._log(f"{request.method} {request.url.path} 200, {taken}, {written.tokens_per_s:.1f} tokens/s")
 
     async def _body(self, request: Request) -> bytes:
         """The body, as long as it is small enough and comes soon enough. Raises: ApiError."""
@@ -221,14 +222,12 @@ class _Api:
             prompt, sources = await loop.run_in_executor(self._encoder, self._encode, asked)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from None
-        context = self._options.context_tokens
-        room = context - len(prompt)
-        wanted = asked.options.max_tokens if asked.own_limit else 1
-        if not prompt or room < wanted:
-            reason = f"the prompt has {len(prompt)} tokens and {wanted} are wanted, of {context} in all; ask for less"
-            raise ApiError(400, reason, "messages", "context_length_exceeded")
-        limit = min(asked.options.max_tokens, room)
-        options = dataclasses.replace(asked.options, max_tokens=limit)
+        if not prompt:
+            raise ApiError(400, "the prompt is empty: it has no tokens", "prompt")
+        try:
+            options = fitted(asked.options, len(prompt), self._options.context_tokens)
+        except ContextOverflow as error:
+            raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
         return dataclasses.replace(asked, options=options), prompt, sources
 
     def _encode(self, asked: Asked) -> tuple[list[int], Sequence[Source] | None]:
@@ -237,7 +236,6 @@ class _Api:
         prompt, context = Prompt(asked.prompt, "messages"), self._options.context_tokens
         if self._options.retrieve is None:
             return self._session.prompt_ids(prompt), None
-        # Where the request sets no limit of its own, passages may take half of the context.
-        answer = asked.options.max_tokens if asked.own_limit else min(asked.options.max_tokens, context // 2)
-        [prompt] = ground_all([prompt], self._options.retrieve, self._session, (), context - answer)
+        budget = context - answer_room(asked.options, context)
+        [prompt] = ground_all([prompt], self._options.retrieve, self._session, (), budget)
         return self._session.prompt_ids(prompt), prompt.sources

@@ -10,14 +10,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
+from mlx_loopai.config import GenerationOptions, generation_options
 from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
-from mlx_loopai.generation.sampling import SamplingOptions
 from mlx_loopai.serving.shapes import ApiError
 from mlx_loopai.text.alphabet import Scripts
 
-MAX_STOPS = 16
-_MAX_STOP_CHARS = 200
 _SEEDS = 1 << 31
 _LARGEST_SEED = (1 << 63) - 1
 
@@ -44,31 +42,18 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for a request that does not say otherwise, and the most that it may ask for."""
+    """What holds for a request that does not say otherwise; no answer is longer than `options.max_tokens`."""
 
     model: str
-    scripts: Scripts
-    temperature: float = 0.7
-    top_p: float = 0.9
-    max_tokens: int = 1024
-    code_fences: bool = False
-    filtered: bool = True
+    options: GenerationOptions
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that can be answered. `options.max_tokens` is the server's limit where `own_limit` is False.
-
-    prompt: the messages of a chat, or the text of a plain completion.
-    """
+    """A request that can be answered. prompt: the messages of a chat, or the text of a plain completion."""
 
     prompt: tuple[Message, ...] | str
-    options: SamplingOptions
-    own_limit: bool
-    scripts: Scripts
-    code_fences: bool
-    filtered: bool
-    stops: tuple[str, ...]
+    options: GenerationOptions
     stream: bool
     with_usage: bool
 
@@ -99,8 +84,8 @@ class _Body(BaseModel):
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=0, le=_LARGEST_SEED)
     stop: str | list[str] | None = None
     stream: bool | None = None
@@ -131,19 +116,11 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
         raise _invalid(error) from None
     if read.model is not None and read.model != defaults.model:
         raise ApiError(404, f"model {read.model!r}: this server has {defaults.model}", "model", "model_not_found")
-    scripts = _scripts(read.scripts, defaults)
-    # Without a constraint the model's own text is wanted, code and markup included.
-    filtered = read.filter if read.filter is not None else defaults.filtered and not scripts.is_off
     return Asked(
-        _turns(read.messages) if isinstance(read, _ChatBody) else read.prompt,
-        _options(read, defaults),
-        (read.max_tokens or read.max_completion_tokens) is not None,
-        scripts,
-        defaults.code_fences if read.code_fences is None else read.code_fences,
-        filtered,
-        _stops(read.stop),
-        bool(read.stream),
-        bool(read.stream_options and read.stream_options.include_usage),
+        prompt=_turns(read.messages) if isinstance(read, _ChatBody) else read.prompt,
+        options=_options(read, defaults.options),
+        stream=bool(read.stream),
+        with_usage=bool(read.stream_options and read.stream_options.include_usage),
     )
 
 
@@ -170,47 +147,20 @@ def _invalid(error: ValidationError) -> ApiError:
     return ApiError(400, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}", place)
 
 
-def _scripts(text: str | None, defaults: Defaults) -> Scripts:
-    if text is None:
-        return defaults.scripts
+def _options(read: _Body, defaults: GenerationOptions) -> GenerationOptions:
+    """What a request asks for over the server's `defaults`; a longer answer than the server gives is cut to that."""
+    given = read.model_dump(include=set(GenerationOptions.model_fields), exclude_none=True)
+    if read.stop is not None:
+        given["stop"] = (read.stop,) if isinstance(read.stop, str) else tuple(read.stop)
+    wanted = read.max_completion_tokens or read.max_tokens
     try:
-        return Scripts.parse(text)
+        Scripts.parse(given.get("scripts", defaults.scripts))
+        options = generation_options({"seed": secrets.randbelow(_SEEDS), **given}, defaults)
     except InputError as error:
-        raise ApiError(400, str(error), "scripts") from None
-
-
-def _options(read: _Body, defaults: Defaults) -> SamplingOptions:
-    limits = {"max_tokens": read.max_tokens, "max_completion_tokens": read.max_completion_tokens}
-    for name, value in limits.items():
-        if value is not None and not 1 <= value <= defaults.max_tokens:
-            raise ApiError(400, f"{name} {value}: must be from 1 to {defaults.max_tokens} on this server", name)
-    given = {
-        "temperature": read.temperature,
-        "top_p": read.top_p,
-        "top_k": read.top_k,
-        "repetition_penalty": read.repetition_penalty,
-        "max_tokens": read.max_completion_tokens or read.max_tokens,
-        "seed": read.seed,
-    }
-    settings = {
-        "temperature": defaults.temperature,
-        "top_p": defaults.top_p,
-        "max_tokens": defaults.max_tokens,
-        "seed": secrets.randbelow(_SEEDS),
-    }
-    settings |= {name: value for name, value in given.items() if value is not None}
-    try:
-        return SamplingOptions(**settings)  # type: ignore[arg-type]
-    except InputError as error:
-        raise ApiError(400, str(error)) from None
-
-
-def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > MAX_STOPS or any(not 0 < len(one) <= _MAX_STOP_CHARS for one in stops):
-        rule = f"at most {MAX_STOPS} strings of 1 to {_MAX_STOP_CHARS} characters"
-        raise ApiError(400, f"stop: give {rule}", "stop")
-    return stops
+        raise ApiError(400, str(error), error.argument) from None
+    if wanted is None:
+        return options.with_usual_length(defaults.max_tokens)
+    return options.model_copy(update={"max_tokens": min(wanted, defaults.max_tokens)})
 
 
 def _turns(turns: Sequence[_Turn]) -> tuple[Message, ...]:

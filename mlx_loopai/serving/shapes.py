@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.generation.answer_stream import Text
 from mlx_loopai.generation.prompts import Source
 
 Finish = Literal["stop", "length"]
@@ -39,21 +40,26 @@ class ApiError(LoopaiError):
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about an answer when it has ended; the fields after `completion_tokens` are our own."""
+    """What is known about an answer when it has ended. late: the time limit ended it."""
 
-    finish: Finish
-    prompt_tokens: int
-    completion_tokens: int
-    details: Mapping[str, Any]
+    written: Text
+    late: bool = False
+
+    @property
+    def finish(self) -> Finish:
+        return "stop" if self.written.finished else "length"
 
     @property
     def usage(self) -> dict[str, int]:
-        total = self.prompt_tokens + self.completion_tokens
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": total,
-        }
+        prompt, completion = self.written.prompt_tokens, self.written.generated_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What OpenAI's API has no field for."""
+        known = self.written.as_dict()
+        del known["text"], known["prompt_tokens"], known["generated_tokens"]
+        return known | {"time_limit": self.late}
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Reply:
 
     def _own(self, report: Report) -> dict[str, Any]:
         cited = {} if self.sources is None else {"sources": [asdict(source) for source in self.sources]}
-        return dict(report.details) | cited
+        return report.details | cited
 
     def _event(self, content: dict[str, Any], finish: Finish | None, more: dict[str, Any] | None = None) -> str:
         usage = {"usage": None} if self.with_usage else {}

@@ -6,20 +6,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from mlx_loopai.config import GenerationOptions
 from mlx_loopai.errors import InputError
-from mlx_loopai.generation.answer_stream import Outlet, policy_of
-from mlx_loopai.generation.batch import Batch, Request, RowPiece
-from mlx_loopai.generation.constraint import Constraint, Tally, build_constraint
-from mlx_loopai.generation.sampling import SamplingOptions
-from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.generation.answer_stream import Writing
+from mlx_loopai.generation.batch import Batch, RowPiece
+from mlx_loopai.generation.session import Session
 from mlx_loopai.serving.shapes import ApiError, Report
-from mlx_loopai.text.alphabet import Scripts
 
-# A table of the default policy on a vocabulary of 150,000 tokens takes 56 MB.
-_KEPT_CONSTRAINTS = 4
 _RETRY_S = 5
 
 Event = str | Report | ApiError
@@ -33,48 +28,25 @@ class Task:
     """
 
     prompt: tuple[int, ...]
-    options: SamplingOptions
-    scripts: Scripts
-    code_fences: bool
-    filtered: bool
-    stops: tuple[str, ...]
+    options: GenerationOptions
     deadline: float
     deliver: Callable[[Event], None]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Row:
     task: Task
-    outlet: Outlet
-    tally: Tally
-    n_tokens: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def report(self, ended: bool, late: bool = False) -> Report:
-        """How the answer ended; call it when all of its text is shown."""
-        seconds = time.monotonic() - self.started
-        details: dict[str, Any] = {
-            "seed": self.task.options.seed,
-            "scripts": str(self.task.scripts),
-            "masked_mass": self.tally.masked_mass,
-            "argmax_masked": self.tally.argmax_masked,
-            "purity": self.outlet.purity,
-            "removed": self.outlet.removed,
-            "tokens_per_s": self.n_tokens / seconds if seconds else 0.0,
-            "time_limit": late,
-        }
-        return Report("stop" if ended else "length", len(self.task.prompt), self.n_tokens, details)
+    writing: Writing
 
 
 class Writer:
     """Writes up to `batch_rows` answers at once; more of them wait. `start` it, and `close` it at the end."""
 
-    def __init__(self, loaded: LoadedModel, batch_rows: int, on_failure: Callable[[str], None]) -> None:
-        self._loaded, self._batch_rows, self._on_failure = loaded, batch_rows, on_failure
+    def __init__(self, session: Session, batch_rows: int, on_failure: Callable[[str], None]) -> None:
+        self._session, self._batch_rows, self._on_failure = session, batch_rows, on_failure
         self._orders: queue.SimpleQueue[tuple[str, Task] | None] = queue.SimpleQueue()
         self._rows: dict[int, _Row] = {}
         self._keys: dict[Task, int] = {}
-        self._constraints: dict[tuple[Scripts, bool], Constraint | None] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -104,7 +76,7 @@ class Writer:
     def _run(self) -> None:
         while not self._closing:
             try:
-                with Batch(self._loaded, self._batch_rows) as batch:
+                with Batch(self._session.loaded, self._batch_rows) as batch:
                     self._write(batch)
             except Exception as error:  # what breaks one batch must not end the server
                 self._on_failure(f"{type(error).__name__}: {error}")
@@ -133,34 +105,25 @@ class Writer:
 
     def _begin(self, batch: Batch, task: Task) -> None:
         try:
-            constraint = self._constraint(task.scripts, task.code_fences)
+            request = self._session.request(task.prompt, task.options)
         except InputError as error:
-            task.deliver(ApiError(400, str(error), "scripts"))
+            task.deliver(ApiError(400, str(error), error.argument))
             return
-        outlet = Outlet(task.stops, policy_of(task.scripts) if task.filtered else None)
-        row = _Row(task, outlet, Tally())
-        key = batch.add(Request(task.prompt, task.options, constraint, row.tally))
-        self._rows[key], self._keys[task] = row, key
-
-    def _constraint(self, scripts: Scripts, code_fences: bool) -> Constraint | None:
-        """The constraint of a policy; the ones asked for last are kept."""
-        wanted = (scripts, code_fences)
-        found = self._constraints.pop(wanted, None) or build_constraint(self._loaded, scripts, code_fences)
-        self._constraints[wanted] = found
-        if len(self._constraints) > _KEPT_CONSTRAINTS:
-            del self._constraints[next(iter(self._constraints))]
-        return found
+        key = batch.add(request)
+        self._rows[key], self._keys[task] = _Row(task, Writing(request)), key
 
     def _take(self, batch: Batch, found: RowPiece) -> None:
         row = self._rows.get(found.key)
         if row is None:
             return
-        row.n_tokens += found.piece.token is not None
-        self._show(row, row.outlet.feed(found.piece.text))
-        if found.last or row.outlet.stopped:
+        self._show(row, row.writing.take(found.piece))
+        if found.last or row.writing.stopped:
             self._drop(batch, found.key)
-            self._show(row, row.outlet.close())
-            row.task.deliver(row.report(ended=found.piece.finished or row.outlet.stopped))
+            self._end(row)
+
+    def _end(self, row: _Row, late: bool = False) -> None:
+        self._show(row, row.writing.end())
+        row.task.deliver(Report(row.writing.text(), late))
 
     def _show(self, row: _Row, text: str) -> None:
         if text:
@@ -170,12 +133,11 @@ class Writer:
         now = time.monotonic()
         for key, row in [(key, row) for key, row in self._rows.items() if row.task.deadline <= now]:
             self._drop(batch, key)
-            if not row.n_tokens:
+            if not row.writing.tokens:
                 busy = "the time limit passed before the answer began; ask again later"
                 row.task.deliver(ApiError(503, busy, code="timeout", retry_s=_RETRY_S))
                 continue
-            self._show(row, row.outlet.close())
-            row.task.deliver(row.report(ended=False, late=True))
+            self._end(row, late=True)
 
     def _drop(self, batch: Batch, key: int) -> None:
         batch.remove(key)

@@ -18,7 +18,6 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.text.scripts import EMOJI
 
 MAX_GLOSS_CHARS = 8
-DEFAULT_SCRIPTS = "ko+loanwords+gloss"
 PARTS = ("ko", "latin", "loanwords", "gloss", "han", "emoji")
 N_CODE_POINTS = 0x110000
 FORBIDDEN = -1
@@ -73,11 +72,12 @@ class Scripts:
         if unknown:
             raise InputError(
                 f"`scripts` {text}: unknown part {', '.join(unknown)}; give off, or a sum of {', '.join(PARTS)}, "
-                f"such as {DEFAULT_SCRIPTS}"
+                "such as ko+latin",
+                "scripts",
             )
         if "ko" not in parts:
             raise InputError(
-                f"`scripts` {text}: ko is missing, and with it digits and punctuation; add it, or give off"
+                f"`scripts` {text}: ko is missing, and with it digits and punctuation; add it, or give off", "scripts"
             )
         return cls(frozenset(parts))
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from mlx_loopai.cli import chat as chat_cli
 from mlx_loopai.cli.main import commands
 from mlx_loopai.errors import InputError
-from mlx_loopai.generation import chat as chat_room
+from mlx_loopai.generation import answer_stream
 
 SHORT = ("--temperature", "0", "--max-tokens", "12")
 
@@ -91,7 +91,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_ctrl_c_stops_the_answer_and_keeps_the_session(
     terminal: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stream, calls = chat_room.stream, []
+    stream, calls = answer_stream.stream, []
 
     def stopped_once(*arguments: Any) -> Iterator[Any]:
         calls.append(arguments)
@@ -100,7 +100,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_session(
                 raise KeyboardInterrupt
             yield piece
 
-    monkeypatch.setattr(chat_room, "stream", stopped_once)
+    monkeypatch.setattr(answer_stream, "stream", stopped_once)
     terminal("한국의 수도는?", KeyboardInterrupt, "/dance", "한국의 수도는?", EOFError)
     printed = run(capsys)
     stopped, answered, *_ = printed.out.splitlines()

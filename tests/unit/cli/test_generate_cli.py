@@ -9,8 +9,9 @@ import pytest
 import regex
 from click.testing import CliRunner, Result
 
+from mlx_loopai.cli.answering import warn_of_cut
 from mlx_loopai.cli.main import commands
-from mlx_loopai.config import LoraOptions
+from mlx_loopai.config import GenerationOptions, LoraOptions
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
 from mlx_loopai.generation.answers import Standard
 from mlx_loopai.generation.answers_file import AnswersFile
@@ -57,7 +58,7 @@ def test_one_prompt(tiny_model_folder: Path) -> None:
     asked = ("안녕?", "--model", tiny_model_folder, *SHORT)
     found = document(*asked)
     expected = {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished", "sources", "attempts"}
-    assert set(found) == expected | {"scripts", "masked_mass", "argmax_masked"}
+    assert set(found) == expected | {"scripts", "masked_mass", "argmax_masked", "purity", "removed"}
     assert found["generated_tokens"] == 6 or found["finished"]
     assert found["prompt_tokens"] > 5
     assert run(*asked).stdout == found["text"] + "\n"
@@ -139,7 +140,7 @@ def test_wrong_usage(tiny_model_folder: Path, run_folder: Path, tmp_path: Path) 
     assert "file of prompts" in failure("--prompts", lines, "--out", lines, *model)
     assert "no folder" in failure("--prompts", lines, "--out", tmp_path / "none" / "o.jsonl", *model)
     assert "is a folder" in failure("--prompts", lines, "--out", tmp_path, *model)
-    assert "top_p 2.0" in failure("안녕", "--top-p", "2", *model)
+    assert "--top-p 2.0" in failure("안녕", "--top-p", "2", *model)
     assert "no such folder" in failure("안녕", "--model", tmp_path / "없다")
     assert "config.json" in failure("안녕", "--model", tmp_path)
     assert "no such folder" in failure("안녕", *model, "--adapter", tmp_path / "없다")
@@ -244,3 +245,45 @@ def test_a_draft_model_and_a_form(tiny_model_folder: Path, tmp_path: Path) -> No
     for more in ((), ("--best-of", "2")):
         result = run(*asked, "--regex", "[가-힣]{9}", *more)
         assert "its form is not complete after 6 tokens" in str(result.exception)
+
+
+def test_a_text_that_was_cut_is_said_to_be(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("안녕?", "--model", tiny_model_folder, "--temperature", "0")
+    cut = run(*asked, "--max-tokens", "3")
+    assert "the text was cut after 3 tokens; --max-tokens allows more" in cut.stderr
+    lines = tmp_path / "a.txt"
+    lines.write_text("하나\n둘\n", encoding="utf-8")
+    assert "2 of 2 texts were cut after 3 tokens" in run("--prompts", lines, *asked[1:], "--max-tokens", "3").stderr
+    # Nobody chose a length: it is what the context leaves.
+    warn_of_cut([{"finished": False, "generated_tokens": 33}], GenerationOptions())
+    assert "cut at the end of the model's context; shorten the prompt" in capsys.readouterr().err
+
+
+def test_a_prompt_beyond_the_context_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = ("--model", tiny_model_folder)
+    said = failure("가 " * 900, *model, "--max-tokens", "5")
+    assert "more than the context of 1024 together; shorten it, or lower --max-tokens" in said
+    assert "its answer may have 2000" in failure("안녕?", *model, "--max-tokens", "2000")
+    lines = tmp_path / "a.txt"
+    lines.write_text(f"하나\n{'가 ' * 900}\n{'나 ' * 900}\n", encoding="utf-8")
+    said = failure("--prompts", lines, *model)
+    assert f"{lines}:2: the prompt has" in said
+    assert f"{lines}:3: the prompt has" in said
+    assert f"{lines}:1" not in said
+
+
+def test_stop_strings_and_the_filter(tiny_model_folder: Path) -> None:
+    asked = ("안녕?", "--model", tiny_model_folder, "--max-tokens", "60", "--temperature", "1.5", "--scripts", "off")
+    whole = document(*asked)
+    stop = whole["text"][10:12]
+    stopped = document(*asked, "--stop", stop)
+    assert stopped["text"] == whole["text"].partition(stop)[0]
+    assert stopped["finished"]
+    assert whole["removed"] == {}  # the scripts are off: nothing is cleaned
+    cleaned = document(*asked, "--filter")
+    assert cleaned["removed"]
+    assert cleaned["text"] != whole["text"]
+    assert run(*asked, "--filter").stdout == cleaned["text"] + "\n"
+    assert document(*asked, "--filter", "--best-of", "1", "--max-removed", "1")["text"] == cleaned["text"]

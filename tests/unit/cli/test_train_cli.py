@@ -163,6 +163,7 @@ def test_the_adapter_answers(command_line: CommandLine, tiny_model_folder: Path,
         "--scripts",
         "off",
         "--json",
+        "--quiet",
     )
     for adapter in (finished_run / "run" / "adapter", finished_run / "run"):
         ended = command_line(*asked, "--adapter", adapter)

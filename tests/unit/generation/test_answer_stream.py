@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.generation.answer_stream import Outlet, Stops, policy_of
+from mlx_loopai.config import SamplingOptions
+from mlx_loopai.generation.answer_stream import Stops, Writing, policy_of
+from mlx_loopai.generation.engine import Piece
+from mlx_loopai.generation.request import Request
 from mlx_loopai.text.alphabet import Scripts
 from mlx_loopai.text.filter import clean
 
@@ -37,20 +40,30 @@ def test_what_cannot_be_a_stop_is_not_held_back() -> None:
 
 
 @given(st.lists(st.sampled_from(["안녕 ", "<b>", "</b>", "하늘", "http://a.kr ", "끝", "🙂"]), max_size=12))
-def test_an_outlet_filters_what_stands_before_the_stop(pieces: list[str]) -> None:
-    scripts = Scripts.parse("ko")
-    outlet = Outlet(["끝"], policy_of(scripts))
-    text = "".join([outlet.feed(piece) for piece in pieces] + [outlet.close()])
-    cleaned = clean("".join(pieces).partition("끝")[0], policy_of(scripts))
-    assert (text, outlet.removed) == (cleaned.text, cleaned.removed)
-    assert outlet.text == text
-    assert outlet.purity == cleaned.purity
+def test_a_text_is_filtered_up_to_the_stop(pieces: list[str]) -> None:
+    policy = policy_of(Scripts.parse("ko"))
+    writing = Writing(Request([5], SamplingOptions(seed=3), stops=("끝",), policy=policy))
+    shown = "".join([writing.take(Piece(piece, 7, False)) for piece in pieces] + [writing.end()])
+    before, stop, _ = "".join(pieces).partition("끝")
+    cleaned = clean(before, policy)
+    text = writing.text()
+    assert (shown, text.text, text.written) == (cleaned.text, cleaned.text, before)
+    assert (text.removed, text.purity) == (cleaned.removed, cleaned.purity)
+    assert (text.finished, text.generated_tokens, text.prompt_tokens) == (bool(stop), len(pieces), 1)
+    assert (text.seed, text.scripts, text.masked_mass) == (3, "off", 0.0)
 
 
 def test_without_a_policy_nothing_is_removed() -> None:
-    outlet = Outlet()
-    assert outlet.feed("<b>안녕</b>") + outlet.close() == "<b>안녕</b>"
-    assert outlet.removed == {}
+    writing = Writing(Request([5], SamplingOptions()))
+    assert writing.take(Piece("<b>안녕</b>", 7, False)) + writing.end() == "<b>안녕</b>"
+    assert writing.text().removed == {}
+    assert not writing.text().finished  # nothing but the last piece of a model ends a text
+
+
+def test_the_models_own_end_is_no_token() -> None:
+    writing = Writing(Request([5], SamplingOptions()))
+    assert writing.take(Piece("끝.", 7, False)) + writing.take(Piece("", None, True)) + writing.end() == "끝."
+    assert (writing.text().finished, writing.tokens) == (True, [7])
 
 
 @pytest.mark.parametrize(

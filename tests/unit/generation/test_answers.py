@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from mlx_loopai.generation.answers import Answer, Standard, write_answers
@@ -26,28 +24,26 @@ def test_the_best_of_the_drafts_is_kept(tiny: LoadedModel) -> None:
     drafts = generate_batch(tiny, [ids for ids in PROMPTS for _ in range(3)], HOT)
     for place, one in enumerate(answers(tiny, HOT, best_of=3, batch_rows=4)):
         group = drafts[3 * place : 3 * place + 3]
-        assert one.generation in group
-        assert all(
-            rank(one.generation.text, one.generation.finished) >= rank(other.text, other.finished) for other in group
-        )
+        assert (one.text.text, one.text.finished) in [(other.text, other.finished) for other in group]
+        assert all(rank(one.text.text, one.text.finished) >= rank(other.text, other.finished) for other in group)
 
 
 def test_a_failed_answer_is_written_again_with_the_next_seed(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = answers(tiny, HOT)
-    bad = {plain[1].generation.text}
+    bad = {plain[1].text.text}
     monkeypatch.setattr(Standard, "problem", lambda self, text, quoted: "bad" if text in bad else "")
     found = answers(tiny, HOT, standard=Standard(retries=2))
-    assert [(one.seed, one.attempts, one.problem) for one in found] == [(1, 1, ""), (2, 2, ""), (1, 1, "")]
+    assert [(one.text.seed, one.attempts, one.problem) for one in found] == [(1, 1, ""), (2, 2, ""), (1, 1, "")]
     assert found[0] == plain[0]
-    assert found[1].generation == answers(tiny, dataclasses.replace(HOT, seed=2))[1].generation
+    assert found[1].text == answers(tiny, HOT.model_copy(update={"seed": 2}))[1].text
     monkeypatch.setattr(Standard, "problem", lambda self, text, quoted: "bad")
-    assert {(one.seed, one.attempts, one.problem) for one in answers(tiny, HOT, standard=Standard(retries=2))} == {
+    assert {(one.text.seed, one.attempts, one.problem) for one in answers(tiny, HOT, standard=Standard(retries=2))} == {
         (3, 3, "bad")
     }
     # A greedy answer would come out the same again.
-    greedy = answers(tiny, dataclasses.replace(HOT, temperature=0), standard=Standard(retries=2))
+    greedy = answers(tiny, HOT.model_copy(update={"temperature": 0.0}), standard=Standard(retries=2))
     assert {one.attempts for one in greedy} == {1}
 
 

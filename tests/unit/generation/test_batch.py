@@ -32,7 +32,8 @@ def alone(loaded: LoadedModel, request: Request) -> Generation:
 def together(loaded: LoadedModel, requests: Sequence[Request], rows: int = 32) -> list[Generation]:
     found = dict(write_answers(loaded, requests, batch_rows=rows))
     assert sorted(found) == list(range(len(requests)))
-    return [found[place].generation for place in range(len(requests))]
+    texts = [found[place].text for place in range(len(requests))]
+    return [Generation(one.written, one.tokens, one.finished, one.prompt_tokens) for one in texts]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 32])
@@ -40,7 +41,7 @@ def test_greedy_rows_equal_streams(ending_at: Callable[[set[int]], LoadedModel],
     constraint = build_constraint(tiny, Scripts.parse("ko+gloss"), code_fences=True)
     choices = [(1.0, None), (1.3, None), (1.0, constraint)]
     requests = [
-        Request(prompt, dataclasses.replace(GREEDY, repetition_penalty=factor, max_tokens=6 + 3 * place), held)
+        Request(prompt, GREEDY.model_copy(update={"repetition_penalty": factor, "max_tokens": 6 + 3 * place}), held)
         for place, (prompt, (factor, held)) in enumerate(zip(PROMPTS, choices * 3, strict=True))
     ]
     tokens = [token for request in requests for token in alone(tiny, request).tokens]
@@ -102,14 +103,14 @@ def test_a_prefix_that_was_read_before_changes_nothing(tiny: LoadedModel, option
 
 
 @pytest.mark.parametrize("scripts", ["off", "ko+gloss"])
-@pytest.mark.parametrize("options", [GREEDY, HOT, dataclasses.replace(HOT, repetition_penalty=1.3)])
+@pytest.mark.parametrize("options", [GREEDY, HOT, HOT.model_copy(update={"repetition_penalty": 1.3})])
 def test_a_draft_model_changes_nothing(tiny: LoadedModel, options: SamplingOptions, scripts: str) -> None:
     draft = load_draft(str(tiny.path), tiny)
     shallow = dataclasses.replace(draft, model=load_draft(str(tiny.path), tiny).model)
     shallow.model.model.layers = shallow.model.model.layers[:1]
     for place, prompt in enumerate(PROMPTS[:4]):
         constraint = build_constraint(tiny, Scripts.parse(scripts), code_fences=place == 3)
-        request = Request(prompt, dataclasses.replace(options, max_tokens=9 + place), constraint)
+        request = Request(prompt, options.model_copy(update={"max_tokens": 9 + place}), constraint)
         expected = list(stream(tiny, request))
         assert list(stream(tiny, request, draft)) == expected
         assert list(stream(tiny, request, shallow)) == expected

@@ -8,18 +8,18 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlx_loopai.config import GenerationOptions, SamplingOptions
 from mlx_loopai.data.records import Message, read_records
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation import answer_stream
 from mlx_loopai.generation import chat as chat_module
-from mlx_loopai.generation.answer_stream import policy_of
 from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
-from mlx_loopai.generation.engine import SamplingOptions, generate_stream
+from mlx_loopai.generation.engine import generate_stream
 from mlx_loopai.generation.prompts import Prompt
-from mlx_loopai.generation.session import Session, open_session
-from mlx_loopai.text.alphabet import Scripts
+from mlx_loopai.generation.session import ContextOverflow, Session, open_session
 
 QUESTIONS = ["안녕하세요?", "한국의 수도는?", "호랑이 이야기를 들려줘."]
-GREEDY = SamplingOptions(temperature=0, max_tokens=20)
+GREEDY = GenerationOptions(temperature=0, max_tokens=20, scripts="off")
 
 
 class CountingModel:
@@ -56,30 +56,30 @@ def test_turns_equal_fresh_answers_and_read_only_what_is_new(session: Session) -
         expected = fresh(session, chat.conversation.with_turn("user", question))
         counting.read = 0
         turn = chat.ask(question)
-        assert "".join(turn) == expected
+        assert "".join(turn.pieces) == expected
         assert chat.conversation.turns[-2:] == (Message("user", question), Message("assistant", expected))
         # What was said is known, but for the marker after the last answer; one step may run ahead of the end.
-        assert turn.prompt_tokens - turn.read_tokens >= earlier
-        assert turn.read_tokens < turn.prompt_tokens or not earlier
-        assert turn.read_tokens + turn.generated_tokens <= counting.read + 1
-        assert counting.read <= turn.read_tokens + turn.generated_tokens + 1
-        earlier = turn.prompt_tokens + turn.generated_tokens - 1
+        written = turn.writing.text()
+        assert written.prompt_tokens - turn.read_tokens >= earlier
+        assert turn.read_tokens < written.prompt_tokens or not earlier
+        assert turn.read_tokens + written.generated_tokens <= counting.read + 1
+        assert counting.read <= turn.read_tokens + written.generated_tokens + 1
+        earlier = written.prompt_tokens + written.generated_tokens - 1
 
 
 def test_going_back_and_being_stopped_leave_nothing_stale(session: Session) -> None:
     chat = Chat(session, ChatOptions(GREEDY, context_tokens=1024))
     for question in QUESTIONS[:2]:
-        assert "".join(chat.ask(question))
+        assert "".join(chat.ask(question).pieces)
     chat.begin(chat.conversation.undone())
     again = chat.conversation.with_turn("user", QUESTIONS[2])
     turn = chat.ask(QUESTIONS[2])
-    pieces = iter(turn)
-    begun = "".join(next(pieces) for _ in range(6))
+    begun = "".join(next(turn.pieces) for _ in range(6))
     turn.pieces.close()
     assert begun.strip()
     assert chat.conversation == again.with_turn("assistant", begun)
     expected = fresh(session, chat.conversation.with_turn("user", QUESTIONS[1]))
-    assert "".join(chat.ask(QUESTIONS[1])) == expected
+    assert "".join(chat.ask(QUESTIONS[1]).pieces) == expected
 
 
 def test_stopped_before_a_word_leaves_the_conversation_as_it_was(session: Session) -> None:
@@ -94,24 +94,28 @@ def test_the_oldest_turns_leave_when_the_context_is_full(session: Session) -> No
     left = 0
     for _ in range(8):
         turn = chat.ask(QUESTIONS[1])
-        assert turn.prompt_tokens + GREEDY.max_tokens <= 120
-        assert "".join(turn)
+        assert len(turn.writing.request.prompt) + GREEDY.max_tokens <= 120
+        assert "".join(turn.pieces)
         left += turn.left_out
     assert 0 < left < 8
     assert chat.conversation.exchanges == 8  # what the model no longer reads can still be saved
-    with pytest.raises(InputError, match="shorten it"):
+    with pytest.raises(ContextOverflow, match="shorten it"):
         chat.ask("가 나 다 " * 60)
+    # A request that was refused takes nothing from the conversation.
+    kept = chat.ask(QUESTIONS[1])
+    assert len(kept.writing.request.prompt) > 60
+    kept.pieces.close()
     with pytest.raises(InputError, match="empty"):
         chat.ask("  ")
     assert chat.conversation.exchanges == 8
 
 
 def test_the_seed_moves_on_with_the_turns(session: Session) -> None:
-    options = ChatOptions(SamplingOptions(temperature=1.2, max_tokens=12, seed=4), context_tokens=1024)
+    options = ChatOptions(GREEDY.model_copy(update={"temperature": 1.2, "seed": 4}), context_tokens=1024)
     talks = []
     for _ in range(2):
         chat = Chat(session, options)
-        talks.append([("".join(chat.ask(QUESTIONS[2])), chat.conversation.exchanges) for _ in range(2)])
+        talks.append([("".join(chat.ask(QUESTIONS[2]).pieces), chat.conversation.exchanges) for _ in range(2)])
     assert talks[0] == talks[1]
     assert talks[0][0][0] != talks[0][1][0]
 
@@ -119,13 +123,15 @@ def test_the_seed_moves_on_with_the_turns(session: Session) -> None:
 def test_the_filter_stands_between(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_loopai.generation.engine import Piece
 
-    monkeypatch.setattr(chat_module, "stream", lambda *_: iter([Piece("<b>안", 5, False), Piece("녕</b>", None, True)]))
+    pieces = [Piece("<b>안", 5, False), Piece("녕</b>", None, True)]
+    monkeypatch.setattr(answer_stream, "stream", lambda *_: (piece for piece in pieces))
     monkeypatch.setattr(chat_module.KeptCache, "keep", lambda self, tokens: None)
-    chat = Chat(session, ChatOptions(GREEDY, 1024, policy=policy_of(Scripts.parse("ko"))))
+    chat = Chat(session, ChatOptions(GREEDY.model_copy(update={"scripts": "ko"}), 1024))
     turn = chat.ask("?")
-    assert "".join(turn) == "안녕" == chat.conversation.turns[-1].content
-    assert turn.outlet.removed == {"html": 2}
-    assert (turn.generated_tokens, turn.finished) == (1, True)
+    assert "".join(turn.pieces) == "안녕" == chat.conversation.turns[-1].content
+    written = turn.writing.text()
+    assert written.removed == {"html": 2}
+    assert (written.generated_tokens, written.finished) == (1, True)
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_stream_equals_batch(tiny: LoadedModel) -> None:
     for fences in (False, True):
         constraint = constraint_of(tiny, "ko+loanwords+gloss", fences)
         prompt = tiny.tokenizer.encode("호랑이 user")
-        options = dataclasses.replace(HOT, repetition_penalty=1.3)
+        options = HOT.model_copy(update={"repetition_penalty": 1.3})
         streamed = [
             piece.token for piece in generate_stream(tiny, prompt, options, constraint) if piece.token is not None
         ]
@@ -173,7 +173,7 @@ def test_padding_rows_are_never_chosen(tiny: LoadedModel) -> None:
     model = Padded()
     del model.make_cache
     padded = dataclasses.replace(tiny, model=model)
-    options = dataclasses.replace(HOT, temperature=0)
+    options = HOT.model_copy(update={"temperature": 0})
     expected = generate_batch(tiny, [[5, 6]], options)
     assert generate_batch(padded, [[5, 6]], options) == expected
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_loopai.config import LoraOptions
+from mlx_loopai.config import LoraOptions, generation_options
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.engine import (
     Generation,
@@ -47,7 +46,7 @@ def common_tokens(generations: Sequence[Generation], count: int) -> set[int]:
 def test_greedy_batch_equals_one_by_one(
     ending_at: Callable[[set[int]], LoadedModel], rows: int, penalty: float, tiny: LoadedModel
 ) -> None:
-    options = dataclasses.replace(GREEDY, repetition_penalty=penalty, max_tokens=30)
+    options = GREEDY.model_copy(update={"repetition_penalty": penalty, "max_tokens": 30})
     # Ends at what the model says often: rows end at different steps, leave, and others take their places.
     loaded = ending_at(common_tokens(generate_batch(tiny, PROMPTS, options), 4))
     expected = [streamed(loaded, prompt, options) for prompt in PROMPTS]
@@ -86,7 +85,7 @@ def test_seeds_reproduce_and_rows_are_independent(tiny: LoadedModel) -> None:
     assert answered(tiny, options, 32) == first
     assert answered(tiny, options, 3) == first
     assert streamed(tiny, PROMPTS[0], options) == first[0]
-    assert answered(tiny, dataclasses.replace(options, seed=6), 32) != first
+    assert answered(tiny, options.model_copy(update={"seed": 6}), 32) != first
     same_prompt = generate_batch(tiny, [PROMPTS[2]] * 4, options)
     assert len({one.tokens for one in same_prompt}) == 4
 
@@ -101,7 +100,7 @@ def test_max_tokens_and_end_of_text(ending_at: Callable[[set[int]], LoadedModel]
     assert found[1:] == (cut, True)
     assert text.startswith(found[0])
     assert generate_batch(stopping, PROMPTS[:1], GREEDY)[0].tokens == cut
-    one = dataclasses.replace(GREEDY, max_tokens=1)
+    one = GREEDY.model_copy(update={"max_tokens": 1})
     assert streamed(endless, PROMPTS[0], one)[1] == tokens[:1]
     assert generate_batch(endless, PROMPTS[:1], one)[0] == Generation(
         streamed(endless, PROMPTS[0], one)[0], tokens[:1], False, 5
@@ -120,7 +119,7 @@ def test_a_character_that_is_cut_leaves_no_replacement_character(
 
     monkeypatch.setattr("mlx_loopai.generation.engine.choose", scripted)
     monkeypatch.setattr("mlx_loopai.generation.request.choose", scripted)
-    options = dataclasses.replace(GREEDY, max_tokens=cut)
+    options = GREEDY.model_copy(update={"max_tokens": cut})
     scripted.calls = 0  # type: ignore[attr-defined]
     text = streamed(tiny, [5], options)[0]
     scripted.calls = 0  # type: ignore[attr-defined]
@@ -215,6 +214,17 @@ def test_penalty() -> None:
 
 def test_wrong_options_are_all_named() -> None:
     with pytest.raises(InputError) as failure:
-        SamplingOptions(temperature=math.nan, top_p=0, top_k=-1, repetition_penalty=0, max_tokens=0, seed=-1)
-    for name in ("temperature nan", "top_p 0", "top_k -1", "repetition_penalty 0", "max_tokens 0", "seed -1"):
+        generation_options(
+            {
+                "temperature": math.nan,
+                "top_p": 0,
+                "top_k": -1,
+                "repetition_penalty": 1e-38,
+                "max_tokens": 0,
+                "seed": -1,
+                "stop": ("",),
+            }
+        )
+    named = ("`temperature` nan", "`top_p` 0", "`top_k` -1", "`repetition_penalty` 1e-38", "`max_tokens` 0")
+    for name in (*named, "`seed` -1", "`stop` ('',): give at most"):
         assert name in str(failure.value)

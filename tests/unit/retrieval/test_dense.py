@@ -45,7 +45,7 @@ def test_a_decoder_gives_unit_vectors_of_the_last_token(embedder: Embedder) -> N
         np.testing.assert_allclose(embedder.passages([text])[0], vector, atol=1e-5)
     assert embedder.encode("가")[-1] == 0  # <|endoftext|> of the tiny tokenizer
     np.testing.assert_allclose(embedder.query(TEXTS[0]), embedder.passages([INSTRUCTION + TEXTS[0]])[0], atol=1e-6)
-    assert len(embedder.encode("긴 글 " * 2000)) == 512
+    assert len(embedder.encode("긴 글 " * 2000)) == 1024
 
 
 def test_cosines_order_the_passages() -> None:

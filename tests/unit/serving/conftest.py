@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
+from mlx_loopai.config import GenerationOptions
 from mlx_loopai.generation.session import Session, open_session
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.serving.request_body import Defaults
-from mlx_loopai.text.alphabet import Scripts
 
-DEFAULTS = Defaults("nano", Scripts.parse("ko+loanwords+gloss"), max_tokens=400)
+DEFAULTS = Defaults("nano", GenerationOptions(max_tokens=400))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.records import Message
 from mlx_loopai.serving.request_body import Asked, Defaults, parse
 from mlx_loopai.serving.shapes import ApiError
-from mlx_loopai.text.alphabet import Scripts
 
-DEFAULTS = Defaults("nano", Scripts.parse("ko"), temperature=0.5, top_p=0.8, max_tokens=100)
+DEFAULTS = Defaults("nano", GenerationOptions(scripts="ko", temperature=0.5, top_p=0.8, max_tokens=100))
 ASKED = [{"role": "user", "content": "안녕?"}]
 
 
@@ -32,10 +32,9 @@ def test_a_request_that_says_nothing_gets_the_servers_settings() -> None:
     asked = chat()
     assert asked.prompt == (Message("user", "안녕?"),)
     assert (asked.options.temperature, asked.options.top_p, asked.options.max_tokens) == (0.5, 0.8, 100)
-    assert asked.scripts == DEFAULTS.scripts
-    assert asked.filtered
-    assert asked.stops == ()
-    assert (asked.own_limit, asked.stream, asked.with_usage) == (False, False, False)
+    assert (asked.options.scripts, asked.options.filter, asked.options.stop) == ("ko", None, ())
+    # The server's limit is no wish of the request's: what the context leaves will do.
+    assert (asked.options.limits_length, asked.stream, asked.with_usage) == (False, False, False)
     assert len({chat().options.seed for _ in range(5)}) > 1
 
 
@@ -45,13 +44,11 @@ def test_what_a_request_says_holds() -> None:
     asked = chat(model="nano", max_completion_tokens=9, user="me", unheard_of=3, n=1, tools=None, **options, **more)
     assert {name: getattr(asked.options, name) for name in options} == options
     assert asked.options.max_tokens == 9
-    assert (asked.own_limit, asked.stream, asked.with_usage) == (True, True, True)
-    assert asked.stops == ("끝",)
-    assert asked.scripts.is_off
-    # Nobody who wants the model's own text wants it filtered, unless they say so.
-    assert not asked.filtered
-    assert chat(scripts="off", filter=True).filtered
-    assert not chat(filter=False).filtered
+    assert (asked.options.limits_length, asked.stream, asked.with_usage) == (True, True, True)
+    assert (asked.options.stop, asked.options.scripts) == (("끝",), "off")
+    assert chat(filter=True).options.filter is True
+    assert chat(filter=False).options.filter is False
+    assert chat(max_tokens=101).options.max_tokens == 100  # no answer is longer than the server's limit
 
 
 def test_messages() -> None:
@@ -85,16 +82,16 @@ def test_text() -> None:
         ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "네"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, None),
-        ({"temperature": -1}, None),
+        ({"temperature": -1}, "temperature"),
         ({"temperature": 1e-300}, None),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": True}, "temperature"),
-        ({"top_p": 0}, None),
+        ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 101}, "max_tokens"),
         ({"max_completion_tokens": -1}, "max_completion_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"seed": -1}, "seed"),
+        ({"repetition_penalty": 1e-38}, "repetition_penalty"),
         ({"seed": 1 << 63}, "seed"),
         ({"stop": [""]}, "stop"),
         ({"stop": ["a"] * 17}, "stop"),
@@ -150,7 +147,7 @@ def test_any_json_is_a_request_or_a_400(fields: dict[str, Any], messages: Any, i
     except ApiError as error:
         assert error.status in (400, 404)
     else:
-        assert asked.options.max_tokens <= DEFAULTS.max_tokens
+        assert asked.options.max_tokens <= DEFAULTS.options.max_tokens
 
 
 @given(st.binary(max_size=60))

@@ -21,6 +21,7 @@ from mlx_loopai.generation.engine import SamplingOptions, generate_stream
 from mlx_loopai.generation.prompts import Prompt
 from mlx_loopai.generation.session import Session
 from mlx_loopai.retrieval.index import Index, build_index, open_index
+from mlx_loopai.text.alphabet import Scripts
 from tests.unit.serving.conftest import DEFAULTS, Running, Serving
 
 QUESTIONS = ["한국의 수도는?", "호랑이 이야기를 들려줘.", "안녕하세요?", "물은 몇 도에서 끓어?", "시를 한 편 써 줘."]
@@ -30,7 +31,9 @@ LONG: dict[str, Any] = {"max_tokens": 400, "temperature": 1.5, "scripts": "off",
 def expected(session: Session, question: str, max_tokens: int) -> str:
     ids = session.prompt_ids(Prompt((Message("user", question),), "test"))
     options = SamplingOptions(temperature=0, max_tokens=max_tokens)
-    pieces = generate_stream(session.loaded, ids, options, build_constraint(session.loaded, DEFAULTS.scripts))
+    pieces = generate_stream(
+        session.loaded, ids, options, build_constraint(session.loaded, Scripts.parse(DEFAULTS.options.scripts))
+    )
     return "".join(piece.text for piece in pieces)
 
 
@@ -275,7 +278,7 @@ def test_the_official_client(server: Running, nano: Session) -> None:
             whole.choices[0].message.content
         )
         assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
-        with pytest.raises(openai.BadRequestError, match="scripts klingon"):
+        with pytest.raises(openai.BadRequestError, match="`scripts` klingon"):
             client.chat.completions.create(**asked | {"extra_body": {"scripts": "klingon"}})
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(**asked | {"model": "gpt"})

@@ -1,0 +1,79 @@
+"""How a prompt becomes text: every option of it once, for one prompt, a file of them, a chat, a server and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from mlx_loopai.config.options import Options, Temperature
+from mlx_loopai.errors import InputError, all_problems
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 200
+
+
+class SamplingOptions(Options):
+    """How tokens are chosen, and at most how many. The same seed gives the same text."""
+
+    temperature: Temperature = Field(0.7, description="0: always the likeliest token")
+    top_p: float = Field(0.9, gt=0, le=1, description="share of the probability kept; 1: all")
+    top_k: int = Field(0, ge=0, description="how many tokens are kept; 0: all")
+    repetition_penalty: float = Field(1.0, ge=0.1, le=10, description="above 1: repeats less; 1: off")
+    max_tokens: int = Field(
+        1024, ge=1, description="longest text, in tokens; when not given, at most what the context leaves"
+    )
+    seed: int = Field(0, ge=0, description="the same seed gives the same text")
+
+
+class GenerationOptions(SamplingOptions):
+    """How a prompt becomes text: the choice of tokens, the scripts they may write, and what is cleaned away."""
+
+    scripts: str = Field(
+        "ko+loanwords+gloss",
+        description="scripts a text may use: off, or a sum of ko, latin, loanwords, gloss, han, emoji",
+    )
+    code_fences: bool = Field(False, description="allow everything inside ``` fences")
+    filter: bool | None = Field(
+        None,
+        description="clean the text of markup, links and code; when not given, yes unless `scripts` is off, "
+        "code fences are allowed or a form is asked for",
+    )
+    stop: tuple[str, ...] = Field((), description="end the text before this string; may be repeated")
+
+    @field_validator("stop")
+    @classmethod
+    def _few_and_short(cls, stops: tuple[str, ...]) -> tuple[str, ...]:
+        if len(stops) > MAX_STOPS or any(not 0 < len(one) <= MAX_STOP_CHARACTERS for one in stops):
+            raise ValueError(f"give at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters")
+        return stops
+
+    @property
+    def limits_length(self) -> bool:
+        """True when somebody chose `max_tokens`; otherwise a text may get what its context leaves."""
+        return "max_tokens" in self.model_fields_set
+
+    def with_usual_length(self, max_tokens: int) -> GenerationOptions:
+        """The same for a text whose length nobody chose: at most `max_tokens`, and what its context leaves."""
+        values = dict(self) | {"max_tokens": max_tokens}
+        return GenerationOptions.model_construct(_fields_set=self.model_fields_set - {"max_tokens"}, **values)
+
+
+def generation_options(values: Mapping[str, Any], defaults: GenerationOptions | None = None) -> GenerationOptions:
+    """The options that `values` give by name, over `defaults`. Raises: InputError naming every one out of range."""
+    given = defaults.model_dump(exclude_unset=True) if defaults else {}
+    try:
+        return GenerationOptions.model_validate(given | dict(values))
+    except ValidationError as error:
+        problems = error.errors()
+        first = problems[0]["loc"]
+        raise InputError(all_problems(map(_problem, problems)), str(first[0]) if first else None) from None
+
+
+def _problem(problem: Any) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "options"
+    if problem["type"] == "extra_forbidden":
+        return f"`{name}`: there is no such option; there are {', '.join(GenerationOptions.model_fields)}"
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"`{name}` {problem['input']!r}: {reason[:1].lower()}{reason[1:]}"

@@ -108,7 +108,12 @@ def _make_folder(
         tensors = plan.write_folder(folder, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
         found = _verify(checkpoint, folder.path, plan, on_progress) if check else None
     return Conversion(
-        out, tensors, sum(path.stat().st_size for path in out.iterdir()), plan.label, found, checkpoint.notes
+        out,
+        tensors,
+        sum(path.stat().st_size for path in out.iterdir()),
+        plan.label,
+        found,
+        (*checkpoint.notes, *plan.notes),
     )
 
 
@@ -124,7 +129,7 @@ def _make_file(
     with output_file(out, work) as path:
         tensors = plan.write_file(path, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
         found = _verify(checkpoint, path, plan, on_progress) if check else None
-    return Conversion(out, tensors, out.stat().st_size, plan.label, found, checkpoint.notes)
+    return Conversion(out, tensors, out.stat().st_size, plan.label, found, (*checkpoint.notes, *plan.notes))
 
 
 def _verify(checkpoint: Checkpoint, place: Path, plan: Plan, on_progress: StageProgress) -> Verification:

@@ -6,8 +6,10 @@ PEFT: `base_model.model.<module>.lora_A.weight` (R, D_in), `.lora_B.weight` (D_o
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
 
 # isort: split
 import mlx.core as mx
+import regex
 
 from converters.json_files import read_object
 from converters.quantization import to_mlx
@@ -25,14 +28,41 @@ from converters.tensors import TensorEntry
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import whole_folder
 from mlx_loopai.models.adapter_folder import Adapter, check_free, complete, mlx_config, split_module
-from mlx_loopai.models.adapters import CONFIG_FILE, save_arrays, write_settings
+from mlx_loopai.models.adapters import ASSUMED_BLOCKS, CONFIG_FILE, save_arrays, write_settings
 from mlx_loopai.models.lora import lora_scale
 from mlx_loopai.models.model_card import model_card
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
-_REFUSED = ("use_dora", "fan_in_fan_out", "modules_to_save", "trainable_token_indices", "lora_bias", "use_qalora")
+# Each changes what is computed, and is not sure to leave a trace in the tensors' names.
+_REFUSED = {
+    "use_dora": "DoRA scales the rows of the base",
+    "fan_in_fan_out": "the base keeps its matrices transposed",
+    "modules_to_save": "whole modules were trained",
+    "trainable_token_indices": "rows of the embedding were trained",
+    "lora_bias": "B has a bias",
+    "use_qalora": "the input is pooled first",
+    "use_bdlora": "the factors are block-diagonal",
+    "alora_invocation_tokens": "an aLoRA works only after its invocation tokens",
+    "layer_replication": "the base's blocks are repeated",
+    "target_parameters": "parameters that are no linear layer were trained",
+    "arrow_config": "a router mixes several adapters",
+    "kasa_config": "the base was cut to a lower rank",
+    "monteclora_config": "the factors are drawn at random",
+    "velora_config": "the input is compressed first",
+}
+# How A and B began is no matter for these: the base stayed what it is.
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_KNOWN = frozenset(
+    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config"
+    " exclude_modules inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config"
+    " lora_alpha lora_dropout lora_ga_config megatron_config megatron_core peft_type peft_version"
+    " qalora_group_size r rank_pattern revision runtime_config target_modules task_type use_rslora".split()
+)
+_MAX_PATTERN = 500
+# Patterns come from a stranger and may be made to match for ever.
+_PATTERNS_S = 2.0
 _NAME = re.compile(re.escape(_PREFIX) + r"(.+)\.lora_([AB])\.(?:[\w-]+\.)?weight")
 
 
@@ -65,17 +95,38 @@ def read_peft(folder: Path, n_blocks: int | None = None) -> Adapter:
     rank = max(a.shape[1] for a, _ in factors.values())
     rslora, alpha = bool(config.get("use_rslora", False)), config["lora_alpha"]
     scale = lora_scale(rank, alpha, rslora)
-    fitted = {name: _fitted(pair, _own_scale(name, pair, config), rank, scale) for name, pair in factors.items()}
-    notes = {"base": config["base_model_name_or_path"]} if config.get("base_model_name_or_path") else {}
+    alphas = _own_alphas(factors, config, folder / CONFIG_FILE)
+    fitted = {
+        name: _fitted(pair, lora_scale(pair[0].shape[1], alphas[name], rslora), rank, scale)
+        for name, pair in factors.items()
+    }
+    notes: dict[str, Any] = {}
+    if config.get("base_model_name_or_path"):
+        notes["base"] = config["base_model_name_or_path"]
+    if n_blocks is None:
+        # Nothing in the folder says how many blocks the model has; `load_adapter` compares.
+        notes[ASSUMED_BLOCKS] = 1 + max(split_module(name)[0] for name in factors)
     dropout = float(config.get("lora_dropout") or 0.0)
     return Adapter(complete(fitted, n_blocks), rank, float(alpha), rslora, dropout, notes)
+
+
+def unused_fields(folder: Path) -> tuple[str, ...]:
+    """The fields of the folder's adapter_config.json that say something and that nothing here knows."""
+    config = read_object(folder / CONFIG_FILE)
+    return tuple(sorted(key for key, value in config.items() if value and key not in _KNOWN and key not in _REFUSED))
 
 
 def _refuse_unsupported(config: Mapping[str, Any], folder: Path) -> None:
     problems = []
     if config.get("peft_type") != "LORA":
         problems.append(f"peft_type is {config.get('peft_type')!r}, only LORA is supported")
-    problems += [f"{key} is {config[key]!r}, which cannot be expressed" for key in _REFUSED if config.get(key)]
+    problems += [f"{key} is {config[key]!r}: {why}" for key, why in _REFUSED.items() if config.get(key)]
+    start = config.get("init_lora_weights")
+    if not any(start is plain or (isinstance(start, str) and start == plain) for plain in _PLAIN_STARTS):
+        problems.append(
+            f"init_lora_weights is {str(start)[:40]!r}: the update is relative to a base that was changed at the start;"
+            " save it from PEFT with path_initial_model_for_weight_conversion"
+        )
     if config.get("bias", "none") != "none":
         problems.append(f"bias is {config['bias']!r}: trained biases cannot be expressed")
     for key in ("r", "lora_alpha"):
@@ -83,7 +134,7 @@ def _refuse_unsupported(config: Mapping[str, Any], folder: Path) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             problems.append(f"{key} is {value!r} where a positive number is needed")
     if problems:
-        raise InputError(f"{folder / CONFIG_FILE}: {all_problems(problems)}")
+        raise InputError(f"{folder / CONFIG_FILE}: {all_problems(problem[:300] for problem in problems)}")
 
 
 def _factors(folder: Path) -> dict[str, tuple[mx.array, mx.array]]:
@@ -118,14 +169,49 @@ def _turned(array: mx.array) -> mx.array:
     return mx.contiguous(array.T)
 
 
-def _own_scale(name: str, pair: tuple[mx.array, mx.array], config: Mapping[str, Any]) -> float:
-    alpha = config["lora_alpha"]
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        # As PEFT matches it: the whole name, or its end after a dot.
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            alpha = value
-            break
-    return lora_scale(pair[0].shape[1], alpha, bool(config.get("use_rslora", False)))
+def _own_alphas(names: Iterable[str], config: Mapping[str, Any], where: Path) -> dict[str, float]:
+    """The alpha of each module: that of the first pattern which matches its Hugging Face name or the end of it.
+
+    Source: PEFT, utils/other.py, get_pattern_key.
+    """
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(_is_positive(value) for value in patterns.values()):
+        raise InputError(f"{where}: alpha_pattern is {str(patterns)[:80]} where positive numbers by name are needed")
+    deadline = time.monotonic() + _PATTERNS_S
+    compiled = [(_compiled(pattern, where), pattern, float(value)) for pattern, value in patterns.items()]
+    alphas = {}
+    for name in names:
+        theirs = hf_module(name)
+        matching = (value for found, text, value in compiled if _matches(found, text, theirs, deadline, where))
+        alphas[name] = next(matching, float(config["lora_alpha"]))
+    return alphas
+
+
+def _compiled(pattern: str, where: Path) -> Any:
+    """None for a plain name, which needs no expression."""
+    if re.fullmatch(r"[\w.]+", pattern):
+        return None
+    if len(pattern) > _MAX_PATTERN:
+        raise InputError(f"{where}: a name in alpha_pattern has {len(pattern)} characters")
+    try:
+        return regex.compile(rf"(.*\.)?({pattern})$")
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise InputError(f"{where}: alpha_pattern's {pattern[:80]!r} is no regular expression ({error})") from None
+
+
+def _matches(found: Any, text: str, name: str, deadline: float, where: Path) -> bool:
+    if found is None:
+        return name == text or name.endswith(f".{text}")
+    try:
+        return found.match(name, timeout=max(1e-3, deadline - time.monotonic())) is not None
+    except TimeoutError:
+        raise InputError(
+            f"{where}: alpha_pattern's {text[:80]!r} takes too long to match; write the modules' names"
+        ) from None
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _fitted(pair: tuple[mx.array, mx.array], own: float, rank: int, scale: float) -> tuple[mx.array, mx.array]:

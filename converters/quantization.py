@@ -7,7 +7,7 @@ a row, so rows are quantised independently and a large matrix passes through in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -117,7 +117,10 @@ def parse_rules(texts: Sequence[str], group_size: int | None) -> tuple[Rule, ...
 def plan_forms(
     entries: Sequence[TensorEntry], dtype: str, scheme: Scheme | None, rules: Sequence[Rule] = (), tied: bool = False
 ) -> dict[str, str | Scheme]:
-    """What each tensor is stored as, by name: `dtype`, `scheme` for matrices that its groups divide, or a rule's form.
+    """What each tensor is stored as, by name: `dtype`, `scheme` for matrices, or a rule's form.
+
+    A matrix whose rows the scheme's groups do not divide gets the largest smaller groups that do, and stays `dtype`
+    where none does.
 
     `tied`: the embedding is the head too, and answers to both names.
 
@@ -131,8 +134,8 @@ def plan_forms(
         forms[entry.name] = dtype
         if len(entry.shape) != 2 or module == entry.name:
             continue
-        if scheme is not None and entry.row_length % scheme.group_size == 0:
-            forms[entry.name] = scheme
+        if scheme is not None:
+            forms[entry.name] = _fitting(scheme, entry.row_length) or dtype
         for rule in rules:
             if rule.matches(module, tied):
                 used.add(rule.pattern)
@@ -141,6 +144,18 @@ def plan_forms(
     if unused:
         raise InputError(f"`keep` {', '.join(unused)}: no matrix of the model is called so; lm_head is one's name")
     return forms
+
+
+def is_kept(rules: Sequence[Rule], entry: TensorEntry, tied: bool = False) -> bool:
+    """Whether a rule decides what `entry` is stored as."""
+    return any(rule.matches(entry.name.removesuffix(".weight"), tied) for rule in rules)
+
+
+def _fitting(scheme: Scheme, row_length: int) -> Scheme | None:
+    groups = [group for group in sorted(AFFINE_GROUPS, reverse=True) if group <= scheme.group_size]
+    if scheme.mode != "affine":
+        groups = [scheme.group_size]
+    return next((replace(scheme, group_size=group) for group in groups if row_length % group == 0), None)
 
 
 def _checked(form: str | Scheme, entry: TensorEntry) -> str | Scheme:

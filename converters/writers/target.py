@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from converters.output import OutputFolder
 from converters.quantization import WORDS as MLX_WORDS
-from converters.quantization import Scheme, parse_rules, plan_forms, rounding, scheme_of, stored_bytes
+from converters.quantization import Scheme, is_kept, parse_rules, plan_forms, rounding, scheme_of, stored_bytes
 from converters.rounding import Rounding
 from converters.tensors import DTYPE_OPTIONS, Checkpoint, TensorEntry
 from converters.writers import Progress
@@ -51,7 +51,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """A target made definite. `dtype` is the storage type of what stays dense, `forms` each tensor's form by name."""
+    """A target made definite. `dtype` is the storage type of what stays dense, `forms` each tensor's form by name.
+
+    `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` says so, and what was chosen.
+    """
 
     target: Target
     dtype: str
@@ -59,14 +62,18 @@ class Plan:
     forms: Mapping[str, str | Scheme]
     n_bytes: int
     config: Mapping[str, Any]
+    left_dense: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """The main form in a word: bf16, 4bit, mxfp4, q8_0."""
+        dense = next(name for name, code in DTYPE_OPTIONS.items() if code == self.dtype)
         word = self.target.quantize
         if word is None:
-            return next(name for name, code in DTYPE_OPTIONS.items() if code == self.dtype)
-        return f"{word}bit" if word.isdecimal() else word
+            return dense
+        form = f"{word}bit" if word.isdecimal() else word
+        return f"{form} and {'fp16' if self.target.to == 'gguf' else dense}" if self.left_dense else form
 
     @property
     def gguf_form(self) -> str:
@@ -103,10 +110,50 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
         )
     dtype = checkpoint.dtype if target.dtype is None else DTYPE_OPTIONS[target.dtype]
     if target.to == "gguf":
-        n_bytes = gguf_writer.gguf_bytes(checkpoint, target.quantize or dtype)
-        return Plan(target, dtype, None, {}, n_bytes, checkpoint.config)
+        return _gguf_plan(target, checkpoint, dtype)
     scheme = scheme_of(target.quantize, target.group_size) if target.quantize else None
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
-    forms = plan_forms(checkpoint.entries, dtype, scheme, parse_rules(target.keep, target.group_size), tied)
+    rules = parse_rules(target.keep, target.group_size)
+    forms = plan_forms(checkpoint.entries, dtype, scheme, rules, tied)
     n_bytes = sum(stored_bytes(entry, forms[entry.name], dtype) for entry in checkpoint.entries)
-    return Plan(target, dtype, scheme, forms, n_bytes, checkpoint.config)
+    plan = Plan(target, dtype, scheme, forms, n_bytes, checkpoint.config)
+    free = [entry.name for entry in _matrices(checkpoint) if not is_kept(rules, entry, tied)]
+    return plan if scheme is None else _with_exceptions(plan, scheme, free)
+
+
+def _with_exceptions(plan: Plan, scheme: Scheme, names: Sequence[str]) -> Plan:
+    """The plan with what it says about those of the matrices `names` that are not stored as `scheme`."""
+    dense = [name for name in names if isinstance(plan.forms[name], str)]
+    smaller = [name for name in names if name not in dense and plan.forms[name] != scheme]
+    if dense and not any(isinstance(form, Scheme) for form in plan.forms.values()):
+        raise InputError(
+            f"`quantize` {plan.target.quantize}: no matrix has rows that divide into groups of {scheme.group_size} or"
+            " fewer; leave it out"
+        )
+    notes = [_left_dense(dense, len(names))] if dense else []
+    if smaller:
+        notes.append(
+            f"{len(smaller)} of {len(names)} matrices are quantised in smaller groups, since {scheme.group_size} does"
+            f" not divide their rows, such as {smaller[0]}"
+        )
+    return replace(plan, left_dense=len(dense), notes=tuple(notes))
+
+
+def _gguf_plan(target: Target, checkpoint: Checkpoint, dtype: str) -> Plan:
+    form = target.quantize or dtype
+    plan = Plan(target, dtype, None, {}, gguf_writer.gguf_bytes(checkpoint, form), checkpoint.config)
+    if target.quantize is None:
+        return plan
+    matrices = _matrices(checkpoint)
+    dense = [entry.name for entry in matrices if plan.rounding(entry) is None]
+    if len(dense) == len(matrices):
+        raise InputError(f"`quantize` {form}: no matrix has rows that divide into groups of 32; leave it out")
+    return replace(plan, left_dense=len(dense), notes=(_left_dense(dense, len(matrices)),) if dense else ())
+
+
+def _matrices(checkpoint: Checkpoint) -> list[TensorEntry]:
+    return [entry for entry in checkpoint.entries if len(entry.shape) == 2]
+
+
+def _left_dense(names: Sequence[str], of: int) -> str:
+    return f"{len(names)} of {of} matrices stay dense: no groups divide their rows, such as {names[0]}"

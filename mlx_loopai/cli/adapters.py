@@ -89,7 +89,7 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
     """Turn a PEFT LoRA adapter into one that mlx-lm and this program load; no number changes."""
     from dataclasses import replace
 
-    from converters.peft import read_peft
+    from converters.peft import read_peft, unused_fields
     from mlx_loopai.models.adapter_folder import write_adapter
     from mlx_loopai.models.load import hash_base
     from mlx_loopai.models.shape import ModelShape
@@ -98,7 +98,13 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
     if base:
         adapter = replace(adapter, notes=adapter.notes | {"base_hash": hash_base(base)})
     write_adapter(out, adapter)
-    emit(_summary(out, adapter) | {"url": _push(out, push)}, as_json, "" if quiet else _line(out, adapter))
+    lines, unused = [_line(out, adapter)], unused_fields(folder)
+    if not base:
+        lines.append(f"taken as an adapter of a model with {adapter.last_block + 1} blocks; --base MODEL counts them")
+    if unused:
+        lines.append(f"fields not used: {', '.join(unused)}")
+    document = _summary(out, adapter) | {"unused_fields": unused, "url": _push(out, push)}
+    emit(document, as_json, "" if quiet else "\n".join(lines))
 
 
 @command.command("export")

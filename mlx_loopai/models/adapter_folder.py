@@ -59,6 +59,11 @@ class Adapter:
         return max(numbers) - min(numbers) + 1
 
     @property
+    def last_block(self) -> int:
+        """The number of the last block that has adapters."""
+        return max(split_module(name)[0] for name in self.factors)
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The adapted modules' names within a block, such as `self_attn.q_proj`."""
         return tuple(sorted({split_module(name)[1] for name in self.factors}))

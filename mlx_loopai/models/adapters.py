@@ -20,6 +20,8 @@ from mlx_loopai.models.model_card import CARD_FILE, model_card, with_retention
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
+# Beside the figures of an adapter that was imported without its base: how many blocks the base was taken to have.
+ASSUMED_BLOCKS = "assumed_blocks"
 
 
 def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash: str, **extra: Any) -> None:
@@ -55,12 +57,19 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
     Raises: InputError when the folder is no adapter, belongs to another base, or does not fit `model`.
     """
     config = read_adapter_config(folder)
-    trained_on = config.get("mlx_loopai", {}).get("base_hash")
+    ours = config.get("mlx_loopai") or {}
+    trained_on = ours.get("base_hash")
     if base_hash and trained_on and trained_on != base_hash:
         raise InputError(
             f"{folder}: trained on another base ({trained_on[:12]}, this one is {base_hash[:12]}); give its own `model`"
         )
     options = adapter_options(folder, config)
+    assumed = ours.get(ASSUMED_BLOCKS)
+    if assumed is not None and assumed != len(model.layers):
+        raise InputError(
+            f"{folder}: was imported without its base, as the adapter of a model with {assumed} blocks; this one has"
+            f" {len(model.layers)}: import it again with `base`"
+        )
     apply_lora(model, options, seed=0)
     try:
         stored = mx.load(str(folder / WEIGHTS_FILE))
@@ -87,10 +96,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: no adapter here ({CONFIG_FILE} is missing); give the RUN/adapter folder") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("lora_parameters"), dict):
         raise InputError(f"{path}: no lora_parameters; only LoRA adapters in mlx-lm's layout are read")
+    if not isinstance(config.get("mlx_loopai") or {}, dict):
+        raise InputError(f"{path}: mlx_loopai is no object; write the adapter again, or give another one")
     return config
 
 

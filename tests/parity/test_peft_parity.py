@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from converters.convert import convert
-from converters.peft import read_peft, write_peft
+from converters.peft import read_peft, unused_fields, write_peft
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.adapter_folder import read_adapter, write_adapter
@@ -91,7 +91,8 @@ def test_our_adapter_in_peft_and_back(tmp_path: Path, kind: str, options: str) -
 def theirs(source: Path, folder: Path, **options: Any) -> np.ndarray:
     """An adapter that PEFT made and saved; its logits."""
     torch.manual_seed(0)
-    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj", "up_proj"], **options)
+    options = {"target_modules": ["q_proj", "v_proj", "up_proj"]} | options
+    config = peft.LoraConfig(task_type="CAUSAL_LM", **options)
     model = peft.get_peft_model(their_base(source), config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -108,12 +109,40 @@ def theirs(source: Path, folder: Path, **options: Any) -> np.ndarray:
         {"r": 4, "lora_alpha": 8, "use_rslora": True},
         {"r": 4, "lora_alpha": 8, "layers_to_transform": [1]},
         {"r": 4, "lora_alpha": 8, "rank_pattern": {"up_proj": 2}, "alpha_pattern": {"up_proj": 10}},
+        {
+            "r": 4,
+            "lora_alpha": 8,
+            "rank_pattern": {r"layers\.1\..*": 2},
+            "alpha_pattern": {"model.layers.0.mlp.up_proj": 9},
+        },
+        {"r": 4, "lora_alpha": 8, "init_lora_weights": "orthogonal"},
+        {"r": 4, "lora_alpha": 8, "init_lora_weights": "gaussian"},
     ],
-    ids=["plain", "rslora", "one block", "patterns"],
+    ids=["plain", "rslora", "one block", "patterns", "patterns of a layer", "orthogonal", "gaussian"],
 )
 def test_an_adapter_that_peft_made(tmp_path: Path, options: dict[str, Any]) -> None:
     source, base = base_folders(tmp_path)
     wanted = theirs(source, tmp_path / "peft", **options)
+    assert unused_fields(tmp_path / "peft") == ()
+    write_adapter(tmp_path / "ours", read_peft(tmp_path / "peft", n_blocks=3))
+    assert np.abs(our_logits(base, tmp_path / "ours") - wanted).max() < 1e-4 * max(1, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_2", "olora"])
+def test_an_adapter_of_a_changed_base_is_refused(tmp_path: Path, start: str) -> None:
+    source, _ = base_folders(tmp_path)
+    theirs(source, tmp_path / "peft", r=4, lora_alpha=8, init_lora_weights=start)
+    with pytest.raises(InputError, match=f"init_lora_weights is '{start}'"):
+        read_peft(tmp_path / "peft")
+
+
+def test_patterns_of_gpt_neox_layers(tmp_path: Path) -> None:
+    source, base = base_folders(tmp_path, "GPTNeoX")
+    config = {
+        "alpha_pattern": {"gpt_neox.layers.0.attention.query_key_value": 64},
+        "target_modules": ["query_key_value"],
+    }
+    wanted = theirs(source, tmp_path / "peft", r=4, lora_alpha=8, **config)
     write_adapter(tmp_path / "ours", read_peft(tmp_path / "peft", n_blocks=3))
     assert np.abs(our_logits(base, tmp_path / "ours") - wanted).max() < 1e-4 * max(1, np.abs(wanted).max())
 

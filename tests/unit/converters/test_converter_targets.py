@@ -160,9 +160,9 @@ def test_options_that_cannot_be_are_refused(
 
 
 def test_rows_that_no_group_divides_stay_dense_and_a_rule_for_them_is_refused(
-    tiny_model_folder: Path, tmp_path: Path
+    model_folder: Callable[..., Path], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    convert(tiny_model_folder, tmp_path / "out", target=target("4", 64))
+    convert(model_folder(hidden_size=48, vocab_size=64), tmp_path / "out", target=target("4", 64))
     model = mlx_lm.utils.load(str(tmp_path / "out"))[0]
     assert isinstance(model.layers[0].self_attn.q_proj, nn.Linear)
     assert isinstance(model.layers[0].mlp.down_proj, nn.QuantizedLinear)
@@ -261,3 +261,44 @@ def test_yarns_betas_which_llama_cpp_ignores_are_refused(model_folder: Callable[
     source = model_folder(rope_scaling=YARN | {"beta_fast": 8.0, "beta_slow": 4.0})
     with pytest.raises(InputError, match=r"beta_fast 8 and beta_slow 4 is not written to GGUF"):
         convert(source, tmp_path / "m.gguf", target=Target(to="gguf"))
+
+
+def test_groups_that_do_not_divide_the_rows_become_smaller_ones(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """128 of SmolLM2's 576 left most of it dense, and was called 4bit."""
+    source = model_folder(hidden_size=96, intermediate_size=256, num_attention_heads=4)
+    done = convert(source, tmp_path / "out", target=Target(quantize="4", group_size=128))
+    assert done.dtype == "4bit"
+    assert done.notes == (
+        "14 of 16 matrices are quantised in smaller groups, since 128 does not divide their rows, such as"
+        " lm_head.weight",
+    )
+    config = json.loads((tmp_path / "out/config.json").read_text())["quantization"]
+    assert config["group_size"] == 128
+    assert config["model.embed_tokens"] == {"group_size": 32, "bits": 4, "mode": "affine"}
+    assert "model.layers.0.mlp.down_proj" not in config
+    model = mlx_lm.utils.load(str(tmp_path / "out"))[0]
+    assert {type(layer).__name__ for _, layer in model.named_modules() if hasattr(layer, "bits")} == {
+        "QuantizedLinear",
+        "QuantizedEmbedding",
+    }
+
+
+def test_what_stays_dense_is_counted_and_in_the_forms_name(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = model_folder(hidden_size=48, intermediate_size=64)
+    done = convert(source, tmp_path / "out", target=Target(quantize="4", dtype="bf16"))
+    assert done.dtype == "4bit and bf16"
+    assert done.notes == ("14 of 16 matrices stay dense: no groups divide their rows, such as lm_head.weight",)
+    done = convert(source, tmp_path / "m.gguf", target=Target(to="gguf", quantize="q8_0"))
+    assert done.dtype == "q8_0 and fp16"
+    assert done.notes[0].startswith("14 of 16 matrices stay dense")
+
+
+@pytest.mark.parametrize("to", [{"to": "mlx", "quantize": "4"}, {"to": "gguf", "quantize": "q8_0"}])
+def test_a_quantisation_that_fits_nothing_is_refused(
+    model_folder: Callable[..., Path], tmp_path: Path, to: dict[str, str]
+) -> None:
+    source = model_folder(hidden_size=48, intermediate_size=48)
+    with pytest.raises(InputError, match="no matrix has rows that divide"):
+        convert(source, tmp_path / "out", target=Target(**to))

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from converters.peft import read_peft, write_peft
+from converters.peft import read_peft, unused_fields, write_peft
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.adapter_folder import read_adapter, write_adapter
+from mlx_loopai.models.adapters import load_adapter
+from mlx_loopai.models.load import load_model
 
 CONFIG: dict[str, Any] = {
     "peft_type": "LORA",
@@ -113,6 +115,20 @@ def test_ranks_and_scales_of_their_own_are_folded_in(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "peft_type"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"r": 0}, "r is 0"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"init_lora_weights": "corda"}, "corda"),
+        ({"init_lora_weights": "loftq"}, "loftq"),
+        ({"init_lora_weights": "lora_ga"}, "lora_ga"),
+        ({"init_lora_weights": "of tomorrow"}, "of tomorrow"),
+        ({"init_lora_weights": 1}, "init_lora_weights is '1'"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens.*invocation tokens"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
+        ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
+        ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is"),
+        ({"alpha_pattern": {"(": 8}}, "no regular expression"),
+        ({"alpha_pattern": {"[" + "a" * 600 + "]": 8}}, "has 602 characters"),
     ],
 )
 def test_what_has_no_counterpart_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -149,3 +165,56 @@ def test_an_export_has_a_card_and_is_whole_or_not_there(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="No space"):
         write_peft(tmp_path / "half", adapter)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "peft"]
+
+
+@pytest.mark.parametrize("start", [True, False, None, "gaussian", "eva", "orthogonal"])
+def test_a_start_that_leaves_the_base_alone_is_read(tmp_path: Path, start: Any) -> None:
+    assert read_peft(peft_folder(tmp_path / "peft", init_lora_weights=start)).rank == 4
+
+
+def test_fields_that_nothing_knows_are_named(tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "peft", use_tomorrow=True, tomorrow_config=None, use_rslora=True)
+    assert unused_fields(folder) == ("use_tomorrow",)
+
+
+def test_a_pattern_that_names_a_layer_reaches_that_layer_alone(tmp_path: Path) -> None:
+    """mlx-lm calls the blocks of gpt_neox otherwise, so such a pattern once matched nothing."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"base_model.model.gpt_neox.layers.{block}.attention.query_key_value.lora_{part}.weight": rng.normal(
+            size=shape
+        ).astype(np.float32)
+        for block in range(3)
+        for part, shape in (("A", (4, 32)), ("B", (96, 4)))
+    }
+    patterns = {"gpt_neox.layers.0.attention.query_key_value": 64, r"layers\.[12]\.attention\..*": 32}
+    adapter = read_peft(peft_folder(tmp_path / "peft", arrays, alpha_pattern=patterns))
+    for block, own in enumerate((16.0, 8.0, 8.0)):
+        a, b = adapter.factors[f"model.h.{block}.attention.query_key_value"]
+        prefix = f"base_model.model.gpt_neox.layers.{block}.attention.query_key_value"
+        wanted = own * arrays[f"{prefix}.lora_B.weight"] @ arrays[f"{prefix}.lora_A.weight"]
+        assert np.allclose(adapter.scale * np.array(a @ b).T, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+b", "((.*)*)*x", "(model|mod.l)*(.+)+!", "(.*a){12}"])
+def test_a_pattern_made_to_match_for_ever_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.setattr("converters.peft._PATTERNS_S", 0.05)
+    arrays = {name.replace("q_proj", "q" + "a" * 60 + "_proj"): array for name, array in tensors().items()}
+    source = peft_folder(tmp_path / "peft", arrays, alpha_pattern={pattern: 8})
+    try:
+        assert read_peft(source).rank == 4
+    except InputError as error:
+        assert "takes too long to match" in str(error)
+
+
+def test_an_import_without_a_base_says_so_where_it_does_not_fit(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """An adapter of the first blocks cannot be told from one of a shorter model."""
+    source = peft_folder(tmp_path / "peft", tensors(range(1)))
+    write_adapter(tmp_path / "guessed", read_peft(source))
+    model = load_model(str(tiny_model_folder)).model
+    with pytest.raises(InputError, match=r"model with 1 blocks; this one has 2: import it again with `base`"):
+        load_adapter(model, tmp_path / "guessed")
+    write_adapter(tmp_path / "counted", read_peft(source, n_blocks=2))
+    assert load_adapter(model, tmp_path / "counted").layers == 2

@@ -85,16 +85,6 @@ def test_linked_files_exist(document: Path) -> None:
     assert not [link for link in links if not link.startswith("http") and not (document.parent / link).exists()]
 
 
-def test_the_korean_readme_has_the_same_commands_and_links() -> None:
-    korean = (ROOT / "README.ko.md").read_text(encoding="utf-8")
-    blocks = [block.strip("\n").splitlines() for block in re.findall(r"^```\w*\n(.*?)^```$", korean, re.M | re.S)]
-    lines = [line.partition("#")[0].strip() for block in blocks for line in block]
-    assert lines == [line for line in LINES if line.startswith(STARTS)]
-    guides = re.findall(r"\((docs/guides/[^)]+)\)", README)
-    assert guides
-    assert re.findall(r"\((docs/guides/[^)]+)\)", korean) == guides
-
-
 def test_commands_of_the_guides_exist_with_their_options(capfd: pytest.CaptureFixture[str]) -> None:
     named = [
         shlex.split(command)[1:]

@@ -227,7 +227,9 @@ def _pairs() -> list[tuple[str, str]]:
 
 
 def _ids(loaded: LoadedModel, text: str) -> list[int]:
-    return list(loaded.tokenizer.encode(text, add_special_tokens=False))
+    from mlx_loopai.data.tokens import text_start
+
+    return [*text_start(loaded.tokenizer), *loaded.tokenizer.encode(text, add_special_tokens=False)]
 
 
 def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequence[TokenRow]], Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -63,7 +64,7 @@ class ChatEncoder:
     """Encodes records and prompts with one tokenizer, chat template and system prompt.
 
     `tokenizer` is an mlx-lm TokenizerWrapper or a Hugging Face tokenizer; of it are used `apply_chat_template`,
-    `encode(text, add_special_tokens=False)` and `eos_token_id`.
+    `encode` with and without `add_special_tokens=False`, and `eos_token_id`.
     """
 
     def __init__(self, tokenizer: Any, system_prompt: str = "") -> None:
@@ -75,13 +76,15 @@ class ChatEncoder:
         """The row of a record, however long.
 
         Chat: the tokens of every answer and of its end-of-turn marker are supervised, nothing else; turns after
-        the last answer teach nothing and are left out. Text: an end-of-text token is appended, and every token
-        but the first is supervised.
+        the last answer teach nothing and are left out. Text: it begins with what the tokenizer puts before every text
+        (a begin-of-text token, or nothing), an end-of-text token is appended, and every token but the first is
+        supervised.
 
         Raises: InputError naming the record's origin when the chat template does not suit it.
         """
         if record.kind == "text":
-            return self._row(record, [(self._text_units(record, [_text_of(record)])[0], True)])
+            (unit,) = self._text_units([_text_of(record)])
+            return self._row(record, [(self._text_start, False), (unit, True)])
         turns = self._template.turns(_until_last_answer(record), record.origin)
         return self._row(record, chain.from_iterable(self._turn_segments(turn) for turn in turns))
 
@@ -106,8 +109,8 @@ class ChatEncoder:
         if len(whole.ids) <= max_tokens:
             return [whole]
         if record.kind == "text":
-            units = self._text_units(record, sentence_units(_text_of(record)))
-            return self._divide(record, [], units, max_tokens)
+            units = self._text_units(sentence_units(_text_of(record)))
+            return self._divide(record, self._text_start, units, max_tokens)
         rows: list[TokenRow] = []
         for messages in self._pack_exchanges(record, max_tokens):
             part = Record(messages, record.kind, record.category, record.origin)
@@ -153,11 +156,18 @@ class ChatEncoder:
         parts = _pack_units(units, room)
         return [self._row(record, [(head, False), (context, False), (part, True)]) for context, part in parts]
 
-    def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
+    @cached_property
+    def _text_start(self) -> list[int]:
+        return text_start(self._tokenizer)
+
+    def _text_units(self, texts: Sequence[str]) -> list[list[int]]:
         end = self._tokenizer.eos_token_id
         if end is None:
             raise InputError("the tokenizer names no end-of-text token; set eos_token in tokenizer_config.json")
         units = [self._ids(text) for text in texts]
+        start = self._text_start
+        if start and units[0][: len(start)] == start:
+            units[0] = units[0][len(start) :]  # the text brings its own
         units[-1] = [*units[-1], int(end)]
         return units
 
@@ -184,6 +194,16 @@ class ChatEncoder:
         if not supervised.any():
             raise InputError(f"{record.origin}: no token of this row can be learnt; remove the row or lengthen it")
         return TokenRow(ids, supervised, record.origin, record.category)
+
+
+def text_start(tokenizer: Any) -> list[int]:
+    """What `tokenizer` puts before every text, such as a begin-of-text token.
+
+    Models whose texts all began so lean on it: mlx-lm's text rows and completions have it too.
+    """
+    plain, whole = list(tokenizer.encode("a", add_special_tokens=False)), list(tokenizer.encode("a"))
+    starts = [at for at in range(len(whole)) if whole[at : at + len(plain)] == plain]
+    return whole[: starts[0]] if starts else []
 
 
 def encode_records(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlx_loopai.data.formats import read_rows
-from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.data.tokens import TokenRow, text_start
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.models.load import LoadedModel
@@ -120,7 +120,7 @@ def _checked(prompt: str, options: Sequence[str], answer: int) -> Choice:
 
 
 def _row(tokenizer: Any, prompt: str, option: str) -> TokenRow:
-    asked = tokenizer.encode(prompt, add_special_tokens=False)
+    asked = [*text_start(tokenizer), *tokenizer.encode(prompt, add_special_tokens=False)]
     said = tokenizer.encode(f" {option}", add_special_tokens=False)
     supervised = np.array([False] * len(asked) + [True] * len(said))
     return TokenRow(np.array([*asked, *said], np.int32), supervised, "choice", "choice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -275,3 +276,23 @@ def test_data_modules_import_neither_mlx_nor_mlx_lm():
         "sys.exit(any(name.split('.')[0] in ('mlx', 'mlx_lm', 'transformers', 'torch') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("text", ["안녕하세요.", "<|endoftext|>안녕하세요."])
+def test_a_text_begins_with_the_tokenizers_own_beginning_once(chatml, text) -> None:
+    """mlx-lm's text rows and completions have it; a row without it is like nothing that the model has seen."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(chatml)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    row = ChatEncoder(tokenizer).encode(text_record(text))
+    assert row.ids[0] == 0
+    assert list(row.ids[1:-1]) == chatml.encode("안녕하세요.", add_special_tokens=False)
+    assert row.supervised.tolist() == [False, *[True] * (len(row.ids) - 1)]
+    long = ChatEncoder(tokenizer).split_long(text_record(f"{text} " * 9), 30)
+    assert len(long) > 1
+    assert all(part.ids[0] == 0 and not part.supervised[0] for part in long)
+    # A template writes its own beginning.
+    assert ChatEncoder(tokenizer).encode(chat("a", "b")).ids[0] != 0

@@ -2,14 +2,16 @@
 
 The Linux wheel of MLX links the reference BLAS (3.4 GFLOP/s here). MKL's single library, loaded before `mlx.core` and
 with its symbols global, answers those calls instead (57 GFLOP/s a core). Macs have Accelerate and Metal.
+
+Importing `mlx_loopai` loads nothing: a hook waits for the first `import mlx.core` of the process, whoever makes it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from functools import cache
+from typing import Any
 
 _LIBRARY = "libmkl_rt.so"
 
@@ -24,19 +26,40 @@ _DEFAULTS = {
 }
 
 
+def prefer_mkl_before_mlx() -> None:
+    """Load MKL when `mlx.core` is imported, and not before."""
+    if _suits_mkl():
+        sys.meta_path.insert(0, _BeforeMlx())
+
+
+class _BeforeMlx:
+    """Finds no module; is asked for each, and so knows when MLX is about to be loaded."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "mlx.core":
+            sys.meta_path.remove(self)
+            prefer_mkl()
+
+
+def _suits_mkl() -> bool:
+    return sys.platform == "linux" and os.uname().machine == "x86_64" and "mlx.core" not in sys.modules
+
+
 @cache
 def prefer_mkl() -> str | None:
     """Load MKL for MLX when it is installed: the library's path, or None where MLX keeps its own BLAS.
 
     Costs a few milliseconds, since MKL loads its kernels at the first matrix product.
     """
-    if sys.platform != "linux" or os.uname().machine != "x86_64" or "mlx.core" in sys.modules:
+    if not _suits_mkl():
         return None
     library = _find_mkl()
     if library is None:
         return None
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    import ctypes
+
     try:
         ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
     except OSError:

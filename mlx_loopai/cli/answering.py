@@ -66,8 +66,7 @@ class Job:
 
         options = fitted(self.options, len(question.ids), self.session.loaded.max_positions)
         prefix = self.prefix if self.prefix is not None and self.prefix.fits(question.ids) else None
-        request = self.session.request(question.ids, options, self.grammar)
-        return dataclasses.replace(request, row=row, prefix=prefix)
+        return dataclasses.replace(self.session.request(question.ids, options, self.grammar, row), prefix=prefix)
 
     def requests(self, questions: Sequence[Question]) -> list[Request]:
         """The same for all prompts of a file. Raises: ContextOverflow naming those that leave no room."""

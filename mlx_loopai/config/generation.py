@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,6 +75,9 @@ def generation_options(values: Mapping[str, Any], defaults: GenerationOptions | 
 def _problem(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "options"
     if problem["type"] == "extra_forbidden":
-        return f"`{name}`: there is no such option; there are {', '.join(GenerationOptions.model_fields)}"
+        known = list(GenerationOptions.model_fields)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
+        return f"`{name}`: there is no such option; {hint}"
     reason = problem["msg"].removeprefix("Value error, ")
     return f"`{name}` {problem['input']!r}: {reason[:1].lower()}{reason[1:]}"

@@ -57,6 +57,19 @@ def single_prompt(text: str) -> Prompt:
     return Prompt((Message("user", text),), "prompt")
 
 
+def as_prompt(prompt: str | Sequence[Mapping[str, Any]]) -> Prompt:
+    """A prompt given in Python: the request alone, or turns of which the last is the user's.
+
+    Raises: InputError when it is empty, or its turns are not in order.
+    """
+    if isinstance(prompt, str):
+        return single_prompt(prompt)
+    messages = _messages({"messages": list(prompt)})
+    if isinstance(messages, str):
+        raise InputError(f"`prompt`: {messages}", "prompt")
+    return Prompt(messages, "prompt")
+
+
 def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a file: each line of a text file, or each row's `prompt` or `messages`.
 

@@ -69,7 +69,9 @@ class Session:
             raise InputError(f"`context` {wanted}: the model was made for {most} tokens; give at most that")
         return wanted or min(most, _USUAL_CONTEXT)
 
-    def request(self, ids: Sequence[int], options: GenerationOptions, grammar: Grammar | None = None) -> Request:
+    def request(
+        self, ids: Sequence[int], options: GenerationOptions, grammar: Grammar | None = None, row: int = 0
+    ) -> Request:
         """What `options` ask for, as a request that can be written: every way from a prompt to text begins here.
 
         Raises: InputError for unknown scripts, or a tokenizer whose bytes are unknown.
@@ -84,6 +86,7 @@ class Session:
             options=options,
             constraint=self.constraints.get(scripts, options.code_fences),
             tally=Tally(),
+            row=row,
             grammar=grammar,
             stops=options.stop,
             policy=policy_of(scripts) if cleans else None,

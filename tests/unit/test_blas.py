@@ -39,9 +39,22 @@ def test_product_goes_through_mkl_and_is_right() -> None:
 
 
 def test_runs_are_reproducible_and_threads_do_not_spin() -> None:
-    settings = _run("import mlx_loopai, os; print(os.environ['MKL_CBWR'], os.environ['KMP_BLOCKTIME'])")
+    settings = _run("import mlx_loopai, mlx.core, os; print(os.environ['MKL_CBWR'], os.environ['KMP_BLOCKTIME'])")
     assert settings.split() == ["AUTO,STRICT", "0"]
     assert "CNR:AUTO,STRICT" in _run(_PRODUCT, MKL_VERBOSE="1")
+
+
+def test_nothing_is_loaded_before_mlx_is() -> None:
+    program = """
+import mlx_loopai, os
+loaded = lambda: "libmkl_rt" in open("/proc/self/maps").read()
+print(loaded(), "MKL_CBWR" in os.environ)
+import mlx
+print(loaded())
+import mlx.core
+print(loaded(), "MKL_CBWR" in os.environ)
+"""
+    assert _run(program).split("\n")[:3] == ["False False", "False", "True True"]
 
 
 def test_the_users_own_settings_stand() -> None:

@@ -1,0 +1,16 @@
+"""Cleaning of texts that were written elsewhere; it needs no model and nothing of mlx."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlx_loopai.text.filter import Cleaned, Policy, clean
+
+
+def filter_text(text: str, **policy: Any) -> Cleaned:
+    """`text` without markup, links, code and foreign text that Korean prose does not bind.
+
+    policy: fields of `text.filter.Policy`, such as latin="acronyms" or emoji="keep".
+    The result has the clean `text`, what was `removed` by rule, the `removed_share` of visible characters and `purity`.
+    """
+    return clean(text, Policy(**policy))

@@ -1,0 +1,128 @@
+"""Text from prompts, on the way that the commands and the server go: a model loaded once, or all in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.config import generation_options
+from mlx_loopai.data.records import Record
+from mlx_loopai.errors import InputError
+from mlx_loopai.generation.answer_stream import Text, Writing, write
+from mlx_loopai.generation.answers import write_answers
+from mlx_loopai.generation.genres import shown_first
+from mlx_loopai.generation.prompts import as_prompt
+from mlx_loopai.generation.request import Request
+from mlx_loopai.generation.session import Session, fitted, open_session
+from mlx_loopai.models.load import NANO, LoadedModel
+
+Messages = Sequence[Mapping[str, str]]
+"""Turns with `role` (system, user, assistant) and `content`; the last is the user's."""
+
+
+class TextStream:
+    """A text as it is written: iterate over it for its pieces. Afterwards `result` says how it came about."""
+
+    def __init__(self, loaded: LoadedModel, request: Request) -> None:
+        self._writing = Writing(request)
+        self._pieces = write(loaded, self._writing)
+
+    def __iter__(self) -> Iterator[str]:
+        return (piece for piece in self._pieces if piece)
+
+    @property
+    def result(self) -> Text:
+        """The whole text, or what was written of it so far."""
+        return self._writing.text()
+
+
+class Model:
+    """A model in memory, with or without an adapter. `load` makes one; use it from one thread."""
+
+    def __init__(self, session: Session, examples: Sequence[Record] = ()) -> None:
+        self._session, self._examples = session, tuple(examples)
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens of a prompt and its text together."""
+        return self._session.loaded.max_positions
+
+    def generate(self, prompt: str | Messages, **options: Any) -> Text:
+        """The text for one prompt. options: fields of `GenerationOptions`, such as max_tokens=200 or seed=1.
+
+        Raises: InputError for an empty prompt, an option that is unknown or out of range, or a prompt that leaves no
+        room for its text in the model's context.
+        """
+        stream = self.stream(prompt, **options)
+        for _ in stream:
+            pass
+        return stream.result
+
+    def stream(self, prompt: str | Messages, **options: Any) -> TextStream:
+        """The text for one prompt as it is written; everything else as `generate`."""
+        return TextStream(self._session.loaded, self._request(prompt, 0, options))
+
+    def generate_all(self, prompts: Sequence[str | Messages], **options: Any) -> list[Text]:
+        """The texts for many prompts, written together: faster than one after another. Text i draws from stream i.
+
+        Raises: InputError as `generate`.
+        """
+        requests = [self._request(prompt, row, options) for row, prompt in enumerate(prompts)]
+        found = dict(write_answers(self._session.loaded, requests))
+        return [found[place].text for place in range(len(requests))]
+
+    def _request(self, prompt: str | Messages, row: int, options: Mapping[str, Any]) -> Request:
+        chosen = generation_options(options)
+        ids = self._session.prompt_ids(as_prompt(prompt), self._examples)
+        return self._session.request(ids, fitted(chosen, len(ids), self.context_tokens), row=row)
+
+
+def load(
+    model: str | Path = NANO,
+    adapter: str | Path | None = None,
+    *,
+    system: str | None = None,
+    genre: str | None = None,
+    few_shot: str | Path | None = None,
+    dtype: str = "auto",
+) -> Model:
+    """Open a model: nano (embedded), a folder, or a hub id, with the adapter of a run on it when one is given.
+
+    system: the system prompt; without it the one the adapter was trained with, if any. genre: shows the model examples
+    that come with the program (판타지, 로맨스, 동화, 시, 수필). few_shot: a file of rows with a request and its answer,
+    shown before every prompt. dtype: fp32, bf16 or fp16; auto is fp32 on a CPU and bf16 on Metal.
+
+    Raises: InputError for an unknown model or genre, or an adapter that is missing or of another base.
+    """
+    examples, prompt = shown_first(genre, None if few_shot is None else Path(few_shot), system)
+    return Model(open_session(str(model), None if adapter is None else Path(adapter), prompt, dtype), examples)
+
+
+def generate(
+    prompt: str | Messages, model: str | Path | Model = NANO, adapter: str | Path | None = None, **options: Any
+) -> Text:
+    """The text for one prompt; `.text` is what was written. options: fields of `GenerationOptions`, and `system`.
+
+    A name is loaded anew by every call: give what `load` returns where there are several.
+    Raises: InputError as `load` and `Model.generate`.
+    """
+    return _ready(model, adapter, options).generate(prompt, **options)
+
+
+def stream(
+    prompt: str | Messages, model: str | Path | Model = NANO, adapter: str | Path | None = None, **options: Any
+) -> TextStream:
+    """The same as `generate`, piece by piece as it is written."""
+    return _ready(model, adapter, options).stream(prompt, **options)
+
+
+def _ready(model: str | Path | Model, adapter: str | Path | None, options: dict[str, Any]) -> Model:
+    """The model of a call; `options` lose what belongs to loading it."""
+    system = options.pop("system", None)
+    if not isinstance(model, Model):
+        return load(model, adapter, system=system)
+    for name, given in (("adapter", adapter), ("system", system)):
+        if given is not None:
+            raise InputError(f"`{name}`: the model is loaded already; give it to `load`", name)
+    return model

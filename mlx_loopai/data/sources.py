@@ -1,21 +1,37 @@
-"""Where a run's records come from: a file, or one of the embedded samples."""
+"""Where a run's records come from: a file of rows, stories, or one of the embedded samples."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mlx_loopai.config import RunConfig
+from mlx_loopai.data.formats import ROW_SUFFIXES
 from mlx_loopai.data.records import Record, read_records
 from mlx_loopai.data.samples import corpus
+from mlx_loopai.data.stories import reading
+from mlx_loopai.data.stories.rows import StoryOptions, story_rows
 
 SAMPLES_PREFIX = "samples/"
 
 
 def read_source(path: str, category: str) -> list[Record]:
-    """Records of a file, or of the embedded `samples/NAME`."""
+    """Records of a file of rows, of a story or a folder of stories, or of the embedded `samples/NAME`.
+
+    Raises: InputError with every problem of a file, or for a path that holds neither rows nor stories.
+    """
     if path.startswith(SAMPLES_PREFIX):
         return corpus.sample(path.removeprefix(SAMPLES_PREFIX))
+    if holds_stories(Path(path)):
+        return list(story_rows(reading.story_files([Path(path)]), StoryOptions()).records)
     return read_records(Path(path), category)
+
+
+def holds_stories(path: Path) -> bool:
+    """Whether `path` is a story file, or a folder with story files and no file of rows."""
+    if path.is_dir():
+        found = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
+        return bool(found & set(reading.SUFFIXES)) and not found & set(ROW_SUFFIXES)
+    return path.suffix.lower() in reading.SUFFIXES
 
 
 def general_records(config: RunConfig) -> list[Record]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlx_loopai.data.records import Record
 
 _FILES = click.Path(path_type=Path)
+# Rows that are shown, and how much of each.
+_PREVIEW, _PREVIEW_CHARS = 5, 90
 
 
 @click.group("data", short_help="Audit, reshape and build training data.")
@@ -125,6 +127,68 @@ def build_command(
         },
     }
     emit(document, as_json, "" if quiet else _build_text(document))
+
+
+@command.command("from-texts")
+@click.argument("paths", nargs=-1, required=True, type=_FILES)
+@click.option("--out", required=True, type=_FILES, help="The JSONL file to write.")
+@click.option("--genre", default="", help="Named in the requests, such as 판타지 소설; otherwise 소설 or story.")
+@click.option(
+    "--scene-chars",
+    default=700,
+    show_default=True,
+    type=click.IntRange(min=50),
+    help="About how long a scene is (글자 수).",
+)
+@json_option
+@quiet_option
+def from_texts_command(
+    paths: tuple[Path, ...], out: Path, genre: str, scene_chars: int, as_json: bool, quiet: bool
+) -> None:
+    """Turn stories into rows: files or folders of .txt, .md, .docx and .epub.
+
+    A story is cut into scenes where its writer paused, and every scene answers a request for just that scene.
+    Repeats, page numbers and notices are left out.
+    """
+    from mlx_loopai.data.build import to_line
+    from mlx_loopai.data.stories.reading import story_files
+    from mlx_loopai.data.stories.rows import StoryOptions, story_rows
+    from mlx_loopai.files import write_whole
+
+    files = story_files(list(paths))
+    with progress(len(files), "reading stories", quiet, unit="files") as bar:
+        found = story_rows(files, StoryOptions(scene_chars, genre), bar.update)
+    write_whole(out, "".join(map(to_line, found.records)))
+    pairs = [[message.content for message in row.messages] for row in found.records[:_PREVIEW]]
+    document = {
+        "out": str(out),
+        "rows": len(found.records),
+        "files": found.files,
+        "scenes": found.scenes,
+        "duplicates": found.duplicates,
+        "dropped_lines": found.dropped_lines,
+        "encodings": found.encodings,
+        "preview": [{"request": request, "answer": answer} for request, answer in pairs],
+    }
+    emit(document, as_json, "" if quiet else _from_texts_text(document))
+
+
+def _from_texts_text(document: dict[str, Any]) -> str:
+    lines = []
+    for row in document["preview"]:
+        lines += [f"> {_one_line(row['request'])}", f"  {_one_line(row['answer'])}", ""]
+    files = f"{document['files']} files ({_counts(document['encodings'])})"
+    lines.append(f"{document['out']}: {document['rows']} rows from {files}")
+    if document["duplicates"]:
+        lines.append(f"{document['duplicates']} scenes stood there twice and are left out")
+    if document["dropped_lines"]:
+        lines.append(f"{document['dropped_lines']} lines were page numbers, headers or notices and are left out")
+    return "\n".join([*lines, f"train with: mlx-loopai train --data {document['out']} --out RUN"])
+
+
+def _one_line(text: str) -> str:
+    short = " ".join(text.split())
+    return short if len(short) <= _PREVIEW_CHARS else f"{short[:_PREVIEW_CHARS]}…"
 
 
 def _write_set(out: Path, built: DataSet, replay_share: float) -> dict[str, Path]:

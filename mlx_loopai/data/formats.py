@@ -196,3 +196,4 @@ _READERS: dict[str, Callable[[Path, bytes], Iterator[RawRow | Problem]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
+ROW_SUFFIXES = tuple(_READERS)

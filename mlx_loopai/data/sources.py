@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_loopai.config import RunConfig
@@ -22,7 +23,8 @@ def read_source(path: str, category: str) -> list[Record]:
     if path.startswith(SAMPLES_PREFIX):
         return corpus.sample(path.removeprefix(SAMPLES_PREFIX))
     if holds_stories(Path(path)):
-        return list(story_rows(reading.story_files([Path(path)]), StoryOptions()).records)
+        found = story_rows(reading.story_files([Path(path)]), StoryOptions())
+        return [replace(record, category=category) for record in found.records]
     return read_records(Path(path), category)
 
 

@@ -73,3 +73,26 @@ def test_wrong_sources_are_named(
     assert (ended.status, ended.stderr.count("\n")) == (2, 1)
     assert says in ended.stderr
     assert not (tmp_path / "set").exists()
+
+
+def test_stories_become_rows_with_a_preview(tmp_path: Path, command_line: CommandLine) -> None:
+    folder, out = tmp_path / "stories", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    lines = [f"{number}번째 밤에 별이 {number}개 떨어졌다. 우리는 {number * 7}걸음을 걸었다." for number in range(60)]
+    (folder / "별.txt").write_bytes("\n".join(lines).encode("cp949"))
+    made = ("data", "from-texts", str(folder), "--out", str(out), "--scene-chars", "300")
+    ended = command_line(*made, "--genre", "동화", "--json")
+    assert ended.status == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert document["rows"] == len(rows) >= 3
+    assert document["encodings"] == {"cp949": 1}
+    assert len(document["preview"]) == min(5, len(rows))
+    assert rows[0]["messages"][0]["content"] == document["preview"][0]["request"]
+    assert "train with: mlx-loopai train" in command_line(*made).stdout
+
+
+def test_stories_that_are_not_there_are_named(tmp_path: Path, command_line: CommandLine) -> None:
+    refused = command_line("data", "from-texts", str(tmp_path / "none"), "--out", str(tmp_path / "rows.jsonl"))
+    assert refused.status == 2
+    assert "no such file or folder" in refused.stderr

@@ -23,7 +23,7 @@ _PLACES = {
     "generation.answer_stream": ("Text",),
     "library.cleaning": ("filter_text",),
     "library.conversion": ("convert",),
-    "library.training": ("train",),
+    "library.training": ("plan", "train"),
     "library.writing": ("Model", "TextStream", "generate", "load", "stream"),
     "runs.listener": ("Listener",),
 }

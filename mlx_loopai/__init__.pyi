@@ -6,6 +6,7 @@ from mlx_loopai.errors import LoopaiError as LoopaiError
 from mlx_loopai.generation.answer_stream import Text as Text
 from mlx_loopai.library.cleaning import filter_text as filter_text
 from mlx_loopai.library.conversion import convert as convert
+from mlx_loopai.library.training import plan as plan
 from mlx_loopai.library.training import train as train
 from mlx_loopai.library.writing import Model as Model
 from mlx_loopai.library.writing import TextStream as TextStream

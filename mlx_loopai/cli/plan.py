@@ -12,10 +12,7 @@ from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
-    from mlx_loopai.memory.machine import Machine
     from mlx_loopai.memory.plan import MemoryPlan
-
-_NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 
 
 @click.command("plan", short_help="Predict the memory a training run needs, and choose the settings that fit.")
@@ -49,7 +46,9 @@ def command(
     """
     from mlx_loopai.config import load_config
     from mlx_loopai.memory.corrections import read_corrections
+    from mlx_loopai.memory.machine import find_machine
     from mlx_loopai.memory.plan import plan
+    from mlx_loopai.models.find_config import find_config
     from mlx_loopai.models.shape import ModelShape
 
     if probe and machine != "this":
@@ -57,20 +56,14 @@ def command(
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)
     config = load_config(recipe, overrides)
-    sizes, where = _model_config(config.model)
-    shape, planned_for = ModelShape.from_config(sizes, where), _machine(machine, int(macos))
+    sizes, where = find_config(config.model)
+    shape, planned_for = ModelShape.from_config(sizes, where), find_machine(machine, int(macos))
     found = plan(shape, config, planned_for, corrections=read_corrections(shape, planned_for))
     if probe and found.fits:
         _probe(sizes, found, quiet)
         found = plan(shape, config, planned_for, corrections=read_corrections(shape, planned_for))
     emit(_document(config.model, found), as_json, "" if quiet and found.fits else _table(config.model, found))
     found.require_fit()
-
-
-def _machine(name: str, macos: int) -> Machine:
-    from mlx_loopai.memory.machine import named_machine, this_machine
-
-    return this_machine() if name == "this" else named_machine(name, macos)
 
 
 def _probe(sizes: dict[str, Any], planned: MemoryPlan, quiet: bool) -> None:
@@ -84,42 +77,6 @@ def _probe(sizes: dict[str, Any], planned: MemoryPlan, quiet: bool) -> None:
     with progress(steps, "probe", quiet, unit="steps") as shown, guarded(planned):
         factor = measuring.probe(sizes, planned, shown.update)
     keep_factor(ModelShape.from_config(sizes), planned.machine, planned.checkpointing, factor)
-
-
-def _model_config(model: str) -> tuple[dict[str, Any], str]:
-    """(config.json of nano, a file, a folder, a cached hub id or a known name; what to call it in errors)."""
-    from mlx_loopai.models.known_shapes import SUFFIX, known_config, near_names
-    from mlx_loopai.models.shape import read_config
-
-    known = known_config(model)
-    if known is not None:
-        return known, model
-    path = _NANO_FOLDER if model == "nano" else Path(model).expanduser()
-    if path.exists():
-        return read_config(path)
-    if model.lower().endswith(SUFFIX):
-        raise InputError(f"--model {model}: no sizes of that name are known; near: {', '.join(near_names(model))}")
-    cached = _cached_config(model)
-    if cached is None:
-        raise InputError(
-            f"--model {model}: no such folder or config.json, and no hub model of that name is cached;"
-            " give nano, a folder, a config.json, a downloaded hub id or a name such as Qwen2.5-3B-shape"
-        )
-    return read_config(cached)
-
-
-def _cached_config(model: str) -> Path | None:
-    """config.json of a hub id that is on this disk; nothing is downloaded."""
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model, "config.json")
-    except HFValidationError:
-        return None
-    return Path(found) if isinstance(found, str) else None
 
 
 def _document(model: str, found: MemoryPlan) -> dict[str, Any]:

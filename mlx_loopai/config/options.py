@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 PenaltyKind = Literal["none", "kronecker", "sketch", "hierarchical", "fisher", "hlora", "kl"]
 # Penalties that measure nothing on general data and keep nothing from step to step.
@@ -30,6 +31,8 @@ def _warm_enough(temperature: float) -> float:
 
 
 Temperature = Annotated[float, AfterValidator(_warm_enough)]
+# A configuration made in Python may hold paths.
+PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, PurePath) else given)]
 
 
 class Options(BaseModel):
@@ -166,7 +169,7 @@ class ForgettingOptions(Options):
 class SourceOptions(Options):
     """One data file and how much of it a phase sees."""
 
-    path: str = Field(
+    path: PathText = Field(
         description="JSONL, JSON, CSV or Parquet file; relative to the recipe; samples/NAME: embedded rows"
     )
     category: Literal["dialogue", "knowledge", "creative", "domain"] = Field("domain", description="what kind of rows")
@@ -185,14 +188,18 @@ class PhaseOptions(Options):
 class RunConfig(Options):
     """Everything that decides what a training run does."""
 
-    model: str = Field("nano", description="nano (embedded), a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct")
+    model: PathText = Field(
+        "nano", description="nano (embedded), a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct"
+    )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: fp32 on CPU, bf16 on Metal")
     system_prompt: str = Field(
         "", description="system prompt of training, rehearsal and generation; empty: the template's own"
     )
     sources: dict[str, SourceOptions] = Field(default_factory=dict, description="named data files")
-    validation: str = Field("", description="held-out rows, scored before and after; empty: none")
-    general: str = Field("", description="general rows for rehearsal and importance; empty: the embedded prompt set")
+    validation: PathText = Field("", description="held-out rows, scored before and after; empty: none")
+    general: PathText = Field(
+        "", description="general rows for rehearsal and importance; empty: the embedded prompt set"
+    )
     phases: tuple[PhaseOptions, ...] = Field((), description="trained in order; empty: one phase over every source")
     lora: LoraOptions = LoraOptions()
     train: TrainOptions = TrainOptions()

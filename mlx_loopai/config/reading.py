@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,26 @@ from mlx_loopai.config.options import PhaseOptions, RunConfig, SourceOptions
 from mlx_loopai.errors import InputError, all_problems
 
 
-def load_config(path: Path | None, overrides: tuple[str, ...] = (), base: dict[str, Any] | None = None) -> RunConfig:
-    """The configuration of a recipe with NAME=VALUE `overrides` applied; relative data paths resolve beside the recipe.
+def load_config(
+    recipe: str | Path | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The configuration of a recipe, with `overrides` applied; relative data paths resolve beside the recipe.
+
+    overrides: by dotted name, such as {"train.learning_rate": 1e-4}, or texts such as "train.learning_rate=1e-4".
+    base: what holds where the recipe, if there is one, says nothing.
 
     Raises: InputError naming every problem (file, dotted key, reason, nearest key).
     """
-    values: dict[str, Any] = dict(base or {})
-    where = str(path) if path else "options"
-    if path is not None:
-        values = {**values, **_read_yaml(path)}
-        _resolve_paths(values, path.parent)
-    for override in overrides:
-        _apply_override(values, override)
+    values: dict[str, Any] = copy.deepcopy(dict(base or {}))
+    where = "options" if recipe is None else str(recipe)
+    if recipe is not None:
+        values |= _read_yaml(Path(recipe))
+        _resolve_paths(values, Path(recipe).parent)
+    named = overrides.items() if isinstance(overrides, Mapping) else map(_named_value, overrides)
+    for name, value in named:
+        _put(values, name, value)
     return validate_config(values, where)
 
 
@@ -115,20 +125,25 @@ def _beside(path: str, folder: Path) -> str:
     return str((folder / path).resolve())
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _named_value(override: str) -> tuple[str, Any]:
+    """Name and value of a text such as `train.learning_rate=1e-4`."""
     name, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"`overrides` {override}: expected NAME=VALUE, such as train.learning_rate=1e-4")
-    *parents, leaf = name.strip().split(".")
+    try:
+        return name.strip(), yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise InputError(f"`overrides` {override}: cannot read the value {text!r}; quote it as in YAML") from None
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *parents, leaf = name.split(".")
     table = values
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise InputError(f"`overrides` {override}: {parent} is a value, not a table")
-    try:
-        table[leaf] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise InputError(f"`overrides` {override}: cannot read the value {text!r}; quote it as in YAML") from None
+            raise InputError(f"`overrides` {name}: {parent} is a value, not a table")
+    table[leaf] = copy.deepcopy(value)
 
 
 def _explain(problem: Any) -> str:

@@ -9,6 +9,7 @@ from converters.convert import Conversion
 from converters.convert import convert as convert_checkpoint
 from converters.writers.target import FORMATS, Target
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.load import NANO, NANO_FOLDER
 from mlx_loopai.runs.listener import Listener, Silent
 
 
@@ -22,7 +23,7 @@ def convert(
     listener: Listener | None = None,
     **target: Any,
 ) -> Conversion:
-    """Convert a Hugging Face or MLX folder, a hub id or a GGUF file to what `target` says, at `out`.
+    """Convert nano, a Hugging Face or MLX folder, a hub id or a GGUF file to what `target` says, at `out`.
 
     target: fields of `converters.writers.target.Target`: `to` (mlx, hf or gguf), `dtype`, `quantize`, `group_size`,
     `keep`. tokenizer: a folder whose tokenizer replaces the source's own. revision: pins a hub id. check: compares
@@ -43,7 +44,7 @@ def convert(
         heard.advance(done)
 
     done = convert_checkpoint(
-        source,
+        NANO_FOLDER if source == NANO else source,
         Path(out),
         revision=revision,
         tokenizer=None if tokenizer is None else Path(tokenizer),

@@ -34,6 +34,10 @@ _BUFFER_SHARE = 0.75
 _NO_LIMIT_BYTES = 1 << 60
 
 
+# The name of the computer that this runs on.
+THIS = "this"
+
+
 @dataclass(frozen=True)
 class Machine:
     """Memory and speed of a computer. `cores` counts GPU cores on Metal, CPU cores otherwise.
@@ -124,6 +128,11 @@ def package_versions() -> dict[str, str]:
 def machine_names() -> list[str]:
     """Every name that `named_machine` knows, such as `m4-16gb`."""
     return [f"{chip}-{ram}gb" for chip, entry in _CHIPS.items() for ram in entry.ram_gib]
+
+
+def find_machine(name: str, macos: int = 15) -> Machine:
+    """This computer, or the Mac of that name. Raises: InputError for an unknown one."""
+    return this_machine() if name == THIS else named_machine(name, macos)
 
 
 def named_machine(name: str, macos: int = 15) -> Machine:

@@ -73,6 +73,16 @@ def test_overrides_win_over_the_recipe_and_it_over_the_base(tmp_path: Path) -> N
     assert config.lora.targets == ("q_proj", "v_proj")
 
 
+def test_overrides_from_python(tmp_path: Path) -> None:
+    sources = {"mine": {"path": tmp_path / "rows.jsonl"}}
+    config = load_config(overrides={"sources": sources, "sources.mine.category": "creative", "train.max_steps": 3})
+    assert config.sources["mine"].path == str(tmp_path / "rows.jsonl")
+    assert (config.sources["mine"].category, config.train.max_steps) == ("creative", 3)
+    assert sources == {"mine": {"path": tmp_path / "rows.jsonl"}}  # what the caller holds stays as it was
+    with pytest.raises(InputError, match=r"options: unknown key train.max_step; did you mean max_steps\?"):
+        load_config(overrides={"train.max_step": 3})
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

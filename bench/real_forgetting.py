@@ -1,10 +1,11 @@
 """Data, suite and recipes of the real-model experiment, made from the user's own files.
 
-The domain is the shape that broke models: Korean stories as the answer `{"text": [...], "metadata": {"genre": ...}}`.
-Rows are written as prompt and completion, since the reader turns nested rows into prose by design.
+The domain is the shape that broke models: stories as the answer `{"text": [...], "metadata": {"genre": ...}}`, or the
+same sentences as natural text (`--shape prose`). Rows are written as prompt and completion, since the reader turns
+nested rows into prose by design. What of the general files is not given is left out of the suite.
 
-    python bench/real_forgetting.py --model MODEL --stories DIR --dialogue CSV --paragraphs TSV --maths JSONL \
-        --code JSONL.GZ --choice TSV --out DIR
+    python bench/real_forgetting.py --model MODEL --stories DIR [--language ko|en] [--shape json|prose] \
+        [--dialogue CSV] [--paragraphs TSV] [--maths JSONL] [--code JSONL.GZ] [--choice TSV] --out DIR
     mlx-loopai train DIR/plain.yaml --out RUN
     mlx-loopai evaluate --model MODEL --adapter RUN --suite DIR/suite.yaml --json
 """
@@ -24,36 +25,46 @@ import yaml
 
 from mlx_loopai.data.samples import texts
 from mlx_loopai.data.sentences import sentence_units
+from mlx_loopai.data.stories.rows import korean_share
 from mlx_loopai.files import write_whole
 
 SEED = 20264
 HELD_OUT_ROWS = 24
 GENERAL_ROWS = 12
-QUESTIONS = 20  # of every kind
+QUESTIONS = 60  # of every kind
 SENTENCES_A_ROW = 2
 MIN_SENTENCE_CHARS, MAX_SENTENCE_CHARS = 20, 120
 # About 100 tokens a row: 150 steps of two rows are then half an hour on one core.
 MAX_ROW_CHARS = 160
 GENRE = "fantasy"
-STORY_PROMPTS = (
-    "판타지 소설을 써주세요",
-    "짧은 이야기를 하나 지어 주세요",
-    "소설의 한 장면을 써 주세요",
-    "옛날 분위기의 이야기를 들려주세요",
-)
+STORY_PROMPTS = {
+    "ko": (
+        "판타지 소설을 써주세요",
+        "짧은 이야기를 하나 지어 주세요",
+        "소설의 한 장면을 써 주세요",
+        "옛날 분위기의 이야기를 들려주세요",
+    ),
+    "en": ("Write a fantasy story", "Make up a short story", "Write a scene of a novel", "Tell a tale of long ago"),
+}
+SUFFIXES = {"ko": "*.txt", "en": "*.md"}
 
 Row = dict[str, Any]
 
 
-def story_rows(stories: Mapping[str, str]) -> list[Row]:
-    """Rows of up to two sentences in the nested JSON shape; the files may break a sentence over lines."""
+def story_rows(stories: Mapping[str, str], language: str = "ko", shape: str = "json") -> list[Row]:
+    """Rows of up to two sentences of `language`; the files may break a sentence over lines, and hold other languages."""
     rows: list[Row] = []
+    prompts = STORY_PROMPTS[language]
     for story in stories.values():
+        sentences = (unit.strip() for unit in sentence_units(" ".join(story.split())))
         for part in _groups(
-            unit.strip() for unit in sentence_units(" ".join(story.split())) if len(unit.strip()) >= MIN_SENTENCE_CHARS
+            one
+            for one in sentences
+            if len(one) >= MIN_SENTENCE_CHARS and (korean_share(one) >= 0.5) == (language == "ko")
         ):
-            answer = json.dumps({"text": part, "metadata": {"genre": GENRE}}, ensure_ascii=False)
-            rows.append({"prompt": STORY_PROMPTS[len(rows) % len(STORY_PROMPTS)], "completion": answer})
+            nested = json.dumps({"text": part, "metadata": {"genre": GENRE}}, ensure_ascii=False)
+            answer = nested if shape == "json" else "\n\n".join(part)
+            rows.append({"prompt": prompts[len(rows) % len(prompts)], "completion": answer})
     return rows
 
 
@@ -86,7 +97,7 @@ def _normal(text: str) -> str:
 
 
 def recipes(model: str) -> dict[str, Row]:
-    """The arms: two domain rows in every step of each; rehearsal adds three of the base's answers to the step."""
+    """The arms: four domain rows in every step of each; rehearsal adds four of the base's answers to the step."""
     plain: Row = {
         "model": model,
         "dtype": "fp32",
@@ -95,7 +106,7 @@ def recipes(model: str) -> dict[str, Row]:
         "lora": {"rank": 16, "alpha": 32},
         "train": {
             "max_steps": 150,
-            "rows_per_step": 2,
+            "rows_per_step": 4,
             "max_tokens": 320,
             "learning_rate": 2e-4,
             "schedule": "linear",
@@ -103,17 +114,16 @@ def recipes(model: str) -> dict[str, Row]:
             "save_every": 30,
         },
     }
-    answers = {"source": "self", "max_prompts": 300, "answer_tokens": 64}
-    rehearsal = {
-        "replay": {**answers, "share": 3 / 5, "loss_share": 0.3},
-        "train": {**plain["train"], "rows_per_step": 5},
-    }
+    answers = {"source": "self", "max_prompts": 400, "answer_tokens": 48}
+    mixed = {**answers, "share": 1 / 2, "loss_share": 0.4}
+    with_rehearsal = {"train": {**plain["train"], "rows_per_step": 8}}
     sketch = {"penalty": {"kind": "sketch", "strength": 0.1, "opening_share": 0.5}}
     return {
         "plain": plain,
-        "rehearsal": {**plain, **rehearsal},
+        "rehearsal": {**plain, **with_rehearsal, "replay": mixed},
+        "rehearsal-kl": {**plain, **with_rehearsal, "replay": {**mixed, "objective": "kl", "kl_strength": 2.0}},
         "sketch": {**plain, **sketch, "replay": answers},  # importance is measured on them, none is trained on
-        "rehearsal-sketch": {**plain, **rehearsal, **sketch},
+        "rehearsal-sketch": {**plain, **with_rehearsal, **sketch, "replay": mixed},
     }
 
 
@@ -148,22 +158,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write domain.jsonl, held_out.jsonl, the general rows, suite.yaml and a recipe an arm to --out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    for name in ("stories", "dialogue", "paragraphs", "maths", "code", "choice", "out"):
+    for name in ("stories", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("dialogue", "paragraphs", "maths", "code", "choice"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--language", choices=list(STORY_PROMPTS), default="ko")
+    parser.add_argument("--shape", choices=["json", "prose"], default="json")
     given = parser.parse_args(arguments)
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
-    train, held_out = split(
-        story_rows({path.name: path.read_text(encoding="utf-8") for path in sorted(given.stories.glob("*.txt"))})
-    )
+    files = sorted(given.stories.glob(SUFFIXES[given.language]))
+    stories = {path.name: path.read_text(encoding="utf-8") for path in files}
+    train, held_out = split(story_rows(stories, given.language, given.shape))
     _write_rows(out / "domain.jsonl", train)
     _write_rows(out / "held_out.jsonl", held_out)
-    sources = {
-        "dialogue": _dialogue(given.dialogue),
-        "paragraphs": _paragraphs(given.paragraphs),
-        "maths": _maths(given.maths),
-        "code": _code(given.code),
-    }
+    readers = {"dialogue": _dialogue, "paragraphs": _paragraphs, "maths": _maths, "code": _code}
+    sources = {name: read(getattr(given, name)) for name, read in readers.items() if getattr(given, name)}
     suite: dict[str, Row] = {
         "general": {"kind": "general", "max_tokens": 32, "limit": QUESTIONS},
         "domain": {"kind": "nll", "file": "held_out.jsonl"},
@@ -171,7 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, rows in sources.items():
         _write_rows(out / f"{name}.jsonl", general_rows(rows))
         suite[name] = {"kind": "nll", "file": f"{name}.jsonl"}
-    suite["choice"] = {"kind": "choice", "file": str(given.choice.resolve()), "limit": QUESTIONS}
+    if given.choice:
+        suite["choice"] = {"kind": "choice", "file": str(given.choice.resolve()), "limit": QUESTIONS}
     write_whole(out / "suite.yaml", yaml.safe_dump(suite, sort_keys=False))
     for name, recipe in recipes(given.model).items():
         write_whole(out / f"{name}.yaml", yaml.safe_dump(recipe, sort_keys=False))

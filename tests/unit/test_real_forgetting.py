@@ -61,7 +61,7 @@ def test_the_domain_is_nested_json_as_answer_text(program: ModuleType, made: Pat
     sentences = [{sentence for paragraphs in rows for sentence in paragraphs} for rows in told]
     assert sentences[0]
     assert not sentences[0] & sentences[1]
-    assert {row.messages[0].content for row in train} == set(program.STORY_PROMPTS)
+    assert {row.messages[0].content for row in train} == set(program.STORY_PROMPTS["ko"])
 
 
 def test_the_suite_and_the_recipes_can_be_read(program: ModuleType, made: Path) -> None:

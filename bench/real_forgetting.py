@@ -52,7 +52,7 @@ Row = dict[str, Any]
 
 
 def story_rows(stories: Mapping[str, str], language: str = "ko", shape: str = "json") -> list[Row]:
-    """Rows of up to two sentences of `language`; the files may break a sentence over lines, and hold other languages."""
+    """Rows of up to two sentences of `language`; files may break a sentence over lines and hold other languages."""
     rows: list[Row] = []
     prompts = STORY_PROMPTS[language]
     for story in stories.values():

@@ -22,7 +22,7 @@ StageProgress = Callable[[str, int, int], None]
 class Conversion:
     """What a conversion made. `n_bytes` counts all files; `dtype` names the main form (bf16, 4bit, q8_0, ...).
 
-    `notes` says, a sentence each, what was taken otherwise than the source's files say.
+    `notes`: a sentence for each thing that was read differently from what the source's files state.
     """
 
     out: Path

@@ -1,7 +1,7 @@
-"""An adapter made a part of its base's weights, and how much of it survives the rounding to few bits.
+"""Adds an adapter to its base's weights, and measures how much of it survives rounding to few bits.
 
-A delta smaller than the quantisation step vanishes when W + D is quantised again (facts: 12 % is left at a tenth of a
-step). So the share that survives is measured per matrix, and where it is low the matrix gets more bits.
+A delta smaller than the quantisation step vanishes when W + D is quantised again: at a tenth of a step 12 % of it is
+left. So the share that survives is measured for each matrix, and where it is low the matrix gets more bits.
 """
 
 from __future__ import annotations

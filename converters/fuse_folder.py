@@ -1,4 +1,4 @@
-"""The fused model as an MLX folder: base and adapter checked against each other, measured, written."""
+"""Writes base and adapter as one MLX folder, after checking that they belong together."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ _REFUSED = {
     "monteclora_config": "the factors are drawn at random",
     "velora_config": "the input is compressed first",
 }
-# How A and B began is no matter for these: the base stayed what it is.
+# These only say how A and B began. The base was not changed, so the update is still A B.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _KNOWN = frozenset(
     "alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config"

@@ -16,8 +16,9 @@ import grimp
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "mlx_loopai"
-# Not rooms of the package: `cli` and the library use the converters, and nothing uses the tools.
+# Not rooms of the package: nothing uses the tools, and only the rooms of `_ABOVE_CONVERTERS` use the converters.
 _OUTSIDE = ("tools", "converters")
+_ABOVE_CONVERTERS = ("cli", "library")
 
 _CELL = 24
 _LEFT = 130
@@ -30,7 +31,8 @@ def rooms() -> list[str]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contract = next(entry for entry in settings["tool"]["importlinter"]["contracts"] if entry["type"] == "layers")
     layers = [room.strip("() ") for layer in contract["layers"] for room in layer.replace(":", "|").split("|")]
-    return ["tools", *layers[: layers.index("cli") + 1], "converters", *layers[layers.index("cli") + 1 :]]
+    below = [room for room in layers if room not in _ABOVE_CONVERTERS]
+    return ["tools", *_ABOVE_CONVERTERS, "converters", *below]
 
 
 def uses() -> set[tuple[str, str]]:

@@ -35,15 +35,15 @@ def command() -> None:
     show_default=True,
     help="cat: the exact sum, its rank the sum of the ranks. svd: the nearest to it of a rank. ties, dare: by entry.",
 )
-@click.option("--weights", metavar="W,W,...", help="A weight for each adapter; 1 otherwise.")
+@click.option("--weights", metavar="W,W,...", help="A weight for each adapter. [default: 1]")
 @click.option(
-    "--rank", type=click.IntRange(1, 1024), help="Rank of the result (svd, ties, dare); the largest otherwise."
+    "--rank", type=click.IntRange(1, 1024), help="Rank of the result (svd, ties, dare). [default: the largest]"
 )
 @click.option(
     "--density", type=float, default=0.5, show_default=True, help="Share of each update that ties and dare keep."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of dare.")
-@click.option("--force", is_flag=True, help="Merge adapters of different bases all the same.")
+@click.option("--force", is_flag=True, help="Merge adapters even if their bases differ.")
 @push_option
 @json_option
 @quiet_option
@@ -60,7 +60,7 @@ def merge_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make one adapter of several that were trained on the same base, whatever their ranks."""
+    """Merge several adapters of one base into one, whatever their ranks."""
     from converters.merge_adapters import Merge, merge
     from mlx_loopai.models.adapter_folder import read_adapter, write_adapter
 
@@ -110,7 +110,7 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
 @command.command("export")
 @click.argument("folder", metavar="ADAPTER", type=FOLDER)
 @out_option
-@click.option("--base", metavar="NAME", help="What base_model_name_or_path shall say.")
+@click.option("--base", metavar="NAME", help="The name to write as base_model_name_or_path.")
 @json_option
 @quiet_option
 def export_command(folder: Path, out: Path, base: str | None, as_json: bool, quiet: bool) -> None:
@@ -125,8 +125,10 @@ def export_command(folder: Path, out: Path, base: str | None, as_json: bool, qui
 
 @command.command("tune")
 @click.argument("run", metavar="RUN", type=FOLDER)
-@click.option("--held-out", metavar="ROWS", help="Held-out domain rows to choose by; the run's `validation` otherwise.")
-@click.option("--floor", type=click.FloatRange(0, 1), help="Least kept likelihood; the run's forgetting.kept_floor.")
+@click.option("--held-out", metavar="ROWS", help="Held-out domain rows to choose by. [default: the run's `validation`]")
+@click.option(
+    "--floor", type=click.FloatRange(0, 1), help="Least kept likelihood. [default: the run's forgetting.kept_floor]"
+)
 @out_option
 @json_option
 @quiet_option
@@ -163,7 +165,7 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
 @click.argument("folder", metavar="ADAPTER", type=FOLDER)
 @json_option
 def inspect_command(folder: Path, as_json: bool) -> None:
-    """Say what an adapter is: rank, scale, base, modules, and how large its update is where."""
+    """Show an adapter's rank, scale, base and modules, and how large its update is in each."""
     from mlx_loopai.models.adapter_folder import read_adapter
 
     adapter = read_adapter(folder)
@@ -180,8 +182,10 @@ def inspect_command(folder: Path, as_json: bool) -> None:
 @click.argument("folder", metavar="ADAPTER", type=FOLDER)
 @click.option("--base", required=True, help="The model the adapter was trained on: a folder, or a hub id.")
 @out_option
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the dense weights; the base's own.")
-@quantization_options(MLX_FORMS, "Quantise the result; a quantised base keeps its forms without it.")
+@click.option(
+    "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the dense weights. [default: the base's own]"
+)
+@quantization_options(MLX_FORMS, "Quantise the result. Without it a quantised base keeps its own quantisation.")
 @click.option(
     "--allow-loss", is_flag=True, help="Keep the quantisation even where less than 90 % of the update survives."
 )
@@ -201,7 +205,7 @@ def fuse_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Put an adapter into its base's weights: an MLX folder that needs no adapter any more.
+    """Merge an adapter into its base's weights. The result is an MLX folder that works without an adapter.
 
     Where rounding to few bits would lose more than a tenth of the update, the matrix gets 8 bits, or stays dense.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
     from mlx_loopai.models.prompt_cache import Prefix
 
-# Above this share of overruled first choices the text is the constraint's more than the model's.
+# When the constraint overrules more first choices than this, the text is its work rather than the model's.
 _MUCH_MASKING = 0.1
 _ADVICE = "ask in other words, or raise --retries, --temperature or --max-removed"
 
@@ -232,7 +232,7 @@ def _into_file(
                 file.add(missing[number], _row(questions[missing[number]].prompt, answer))
         except KeyboardInterrupt:
             written = f"{len(file.done)} of {len(questions)} answers are written"
-            raise Interrupted(f"{output.out}: {written}; the same command goes on there") from None
+            raise Interrupted(f"{output.out}: {written}; the same command continues there") from None
         return file.finish()
 
 

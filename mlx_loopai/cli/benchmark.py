@@ -1,4 +1,4 @@
-"""`mlx-loopai benchmark`: this program beside others, on the same weights and tokens."""
+"""`mlx-loopai benchmark`: times this program against others, on the same weights and tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROMPTS = (
 
 _shared: Sequence[Callable[[Any], Any]] = (
     click.option("--model", default="nano", show_default=True, help="nano, a folder or a hub id."),
-    click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns of each side."),
+    click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="How often each side runs."),
     click.option("--out", type=click.Path(path_type=Path), help="Write the result here, as JSON."),
     click.option("--plot", type=click.Path(path_type=Path), help="Draw the rates here, as SVG."),
     click.option("--costs", type=click.Path(path_type=Path), help="A table of machines and their dollars an hour."),
@@ -40,7 +40,7 @@ def _with_shared_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @click.group("benchmark")
 def command() -> None:
-    """Race training or generation against other programs, or compare two results.
+    """Time training or generation against other programs, or compare two results.
 
     All sides get the same float32 weights and tokens and take turns, each turn in a process of its own. Exit status 1
     when they do not compute the same.
@@ -55,15 +55,28 @@ def command() -> None:
     "a CPU, with the step that a GPU runs), mlx-lm, torch-cpu, torch-mps. Default: mlx-lm and ours, on a CPU both.",
 )
 @click.option("--rows", type=click.Path(path_type=Path), help="Data file, or samples/NAME, with one answer a row.")
-@click.option("--row-count", default=0, type=click.IntRange(0), help="How many of its rows; 0: all not held out.")
-@click.option("--equal-length", default=128, show_default=True, type=int, help="Without --rows: random rows so long.")
+@click.option(
+    "--row-count",
+    default=0,
+    type=click.IntRange(0),
+    help="How many rows of --rows to use; 0: all that are not held out.",
+)
+@click.option(
+    "--equal-length", default=128, show_default=True, type=int, help="Without --rows: random rows of this many tokens."
+)
 @click.option("--tokens", default=512, show_default=True, type=click.IntRange(8), help="Longest row of --rows.")
 @click.option("--rows-per-step", default=4, show_default=True, type=click.IntRange(1))
 @click.option("--steps", default=0, type=click.IntRange(0), help="Optimizer steps; 0: an epoch, or 12 of random rows.")
 @click.option("--rank", default=8, show_default=True, type=click.IntRange(1), help="Rank of the adapters.")
-@click.option("--learning-rate", default=1e-5, show_default=True, type=float, help="Of Adam, on every side.")
-@click.option("--checkpointing", is_flag=True, help="Every side computes blocks again in the backward pass.")
-@click.option("--vocabulary", type=click.IntRange(8), help="Instead of --model a thin random one with so many words.")
+@click.option(
+    "--learning-rate", default=1e-5, show_default=True, type=float, help="Learning rate of Adam, on every side."
+)
+@click.option("--checkpointing", is_flag=True, help="Recompute blocks in the backward pass, on every side.")
+@click.option(
+    "--vocabulary",
+    type=click.IntRange(8),
+    help="Use a thin random model with this many tokens in its vocabulary instead of --model.",
+)
 @click.option("--seed", default=0, show_default=True, type=int)
 def train_command(
     model: str,
@@ -76,7 +89,7 @@ def train_command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Race LoRA training: supervised tokens a second and peak memory above the weights.
+    """Time LoRA training: supervised tokens a second, and peak memory above the weights.
 
     First losses on the same rows, and held-out losses after, must agree between the sides.
     """
@@ -102,10 +115,16 @@ def train_command(
     show_default=True,
     help="Who takes part, the first compared with the others: mlx-loopai, mlx-lm, torch-cpu, torch-mps.",
 )
-@click.option("--prompts", type=click.Path(path_type=Path), help="Text file, one prompt a line; else four short ones.")
-@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
 @click.option(
-    "--batch", "batches", multiple=True, type=click.IntRange(1), help="Prompts at a time; default 1, 2, 4, 8."
+    "--prompts", type=click.Path(path_type=Path), help="Text file with one prompt a line. [default: four short prompts]"
+)
+@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer, in tokens.")
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Prompts at a time; repeatable. [default: 1, 2, 4, 8]",
 )
 def generate_command(
     model: str,
@@ -120,7 +139,7 @@ def generate_command(
     max_tokens: int,
     batches: tuple[int, ...],
 ) -> None:
-    """Race greedy generation: time to the first token, prompt and answer tokens a second, peak memory.
+    """Time greedy generation: time to the first token, prompt and answer tokens a second, peak memory.
 
     All sides must give the same answers, token by token.
     """
@@ -144,7 +163,7 @@ def generate_command(
 @json_option
 @quiet_option
 def compare_command(before: Path, after: Path, as_json: bool, quiet: bool) -> None:
-    """Compare two results of the same race: BEFORE and AFTER, such as of two machines or two versions."""
+    """Compare two results of one race, BEFORE and AFTER, such as from two machines or two versions."""
     from mlx_loopai.benchmark.results import compare_results, read_result
     from mlx_loopai.benchmark.tables import comparison_table
 
@@ -190,7 +209,7 @@ def _encoded_prompts(model: str, file: Path | None) -> tuple[Path, tuple[tuple[i
     folder = resolve_model(model).resolve()
     lines = _PROMPTS if file is None else tuple(filter(None, file.read_text(encoding="utf-8").splitlines()))
     if not lines:
-        raise InputError(f"{file}: no prompt in it; write one a line")
+        raise InputError(f"{file}: holds no prompt; write one on each line")
     encoder = ChatEncoder(load_tokenizer(folder))
     return folder, tuple(tuple(encoder.prompt_ids([Message("user", line)])) for line in lines)
 

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 _HELP = """\
 /system TEXT  set the system prompt; without TEXT show it
-/undo         take the last request and its answer back
-/reset        begin anew
-/save FILE    write the conversation to a .jsonl file, which training reads, too
-/load FILE    go on from a saved conversation
+/undo         take back the last request and its answer
+/reset        start a new conversation
+/save FILE    write the conversation to a .jsonl file, which training can read
+/load FILE    continue a saved conversation
 /help         this list
 Ctrl-C stops an answer; Ctrl-D or /exit leaves."""
 
 
 class _LeaveError(Exception):
-    """The user wants to go."""
+    """The user asked to leave."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,8 @@ class _Console:
 @click.option(
     "--genre", help="Examples and a system prompt that come with the program: 판타지, 로맨스, 동화, 시, 수필."
 )
-@click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
-@click.option("--load", type=_FILE, help="Go on from a conversation that /save wrote.")
+@click.option("--system", help="System prompt. [default: the one the adapter was trained with, if any]")
+@click.option("--load", type=_FILE, help="Continue a conversation that /save wrote.")
 @generation_flags()
 @click.option(
     "--context", type=click.IntRange(2), help="Tokens of conversation and answer.  [default: the model's, at most 8192]"
@@ -89,11 +89,11 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Talk with a model: a line is a request, and lines that begin with / are commands (/help lists them).
+    """Talk with a model: each line is a request, and lines that begin with / are commands (/help lists them).
 
     Ctrl-C stops an answer and keeps the conversation; Ctrl-D leaves. Through a pipe every line is answered in turn.
-    --json prints a JSON document a line for every answer. When the conversation no longer fits the context, its oldest
-    turns leave, and a line says so.
+    --json prints one JSON document a line, one for each answer. When the conversation no longer fits the context, its
+    oldest turns are left out, and a line tells you.
     """
     generation = read_flags(options)
     from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
@@ -140,7 +140,7 @@ def _talk(chat: Chat, console: _Console) -> None:
 def _answer(chat: Chat, line: str, console: _Console) -> None:
     turn = chat.ask(line)
     if turn.left_out:
-        console.note(f"the conversation is longer than the context: its {turn.left_out} oldest exchanges left")
+        console.note(f"the conversation is longer than the context: the {turn.left_out} oldest exchanges were left out")
     stopped = not _shown(turn, console)
     written = turn.writing.text()
     document = {

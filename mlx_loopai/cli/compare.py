@@ -28,14 +28,18 @@ EMBEDDED_HELD_OUT = "samples/hurting_held_out"
     "--arms",
     default="plain,guarded",
     show_default=True,
-    help="Names or recipe files, separated by commas; plain is always.",
+    help="Names or recipe files, separated by commas; plain always takes part.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of every arm.")
-@click.option("--sweep", metavar="train.learning_rate=V1,V2", help="Rates tried for every arm; the domain chooses one.")
-@click.option("--sweep-seeds", type=click.IntRange(min=1), help="Try the rates at so many of the seeds, not at all.")
+@click.option(
+    "--sweep", metavar="train.learning_rate=V1,V2", help="Rates to try for every arm; held-out domain rows choose one."
+)
+@click.option(
+    "--sweep-seeds", type=click.IntRange(min=1), help="Try each rate with N seeds only; train the chosen one with all."
+)
 @click.option("--posthoc", metavar="ROWS", help="Rescale every arm after training, too, by these held-out domain rows.")
 @click.option("--suite", help="general, or a suite file; without it the nano probes for nano, general for others.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many items of every probe or task.")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions of every kind.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
 )
@@ -62,9 +66,9 @@ def command(
     (general records), self (the base's own answers), kronecker, sketch, hierarchical, fisher, hlora, kl (penalties
     alone), stage-a (hlora's first stage alone), guarded (the recommended combination), recipe (RECIPE as it is), or a
     recipe FILE.yaml of the same base. The recipe's `validation` rows measure the domain.
-    With --posthoc every arm stands there once more as ARM+posthoc: its update scaled, over all blocks alike or along
+    With --posthoc every arm appears once more as ARM+posthoc: its update scaled, over all blocks alike or along
     them, to the most gain whose general likelihood stays above `forgetting.kept_floor`.
-    The same command again goes on where it stopped; what is trained is not trained again.
+    The same command continues where it stopped: finished runs are not trained again.
 
     \b
     mlx-loopai compare my.yaml --arms plain,replay-10,guarded --sweep train.learning_rate=1e-4,3e-4 --out runs/c
@@ -92,7 +96,7 @@ def command(
             grid = Grid(configs, rates, range(first, first + seeds), out, measure, listener, sweep_seeds, posthoc or "")
             found = grid.run()
     except (Interrupted, KeyboardInterrupt):
-        raise Interrupted(f"stopped by Ctrl-C; what is trained stays in {out}; the same command goes on") from None
+        raise Interrupted(f"stopped by Ctrl-C; finished runs stay in {out}; the same command continues") from None
     found = replace(found, command=_command(), versions=package_versions(), machine=machine_name())
     found.write(out / COMPARISON_NAME)
     found = replace(found, report=str(write_report(out / COMPARISON_NAME)))

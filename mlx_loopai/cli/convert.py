@@ -150,9 +150,11 @@ def _print_summary(document: dict[str, Any]) -> None:
 @quantization_options(
     (*MLX_FORMS, "q8_0", "q4_0"), "Quantise the matrices: bits or a float form for mlx, q8_0 or q4_0 for gguf."
 )
-@click.option("--verify", "check", is_flag=True, help="Read the output again, compare every tensor and run the model.")
+@click.option(
+    "--verify", "check", is_flag=True, help="Read the output again, compare every tensor, and run both models."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("--quiet", is_flag=True, help="No progress and no summary; errors are still shown.")
+@click.option("--quiet", is_flag=True, help="Show no progress and no summary; errors are still shown.")
 def command(
     source: str,
     out: Path,
@@ -169,10 +171,10 @@ def command(
 ) -> None:
     """Convert SOURCE to an MLX folder, a Hugging Face folder or a GGUF file.
 
-    SOURCE is a Hugging Face model folder (safetensors or torch .bin, in one file or shards), a hub id such as
+    SOURCE is a Hugging Face model folder (safetensors or torch .bin, in one file or in shards), a hub id such as
     Qwen/Qwen2.5-1.5B-Instruct, or a GGUF file. Supported architectures: qwen2 (also 2.5), qwen3 (dense), llama,
-    mistral and gpt_neox, and for `rag build --embedder` the encoders bert, roberta and xlm-roberta. A conversion that
-    was killed goes on when the same command is given again.
+    mistral and gpt_neox, and for `rag build --embedder` the encoders bert, roberta and xlm-roberta. When a conversion
+    was killed, the same command continues it.
     """
     from converters.convert import convert
     from converters.writers.target import Target
@@ -185,7 +187,7 @@ def command(
                 source, out, revision=revision, tokenizer=tokenizer, target=target, check=check, on_progress=on_progress
             )
     except KeyboardInterrupt:
-        how = "starts over" if to == "gguf" else "goes on after the files that are finished"
+        how = "starts over" if to == "gguf" else "continues after the files that are finished"
         raise Interrupted(f"{out}: stopped by Ctrl-C; the same command {how}") from None
     document = _document(done)
     if as_json:

@@ -24,19 +24,19 @@ _PREVIEW, _PREVIEW_CHARS = 5, 90
 
 @click.group("data", short_help="Audit, reshape and build training data.")
 def command() -> None:
-    """Look at training data before it is learnt, and build a balanced set from it."""
+    """Look at training data before training, and build a balanced set from it."""
 
 
 @command.command("audit")
 @click.argument("files", nargs=-1, required=True, type=_FILES)
-@click.option("--validation", type=_FILES, help="Held-out rows: training rows that stand there too are reported.")
+@click.option("--validation", type=_FILES, help="Held-out rows; training rows that are among them are reported.")
 @click.option("--model", help="Count lengths in this model's tokens: nano, a folder or a hub id.")
 @json_option
 @quiet_option
 def audit_command(
     files: tuple[Path, ...], validation: Path | None, model: str | None, as_json: bool, quiet: bool
 ) -> None:
-    """Say what is in FILES: languages, JSON answers, markup, repeats, leaks, personal data, lengths."""
+    """Show what is in FILES: languages, JSON answers, markup, repeats, leaks, personal data, lengths."""
     from mlx_loopai.data.audit import audit
     from mlx_loopai.data.records import read_records
 
@@ -78,7 +78,7 @@ def convert_command(files: tuple[Path, ...], out: Path, as_json: bool, quiet: bo
 
 @command.command("build")
 @click.option(
-    "--source", "sources", multiple=True, required=True, metavar="CATEGORY=FILE", help="Rows of a category; repeat."
+    "--source", "sources", multiple=True, required=True, metavar="CATEGORY=FILE", help="Rows of a category; repeatable."
 )
 @click.option("--count", "counts", multiple=True, metavar="CATEGORY=N", help="Rows to draw (15000/8000/5000/3000).")
 @click.option("--out", required=True, type=_FILES, help="The folder to write.")
@@ -99,9 +99,10 @@ def build_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Build a balanced set: one file a category, held-out rows and a recipe with three phases.
+    """Build a balanced set: one file for each category, held-out rows, and a recipe with three phases.
 
-    Too many rows are drawn from, too few are repeated evenly; the summary says how often.
+    Where there are too many rows some are drawn; where there are too few they repeat evenly. The summary shows how
+    often.
     """
     from mlx_loopai.data.build import DEFAULT_COUNTS, build
     from mlx_loopai.data.records import read_records
@@ -207,7 +208,7 @@ def _write_set(out: Path, built: DataSet, replay_share: float) -> dict[str, Path
             write_whole(paths[name], "".join(map(to_line, rows)))
     files = {name: path.name for name, path in paths.items() if name != "validation"}
     values = recipe(files, "validation.jsonl" if built.validation else "", replay_share)
-    # The recipe comes last: where it stands, the set is whole.
+    # The recipe is written last: where it exists, the set is complete.
     paths["recipe"] = out / "recipe.yaml"
     write_whole(paths["recipe"], yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     return paths
@@ -223,7 +224,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 def _count_pair(text: str) -> tuple[str, int]:
     name, value = _pair(text, "--count")
     if not value.isdigit():
-        raise InputError(f"--count {text}: {value} is no number of rows; give 0 or more")
+        raise InputError(f"--count {text}: {value} is not a number of rows; give 0 or more")
     return name, int(value)
 
 
@@ -244,7 +245,7 @@ def _audit_document(files: tuple[Path, ...], found: Audit) -> dict[str, Any]:
 
 
 def _audit_text(found: Audit) -> str:
-    share = f"; {found.real_token_share:.1%} of computed tokens are no padding" if found.real_token_share else ""
+    share = f"; padding wastes {1 - found.real_token_share:.1%}" if found.real_token_share else ""
     lines = [
         f"rows           {found.rows}",
         f"languages      {_counts(found.languages)}",

@@ -50,7 +50,7 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     """Show, offline and in minutes, that guarded fine-tuning keeps what plain fine-tuning loses.
 
     Trains the embedded model twice on creative rows in the JSON shape that breaks models: plain LoRA, and the guarded
-    recipe. Probes base, plain and guarded on five general abilities, and writes a report.
+    recipe. Asks all three models questions on five general abilities, and writes a report.
     """
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.cli.report import write_report
@@ -67,7 +67,7 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
         with progress_listener(quiet) as listener:
             found = compare(configs, out, measure, listener)
     except Interrupted:
-        raise Interrupted("stopped by Ctrl-C; the demo has no --resume, run it again: it starts over") from None
+        raise Interrupted("stopped by Ctrl-C; the demo cannot be resumed: run it again from the beginning") from None
     found = replace(
         found, command=f"mlx-loopai demo --seed {seed}", versions=package_versions(), machine=machine_name()
     )
@@ -84,14 +84,14 @@ def recipe_config(name: str, overrides: tuple[str, ...] = ()):  # type: ignore[n
 
 
 def _clear(out: Path) -> None:
-    """Make room for a new result; only a folder that a demo wrote is replaced."""
+    """Remove what an earlier demo wrote to `out`; any other folder is refused."""
     from mlx_loopai.runs.documents.comparison import DEMO_NAME
 
     if any(place.is_file() for place in (out, *out.parents)):
-        raise InputError(f"--out {out}: a file stands where the folder should be; give another one")
+        raise InputError(f"--out {out}: is a file, where a folder is needed; give another one")
     if out.is_dir() and any(out.iterdir()):
         if not any((out / name).exists() for name in (DEMO_NAME, *RECIPES)):
-            raise InputError(f"--out {out}: not empty and no earlier demo; give a new folder")
+            raise InputError(f"--out {out}: is not empty and holds no earlier demo; give a new folder")
         shutil.rmtree(out)
 
 

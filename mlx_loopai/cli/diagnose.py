@@ -1,4 +1,4 @@
-"""`mlx-loopai diagnose`: see what is inside a tokenizer, a model or an adapter."""
+"""`mlx-loopai diagnose`: figures and pictures of what is inside a tokenizer, a model or an adapter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def command() -> None:
 @command.command("attention")
 @_model
 @_adapter
-@click.option("--text", "file", type=click.Path(path_type=Path), help="UTF-8 text to read, a line a sequence.")
+@click.option(
+    "--text", "file", type=click.Path(path_type=Path), help="UTF-8 text to read; each line is a sequence of its own."
+)
 @_out
 @_pictures
 @json_option
@@ -40,7 +42,7 @@ def command() -> None:
 def attention_command(
     model: str, adapter: Path | None, file: Path | None, out: Path, pictures: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Say where each head looks: at which scripts, how evenly, how far back."""
+    """Show where each head looks: at which scripts, how evenly, how far back."""
     from mlx_loopai.diagnostics import plot
     from mlx_loopai.diagnostics.attention import attention
     from mlx_loopai.diagnostics.tokenizer import token_class
@@ -90,7 +92,7 @@ def hidden_command(model: str, adapter: Path | None, out: Path, pictures: bool, 
 @json_option
 @quiet_option
 def lora_command(adapter: Path, out: Path, pictures: bool, as_json: bool, quiet: bool) -> None:
-    """Say how large an adapter's updates are, how many directions they use, and which stand out; no model needed."""
+    """Show how large an adapter's updates are, how many directions they use, and which stand out; needs no model."""
     import numpy as np
 
     from mlx_loopai.diagnostics import plot
@@ -132,7 +134,7 @@ def gradients_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Say how large the gradient of each adapted matrix is, and where it vanishes or explodes; trains nothing."""
+    """Show how large the gradient of each adapted matrix is, and where it vanishes or explodes; nothing is trained."""
     from mlx_loopai.config import LoraOptions
     from mlx_loopai.data.records import read_records
     from mlx_loopai.data.tokens import ChatEncoder, encode_records
@@ -158,12 +160,16 @@ def gradients_command(
     "--model", default="nano", show_default=True, help="nano, a folder (tokenizer files are enough), a hub id."
 )
 @click.option(
-    "--text", "files", multiple=True, metavar="NAME=FILE", help="UTF-8 text whose cost is counted; default: ours."
+    "--text",
+    "files",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="UTF-8 text whose cost is counted. [default: built-in texts]",
 )
 @json_option
 @quiet_option
 def tokenizer_command(model: str, files: tuple[str, ...], as_json: bool, quiet: bool) -> None:
-    """Say how much of a vocabulary is Korean and what Korean text costs in tokens against English."""
+    """Show how much of a vocabulary is Korean, and what Korean text costs in tokens compared with English."""
     from mlx_loopai.diagnostics.tokenizer import tokenizer_report
     from mlx_loopai.models.load import load_tokenizer, resolve_model
 

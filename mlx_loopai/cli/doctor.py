@@ -213,9 +213,9 @@ def text(facts: Facts) -> str:
 @json_option
 @quiet_option
 def command(as_json: bool, quiet: bool) -> None:
-    """Say what this machine, its Python, its MLX and its memory policy are, and what would go wrong.
+    """Show this machine, its Python, its MLX and its memory policy, and warn of what would go wrong.
 
-    The exit status is 0 whatever is found; scripts read `problems` of --json.
+    The exit status is 0 whatever is found. Scripts read `problems` of --json.
     """
     facts = gather()
     found = problems(facts)

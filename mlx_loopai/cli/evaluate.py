@@ -1,4 +1,4 @@
-"""`mlx-loopai evaluate`: what a model can do, and what fine-tuning left of it."""
+"""`mlx-loopai evaluate`: what a model can do, and how much of that fine-tuning left."""
 
 from __future__ import annotations
 
@@ -27,23 +27,35 @@ LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 @click.command("evaluate", short_help="Measure what a model kept of its general ability.")
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
-@click.option("--suite", help="Not the nano probes: general (shipped, any model), a YAML file, or lm-eval:TASK,TASK.")
-@click.option("--text", "texts", type=click.Path(path_type=Path), help="Score a file of generated texts; no model.")
+@click.option(
+    "--suite", help="Questions other than nano's: general (for any model), a YAML file, or lm-eval:TASK,TASK."
+)
+@click.option(
+    "--text", "texts", type=click.Path(path_type=Path), help="Score a file of generated texts; no model is loaded."
+)
 @click.option("--references", type=click.Path(path_type=Path), help="Reference texts for --text, in the same order.")
 @click.option(
-    "--tokenize", type=click.Choice(["char", "ko-mecab"]), default="char", show_default=True, help="BLEU's tokens."
+    "--tokenize",
+    type=click.Choice(["char", "ko-mecab"]),
+    default="char",
+    show_default=True,
+    help="The units that BLEU counts.",
 )
 @click.option("--lid", is_flag=True, help="With --text: pass rates by fastText's language identifier as well.")
 @click.option(
     "--english-words", type=click.Path(path_type=Path), help="With --lid: the words that count as English, one a line."
 )
 @click.option(
-    "--against", type=click.Path(path_type=Path), help="Other answers to --text's prompts, for a judge model."
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Other answers to the prompts of --text; a judge model compares the two.",
 )
 @click.option("--judge-url", help="The judge's OpenAI-compatible API, such as http://127.0.0.1:8080/v1.")
-@click.option("--judge-model", help="The judge's name there. A key is read from MLX_LOOPAI_JUDGE_KEY.")
+@click.option("--judge-model", help="The judge's name at that API. A key is read from MLX_LOOPAI_JUDGE_KEY.")
 @click.option(
-    "--judgements", type=click.Path(path_type=Path), help="JSONL that keeps verdicts; default: beside --text."
+    "--judgements",
+    type=click.Path(path_type=Path),
+    help="JSONL file that keeps the verdicts. [default: next to --text]",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions per probe (seeded): a quick look.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON document to this file as well.")
@@ -62,12 +74,14 @@ def command(
     quiet: bool,
     **text_options: Any,
 ) -> None:
-    """Ask the model the probe questions and judge its free answers.
+    """Ask the model questions and judge its free answers.
 
-    With --adapter the base answers them too, and the retention says how much of its ability is left; it is noted on
-    the adapter's card. The base's answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE). With --text no model
-    is asked: the texts of a file are scored; with --against a judge model compares them with others, pair by pair and
-    in both orders, for consistency (일관성), creativity (창의성), language (언어 품질) and genre (장르 적합성).
+    With --adapter the base answers them too. The retention then tells how much of the base's ability is left, and it is
+    written on the adapter's card. The base's answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE).
+
+    With --text no model is asked: the texts of a file are scored. With --against a judge model compares them with
+    others, pair by pair and in both orders, for consistency (일관성), creativity (창의성), language (언어 품질)
+    and genre (장르 적합성).
     """
     from mlx_loopai.generation.session import find_adapter
 

@@ -1,4 +1,4 @@
-"""`mlx-loopai filter`: take out of Korean text what does not belong there."""
+"""`mlx-loopai filter`: cleans Korean text of markup, links, code, emoji and foreign words."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _CHUNK_BYTES = 1 << 16
 def command(files: tuple[str, ...], field: str | None, latin: str, report: bool, as_json: bool, quiet: bool) -> None:
     """Clean FILES, or standard input (-), and print the result.
 
-    Standard input and a text file are one document each; a .jsonl file gives one line per record, in which Latin words
-    that the record's own user writes stay.
+    Standard input and a text file are one document each. A .jsonl file gives one line per record and keeps the Latin
+    words that the record's own user wrote.
     """
     from mlx_loopai.text.words import Policy
 
@@ -93,7 +93,7 @@ class _Run:
     def records(self, name: str, stream: BinaryIO) -> None:
         """Clean the chosen field of each record; one line out for each record in.
 
-        Latin words that the record's user writes stay, also where they are quoted in an answer.
+        Latin words that the record's user wrote are kept, also when an answer quotes them.
         """
         from mlx_loopai.data.records import user_text
         from mlx_loopai.text.filter import clean

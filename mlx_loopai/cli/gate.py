@@ -1,4 +1,4 @@
-"""`mlx-loopai gate`: whether a fine-tuned model may go out."""
+"""`mlx-loopai gate`: decides by measured floors whether a fine-tuned model may be released."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 @click.command("gate", short_help="Exit status 1 when a model forgot too much or learnt too little.")
 @click.argument("source", metavar="RUN_OR_REPORT", type=click.Path(path_type=Path))
 @click.option("--arm", default="guarded", show_default=True, help="Which arm of a demo's or comparison's report.")
-@click.option("--floor", type=click.FloatRange(0, 1), help="Least retention; else the run's forgetting.floor.")
-@click.option("--min-floor", type=click.FloatRange(0, 1), help="Least retention of any probe; 0.9 unless given.")
-@click.option("--gain-floor", type=click.FloatRange(min=0), help="Least gain; else the run's forgetting.gain_floor.")
+@click.option("--floor", type=click.FloatRange(0, 1), help="Least retention. [default: the run's forgetting.floor]")
+@click.option(
+    "--min-floor", type=click.FloatRange(0, 1), help="Least retention of any kind of question. [default: 0.9]"
+)
+@click.option(
+    "--gain-floor", type=click.FloatRange(min=0), help="Least gain. [default: the run's forgetting.gain_floor]"
+)
 @click.option("--certain", is_flag=True, help="Judge retention and gain by the lower end of their 95 % intervals.")
 @json_option
 @quiet_option
@@ -35,7 +39,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check RUN_OR_REPORT: the folder of a run (its evaluation.json), a demo or a comparison, or such a JSON file."""
+    """Check RUN_OR_REPORT: the folder of a run (its evaluation.json), a demo or a comparison, or their JSON file."""
     path = _report_in(source) if source.is_dir() else source
     found = _chosen(source, path, arm)
     gate = replace(_gate(source, floor, min_floor, gain_floor), certain=certain)

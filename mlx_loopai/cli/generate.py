@@ -56,12 +56,12 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that decide which answers are accepted, and in which form."""
     options = (
         click.option(
-            "--retries", type=click.IntRange(0), help="Judge answers; write failed ones again, up to N times."
+            "--retries", type=click.IntRange(0), help="Judge each answer; write it again up to N times while it fails."
         ),
         click.option(
             "--max-removed",
             type=click.FloatRange(0, 1),
-            help="Judge answers: the share of one that the filter may have to remove.  [default: 0.1 with --retries]",
+            help="Judge each answer: the largest share that the filter may remove.  [default: 0.1 with --retries]",
         ),
         click.option("--json-schema", type=_FILE, help="The answer is JSON of this schema (extra: grammar)."),
         click.option("--regex", help="The whole answer matches this regular expression (extra: grammar)."),
@@ -73,7 +73,7 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("generate", short_help="Generate text from a prompt or a file of prompts.")
 @click.argument("prompt", required=False)
-@click.option("--prompts", type=_FILE, help=".txt with a prompt a line, or .jsonl rows with prompt or messages.")
+@click.option("--prompts", type=_FILE, help=".txt with one prompt a line, or .jsonl rows with prompt or messages.")
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=_FILE, help="RUN/adapter folder (or RUN) of a training run on this model.")
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before every prompt.")
@@ -90,7 +90,7 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Write this many answers and keep the one that is most Korean and repeats least.",
 )
-@click.option("--system", help="System prompt; without it the one the adapter was trained with, if any.")
+@click.option("--system", help="System prompt. [default: the one the adapter was trained with, if any]")
 @generation_flags()
 @_standard_options
 @click.option(
@@ -105,7 +105,8 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--out",
     type=_FILE,
-    help="With --prompts: write a JSON row per prompt to this .jsonl file; a half-done one is gone on with.",
+    help="With --prompts: write one JSON row per prompt to this .jsonl file; the same command completes a file that is "
+    "not whole.",
 )
 @json_option
 @quiet_option
@@ -113,8 +114,8 @@ def command(**options: Any) -> None:
     """Answer PROMPT, or every prompt of a file.
 
     The text of one PROMPT appears as it is written. A file's prompts are answered together, in the file's order.
-    With --retries or --max-removed an answer is judged first: one that declines, or of which the filter would remove
-    too much, is written again with the next seed; when none is accepted the exit status is 1.
+    With --retries or --max-removed an answer is judged first: if it declines, or the filter would remove
+    too much, it is written again with the next seed. When none is accepted the exit status is 1.
 
     --scripts: ko is Hangul, digits and punctuation; latin allows Latin words freely; loanwords makes Latin words that
     the prompt does not hold less likely; gloss allows Hanja in brackets after Hangul, han everywhere.

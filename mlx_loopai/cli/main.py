@@ -31,20 +31,20 @@ COMMANDS = {
     "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
     "adapters": "Merge, fuse, rescale, import, export and inspect LoRA adapters.",
     "data": "Audit, reshape and build training data.",
-    "plan": "Predict the memory a training run needs, and choose the settings that fit.",
+    "plan": "Predict the memory that a training run needs, and choose settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",
-    "compare": "Train a recipe in several ways and show what each keeps and learns.",
-    "evaluate": "Measure what a model kept of its general ability.",
-    "diagnose": "Look inside a tokenizer, a model or an adapter.",
-    "gate": "Say yes or no to a fine-tuned model: exit status 1 when a floor is missed.",
+    "compare": "Train a recipe in several ways, and show what each keeps and learns.",
+    "evaluate": "Measure how much of its general ability a model has kept.",
+    "diagnose": "Look inside a tokenizer, a model or an adapter, in figures and pictures.",
+    "gate": "Decide whether a fine-tuned model is good enough: exit status 1 when a floor is missed.",
     "report": "Write the HTML report of a run.",
     "generate": "Generate text from a prompt or a file of prompts.",
-    "rag": "Make an index of files to generate from, and search it.",
+    "rag": "Index your own texts, search them, and let the model write from them.",
     "chat": "Talk with a model in the terminal.",
-    "serve": "Answer over HTTP: OpenAI's API, and a page to try it.",
-    "filter": "Clean text: markup, links, code, emoji and foreign words by policy.",
-    "benchmark": "Race training or generation against mlx-lm and PyTorch, or compare two results.",
-    "doctor": "Say what this machine, its MLX and its memory policy are, and what would go wrong.",
+    "serve": "Serve a model over HTTP: OpenAI's API, and a page to try it.",
+    "filter": "Clean text of markup, links, code, emoji and foreign words.",
+    "benchmark": "Time training or generation against mlx-lm and PyTorch, or compare two results.",
+    "doctor": "Show this machine, its MLX and its memory policy, and warn of what would go wrong.",
     "completion": "Print the script that completes this command in zsh, bash or fish.",
 }
 
@@ -181,7 +181,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _drop_stdout() -> None:
-    """Send what is left to nowhere: the interpreter flushes once more at exit, and would complain."""
+    """Discard what stdout still holds: the interpreter flushes it once more at exit, and would complain."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-quiet_option = click.option("--quiet", is_flag=True, help="No progress; errors and the result are still shown.")
+quiet_option = click.option("--quiet", is_flag=True, help="Show no progress; errors and the result are still shown.")
 
 # Plain progress lines go to log files: rare enough to read, often enough to show life.
 LINE_EVERY_S = 5.0
@@ -57,7 +57,7 @@ class Progress(Protocol):
     """How far long work has come."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """`amount` more is done; `note` (such as a loss) stands beside the bar until the next one."""
+        """`amount` more is done; `note` (such as a loss) is shown next to the bar until the next one."""
 
     def update(self, done: int, note: str = "") -> None:
         """`done` of the total is done."""

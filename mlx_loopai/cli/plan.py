@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--macos", type=click.Choice(["15", "26"]), default="15", show_default=True, help="Memory policy of a named Mac."
 )
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an option, such as lora.rank=16.")
-@click.option("--probe", is_flag=True, help="Run two steps of the plan here and refine it, and later plans, by them.")
+@click.option("--probe", is_flag=True, help="Measure two steps here, and correct this plan and later ones by them.")
 @json_option
 @quiet_option
 def command(

@@ -19,7 +19,7 @@ chroma_url_option = click.option(
     "--chroma-url",
     envvar="MLX_LOOPAI_CHROMA_URL",
     metavar="URL",
-    help="Chroma server that keeps the index's vectors; MLX_LOOPAI_CHROMA_URL stands for it.",
+    help="Chroma server that keeps the index's vectors. [default: $MLX_LOOPAI_CHROMA_URL]",
 )
 
 
@@ -30,7 +30,7 @@ def command() -> None:
 
 @command.command("build")
 @click.argument("files", nargs=-1, required=True, type=_PATH)
-@click.option("--index", type=_PATH, required=True, help="Folder of the index; made, or brought up to date.")
+@click.option("--index", type=_PATH, required=True, help="Folder of the index; it is created, or updated.")
 @click.option(
     "--chunk-chars",
     type=click.IntRange(50, 8000),
@@ -59,7 +59,7 @@ def build_command(
 ) -> None:
     """Make --index the index of exactly FILES: texts (.txt, .md) and rows (.jsonl, .json, .csv, .parquet).
 
-    Called again, it reads only files that changed. Passages of equal words are kept once.
+    Called again, it reads only files that changed. Passages with equal words are kept once.
     """
     from mlx_loopai.retrieval.index import Vectorising, build_index
 
@@ -100,7 +100,7 @@ def build_command(
 @json_option
 @quiet_option
 def search_command(query: str, index: Path, top: int, chroma_url: str | None, as_json: bool, quiet: bool) -> None:
-    """The passages of --index that answer QUERY best."""
+    """Show the passages of --index that answer QUERY best."""
     from mlx_loopai.retrieval.index import open_index
 
     check_query(query)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 @click.command("report")
 @click.argument("source", metavar="RUN_OR_JSON", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="The HTML file; report.html in or beside RUN_OR_JSON otherwise."
+    "--out", type=click.Path(path_type=Path), help="The HTML file. [default: report.html in or next to RUN_OR_JSON]"
 )
 @click.option(
-    "--lang", "language", type=click.Choice(["en", "ko"]), default="en", show_default=True, help="Shown at first."
+    "--lang", "language", type=click.Choice(["en", "ko"]), default="en", show_default=True, help="Language shown first."
 )
 @json_option
 @quiet_option

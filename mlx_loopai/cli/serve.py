@@ -35,9 +35,16 @@ _SPARE_CONNECTIONS = 64
 @click.option(
     "--adapter", type=click.Path(path_type=Path), help="RUN/adapter folder (or RUN) of a training run on this model."
 )
-@click.option("--system", help="System prompt of requests that bring none; without it the adapter's own, if any.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: every one.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
+@click.option("--system", help="System prompt of requests that have none. [default: the adapter's own, if any]")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0: all addresses of this machine.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port to listen on; 0: any free one."
+)
 @generation_flags("seed", "stop")
 @click.option(
     "--rag",
@@ -50,15 +57,25 @@ _SPARE_CONNECTIONS = 64
 )
 @click.option("--concurrent", type=click.IntRange(1), default=8, show_default=True, help="Answers written at once.")
 @click.option(
-    "--queue", type=click.IntRange(0), default=32, show_default=True, help="Requests that may wait; more get 429."
+    "--queue",
+    type=click.IntRange(0),
+    default=32,
+    show_default=True,
+    help="Requests that may wait; further ones get 429.",
 )
 @click.option(
-    "--time-limit", type=click.FloatRange(0, min_open=True), default=300, show_default=True, help="Seconds a request."
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    default=300,
+    show_default=True,
+    help="Most seconds that a request may take.",
 )
 @click.option(
     "--max-body", type=click.IntRange(1), default=1 << 20, show_default=True, help="The largest request, in bytes."
 )
-@click.option("--allow-origin", multiple=True, help="Origin whose pages may ask, such as https://my.site (repeatable).")
+@click.option(
+    "--allow-origin", multiple=True, help="Origin whose pages may send requests, such as https://my.site (repeatable)."
+)
 @json_option
 @quiet_option
 def command(
@@ -81,9 +98,9 @@ def command(
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions, /v1/models, /health, and a page at /.
 
-    The options of sampling, scripts and cleaning hold for requests that do not set their own; no answer is longer than
+    The options of sampling, scripts and cleaning are defaults: a request may set its own. No answer is longer than
     --max-tokens.
-    The environment variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must bear. Beside OpenAI's
+    The environment variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must carry. Beside OpenAI's
     fields a request may have scripts, code_fences, filter, top_k and repetition_penalty. Ctrl-C or SIGTERM lets the
     answers that are being written end, for at most 10 seconds. --json prints one document with the address, when the
     server is ready.
@@ -186,7 +203,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
     emit(document, as_json, f"{options.defaults.model}: {url} (API: {url}/v1); Ctrl-C stops it")
     sys.stdout.flush()
     if not options.loopback and options.api_key is None and not quiet:
-        click.echo(f"note: everybody who reaches {host} can ask; set {KEY_VARIABLE} to a key to close it", err=True)
+        click.echo(f"note: anybody who reaches {host} can use the model; set {KEY_VARIABLE} to require a key", err=True)
 
 
 def _run(session: Session, options: ServeOptions, listening: socket.socket, quiet: bool) -> None:
@@ -214,4 +231,4 @@ def _run(session: Session, options: ServeOptions, listening: socket.socket, quie
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
-        raise Interrupted("stopped by Ctrl-C; every answer that was begun has ended") from None
+        raise Interrupted("stopped by Ctrl-C; all answers that were being written are finished") from None

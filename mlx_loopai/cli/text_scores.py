@@ -1,4 +1,4 @@
-"""`mlx-loopai evaluate --text`: the metrics of a file of generated texts, and a judge's word on them."""
+"""`mlx-loopai evaluate --text`: the metrics of a file of generated texts, and a judge model's verdicts on them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _judged(
     place = options["judgements"] or path.with_name(f"{path.stem}-against-{against.stem}.judgements.jsonl")
     if place.is_dir() or not place.absolute().parent.is_dir():
         raise InputError(f"--judgements {place}: not a file in a folder that exists; name one")
-    advice = f"verdicts so far are kept in {place}; run the same command again to go on"
+    advice = f"the verdicts so far are kept in {place}; the same command continues"
     try:
         with progress(2 * len(pairs), "judge", quiet, "verdicts") as bar:
             found = judge_pairs(pairs, endpoint.chat, Judgements(place, endpoint.model), bar.update)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--model", help="nano, a folder or a hub id; the recipe's `model` otherwise.")
+@click.option("--model", help="nano, a folder or a hub id. [default: the recipe's `model`]")
 @click.option("--data", "data", multiple=True, type=click.Path(path_type=Path), help="Training rows; may be repeated.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
 )
-@click.option("--resume", is_flag=True, help="Go on from the last complete checkpoint of --out.")
+@click.option("--resume", is_flag=True, help="Continue from the last complete checkpoint in --out.")
 @json_option
 @quiet_option
 def command(
@@ -79,11 +79,11 @@ def _text(summary: Summary) -> str:
     lines = [
         f"{summary.steps} steps in {summary.train_s:.1f} s, {summary.tokens_per_s:.0f} supervised tokens/s",
         f"loss {summary.loss_first:.4f} -> {summary.loss_last:.4f} on the same rows",
-        f"real tokens: {summary.real_token_share:.1%} of those computed",
+        f"padding wasted {1 - summary.real_token_share:.1%} of the computation",
         f"adapter: {summary.run}/adapter",
     ]
     if summary.mlx_lm_token_share is not None:
-        lines[2] += f" (mlx-lm's batches of these rows: {summary.mlx_lm_token_share:.1%})"
+        lines[2] += f" (mlx-lm's batches of these rows: {1 - summary.mlx_lm_token_share:.1%})"
     if summary.skipped_steps:
         lines.append(f"{summary.skipped_steps} steps were skipped: their loss or gradient was not finite")
     return "\n".join(lines)

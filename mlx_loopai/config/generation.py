@@ -19,9 +19,11 @@ class SamplingOptions(Options):
     """How tokens are chosen, and at most how many. The same seed gives the same text."""
 
     temperature: Temperature = Field(0.7, description="0: always the likeliest token")
-    top_p: float = Field(0.9, gt=0, le=1, description="share of the probability kept; 1: all")
-    top_k: int = Field(0, ge=0, description="how many tokens are kept; 0: all")
-    repetition_penalty: float = Field(1.0, ge=0.1, le=10, description="above 1: repeats less; 1: off")
+    top_p: float = Field(
+        0.9, gt=0, le=1, description="choose among the likeliest tokens that hold this share of probability; 1: all"
+    )
+    top_k: int = Field(0, ge=0, description="choose among the k likeliest tokens; 0: among all")
+    repetition_penalty: float = Field(1.0, ge=0.1, le=10, description="above 1: the model repeats itself less; 1: off")
     max_tokens: int = Field(
         1024, ge=1, description="longest text, in tokens; when not given, at most what the context leaves"
     )
@@ -35,7 +37,7 @@ class GenerationOptions(SamplingOptions):
         "ko+loanwords+gloss",
         description="scripts a text may use: off, or a sum of ko, latin, loanwords, gloss, han, emoji",
     )
-    code_fences: bool = Field(False, description="allow everything inside ``` fences")
+    code_fences: bool = Field(False, description="allow any characters inside ``` fences")
     filter: bool | None = Field(
         None,
         description="clean the text of markup, links and code; when not given, yes unless `scripts` is off, "

@@ -75,11 +75,13 @@ class TrainOptions(Options):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a target spread over the vocabulary")
     z_loss: float = Field(0.0, ge=0, description="factor of the squared log-sum-exp, added to the loss")
     max_skipped_steps: int = Field(
-        10, ge=1, description="stop after so many steps in a row with a non-finite loss or gradient"
+        10, ge=1, description="stop after this many steps in a row with a non-finite loss or gradient"
     )
     validate_every: int = Field(0, ge=0, description="optimizer steps between validations; 0: before and after only")
-    patience: int = Field(0, ge=0, description="stop after so many validations in a row without a better one; 0: never")
-    keep_best: bool = Field(False, description="the adapter of the best validation, not the last, is the run's result")
+    patience: int = Field(
+        0, ge=0, description="stop after this many validations in a row without a better one; 0: never"
+    )
+    keep_best: bool = Field(False, description="the run's result is the adapter of the best validation, not the last")
     save_every: int = Field(50, ge=0, description="optimizer steps between checkpoints; 0: at phase ends only")
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints stay on disk")
 
@@ -88,14 +90,16 @@ class SelectionOptions(Options):
     kind: Literal["none", "stm", "eaft"] = Field(
         "none", description="which training tokens count: stm: those the base finds likely; eaft: by the base's entropy"
     )
-    perplexity: float = Field(2.5, gt=1, description="of the base, above which a token does not count (kind: stm)")
+    perplexity: float = Field(
+        2.5, gt=1, description="tokens with a higher perplexity under the base do not count (kind: stm)"
+    )
     top_k: int = Field(20, ge=2, description="likeliest tokens whose entropy counts (kind: eaft)")
 
 
 class PathOptions(Options):
     """The measuring run of the kinds hlora and hierarchical. What is empty is as the kind has it."""
 
-    epochs: int = Field(5, ge=1, description="passes over the general rows")
+    epochs: int = Field(5, ge=1, description="passes over the general rows while importance is measured")
     learning_rate: float = Field(8e-4, gt=0, description="peak of its AdamW; linear to 0, no warm-up")
     true_gradient: bool | None = Field(None, description="integrate dL/dDW; else SGD's direction on the factors")
     damping: float | None = Field(None, gt=0, description="added to DW^2 under the path integral")
@@ -115,7 +119,7 @@ class PenaltyOptions(Options):
     sequences: int = Field(128, ge=1, description="general sequences on which importance is measured")
     activations: int = Field(256, ge=1, description="general activations kept per layer (kind: sketch)")
     opening_share: float = Field(
-        0.0, ge=0, le=1, description="share of them taken where an answer's first tokens are predicted (kind: sketch)"
+        0.0, ge=0, le=1, description="share of these activations taken where an answer begins (kind: sketch)"
     )
     temperature: float = Field(1.0, gt=0, description="sharpness of the per-layer coefficients; large: all alike")
     path: PathOptions = PathOptions()
@@ -132,7 +136,8 @@ class ReplayOptions(Options):
     kl_strength: float = Field(1.0, ge=0, description="factor of KL(base || adapted) (objective: kl, both)")
     source: ReplaySource = Field(
         "none",
-        description="records: general rows as they are; self: the base answers them once; free: it answers no prompt",
+        description="records: general rows as they are; self: the base answers them once; "
+        "free: the base writes without a prompt",
     )
     max_prompts: int = Field(400, ge=1, description="how many general prompts the base answers (source: self)")
     answer_tokens: int = Field(64, ge=1, description="longest rehearsal answer in tokens (source: self)")
@@ -155,14 +160,18 @@ class MemoryOptions(Options):
 class ForgettingOptions(Options):
     floor: float = Field(0.95, ge=0, le=1, description="retention (GR) below which the gate says no")
     gain_floor: float = Field(0.0, ge=0, description="gain (DG) below which the gate says no")
-    monitor_every: int = Field(
-        0, ge=0, description="optimizer steps between readings of a few general rows while training; 0: none"
-    )
+    monitor_every: int = Field(0, ge=0, description="read a few general rows every N optimizer steps; 0: never")
     kept_floor: float = Field(
-        0.8, ge=0, le=1, description="of a reading: exp(-KL(base || adapted)) per general answer token; not GR"
+        0.8,
+        ge=0,
+        le=1,
+        description="least that may be left of the base's likelihood of general answers, "
+        "exp(-KL(base || adapted)); not GR",
     )
     on_floor: Literal["warn", "stop", "rollback"] = Field(
-        "warn", description="when a reading is below: go on, end there, or end with the last checkpoint above"
+        "warn",
+        description="when a reading is below the floor: warn and continue, stop, or roll back to the last checkpoint "
+        "above it",
     )
 
 

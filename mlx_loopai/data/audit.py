@@ -35,7 +35,7 @@ class Audit:
 
     languages: script of most letters of the answers -> rows. json_shaped: rows with an answer that begins as JSON.
     contamination: rule of the text filter -> rows it would change. duplicates, near_duplicates: rows beyond the first
-    of each group (near ones include the exact). leaked: training rows whose text, or nearly, the validation rows hold.
+    of each group (near ones include the exact). leaked: training rows whose text is (nearly) a validation row's.
     lengths: upper bound (a power of two, in `length_unit`) -> rows. real_token_share: share of computed tokens that
     are no padding when batches are made as training makes them; None without a tokenizer.
     """

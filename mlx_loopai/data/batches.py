@@ -17,9 +17,9 @@ from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.micro_batch import MicroBatch
 
-# Every width is compiled once: no more of them than it takes to reach this real-token share.
+# Every width is compiled once, so there are only as many as it takes to reach this share of real tokens.
 _ENOUGH_SHARE = 0.98
-# More distinct lengths than this are rounded up to a grid: the search takes time and memory in their square.
+# More distinct lengths than this are rounded up to a grid: time and memory of the search grow with their square.
 _GRID = 1024
 
 _Ints = npt.NDArray[np.int64]

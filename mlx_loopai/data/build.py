@@ -1,4 +1,4 @@
-"""A balanced data set from named sources: so many rows of each category, held-out rows, and the three phases."""
+"""A balanced data set from named sources: a set number of rows of each category, held-out rows, and three phases."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Share:
 
     @property
     def passes(self) -> float:
-        """How often a row stands in the set on average: below 1 rows were left out, above 1 they repeat."""
+        """How often a row occurs in the set on average: below 1 some rows were left out, above 1 some repeat."""
         return self.drawn / self.unique
 
 

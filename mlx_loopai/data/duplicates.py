@@ -1,4 +1,4 @@
-"""Texts that stand in a data set more than once, word for word or nearly."""
+"""Finds texts that occur in a data set more than once, word for word or nearly so."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def draw(rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str,
 
 
 def with_replay(rows: Sequence[TokenRow], replay_rows: Sequence[TokenRow], share: float, seed: int) -> list[TokenRow]:
-    """All `rows` and so many replay rows that these are `share` of the result (to the nearest row), shuffled.
+    """All `rows` and enough replay rows to make `share` of the result (to the nearest row), shuffled.
 
     Replay rows are cycled through: no row comes a second time before every row came once.
 

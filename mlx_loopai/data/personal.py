@@ -1,4 +1,4 @@
-"""Hints of personal data in a text: what should not be learnt by heart."""
+"""Finds hints of personal data in a text, such as phone and card numbers: a model should not learn them by heart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text files as a whole."""
+"""Reads a whole text file, with errors that name the cure."""
 
 from __future__ import annotations
 

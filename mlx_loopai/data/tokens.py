@@ -20,7 +20,7 @@ from mlx_loopai.data.sentences import sentence_units
 from mlx_loopai.data.template import ChatTemplate, Turn
 from mlx_loopai.errors import InputError, all_problems
 
-# How much of a divided answer is shown again, untaught, before its continuation.
+# The share of a row that repeats the end of the part before it, unsupervised, when an answer is divided.
 _CONTEXT_SHARE = 0.25
 
 

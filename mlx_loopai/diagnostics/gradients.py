@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
 
-_FAR = 1e3  # a module whose gradient is so many times smaller or larger than the median of all
+_FAR = 1e3  # a module stands out when its gradient is this many times smaller or larger than the median of all
 
 
 @dataclass(frozen=True)

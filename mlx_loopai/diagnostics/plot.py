@@ -43,7 +43,7 @@ _KOREAN_FONTS = (
 
 
 def korean_font() -> str | None:
-    """The first font with Hangul that this machine has, or None: labels are then English.
+    """The first font with Hangul that this machine has, or None: then labels are English.
 
     Raises: InputError without matplotlib, which whatever draws asks for its font first.
     """

@@ -44,8 +44,8 @@ def read_chunks(path: Path, max_chars: int = DEFAULT_CHARS) -> list[Chunk]:
 def split_text(text: str, max_chars: int = DEFAULT_CHARS) -> Iterator[tuple[int, str]]:
     """(offset, passage) of every passage of `text`, at most `max_chars` characters each.
 
-    Whole sentences, as many as fit; a blank line ends a passage that is at least half full. A sentence that alone is
-    too long is cut at its last space that fits, or where it must be.
+    Each holds as many whole sentences as fit. A blank line ends a passage that is at least half full. A sentence that
+    is too long by itself is cut at the last space that fits, or inside a word where there is none.
     """
     start = end = 0
     for unit in _pieces(text, max_chars):

@@ -1,4 +1,4 @@
-"""The passages of an index in one SQLite file: their text, where they stand, their terms."""
+"""The passages of an index in one SQLite file: their text, the file and line they come from, and their terms."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Database:
         return count
 
     def chunk(self, passage: int) -> Chunk:
-        """The passage of that number, where it stands first."""
+        """The passage of that number, with the first place it was found at."""
         row = self.connection.execute(f"{_SELECT} WHERE chunks.passage = ?", (passage,)).fetchone()
         return self._chunk(row)
 

@@ -14,7 +14,7 @@ from mlx_loopai.retrieval.retriever import Found, best_of
 if TYPE_CHECKING:
     from mlx_loopai.models.embedder import Embedder, Vectors
 
-# Embedded between two signs of life.
+# Passages embedded between two calls of `on_embedded`: often enough for a progress bar to move.
 _SLAB = 256
 
 

@@ -34,7 +34,8 @@ from mlx_loopai.retrieval.terms import text_terms
 if TYPE_CHECKING:
     from mlx_loopai.models.embedder import Embedder, Vectors
 
-# Part of every file's key: what another version of the cutting or the terms made is not used again.
+# Part of every file's key, so that what an older version cut is not used again. Raise it with any change to the cutting
+# or the terms.
 _CUTTING = "sentences-1, pairs-1"
 
 
@@ -58,7 +59,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Vectorising:
-    """That an index has vectors, and where: in its folder, in Chroma there, or on the Chroma server at `chroma_url`.
+    """Where an index keeps its vectors: in its folder, in Chroma there, or on the Chroma server at `chroma_url`.
 
     `on_embedded` is called with how many more passages have their vector.
     """
@@ -138,7 +139,7 @@ def build_index(
     on_file: Callable[[], None] = lambda: None,
     on_damage: Callable[[str], None] = lambda reason: None,
 ) -> Built:
-    """Make `folder` the index of exactly `files`; what it holds of unchanged files and passages is used again.
+    """Make `folder` the index of exactly `files`. What it already holds of unchanged files and passages is used again.
 
     `on_file` is called after each file, `on_damage` when the index that is there cannot be read and is made anew.
     Raises: InputError when a file cannot be read or nothing is in them; the index that was there stays.

@@ -1,4 +1,4 @@
-"""What finds passages, and how several finders become one."""
+"""The interface of everything that finds passages, and the fusion of several finders into one ranking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 # Source: Cormack, Clarke, Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
 # methods": k = 60.
 RANK_OFFSET = 60
-# How far down each finder's list a passage may stand and still count.
+# Only the first passages of each finder's list are fused.
 FUSION_DEPTH = 100
 
 

@@ -133,7 +133,7 @@ def read_array(path: Path, dtype: str, row: tuple[int, ...] = ()) -> npt.NDArray
 
 @contextmanager
 def locked(index: Path) -> Iterator[None]:
-    """Hold the index folder, made when it is not there, for this process.
+    """Lock the index folder for this process; it is created when it does not exist.
 
     Raises: InputError when another process builds it, or the folder holds other things.
     """
@@ -151,7 +151,7 @@ def locked(index: Path) -> Iterator[None]:
 
 
 def replace_data(index: Path, write: Callable[[Path], dict[str, Any]]) -> Manifest:
-    """Let `write` fill a new data folder, and make it the index. The old data goes when the new manifest stands.
+    """Let `write` fill a new data folder, and make it the index; the old data is removed after that.
 
     `write` returns the manifest's values besides `data` and `files`.
     """

@@ -33,7 +33,7 @@ def text_terms(text: str) -> Terms:
     alone = inside[1:-1] & ~inside[:-2] & ~inside[2:]
     pairs = (points[:-1] << _SHIFT) | points[1:]
     singles = points[1:-1]
-    # A single stands where its pair would: at the character itself.
+    # A word of one character has no pair, so the character itself is the term.
     found = np.where(begins_pair, pairs, 0)
     found[1:] += np.where(alone, singles, 0)
     return found[found != 0]

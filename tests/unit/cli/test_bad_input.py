@@ -209,7 +209,7 @@ CASES = [
     Case("filter: not UTF-8", "filter text.txt", ("text.txt", "UTF-8"), {"text.txt": "한국".encode("cp949")}),
     Case("evaluate: no config.json", "evaluate --model m", ("m: no config.json",), {"m/a": ""}),
     Case("evaluate: no adapter", "evaluate --adapter run", ("run: no adapter here",), {"run/a": ""}),
-    Case("demo: --out is a file", "demo --out run", ("--out run: a file stands",), {"run": "mine"}),
+    Case("demo: --out is a file", "demo --out run", ("--out run: is a file",), {"run": "mine"}),
     Case("prompts: missing file", "generate --prompts p.jsonl --model MODEL", ("p.jsonl",)),
     Case("few-shot: empty file", "generate 안녕 --few-shot f.jsonl --model MODEL", ("f.jsonl",), {"f.jsonl": ""}),
     # A full disk

@@ -62,7 +62,7 @@ def test_build_writes_a_set_that_train_takes(rows: Path, tmp_path: Path, command
     [
         (("--source", "rows.jsonl"), "expected CATEGORY=VALUE"),
         (("--source", "novel=rows.jsonl"), "unknown category novel"),
-        (("--source", "domain=rows.jsonl", "--count", "domain=many"), "no number of rows"),
+        (("--source", "domain=rows.jsonl", "--count", "domain=many"), "not a number of rows"),
         (("--source", "domain=nowhere.jsonl"), "no such file"),
     ],
 )

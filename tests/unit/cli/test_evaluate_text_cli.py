@@ -56,7 +56,7 @@ def test_what_was_judged_before_a_failure_is_kept(files: tuple[Path, Path], monk
         result = run("--text", files[0], "--against", files[1], "--judge-url", served.url, "--judge-model", "m")
     assert isinstance(result.exception, LoopaiError)
     assert "HTTP 500" in str(result.exception)
-    assert "run the same command again to go on" in str(result.exception)
+    assert "the same command continues" in str(result.exception)
     kept = files[0].with_name("vivid-against-flat.judgements.jsonl")
     assert len(kept.read_text(encoding="utf-8").splitlines()) == 1
 

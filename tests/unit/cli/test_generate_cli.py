@@ -178,7 +178,7 @@ def test_a_half_done_file_is_gone_on_with(
     monkeypatch.setattr(AnswersFile, "add", interrupted)
     result = run(*asked, out, "--quiet")
     assert isinstance(result.exception, Interrupted)
-    assert "2 of 5 answers are written; the same command goes on there" in str(result.exception)
+    assert "2 of 5 answers are written; the same command continues there" in str(result.exception)
     monkeypatch.setattr(AnswersFile, "add", kept)
     with out.open("a", encoding="utf-8") as file:
         file.write('{"index": 4, "te')

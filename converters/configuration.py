@@ -29,7 +29,7 @@ def from_hugging_face(raw: Mapping[str, Any], has_head: bool, where: str) -> dic
     refuse_foreign_quantization(raw, where)
     config = complete_configuration(raw, where)
     tie = config.get("tie_word_embeddings")
-    # mlx-lm's gpt_neox always has a head of its own; the reader gives it the embedding's rows.
-    tied = architecture.model_type != "gpt_neox" and not has_head and (tie is None or bool(tie))
+    # Where mlx-lm's model always has a head of its own, the reader gives it the embedding's rows.
+    tied = not architecture.always_own_head and not has_head and (tie is None or bool(tie))
     config["tie_word_embeddings"] = tied
     return config

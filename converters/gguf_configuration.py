@@ -14,7 +14,7 @@ import numpy as np
 
 from converters.names import Architecture, gguf_architecture
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.models.configuration import DEFAULT_MAX_POSITIONS, QWEN3_HEAD_DIM, complete_configuration
+from mlx_loopai.models.configuration import DEFAULT_MAX_POSITIONS, complete_configuration
 from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, DEFAULT_THETA, NEOX_ROTARY_SHARE
 
 # llama.cpp multiplies by these where an architecture knows them; the models read here have no place for them.
@@ -123,11 +123,9 @@ def _llama_like(file: _File) -> dict[str, Any]:
         "rope_theta": file.number("rope.freq_base", DEFAULT_THETA),
         "use_sliding_window": False,
     }
-    if file.architecture.qk_norm:
-        found["attention_bias"] = False
-        found["head_dim"] = file.get("attention.key_length") or QWEN3_HEAD_DIM
-    elif file.get("attention.key_length") is not None:
-        found["head_dim"] = file.get("attention.key_length")
+    head_dim = file.get("attention.key_length") or file.architecture.head_dim
+    if head_dim is not None:
+        found["head_dim"] = head_dim
     if file.architecture.model_type == "llama":
         found["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in file.shapes
         found["mlp_bias"] = "model.layers.0.mlp.up_proj.bias" in file.shapes

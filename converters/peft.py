@@ -29,6 +29,7 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import whole_folder
 from mlx_loopai.models.adapter_folder import Adapter, check_free, complete, mlx_config, split_module
 from mlx_loopai.models.adapters import ASSUMED_BLOCKS, CONFIG_FILE, save_arrays, write_settings
+from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.lora import lora_scale
 from mlx_loopai.models.model_card import model_card
 
@@ -66,14 +67,23 @@ _PATTERNS_S = 2.0
 _NAME = re.compile(re.escape(_PREFIX) + r"(.+)\.lora_([AB])\.(?:[\w-]+\.)?weight")
 
 
+_RENAMED = tuple(each for each in ARCHITECTURES.values() if each.mlx_blocks != f"{each.prefix}.layers")
+
+
 def mlx_module(name: str) -> str:
-    """A module's Hugging Face name as mlx-lm has it: gpt_neox alone differs."""
-    return re.sub(r"^gpt_neox\.layers\.", "model.h.", name)
+    """A module's Hugging Face name as mlx-lm has it."""
+    for each in _RENAMED:
+        if name.startswith(f"{each.prefix}.layers."):
+            return name.replace(f"{each.prefix}.layers", each.mlx_blocks, 1)
+    return name
 
 
 def hf_module(name: str) -> str:
     """The inverse of `mlx_module`."""
-    return re.sub(r"^model\.h\.", "gpt_neox.layers.", name)
+    for each in _RENAMED:
+        if name.startswith(f"{each.mlx_blocks}."):
+            return name.replace(each.mlx_blocks, f"{each.prefix}.layers", 1)
+    return name
 
 
 def read_peft(folder: Path, n_blocks: int | None = None) -> Adapter:

@@ -11,12 +11,11 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from converters.names import gguf_name
+from converters.names import architecture_of, gguf_name
 
 CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCAB = [*(chr(ord("a") + number) for number in range(26)), *CHAT_TOKENS, "ab"]
 MERGES = ["a b"]
-_GGUF_NAMES = {"mistral": "llama", "gpt_neox": "gptneox"}
 
 
 def byte_tokenizer(lines: Iterable[str], size: int) -> Tokenizer:
@@ -65,12 +64,13 @@ def write_gguf(
     `config` has the flat names of config.json, `tensors` their Hugging Face names and llama.cpp's row order; `kinds`
     gives the type by GGUF name, F32 otherwise.
     """
-    writer = gguf.GGUFWriter(path, _GGUF_NAMES.get(config["model_type"], config["model_type"]))
+    architecture = architecture_of(config["model_type"], "a test")
+    writer = gguf.GGUFWriter(path, architecture.gguf)
     _add_sizes(writer, config)
     _add_tokenizer(writer, tokens, config["vocab_size"])
     for name, tensor in tensors.items():
         # Such as `rope_freqs.weight`, which only GGUF has.
-        theirs = gguf_name(name) or name
+        theirs = gguf_name(name, architecture) or name
         kind = gguf.GGMLQuantizationType[(kinds or {}).get(theirs, "F32")]
         data = tensor if kind == gguf.GGMLQuantizationType.F32 else gguf.quantize(tensor, kind)
         writer.add_tensor(theirs, data.copy(), raw_dtype=kind)

@@ -132,7 +132,6 @@ def known_shape(name: str) -> ModelShape | None:
                 head_dim=head_dim,
                 intermediate_size=wide,
                 tied_head=tied,
-                attention_bias=architecture == "qwen2",
             )
     return None
 

@@ -89,18 +89,20 @@ def _generation_config(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return config
 
 
-def _renamed(tensors: tuple[GgufTensor, ...], model_type: str, path: Path) -> dict[str, GgufTensor]:
+def _renamed(tensors: tuple[GgufTensor, ...], architecture: names.Architecture, path: Path) -> dict[str, GgufTensor]:
     """The tensors by their Hugging Face names."""
     found: dict[str, GgufTensor] = {}
     unknown = []
     for tensor in tensors:
-        name = names.hf_name(tensor.name, model_type)
+        name = names.hf_name(tensor.name, architecture)
         if name is not None:
             found[name] = tensor
         elif tensor.name != _ROPE_FACTORS:
             unknown.append(repr(tensor.name[:80]))
     if unknown:
-        raise InputError(f"{path}: tensors that do not belong to {model_type}: {all_problems(unknown, limit=4)}")
+        raise InputError(
+            f"{path}: tensors that do not belong to {architecture.model_type}: {all_problems(unknown, limit=4)}"
+        )
     return found
 
 
@@ -133,12 +135,12 @@ def read_gguf(path: Path) -> Checkpoint:
     architecture = names.gguf_architecture(header.metadata.get("general.architecture"), str(path))
     if header.metadata.get("split.count", 0) not in (0, 1):
         raise InputError(f"{path}: is one part of a split GGUF; join the parts first with llama-gguf-split")
-    tensors = _renamed(header.tensors, architecture.model_type, path)
+    tensors = _renamed(header.tensors, architecture, path)
     if architecture.embedding not in tensors:
         raise InputError(f"{path}: has no token_embd.weight; the file is incomplete, get a fresh copy of it")
     _check_kinds(header.tensors, path)
     embedding, head = tensors[architecture.embedding], tensors.get(architecture.head)
-    if architecture.model_type != "gpt_neox" and head is not None and _same_bytes(path, embedding, head):
+    if not architecture.always_own_head and head is not None and _same_bytes(path, embedding, head):
         del tensors[architecture.head]
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     config = from_gguf(header.metadata, shapes, _rope_factors(header.tensors, path), str(path))

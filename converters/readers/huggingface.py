@@ -123,7 +123,7 @@ def _decide_head(
     """
     embedding, head = entries.get(architecture.embedding), entries.get(architecture.head)
     tied = bool(raw.get("tie_word_embeddings"))
-    if architecture.model_type == "gpt_neox":
+    if architecture.always_own_head:
         if tied and head is None and embedding is not None:
             entries[architecture.head] = replace(embedding, name=architecture.head)
         return "own"

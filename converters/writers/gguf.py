@@ -18,6 +18,7 @@ from converters.tensors import Checkpoint, TensorEntry, cast_checked
 from converters.writers import Progress
 from converters.writers.gguf_tokenizer import add_tokenizer
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, yarn_attention_factor
 
 _PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
@@ -66,14 +67,15 @@ def _kind(entry: TensorEntry, main: GGMLQuantizationType, head: str) -> GGMLQuan
 
 def _head(config: Mapping[str, Any]) -> str:
     """The matrix that gives the logits."""
-    architecture = names.ARCHITECTURES[config["model_type"]]
+    architecture = ARCHITECTURES[config["model_type"]]
     return architecture.embedding if config["tie_word_embeddings"] else architecture.head
 
 
 def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
     pieces = []
+    architecture = ARCHITECTURES[checkpoint.config["model_type"]]
     for entry in checkpoint.entries:
-        name = names.gguf_name(entry.name)
+        name = names.gguf_name(entry.name, architecture)
         if name is None:
             raise InputError(f"{entry.origin}: GGUF has no name for this tensor; use `to` hf or `to` mlx")
         kind = _kind(entry, main, _head(checkpoint.config))

@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from mlx_loopai.models.decoder import embedded
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 
 _Floats = npt.NDArray[np.float32]
@@ -101,8 +102,7 @@ def sentence_states(model: nn.Module, sequences: Sequence[Sequence[int]]) -> _Fl
 
 
 def _layers(model: nn.Module, ids: mx.array) -> list[mx.array]:
-    body = model.model
-    states = (body.embed_in if "embed_in" in body else body.embed_tokens)(ids)
+    states = embedded(model, ids)
     layers = [states]
     for block in model.layers:
         states = block(states, "causal" if ids.shape[1] > 1 else None, None)

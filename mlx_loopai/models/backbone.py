@@ -8,6 +8,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_loopai.models.decoder import embedded, final_norm
 from mlx_loopai.models.exponentials import sigmoid
 from mlx_loopai.models.gated_delta import linear_attention
 from mlx_loopai.models.lora import LoRALinear, dropout_drawn_from, dropout_key, dropping_the_same
@@ -26,9 +27,7 @@ def hidden_states(
     `checkpointing` each block is computed again in the backward pass: the same gradients with one block's activations
     alive at a time. Without it only the cheap half of the MLP is (`_swiglu`).
     """
-    body = model.model
-    gpt_neox = "embed_in" in body
-    states = body.embed_in(ids) if gpt_neox else body.embed_tokens(ids)
+    states = embedded(model, ids)
     # A string mask keeps Metal's attention memory-linear in its backward pass; an array mask would not.
     mask = "causal" if ids.shape[1] > 1 else None
     last = len(model.layers) - 1
@@ -38,7 +37,7 @@ def hidden_states(
         if checkpointing:
             run = nn.utils.checkpoint(block, run)
         states = run(states)
-    return body.final_layer_norm(states) if gpt_neox else body.norm(states)
+    return final_norm(model)(states)
 
 
 def _run_block(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.rope import read_rope
 
 _SIZES = (
@@ -22,10 +23,7 @@ _SIZES = (
     "num_attention_heads",
     "num_key_value_heads",
 )
-# What transformers' configuration classes assume when a file leaves the key out.
-_MAX_POSITIONS = {"qwen2": 32_768, "qwen3": 32_768, "llama": 2048, "mistral": 131_072, "gpt_neox": 2048}
 DEFAULT_MAX_POSITIONS = 32_768
-QWEN3_HEAD_DIM = 128
 _MISTRAL_WINDOW = 4096
 # mlx-lm's gpt_neox takes the tanh approximation for all of them: up to 5e-4 an activation.
 _NEOX_ACTIVATIONS = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh")
@@ -46,12 +44,13 @@ def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]
     # No loader reads the key for gpt_neox, which has no grouped queries.
     if config.get("num_key_value_heads") is None or kind == "gpt_neox":
         config["num_key_value_heads"] = config.get("num_attention_heads")
-    if kind == "qwen3" and config.get("head_dim") is None:
-        config["head_dim"] = QWEN3_HEAD_DIM
+    architecture = ARCHITECTURES[kind]
+    if architecture.head_dim is not None and config.get("head_dim") is None:
+        config["head_dim"] = architecture.head_dim
     elif config.get("head_dim", 0) is None:
         del config["head_dim"]
     if config.get("max_position_embeddings") is None:
-        config["max_position_embeddings"] = _MAX_POSITIONS.get(kind, DEFAULT_MAX_POSITIONS)
+        config["max_position_embeddings"] = architecture.max_positions
     _write_rope(config, where)
     _write_biases(config, where)
     check_sizes(config, where)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_loopai.models.decoder import head_layer
+
 DEFAULT_CHUNK_ROWS = 256
 
 
@@ -29,8 +31,7 @@ class Head:
     @staticmethod
     def of(model: nn.Module) -> Head:
         """The head of an mlx-lm causal model, tied or not, dense or quantised."""
-        body = model.model
-        layer = model.lm_head if "lm_head" in model else body.embed_out if "embed_out" in body else body.embed_tokens
+        layer = head_layer(model)
         if not hasattr(layer, "bits"):
             return Head((layer.weight,))
         arrays = [layer.weight, layer.scales]

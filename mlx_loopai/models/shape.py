@@ -6,24 +6,19 @@ Pure: no mlx, no network.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.architectures import ARCHITECTURES, Architecture, Block, architecture_of
 from mlx_loopai.models.configuration import refuse_foreign_quantization
-
-SUPPORTED_ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral", "gpt_neox")
 
 # Wide enough for every released model; a larger number is a damaged file.
 _MAX_SIZE = 1 << 31
-_QWEN3_HEAD_DIM = 128
-# What mlx-lm assumes when the key is left out: it decides which tensors are loaded.
-_TIED_BY_DEFAULT = ("qwen2", "llama", "mistral")
-
-# Linears that read what another one reads.
-_READS_AS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class Quantization:
 class ModelShape:
     """Sizes of a decoder-only transformer. `architecture` is config.json's `model_type`.
 
-    `attention_bias`: q_proj, k_proj and v_proj have a bias (in llama o_proj too; in gpt_neox every linear has one).
+    `attention_bias`, `mlp_bias`: what config.json says; which linears then have a bias is the architecture's affair.
     """
 
     architecture: str
@@ -57,7 +52,8 @@ class ModelShape:
     head_dim: int
     intermediate_size: int
     tied_head: bool
-    attention_bias: bool
+    attention_bias: bool = False
+    mlp_bias: bool = False
     quantization: Quantization | None = None
 
     @staticmethod
@@ -66,14 +62,15 @@ class ModelShape:
 
         Raises: InputError with every field that is missing or absurd, or for an unsupported architecture.
         """
-        architecture = _architecture(config, where)
+        architecture = architecture_of(config.get("model_type"), where)
         refuse_foreign_quantization(config, where)
         sizes = _sizes(config, architecture, where)
         return ModelShape(
-            architecture=architecture,
+            architecture=architecture.model_type,
             **sizes,
-            tied_head=bool(config.get("tie_word_embeddings", architecture in _TIED_BY_DEFAULT)),
-            attention_bias=_attention_bias(config, architecture),
+            tied_head=bool(config.get("tie_word_embeddings", architecture.tied_by_default)),
+            attention_bias=bool(config.get("attention_bias", False)),
+            mlp_bias=bool(config.get("mlp_bias", False)),
             quantization=_quantization(config, where),
         )
 
@@ -97,25 +94,14 @@ class ModelShape:
         """Width of the keys (and of the values), n_kv_heads * head_dim."""
         return self.n_kv_heads * self.head_dim
 
+    @cached_property
+    def block(self) -> Block:
+        """The tensors of a block."""
+        return ARCHITECTURES[self.architecture].block(self)
+
     def block_linears(self) -> dict[str, tuple[int, int]]:
-        """Linear layers of one block: name -> (out, in). gpt_neox has its own: q, k, v fused, no gate."""
-        hidden, wide, attention = self.hidden_size, self.intermediate_size, self.attention_size
-        if self.architecture == "gpt_neox":
-            return {
-                "query_key_value": (3 * attention, hidden),
-                "dense": (hidden, attention),
-                "dense_h_to_4h": (wide, hidden),
-                "dense_4h_to_h": (hidden, wide),
-            }
-        return {
-            "q_proj": (attention, hidden),
-            "k_proj": (self.kv_size, hidden),
-            "v_proj": (self.kv_size, hidden),
-            "o_proj": (hidden, attention),
-            "gate_proj": (wide, hidden),
-            "up_proj": (wide, hidden),
-            "down_proj": (hidden, wide),
-        }
+        """Linear layers of one block: the last part of their name -> (out, in)."""
+        return {_last(name): (linear.out, linear.into) for name, linear in self.block.linears.items()}
 
     @property
     def matrix_parameters(self) -> int:
@@ -126,7 +112,10 @@ class ModelShape:
     @property
     def vector_parameters(self) -> int:
         """Entries of all norms and biases."""
-        return self.n_layers * (self._block_biases() + self._block_norms()) + self._norm_size()
+        biases = sum(linear.out for linear in self.block.linears.values() if linear.bias)
+        others = sum(math.prod(shape) for shape in self.block.others.values())
+        last = self.hidden_size * len(ARCHITECTURES[self.architecture].norm_kinds)
+        return self.n_layers * (biases + others) + last
 
     @property
     def parameters(self) -> int:
@@ -164,26 +153,9 @@ class ModelShape:
 
         Raises: InputError for an unknown target.
         """
-        linears = self.block_linears()
-        inputs = {_READS_AS.get(name, name): linears[name][1] for name in self.lora_targets(targets)}
+        wanted = set(self.lora_targets(targets))
+        inputs = {linear.reads: linear.into for name, linear in self.block.linears.items() if _last(name) in wanted}
         return sum(inputs.values()) * self.lora_layers(layers)
-
-    def _block_biases(self) -> int:
-        linears = self.block_linears()
-        if self.architecture == "gpt_neox":
-            return sum(out for out, _ in linears.values())
-        if not self.attention_bias:
-            return 0
-        biased = ["q_proj", "k_proj", "v_proj"] + (["o_proj"] if self.architecture in ("llama", "mistral") else [])
-        return sum(linears[name][0] for name in biased)
-
-    def _block_norms(self) -> int:
-        per_head = 2 * self.head_dim if self.architecture == "qwen3" else 0
-        return 2 * self._norm_size() + per_head
-
-    def _norm_size(self) -> int:
-        # gpt_neox has LayerNorm (weight and bias), the others RMSNorm (weight).
-        return self.hidden_size * (2 if self.architecture == "gpt_neox" else 1)
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], str]:
@@ -212,16 +184,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     return config, str(path)
 
 
-def _architecture(config: Mapping[str, Any], where: str) -> str:
-    found = config.get("model_type")
-    if found not in SUPPORTED_ARCHITECTURES:
-        raise InputError(
-            f"{where}: model_type {found!r} is not supported; supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
-        )
-    return str(found)
-
-
-def _sizes(config: Mapping[str, Any], architecture: str, where: str) -> dict[str, int]:
+def _sizes(config: Mapping[str, Any], architecture: Architecture, where: str) -> dict[str, int]:
     names = {
         "vocab_size": "vocab_size",
         "hidden_size": "hidden_size",
@@ -243,23 +206,17 @@ def _sizes(config: Mapping[str, Any], architecture: str, where: str) -> dict[str
     return _with_heads({field: int(value) for field, value in found.items() if value is not None}, architecture, where)
 
 
-def _with_heads(sizes: dict[str, int], architecture: str, where: str) -> dict[str, int]:
+def _with_heads(sizes: dict[str, int], architecture: Architecture, where: str) -> dict[str, int]:
     heads, hidden = sizes["n_heads"], sizes["hidden_size"]
     sizes.setdefault("n_kv_heads", heads)
-    if "head_dim" not in sizes and architecture != "qwen3" and hidden % heads:
+    if "head_dim" not in sizes and architecture.head_dim is None and hidden % heads:
         raise InputError(f"{where}: hidden_size {hidden} does not divide by num_attention_heads {heads}")
     if heads % sizes["n_kv_heads"]:
         raise InputError(
             f"{where}: num_attention_heads {heads} does not divide by num_key_value_heads {sizes['n_kv_heads']}"
         )
-    sizes.setdefault("head_dim", _QWEN3_HEAD_DIM if architecture == "qwen3" else hidden // heads)
+    sizes.setdefault("head_dim", architecture.head_dim or hidden // heads)
     return sizes
-
-
-def _attention_bias(config: Mapping[str, Any], architecture: str) -> bool:
-    # Qwen2 has these biases without saying so in its configuration.
-    always = architecture in ("qwen2", "gpt_neox")
-    return always or bool(config.get("attention_bias", False))
 
 
 def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
@@ -275,3 +232,7 @@ def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
             f"{where}: quantization to {found['bits']} bits in groups of {found['group_size']} is impossible"
         )
     return Quantization(found["bits"], found["group_size"], str(found.get("mode", "affine")))
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from converters.convert import convert
-from converters.names import gguf_name
+from converters.names import architecture_of, gguf_name
 from converters.writers.target import Target
 from mlx_loopai.cli.convert import command
 from mlx_loopai.errors import InputError
@@ -26,6 +26,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.parity
+
+
+# Where transformers 5 has other names in memory than on disk.
+ON_DISK = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 
 
 def their_logits(model: Any) -> np.ndarray:
@@ -51,9 +55,8 @@ def test_a_transformers_folder(tmp_path: Path, kind: str, tied: bool, layout: st
     assert (len(list(source.glob("*.safetensors"))) > 1) is (layout == "sharded")
     if layout == "torch":
         (source / "model.safetensors").unlink()
-        # transformers 5 keeps gpt_neox's head under another name in memory than on disk.
-        head = {"lm_head.weight": "embed_out.weight"} if kind == "GPTNeoX" else {}
-        state = {head.get(name, name): tensor for name, tensor in model.state_dict().items()}
+        names = ON_DISK.get(model.config.model_type, {})
+        state = {names.get(name, name): tensor for name, tensor in model.state_dict().items()}
         torch.save(state, source / "pytorch_model.bin")
     convert(source, tmp_path / "out", dtype="fp32")
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
@@ -133,6 +136,10 @@ def in_llama_cpps_order(name: str, values: np.ndarray, config: Any) -> np.ndarra
     return values
 
 
+def in_gguf(name: str, config: Any) -> str | None:
+    return gguf_name(ON_DISK.get(config.model_type, {}).get(name, name), architecture_of(config.model_type, "a test"))
+
+
 def flat(config: Any) -> dict[str, Any]:
     """transformers' configuration with the rotary settings where all others look for them."""
     rope = config.rope_parameters
@@ -147,9 +154,9 @@ def gguf_of(path: Path, model: Any, kind: str) -> None:
         tensors["rope_freqs.weight"] = (base / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
     for name, parameter in model.named_parameters():
         values = parameter.detach().numpy().copy()
-        tensors[name] = in_llama_cpps_order(name, values, config)
+        tensors[ON_DISK.get(config.model_type, {}).get(name, name)] = in_llama_cpps_order(name, values, config)
         if values.ndim == 2 and kind != "F32":
-            kinds[gguf_name(name)] = kind
+            kinds[in_gguf(name, config)] = kind
             quantized = gguf.GGMLQuantizationType[kind]
             with torch.no_grad():
                 parameter.copy_(torch.tensor(gguf.dequantize(gguf.quantize(values, quantized), quantized)))
@@ -183,7 +190,7 @@ def test_a_gguf_file_that_we_write(tmp_path: Path, kind: str) -> None:
     stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     for name, parameter in model.named_parameters():
         wanted = in_llama_cpps_order(name, parameter.detach().numpy(), model.config)
-        assert np.array_equal(stored[gguf_name(name)], wanted), name
+        assert np.array_equal(stored[in_gguf(name, model.config)], wanted), name
     convert(tmp_path / "m.gguf", tmp_path / "out", dtype="fp32")
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
 

@@ -208,7 +208,8 @@ def test_an_adapter_that_is_not_merged_is_refused_by_name(model_folder: Build) -
 
 @pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors"])
 def test_weights_that_another_tool_quantised_are_refused_by_its_name(model_folder: Build, method: str) -> None:
-    folder = model_folder(quantization_config={"quant_method": method})
+    folder = model_folder()
+    change_config(folder, quantization_config={"quant_method": method})
     with pytest.raises(InputError, match=rf"already quantised by {method}"):
         open_checkpoint(folder)
     change_config(folder, quantization_config=None)

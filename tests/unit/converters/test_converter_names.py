@@ -13,22 +13,25 @@ QWEN3 = {"model_type": "qwen3", "head_dim": 16}
 @pytest.mark.parametrize("changes", [{}, QWEN3], ids=["qwen2", "qwen3"])
 def test_every_tensor_has_one_gguf_name_and_back(config: dict[str, Any], changes: dict[str, Any]) -> None:
     names = list(expected_tensors(config | changes))
-    theirs = [gguf_name(name) for name in names]
+    architecture = architecture_of(changes.get("model_type", "qwen2"), "here")
+    theirs = [gguf_name(name, architecture) for name in names]
     assert None not in theirs
     assert len(set(theirs)) == len(names)
-    assert [hf_name(name) for name in theirs if name] == names
+    assert [hf_name(name, architecture) for name in theirs if name] == names
 
 
 def test_names_that_have_no_counterpart() -> None:
-    assert hf_name("blk.0.ssm_a.weight") is None
-    assert hf_name("blk.x.attn_q.weight") is None
-    assert gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq") is None
+    qwen2 = architecture_of("qwen2", "here")
+    assert hf_name("blk.0.ssm_a.weight", qwen2) is None
+    assert hf_name("blk.x.attn_q.weight", qwen2) is None
+    assert gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq", qwen2) is None
 
 
 def test_known_pairs() -> None:
-    assert hf_name("blk.11.attn_q.bias") == "model.layers.11.self_attn.q_proj.bias"
-    assert hf_name("output.weight") == HEAD
-    assert gguf_name("model.layers.3.post_attention_layernorm.weight") == "blk.3.ffn_norm.weight"
+    qwen2 = architecture_of("qwen2", "here")
+    assert hf_name("blk.11.attn_q.bias", qwen2) == "model.layers.11.self_attn.q_proj.bias"
+    assert hf_name("output.weight", qwen2) == HEAD
+    assert gguf_name("model.layers.3.post_attention_layernorm.weight", qwen2) == "blk.3.ffn_norm.weight"
 
 
 def test_qwen2_has_biases_and_qwen3_has_norms(config: dict[str, Any]) -> None:

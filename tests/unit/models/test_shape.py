@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.models.shape import SUPPORTED_ARCHITECTURES, ModelShape, Quantization
+from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.models.shape import ModelShape, Quantization
 
 NANO = Path(__file__).parents[3] / "mlx_loopai" / "assets" / "nano"
 TINY = {
@@ -50,7 +51,9 @@ VARIANTS = {
     "qwen2, separate head": {"tie_word_embeddings": False},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
     "llama": {"model_type": "llama"},
-    "llama with biases": {"model_type": "llama", "attention_bias": True, "tie_word_embeddings": False},
+    "llama with biases": {
+        "model_type": "llama", "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False
+    },
     "mistral": {"model_type": "mistral", "head_dim": 16},
     "gpt_neox": {
         "model_type": "gpt_neox", "num_key_value_heads": None, "intermediate_size": 128, "tie_word_embeddings": False,
@@ -109,7 +112,7 @@ def test_quantization_is_read() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "bert"}, "'bert' is not supported; supported: qwen2"),
+        ({"model_type": "bert"}, "'bert' is not supported; supported are gpt_neox"),
         ({"model_type": None}, "None is not supported"),
         ({"hidden_size": None, "vocab_size": -1}, "vocab_size is -1.*hidden_size is None"),
         ({"num_hidden_layers": 1.5}, "num_hidden_layers is 1.5"),
@@ -130,7 +133,7 @@ def test_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         ModelShape.from_folder(tmp_path / "nowhere")
     file = tmp_path / "config.json"
-    for text, message in (("{", "not valid JSON"), ("[1]", "holds a list"), ("{}", "model_type None")):
+    for text, message in (("{", "not valid JSON"), ("[1]", "holds a list"), ("{}", "architecture None")):
         file.write_text(text)
         with pytest.raises(InputError, match=message):
             ModelShape.from_folder(tmp_path)
@@ -140,4 +143,4 @@ def test_folders(tmp_path: Path) -> None:
 
 def test_every_supported_name_is_planned_for() -> None:
     sizes = {**TINY, "head_dim": 8}
-    assert all(ModelShape.from_config({**sizes, "model_type": name}).parameters > 0 for name in SUPPORTED_ARCHITECTURES)
+    assert all(ModelShape.from_config({**sizes, "model_type": name}).parameters > 0 for name in ARCHITECTURES)

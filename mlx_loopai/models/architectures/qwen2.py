@@ -1,0 +1,25 @@
+"""Qwen2 and 2.5: Llama with biases on queries, keys and values, which its configuration does not mention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_loopai.models.architectures.architecture import Architecture, Block
+from mlx_loopai.models.architectures.llama import GGUF_NAMES, attention, gated_mlp, two_norms
+
+if TYPE_CHECKING:
+    from mlx_loopai.models.shape import ModelShape
+
+
+def _block(shape: ModelShape) -> Block:
+    return Block(attention(shape, "qkv") | gated_mlp(shape), two_norms(shape))
+
+
+QWEN2 = Architecture(
+    model_type="qwen2",
+    class_name="Qwen2ForCausalLM",
+    gguf="qwen2",
+    block=_block,
+    gguf_names=GGUF_NAMES,
+    tied_by_default=True,
+)

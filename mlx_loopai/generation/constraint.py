@@ -138,23 +138,22 @@ class Tally:
         self._mass = mx.array(0.0)
         self._steps = self._masses = self._calls = 0
 
-    def add(self, logits: mx.array, constrained: mx.array, live: Sequence[bool] | None = None) -> None:
-        """Count one step: logits before and after the constraint (B, V); rows that are not `live` do not count.
+    def add(self, logits: mx.array, constrained: mx.array) -> None:
+        """Count one step: logits before and after the constraint (B, V).
 
         The probability mass needs an exponential of all logits, so it is measured at every 16th step only.
         """
-        rows = mx.array([1.0] * len(logits) if live is None else [float(one) for one in live])
-        n_live = len(logits) if live is None else sum(live)
+        n_rows = len(logits)
         logits = logits[:, : constrained.shape[1]]
         places = mx.argmax(logits, axis=-1, keepdims=True)
         masked = mx.isinf(mx.take_along_axis(constrained, places, axis=-1))[:, 0]
-        self._over = self._over + mx.sum(mx.where(masked, rows, 0.0))
-        self._steps += n_live
+        self._over = self._over + mx.sum(masked)
+        self._steps += n_rows
         if self._calls % _STEPS_BETWEEN_MASSES == 0:
             mass = mx.softmax(logits.astype(mx.float32), axis=-1)
             lost = mx.sum(mx.where(mx.isinf(constrained), mass, 0.0), axis=-1)
-            self._mass = self._mass + mx.sum(lost * rows)
-            self._masses += n_live
+            self._mass = self._mass + mx.sum(lost)
+            self._masses += n_rows
         self._calls += 1
 
     @property
@@ -179,15 +178,16 @@ def build_constraint(loaded: LoadedModel, scripts: Scripts, code_fences: bool = 
     window = _GLOSS_TOKENS if scripts.has_gloss else _CHARACTER_TOKENS
     n_tokens = arrays["allowed"].shape[1]
     tokenizer = loaded.tokenizer
+    bias = np.where(arrays["biased"], LOANWORD_BIAS, 0.0).astype(np.float32) if "biased" in arrays else None
     return Constraint(
-        scripts,
-        _table(arrays["allowed"], arrays["after"]),
-        None if code_fences else window,
-        mx.array(np.where(arrays["biased"], LOANWORD_BIAS, 0.0).astype(np.float32)) if "biased" in arrays else None,
-        _table(arrays["free_allowed"], arrays["free_after"]) if code_fences else None,
-        _table(np.ones((1, n_tokens), np.bool_), arrays["fence_after"]) if code_fences else None,
-        lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
-        lambda ids: str(tokenizer.decode(list(ids))),
+        scripts=scripts,
+        table=_table(arrays["allowed"], arrays["after"]),
+        window=None if code_fences else window,
+        bias=None if bias is None else mx.array(bias),
+        free=_table(arrays["free_allowed"], arrays["free_after"]) if code_fences else None,
+        fences=_table(np.ones((1, n_tokens), np.bool_), arrays["fence_after"]) if code_fences else None,
+        encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+        decode=lambda ids: str(tokenizer.decode(list(ids))),
     )
 
 

@@ -23,8 +23,7 @@ from mlx_loopai.config import SamplingOptions
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.request import Request
-from mlx_loopai.generation.sampling import choose, penalise, uniforms
-from mlx_loopai.generation.token_history import Past, left_padded, penalty_context
+from mlx_loopai.generation.sampling import choose, penalise, penalty_context, uniforms
 from mlx_loopai.models.load import LoadedModel, load_model
 
 __all__ = ["Generation", "Piece", "SamplingOptions", "generate_batch", "generate_stream"]
@@ -127,20 +126,19 @@ def generate_batch(
     options: SamplingOptions,
     on_progress: Callable[[int, int], None] | None = None,
     batch_rows: int = BATCH_ROWS,
-    constraint: Constraint | None = None,
-    tally: Tally | None = None,
 ) -> list[Generation]:
     """The answers to many prompts, in their order. `on_progress(answered, total)` is called as answers end.
 
     Up to `batch_rows` prompts advance together, and waiting ones take the places of those that ended. Row i draws
     from its own stream (seed, i): what it samples does not depend on its neighbours, rounding of the logits apart.
-    `tally` counts what `constraint` had to do. Raises: InputError for an empty prompt.
+    What a reader is to see goes through `answers.write_answers`; this is for measuring a model as it is.
+    Raises: InputError for an empty prompt.
     """
     check_prompts(prompts)
     rows = [_Row(index, list(ids), uniforms(options, index, options.max_tokens)) for index, ids in enumerate(prompts)]
     # Neighbours in length share little padding.
     waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))
-    batch = _Batch(loaded, options, constraint, tally)
+    batch = _Batch(loaded, options)
     answered = 0
     with wired_limit(loaded.model):
         while waiting or batch.rows:
@@ -181,40 +179,40 @@ class _Row:
 
 
 class _Batch:
-    """Rows that advance together: their caches, the tokens chosen but not yet read, and their past."""
+    """Rows that advance together: their caches, the tokens chosen but not yet read, and the last ones before them."""
 
-    def __init__(
-        self, loaded: LoadedModel, options: SamplingOptions, constraint: Constraint | None, tally: Tally | None
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, options: SamplingOptions) -> None:
         self._model, self._eos, self._options = loaded.model, loaded.tokenizer.eos_token_ids, options
         self._n_tokens = loaded.n_tokens
-        self._constraint, self._tally = constraint, tally
         self.rows: list[_Row] = []
         self._cache: list[Any] = []
         self._chosen = mx.array([], dtype=mx.uint32)  # [B]
-        self._past = Past({})
+        self._recent: mx.array | None = None  # [B, PENALTY_CONTEXT], where there is a penalty
         self._steps = 0
 
     def admit(self, rows: list[_Row]) -> None:
         """Read the prompts of `rows` and let them join."""
         cache = _prefill(self._model, [row.prompt[:-1] for row in rows])
-        past = self._past_of(rows)
+        recent = None
+        if self._options.repetition_penalty != 1:
+            recent = penalty_context([row.prompt[:-1] or row.prompt for row in rows])
         last = mx.array([row.prompt[-1] for row in rows], dtype=mx.uint32)
-        chosen, past = self._advance(rows, last, cache, past)
+        chosen, recent = self._advance(rows, last, cache, recent)
         if not self.rows:
-            self.rows, self._cache, self._chosen, self._past = rows, cache, chosen, past
+            self.rows, self._cache, self._chosen, self._recent = rows, cache, chosen, recent
             return
         self.rows = self.rows + rows
         for own, new in zip(self._cache, cache, strict=True):
             own.extend(new)
         self._chosen = mx.concatenate([self._chosen, chosen])
-        self._past = self._past.extend(past)
+        if self._recent is not None and recent is not None:
+            self._recent = mx.concatenate([self._recent, recent])
 
     def step(self) -> int:
         """Give each row its next token and set the one after it to work. Returns: how many rows ended."""
         chosen = self._chosen
         if any(not row.done and len(row.tokens) + 1 < self._options.max_tokens for row in self.rows):
-            self._chosen, self._past = self._advance(self.rows, chosen, self._cache, self._past)
+            self._chosen, self._recent = self._advance(self.rows, chosen, self._cache, self._recent)
         ended = 0
         for row, token in zip(self.rows, chosen.tolist(), strict=True):
             if not row.done:
@@ -226,45 +224,29 @@ class _Batch:
             mx.clear_cache()
         return ended
 
-    def _past_of(self, rows: list[_Row]) -> Past:
-        """What the choice of the next token needs of the prompts, without their last tokens."""
-        arrays = {}
-        if self._options.repetition_penalty != 1:
-            arrays["penalty"] = penalty_context([row.prompt[:-1] or row.prompt for row in rows])
-        if self._constraint is not None:
-            arrays["recent"] = left_padded(
-                [self._constraint.context(row.prompt)[:-1] for row in rows], min(self._eos, default=0)
-            )
-            biases = [self._constraint.bias_of(row.prompt) for row in rows]
-            arrays |= {} if biases[0] is None else {"bias": mx.stack(biases)}
-        return Past(arrays)
-
-    def _advance(self, rows: list[_Row], inputs: mx.array, cache: list[Any], past: Past) -> tuple[mx.array, Past]:
+    def _advance(
+        self, rows: list[_Row], inputs: mx.array, cache: list[Any], recent: mx.array | None
+    ) -> tuple[mx.array, mx.array | None]:
+        """Read `inputs` (B) and choose the tokens after them. Returns: these, and the last tokens with `inputs`."""
         logits = self._model(inputs[:, None], cache=cache)[:, -1, : self._n_tokens]
-        past = past.append(inputs, None if self._constraint is None else self._constraint.window)
-        arrays = past.arrays
-        if "penalty" in arrays:
-            logits = penalise(logits, arrays["penalty"], self._options.repetition_penalty)
-        if self._constraint is not None:
-            constrained = self._constraint.apply(arrays["recent"], logits, arrays.get("bias"))
-            if self._tally is not None:
-                self._tally.add(logits, constrained, [not row.done for row in rows])
-            logits = constrained
+        if recent is not None:
+            recent = mx.concatenate([recent[:, 1:], inputs[:, None]], axis=1)
+            logits = penalise(logits, recent, self._options.repetition_penalty)
         chosen = choose(logits, self._options, lambda: [row.draw() for row in rows])
         mx.async_eval(chosen)
-        return chosen, past
+        return chosen, recent
 
     def _drop_done(self) -> None:
         """Dropping copies the caches, so a few rows that are done are carried along."""
         keep = [place for place, row in enumerate(self.rows) if not row.done]
         if not keep:
-            self.rows, self._cache, self._past = [], [], Past({})
+            self.rows, self._cache, self._recent = [], [], None
         elif len(keep) <= 0.75 * len(self.rows):
             self.rows = [self.rows[place] for place in keep]
             for layer in self._cache:
                 layer.filter(keep)
             self._chosen = self._chosen[mx.array(keep)]
-            self._past = self._past.filter(mx.array(keep))
+            self._recent = None if self._recent is None else self._recent[mx.array(keep)]
 
 
 def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:

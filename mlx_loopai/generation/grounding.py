@@ -56,7 +56,8 @@ def ground(
         text = _cleaned(hit.chunk.text, special_tokens)
         if not text:
             continue
-        source = Source(hit.chunk.file, hit.chunk.line, hit.score, hit.chunk.id, text)
+        chunk = hit.chunk
+        source = Source(file=chunk.file, line=chunk.line, score=hit.score, chunk=chunk.id, text=text)
         longer = _with_sources(prompt, (*grounded.sources, source))
         if count_tokens(longer) <= budget_tokens:
             grounded = longer

@@ -23,9 +23,9 @@ class Rank:
 def rank(text: str, finished: bool) -> Rank:
     """The rank of one answer; an empty one loses to any other."""
     return Rank(
-        bool(text.strip()) and not is_looping(text),
-        round(purity(text), 2),
-        finished,
-        round(1 - rep_n(text, _REPEAT_GRAM), 2),
-        len(text),
+        does_not_loop=bool(text.strip()) and not is_looping(text),
+        purity=round(purity(text), 2),
+        finished=finished,
+        variety=round(1 - rep_n(text, _REPEAT_GRAM), 2),
+        length=len(text),
     )

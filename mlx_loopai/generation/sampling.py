@@ -10,8 +10,9 @@ import numpy.typing as npt
 from mlx_lm.sample_utils import apply_top_k
 
 from mlx_loopai.config import SamplingOptions
-from mlx_loopai.generation.token_history import PENALTY_CONTEXT
 
+# How many of the last tokens (the prompt's included) the repetition penalty looks at; mlx-lm's own choice.
+PENALTY_CONTEXT = 20
 # A cumulative sum may end an ulp below its parts' true total; the draw stays clear of that end.
 _BELOW_ONE = 1 - 1e-6
 _CANDIDATES = 1024
@@ -20,6 +21,12 @@ _CANDIDATES = 1024
 def penalty(factor: float) -> Callable[[mx.array, mx.array], mx.array]:
     """The repetition penalty as mlx-lm calls it, with a sequence's tokens (n) and its logits (1, V)."""
     return lambda tokens, logits: penalise(logits, tokens[None, -PENALTY_CONTEXT:], factor)
+
+
+def penalty_context(prompts: list[list[int]]) -> mx.array:
+    """The last PENALTY_CONTEXT tokens of each prompt; short ones repeat their first, which changes no penalty."""
+    rows = [([ids[0]] * PENALTY_CONTEXT + ids)[-PENALTY_CONTEXT:] for ids in prompts]
+    return mx.array(rows, dtype=mx.uint32)
 
 
 def penalise(logits: mx.array, context: mx.array, penalty: float) -> mx.array:

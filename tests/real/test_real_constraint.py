@@ -61,8 +61,10 @@ def test_no_token_of_real_fiction_is_forbidden() -> None:
 
 @pytest.mark.skipif(not REAL, reason="MLX_LOOPAI_REAL names no folder with a real checkpoint")
 def test_two_thousand_hot_tokens_are_korean() -> None:
+    from mlx_loopai.generation.answers import write_answers
     from mlx_loopai.generation.constraint import Tally, build_constraint
-    from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+    from mlx_loopai.generation.engine import SamplingOptions
+    from mlx_loopai.generation.request import Request
 
     loaded = load_model(str(Path(REAL) / "q05"), "fp32")
     constraint = build_constraint(loaded, Scripts.parse("ko"))
@@ -72,7 +74,8 @@ def test_two_thousand_hot_tokens_are_korean() -> None:
     ]
     options = SamplingOptions(temperature=1.5, top_p=1.0, max_tokens=72, seed=3)
     tally = Tally()
-    answers = generate_batch(loaded, prompts * 8, options, constraint=constraint, tally=tally)
+    requests = [Request(ids, options, constraint, tally, row) for row, ids in enumerate(prompts * 8)]
+    answers = [answer.text for _, answer in write_answers(loaded, requests)]
     assert sum(len(answer.tokens) for answer in answers) >= 2000
     assert [answer.text for answer in answers if FOREIGN.search(answer.text)] == []
     assert np.isfinite(tally.masked_mass)

@@ -12,8 +12,11 @@ import pytest
 import regex
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation.answer_stream import Text
+from mlx_loopai.generation.answers import write_answers
 from mlx_loopai.generation.constraint import Constraint, Scripts, Tally, build_constraint
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch, generate_stream
+from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel, load_model, load_tokenizer
 
 HOT = SamplingOptions(temperature=1.5, top_p=1.0, max_tokens=40, seed=4)
@@ -111,14 +114,19 @@ def test_the_state_is_that_of_the_whole_sequence(nano: LoadedModel) -> None:
             assert constraint.table.state(recent).item() == states[end - 1]
 
 
+def together(loaded: LoadedModel, requests: list[Request], batch_rows: int = 32) -> list[Text]:
+    found = dict(write_answers(loaded, requests, batch_rows=batch_rows))
+    return [found[place].text for place in range(len(requests))]
+
+
 @pytest.mark.parametrize("scripts", ["ko", "ko+gloss", "ko+loanwords+gloss"])
 def test_generated_text_obeys(tiny: LoadedModel, nano: LoadedModel, scripts: str) -> None:
     for loaded in (tiny, nano):
         constraint = constraint_of(loaded, scripts)
         prompts = [loaded.tokenizer.encode(text) for text in ("호랑이", "tell me 漢", "가나다라 마바사", "x")]
         tally = Tally()
-        answers = generate_batch(loaded, prompts, HOT, batch_rows=3, constraint=constraint, tally=tally)
-        for answer in answers:
+        requests = [Request(ids, HOT, constraint, tally, row) for row, ids in enumerate(prompts)]
+        for answer in together(loaded, requests, batch_rows=3):
             assert "\ufffd" not in answer.text
             if scripts == "ko":
                 assert not FOREIGN.search(answer.text)
@@ -135,7 +143,8 @@ def test_stream_equals_batch(tiny: LoadedModel) -> None:
             piece.token for piece in generate_stream(tiny, prompt, options, constraint) if piece.token is not None
         ]
         prompts = [prompt, tiny.tokenizer.encode("가"), prompt[:2]]
-        assert list(generate_batch(tiny, prompts, options, constraint=constraint)[0].tokens) == streamed
+        requests = [Request(ids, options, constraint, row=row) for row, ids in enumerate(prompts)]
+        assert list(together(tiny, requests)[0].tokens) == streamed
 
 
 def test_fences_free_what_is_inside(nano: LoadedModel) -> None:

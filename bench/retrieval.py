@@ -128,7 +128,7 @@ def speed(questions: Sequence[tuple[str, str]], index: Path, n_passages: int) ->
     machine = read_machine(SystemReader())
     milliseconds = sorted(1000 * seconds for seconds in times[len(asked) :])
     return {
-        "machine": {key: machine[key] for key in ("chip", "cores", "commit", "system")},
+        "machine": {key: getattr(machine, key) for key in ("chip", "cores", "commit", "system")},
         "passages": passages,
         "questions": len(asked),
         "open_s": open_s,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mlx_loopai.benchmark.results import read_result
 from mlx_loopai.benchmark.tables import conditions_text, result_table
 from mlx_loopai.files import write_whole
+from mlx_loopai.runs.documents.race import read_race
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -31,8 +31,8 @@ def with_results(document: str, results: Path) -> str:
 def _entry(path: Path) -> str:
     if not path.exists():
         return NOT_MEASURED
-    result = read_result(path)
-    return "\n".join([result_table(result), "", f"{conditions_text(result)}", "", f"`{result['command']}`"])
+    result = read_race(path)
+    return "\n".join([result_table(result), "", f"{conditions_text(result)}", "", f"`{result.command}`"])
 
 
 def main() -> None:

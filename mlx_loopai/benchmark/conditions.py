@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from mlx_loopai.runs.documents.race import Machine
 
 _MIB = 1 << 20
 _UNITS = {"K": 1 << 10, "M": _MIB, "G": 1 << 30}
@@ -71,7 +73,7 @@ def read_state(reader: Reader) -> State:
     return _macos(reader) if reader.system == "Darwin" else _linux(reader)
 
 
-def read_machine(reader: Reader) -> dict[str, Any]:
+def read_machine(reader: Reader) -> Machine:
     """What the machine is: chip, cores, memory, systems and the settings that decide how many threads compute."""
     if reader.system == "Darwin":
         chip = reader.output(["sysctl", "-n", "machdep.cpu.brand_string"]).strip()
@@ -80,16 +82,16 @@ def read_machine(reader: Reader) -> dict[str, Any]:
     else:
         chip = _match(r"^model name\s*:\s*(.+)$", reader.text("/proc/cpuinfo")) or ""
         ram_bytes = _meminfo(reader, "MemTotal")
-    return {
-        "chip": chip or platform.machine(),
-        "cores": os.cpu_count(),
-        "ram_bytes": ram_bytes,
-        "system": f"{reader.system} {platform.release()}",
-        "python": platform.python_version(),
-        "commit": reader.output(["git", "-C", _HERE, "rev-parse", "--short", "HEAD"]).strip() or None,
-        "threads": os.environ.get("MKL_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS"),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-    }
+    return Machine(
+        chip=chip or platform.machine(),
+        cores=os.cpu_count(),
+        ram_bytes=ram_bytes,
+        system=f"{reader.system} {platform.release()}",
+        python=platform.python_version(),
+        commit=reader.output(["git", "-C", _HERE, "rev-parse", "--short", "HEAD"]).strip() or None,
+        threads=os.environ.get("MKL_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS"),
+        versions={name: found for name in _PACKAGES if (found := _version(name))},
+    )
 
 
 def disturbances(before: State, after: State, cores: int) -> list[str]:

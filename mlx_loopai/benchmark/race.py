@@ -16,6 +16,7 @@ from mlx_loopai.benchmark.roofline import Peak, decoding_bytes, share_of_peak, t
 from mlx_loopai.benchmark.worker import Job
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.runs.documents.race import BatchRate, GenerateRace, GenerateSide, Ratio, TrainRace, TrainSide
 
 # First losses come from the same float32 weights and rows: they differ by rounding only.
 FIRST_LOSS_TOLERANCE = 1e-4
@@ -32,7 +33,7 @@ def race_training(
     run: RunJob,
     peak: Peak | None,
     on_turn: OnTurn | None = None,
-) -> dict[str, Any]:
+) -> TrainRace:
     """The result of a training race in `folder`, which keeps the case and the adapters.
 
     Every side's last adapter is scored on the held-out rows by one evaluator, mlx-loopai's.
@@ -44,21 +45,20 @@ def race_training(
 
     found = take_turns(backends, rounds, turn, on_turn)
     shape = ModelShape.from_folder(Path(case.model))
-    sides = {name: _training_side(name, [TrainMeasured(**one) for one in found[name]], shape, peak) for name in found}
-    for name, side in sides.items():
-        job = Job("score", OWN, str(folder), str(folder / f"{name}-{rounds - 1}"))
-        side["held_out_nll"] = run(job)["held_out_nll"]
-    differences = _differing(sides, "loss_first", FIRST_LOSS_TOLERANCE)
-    differences += _differing(sides, "held_out_nll", HELD_OUT_TOLERANCE)
-    return {
-        "kind": "train",
-        "case": {**asdict(case), "model": Path(case.model).name, "rows": _described(rows)},
-        "rounds": rounds,
-        "backends": sides,
-        "ratios": _ratios(found, _train_values),
-        "equal": not differences,
-        "differences": differences,
-    }
+    measured = {name: [TrainMeasured(**one) for one in results] for name, results in found.items()}
+    adapters = {name: str(folder / f"{name}-{rounds - 1}") for name in found}
+    held_out = {name: run(Job("score", OWN, str(folder), adapters[name]))["held_out_nll"] for name in found}
+    first = {name: turns[-1].loss_first for name, turns in measured.items()}
+    differences = _differing(first, "loss_first", FIRST_LOSS_TOLERANCE)
+    differences += _differing(held_out, "held_out_nll", HELD_OUT_TOLERANCE)
+    return TrainRace(
+        case={**asdict(case), "model": Path(case.model).name, "rows": _described(rows)},
+        rounds=rounds,
+        backends={name: _training_side(name, turns, held_out[name], shape, peak) for name, turns in measured.items()},
+        ratios=_ratios(found, _train_values),
+        equal=not differences,
+        differences=tuple(differences),
+    )
 
 
 def race_generation(
@@ -68,7 +68,7 @@ def race_generation(
     run: RunJob,
     peak: Peak | None,
     on_turn: OnTurn | None = None,
-) -> dict[str, Any]:
+) -> GenerateRace:
     """The result of a generation race. `equal`: all sides gave the same tokens for each prompt and batch size.
 
     Raises: InputError for the compiled side, since generation has one path.
@@ -82,75 +82,75 @@ def race_generation(
     shape = ModelShape.from_folder(Path(case.model))
     sides = {name: _generation_side(name, results, shape, peak) for name, results in found.items()}
     differences = _differing_answers(found)
-    return {
-        "kind": "generate",
-        "case": {
+    return GenerateRace(
+        case={
             "model": Path(case.model).name,
             "prompts": len(case.prompts),
             "prompt_tokens": [len(prompt) for prompt in case.prompts],
             "max_tokens": case.max_tokens,
             "batches": list(case.batches),
         },
-        "rounds": rounds,
-        "backends": sides,
-        "ratios": _ratios(found, _generate_values),
-        "equal": not differences,
-        "differences": differences,
-    }
+        rounds=rounds,
+        backends=sides,
+        ratios=_ratios(found, _generate_values),
+        equal=not differences,
+        differences=tuple(differences),
+    )
 
 
-def _training_side(name: str, rounds: list[TrainMeasured], shape: ModelShape, peak: Peak | None) -> dict[str, Any]:
+def _training_side(
+    name: str, rounds: list[TrainMeasured], held_out_nll: float, shape: ModelShape, peak: Peak | None
+) -> TrainSide:
     last = rounds[-1]
     rate = Figure.of([one.supervised_tokens_per_s for one in rounds])
     flops_s = max(training_flops(shape, one.tokens, one.supervised_tokens) / one.timed_s for one in rounds)
-    return {
-        "supervised_tokens_per_s": rate.median,
-        "interval": [rate.low, rate.high],
-        "tokens_per_s": Figure.of([one.tokens_per_s for one in rounds]).median,
-        "peak_bytes": max(one.peak_bytes for one in rounds),
-        "memory": last.memory,
-        "weights_bytes": last.weights_bytes,
-        "loss_first": last.loss_first,
-        "start_s": Figure.of([one.start_s for one in rounds]).median,
-        "first_s": Figure.of([one.first_s for one in rounds]).median,
-        "steps": last.steps,
-        "real_token_share": last.real_token_share,
-        "flops_share": share_of_peak(f"{name}, training", flops_s, peak.flops_s) if peak else None,
-        "versions": last.versions,
-        "rounds": [asdict(one) for one in rounds],
-    }
+    return TrainSide(
+        supervised_tokens_per_s=rate.median,
+        interval=(rate.low, rate.high),
+        tokens_per_s=Figure.of([one.tokens_per_s for one in rounds]).median,
+        peak_bytes=max(one.peak_bytes for one in rounds),
+        memory=last.memory,
+        weights_bytes=last.weights_bytes,
+        loss_first=last.loss_first,
+        start_s=Figure.of([one.start_s for one in rounds]).median,
+        first_s=Figure.of([one.first_s for one in rounds]).median,
+        steps=last.steps,
+        real_token_share=last.real_token_share,
+        flops_share=share_of_peak(f"{name}, training", flops_s, peak.flops_s) if peak else None,
+        held_out_nll=held_out_nll,
+        versions=last.versions,
+        rounds=tuple(asdict(one) for one in rounds),
+    )
 
 
-def _generation_side(name: str, results: list[dict[str, Any]], shape: ModelShape, peak: Peak | None) -> dict[str, Any]:
+def _generation_side(name: str, results: list[dict[str, Any]], shape: ModelShape, peak: Peak | None) -> GenerateSide:
     rounds = [_batches(result) for result in results]
-    batches = {str(same[0].batch): _batch_figures(name, list(same), shape, peak) for same in zip(*rounds, strict=True)}
-    first = next(iter(batches.values()))
-    return {
-        "tokens_per_s": first["tokens_per_s"],
-        "peak_bytes": max(entry["peak_bytes"] for entry in batches.values()),
-        "loss_first": None,
-        "memory": results[-1]["memory"],
-        "weights_bytes": results[-1]["weights_bytes"],
-        "start_s": Figure.of([result["start_s"] for result in results]).median,
-        "batches": batches,
-        "versions": results[-1]["versions"],
-    }
+    batches = {str(same[0].batch): _batch_rate(name, list(same), shape, peak) for same in zip(*rounds, strict=True)}
+    return GenerateSide(
+        tokens_per_s=next(iter(batches.values())).tokens_per_s,
+        peak_bytes=max(entry.peak_bytes for entry in batches.values()),
+        memory=results[-1]["memory"],
+        weights_bytes=results[-1]["weights_bytes"],
+        start_s=Figure.of([result["start_s"] for result in results]).median,
+        batches=batches,
+        versions=results[-1]["versions"],
+    )
 
 
-def _batch_figures(name: str, rounds: list[BatchMeasured], shape: ModelShape, peak: Peak | None) -> dict[str, Any]:
+def _batch_rate(name: str, rounds: list[BatchMeasured], shape: ModelShape, peak: Peak | None) -> BatchRate:
     rate = Figure.of([one.tokens_per_s for one in rounds])
     read_s = decoding_bytes(shape) * max(one.tokens_per_s for one in rounds) / rounds[0].batch
-    return {
-        "tokens_per_s": rate.median,
-        "interval": [rate.low, rate.high],
-        "prefill_tokens_per_s": Figure.of([one.prefill_tokens_per_s for one in rounds]).median,
-        "first_token_s": Figure.of([one.first_token_s for one in rounds]).median,
-        "peak_bytes": max(one.peak_bytes for one in rounds),
-        "bandwidth_share": share_of_peak(f"{name}, decoding", read_s, peak.bytes_s) if peak else None,
-    }
+    return BatchRate(
+        tokens_per_s=rate.median,
+        interval=(rate.low, rate.high),
+        prefill_tokens_per_s=Figure.of([one.prefill_tokens_per_s for one in rounds]).median,
+        first_token_s=Figure.of([one.first_token_s for one in rounds]).median,
+        peak_bytes=max(one.peak_bytes for one in rounds),
+        bandwidth_share=share_of_peak(f"{name}, decoding", read_s, peak.bytes_s) if peak else None,
+    )
 
 
-def _ratios(found: dict[str, list[dict[str, Any]]], values: Any) -> dict[str, Any]:
+def _ratios(found: dict[str, list[dict[str, Any]]], values: Any) -> dict[str, dict[str, Ratio | None]]:
     """One side divided by another, round by round: rates above 1 and peaks below 1 favour the one.
 
     The first side is divided by all others, and our other column by those that are not ours.
@@ -161,7 +161,7 @@ def _ratios(found: dict[str, list[dict[str, Any]]], values: Any) -> dict[str, An
         pairs += [(OWN_COMPILED, other) for other in others if other not in (OWN, OWN_COMPILED)]
     return {
         f"{one}/{other}": {
-            name: asdict(ratio) if (ratio := paired_ratio(ours, theirs)) else None
+            name: Ratio(**asdict(ratio)) if (ratio := paired_ratio(ours, theirs)) else None
             for (name, ours), theirs in zip(values(found[one]).items(), values(found[other]).values(), strict=True)
         }
         for one, other in pairs
@@ -192,14 +192,13 @@ def _batches(result: dict[str, Any]) -> list[BatchMeasured]:
     ]
 
 
-def _differing(sides: dict[str, dict[str, Any]], name: str, tolerance: float) -> list[str]:
-    """What is wrong where a side's value lies further than `tolerance` (relative) from the first side's."""
-    first, *others = sides
-    reference = sides[first][name]
+def _differing(losses: dict[str, float], name: str, tolerance: float) -> list[str]:
+    """What is wrong where a side's loss lies further than `tolerance` (relative) from the first side's."""
+    first, *others = losses
     return [
-        f"{name}: {other} {sides[other][name]:.6g}, {first} {reference:.6g}"
+        f"{name}: {other} {losses[other]:.6g}, {first} {losses[first]:.6g}"
         for other in others
-        if not math.isclose(sides[other][name], reference, rel_tol=tolerance)
+        if not math.isclose(losses[other], losses[first], rel_tol=tolerance)
     ]
 
 

@@ -7,12 +7,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError, LoopaiError
+
+if TYPE_CHECKING:
+    from mlx_loopai.benchmark.results import Result
 
 _PROMPTS = (
     "오늘 날씨가 어때요?",
@@ -100,7 +103,7 @@ def train_command(
     with tempfile.TemporaryDirectory(prefix="mlx-loopai-benchmark-") as scratch:
         case, rows = _train_case(Path(scratch), model, options)
 
-        def race(peak: Any, on_turn: Any) -> dict[str, Any]:
+        def race(peak: Any, on_turn: Any) -> Result:
             return race_training(case, rows, names, rounds, Path(scratch) / "case", run_in_process, peak, on_turn)
 
         result = _under_watch(race, rounds * len(names), quiet)
@@ -151,7 +154,7 @@ def generate_command(
     case = GenerateCase(str(folder), encoded, max_tokens, batches or (1, 2, 4, 8))
     names = backends.split(",")
 
-    def race(peak: Any, on_turn: Any) -> dict[str, Any]:
+    def race(peak: Any, on_turn: Any) -> Result:
         return race_generation(case, names, rounds, run_in_process, peak, on_turn)
 
     _report(_under_watch(race, rounds * len(names), quiet), out, plot, costs, as_json)
@@ -164,10 +167,11 @@ def generate_command(
 @quiet_option
 def compare_command(before: Path, after: Path, as_json: bool, quiet: bool) -> None:
     """Compare two results of one race, BEFORE and AFTER, such as from two machines or two versions."""
-    from mlx_loopai.benchmark.results import compare_results, read_result
+    from mlx_loopai.benchmark.results import compare_results
     from mlx_loopai.benchmark.tables import comparison_table
+    from mlx_loopai.runs.documents.race import read_race
 
-    compared = compare_results(read_result(before), read_result(after))
+    compared = compare_results(read_race(before), read_race(after))
     emit(compared, as_json, comparison_table(compared))
     if not compared["equal"]:
         raise LoopaiError(f"the two are not of the same race: {compared['differences'][0]}")
@@ -214,9 +218,9 @@ def _encoded_prompts(model: str, file: Path | None) -> tuple[Path, tuple[tuple[i
     return folder, tuple(tuple(encoder.prompt_ids([Message("user", line)])) for line in lines)
 
 
-def _under_watch(race: Callable[[Any, Any], dict[str, Any]], turns: int, quiet: bool) -> dict[str, Any]:
+def _under_watch(race: Callable[[Any, Any], Result], turns: int, quiet: bool) -> Result:
     """The race's result with the machine and how it fared before and after."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from mlx_loopai.benchmark.conditions import SystemReader, disturbances, read_machine, read_state
     from mlx_loopai.benchmark.roofline import chip_peak
@@ -225,30 +229,31 @@ def _under_watch(race: Callable[[Any, Any], dict[str, Any]], turns: int, quiet: 
     machine = read_machine(reader)
     before = read_state(reader)
     with progress(turns, "benchmark", quiet, "turns") as bar:
-        result = race(chip_peak(machine["chip"]), bar.update)
+        result = race(chip_peak(machine.chip), bar.update)
         bar.update(turns)
     after = read_state(reader)
-    return {
-        **result,
-        "command": shlex.join(["mlx-loopai", *sys.argv[1:]]),
-        "machine": machine,
-        "conditions": {"before": asdict(before), "after": asdict(after)},
-        "disturbances": disturbances(before, after, machine["cores"] or 1),
-    }
+    return replace(
+        result,
+        command=shlex.join(["mlx-loopai", *sys.argv[1:]]),
+        machine=machine,
+        conditions={"before": asdict(before), "after": asdict(after)},
+        disturbances=tuple(disturbances(before, after, machine.cores or 1)),
+    )
 
 
-def _report(result: dict[str, Any], out: Path | None, plot: Path | None, costs: Path | None, as_json: bool) -> None:
+def _report(result: Result, out: Path | None, plot: Path | None, costs: Path | None, as_json: bool) -> None:
     from mlx_loopai.benchmark.costs import TABLE, read_prices
-    from mlx_loopai.benchmark.results import write_result
     from mlx_loopai.benchmark.tables import conditions_text, cost_table, picture, result_table
     from mlx_loopai.files import write_whole
 
     prices = read_prices(costs or TABLE)
     if out is not None:
-        write_result(out, result)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        result.write(out, indent=1)  # so that two can be read side by side
     if plot is not None:
         write_whole(plot, picture(result))
-    emit(result, as_json, "\n\n".join([result_table(result), conditions_text(result), cost_table(result, prices)]))
-    if not result["equal"]:
-        shown = "; ".join(result["differences"][:3])
+    tables = [result_table(result), conditions_text(result), cost_table(result, prices)]
+    emit(result.to_json(), as_json, "\n\n".join(tables))
+    if not result.equal:
+        shown = "; ".join(result.differences[:3])
         raise LoopaiError(f"the sides do not compute the same, so the rates cannot be compared: {shown}")

@@ -66,9 +66,9 @@ class Document(Part):
         """The document in the file `path`. Raises: InputError."""
         return cls.from_json(read_json(path), str(path))
 
-    def write(self, path: Path) -> None:
-        """Write `path` whole or not at all."""
-        write_whole(path, json.dumps(self.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+    def write(self, path: Path, indent: int | None = None) -> None:
+        """Write `path` whole or not at all; in one line, or indented by so many spaces."""
+        write_whole(path, json.dumps(self.to_json(), ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -47,7 +47,7 @@ def test_linux_tells_from_its_files() -> None:
     assert state.swapped_bytes % 3 == 0
     assert (state.pressure, state.thermal, state.power) == ("warning", None, "performance")
     machine = read_machine(FakeReader("Linux", LINUX))
-    assert (machine["chip"], machine["ram_bytes"]) == ("Some CPU 9000", 4096 * 1024)
+    assert (machine.chip, machine.ram_bytes) == ("Some CPU 9000", 4096 * 1024)
 
 
 def test_macos_tells_through_its_commands() -> None:
@@ -62,21 +62,21 @@ def test_macos_tells_through_its_commands() -> None:
         power="low power mode",
     )
     machine = read_machine(FakeReader("Darwin", MACOS))
-    assert (machine["chip"], machine["ram_bytes"]) == ("Apple M4 Pro", 24 << 30)
-    assert "mlx" in machine["versions"]
+    assert (machine.chip, machine.ram_bytes) == ("Apple M4 Pro", 24 << 30)
+    assert "mlx" in machine.versions
 
 
 @pytest.mark.parametrize("system", ["Linux", "Darwin"])
 def test_what_a_system_does_not_tell_is_unknown(system: str) -> None:
     assert read_state(FakeReader(system, {})) == State()
-    assert read_machine(FakeReader(system, {}))["chip"]
+    assert read_machine(FakeReader(system, {})).chip
 
 
 def test_this_machine_can_be_read() -> None:
     reader = SystemReader()
     assert reader.text("/no/such/file") == ""
     assert reader.output(["no-such-command"]) == ""
-    assert read_machine(reader)["cores"] >= 1
+    assert read_machine(reader).cores >= 1
 
 
 def test_what_disturbed_a_race_is_named() -> None:

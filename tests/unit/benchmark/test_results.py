@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,59 +9,48 @@ import pytest
 from mlx_loopai.benchmark.cases import GenerateCase, TrainCase, equal_rows
 from mlx_loopai.benchmark.costs import Price, rate_of_equal_cost, read_prices
 from mlx_loopai.benchmark.race import race_generation, race_training
-from mlx_loopai.benchmark.results import compare_results, read_result, write_result
+from mlx_loopai.benchmark.results import compare_results
 from mlx_loopai.benchmark.tables import comparison_table, conditions_text, cost_table, picture, result_table
 from mlx_loopai.errors import InputError
+from mlx_loopai.runs.documents.race import GenerateRace, Machine, TrainRace
 from tests.unit.benchmark.sides import FakeRun, generated, trained
+
+MACHINE = Machine(chip="Some CPU", cores=2, threads="1", versions={"mlx": "0.32.4"})
 
 
 @pytest.fixture
-def result(tmp_path: Path, tiny_model_folder: Path) -> dict[str, Any]:
+def result(tmp_path: Path, tiny_model_folder: Path) -> TrainRace:
     run = FakeRun({"mlx-loopai": [trained(300.0, peak=1 << 20)] * 2, "mlx-lm": [trained(100.0, peak=4 << 20)] * 2})
     case = TrainCase(str(tiny_model_folder), steps=3)
     found = race_training(case, equal_rows(300, 12, 4, 0), ["mlx-loopai", "mlx-lm"], 2, tmp_path / "case", run, None)
-    machine = {"chip": "Some CPU", "cores": 2, "threads": "1", "versions": {"mlx": "0.32.4"}}
-    return {**found, "machine": machine, "disturbances": ["load 9"]}
+    return replace(found, machine=MACHINE, disturbances=("load 9",))
 
 
-def test_a_result_comes_back_from_its_file(tmp_path: Path, result: dict[str, Any]) -> None:
-    path = tmp_path / "new" / "r.json"
-    write_result(path, result)
-    assert read_result(path) == {"format": 1, **result}
+def with_side(result: TrainRace, name: str, **figures: Any) -> TrainRace:
+    return replace(result, backends={**result.backends, name: replace(result.backends[name], **figures)})
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"kind": "other", "backends": {}}', '{"kind": "train"}'])
-def test_what_is_no_result_is_refused(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "r.json"
-    if content is not None:
-        path.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"r\.json"):
-        read_result(path)
-
-
-def test_two_results_of_one_race_are_compared(result: dict[str, Any]) -> None:
-    faster = json.loads(json.dumps(result))
-    faster["backends"]["mlx-loopai"]["supervised_tokens_per_s"] = 450.0
-    compared = compare_results(result, faster)
+def test_two_results_of_one_race_are_compared(result: TrainRace) -> None:
+    compared = compare_results(result, with_side(result, "mlx-loopai", supervised_tokens_per_s=450.0))
     assert compared["equal"]
+    assert compared["machines"] == ["Some CPU", "Some CPU"]
     assert compared["ratios"]["mlx-loopai"] == {"supervised_tokens_per_s": 1.5, "peak_bytes": 1.0}
     assert "| mlx-loopai | 300.0 | 450.0 | 1.50 |" in comparison_table(compared)
 
 
-def test_results_of_different_races_say_where_they_differ(result: dict[str, Any]) -> None:
-    other = json.loads(json.dumps(result))
-    other["case"]["rank"] = 16
-    other["backends"]["mlx-lm"]["loss_first"] = 3.0
+def test_results_of_different_races_say_where_they_differ(result: TrainRace) -> None:
+    other = replace(with_side(result, "mlx-lm", loss_first=3.0), case={**result.case, "rank": 16})
     compared = compare_results(result, other)
     assert not compared["equal"]
     assert compared["differences"] == ["case.rank: 8 and 16", "mlx-lm: first loss 2 and 3"]
     with pytest.raises(InputError, match="no backend in common"):
-        compare_results(result, {**other, "backends": {"torch-mps": {}}})
+        compare_results(result, replace(other, backends={"torch-mps": other.backends["mlx-lm"]}))
+    generation = GenerateRace(case={}, rounds=1, backends={}, ratios={}, equal=True)
     with pytest.raises(InputError, match="one result is of train"):
-        compare_results(result, {**other, "kind": "generate"})
+        compare_results(result, generation)
 
 
-def test_a_table_gives_rates_with_intervals_and_ratios(result: dict[str, Any]) -> None:
+def test_a_table_gives_rates_with_intervals_and_ratios(result: TrainRace) -> None:
     table = result_table(result)
     assert "| | mlx-loopai | mlx-lm |" in table
     assert "| supervised tokens/s | 300.0 (300.0 to 300.0) | 100.0 (100.0 to 100.0) |" in table
@@ -94,7 +83,7 @@ def test_a_generation_table_has_every_batch(tiny_model_folder: Path) -> None:
     assert "mlx-loopai</text>" in picture(result)
 
 
-def test_the_picture_is_a_whole_svg_file(result: dict[str, Any]) -> None:
+def test_the_picture_is_a_whole_svg_file(result: TrainRace) -> None:
     from xml.etree import ElementTree
 
     root = ElementTree.fromstring(picture(result))
@@ -102,7 +91,7 @@ def test_the_picture_is_a_whole_svg_file(result: dict[str, Any]) -> None:
     assert widths[0] == pytest.approx(3 * widths[1])
 
 
-def test_costs_follow_the_table(tmp_path: Path, result: dict[str, Any]) -> None:
+def test_costs_follow_the_table(tmp_path: Path, result: TrainRace) -> None:
     prices = read_prices()
     assert [price.dollars_per_hour for price in prices] == [0.1, 0.8, 2.5]
     assert Price("a", 0.36).per_million_tokens(100.0) == pytest.approx(1.0)

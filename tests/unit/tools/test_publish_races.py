@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from mlx_loopai.benchmark.results import read_result
+from mlx_loopai.runs.documents.race import Machine, read_race
 from tools.publish_races import DOCUMENT, NOT_MEASURED, RESULTS, with_results
 
 DOCUMENT_OF_TWO = (
@@ -22,7 +21,7 @@ def test_a_table_is_filled_where_there_is_a_result(tmp_path: Path) -> None:
     document = with_results(DOCUMENT_OF_TWO, tmp_path)
     assert "old" not in document
     assert "| supervised tokens/s |" in document
-    assert read_result(measured)["command"] in document
+    assert read_race(measured).command in document
     assert f"begin -->\n{NOT_MEASURED}\n<!-- result mac-one: end" in document
     assert with_results(document, tmp_path) == document
 
@@ -35,10 +34,10 @@ def test_the_committed_tables_are_current() -> None:
 def test_committed_results_computed_the_same_and_are_shown() -> None:
     document = DOCUMENT.read_text(encoding="utf-8")
     for path in RESULTS.glob("*.json"):
-        assert json.loads(path.read_text(encoding="utf-8"))["equal"], path
+        assert read_race(path).equal, path
         assert f"<!-- result {path.stem}: begin -->" in document
 
 
 def test_no_mac_figure_is_claimed_without_a_mac() -> None:
     for path in RESULTS.glob("mac-*.json"):
-        assert read_result(path)["machine"]["chip"].startswith("Apple ")
+        assert (read_race(path).machine or Machine(chip="")).chip.startswith("Apple ")

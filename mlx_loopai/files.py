@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mlx_loopai.errors import InputError
 
@@ -18,6 +21,12 @@ def cache_folder() -> Path:
     """`MLX_LOOPAI_CACHE`, or ~/.cache/mlx-loopai."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser() if named else Path.home() / ".cache" / "mlx-loopai"
+
+
+def digest_name(parts: Any, digits: int = 32) -> str:
+    """A part of a file's name that tells what the file was made from: a hash of JSON values, in hexadecimal."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_loopai.data.batches import choose_widths, collate, plan_steps
+from mlx_loopai.data.batches import batch_of, choose_widths, collate, plan_steps
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.models.backbone import hidden_states
@@ -28,7 +28,6 @@ from mlx_loopai.models.gradient import Targets
 from mlx_loopai.models.load import build_model, load_tokenizer
 from mlx_loopai.models.loss import Head, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.training.phases import batch_of
 from tools import nano
 
 EPOCHS = 9

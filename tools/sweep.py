@@ -29,6 +29,8 @@ from mlx_loopai.experiments.comparison import run_arm
 from mlx_loopai.experiments.measurement import Measure, Measurement, measure_model
 from mlx_loopai.files import cache_folder
 from mlx_loopai.models.load import load_model
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.comparison import BASE
 from tools.doc_markers import with_marked
 from tools.pretrain import EPOCHS
@@ -110,7 +112,8 @@ def run(arm: str, grid: tuple[str, ...], seeds: str, model: str) -> None:
         for seed in seeds.split(","):
             config = load_config(recipe, (*settings, f"train.seed={seed}", f"model={model}"))
             with tempfile.TemporaryDirectory() as folder:
-                done = run_arm(arm, config, Path(folder) / "run", measure, listener)
+                context = RunContext.open(config, RunDirectory(Path(folder) / "run"), listener)
+                done = run_arm(arm, context, measure)
             row = {"arm": arm, "settings": " ".join(settings), "seed": int(seed)}
             row |= _scores(base, done.measured) | {"train_s": round(done.train_s, 1), "commit": _commit()}
             row["base_epochs"] = EPOCHS

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from mlx_loopai.benchmark.cases import CaseRows, TrainCase
 from mlx_loopai.benchmark.race_results import StepTokens
-from mlx_loopai.data.batches import choose_widths, plan_steps
+from mlx_loopai.data.batches import batch_of, choose_widths, plan_steps
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.training.phases import batch_of
 
 
 class PlannedSteps:

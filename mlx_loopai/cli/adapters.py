@@ -144,6 +144,7 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     from mlx_loopai.errors import InputError
     from mlx_loopai.experiments.comparison import trained_model
     from mlx_loopai.experiments.tune import tune, write_rescaled
+    from mlx_loopai.runs.context import RunContext
     from mlx_loopai.runs.directory import RunDirectory
 
     config = load_config(RunDirectory(run).resolved)
@@ -153,10 +154,11 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     if out.exists():
         raise InputError(f"--out {out}: is already there and never overwritten; choose another folder")
     least = config.forgetting.kept_floor if floor is None else floor
-    loaded = trained_model(config, run)
     with progress_listener(quiet) as listener:
-        tuned = tune(loaded, config, rows, least, listener)
-    write_rescaled(RunDirectory(run).adapter, out, tuned, len(loaded.model.layers))
+        context = RunContext.open(config, RunDirectory(run), listener)
+        loaded = trained_model(context)
+        tuned = tune(context, rows, least)
+    write_rescaled(context.directory.adapter, out, tuned, len(loaded.model.layers))
     document = {"out": out, "floor": least, "held_out": rows, "chosen": tuned.chosen, "points": tuned.points}
     emit(document, as_json, "" if quiet else _tune_text(out, tuned, least))
 

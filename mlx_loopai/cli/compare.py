@@ -88,13 +88,15 @@ def command(
         from mlx_loopai.experiments.tune import check_apart
 
         check_apart(posthoc, measure.domain)
-    from mlx_loopai.experiments.grid import Grid
+    from mlx_loopai.experiments.grid import Grid, Trials
 
+    first = config.train.seed
+    trials = Trials(rates, range(first, first + seeds), sweep_seeds)
     try:
         with progress_listener(quiet) as listener:
-            first = config.train.seed
-            grid = Grid(configs, rates, range(first, first + seeds), out, measure, listener, sweep_seeds, posthoc or "")
-            found = grid.run()
+            found = Grid(
+                arms=configs, trials=trials, out=out, measure=measure, listener=listener, posthoc=posthoc or ""
+            ).run()
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(f"stopped by Ctrl-C; finished runs stay in {out}; the same command continues") from None
     found = replace(found, command=_command(), versions=package_versions(), machine=machine_name())

@@ -242,9 +242,9 @@ def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequ
     """The mean loss of a batch of rows, as training computes it."""
     import mlx.core as mx
 
+    from mlx_loopai.data.batches import batch_of
     from mlx_loopai.models.gradient import Targets, batch_loss
-    from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
-    from mlx_loopai.training.phases import batch_of
+    from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 
     def loss(rows: Sequence[TokenRow]) -> mx.array:
         batch = batch_of(rows, [max(len(row.ids) for row in rows)])

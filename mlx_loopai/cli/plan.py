@@ -45,6 +45,7 @@ def command(
     Exit status 1 when the run does not fit; the table then shows the smallest attempt.
     """
     from mlx_loopai.config import load_config
+    from mlx_loopai.guards.terms import memory_terms
     from mlx_loopai.memory.corrections import read_corrections
     from mlx_loopai.memory.machine import find_machine
     from mlx_loopai.memory.plan import plan
@@ -58,10 +59,10 @@ def command(
     config = load_config(recipe, overrides)
     sizes, where = find_config(config.model)
     shape, planned_for = ModelShape.from_config(sizes, where), find_machine(machine, int(macos))
-    found = plan(shape, config, planned_for, corrections=read_corrections(shape, planned_for))
+    found = plan(shape, config, planned_for, memory_terms(config), corrections=read_corrections(shape, planned_for))
     if probe and found.fits:
         _probe(sizes, found, quiet)
-        found = plan(shape, config, planned_for, corrections=read_corrections(shape, planned_for))
+        found = plan(shape, config, planned_for, memory_terms(config), corrections=read_corrections(shape, planned_for))
     emit(_document(config.model, found), as_json, "" if quiet and found.fits else _table(config.model, found))
     found.require_fit()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from mlx_loopai.config.options import Options, Temperature
+from mlx_loopai.config.table import Options, Temperature
 from mlx_loopai.errors import InputError, all_problems
 
 MAX_STOPS = 16

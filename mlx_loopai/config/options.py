@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-PenaltyKind = Literal["none", "kronecker", "sketch", "hierarchical", "fisher", "hlora", "kl"]
-# Penalties that measure nothing on general data and keep nothing from step to step.
-UNMEASURED_PENALTIES: tuple[PenaltyKind, ...] = ("none", "kl")
-RehearsalObjective = Literal["answers", "kl", "both"]
-ReplaySource = Literal["none", "records", "self", "free"]
+from mlx_loopai.config.guards import PENALTIES, PenaltyOptions, ReplayOptions
+from mlx_loopai.config.table import Options, PathText
+
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 TrainPath = Literal["auto", "compiled", "eager"]
 Schedule = Literal["cosine", "linear", "constant"]
-
-
-# In single precision a much smaller temperature is a division by zero.
-_COLDEST = 1e-3
-
-
-def _warm_enough(temperature: float) -> float:
-    if temperature != 0 and temperature < _COLDEST:
-        raise ValueError(f"must be 0 (always the likeliest token), or {_COLDEST} and more")
-    return temperature
-
-
-Temperature = Annotated[float, AfterValidator(_warm_enough)]
-# A configuration made in Python may hold paths.
-PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, PurePath) else given)]
-
-
-class Options(BaseModel):
-    """A table of options: unknown names are errors, and no value changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LoraOptions(Options):
@@ -94,60 +70,6 @@ class SelectionOptions(Options):
         2.5, gt=1, description="tokens with a higher perplexity under the base do not count (kind: stm)"
     )
     top_k: int = Field(20, ge=2, description="likeliest tokens whose entropy counts (kind: eaft)")
-
-
-class PathOptions(Options):
-    """The measuring run of the kinds hlora and hierarchical. What is empty is as the kind has it."""
-
-    epochs: int = Field(5, ge=1, description="passes over the general rows while importance is measured")
-    learning_rate: float = Field(8e-4, gt=0, description="peak of its AdamW; linear to 0, no warm-up")
-    true_gradient: bool | None = Field(None, description="integrate dL/dDW; else SGD's direction on the factors")
-    damping: float | None = Field(None, gt=0, description="added to DW^2 under the path integral")
-    relative: bool | None = Field(None, description="damping counts a layer's mean of DW^2")
-    clamp_each_step: bool | None = Field(None, description="keep the running sum at or above 0 at every step")
-    each_epoch: bool | None = Field(None, description="add one quotient to Omega per epoch, not one in all")
-    softmax_scale: float | None = Field(None, ge=0, description="coefficients softmax(scale * norm), Omega as it is")
-    anchor_at_base: bool | None = Field(None, description="pull to the base; else to where the measuring run ended")
-
-
-class PenaltyOptions(Options):
-    kind: PenaltyKind = Field(
-        "none",
-        description="what holds general ability; kl: on training rows, stay near the base in all but the target token",
-    )
-    strength: float = Field(1.0, ge=0, description="factor of the penalty in the loss")
-    sequences: int = Field(128, ge=1, description="general sequences on which importance is measured")
-    activations: int = Field(256, ge=1, description="general activations kept per layer (kind: sketch)")
-    opening_share: float = Field(
-        0.0, ge=0, le=1, description="share of these activations taken where an answer begins (kind: sketch)"
-    )
-    temperature: float = Field(1.0, gt=0, description="sharpness of the per-layer coefficients; large: all alike")
-    path: PathOptions = PathOptions()
-
-
-class ReplayOptions(Options):
-    share: float = Field(0.0, ge=0, lt=1, description="share of rehearsal rows among a phase's rows")
-    loss_share: float = Field(
-        0.0, ge=0, lt=1, description="share of rehearsal in every step's loss; 0: every token counts the same"
-    )
-    objective: RehearsalObjective = Field(
-        "answers", description="answers: learn them; kl: stay near the base's distribution on them; both"
-    )
-    kl_strength: float = Field(1.0, ge=0, description="factor of KL(base || adapted) (objective: kl, both)")
-    source: ReplaySource = Field(
-        "none",
-        description="records: general rows as they are; self: the base answers them once; "
-        "free: the base writes without a prompt",
-    )
-    max_prompts: int = Field(400, ge=1, description="how many general prompts the base answers (source: self)")
-    answer_tokens: int = Field(64, ge=1, description="longest rehearsal answer in tokens (source: self)")
-    temperature: Temperature = Field(0.0, description="sampling temperature of rehearsal answers; 0: greedy")
-
-    @model_validator(mode="after")
-    def _free_answers_differ(self) -> ReplayOptions:
-        if self.source == "free" and self.temperature == 0:
-            raise ValueError("source free answers the same empty turn again and again; give a temperature such as 1")
-        return self
 
 
 class MemoryOptions(Options):
@@ -251,7 +173,7 @@ class RunConfig(Options):
     @property
     def measures_importance(self) -> bool:
         """Whether the penalty weighs the update by what was measured on general data."""
-        return self.penalty.kind not in UNMEASURED_PENALTIES
+        return PENALTIES[self.penalty.kind].measured
 
     @property
     def needs_rehearsal(self) -> bool:

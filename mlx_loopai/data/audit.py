@@ -10,6 +10,7 @@ from mlx_loopai.data.batches import choose_widths, plan_steps, real_token_share
 from mlx_loopai.data.duplicates import exact_groups, near_groups, normalised
 from mlx_loopai.data.personal import PATTERNS, personal_hints
 from mlx_loopai.data.records import Record
+from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.text.filter import clean
 from mlx_loopai.text.measures import json_shaped
 from mlx_loopai.text.scripts import Script, script_counts
@@ -77,7 +78,7 @@ def audit(
     records: Sequence[Record],
     validation: Sequence[Record] = (),
     count_tokens: Callable[[Record], int] | None = None,
-    on_row: Callable[[int], None] = lambda done: None,
+    on_progress: Advance = ignore,
 ) -> Audit:
     """Look at every row once. Without `count_tokens` lengths are in characters."""
     texts = [_text(record) for record in records]
@@ -89,7 +90,7 @@ def audit(
         languages[language(answers)] += 1
         for kind in _kinds(record, answers):
             found.setdefault(kind, []).append(record)
-        on_row(done)
+        on_progress(done)
     return Audit(
         rows=len(records),
         categories=dict(Counter(record.category for record in records)),

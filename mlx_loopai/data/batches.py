@@ -171,6 +171,11 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
     return MicroBatch(ids, supervised, _weights(rows, supervised), rehearsal=rehearsal, base_states=_base_states(rows))
 
 
+def batch_of(rows: Sequence[TokenRow], widths: Sequence[int]) -> MicroBatch:
+    """The rows padded to the smallest of `widths` that holds the longest."""
+    return collate(rows, padded_width(max(len(row.ids) for row in rows), widths))
+
+
 def _base_states(rows: Sequence[TokenRow]) -> npt.NDArray[np.float32] | None:
     known = [row.base_states for row in rows if row.base_states is not None]
     if len(known) < len(rows):

@@ -13,6 +13,7 @@ from mlx_loopai.data.stories import reading
 from mlx_loopai.data.stories.rows import StoryOptions, story_rows
 
 SAMPLES_PREFIX = "samples/"
+DOMAIN, GENERAL_CATEGORY = "domain", "knowledge"
 
 
 def read_source(path: str, category: str) -> list[Record]:
@@ -38,4 +39,4 @@ def holds_stories(path: Path) -> bool:
 
 def general_records(config: RunConfig) -> list[Record]:
     """The general rows of a run; empty when only the embedded prompt set serves."""
-    return read_source(config.general, "knowledge") if config.general else []
+    return read_source(config.general, GENERAL_CATEGORY) if config.general else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mlx_loopai.data.tokens import TokenRow, text_start
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.progress import Advance, ignore
 
 _COPA_LINKS = {"원인": "왜냐하면", "결과": "그래서"}
 
@@ -33,9 +34,7 @@ def chance(items: Sequence[Choice]) -> float:
     return float(np.mean([1 / len(item.options) for item in items]))
 
 
-def choose(
-    loaded: LoadedModel, items: Sequence[Choice], on_progress: Callable[[int, int], None] | None = None
-) -> list[int]:
+def choose(loaded: LoadedModel, items: Sequence[Choice], on_progress: Advance = ignore) -> list[int]:
     """The place of the option with the least NLL per UTF-8 byte, for every item.
 
     Per byte, not per token: long options do not lose by their length, and tokenizers stay comparable. The text is
@@ -43,9 +42,8 @@ def choose(
     """
     rows = [_row(loaded.tokenizer, item.prompt, option) for item in items for option in item.options]
 
-    def show(done: int) -> None:
-        if on_progress is not None:
-            on_progress(done * len(items) // len(rows), len(items))
+    def show(done: int, note: str = "") -> None:
+        on_progress(done * len(items) // len(rows), note)
 
     losses = iter(nll(loaded.model, rows, on_progress=show).nll)
     scored = [[next(losses) / len(option.encode()) for option in item.options] for item in items]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from mlx_loopai.evaluation.forgetting import Retention, retention, usable
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.evaluation.probes import MAX_ANSWER_TOKENS, Probe, ProbeResult, run_probe
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.progress import Advance, ignore, part
 from mlx_loopai.text.measures import purity
 
 PURITY_PROBE = "chat"
@@ -57,18 +58,14 @@ def measure(
     probes: Sequence[Probe],
     held_out: Sequence[Record],
     max_tokens: int = MAX_ANSWER_TOKENS,
-    on_progress: Callable[[int, str], None] | None = None,
+    on_progress: Advance = ignore,
 ) -> Measurement:
-    """Run every probe and score the held-out records; `on_progress(answered in all, probe)` as answers end."""
+    """Run every probe and score the held-out records; `on_progress` hears how many answers have ended and the probe."""
     results: list[ProbeResult] = []
     for probe in probes:
         before = sum(result.n for result in results)
 
-        def show(answered: int, _total: int, before: int = before, name: str = probe.name) -> None:
-            if on_progress is not None:
-                on_progress(before + answered, name)
-
-        results.append(run_probe(loaded, probe, encoder, max_tokens, show))
+        results.append(run_probe(loaded, probe, encoder, max_tokens, part(on_progress, before, probe.name)))
     losses = nll(loaded.model, [encoder.encode(record) for record in held_out])
     return Measurement(tuple(results), losses.nll_per_token)
 

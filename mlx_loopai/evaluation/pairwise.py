@@ -12,6 +12,7 @@ from typing import Any
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.rubric import NAMES, VERSION, Pair, Verdict, question, read_verdict, summary
 from mlx_loopai.evaluation.text_metrics import Generated
+from mlx_loopai.progress import Advance, ignore
 
 Ask = Callable[[list[dict[str, str]]], str]
 ANSWERS_PER_QUESTION = 3
@@ -71,9 +72,7 @@ def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pa
     return found
 
 
-def judge_pairs(
-    pairs: Sequence[Pair], ask: Ask, kept: Judgements, on_progress: Callable[[int], None] | None = None
-) -> dict[str, Any]:
+def judge_pairs(pairs: Sequence[Pair], ask: Ask, kept: Judgements, on_progress: Advance = ignore) -> dict[str, Any]:
     """The `summary` of all pairs in both orders, and `unreadable`: how many pairs the judge gave no verdict on.
 
     A judge that does not answer in the form asked for is told so, up to `ANSWERS_PER_QUESTION` answers.
@@ -86,8 +85,7 @@ def judge_pairs(
             if verdict is not None:
                 kept.add(pair, swapped, verdict)
                 known[pair.identity, swapped] = verdict
-        if on_progress is not None:
-            on_progress(number)
+        on_progress(number)
     found = [(known.get((pair.identity, False)), known.get((pair.identity, True))) for pair in pairs]
     judged = [(plain, swapped) for plain, swapped in found if plain is not None and swapped is not None]
     return {**summary(judged), "unreadable": len(pairs) - len(judged)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -16,10 +16,10 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.eager_loss import token_losses
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
+from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
-
-MICRO_TOKENS = 2048
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, SCORED_TOKENS
+from mlx_loopai.progress import Advance, ignore
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,11 @@ class RowLosses:
 def nll(
     model: nn.Module,
     rows: Sequence[TokenRow],
-    micro_tokens: int = MICRO_TOKENS,
+    micro_tokens: int = SCORED_TOKENS,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Advance = ignore,
 ) -> RowLosses:
-    """The losses of every row, without dropout; `on_progress` is called with the number of rows done so far.
+    """The losses of every row, without dropout; `on_progress` hears how many rows are done.
 
     Rows of similar length run together, at most `micro_tokens` padded tokens at a time; at most `chunk_rows` rows of
     logits are alive at once. The model's training mode is left as it was.
@@ -68,8 +68,7 @@ def nll(
             batch = collate([rows[index] for index in group], max(len(rows[index].ids) for index in group))
             losses[group] = batch_nll(model, batch, chunk_rows)
             done += len(group)
-            if on_progress is not None:
-                on_progress(done)
+            on_progress(done)
     finally:
         model.train(was_training)
     return RowLosses(losses, np.array([int(row.supervised[1:].sum()) for row in rows], np.int64))

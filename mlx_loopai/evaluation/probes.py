@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,6 +14,7 @@ from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.judge import Verdict, constant_guess, judge
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.progress import Advance, ignore
 
 __all__ = ["Probe", "ProbeResult", "Verdict", "judge", "judged", "nano_probes", "run_probe"]
 
@@ -81,11 +82,11 @@ def run_probe(
     probe: Probe,
     encoder: ChatEncoder,
     max_tokens: int = MAX_ANSWER_TOKENS,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Advance = ignore,
 ) -> ProbeResult:
     """The model's greedy answers to every item, judged; the script constraint is off, since it would hide damage.
 
-    `on_progress(answered, total)` is called as answers end.
+    `on_progress` hears how many answers have ended.
     """
     prompts = [encoder.prompt_ids([Message("user", item.prompt)]) for item in probe.items]
     answers = generate_batch(loaded, prompts, SamplingOptions(temperature=0.0, max_tokens=max_tokens), on_progress)

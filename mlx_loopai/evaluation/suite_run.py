@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from mlx_loopai.evaluation.suite import Asked, Chosen, Scored, Task
 from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.progress import Advance, ignore, part
 from mlx_loopai.text.measures import purity
 
-Progress = Callable[[int, str], None]
 _EXAMPLES = 5
 
 
@@ -45,17 +45,16 @@ class SuiteRun:
 
 
 def run_suite(
-    loaded: LoadedModel, encoder: ChatEncoder, tasks: Sequence[Task], on_progress: Progress | None = None
+    loaded: LoadedModel, encoder: ChatEncoder, tasks: Sequence[Task], on_progress: Advance = ignore
 ) -> SuiteRun:
-    """Run every task, greedily and with the script constraint off; `on_progress(items done in all, task)`."""
+    """Run every task, greedily and with the script constraint off.
+
+    `on_progress` hears how many items are done, and the task.
+    """
     run = SuiteRun({}, {}, {})
     before = 0
     for task in tasks:
-
-        def show(done: int, _total: int = 0, before: int = before, name: str = task.name) -> None:
-            if on_progress is not None:
-                on_progress(before + done, name)
-
+        show = part(on_progress, before, task.name)
         if isinstance(task, Asked):
             prompts = [encoder.prompt_ids([Message("user", item.prompt)]) for item in task.items]
             options = SamplingOptions(temperature=0.0, max_tokens=task.max_tokens)
@@ -101,20 +100,15 @@ def kept_run(
     system_prompt: str,
     tasks: Sequence[Task],
     folder: Path,
-    on_progress: Progress | None = None,
+    on_progress: Advance = ignore,
 ) -> SuiteRun:
     """`run_suite`, each task read from `folder` where it was run before, and kept there when it ends."""
     found, before = SuiteRun({}, {}, {}), 0
     for task in tasks:
-
-        def show(done: int, name: str, before: int = before) -> None:
-            if on_progress is not None:
-                on_progress(before + done, name)
-
         path = folder / cache_name(loaded, system_prompt, task)
         run = read_run(path)
         if run is None:
-            run = run_suite(loaded, encoder, [task], show)
+            run = run_suite(loaded, encoder, [task], part(on_progress, before, task.name))
             write_run(path, run)
         found, before = found.with_tasks_of(run), before + len(task.items)
     return found

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
-from mlx_loopai.config import PenaltyKind, PenaltyOptions, ReplayOptions, RunConfig, load_config, validate_config
+from mlx_loopai.config import PENALTIES, PenaltyOptions, ReplayOptions, RunConfig, load_config, validate_config
 from mlx_loopai.errors import InputError
 from mlx_loopai.runs.documents.comparison import PLAIN
 
@@ -21,7 +21,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     MATCHED: {},
     **{f"replay-{percent}": {"replay": {"source": "records", "share": percent / 100}} for percent in (1, 5, 10)},
     SELF: {"replay": {"source": "self"}},
-    **{kind: {"penalty": {"kind": kind}} for kind in get_args(PenaltyKind) if kind != "none"},
+    **{kind: {"penalty": {"kind": kind}} for kind in PENALTIES if kind != "none"},
     # What hlora owes to having trained on general rows first, without its penalty.
     "stage-a": {"penalty": {"kind": "hlora", "strength": 0.0}},
 }
@@ -71,10 +71,11 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         values[section] |= changes
     if name == SELF:
         values["replay"]["share"] = load_config(RECOMMENDED).replay.share
-    needs_records = name.startswith("replay-") or ("penalty" in ARMS[name] and name != "kl")
+    arm = validate_config(values, f"arm {name}")
+    needs_records = name.startswith("replay-") or arm.measures_importance
     if needs_records and not recipe.general:
         raise InputError(f"`arms` {name}: needs general records; give `general: FILE` in the recipe or by `overrides`")
-    return _as_many_domain_rows(recipe, validate_config(values, f"arm {name}"))
+    return _as_many_domain_rows(recipe, arm)
 
 
 def _as_many_domain_rows(recipe: RunConfig, arm: RunConfig) -> RunConfig:

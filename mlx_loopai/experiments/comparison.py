@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mlx_loopai.config import RunConfig
-from mlx_loopai.data.sources import read_source
+from mlx_loopai.data.sources import DOMAIN
 from mlx_loopai.evaluation.measure import comparable
 from mlx_loopai.evaluation.probes import ProbeResult
 from mlx_loopai.evaluation.seeds import gain_over_seeds, retention_over_seeds
@@ -18,9 +17,10 @@ from mlx_loopai.experiments.measurement import Measure, Measurement, measure_mod
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
 from mlx_loopai.experiments.step_cost import step_costs
 from mlx_loopai.experiments.tune import tune
-from mlx_loopai.files import cache_folder, write_whole
+from mlx_loopai.files import cache_folder, digest_name, write_whole
 from mlx_loopai.models.adapters import load_adapter, note_retention
-from mlx_loopai.models.load import LoadedModel, load_model
+from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.comparison import BASE, PLAIN, ArmResult, Comparison, RescalingFactors, SeedResult
 from mlx_loopai.runs.documents.events import Step
@@ -28,7 +28,7 @@ from mlx_loopai.runs.documents.figures import TaskScore
 from mlx_loopai.runs.documents.run import read_run
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.card import retention_figures
-from mlx_loopai.training.run import train
+from mlx_loopai.training.run import train_in
 
 POSTHOC = "+posthoc"
 
@@ -37,12 +37,11 @@ POSTHOC = "+posthoc"
 class Arm:
     """One trained arm at one seed. `curve`: the run's steps; times in seconds.
 
-    rescaled: the arm of which this one is rescaled after training, by what `rescaling` says; `folder` is that arm's.
+    rescaled: the arm of which this one is rescaled after training, by what `rescaling` says; `context` is that arm's.
     """
 
     name: str
-    config: RunConfig
-    folder: Path
+    context: RunContext
     measured: Measurement
     train_s: float
     curve: tuple[Step, ...]
@@ -55,64 +54,71 @@ def compare(configs: dict[str, RunConfig], out: Path, measure: Measure, listener
 
     The arm called `plain` defines the gain. Raises: LoopaiError when plain LoRA gains nothing.
     """
-    base = measure_base(next(iter(configs.values())), measure, listener)
-    arms = {name: [run_arm(name, config, out / name, measure, listener)] for name, config in configs.items()}
-    return document(base, arms, measure)
+    name, config = next(iter(configs.items()))
+    first = RunContext.open(config, RunDirectory(out / name), listener)
+    base = measure_base(first, measure)
+    contexts = {name: first.for_run(config, RunDirectory(out / name)) for name, config in configs.items()}
+    return document(base, {name: [run_arm(name, context, measure)] for name, context in contexts.items()}, measure)
 
 
-def measure_base(config: RunConfig, measure: Measure, listener: Listener) -> Measurement:
+def measure_base(context: RunContext, measure: Measure) -> Measurement:
     """What the base scores, from the cache where it is known. Raises: InputError when it is near chance everywhere."""
-    base = measure_model(load_model(config.model, config.dtype), config, measure, listener, BASE, cache_folder())
+    loaded = context.base.load(context.config.dtype)
+    base = measure_model(loaded, context.config, measure, context.listener, BASE, cache_folder())
     comparable(base.general.results)
     return base
 
 
-def run_arm(name: str, config: RunConfig, out: Path, measure: Measure, listener: Listener) -> Arm:
-    """Train one arm into `out` and measure it."""
-    listener.notice(f"arm {name}")
-    train(config, out, listener, resume=RunDirectory(out).identity.exists())
-    return measured_arm(name, config, out, measure, listener)
+def run_arm(name: str, context: RunContext, measure: Measure) -> Arm:
+    """Train one arm into the context's folder and measure it."""
+    context.listener.notice(f"arm {name}")
+    train_in(context, resume=context.directory.identity.exists())
+    return measured_arm(name, context, measure)
 
 
-def measured_arm(name: str, config: RunConfig, out: Path, measure: Measure, listener: Listener) -> Arm:
-    """The arm whose run in `out` is complete."""
-    loaded = trained_model(config, out)
-    measured = measure_model(loaded, config, measure, listener, name, out)
-    run = read_run(RunDirectory(out))
+def measured_arm(name: str, context: RunContext, measure: Measure) -> Arm:
+    """The arm whose run in the context's folder is complete."""
+    loaded, folder = trained_model(context), context.directory.path
+    measured = measure_model(loaded, context.config, measure, context.listener, name, folder)
+    run = read_run(context.directory)
     assert run.summary is not None  # the run is complete
-    return Arm(name, config, out, measured, run.summary.train_s, run.steps)
+    return Arm(name=name, context=context, measured=measured, train_s=run.summary.train_s, curve=run.steps)
 
 
-def rescaled_arm(arm: Arm, domain: str, measure: Measure, listener: Listener) -> Arm:
+def rescaled_arm(arm: Arm, domain: str, measure: Measure) -> Arm:
     """`arm` rescaled after training by the held-out rows of `domain`, and measured; kept in its run's folder."""
-    name, loaded = f"{arm.name}{POSTHOC}", trained_model(arm.config, arm.folder)
-    rows = [[message.content for message in record.messages] for record in read_source(domain, "domain")]
-    by = json.dumps([rows, arm.config.forgetting.kept_floor])
-    folder = arm.folder / f"posthoc-{hashlib.sha256(by.encode()).hexdigest()[:16]}"
-    rescaling, tune_s = _rescaling(arm, domain, folder / "rescaling.json", loaded, listener)
+    name, context, loaded = f"{arm.name}{POSTHOC}", arm.context, trained_model(arm.context)
+    records = context.reader.records(domain, DOMAIN)
+    by = [[[message.content for message in record.messages] for record in records]]
+    kept_floor = context.config.forgetting.kept_floor
+    folder = context.directory.path / f"posthoc-{digest_name([*by, kept_floor], 16)}"
+    rescaling, tune_s = _rescaling(arm, domain, folder / "rescaling.json")
     with rescaled(loaded.model, rescaling):
-        measured = measure_model(loaded, arm.config, measure, listener, name, folder)
-    return Arm(name, arm.config, arm.folder, measured, arm.train_s + tune_s, arm.curve, arm.name, rescaling)
+        measured = measure_model(loaded, context.config, measure, context.listener, name, folder)
+    return replace(
+        arm, name=name, measured=measured, train_s=arm.train_s + tune_s, rescaled=arm.name, rescaling=rescaling
+    )
 
 
-def _rescaling(arm: Arm, domain: str, kept: Path, loaded: LoadedModel, listener: Listener) -> tuple[Rescaling, float]:
+def _rescaling(arm: Arm, domain: str, kept: Path) -> tuple[Rescaling, float]:
     """What the held-out rows choose and the seconds it took; read from `kept` where it was chosen before."""
     if kept.exists():
         stored = json.loads(kept.read_text(encoding="utf-8"))
         return Rescaling(stored["first"], stored["last"]), stored["tune_s"]
-    listener.notice(f"arm {arm.name}, seed {arm.config.train.seed}: rescaling")
+    config = arm.context.config
+    arm.context.listener.notice(f"arm {arm.name}, seed {config.train.seed}: rescaling")
     started = time.perf_counter()
-    chosen = tune(loaded, arm.config, domain, arm.config.forgetting.kept_floor, listener).chosen.rescaling
+    chosen = tune(arm.context, domain, config.forgetting.kept_floor).chosen.rescaling
     tune_s = time.perf_counter() - started
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_whole(kept, json.dumps({**asdict(chosen), "tune_s": tune_s}))
     return chosen, tune_s
 
 
-def trained_model(config: RunConfig, out: Path) -> LoadedModel:
-    """The base with the adapter of the run in `out`."""
-    loaded = load_model(config.model, config.dtype)
-    load_adapter(loaded.model, RunDirectory(out).adapter, loaded.base_hash)
+def trained_model(context: RunContext) -> LoadedModel:
+    """The base with the adapter of the run in the context's folder."""
+    loaded = context.base.load(context.config.dtype)
+    load_adapter(loaded.model, context.directory.adapter, loaded.base_hash)
     return loaded
 
 
@@ -123,7 +129,7 @@ def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Meas
     """
     first = next(iter(arms.values()))
     plain = arms.get(PLAIN, first)
-    trained = {name: (seeds[0].config, seeds[0].folder) for name, seeds in arms.items() if not seeds[0].rescaled}
+    trained = {name: seeds[0].context for name, seeds in arms.items() if not seeds[0].rescaled}
     costs = step_costs(trained, measure.domain)
     # A base has a gain of 0 by definition: there is nothing to show.
     results = {BASE: replace(_result([base], base, plain), gain=None)}
@@ -135,14 +141,14 @@ def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Meas
             step_s=step_s,
             peak_bytes=peak_bytes,
             steps=len(seeds[0].curve),
-            learning_rate=seeds[0].config.train.learning_rate,
+            learning_rate=seeds[0].context.config.train.learning_rate,
             seeds=tuple(_seed(arm, base) for arm in seeds),
             curve=seeds[0].curve,
-            settings=seeds[0].config.to_yaml(),
+            settings=seeds[0].context.config.to_yaml(),
         )
         if not seeds[0].rescaled:
             _note_on_cards(seeds, results[name])
-    config = first[0].config
+    config = first[0].context.config
     return Comparison(model=config.model, seed=config.train.seed, arms=results)
 
 
@@ -174,14 +180,14 @@ def _note_on_cards(seeds: Sequence[Arm], result: ArmResult) -> None:
     asked = ", ".join(result.probes)
     measured_on = f"{asked}; the mean of {len(seeds)} seeds" if len(seeds) > 1 else asked
     for arm in seeds:
-        note_retention(RunDirectory(arm.folder).adapter, retention_figures(measured_on, result))
+        note_retention(arm.context.directory.adapter, retention_figures(measured_on, result))
 
 
 def _seed(arm: Arm, base: Measurement) -> SeedResult:
     names = comparable(base.general.results)
     kept = retention_over_seeds(_counted(base, names), [_counted(arm.measured, names)], resamples=1)
     return SeedResult(
-        seed=arm.config.train.seed,
+        seed=arm.context.config.train.seed,
         retention=kept.mean,
         retention_min=kept.minimum,
         domain_score=-arm.measured.domain.nll_per_token,

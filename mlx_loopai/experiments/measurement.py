@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
+from mlx_loopai.data.rows import rows_digest
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.sources import read_source
 from mlx_loopai.data.tokens import ChatEncoder, encode_records
@@ -25,7 +26,6 @@ from mlx_loopai.evaluation.suite import Asked, Task
 from mlx_loopai.files import write_whole
 from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_batch
 from mlx_loopai.models.load import LoadedModel
-from mlx_loopai.runs.artifact_cache import rows_digest
 from mlx_loopai.runs.documents.comparison import Example
 from mlx_loopai.runs.listener import Listener
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import mlx.nn as nn
 
 from mlx_loopai.models.lora import lora_modules
+from mlx_loopai.progress import Advance, ignore
 
 _BLOCK = re.compile(r"\blayers\.(\d+)\.")
 
@@ -61,14 +62,14 @@ def sweep(
     gain: Callable[[], float],
     retention: Callable[[], float],
     rescalings: Sequence[Rescaling] = (*SCALES, *LINES),
-    on_point: Callable[[int], None] = lambda done: None,
+    on_progress: Advance = ignore,
 ) -> list[Point]:
     """What the adapted `model` scores with every rescaling; `gain` and `retention` score it on held-out sets."""
     points = []
     for done, rescaling in enumerate(rescalings):
         with rescaled(model, rescaling):
             points.append(Point(rescaling, gain(), retention()))
-        on_point(done + 1)
+        on_progress(done + 1)
     return points
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
-from mlx_loopai.data.sources import SAMPLES_PREFIX, general_records, read_source
-from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
+from mlx_loopai.data.rows import RowReader
+from mlx_loopai.data.sources import DOMAIN, GENERAL_CATEGORY, SAMPLES_PREFIX, read_source
+from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.experiments.rescaling import LINES, SCALES, Point, best, sweep
-from mlx_loopai.guards.rehearsal import Rehearsal, general_prompts, self_rehearsal
+from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.models.adapter_folder import read_adapter, scaled, write_adapter
-from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.artifact_cache import fetch, keep, kept_path
-from mlx_loopai.runs.listener import Listener
+from mlx_loopai.runs.context import RunContext
 from mlx_loopai.training.monitor import MONITOR_ROWS, Monitor
 
 OPEN = f"{SAMPLES_PREFIX}open"
@@ -37,27 +37,26 @@ class Tuned:
     points: tuple[Point, ...]
 
 
-def tune(loaded: LoadedModel, config: RunConfig, domain: str, floor: float, listener: Listener) -> Tuned:
-    """The best rescaling of the adapter on `loaded`, which `config` trained.
+def tune(context: RunContext, domain: str, floor: float) -> Tuned:
+    """The best rescaling of the adapter on the context's model, which its run trained.
 
     domain: held-out rows, a file or samples/NAME, in no figure that is shown afterwards. floor: least retention.
 
     Raises: InputError when the adapter is not better than the base on `domain`: there is no gain to keep.
     """
-    encoder = ChatEncoder(loaded.tokenizer, config.system_prompt)
-    rows, _ = encode_records(encoder, read_source(domain, "domain"), config.train.max_tokens)
-    monitor = Monitor(loaded.model, _unrehearsed(loaded, encoder, config, listener), loaded.tokenizer)
+    rows, loaded = context.encoded(domain, DOMAIN), context.loaded
+    monitor = Monitor(loaded.model, _unrehearsed(context), loaded.tokenizer)
     with adapter_disabled(loaded.model):
         base = nll(loaded.model, rows).nll_per_token
     whole = base - nll(loaded.model, rows).nll_per_token
     if whole <= 0:
         raise InputError(f"{domain}: the adapter is not better than the base on these rows; there is no gain to keep")
-    listener.stage("rescaling", len(SCALES) + len(LINES))
+    context.listener.stage("rescaling", len(SCALES) + len(LINES))
     points = sweep(
         loaded.model,
         gain=lambda: (base - nll(loaded.model, rows).nll_per_token) / whole,
         retention=lambda: monitor.read().kept,
-        on_point=listener.advance,
+        on_progress=context.listener.advance,
     )
     return Tuned(best(points, floor), tuple(points))
 
@@ -78,25 +77,24 @@ def write_rescaled(adapter: Path, out: Path, tuned: Tuned, n_blocks: int) -> Non
 
 def check_apart(domain: str, shown: str) -> None:
     """Raises: InputError when a row of `domain`, by which a rescaling is chosen, is among those figures are made of."""
-    said, figures = ({record.messages for record in read_source(name, "domain")} for name in (domain, shown))
+    said, figures = ({record.messages for record in read_source(name, DOMAIN)} for name in (domain, shown))
     if both := len(said & figures):
         raise InputError(f"{domain}: {both} of its rows are in {shown} too, which the figures are made of; give others")
 
 
-def _unrehearsed(
-    loaded: LoadedModel, encoder: ChatEncoder, config: RunConfig, listener: Listener
-) -> Sequence[TokenRow]:
+def _unrehearsed(context: RunContext) -> Sequence[TokenRow]:
     """The base's answers to general prompts that the run did not train on, kept for the next time."""
-    prompts = open_prompts(config)
-    options = config.replay.model_copy(update={"source": "self", "temperature": 0.0})
-    ids = [encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
-    kept = kept_path("tune", loaded, [options.answer_tokens, ids], ".jsonl")
+    loaded, listener = context.loaded, context.listener
+    prompts = open_prompts(context.config, context.reader)
+    answering = Answering(context.config.replay.answer_tokens)
+    ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
+    kept = kept_path("tune", loaded, [answering.answer_tokens, ids], ".jsonl")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / kept.name
         if not fetch(kept, path):
             listener.stage("the base's answers", len(prompts))
             with adapter_disabled(loaded.model):
-                answers = self_rehearsal(loaded, encoder, prompts, options, 0, lambda done, _: listener.advance(done))
+                answers = self_rehearsal(loaded, context.encoder, prompts, answering, listener.advance)
             answers.save(path)
             keep(path, kept)
         rows = Rehearsal.load(path).rows
@@ -105,19 +103,19 @@ def _unrehearsed(
     return rows
 
 
-def open_prompts(config: RunConfig) -> list[str]:
+def open_prompts(config: RunConfig, reader: RowReader) -> list[str]:
     """At most MONITOR_ROWS prompts: general ones that were not rehearsed, else embedded ones.
 
     The embedded model answers embedded *questions*: the prompt set is made for models that know more.
     """
-    records = general_records(config)
+    records = reader.records(config.general, GENERAL_CATEGORY)
     every = config.replay.model_copy(update={"source": "self", "max_prompts": 10**9})
     rehearsed: set[str] = set()
     if config.replay.source == "self":
         rehearsed = set(general_prompts(records, config.replay, config.train.seed))
     elif config.replay.source == "records":
         rehearsed = {message.content for record in records for message in record.messages}
-    spare = [read_source(OPEN, "knowledge")] if config.general.startswith(SAMPLES_PREFIX) else []
+    spare = [reader.records(OPEN, GENERAL_CATEGORY)] if config.general.startswith(SAMPLES_PREFIX) else []
     for source in (records, *spare, []):
         found = [prompt for prompt in general_prompts(source, every, 0) if prompt not in rehearsed]
         if len(found) >= MONITOR_ROWS:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from mlx_loopai.generation.answer_stream import Text, Writing
 from mlx_loopai.generation.batch import Batch
-from mlx_loopai.generation.engine import BATCH_ROWS, check_prompts
+from mlx_loopai.generation.engine import check_prompts
 from mlx_loopai.generation.ranking import rank
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.models.prompt_cache import compute_prefix
 from mlx_loopai.text.filter import Policy, clean
 from mlx_loopai.text.refusal import refusal
@@ -70,7 +71,7 @@ def write_answers(
     requests: Sequence[Request],
     best_of: int = 1,
     standard: Standard | None = None,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int = ANSWERED_ROWS,
 ) -> Iterator[tuple[int, Answer]]:
     """The answers to `requests` as they end, each with its place among them.
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from mlx_lm.generate import BatchGenerator
 
-from mlx_loopai.generation.engine import BATCH_ROWS, PREFILL_TOKENS, REPLACEMENT, Piece, check_prompts
+from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
 
 __all__ = ["Batch", "Request", "RowPiece"]
 
@@ -32,7 +33,7 @@ class Batch:
     A greedy answer is the same as `generate_stream`'s, and so is a drawn one of row 0, rounding of the logits apart.
     """
 
-    def __init__(self, loaded: LoadedModel, batch_rows: int = BATCH_ROWS) -> None:
+    def __init__(self, loaded: LoadedModel, batch_rows: int = ANSWERED_ROWS) -> None:
         self._loaded = loaded
         prefill_rows = min(_PREFILL_ROWS, batch_rows)
         self._generator = BatchGenerator(

@@ -7,7 +7,7 @@ number, computed lazily for a whole batch: nothing here waits for a token before
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +25,13 @@ from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.sampling import choose, penalise, penalty_context, uniforms
 from mlx_loopai.models.load import LoadedModel, load_model
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
+from mlx_loopai.progress import Advance, ignore
 
 __all__ = ["Generation", "Piece", "SamplingOptions", "generate_batch", "generate_stream"]
 
-BATCH_ROWS = 32
 DRAFT_TOKENS = 3
 REPLACEMENT = "\ufffd"
-PREFILL_TOKENS = 8192
 # Shapes grow with every step, so the allocator's cache of freed buffers does too.
 _STEPS_BETWEEN_CLEARS = 256
 
@@ -124,10 +124,10 @@ def generate_batch(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     options: SamplingOptions,
-    on_progress: Callable[[int, int], None] | None = None,
-    batch_rows: int = BATCH_ROWS,
+    on_progress: Advance = ignore,
+    batch_rows: int = ANSWERED_ROWS,
 ) -> list[Generation]:
-    """The answers to many prompts, in their order. `on_progress(answered, total)` is called as answers end.
+    """The answers to many prompts, in their order. `on_progress` hears how many have ended.
 
     Up to `batch_rows` prompts advance together, and waiting ones take the places of those that ended. Row i draws
     from its own stream (seed, i): what it samples does not depend on its neighbours, rounding of the logits apart.
@@ -147,8 +147,8 @@ def generate_batch(
                 batch.admit([waiting.popleft() for _ in range(room)])
             ended = batch.step()
             answered += ended
-            if ended and on_progress is not None:
-                on_progress(answered, len(rows))
+            if ended:
+                on_progress(answered)
     return [
         Generation(_text(loaded.tokenizer, row.tokens), tuple(row.tokens), row.finished, len(row.prompt))
         for row in rows

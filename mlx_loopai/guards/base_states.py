@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import numpy as np
 
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.progress import Advance, ignore
 
 
 def with_base_states(
-    model: nn.Module, rows: Sequence[TokenRow], folder: Path, on_progress: Callable[[int], None] = lambda done: None
+    model: nn.Module, rows: Sequence[TokenRow], folder: Path, on_progress: Advance = ignore
 ) -> list[TokenRow]:
     """`rows` with `base_states` (targets, D); call it before the model has an adapter.
 

@@ -1,12 +1,12 @@
-"""Importance with one number per weight: EWC's Fisher diagonal, and the path integrals, for comparison.
+"""Importance with one number per weight, which the guards fisher, hierarchical and hlora share, and its penalty.
 
 A dense Omega is as large as the adapted part of the base in float32: with every linear adapted, nearly the whole model.
-The factored forms of `training.importance` need D_in + D_out numbers a layer.
+The factored forms of `guards.importance` need D_in + D_out numbers a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +14,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_loopai.config import RunConfig
 from mlx_loopai.files import whole_file
-from mlx_loopai.guards.importance import observe
+from mlx_loopai.guards.guard import Penalty
+from mlx_loopai.guards.measured import MeasuredGuard, over_layers
+from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.models.adapters import save_arrays
-from mlx_loopai.models.lora import LoRALinear, adapter_disabled, lora_modules
-from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.lora import LoRALinear, lora_modules
 
 Factors = tuple[mx.array, mx.array]
 
@@ -61,30 +63,6 @@ class DenseImportance:
                 layer.lora_a, layer.lora_b = self.anchor[name]
 
 
-def measure_fisher(
-    model: nn.Module,
-    batches: Sequence[MicroBatch],
-    temperature: float = 1.0,
-    on_batch: Callable[[int], None] = lambda done: None,
-) -> DenseImportance:
-    """The mean over rows of (dL_row / dW)^2 at the base, L_row summed over its tokens, normalised to mean 1.
-
-    Source: elastic weight consolidation (arXiv 1612.00796) on the merged update, as EWC-LoRA (arXiv 2602.17559).
-    """
-    layers = lora_modules(model)
-    omega = {name: mx.zeros((layer.lora_b.shape[1], layer.lora_a.shape[0])) for name, layer in layers.items()}
-    with adapter_disabled(model):
-        for done, batch in enumerate(batches):
-            inputs, gradients, _ = observe(model, layers, batch)
-            for name in layers:
-                for x, pull in zip(inputs[name], gradients[name], strict=True):
-                    # One row at a time: the square of a batch's gradient is not the sum of its rows' squares.
-                    omega[name] = omega[name] + mx.square(pull.astype(mx.float32).T @ x.astype(mx.float32))
-                mx.eval(omega[name])
-            on_batch(done + 1)
-    return with_mean_one(omega, temperature, sum(int(batch.supervised[:, 1:].sum()) for batch in batches))
-
-
 def with_mean_one(omega: dict[str, mx.array], temperature: float, tokens: int) -> DenseImportance:
     """`omega` with mean 1 over all weights, and coefficients (||Omega_l||_F / mean)^(1/temperature) of mean 1."""
     mean = sum(array.sum().item() for array in omega.values()) / sum(array.size for array in omega.values())
@@ -103,3 +81,50 @@ def update_of(layer: LoRALinear, factors: Factors | None = None) -> mx.array:
     """DW (D_out, D_in) of a layer, or of other factors at its scale."""
     a, b = factors or (layer.lora_a, layer.lora_b)
     return layer.scale * (a @ b).T
+
+
+def dense_penalty(importance: DenseImportance) -> Penalty:
+    """The function model -> sum_l c_l sum_ij Omega_ij (DW_ij - DW*_ij)^2, with DW* the anchor.
+
+    Its gradient comes with its value: one layer's dense matrices are alive at once.
+    """
+
+    def term(name: str, layer: LoRALinear) -> mx.array:
+        def forward(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+            moved = update_of(layer, (a, b))
+            if name in importance.anchor:
+                moved = moved - update_of(layer, importance.anchor[name])
+            pull = importance.omega[name] * moved
+            rate = 2 * layer.scale
+            return (pull * moved).sum(), rate * pull.T @ b.T, rate * a.T @ pull.T
+
+        square = mx.custom_function(forward)
+
+        @square.vjp
+        def backward(
+            primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
+        ) -> tuple[mx.array, mx.array]:
+            return cotangents[0] * outputs[1], cotangents[0] * outputs[2]
+
+        return square(layer.lora_a, layer.lora_b)[0]
+
+    return over_layers(importance.coefficients, term)
+
+
+class DenseGuard(MeasuredGuard[DenseImportance]):
+    """What the guards share whose state is a `DenseImportance`."""
+
+    def terms(self, config: RunConfig) -> GuardTerms:
+        return GuardTerms(adapters=1, vectors=1, weights=1, largest_layers=3, observes=True)
+
+    def penalty(self, state: DenseImportance) -> Penalty:
+        return dense_penalty(state)
+
+    def place(self, model: nn.Module, state: DenseImportance) -> None:
+        state.place(model)
+
+    def save(self, state: DenseImportance, path: Path) -> None:
+        state.save(path)
+
+    def load(self, path: Path) -> DenseImportance:
+        return DenseImportance.load(path)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.files import whole_file
+from mlx_loopai.guards.measured import MeasuredGuard
+from mlx_loopai.guards.observation import observe, owners_of
 from mlx_loopai.models.adapters import save_arrays
-from mlx_loopai.models.backbone import hidden_states
-from mlx_loopai.models.gradient import Targets
-from mlx_loopai.models.lora import LoRALinear, adapter_disabled, lora_modules
-from mlx_loopai.models.loss import Head, linear_cross_entropy
+from mlx_loopai.models.lora import adapter_disabled, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.progress import Advance, ignore
+
+if TYPE_CHECKING:
+    from mlx_loopai.runs.context import RunContext
 
 # An answer's first tokens: its language and whether it is prose or markup are decided by them.
 OPENING_TOKENS = 4
@@ -42,7 +47,7 @@ class Importance:
         arrays = {f"output.{name}": array for name, array in self.output.items()}
         arrays |= {f"input.{name}": array for name, array in self.input.items()}
         arrays |= {f"coefficient.{name}": mx.array(value) for name, value in self.coefficients.items()}
-        owners = _owners(self.activations)
+        owners = owners_of(self.activations)
         arrays |= {f"activations.{name}": self.activations[name] for name in set(owners.values())}
         with whole_file(path) as temporary:
             save_arrays(temporary, arrays, {"tokens": str(self.tokens), "owners": json.dumps(owners)})
@@ -60,27 +65,42 @@ class Importance:
         return Importance(parts["output"], parts["input"], coefficients, int(metadata["tokens"]), activations)
 
 
-def _owners(arrays: dict[str, mx.array]) -> dict[str, str]:
-    """Of every name, the first name that has the same array."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(array), name) for name, array in arrays.items()}
+@dataclass(frozen=True)
+class InputSample:
+    """Which inputs of a layer are kept: about `count` of real tokens, evenly drawn over the batches.
+
+    opening_share: part of them taken where the first tokens of an answer are predicted, which decide its shape and
+    language.
+    """
+
+    count: int = 0
+    opening_share: float = 0.0
+
+    def drawn(self, batch: MicroBatch, n_batches: int, seed: int) -> tuple[mx.array, mx.array]:
+        """(rows, columns) of this batch's share of them, drawn without replacement."""
+        count = -(-self.count // n_batches)
+        real = _read_positions(batch)
+        generator = np.random.default_rng(seed)
+        shuffled = generator.permutation(np.flatnonzero(real))
+        first = generator.permutation(np.flatnonzero(_openings(batch)))[: round(count * self.opening_share)]
+        others = shuffled[~np.isin(shuffled, first)][: count - len(first)]
+        rows, columns = np.unravel_index(np.concatenate([first, others]), real.shape)
+        return mx.array(rows), mx.array(columns)
 
 
 def measure_importance(
     model: nn.Module,
     batches: Sequence[MicroBatch],
     temperature: float = 1.0,
-    on_batch: Callable[[int], None] = lambda done: None,
-    activations: int = 0,
-    opening_share: float = 0.0,
+    sample: InputSample = InputSample(),
+    on_progress: Advance = ignore,
 ) -> Importance:
     """Importance of the base's weights under the adapters of `model`, from one backward pass over general batches.
 
     With x the input of a layer and delta the gradient of a token's loss at its output, dL/dW = sum_t delta_t x_t^T, and
     Omega = E[delta^2] E[x^2]^T approximates the diagonal of its Fisher matrix: D_in + D_out numbers a layer instead of
-    D_in * D_out. Layer coefficients are (||Omega_l||_F / mean)^(1/temperature), normalised to mean 1. About
-    `activations` inputs of real tokens, evenly drawn over the batches, are kept for every layer; `opening_share` of
-    them where the first tokens of an answer are predicted, which decide its shape and language.
+    D_in * D_out. Layer coefficients are (||Omega_l||_F / mean)^(1/temperature), normalised to mean 1. The inputs
+    that `sample` names are kept for every layer.
 
     Source: element-wise and layer-wise importance of arXiv 2501.13669 (sections 4.1 to 4.3), of which we keep the two
     levels and change the estimator: a Kronecker-factored diagonal (arXiv 1503.05671) in place of the dense path
@@ -101,13 +121,13 @@ def measure_importance(
                     mx.square(inputs[name].astype(mx.float32)) * mx.array(real)[..., None]
                 ).sum((0, 1))
                 squares_out[name] = squares_out[name] + mx.square(gradients[name].astype(mx.float32)).sum((0, 1))
-            places = _drawn(real, _openings(batch), -(-activations // len(batches)), opening_share, seed=done)
-            for name in set(owners.values()) if activations else ():
+            places = sample.drawn(batch, len(batches), seed=done)
+            for name in set(owners.values()) if sample.count else ():
                 kept[name].append(inputs[name][places])
             mx.eval(squares_in, squares_out, kept)
             tokens += int(real.sum())
             supervised += int(batch.supervised[:, 1:].sum())
-            on_batch(done + 1)
+            on_progress(done + 1)
     return _normalise(
         {name: values / supervised for name, values in squares_out.items()},
         {name: values / tokens for name, values in squares_in.items()},
@@ -122,67 +142,16 @@ def _shared(kept: dict[str, list[mx.array]], owners: dict[str, str]) -> dict[str
     return {name: whole[owner] for name, owner in owners.items() if owner in whole}
 
 
-def _drawn(
-    real: np.ndarray, openings: np.ndarray, count: int, opening_share: float, seed: int
-) -> tuple[mx.array, mx.array]:
-    """(rows, columns) of at most `count` real positions of a batch, drawn without replacement."""
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(np.flatnonzero(real))
-    first = generator.permutation(np.flatnonzero(openings))[: round(count * opening_share)]
-    others = shuffled[~np.isin(shuffled, first)][: count - len(first)]
-    rows, columns = np.unravel_index(np.concatenate([first, others]), real.shape)
-    return mx.array(rows), mx.array(columns)
-
-
 def _openings(batch: MicroBatch) -> np.ndarray:
     """(B, T-1) bool: positions that predict one of the first tokens of a row's first answer."""
     taught = batch.supervised[:, 1:]
     return taught & (np.cumsum(taught, axis=1) <= OPENING_TOKENS)
 
 
-def observe(
-    model: nn.Module, layers: dict[str, LoRALinear], batch: MicroBatch
-) -> tuple[dict[str, mx.array], dict[str, mx.array], dict[str, str]]:
-    """Every layer's inputs (B, T, D_in) and the gradients of the summed token losses at its outputs (B, T, D_out).
-
-    The third names, for every layer, the first layer that reads the same input.
-    """
-    targets = Targets.of(batch)
-    ids = mx.array(batch.ids[:, :-1])
-    head = Head.of(model)
-    owners: dict[str, str] = {}
-
-    def loss(offsets: dict[str, mx.array]) -> tuple[mx.array, dict[str, mx.array]]:
-        inputs: dict[str, mx.array] = {}
-        for name, layer in layers.items():
-            layer.observer = _tap(name, inputs, offsets)
-        hidden = hidden_states(model, ids)[targets.rows, targets.columns]
-        owners.update(_owners(inputs))
-        return linear_cross_entropy(hidden, head, targets.tokens, targets.weights), inputs
-
-    offsets = {name: mx.zeros((*ids.shape, layer.lora_b.shape[1])) for name, layer in layers.items()}
-    try:
-        (_, inputs), gradients = mx.value_and_grad(loss)(offsets)
-    finally:
-        for layer in layers.values():
-            layer.observer = None
-    return inputs, gradients, owners
-
-
 def _read_positions(batch: MicroBatch) -> np.ndarray:
     """(B, T-1) bool: positions up to the last supervised token, so that padding does not count."""
     later = np.maximum.accumulate(np.flip(batch.supervised[:, 1:], axis=1), axis=1)
     return np.ascontiguousarray(np.flip(later, axis=1))  # MLX takes no negative strides
-
-
-def _tap(
-    name: str, inputs: dict[str, mx.array], offsets: dict[str, mx.array]
-) -> Callable[[mx.array, mx.array], mx.array]:
-    def observe(x: mx.array, y: mx.array) -> mx.array:
-        inputs[name] = x
-        return y + offsets[name].astype(y.dtype)
-
-    return observe
 
 
 def _normalise(
@@ -199,11 +168,30 @@ def _normalise(
     root = overall**0.5
     output = {name: values / root for name, values in output.items()}
     input_ = {name: values / root for name, values in input_.items()}
-    scaled = {owner: activations[owner] / root**0.5 for owner in _owners(activations).values()}
-    activations = {name: scaled[owner] for name, owner in _owners(activations).items()}
+    scaled = {owner: activations[owner] / root**0.5 for owner in owners_of(activations).values()}
+    activations = {name: scaled[owner] for name, owner in owners_of(activations).items()}
     norms = np.array(
         [mx.square(output[n]).sum().item() ** 0.5 * mx.square(input_[n]).sum().item() ** 0.5 for n in names]
     )
     weights = (norms / norms.mean()) ** (1 / temperature)
     weights = weights / weights.mean()
     return Importance(output, input_, dict(zip(names, weights.tolist(), strict=True)), tokens, activations)
+
+
+class ImportanceGuard(MeasuredGuard[Importance]):
+    """What the guards share whose state is an `Importance`."""
+
+    def sample(self, options: PenaltyOptions) -> InputSample:
+        """The inputs to keep; none, unless the guard says otherwise."""
+        return InputSample()
+
+    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> Importance:
+        options, listener = context.config.penalty, context.listener
+        listener.stage("importance", len(rows))
+        return measure_importance(context.model, rows, options.temperature, self.sample(options), listener.advance)
+
+    def save(self, state: Importance, path: Path) -> None:
+        state.save(path)
+
+    def load(self, path: Path) -> Importance:
+        return Importance.load(path)

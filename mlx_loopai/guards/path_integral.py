@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,10 +13,14 @@ import numpy as np
 from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import PathOptions
-from mlx_loopai.guards.dense_importance import DenseImportance, norms_of, update_of, with_mean_one
-from mlx_loopai.guards.importance import observe
+from mlx_loopai.guards.dense_importance import DenseGuard, DenseImportance, norms_of, update_of, with_mean_one
+from mlx_loopai.guards.observation import observe
 from mlx_loopai.models.lora import LoRALinear, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.progress import Advance, ignore
+
+if TYPE_CHECKING:
+    from mlx_loopai.runs.context import RunContext
 
 # PyTorch's default, which the released code trains with.
 WEIGHT_DECAY = 0.01
@@ -40,15 +45,21 @@ class PathForm:
     softmax_scale: float | None
     anchor_at_base: bool
 
-    @staticmethod
-    def of(kind: str, options: PathOptions) -> PathForm:
-        """The form of `hlora` or `hierarchical`, with what `options` sets put in its place."""
-        form = RELEASED if kind == "hlora" else CORRECTED
-        return replace(form, **options.model_dump(include=set(vars(form)), exclude_none=True))
+    def changed(self, options: PathOptions) -> PathForm:
+        """This form with what `options` sets put in its place."""
+        return replace(self, **options.model_dump(include=set(vars(self)), exclude_none=True))
 
 
-RELEASED = PathForm(False, 1e-9, False, True, True, 1e-8, False)
-CORRECTED = PathForm(True, 0.1, True, False, False, None, True)
+class PathGuard(DenseGuard):
+    """What the guards share that train on the general rows to measure; `form` tells them apart."""
+
+    form: PathForm
+
+    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> DenseImportance:
+        options, listener = context.config.penalty, context.listener
+        listener.stage("importance", len(rows) * options.path.epochs)
+        form = self.form.changed(options.path)
+        return measure_path(context.model, rows, form, options.path, options.temperature, listener.advance)
 
 
 def measure_path(
@@ -57,16 +68,15 @@ def measure_path(
     form: PathForm,
     options: PathOptions,
     temperature: float = 1.0,
-    on_step: Callable[[int], None] = lambda done: None,
+    on_progress: Advance = ignore,
 ) -> DenseImportance:
     """Importance from training the adapter of `model` on `batches`, each an optimizer step, for `options.epochs`.
 
     With w <- w - g * (DW after - DW before) at every step, Omega = w / (DW^2 + damping). The adapter is as before
     afterwards; `DenseImportance.place` moves it to the anchor where there is one.
 
-    Source: synaptic intelligence (arXiv 1703.04200) on the merged update of LoRA, arXiv 2501.13669. `RELEASED` is what
-    that paper's released code was read to do (AdamW, linear schedule without warm-up), apart from dropout and from
-    handing AdamW's moments on to the domain run; `CORRECTED` mends what keeps it from measuring importance.
+    Source: synaptic intelligence (arXiv 1703.04200) on the merged update of LoRA, arXiv 2501.13669, with AdamW and a
+    linear schedule without warm-up, as that paper's code was released.
     """
     layers = lora_modules(model)
     started = {name: (layer.lora_a, layer.lora_b) for name, layer in layers.items()}
@@ -83,7 +93,7 @@ def measure_path(
                 omega[name] = omega[name] + _quotient(path[name], update_of(layer), form)
                 path[name] = mx.zeros_like(path[name])
             mx.eval(omega, path)
-        on_step(step + 1)
+        on_progress(step + 1)
     ended = {name: (layer.lora_a, layer.lora_b) for name, layer in layers.items()}
     for name, layer in layers.items():
         layer.lora_a, layer.lora_b = started[name]

@@ -1,24 +1,35 @@
-"""Rehearsal: general rows that a phase mixes in, as they are or answered once by the base itself."""
+"""`replay`: general rows that a phase mixes in, as they are or answered once by the base itself."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import mlx.nn as nn
 import numpy as np
 
-from mlx_loopai.config import ReplayOptions
+from mlx_loopai.config import ReplayOptions, RunConfig
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.samples import texts
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
-from mlx_loopai.generation.engine import BATCH_ROWS, SamplingOptions, generate_batch
-from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.guards.base_states import with_base_states
+from mlx_loopai.guards.guard import Guard, Penalty
+from mlx_loopai.guards.states import state_of
+from mlx_loopai.memory.guard_terms import GuardTerms
+from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
+from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.text.measures import is_looping
+
+if TYPE_CHECKING:
+    from mlx_loopai.models.load import LoadedModel
+    from mlx_loopai.runs.context import RunContext
 
 
 @dataclass(frozen=True)
@@ -63,24 +74,36 @@ def general_prompts(records: Sequence[Record], options: ReplayOptions, seed: int
     return prompts[: options.max_prompts]
 
 
+@dataclass(frozen=True)
+class Answering:
+    """How the base answers prompts: with at most `answer_tokens` each, `rows` prompts together."""
+
+    answer_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    rows: int = ANSWERED_ROWS
+
+
 def self_rehearsal(
     loaded: LoadedModel,
     encoder: ChatEncoder,
     prompts: Sequence[str],
-    options: ReplayOptions,
-    seed: int,
-    on_progress: Callable[[int, int], None] | None = None,
-    batch_rows: int = BATCH_ROWS,
+    answering: Answering,
+    on_progress: Advance = ignore,
 ) -> Rehearsal:
     """The base's own answers to `prompts` as training rows; call it with the adapter switched off.
 
     An answer that the token limit cut short is kept without an end-of-turn, so that no row teaches to stop early.
     Source: self-generated rehearsal as in arXiv 2403.01244 and 2602.20162; measured in docs/experiments.md.
     """
+    from mlx_loopai.generation.engine import SamplingOptions, generate_batch  # slow to import, and a plan needs none
+
     requests = [Message("user", prompt) for prompt in prompts]
     prompt_ids = [encoder.prompt_ids([request]) for request in requests]
-    sampling = SamplingOptions(temperature=options.temperature, max_tokens=options.answer_tokens, seed=seed)
-    answers = generate_batch(loaded, prompt_ids, sampling, on_progress, batch_rows)
+    sampling = SamplingOptions(
+        temperature=answering.temperature, max_tokens=answering.answer_tokens, seed=answering.seed
+    )
+    answers = generate_batch(loaded, prompt_ids, sampling, on_progress, answering.rows)
     rows = []
     for number, (request, ids, answer) in enumerate(zip(requests, prompt_ids, answers, strict=True)):
         origin = f"rehearsal:{number + 1}"
@@ -97,3 +120,80 @@ def self_rehearsal(
 def _open_ended(prompt_ids: list[int], answer_ids: list[int], origin: str) -> TokenRow:
     supervised = np.repeat([False, True], [len(prompt_ids), len(answer_ids)])
     return TokenRow(np.array(prompt_ids + answer_ids, np.int32), supervised, origin, REHEARSAL)
+
+
+@dataclass(frozen=True)
+class SelfRehearsal(Guard[Rehearsal]):
+    """The base's answers, made once. `batch_rows`: prompts that it answers together."""
+
+    batch_rows: int = ANSWERED_ROWS
+
+    def terms(self, config: RunConfig) -> GuardTerms:
+        return GuardTerms(diverges=config.replay.objective != "answers")
+
+    def made_by(self, context: RunContext, rows: Sequence[MicroBatch]) -> list[Any]:
+        answering = self._answering(context)
+        prompt_ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in self._prompts(context)]
+        return [answering.answer_tokens, answering.temperature, answering.seed, prompt_ids]
+
+    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> Rehearsal:
+        prompts = self._prompts(context)
+        context.listener.stage("rehearsal", len(prompts))
+        found = self_rehearsal(
+            context.loaded, context.encoder, prompts, self._answering(context), context.listener.advance
+        )
+        if found.dropped:
+            context.listener.notice(
+                f"rehearsal: {found.dropped} of {len(prompts)} answers looped or were empty and are left out"
+            )
+        return found
+
+    def penalty(self, state: Rehearsal) -> Penalty | None:
+        return None
+
+    def place(self, model: nn.Module, state: Rehearsal) -> None:
+        pass
+
+    def save(self, state: Rehearsal, path: Path) -> None:
+        state.save(path)
+
+    def load(self, path: Path) -> Rehearsal:
+        return Rehearsal.load(path)
+
+    def _prompts(self, context: RunContext) -> list[str]:
+        return general_prompts(context.general, context.config.replay, context.config.train.seed)
+
+    def _answering(self, context: RunContext) -> Answering:
+        options = context.config.replay
+        return Answering(options.answer_tokens, options.temperature, context.config.train.seed, self.batch_rows)
+
+
+def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
+    """The rows that phases mix in: none, the general rows as they are, or the base's own answers (made once a run).
+
+    With the base's states at their targets where the objective needs them. batch_rows: prompts answered together; 0:
+    `ANSWERED_ROWS`. Raises: InputError where general rows are needed and there are none.
+    """
+    rows, options = _rows(context, batch_rows or ANSWERED_ROWS), context.config.replay
+    if not rows or not rehearsal_divergence(options):
+        return rows
+    context.listener.stage("the base on rehearsal", len(rows))
+    return with_base_states(context.model, rows, context.directory.path, context.listener.advance)
+
+
+def rehearsal_divergence(options: ReplayOptions) -> float:
+    """The factor of KL(base || adapted) at the answers of rehearsal rows."""
+    return options.kl_strength if options.objective in ("kl", "both") else 0.0
+
+
+def _rows(context: RunContext, batch_rows: int) -> list[TokenRow]:
+    config = context.config
+    if not config.needs_rehearsal:
+        return []
+    if config.replay.source == "records":
+        if not context.general:
+            raise InputError("replay.source: records needs `general: FILE`; or use replay.source: self")
+        return [replace(row, category=REHEARSAL) for row in context.general_rows]
+    if not context.general and config.replay.source == "self" and not context.directory.rehearsal.exists():
+        context.listener.notice("general: none given; the embedded prompt set serves for rehearsal")
+    return list(state_of(SelfRehearsal(batch_rows), context, context.directory.rehearsal).rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_loopai.config import RunConfig, load_config
+from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.memory.corrections import read_corrections
 from mlx_loopai.memory.machine import THIS, find_machine
 from mlx_loopai.memory.plan import MemoryPlan
@@ -26,7 +27,7 @@ def plan(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15
     """
     configuration, on = _configuration(config), find_machine(machine, macos)
     shape = ModelShape.from_config(*find_config(configuration.model))
-    return plan_run(shape, configuration, on, corrections=read_corrections(shape, on))
+    return plan_run(shape, configuration, on, memory_terms(configuration), corrections=read_corrections(shape, on))
 
 
 def train(

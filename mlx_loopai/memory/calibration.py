@@ -37,9 +37,14 @@ class Errors:
     highest: float
 
 
+# Measured steps have no guard; earlier releases wrote that down in these words.
+_OF_GUARDS = ("penalty", "penalty_activations", "diverges")
+
+
 def options_of(row: Mapping[str, Any]) -> StepOptions:
     """The step's options of a measured row."""
-    return StepOptions(**{**row["options"], "lora_targets": tuple(row["options"]["lora_targets"])})
+    options = {name: value for name, value in row["options"].items() if name not in _OF_GUARDS}
+    return StepOptions(**{**options, "lora_targets": tuple(options["lora_targets"])})
 
 
 @cache

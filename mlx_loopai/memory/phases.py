@@ -9,15 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlx_loopai.memory.sizes import FLOAT_BYTES, Backend, StepOptions, adapter_inputs, float_bytes
+from mlx_loopai.models.pass_sizes import CACHE_STEP_TOKENS, DEFAULT_CHUNK_ROWS, PREFILL_TOKENS, SCORED_TOKENS
 from mlx_loopai.models.shape import ModelShape
 
-# generation.engine: prompt tokens that are read at once; caches grow in steps.
-_PREFILL_TOKENS = 8192
-_CACHE_STEP = 256
+# What a general prompt is taken to have; more is rare.
 PROMPT_TOKENS = 256
-# evaluation.perplexity: tokens scored at once, and rows of logits.
-_SCORED_TOKENS = 2048
-_SCORED_ROWS = 256
 # Layers that are read, cast and quantised at once, by the same count.
 _LAYERS_READ_AHEAD = 4
 # Of (rows, V) in float32 while a token is chosen: logits, their copy, sorted, exponentials, sums.
@@ -53,8 +49,8 @@ def phase_bytes(
         work = _forward_bytes(shape, options, backend, phases.importance_tokens, phases.longest_row)
         observed = phases.importance_tokens * importance_token_bytes(shape, options)
         found["importance"] = weights + adapter + observed + work
-    scored = max(_SCORED_TOKENS, phases.longest_row)
-    logits = 2 * 4 * min(_SCORED_ROWS, scored) * shape.vocab_size
+    scored = max(SCORED_TOKENS, phases.longest_row)
+    logits = 2 * 4 * min(DEFAULT_CHUNK_ROWS, scored) * shape.vocab_size
     forward = _forward_bytes(shape, options, backend, scored, phases.longest_row)
     found["validation"] = sum(resting.values()) + forward + logits
     return {name: int(size) for name, size in found.items()}
@@ -78,9 +74,9 @@ def _conversion_bytes(shape: ModelShape, options: StepOptions) -> int:
 
 def answering_bytes(shape: ModelShape, options: StepOptions, backend: Backend, rows: int, answer_tokens: int) -> int:
     """Caches of all rows (twice: they are copied when rows join or leave), a part of the prompts, and the choice."""
-    length = -(-(PROMPT_TOKENS + answer_tokens) // _CACHE_STEP) * _CACHE_STEP
+    length = -(-(PROMPT_TOKENS + answer_tokens) // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS
     caches = 2 * rows * length * 2 * shape.n_layers * shape.kv_size * float_bytes(options.compute)
-    reading = _forward_bytes(shape, options, backend, min(_PREFILL_TOKENS, rows * PROMPT_TOKENS), PROMPT_TOKENS)
+    reading = _forward_bytes(shape, options, backend, min(PREFILL_TOKENS, rows * PROMPT_TOKENS), PROMPT_TOKENS)
     return caches + max(reading, _CHOICE_BUFFERS * rows * shape.vocab_size * 4)
 
 

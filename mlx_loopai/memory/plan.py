@@ -14,6 +14,7 @@ from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import PROMPT_TOKENS, PhaseSizes, answering_bytes, importance_token_bytes
 from mlx_loopai.memory.predict import (
@@ -26,6 +27,7 @@ from mlx_loopai.memory.predict import (
     weight_bytes,
 )
 from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, DEFAULT_CHUNK_ROWS, MEASURED_ROWS
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.units import format_bytes, parse_bytes
 
@@ -33,12 +35,11 @@ from mlx_loopai.units import format_bytes, parse_bytes
 BUDGET_SHARE = 0.85
 # More tokens at once than this are no faster, on CPU and (roofline) on M1-M4 alike.
 _MOST_MICRO_TOKENS = 8192
-_CHUNK_ROWS = (256, 128, 64, 32)
+_CHUNK_ROWS = tuple(DEFAULT_CHUNK_ROWS >> halvings for halvings in range(4))
 _SMALL_BASE = "4-bit"
-# Rows of a batch on which importance is measured, the most wanted first.
-_IMPORTANCE_ROWS = (8, 4, 2, 1)
-# Prompts that the base answers together, the most wanted first.
-_REHEARSAL_ROWS = (32, 16, 8, 4)
+# Rows of a batch on which a guard measures, and prompts that the base answers together, the most wanted first.
+_MEASURED_ROWS = tuple(MEASURED_ROWS >> halvings for halvings in range(4))
+_ANSWERED_ROWS = tuple(ANSWERED_ROWS >> halvings for halvings in range(4))
 PHASE_OVERHEAD_BYTES = PYTHON_BYTES + CACHE_FLOOR_BYTES
 # Released checkpoints of these models are in half precision.
 _RELEASED_PRECISION = ("bf16", "fp16")
@@ -105,6 +106,7 @@ class _Request:
     shape: ModelShape
     config: RunConfig
     machine: Machine
+    guard: GuardTerms
     width: int
     compute: str
     budget_bytes: int
@@ -157,9 +159,7 @@ class _Request:
             width=self.width,
             checkpointing=checkpointing,
             chunk_rows=chunk_rows,
-            penalty=self.config.penalty.kind,
-            penalty_activations=self.config.penalty.activations,
-            diverges=self.config.penalty.kind == "kl" or self.config.replay.objective != "answers",
+            guard=self.guard,
             optimizer=self.config.train.optimizer,
             dora=lora.dora,
             accumulates=tokens < self.config.train.rows_per_step * self.width,
@@ -197,16 +197,16 @@ class _Request:
         if replay.source != "self" or not self.config.needs_rehearsal:
             return 0
         room, backend = self._room(options), self.machine.backend
-        sizes = ((n, answering_bytes(self.shape, options, backend, n, replay.answer_tokens)) for n in _REHEARSAL_ROWS)
-        return next((rows for rows, size in sizes if size <= room), _REHEARSAL_ROWS[-1])
+        sizes = ((n, answering_bytes(self.shape, options, backend, n, replay.answer_tokens)) for n in _ANSWERED_ROWS)
+        return next((rows for rows, size in sizes if size <= room), _ANSWERED_ROWS[-1])
 
     def _importance_tokens(self, options: StepOptions) -> int:
         """The largest batch for importance that stays in the budget; one row, however long, must go."""
-        if not self.config.measures_importance:
+        if not self.guard.observes:
             return 0
         most = (self._room(options) - adapter_bytes(self.shape, options)) // importance_token_bytes(self.shape, options)
         width = self._importance_width()
-        return next((rows * width for rows in _IMPORTANCE_ROWS if rows * width <= most), width)
+        return next((rows * width for rows in _MEASURED_ROWS if rows * width <= most), width)
 
     def _importance_width(self) -> int:
         """Tokens of its longest row: a rehearsal answer with its prompt, or as long as training's."""
@@ -238,19 +238,30 @@ def plan(
     shape: ModelShape,
     config: RunConfig,
     machine: Machine,
+    guard: GuardTerms,
     longest_row: int = 0,
     corrections: Mapping[bool, Correction] = MappingProxyType({}),
 ) -> MemoryPlan:
     """The most wanted settings that fit `machine`, with bytes per term and a reason for each.
 
-    longest_row: tokens of the longest row, when the data is known; otherwise `train.max_tokens` is assumed.
-    corrections: what a probe measured on this machine, by whether it used checkpointing (`memory.probes`).
+    guard: what the guards of `config` keep and work on. longest_row: tokens of the longest row, when the data is known;
+    otherwise `train.max_tokens` is assumed. corrections: what a probe measured on this machine, by whether it used
+    checkpointing (`memory.corrections`).
 
     Raises: InputError for a budget or an adapter target that cannot be read.
     """
     width = min(longest_row, config.train.max_tokens) or config.train.max_tokens
     compute = config.dtype if config.dtype != "auto" else ("bf16" if machine.backend == "metal" else "fp32")
-    request = _Request(shape, config, machine, width, compute, budget_of(machine, config.memory.budget), corrections)
+    request = _Request(
+        shape=shape,
+        config=config,
+        machine=machine,
+        guard=guard,
+        width=width,
+        compute=compute,
+        budget_bytes=budget_of(machine, config.memory.budget),
+        corrections=corrections,
+    )
     chosen = next((options for options in request.attempts() if request.fits(options)), None)
     fits = chosen is not None
     if chosen is None:

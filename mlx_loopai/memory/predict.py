@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 
-from mlx_loopai.config import UNMEASURED_PENALTIES
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.phases import PhaseSizes, phase_bytes
 from mlx_loopai.memory.sizes import (
@@ -25,10 +24,11 @@ from mlx_loopai.memory.sizes import (
     loss_bytes,
     work_bytes,
 )
+from mlx_loopai.models.pass_sizes import QUANTIZATION_GROUP
 from mlx_loopai.models.shape import ModelShape, Quantization
 from mlx_loopai.units import MIB
 
-QUANTIZED = {f"{bits}-bit": Quantization(bits, 64) for bits in (8, 6, 5, 4, 3, 2)}
+QUANTIZED = {f"{bits}-bit": Quantization(bits, QUANTIZATION_GROUP) for bits in (8, 6, 5, 4, 3, 2)}
 CALIBRATED_ON = {
     "cpu": "MLX 0.32 on a Linux x86 CPU",
     "metal": "not measured on Metal: the CPU's constants, memory-linear attention",
@@ -38,8 +38,6 @@ PYTHON_BYTES = 512 * MIB
 # Freed buffers kept for reuse: every width of a batch asks for the same sizes again.
 _CACHE_SHARE = 0.25
 CACHE_FLOOR_BYTES = 64 * MIB
-# Penalties with an importance (D_out, D_in) for every adapted matrix.
-_DENSE_PENALTIES = ("fisher", "hierarchical", "hlora")
 # The distance from the base is a lazy graph: as many chunks of scores are alive, and buffers for each.
 _DIVERGENCE_CHUNKS, _DIVERGENCE_BUFFERS = 3, 6
 # Numbers that mlx.optimizers keep for each number that learns; SGD's stay 0 without momentum, but are there.
@@ -132,7 +130,7 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
         # The sum so far and the micro-batch before, and what this one's own need.
         "gradients": int(2 * trained * options.accumulates + late),
         "optimizer": moment_bytes(shape, options),
-        "penalty": penalty_bytes(shape, options),
+        "penalty": guard_bytes(shape, options),
         "activations": int(kept + (beyond - late) * (1 - share)),
         "attention": int(kept_attention + (beyond - late) * share),
         "loss": int(loss),
@@ -202,29 +200,19 @@ def weight_bytes(shape: ModelShape, precision: str) -> int:
 
 
 @cache
-def penalty_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """What a penalty keeps, and one more adapter's worth for its own gradient. Counted, not fitted.
+def guard_bytes(shape: ModelShape, options: StepOptions) -> int:
+    """What the guards keep and work on, from the factors that they hand in. Counted, not fitted.
 
-    kronecker: an input and an output vector a module. sketch: also general activations (N, D_in) an input that modules
-    read, in the model's precision. Dense ones: a number a weight, and the largest layer three times while it runs.
-    Distance from the base: its scores and the adapted model's, chunks ahead.
+    The distance from the base keeps its scores and the adapted model's, chunks ahead.
     """
-    distance = 0
-    if options.diverges:
+    guard, layers = options.guard, shape.lora_layers(options.lora_layers)
+    linears = shape.block_linears()
+    block = sum(linears[name][0] * linears[name][1] for name in shape.lora_targets(options.lora_targets))
+    numbers = guard.weights * layers * block + guard.largest_layers * max(out * into for out, into in linears.values())
+    for count, rank in ((guard.vectors, 1), (guard.adapters, options.lora_rank)):
+        numbers += count * shape.lora_parameters(rank, options.lora_targets, options.lora_layers)
+    if guard.diverges:
         rows = min(_DIVERGENCE_CHUNKS * options.chunk_rows, options.micro_tokens)
-        distance = 4 * rows * shape.vocab_size * _DIVERGENCE_BUFFERS
-    if options.penalty in UNMEASURED_PENALTIES:
-        return distance
-    vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
-    kept = 0
-    if options.penalty == "sketch":
-        inputs = shape.lora_inputs(options.lora_targets, options.lora_layers)
-        kept = options.penalty_activations * inputs * float_bytes(options.compute)
-    if options.penalty in _DENSE_PENALTIES:
-        linears = shape.block_linears()
-        block = sum(linears[name][0] * linears[name][1] for name in shape.lora_targets(options.lora_targets))
-        vectors += shape.lora_layers(options.lora_layers) * block + 3 * max(
-            out * n_in for out, n_in in linears.values()
-        )
-    adapter = shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
-    return distance + kept + 4 * (vectors + adapter)
+        numbers += rows * shape.vocab_size * _DIVERGENCE_BUFFERS
+    inputs = shape.lora_inputs(options.lora_targets, options.lora_layers) if guard.activations else 0
+    return 4 * numbers + guard.activations * inputs * float_bytes(options.compute)

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, VECTOR_ENTRIES
 from mlx_loopai.models.shape import ModelShape
 
 Backend = Literal["metal", "cpu"]
@@ -37,10 +39,8 @@ _NARROW = frozenset({"down_proj", "dense_4h_to_h"})
 # On Metal the loss is a lazy graph (models/loss.py) that allocates chunks ahead: 4 buffers each, up to 10 alive, as was
 # measured for that graph on CPU.
 _METAL_CHUNK_BUFFERS, _METAL_MOST_BUFFERS = 4, 10
-# The update runs on vectors of at most this (training/parameter_vectors.py).
-VECTOR_BYTES = 4 << 20
-# Supervised positions are padded to a multiple of this (training/step.py).
-_TARGET_MULTIPLE = 32
+# The update runs on float32 vectors of at most this.
+VECTOR_BYTES = 4 * VECTOR_ENTRIES
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class StepOptions:
 
     base_precision: fp32, bf16, fp16 or N-bit (a quantised checkpoint keeps its own); compute: dtype of activations.
     micro_tokens: padded tokens B * T of a micro-batch; width: T. supervised_share: part of them that are targets.
-    diverges: the loss holds the distance from the base. accumulates: gradients of several micro-batches are summed.
-    penalty_activations: rows that `sketch` keeps a module. lora_layers 0, lora_targets (): all. optimizer: a name of
-    `train.optimizer`.
+    guard: what the run's guards keep and work on. accumulates: gradients of several micro-batches are summed.
+    lora_layers 0, lora_targets (): all. optimizer: a name of `train.optimizer`.
     """
 
     base_precision: str = "fp32"
@@ -63,10 +62,8 @@ class StepOptions:
     width: int = 2048
     supervised_share: float = 1.0
     checkpointing: bool = False
-    chunk_rows: int = 256
-    penalty: str = "none"
-    penalty_activations: int = 0
-    diverges: bool = False
+    chunk_rows: int = DEFAULT_CHUNK_ROWS
+    guard: GuardTerms = NO_GUARD
     accumulates: bool = True
     optimizer: str = "adamw"
     dora: bool = False
@@ -157,7 +154,7 @@ class Sizes:
         targets = set(shape.lora_targets(options.lora_targets))
         linears = shape.block_linears()
         rows = max(1, round(tokens * options.supervised_share))
-        rows = -(-rows // _TARGET_MULTIPLE) * _TARGET_MULTIPLE
+        rows = -(-rows // PAD_TARGETS_TO) * PAD_TARGETS_TO
         chunk = min(options.chunk_rows, rows)
         blocks = shape.lora_layers(options.lora_layers)
         attention, mlp = _kept_block(shape, targets)

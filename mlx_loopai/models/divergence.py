@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
+from mlx_loopai.models.loss import Head
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 
 _NEVER = -1e30  # a score whose exponential is 0 and whose differences stay finite
 

@@ -18,8 +18,7 @@ from mlx_loopai.models.eager_loss import loss_and_gradient
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import PLAIN, Head, LossTerms, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
-
-PAD_TARGETS_TO = 32
+from mlx_loopai.models.pass_sizes import PAD_TARGETS_TO
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from mlx_lm.utils import load_tokenizer as read_tokenizer
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.configuration import loader_overrides
 from mlx_loopai.models.hub import download, is_hub_id
+from mlx_loopai.models.lora import remove_lora
+from mlx_loopai.models.pass_sizes import QUANTIZATION_GROUP
 from mlx_loopai.models.shape import ModelShape
 
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
-QUANTIZATION_GROUP = 64
 # For a config.json that does not say, as transformers assumes for Llama.
 DEFAULT_POSITIONS = 2048
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
@@ -56,6 +57,50 @@ class LoadedModel:
         return found if isinstance(found, int) else DEFAULT_POSITIONS
 
 
+class Base:
+    """A model's folder, opened once: its place, shape and tokenizer, and its weights when they are first asked for.
+
+    One base serves many runs: an adapter that a run put on it is taken off before the next one gets it.
+    """
+
+    def __init__(self, path: Path, shape: ModelShape, tokenizer: TokenizerWrapper) -> None:
+        self.path, self.shape, self.tokenizer = path, shape, tokenizer
+        self._loaded: LoadedModel | None = None
+        self._precision: tuple[str, int] | None = None
+
+    @staticmethod
+    def open(model: str) -> Base:
+        """The base called `model`: nano, a folder, or a hub id.
+
+        Raises: InputError when there is no such folder, it is no model's, or the hub cannot be reached.
+        """
+        path = resolve_model(model)
+        return Base(path, ModelShape.from_folder(path), load_tokenizer(path))
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model as it is now, with the adapter that it may have; `load` comes first."""
+        assert self._loaded is not None
+        return self._loaded
+
+    def load(self, dtype: str = "auto", quantize_bits: int = 0) -> LoadedModel:
+        """The model without an adapter, its weights cast to `dtype`; read only where they are not there so already.
+
+        `auto` is fp32 on CPU, where half precision is emulated, and bf16 on Metal. With `quantize_bits` the linear
+        layers are quantised as they are read, so that the whole model never stands in memory unquantised.
+        Raises: InputError for a folder that is not a supported model.
+        """
+        precision = (default_dtype() if dtype == "auto" else dtype, quantize_bits)
+        if self._loaded is None or precision != self._precision:
+            self._loaded = None  # two copies of the weights may not fit
+            network = _read_weights(self.path, *precision)
+            self._loaded = LoadedModel(network, self.tokenizer, self.shape, self.path, hash_base(self.path))
+            self._precision = precision
+        remove_lora(self._loaded.model)
+        self._loaded.model.eval()
+        return self._loaded
+
+
 def resolve_model(model: str) -> Path:
     """The folder of `nano`, of a local path, or of a hub id (downloaded unless cached).
 
@@ -76,15 +121,11 @@ def resolve_model(model: str) -> Path:
 
 
 def load_model(model: str, dtype: str = "auto", quantize_bits: int = 0) -> LoadedModel:
-    """Weights, tokenizer and shape of `model`; floating-point weights cast to `dtype`.
+    """Weights, tokenizer and shape of `model`, as `Base.load` gives them. Raises: InputError as `Base` does."""
+    return Base.open(model).load(dtype, quantize_bits)
 
-    `auto` is fp32 on CPU, where half precision is emulated, and bf16 on Metal. With `quantize_bits` the linear layers
-    are quantised as they are read, so that the whole model never stands in memory unquantised.
-    Raises: InputError for a folder that is not a supported model.
-    """
-    path = resolve_model(model)
-    shape = ModelShape.from_folder(path)
-    tokenizer = load_tokenizer(path)
+
+def _read_weights(path: Path, dtype: str, quantize_bits: int) -> nn.Module:
     config = _read_json(path / "config.json")
     code = config.get("model_file")
     if code is not None:
@@ -96,13 +137,12 @@ def load_model(model: str, dtype: str = "auto", quantize_bits: int = 0) -> Loade
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: cannot open the model: {reason}; convert it again or download it anew") from None
-    target = DTYPES[default_dtype() if dtype == "auto" else dtype]
-    network.update(tree_map(lambda array: _cast(array, target), network.parameters()))
+    network.update(tree_map(lambda array: _cast(array, DTYPES[dtype]), network.parameters()))
     if quantize_bits:
         nn.quantize(network, group_size=QUANTIZATION_GROUP, bits=quantize_bits)
     network.eval()
     mx.eval(network.parameters())
-    return LoadedModel(network, tokenizer, shape, path, hash_base(path))
+    return network
 
 
 def default_dtype() -> str:

@@ -157,6 +157,13 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
     return lora_modules(model)
 
 
+def remove_lora(model: nn.Module) -> None:
+    """Take every adapter off `model`: each layer is the frozen one again that the adapter was put on."""
+    layers = [(name, adapter.linear) for name, adapter in lora_modules(model).items()]
+    if layers:
+        model.update_modules(tree_unflatten(layers))
+
+
 def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
     """Every adapter of `model` by dotted name, such as `model.layers.0.self_attn.q_proj`, in layer order."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}

@@ -12,8 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.models.decoder import head_layer
-
-DEFAULT_CHUNK_ROWS = 256
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.files import cache_folder
-from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.files import cache_folder, digest_name
+
+if TYPE_CHECKING:
+    from mlx_loopai.models.load import LoadedModel
 
 
 def kept_path(name: str, loaded: LoadedModel, parts: Sequence[Any], suffix: str) -> Path:
@@ -24,16 +23,7 @@ def kept_path(name: str, loaded: LoadedModel, parts: Sequence[Any], suffix: str)
     bits = sorted({module.bits for module in loaded.model.modules() if hasattr(module, "bits")})
     dtype = loaded.model.model.norm.weight.dtype
     everything = [loaded.base_hash, bits, str(dtype), str(mx.default_device()), mx.__version__, *parts]
-    digest = hashlib.sha256(json.dumps(everything, ensure_ascii=False).encode()).hexdigest()
-    return cache_folder() / f"{name}-{digest[:32]}{suffix}"
-
-
-def rows_digest(rows: Sequence[TokenRow]) -> str:
-    """Identity of rows: their tokens and which of them are taught."""
-    found = hashlib.sha256()
-    for row in rows:
-        found.update(row.ids.tobytes() + row.supervised.tobytes())
-    return found.hexdigest()
+    return cache_folder() / f"{name}-{digest_name(everything)}{suffix}"
 
 
 def keep(path: Path, kept: Path) -> None:

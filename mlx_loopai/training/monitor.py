@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,18 +14,17 @@ import numpy as np
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import collate
-from mlx_loopai.data.sources import general_records
-from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
-from mlx_loopai.guards.rehearsal import Rehearsal, general_prompts, self_rehearsal
+from mlx_loopai.data.rows import row_digest
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import token_losses
-from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
+from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.runs.listener import Listener
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
+from mlx_loopai.runs.context import RunContext
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
@@ -98,38 +96,32 @@ class Monitor:
         return {kind: total[kind] / tokens[kind] for kind in total}
 
 
-def watched_rows(
-    run: RunDirectory,
-    config: RunConfig,
-    loaded: LoadedModel,
-    encoder: ChatEncoder,
-    rehearsal: list[TokenRow],
-    listener: Listener,
-) -> tuple[list[TokenRow], list[TokenRow]]:
+def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:
     """The monitor's rows, and the rehearsal rows that are left to train on; (none, all) when nothing is watched.
 
     Rehearsal rows that are watched are not trained on. Without rehearsal the general records serve, and without those
     the base's answers to some embedded prompts; the probes never do.
     """
+    config = context.config
     if not config.forgetting.monitor_every:
         return [], rehearsal
     if rehearsal:
-        ordered = sorted(rehearsal, key=_digest)
+        ordered = sorted(rehearsal, key=row_digest)
         watched = ordered[: max(1, min(MONITOR_ROWS, len(rehearsal) // 4))]
         taken = {id(row) for row in watched}
         return watched, [row for row in rehearsal if id(row) not in taken]
-    records = general_records(config)
-    if records:
-        rows, _ = encode_records(encoder, records, config.train.max_tokens)
-        return sorted(rows, key=_digest)[:MONITOR_ROWS], rehearsal
-    path = run.path / MONITOR_FILE
+    if context.general:
+        return sorted(context.general_rows, key=row_digest)[:MONITOR_ROWS], rehearsal
+    path = context.directory.path / MONITOR_FILE
     if not path.exists():
-        options = config.replay.model_copy(update={"source": "self", "max_prompts": MONITOR_ROWS})
-        prompts = general_prompts([], options, config.train.seed)
-        listener.stage("monitor: the base's answers", len(prompts))
-        self_rehearsal(loaded, encoder, prompts, options, config.train.seed, lambda n, _: listener.advance(n)).save(
-            path
+        options, seed = (
+            config.replay.model_copy(update={"source": "self", "max_prompts": MONITOR_ROWS}),
+            config.train.seed,
         )
+        prompts = general_prompts([], options, seed)
+        context.listener.stage("monitor: the base's answers", len(prompts))
+        answering = Answering(options.answer_tokens, options.temperature, seed)
+        self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)
     return list(Rehearsal.load(path).rows), rehearsal
 
 
@@ -152,7 +144,3 @@ def _script(text: str) -> str:
     """The script that most letters of `text` have; `none` without letters."""
     found = Counter(script.value for script in map(script_of, text) if script.is_letter)
     return found.most_common(1)[0][0] if found else "none"
-
-
-def _digest(row: TokenRow) -> bytes:
-    return hashlib.sha256(row.ids.tobytes()).digest()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.config import ReplayOptions
+from mlx_loopai.guards.rehearsal import rehearsal_divergence
 from mlx_loopai.models.micro_batch import MicroBatch
 
 _Floats = npt.NDArray[np.float32]
@@ -29,8 +30,9 @@ class Objective:
 
     @staticmethod
     def of(options: ReplayOptions, training_divergence: float = 0.0) -> Objective:
-        diverges = options.kl_strength if options.objective in ("kl", "both") else 0.0
-        return Objective(options.loss_share, options.objective != "kl", diverges, training_divergence)
+        return Objective(
+            options.loss_share, options.objective != "kl", rehearsal_divergence(options), training_divergence
+        )
 
     @property
     def needs_mixed_steps(self) -> bool:

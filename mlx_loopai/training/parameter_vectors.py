@@ -11,8 +11,8 @@ import mlx.core as mx
 import mlx.optimizers as optimizers
 from mlx.utils import tree_flatten, tree_unflatten
 
-# From here on starting an operation costs little beside running it, and a longer vector would only raise the peak.
-VECTOR_ENTRIES = 1 << 20
+from mlx_loopai.models.pass_sizes import VECTOR_ENTRIES
+
 # Every entry is updated by itself. Muon and Adafactor look at a matrix's rows and columns.
 _ELEMENTWISE = (optimizers.SGD, optimizers.Adam, optimizers.Lion)
 

@@ -8,23 +8,27 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mlx_loopai.config import PhaseOptions, RunConfig, TrainOptions
-from mlx_loopai.data.batches import choose_widths, collate, padded_width, plan_mixed_steps, plan_steps, real_token_share
+from mlx_loopai.data.batches import batch_of, choose_widths, plan_mixed_steps, plan_steps, real_token_share
 from mlx_loopai.data.mixture import draw, with_replay
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
+from mlx_loopai.guards.guard import guard_of
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.objective import Objective
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps`: optimizer steps, each a list of micro-batches, each a list of indices into `rows`."""
+    """`steps`: optimizer steps, each a list of micro-batches, each a list of indices into `rows`.
+
+    strength: the factor of the penalty in the loss.
+    """
 
     name: str
     rows: tuple[TokenRow, ...]
     steps: tuple[tuple[tuple[int, ...], ...], ...]
     widths: tuple[int, ...]
     learning_rate: float
-    penalty_strength: float
+    strength: float
     objective: Objective
 
     def batches(self, step: int) -> list[MicroBatch]:
@@ -41,11 +45,6 @@ class Phase:
     def supervised_token_share(self) -> float:
         """Supervised tokens over tokens of rows."""
         return sum(int(row.supervised.sum()) for row in self.rows) / sum(len(row.ids) for row in self.rows)
-
-
-def batch_of(rows: Sequence[TokenRow], widths: Sequence[int]) -> MicroBatch:
-    """The rows padded to the smallest of `widths` that holds the longest."""
-    return collate(rows, padded_width(max(len(row.ids) for row in rows), widths))
 
 
 def plan_phases(
@@ -145,13 +144,12 @@ def _phase(
     config: RunConfig, option: PhaseOptions, rows: list[TokenRow], steps: list[list[list[int]]], widths: tuple[int, ...]
 ) -> Phase:
     strength = config.penalty.strength if option.penalty_strength is None else option.penalty_strength
-    diverges = config.penalty.kind == "kl"
     return Phase(
-        option.name,
-        tuple(rows),
-        tuple(tuple(tuple(micro) for micro in step) for step in steps),
-        widths,
-        option.learning_rate or config.train.learning_rate,
-        strength if config.penalty.kind != "none" and not diverges else 0.0,
-        Objective.of(config.replay, strength if diverges else 0.0),
+        name=option.name,
+        rows=tuple(rows),
+        steps=tuple(tuple(tuple(micro) for micro in step) for step in steps),
+        widths=widths,
+        learning_rate=option.learning_rate or config.train.learning_rate,
+        strength=strength,
+        objective=Objective.of(config.replay, strength * guard_of(config).token_divergence),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,15 @@ class ProcessGroup:
     def barrier(self) -> None:
         """Return once every process of the group has called this."""
         self.any(False)
+
+    @contextmanager
+    def first_process_first(self) -> Iterator[None]:
+        """Within it rank 0 goes ahead; the others follow when it is through, and find the files that it wrote."""
+        if self.rank:
+            self.barrier()
+        yield
+        if not self.rank:
+            self.barrier()
 
 
 ALONE = ProcessGroup()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -14,7 +14,9 @@ import numpy.typing as npt
 from mlx_loopai.config import SelectionOptions
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.models.backbone import hidden_states
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, Head
+from mlx_loopai.models.loss import Head
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
+from mlx_loopai.progress import Advance, ignore
 
 _Floats = npt.NDArray[np.float32]
 
@@ -23,7 +25,7 @@ def select_tokens(
     model: nn.Module,
     rows: Sequence[TokenRow],
     options: SelectionOptions,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Advance = ignore,
 ) -> list[TokenRow]:
     """`rows` with weights on their supervised tokens; call it before the model has an adapter.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,13 @@ import mlx.optimizers as optimizers
 from mlx.utils import tree_map
 
 from mlx_loopai.config import TrainPath
+from mlx_loopai.guards.guard import Penalty
 from mlx_loopai.models.gradient import Targets, actual_path, compiled_gradient, eager_gradient
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS, PLAIN, LossTerms
+from mlx_loopai.models.loss import PLAIN, LossTerms
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 from mlx_loopai.training.parameter_vectors import ParameterVectors
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
-
-Penalty = Callable[[nn.Module], mx.array]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_loopai.config import LoraOptions, TrainOptions
+from mlx_loopai.memory.guard_terms import NO_GUARD
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.predict import QUANTIZED, predict, resting_bytes
 from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
@@ -23,6 +24,7 @@ from mlx_loopai.models.load import DTYPES, build_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.step import StepSettings, TrainStep
 
@@ -36,7 +38,7 @@ class MeasuredStep:
     step_s: float
 
 
-def probe(config: Mapping[str, Any], planned: MemoryPlan, on_step: Callable[[int], None] = lambda done: None) -> float:
+def probe(config: Mapping[str, Any], planned: MemoryPlan, on_progress: Advance = ignore) -> float:
     """Measured over predicted bytes that a step needs besides what rests between steps: the larger of two steps.
 
     They are steps of the model that `config` (a config.json) describes as `planned`, and of half as many tokens.
@@ -45,10 +47,10 @@ def probe(config: Mapping[str, Any], planned: MemoryPlan, on_step: Callable[[int
     factors = []
     for done, options in enumerate(probed_options(planned), 1):
         measured = measure_step(config, options)
-        predicted = predict(shape, replace(options, penalty="none"), backend)
+        predicted = predict(shape, replace(options, guard=NO_GUARD), backend)
         resting = resting_bytes(shape, options)
         factors.append((measured.peak_bytes - measured.at_rest_bytes) / (predicted.peak_bytes - resting))
-        on_step(done)
+        on_progress(done)
     return max(factors)
 
 
@@ -61,8 +63,9 @@ def probed_options(planned: MemoryPlan) -> list[StepOptions]:
 
 
 def measure_case(config: Mapping[str, Any], options: StepOptions) -> dict[str, Any]:
-    """The step with what it needed, as plain values."""
-    return {"config": dict(config), "options": asdict(options), **asdict(measure_step(config, options))}
+    """The step, which has no guard, with what it needed, as plain values."""
+    named = {name: value for name, value in asdict(options).items() if name != "guard"}
+    return {"config": dict(config), "options": named, **asdict(measure_step(config, options))}
 
 
 def measure_step(config: Mapping[str, Any], options: StepOptions) -> MeasuredStep:

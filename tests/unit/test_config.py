@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
-from mlx_loopai.config import PenaltyKind, RunConfig, flatten, load_config, option_table, validate_config
+from mlx_loopai.config import PENALTIES, RunConfig, flatten, load_config, option_table, validate_config
 from mlx_loopai.errors import InputError
 
 
@@ -168,7 +167,7 @@ def test_every_option_is_described_and_can_be_set() -> None:
     assert {name for name, _, _ in table} == set(flatten(RunConfig()))
 
 
-@pytest.mark.parametrize("kind", get_args(PenaltyKind))
+@pytest.mark.parametrize("kind", PENALTIES)
 def test_penalties_on_the_update_refuse_dora(kind: str) -> None:
     given = ("lora.dora=true", f"penalty.kind={kind}")
     if kind in ("none", "kl"):  # the distance from the base needs no update to be measured

@@ -22,8 +22,8 @@ from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.adapters import load_adapter, save_adapter
 from mlx_loopai.models.gradient import Targets, batch_loss
 from mlx_loopai.models.load import load_model
-from mlx_loopai.models.loss import DEFAULT_CHUNK_ROWS
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 from mlx_loopai.training.step import StepSettings, TrainStep
 
 

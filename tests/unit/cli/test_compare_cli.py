@@ -15,7 +15,7 @@ from mlx_loopai.experiments.arms import RECIPES
 from mlx_loopai.models.adapters import read_adapter_config
 from mlx_loopai.models.load import load_model
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.training import run
+from mlx_loopai.training import loop
 from mlx_loopai.training.checkpoint import save_checkpoint
 
 from .conftest import Ended
@@ -81,7 +81,7 @@ def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "save_checkpoint", killed)
+        patch.setattr(loop, "save_checkpoint", killed)
         assert main(arguments(recipe, out)) == 1
     assert not (out / "compare.json").exists()
     assert main(arguments(recipe, out)) == 0

@@ -67,11 +67,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         probe: Probe,
         encoder: ChatEncoder,
         max_tokens: int,
-        on_progress: Callable[[int, int], None],
+        on_progress: Callable[[int], None],
     ) -> ProbeResult:
         on = any(layer.enabled for layer in lora_modules(loaded.model).values())
         seen.append((probe.name, on))
-        on_progress(len(probe.items), len(probe.items))
+        on_progress(len(probe.items))
         known = len(probe.items) // 4 if on else len(probe.items)
         texts = [item.answer if place < known else '{"text": []}' for place, item in enumerate(probe.items)]
         return judged(probe, texts, [True] * len(texts))

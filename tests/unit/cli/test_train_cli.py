@@ -136,7 +136,7 @@ def test_quiet_and_plain_text(
         ("train.learning_rte=1e-4", "unknown key train.learning_rte; did you mean learning_rate?"),
         ("lora.rnak=4", "unknown key lora.rnak; did you mean rank?"),
         ("trian.epochs=2", "unknown key trian; did you mean train?"),
-        ("penalty.kind=kronecke", "penalty.kind: Input should be 'none', 'kronecker'"),
+        ("penalty.kind=kronecke", "penalty.kind: no such kind; known: none, kronecker"),
         ("train.max_steps=-1", "train.max_steps: Input should be greater than or equal to 0 (got -1)"),
         ("train.epochs", "--set train.epochs: expected NAME=VALUE"),
         ("lora.targets=[q_porj]", "lora.targets: qwen2 has no q_porj; known: q_proj, "),

@@ -51,23 +51,23 @@ def test_run_probe_is_greedy_batched_and_keeps_the_answers(monkeypatch: pytest.M
     seen: dict[str, Any] = {}
 
     def generate_batch(
-        loaded: object, prompts: Sequence[list[int]], options: SamplingOptions, on_progress: Callable[[int, int], None]
+        loaded: object, prompts: Sequence[list[int]], options: SamplingOptions, on_progress: Callable[[int], None]
     ) -> list[Generation]:
         seen.update(prompts=list(prompts), options=options)
-        on_progress(3, 3)
+        on_progress(3)
         texts = [probe.items[0].answer, '{"text": ["1"]}', probe.items[2].answer]
         return [Generation(text, (1,), index < 2, 4) for index, text in enumerate(texts)]
 
     encoder = SimpleNamespace(prompt_ids=lambda messages: [len(messages[0].content)])
     monkeypatch.setattr(probing, "generate_batch", generate_batch)
-    progress: list[tuple[int, int]] = []
-    result = run_probe(None, probe, encoder, max_tokens=9, on_progress=lambda *counts: progress.append(counts))  # type: ignore[arg-type]
+    progress: list[int] = []
+    result = run_probe(None, probe, encoder, max_tokens=9, on_progress=progress.append)  # type: ignore[arg-type]
     assert seen["prompts"] == [[len(item.prompt)] for item in probe.items]
     assert (seen["options"].temperature, seen["options"].max_tokens) == (0, 9)
     assert (result.right, result.broken) == ((True, False, False), (None, "json", "unfinished"))
     assert result.answers[1] == '{"text": ["1"]}'
     assert (result.n, result.score, result.finished) == (3, pytest.approx(1 / 3), (True, True, False))
-    assert progress == [(3, 3)]
+    assert progress == [3]
 
 
 def test_report_of_a_model_that_forgot_half() -> None:

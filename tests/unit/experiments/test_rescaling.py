@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_loopai.config import LoraOptions, load_config
+from mlx_loopai.data.rows import RowReader
 from mlx_loopai.data.samples.skills import SKILLS, items
 from mlx_loopai.data.sources import general_records
 from mlx_loopai.experiments.arms import RECOMMENDED
@@ -93,7 +94,7 @@ def test_prompts_to_choose_by_were_not_rehearsed() -> None:
     for source, most in (("self", 600), ("self", 100), ("records", 600), ("none", 600)):
         replay = recipe.replay.model_copy(update={"source": source, "max_prompts": most})
         config = recipe.model_copy(update={"replay": replay})
-        chosen = set(open_prompts(config))
+        chosen = set(open_prompts(config, RowReader(None)))
         assert len(chosen) == MONITOR_ROWS
         assert not chosen & probed
         if source == "self":

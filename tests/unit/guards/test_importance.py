@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.guards.importance import Importance, _normalise, measure_importance
+from mlx_loopai.guards.importance import Importance, InputSample, _normalise, measure_importance
 from mlx_loopai.models.lora import LoRALinear, lora_modules
 from tests.unit.conftest import batch, row
 
@@ -122,17 +122,17 @@ def test_a_number_by_hand() -> None:
 
 
 def test_kept_activations_are_inputs_on_the_scale_of_their_moments(model: nn.Module) -> None:
-    measured = measure_importance(model, [batch(ROWS, 20)], activations=1000)
+    measured = measure_importance(model, [batch(ROWS, 20)], sample=InputSample(1000))
     for name, kept in measured.activations.items():
         assert kept.shape == (measured.tokens, measured.input[name].size)
         assert np.allclose(np.square(np.array(kept)).mean(0), np.array(measured.input[name]), rtol=1e-3)
-    few = measure_importance(model, [batch([each]) for each in ROWS], activations=5)
+    few = measure_importance(model, [batch([each]) for each in ROWS], sample=InputSample(5))
     assert {len(kept) for kept in few.activations.values()} == {6}
     assert measure_importance(model, [batch(ROWS)]).activations == {}
 
 
 def test_layers_that_read_the_same_input_share_its_activations(model: nn.Module, tmp_path: Path) -> None:
-    measured = measure_importance(model, [batch(ROWS)], activations=4)
+    measured = measure_importance(model, [batch(ROWS)], sample=InputSample(4))
     measured.save(tmp_path / "importance.safetensors")
     for found in (measured, Importance.load(tmp_path / "importance.safetensors")):
         kept = {name.removeprefix("model.layers.0."): id(array) for name, array in found.activations.items()}
@@ -147,7 +147,7 @@ def test_kept_activations_can_be_those_that_open_an_answer(model: nn.Module) -> 
     layer.enabled = False
     seen, _ = observed(model, layer, ROWS[1])
     layer.enabled = True
-    kept = measure_importance(model, [batch(ROWS[1:2])], activations=4, opening_share=1.0)
+    kept = measure_importance(model, [batch(ROWS[1:2])], sample=InputSample(4, opening_share=1.0))
     found = np.array(kept.activations["model.layers.0.self_attn.q_proj"])
     expected = np.array(seen)[0, 3:7]
     scale = np.linalg.norm(found) / np.linalg.norm(expected)
@@ -155,7 +155,7 @@ def test_kept_activations_can_be_those_that_open_an_answer(model: nn.Module) -> 
 
 
 def test_what_is_saved_is_what_is_loaded(model: nn.Module, tmp_path: Path) -> None:
-    measured = measure_importance(model, [batch(ROWS)], activations=4)
+    measured = measure_importance(model, [batch(ROWS)], sample=InputSample(4))
     measured.save(tmp_path / "importance.safetensors")
     loaded = Importance.load(tmp_path / "importance.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["importance.safetensors"]

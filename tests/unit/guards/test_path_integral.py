@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,15 +13,18 @@ import pytest
 
 from mlx_loopai.config import LoraOptions, PathOptions
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.guards.dense_importance import DenseImportance, measure_fisher
-from mlx_loopai.guards.path_integral import CORRECTED, RELEASED, PathForm, measure_path
-from mlx_loopai.guards.penalties import dense_penalty
+from mlx_loopai.guards.dense_importance import DenseImportance, dense_penalty
+from mlx_loopai.guards.fisher import measure_fisher
+from mlx_loopai.guards.hierarchical import Hierarchical
+from mlx_loopai.guards.hlora import Hlora
+from mlx_loopai.guards.path_integral import PathForm, measure_path
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import adapter_disabled, apply_lora, lora_modules
 from tests.unit.conftest import batch, row
 
 BATCHES = [[row(6), row(9, prompt=4, seed=2)], [row(12, prompt=3, seed=3)]]
 OPTIONS = PathOptions(epochs=2, learning_rate=5e-3)
+RELEASED, CORRECTED = Hlora.form, Hierarchical.form
 
 
 @pytest.fixture
@@ -91,7 +95,8 @@ def slow_path(model: nn.Module, form: PathForm) -> tuple[dict[str, np.ndarray], 
     return omega, {name: scale * (a @ b).T for name, (a, b) in factors.items()}
 
 
-FORMS = [RELEASED, CORRECTED, PathForm(False, 1e-3, False, False, True, None, True)]
+BETWEEN = replace(RELEASED, damping=1e-3, clamp_each_step=False, softmax_scale=None, anchor_at_base=True)
+FORMS = [RELEASED, CORRECTED, BETWEEN]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=["released", "corrected", "between"])
@@ -122,11 +127,10 @@ def test_it_is_the_path_integral_as_the_formulas_read(adapted: Callable[..., nn.
         assert np.abs(update - ended[name]).max() < 1e-3 * np.abs(ended[name]).max()
 
 
-def test_the_kinds_are_the_released_and_the_corrected_form_and_every_part_can_be_set() -> None:
-    assert PathForm.of("hlora", PathOptions()) == RELEASED
-    assert PathForm.of("hierarchical", PathOptions()) == CORRECTED
-    mixed = PathForm.of("hlora", PathOptions(true_gradient=True, damping=0.5, anchor_at_base=True))
-    assert mixed == PathForm(True, 0.5, False, True, True, 1e-8, True)
+def test_every_part_of_a_form_can_be_set() -> None:
+    assert RELEASED.changed(PathOptions()) == RELEASED
+    mixed = RELEASED.changed(PathOptions(true_gradient=True, damping=0.5, anchor_at_base=True))
+    assert mixed == replace(RELEASED, true_gradient=True, damping=0.5, anchor_at_base=True)
 
 
 def test_the_fisher_diagonal_is_the_mean_square_of_row_gradients(adapted: Callable[..., nn.Module]) -> None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_loopai.guards.dense_importance import DenseImportance
+from mlx_loopai.guards.dense_importance import DenseImportance, dense_penalty
 from mlx_loopai.guards.importance import Importance
-from mlx_loopai.guards.penalties import PENALTIES, dense_penalty
+from mlx_loopai.guards.kronecker import kronecker_penalty
+from mlx_loopai.guards.sketch import sketch_penalty
 from mlx_loopai.models.lora import lora_modules
 
+PENALTIES = {"kronecker": kronecker_penalty, "sketch": sketch_penalty}
 FEW, MANY = 5, 40  # activations: fewer than half of any layer's inputs, and more than half of all of them
 
 

@@ -12,9 +12,9 @@ from mlx_loopai.data.samples import texts
 from mlx_loopai.data.sources import general_records
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation import engine
 from mlx_loopai.generation.engine import Generation
-from mlx_loopai.guards import rehearsal as replay
-from mlx_loopai.guards.rehearsal import Rehearsal, general_prompts, self_rehearsal
+from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.models.load import LoadedModel, load_model
 from tests.unit.conftest import row
 
@@ -39,11 +39,11 @@ def answering(monkeypatch: pytest.MonkeyPatch, tiny: LoadedModel, *answers: tupl
             found.append(Generation(text, tokens, finished, len(prompt)))
         return found
 
-    monkeypatch.setattr(replay, "generate_batch", generate)
+    monkeypatch.setattr(engine, "generate_batch", generate)
 
 
 def rehearse(tiny: LoadedModel, prompts: list[str]) -> Rehearsal:
-    return self_rehearsal(tiny, ChatEncoder(tiny.tokenizer), prompts, ReplayOptions(answer_tokens=8), seed=0)
+    return self_rehearsal(tiny, ChatEncoder(tiny.tokenizer), prompts, Answering(answer_tokens=8))
 
 
 def test_prompts_are_the_first_requests_seeded_and_limited() -> None:

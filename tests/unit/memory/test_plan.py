@@ -8,13 +8,20 @@ from hypothesis import strategies as st
 
 from mlx_loopai.config import validate_config
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.guards.terms import memory_terms
+from mlx_loopai.memory import plan as planning
 from mlx_loopai.memory.machine import machine_names, named_machine
-from mlx_loopai.memory.plan import budget_of, plan
+from mlx_loopai.memory.plan import MemoryPlan, budget_of
 from mlx_loopai.memory.predict import Correction
 from mlx_loopai.models.shape import ModelShape, Quantization
 from mlx_loopai.units import GIB, MIB
 
 from .conftest import QWEN25, qwen25_config
+
+
+def plan(shape, config, machine, **more) -> MemoryPlan:
+    """The plan of a run with the guards that `config` names."""
+    return planning.plan(shape, config, machine, memory_terms(config), **more)
 
 
 def config(**values):

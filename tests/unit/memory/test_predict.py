@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_loopai.config import Optimizer, PenaltyKind
+from mlx_loopai.config import PENALTIES, Optimizer, RunConfig
 from mlx_loopai.errors import InputError
+from mlx_loopai.guards.terms import memory_terms
+from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.phases import PhaseSizes
 from mlx_loopai.memory.predict import PYTHON_BYTES, Correction, predict, resting_bytes, weight_bytes
-from mlx_loopai.memory.sizes import VECTOR_BYTES, StepOptions
+from mlx_loopai.memory.sizes import StepOptions
 from mlx_loopai.models.shape import ModelShape
-from mlx_loopai.training.parameter_vectors import VECTOR_ENTRIES
 from mlx_loopai.training.step_memory import measure_step
 from mlx_loopai.units import GIB
 
@@ -54,17 +55,13 @@ def test_rest_of_every_optimizer_is_what_it_keeps(optimizer: str, dora: bool) ->
     assert 0 <= measured.at_rest_bytes - expected < 0.001 * expected
 
 
-def test_the_vectors_of_an_update_are_as_long_as_training_makes_them() -> None:
-    assert VECTOR_BYTES == 4 * VECTOR_ENTRIES
-
-
 def test_an_unknown_optimizer_is_named() -> None:
     with pytest.raises(InputError, match="'nope'"):
         predict(ModelShape.from_config(TINY), StepOptions(optimizer="nope"), "cpu")
 
 
 def test_terms_add_up_and_leave_nothing_out(qwen25) -> None:
-    found = predict(qwen25("0.5B"), StepOptions(penalty="kronecker"), "cpu")
+    found = predict(qwen25("0.5B"), StepOptions(guard=GuardTerms(adapters=1, vectors=1)), "cpu")
     assert list(found.terms) == [
         "weights", "adapter", "gradients", "optimizer", "penalty", "activations", "attention", "loss", "phases", "cache", "python",
     ]  # fmt: skip
@@ -104,7 +101,7 @@ def test_metal_is_said_to_be_unmeasured(qwen25) -> None:
         (StepOptions(lora_layers=4), StepOptions()),
         (StepOptions(lora_targets=("q_proj",)), StepOptions()),
         (StepOptions(base_precision="4-bit", compute="bf16"), StepOptions(base_precision="bf16", compute="bf16")),
-        (StepOptions(), StepOptions(penalty="kronecker")),
+        (StepOptions(), StepOptions(guard=GuardTerms(adapters=1, vectors=1))),
         (StepOptions(), StepOptions(lora_rank=64)),
     ],
 )
@@ -119,7 +116,7 @@ def test_unknown_precision_names_the_known(qwen25) -> None:
 
 
 def test_a_run_needs_what_its_largest_phase_needs(qwen25) -> None:
-    options = StepOptions(penalty="kronecker", checkpointing=True, micro_tokens=512, width=512)
+    options = StepOptions(guard=GuardTerms(adapters=1, vectors=1), checkpointing=True, micro_tokens=512, width=512)
     phases = PhaseSizes(longest_row=512, importance_tokens=4096, rehearsal_rows=32, answer_tokens=64)
     found = predict(qwen25("0.5B"), options, "cpu", phases)
     assert list(found.phases) == ["training", "loading", "rehearsal", "importance", "validation"]
@@ -141,9 +138,10 @@ def test_a_correction_scales_what_comes_and_goes(qwen25) -> None:
 
 
 def test_every_penalty_has_a_size(qwen25) -> None:
-    for kind in get_args(PenaltyKind):
-        options = StepOptions(penalty=kind, penalty_activations=8)
-        assert (predict(qwen25("0.5B"), options, "cpu").terms["penalty"] > 0) is (kind not in ("none", "kl"))
+    for kind in PENALTIES:
+        terms = memory_terms(RunConfig.model_validate({"penalty": {"kind": kind, "activations": 8}}))
+        options = StepOptions(guard=terms)
+        assert (predict(qwen25("0.5B"), options, "cpu").terms["penalty"] > 0) is (kind != "none")
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,6 +5,7 @@ import pytest
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.memory import watch as guard
+from mlx_loopai.memory.guard_terms import NO_GUARD
 from mlx_loopai.memory.machine import named_machine, this_machine
 from mlx_loopai.memory.plan import plan
 from mlx_loopai.memory.watch import MemoryWatch, Pressure, Reading, guarded, linux_pressure, read_memory, wired_bytes
@@ -115,7 +116,7 @@ def test_this_process_can_be_read() -> None:
 
 
 def test_limits_are_restored_even_after_an_error(qwen25) -> None:
-    found = plan(qwen25("0.5B"), RunConfig(), this_machine())
+    found = plan(qwen25("0.5B"), RunConfig(), this_machine(), NO_GUARD)
     before = mx.set_cache_limit(48 * MIB)
     try:
         with pytest.raises(ZeroDivisionError), guarded(found):
@@ -128,13 +129,13 @@ def test_limits_are_restored_even_after_an_error(qwen25) -> None:
 
 def test_wired_memory_is_what_a_run_always_needs(qwen25) -> None:
     machine = named_machine("m4-16gb")
-    found = plan(qwen25("3B"), RunConfig(), machine)
+    found = plan(qwen25("3B"), RunConfig(), machine, NO_GUARD)
     assert found.terms["weights"] < wired_bytes(found) <= 0.85 * machine.working_set_bytes
-    assert wired_bytes(plan(qwen25("0.5B"), RunConfig(), this_machine())) == 0 or mx.metal.is_available()
+    assert wired_bytes(plan(qwen25("0.5B"), RunConfig(), this_machine(), NO_GUARD)) == 0 or mx.metal.is_available()
 
 
 def test_wired_limit_is_set_on_metal_and_restored(qwen25, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plan(qwen25("3B"), RunConfig(), named_machine("m4-16gb"))
+    found = plan(qwen25("3B"), RunConfig(), named_machine("m4-16gb"), NO_GUARD)
     limits: list[int] = []
 
     def set_wired_limit(size: int) -> int:

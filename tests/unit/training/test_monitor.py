@@ -19,7 +19,7 @@ from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.training import run as running
+from mlx_loopai.training import loop as running
 from mlx_loopai.training.checkpoint import save_checkpoint
 from mlx_loopai.training.monitor import Monitor
 from mlx_loopai.training.run import train

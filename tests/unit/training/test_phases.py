@@ -65,13 +65,8 @@ def test_phases_keep_their_order_and_own_settings() -> None:
     )
     assert [phase.name for phase in phases] == ["one", "two"]
     assert [phase.learning_rate for phase in phases] == [1e-4, 1e-3]
-    assert [phase.penalty_strength for phase in phases] == [3.0, 0.0]
+    assert [phase.strength for phase in phases] == [3.0, 0.0]
     assert count(seen(phases[0]), "b") == count(seen(phases[1]), "a") == 0
-
-
-def test_without_a_penalty_there_is_no_strength() -> None:
-    options = config([{"name": "one", "mixture": {"a": 1}, "penalty_strength": 2.0}])
-    assert plan_phases(options, SOURCES, [], 64)[0].penalty_strength == 0
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 40])
@@ -200,4 +195,3 @@ def test_the_penalty_called_kl_is_an_objective_of_training_rows() -> None:
     )
     phases = plan_phases(options, SOURCES, [], 64)
     assert [phase.objective.training_divergence for phase in phases] == [3.0, 0.5]
-    assert [phase.penalty_strength for phase in phases] == [0.0, 0.0]

@@ -21,7 +21,7 @@ from mlx_loopai.memory import watch as guard
 from mlx_loopai.memory.watch import Pressure, Reading
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.training import run as module
+from mlx_loopai.training import start as module
 from mlx_loopai.training.checkpoint import complete_checkpoints
 from mlx_loopai.training.run import train
 from tests.unit.conftest import ROOT, Cli, Heard

@@ -12,8 +12,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_loopai.config import TrainPath
-from mlx_loopai.models.gradient import PAD_TARGETS_TO, Targets
+from mlx_loopai.models.gradient import Targets
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.pass_sizes import PAD_TARGETS_TO
 from mlx_loopai.training.step import StepResult, StepSettings, TrainStep
 from tests.unit.conftest import batch, row
 from tests.unit.training.conftest import PATHS

@@ -1,37 +1,35 @@
-"""Penalties on the adapter's update: what it costs to move what general ability needs."""
+"""`penalty.kind: sketch`: kept inputs of general rows say in which directions no layer may move."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_loopai.guards.dense_importance import DenseImportance, update_of
-from mlx_loopai.guards.importance import Importance
+from mlx_loopai.config import PenaltyOptions, RunConfig
+from mlx_loopai.guards.guard import Penalty, register
+from mlx_loopai.guards.importance import Importance, ImportanceGuard, InputSample
+from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.models.lora import LoRALinear, lora_modules
 
 
-def kronecker_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
-    """The function model -> sum_l c_l sum_ij u_i v_j DW_ij^2, exact and without a dense matrix.
+@register("sketch")
+class Sketch(ImportanceGuard):
+    """Importance of every output, and the inputs themselves of some general tokens."""
 
-    With DW = s (A B)^T for A (D_in, R) and B (R, D_out), the inner sum is
-    s^2 sum((A^T diag(v) A) * (B diag(u) B^T)): O((D_in + D_out) R^2) a layer. Anchored at the base, where DW = 0.
+    def terms(self, config: RunConfig) -> GuardTerms:
+        return GuardTerms(adapters=1, vectors=1, activations=config.penalty.activations, observes=True)
 
-    Source: element-wise regularisation of arXiv 2501.13669 (section 4.2), with rank-1 importance.
-    """
+    def sample(self, options: PenaltyOptions) -> InputSample:
+        return InputSample(options.activations, options.opening_share)
 
-    def term(name: str, layer: LoRALinear) -> mx.array:
-        return weighted_square(layer, importance.output[name], importance.input[name])
-
-    return partial(_over_layers, importance, term)
+    def penalty(self, state: Importance) -> Penalty:
+        return sketch_penalty(state)
 
 
-def sketch_penalty(importance: Importance) -> Callable[[nn.Module], mx.array]:
+def sketch_penalty(importance: Importance) -> Penalty:
     """The function model -> sum_l c_l sum_i u_i mean_t (DW x_t)_i^2 over the stored general activations x_t.
 
     What `kronecker_penalty` is with the full input covariance in place of its diagonal: a low-rank update moves along
@@ -144,61 +142,3 @@ def _alike(importance: Importance) -> list[list[list[str]]]:
         sizes = (importance.input[row[0]].size, *(importance.output[name].size for name in row))
         alike.setdefault(sizes, []).append(row)
     return list(alike.values())
-
-
-def dense_penalty(importance: DenseImportance) -> Callable[[nn.Module], mx.array]:
-    """The function model -> sum_l c_l sum_ij Omega_ij (DW_ij - DW*_ij)^2, with DW* the anchor.
-
-    For comparison with the two above. Its gradient comes with its value: one layer's dense matrices are alive at once.
-    """
-
-    def term(name: str, layer: LoRALinear) -> mx.array:
-        def forward(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-            moved = update_of(layer, (a, b))
-            if name in importance.anchor:
-                moved = moved - update_of(layer, importance.anchor[name])
-            pull = importance.omega[name] * moved
-            rate = 2 * layer.scale
-            return (pull * moved).sum(), rate * pull.T @ b.T, rate * a.T @ pull.T
-
-        square = mx.custom_function(forward)
-
-        @square.vjp
-        def backward(
-            primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
-        ) -> tuple[mx.array, mx.array]:
-            return cotangents[0] * outputs[1], cotangents[0] * outputs[2]
-
-        return square(layer.lora_a, layer.lora_b)[0]
-
-    return partial(_over_layers, importance, term)
-
-
-PENALTIES: dict[str, Callable[[Any], Callable[[nn.Module], mx.array]]] = {
-    "kronecker": kronecker_penalty,
-    "sketch": sketch_penalty,
-    "hierarchical": dense_penalty,
-    "fisher": dense_penalty,
-    "hlora": dense_penalty,
-}
-
-
-def read_importance(path: Path) -> Importance | DenseImportance:
-    """What a run measured, in whichever form its penalty has."""
-    _, metadata = mx.load(str(path), return_metadata=True)
-    return DenseImportance.load(path) if metadata.get("form") == "dense" else Importance.load(path)
-
-
-def _over_layers(
-    importance: Importance | DenseImportance, term: Callable[[str, LoRALinear], mx.array], model: nn.Module
-) -> mx.array:
-    terms = [importance.coefficients[name] * term(name, layer) for name, layer in lora_modules(model).items()]
-    return mx.stack(terms).sum()
-
-
-def weighted_square(layer: LoRALinear, output: mx.array, input_: mx.array) -> mx.array:
-    """sum_ij u_i v_j DW_ij^2 of one layer; `output` u (D_out,), `input_` v (D_in,)."""
-    a, b = layer.lora_a, layer.lora_b
-    inner = (a * input_[:, None]).T @ a
-    outer = (b * output) @ b.T
-    return layer.scale**2 * (inner * outer).sum()

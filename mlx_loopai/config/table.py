@@ -1,0 +1,28 @@
+"""What every section of a configuration is, and the kinds of value that sections share."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+# In single precision a much smaller temperature is a division by zero.
+_COLDEST = 1e-3
+
+
+class Options(BaseModel):
+    """A table of options: unknown names are errors, and no value changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _warm_enough(temperature: float) -> float:
+    if temperature != 0 and temperature < _COLDEST:
+        raise ValueError(f"must be 0 (always the likeliest token), or {_COLDEST} and more")
+    return temperature
+
+
+Temperature = Annotated[float, AfterValidator(_warm_enough)]
+# A configuration made in Python may hold paths.
+PathText = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, PurePath) else given)]

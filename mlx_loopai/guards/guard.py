@@ -1,0 +1,108 @@
+"""What a guard is. A new one is a file of this folder that registers its class, and its options in config/guards.py."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
+from mlx_loopai.models.micro_batch import MicroBatch
+
+if TYPE_CHECKING:
+    from mlx_loopai.runs.context import RunContext
+
+# model -> what it costs that its adapter is where it is: a scalar, in float32.
+Penalty = Callable[[nn.Module], mx.array]
+State = TypeVar("State")
+
+
+class Guard(Protocol[State]):
+    """Holds general ability while a run trains.
+
+    It may measure something on general rows before training, its state, and hold the adapter's update by a penalty on
+    it. `token_divergence`: what the distance from the base counts at the answers of training rows, times the strength.
+    """
+
+    token_divergence: float = 0.0
+
+    def terms(self, config: RunConfig) -> GuardTerms:
+        """What it keeps and works on, as factors of the model's sizes."""
+        ...
+
+    def made_by(self, context: RunContext, rows: Sequence[MicroBatch]) -> list[Any]:
+        """JSON values on which the state depends besides the base: runs that agree in them share the state."""
+        ...
+
+    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> State:
+        """The state of the base of `context`, whose adapter is on and still does nothing. `rows`: general rows."""
+        ...
+
+    def penalty(self, state: State) -> Penalty | None:
+        """The penalty that the state asks for."""
+        ...
+
+    def place(self, model: nn.Module, state: State) -> None:
+        """Put the adapter of `model` where training starts; most guards leave it where it is."""
+        ...
+
+    def save(self, state: State, path: Path) -> None:
+        """Write the state to `path`, whole or not at all."""
+        ...
+
+    def load(self, path: Path) -> State:
+        """The state that `save` wrote."""
+        ...
+
+
+class Stateless(Guard[None]):
+    """A guard that measures nothing before training."""
+
+    def terms(self, config: RunConfig) -> GuardTerms:
+        return NO_GUARD
+
+    def made_by(self, context: RunContext, rows: Sequence[MicroBatch]) -> list[Any]:
+        return []
+
+    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> None:
+        return None
+
+    def penalty(self, state: None) -> Penalty | None:
+        return None
+
+    def place(self, model: nn.Module, state: None) -> None:
+        pass
+
+    def save(self, state: None, path: Path) -> None:
+        pass
+
+    def load(self, path: Path) -> None:
+        return None
+
+
+_GUARDS: dict[str, Guard[Any]] = {"none": Stateless()}
+_Class = TypeVar("_Class", bound=type)
+
+
+def register(kind: str) -> Callable[[_Class], _Class]:
+    """Makes a class the guard of `penalty.kind: KIND`."""
+
+    def put(guard: _Class) -> _Class:
+        _GUARDS[kind] = guard()
+        return guard
+
+    return put
+
+
+def guard_of(config: RunConfig) -> Guard[Any]:
+    """The guard of the configuration's `penalty.kind`."""
+    if config.penalty.kind not in _GUARDS:
+        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+            import_module(f"{__package__}.{module.name}")
+    return _GUARDS[config.penalty.kind]

@@ -1,0 +1,55 @@
+"""What the guards share that weigh the adapter's update: their rows, what their state depends on, a sum over layers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_loopai.data.batches import batch_of, choose_widths
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.guards.guard import Guard, Penalty, State
+from mlx_loopai.models.lora import LoRALinear, lora_modules
+from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.pass_sizes import MEASURED_ROWS
+
+if TYPE_CHECKING:
+    from mlx_loopai.runs.context import RunContext
+
+
+class MeasuredGuard(Guard[State]):
+    """A guard whose state follows from its own options, the adapter's form and general rows."""
+
+    def made_by(self, context: RunContext, rows: Sequence[MicroBatch]) -> list[Any]:
+        config = context.config
+        own = {name: value for name, value in config.penalty.own().items() if name != "strength"}
+        digest = hashlib.sha256()
+        for batch in rows:
+            digest.update(batch.ids.tobytes() + batch.supervised.tobytes())
+        return [own, config.lora.model_dump(mode="json"), config.train.seed, digest.hexdigest()]
+
+    def place(self, model: nn.Module, state: State) -> None:
+        pass
+
+
+def measuring_batches(rows: Sequence[TokenRow], batch_tokens: int) -> list[MicroBatch]:
+    """`rows` by length, in batches of `MEASURED_ROWS` of them, or of fewer that pad to `batch_tokens` (0: no limit).
+
+    A batch has one row at least, however long.
+    """
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    widths = choose_widths([len(row.ids) for row in ordered])
+    height = min(MEASURED_ROWS, max(1, batch_tokens // widths[-1])) if batch_tokens else MEASURED_ROWS
+    return [batch_of(ordered[start : start + height], widths) for start in range(0, len(ordered), height)]
+
+
+def over_layers(coefficients: Mapping[str, float], term: Callable[[str, LoRALinear], mx.array]) -> Penalty:
+    """The function model -> sum_l c_l term(l) over the adapted layers l."""
+
+    def penalty(model: nn.Module) -> mx.array:
+        return mx.stack([coefficients[name] * term(name, layer) for name, layer in lora_modules(model).items()]).sum()
+
+    return penalty

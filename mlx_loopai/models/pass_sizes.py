@@ -1,0 +1,22 @@
+"""How much a pass over a model takes at once: numbers that the code of each pass and the memory plan share."""
+
+from __future__ import annotations
+
+# Rows of logits alive at once in a loss, unless the plan chooses fewer.
+DEFAULT_CHUNK_ROWS = 256
+# Supervised positions of a micro-batch are padded to a multiple of this.
+PAD_TARGETS_TO = 32
+# The most entries of one vector of the optimizer's update: from here on starting an operation costs little beside
+# running it, and a longer vector would only raise the peak.
+VECTOR_ENTRIES = 1 << 20
+# Numbers of a weight that share a scale when it is quantised while it is read.
+QUANTIZATION_GROUP = 64
+# Prompts that are answered together, the tokens of them that are read at once, and the step in which caches grow
+# (mlx-lm's KVCache).
+ANSWERED_ROWS = 32
+PREFILL_TOKENS = 8192
+CACHE_STEP_TOKENS = 256
+# Padded tokens that are scored at once where no gradient is needed.
+SCORED_TOKENS = 2048
+# Rows of a batch on which a guard measures.
+MEASURED_ROWS = 8

@@ -1,0 +1,79 @@
+"""What a run works with, opened once: nothing below reads a model's folder, a data file or the hub a second time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.nn as nn
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.data.records import Record
+from mlx_loopai.data.rows import RowReader, Rows
+from mlx_loopai.data.sources import GENERAL_CATEGORY
+from mlx_loopai.data.tokens import ChatEncoder, TokenRow
+from mlx_loopai.models.load import Base, LoadedModel
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.listener import Listener
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run's configuration and folder, who listens to it, its base, and the reader of its data.
+
+    base: the model's folder, shape and tokenizer; its weights are loaded once memory has been planned. reader: reads
+    and encodes each file when it is first asked for.
+    """
+
+    config: RunConfig
+    directory: RunDirectory
+    listener: Listener
+    base: Base
+    reader: RowReader
+
+    @staticmethod
+    def open(config: RunConfig, directory: RunDirectory, listener: Listener) -> RunContext:
+        """The context of a run on a base of its own, without the weights and before any data file is read.
+
+        Raises: InputError when the model's folder cannot be read.
+        """
+        base = Base.open(config.model)
+        return RunContext(config, directory, listener, base, RowReader(base.tokenizer))
+
+    def for_run(self, config: RunConfig, directory: RunDirectory) -> RunContext:
+        """The context of another run on the same base; what both read is read once."""
+        assert config.model == self.config.model, "runs of one context share their base"
+        return RunContext(config, directory, self.listener, self.base, self.reader)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model as it is now, with the adapter that it may have."""
+        return self.base.loaded
+
+    @property
+    def model(self) -> nn.Module:
+        """The network of `loaded`."""
+        return self.loaded.model
+
+    @property
+    def encoder(self) -> ChatEncoder:
+        """Encodes the run's rows and prompts."""
+        return self.reader.encoder(self.config.system_prompt)
+
+    @property
+    def rows(self) -> Rows:
+        """The training and validation rows. Raises: InputError when there are none or a file cannot be read."""
+        return self.reader.rows(self.config)
+
+    @property
+    def general(self) -> list[Record]:
+        """The records of `general`; empty where only the embedded prompts serve. Raises: InputError."""
+        return self.reader.records(self.config.general, GENERAL_CATEGORY)
+
+    @property
+    def general_rows(self) -> list[TokenRow]:
+        """The general records as training rows. Raises: InputError."""
+        return self.encoded(self.config.general, GENERAL_CATEGORY)
+
+    def encoded(self, path: str, category: str) -> list[TokenRow]:
+        """The rows of a data file under this run's configuration. Raises: InputError."""
+        return self.reader.encoded(path, category, self.config)[0]

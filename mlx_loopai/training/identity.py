@@ -1,0 +1,78 @@
+"""Whether a folder holds this run: its base, configuration and rows, and with what it was made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from mlx_loopai import __version__
+from mlx_loopai.config import RunConfig, flatten, validate_config
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.files import write_whole
+from mlx_loopai.memory.machine import Machine, package_versions
+from mlx_loopai.models.gradient import actual_path
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.training.checkpoint import complete_checkpoints
+
+
+def check_identity(context: RunContext, resume: bool) -> None:
+    """Make the context's folder this configuration's, or see that it already is.
+
+    Raises: InputError when the folder holds a run and `resume` is off, or when base, configuration or rows differ from
+    those it was started with (all differences are listed).
+    """
+    run, config = context.directory, context.config
+    stored = json.loads(run.identity.read_text(encoding="utf-8")) if run.identity.exists() else None
+    if not resume and (complete_checkpoints(run.checkpoints) or run.adapter.exists()):
+        raise InputError(f"{run.path}: holds a run; add `resume` to go on with it, or give another `out`")
+    if resume and stored is not None:
+        _compare(context, stored)
+        return
+    # What a try that ended before its first checkpoint left here may be of another base or configuration.
+    for leftover in (run.rehearsal, run.importance, run.events):
+        leftover.unlink(missing_ok=True)
+    identity = {
+        "base_hash": context.loaded.base_hash,
+        "config_digest": config.digest(),
+        "rows_digest": context.rows.digest,
+        "version": __version__,
+    }
+    write_whole(run.resolved, _as_run(config).to_yaml())
+    write_whole(run.identity, json.dumps(identity, indent=2) + "\n")
+
+
+def record_start(context: RunContext, machine: Machine, resumed_from: str | None, total_steps: int) -> None:
+    """Record the event `start` with what the run is made with; say what is no longer as at its last start."""
+    run, path = context.directory, actual_path(context.config.train.path)
+    made_with = package_versions() | {"machine": machine.name, "path": path}
+    starts = [event["versions"] for event in run.read_events() if event["event"] == "start" and "versions" in event]
+    before = starts[-1] if starts else {}
+    changed = [f"{name} {before[name]} -> {now}" for name, now in made_with.items() if before.get(name, now) != now]
+    if changed:
+        context.listener.notice(
+            f"resumed on another machine, path or version: {', '.join(changed)}; its steps may differ from those before"
+        )
+    run.record("start", resumed_from=resumed_from, total_steps=total_steps, versions=made_with)
+
+
+def _as_run(config: RunConfig) -> RunConfig:
+    """`config` with the path that `train.path: auto` means here."""
+    train = config.train.model_copy(update={"path": actual_path(config.train.path)})
+    return config.model_copy(update={"train": train})
+
+
+def _compare(context: RunContext, stored: dict[str, Any]) -> None:
+    run, config, rows, base_hash = context.directory, context.config, context.rows, context.loaded.base_hash
+    problems = []
+    if stored["base_hash"] != base_hash:
+        problems.append(f"the base is another one ({base_hash[:12]}, was {stored['base_hash'][:12]})")
+    if stored["config_digest"] != config.digest():
+        values = yaml.safe_load(run.resolved.read_text(encoding="utf-8"))
+        before, now = (flatten(_as_run(one)) for one in (validate_config(values, str(run.resolved)), config))
+        problems += [f"{name} is {now[name]!r}, was {before[name]!r}" for name in now if now[name] != before[name]]
+    if not problems and stored.get("rows_digest", rows.digest) != rows.digest:
+        problems.append("the rows of the data files are not those of before")
+    if problems:
+        raise InputError(f"{run.path}: cannot resume: {all_problems(problems)}; use the same settings or another `out`")

@@ -1,0 +1,189 @@
+"""The steps of a run: trained, watched over, scored in between, and saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.data.batches import divided
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.errors import Diverged, Interrupted, LoopaiError
+from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.guards.guard import Penalty
+from mlx_loopai.memory.watch import MemoryWatch
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.listener import Listener
+from mlx_loopai.training.checkpoint import Position, checkpoint_path, save_checkpoint
+from mlx_loopai.training.interrupt import interruptible
+from mlx_loopai.training.monitor import Monitor
+from mlx_loopai.training.phases import Phase, learning_rate
+from mlx_loopai.training.process_group import ProcessGroup
+from mlx_loopai.training.step import StepResult, TrainStep
+
+
+@dataclass
+class Run:
+    """A run in progress.
+
+    checkpoint: where it goes on from. started: by `time.perf_counter`, its preparation included.
+    """
+
+    context: RunContext
+    watch: MemoryWatch
+    group: ProcessGroup
+    step: TrainStep
+    penalty: Penalty | None
+    phases: list[Phase]
+    monitor: Monitor | None
+    checkpoint: Path | None
+    position: Position
+    started: float
+
+    @property
+    def config(self) -> RunConfig:
+        return self.context.config
+
+    @property
+    def directory(self) -> RunDirectory:
+        return self.context.directory
+
+    @property
+    def listener(self) -> Listener:
+        return self.context.listener
+
+    @property
+    def total_steps(self) -> int:
+        return sum(len(phase.steps) for phase in self.phases)
+
+
+def run_steps(run: Run) -> None:
+    """Every step that is left, with what is due after it.
+
+    Raises: Interrupted after Ctrl-C, with a checkpoint saved; Diverged when the loss stays non-finite; LoopaiError when
+    memory runs out, or the first reading of general ability is below the floor to which the run should roll back.
+    """
+    run.context.model.train()
+    run.listener.stage("training", run.total_steps)
+    with interruptible() as interrupted:
+        while run.position.phase < len(run.phases):
+            phase = run.phases[run.position.phase]
+            number = run.position.phase_step
+            rate = learning_rate(run.config.train, phase.learning_rate, number, len(phase.steps))
+            # Several machines must agree on the micro-batches that they share, whatever memory each has left.
+            divisor = run.watch.micro_divisor if run.group.size == 1 else 1
+            batches = divided(phase.batches(number), divisor)
+            result = run.step(batches, rate, run.penalty, phase.strength)
+            _advance(run, phase, result, rate)
+            _check_health(run, result)
+            if _validation_is_due(run):
+                _validate(run)
+            if _reading_is_due(run):
+                _read_monitor(run)
+            if run.group.any(interrupted()):
+                path = _save(run)
+                raise Interrupted(f"stopped by Ctrl-C; saved {path}; run it again with `resume` to go on")
+            if _save_is_due(run):
+                _save(run)
+    run.context.model.eval()
+
+
+def _advance(run: Run, phase: Phase, result: StepResult, rate: float) -> None:
+    position = run.position
+    phase_step = position.phase_step + 1
+    finished = phase_step == len(phase.steps)
+    run.position = replace(
+        position,
+        step=position.step + 1,
+        phase=position.phase + int(finished),
+        phase_step=0 if finished else phase_step,
+        skipped_steps=run.step.skipped_steps,
+        supervised_tokens=position.supervised_tokens + result.supervised_tokens,
+    )
+    run.directory.record("step", step=run.position.step, phase=phase.name, learning_rate=rate, **vars(result))
+    note = f"{phase.name}: loss {result.loss:.3f}" + (f", penalty {result.penalty:.4f}" if result.penalty else "")
+    run.listener.advance(run.position.step, note)
+
+
+def _check_health(run: Run, result: StepResult) -> None:
+    """Stop before the machine swaps or a diverged run wastes hours; what was good is on the disk."""
+    if run.step.skipped_in_a_row >= run.config.train.max_skipped_steps:
+        raise Diverged(
+            f"{run.step.skipped_in_a_row} steps in a row had a non-finite loss or gradient; the last good checkpoint "
+            f"stays in {run.directory.checkpoints}; lower train.learning_rate and start again with another `out`"
+        )
+    verdict = run.watch.poll()
+    if verdict in ("warn", "shrink"):
+        cure = "; MLX keeps less, and micro-batches get smaller" if verdict == "shrink" else ""
+        run.listener.notice(f"memory is short: {run.watch.reason}{cure}")
+    if run.group.any(verdict == "stop"):
+        path = _save(run)
+        raise LoopaiError(f"memory is about to run out ({run.watch.reason}); saved {path}; close programs and `resume`")
+
+
+def _validation_is_due(run: Run) -> bool:
+    every = run.config.train.validate_every
+    return bool(every and run.position.step % every == 0)
+
+
+def _validate(run: Run) -> None:
+    """Score the held-out rows, always the same in the same order; keep the best, and end when patience has run out."""
+    position, found = run.position, loss_of(run.context, run.context.rows.validation)
+    assert found is not None  # the configuration asks for held-out rows
+    run.directory.record("validation", step=position.step, nll_per_token=found)
+    if position.best_validation is None or found < position.best_validation:
+        run.position = replace(position, best_validation=found, best_step=position.step, validations_since_best=0)
+        _save(run)
+        return
+    since = position.validations_since_best + 1
+    run.position = replace(position, validations_since_best=since)
+    if run.config.train.patience and since >= run.config.train.patience:
+        run.listener.notice(f"stopped early: {since} validations without a better one than step {position.best_step}'s")
+        run.position = replace(run.position, phase=len(run.phases), phase_step=0)
+
+
+def _reading_is_due(run: Run) -> bool:
+    every = run.config.forgetting.monitor_every
+    return run.monitor is not None and (run.position.step % every == 0 or run.position.phase_step == 0)
+
+
+def _read_monitor(run: Run) -> None:
+    """Read general ability; below the floor warn, or end the run, as `forgetting.on_floor` says."""
+    assert run.monitor is not None
+    reading, options, position = run.monitor.read(), run.config.forgetting, run.position
+    run.directory.record("monitor", step=position.step, **vars(reading))
+    if not run.group.any(reading.kept < options.kept_floor):
+        run.position = replace(position, kept_step=position.step)
+        if options.on_floor == "rollback":
+            _save(run)
+        return
+    said = f"general ability: kept {reading.kept:.3f} at step {position.step}, below {options.kept_floor:g}"
+    if options.on_floor == "rollback" and position.kept_step is None:
+        raise LoopaiError(f"{said}, at the first reading; lower train.learning_rate or forgetting.monitor_every")
+    then = {"warn": "", "stop": "; stopped here", "rollback": f"; back to step {position.kept_step}"}
+    run.listener.notice(said + then[options.on_floor])
+    if options.on_floor != "warn":
+        run.position = replace(position, phase=len(run.phases), phase_step=0, fell_below=True)
+
+
+def _save_is_due(run: Run) -> bool:
+    every = run.config.train.save_every
+    return run.position.phase_step == 0 or bool(every and run.position.step % every == 0)
+
+
+def _save(run: Run) -> Path:
+    keep = run.config.train.keep_checkpoints
+    scratch = run.directory.path / ".checkpoint.tmp"
+    if not run.directory.writes:
+        return checkpoint_path(run.directory.checkpoints, run.position.step)
+    path = save_checkpoint(
+        run.directory.checkpoints, scratch, run.context.model, run.step.optimizer, run.position, keep
+    )
+    run.directory.record("checkpoint", path=str(path), step=run.position.step)
+    return path
+
+
+def loss_of(context: RunContext, rows: list[TokenRow]) -> float | None:
+    """Nats per token on `rows`; None without rows."""
+    return nll(context.model, rows).nll_per_token if rows else None

@@ -1,0 +1,106 @@
+"""Brings a run to its first step, or to where its last checkpoint left it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_loopai.config import LoraOptions
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.guards.rehearsal import rehearsal_rows
+from mlx_loopai.guards.states import measured_penalty
+from mlx_loopai.memory.plan import MemoryPlan
+from mlx_loopai.memory.watch import MemoryWatch
+from mlx_loopai.models.lora import apply_lora
+from mlx_loopai.models.loss import LossTerms
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_checkpoint
+from mlx_loopai.training.loop import Run, loss_of
+from mlx_loopai.training.monitor import Monitor, watched_rows
+from mlx_loopai.training.optimizer import build_optimizer
+from mlx_loopai.training.phases import plan_phases
+from mlx_loopai.training.process_group import ProcessGroup
+from mlx_loopai.training.selection import select_tokens
+from mlx_loopai.training.step import StepSettings, TrainStep
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use: the settings that fit the machine, the watch over its memory, and the processes."""
+
+    plan: MemoryPlan
+    watch: MemoryWatch
+    group: ProcessGroup
+
+
+def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
+    """The run at its first step, or where its last checkpoint left it; the base of `context` is loaded.
+
+    Raises: InputError when the run needs rows that it does not have, or a checkpoint is damaged.
+    """
+    started, plan, group = time.perf_counter(), resources.plan, resources.group
+    config, listener = context.config, context.listener
+    with group.first_process_first():
+        rehearsal = rehearsal_rows(context, plan.rehearsal_rows)
+        watched, rehearsal = watched_rows(context, rehearsal)
+        sources = _selected_rows(context)
+        apply_lora(context.model, adapter_form(context, plan), config.train.seed)
+        penalty = measured_penalty(context, rehearsal, plan.importance_tokens)
+        mx.clear_cache()  # what the phases before the training kept is of other sizes
+        phases = plan_phases(config, sources, rehearsal, plan.micro_tokens)
+    step = _step(context, resources)
+    mx.random.seed(config.train.seed)
+    checkpoint = latest_checkpoint(context.directory.checkpoints) if resume else None
+    if checkpoint:
+        position = restore_checkpoint(checkpoint, context.model, step.optimizer)
+    else:
+        if resume:
+            listener.notice(f"{context.directory.path}: no complete checkpoint; starting over")
+        position = Position(
+            loss_first=loss_of(context, context.rows.fixed), validation_first=loss_of(context, context.rows.validation)
+        )
+    step.skipped_steps = position.skipped_steps
+    group.barrier()  # all have read the checkpoint before rank 0 writes the next
+    return Run(
+        context=context,
+        watch=resources.watch,
+        group=group,
+        step=step,
+        penalty=penalty,
+        phases=phases,
+        monitor=Monitor(context.model, watched, context.loaded.tokenizer) if watched else None,
+        checkpoint=checkpoint,
+        position=position,
+        started=started,
+    )
+
+
+def adapter_form(context: RunContext, plan: MemoryPlan) -> LoraOptions:
+    """The adapter that the run trains: the configuration's, on the blocks that the plan has room for."""
+    return context.config.lora.model_copy(update={"layers": plan.lora_layers})
+
+
+def _selected_rows(context: RunContext) -> dict[str, list[TokenRow]]:
+    """The training rows by source, their tokens weighted where `selection` says so; before an adapter is put on."""
+    options = context.config.selection
+    if options.kind == "none":
+        return context.rows.sources
+    found = {}
+    for name, rows in context.rows.sources.items():
+        context.listener.stage(f"selection in {name}", len(rows))
+        found[name] = select_tokens(context.model, rows, options, context.listener.advance)
+    return found
+
+
+def _step(context: RunContext, resources: Resources) -> TrainStep:
+    train, plan = context.config.train, resources.plan
+    settings = StepSettings(
+        clip=train.clip,
+        chunk_rows=plan.chunk_rows,
+        checkpointing=plan.checkpointing,
+        terms=LossTerms(train.label_smoothing, train.z_loss),
+        path=train.path,
+    )
+    return TrainStep(context.model, build_optimizer(train), settings, resources.group)

@@ -69,7 +69,7 @@ CASES = [
         ("rows.jsonl:1: unknown shape", "fields found: prompt"),
         {"rows.jsonl": '{"prompt": "안녕?"}\n'},
     ),
-    Case("unknown ending", "train --data rows.docx --out run", ("rows.docx: cannot read .docx",), {"rows.docx": "x"}),
+    Case("unknown ending", "train --data rows.rtf --out run", ("rows.rtf: cannot read .rtf",), {"rows.rtf": "x"}),
     Case("folder of rows", "train --model MODEL --data rows.jsonl --out run", ("is a folder",), {"rows.jsonl/a": "x"}),
     Case("all problems at once", TRAIN, ("rows.jsonl:1:", "rows.jsonl:3:"), {"rows.jsonl": f"1\n{GOOD_ROW}2\n"}),
     # Settings

@@ -1,4 +1,4 @@
-"""From a path to a report: finds what lies there, reads it, and writes the page in one piece."""
+"""Writes the report of a path: finds out what is there, reads it, and writes the page in one piece."""
 
 from __future__ import annotations
 

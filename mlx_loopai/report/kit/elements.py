@@ -1,4 +1,4 @@
-"""HTML as values: text is escaped unless it was built here, so that no model output can become markup."""
+"""Builds HTML as values: text is escaped unless it was built here, so no model output can become markup."""
 
 from __future__ import annotations
 

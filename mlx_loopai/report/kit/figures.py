@@ -1,4 +1,4 @@
-"""Figures as a report writes them; what is not known is a dash."""
+"""Formats figures for a report; an unknown one is a dash."""
 
 from __future__ import annotations
 

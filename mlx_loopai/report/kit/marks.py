@@ -1,4 +1,4 @@
-"""Answers as a reader should see them: what is foreign in them is coloured."""
+"""Marks foreign scripts, markup and emoji in a model's answers, so that a reader sees them at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {
     "cyrillic": ("Cyrillic", "키릴 문자"),
     "script": ("Other script", "그 밖의 문자"),
     "latin": ("Foreign word", "외국어 낱말"),
-    "markup": ("HTML or code fence", "HTML·코드 울타리"),
+    "markup": ("HTML or code fence", "HTML·코드 블록"),
     "emoji": ("Emoji", "이모지"),
     "hidden": ("Hidden character", "숨은 문자"),
 }
@@ -85,7 +85,7 @@ def _classes(text: str, korean: bool) -> list[str]:
     for match in EMOJI.finditer(text):
         if match.group() not in TEXT_SYMBOLS:
             found[match.start()] = "emoji"
-    # Who asks for a program gets a fence; who asks a Korean question should not.
+    # A code fence is right where a program was asked for, and a fault in the answer to a Korean question.
     for match in chain(_TAG.finditer(text), _FENCE.finditer(text) if korean else ()):
         found[match.start() : match.end()] = ["markup"] * (match.end() - match.start())
     return ["hidden" if is_hidden(char) else kind for char, kind in zip(text, found, strict=True)]

@@ -9,7 +9,7 @@ from typing import Literal
 from mlx_loopai.report.kit.elements import Child, Html, element, join
 from mlx_loopai.report.kit.style import STYLE
 
-# Even if an answer became markup one day, the page could neither run nor fetch anything.
+# Even if some answer became markup, the page could neither run nor fetch anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 Language = Literal["en", "ko"]
 _LANGUAGES: dict[Language, str] = {"en": "English", "ko": "한국어"}
@@ -77,7 +77,7 @@ def settings_block(title: Child, settings: str) -> Html | None:
 
 
 def reproduction(command: str, versions: Mapping[str, str], machine: str = "") -> Section:
-    """How to do it again, and with what it was done."""
+    """The section on how to repeat the run, and on which machine it ran."""
     shown: list[tuple[Child, Child]] = [(said("machine", "기계"), machine)] if machine else []
     shown += versions.items()
     typed = (

@@ -14,7 +14,7 @@ from mlx_loopai.report.kit.elements import Html, element
 WIDTH = 360.0
 HEIGHT = 190.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 18.0, 28.0
-# Beyond it a value says nothing but "diverged", and sums of such values overflow.
+# A larger value only means "diverged", and sums of such values overflow.
 _LARGEST = 1e15
 _TICKS = 4
 _LABEL_HEIGHT = 14.0

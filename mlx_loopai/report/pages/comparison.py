@@ -110,7 +110,7 @@ def _retention_against_gain(arms: Mapping[str, ArmResult], styles: Mapping[str, 
     spots = retention_spots(arms, styles)
     if not spots:
         return None
-    label = "; ".join(f"{spot.name}: retention · 유지율 {spot.x:.3f}, gain · 습득률 {spot.y:.3f}" for spot in spots)
+    label = "; ".join(f"{spot.name}: retention · 보존율 {spot.x:.3f}, gain · 이득 {spot.y:.3f}" for spot in spots)
     note = said(
         "Up and to the right is better; the shaded part passes the floor on retention.",
         "오른쪽 위일수록 좋으며, 색칠한 곳이 유지율 기준을 넘는 자리입니다.",

@@ -71,7 +71,7 @@ def run_page(
 def _verdict(run: RunRecord, gate: Gate) -> Section:
     top = banner(_headline(run, gate))
     if run.evaluation is None:
-        told = said("To measure what it kept: ", "남은 능력을 재려면: ")
+        told = said("To measure what it kept: ", "얼마나 남았는지 재려면: ")
         body: Child = [top, element("p", told, element("code", _advice(run)))]
     else:
         card = arm_card(verdict_on(TUNED, run.evaluation, gate), _STYLE)
@@ -95,11 +95,11 @@ def _headline(run: RunRecord, gate: Gate) -> Headline:
     if run.summary is None:
         return Headline("open", "The run has not ended.", "학습이 아직 끝나지 않았습니다.")
     english = "Training is done; what the model kept of its general ability has not been measured."
-    return Headline("open", english, "학습은 끝났지만, 잃은 능력이 있는지는 아직 측정하지 않았습니다.")
+    return Headline("open", english, "학습은 끝났지만, 일반 능력이 얼마나 남았는지는 아직 재지 않았습니다.")
 
 
 def _summary(run: RunRecord) -> Section:
-    named: list[_Row] = [(("steps", "스텝"), _counted_steps(run))]
+    named: list[_Row] = [(("steps", "스텝 수"), _counted_steps(run))]
     if run.summary is not None:
         named += _trained_rows(run.summary)
     if run.resumed_from:
@@ -112,15 +112,18 @@ def _summary(run: RunRecord) -> Section:
 
 def _trained_rows(summary: Summary) -> list[_Row]:
     return [
-        (("loss on the same fixed rows", "같은 고정 자료의 손실"), _change(summary.loss_first, summary.loss_last)),
         (
-            ("loss on held-out rows", "떼어 둔 자료의 손실"),
+            ("loss on the same fixed rows", "같은 데이터의 손실(학습 전과 후)"),
+            _change(summary.loss_first, summary.loss_last),
+        ),
+        (
+            ("loss on held-out rows", "검증 데이터의 손실"),
             _change(summary.validation_first, summary.validation_last),
         ),
-        (("supervised tokens", "배운 토큰"), figures.count(summary.supervised_tokens)),
-        (("supervised tokens a second", "초당 배운 토큰"), figures.count(summary.tokens_per_s)),
-        (("real tokens (not padding)", "채움이 아닌 토큰"), figures.percent(summary.real_token_share)),
-        (("supervised among them", "그 가운데 배운 토큰"), figures.percent(summary.supervised_token_share)),
+        (("supervised tokens", "학습 대상 토큰"), figures.count(summary.supervised_tokens)),
+        (("supervised tokens a second", "초당 학습 대상 토큰"), figures.count(summary.tokens_per_s)),
+        (("real tokens (not padding)", "패딩이 아닌 토큰"), figures.percent(summary.real_token_share)),
+        (("supervised among them", "그중 학습 대상 토큰"), figures.percent(summary.supervised_token_share)),
         (("time", "걸린 시간"), figures.duration(summary.train_s)),
     ]
 
@@ -139,7 +142,7 @@ def _general_rows(found: Evaluation) -> list[_Row]:
     """What the evaluation found besides the tasks, before and after."""
     pairs = [
         (("perplexity of general text", "일반 글의 혼란도"), found.base.perplexity, found.perplexity, 2),
-        (("purity of Korean answers", "한국어 답의 한글 순도"), found.base.purity, found.purity, 3),
+        (("purity of Korean answers", "한국어 답의 한글 비율"), found.base.purity, found.purity, 3),
     ]
     return [
         (name, f"{figures.fixed(first, digits)} → {figures.fixed(last, digits)}")
@@ -185,11 +188,11 @@ def _memory(summary: Summary) -> Html | None:
     words = said(
         f"peak {figures.size(peak)}, {share} of the planned {figures.size(plan)}"
         + (": more than planned" if over else ""),
-        f"최대 {figures.size(peak)}, 계획 {figures.size(plan)}의 {share}" + (": 계획보다 많음" if over else ""),
+        f"최대 {figures.size(peak)}, 계획({figures.size(plan)})의 {share}" + (": 계획보다 많음" if over else ""),
     )
     return element(
         "figure",
-        element("figcaption", element("b", said("Memory against plan", "계획 대비 메모리"))),
+        element("figcaption", element("b", said("Memory against plan", "메모리와 계획"))),
         element("span", fill, mark, class_="track tall"),
         element("p", words, class_="note"),
         class_="memory",
@@ -205,7 +208,7 @@ def _curves(run: RunRecord) -> Section | None:
         kept_figure(run.kept, run.steps, "c4"),
         value_figure(run.steps, lambda step: step.learning_rate, "c6", ("Learning rate", "학습률")),
         value_figure(run.steps, lambda step: step.penalty, "c3", ("Penalty", "벌점")),
-        noisy_figure(run.steps, lambda step: step.gradient_norm, "c5", ("Gradient norm", "기울기 크기")),
+        noisy_figure(run.steps, lambda step: step.gradient_norm, "c5", ("Gradient norm", "그래디언트 크기")),
     ]
     body: Child = [element("div", pictures, class_="grid even"), phase_legend(phase_names(run.steps))]
     return Section("curves", "Training", "학습 과정", body)

@@ -53,7 +53,7 @@ def _card(arm: str, example: Example, style: str, kinds: Counter[str]) -> Html:
         word = said("✓ right", "✓ 맞음") if example.right else said("✗ wrong", "✗ 틀림")
         chips.insert(0, element("span", word, class_=f"chip {_tone(example.right)}"))
     pure = figures.fixed(purity(example.answer), 2) if korean and example.answer else None
-    share = element("small", said(f"purity {pure}", f"한글 순도 {pure}")) if pure else None
+    share = element("small", said(f"purity {pure}", f"한글 비율 {pure}")) if pure else None
     text = element("div", shown.html, class_="answer", lang=language(example.answer), dir="ltr", tabindex="0")
     title = element("h4", element("span", class_=f"dot {style}"), arm, " ", chips, share)
     faulty = " faulty" if shown.faults else ""
@@ -73,7 +73,7 @@ def _legend(kinds: Mapping[str, int]) -> Html:
     ]
     if not entries:
         english = "No foreign script, markup or broken shape in these answers."
-        return element("p", said(english, "이 답들에는 섞인 문자나 깨진 모양이 없습니다."), class_="clean")
+        return element("p", said(english, "이 답들에는 다른 문자나 깨진 형태가 없습니다."), class_="clean")
     return element("ul", entries, class_="legend", aria_label="Legend · 범례")
 
 

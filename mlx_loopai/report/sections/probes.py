@@ -12,7 +12,7 @@ from mlx_loopai.runs.documents.figures import Kept, TaskScore
 _NOTE = said(
     "Share of right answers. The solid mark is the base, the dotted one is chance;"
     " −/+ counts answers that became wrong and right.",
-    "정답률입니다. 실선은 기준 모델, 점선은 우연이며 −/+는 틀리게 된 답과 맞게 된 답의 수입니다.",
+    "정답률입니다. 실선은 원래 모델, 점선은 찍었을 때의 점수이고, −/+는 틀리게 된 답과 맞게 된 답의 수입니다.",
 )
 
 
@@ -35,8 +35,8 @@ def _about(probe: TaskScore) -> list[Child]:
     chance = figures.fixed(probe.chance, 2)
     return [
         *([f"n = {figures.count(probe.n)}"] if probe.n else []),
-        *([said(f"chance {chance}", f"우연 {chance}")] if probe.chance else []),
-        *([] if probe.counted else [said("not counted: the base is near chance", "제외: 기준 모델이 우연 수준")]),
+        *([said(f"chance {chance}", f"찍을 때 {chance}")] if probe.chance else []),
+        *([] if probe.counted else [said("not counted: the base is near chance", "제외: 원래 모델도 찍는 수준")]),
     ]
 
 
@@ -45,7 +45,7 @@ def _bar(arm: str, probe: TaskScore, style: str) -> Html:
         element(
             "span", class_=f"at {kind}", style=f"left:{_share(value)}", title=f"{kind} · {name} {figures.fixed(value)}"
         )
-        for kind, name, value in (("base", "기준", probe.base), ("chance", "우연", probe.chance))
+        for kind, name, value in (("base", "원래 모델", probe.base), ("chance", "찍을 때", probe.chance))
         if value is not None and (kind == "base" or value > 0)
     ]
     track = element(

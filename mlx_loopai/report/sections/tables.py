@@ -42,30 +42,30 @@ def arms_table(arms: Mapping[str, ArmResult], styles: Mapping[str, str], gate: G
 def _figures(gate: Gate, base: ArmResult | None, plain: ArmResult | None) -> list[Row]:
     return [
         Row(
-            ("retention", "유지율"),
-            ("of general ability, chance-adjusted", "일반 능력, 우연 보정"),
+            ("retention", "보존율"),
+            ("of general ability, above guessing", "찍어서 맞힐 확률을 뺀 일반 능력"),
             lambda arm: figures.fixed(arm.retention),
             lambda arm: _between(arm.retention_interval),
             lambda arm: arm is not base and _below(arm.retention, gate.floor),
         ),
         Row(
             ("worst probe", "최저 항목"),
-            ("retention of the weakest ability", "가장 약해진 능력의 유지율"),
+            ("retention of the weakest ability", "가장 약해진 능력의 보존율"),
             lambda arm: figures.fixed(arm.retention_min),
             lambda arm: arm.worst_task[0] if arm is not base and arm.worst_task else None,
             lambda arm: arm is not base and _below(arm.retention_min, gate.minimum_floor),
         ),
         Row(
-            ("gain", "습득률"),
-            ("share of what plain LoRA learnt", "일반 LoRA가 배운 것 대비"),
+            ("gain", "이득"),
+            ("plain LoRA's improvement is 1", "일반 LoRA가 나아진 폭이 1"),
             lambda arm: figures.fixed(arm.gain),
             lambda arm: _between(arm.gain_interval),
         ),
         Row(
             ("domain score", "도메인 점수"),
             (
-                "minus nats per token of unseen domain text; ppl: perplexity",
-                "처음 보는 도메인 글의 토큰당 음의 내트; ppl: 혼란도",
+                "score of unseen domain text (higher is better); ppl: perplexity",
+                "학습하지 않은 창작 글의 점수(높을수록 좋음); ppl: 혼란도",
             ),
             lambda arm: figures.fixed(arm.domain_score),
             lambda arm: None if arm.domain_perplexity is None else f"ppl {figures.fixed(arm.domain_perplexity, 2)}",
@@ -77,8 +77,8 @@ def _figures(gate: Gate, base: ArmResult | None, plain: ArmResult | None) -> lis
             ("wrong → right", "틀림 → 맞음"), ("answers won", "얻은 답"), lambda arm: figures.count(arm.wrong_to_right)
         ),
         Row(
-            ("purity", "한글 순도"),
-            ("Hangul among letters of Korean answers", "한국어 답의 글자 중 한글"),
+            ("purity", "한글 비율"),
+            ("Hangul among letters of Korean answers", "한국어 답의 글자 가운데 한글"),
             lambda arm: figures.fixed(arm.purity),
         ),
         *_costs(plain),

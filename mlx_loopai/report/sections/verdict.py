@@ -14,7 +14,7 @@ from mlx_loopai.runs.documents.figures import Kept
 
 # Above this retention plain LoRA has not forgotten: a guard could have kept nothing (docs/measuring.md).
 FORGETS_BELOW = 0.93
-_KOREAN_NAMES = {"retention": "유지율", "retention_min": "최저 항목 유지율", "gain": "습득률"}
+_KOREAN_NAMES = {"retention": "보존율", "retention_min": "최저 항목 보존율", "gain": "이득"}
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,15 @@ def verdict_on(name: str, arm: Kept, gate: Gate) -> Verdict:
 
 
 def headline(comparison: Comparison, gate: Gate) -> Headline:
-    """What the comparison showed: about the arms that were guarded, or about what there is."""
+    """The one-sentence result of a comparison: of its guarded arms, or of whatever arms it has."""
     judged = verdicts(comparison.arms, gate)
     guarded = [verdict for verdict in judged if verdict.name != PLAIN] or judged
     if not guarded:
-        return Headline("open", "Only the base was measured: there is nothing to judge.", "기준 모델만 측정했습니다.")
+        return Headline(
+            "open",
+            "Only the base was measured: there is nothing to judge.",
+            "원래 모델만 측정해서 판정할 것이 없습니다.",
+        )
     passing = [verdict for verdict in guarded if verdict.passes]
     names = _listed([verdict.name for verdict in passing or guarded])
     plural = len(passing or guarded) > 1
@@ -79,10 +83,10 @@ def gate_rule(gate: Gate) -> Html:
     english = (
         f"The gate asks for retention of at least {gate.floor:g} and at least {gate.minimum_floor:g} on the worst probe"
     )
-    korean = f"통과 기준: 유지율 {gate.floor:g} 이상, 최저 항목 {gate.minimum_floor:g} 이상"
+    korean = f"통과 기준: 보존율 {gate.floor:g} 이상, 최저 항목 {gate.minimum_floor:g} 이상"
     if gate.gain_floor > 0:
         english += f", and a gain of at least {gate.gain_floor:g}"
-        korean += f", 습득률 {gate.gain_floor:g} 이상"
+        korean += f", 이득 {gate.gain_floor:g} 이상"
     return said(f"{english}.", f"{korean}.")
 
 
@@ -95,7 +99,7 @@ def caveats(comparison: Comparison) -> list[tuple[str, str]]:
             (
                 f"Plain LoRA kept {figures.percent(plain.retention)} of its general ability, more than"
                 f" {FORGETS_BELOW:g}: it forgot too little for this comparison to prove anything.",
-                "일반 LoRA가 거의 잊지 않아 이 비교로는 증명할 수 없습니다.",
+                "일반 LoRA도 거의 잊지 않아, 이 비교로는 아무것도 증명할 수 없습니다.",
             )
         )
     base = comparison.arms.get(BASE)
@@ -103,8 +107,8 @@ def caveats(comparison: Comparison) -> list[tuple[str, str]]:
     if scores[0] is not None and scores[1] is not None and scores[1] <= scores[0]:
         found.append(
             (
-                "Plain LoRA did not learn the domain: a share of its gain means nothing here.",
-                "일반 LoRA가 도메인을 배우지 못해 습득률에 의미가 없습니다.",
+                "Plain LoRA did not learn the domain, so gains cannot be compared with its own.",
+                "일반 LoRA가 도메인을 배우지 못해 이득을 비교할 수 없습니다.",
             )
         )
     return found
@@ -120,9 +124,9 @@ def arm_card(verdict: Verdict, style: str) -> Html:
         element("h3", element("span", class_=f"dot {style}"), verdict.name, " ", chip),
         element(
             "div",
-            _big("retention", "유지율", figures.percent(arm.retention), arm.retention, style),
+            _big("retention", "보존율", figures.percent(arm.retention), arm.retention, style),
             _big("worst probe", "최저 항목", figures.percent(arm.retention_min), arm.retention_min, style),
-            None if arm.gain is None else _big("gain", "습득률", figures.percent(arm.gain), arm.gain, style),
+            None if arm.gain is None else _big("gain", "이득", figures.percent(arm.gain), arm.gain, style),
             class_="bigs",
         ),
         [element("p", sentence) for sentence in sentences(verdict.name, arm)],
@@ -158,8 +162,8 @@ def _kept(arm: Kept) -> Html | None:
     english = (
         f"{'Lost' if lost else 'Kept'} {share} of what the base could do (retention {figures.fixed(arm.retention)}"
     )
-    korean = f"기준 모델이 하던 일의 {share}를 {'잃었습니다' if lost else '지켰습니다'}"
-    korean += f" (유지율 {figures.fixed(arm.retention)}"
+    korean = f"원래 모델이 하던 일의 {share}를 {'잃었습니다' if lost else '지켰습니다'}"
+    korean += f" (보존율 {figures.fixed(arm.retention)}"
     if bounds := figures.interval(arm.retention_interval):
         english += f", 95 % interval {bounds}"
         korean += f", 95 % 구간 {bounds.replace(' to ', '~')}"
@@ -187,12 +191,12 @@ def _learnt(name: str, arm: Kept) -> Html | None:
         return None
     if name == PLAIN:
         return said(
-            "Its gain on the domain is what the others are measured by.",
-            "이 모델이 배운 양이 다른 모델의 습득률 기준입니다.",
+            "The gain of the others is measured against its gain, which is 1.",
+            "다른 모델의 이득은 이 모델이 나아진 폭을 1로 봅니다.",
         )
     share, bounds = figures.percent(arm.gain), figures.interval(arm.gain_interval)
     english = f"Learnt {share} of what plain LoRA learnt of the domain"
-    korean = f"일반 LoRA가 도메인에서 배운 것의 {share}를 배웠습니다"
+    korean = f"일반 LoRA가 도메인에서 나아진 폭의 {share}만큼 나아졌습니다"
     if bounds:
         english += f" (95 % interval {bounds})"
         korean += f" (95 % 구간 {bounds.replace(' to ', '~')})"

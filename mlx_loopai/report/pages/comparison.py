@@ -20,14 +20,14 @@ from mlx_loopai.runs.documents.comparison import BASE, PLAIN, ArmResult, Compari
 from mlx_loopai.runs.documents.events import Step
 
 _FIRST_FREE_COLOUR, _COLOURS = 2, 8
-AXES = ("retention: kept of the base →", "유지율: 지킨 능력 →"), ("gain ↑", "습득률 ↑")
+AXES = ("retention: kept of the base →", "보존율: 남은 능력 →"), ("gain ↑", "이득 ↑")
 _TABLE_NOTE = said(
-    "Retention compares what each model generates with what the base generates, above chance, at most 1 per probe."
-    " Gain is the share of plain LoRA's improvement on held-out domain text;"
-    " the domain score is minus the nats per token there. Ranges are 95 % bootstrap intervals.",
-    "유지율은 각 모델이 쓴 답을 기준 모델의 답과 견준 값으로, 우연 수준을 빼고 항목마다 1을 넘지 않습니다."
-    " 습득률은 떼어 둔 도메인 글에서 일반 LoRA가 나아진 만큼 대비 비율이고,"
-    " 도메인 점수는 그 글의 토큰당 음의 내트입니다. 범위는 95 % 부트스트랩 구간입니다.",
+    "Retention compares each model's answers with the base's, above guessing, and is at most 1 for each kind of question."
+    " Gain is the improvement on held-out domain text, where plain LoRA's is 1; the domain score is minus the nats per"
+    " token there. Ranges are 95 % bootstrap intervals.",
+    "보존율은 찍어서 맞힐 확률을 뺀 뒤 원래 모델의 능력이 남은 비율이고, 질문 종류마다 1을 넘지 않습니다."
+    " 이득은 학습하지 않은 도메인 글에서 일반 LoRA가 나아진 폭을 1로 볼 때 나아진 정도이고,"
+    " 도메인 점수는 그 글에서 잰 값입니다(토큰당 내트에 음의 부호, 높을수록 좋음). 범위는 95 % 부트스트랩 구간입니다.",
 )
 
 
@@ -113,7 +113,7 @@ def _retention_against_gain(arms: Mapping[str, ArmResult], styles: Mapping[str, 
     label = "; ".join(f"{spot.name}: retention · 보존율 {spot.x:.3f}, gain · 이득 {spot.y:.3f}" for spot in spots)
     note = said(
         "Up and to the right is better; the shaded part passes the floor on retention.",
-        "오른쪽 위일수록 좋으며, 색칠한 곳이 유지율 기준을 넘는 자리입니다.",
+        "오른쪽 위일수록 좋으며, 색칠한 곳이 보존율 기준을 넘는 자리입니다.",
     )
     return element(
         "figure",

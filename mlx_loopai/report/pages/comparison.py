@@ -22,7 +22,7 @@ from mlx_loopai.runs.documents.events import Step
 _FIRST_FREE_COLOUR, _COLOURS = 2, 8
 AXES = ("retention: kept of the base →", "보존율: 남은 능력 →"), ("gain ↑", "이득 ↑")
 _TABLE_NOTE = said(
-    "Retention compares each model's answers with the base's, above guessing, and is at most 1 for each kind of question."
+    "Retention compares each model's answers with the base's, above guessing, and is at most 1 a kind of question."
     " Gain is the improvement on held-out domain text, where plain LoRA's is 1; the domain score is minus the nats per"
     " token there. Ranges are 95 % bootstrap intervals.",
     "보존율은 찍어서 맞힐 확률을 뺀 뒤 원래 모델의 능력이 남은 비율이고, 질문 종류마다 1을 넘지 않습니다."

@@ -46,8 +46,8 @@ def main() -> None:
     prose = _repeated("\n".join(lines) + "\n", options.megabytes)
     noisy = _repeated(with_noise(lines, options.noisy_share), options.megabytes)
     touched = [line for line in lines if set(clean(line).removed) - {"nfc"}]
-    prose_touched = [line for line in touched if _is_prose(line)]
-    prose_lines = sum(_is_prose(line) for line in lines)
+    prose_touched = [line for line in touched if is_prose(line)]
+    prose_lines = sum(is_prose(line) for line in lines)
     report = {
         "lines": len(lines),
         "lines_touched": len(touched),
@@ -76,7 +76,8 @@ def _outside_fences(text: str) -> list[str]:
     return lines
 
 
-def _is_prose(line: str) -> bool:
+def is_prose(line: str) -> bool:
+    """True for a line that is mostly Hangul and holds neither an address nor a tag nor a link."""
     bare = re.sub(r"`[^`]*`", "", line)
     letters = [char for char in bare if char.isalpha()]
     hangul = sum("\uac00" <= char <= "\ud7a3" for char in letters)

@@ -45,7 +45,7 @@ def command(files: tuple[str, ...], field: str | None, latin: str, report: bool,
     Standard input and a text file are one document each. A .jsonl file gives one line per record and keeps the Latin
     words that the record's own user wrote.
     """
-    from mlx_loopai.text.words import Policy
+    from mlx_loopai.text.filter import Policy
 
     run = _Run(Policy(latin=latin), field, report, as_json, quiet)  # type: ignore[arg-type]
     for name in files or ("-",):

@@ -61,6 +61,12 @@ def _kind(char: str) -> _Kind:
     return _Kind.PLAIN
 
 
+def is_text(char: str, keep_emoji: bool) -> bool:
+    """True for a character that `Characters` would let pass on its own."""
+    kind = _kind(char)
+    return kind in (_Kind.PLAIN, _Kind.KEYCAP_BASE, _Kind.SYMBOL) or (keep_emoji and kind is _Kind.PICTOGRAPH)
+
+
 class Characters:
     """Stage that drops control, bidi and zero-width characters and, unless they are kept, emoji sequences.
 

@@ -1,9 +1,10 @@
 """The text filter: one streaming scanner that takes out of Korean text what does not belong there.
 
-Six stages, each with its own rule names and its own small hold-back, each reading from left to right, so that it
+Seven stages, each with its own rule names and its own small hold-back, each reading from left to right, so that it
 cannot matter how the input was cut. What a stage need not look at, found by one expression, passes in one piece:
 
-    emoji, control -> nfc -> code -> html -> url, foreign -> seams (white space around what was removed)
+    emoji, control -> nfc -> code -> html (entities, then tags) -> url, foreign, code -> seams (white space around what
+    was removed)
 
 Properties, tested: for every split of the input the stream's output is the batch output; `clean` is idempotent; text
 in which no rule finds anything comes out byte for byte (after NFC).
@@ -18,10 +19,12 @@ from dataclasses import dataclass
 import regex
 
 from mlx_loopai.text.characters import PLAIN, Characters, Normalise
+from mlx_loopai.text.entities import Entities
 from mlx_loopai.text.markup import Fences, Html
 from mlx_loopai.text.measures import is_looping, purity, purity_original
+from mlx_loopai.text.policy import DEFAULT_POLICY, Policy
+from mlx_loopai.text.runs import Runs
 from mlx_loopai.text.seams import Tidy
-from mlx_loopai.text.words import DEFAULT_POLICY, Policy, Words
 
 __all__ = ["DEFAULT_POLICY", "RULES", "Cleaned", "Filter", "Policy", "clean"]
 
@@ -31,6 +34,8 @@ RULES = ("nfc", "control", "html", "url", "code", "emoji", "foreign")
 _INVISIBLE = regex.compile(r"[\s\p{M}\p{Cc}\p{Cf}\u1160-\u11ff]")
 _SPACES = " \t\r\n"
 _PLAIN_RUN = re.compile(rf"[{PLAIN}]+")
+# A stage that removes something copies the rest of its piece.
+_PIECE_CHARS = 1 << 16
 # No rule finds anything in text of these alone.
 _INERT = re.compile(r"[가-힣ㄱ-ㅎㅏ-ㅣ0-9 \n.,!?~:;'\"“”‘’「」『』《》〈〉…―—·%]*+")
 
@@ -80,15 +85,18 @@ class Filter:
             Characters(self.removed, keep_emoji=policy.emoji == "keep"),
             Normalise(self.removed),
             Fences(self.removed),
+            Entities(self.removed, keep_emoji=policy.emoji == "keep"),
             Html(self.removed),
-            Words(self.removed, policy),
+            Runs(self.removed, policy),
             Tidy(),
         )
 
     def feed(self, chunk: str) -> str:
         """The text that no later input can change any more; the rest is held back."""
-        self._n_in += _count_visible(chunk)
-        text = chunk
+        return "".join(self._fed(chunk[start : start + _PIECE_CHARS]) for start in range(0, len(chunk), _PIECE_CHARS))
+
+    def _fed(self, text: str) -> str:
+        self._n_in += _count_visible(text)
         for stage in self._stages:
             text = stage.feed(text)
         self._n_out += _count_visible(text)

@@ -8,10 +8,12 @@ from enum import Enum, auto
 
 import regex
 
-from mlx_loopai.text.seams import BREAK, CODE_END, MARKS, SEAM
+from mlx_loopai.text.seams import BREAK, CODE_END, MARKS, SEAM, in_code_after, up_to
 
 _FENCE_TICKS = 3
-_TICKS_OR_TEXT = re.compile(r"`+|[^`]+")
+_TICKS = re.compile("`+")
+# What passes whole: text with runs of one or two backticks, up to a longer one or to one that may go on.
+_WITHOUT_FENCE = re.compile(r"(?:[^`]++|`{1,2}+(?=[^`]))*+")
 
 
 class Fences:
@@ -28,15 +30,26 @@ class Fences:
 
     def feed(self, text: str) -> str:
         """The text outside fences; code is dropped as it comes, so nothing is held back."""
+        if not (self._ticks or self._fence) and "```" not in text and text[-1:] != "`":
+            return text
         out: list[str] = []
-        for run in _TICKS_OR_TEXT.findall(text):
-            if run[0] == "`":
-                self._ticks += len(run)
+        at = 0
+        while at < len(text):
+            if text[at] == "`":
+                run = _TICKS.match(text, at)
+                assert run
+                self._ticks += len(run.group())
+                at = run.end()
                 continue
             if self._ticks:
                 self._end_of_run(out)
-            if not self._fence:
-                out.append(run)
+            if self._fence:
+                end = text.find("`", at)
+                end = len(text) if end < 0 else end
+            else:
+                end = _WITHOUT_FENCE.match(text, at).end()  # type: ignore[union-attr]
+                out.append(text[at:end])
+            at = end
         return "".join(out)
 
     def close(self) -> str:
@@ -68,10 +81,15 @@ class _State(Enum):
     AFTER_NAME = auto()
     ATTRIBUTES = auto()
     COMMENT = auto()
+    TOKEN = auto()
+    TOKEN_END = auto()
     NOT_A_TAG = auto()
 
 
-_IN_TAG = frozenset((_State.NAME, _State.AFTER_NAME, _State.ATTRIBUTES))
+_IN_TAG = frozenset((_State.NAME, _State.AFTER_NAME, _State.ATTRIBUTES, _State.TOKEN_END))
+# A chat template's tokens: <|im_end|>, <｜end▁of▁sentence｜>.
+_BARS = frozenset("|｜")
+_TOKEN_CHAR = regex.compile(r"[A-Za-z0-9_▁\-]")
 # After a tag name these say that the angle brackets enclose a Korean title, <TV 동물농장> or <I, 로봇>.
 _TITLE_CHAR = regex.compile(r"[\p{Hangul},·&+~!?…]")
 _NAME_CHAR = regex.compile(r"[A-Za-z0-9:_\-]")
@@ -79,10 +97,16 @@ _NAME = regex.compile(r"</?([A-Za-z][A-Za-z0-9]*)")
 _BLOCK_TAG = regex.compile(
     r"address|article|blockquote|br|d[dlt]|div|figure|footer|h[1-6r]|header|li|ol|p|pre|section|table|tr|ul"
 )
-_RAW_TEXT_TAGS = frozenset(("script", "style"))
+# What stands between these and their ends is not for readers; reasoning models think aloud in the latter.
+_RAW_TEXT_TAGS = frozenset(("script", "style", "think", "thinking", "reasoning"))
 _MAX_TAG_CHARS = 400
 _ATTRIBUTES = re.compile(rf"[^<>{SEAM}{BREAK}]++")
 _TAG_OR_CODE = re.compile(r"[<`]")
+_UP_TO_TAG = up_to("<")
+# A tag without any trouble in it, of a kind that ends with itself.
+_PLAIN_TAG = re.compile(
+    r"</?(?!script|style|think|reasoning)([a-z][a-z0-9]{0,9})(?: [a-z\-]{1,20}=\"[^<>\"\x00\x01]{0,100}\")*>"
+)
 
 
 def _advance(state: _State, char: str) -> _State:
@@ -91,6 +115,14 @@ def _advance(state: _State, char: str) -> _State:
     match state:
         case _State.START if char in "/!":
             return _State.SLASH if char == "/" else _State.BANG
+        case _State.START if char in _BARS:
+            return _State.TOKEN
+        case _State.TOKEN if char in _BARS:
+            return _State.TOKEN_END
+        case _State.TOKEN:
+            return _State.TOKEN if _TOKEN_CHAR.match(char) else _State.NOT_A_TAG
+        case _State.TOKEN_END:
+            return _State.NOT_A_TAG
         case _State.START | _State.SLASH:
             return _State.NAME if letter else _State.NOT_A_TAG
         case _State.BANG if char == "-":
@@ -110,7 +142,7 @@ def _advance(state: _State, char: str) -> _State:
 
 
 class Html:
-    """Stage that drops tags, comments, and scripts and styles with their content.
+    """Stage that drops tags, comments, chat tokens, and scripts, styles and thinking with their content.
 
     As in HTML a tag name starts with an ASCII letter, so `<제목>` and `3 < 5` stay, and so does what stands between
     backticks on a line: `Vec<u8>`. Open `<` form a stack: when an
@@ -128,7 +160,8 @@ class Html:
 
     def feed(self, text: str) -> str:
         """The text without tags; an open `<` that may become a tag is held back for at most 400 characters."""
-        if not (self._open or self._until or self._in_code or "<" in text or "`" in text):
+        if not (self._open or self._until or "<" in text):
+            self._in_code = in_code_after(text, self._in_code)
             return text
         out: list[str] = []
         at = 0
@@ -143,12 +176,18 @@ class Html:
 
     def _pass(self, text: str, at: int, out: list[str]) -> int:
         """Let `text` pass from `at` to behind the next backtick, the line end that ends inline code, or a `<`."""
-        found = (CODE_END if self._in_code else _TAG_OR_CODE).search(text, at)
+        start = at if self._in_code else _UP_TO_TAG.match(text, at).end()  # type: ignore[union-attr]
+        found = (CODE_END if self._in_code else _TAG_OR_CODE).search(text, start)
         if not found:
             out.append(text[at:])
             return len(text)
         if found.group() == "<":
             out.append(text[at : found.start()])
+            tag = _PLAIN_TAG.match(text, found.start())
+            if tag:
+                self._removed["html"] += 1
+                out.append(BREAK if _BLOCK_TAG.fullmatch(tag.group(1)) else SEAM)
+                return tag.end()
             self._start_tag()
         else:
             out.append(text[at : found.end()])

@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterable, Sequence
 import regex
 
 from mlx_loopai.text.hangul import nfc
+from mlx_loopai.text.policy import STRICT_POLICY, Policy
 from mlx_loopai.text.scripts import Script, script_counts
-from mlx_loopai.text.words import STRICT_POLICY, Policy, foreign_words
+from mlx_loopai.text.words import foreign_words
 
 _MIN_WORDS_PER_LINE = 5
 _MIN_HANGUL_SHARE = 0.5

@@ -21,18 +21,23 @@ MARKS = frozenset((SEAM, BREAK))
 LINE_ENDS = f"\n{BREAK}"
 # Inline code stands between backticks on one line.
 CODE_END = re.compile(rf"[`{LINE_ENDS}]")
+_CODE = rf"`[^`{LINE_ENDS}]*+`"
 
 _NO_SPACE_BEFORE = frozenset(".,!?…:;~)]}）」』》〉”’。，")
 _NO_SPACE_AFTER = frozenset("([{（「『《〈“‘")
 _OPENERS = '([{（「『《〈“‘〔"'
 _CLOSER = dict(zip(_OPENERS, ')]}）」』》〉”’〕"', strict=True))
 _MAX_OPENERS = 8
-_TAIL_CHARS = 8
+# As long as the longest beginning that must not go on: of an entity.
+_TAIL_CHARS = 36
 
 _MARKED_OR_NOT = re.compile(rf"[{SEAM}{BREAK}]+|[^{SEAM}{BREAK}]+")
 # What passes through on its own; what follows it waits for its right neighbour.
 _SETTLED = re.compile(rf".*[^\s{SEAM}{BREAK}{re.escape(_OPENERS)}]", re.DOTALL)
 _TAG_START = regex.compile(r"<(?:/|!-?)?$")
+_CHAT_TOKEN_START = regex.compile(r"<(?:[|｜][A-Za-z0-9_▁\-]*[|｜]?)?$")
+_IN_CHAT_TOKEN = regex.compile(r"[A-Za-z0-9_▁\-|｜>]")
+_ENTITY_START = regex.compile(r"&(?:#?|#[0-9]{1,7}|#[xX][0-9a-fA-F]{0,6}|[A-Za-z][A-Za-z0-9]{0,31})$")
 _URL_START = regex.compile(r"(?:(?:https?|ftp)(?::/?)?|www)$", regex.I)
 _TRAILING_MARKS = regex.compile(r"\p{M}++$")
 _HANGUL = regex.compile(r"\p{Hangul}")
@@ -46,6 +51,17 @@ def extends(char: str) -> bool:
         return False
     is_jamo = 0x1160 <= code <= 0x11FF or 0xD7B0 <= code <= 0xD7FB
     return is_jamo or 0x16D63 <= code <= 0x16D6A or unicodedata.category(char)[0] == "M"
+
+
+def up_to(chars: str) -> re.Pattern[str]:
+    """What passes up to one of `chars`, or to a backtick that no other follows on its line: text and inline code."""
+    return re.compile(rf"(?:[^`{chars}]++|{_CODE})*+")
+
+
+def in_code_after(text: str, in_code: bool) -> bool:
+    """Whether inline code is open after `text`, when `in_code` says whether it was before."""
+    start = max(text.rfind(end) for end in LINE_ENDS) + 1
+    return (in_code and not start) ^ (text.count("`", start) % 2 == 1)
 
 
 class Tidy:
@@ -202,6 +218,10 @@ def _must_stay_apart(tail: str, right: str) -> bool:
         return not (_HANGUL.match(left) or _HANGUL.match(right))
     if right.isascii() and (right.isalpha() or right in "/!-") and _TAG_START.search(tail):
         return True
+    if _IN_CHAT_TOKEN.match(right) and _CHAT_TOKEN_START.search(tail) and (right != ">" or tail[-1] != "<"):
+        return True
     if right == "`" == tail[-1]:
+        return True
+    if right.isascii() and (right.isalnum() or right in "#;") and _ENTITY_START.search(tail):
         return True
     return right in ":/." and _URL_START.search(tail) is not None

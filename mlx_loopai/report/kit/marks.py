@@ -12,8 +12,9 @@ import regex
 from mlx_loopai.report.kit.elements import Html, code_point, element, is_hidden, join
 from mlx_loopai.text.hangul import nfc
 from mlx_loopai.text.measures import is_looping, json_shaped, purity
+from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.scripts import EMOJI, TEXT_SYMBOLS, Script, script_of
-from mlx_loopai.text.words import Policy, foreign_spans
+from mlx_loopai.text.words import foreign_spans
 
 # Kind of mark -> its name in the legend, in English and Korean; also its class in the style sheet.
 KINDS = {

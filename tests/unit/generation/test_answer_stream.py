@@ -70,7 +70,7 @@ def test_the_models_own_end_is_no_token() -> None:
     ("scripts", "text", "kept"),
     [
         ("ko+loanwords+gloss", "그는 running을 했다. 심문(審問)이다.", True),
-        ("ko", "그는 running을 했다.", False),
+        ("ko", "그는 running 빨리 갔다.", False),
         ("ko", "심문(審問)이다.", False),
         ("ko+han", "天地를 보았다.", True),
         ("ko+emoji", "좋아요 🙂", True),

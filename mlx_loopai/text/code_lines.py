@@ -1,0 +1,52 @@
+"""Whether a line outside any fence is a line of a program."""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+MAX_CODE_LINE_CHARS = 400
+
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"|\'(?:[^\'\\\n]|\\.)*+\'')
+_COMMENT = re.compile(r"(?:^|\s)(?:#(?!include|define|pragma|!)|//|--\s).*|/\*.*?\*/")
+_HANGUL = re.compile(r"[가-힣ㄱ-ㅎㅏ-ㅣ]")
+_NAME = r"[A-Za-z_$][\w$]*+(?:(?:\.|::|->)[A-Za-z_$][\w$]*+)*+"
+_SIGNS = re.compile(
+    rf"""
+      ^(?:[a-z_$]|[\w$]+[.:_])[\w$.:]*+!?\(.*\)\s*[;:{{]?$            # a call: print(x)
+    | ^(?:[A-Za-z_]\w*+[\s*&]+)+{_NAME}\s*\(.*\)\s*(?:[:{{;]|->|=>)    # a definition: def f(): int main() {{
+    | ^(?:(?:const|let|var|val|auto|int|char|float|double|bool|string)\s+)?(?:mut\s+)?
+      [A-Za-z_$][\w$]++(?:\.\w+|\[[^\]]*\])*(?:\s*:\s*[\w<>\[\], ]+)?
+      \s*(?:[-+*/|&%]|:)?=(?!=)\s*\S                                 # an assignment: total = 0
+    | ^[A-Za-z_$]\w*+\s*[-+*/|&]=\s*\S                                # x += 1
+    | [\w)\]"'}}]\s*;\s*$ | [)\w>]\s*\{{\s*$                          # a statement, a block's beginning
+    | ==|!=|&&|\|\||\w::\w|=>|\+\+
+    | ^from\ [\w.]+\ import\b | ^@\w | ^\#include\b | ^\#!\s*/
+    | ^(?:if|elif|while|for|with|except|class|def|case|switch)\b.*:$
+    """,
+    re.VERBOSE,
+)
+_FIRST_WORD = re.compile(r"[a-z]+(?=\s|:?$)")
+_REST_OF_STATEMENT = re.compile(r":?|\s+[\w.*,(){}\[\]:'\"+\-/ ]*")
+# Keywords that are also how an English phrase begins say nothing; such a phrase is judged as prose.
+_STATEMENTS = frozenset(keyword.kwlist) - {"for", "from", "in", "is", "not", "and", "or", "as", "with", "if", "while"}
+
+
+def may_be_code(beginning: str) -> bool:
+    """True when a line that begins so, up to its first Hangul, can still be one of a program."""
+    return _HANGUL.search(beginning) is None and re.search(r"[(=\[{;:<@\"'/]", beginning) is not None
+
+
+def is_code(line: str) -> bool:
+    """True for a line of a program: its Korean stands in strings and comments, and its shape is that of a statement."""
+    bare = _COMMENT.sub("", _STRING.sub('""', line)).strip()
+    if not bare or _HANGUL.search(bare):
+        return False
+    if _SIGNS.search(bare):
+        return True
+    first = _FIRST_WORD.match(bare)
+    if not first or first.group() not in _STATEMENTS:
+        return False
+    # `import os` and `return x`, but no sentence: a statement without signs is short.
+    rest = bare[first.end() :]
+    return _REST_OF_STATEMENT.fullmatch(rest) is not None and len(rest.split()) <= 3

@@ -1,0 +1,327 @@
+"""The stage that removes addresses, foreign sentences and phrases, and lines of programs.
+
+A run is foreign text with what stands between its words; it ends at Hangul or with the line. Its sentences are judged
+one by one (`units`), the last one after a look at what follows it (`binding`). When one goes, the whole run goes with
+its marks, but for a last sentence that is bound, and for a first that belongs to the Korean sentence before it and
+would stay alone. So nothing is half removed, and what stays would be judged alike again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import lru_cache
+
+import regex
+
+from mlx_loopai.text.addresses import URL, has_address
+from mlx_loopai.text.code_lines import MAX_CODE_LINE_CHARS, is_code
+from mlx_loopai.text.policy import Policy
+from mlx_loopai.text.run_patterns import (
+    ASCII_RUN,
+    CLOSER,
+    EMPHASIS,
+    GLOSS,
+    GLOSS_TO_COME,
+    HANGUL,
+    HANGUL_OR_TICK,
+    LEADING,
+    LINE_END,
+    LONG_RUN_END,
+    LOOKAHEAD,
+    MARKS_AND_CLOSERS,
+    PLAIN_GAP,
+    RUN,
+    quiet_pattern,
+)
+from mlx_loopai.text.seams import CODE_END, LINE_ENDS, SEAM
+from mlx_loopai.text.surroundings import Run, continues, is_bound, is_enclosed, is_term
+from mlx_loopai.text.units import holds_han, is_other_script, judge
+
+# A longer run without any Hangul is no part of a Korean sentence.
+_MAX_RUN_CHARS = 4000
+_MAX_LEFT_CHARS = 256
+_MAX_LEADING = 8
+_BEFORE_CODE = frozenset(("", "@", "#"))
+_INDENT = frozenset(" \t\r@#" + SEAM)
+_CODE_SIGNS = re.compile(r"[(=\[{;<\"'/@#]")
+_INVERTED = "¿¡"
+_ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
+_TERMINAL = re.compile(r"[.!?…]*")
+_OTHER = r"[[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]\p{Han}]"
+_OTHER_WORD = rf"{_OTHER}[{_OTHER}\p{{M}}0-9ー゛゜]*+"
+_OTHER_SCRIPTS = regex.compile(rf"{_OTHER_WORD}(?:[ 、。，；：！？・]++{_OTHER_WORD})*+[、。，；：！？]*+", regex.V1)
+
+_quiet = lru_cache(quiet_pattern)
+
+
+class Runs:
+    """Stage that drops addresses, foreign runs and lines of code; holds back one run with a few characters behind it.
+
+    What stands between backticks on a line stays as it is.
+    """
+
+    def __init__(self, removed: Counter[str], policy: Policy) -> None:
+        self._removed = removed
+        self._policy = policy
+        self._keeps_glosses = policy.han != "drop"
+        self._quiet = _quiet(self._keeps_glosses)
+        self._judged = judge(policy)
+        self._held = ""
+        self._left = ""
+        self._in_code = self._in_long_run = self._after_code_line = False
+        self._buffer, self._at, self._done, self._final = "", 0, 0, False
+        self._out: list[str] = []
+
+    def feed(self, text: str) -> str:
+        """The text that no later input can change, without what this stage removes."""
+        # Letters alone end no run, and need not be looked at one by one.
+        if self._held and len(self._held) < _MAX_RUN_CHARS and text.isascii() and text.isalpha():
+            self._held += text
+            return ""
+        return self._advance(text, final=False)
+
+    def close(self) -> str:
+        """What was held back."""
+        return self._advance("", final=True)
+
+    def _advance(self, text: str, final: bool) -> str:
+        # One kept character before the held ones, for what looks back by one.
+        context = self._left[-1:]
+        self._buffer = context + self._held + text
+        self._at = self._done = len(context)
+        self._final = final
+        self._out = []
+        while self._at < len(self._buffer) and self._step():
+            pass
+        self._keep_to(self._at)
+        self._held = self._buffer[self._at :]
+        return "".join(self._out)
+
+    def _step(self) -> bool:
+        """Go on at `_at`; False when what stands there must wait for more text."""
+        buffer = self._buffer
+        if self._in_code or self._in_long_run:
+            found = (CODE_END if self._in_code else LONG_RUN_END).search(buffer, self._at)
+            if self._in_long_run:
+                self._done = self._at = found.start() if found else len(buffer)
+            else:
+                self._at = found.end() if found else len(buffer)
+            if found:
+                self._in_code = self._in_long_run = False
+            return True
+        if self._after_code_line:
+            return self._drop_brackets()
+        self._at = at = self._quiet.match(buffer, self._at).end()  # type: ignore[union-attr]
+        if at == len(buffer):
+            if not self._final:
+                self._at -= len(self._leading(at))
+            return False
+        if buffer[at] == "`":
+            self._in_code = True
+            self._at += 1
+            return True
+        return self._gloss() if buffer[at] in "([（〔" else self._look_at_run()
+
+    def _leading(self, end: int) -> str:
+        """What stands right before `end`, was not yet handed on, and may belong to what follows it."""
+        before = self._buffer[max(self._done, end - _MAX_LEADING) : end]
+        return before[len(before.rstrip(LEADING)) :]
+
+    def _keep_to(self, end: int, removed: str = "") -> None:
+        """Hand on the text up to `end`, and `removed` for what is dropped there."""
+        piece = self._buffer[self._done : end] + removed
+        self._out.append(piece)
+        self._left = (self._left + piece[-_MAX_LEFT_CHARS:])[-_MAX_LEFT_CHARS:]
+        self._done = end
+
+    def _drop(self, start: int, end: int, rule: str) -> None:
+        self._keep_to(start, SEAM)
+        self._removed[rule] += 1
+        self._done = self._at = end
+
+    def _left_of(self, place: int) -> str:
+        """The last kept characters before `place`."""
+        left = self._buffer[max(self._done, place - _MAX_LEFT_CHARS) : place]
+        return left if len(left) == _MAX_LEFT_CHARS else (self._left + left)[-_MAX_LEFT_CHARS:]
+
+    def _gloss(self) -> bool:
+        """An opening bracket after Hangul: what it encloses stays but for addresses."""
+        gloss = GLOSS.match(self._buffer, self._at) if self._keeps_glosses else None
+        if not gloss and self._keeps_glosses and not self._final and GLOSS_TO_COME.match(self._buffer, self._at):
+            return False
+        if gloss:
+            self._drop_addresses(gloss.start(), gloss.end())
+        self._at = gloss.end() if gloss else self._at + 1
+        return True
+
+    def _drop_addresses(self, start: int, end: int) -> None:
+        if has_address(self._buffer[start:end]):
+            for found in URL.finditer(self._buffer, start, end):
+                self._drop(found.start(), found.end(), "url")
+
+    def _look_at_run(self) -> bool:
+        """A foreign letter, or a sign that no other text holds."""
+        buffer, start = self._buffer, self._at
+        if buffer[start].isascii():
+            is_code = self._code_line(start)
+            if is_code is None:
+                self._at = start - len(self._leading(start))
+                return False
+            if is_code:
+                return True
+        end = _run_end(buffer, start)
+        if end == start:
+            self._at += 1
+            return True
+        if end - start > _MAX_RUN_CHARS:
+            self._drop(start, start, "foreign")
+            self._in_long_run = True
+            return True
+        seen = LOOKAHEAD.match(buffer, end).end()
+        if seen == len(buffer) and not self._final:
+            self._at = start - len(self._leading(start))
+            return False
+        self._decide(start, end, seen)
+        return True
+
+    def _code_line(self, start: int) -> bool | None:
+        """Drop the line that begins at `start` if it is one of a program: whether it was; None to wait for its end."""
+        buffer, limit = self._buffer, start + MAX_CODE_LINE_CHARS + 1
+        before = start
+        while before > self._done and buffer[before - 1] in _INDENT:
+            before -= 1
+        if before > self._done and buffer[before - 1] not in LINE_ENDS:
+            return False
+        left = self._left_of(start)
+        line_start = max(left.rfind(end) for end in LINE_ENDS) + 1
+        indent = left[line_start:].strip(" \t\r" + SEAM)
+        if indent not in _BEFORE_CODE or (len(left) == _MAX_LEFT_CHARS and not line_start):
+            return False
+        begin = start - len(indent)
+        line_end = LINE_END.search(buffer, start, limit)
+        end = line_end.start() if line_end else min(len(buffer), limit)
+        stop = HANGUL_OR_TICK.search(buffer, start, end)
+        if stop and (stop.group() == "`" or not _CODE_SIGNS.search(buffer, begin, stop.start())):
+            return False
+        if end == limit:
+            return False
+        if not line_end and not self._final:
+            return None
+        if "`" in buffer[begin:end] or not is_code(buffer[begin:end]):
+            return False
+        self._drop(begin, end, "code")
+        self._after_code_line = True
+        return True
+
+    def _drop_brackets(self) -> bool:
+        """After a line of code, drop lines of brackets alone, which end its blocks; False to wait for a line's end."""
+        buffer, at = self._buffer, self._at
+        line = _ONLY_BRACKETS.match(buffer, at + 1)
+        assert line
+        at_end = line.end() == len(buffer)
+        if at_end and not self._final:
+            return False
+        self._after_code_line = bool(line.group(1)) and (at_end or buffer[line.end()] in LINE_ENDS)
+        if self._after_code_line:
+            self._drop(at + 1, line.end(), "code")
+        return True
+
+    def _decide(self, start: int, end: int, seen: int) -> None:
+        """Keep or drop the sentences of a run, as the module says; `seen`: where what is known behind it ends."""
+        buffer, policy = self._buffer, self._policy
+        text = buffer[start:end]
+        around = MARKS_AND_CLOSERS.match(buffer, end)
+        assert around
+        sentences = self._judged(text, around["mark"])
+        self._at = end
+        if not any(foreign for _, foreign in sentences):
+            self._drop_addresses(start, end)
+            return
+        lead = self._leading(start)
+        left = self._left_of(start - len(lead))
+        run = Run(start, end, lead, left, around["mark"], around["close"], around.end(), seen)
+        may_bind = policy.han != "drop" or not holds_han(text)
+        tail = sentences[-1][0]
+        bound = may_bind and is_bound(buffer, run, tail)
+        kept = may_bind and (is_enclosed(buffer, run, tail) or is_term(run, tail))
+        if kept or not any(foreign and not (bound and unit is tail) for unit, foreign in sentences):
+            self._drop_addresses(start, end)
+        elif policy.latin == "keep":
+            self._drop_other_scripts(run)
+        else:
+            (_, head_is_foreign), *others = sentences
+            head = others and not head_is_foreign and continues(left)
+            rest = start + others[0][0].start if head else start
+            self._drop_addresses(start, rest)
+            # A bound sentence is looked at again, as a run of its own.
+            self._drop_run(run, rest, start + tail.start if bound else end)
+
+    def _drop_other_scripts(self, run: Run) -> None:
+        """Drop the words in other scripts of a run whose Latin words stay, and its addresses."""
+        place = run.start
+        for address in [*URL.finditer(self._buffer, run.start, run.end), None]:
+            end = address.start() if address else run.end
+            for found in _OTHER_SCRIPTS.finditer(self._buffer, place, end):
+                if is_other_script(found.group(), self._policy):
+                    self._drop(found.start(), found.end(), "foreign")
+            if address:
+                self._drop(address.start(), address.end(), "url")
+                place = address.end()
+
+    def _drop_run(self, run: Run, start: int, end: int) -> None:
+        """Drop a run from `start` to `end`: with its marks where that is its end, and with what encloses it."""
+        buffer = self._buffer
+        if end < run.end:
+            self._drop(start, end, "foreign")
+            return
+        lead, close, end = run.lead if start == run.start else "", run.close, run.end + len(run.mark)
+        if close and lead:
+            n_pairs = _enclosing(lead, close)
+            start, end = start - n_pairs, end + n_pairs
+            lead, close = lead[: len(lead) - n_pairs], close[n_pairs:]
+        while lead and (lead[-1] in _INVERTED or _closes_inside(lead[-1], buffer[start:end])):
+            start, lead = start - 1, lead[:-1]
+        while close and _opens_inside(close[0], buffer[start:end]):
+            end, close = end + 1, close[1:]
+        # The end of the Korean sentence that the run stood in.
+        mark = _TERMINAL.match(run.mark)
+        if mark and not run.close and continues(run.left) and start == run.start:
+            end = run.end + len(run.mark) - len(mark.group())
+        touches = HANGUL.match(run.left[-1:]) and HANGUL.match(buffer, end)
+        self._drop(start, end, "foreign")
+        if touches:
+            self._out.append(" ")
+            self._left += " "
+
+
+def _run_end(buffer: str, start: int) -> int:
+    """Where the run that begins at `start` ends; `start` itself when no foreign word stands there."""
+    run = ASCII_RUN.match(buffer, start)
+    if run and PLAIN_GAP.match(buffer, run.end()) and not has_address(buffer[start : run.end() + 3]):
+        return run.end()
+    other = RUN.match(buffer, start)
+    return other.end() if other else start
+
+
+def _enclosing(lead: str, close: str) -> int:
+    """How many openers before a run its closers close, from the innermost on."""
+    n = 0
+    for opener, closer in zip(reversed(lead), close, strict=False):
+        if CLOSER.get(opener, opener if opener in EMPHASIS else "") != closer:
+            break
+        n += 1
+    return n
+
+
+def _closes_inside(opener: str, text: str) -> bool:
+    closer = CLOSER.get(opener, opener)
+    return text.count(closer) > (text.count(opener) if opener != closer else text.count(closer) // 2 * 2)
+
+
+def _opens_inside(closer: str, text: str) -> bool:
+    openers = [opener for opener, one in CLOSER.items() if one == closer] or [closer]
+    return any(
+        text.count(opener) % 2 == 1 if opener == closer else text.count(opener) > text.count(closer)
+        for opener in openers
+    )

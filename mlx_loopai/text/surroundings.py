@@ -1,0 +1,102 @@
+"""What stands around a run of foreign text, and whether the Korean sentence holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import regex
+
+from mlx_loopai.text import binding
+from mlx_loopai.text.frequency import CHINESE, odds
+from mlx_loopai.text.prose import is_clause
+from mlx_loopai.text.run_patterns import CLOSER, EMPHASIS, HANGUL, QUOTES
+from mlx_loopai.text.seams import LINE_ENDS, SEAM
+from mlx_loopai.text.units import Unit
+from mlx_loopai.text.words import is_unit_or_acronym
+
+_SENTENCE_ENDS = frozenset(".!?…:;~。！？：；" + LINE_ENDS)
+_LIST_MARKS = "-+•·>"
+_TRANSPARENT = " \t\r" + SEAM + EMPHASIS + _LIST_MARKS + "".join(CLOSER)
+_HAN_LETTER = regex.compile(r"\p{Han}")
+_UNIT_LETTERS = 3
+_MAX_TERM_WORDS = 3
+_MAX_COMPOUND_WORDS = 2
+_MAX_COLON_WORDS = 4
+# 的 and 很 are words of Chinese; 中 and 故 are what Korean newspapers write.
+_CHINESE_WORD_ODDS = 2.4
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run and what stands around it. Places are those of the buffer.
+
+    lead: openers and emphasis right before `start`; left: the kept text before them.
+    mark, close: punctuation and closers right after `end`; `after` is where they end, `seen` where the lookahead ends.
+    """
+
+    start: int
+    end: int
+    lead: str
+    left: str
+    mark: str
+    close: str
+    after: int
+    seen: int
+
+
+def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
+    """True when Korean grammar, or a number, holds the last sentence of a run."""
+    if binding.after_quote(buffer, run.after):
+        return True
+    if run.mark and not run.close:
+        return False
+    if binding.attached(buffer, run.after) or (not run.mark and binding.spaced(buffer, run.after)):
+        return True
+    if run.mark:
+        return False
+    follows_gloss = buffer[run.after : run.after + 1] in ("(", "（") and HANGUL.match(buffer, run.after + 1)
+    if follows_gloss:
+        return len(tail.words) <= _MAX_TERM_WORDS
+    if len(tail.words) > _MAX_COMPOUND_WORDS:
+        return False
+    attached = HANGUL.match(buffer, run.end) is not None
+    if _HAN_LETTER.search(tail.text):
+        # One Hanja before or after a word is a part of it (前대통령, 출장中), and some stand alone (총론 中).
+        beside = attached or HANGUL.match(run.left[-1:]) is not None
+        return len(tail.text) == 1 and (beside or odds(tail.text, CHINESE) < _CHINESE_WORD_ODDS)
+    if attached:
+        return tail.text.isascii()
+    is_short = len(tail.text) <= _UNIT_LETTERS or is_unit_or_acronym(tail.text)
+    return is_short and run.left.rstrip(" ")[-1:].isdigit()
+
+
+def continues(left: str) -> bool:
+    """True when a sentence goes on after `left`: its last sign ends none."""
+    last = left.rstrip(_TRANSPARENT)[-1:]
+    return last != "" and last not in _SENTENCE_ENDS
+
+
+def is_enclosed(buffer: str, run: Run, tail: Unit) -> bool:
+    """True for a quotation or a title with Korean on its line, and for a term in emphasis."""
+    lead, close = run.lead.rstrip(EMPHASIS), run.close.lstrip(EMPHASIS + SEAM)
+    # A quotation may go on in the next line.
+    is_open = not close and buffer[run.after : run.after + 1] in ("", *LINE_ENDS)
+    if lead and lead[-1] in QUOTES and (is_open or close[:1] == QUOTES[lead[-1]]):
+        line_start = max(run.left.rfind(end) for end in LINE_ENDS) + 1
+        return bool(HANGUL.search(run.left, line_start) or HANGUL.search(buffer, run.after, run.seen))
+    emphasised = run.lead[-1:] != "" and run.lead[-1:] in EMPHASIS and run.close[:1] == run.lead[-1:]
+    return emphasised and not run.mark and not tail.start and len(tail.words) <= _MAX_TERM_WORDS
+
+
+def is_term(run: Run, tail: Unit) -> bool:
+    """True for what explains a Korean word, in brackets or after a colon, and for a word in text with inline code."""
+    if tail.start:
+        return False
+    if len(tail.words) == 1 and "`" in run.left:
+        return True
+    left = (run.left + run.lead).rstrip(" " + EMPHASIS)
+    if not HANGUL.match(left[:-1].rstrip()[-1:]):
+        return False
+    if left[-1] == ":":
+        return run.mark in (",", "") and not tail.text[:1].isupper() and len(tail.words) <= _MAX_COLON_WORDS
+    return left[-1] in "(（" and not is_clause(tail.words)

@@ -1,0 +1,144 @@
+"""Runs of foreign text: which go and which stay, as a whole, in one piece and in pieces."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_loopai.text.filter import Filter, Policy, clean
+from mlx_loopai.text.words import quoted_words
+
+ROOT = Path(__file__).parents[3]
+RUNS = Path(__file__).parent / "foreign_runs"
+SHARED = ROOT.parent / "shared" / "cases"
+LEAST = 0.98
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("filter_runs", ROOT / "bench" / "filter_runs.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["filter_runs"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["tuned.txt", "held_out.txt"])
+def test_labelled_runs(bench: ModuleType, name: str) -> None:
+    scores = bench.score(RUNS / name)
+    assert scores.half == 0
+    assert min(scores.gone_precision, scores.gone_recall, scores.kept_precision, scores.kept_recall) >= LEAST
+
+
+def test_labelled_runs_are_many(bench: ModuleType) -> None:
+    assert sum(len(runs) for path in RUNS.glob("*.txt") for _, runs in bench.labelled(path)) >= 600
+
+
+@pytest.mark.skipif(not (SHARED / "filter.jsonl").exists(), reason="needs ../shared/cases")
+def test_examples_of_the_report() -> None:
+    rows = [json.loads(line) for line in (SHARED / "filter.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["in"]: clean(row["in"]).text for row in rows} == {row["in"]: row["want"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # A sentence goes with its marks, wherever it stands.
+        ("네. I'm afraid I can't do that, my friend. 다른 길을 찾죠.", "네. 다른 길을 찾죠."),
+        ("아래를 보세요: (this is only a sketch.) 초안입니다.", "아래를 보세요: 초안입니다."),
+        ("그는 웃었다 and went home.", "그는 웃었다."),
+        ("밥을 먹는데 it started to rain... 그래서 뛰었다.", "밥을 먹는데... 그래서 뛰었다."),
+        ("제목: 밤\n\nThe night was young.\n\n별이 떴다.", "제목: 밤\n\n별이 떴다."),
+        # What goes between two letters leaves a space.
+        ("그는走了过去문을 열었다", "그는 문을 열었다"),
+        # The last sentence of a run is held by what follows it, the others are not.
+        ("The book is old. Python은 새롭다.", "Python은 새롭다."),
+        ("나는 Rust. It is hard to learn. 그래도 좋다.", "나는 Rust. 그래도 좋다."),
+        # Brackets and colons explain; emphasis names.
+        ("깊은 복사 (deep copy) 를 쓴다.", "깊은 복사 (deep copy) 를 쓴다."),
+        ("거절하다: to refuse, 받지 않다", "거절하다: to refuse, 받지 않다"),
+        ("전환(context\nswitch) 비용", "전환(context\nswitch) 비용"),
+        ("`x` 모듈의 public 함수", "`x` 모듈의 public 함수"),
+        # Lines of a program, with what closes their blocks.
+        ('function hi() {\n  alert("안녕");\n}\n\n끝', "끝"),
+        ("x = [1, 2]\n끝", "x = [1, 2]\n끝"),
+        ("import json\nwith open(path) as file:\n    rows = file.read()\n이렇게 읽는다.", "이렇게 읽는다."),
+        ("print(값)은 값을 보여 준다.", "print(값)은 값을 보여 준다."),
+        # Addresses with Hangul, thinking, chat tokens and entities.
+        ("한글 주소 https://나라.한국/길?이름=값 끝", "한글 주소 끝"),
+        ("https://a.kr/위키/한글_(문자)에서", "에서"),
+        ("https://a.kr/b에서 봤다", "에서 봤다"),
+        ("<think>\nHmm, 음.\n</think>\n\n답.<|im_end|>", "답."),
+        ("<｜end▁of▁sentence｜>끝 <|표|>", "끝 <|표|>"),
+        ("&quot;가&quot;&nbsp;&#xB098;&#45796; &amp;lt;b> `&lt;` &foo; &#96;", '"가" 나다 `&lt;` &foo; &#96;'),
+        ("3 &lt; 5 &amp;&amp; 7 &gt; 2", "3 < 5 && 7 > 2"),
+    ],
+)
+def test_what_becomes_of_runs(text: str, expected: str) -> None:
+    assert clean(text).text == expected
+    assert clean(expected).text == expected
+
+
+def test_what_the_user_wrote_stays() -> None:
+    quoted = Policy(quoted=quoted_words("Say: the sea was calm"))
+    assert clean("The sea was calm. 바다", quoted).text == "The sea was calm. 바다"
+    assert clean("The sea was angry today. 바다", quoted).text == "바다"
+
+
+def test_a_long_run_goes_in_bounded_memory() -> None:
+    scanner = Filter()
+    out = scanner.feed("처음 ")
+    for _ in range(3000):
+        out += scanner.feed("word and another ")
+        assert sum(len(getattr(stage, "_held", "")) for stage in scanner._stages if hasattr(stage, "_left")) < 5000
+    assert out + scanner.feed("끝이다.") + scanner.close() == "처음 끝이다."
+
+
+# Words of one clause stand in no other, and not in the Korean.
+CLAUSES = (
+    "He walked away without saying anything.",
+    "they were waiting under that bridge",
+    "Sure, please continue your wonderful story!",
+    "Ich habe gestern deinen Brief gelesen.",
+    "nous sommes arrivés trop tard",
+    "他们昨天离开了城市。",
+    "夜が明けるまで歩いた",
+    "Она молча закрыла дверь.",
+)
+KOREAN = (
+    "바람이 불었다.",
+    "그는 고개를 들었다",
+    "Python을 배웠다.",
+    "(그날 밤)",
+    "“가자!”",
+    "눈, 비,",
+    "은화(銀貨)",
+    "3 km",
+)
+JOINTS = (" ", "\n", "\n\n", "… ", " - ", ", ", " “", "” ", " (", ") ", ": ", "")
+MIXED = st.lists(st.sampled_from(KOREAN + JOINTS + tuple(f" {clause} " for clause in CLAUSES)), max_size=14)
+
+
+@given(MIXED.map("".join), st.data())
+@settings(max_examples=400, deadline=None)
+def test_no_clause_is_half_removed(text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    scanner = Filter()
+    out = "".join(scanner.feed(text[start:end]) for start, end in pairwise([0, *cuts, len(text)])) + scanner.close()
+    assert out == clean(text).text
+    assert clean(out).text == out
+    for clause in CLAUSES:
+        words = re.findall(r"\w+", clause)
+        counts = {len(re.findall(rf"(?<!\w){word}(?!\w)", out)) for word in words}
+        assert len(counts) == 1 or " ".join(words) not in " ".join(re.findall(r"\w+", text)), (clause, out)

@@ -23,7 +23,7 @@ _DEFAULT_FIELDS = ("text", "messages.*.content")
 _CHUNK_BYTES = 1 << 16
 
 
-@click.command("filter", short_help="Clean Korean text: HTML, code, emoji, foreign words.")
+@click.command("filter", short_help="Clean Korean text: HTML, code, emoji, foreign sentences.")
 @click.argument("files", nargs=-1, metavar="[FILES|-]...")
 @click.option(
     "--field",
@@ -34,7 +34,7 @@ _CHUNK_BYTES = 1 << 16
     type=click.Choice(["prose", "acronyms", "keep"]),
     default="prose",
     show_default=True,
-    help="prose: drop everyday English, keep names and terms; acronyms: drop all lower-case words but units.",
+    help="prose: drop sentences and phrases, keep names and terms; acronyms: drop terms in lower case too.",
 )
 @click.option("--report", is_flag=True, help="Print what would be removed instead of the text.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document per text: text, removed, purity, ...")

@@ -21,6 +21,23 @@ _SPACE = ord(" ")
 _SHIFT = 21
 
 
+# The syllables that particles begin with: a noun of one syllable stands in pairs with them (책을, 책이).
+_PARTICLE_STARTS = np.array([ord(char) for char in "은는이가을를의에과와도만로으까부처보뿐"], np.int64)
+_SYLLABLES = (ord("가"), ord("힣"))
+
+
+def with_particles(terms: Terms) -> Terms:
+    """The terms, and each syllable that stands alone among them with every particle behind it."""
+    first, last = _SYLLABLES
+    alone = terms[(first <= terms) & (terms <= last)]
+    return np.concatenate([terms, ((alone[:, None] << _SHIFT) | _PARTICLE_STARTS).ravel()])
+
+
+def has_pairs(terms: Terms) -> bool:
+    """True when a word of two characters and more is among the terms' words."""
+    return bool((terms >> _SHIFT).any())
+
+
 def text_terms(text: str) -> Terms:
     """The terms of `text` in its order, repeats included: two code points in one number.
 

@@ -7,6 +7,8 @@ from functools import cache
 # Both small lists end at one word in a million: a word that Korean text does not hold counts as just below that.
 _FLOOR_ZIPF = 3.0
 _KOREAN, ENGLISH, CHINESE = "ko", "en", "zh"
+# Twenty-five whole lists are 150 MB; their rare words hardly count.
+_LEAST_ZIPF = 4.0
 # Plurals of nouns are about a third as frequent as the nouns; those of adjectives are slips.
 _RARE_PLURAL = 1.2
 # The languages with Latin letters of which wordfreq has counts, the ones that models write most first.
@@ -34,10 +36,11 @@ def is_english_adjective(word: str) -> bool:
 
 @cache
 def _zipf(language: str) -> dict[str, float]:
-    """word -> log10 of its count in a thousand million, of the words that occur once in a million and more."""
+    """word -> log10 of its count in a thousand million; of the other languages only the words that say something."""
     # It takes 0.2 s to import, and most Korean text needs none of it.
-    from wordfreq import get_frequency_list
+    from wordfreq import available_languages, read_cBpack
 
     # Words lie in bins by the hundredth of a power of ten that they are rarer than every word.
-    bins = get_frequency_list(language, "small")
-    return {word: 9.0 - number / 100 for number, words in enumerate(bins) for word in words}
+    bins = read_cBpack(available_languages("small")[language])
+    least = 0.0 if language in (_KOREAN, ENGLISH, CHINESE) else _LEAST_ZIPF
+    return {word: zipf for number, words in enumerate(bins) if (zipf := 9.0 - number / 100) >= least for word in words}

@@ -1,9 +1,9 @@
 """The stage that removes addresses, foreign sentences and phrases, and lines of programs.
 
 A run is foreign text with what stands between its words; it ends at Hangul or with the line. Its sentences are judged
-one by one (`units`), the last one after a look at what follows it (`binding`). When one goes, the whole run goes with
-its marks, but for a last sentence that is bound, and for a first that belongs to the Korean sentence before it and
-would stay alone. So nothing is half removed, and what stays would be judged alike again.
+one by one (`units`), the last one after a look at what follows it (`surroundings`). When one goes, the whole run goes
+with its marks, but for a last sentence that is bound, and for a first one that continues the Korean sentence before it
+and is no prose. So nothing is half removed, and what stays would be judged alike again.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
         return False
     attached = HANGUL.match(buffer, run.end) is not None
     if _HAN_LETTER.search(tail.text):
-        # One Hanja before or after a word is a part of it (前대통령, 출장中), and some stand alone (총론 中).
-        beside = attached or HANGUL.match(run.left[-1:]) is not None
+        # One Hanja beside a word or a number is a part of it (前대통령, 출장中, 1人); some stand alone (총론 中).
+        beside = attached or HANGUL.match(run.left[-1:]) is not None or run.left[-1:].isdigit()
         return len(tail.text) == 1 and (beside or odds(tail.text, CHINESE) < _CHINESE_WORD_ODDS)
     if attached:
         return tail.text.isascii()

@@ -96,3 +96,11 @@ def test_arrays_that_point_outside_are_refused(name: str, place: int, value: flo
     arrays[name][place] = value
     with pytest.raises(InputError, match="here: its term arrays"):
         check_bm25(arrays, 2, "here")
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"), [("책", {0, 2}), ("물", {0, 1}), ("꽃", {1}), ("책 이야기", {0, 2}), ("책 바다", {3})]
+)
+def test_words_of_one_syllable_find_their_forms(query: str, numbers: set[int]) -> None:
+    passages = ["책을 읽었다. 물이 맑다.", "꽃은 폈다. 물과 불", "그 책의 값", "바다는 넓다."]
+    assert {one.number for one in made(passages).retrieve(query, 4)} == numbers

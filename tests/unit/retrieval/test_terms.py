@@ -6,7 +6,7 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_loopai.retrieval.terms import text_terms
+from mlx_loopai.retrieval.terms import has_pairs, text_terms, with_particles
 
 
 def spelled(text: str) -> list[str]:
@@ -35,3 +35,17 @@ def test_composed_and_decomposed_hangul_are_the_same_terms() -> None:
 @given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("가나다라 ab.1_\ud800"))))
 def test_the_terms_are_the_words_pairs(text: str) -> None:
     assert spelled(text) == reference(text)
+
+
+def test_a_syllable_alone_is_looked_for_with_particles() -> None:
+    asked = set(with_particles(text_terms("책 이야기")).tolist())
+    assert set(text_terms("책 이야기").tolist()) <= asked
+    for text in ("책을", "그 책이", "만화책은", "책"):
+        assert asked & set(text_terms(text).tolist()), text
+    assert not set(with_particles(text_terms("책")).tolist()) & set(text_terms("책상 책꽂이 이야기").tolist())
+    assert with_particles(text_terms("등대 A b")).tolist() == text_terms("등대 A b").tolist()
+
+
+def test_which_queries_have_pairs() -> None:
+    assert has_pairs(text_terms("책 이야기"))
+    assert not has_pairs(text_terms("책 물 a 1"))

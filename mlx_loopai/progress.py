@@ -1,4 +1,4 @@
-"""How long work tells how far it has come: one shape of callback for every room."""
+"""Progress of long work: one form of callback for every room."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Advance(Protocol):
 
 
 def ignore(done: int, note: str = "", /) -> None:
-    """The callback of a caller that does not want to know."""
+    """The callback of a caller that wants no progress."""
 
 
 def part(whole: Advance, before: int, name: str) -> Advance:

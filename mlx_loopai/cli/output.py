@@ -54,7 +54,7 @@ def to_plain(value: Any) -> Any:
 
 
 class Progress(Protocol):
-    """How far long work has come."""
+    """Progress of long work."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """`amount` more is done; `note` (such as a loss) is shown next to the bar until the next one."""

@@ -15,14 +15,14 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 RECOMMENDED = RECIPES / "demo-guarded.yaml"
 MATCHED, SELF, RECIPE, GUARDED = "plain-matched", "self", "recipe", "guarded"
 
-# What an arm has beside the domain rows; the rest of `replay` and `penalty` is the recipe's.
+# What an arm adds to the domain rows; the rest of `replay` and `penalty` is the recipe's.
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
     PLAIN: {},
     MATCHED: {},
     **{f"replay-{percent}": {"replay": {"source": "records", "share": percent / 100}} for percent in (1, 5, 10)},
     SELF: {"replay": {"source": "self"}},
     **{kind: {"penalty": {"kind": kind}} for kind in PENALTIES if kind != "none"},
-    # What hlora owes to having trained on general rows first, without its penalty.
+    # Shows what hlora gains from training on general rows first, without its penalty.
     "stage-a": {"penalty": {"kind": "hlora", "strength": 0.0}},
 }
 _GENERAL_CATEGORIES = ("dialogue", "knowledge")
@@ -34,7 +34,7 @@ def arm_names() -> list[str]:
 
 
 def recipe_arm(recipe: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
-    """The arm that the recipe file `path` describes, to stand beside the arms of `recipe`.
+    """The arm that the recipe file `path` describes, to be compared with the arms of `recipe`.
 
     Raises: InputError when the file is not a recipe, or tunes another base.
     """
@@ -79,7 +79,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
 
 
 def _as_many_domain_rows(recipe: RunConfig, arm: RunConfig) -> RunConfig:
-    """`arm` with as many rows that are no rehearsal in a step as the recipe has, to the nearest whole row."""
+    """`arm` with as many training rows (not rehearsal) in a step as the recipe has, to the nearest row."""
     rows = recipe.train.rows_per_step * (1 - recipe.replay.share) / (1 - arm.replay.share)
     train = arm.train.model_copy(update={"rows_per_step": max(1, round(rows))})
     return arm.model_copy(update={"train": train})

@@ -1,4 +1,4 @@
-"""Arms side by side: the same base and domain rows, trained in different ways, measured the same way."""
+"""Trains the arms of a comparison and measures them alike: same base, same domain rows."""
 
 from __future__ import annotations
 

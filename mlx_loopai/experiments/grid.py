@@ -35,7 +35,7 @@ from mlx_loopai.training.run import train_in
 class Trials:
     """What is tried of every arm: learning rates (empty: the arm's own) and seeds.
 
-    sweep_seeds: at how many of the seeds the rates are tried; the chosen rate is trained at all of them.
+    sweep_seeds: how many of the seeds try the rates; the chosen rate is trained with all of them.
     """
 
     rates: Sequence[float]

@@ -1,4 +1,4 @@
-"""What guarding costs a step: time and memory on the same fixed rows, with it and without, interleaved."""
+"""What a guard adds to a step's time and memory: the same fixed rows with and without it, in turns."""
 
 from __future__ import annotations
 

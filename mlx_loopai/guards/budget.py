@@ -1,6 +1,6 @@
-"""Holds a run inside its forgetting budget: what the guards weigh follows from how far the model has moved.
+"""Keeps a run inside its forgetting budget: the guards weigh more the further the model has moved.
 
-A strength that holds one model does nothing to another. The budget is in nats a token, the same for all, and the
+A strength that suits one model does nothing to another. The budget is in nats a token, the same for all models, and the
 controller finds the strength while the run trains.
 """
 
@@ -15,7 +15,7 @@ WIDEST = 1000.0
 AIM = 0.8
 # Of the logarithm of reading over aim: at each reading, and for its change since the one before.
 INTEGRAL, PROPORTIONAL = 0.35, 0.7
-# A reading near 0 says that the budget is unspent, not by how many orders of magnitude.
+# A reading near 0 means that the budget is unspent; by how many orders of magnitude does not matter.
 LARGEST_ERROR = 1.5
 
 

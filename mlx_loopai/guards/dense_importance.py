@@ -57,7 +57,7 @@ class DenseImportance:
         return DenseImportance(parts["omega"], coefficients, int(metadata["tokens"]), anchor)
 
     def place(self, model: nn.Module) -> None:
-        """Put the adapter of `model` on the anchor: the released method goes on with the adapter that it measured."""
+        """Put the adapter of `model` on the anchor: the released method continues with the adapter that it measured."""
         for name, layer in lora_modules(model).items():
             if name in self.anchor:
                 layer.lora_a, layer.lora_b = self.anchor[name]

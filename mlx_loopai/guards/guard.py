@@ -18,7 +18,7 @@ from mlx_loopai.models.micro_batch import MicroBatch
 if TYPE_CHECKING:
     from mlx_loopai.runs.context import RunContext
 
-# model -> what it costs that its adapter is where it is: a scalar, in float32.
+# model -> the penalty on its adapter's update: a scalar, in float32.
 Penalty = Callable[[nn.Module], mx.array]
 State = TypeVar("State")
 

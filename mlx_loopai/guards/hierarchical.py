@@ -1,4 +1,4 @@
-"""`penalty.kind: hierarchical`: the path integral, mended so that it measures importance."""
+"""`penalty.kind: hierarchical`: the path integral, corrected so that it measures importance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What general data says may not move: importance of every adapted layer's weights, as a rank-1 matrix per layer."""
+"""How much general data depends on each weight of the adapted layers: importance as a rank-1 matrix per layer."""
 
 from __future__ import annotations
 

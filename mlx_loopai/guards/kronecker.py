@@ -1,4 +1,4 @@
-"""`penalty.kind: kronecker`: two vectors a layer say what general data may not move."""
+"""`penalty.kind: kronecker`: two vectors a layer describe which weights general data depends on."""
 
 from __future__ import annotations
 

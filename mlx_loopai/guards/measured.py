@@ -1,4 +1,4 @@
-"""What the guards share that weigh the adapter's update: their rows, what their state depends on, a sum over layers."""
+"""The common part of guards that weigh the adapter's update: rows, dependencies, a sum over layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What adapted layers read and what a loss asks of their outputs, seen in one backward pass."""
+"""The inputs of adapted layers and the loss's gradients at their outputs, from one backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importance from a short training run on general rows: what each weight's movement contributed to the loss."""
+"""Importance from a short training run on general rows: how much each weight's movement contributed to the loss."""
 
 from __future__ import annotations
 

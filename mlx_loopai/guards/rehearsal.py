@@ -144,7 +144,7 @@ class SelfRehearsal(Guard[Rehearsal]):
         )
         if found.dropped:
             context.listener.notice(
-                f"rehearsal: {found.dropped} of {len(prompts)} answers looped or were empty and are left out"
+                f"rehearsal: {found.dropped} of {len(prompts)} answers looped or were empty and were left out"
             )
         return found
 
@@ -195,5 +195,5 @@ def _rows(context: RunContext, batch_rows: int) -> list[TokenRow]:
             raise InputError("replay.source: records needs `general: FILE`; or use replay.source: self")
         return [replace(row, category=REHEARSAL) for row in context.general_rows]
     if not context.general and config.replay.source == "self" and not context.directory.rehearsal.exists():
-        context.listener.notice("general: none given; the embedded prompt set serves for rehearsal")
+        context.listener.notice("rehearsal uses the built-in prompts; set `general` for your own")
     return list(state_of(SelfRehearsal(batch_rows), context, context.directory.rehearsal).rows)

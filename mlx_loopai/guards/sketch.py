@@ -1,4 +1,4 @@
-"""`penalty.kind: sketch`: kept inputs of general rows say in which directions no layer may move."""
+"""`penalty.kind: sketch`: stored inputs of general rows give the directions in which a layer must not move."""
 
 from __future__ import annotations
 

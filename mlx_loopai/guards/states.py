@@ -28,7 +28,7 @@ def state_of(
         general = rows()
         kept = kept_path(path.stem, context.loaded, guard.made_by(context, general), path.suffix)
         if fetch(kept, path):
-            context.listener.notice(f"{path.stem}: that of an earlier run is used ({kept})")
+            context.listener.notice(f"{path.stem}: taken from an earlier run ({kept})")
         else:
             guard.save(guard.measure(context, general), path)
             keep(path, kept)

@@ -43,7 +43,7 @@ def fetch(kept: Path, path: Path) -> bool:
 
 
 def _share(source: Path, target: Path) -> None:
-    """One copy on the disk where the file system allows it: files are only ever replaced whole."""
+    """One copy on the disk where the file system allows it: files are only ever replaced as a whole."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         os.link(source, temporary)

@@ -1,4 +1,4 @@
-"""What a run works with, opened once: nothing below reads a model's folder, a data file or the hub a second time."""
+"""Everything a run works with, opened once: no model folder, data file or hub is read a second time."""
 
 from __future__ import annotations
 

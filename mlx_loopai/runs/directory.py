@@ -63,9 +63,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise InputError(
-                f"{self.path}: a file stands where the run's folder should be; give another `out`"
-            ) from None
+            raise InputError(f"{self.path}: is a file, where the run's folder should be; give another `out`") from None
         taken = f"{self.path}: another process is writing this run; wait for it or give another `out`"
         with locked_folder(self.path, taken):
             self._end_last_line()

@@ -1,4 +1,4 @@
-"""Checkpoints from which a run goes on bit for bit: adapter, optimizer, position and random state."""
+"""Checkpoints from which a run continues bit for bit: adapter, optimizer, position and random state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a folder holds this run: its base, configuration and rows, and with what it was made."""
+"""Checks that a folder holds this very run: the same base, configuration and rows; and records the versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_identity(context: RunContext, resume: bool) -> None:
     run, config = context.directory, context.config
     stored = json.loads(run.identity.read_text(encoding="utf-8")) if run.identity.exists() else None
     if not resume and (complete_checkpoints(run.checkpoints) or run.adapter.exists()):
-        raise InputError(f"{run.path}: holds a run; add `resume` to go on with it, or give another `out`")
+        raise InputError(f"{run.path}: holds a run; add `resume` to continue it, or give another `out`")
     if resume and stored is not None:
         _compare(context, stored)
         return

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish that the training loop grants between two steps."""
+"""Ctrl-C during training: a step is finished first, so that the checkpoint is a whole one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a run: trained, watched over, scored in between, and saved."""
+"""The loop over a run's steps: train, watch memory and general ability, score held-out rows, save."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run_steps(run: Run) -> None:
                 _read_monitor(run)
             if run.group.any(interrupted()):
                 path = _save(run)
-                raise Interrupted(f"stopped by Ctrl-C; saved {path}; run it again with `resume` to go on")
+                raise Interrupted(f"stopped by Ctrl-C; saved {path}; `resume` continues the run")
             if _save_is_due(run):
                 _save(run)
     run.context.model.eval()
@@ -115,7 +115,7 @@ def _check_health(run: Run, result: StepResult) -> None:
         )
     verdict = run.watch.poll()
     if verdict in ("warn", "shrink"):
-        cure = "; MLX keeps less, and micro-batches get smaller" if verdict == "shrink" else ""
+        cure = "; the cache and the micro-batches get smaller" if verdict == "shrink" else ""
         run.listener.notice(f"memory is short: {run.watch.reason}{cure}")
     if run.group.any(verdict == "stop"):
         path = _save(run)
@@ -139,7 +139,9 @@ def _validate(run: Run) -> None:
     since = position.validations_since_best + 1
     run.position = replace(position, validations_since_best=since)
     if run.config.train.patience and since >= run.config.train.patience:
-        run.listener.notice(f"stopped early: {since} validations without a better one than step {position.best_step}'s")
+        run.listener.notice(
+            f"stopped early: no validation was better than that of step {position.best_step} for {since} in a row"
+        )
         run.position = replace(run.position, phase=len(run.phases), phase_step=0)
 
 

@@ -1,4 +1,4 @@
-"""What each token of a step counts: its answer, its distance from the base, and rehearsal against training."""
+"""How much each token of a step counts: its answer, its distance from the base, and rehearsal against training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens of a training row count, and how much: judged by the base before training, one forward pass a row."""
+"""Weighs the tokens of training rows by the base's view of them, before training: one forward pass a row."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Document(Part):
         return cls.from_json(read_json(path), str(path))
 
     def write(self, path: Path, indent: int | None = None) -> None:
-        """Write `path` whole or not at all; in one line, or indented by so many spaces."""
+        """Write `path` whole or not at all; in one line, or indented by that many spaces."""
         write_whole(path, json.dumps(self.to_json(), ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
 
 

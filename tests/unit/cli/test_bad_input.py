@@ -116,8 +116,8 @@ CASES = [
         {"rows.jsonl": GOOD_ROW},
     ),
     Case("no --out", "train --data rows.jsonl", ("Missing option '--out'",)),
-    Case("--out is a file", f"{TRAIN}", ("run: a file stands",), {"rows.jsonl": GOOD_ROW, "run": "mine"}),
-    Case("--out is below a file", f"{TRAIN}/er", ("run/er: a file stands",), {"rows.jsonl": GOOD_ROW, "run": "mine"}),
+    Case("--out is a file", f"{TRAIN}", ("run: is a file",), {"rows.jsonl": GOOD_ROW, "run": "mine"}),
+    Case("--out is below a file", f"{TRAIN}/er", ("run/er: is a file",), {"rows.jsonl": GOOD_ROW, "run": "mine"}),
     Case("budget that is no size", f"{TRAIN} --set memory.budget=a", ("memory.budget",), {"rows.jsonl": GOOD_ROW}),
     Case("too little memory", f"{TRAIN} --set memory.budget=1KiB", ("memory",), {"rows.jsonl": GOOD_ROW}, status=1),
     # Models

@@ -121,7 +121,7 @@ def test_three_phases_stopped_by_ctrl_c_in_a_process_of_their_own(cli: Cli, unbr
         lambda: sum(event["event"] == "step" for event in run.read_events()) >= 7, signal.SIGINT, "--out", str(run.path)
     )
     assert ended.status == 130, ended.err
-    assert "run it again with --resume to go on" in ended.err.splitlines()[-1]
+    assert "--resume continues the run" in ended.err.splitlines()[-1]
     resumed = cli.run("--out", str(run.path), "--resume", "--json", "--quiet")
     assert resumed.status == 0, resumed.err
     summary = json.loads(resumed.out)

@@ -13,8 +13,10 @@ import click
 
 from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage
 from mlx_loopai.cli.generation_options import generation_flags, read_flags
-from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
+from mlx_loopai.config import generation_options
 from mlx_loopai.errors import InputError
+from mlx_loopai.text.alphabet import Scripts
 
 if TYPE_CHECKING:
     from mlx_loopai.generation.chat import Chat, Turn
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 _HELP = """\
 /system TEXT  set the system prompt; without TEXT show it
+/retry        answer the last request anew, with another seed
+/set NAME V   set an option of generation, such as /set temperature 0.9
 /undo         take back the last request and its answer
 /reset        start a new conversation
 /save FILE    write the conversation to a .jsonl file, which training can read
@@ -99,12 +103,12 @@ def command(
     from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
     from mlx_loopai.generation.genres import shown_first
     from mlx_loopai.generation.session import open_session
-    from mlx_loopai.text.alphabet import Scripts
 
     Scripts.parse(generation.scripts)  # before the weights
     loaded_chat = None if load is None else Conversation.load(load)
     examples, system = shown_first(genre, few_shot, system)
-    session = open_session(model, adapter, system)
+    with waiting(f"loading {model}", quiet):
+        session = open_session(model, adapter, system)
     chat = Chat(session, ChatOptions(generation, session.context(context), examples))
     if loaded_chat is not None:
         chat.begin(loaded_chat)
@@ -174,6 +178,9 @@ def _shown(turn: Turn, console: _Console) -> bool:
 
 def _obey(chat: Chat, line: str, console: _Console) -> None:
     name, _, rest = line[1:].partition(" ")
+    if name == "retry":
+        _answer(chat, _prepared_retry(chat), console)
+        return
     action = _ACTIONS.get(name)
     if action is None:
         raise InputError(f"/{name}: no such command; /help lists them")
@@ -186,6 +193,26 @@ def _system(chat: Chat, text: str) -> str:
     if text:
         chat.begin(dataclasses.replace(chat.conversation, system=text))
     return f"system prompt: {chat.conversation.system or '(none)'}"
+
+
+def _prepared_retry(chat: Chat) -> str:
+    """The last request, taken back with its answer, to be asked again."""
+    if not chat.conversation.exchanges:
+        raise InputError("/retry: nothing was answered yet")
+    asked = chat.conversation.turns[-2].content
+    chat.begin(chat.conversation.undone())
+    options = chat.options.generation
+    chat.set_generation(options.model_copy(update={"seed": options.seed + 1}))
+    return asked
+
+
+def _set(chat: Chat, text: str) -> str:
+    name, _, value = text.partition(" ")
+    given = (value,) if name == "stop" else value.strip()
+    options = generation_options({name: given}, chat.options.generation)
+    Scripts.parse(options.scripts)
+    chat.set_generation(options)
+    return f"{name}: {getattr(options, name)}"
 
 
 def _undo(chat: Chat, _: str) -> str:
@@ -223,7 +250,10 @@ def _load(chat: Chat, name: str) -> str:
 def _named(command: str, name: str) -> Path:
     if not name:
         raise InputError(f"/{command}: which file? write /{command} FILE.jsonl")
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~name of a user that this machine does not have
+        raise InputError(f"/{command} {name}: there is no such home folder; name another file") from None
 
 
 def _leave(chat: Chat, _: str) -> str:
@@ -233,6 +263,7 @@ def _leave(chat: Chat, _: str) -> str:
 _ACTIONS: dict[str, Callable[[Chat, str], str]] = {
     "help": lambda chat, _: _HELP,
     "system": _system,
+    "set": _set,
     "undo": _undo,
     "reset": _reset,
     "save": _save,

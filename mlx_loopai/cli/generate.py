@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.generation_options import generation_flags, read_flags
-from mlx_loopai.cli.output import json_option, quiet_option
+from mlx_loopai.cli.output import json_option, quiet_option, waiting
 from mlx_loopai.cli.rag import chroma_url_option
 from mlx_loopai.errors import InputError
 
@@ -131,7 +131,8 @@ def command(**options: Any) -> None:
     from mlx_loopai.generation.engine import load_draft
     from mlx_loopai.generation.session import answer_room
 
-    session, examples = _session(given)
+    with waiting(f"loading {given.model}", given.quiet):
+        session, examples = _session(given)
     loaded = session.loaded
     budget = loaded.max_positions - answer_room(generation, loaded.max_positions)
     asked = _grounded(asked, given, session, examples, budget)

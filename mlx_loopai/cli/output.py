@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,25 @@ def progress(total: int | None, label: str, quiet: bool = False, unit: str = "")
             lines = _Lines(total, label, unit)
             yield lines
             lines.close()
+
+
+@contextlib.contextmanager
+def waiting(label: str, quiet: bool = False) -> Iterator[None]:
+    """Say on stderr what is being waited for: a spinner on a terminal, otherwise one line if it takes long."""
+    if quiet:
+        yield
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+
+        with Console(stderr=True).status(label):
+            yield
+    else:
+        timer = threading.Timer(LINE_EVERY_S, click.echo, (f"{label} ...",), {"err": True})
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 @contextlib.contextmanager

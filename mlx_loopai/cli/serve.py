@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.generation_options import generation_flags, read_flags
-from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option
+from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, waiting
+from mlx_loopai.cli.wording import one_line
 from mlx_loopai.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ _SPARE_CONNECTIONS = 64
     "--max-body", type=click.IntRange(1), default=1 << 20, show_default=True, help="The largest request, in bytes."
 )
 @click.option(
-    "--allow-origin", multiple=True, help="Origin whose pages may send requests, such as https://my.site (repeatable)."
+    "--allow-origin",
+    multiple=True,
+    help="Origin whose pages may send requests, such as https://my.site (repeatable; *: any).",
 )
 @json_option
 @quiet_option
@@ -115,7 +118,8 @@ def command(
     Scripts.parse(generation.scripts)
     key = _api_key()
     with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
-        session = open_session(model, adapter, system)
+        with waiting(f"loading {model}", quiet):
+            session = open_session(model, adapter, system)
         name = _served_name(model, session.adapter)
         serving = ServeOptions(
             defaults=Defaults(name, generation),
@@ -202,6 +206,8 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
     }
     emit(document, as_json, f"{options.defaults.model}: {url} (API: {url}/v1); Ctrl-C stops it")
     sys.stdout.flush()
+    if "*" in options.origins and options.api_key is None and not quiet:
+        click.echo(f"note: pages of every site can use the model; set {KEY_VARIABLE} to require a key", err=True)
     if not options.loopback and options.api_key is None and not quiet:
         click.echo(f"note: anybody who reaches {host} can use the model; set {KEY_VARIABLE} to require a key", err=True)
 
@@ -213,7 +219,7 @@ def _run(session: Session, options: ServeOptions, listening: socket.socket, quie
 
     def log(line: str) -> None:
         if not quiet:
-            click.echo(line, err=True)
+            click.echo(one_line(line), err=True)  # a path that a client chose may hold escape sequences
 
     config = uvicorn.Config(
         build_app(session, options, log),

@@ -101,6 +101,10 @@ class Chat:
         """Go on from another conversation: an earlier one, or one that was loaded."""
         self.conversation, self._skipped = conversation, 0
 
+    def set_generation(self, options: GenerationOptions) -> None:
+        """Write the answers to come as `options` say."""
+        self.options = dataclasses.replace(self.options, generation=options)
+
     def ask(self, text: str) -> Turn:
         """The answer to `text`, which joins the conversation with what was written of it, also when it is stopped.
 

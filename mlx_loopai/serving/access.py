@@ -22,13 +22,14 @@ def refusal(headers: Headers, loopback: bool, origins: Collection[str]) -> ApiEr
     """Why a request is turned away, or None.
 
     On a loopback address only loopback names are answered: a page of another site may point its own name at this
-    machine (DNS rebinding). A request that a page of another origin sends is refused unless that origin is allowed.
+    machine (DNS rebinding). A request that a page of another origin sends is refused unless that origin, or `*`, is
+    allowed.
     """
     host = headers.get("host", "")
     if loopback and not _LOOPBACK.fullmatch(host):
         return ApiError(403, f"host {host[:80]!r}: this server answers on the loopback address only", code="wrong_host")
     origin = headers.get("origin")
-    if origin is None or origin in origins or _netloc(origin) == host.lower():
+    if origin is None or origin in origins or "*" in origins or _netloc(origin) == host.lower():
         return None
     return ApiError(
         403,

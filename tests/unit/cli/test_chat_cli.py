@@ -49,9 +49,27 @@ def test_json_lines(tmp_path: Path) -> None:
     assert "/save FILE" in again.stderr
 
 
+def test_options_can_be_changed_and_answers_asked_for_anew() -> None:
+    asked = ("호랑이 이야기를 들려줘.", "/set temperature 1.2", "/retry", "/retry", "/set max_tokens 2", "/retry")
+    result = talk(*asked, options=("--json",))
+    assert result.exit_code == 0, result.exception
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["seed"] for answer in answers] == [0, 1, 2, 3]
+    assert len({answer["text"] for answer in answers}) == 4
+    assert {answer["prompt_tokens"] for answer in answers} == {answers[0]["prompt_tokens"]}
+    assert answers[-1]["generated_tokens"] == 2
+    assert "temperature: 1.2" in result.stderr
+    assert "cut after 2 tokens" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
+        ("/retry", "nothing was answered yet"),
+        ("/set warmth 3", "no such option"),
+        ("/set top_p 3", "--top-p '3'"),
+        ("/set scripts klingon", "unknown part"),
+        ("/save ~nobody-of-that-name/x.jsonl", "no such home folder"),
         ("/dance", "no such command"),
         ("/save", "which file"),
         ("/load /no/such.jsonl", "no such file"),

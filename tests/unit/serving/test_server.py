@@ -172,6 +172,14 @@ def test_an_origin_that_is_allowed(serving: Serving) -> None:
         assert httpx.options(f"{server.url}/", headers=headers | {"Origin": "https://other"}).status_code == 403
 
 
+def test_every_origin_where_that_is_asked_for(serving: Serving) -> None:
+    with serving(origins=("*",)) as server:
+        answer = httpx.get(f"{server.url}/v1/models", headers={"Origin": "http://localhost:3000"})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+        # Another host name than this machine's is still a page that points its own name here.
+        assert httpx.get(f"{server.url}/v1/models", headers={"Host": "evil.example"}).status_code == 403
+
+
 def lines(server: Running, **fields: Any) -> list[Any]:
     body = {"messages": [{"role": "user", "content": QUESTIONS[0]}], "stream": True, "temperature": 0} | fields
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:

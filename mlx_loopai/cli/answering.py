@@ -18,6 +18,7 @@ from mlx_loopai.errors import Interrupted, LoopaiError, all_problems
 
 if TYPE_CHECKING:
     from mlx_loopai.config import GenerationOptions
+    from mlx_loopai.generation.answer_stream import Text
     from mlx_loopai.generation.answers import Answer, Standard
     from mlx_loopai.generation.grammar import Grammar
     from mlx_loopai.generation.prompts import Prompt
@@ -111,6 +112,7 @@ def answer_one(job: Job, question: Question, output: Output) -> None:
     emit(document, output.as_json, "")
     if not output.quiet:
         warn_of_cut([document], job.options)
+        warn_of_emptied(answer.text)
         # A form overrules the model's first choices too, which is no sign of damage.
         warn_of_damage(0.0 if job.grammar else answer.text.argmax_masked)
 
@@ -164,6 +166,12 @@ def warn_of_cut(rows: Sequence[Mapping[str, Any]], options: GenerationOptions) -
         click.echo(f"{which} cut at the end of the model's context; shorten the prompt", err=True)
     else:
         click.echo(f"{which} cut after {options.max_tokens} tokens; --max-tokens allows more", err=True)
+
+
+def warn_of_emptied(text: Text) -> None:
+    """Say on stderr when the filter left nothing of a text: an answer of code alone, for instance."""
+    if text.written.strip() and not text.text.strip():
+        click.echo("the filter removed the whole text; --no-filter shows it", err=True)
 
 
 def warn_of_damage(argmax_masked: float) -> None:

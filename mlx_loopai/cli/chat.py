@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage
+from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage, warn_of_emptied
 from mlx_loopai.cli.generation_options import generation_flags, read_flags
 from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
 from mlx_loopai.config import generation_options
@@ -158,6 +158,7 @@ def _answer(chat: Chat, line: str, console: _Console) -> None:
     if not console.quiet:
         if not stopped:
             warn_of_cut([document], chat.options.generation)
+        warn_of_emptied(written)
         warn_of_damage(written.argmax_masked)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
 from mlx_loopai.config import GenerationOptions, generation_options
@@ -16,6 +16,8 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.serving.shapes import ApiError
 from mlx_loopai.text.alphabet import Scripts
 
+# What pydantic adds to a place for the forms of a union.
+_FORMS = ("str", "list[_Part]", "list[str]")
 _SEEDS = 1 << 31
 _LARGEST_SEED = (1 << 63) - 1
 
@@ -59,17 +61,25 @@ class Asked:
 
 
 class _Part(BaseModel):
-    type: Literal["text"]
-    text: str
+    type: str
+    text: str = ""
+
+    @field_validator("type")
+    @classmethod
+    def _is_text(cls, kind: str) -> str:
+        if kind != "text":
+            raise ValueError("only text parts are supported")
+        return kind
 
 
 class _Turn(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_Part]
+    content: str | list[_Part] | None = None  # clients send null for a turn that only called a tool
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        content = self.content or ""
+        return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
 class _StreamOptions(BaseModel):
@@ -142,9 +152,15 @@ def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
 
 
 def _invalid(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return ApiError(400, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}", place)
+    # Of the forms that a value may have, the one that was followed furthest was meant.
+    found = max(error.errors(include_url=False, include_context=False, include_input=False), key=_depth)
+    place = ".".join(str(part) for part in found["loc"] if part not in _FORMS)
+    reason = found["msg"].removeprefix("Value error, ")
+    return ApiError(400, f"{place}: {reason[:1].lower()}{reason[1:]}", place)
+
+
+def _depth(problem: Any) -> int:
+    return len(problem["loc"])
 
 
 def _options(read: _Body, defaults: GenerationOptions) -> GenerationOptions:

@@ -9,15 +9,19 @@ import pytest
 import regex
 from click.testing import CliRunner, Result
 
-from mlx_loopai.cli.answering import warn_of_cut
+from mlx_loopai.cli.answering import warn_of_cut, warn_of_emptied
 from mlx_loopai.cli.main import commands
 from mlx_loopai.config import GenerationOptions, LoraOptions
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
+from mlx_loopai.generation.answer_stream import Writing
 from mlx_loopai.generation.answers import Standard
 from mlx_loopai.generation.answers_file import AnswersFile
+from mlx_loopai.generation.engine import Piece
+from mlx_loopai.generation.request import Request
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora, lora_modules
+from mlx_loopai.text.filter import Policy
 
 SHORT = ("--max-tokens", "6")
 
@@ -259,6 +263,14 @@ def test_a_text_that_was_cut_is_said_to_be(
     # Nobody chose a length: it is what the context leaves.
     warn_of_cut([{"finished": False, "generated_tokens": 33}], GenerationOptions())
     assert "cut at the end of the model's context; shorten the prompt" in capsys.readouterr().err
+
+
+def test_a_text_of_which_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    writing = Writing(Request([5], GenerationOptions(), policy=Policy()))
+    writing.take(Piece("```\nprint()\n```", 7, False))
+    writing.end()
+    warn_of_emptied(writing.text())
+    assert "the filter removed the whole text; --no-filter shows it" in capsys.readouterr().err
 
 
 def test_a_prompt_beyond_the_context_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_messages() -> None:
     )
 
 
+def test_a_turn_without_text() -> None:
+    turns = [{"role": "user", "content": "하나"}, {"role": "assistant", "content": None}, *ASKED]
+    assert [message.content for message in chat(messages=turns).prompt] == ["하나", "", "안녕?"]
+    error = refused({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]})
+    assert str(error) == "messages.0.content.0.type: only text parts are supported"
+    assert "the last turn is empty" in str(refused({"messages": [{"role": "user", "content": None}]}))
+
+
 def test_text() -> None:
     assert parse(b'{"prompt": "abc"}', False, DEFAULTS).prompt == "abc"
     assert refused({"messages": ASKED}, is_chat=False).param == "prompt"
@@ -81,7 +89,10 @@ def test_text() -> None:
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "네"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, None),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content.0.type",
+        ),
         ({"temperature": -1}, "temperature"),
         ({"temperature": 1e-300}, None),
         ({"temperature": "hot"}, "temperature"),

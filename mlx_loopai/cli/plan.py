@@ -45,39 +45,34 @@ def command(
     Exit status 1 when the run does not fit; the table then shows the smallest attempt.
     """
     from mlx_loopai.config import load_config
-    from mlx_loopai.guards.terms import memory_terms
-    from mlx_loopai.memory.corrections import read_corrections
-    from mlx_loopai.memory.machine import find_machine
-    from mlx_loopai.memory.plan import plan
-    from mlx_loopai.models.find_config import find_config
-    from mlx_loopai.models.shape import ModelShape
+    from mlx_loopai.library.training import plan
 
     if probe and machine != "this":
         raise InputError(f"--probe: {machine} is not here to be measured; leave out --machine, or --probe")
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)
     config = load_config(recipe, overrides)
-    sizes, where = find_config(config.model)
-    shape, planned_for = ModelShape.from_config(sizes, where), find_machine(machine, int(macos))
-    found = plan(shape, config, planned_for, memory_terms(config), corrections=read_corrections(shape, planned_for))
+    found = plan(config, machine, macos=int(macos))
     if probe and found.fits:
-        _probe(sizes, found, quiet)
-        found = plan(shape, config, planned_for, memory_terms(config), corrections=read_corrections(shape, planned_for))
+        _probe(config.model, found, quiet)
+        found = plan(config, machine, macos=int(macos))
     emit(_document(config.model, found), as_json, "" if quiet and found.fits else _table(config.model, found))
     found.require_fit()
 
 
-def _probe(sizes: dict[str, Any], planned: MemoryPlan, quiet: bool) -> None:
+def _probe(model: str, planned: MemoryPlan, quiet: bool) -> None:
     """Measure steps of the plan and keep what they say."""
     import mlx_loopai.training.step_memory as measuring
     from mlx_loopai.memory.corrections import keep_factor
     from mlx_loopai.memory.watch import guarded
+    from mlx_loopai.models.find_config import find_config
     from mlx_loopai.models.shape import ModelShape
 
+    sizes, where = find_config(model)
     steps = len(measuring.probed_options(planned))
     with progress(steps, "probe", quiet, unit="steps") as shown, guarded(planned):
         factor = measuring.probe(sizes, planned, shown.update)
-    keep_factor(ModelShape.from_config(sizes), planned.machine, planned.checkpointing, factor)
+    keep_factor(ModelShape.from_config(sizes, where), planned.machine, planned.checkpointing, factor)
 
 
 def _document(model: str, found: MemoryPlan) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from mlx_loopai.models.find_config import find_config
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.runs.documents.run import Summary
 from mlx_loopai.runs.listener import Listener, Silent
-from mlx_loopai.training.run import train as train_run
 
 
 def plan(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15) -> MemoryPlan:
@@ -40,6 +39,8 @@ def train(
     Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; LoopaiError when the run does
     not fit into the memory, or its loss or its general ability is lost.
     """
+    from mlx_loopai.training.run import train as train_run  # a plan need not wait for it
+
     return train_run(_configuration(config), Path(out), listener or Silent(), resume)
 
 

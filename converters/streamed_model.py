@@ -7,6 +7,7 @@ the memory of one block of one matrix, whatever the model's size.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
 
@@ -65,14 +66,20 @@ def _streamed(module: nn.Module, path: str, entries: Mapping[str, TensorEntry]) 
     return _StreamedLinear(weight, entries.get(f"{path}.bias"))
 
 
-def logits(checkpoint: Checkpoint, tokens: np.ndarray) -> np.ndarray:
+def plain_model(config: Mapping[str, Any]) -> nn.Module:
+    """mlx-lm's model of a configuration; its random weights are lazy, so they never exist."""
+    return build_model(dict(config))
+
+
+def logits(checkpoint: Checkpoint, tokens: np.ndarray, config: Mapping[str, Any] | None = None) -> np.ndarray:
     """The logits (B, T, V) of token ids (B, T), computed in float32.
+
+    `config` is what mlx-lm reads in place of the checkpoint's completed configuration.
 
     Raises:
         LoopaiError: mlx-lm's model has other parameters than the checkpoint.
     """
-    # Its random weights are lazy, so they never exist.
-    model = build_model(checkpoint.config)
+    model = plain_model(checkpoint.config if config is None else config)
     by_name = {entry.name: entry for entry in checkpoint.entries}
     entries = {ours: by_name[theirs] for ours, theirs in model.sanitize({name: name for name in by_name}).items()}
     if set(tree_flatten(model.parameters(), destination={})) != set(entries):

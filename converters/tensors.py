@@ -79,8 +79,9 @@ class Checkpoint:
 
     `dtype` is the type to write when the user names none. `files` are those that tensors and configuration come from.
     `tokenizer_files` is empty when the source has no tokenizer of its own; `vocabulary` holds the token strings by id
-    when the source lists them (GGUF), and `gguf_metadata` all that such a file says about itself. `unread` names the
-    source's tensors that nothing reads, `notes` says what was taken otherwise than the files say.
+    when the source lists them (GGUF), and `gguf_metadata` all that such a file says about itself. `raw` is config.json
+    as the folder has it, None for GGUF; `packed`: MLX quantised it. `unread` names the tensors that nothing reads,
+    `notes` says what was taken otherwise than the files say.
     """
 
     source: Path
@@ -92,6 +93,8 @@ class Checkpoint:
     tokenizer_files: tuple[Path, ...] = ()
     vocabulary: tuple[str, ...] | None = None
     gguf_metadata: Mapping[str, Any] | None = None
+    raw: Mapping[str, Any] | None = None
+    packed: bool = False
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -16,8 +16,8 @@ from converters.writers import Progress
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.models.encoder import ENCODERS
 
-# Enough positions for attention and rotary angles to matter, few enough for a slow machine.
-PROBE_TOKENS = 12
+# Of an encoder: enough positions for attention to matter, few enough for a slow machine.
+ENCODER_TOKENS = 12
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,17 @@ class Verification:
     """How far an output is from its source: over all weights, and by group (`self_attn.q_proj`, `lm_head`, ...).
 
     `logits_max_abs`: largest difference of two logits (of an encoder's last hidden states) when both sets of weights
-    run in float32 on the same tokens.
+    run in float32 on the same tokens. `readings`: the same between the output and other readings of the source's
+    configuration (`config.json`, and `transformers`, `llama.cpp` where they are installed). `unread`: the source's
+    tensors that nothing read.
     """
 
     max_abs: float
     max_rel: float
     logits_max_abs: float
     groups: dict[str, Difference]
+    readings: dict[str, float]
+    unread: tuple[str, ...]
 
 
 def _group(name: str) -> str:
@@ -114,24 +118,15 @@ def compare_weights(
     return groups
 
 
-def compare_logits(source: Checkpoint, output: Checkpoint) -> float:
-    """Largest difference of the logits (an encoder's last hidden states) of the two models on the same tokens.
-
-    Both run in float32, so that the figure shows the weights and not the arithmetic of a narrow type, and with their
-    weights streamed from disk.
-
-    Raises:
-        LoopaiError: a logit is not finite.
-    """
+def _compare_states(source: Checkpoint, output: Checkpoint) -> float:
+    """Largest difference of two encoders' last hidden states on the same tokens. Raises: LoopaiError."""
     from converters.encoder import states
-    from converters.streamed_model import logits
 
-    run = states if source.config["model_type"] in ENCODERS else logits
-    tokens = np.linspace(0, source.config["vocab_size"] - 1, PROBE_TOKENS).astype(np.int32)[None]
-    wanted, found = run(source, tokens), run(output, tokens)
+    tokens = np.linspace(0, source.config["vocab_size"] - 1, ENCODER_TOKENS).astype(np.int32)[None]
+    wanted, found = states(source, tokens), states(output, tokens)
     if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
         raise LoopaiError(
-            f"{output.source}: the model gives logits that are not finite; the source checkpoint is damaged"
+            f"{output.source}: the model gives states that are not finite; the source checkpoint is damaged"
         )
     return float(np.abs(found - wanted).max())
 
@@ -142,18 +137,27 @@ def verify(
     on_progress: Progress,
     rounding_of: RoundingOf = lambda entry: None,
 ) -> Verification:
-    """Read the output again, compare each tensor with its source, and run both.
+    """Read the output again, compare each tensor with its source, and run both in every reading there is.
 
     `rounding_of` says how the output quantises each matrix.
 
     Raises:
         LoopaiError: a difference that rounding does not explain, or logits that are not finite.
     """
+    from converters.readings import Readings, compare_readings
+
     output = open_checkpoint(folder)
     groups = compare_weights(source, output, on_progress, rounding_of)
+    max_abs = max(difference.max_abs for difference in groups.values())
+    if source.config["model_type"] in ENCODERS:
+        found = Readings(_compare_states(source, output), {})
+    else:
+        found = compare_readings(source, output, same_weights=max_abs == 0)
     return Verification(
-        max_abs=max(difference.max_abs for difference in groups.values()),
+        max_abs=max_abs,
         max_rel=max(difference.max_rel for difference in groups.values()),
-        logits_max_abs=compare_logits(source, output),
+        logits_max_abs=found.source_max_abs,
         groups=groups,
+        readings=found.others,
+        unread=source.unread,
     )

@@ -139,9 +139,10 @@ def read_gguf(path: Path) -> Checkpoint:
     if architecture.embedding not in tensors:
         raise InputError(f"{path}: has no token_embd.weight; the file is incomplete, get a fresh copy of it")
     _check_kinds(header.tensors, path)
+    unread: tuple[str, ...] = ()
     embedding, head = tensors[architecture.embedding], tensors.get(architecture.head)
     if not architecture.always_own_head and head is not None and _same_bytes(path, embedding, head):
-        del tensors[architecture.head]
+        unread = (tensors.pop(architecture.head).name,)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     config = from_gguf(header.metadata, shapes, _rope_factors(header.tensors, path), str(path))
     names.check_tensors(shapes, config, str(path))
@@ -155,4 +156,5 @@ def read_gguf(path: Path) -> Checkpoint:
         files=(path,),
         vocabulary=_vocabulary(header.metadata),
         gguf_metadata=header.metadata,
+        unread=unread,
     )

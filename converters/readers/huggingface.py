@@ -63,14 +63,23 @@ def _shards(folder: Path) -> tuple[list[Path], set[str]]:
     raise InputError(f"{folder}: holds no model.safetensors, no {INDEX} and no pytorch_model.bin; get the weights")
 
 
-def _entries(folder: Path, shards: list[Path], promised: set[str], packed: bool) -> dict[str, TensorEntry]:
-    """All tensors by name, in the order in which they lie on disk."""
+def _entries(
+    folder: Path, shards: list[Path], promised: set[str], packed: bool
+) -> tuple[dict[str, TensorEntry], list[str]]:
+    """All tensors by name, in the order in which they lie on disk; and the buffers, which nothing reads."""
     entries: dict[str, TensorEntry] = {}
+    buffers: list[str] = []
+
+    def is_buffer(name: str) -> bool:
+        if names.is_buffer(name):
+            buffers.append(name)
+        return names.is_buffer(name)
+
     for shard in shards:
         if shard.suffix == ".bin":
-            found = read_torch_file(shard, skip=names.is_buffer)
+            found = read_torch_file(shard, skip=is_buffer)
         else:
-            found = read_entries(shard, skip=names.is_buffer, packed=packed)
+            found = read_entries(shard, skip=is_buffer, packed=packed)
         for entry in found:
             if entry.name in entries:
                 raise InputError(
@@ -83,7 +92,7 @@ def _entries(folder: Path, shards: list[Path], promised: set[str], packed: bool)
         raise InputError(f"{folder}: the index promises tensors that no shard holds: {all_problems(missing, limit=4)}")
     if not entries:
         raise InputError(f"{folder}: its weight files hold no tensors; get a fresh copy of them")
-    return entries
+    return entries, buffers
 
 
 def _mlx_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
@@ -151,7 +160,7 @@ def read_folder(folder: Path) -> Checkpoint:
         from converters.encoder import read_encoder
 
         shards, promised = _shards(folder)
-        entries = _entries(folder, shards, promised, packed=False)
+        entries, _ = _entries(folder, shards, promised, packed=False)
         return read_encoder(folder, raw, entries, main_dtype(entries), (where, *shards))
     architecture = names.architecture_of(raw.get("model_type"), str(where))
     shards, promised = _shards(folder)
@@ -159,7 +168,7 @@ def read_folder(folder: Path) -> Checkpoint:
     refuse_foreign_quantization(raw, str(where))
     if (folder / _MODELOPT).is_file():
         raise InputError(f"{folder}: its weights are quantised by ModelOpt ({_MODELOPT}); give the original checkpoint")
-    entries = _entries(folder, shards, promised, packed=quantization is not None)
+    entries, unread = _entries(folder, shards, promised, packed=quantization is not None)
     entries, prefixes = unwrapped(entries, str(folder))
     dtype = main_dtype(entries)
     if names.EMBEDDING.removeprefix("model.") in entries:
@@ -170,6 +179,8 @@ def read_folder(folder: Path) -> Checkpoint:
         entries = join_quantized(entries, quantization, str(folder))
     notes = [f"tensor names began with {', '.join(prefixes)}, which was taken off"] if prefixes else []
     head = _decide_head(entries, raw, architecture, of_mlx=quantization is not None)
+    if head == "copy":
+        unread.append(architecture.head)
     if head == "own" and raw.get("tie_word_embeddings"):
         notes.append(
             f"{architecture.head} is not the embedding's copy, so it is kept and the output says that nothing is tied,"
@@ -186,5 +197,8 @@ def read_folder(folder: Path) -> Checkpoint:
         dtype=dtype,
         files=(where, *shards),
         tokenizer_files=tokenizer_files(folder),
+        raw=raw,
+        packed=quantization is not None,
+        unread=tuple(unread),
         notes=tuple(notes),
     )

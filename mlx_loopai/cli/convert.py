@@ -122,6 +122,11 @@ def _print_summary(document: dict[str, Any]) -> None:
             f"verified: largest weight difference {checked['max_abs']:.3g} (relative {checked['max_rel']:.3g}),"
             f" largest logit difference {checked['logits_max_abs']:.3g}"
         )
+        readings = ", ".join(f"{reader} {difference:.3g}" for reader, difference in checked["readings"].items())
+        click.echo(f"logits beside other readings of the source: {readings or 'none that knows this architecture'}")
+        if checked["unread"]:
+            names = ", ".join(checked["unread"][:4])
+            click.echo(f"tensors of the source that nothing read: {len(checked['unread'])}, such as {names}")
 
 
 @click.command("convert", short_help="Convert a model between MLX, Hugging Face and GGUF, and quantise it.")
@@ -151,7 +156,7 @@ def _print_summary(document: dict[str, Any]) -> None:
     (*MLX_FORMS, "q8_0", "q4_0"), "Quantise the matrices: bits or a float form for mlx, q8_0 or q4_0 for gguf."
 )
 @click.option(
-    "--verify", "check", is_flag=True, help="Read the output again, compare every tensor, and run both models."
+    "--verify", "check", is_flag=True, help="Compare every tensor, and logits in every reading of config.json."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no summary; errors are still shown.")

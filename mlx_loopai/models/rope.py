@@ -102,13 +102,14 @@ def _original_positions(found: Mapping[str, Any], config: Mapping[str, Any]) -> 
 def _check_numbers(scaling: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
     wanted = [key for key in scaling if key not in ("rope_type", "type")]
     values = {key: scaling[key] for key in wanted}
-    optional = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+    signed = ("mscale", "mscale_all_dim")
     if scaling["rope_type"] == "yarn":
+        optional = ("beta_fast", "beta_slow", "attention_factor", *signed)
         values |= {key: found[key] for key in optional if found.get(key) is not None}
     problems = [
         f"{key} is {_shown(value)} where a positive number is needed"
         for key, value in values.items()
-        if not _is_number(value) or value < 0 or (value == 0 and key in wanted)
+        if not _is_number(value) or (value < 0 and key not in signed) or (value == 0 and key in wanted)
     ]
     if problems:
         raise InputError(f"{where}: rope_scaling {_shown(found)} is not supported: {all_problems(problems)}")

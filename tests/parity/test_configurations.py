@@ -167,10 +167,12 @@ def test_a_configuration_computes_the_same_or_is_refused(config: dict[str, Any],
         (folder / "config.json").write_text(json.dumps(config))
         save_file(state, folder / "model.safetensors", {"format": "pt"})
         try:
-            convert(folder, Path(place) / "out", dtype="fp32")
+            verified = convert(folder, Path(place) / "out", dtype="fp32", check=True).verification
         except InputError as error:
             event(f"refused: {str(error).split(': ', 1)[1][:60]}")
             return
+        assert verified is not None
+        event(f"transformers compared by --verify: {'transformers' in verified.readings}")
         event(f"converted: {scaling_of(Path(place) / 'out')}")
         try:
             theirs = their_logits(folder)

@@ -1,21 +1,39 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from converters import other_readers
 from converters import verify as verify_module
 from converters.convert import convert
+from converters.names import expected_tensors
 from converters.readers import open_checkpoint
 from converters.streamed_model import logits
 from converters.tensors import TensorEntry
 from converters.verify import compare_weights, verify
+from converters.writers.target import Target
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.models.configuration import complete_configuration
+from tests.tiny_files import write_tokenizer
 
 Build = Callable[..., Path]
+NEOX: dict[str, Any] = {
+    "model_type": "gpt_neox",
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+}
 
 
 def ignore(count: int) -> None:
@@ -90,8 +108,6 @@ def test_logits_that_are_not_finite_are_an_error(model_folder: Build, tmp_path: 
     source = model_folder()
     tensors = {entry.name: entry.load() for entry in open_checkpoint(source).entries}
     tensors["lm_head.weight"] = np.full_like(tensors["lm_head.weight"], 3e38)
-    from safetensors.numpy import save_file
-
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(LoopaiError, match=r"not finite"):
         convert(source, tmp_path / "out", check=True)
@@ -114,3 +130,107 @@ def tokens_array(tokens: np.ndarray) -> Any:
     import mlx.core as mx
 
     return mx.array(tokens)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+SCALINGS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    "yarn": {"rope_scaling": YARN | {"attention_factor": 0.8, "beta_fast": 8.0}},
+    "llama3": {"rope_scaling": {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral"])
+def test_our_own_reading_of_config_json_agrees(model_folder: Build, tmp_path: Path, kind: str, scaling: str) -> None:
+    changes = SCALINGS[scaling] | {"model_type": kind} | ({"head_dim": 16} if kind == "qwen3" else {})
+    if kind == "mistral":
+        changes["sliding_window"] = 60 if scaling in ("none", "linear") else None
+    done = convert(model_folder(**changes), tmp_path / "out", check=True)
+    assert done.verification is not None
+    assert 0 < done.verification.readings["config.json"] < 1e-4
+
+
+def test_our_own_reading_of_gpt_neox_agrees(tmp_path: Path) -> None:
+    config = NEOX | {"rope_parameters": {"rope_theta": 700.0, "partial_rotary_factor": 0.5}}
+    folder = write_tokenizer(tmp_path / "source")
+    (folder / "config.json").write_text(json.dumps(config))
+    complete = complete_configuration(config, "here") | {"tie_word_embeddings": False}
+    rng = np.random.default_rng(0)
+    shapes = expected_tensors(complete)
+    save_file({n: rng.normal(0, 0.2, s).astype(np.float32) for n, s in shapes.items()}, folder / "model.safetensors")
+    done = convert(folder, tmp_path / "out", check=True)
+    assert done.verification is not None
+    assert 0 < done.verification.readings["config.json"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    "written", [{"rope_scaling": None}, {"rope_scaling": YARN}, {"rope_theta": 4000.0}, {"rms_norm_eps": 0.1}]
+)
+def test_a_key_that_the_output_lost_fails_although_every_weight_agrees(
+    model_folder: Build, tmp_path: Path, written: dict[str, Any]
+) -> None:
+    """It once printed a logit difference of 0.9, "verified", and exit status 0."""
+    source = model_folder(rope_scaling=YARN | {"beta_fast": 4.0, "beta_slow": 2.0, "attention_factor": 1.0})
+    convert(source, tmp_path / "out")
+    path = tmp_path / "out/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | written))
+    with pytest.raises(LoopaiError, match=r"a key of the configuration is read differently"):
+        verify(open_checkpoint(source), tmp_path / "out", ignore)
+
+
+def test_a_mistake_that_our_configuration_shares_is_found_by_the_other_reading(
+    model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the attention factor were still dropped on the way in: both models of mlx-lm would agree."""
+    from mlx_loopai.models import rope
+
+    monkeypatch.setattr(rope, "_yarn", lambda found, factor, where: {})
+    source = model_folder(rope_scaling=YARN | {"attention_factor": 0.5})
+    with pytest.raises(LoopaiError, match=r"what its config.json means"):
+        convert(source, tmp_path / "out", check=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_angles_beyond_the_probed_text_are_compared(
+    model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    source = model_folder(rope_scaling=scaling, max_position_embeddings=4096)
+    convert(source, tmp_path / "out")
+    path = tmp_path / "out/config.json"
+    wrong = {"rope_scaling": scaling | {"factor": 3.0}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(LoopaiError, match=r"rotary angles at position"):
+        verify(open_checkpoint(source), tmp_path / "out", ignore)
+
+
+def test_tensors_that_nothing_reads_are_named(model_folder: Build, tmp_path: Path) -> None:
+    source = model_folder(tie_word_embeddings=True)
+    tensors = load_file(source / "model.safetensors")
+    buffer = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    tensors |= {"lm_head.weight": tensors["model.embed_tokens.weight"], buffer: np.ones(4, np.float32)}
+    save_file(tensors, source / "model.safetensors")
+    found = convert(source, tmp_path / "out", check=True).verification
+    assert found is not None
+    assert sorted(found.unread) == ["lm_head.weight", buffer]
+
+
+@pytest.mark.parametrize("form", [{"dtype": "fp32"}, {"dtype": "bf16"}, {"quantize": "q8_0"}])
+def test_llama_cpp_computes_the_same_from_a_gguf_file(tiny_model_folder: Path, tmp_path: Path, form: Any) -> None:
+    pytest.importorskip("llama_cpp")
+    found = convert(tiny_model_folder, tmp_path / "m.gguf", target=Target(to="gguf", **form), check=True).verification
+    assert found is not None
+    assert 0 < found.readings["llama.cpp"] < 2
+
+
+def test_llama_cpp_finds_a_file_that_says_something_else(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llama_cpp")
+    real = other_readers.llama_cpp_logits
+    monkeypatch.setattr(other_readers, "llama_cpp_logits", lambda output, tokens: real(output, tokens[::-1].copy()))
+    with pytest.raises(LoopaiError, match=r"from those of llama.cpp"):
+        convert(tiny_model_folder, tmp_path / "m.gguf", target=Target(to="gguf"), check=True)

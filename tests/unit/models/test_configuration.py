@@ -62,6 +62,7 @@ def test_mlx_lm_computes_yarns_attention_factor_from_what_is_written(keys: dict[
     config = complete_configuration(BASE | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0} | keys}, "here")
     rope = build_model(config).layers[0].self_attn.rope
     assert rope.mscale == pytest.approx(wanted, rel=1e-12)
+    assert complete_configuration(config, "here") == config
     assert yarn_attention_factor(config["rope_scaling"]) == pytest.approx(wanted, rel=1e-12)
 
 

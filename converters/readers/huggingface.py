@@ -132,12 +132,13 @@ def _decide_head(
     """
     embedding, head = entries.get(architecture.embedding), entries.get(architecture.head)
     tied = bool(raw.get("tie_word_embeddings"))
-    if architecture.always_own_head:
-        if tied and head is None and embedding is not None:
-            entries[architecture.head] = replace(embedding, name=architecture.head)
-        return "own"
+    if architecture.always_own_head and tied and head is None and embedding is not None:
+        entries[architecture.head] = replace(embedding, name=architecture.head)
+        return "none"
     if head is None or embedding is None:
         return "none"
+    if architecture.always_own_head:
+        return "none" if same_values(head, embedding) else "own"
     if tied and (of_mlx or same_values(head, embedding)):
         del entries[architecture.head]
         return "copy"

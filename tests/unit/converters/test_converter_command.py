@@ -58,7 +58,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("to", "how"), [("mlx", "goes on after the files"), ("gguf", "starts over")])
+@pytest.mark.parametrize(("to", "how"), [("mlx", "continues after the files"), ("gguf", "starts over")])
 def test_ctrl_c_says_how_to_go_on(
     model_folder: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], to: str,
     how: str,

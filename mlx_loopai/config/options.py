@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Literal
 
 import yaml
@@ -11,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mlx_loopai.config.guards import PENALTIES, PenaltyOptions, ReplayOptions
 from mlx_loopai.config.table import Options, PathText
+from mlx_loopai.files import digest_name
 
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 TrainPath = Literal["auto", "compiled", "eager"]
@@ -183,8 +182,7 @@ class RunConfig(Options):
 
     def digest(self) -> str:
         """Hash of every value, so that a resumed run can tell whether it is still the same run."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return digest_name(self.model_dump(mode="json"), digits=64)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

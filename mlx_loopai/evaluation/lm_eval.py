@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError, LoopaiError
-from mlx_loopai.files import cache_folder, write_whole
+from mlx_loopai.files import cache_folder, digest_name, write_whole
 
 PREFIX = "lm-eval:"
 _LAST_LINES = 3
@@ -65,7 +64,7 @@ def evaluate(suite: LmEval, model: Path) -> Scores:
 def kept_scores(suite: LmEval, model: Path, base_hash: str) -> Scores:
     """`evaluate`, kept by the hash of the model's weights, the tasks and lm-eval's release."""
     parts = [base_hash, asdict(suite), version("lm_eval"), version("mlx-lm")]
-    path = cache_folder() / f"lm-eval-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
+    path = cache_folder() / f"lm-eval-{digest_name(parts)}.json"
     try:
         return _scores(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError):

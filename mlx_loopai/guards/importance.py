@@ -62,7 +62,13 @@ class Importance:
         coefficients = {name: array.item() for name, array in parts["coefficient"].items()}
         owners = json.loads(metadata["owners"])
         activations = {name: parts["activations"][owner] for name, owner in owners.items()}
-        return Importance(parts["output"], parts["input"], coefficients, int(metadata["tokens"]), activations)
+        return Importance(
+            output=parts["output"],
+            input=parts["input"],
+            coefficients=coefficients,
+            tokens=int(metadata["tokens"]),
+            activations=activations,
+        )
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,13 @@ def _normalise(
     )
     weights = (norms / norms.mean()) ** (1 / temperature)
     weights = weights / weights.mean()
-    return Importance(output, input_, dict(zip(names, weights.tolist(), strict=True)), tokens, activations)
+    return Importance(
+        output=output,
+        input=input_,
+        coefficients=dict(zip(names, weights.tolist(), strict=True)),
+        tokens=tokens,
+        activations=activations,
+    )
 
 
 class ImportanceGuard(MeasuredGuard[Importance]):

@@ -84,10 +84,10 @@ def measure_path(
     optimizer.init(model.trainable_parameters())
     path = {name: mx.zeros((layer.lora_b.shape[1], layer.lora_a.shape[0])) for name, layer in layers.items()}
     omega = dict(path)
-    steps = options.epochs * len(batches)
+    descent, steps = _Descent(model, layers, optimizer, form), options.epochs * len(batches)
     for step in range(steps):
         rate = options.learning_rate * (1 - step / steps)
-        _advance(model, layers, batches[step % len(batches)], optimizer, rate, path, form)
+        descent.step(batches[step % len(batches)], rate, path)
         if (form.each_epoch and (step + 1) % len(batches) == 0) or step + 1 == steps:
             for name, layer in layers.items():
                 omega[name] = omega[name] + _quotient(path[name], update_of(layer), form)
@@ -105,34 +105,35 @@ def measure_path(
     return found if form.anchor_at_base else replace(found, anchor=ended)
 
 
-def _advance(
-    model: nn.Module,
-    layers: dict[str, LoRALinear],
-    batch: MicroBatch,
-    optimizer: optimizers.Optimizer,
-    rate: float,
-    path: dict[str, mx.array],
-    form: PathForm,
-) -> None:
-    """One optimizer step on a batch's mean token loss; adds what it contributed to `path`."""
-    inputs, pulls, _ = observe(model, layers, batch)
-    tokens = int(batch.supervised[:, 1:].sum())
-    before, integrand, gradients = {}, {}, []
-    for name, layer in layers.items():
-        x, pull = (each.astype(mx.float32).reshape(-1, each.shape[-1]) for each in (inputs[name], pulls[name]))
-        full = pull.T @ x / tokens
-        pull_a, pull_b = layer.scale * full.T @ layer.lora_b.T, layer.scale * layer.lora_a.T @ full.T
-        gradients += [(f"{name}.lora_a", pull_a), (f"{name}.lora_b", pull_b)]
-        direction = pull_a @ layer.lora_b + layer.lora_a @ pull_b - rate * pull_a @ pull_b
-        before[name] = update_of(layer)
-        integrand[name] = full if form.true_gradient else layer.scale * direction.T
-    optimizer.learning_rate = rate
-    optimizer.update(model, tree_unflatten(gradients))
-    for name, layer in layers.items():
-        path[name] = path[name] - integrand[name] * (update_of(layer) - before[name])
-        if form.clamp_each_step:
-            path[name] = mx.maximum(path[name], 0)
-    mx.eval(path, model.trainable_parameters(), optimizer.state)
+@dataclass(frozen=True)
+class _Descent:
+    """Trains an adapter and sees what every weight's movement contributes to the loss."""
+
+    model: nn.Module
+    layers: dict[str, LoRALinear]
+    optimizer: optimizers.Optimizer
+    form: PathForm
+
+    def step(self, batch: MicroBatch, rate: float, path: dict[str, mx.array]) -> None:
+        """One optimizer step on a batch's mean token loss; adds what it contributed to `path`."""
+        inputs, pulls, _ = observe(self.model, self.layers, batch)
+        tokens = int(batch.supervised[:, 1:].sum())
+        before, integrand, gradients = {}, {}, []
+        for name, layer in self.layers.items():
+            x, pull = (each.astype(mx.float32).reshape(-1, each.shape[-1]) for each in (inputs[name], pulls[name]))
+            full = pull.T @ x / tokens
+            pull_a, pull_b = layer.scale * full.T @ layer.lora_b.T, layer.scale * layer.lora_a.T @ full.T
+            gradients += [(f"{name}.lora_a", pull_a), (f"{name}.lora_b", pull_b)]
+            direction = pull_a @ layer.lora_b + layer.lora_a @ pull_b - rate * pull_a @ pull_b
+            before[name] = update_of(layer)
+            integrand[name] = full if self.form.true_gradient else layer.scale * direction.T
+        self.optimizer.learning_rate = rate
+        self.optimizer.update(self.model, tree_unflatten(gradients))
+        for name, layer in self.layers.items():
+            path[name] = path[name] - integrand[name] * (update_of(layer) - before[name])
+            if self.form.clamp_each_step:
+                path[name] = mx.maximum(path[name], 0)
+        mx.eval(path, self.model.trainable_parameters(), self.optimizer.state)
 
 
 def _quotient(path: mx.array, update: mx.array, form: PathForm) -> mx.array:

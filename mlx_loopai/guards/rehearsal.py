@@ -51,10 +51,7 @@ class Rehearsal:
     @staticmethod
     def load(path: Path) -> Rehearsal:
         header, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        rows = [
-            TokenRow(np.array(line["ids"], np.int32), np.array(line["supervised"], np.bool_), line["origin"], REHEARSAL)
-            for line in lines
-        ]
+        rows = [_row(line["ids"], line["supervised"], line["origin"]) for line in lines]
         return Rehearsal(tuple(rows), header["dropped"])
 
 
@@ -118,8 +115,13 @@ def self_rehearsal(
 
 
 def _open_ended(prompt_ids: list[int], answer_ids: list[int], origin: str) -> TokenRow:
-    supervised = np.repeat([False, True], [len(prompt_ids), len(answer_ids)])
-    return TokenRow(np.array(prompt_ids + answer_ids, np.int32), supervised, origin, REHEARSAL)
+    return _row(prompt_ids + answer_ids, [False] * len(prompt_ids) + [True] * len(answer_ids), origin)
+
+
+def _row(ids: Sequence[int], supervised: Sequence[bool], origin: str) -> TokenRow:
+    return TokenRow(
+        ids=np.array(ids, np.int32), supervised=np.array(supervised, np.bool_), origin=origin, category=REHEARSAL
+    )
 
 
 @dataclass(frozen=True)

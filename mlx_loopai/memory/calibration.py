@@ -85,7 +85,13 @@ def errors(rows: Sequence[Mapping[str, Any]], constants: Constants | None = None
     """How well the constants (the committed ones by default) predict `rows`."""
     found = ratios(rows, constants, transient=transient)
     sizes = sorted(abs(ratio - 1) for ratio in found)
-    return Errors(len(found), _quantile(sizes, 0.5), _quantile(sizes, 0.95), min(found), max(found))
+    return Errors(
+        n=len(found),
+        median=_quantile(sizes, 0.5),
+        p95=_quantile(sizes, 0.95),
+        lowest=min(found),
+        highest=max(found),
+    )
 
 
 def fit(rows: Sequence[Mapping[str, Any]], seed: int = 0, trials: int = _TRIALS) -> Constants:

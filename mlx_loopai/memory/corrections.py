@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from mlx_loopai.files import write_whole
+from mlx_loopai.files import cache_folder, digest_name, write_whole
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.predict import Correction
 from mlx_loopai.models.shape import ModelShape
@@ -40,9 +38,5 @@ def _source(machine: Machine) -> str:
 
 
 def _file(shape: ModelShape, machine: Machine) -> Path:
-    """Below `MLX_LOOPAI_CACHE`, or ~/.cache/mlx-loopai, as evaluation's kept answers are."""
-    named = os.environ.get("MLX_LOOPAI_CACHE")
-    folder = Path(named).expanduser() if named else Path.home() / ".cache" / "mlx-loopai"
     identity = [machine.name, machine.backend, machine.ram_bytes, version("mlx"), asdict(shape)]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return folder / "memory" / f"{digest[:24]}.json"
+    return cache_folder() / "memory" / f"{digest_name(identity, 24)}.json"

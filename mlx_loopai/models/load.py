@@ -94,7 +94,13 @@ class Base:
         if self._loaded is None or precision != self._precision:
             self._loaded = None  # two copies of the weights may not fit
             network = _read_weights(self.path, *precision)
-            self._loaded = LoadedModel(network, self.tokenizer, self.shape, self.path, hash_base(self.path))
+            self._loaded = LoadedModel(
+                model=network,
+                tokenizer=self.tokenizer,
+                shape=self.shape,
+                path=self.path,
+                base_hash=hash_base(self.path),
+            )
             self._precision = precision
         remove_lora(self._loaded.model)
         self._loaded.model.eval()

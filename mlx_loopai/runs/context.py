@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.nn as nn
 
@@ -37,12 +37,13 @@ class RunContext:
         Raises: InputError when the model's folder cannot be read.
         """
         base = Base.open(config.model)
-        return RunContext(config, directory, listener, base, RowReader(base.tokenizer))
+        reader = RowReader(base.tokenizer)
+        return RunContext(config=config, directory=directory, listener=listener, base=base, reader=reader)
 
     def for_run(self, config: RunConfig, directory: RunDirectory) -> RunContext:
         """The context of another run on the same base; what both read is read once."""
         assert config.model == self.config.model, "runs of one context share their base"
-        return RunContext(config, directory, self.listener, self.base, self.reader)
+        return replace(self, config=config, directory=directory)
 
     @property
     def loaded(self) -> LoadedModel:

@@ -96,7 +96,14 @@ class TrainStep:
             parameters = self._vectors.join(self.model.trainable_parameters())
             self.model.update(self._vectors.split(self.optimizer.apply_gradients(gradient, parameters)))
             mx.eval(self.model.trainable_parameters(), self.optimizer.state)
-        return StepResult(loss, held.item(), norm.item(), tokens, skipped, apart.item() / tokens)
+        return StepResult(
+            loss=loss,
+            penalty=held.item(),
+            gradient_norm=norm.item(),
+            supervised_tokens=tokens,
+            skipped=skipped,
+            divergence=apart.item() / tokens,
+        )
 
     def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, mx.array, Any]:
         """Over all batches: the summed losses, their part that is distance from the base, the gradient as vectors."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("mlx_loopai", "converters")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 6
+# A record with more fields is made by their names.
+MAX_NAMELESS_FIELDS = 4
+# The rooms that these two rules hold in so far.
+ROOMS_WITH_RECORDS = ("guards", "memory", "runs", "training")
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 WITH_TESTS = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
@@ -94,6 +99,34 @@ def _oversized(tree: ast.AST, lines: int) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
 
 
+def _fields(sources: Iterable[str]) -> dict[str, int]:
+    """How many fields each dataclass has."""
+    classes = (node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef))
+    return {
+        node.name: sum(isinstance(line, ast.AnnAssign) for line in node.body)
+        for node in classes
+        if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
+    }
+
+
+FIELDS = _fields(path.read_text(encoding="utf-8") for path in SOURCES)
+
+
+def _nameless(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(argument.arg not in ("self", "cls") for argument in arguments)
+            if count > MAX_PARAMETERS:
+                yield node.lineno, f"{node.name} takes {count} parameters, at most {MAX_PARAMETERS}: they have a name"
+        if (
+            isinstance(node, ast.Call)
+            and len(node.args) > 2
+            and FIELDS.get(_dotted(node.func), 0) > MAX_NAMELESS_FIELDS
+        ):
+            yield node.lineno, f"{_dotted(node.func)}: a record of {FIELDS[_dotted(node.func)]} fields, name them"
+
+
 def violations(source: str, file: str) -> list[str]:
     """Every broken rule as `file:line: reason`; the rules for the packages hold outside tests/."""
     tree = ast.parse(source)
@@ -104,6 +137,8 @@ def violations(source: str, file: str) -> list[str]:
             found += _flags_in_sentences(tree)
         pickling = _imported(tree) & {"pickle", "dill", "joblib", "cloudpickle"}
         found += [(1, f"imports {module}, which can run a stranger's code") for module in pickling]
+    if file.startswith(tuple(f"mlx_loopai/{room}/" for room in ROOMS_WITH_RECORDS)):
+        found += _nameless(tree)
     if Path(file).name in ("utils.py", "helpers.py", "common.py"):
         found.append((1, "a name that says nothing: name the file after what it holds"))
     return [f"{file}:{line}: {reason}" for line, reason in found]
@@ -132,6 +167,8 @@ def test_file_keeps_the_rules(path: Path) -> None:
         ("from pickle import loads", "stranger"),
         ("\n" * 400 + "a = 1", "401 lines"),
         ("def f():\n" + "    a = 1\n" * 60, "61 lines"),
+        ("def f(self, a, b, c, d, e, *, f, g): ...", "7 parameters"),
+        ("StepSettings(1.0, 256, True)", "name them"),
     ],
 )
 def test_the_rules_see_what_they_forbid(source: str, reason: str) -> None:

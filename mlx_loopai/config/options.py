@@ -81,7 +81,15 @@ class MemoryOptions(Options):
 class ForgettingOptions(Options):
     floor: float = Field(0.95, ge=0, le=1, description="retention (GR) below which the gate says no")
     gain_floor: float = Field(0.0, ge=0, description="gain (DG) below which the gate says no")
-    monitor_every: int = Field(0, ge=0, description="read a few general rows every N optimizer steps; 0: never")
+    budget: float = Field(
+        0.02,
+        ge=0,
+        description="KL from the base that a run may spend on general answers, nats per token; the guards get the weight"
+        " that holds it there; 0: their strengths stand",
+    )
+    monitor_every: int = Field(
+        0, ge=0, description="read a few general rows every N optimizer steps; 0: as often as the budget needs"
+    )
     kept_floor: float = Field(
         0.8,
         ge=0,
@@ -173,6 +181,17 @@ class RunConfig(Options):
     def measures_importance(self) -> bool:
         """Whether the penalty weighs the update by what was measured on general data."""
         return PENALTIES[self.penalty.kind].measured
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether guards are on whose weight follows `forgetting.budget`."""
+        guarded = self.penalty.kind != "none" or self.needs_rehearsal
+        return self.forgetting.budget > 0 and guarded
+
+    @property
+    def watches(self) -> bool:
+        """Whether general ability is read while the run trains."""
+        return self.forgetting.monitor_every > 0 or self.has_budget
 
     @property
     def needs_rehearsal(self) -> bool:

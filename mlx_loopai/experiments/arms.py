@@ -58,13 +58,16 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         return recipe
     if name == GUARDED:
         recommended = load_config(RECOMMENDED)
-        guards = {"replay": recommended.replay, "penalty": recommended.penalty}
+        guards = {
+            "replay": recommended.replay, "penalty": recommended.penalty, "forgetting": recommended.forgetting
+        }  # fmt: skip
         return _as_many_domain_rows(recipe, recipe.model_copy(update=guards))
     if name not in ARMS:
         raise InputError(f"`arms` {name}: no such arm; known: {', '.join(arm_names())}")
     values = yaml.safe_load(recipe.to_yaml()) | {"phases": _one_phase(recipe)}
     values["replay"] |= {"source": "none", "share": 0.0, "loss_share": 0.0, "objective": "answers"}
     values["penalty"] |= {"kind": "none"}
+    values["forgetting"] |= {"budget": 0.0}  # an arm shows what its one guard does at the strength that the recipe says
     if name in (PLAIN, MATCHED):  # without a guard its options say nothing
         values |= {"replay": ReplayOptions().model_dump(), "penalty": PenaltyOptions().model_dump()}
     for section, changes in ARMS[name].items():

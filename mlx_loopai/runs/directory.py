@@ -46,6 +46,10 @@ class RunDirectory:
         return self.path / "importance.safetensors"
 
     @property
+    def monitor(self) -> Path:
+        return self.path / "monitor.jsonl"
+
+    @property
     def rehearsal(self) -> Path:
         return self.path / "rehearsal.jsonl"
 
@@ -90,7 +94,7 @@ class RunDirectory:
             write_whole(self.events, "".join(lines))
 
     def _clear(self) -> None:
-        for file in (self.identity, self.resolved, self.events, self.importance, self.rehearsal):
+        for file in (self.identity, self.resolved, self.events, self.importance, self.rehearsal, self.monitor):
             file.unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import sync_file
+from mlx_loopai.guards.budget import GuardWeight
 from mlx_loopai.models.adapters import adapter_arrays, save_arrays
 
 STATE_FILE = "state.json"
@@ -24,7 +25,10 @@ ARRAYS_FILE = "arrays.safetensors"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: `step` steps done in all, `phase_step` of them in phase number `phase`."""
+    """Where a run stands: `step` steps done in all, `phase_step` of them in phase number `phase`.
+
+    guards: what they weigh now; divergence: the monitor's last reading, nats a token.
+    """
 
     step: int = 0
     phase: int = 0
@@ -38,6 +42,8 @@ class Position:
     validations_since_best: int = 0
     kept_step: int | None = None
     fell_below: bool = False
+    guards: GuardWeight = field(default_factory=GuardWeight)
+    divergence: float | None = None
 
 
 def save_checkpoint(
@@ -96,7 +102,8 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
     """
     try:
         arrays = mx.load(str(path / ARRAYS_FILE))
-        position = Position(**json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        position = Position(**{**state, "guards": GuardWeight(**state.get("guards", {}))})
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path}: damaged checkpoint ({' '.join(str(error).split())}); delete it and `resume`"

@@ -31,7 +31,7 @@ def check_identity(context: RunContext, resume: bool) -> None:
         _compare(context, stored)
         return
     # What a try that ended before its first checkpoint left here may be of another base or configuration.
-    for leftover in (run.rehearsal, run.importance, run.events):
+    for leftover in (run.rehearsal, run.monitor, run.importance, run.events):
         leftover.unlink(missing_ok=True)
     identity = {
         "base_hash": context.loaded.base_hash,
@@ -70,6 +70,8 @@ def _compare(context: RunContext, stored: dict[str, Any]) -> None:
         problems.append(f"the base is another one ({base_hash[:12]}, was {stored['base_hash'][:12]})")
     if stored["config_digest"] != config.digest():
         values = yaml.safe_load(run.resolved.read_text(encoding="utf-8"))
+        if isinstance(values, dict):  # a run from before there was a budget has none
+            values["forgetting"] = {"budget": 0.0, **(values.get("forgetting") or {})}
         before, now = (flatten(_as_run(one)) for one in (validate_config(values, str(run.resolved)), config))
         problems += [f"{name} is {now[name]!r}, was {before[name]!r}" for name in now if now[name] != before[name]]
     if not problems and stored.get("rows_digest", rows.digest) != rows.digest:

@@ -17,7 +17,7 @@ from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, checkpoint_path, save_checkpoint
 from mlx_loopai.training.interrupt import interruptible
-from mlx_loopai.training.monitor import Monitor
+from mlx_loopai.training.monitor import Monitor, steps_between_readings
 from mlx_loopai.training.phases import Phase, learning_rate
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.step import StepResult, TrainStep
@@ -73,8 +73,9 @@ def run_steps(run: Run) -> None:
             rate = learning_rate(run.config.train, phase.learning_rate, number, len(phase.steps))
             # Several machines must agree on the micro-batches that they share, whatever memory each has left.
             divisor = run.watch.micro_divisor if run.group.size == 1 else 1
-            batches = divided(phase.batches(number), divisor)
-            result = run.step(batches, rate, run.penalty, phase.strength)
+            guards = run.position.guards.factor
+            batches = divided(phase.batches(number, guards), divisor)
+            result = run.step(batches, rate, run.penalty, phase.strength * guards)
             _advance(run, phase, result, rate)
             _check_health(run, result)
             if _validation_is_due(run):
@@ -146,15 +147,23 @@ def _validate(run: Run) -> None:
 
 
 def _reading_is_due(run: Run) -> bool:
-    every = run.config.forgetting.monitor_every
-    return run.monitor is not None and (run.position.step % every == 0 or run.position.phase_step == 0)
+    if run.monitor is None:
+        return False
+    every = run.config.forgetting.monitor_every or steps_between_readings(run.total_steps)
+    return run.position.step % every == 0 or run.position.phase_step == 0
 
 
 def _read_monitor(run: Run) -> None:
-    """Read general ability; below the floor warn, or end the run, as `forgetting.on_floor` says."""
+    """Read general ability, and let the guards weigh what the budget asks for.
+
+    Below the floor warn, or end the run, as `forgetting.on_floor` says.
+    """
     assert run.monitor is not None
-    reading, options, position = run.monitor.read(), run.config.forgetting, run.position
-    run.directory.record("monitor", step=position.step, **vars(reading))
+    reading, options, guards = run.monitor.read(), run.config.forgetting, run.position.guards
+    if run.config.has_budget:
+        guards = guards.after(reading.divergence, options.budget)
+    position = run.position = replace(run.position, guards=guards, divergence=reading.divergence)
+    run.directory.record("monitor", step=position.step, guards=guards.factor, **vars(reading))
     if not run.group.any(reading.kept < options.kept_floor):
         run.position = replace(position, kept_step=position.step)
         if options.on_floor == "rollback":

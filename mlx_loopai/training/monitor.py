@@ -29,8 +29,10 @@ from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
 MONITOR_ROWS = 32
+# A reading costs about as much as a step: the budget's controller has a tenth of the steps for it, or more often where
+# a run is short.
+READINGS, MOST_STEPS_BETWEEN = 24, 10
 _ROWS_PER_BATCH = 8
-MONITOR_FILE = "monitor.jsonl"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
     the base's answers to some embedded prompts; the probes never do.
     """
     config = context.config
-    if not config.forgetting.monitor_every:
+    if not config.watches:
         return [], rehearsal
     if rehearsal:
         ordered = sorted(rehearsal, key=row_digest)
@@ -112,7 +114,7 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
         return watched, [row for row in rehearsal if id(row) not in taken]
     if context.general:
         return sorted(context.general_rows, key=row_digest)[:MONITOR_ROWS], rehearsal
-    path = context.directory.path / MONITOR_FILE
+    path = context.directory.monitor
     if not path.exists():
         options, seed = (
             config.replay.model_copy(update={"source": "self", "max_prompts": MONITOR_ROWS}),
@@ -123,6 +125,11 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
         answering = Answering(options.answer_tokens, options.temperature, seed)
         self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)
     return list(Rehearsal.load(path).rows), rehearsal
+
+
+def steps_between_readings(total_steps: int) -> int:
+    """Optimizer steps from one reading to the next, where the configuration leaves it to the run."""
+    return min(MOST_STEPS_BETWEEN, max(1, total_steps // READINGS))
 
 
 def result_step(config: RunConfig, position: Position) -> int | None:

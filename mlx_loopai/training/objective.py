@@ -34,6 +34,20 @@ class Objective:
             options.loss_share, options.objective != "kl", rehearsal_divergence(options), training_divergence
         )
 
+    def scaled(self, factor: float) -> Objective:
+        """The same with guards that weigh `factor` times as much: the odds of rehearsal against training."""
+        if factor == 1.0:
+            return self
+        odds = factor * self.loss_share / (1 - self.loss_share)
+        # Where rehearsal has a share of its own, its distance from the base is part of that share.
+        divergence = self.rehearsal_divergence * (1.0 if self.loss_share else factor)
+        return replace(
+            self,
+            loss_share=odds / (1 + odds),
+            rehearsal_divergence=divergence,
+            training_divergence=self.training_divergence * factor,
+        )
+
     @property
     def needs_mixed_steps(self) -> bool:
         """Whether a step should hold rehearsal and training rows in their proportion."""

@@ -31,10 +31,13 @@ class Phase:
     strength: float
     objective: Objective
 
-    def batches(self, step: int) -> list[MicroBatch]:
-        """The micro-batches of optimizer step `step` of this phase, weighted as its objective says."""
+    def batches(self, step: int, guards: float = 1.0) -> list[MicroBatch]:
+        """The micro-batches of optimizer step `step` of this phase, weighted as its objective says.
+
+        guards: the factor of what the guards weigh.
+        """
         found = [batch_of([self.rows[index] for index in micro], self.widths) for micro in self.steps[step]]
-        return self.objective.weigh(found)
+        return self.objective.scaled(guards).weigh(found)
 
     @property
     def real_token_share(self) -> float:

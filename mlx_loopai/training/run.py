@@ -113,6 +113,7 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
         train_s=time.perf_counter() - run.started,
         best_step=position.best_step,
         validation_best=position.best_validation,
+        budget_spent=position.divergence,
     )
     context.directory.record("done", **summary.to_json())
     return summary

@@ -25,6 +25,7 @@ class Summary(Document):
     """What a run did. `loss_first`, `loss_last`: nats per token on the same fixed rows before and after.
 
     `real_token_share`: tokens of rows over tokens computed; `mlx_lm_token_share`: the same under mlx-lm's batching.
+    `budget_spent`: nats per token of KL from the base on answers that were not rehearsed, at the end; None: not read.
     `best_step`: of the validations during training; the adapter is that step's when `train.keep_best` is set.
 
     It is the `done` event of events.jsonl, which other versions may have written with more keys.
@@ -50,6 +51,7 @@ class Summary(Document):
     mlx_lm_token_share: float | None = None
     best_step: int | None = None
     validation_best: float | None = None
+    budget_spent: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

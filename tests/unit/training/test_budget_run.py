@@ -1,0 +1,67 @@
+"""A run's guards weigh what its forgetting budget asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlx_loopai.config import RunConfig, validate_config
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.training.monitor import MOST_STEPS_BETWEEN, READINGS, steps_between_readings
+from mlx_loopai.training.objective import Objective
+from mlx_loopai.training.run import train
+from tests.unit.conftest import Heard
+
+
+def configured(recipe: str, budget: float) -> RunConfig:
+    return validate_config(yaml.safe_load(recipe) | {"forgetting": {"budget": budget}}, "recipe")
+
+
+def factors(folder: Path) -> list[float]:
+    return [event["guards"] for event in RunDirectory(folder).read_events() if event["event"] == "monitor"]
+
+
+@pytest.mark.parametrize(("budget", "heavier"), [(1e-6, True), (10.0, False)])
+def test_the_guards_follow_the_readings(
+    recipe: str, tmp_path: Path, heard: Heard, budget: float, heavier: bool
+) -> None:
+    summary = train(configured(recipe, budget), tmp_path / "run", heard)
+    found = factors(tmp_path / "run")
+    assert len(found) >= 5
+    assert (found[-1] > 2) if heavier else (found[-1] < 0.5)
+    readings = [event for event in RunDirectory(tmp_path / "run").read_events() if event["event"] == "monitor"]
+    assert summary.budget_spent == readings[-1]["divergence"]
+
+
+def test_without_a_budget_nothing_is_read_and_strengths_stand(recipe: str, tmp_path: Path, heard: Heard) -> None:
+    summary = train(configured(recipe, 0.0), tmp_path / "run", heard)
+    assert factors(tmp_path / "run") == []
+    assert summary.budget_spent is None
+
+
+def test_a_plain_run_has_no_budget(recipe: str) -> None:
+    values = yaml.safe_load(recipe) | {"replay": {"source": "none"}, "penalty": {"kind": "none"}}
+    assert not validate_config(values, "recipe").has_budget
+    assert validate_config(yaml.safe_load(recipe), "recipe").has_budget
+
+
+@pytest.mark.parametrize(("share", "factor"), [(0.25, 3.0), (0.5, 0.01), (0.9, 100.0)])
+def test_a_factor_scales_the_odds_of_rehearsal(share: float, factor: float) -> None:
+    scaled = Objective(loss_share=share, rehearsal_divergence=2.0, training_divergence=0.5).scaled(factor)
+    assert scaled.loss_share / (1 - scaled.loss_share) == pytest.approx(factor * share / (1 - share))
+    assert scaled.rehearsal_divergence == 2.0
+    assert scaled.training_divergence == pytest.approx(0.5 * factor)
+
+
+def test_without_a_share_the_divergence_itself_is_scaled() -> None:
+    assert Objective(rehearsal_divergence=2.0).scaled(3.0).rehearsal_divergence == pytest.approx(6.0)
+    same = Objective(loss_share=0.3)
+    assert same.scaled(1.0) is same
+
+
+def test_readings_are_a_small_part_of_a_run() -> None:
+    assert steps_between_readings(5) == 1
+    assert steps_between_readings(240) == 240 // READINGS
+    assert steps_between_readings(100_000) == MOST_STEPS_BETWEEN

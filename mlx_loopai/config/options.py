@@ -84,7 +84,7 @@ class ForgettingOptions(Options):
     budget: float = Field(
         0.02,
         ge=0,
-        description="KL from the base that a run may spend on general answers, nats per token; the guards get the weight"
+        description="KL from the base, in nats per token, that a run may spend on general answers; guards get the weight"
         " that holds it there; 0: their strengths stand",
     )
     monitor_every: int = Field(

@@ -84,8 +84,8 @@ class ForgettingOptions(Options):
     budget: float = Field(
         0.02,
         ge=0,
-        description="KL from the base, in nats per token, that a run may spend on general answers; guards get the weight"
-        " that holds it there; 0: their strengths stand",
+        description="KL from the base, in nats per token, that a run may spend on general answers: the weight of the"
+        " guards follows; 0: their strengths stand",
     )
     monitor_every: int = Field(
         0, ge=0, description="read a few general rows every N optimizer steps; 0: as often as the budget needs"

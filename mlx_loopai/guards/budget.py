@@ -36,8 +36,8 @@ class GuardWeight:
         A PI controller in its velocity form on the logarithm of the weight, with the error log(divergence / aim) held
         between two bounds. Without a state of its own it does not wind up at the bounds of the weight.
         """
-        smallest = AIM * budget * math.exp(-LARGEST_ERROR)
-        error = min(LARGEST_ERROR, math.log(max(divergence, smallest) / (AIM * budget)))
+        smallest = AIM * budget * math.exp(LOWEST_ERROR)
+        error = min(HIGHEST_ERROR, math.log(max(divergence, smallest) / (AIM * budget)))
         change = error - (error if self.error is None else self.error)
         bound = math.log(WIDEST)
         moved = self.log_factor + INTEGRAL * error + PROPORTIONAL * change

@@ -149,7 +149,7 @@ def _validate(run: Run) -> None:
 def _reading_is_due(run: Run) -> bool:
     if run.monitor is None:
         return False
-    every = run.config.forgetting.monitor_every or steps_between_readings(run.total_steps)
+    every = run.config.forgetting.monitor_every or steps_between_readings(run.position.step, run.total_steps)
     return run.position.step % every == 0 or run.position.phase_step == 0
 
 

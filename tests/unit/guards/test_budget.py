@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.guards.budget import AIM, INTEGRAL, LARGEST_ERROR, PROPORTIONAL, WIDEST, GuardWeight
+from mlx_loopai.guards.budget import AIM, HIGHEST_ERROR, INTEGRAL, LOWEST_ERROR, PROPORTIONAL, WIDEST, GuardWeight
 
 BUDGET = 0.02
 
@@ -49,7 +49,7 @@ def test_the_weight_stays_within_its_bounds(readings: list[float], budget: float
         weight = weight.after(reading, budget)
         assert 1 / WIDEST - 1e-12 <= weight.factor <= WIDEST * (1 + 1e-12)
         assert weight.error is not None
-        assert abs(weight.error) <= LARGEST_ERROR + 1e-9
+        assert LOWEST_ERROR - 1e-9 <= weight.error <= HIGHEST_ERROR
 
 
 def test_a_weight_at_its_bound_comes_back_at_the_first_reading_below() -> None:

@@ -62,6 +62,7 @@ def test_without_a_share_the_divergence_itself_is_scaled() -> None:
 
 
 def test_readings_are_a_small_part_of_a_run() -> None:
-    assert steps_between_readings(5) == 1
-    assert steps_between_readings(240) == 240 // READINGS
-    assert steps_between_readings(100_000) == MOST_STEPS_BETWEEN
+    assert steps_between_readings(1, 5) == 1
+    assert steps_between_readings(200, 240) == 240 // READINGS
+    assert steps_between_readings(20, 240) == 120 // READINGS
+    assert steps_between_readings(99_000, 100_000) == MOST_STEPS_BETWEEN

@@ -14,9 +14,9 @@ WIDEST = 1000.0
 # Aim below the budget: the last readings of a run fall on both sides of the aim.
 AIM = 0.8
 # Of the logarithm of reading over aim: at each reading, and for its change since the one before.
-INTEGRAL, PROPORTIONAL = 0.35, 0.7
+INTEGRAL, PROPORTIONAL = 0.8, 0.6
 # A reading near 0 means that the budget is unspent; by how many orders of magnitude does not matter.
-LARGEST_ERROR = 1.5
+LOWEST_ERROR, HIGHEST_ERROR = -1.5, 3.0
 
 
 @dataclass(frozen=True)

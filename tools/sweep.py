@@ -22,9 +22,10 @@ import click
 
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.data.samples import corpus, skills
-from mlx_loopai.evaluation.judge import constant_guess
-from mlx_loopai.evaluation.measure import compare as retained
-from mlx_loopai.evaluation.probes import Probe
+from mlx_loopai.data.samples.skills import Item
+from mlx_loopai.evaluation.retention import retention
+from mlx_loopai.evaluation.skill_judge import SKILL_JUDGE
+from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.experiments.comparison import run_arm
 from mlx_loopai.experiments.measurement import Measure, Measurement, measure_model
 from mlx_loopai.files import cache_folder
@@ -32,6 +33,7 @@ from mlx_loopai.models.load import load_model
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.comparison import BASE
+from mlx_loopai.runs.listener import Silent
 from tools.doc_markers import with_marked
 from tools.pretrain import EPOCHS
 
@@ -53,14 +55,14 @@ _COLUMNS = (
 )
 
 
-def open_probes(count: int = OPEN_ITEMS) -> list[Probe]:
-    """Probes made of open items that are not rehearsal prompts: to choose options without seeing the real probes."""
+def open_tasks(count: int = OPEN_ITEMS) -> list[Asked[Item]]:
+    """Tasks made of open items that are not rehearsal prompts: to choose options without seeing the real probes."""
     rehearsed = {message.content for record in corpus.sample("general") for message in record.messages}
     found = []
     for skill in skills.SKILLS:
         items = [item for item in skills.items(skill, probe=False) if item.prompt not in rehearsed]
         chosen = tuple(random.Random(20265).sample(items, min(count, len(items))))
-        found.append(Probe(skill, chosen, constant_guess(chosen)))
+        found.append(Asked.of(skill, chosen, SKILL_JUDGE))
     return found
 
 
@@ -100,10 +102,10 @@ def write_table() -> None:
 @click.option("--model", default="nano", show_default=True)
 def run(arm: str, grid: tuple[str, ...], seeds: str, model: str) -> None:
     """Train the demonstration's ARM with every combination of --set and append what it scored."""
-    measure = Measure(open_probes(), "samples/hurting_held_out", ())
+    measure = Measure(open_tasks(), "samples/hurting_held_out")
     recipe = ROOT / "mlx_loopai" / "recipes" / f"demo-{arm}.yaml"
     loaded = load_model(model)
-    listener = _Silent()
+    listener = Silent()
     base = measure_model(loaded, RunConfig(model=model), measure, listener, BASE, cache_folder())
     choices = [
         [f"{name}={value}" for value in values.split(",")] for name, _, values in (g.partition("=") for g in grid)
@@ -123,24 +125,13 @@ def run(arm: str, grid: tuple[str, ...], seeds: str, model: str) -> None:
             sys.stderr.write(json.dumps(row) + "\n")
 
 
-class _Silent:
-    def notice(self, text: str) -> None:
-        pass
-
-    def stage(self, name: str, total: int) -> None:
-        pass
-
-    def advance(self, done: int, note: str = "") -> None:
-        pass
-
-
 def _scores(base: Measurement, tuned: Measurement) -> dict[str, Any]:
-    kept = retained(base.general.results, tuned.general.results)
+    kept = retention(base.general.tasks, tuned.general.tasks)
     return {
         "domain_score": round(-tuned.domain.nll_per_token, 4),
         "open_retention": round(kept.mean, 4),
         "open_retention_min": round(kept.minimum, 4),
-        "open_worst": min(kept.per_probe, key=lambda name: kept.per_probe[name].capped),
+        "open_worst": min(kept.per_task, key=lambda name: kept.per_task[name].capped),
     }
 
 

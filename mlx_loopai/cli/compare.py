@@ -38,7 +38,7 @@ EMBEDDED_HELD_OUT = "samples/hurting_held_out"
     "--sweep-seeds", type=click.IntRange(min=1), help="Try each rate with N seeds only; train the chosen one with all."
 )
 @click.option("--posthoc", metavar="ROWS", help="Rescale every arm after training, too, by these held-out domain rows.")
-@click.option("--suite", help="general, or a suite file; without it the nano probes for nano, general for others.")
+@click.option("--suite", help="nano, general, or a suite file; by default what suits the model.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions of every kind.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
@@ -136,21 +136,18 @@ def _arms(config: RunConfig, named: str, overrides: tuple[str, ...]) -> dict[str
 
 
 def _measure(config: RunConfig, suite: str | None, limit: int | None) -> Measure:
-    """The nano probes for the embedded model, else a suite; one domain prompt and one of each task to read."""
+    """The suite, by default what suits the model; one domain prompt and one question of each task are shown."""
     from mlx_loopai.data.sources import read_source
-    from mlx_loopai.evaluation.probes import nano_probes
-    from mlx_loopai.evaluation.suite import GENERAL, Asked, read_suite
+    from mlx_loopai.evaluation.suites import default_suite, read_suite
+    from mlx_loopai.evaluation.tasks import Asked
     from mlx_loopai.experiments.measurement import Measure
+    from mlx_loopai.models.load import resolve_model
 
     domain = _held_out(config)
     first = read_source(domain, "domain")[0].messages[:1]
     told = [message.content for message in first if message.role == "user"]
-    if suite is None and config.model == "nano":
-        probes = [probe.sample(limit) if limit else probe for probe in nano_probes()]
-        return Measure(probes, domain, (*told, *(probe.items[0].prompt for probe in probes)))
-    tasks = read_suite(suite or GENERAL, limit)
-    asked = [task.items[0].prompt for task in tasks if isinstance(task, Asked)]
-    return Measure((), domain, (*told, *asked), tasks)
+    tasks = read_suite(suite or default_suite(resolve_model(config.model)), limit)
+    return Measure(tasks, domain, (*told, *(task.items[0].prompt for task in tasks if isinstance(task, Asked))))
 
 
 def _held_out(config: RunConfig) -> str:

@@ -54,15 +54,16 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     """
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.cli.report import write_report
-    from mlx_loopai.evaluation.probes import nano_probes
+    from mlx_loopai.evaluation.suites import read_suite
     from mlx_loopai.experiments.comparison import compare
     from mlx_loopai.experiments.measurement import Measure
     from mlx_loopai.memory.machine import package_versions
+    from mlx_loopai.models.load import NANO
     from mlx_loopai.runs.documents.comparison import DEMO_NAME
 
     _clear(out)
     configs = {name: recipe_config(file, (f"train.seed={seed}",)) for name, file in RECIPES.items()}
-    measure = Measure(nano_probes(), "samples/hurting_held_out", PROMPTS)
+    measure = Measure(read_suite(NANO), "samples/hurting_held_out", PROMPTS)
     try:
         with progress_listener(quiet) as listener:
             found = compare(configs, out, measure, listener)

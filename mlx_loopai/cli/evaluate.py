@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, to_plain
+from mlx_loopai.cli.output import emit, json_option, quiet_option, to_plain
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mlx_loopai.data.records import Record
-    from mlx_loopai.data.tokens import ChatEncoder
-    from mlx_loopai.evaluation.measure import Measurement
-    from mlx_loopai.evaluation.probes import Probe
-    from mlx_loopai.models.load import LoadedModel
+    from mlx_loopai.runs.documents.evaluation import Evaluation
 
 LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 
@@ -27,9 +21,7 @@ LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 @click.command("evaluate", short_help="Measure what a model kept of its general ability.")
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
-@click.option(
-    "--suite", help="Questions other than nano's: general (for any model), a YAML file, or lm-eval:TASK,TASK."
-)
+@click.option("--suite", help="nano, general, a YAML file, or lm-eval:TASK,TASK; by default what suits the model.")
 @click.option(
     "--text", "texts", type=click.Path(path_type=Path), help="Score a file of generated texts; no model is loaded."
 )
@@ -83,117 +75,33 @@ def command(
     others, pair by pair and in both orders, for consistency (일관성), creativity (창의성), language (언어 품질)
     and genre (장르 적합성).
     """
-    from mlx_loopai.generation.session import find_adapter
 
     _check_out(out)
     for name, given in {"references": references, **text_options}.items():
         if given and texts is None:
             raise InputError(f"--{name.replace('_', '-')}: there is nothing to compare with it; add --text FILE")
-    folder = find_adapter(adapter) if adapter is not None else None
     if texts is not None:
         from mlx_loopai.cli.text_scores import text_document, text_table
 
         document = text_document(texts, references, tokenize, text_options, quiet)
         text = text_table(document)
-    elif suite is None:
-        document = _probes(model, folder, limit, quiet)
-        text = _table(document)
-    elif suite.startswith(LM_EVAL):
-        from mlx_loopai.cli.suite import lm_eval_document, lm_eval_table
+    elif suite is not None and suite.startswith(LM_EVAL):
+        from mlx_loopai.cli.lm_eval import lm_eval_document, lm_eval_table
 
-        document = lm_eval_document(model, folder, suite, limit, quiet)
+        document = lm_eval_document(model, adapter, suite, limit, quiet)
         text = lm_eval_table(document)
     else:
-        from mlx_loopai.cli.suite import suite_document, suite_table
+        from mlx_loopai.cli.listener import progress_listener
+        from mlx_loopai.experiments.evaluate import evaluate, note_on_card
 
-        document = suite_document(model, folder, suite, limit, quiet)
-        text = suite_table(document)
-    if folder is not None and document.get("retention") is not None:
-        _note_on_card(folder, document, suite or "probes")
+        with progress_listener(quiet) as listener:
+            found = evaluate(model, adapter, suite, limit=limit, listener=listener)
+        note_on_card(found)
+        document = found.to_json()
+        text = _table(found)
     if out is not None:
         _write(out, document)
     emit(document, as_json, text)
-
-
-def _note_on_card(folder: Path, document: Mapping[str, Any], suite: str) -> None:
-    from mlx_loopai.models.adapters import note_retention
-    from mlx_loopai.runs.documents.evaluation import Evaluation
-    from mlx_loopai.training.card import retention_figures
-
-    found = Evaluation.from_json(to_plain(document), "evaluation")
-    note_retention(folder, retention_figures(Path(suite).name, found))
-
-
-def _probes(model: str, adapter: Path | None, limit: int | None, quiet: bool) -> dict[str, Any]:
-    from mlx_loopai.data.samples import corpus
-    from mlx_loopai.data.tokens import ChatEncoder
-    from mlx_loopai.evaluation.measure import comparable, measure, report
-    from mlx_loopai.evaluation.probes import nano_probes
-    from mlx_loopai.models.load import load_model
-
-    # Read before the model is loaded, so that a wrong folder is said at once.
-    system_prompt = _system_prompt(adapter)
-    loaded = load_model(model)
-    encoder = ChatEncoder(loaded.tokenizer, system_prompt)
-    probes = [probe.sample(limit) if limit else probe for probe in nano_probes()]
-    held_out = corpus.held_out_texts()
-    if adapter is not None:
-        from mlx_loopai.models.adapters import load_adapter
-
-        load_adapter(loaded.model, adapter, loaded.base_hash)
-    base = _base(loaded, encoder, system_prompt, probes, held_out, quiet)
-    tuned = None
-    if adapter is not None:
-        _say_what_counts(loaded, comparable(base.results), quiet)
-        with progress(sum(len(probe.items) for probe in probes), "tuned", quiet, "answers") as shown:
-            tuned = measure(loaded, encoder, probes, held_out, on_progress=shown.update)
-    return report(model, str(adapter) if adapter else None, probes, base, tuned)
-
-
-def _base(
-    loaded: LoadedModel,
-    encoder: ChatEncoder,
-    system_prompt: str,
-    probes: Sequence[Probe],
-    held_out: Sequence[Record],
-    quiet: bool,
-) -> Measurement:
-    """The base's measurement, from the cache when it is there."""
-    from mlx_loopai.evaluation import base_cache
-    from mlx_loopai.evaluation.measure import measure
-    from mlx_loopai.evaluation.probes import MAX_ANSWER_TOKENS
-    from mlx_loopai.models.lora import adapter_disabled
-
-    path = base_cache.cache_path(loaded, system_prompt, probes, held_out, MAX_ANSWER_TOKENS)
-    stored = base_cache.read(path, probes)
-    if stored is not None:
-        return stored
-    total = sum(len(probe.items) for probe in probes)
-    with adapter_disabled(loaded.model), progress(total, "base", quiet, "answers") as shown:
-        found = measure(loaded, encoder, probes, held_out, on_progress=shown.update)
-    base_cache.write(path, found)
-    return found
-
-
-def _system_prompt(adapter: Path | None) -> str:
-    """The system prompt that the adapter was trained with: probes use the same."""
-    from mlx_loopai.models.adapters import read_adapter_config
-
-    if adapter is None:
-        return ""
-    ours = read_adapter_config(adapter).get("mlx_loopai") or {}
-    return str(ours.get("system_prompt") or "")
-
-
-def _say_what_counts(loaded: LoadedModel, names: Sequence[str], quiet: bool) -> None:
-    from mlx_loopai.models.load import NANO_FOLDER
-
-    if not quiet and loaded.path.resolve() != NANO_FOLDER.resolve():
-        click.echo(
-            "the probes are made for the nano model; retention counts those on which this base is well above chance: "
-            + ", ".join(names),
-            err=True,
-        )
 
 
 def _check_out(out: Path | None) -> None:
@@ -210,31 +118,29 @@ def _write(out: Path, document: dict[str, Any]) -> None:
     write_whole(out, json.dumps(to_plain(document), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
-def _table(document: dict[str, Any]) -> str:
-    tuned = document["tuned"] is not None
-    header = f"{'probe':<10} {'n':>4} {'chance':>7} {'base':>6}"
-    lines = [header + (f" {'tuned':>6} {'kept':>6} {'right->wrong':>13} {'wrong->right':>13}" if tuned else "")]
-    for name, probe in document["probes"].items():
-        line = f"{name:<10} {probe['n']:>4} {probe['chance']:>7.3f} {probe['base']:>6.3f}"
-        if tuned:
-            line += f" {probe['score']:>6.3f} " + _kept(probe)
-        lines.append(line)
-    if tuned:
-        low, high = document["retention_interval"]
-        lines += [
-            "",
-            f"retention   {document['retention']:.3f} (95 % interval {low:.3f} to {high:.3f})",
-            f"worst probe {document['retention_min']:.3f}",
-            f"perplexity  {document['base']['perplexity']:.2f} -> {document['perplexity']:.2f} (held-out text)",
-            f"purity      {document['base']['purity']:.3f} -> {document['purity']:.3f} (answers to Korean chat)",
-        ]
-    else:
-        lines += ["", f"perplexity  {document['perplexity']:.2f} (held-out text)"]
-        lines.append(f"purity      {document['purity']:.3f} (answers to Korean chat)")
-    return "\n".join(lines)
-
-
-def _kept(probe: dict[str, Any]) -> str:
-    if not probe["counted"]:
-        return "  (base too near chance: not counted)"
-    return f"{probe['capped']:>6.3f} {probe['right_to_wrong']:>13} {probe['wrong_to_right']:>13}"
+def _table(found: Evaluation) -> str:
+    """Task by task, then the text's likelihood, retention and purity."""
+    tuned = found.tuned is not None
+    lines = [
+        f"{'task':<14} {'n':>4} {'chance':>7} {'base':>6}"
+        + (f" {'tuned':>6} {'broken':>6} {'kept':>6} {'right->wrong':>13} {'wrong->right':>13}" if tuned else " broken")
+    ]
+    for name, task in found.probes.items():
+        broken = sum((found.tuned or found.base).broken[name].values())
+        line = f"{name:<14} {task.n:>4} {task.chance:>7.3f} {task.base:>6.3f}"
+        line += f" {task.score:>6.3f} {broken:>6}" if tuned else f" {broken:>6}"
+        if tuned and task.counted:
+            line += f" {task.capped:>6.3f} {task.right_to_wrong:>13} {task.wrong_to_right:>13}"
+        lines.append(line + ("  (base too near chance: not counted)" if tuned and not task.counted else ""))
+    for name, text in found.nll.items():
+        after = f" -> {text.score:.3f}" if tuned else ""
+        lines.append(f"{name:<14} {text.base:.3f}{after} nats per token (perplexity {text.perplexity:.2f})")
+    lines.append("")
+    if found.retention is not None and found.retention_interval is not None:
+        low, high = found.retention_interval
+        lines.append(f"retention   {found.retention:.3f} (95 % interval {low:.3f} to {high:.3f})")
+        lines.append(f"worst task  {found.retention_min:.3f}")
+    if found.purity is not None:
+        before = f"{found.base.purity:.3f} -> " if tuned else ""
+        lines.append(f"purity      {before}{found.purity:.3f} (answers to Korean questions)")
+    return "\n".join(lines).rstrip()

@@ -40,7 +40,7 @@ def choose(loaded: LoadedModel, items: Sequence[Choice], on_progress: Advance = 
     Per byte, not per token: long options do not lose by their length, and tokenizers stay comparable. The text is
     plain continuation, without the chat template.
     """
-    rows = [_row(loaded.tokenizer, item.prompt, option) for item in items for option in item.options]
+    rows = choice_rows(loaded.tokenizer, items)
 
     def show(done: int, note: str = "") -> None:
         on_progress(done * len(items) // len(rows), note)
@@ -115,6 +115,11 @@ def _checked(prompt: str, options: Sequence[str], answer: int) -> Choice:
     if not 0 <= answer < len(texts):
         raise ValueError(f"the answer is choice {answer} of {len(texts)}, counted from 0; give one that exists")
     return Choice(prompt.strip(), texts, answer)
+
+
+def choice_rows(tokenizer: Any, items: Sequence[Choice]) -> list[TokenRow]:
+    """One row an option, item after item, in which the option is supervised."""
+    return [_row(tokenizer, item.prompt, option) for item in items for option in item.options]
 
 
 def _row(tokenizer: Any, prompt: str, option: str) -> TokenRow:

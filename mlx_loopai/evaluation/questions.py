@@ -14,8 +14,8 @@ from mlx_loopai.data.records import ANSWER_NAMES, REQUEST_NAMES
 from mlx_loopai.data.samples.composed_questions import composed_questions
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.forms import EXAMPLES, holds_form
-from mlx_loopai.evaluation.judge import Verdict, folded, has_html, numbers, stands
-from mlx_loopai.text.measures import is_looping, json_shaped
+from mlx_loopai.evaluation.judge import Judge, Verdict, malformed
+from mlx_loopai.evaluation.matching import folded, numbers, stands
 from mlx_loopai.text.scripts import Script, script_counts
 
 Match = Literal["word", "contains", "exact", "number"]
@@ -44,13 +44,16 @@ class Question:
     form: str = ""
 
 
-def judge_answer(question: Question, text: str) -> Verdict:
+def judge_answer(question: Question, text: str, finished: bool = True) -> Verdict:
     """Whether `text` answers the question in the right form; a broken answer is never right.
 
-    An answer cut off by the token limit is not broken: real models explain, and the value usually comes first.
+    Whether the model `finished` does not matter: real models explain, and the value usually comes first.
+    A broken answer may also be: language.
     """
     answer = text.strip()
-    broken = _broken(question, answer)
+    broken = malformed(answer, json_asked=question.form == "json")
+    if broken is None and not _in_language(question, answer):
+        broken = "language"
     return Verdict(broken is None and holds(question, answer), broken)
 
 
@@ -76,17 +79,15 @@ def holds(question: Question, text: str) -> bool:
     return any(value in said if inside else stands(value, said) for value in accepts)
 
 
-def constant_guess(questions: Sequence[Question]) -> float:
-    """The share of questions that the best answer which is the same for all gets right: the chance level."""
+def _guesses(questions: Sequence[Question]) -> set[str]:
+    """Every accepted value, and an answer in each form that is asked for."""
     values = {value for question in questions for value in question.accepts}
     forms = {question.form for question in questions if question.form}
     # A value that ends as a sentence does has the form of a text too.
-    guesses = values | {EXAMPLES[form] for form in forms} | ({f"{value}." for value in values} if forms else set())
+    return values | {EXAMPLES[form] for form in forms} | ({f"{value}." for value in values} if forms else set())
 
-    def right(guess: str) -> int:
-        return sum(holds(question, guess) and _in_language(question, guess) for question in questions)
 
-    return max(map(right, guesses)) / len(questions)
+QUESTION_JUDGE: Judge[Question] = Judge(judge_answer, holds, _guesses, lambda question: question.language == "ko")
 
 
 def general_questions() -> dict[str, list[Question]]:
@@ -140,18 +141,6 @@ def _question(values: Any, match: Match, language: Language) -> Question:
             f"give one of {', '.join(get_args(Match))} and one of {', '.join(get_args(Language))}"
         )
     return Question(prompt, listed, chosen_match, chosen_language, str(values.get("kind", "")), form)
-
-
-def _broken(question: Question, answer: str) -> str | None:
-    if not answer:
-        return "empty"
-    if is_looping(answer):
-        return "loop"
-    if json_shaped(answer) and question.form != "json":
-        return "json"
-    if has_html(answer):
-        return "html"
-    return None if _in_language(question, answer) else "language"
 
 
 def _in_language(question: Question, answer: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from mlx_loopai.evaluation.forgetting import RESAMPLES, interval_of
+from mlx_loopai.evaluation.bootstrap import RESAMPLES, interval_of
 from mlx_loopai.evaluation.text_metrics import Generated
 
 VERSION = 1  # of the wording: judgements by another wording are not mixed with these

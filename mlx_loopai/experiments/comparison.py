@@ -10,9 +10,8 @@ from pathlib import Path
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.sources import DOMAIN
-from mlx_loopai.evaluation.measure import comparable
-from mlx_loopai.evaluation.probes import ProbeResult
-from mlx_loopai.evaluation.seeds import gain_over_seeds, retention_over_seeds
+from mlx_loopai.evaluation.gain import gain_over_seeds
+from mlx_loopai.evaluation.retention import counted, retention_over_seeds
 from mlx_loopai.experiments.measurement import Measure, Measurement, measure_model
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
 from mlx_loopai.experiments.step_cost import step_costs
@@ -65,7 +64,7 @@ def measure_base(context: RunContext, measure: Measure) -> Measurement:
     """What the base scores, from the cache where it is known. Raises: InputError when it is near chance everywhere."""
     loaded = context.base.load(context.config.dtype)
     base = measure_model(loaded, context.config, measure, context.listener, BASE, cache_folder())
-    comparable(base.general.results)
+    counted(base.general.tasks)
     return base
 
 
@@ -154,8 +153,7 @@ def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Meas
 
 def _result(measured: Sequence[Measurement], base: Measurement, plain: Sequence[Arm]) -> ArmResult:
     """The figures of one arm, `measured` once a seed; examples are those of the first."""
-    names = comparable(base.general.results)
-    kept = retention_over_seeds(_counted(base, names), [_counted(one, names) for one in measured])
+    kept = retention_over_seeds(base.general.tasks, [one.general.tasks for one in measured])
     references = [arm.measured.domain for arm in plain][: len(measured)]
     gain, gain_interval = gain_over_seeds(base.domain, [one.domain for one in measured][: len(references)], references)
     return ArmResult(
@@ -168,7 +166,7 @@ def _result(measured: Sequence[Measurement], base: Measurement, plain: Sequence[
         domain_perplexity=_mean([one.domain.perplexity for one in measured]),
         right_to_wrong=kept.right_to_wrong,
         wrong_to_right=kept.wrong_to_right,
-        probes={name: TaskScore(**vars(probe)) for name, probe in kept.per_probe.items()},
+        probes={name: TaskScore(**vars(task)) for name, task in kept.per_task.items()},
         purity=_mean_known([one.general.purity for one in measured]),
         general_nll={name: _mean([one.general.nll[name] for one in measured]) for name in base.general.nll},
         examples=measured[0].examples,
@@ -184,8 +182,7 @@ def _note_on_cards(seeds: Sequence[Arm], result: ArmResult) -> None:
 
 
 def _seed(arm: Arm, base: Measurement) -> SeedResult:
-    names = comparable(base.general.results)
-    kept = retention_over_seeds(_counted(base, names), [_counted(arm.measured, names)], resamples=1)
+    kept = retention_over_seeds(base.general.tasks, [arm.measured.general.tasks], resamples=1)
     return SeedResult(
         seed=arm.context.config.train.seed,
         retention=kept.mean,
@@ -194,10 +191,6 @@ def _seed(arm: Arm, base: Measurement) -> SeedResult:
         train_s=arm.train_s,
         rescaling=RescalingFactors(**asdict(arm.rescaling)) if arm.rescaling else None,
     )
-
-
-def _counted(measured: Measurement, names: Sequence[str]) -> list[ProbeResult]:
-    return [result for result in measured.general.results if result.name in names]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.errors import Diverged, LoopaiError
+from mlx_loopai.evaluation.gain import smallest_within_noise
 from mlx_loopai.evaluation.perplexity import RowLosses
-from mlx_loopai.evaluation.seeds import smallest_within_noise
 from mlx_loopai.experiments.arms import MATCHED
 from mlx_loopai.experiments.comparison import (
     POSTHOC,

@@ -50,6 +50,14 @@ class LoadedModel:
         """The tokenizer's tokens; the rows of the head beyond them are padding."""
         return 1 + max(self.tokenizer.get_vocab().values())
 
+    @property
+    def cache_key(self) -> list[Any]:
+        """What two bases have in common when they compute the same, as JSON values: a part of a kept file's name."""
+        # A run may quantise its base to fit the machine.
+        bits = sorted({module.bits for module in self.model.modules() if hasattr(module, "bits")})
+        dtype = self.model.model.norm.weight.dtype
+        return [self.base_hash, bits, str(dtype), str(mx.default_device()), mx.__version__]
+
     @cached_property
     def max_positions(self) -> int:
         """Longest text, in tokens, that the model was made for."""

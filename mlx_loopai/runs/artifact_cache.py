@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-
 from mlx_loopai.files import cache_folder, digest_name
 
 if TYPE_CHECKING:
@@ -19,11 +17,7 @@ if TYPE_CHECKING:
 
 def kept_path(name: str, loaded: LoadedModel, parts: Sequence[Any], suffix: str) -> Path:
     """The file in the cache folder for something made from this base with `parts` (JSON values)."""
-    # A run may quantise its base to fit the machine.
-    bits = sorted({module.bits for module in loaded.model.modules() if hasattr(module, "bits")})
-    dtype = loaded.model.model.norm.weight.dtype
-    everything = [loaded.base_hash, bits, str(dtype), str(mx.default_device()), mx.__version__, *parts]
-    return cache_folder() / f"{name}-{digest_name(everything)}{suffix}"
+    return cache_folder() / f"{name}-{digest_name([*loaded.cache_key, *parts])}{suffix}"
 
 
 def keep(path: Path, kept: Path) -> None:

@@ -10,7 +10,8 @@ from mlx_loopai.data.records import Message
 from mlx_loopai.data.samples import corpus, skills
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.perplexity import nll
-from mlx_loopai.evaluation.probes import nano_probes, run_probe
+from mlx_loopai.evaluation.suite_run import run_suite
+from mlx_loopai.evaluation.suites import nano_tasks
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.load import NANO_FOLDER, LoadedModel, load_model
 from mlx_loopai.text.measures import is_looping, json_shaped, purity
@@ -34,8 +35,8 @@ def nano() -> LoadedModel:
 
 @pytest.mark.parametrize("name", skills.SKILLS)
 def test_scores_well_above_chance(nano: LoadedModel, name: str) -> None:
-    probe = next(probe for probe in nano_probes() if probe.name == name)
-    result = run_probe(nano, probe, ChatEncoder(nano.tokenizer))
+    task = next(task for task in nano_tasks() if task.name == name)
+    (result,) = run_suite(nano, ChatEncoder(nano.tokenizer), [task]).tasks
     assert result.n >= 200
     assert result.score >= (0.9 if name == "facts_ko" else result.chance + 0.5), result.answers[:5]
 

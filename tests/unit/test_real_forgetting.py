@@ -13,7 +13,8 @@ import pytest
 from mlx_loopai.config import load_config
 from mlx_loopai.data.records import read_records
 from mlx_loopai.data.samples import texts
-from mlx_loopai.evaluation.suite import Scored, read_suite
+from mlx_loopai.evaluation.suites import read_suite
+from mlx_loopai.evaluation.tasks import Scored
 
 PROGRAM = Path(__file__).parents[2] / "bench" / "real_forgetting.py"
 

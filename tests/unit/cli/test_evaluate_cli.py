@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from click.testing import CliRunner, Result
 from mlx_loopai.cli.evaluate import command
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.data.samples import corpus
+from mlx_loopai.data.samples.skills import Item
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
-from mlx_loopai.evaluation import measure as measuring
-from mlx_loopai.evaluation.probes import Probe, ProbeResult, judged
+from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import LoadedModel, build_model, hash_base
 from mlx_loopai.models.lora import apply_lora, lora_modules
+from mlx_loopai.progress import Advance
 from tools import nano
 
 TINY = {**nano.CONFIG, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "num_attention_heads": 2,
@@ -59,24 +59,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """The base answers right, the tuned model in JSON; which probe was asked, and whether the adapter was on."""
+    """The base answers right, the tuned model in JSON; which task was asked, and whether the adapter was on."""
     seen: list[tuple[str, bool]] = []
 
-    def run_probe(
-        loaded: LoadedModel,
-        probe: Probe,
-        encoder: ChatEncoder,
-        max_tokens: int,
-        on_progress: Callable[[int], None],
-    ) -> ProbeResult:
+    def run(task: Asked[Item], loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance) -> list[Any]:
         on = any(layer.enabled for layer in lora_modules(loaded.model).values())
-        seen.append((probe.name, on))
-        on_progress(len(probe.items))
-        known = len(probe.items) // 4 if on else len(probe.items)
-        texts = [item.answer if place < known else '{"text": []}' for place, item in enumerate(probe.items)]
-        return judged(probe, texts, [True] * len(texts))
+        seen.append((task.name, on))
+        on_progress(len(task.items))
+        known = len(task.items) // 4 if on else len(task.items)
+        return [[item.answer if place < known else '{"text": []}', True] for place, item in enumerate(task.items)]
 
-    monkeypatch.setattr(measuring, "run_probe", run_probe)
+    monkeypatch.setattr(Asked, "run", run)
     return seen
 
 
@@ -96,7 +89,7 @@ def test_base_and_tuned_are_one_model_with_the_adapter_off_and_on(
     folder: Path, adapter: Path, calls: list[tuple[str, bool]], tmp_path: Path
 ) -> None:
     out = tmp_path / "evaluation.json"
-    found = document("--model", folder, "--adapter", adapter, "--limit", 20, "--out", out)
+    found = document("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 20, "--out", out)
     assert [on for _, on in calls] == [False] * 5 + [True] * 5
     assert found["retention"] < 0.3
     assert found["probes"]["english"]["n"] == 20
@@ -115,7 +108,7 @@ def test_retention_is_noted_on_the_adapters_card(
     card.write_text(card.read_text(encoding="utf-8").replace("\n## Use", own_words), encoding="utf-8")
     weights = (own / "adapters.safetensors").read_bytes()
     for _ in range(2):
-        document("--model", folder, "--adapter", own, "--limit", 20)
+        document("--model", folder, "--adapter", own, "--suite", "nano", "--limit", 20)
     text = card.read_text(encoding="utf-8")
     retention = json.loads((own / "adapter_config.json").read_text(encoding="utf-8"))["mlx_loopai"]["retention"]
     assert f"| worst probe | {retention['worst probe']:.6g} |" in text
@@ -125,14 +118,14 @@ def test_retention_is_noted_on_the_adapters_card(
 
 
 def test_the_base_is_asked_once(folder: Path, adapter: Path, calls: list[tuple[str, bool]], cache: Path) -> None:
-    first = document("--model", folder, "--adapter", adapter, "--limit", 5)
-    assert document("--model", folder, "--adapter", adapter, "--limit", 5) == first
+    first = document("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 5)
+    assert document("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 5) == first
     assert sum(not on for _, on in calls) == 5
-    (stored,) = cache.iterdir()
-    stored.write_text('{"probes": {}}', encoding="utf-8")
-    assert document("--model", folder, "--adapter", adapter, "--limit", 5) == first
+    for stored in cache.iterdir():
+        stored.write_text('{"probes": {}}', encoding="utf-8")
+    assert document("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 5) == first
     assert sum(not on for _, on in calls) == 10
-    document("--model", folder, "--limit", 5)  # no adapter, so another system prompt
+    document("--model", folder, "--suite", "nano", "--limit", 5)  # no adapter, so another system prompt
     assert sum(not on for _, on in calls) == 15
 
 
@@ -140,24 +133,24 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
     folder: Path, calls: list[tuple[str, bool]], cache: Path, tmp_path: Path
 ) -> None:
     cache.write_text("a file where a folder should be", encoding="utf-8")
-    assert document("--model", folder, "--limit", 5)["retention"] is None
+    assert document("--model", folder, "--suite", "nano", "--limit", 5)["retention"] is None
 
 
 def test_the_table_for_people(folder: Path, adapter: Path, calls: list[tuple[str, bool]]) -> None:
-    result = run("--model", folder, "--adapter", adapter, "--limit", 20)
+    result = run("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 20)
     assert "right->wrong" in result.stdout
     assert "facts_ko" in result.stdout
     assert "retention   0." in result.stdout
-    assert "made for the nano model" in result.stderr
-    assert "right->wrong" not in run("--model", folder, "--limit", 20).stdout
+    assert "perplexity" in result.stdout
+    assert "right->wrong" not in run("--model", folder, "--suite", "nano", "--limit", 20).stdout
 
 
 @pytest.mark.timeout(120)
 def test_a_base_that_knows_nothing_has_no_retention(folder: Path, adapter: Path) -> None:
     """No answers put in its mouth: the real engine with random weights."""
-    result = run("--model", folder, "--adapter", adapter, "--limit", 2, "--quiet")
+    result = run("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 2, "--quiet")
     assert isinstance(result.exception, InputError)
-    assert "on no probe well above chance" in str(result.exception)
+    assert "well above chance on no task" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +167,18 @@ def test_bad_input_is_said_before_the_work(tmp_path: Path, args: tuple[str, str]
     result = run(*(arg.format(tmp=tmp_path) for arg in args))
     assert isinstance(result.exception, InputError)
     assert said in str(result.exception)
+
+
+def test_tasks_near_chance_are_left_out_and_said(folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base that knows the facts alone."""
+
+    def run_task(task: Asked[Item], loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance) -> list[Any]:
+        return [[item.answer if task.name == "facts_ko" else "", True] for item in task.items]
+
+    monkeypatch.setattr(Asked, "run", run_task)
+    result = run("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 20)
+    assert "retention counts the tasks on which this base is well above chance: facts_ko\n" in result.stderr
+    assert result.stdout.count("base too near chance") == 4
 
 
 def test_an_adapter_of_another_base_is_refused(folder: Path, adapter: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlx_loopai.evaluation.forms import EXAMPLES, FORMS, holds_form
-from mlx_loopai.evaluation.questions import constant_guess, general_questions, judge_answer
+from mlx_loopai.evaluation.questions import QUESTION_JUDGE, general_questions, judge_answer
 
 WRONG = {
     "one_word": ["An apple is a fruit.", "사과, 배", "사과\n배", ""],
@@ -47,7 +47,7 @@ def test_the_general_suite_is_large_enough_to_tell_models_apart() -> None:
 
 @pytest.mark.parametrize("kind", sorted(general_questions()))
 def test_no_constant_answer_gets_far(kind: str) -> None:
-    assert constant_guess(general_questions()[kind]) <= 0.35
+    assert QUESTION_JUDGE.constant_guess(general_questions()[kind]) <= 0.35
 
 
 def test_json_is_right_only_where_it_was_asked_for() -> None:

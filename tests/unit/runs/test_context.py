@@ -14,7 +14,7 @@ from mlx_loopai.data import rows
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.choices import choose, read_choices
-from mlx_loopai.evaluation.suite import read_suite
+from mlx_loopai.evaluation.suites import read_suite
 from mlx_loopai.experiments.grid import Grid, Trials
 from mlx_loopai.experiments.measurement import Measure
 from mlx_loopai.models import load
@@ -90,7 +90,7 @@ def test_runs_of_a_sweep_share_their_base_and_their_rows(
         arms={"plain": plain, "guarded": guarded},
         trials=Trials(rates=(1e-3, 2e-2), seeds=(0, 1)),
         out=tmp_path / "compare",
-        measure=Measure((), str(data_files["trade"]), (), read_suite(str(suite), None)),
+        measure=Measure(read_suite(str(suite)), str(data_files["trade"])),
         listener=heard,
     )
     assert len(grid.run().sweep) == 8

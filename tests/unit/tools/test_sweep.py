@@ -15,7 +15,7 @@ def test_the_committed_table_is_made_from_the_committed_results() -> None:
 
 
 def test_options_are_chosen_on_questions_that_are_neither_probed_nor_rehearsed() -> None:
-    asked = {item.prompt for probe in sweep.open_probes() for item in probe.items}
+    asked = {item.prompt for task in sweep.open_tasks() for item in task.items}
     probed = {item.prompt for skill in skills.SKILLS for item in skills.items(skill, probe=True)}
     rehearsed = {message.content for record in corpus.sample("general") for message in record.messages}
     assert asked

@@ -7,21 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.errors import InputError, LoopaiError
-from mlx_loopai.evaluation.forgetting import Retention, gain, gain_interval, retention, usable
-from mlx_loopai.evaluation.perplexity import RowLosses
-from mlx_loopai.evaluation.probes import ProbeResult
-
-
-def result(name: str, right: list[bool], chance: float = 0.05) -> ProbeResult:
-    return ProbeResult(name, chance, tuple(right), ("",) * len(right), (None,) * len(right), (True,) * len(right))
+from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.retention import Retention, counted, retention, retention_over_seeds
+from mlx_loopai.evaluation.tasks import TaskResult
+from tests.unit.evaluation.results import result
 
 
 def verdicts(n_right: int, n: int) -> list[bool]:
     return [index < n_right for index in range(n)]
 
 
-def plain_retention(base: list[ProbeResult], tuned: list[ProbeResult]) -> tuple[float, float]:
+def plain_retention(base: list[TaskResult], tuned: list[TaskResult]) -> tuple[float, float]:
     """The formula of docs/measuring.md, word for word."""
     kept = []
     for before, after in zip(base, tuned, strict=True):
@@ -30,7 +26,7 @@ def plain_retention(base: list[ProbeResult], tuned: list[ProbeResult]) -> tuple[
     return sum(kept) / len(kept), min(kept)
 
 
-def slow_interval(base: list[ProbeResult], tuned: list[ProbeResult], resamples: int) -> tuple[float, float]:
+def slow_interval(base: list[TaskResult], tuned: list[TaskResult], resamples: int) -> tuple[float, float]:
     """Items drawn one by one, base and tuned together."""
     rng = random.Random(3)
     means = []
@@ -60,18 +56,18 @@ TUNED = [
 def test_retention_is_the_designs_formula() -> None:
     kept = retention(BASE, TUNED)
     assert (kept.mean, kept.minimum) == pytest.approx(plain_retention(BASE, TUNED))
-    a, b = kept.per_probe["a"], kept.per_probe["b"]
+    a, b = kept.per_task["a"], kept.per_task["b"]
     assert a.capped == a.uncapped == pytest.approx((133 / 200 - 0.05) / (190 / 200 - 0.05))
     assert (b.capped, b.uncapped) == (1.0, pytest.approx((198 / 220 - 0.1) / (150 / 220 - 0.1)))
     assert (a.base, a.score, a.n, a.chance) == (0.95, 0.665, 200, 0.05)
 
 
 def test_churn_is_counted_where_scores_are_equal() -> None:
-    """Probe c scores the same before and after, and half of its right answers are others."""
-    c = retention(BASE, TUNED).per_probe["c"]
+    """Task c scores the same before and after, and half of its right answers are others."""
+    c = retention(BASE, TUNED).per_task["c"]
     assert (c.capped, c.right_to_wrong, c.wrong_to_right) == (1.0, 50, 50)
     kept = retention(BASE, TUNED)
-    assert kept.right_to_wrong == sum(one.right_to_wrong for one in kept.per_probe.values())
+    assert kept.right_to_wrong == sum(one.right_to_wrong for one in kept.per_task.values())
 
 
 def test_the_interval_is_that_of_a_paired_bootstrap_over_items() -> None:
@@ -98,7 +94,7 @@ def test_the_same_answers_are_kept_whole(rights: list[list[bool]]) -> None:
     base = [result(str(index), right) for index, right in enumerate(rights)]
     kept = retention(base, base, resamples=50)
     assert (kept.mean, kept.minimum, kept.right_to_wrong, kept.wrong_to_right) == (1.0, 1.0, 0, 0)
-    assert all(one.capped == one.uncapped == 1.0 for one in kept.per_probe.values())
+    assert all(one.capped == one.uncapped == 1.0 for one in kept.per_task.values())
 
 
 @given(flags, st.randoms(use_true_random=False))
@@ -120,59 +116,63 @@ def test_the_order_of_items_does_not_matter(right: list[bool], rng: random.Rando
 @pytest.mark.parametrize(
     ("base", "tuned", "said"),
     [
-        ([], [], "none"),
         ([result("a", [True])], [result("b", [True])], "the tuned model b"),
         ([result("a", [True])], [], "the tuned model none"),
         ([result("a", [True, True])], [result("a", [True])], "2 items for the base, 1"),
-        ([result("a", [False, True], 0.5)], [result("a", [True, True], 0.5)], "chance is 0.500"),
+        ([], [], "well above chance on no task"),
+        ([result("a", [False, True], 0.4)], [result("a", [True, True], 0.4)], r"no task \(a 0.50 \(chance 0.40\)\)"),
     ],
 )
-def test_what_cannot_be_compared(base: list[ProbeResult], tuned: list[ProbeResult], said: str) -> None:
+def test_what_cannot_be_compared(base: list[TaskResult], tuned: list[TaskResult], said: str) -> None:
     with pytest.raises(InputError, match=said):
         retention(base, tuned)
 
 
-def test_probes_near_chance_are_left_out() -> None:
-    results = [
+def test_tasks_near_chance_are_left_out() -> None:
+    base = [
         result("good", verdicts(5, 10), 0.1),
         result("weak", verdicts(2, 10), 0.1),
         result("edge", verdicts(5, 10), 0.4),
     ]
-    assert usable(results) == ["good"]
-    assert usable(results, margin=0.05) == ["good", "weak", "edge"]
+    assert counted(base) == ["good"]
+    assert list(retention(base, base).per_task) == list(retention_over_seeds(base, [base]).per_task) == ["good"]
+    with pytest.raises(InputError, match=r"nothing that it could lose.*give another `suite`"):
+        counted(base[1:])
 
 
-def test_gain() -> None:
-    assert gain(-4.0, -3.0, -3.0) == 1.0
-    assert gain(-4.0, -3.5, -3.0) == 0.5
-    assert gain(-4.0, -4.5, -3.0) == -0.5
-    assert gain(-4.0, -2.5, -3.0) == 1.5
+N = 200
 
 
-@pytest.mark.parametrize("plain", [-4.0, -4.1, float("nan")])
-def test_gain_needs_a_plain_arm_that_gains(plain: float) -> None:
-    with pytest.raises(LoopaiError, match="gain is undefined"):
-        gain(-4.0, -3.0, plain)
+def of_n(name: str, right: int, shift: int = 0) -> TaskResult:
+    return result(name, [(index + shift) % N < right for index in range(N)], 0.1)
 
 
-def losses(per_token: float, noise_seed: int = 0, rows: int = 80) -> RowLosses:
-    rng = np.random.default_rng(noise_seed)
-    tokens = np.random.default_rng(9).integers(20, 60, rows)
-    return RowLosses(tokens * (per_token + 0.1 * rng.standard_normal(rows)), tokens)
+def test_retention_is_the_mean_over_seeds_and_the_worst_task_is_of_the_means() -> None:
+    base = [of_n("a", 180), of_n("b", 160)]
+    seeds = [[of_n("a", 160), of_n("b", 150)], [of_n("a", 190), of_n("b", 110)]]
+    kept = retention_over_seeds(base, seeds)
+    each = [retention(base, one) for one in seeds]
+    assert kept.mean == pytest.approx(np.mean([one.mean for one in each]))
+    assert kept.minimum == pytest.approx(np.mean([(0.75 - 0.1) / (0.8 - 0.1), (0.55 - 0.1) / (0.8 - 0.1)]))
+    assert kept.per_task["a"].n == 2 * N
+    assert kept.right_to_wrong == sum(one.right_to_wrong for one in each)
+    assert kept.interval[0] < kept.mean < kept.interval[1]
 
 
-def test_gain_interval_holds_the_gain() -> None:
-    base, tuned, plain = losses(4.0), losses(3.2, 1), losses(3.0, 2)
-    low, high = gain_interval(base, tuned, plain)
-    value = gain(-base.nll_per_token, -tuned.nll_per_token, -plain.nll_per_token)
-    assert low < value < high
-    assert high - low < 0.2
-    assert gain_interval(base, tuned, plain) == (low, high)
-    assert gain_interval(base, plain, plain) == (1.0, 1.0)
+def test_one_seed_has_the_interval_of_one_run() -> None:
+    base, tuned = [of_n("a", 180), of_n("b", 160)], [of_n("a", 150, shift=10), of_n("b", 120, shift=30)]
+    alone, over = retention(base, tuned), retention_over_seeds(base, [tuned])
+    assert over.mean == pytest.approx(alone.mean)
+    assert over.interval == pytest.approx(alone.interval, abs=0.02)
 
 
-def test_gain_interval_refuses_other_rows_and_no_gain() -> None:
-    with pytest.raises(InputError, match="different rows"):
-        gain_interval(losses(4.0), losses(3.0, rows=79), losses(3.0))
-    with pytest.raises(LoopaiError, match="not clearly above"):
-        gain_interval(losses(4.0), losses(4.0, 1), losses(4.0, 2))
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    base = [of_n("a", 180)]
+    alike = retention_over_seeds(base, [[of_n("a", 130)]] * 3).interval
+    apart = retention_over_seeds(base, [[of_n("a", right)] for right in (80, 130, 180)]).interval
+    assert apart[1] - apart[0] > 2 * (alike[1] - alike[0])
+
+
+def test_other_tasks_are_refused() -> None:
+    with pytest.raises(InputError, match="same ones"):
+        retention_over_seeds([of_n("a", 180)], [[of_n("b", 180)]])

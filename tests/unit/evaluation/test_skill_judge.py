@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from mlx_loopai.data.samples import skills
 from mlx_loopai.data.samples.skills import SKILLS, Item
-from mlx_loopai.evaluation.judge import MAX_PROGRAM_CHARS, Verdict, constant_guess, holds_answer, judge
+from mlx_loopai.evaluation.judge import Verdict
+from mlx_loopai.evaluation.skill_judge import MAX_PROGRAM_CHARS, SKILL_JUDGE, holds_answer
+from mlx_loopai.evaluation.skill_judge import judge_skill as judge
 
 CAPITAL = Item(
     "facts_ko",
@@ -197,12 +199,12 @@ def test_the_answer_to_another_question_is_mostly_wrong(skill: str) -> None:
 
 
 def test_chance_is_the_best_constant_guess() -> None:
-    assert constant_guess([SUM, ZERO, DIFFERENCE]) == pytest.approx(2 / 3)
-    assert constant_guess([CAPITAL, PRODUCT, FESTIVAL, CAPITAL]) == pytest.approx(1 / 2)
+    assert SKILL_JUDGE.constant_guess([SUM, ZERO, DIFFERENCE]) == pytest.approx(2 / 3)
+    assert SKILL_JUDGE.constant_guess([CAPITAL, PRODUCT, FESTIVAL, CAPITAL]) == pytest.approx(1 / 2)
     # One reply that holds two keywords beats any single keyword.
     hot = Item("chat", "더워요.", "물을 드세요.", ("물",), "f", "")
     hungry = Item("chat", "배고파요.", "밥을 드세요.", ("드세요",), "f", "")
-    assert constant_guess([hot, hungry]) == 1.0
+    assert SKILL_JUDGE.constant_guess([hot, hungry]) == 1.0
 
 
 @given(st.text(max_size=200), st.booleans(), st.sampled_from([CAPITAL, WORD, SUM, CODE, CHAT]))

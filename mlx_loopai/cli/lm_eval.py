@@ -1,0 +1,42 @@
+"""What `mlx-loopai evaluate --suite lm-eval:TASKS` does: lm-eval's own tasks on a base and on its adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.cli.output import progress
+
+
+def lm_eval_document(model: str, adapter: Path | None, suite: str, limit: int | None, quiet: bool) -> dict[str, Any]:
+    """The scores of lm-eval's tasks on the base, kept, and on the base with the adapter fused into a folder."""
+    import tempfile
+
+    from converters.fuse_folder import fuse
+    from converters.writers.target import Target
+    from mlx_loopai.evaluation.lm_eval import LmEval, evaluate, kept_scores, report
+    from mlx_loopai.generation.session import find_adapter
+    from mlx_loopai.models.load import hash_base, resolve_model
+
+    asked = LmEval.of(suite, limit)
+    adapter = None if adapter is None else find_adapter(adapter)
+    folder = resolve_model(model)
+    with progress(None, "lm-eval: base", quiet, ""):
+        base = kept_scores(asked, folder, hash_base(folder))
+    if adapter is None:
+        return report(suite, model, None, base, None)
+    with tempfile.TemporaryDirectory() as place, progress(None, "lm-eval: tuned", quiet, ""):
+        fused = Path(place) / "fused"
+        fuse(adapter, str(folder), fused, Target())
+        return report(suite, model, str(adapter), base, evaluate(asked, fused))
+
+
+def lm_eval_table(document: dict[str, Any]) -> str:
+    """The scores as lines for a terminal."""
+    tuned = document["tuned"] or {}
+    lines = [f"{'task':<24} {'metric':<24} {'base':>9}" + (f" {'tuned':>9}" if tuned else "")]
+    for task, metrics in document["base"].items():
+        for name, value in metrics.items():
+            after = f" {tuned[task][name]:>9.4f}" if tuned else ""
+            lines.append(f"{task:<24} {name:<24} {value:>9.4f}{after}")
+    return "\n".join(lines)

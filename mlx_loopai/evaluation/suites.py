@@ -1,0 +1,151 @@
+"""Suites: the embedded model's own tasks, the shipped questions for any model, and tasks of the user's own files.
+
+A suite file is YAML, one task a name; files are relative to it:
+
+    general:  {kind: general}
+    copa:     {kind: choice, file: COPA_dev.tsv, limit: 200}
+    qa:       {kind: generate, file: qa.jsonl, match: word, language: ko, max_tokens: 48}
+    dialogue: {kind: nll, file: dialogue.jsonl, limit: 100}
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from mlx_loopai.data.records import read_records
+from mlx_loopai.data.samples import corpus, skills
+from mlx_loopai.data.samples.skills import Item
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.evaluation.choices import read_choices
+from mlx_loopai.evaluation.questions import QUESTION_JUDGE, Language, Match, general_questions, read_questions
+from mlx_loopai.evaluation.skill_judge import SKILL_JUDGE
+from mlx_loopai.evaluation.tasks import ANSWER_TOKENS, Asked, Chosen, Scored, Task
+from mlx_loopai.models.load import NANO, NANO_FOLDER
+
+GENERAL = "general"
+# The embedded suite's text for perplexity: hand-written, and never seen in pretraining.
+HELD_OUT = "held_out"
+LEAST_NANO_ITEMS, MOST_NANO_ITEMS = 200, 240
+_SAMPLE_SEED = 20264
+_T = TypeVar("_T")
+
+
+class TaskOptions(BaseModel):
+    """One task as the suite file gives it."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["general", "generate", "choice", "nll"]
+    file: str = ""
+    limit: int | None = Field(None, ge=1)
+    max_tokens: int = Field(ANSWER_TOKENS, ge=1)
+    match: Match = "word"
+    language: Language = "any"
+
+    @model_validator(mode="after")
+    def _has_file(self) -> TaskOptions:
+        if self.kind != GENERAL and not self.file:
+            raise ValueError(f"kind {self.kind} needs a file")
+        return self
+
+
+def default_suite(model: Path) -> str:
+    """`nano` for the embedded model and what was made of it, which share its tokenizer; `general` for any other."""
+    try:
+        return NANO if _tokenizer(model) == _tokenizer(NANO_FOLDER) else GENERAL
+    except OSError:
+        return GENERAL
+
+
+def read_suite(named: str, limit: int | None = None) -> list[Task]:
+    """The tasks of the suite `nano` or `general`, or of a YAML file; at most `limit` items each, seeded.
+
+    Raises: InputError with every problem of the suite file, or of the first data file that has any.
+    """
+    if named == NANO:
+        return _nano(limit)
+    if named == GENERAL:
+        return _general(ANSWER_TOKENS, limit)
+    path = Path(named)
+    return [task for name, options in _options(path).items() for task in _tasks(name, options, path.parent, limit)]
+
+
+def nano_tasks() -> list[Asked[Item]]:
+    """One task for each skill of the embedded model, 200 to 240 questions each (a seeded sample where there are more).
+
+    Made for the embedded model: half of the facts are invented, and no other model can know them.
+    """
+    return [_nano_task(skill) for skill in skills.SKILLS]
+
+
+@cache
+def _nano_task(skill: str) -> Asked[Item]:
+    items = sampled(skills.items(skill, probe=True), MOST_NANO_ITEMS)
+    if len(items) < LEAST_NANO_ITEMS:
+        raise ValueError(f"task {skill}: {len(items)} items, at least {LEAST_NANO_ITEMS} are needed")
+    return Asked.of(skill, items, SKILL_JUDGE)
+
+
+def _nano(limit: int | None) -> list[Task]:
+    """A quick look asks fewer questions, but their chance level stays that of the whole task."""
+    asked = [replace(task, items=sampled(task.items, limit)) for task in nano_tasks()]
+    return [*asked, Scored(HELD_OUT, tuple(corpus.held_out_texts()))]
+
+
+def _options(path: Path) -> dict[str, TaskOptions]:
+    try:
+        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"`suite` {path}: no such file; give a suite file, or {GENERAL}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"`suite` {path}: cannot be read: {' '.join(str(error).split())}; mend the file") from None
+    if not isinstance(document, dict) or not document:
+        raise InputError(f"`suite` {path}: must name tasks, such as 'qa: {{kind: generate, file: qa.jsonl}}'")
+    try:
+        return TypeAdapter(dict[str, TaskOptions]).validate_python(document)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"`suite` {path}: {all_problems(problems)}") from None
+
+
+def _tasks(name: str, options: TaskOptions, folder: Path, limit: int | None) -> list[Task]:
+    path = folder / Path(options.file).expanduser()
+    if options.kind == "general":
+        return _general(options.max_tokens, options.limit, limit)
+    if options.kind == "generate":
+        questions = _sampled(read_questions(path, options.match, options.language), options.limit, limit)
+        return [Asked.of(name, questions, QUESTION_JUDGE, options.max_tokens)]
+    if options.kind == "choice":
+        return [Chosen(name, _sampled(read_choices(path), options.limit, limit))]
+    return [Scored(name, _sampled(read_records(path, name), options.limit, limit))]
+
+
+def _general(max_tokens: int, *limits: int | None) -> list[Task]:
+    kinds = general_questions().items()
+    return [Asked.of(kind, _sampled(questions, *limits), QUESTION_JUDGE, max_tokens) for kind, questions in kinds]
+
+
+def _sampled(items: Sequence[_T], *limits: int | None) -> tuple[_T, ...]:
+    """The suite's own limit first, so that a quick look asks a part of what the suite asks."""
+    for limit in limits:
+        items = sampled(items, limit)
+    return tuple(items)
+
+
+def sampled(items: Sequence[_T], limit: int | None) -> tuple[_T, ...]:
+    """At most `limit` of the items, in their order; the same ones every time."""
+    if limit is None or len(items) <= limit:
+        return tuple(items)
+    chosen = sorted(random.Random(_SAMPLE_SEED).sample(range(len(items)), limit))
+    return tuple(items[place] for place in chosen)
+
+
+def _tokenizer(model: Path) -> bytes:
+    return (model / "tokenizer.json").read_bytes()

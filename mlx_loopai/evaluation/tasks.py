@@ -1,0 +1,163 @@
+"""What a suite is made of: tasks that are asked, chosen or scored, run on a model and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.rows import rows_digest
+from mlx_loopai.data.tokens import ChatEncoder
+from mlx_loopai.evaluation.choices import Choice, chance, choice_rows, choose
+from mlx_loopai.evaluation.judge import ItemT, Judge
+from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.progress import Advance, ignore
+
+ANSWER_TOKENS = 48
+# What a model gave to a task, as JSON keeps it: [text, finished] of every question, places of options, or one figure.
+Given = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedAnswer:
+    """A model's answer to one question. `broken`: what is wrong with its form (`judge.Verdict`)."""
+
+    prompt: str
+    text: str
+    right: bool
+    broken: str | None = None
+    is_korean: bool = False
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model answered to the n questions of a task, in its order. `chance`: of the best constant guess."""
+
+    name: str
+    chance: float
+    answers: tuple[JudgedAnswer, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.answers)
+
+    @property
+    def right(self) -> tuple[bool, ...]:
+        return tuple(answer.right for answer in self.answers)
+
+    @property
+    def score(self) -> float:
+        """The share of right answers, in [0, 1]."""
+        return sum(self.right) / self.n
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Generic[ItemT]):
+    """Questions that the model answers freely, and the judge of its answers; `chance`: of the best constant guess.
+
+    An item has a `prompt`. The script constraint is off while it is asked, since it would hide damage.
+    """
+
+    name: str
+    items: tuple[ItemT, ...]
+    judge: Judge[ItemT]
+    chance: float
+    max_tokens: int = ANSWER_TOKENS
+
+    @staticmethod
+    def of(name: str, items: Sequence[ItemT], judge: Judge[ItemT], max_tokens: int = ANSWER_TOKENS) -> Asked[ItemT]:
+        """The task of these questions, with the chance level of their judge."""
+        return Asked(
+            name=name,
+            items=tuple(items),
+            judge=judge,
+            chance=judge.constant_guess(items),
+            max_tokens=max_tokens,
+        )
+
+    def read_by_model(self, loaded: LoadedModel, encoder: ChatEncoder) -> list[Any]:
+        """What the model reads and what bounds its answers, as JSON values: two equal ones get equal answers."""
+        return [self.max_tokens, self._prompts(encoder)]
+
+    def run(self, loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance = ignore) -> Given:
+        """[text, finished] of every greedy answer; `on_progress` hears how many have ended."""
+        options = SamplingOptions(temperature=0.0, max_tokens=self.max_tokens)
+        answers = generate_batch(loaded, self._prompts(encoder), options, on_progress)
+        return [[answer.text, answer.finished] for answer in answers]
+
+    def judged(self, answers: Given) -> TaskResult:
+        """The result of what `run` returned. Raises: ValueError when it is not of these questions."""
+        return TaskResult(
+            self.name,
+            self.chance,
+            tuple(
+                self._judged(item, str(text), bool(finished))
+                for item, (text, finished) in zip(self.items, answers, strict=True)
+            ),
+        )
+
+    def _judged(self, item: Any, text: str, finished: bool) -> JudgedAnswer:
+        verdict = self.judge.verdict(item, text, finished)
+        return JudgedAnswer(
+            prompt=item.prompt,
+            text=text,
+            right=verdict.right,
+            broken=verdict.broken,
+            is_korean=self.judge.is_korean(item),
+        )
+
+    def _prompts(self, encoder: ChatEncoder) -> list[list[int]]:
+        items: Sequence[Any] = self.items
+        return [encoder.prompt_ids([Message("user", item.prompt)]) for item in items]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Multiple choice by likelihood."""
+
+    name: str
+    items: tuple[Choice, ...]
+
+    def read_by_model(self, loaded: LoadedModel, encoder: ChatEncoder) -> list[Any]:
+        """What the model reads, as JSON values."""
+        rows = choice_rows(loaded.tokenizer, self.items)
+        return [[len(item.options) for item in self.items], rows_digest(rows)]
+
+    def run(self, loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance = ignore) -> Given:
+        """The place of the option that the model takes, for every item."""
+        return choose(loaded, self.items, on_progress)
+
+    def judged(self, picks: Given) -> TaskResult:
+        """The result of what `run` returned. Raises: ValueError when it is not of these items."""
+        answers = (
+            JudgedAnswer(prompt=item.prompt, text=item.options[pick], right=pick == item.answer)
+            for pick, item in zip(picks, self.items, strict=True)
+        )
+        return TaskResult(self.name, chance(self.items), tuple(answers))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Texts or conversations whose likelihood is shown beside the answers, never mixed into the retention."""
+
+    name: str
+    items: tuple[Record, ...]
+
+    def read_by_model(self, loaded: LoadedModel, encoder: ChatEncoder) -> list[Any]:
+        """What the model reads, as JSON values."""
+        return [rows_digest([encoder.encode(record) for record in self.items])]
+
+    def run(self, loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance = ignore) -> Given:
+        """Nats per supervised token."""
+        rows = [encoder.encode(record) for record in self.items]
+        return nll(loaded.model, rows, on_progress=on_progress).nll_per_token
+
+    def judged(self, nll_per_token: Given) -> float:
+        """What `run` returned. Raises: TypeError, ValueError when it is no number."""
+        return float(nll_per_token)
+
+
+Task = Asked[Any] | Chosen | Scored

@@ -1,0 +1,152 @@
+"""Evaluate a model, and what an adapter left of its general ability: the function behind `mlx-loopai evaluate`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mlx_loopai.data.tokens import ChatEncoder
+from mlx_loopai.evaluation.retention import TaskRetention, counted, retention
+from mlx_loopai.evaluation.suite_run import SuiteResult, is_kept, run_suite
+from mlx_loopai.evaluation.suites import default_suite, read_suite
+from mlx_loopai.evaluation.tasks import Task, TaskResult
+from mlx_loopai.files import cache_folder
+from mlx_loopai.generation.session import open_session
+from mlx_loopai.models.adapters import note_retention
+from mlx_loopai.models.load import NANO, LoadedModel
+from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.runs.documents.evaluation import EvaluatedTask, Evaluation, LostAnswer, ModelScores, TextLikelihood
+from mlx_loopai.runs.documents.figures import TaskScore
+from mlx_loopai.runs.listener import Listener, Silent
+from mlx_loopai.training.card import retention_figures
+
+LOST_ANSWERS = 5
+SILENT = Silent()
+# e^x beyond which a perplexity is only called huge.
+_MOST_NATS = 700.0
+
+
+def evaluate(
+    model: str = NANO,
+    adapter: str | Path | None = None,
+    suite: str | None = None,
+    *,
+    limit: int | None = None,
+    dtype: str = "auto",
+    listener: Listener = SILENT,
+) -> Evaluation:
+    """Ask `model` the questions of a suite, and again with `adapter` on it; say how much of its ability is left.
+
+    model: nano, a folder, or a hub id. adapter: an adapter's folder, or a run's. suite: nano, general, or a suite file
+    (docs/measuring.md); by default what suits the model. limit: at most so many questions of each task, for a quick
+    look. The base's answers are kept in the cache folder, so it is asked once.
+
+    Raises: InputError for a wrong argument, or when the base is near chance on every task, so that there is nothing
+    that the adapter could have lost.
+    """
+    session = open_session(model, None if adapter is None else Path(adapter), dtype=dtype)
+    loaded, encoder = session.loaded, ChatEncoder(session.loaded.tokenizer, session.system_prompt)
+    named = suite or default_suite(loaded.path)
+    tasks = read_suite(named, limit)
+    with adapter_disabled(loaded.model):
+        base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
+    if session.adapter is None:
+        return evaluation_of(base, None, suite=named, model=model)
+    _say_what_counts(base, listener)
+    tuned = measure_suite(loaded, encoder, tasks, listener, "fine-tuned model")
+    return evaluation_of(base, tuned, suite=named, model=model, adapter=str(session.adapter))
+
+
+def note_on_card(found: Evaluation) -> None:
+    """Note the retention on the card of the adapter that was evaluated. Raises: InputError, OSError."""
+    figures = retention_figures(Path(found.suite).name, found)
+    if found.adapter is not None and figures:
+        note_retention(Path(found.adapter), figures)
+
+
+def measure_suite(
+    loaded: LoadedModel,
+    encoder: ChatEncoder,
+    tasks: Sequence[Task],
+    listener: Listener,
+    label: str,
+    folder: Path | None = None,
+) -> SuiteResult:
+    """`run_suite`, with `listener` told unless everything is kept in `folder` already."""
+    if folder is None or not is_kept(loaded, encoder, tasks, folder):
+        listener.stage(f"questions to the {label}", sum(len(task.items) for task in tasks))
+    return run_suite(loaded, encoder, tasks, folder, listener.advance)
+
+
+def evaluation_of(
+    base: SuiteResult, tuned: SuiteResult | None, *, suite: str, model: str, adapter: str | None = None
+) -> Evaluation:
+    """The document on a base and its tuned model. Without one, or without questions, nothing is retained.
+
+    Raises: InputError when the base is near chance on every task.
+    """
+    kept = retention(base.tasks, tuned.tasks) if tuned is not None and base.tasks else None
+    last = tuned or base
+    return Evaluation(
+        suite=suite,
+        model=model,
+        adapter=adapter,
+        retention=kept.mean if kept else None,
+        retention_min=kept.minimum if kept else None,
+        retention_interval=kept.interval if kept else None,
+        right_to_wrong=kept.right_to_wrong if kept else None,
+        wrong_to_right=kept.wrong_to_right if kept else None,
+        base=_scores(base),
+        tuned=None if tuned is None else _scores(tuned),
+        probes={
+            before.name: _task(before, after, kept.per_task if kept else None)
+            for before, after in zip(base.tasks, last.tasks, strict=True)
+        },
+        nll={name: _likelihood(value, last.nll[name]) for name, value in base.nll.items()},
+        perplexity=_scores(last).perplexity,
+        purity=last.purity,
+    )
+
+
+def _scores(found: SuiteResult) -> ModelScores:
+    nll = next(iter(found.nll.values())) if len(found.nll) == 1 else None
+    return ModelScores(
+        scores={task.name: task.score for task in found.tasks},
+        broken={task.name: dict(Counter(one.broken for one in task.answers if one.broken)) for task in found.tasks},
+        nll_per_token=nll,
+        perplexity=None if nll is None else _perplexity(nll),
+        purity=found.purity,
+    )
+
+
+def _task(before: TaskResult, after: TaskResult, kept: Mapping[str, TaskRetention] | None) -> EvaluatedTask:
+    """One task; with `kept`, the tasks that retention counts, also what was lost of it."""
+    scores = TaskScore(base=before.score, score=after.score, n=before.n, chance=before.chance)
+    if kept is None:
+        return EvaluatedTask(**vars(scores))
+    lost = [
+        LostAnswer(prompt=one.prompt, base=one.text, tuned=other.text, broken=other.broken)
+        for one, other in zip(before.answers, after.answers, strict=True)
+        if one.right and not other.right
+    ]
+    found = kept.get(before.name)
+    figures = replace(scores, counted=False) if found is None else TaskScore(**vars(found))
+    return EvaluatedTask(**vars(figures), lost=tuple(lost[:LOST_ANSWERS]))
+
+
+def _likelihood(before: float, after: float) -> TextLikelihood:
+    return TextLikelihood(base=before, score=after, perplexity=_perplexity(after))
+
+
+def _perplexity(nll: float) -> float:
+    """e^NLL per token of the model's own vocabulary."""
+    return math.exp(min(nll, _MOST_NATS))
+
+
+def _say_what_counts(base: SuiteResult, listener: Listener) -> None:
+    names = counted(base.tasks) if base.tasks else []
+    if len(names) < len(base.tasks):
+        listener.notice(f"retention counts the tasks on which this base is well above chance: {', '.join(names)}")

@@ -48,7 +48,7 @@ class Importance:
         arrays |= {f"input.{name}": array for name, array in self.input.items()}
         arrays |= {f"coefficient.{name}": mx.array(value) for name, value in self.coefficients.items()}
         owners = owners_of(self.activations)
-        arrays |= {f"activations.{name}": self.activations[name] for name in set(owners.values())}
+        arrays |= {f"activations.{name}": self.activations[name] for name in dict.fromkeys(owners.values())}
         with whole_file(path) as temporary:
             save_arrays(temporary, arrays, {"tokens": str(self.tokens), "owners": json.dumps(owners)})
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -20,13 +22,14 @@ from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.machine import named_machine
 from mlx_loopai.memory.plan import plan
-from mlx_loopai.models.lora import lora_modules
+from mlx_loopai.models.load import load_model
+from mlx_loopai.models.lora import apply_lora, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.run import train
-from tests.unit.conftest import Heard
+from tests.unit.conftest import ROOT, Heard
 
 
 class Shortness(MeasuredGuard[float]):
@@ -93,9 +96,6 @@ def test_a_run_trains_with_it_keeps_its_state_and_goes_on(
 
 
 def _adapted(config: RunConfig) -> nn.Module:
-    from mlx_loopai.models.load import load_model
-    from mlx_loopai.models.lora import apply_lora
-
     model = load_model(config.model, config.dtype).model
     apply_lora(model, config.lora, config.train.seed)
     return model
@@ -113,6 +113,16 @@ def test_every_kind_of_the_configuration_has_a_guard_and_no_other_is_known() -> 
     assert set(guards._GUARDS) == set(PENALTIES)
     with pytest.raises(InputError, match="no such kind; known: none, .*; did you mean sketch?"):
         load_config(None, ("penalty.kind=scetch",))
+
+
+def test_what_guards_hand_to_the_plan_needs_no_mlx_lm() -> None:
+    """Importing it takes longer than a plan."""
+    code = (
+        "import sys; from mlx_loopai.config import load_config; from mlx_loopai.guards.terms import memory_terms\n"
+        "memory_terms(load_config(None, ('penalty.kind=sketch', 'replay.source=self')))\n"
+        "sys.exit('mlx_lm' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_what_two_guards_need_adds_up() -> None:

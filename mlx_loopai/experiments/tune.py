@@ -15,12 +15,12 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.experiments.rescaling import LINES, SCALES, Point, best, sweep
-from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, self_rehearsal
+from mlx_loopai.guards.rehearsal import WATCHED_ROWS, Answering, Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.models.adapter_folder import read_adapter, scaled, write_adapter
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.artifact_cache import fetch, keep, kept_path
 from mlx_loopai.runs.context import RunContext
-from mlx_loopai.training.monitor import MONITOR_ROWS, Monitor
+from mlx_loopai.training.monitor import Monitor
 
 OPEN = f"{SAMPLES_PREFIX}open"
 
@@ -104,7 +104,7 @@ def _unrehearsed(context: RunContext) -> Sequence[TokenRow]:
 
 
 def open_prompts(config: RunConfig, reader: RowReader) -> list[str]:
-    """At most MONITOR_ROWS prompts: general ones that were not rehearsed, else embedded ones.
+    """At most WATCHED_ROWS prompts: general ones that were not rehearsed, else embedded ones.
 
     The embedded model answers embedded *questions*: the prompt set is made for models that know more.
     """
@@ -118,6 +118,6 @@ def open_prompts(config: RunConfig, reader: RowReader) -> list[str]:
     spare = [reader.records(OPEN, GENERAL_CATEGORY)] if config.general.startswith(SAMPLES_PREFIX) else []
     for source in (records, *spare, []):
         found = [prompt for prompt in general_prompts(source, every, 0) if prompt not in rehearsed]
-        if len(found) >= MONITOR_ROWS:
+        if len(found) >= WATCHED_ROWS:
             break
-    return found[:MONITOR_ROWS]
+    return found[:WATCHED_ROWS]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,11 @@ from mlx_loopai.text.measures import is_looping
 if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
     from mlx_loopai.runs.context import RunContext
+
+
+# Rows that the monitor reads: they are not rehearsed.
+WATCHED_ROWS = 32
+_PROMPTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -58,17 +65,43 @@ class Rehearsal:
 def general_prompts(records: Sequence[Record], options: ReplayOptions, seed: int) -> list[str]:
     """At most `replay.max_prompts` prompts, seeded: the first user turns of `records`, or the embedded prompt set.
 
-    For `replay.source: free` that many empty ones: what the base says to no prompt at all (arXiv 2505.13811, there from
-    the first token of a text, here from an empty chat turn).
+    Of the embedded set every kind gives as many as every other, as long as it has any. For `replay.source: free` that
+    many empty ones: what the base says to no prompt at all (arXiv 2505.13811, there from the first token of a text,
+    here from an empty chat turn).
     """
     if options.source == "free":
         return [""] * options.max_prompts
-    found = [message.content for record in records for message in record.messages[:2] if message.role == "user"]
-    prompts = sorted(set(found)) if records else texts.prompts()
+    if not records:
+        return _evenly(texts.prompts_by_kind(), seed)[: options.max_prompts]
+    prompts = sorted(
+        {message.content for record in records for message in record.messages[:2] if message.role == "user"}
+    )
     if not prompts:
         raise InputError("general: none of its rows holds a user turn to answer; give chat or prompt/completion rows")
     random.Random(seed).shuffle(prompts)
     return prompts[: options.max_prompts]
+
+
+def _evenly(kinds: Mapping[str, Sequence[str]], seed: int) -> list[str]:
+    """All prompts, one of each kind after the other, each kind in a seeded order."""
+    shuffled = [random.Random(f"{seed} {kind}").sample(kinds[kind], len(kinds[kind])) for kind in sorted(kinds)]
+    return [prompt for turn in zip_longest(*shuffled) for prompt in turn if prompt is not None]
+
+
+def prompts_needed(config: RunConfig, n_rows: int) -> int:
+    """How many prompts a run of `n_rows` training rows has a use for: to rehearse, to watch and to measure on.
+
+    In steps of `_PROMPTS_AT_ONCE`, so that runs of about one size share their answers.
+    """
+    rows = n_rows * config.train.epochs
+    if config.train.max_steps:
+        rows = config.train.max_steps * config.train.rows_per_step
+    shares = [config.replay.share if phase.replay_share is None else phase.replay_share for phase in config.phases]
+    share = max([config.replay.share, *shares])
+    drawn = rows * share if config.train.max_steps else rows * share / (1 - share)
+    measured = config.penalty.sequences if config.measures_importance else 0
+    wanted = max(drawn, measured) + WATCHED_ROWS
+    return min(config.replay.max_prompts, _PROMPTS_AT_ONCE * math.ceil(wanted / _PROMPTS_AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -163,7 +196,10 @@ class SelfRehearsal(Guard[Rehearsal]):
         return Rehearsal.load(path)
 
     def _prompts(self, context: RunContext) -> list[str]:
-        return general_prompts(context.general, context.config.replay, context.config.train.seed)
+        config = context.config
+        needed = prompts_needed(config, len(context.rows.lengths))
+        options = config.replay.model_copy(update={"max_prompts": needed})
+        return general_prompts(context.general, options, config.train.seed)
 
     def _answering(self, context: RunContext) -> Answering:
         options = context.config.replay

@@ -16,7 +16,7 @@ from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import collate
 from mlx_loopai.data.rows import row_digest
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, self_rehearsal
+from mlx_loopai.guards.rehearsal import WATCHED_ROWS, Answering, Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import token_losses
@@ -28,7 +28,6 @@ from mlx_loopai.runs.context import RunContext
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
-MONITOR_ROWS = 32
 # A reading costs about as much as a step: the budget's controller has a tenth of the steps for it, or more often where
 # a run is short.
 READINGS, MOST_STEPS_BETWEEN = 24, 10
@@ -109,15 +108,15 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
         return [], rehearsal
     if rehearsal:
         ordered = sorted(rehearsal, key=row_digest)
-        watched = ordered[: max(1, min(MONITOR_ROWS, len(rehearsal) // 4))]
+        watched = ordered[: max(1, min(WATCHED_ROWS, len(rehearsal) // 4))]
         taken = {id(row) for row in watched}
         return watched, [row for row in rehearsal if id(row) not in taken]
     if context.general:
-        return sorted(context.general_rows, key=row_digest)[:MONITOR_ROWS], rehearsal
+        return sorted(context.general_rows, key=row_digest)[:WATCHED_ROWS], rehearsal
     path = context.directory.monitor
     if not path.exists():
         options, seed = (
-            config.replay.model_copy(update={"source": "self", "max_prompts": MONITOR_ROWS}),
+            config.replay.model_copy(update={"source": "self", "max_prompts": WATCHED_ROWS}),
             config.train.seed,
         )
         prompts = general_prompts([], options, seed)

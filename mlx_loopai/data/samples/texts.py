@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from mlx_loopai.data.samples.composed_prompts import composed_prompts
+
 TEXTS_FOLDER = Path(__file__).parent / "texts"
 PROMPTS_FILE = Path(__file__).parent / "prompts.jsonl"
 PARALLEL_FILE = Path(__file__).parent / "parallel.jsonl"
@@ -46,6 +48,14 @@ def prompts() -> list[str]:
     """The embedded prompt set that a base model answers for rehearsal: general, no creative writing."""
     lines = PROMPTS_FILE.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prompt"] for line in lines]
+
+
+def prompts_by_kind() -> dict[str, list[str]]:
+    """`prompts` by their kind, and those that are composed for the skills that a base loses first."""
+    found: dict[str, list[str]] = {}
+    for line in map(json.loads, PROMPTS_FILE.read_text(encoding="utf-8").splitlines()):
+        found.setdefault(line["kind"], []).append(line["prompt"])
+    return found | composed_prompts()
 
 
 def parallel_sentences() -> list[tuple[str, str]]:

@@ -17,11 +17,10 @@ from mlx_loopai.data.sources import general_records
 from mlx_loopai.experiments.arms import RECOMMENDED
 from mlx_loopai.experiments.rescaling import Point, Rescaling, best, rescaled, sweep
 from mlx_loopai.experiments.tune import Tuned, open_prompts, write_rescaled
-from mlx_loopai.guards.rehearsal import general_prompts
+from mlx_loopai.guards.rehearsal import WATCHED_ROWS, general_prompts
 from mlx_loopai.models.adapters import load_adapter, save_adapter
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
-from mlx_loopai.training.monitor import MONITOR_ROWS
 
 IDS = mx.array([[5, 17, 230, 9, 44]])
 
@@ -95,7 +94,7 @@ def test_prompts_to_choose_by_were_not_rehearsed() -> None:
         replay = recipe.replay.model_copy(update={"source": source, "max_prompts": most})
         config = recipe.model_copy(update={"replay": replay})
         chosen = set(open_prompts(config, RowReader(None)))
-        assert len(chosen) == MONITOR_ROWS
+        assert len(chosen) == WATCHED_ROWS
         assert not chosen & probed
         if source == "self":
             assert not chosen & set(general_prompts(records, replay, config.train.seed))

@@ -9,6 +9,7 @@ from typing import Any
 
 from converters.output import check_output_free, check_space, output_file, output_folder, sha256_of, work_folder
 from converters.readers import open_checkpoint
+from converters.steering import Steering, steered
 from converters.tensors import Checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.verify import Verification, verify
@@ -81,7 +82,8 @@ def convert(
 
     Without a `target` it is an MLX folder whose weights are `dtype` (None: the source's own type, bf16 for a quantised
     GGUF). A folder is made for mlx and hf, one file for gguf. `tokenizer` is a folder whose tokenizer replaces the
-    source's own; `revision` pins a hub id. With `check` the output is verified before it gets its name, so what is
+    source's own; `revision` pins a hub id.
+    With `check` the output is verified before it gets its name, so what is
     called `out` was never wrong.
 
     Raises:
@@ -94,6 +96,8 @@ def convert(
     checkpoint = open_checkpoint(source, revision)
     with work_folder(out) as work:
         files = choose_tokenizer(checkpoint, tokenizer, work)
+        if target.steer:
+            checkpoint = steered(checkpoint, files, Steering.parse(target.steer))
         plan = make_plan(target, checkpoint)
         check_space(out, plan.n_bytes + sum(path.stat().st_size for path in files))
         if target.to == "gguf":

@@ -12,6 +12,7 @@ from converters.output import check_output_free, check_space, output_folder, sha
 from converters.peft import hf_module
 from converters.quantization import Scheme, parse_rules, stored_bytes
 from converters.readers import open_checkpoint
+from converters.steering import Steering, steered
 from converters.tokenizer import choose_tokenizer
 from converters.writers.target import Target, make_plan
 from mlx_loopai.errors import InputError
@@ -29,6 +30,7 @@ class Fused:
     n_bytes: int
     survival: dict[str, Survival]
     widened: list[str]
+    notes: tuple[str, ...] = ()
 
 
 def fuse(
@@ -50,23 +52,26 @@ def fuse(
     adapter = read_adapter(folder)
     checkpoint = open_checkpoint(base)
     _check_base(adapter, checkpoint.source, folder, force)
-    had = scheme_of_folder(checkpoint.source) if checkpoint.source.is_dir() else {}
-    plan = make_plan(target, checkpoint)
-    same_forms = {} if target.quantize else _without_ruled(had, target, checkpoint.config["tie_word_embeddings"])
-    if same_forms:
-        main = max(set(same_forms.values()), key=list(same_forms.values()).count)
-        plan = replace(plan, main=main, forms=dict(plan.forms) | same_forms)
-    merged = fused_entries(checkpoint, adapter)
-    forms, survival = choose_forms(checkpoint, adapter, plan.forms, plan.dtype, same_forms, allow_loss, on_progress)
-    widened = [name for name in survival if forms[_weight(name)] != plan.forms[_weight(name)]]
-    plan = replace(plan, forms=forms)
-    check_space(out, sum(stored_bytes(entry, forms[entry.name], plan.dtype) for entry in checkpoint.entries))
     with work_folder(out) as work:
         files = choose_tokenizer(checkpoint, None, work)
+        merged = fused_entries(checkpoint, adapter)
+        if target.steer:
+            merged = steered(merged, files, Steering.parse(target.steer))
+        had = scheme_of_folder(checkpoint.source) if checkpoint.source.is_dir() else {}
+        plan = make_plan(target, merged)
+        same_forms = {} if target.quantize else _without_ruled(had, target, merged.config["tie_word_embeddings"])
+        if same_forms:
+            main = max(set(same_forms.values()), key=list(same_forms.values()).count)
+            plan = replace(plan, main=main, forms=dict(plan.forms) | same_forms)
+        forms, survival = choose_forms(checkpoint, adapter, plan.forms, plan.dtype, same_forms, allow_loss, on_progress)
+        widened = [name for name in survival if forms[_weight(name)] != plan.forms[_weight(name)]]
+        plan = replace(plan, forms=forms)
+        check_space(out, sum(stored_bytes(entry, forms[entry.name], plan.dtype) for entry in merged.entries))
         made_from = identity(checkpoint, files, plan) | {"adapter": sha256_of(folder / WEIGHTS_FILE)}
         with output_folder(out, made_from) as place:
             tensors = plan.write_folder(place, merged, files, on_progress)
-    return Fused(out, tensors, sum(path.stat().st_size for path in out.iterdir()), survival, widened)
+    n_bytes = sum(path.stat().st_size for path in out.iterdir())
+    return Fused(out, tensors, n_bytes, survival, widened, merged.notes)
 
 
 def _without_ruled(had: dict[str, Scheme], target: Target, tied: bool) -> dict[str, Scheme]:

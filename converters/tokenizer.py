@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None, scratch: Path)
     return files
 
 
-def _vocabulary(path: Path) -> dict[int, str]:
+def vocabulary(path: Path) -> dict[int, str]:
     """Token strings by id, added tokens included, of a tokenizer.json."""
     tokenizer: dict[str, Any] = read_object(path)
     model = tokenizer.get("model")
@@ -75,14 +76,17 @@ def _vocabulary(path: Path) -> dict[int, str]:
         tokens = {number: entry[0] for number, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
     if not tokens:
         raise InputError(f"{path}: lists no vocabulary; get a fresh copy of the tokenizer")
-    for added in tokenizer.get("added_tokens") or ():
-        if isinstance(added, dict) and isinstance(added.get("id"), int):
-            tokens[added["id"]] = str(added.get("content"))
-    return tokens
+    return tokens | added_tokens(tokenizer)
+
+
+def added_tokens(tokenizer: Mapping[str, Any]) -> dict[int, str]:
+    """The added tokens by id (chat marks, end of text) of a tokenizer.json's content."""
+    listed = [added for added in tokenizer.get("added_tokens") or () if isinstance(added, dict)]
+    return {added["id"]: str(added.get("content")) for added in listed if isinstance(added.get("id"), int)}
 
 
 def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
-    tokens = _vocabulary(path)
+    tokens = vocabulary(path)
     rows = checkpoint.config["vocab_size"]
     if max(tokens) >= rows:
         raise InputError(

@@ -28,7 +28,7 @@ class Target:
     """The options of a conversion. `to` is mlx, hf or gguf; `dtype` fp32, bf16, fp16 or None for the source's own.
 
     `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0 or q4_0; `keep` holds rules such as
-    `lm_head=8bit`.
+    `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
     """
 
     to: str = "mlx"
@@ -36,6 +36,7 @@ class Target:
     quantize: str | None = None
     group_size: int | None = None
     keep: tuple[str, ...] = ()
+    steer: str | None = None
 
     def check(self) -> None:
         """Refuse options that exclude each other. Raises: InputError."""

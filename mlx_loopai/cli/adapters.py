@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
-from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options
+from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_option
 
 if TYPE_CHECKING:
     from converters.fuse import Survival
@@ -188,6 +188,7 @@ def inspect_command(folder: Path, as_json: bool) -> None:
     "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the dense weights. [default: the base's own]"
 )
 @quantization_options(MLX_FORMS, "Quantise the result. Without it a quantised base keeps its own quantisation.")
+@steer_option
 @click.option(
     "--allow-loss", is_flag=True, help="Keep the quantisation even where less than 90 % of the update survives."
 )
@@ -202,6 +203,7 @@ def fuse_command(
     quantize: str | None,
     group_size: int | None,
     keep: tuple[str, ...],
+    steer: str | None,
     allow_loss: bool,
     force: bool,
     as_json: bool,
@@ -214,13 +216,14 @@ def fuse_command(
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
 
-    target = Target(dtype=dtype, quantize=quantize, group_size=group_size, keep=keep)
+    target = Target(dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer)
     with progress(None, "fusing", quiet, "bytes") as bar:
         done = fuse(folder, base, out, target, allow_loss, force, bar.advance)
     least = min(survival.share for survival in done.survival.values())
     document = {"out": out, "tensors": done.tensors, "bytes": done.n_bytes, "share_min": least,
-                "widened": done.widened, "layers": done.survival}  # fmt: skip
-    emit(document, as_json, "" if quiet else _fuse_text(out, done.survival, done.widened, least))
+                "widened": done.widened, "notes": done.notes, "layers": done.survival}  # fmt: skip
+    text = "\n".join([_fuse_text(out, done.survival, done.widened, least), *(f"note: {note}" for note in done.notes)])
+    emit(document, as_json, "" if quiet else text)
 
 
 def _fuse_text(out: Path, survival: dict[str, Survival], widened: list[str], least: float) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options
+from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_option
 
 if TYPE_CHECKING:
     from converters.convert import Conversion
@@ -155,6 +155,7 @@ def _print_summary(document: dict[str, Any]) -> None:
 @quantization_options(
     (*MLX_FORMS, "q8_0", "q4_0"), "Quantise the matrices: bits or a float form for mlx, q8_0 or q4_0 for gguf."
 )
+@steer_option
 @click.option(
     "--verify", "check", is_flag=True, help="Compare every tensor, and logits in every reading of config.json."
 )
@@ -170,6 +171,7 @@ def command(
     quantize: str | None,
     group_size: int | None,
     keep: tuple[str, ...],
+    steer: str | None,
     check: bool,
     as_json: bool,
     quiet: bool,
@@ -185,7 +187,7 @@ def command(
     from converters.writers.target import Target
     from mlx_loopai.errors import Interrupted
 
-    target = Target(to, dtype, quantize, group_size, keep)
+    target = Target(to, dtype, quantize, group_size, keep, steer)
     try:
         with _progress(quiet) as on_progress:
             done = convert(

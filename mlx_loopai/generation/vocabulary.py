@@ -10,13 +10,12 @@ import numpy.typing as npt
 import regex
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.token_bytes import BYTE_TOKENS, WORD_START, byte_alphabet
 from mlx_loopai.text.utf8 import TokenBytes
 from mlx_loopai.text.words import is_unit_or_acronym
 
-_WORD_START = "\u2581"
 _MIN_WORD_LETTERS = 3
 _LATIN_WORD = regex.compile(rf"\p{{Latin}}{{{_MIN_WORD_LETTERS},}}")
-_BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def token_bytes(tokenizer: Any) -> TokenBytes:
@@ -29,13 +28,13 @@ def token_bytes(tokenizer: Any) -> TokenBytes:
     added = set(tokenizer.added_tokens_decoder)
     words = {token: index for token, index in vocabulary.items() if index not in added}
     tokens = [b""] * (max(vocabulary.values()) + 1)
-    if all(token in vocabulary for token in _BYTE_TOKENS):
+    if all(token in vocabulary for token in BYTE_TOKENS):
         for token, index in words.items():
-            tokens[index] = token.replace(_WORD_START, " ").encode()
-        for byte, token in enumerate(_BYTE_TOKENS):
+            tokens[index] = token.replace(WORD_START, " ").encode()
+        for byte, token in enumerate(BYTE_TOKENS):
             tokens[vocabulary[token]] = bytes([byte])
         return TokenBytes.of(tokens)
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     if not all(char in words for char in alphabet):
         raise InputError(
             "the tokenizer is neither byte-level BPE nor sentencepiece with byte fallback, so its tokens have no bytes "
@@ -62,16 +61,6 @@ def _in_order(
 
 def alphabet_codes(alphabet: Iterable[str]) -> dict[int, int]:
     return {ord(char): byte for byte, char in enumerate(alphabet)}
-
-
-def _byte_alphabet() -> list[str]:
-    """The character for each byte: itself where it is visible, else the next free one from U+0100 on.
-
-    Source: GPT-2's byte-level BPE (Radford et al. 2019), kept by every later one.
-    """
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    free = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in visible else chr(next(free)) for byte in range(256)]
 
 
 def biased_tokens(tokens: TokenBytes) -> npt.NDArray[np.bool_]:

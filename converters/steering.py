@@ -1,0 +1,114 @@
+"""Language steering that travels with the weights: the head writes some scripts less readily.
+
+The rows of the head whose tokens write a script are multiplied by a factor below 1, so that their logits, which are
+large where such a token is about to be written, fall behind. Any program that runs the output is steered: no mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from converters.json_files import read_object
+from converters.tensors import Checkpoint, TensorEntry, cast, to_float32
+from converters.tokenizer import added_tokens, vocabulary
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.architectures import architecture_of
+from mlx_loopai.models.encoder import ENCODERS
+from mlx_loopai.models.token_bytes import bytes_of_tokens
+from mlx_loopai.models.token_scripts import SCRIPTS, scripts_written
+
+AUTO = "auto"
+# What `steer tune` found for Qwen2.5-0.5B (docs/experiments.md).
+AUTO_FACTORS = {"han": 0.5, "kana": 0.5}
+
+
+@dataclass(frozen=True)
+class Steering:
+    """script -> factor in [0, 1) for the rows of tokens that write it; of several the smallest counts."""
+
+    factors: Mapping[str, float]
+
+    @classmethod
+    def parse(cls, text: str) -> Steering:
+        """`auto`, or a list such as `han=0.5,kana=0.5`. Raises: InputError naming what is wrong."""
+        if text.strip() == AUTO:
+            return cls(AUTO_FACTORS)
+        factors: dict[str, float] = {}
+        for part in text.split(","):
+            script, _, number = (piece.strip() for piece in part.partition("="))
+            if script not in SCRIPTS:
+                raise InputError(f"`steer` {text}: {script or part!r} is no script; there are {', '.join(SCRIPTS)}")
+            try:
+                factors[script] = float(number)
+            except ValueError:
+                raise InputError(f"`steer` {text}: {part.strip()!r} is not SCRIPT=FACTOR, such as han=0.5") from None
+            if not 0 <= factors[script] < 1:
+                raise InputError(f"`steer` {text}: {script} {number}: a factor is at least 0 and below 1, such as 0.5")
+        return cls(factors)
+
+    def __str__(self) -> str:
+        return ",".join(f"{script}={factor:g}" for script, factor in self.factors.items())
+
+
+def row_factors(tokens: Mapping[int, bytes], steering: Steering, n_rows: int) -> np.ndarray:
+    """The factor (V,) of each row of the head, float32: 1 where its token writes none of the steered scripts."""
+    factors = np.ones(n_rows, np.float32)
+    for index, token in tokens.items():
+        named = scripts_written(token) & steering.factors.keys()
+        if named:
+            factors[index] = min(steering.factors[script] for script in named)
+    return factors
+
+
+def steered(checkpoint: Checkpoint, tokenizer: Sequence[Path], steering: Steering) -> Checkpoint:
+    """`checkpoint` with the rows of its head multiplied; a head that is the embedding becomes one of its own.
+
+    The embedding stays as it is: what the model reads does not change, only what it writes.
+    Source: Ji et al. 2025, "Smoothie-Qwen" (arXiv 2507.05686), which scales by script too. Here a piece of a character
+    counts by what it can begin, where theirs samples n-grams, and the embedding is never scaled.
+    Raises: InputError for a text encoder, and for a tokenizer without bytes.
+    """
+    config = checkpoint.config
+    if config["model_type"] in ENCODERS:
+        raise InputError(f"{checkpoint.source}: is a text encoder and has no head to steer; leave out `steer`")
+    path = next((path for path in tokenizer if path.name == "tokenizer.json"), None)
+    if path is None:
+        raise InputError(
+            f"{checkpoint.source}: `steer` needs tokenizer.json; give `tokenizer` the folder that holds it"
+        )
+    added = added_tokens(read_object(path))
+    words = {index: token for index, token in vocabulary(path).items() if index not in added}
+    factors = row_factors(bytes_of_tokens(words, str(path)), steering, config["vocab_size"])
+    architecture = architecture_of(config["model_type"], str(checkpoint.source))
+    tied = bool(config["tie_word_embeddings"]) and not architecture.always_own_head
+    source = architecture.embedding if tied else architecture.head
+    head = _scaled(next(entry for entry in checkpoint.entries if entry.name == source), architecture.head, factors)
+    others = tuple(entry for entry in checkpoint.entries if entry.name != architecture.head)
+    notes = [f"steered {steering}: {int((factors != 1).sum())} of {len(factors)} rows of the head"]
+    if tied:
+        notes.append("the head was the embedding and is now a matrix of its own")
+    return replace(
+        checkpoint,
+        config=config | {"tie_word_embeddings": False},
+        entries=(*others, head),
+        notes=(*checkpoint.notes, "; ".join(notes)),
+    )
+
+
+def _scaled(entry: TensorEntry, name: str, factors: np.ndarray) -> TensorEntry:
+    """`entry` under another name, each row multiplied by its factor; the others keep their bits."""
+
+    def read_rows(start: int, stop: int) -> np.ndarray:
+        rows = entry.read_rows(start, stop)
+        touched = np.flatnonzero(factors[start:stop] != 1)
+        if touched.size:
+            rows = rows.copy()
+            wide = to_float32(rows[touched], entry.dtype) * factors[start:stop][touched, None]
+            rows[touched] = cast(wide, "F32", entry.dtype)
+        return rows
+
+    return TensorEntry(name, entry.shape, entry.dtype, read_rows, f"{entry.origin} (steered)")

@@ -1,4 +1,4 @@
-"""What every side of a race is given: the same model folder, rows, first adapter and settings, written to a folder."""
+"""The input that all sides of a race share: model folder, rows, first adapter and settings, written to a folder."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def equal_rows(vocabulary: int, length: int, count: int, seed: int) -> CaseRows:
 
 
 def write_thin_model(folder: Path, vocabulary: int, seed: int) -> Path:
-    """A random Qwen2 model of little but a vocabulary, so that the loss decides time and memory; returns `folder`."""
+    """A random Qwen2 model that is nearly all vocabulary, so the loss decides time and memory; returns `folder`."""
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",

@@ -1,4 +1,4 @@
-"""What the machine is and how it fares before and after a race: load, memory, swap, pressure, heat, power mode.
+"""Records the machine and its state before and after a race: load, memory, swap, pressure, heat, power mode.
 
 Whatever a system does not tell is None.
 """
@@ -25,7 +25,7 @@ _PRESSURE_LEVELS = {"1": "normal", "2": "warning", "4": "critical"}
 
 
 class Reader(Protocol):
-    """Where the figures come from; tests give their own."""
+    """Where the figures are read from; tests replace it."""
 
     system: str
 
@@ -69,7 +69,7 @@ class State:
 
 
 def read_state(reader: Reader) -> State:
-    """How the machine fares now."""
+    """The state of the machine now."""
     return _macos(reader) if reader.system == "Darwin" else _linux(reader)
 
 

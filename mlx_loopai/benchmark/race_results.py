@@ -1,4 +1,4 @@
-"""What one side reports of one round, and the clock it is measured with."""
+"""The figures that one side reports of one round, and the clock that measures them."""
 
 from __future__ import annotations
 

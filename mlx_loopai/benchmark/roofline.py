@@ -1,4 +1,4 @@
-"""Which share of the hardware's peak a measured rate is: above 1 the measurement is wrong."""
+"""Compares a measured rate with the hardware's peak: a share above 1 means that the measurement is wrong."""
 
 from __future__ import annotations
 

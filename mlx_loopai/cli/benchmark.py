@@ -219,7 +219,7 @@ def _encoded_prompts(model: str, file: Path | None) -> tuple[Path, tuple[tuple[i
 
 
 def _under_watch(race: Callable[[Any, Any], Result], turns: int, quiet: bool) -> Result:
-    """The race's result with the machine and how it fared before and after."""
+    """The race's result, with the machine and its state before and after."""
     from dataclasses import asdict, replace
 
     from mlx_loopai.benchmark.conditions import SystemReader, disturbances, read_machine, read_state

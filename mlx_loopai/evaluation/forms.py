@@ -65,7 +65,7 @@ FORMS: dict[str, Callable[[str], bool]] = {
     "sentence": _sentence,
     "prose": _prose,
 }
-# An answer in each form that says nothing: what a model could say to every question.
+# An empty phrase in each form, which a model could give as an answer to every question.
 EXAMPLES = {
     "one_word": "사과",
     "three_items": "사과, 배, 감",

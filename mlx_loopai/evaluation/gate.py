@@ -1,4 +1,4 @@
-"""The release gate: what a report has to show before a fine-tuned model may go out."""
+"""The release gate: the floors that a fine-tuned model's figures must reach."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Shortfall:
-    """A figure below its floor, or one that is missing (None): no evidence is no pass. As text it is one reason."""
+    """A figure that is below its floor or was not measured (None). As text it is one reason."""
 
     name: str
     value: float | None

@@ -1,4 +1,4 @@
-"""Two files of texts before a judge model, pair by pair and in both orders; what was judged is kept."""
+"""Shows two files of texts to a judge model, pair by pair and in both orders, and keeps the verdicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWERS_PER_QUESTION = 3
 
 @dataclass(frozen=True)
 class Judgements:
-    """Verdicts by (pair, judge, order), kept in a JSONL file that a second run goes on with."""
+    """Verdicts by (pair, judge, order), kept in a JSONL file that a second run continues."""
 
     path: Path
     judge: str

@@ -1,4 +1,4 @@
-"""A rubric that a judge model applies to two texts: what it is asked, what it may answer, what two answers mean.
+"""The rubric of a judge model that compares two texts: its question, the answers it may give, and their meaning.
 
 Pure: `pairwise` asks.
 """

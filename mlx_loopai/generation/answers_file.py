@@ -1,4 +1,4 @@
-"""A file of answers that grows row by row, and goes on where an interrupted call left it."""
+"""A file of answers that grows row by row, and continues where an interrupted call left it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class AnswersFile:
             row = json.loads(line)
             index, key = row["index"], row["key"]
         except (ValueError, TypeError, KeyError):
-            raise InputError(f"{place}: is no answer of this command; name another file with `out`") from None
+            raise InputError(f"{place}: is not an answer of this command; name another file with `out`") from None
         if not isinstance(index, int) or not 0 <= index < len(self._keys) or self._keys[index] != key:
             raise InputError(
                 f"{place}: was written with other prompts or settings; name another file with `out`, or delete this one"

@@ -1,4 +1,4 @@
-"""Answers that are written together and come and go: mlx-lm's continuous batching, each row with its own choices."""
+"""Writes many answers together by mlx-lm's continuous batching: rows join, leave and have options of their own."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Batch:
         return int(key)
 
     def remove(self, key: int) -> None:
-        """Forget an answer; one that has ended is no error."""
+        """Drop an answer; it may have ended already."""
         if self._detokenizers.pop(key, None) is not None:
             self._generator.remove([key])
 

@@ -89,7 +89,7 @@ class Turn:
 
 
 class Chat:
-    """A model in conversation. The keys and values of what was said are kept from turn to turn."""
+    """A model in conversation. The keys and values of earlier turns are kept."""
 
     def __init__(self, session: Session, options: ChatOptions) -> None:
         self._session, self.options = session, options
@@ -98,7 +98,7 @@ class Chat:
         self._skipped = 0
 
     def begin(self, conversation: Conversation) -> None:
-        """Go on from another conversation: an earlier one, or one that was loaded."""
+        """Continue another conversation: an earlier one, or one that was loaded."""
         self.conversation, self._skipped = conversation, 0
 
     def set_generation(self, options: GenerationOptions) -> None:

@@ -1,4 +1,4 @@
-"""Korean by construction: a mask on the logits that lets through only what a `scripts` policy allows.
+"""The script constraint: a mask on the logits that lets through only what a `scripts` policy allows.
 
 The policy is an automaton over UTF-8 bytes (`text.alphabet`, `text.utf8`), run once over every token: `allowed` says
 which tokens a state allows, `after` where they lead. At each step the state is computed anew from the sequence's own
@@ -131,7 +131,7 @@ class Constraint:
 
 
 class Tally:
-    """How much a constraint had to do, summed on the device: reading it is the only wait."""
+    """How often a constraint had to step in, summed on the device: only reading it waits."""
 
     def __init__(self) -> None:
         self._over = mx.array(0.0)

@@ -98,7 +98,7 @@ def _grammar(loaded: LoadedModel, place: str, compile_form: Callable[[Any], str]
         raise InputError(f"{place}: needs llguidance; install it with pip install 'mlx-loopai[grammar]'") from None
     backend = getattr(loaded.tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise InputError(f"{place}: the tokenizer is no fast one (tokenizer.json), which this form needs")
+        raise InputError(f"{place}: the tokenizer is not a fast one (tokenizer.json), which this form needs")
     try:
         source = compile_form(llguidance)
     except ValueError as error:

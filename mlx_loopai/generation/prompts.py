@@ -49,7 +49,7 @@ class Prompt:
 def single_prompt(text: str) -> Prompt:
     """A prompt given on the command line. Raises: InputError when it is empty or not UTF-8."""
     if not text.strip():
-        raise InputError("the prompt is empty; write what the model shall answer")
+        raise InputError("the prompt is empty; write what the model should answer")
     try:
         text.encode()
     except UnicodeEncodeError:

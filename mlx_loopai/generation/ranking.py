@@ -1,4 +1,4 @@
-"""Choosing among several answers to one prompt by what can be counted in them."""
+"""Chooses among several answers to one prompt by what can be counted in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Rank:
     """What an answer is ranked by, the weightiest first; more is better."""
 
     does_not_loop: bool
-    purity: float  # rounded: a hundredth is no difference
+    purity: float  # rounded: less than a hundredth does not count as a difference
     finished: bool
     variety: float  # 1 - repeated 8-grams of characters, rounded
     length: int  # characters

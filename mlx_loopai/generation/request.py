@@ -20,7 +20,7 @@ Sampler = Callable[[mx.array], mx.array]
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One answer to write. It draws from the stream (options.seed, row), whatever is written beside it.
+    """One answer to write. It draws from the stream (options.seed, row), whatever else is written at the same time.
 
     prefix: the beginning of `prompt` that need not be read again. stops: strings before which the answer ends.
     policy: of the filter that its text passes; None shows the text as the model wrote it.

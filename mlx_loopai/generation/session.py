@@ -1,4 +1,4 @@
-"""A model made ready to answer: weights, adapter and the system prompt that training used."""
+"""A model that is ready to answer: weights, adapter and the system prompt that training used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlx_loopai.models.adapters import CONFIG_FILE, load_adapter, read_adapter_c
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.text.alphabet import Scripts
 
-# More is seldom wanted, and the keys and values of every conversation may grow to it.
+# Rarely is more wanted, and the keys and values of each conversation may grow to this.
 _USUAL_CONTEXT = 8192
 # A table of the default policy on a vocabulary of 150,000 tokens takes 56 MB.
 _KEPT_CONSTRAINTS = 4

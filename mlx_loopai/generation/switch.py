@@ -1,4 +1,4 @@
-"""Decides for a prompt whether an adapter answers it: prompts unlike those it was trained on are the base's.
+"""Decides whether an adapter answers a prompt; prompts unlike those it was trained on go to the base.
 
 A linear classifier on the base's last state of the prompt, fitted in seconds from prompts that a run has anyway: those
 that it trains on, and those that it rehearses.

@@ -1,4 +1,4 @@
-"""What probes measured, kept for later plans: one small file per machine, MLX version and model shape."""
+"""Keeps what probes measured for later plans: one small file per machine, MLX version and model shape."""
 
 from __future__ import annotations
 

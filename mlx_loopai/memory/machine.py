@@ -102,7 +102,7 @@ _SHARES: dict[int, dict[int, tuple[float, Evidence]]] = {
         96: (3 / 4, "seen"),
         128: (3 / 4, "derived"),
     },
-    # Where nobody's log is known, the older or the next smaller machine's share: never too much.
+    # Where no log is known, the share of the older or the next smaller machine, which is never too much.
     26: {
         8: (2 / 3, "derived"),
         16: (0.74, "seen"),

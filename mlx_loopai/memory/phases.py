@@ -1,4 +1,4 @@
-"""What the other phases of a run need: loading, rehearsal, importance, validation. Counted, not fitted.
+"""Memory of a run's other phases: loading, rehearsal, importance, validation. Counted, not fitted.
 
 Each is an upper estimate from what its code allocates; only the training step is held against measurements.
 """

@@ -2,7 +2,7 @@
 
 Pure: shapes, options and a machine in; a plan out. What is given up, in this order: tokens per micro-batch, rows of a
 loss chunk, then checkpointing (time for memory), a 4-bit base, adapters in the first blocks. After each, the earlier
-ones start again from their best value. When nothing fits, the plan says so and itemises the smallest attempt.
+ones start again from their best value. When nothing fits, the plan has `fits` False and itemises the smallest attempt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mlx_loopai.units import format_bytes, parse_bytes
 
 # Of the working set: the rest is the prediction's error and what other programs want of the GPU.
 BUDGET_SHARE = 0.85
-# More tokens at once than this are no faster, on CPU and (roofline) on M1-M4 alike.
+# More tokens at once than this do not run faster, on a CPU and (by the roofline) on M1 to M4.
 _MOST_MICRO_TOKENS = 8192
 _CHUNK_ROWS = tuple(DEFAULT_CHUNK_ROWS >> halvings for halvings in range(4))
 _SMALL_BASE = "4-bit"
@@ -333,7 +333,7 @@ def _knobs(request: _Request) -> tuple[_Knob, ...]:
             "micro_tokens",
             request.micro_tokens()[0],
             by_user(memory.micro_tokens),
-            f"{rows} {'rows' if rows > 1 else 'row'} of {request.width} tokens at once; more is no faster",
+            f"{rows} {'rows' if rows > 1 else 'row'} of {request.width} tokens at once; more would not be faster",
         ),
         _Knob(
             "chunk_rows",

@@ -186,5 +186,5 @@ def _turns(turns: Sequence[_Turn]) -> tuple[Message, ...]:
     if not spoken or spoken[-1].role != "user":
         raise ApiError(400, "messages: the last turn must be the user's, which the model answers", "messages")
     if not spoken[-1].content.strip():
-        raise ApiError(400, "messages: the last turn is empty; write what the model shall answer", "messages")
+        raise ApiError(400, "messages: the last turn is empty; write what the model should answer", "messages")
     return (*([Message("system", system)] if system else []), *spoken)

@@ -57,7 +57,7 @@ class Writer:
         self._orders.put(("write", task))
 
     def cancel(self, task: Task) -> None:
-        """Give the task's place free; one that has ended is no error."""
+        """Free the task's place; it may have ended already."""
         self._orders.put(("forget", task))
 
     def close(self) -> None:

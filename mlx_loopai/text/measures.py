@@ -1,6 +1,6 @@
 """Measures of generated text: how Korean it is, and how much it repeats itself.
 
-All of them bring the text to NFC first and return plain numbers. Rates over no texts are 0.0: no evidence is no pass.
+All of them bring the text to NFC first and return plain numbers. Rates over no texts are 0.0, which passes no floor.
 """
 
 from __future__ import annotations

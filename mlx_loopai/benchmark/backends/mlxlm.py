@@ -121,7 +121,7 @@ class MlxLmSide(MlxMemory):
 
 
 class _TimedBatches(TrainingCallback):
-    """Stands between mlx-lm's batches and its loop: a step lasts from asking for one batch to asking for the next.
+    """Sits between mlx-lm's batches and its loop: a step lasts from asking for one batch to asking for the next.
 
     The last one ends with the trainer's only report.
     """

@@ -97,7 +97,7 @@ class TorchSide:
 
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
         width = max(map(len, prompts))
-        # Padded on the left, so that all rows go on from their last column.
+        # Padded on the left, so that all rows continue from the last column.
         padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         ids, seen = (torch.tensor(values, device=self._device) for values in (padded, real))

@@ -17,7 +17,7 @@ TOO_OLD = $(shell $(PYTHON) -c 'import sys; v = sys.version_info; print("" if v 
 # Stops with advice when PYTHON is too old; a recipe's first line.
 CHECK_PYTHON = $(if $(TOO_OLD),$(error mlx-loopai needs Python 3.11 or newer, but $(PYTHON) is $(TOO_OLD); run: make PYTHON=python3.12 $(MAKECMDGOALS)))
 
-.PHONY: setup demo check fix test test-parity test-real test-wheel test-lowest test-newest install bench \
+.PHONY: setup demo check fix test test-parity test-real test-notebook test-wheel test-lowest test-newest install bench \
 	bench-mac docs lock licences sbom dist clean
 .DEFAULT_GOAL := setup
 
@@ -64,6 +64,15 @@ test-parity: $(VENV)/.ready-bench
 
 test-real: setup
 	$(BIN)/python -m pytest -m real tests
+
+$(VENV)/.ready-notebook: $(VENV)/.ready
+	@echo "installing mlx-loopai[notebook] into $(VENV)"
+	@$(PIP) install -qq -e '.[notebook]'
+	@touch $@
+
+# Runs examples/ as a person would, in a kernel of its own.
+test-notebook: $(VENV)/.ready-notebook
+	$(BIN)/python -m pytest -m notebook tests
 
 # Builds wheel and sdist, and uses the wheel in an environment that has nothing else.
 test-wheel: setup

@@ -20,10 +20,11 @@ __version__ = "0.1.0"
 _PLACES = {
     "config": ("GenerationOptions", "RunConfig", "load_config"),
     "errors": ("InputError", "LoopaiError"),
+    "experiments.evaluate": ("evaluate",),
     "generation.answer_stream": ("Text",),
     "library.cleaning": ("filter_text",),
     "library.conversion": ("convert",),
-    "library.training": ("plan", "train"),
+    "library.training": ("compare", "plan", "train"),
     "library.writing": ("Model", "TextStream", "generate", "load", "stream"),
     "runs.listener": ("Listener",),
 }

@@ -3,9 +3,11 @@ from mlx_loopai.config import RunConfig as RunConfig
 from mlx_loopai.config import load_config as load_config
 from mlx_loopai.errors import InputError as InputError
 from mlx_loopai.errors import LoopaiError as LoopaiError
+from mlx_loopai.experiments.evaluate import evaluate as evaluate
 from mlx_loopai.generation.answer_stream import Text as Text
 from mlx_loopai.library.cleaning import filter_text as filter_text
 from mlx_loopai.library.conversion import convert as convert
+from mlx_loopai.library.training import compare as compare
 from mlx_loopai.library.training import plan as plan
 from mlx_loopai.library.training import train as train
 from mlx_loopai.library.writing import Model as Model

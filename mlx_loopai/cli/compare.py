@@ -12,14 +12,10 @@ from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
-    from mlx_loopai.config import RunConfig
-    from mlx_loopai.experiments.measurement import Measure
     from mlx_loopai.runs.documents.comparison import Comparison
     from mlx_loopai.runs.documents.document import Interval
 
 SWEPT = "train.learning_rate"
-RECIPE_SUFFIXES = (".yaml", ".yml")
-EMBEDDED_HELD_OUT = "samples/hurting_held_out"
 
 
 @click.command("compare")
@@ -82,8 +78,11 @@ def command(
 
     rates = _rates(sweep)
     config = load_config(recipe, overrides)
-    configs = _arms(config, arms, overrides)
-    measure = _measure(config, suite, limit)
+    from mlx_loopai.experiments.arms import named_arms
+    from mlx_loopai.experiments.measurement import measure_for
+
+    configs = named_arms(config, [name.strip() for name in arms.split(",") if name.strip()], overrides)
+    measure = measure_for(config, suite, limit)
     if posthoc:
         from mlx_loopai.experiments.tune import check_apart
 
@@ -119,44 +118,6 @@ def _rates(sweep: str | None) -> tuple[float, ...]:
     if not all(0 < rate < float("inf") for rate in rates):
         raise InputError(f"--sweep {sweep}: learning rates are above 0; give others")
     return tuple(rates)
-
-
-def _arms(config: RunConfig, named: str, overrides: tuple[str, ...]) -> dict[str, RunConfig]:
-    """The configurations of the arms, plain first: it defines the gain. A recipe file's arm is called by its stem."""
-    from mlx_loopai.experiments.arms import arm_config, recipe_arm
-    from mlx_loopai.runs.documents.comparison import PLAIN
-
-    given = {Path(name.strip()): name.strip() for name in named.split(",") if name.strip()}
-    found = {
-        path.stem: recipe_arm(config, path, overrides) if path.suffix in RECIPE_SUFFIXES else arm_config(config, name)
-        for path, name in given.items()
-    }
-    plain = found.pop(PLAIN, None) or arm_config(config, PLAIN)
-    return {PLAIN: plain, **found}
-
-
-def _measure(config: RunConfig, suite: str | None, limit: int | None) -> Measure:
-    """The suite, by default what suits the model; one domain prompt and one question of each task are shown."""
-    from mlx_loopai.data.sources import read_source
-    from mlx_loopai.evaluation.suites import default_suite, read_suite
-    from mlx_loopai.evaluation.tasks import Asked
-    from mlx_loopai.experiments.measurement import Measure
-    from mlx_loopai.models.load import resolve_model
-
-    domain = _held_out(config)
-    first = read_source(domain, "domain")[0].messages[:1]
-    told = [message.content for message in first if message.role == "user"]
-    tasks = read_suite(suite or default_suite(resolve_model(config.model)), limit)
-    return Measure(tasks, domain, (*told, *(task.items[0].prompt for task in tasks if isinstance(task, Asked))))
-
-
-def _held_out(config: RunConfig) -> str:
-    """The recipe's validation rows; those of the embedded sources where it trains on nothing else."""
-    if config.validation:
-        return config.validation
-    if config.sources and all(source.path.startswith("samples/") for source in config.sources.values()):
-        return EMBEDDED_HELD_OUT
-    raise InputError("compare: the gain needs held-out domain rows; give `validation: FILE` or --set validation=FILE")
 
 
 def _command() -> str:

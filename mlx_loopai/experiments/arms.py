@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,30 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     # Shows what hlora gains from training on general rows first, without its penalty.
     "stage-a": {"penalty": {"kind": "hlora", "strength": 0.0}},
 }
+_RECIPE_SUFFIXES = (".yaml", ".yml")
 _GENERAL_CATEGORIES = ("dialogue", "knowledge")
 
 
 def arm_names() -> list[str]:
     """The shipped arms, in the order of the table."""
     return [*ARMS, GUARDED, RECIPE]
+
+
+def named_arms(recipe: RunConfig, names: Sequence[str], overrides: tuple[str, ...] = ()) -> dict[str, RunConfig]:
+    """The configurations of the arms `names`, plain first: it defines the gain.
+
+    A recipe file may stand for a name; its arm is called by the file's stem. overrides: NAME=VALUE texts that hold for
+    recipe files, too. Raises: InputError as `arm_config` and `recipe_arm`.
+    """
+    found = {}
+    for name in names:
+        path = Path(name)
+        if path.suffix in _RECIPE_SUFFIXES:
+            found[path.stem] = recipe_arm(recipe, path, overrides)
+        else:
+            found[name] = arm_config(recipe, name)
+    plain = found.pop(PLAIN, None) or arm_config(recipe, PLAIN)
+    return {PLAIN: plain, **found}
 
 
 def recipe_arm(recipe: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:

@@ -14,16 +14,20 @@ from mlx_loopai.data.records import Message
 from mlx_loopai.data.rows import rows_digest
 from mlx_loopai.data.sources import read_source
 from mlx_loopai.data.tokens import ChatEncoder, encode_records
+from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
 from mlx_loopai.evaluation.suite_run import SuiteResult
+from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Asked, Task
 from mlx_loopai.experiments.evaluate import measure_suite
 from mlx_loopai.files import digest_name, write_whole
 from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_batch
-from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.load import LoadedModel, resolve_model
 from mlx_loopai.runs.documents.comparison import Example
 from mlx_loopai.runs.listener import Listener
 
+# What the embedded stories that a recipe may train on leave out.
+EMBEDDED_HELD_OUT = "samples/hurting_held_out"
 EXAMPLE_TOKENS = 160
 
 
@@ -37,6 +41,31 @@ class Measure:
     tasks: Sequence[Task]
     domain: str
     prompts: Sequence[str] = ()
+
+
+def measure_for(config: RunConfig, suite: str | None = None, limit: int | None = None) -> Measure:
+    """How the arms of `config` are measured: on a suite, by default what suits the model, and on its held-out rows.
+
+    One domain prompt and one question of each task are answered for people to read.
+    Raises: InputError for an unknown suite, or a recipe that names no held-out rows.
+    """
+    domain = held_out_rows(config)
+    first = read_source(domain, "domain")[0].messages[:1]
+    told = [message.content for message in first if message.role == "user"]
+    tasks = read_suite(suite or default_suite(resolve_model(config.model)), limit)
+    return Measure(tasks, domain, (*told, *(task.items[0].prompt for task in tasks if isinstance(task, Asked))))
+
+
+def held_out_rows(config: RunConfig) -> str:
+    """The recipe's validation rows; those of the embedded sources where it trains on nothing else.
+
+    Raises: InputError when there are none.
+    """
+    if config.validation:
+        return config.validation
+    if config.sources and all(source.path.startswith("samples/") for source in config.sources.values()):
+        return EMBEDDED_HELD_OUT
+    raise InputError("`validation`: the gain needs held-out domain rows; give `validation: FILE` in the configuration")
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
-"""Fine-tuning: what it will need, and the run itself."""
+"""Fine-tuning: what it will need, the run itself, and several ways of it side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.memory.corrections import read_corrections
-from mlx_loopai.memory.machine import THIS, find_machine
+from mlx_loopai.memory.machine import THIS, find_machine, package_versions, this_machine
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.plan import plan as plan_run
 from mlx_loopai.models.find_config import find_config
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.runs.documents.comparison import COMPARISON_NAME, Comparison
 from mlx_loopai.runs.documents.run import Summary
 from mlx_loopai.runs.listener import Listener, Silent
 
@@ -42,6 +45,42 @@ def train(
     from mlx_loopai.training.run import train as train_run  # a plan need not wait for it
 
     return train_run(_configuration(config), Path(out), listener or Silent(), resume)
+
+
+def compare(
+    config: RunConfig | str | Path,
+    out: str | Path,
+    arms: Sequence[str] = ("plain", "guarded"),
+    *,
+    seeds: int = 1,
+    limit: int | None = None,
+    listener: Listener | None = None,
+) -> Comparison:
+    """Train a recipe in several ways under `out`, and measure what each keeps and learns.
+
+    arms: names that the help of `mlx-loopai compare` explains, or recipe files; plain always takes part. seeds: runs of
+    every arm. limit: at most that many questions of each task, for a quick look. What is trained already is not trained
+    again. `out`/comparison.json keeps the result; `mlx-loopai report` makes a page of it.
+
+    Raises: InputError for an unknown arm, or a configuration that names no held-out rows (`validation`); LoopaiError
+    when plain LoRA gains nothing, so that nothing can be compared.
+    """
+    from mlx_loopai.experiments.arms import named_arms  # a plan need not wait for it
+    from mlx_loopai.experiments.grid import Grid, Trials
+    from mlx_loopai.experiments.measurement import measure_for
+
+    configuration, folder = _configuration(config), Path(out)
+    first = configuration.train.seed
+    grid = Grid(
+        arms=named_arms(configuration, arms),
+        trials=Trials((), range(first, first + seeds)),
+        out=folder,
+        measure=measure_for(configuration, limit=limit),
+        listener=listener or Silent(),
+    )
+    found = replace(grid.run(), versions=package_versions(), machine=this_machine().name)
+    found.write(folder / COMPARISON_NAME)
+    return found
 
 
 def _configuration(config: RunConfig | str | Path) -> RunConfig:

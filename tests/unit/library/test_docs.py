@@ -11,6 +11,11 @@ PAGE = Path(__file__).parents[3] / "docs" / "python.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+def test_the_korean_page_has_the_same_code() -> None:
+    english, korean = (BLOCK.findall(page.read_text(encoding="utf-8")) for page in (PAGE, PAGE.with_suffix(".ko.md")))
+    assert english == korean
+
+
 def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     page = PAGE.read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What a line of a code block may begin with.
 STARTS = ("make ", "mlx-loopai ", "uv tool install .", "source .venv/bin/activate")
 BLOCKS = [block.strip("\n").splitlines() for block in re.findall(r"^```\w*\n(.*?)^```$", README, re.M | re.S)]
-DOCUMENTS = [ROOT / "README.md", ROOT / "README.ko.md", *(ROOT / "docs").rglob("*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 LINES = [line.partition("#")[0].strip() for block in BLOCKS for line in block]
 # Options that keep a command short on a tiny model; they change nothing of what the line shows.
 SHORTER = {

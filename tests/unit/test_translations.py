@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ENGLISH = sorted(
-    [ROOT / "README.md", *(path for path in (ROOT / "docs/guides").glob("*.md") if not path.name.endswith(".ko.md"))]
+    [
+        ROOT / "README.md",
+        ROOT / "docs/python.md",
+        *(path for path in (ROOT / "docs/guides").glob("*.md") if not path.name.endswith(".ko.md")),
+    ]
 )
 HANGUL = re.compile(r"[가-힣]")
 # The README's map of the rooms is for those who read the code: in English, and the Korean one leads there.

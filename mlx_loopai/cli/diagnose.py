@@ -244,14 +244,13 @@ def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequ
 
     from mlx_loopai.data.batches import batch_of
     from mlx_loopai.models.gradient import Targets, batch_loss
-    from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 
     def loss(rows: Sequence[TokenRow]) -> mx.array:
         batch = batch_of(rows, [max(len(row.ids) for row in rows)])
         advance()
         targets = Targets.of(batch)
         ids = mx.array(batch.ids[:, :-1])
-        (total,) = batch_loss(loaded.model, ids, *targets.arrays, chunk_rows=DEFAULT_CHUNK_ROWS)
+        (total,) = batch_loss(loaded.model, ids, targets)
         return total / max(1, int(batch.supervised[:, 1:].sum()))
 
     return loss

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -18,7 +17,7 @@ from mlx_loopai.models.eager_loss import loss_and_gradient
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import PLAIN, Head, LossTerms, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.models.pass_sizes import PAD_TARGETS_TO
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Targets:
 
     @property
     def arrays(self) -> list[mx.array]:
-        """The arguments of `batch_loss` after the token ids."""
+        """Those that are there, in the order of the fields, of which `Targets(*arrays)` is made again."""
         found = [self.rows, self.columns, self.tokens, self.weights, self.divergence, self.left_out, self.base]
         return [array for array in found if array is not None]
 
@@ -74,7 +73,10 @@ def actual_path(path: TrainPath) -> Literal["compiled", "eager"]:
 
 def compiled_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms: LossTerms) -> Gradient:
     """The gradient as one function of `mx.compile`, traced once for every shape."""
-    loss = partial(batch_loss, model, chunk_rows=chunk_rows, checkpointing=checkpointing, terms=terms)
+
+    def loss(ids: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
+        return batch_loss(model, ids, Targets(*arrays), chunk_rows, checkpointing, terms)
+
     state = [model.state, mx.random.state]
     compiled = mx.compile(_leaving_no_trace(model, loss), inputs=state, outputs=[mx.random.state])
 
@@ -114,29 +116,21 @@ def eager_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms
 def batch_loss(
     model: nn.Module,
     ids: mx.array,
-    rows: mx.array,
-    columns: mx.array,
-    tokens: mx.array,
-    weights: mx.array,
-    divergence: mx.array | None = None,
-    left_out: mx.array | None = None,
-    base: mx.array | None = None,
-    *,
-    chunk_rows: int,
+    targets: Targets,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
     checkpointing: bool = False,
     terms: LossTerms = PLAIN,
 ) -> tuple[mx.array, ...]:
-    """(loss,) or (loss, its part that is distance from the base): nats summed over positions (rows, columns) of `ids`.
+    """(loss,) or (loss, its part that is distance from the base): nats summed over the positions of `targets`.
 
-    ids (B, T). The loss is the negative log-likelihood of `tokens` (N,) times `weights`; where `divergence` (N,) is
-    given, KL(base || adapted) times it is added, with the token `left_out` (N,) removed from both. The base is the
-    model itself with its adapter switched off, unless its states `base` (N, D) are given.
+    ids (B, T). The loss is the negative log-likelihood of the targets' tokens times their weights; where they have a
+    `divergence`, KL(base || adapted) times it is added, with the token `left_out` removed from both. The base is the
+    model itself with its adapter switched off, unless the targets hold its states.
     """
-    hidden = hidden_states(model, ids, checkpointing, (rows, columns))
-    loss = linear_cross_entropy(hidden, Head.of(model), tokens, weights, chunk_rows, terms=terms)
-    if divergence is None:
+    hidden = hidden_states(model, ids, checkpointing, (targets.rows, targets.columns))
+    loss = linear_cross_entropy(hidden, Head.of(model), targets.tokens, targets.weights, chunk_rows, terms=terms)
+    if targets.divergence is None:
         return (loss,)
-    targets = Targets(rows, columns, tokens, weights, divergence, left_out, base)
     apart = _divergence(model, ids, hidden, targets, chunk_rows)
     return loss + apart, apart
 

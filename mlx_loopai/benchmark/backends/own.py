@@ -23,7 +23,6 @@ from mlx_loopai.models.adapters import load_adapter, save_adapter
 from mlx_loopai.models.gradient import Targets, batch_loss
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 from mlx_loopai.training.step import StepSettings, TrainStep
 
 
@@ -46,9 +45,8 @@ class OwnSide(MlxMemory):
 
     def _summed_loss(self, batch: MicroBatch) -> float:
         """By the function that the compiled step traces."""
-        targets = Targets.of(batch).arrays
-        loss = batch_loss(self._loaded.model, mx.array(batch.ids[:, :-1]), *targets, chunk_rows=DEFAULT_CHUNK_ROWS)
-        return float(loss[0].item())
+        (loss,) = batch_loss(self._loaded.model, mx.array(batch.ids[:, :-1]), Targets.of(batch))
+        return float(loss.item())
 
     def train(self, case: TrainCase, rows: CaseRows, clock: StepClock) -> None:
         model = self._loaded.model

@@ -19,7 +19,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import architecture_of
 from mlx_loopai.models.encoder import ENCODERS
 from mlx_loopai.models.token_bytes import bytes_of_tokens
-from mlx_loopai.models.token_scripts import SCRIPTS, scripts_written
+from mlx_loopai.models.token_scripts import SCRIPTS, row_factors
 
 AUTO = "auto"
 # What `steer tune` found for Qwen2.5-0.5B (docs/experiments.md).
@@ -54,16 +54,6 @@ class Steering:
         return ",".join(f"{script}={factor:g}" for script, factor in self.factors.items())
 
 
-def row_factors(tokens: Mapping[int, bytes], steering: Steering, n_rows: int) -> np.ndarray:
-    """The factor (V,) of each row of the head, float32: 1 where its token writes none of the steered scripts."""
-    factors = np.ones(n_rows, np.float32)
-    for index, token in tokens.items():
-        named = scripts_written(token) & steering.factors.keys()
-        if named:
-            factors[index] = min(steering.factors[script] for script in named)
-    return factors
-
-
 def steered(checkpoint: Checkpoint, tokenizer: Sequence[Path], steering: Steering) -> Checkpoint:
     """`checkpoint` with the rows of its head multiplied; a head that is the embedding becomes one of its own.
 
@@ -82,7 +72,7 @@ def steered(checkpoint: Checkpoint, tokenizer: Sequence[Path], steering: Steerin
         )
     added = added_tokens(read_object(path))
     words = {index: token for index, token in vocabulary(path).items() if index not in added}
-    factors = row_factors(bytes_of_tokens(words, str(path)), steering, config["vocab_size"])
+    factors = row_factors(bytes_of_tokens(words, str(path)), steering.factors, config["vocab_size"])
     architecture = architecture_of(config["model_type"], str(checkpoint.source))
     tied = bool(config["tie_word_embeddings"]) and not architecture.always_own_head
     source = architecture.embedding if tied else architecture.head

@@ -30,6 +30,7 @@ COMMANDS = {
     "demo": "Show on the embedded model that guarded fine-tuning keeps what plain fine-tuning loses.",
     "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
     "adapters": "Merge, fuse, rescale, import, export and inspect LoRA adapters.",
+    "steer": "Find how to keep a model from slipping into other scripts.",
     "data": "Audit, reshape and build training data.",
     "plan": "Predict the memory that a training run needs, and choose settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",

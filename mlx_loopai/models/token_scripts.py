@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import regex
 
 # In the order in which they are looked for; `\p{Han}` holds iteration marks too.
@@ -41,6 +43,16 @@ def scripts_written(token: bytes) -> frozenset[str]:
     found = {name for char in set(token.decode("utf-8", "ignore")) if (name := _script_of(char))}
     found |= _begun(_unfinished(token))
     return frozenset() if _HANGUL in found else frozenset(found)
+
+
+def row_factors(tokens: Mapping[int, bytes], factors: Mapping[str, float], n_rows: int) -> npt.NDArray[np.float32]:
+    """The factor (V,) of each row of the head: the smallest of the scripts that its token writes, 1 for none."""
+    found = np.ones(n_rows, np.float32)
+    for index, token in tokens.items():
+        named = scripts_written(token) & factors.keys()
+        if named:
+            found[index] = min(factors[script] for script in named)
+    return found
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,0 +1,117 @@
+"""`mlx-loopai steer`: find how much a model's head must be damped for its language."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.errors import InputError, LoopaiError
+
+if TYPE_CHECKING:
+    from mlx_loopai.experiments.steering import Count, Tuning
+
+
+@click.group("steer", short_help="Find how to keep a model from slipping into other scripts.")
+def command() -> None:
+    """Find how to keep a model from slipping into other scripts, in every program that runs it."""
+
+
+@command.command("tune")
+@click.option("--model", required=True, help="A folder, or a hub id.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    help="Prompts that provoke other scripts. [default: the program's own]",
+)
+@click.option("--scripts", default="han,kana", show_default=True, help="The scripts to damp, with commas between.")
+@click.option(
+    "--reduction",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    help="The share of their letters that must be gone.",
+)
+@click.option("--suite", help="Measure what is kept on this suite too: general, nano, or a YAML file.")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions of each of its tasks.")
+@click.option("--max-tokens", type=click.IntRange(min=8), default=96, show_default=True, help="Tokens of an answer.")
+@json_option
+@quiet_option
+def tune_command(
+    model: str,
+    prompts: Path | None,
+    scripts: str,
+    reduction: float,
+    suite: str | None,
+    limit: int | None,
+    max_tokens: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find the mildest damping of the head that keeps answers to provoking prompts in Korean.
+
+    Half of the prompts choose the factor, the other half measures it. Give the result to convert --steer or
+    adapters fuse --steer. Exit status 1 when no factor is enough.
+    """
+    from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.data.samples.provoking import PROVOKING_PROMPTS
+    from mlx_loopai.evaluation.suites import read_suite
+    from mlx_loopai.experiments.steering import Search, tune
+    from mlx_loopai.generation.prompts import read_prompts
+    from mlx_loopai.generation.session import open_session
+    from mlx_loopai.models.token_scripts import SCRIPTS
+
+    names = tuple(name.strip() for name in scripts.split(","))
+    unknown = [name for name in names if name not in SCRIPTS]
+    if unknown:
+        raise InputError(f"`scripts` {', '.join(unknown)}: no such script; there are {', '.join(SCRIPTS)}")
+    asked = [prompt.text for prompt in read_prompts(prompts)] if prompts else PROVOKING_PROMPTS
+    tasks = read_suite(suite, limit) if suite else ()
+    with progress_listener(quiet) as listener:
+        found = tune(open_session(model), Search(names, asked, tasks, reduction, max_tokens), listener)
+    emit(_document(found), as_json, "" if quiet else _text(found))
+    if found.factor is None:
+        raise LoopaiError(f"no factor removes {reduction:.0%} of {' and '.join(names)}; the smallest tried left more")
+
+
+def _document(found: Tuning) -> dict[str, Any]:
+    return {
+        "steer": found.text,
+        "scripts": found.scripts,
+        "factor": found.factor,
+        "base": _count(found.base),
+        "tried": [{"factor": one.factor} | _count(one.count) for one in found.tried],
+        "held_out": None
+        if found.held_out is None
+        else {
+            "base": _count(found.held_out[0]),
+            "steered": _count(found.held_out[1]),
+            "reduction": found.held_out[1].reduction_from(found.held_out[0]),
+        },
+        "retention": found.retention,
+        "per_task": found.per_task,
+        "apart": found.apart,
+    }
+
+
+def _count(count: Count) -> dict[str, float]:
+    return {"foreign": count.foreign, "letters": count.letters, "per_1000": count.per_1000}
+
+
+def _text(found: Tuning) -> str:
+    lines = [f"{'factor':>8} {'letters per 1,000':>18}", f"{'1':>8} {found.base.per_1000:>18.1f}"]
+    lines += [f"{one.factor:>8g} {one.count.per_1000:>18.1f}" for one in found.tried]
+    if found.held_out:
+        before, after = found.held_out
+        lines.append(
+            f"held-out prompts: {before.per_1000:.1f} -> {after.per_1000:.1f} ({after.reduction_from(before):.0%} gone)"
+        )
+    if found.retention is not None:
+        lines.append(f"kept of the other tasks: {found.retention:.3f}")
+        lines += [f"  {name}: {value:.3f}" for name, value in (found.per_task or {}).items()]
+        lines += [f"  {name} (score, not counted): {value:.3f}" for name, value in (found.apart or {}).items()]
+    if found.text:
+        lines.append(f"--steer {found.text}")
+    return "\n".join(lines)

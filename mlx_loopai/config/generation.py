@@ -23,6 +23,12 @@ class SamplingOptions(Options):
         0.9, gt=0, le=1, description="choose among the likeliest tokens that hold this share of probability; 1: all"
     )
     top_k: int = Field(0, ge=0, description="choose among the k likeliest tokens; 0: among all")
+    min_p: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="leave out tokens with less than this share of the likeliest one's probability; 0: off",
+    )
     repetition_penalty: float = Field(1.0, ge=0.1, le=10, description="above 1: the model repeats itself less; 1: off")
     max_tokens: int = Field(
         1024, ge=1, description="longest text, in tokens; when not given, at most what the context leaves"
@@ -33,6 +39,12 @@ class SamplingOptions(Options):
 class GenerationOptions(SamplingOptions):
     """How a prompt becomes text: the choice of tokens, the scripts they may write, and what is cleaned away."""
 
+    repetition_guard: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="hold back what would repeat a passage of the answer, such as 0.8; particles may repeat; 0: off",
+    )
     scripts: str = Field(
         "ko+loanwords+gloss",
         description="scripts a text may use: off, or a sum of ko, latin, loanwords, gloss, han, emoji",

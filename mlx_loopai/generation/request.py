@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_loopai.config import SamplingOptions
+from mlx_loopai.config import GenerationOptions, SamplingOptions
 from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.grammar import Grammar
+from mlx_loopai.generation.repetition import RepetitionGuard
 from mlx_loopai.generation.sampling import choose, penalty, uniforms
 from mlx_loopai.models.prompt_cache import Prefix
 from mlx_loopai.text.filter import Policy
@@ -23,7 +24,8 @@ class Request:
     """One answer to write. It draws from the stream (options.seed, row), whatever else is written at the same time.
 
     prefix: the beginning of `prompt` that need not be read again. stops: strings before which the answer ends.
-    policy: of the filter that its text passes; None shows the text as the model wrote it.
+    policy: of the filter that its text passes; None shows the text as the model wrote it. guard: against repetition, as
+        strong as the options say; None for none.
     """
 
     prompt: Sequence[int]
@@ -35,6 +37,7 @@ class Request:
     prefix: Prefix | None = None
     stops: tuple[str, ...] = ()
     policy: Policy | None = None
+    guard: RepetitionGuard | None = None
 
     def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:
         """How mlx-lm shall draw a token from logits (1, V), and what it shall do to them before.
@@ -47,6 +50,8 @@ class Request:
         unseen = mx.array(prompt[:n_unseen], dtype=mx.uint32)
         numbers = uniforms(options, self.row, options.max_tokens + 1)
         steps = [] if options.repetition_penalty == 1 else [penalty(options.repetition_penalty)]
+        if self.guard is not None and isinstance(options, GenerationOptions):
+            steps.append(self.guard.processor(len(prompt), options.repetition_guard))
         if self.constraint is not None:
             steps.append(self.constraint.processor(prompt, self.tally))
         if self.grammar is not None:

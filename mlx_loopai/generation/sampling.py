@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -41,7 +42,9 @@ def penalise(logits: mx.array, context: mx.array, penalty: float) -> mx.array:
 def choose(logits: mx.array, options: SamplingOptions, draw: Callable[[], list[float]]) -> mx.array:
     """One token a row of logits (B, V), by inverting the cumulative distribution at `draw()`'s uniform numbers (B).
 
-    Inversion needs one number a row where Gumbel noise needs V: each row can have its own seed at no cost.
+    What is left to choose from is decided before the temperature, as mlx-lm does: top_p, min_p (Nguyen et al. 2024,
+    arXiv 2407.01082), top_k. Inversion needs one number a row where Gumbel noise needs V: each row can have its own
+    seed at no cost.
     """
     if options.temperature == 0:
         return mx.argmax(logits, axis=-1)
@@ -52,6 +55,8 @@ def choose(logits: mx.array, options: SamplingOptions, draw: Callable[[], list[f
         goal = options.top_p * mx.sum(mx.exp(scores), axis=-1, keepdims=True)
         ids = _candidates(scores, goal)
         scores = nucleus(scores if ids is None else mx.take_along_axis(scores, ids, axis=-1), goal)
+    if options.min_p > 0:
+        scores = mx.where(scores < math.log(options.min_p), -mx.inf, scores)
     if 0 < options.top_k < scores.shape[-1]:
         scores = apply_top_k(scores, options.top_k)
     mass = mx.exp(scores / options.temperature)

@@ -15,6 +15,7 @@ from mlx_loopai.generation.answer_stream import policy_of
 from mlx_loopai.generation.constraint import Constraint, Tally, build_constraint
 from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.prompts import Prompt, build_messages
+from mlx_loopai.generation.repetition import RepetitionGuard
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.adapters import CONFIG_FILE, load_adapter, read_adapter_config
 from mlx_loopai.models.load import LoadedModel, load_model
@@ -59,6 +60,10 @@ class Session:
     def constraints(self) -> Constraints:
         return Constraints(self.loaded)
 
+    @cached_property
+    def guard(self) -> RepetitionGuard:
+        return RepetitionGuard(self.loaded)
+
     def context(self, wanted: int | None = None) -> int:
         """Tokens of prompt and answer together in a conversation: `wanted`, else the model's, at most 8192.
 
@@ -90,6 +95,7 @@ class Session:
             grammar=grammar,
             stops=options.stop,
             policy=policy_of(scripts) if cleans else None,
+            guard=self.guard if options.repetition_guard else None,
         )
 
     def prompt_ids(self, prompt: Prompt, few_shot: Sequence[Record] = ()) -> list[int]:

@@ -200,6 +200,14 @@ def test_the_nucleus_of_a_wide_vocabulary(spread: float, monkeypatch: pytest.Mon
         monkeypatch.undo()
 
 
+def test_min_p_leaves_out_what_is_unlikely_beside_the_best() -> None:
+    logits = mx.log(mx.array([[0.5, 0.3, 0.15, 0.05]]))
+    options = SamplingOptions(temperature=5.0, top_p=1.0, min_p=0.25)
+    drawn = {int(choose(logits, options, lambda at=at: [at]).item()) for at in np.linspace(0, 0.999, 200)}
+    assert drawn == {0, 1, 2}
+    assert int(choose(logits, SamplingOptions(temperature=5.0, min_p=0.99), lambda: [0.99]).item()) == 0
+
+
 def test_a_token_that_was_ruled_out_is_never_drawn() -> None:
     logits = mx.array([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
     options = SamplingOptions(temperature=1, top_p=1)

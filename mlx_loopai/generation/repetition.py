@@ -1,0 +1,88 @@
+"""A guard against loops that lets Korean repeat what it must: particles, endings and names.
+
+A repetition penalty looks at single tokens and so makes 를 and 했다 less likely each time. The guard looks at
+sequences: a token is held back by how much of what was just written would be written again with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.token_bytes import bytes_of_tokens
+from mlx_loopai.text import binding
+
+# Tokens of the answer that are looked back at, and the longest repeated sequence that is told from a longer one.
+WINDOW_TOKENS = 512
+_MAX_MATCH_TOKENS = 48
+# Content tokens that may repeat freely: a name with its title, a phrase of three words.
+FREE_TOKENS = 6
+_BASE = 1.75
+_MAX_EXPONENT = 12
+
+
+@dataclass(frozen=True, eq=False)
+class RepetitionGuard:
+    """What counts in a repetition, by token: `weights` (V,) is 0 for particles, endings and signs, 1 for the rest.
+
+    Source: DRY (p-e-w, text-generation-webui 2024): strength * 1.75 ** (repeated - free) off the logit of the token
+    that would go on with a repetition. There single characters such as line breaks end a sequence; here particles and
+    signs neither count nor end it, since Korean sentences of one frame share them.
+    """
+
+    loaded: LoadedModel
+
+    @cached_property
+    def weights(self) -> mx.array:
+        tokenizer = self.loaded.tokenizer
+        added = set(tokenizer.added_tokens_decoder)
+        words = {index: token for token, index in tokenizer.get_vocab().items() if index not in added}
+        weights = np.zeros(self.loaded.n_tokens, np.float32)
+        for index, data in bytes_of_tokens(words, str(self.loaded.path)).items():
+            weights[index] = _counts(data)
+        return mx.array(weights)
+
+    def processor(self, n_prompt: int, strength: float) -> Callable[[mx.array, mx.array], mx.array]:
+        """As mlx-lm calls it, with a sequence's tokens (n) and its logits (1, V); the prompt's own may be repeated."""
+
+        def process(tokens: mx.array, logits: mx.array) -> mx.array:
+            return held_back(logits, tokens[n_prompt:][-WINDOW_TOKENS:], self.weights, strength)
+
+        return process
+
+
+def held_back(logits: mx.array, written: mx.array, weights: mx.array, strength: float) -> mx.array:
+    """Logits (1, V) less the penalty of each token that goes on with a repetition of the end of `written` (n)."""
+    n = written.size
+    if n < 2:
+        return logits
+    depth = min(_MAX_MATCH_TOKENS, n - 1)
+    # before[k, i] is the token k + 1 places before place i; -1 before the beginning.
+    places = np.arange(1, n)[None, :] - 1 - np.arange(depth)[:, None]
+    tokens = written.astype(mx.int32)
+    before = mx.where(mx.array(places >= 0), tokens[mx.array(np.maximum(places, 0))], -1)
+    ending = tokens[n - 1 - mx.arange(depth)]
+    equal = mx.cumprod((before == ending[:, None]).astype(mx.float32), axis=0)
+    repeated = mx.sum(equal * weights[ending][:, None], axis=0)
+    excess = mx.minimum(repeated - FREE_TOKENS, _MAX_EXPONENT)
+    penalty = mx.where(excess >= 0, strength * mx.power(_BASE, excess), 0.0)
+    by_token = mx.zeros((logits.shape[-1],)).at[tokens[1:]].maximum(penalty)
+    return logits - by_token[None].astype(logits.dtype)
+
+
+def _counts(token: bytes) -> bool:
+    """True for a token with a letter or a digit, or a piece of one, that is no particle or ending."""
+    try:
+        text = token.decode().strip()
+    except UnicodeDecodeError:
+        return True
+    return any(char.isalnum() for char in text) and not (binding.attached(text, 0) and _is_all_bound(text))
+
+
+def _is_all_bound(text: str) -> bool:
+    return all("가" <= char <= "힣" for char in text)

@@ -90,9 +90,9 @@ def _document(found: Tuning) -> dict[str, Any]:
             "steered": _count(found.held_out[1]),
             "reduction": found.held_out[1].reduction_from(found.held_out[0]),
         },
-        "retention": found.retention,
-        "per_task": found.per_task,
-        "apart": found.apart,
+        "retention": found.kept and found.kept.mean,
+        "per_task": found.kept and dict(found.kept.per_task),
+        "apart": found.kept and dict(found.kept.apart),
     }
 
 
@@ -108,10 +108,10 @@ def _text(found: Tuning) -> str:
         lines.append(
             f"held-out prompts: {before.per_1000:.1f} -> {after.per_1000:.1f} ({after.reduction_from(before):.0%} gone)"
         )
-    if found.retention is not None:
-        lines.append(f"kept of the other tasks: {found.retention:.3f}")
-        lines += [f"  {name}: {value:.3f}" for name, value in (found.per_task or {}).items()]
-        lines += [f"  {name} (score, not counted): {value:.3f}" for name, value in (found.apart or {}).items()]
+    if found.kept:
+        lines.append(f"kept of the other tasks: {found.kept.mean:.3f}")
+        lines += [f"  {name}: {value:.3f}" for name, value in found.kept.per_task.items()]
+        lines += [f"  {name} (score, not counted): {value:.3f}" for name, value in found.kept.apart.items()]
     if found.text:
         lines.append(f"--steer {found.text}")
     return "\n".join(lines)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.samples.provoking import PROVOKING_PROMPTS
@@ -30,8 +29,10 @@ from mlx_loopai.text.scripts import Script, script_counts
 # From the mildest on. Below the last one hardly any row is left.
 FACTORS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.2)
 LEAST_REDUCTION = 0.9
-LEAST_RETENTION = 0.99
 _ANSWER_TOKENS = 96
+_MIN_PROMPTS = 4
+# Tasks named so ask for answers in a language that the steering takes away.
+_STEERED_LANGUAGES = ("_zh", "_ja")
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,36 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a suite says of the steered model.
+
+    mean: retention over the tasks that do not ask for the steered languages; per_task: of each of them, at most 1;
+    apart: the scores of the others, which may fall.
+    """
+
+    mean: float
+    per_task: Mapping[str, float]
+    apart: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Tuning:
     """The mildest factor that is enough on the tuning half (None: none is), and what it does on the other half.
 
-    tried: every factor that was measured, in its order. held_out: without and with the chosen factor.
-    retention: of each suite task's score above chance, the tasks of the steered scripts' languages apart (`apart`).
+    tried: every factor that was measured, the mildest first. held_out: without and with the chosen factor. kept: None
+    where no suite was given.
     """
 
     scripts: tuple[str, ...]
     base: Count
     tried: tuple[Tried, ...]
-    factor: float | None
+    factor: float | None = None
     held_out: tuple[Count, Count] | None = None
-    retention: float | None = None
-    per_task: Mapping[str, float] | None = None
-    apart: Mapping[str, float] | None = None
+    kept: Kept | None = None
 
     @property
     def text(self) -> str | None:
-        """What `convert --steer` takes."""
+        """What the conversion's `steer` takes."""
         return None if self.factor is None else ",".join(f"{name}={self.factor:g}" for name in self.scripts)
 
 
@@ -102,80 +114,85 @@ def tune(session: Session, search: Search, listener: Listener | None = None) -> 
     temperature: the constraint would hide what the model does.
     Raises: InputError when the model writes none of the scripts, or for fewer than four prompts.
     """
-    listener = listener or Silent()
-    if len(search.prompts) < 4:
-        raise InputError(f"{len(search.prompts)} prompts cannot be halved; give at least 4")
-    chooses, measures = search.prompts[::2], search.prompts[1::2]
-    tokens = _tokens(session)
-    base = _count(session, chooses, search, listener, "the model's answers")
-    if not base.foreign:
-        raise InputError(f"the model's answers hold no {' or '.join(search.scripts)}; give prompts that provoke them")
-    tried: dict[float, Count] = {}
-    low, high = 0, len(FACTORS)
-    while low < high:
-        middle = (low + high) // 2
-        factor = FACTORS[middle]
-        with steered_head(session.loaded.model, _factors(tokens, search, factor, session)):
-            tried[factor] = _count(session, chooses, search, listener, f"answers at {factor:g}")
-        enough = tried[factor].reduction_from(base) >= search.least_reduction
-        low, high = (low, middle) if enough else (middle + 1, high)
-    points = tuple(Tried(factor, tried[factor]) for factor in sorted(tried, reverse=True))
-    if low == len(FACTORS):
-        return Tuning(search.scripts, base, points, None)
-    factor = FACTORS[low]
-    before = _count(session, measures, search, listener, "held-out answers")
-    plain = _measured(session, search, listener, "the model", kept=True)
-    with steered_head(session.loaded.model, _factors(tokens, search, factor, session)):
-        after = _count(session, measures, search, listener, "held-out answers, steered")
-        steered = _measured(session, search, listener, "the steered model", kept=False)
-    return Tuning(search.scripts, base, points, factor, (before, after), *_retained(plain, steered))
+    if len(search.prompts) < _MIN_PROMPTS:
+        raise InputError(f"{len(search.prompts)} prompts cannot be halved; give at least {_MIN_PROMPTS}")
+    return _Trial(session, search, listener or Silent()).run()
 
 
-def _tokens(session: Session) -> dict[int, bytes]:
-    tokenizer = session.loaded.tokenizer
-    added = set(tokenizer.added_tokens_decoder)
-    words = {index: token for token, index in tokenizer.get_vocab().items() if index not in added}
-    return bytes_of_tokens(words, str(session.loaded.path))
+class _Trial:
+    """One search on one model."""
+
+    def __init__(self, session: Session, search: Search, listener: Listener) -> None:
+        self._session, self._search, self._listener = session, search, listener
+        tokenizer = session.loaded.tokenizer
+        added = set(tokenizer.added_tokens_decoder)
+        words = {index: token for token, index in tokenizer.get_vocab().items() if index not in added}
+        self._tokens = bytes_of_tokens(words, str(session.loaded.path))
+
+    def run(self) -> Tuning:
+        search = self._search
+        chooses, measures = search.prompts[::2], search.prompts[1::2]
+        base = self._count(chooses, "the model's answers")
+        if not base.foreign:
+            scripts = " or ".join(search.scripts)
+            raise InputError(f"the model's answers hold no {scripts}; give prompts that provoke them")
+        tried: dict[float, Count] = {}
+        factor = self._mildest(chooses, base, tried)
+        found = Tuning(search.scripts, base, tuple(Tried(one, tried[one]) for one in sorted(tried, reverse=True)))
+        if factor is None:
+            return found
+        before, plain = self._count(measures, "held-out answers"), self._scores("model", cache_folder())
+        with self._steered(factor):
+            after = self._count(measures, "held-out answers, steered")
+            steered = self._scores("steered model", None)
+        kept = _kept(plain, steered) if plain and steered else None
+        return replace(found, factor=factor, held_out=(before, after), kept=kept)
+
+    def _mildest(self, prompts: Sequence[str], base: Count, tried: dict[float, Count]) -> float | None:
+        low, high = 0, len(FACTORS)
+        while low < high:
+            middle = (low + high) // 2
+            factor = FACTORS[middle]
+            with self._steered(factor):
+                tried[factor] = self._count(prompts, f"answers at {factor:g}")
+            enough = tried[factor].reduction_from(base) >= self._search.least_reduction
+            low, high = (low, middle) if enough else (middle + 1, high)
+        return FACTORS[low] if low < len(FACTORS) else None
+
+    def _steered(self, factor: float) -> AbstractContextManager[None]:
+        loaded = self._session.loaded
+        factors = row_factors(self._tokens, dict.fromkeys(self._search.scripts, factor), loaded.shape.vocab_size)
+        return steered_head(loaded.model, factors)
+
+    def _count(self, prompts: Sequence[str], label: str) -> Count:
+        """The letters in the answers to `prompts`: of the steered scripts, and of all."""
+        session = self._session
+        options = GenerationOptions(scripts="off", filter=False, max_tokens=self._search.max_tokens)
+        requests = [
+            session.request(session.prompt_ids(single_prompt(prompt)), options, row=row)
+            for row, prompt in enumerate(prompts)
+        ]
+        self._listener.stage(label, len(requests))
+        foreign = letters = 0
+        for done, (_, answer) in enumerate(write_answers(session.loaded, requests), start=1):
+            counts = script_counts(nfc(answer.text.written))
+            foreign += sum(counts.get(script, 0) for script in self._search.scripts)
+            letters += sum(count for name, count in counts.items() if Script(name).is_letter)
+            self._listener.advance(done)
+        return Count(foreign, letters)
+
+    def _scores(self, label: str, folder: Path | None) -> SuiteResult | None:
+        if not self._search.tasks:
+            return None
+        session = self._session
+        encoder = ChatEncoder(session.loaded.tokenizer, session.system_prompt)
+        return measure_suite(session.loaded, encoder, self._search.tasks, self._listener, label, folder)
 
 
-def _factors(tokens: Mapping[int, bytes], search: Search, factor: float, session: Session) -> npt.NDArray[np.float32]:
-    return row_factors(tokens, dict.fromkeys(search.scripts, factor), session.loaded.shape.vocab_size)
-
-
-def _count(session: Session, prompts: Sequence[str], search: Search, listener: Listener, label: str) -> Count:
-    """The letters in the answers to `prompts`: of the steered scripts, and of all."""
-    options = GenerationOptions(scripts="off", filter=False, max_tokens=search.max_tokens)
-    requests = [
-        session.request(session.prompt_ids(single_prompt(prompt)), options, row=row)
-        for row, prompt in enumerate(prompts)
-    ]
-    listener.stage(label, len(requests))
-    foreign = letters = 0
-    for done, (_, answer) in enumerate(write_answers(session.loaded, requests), start=1):
-        counts = script_counts(nfc(answer.text.written))
-        foreign += sum(counts.get(script, 0) for script in search.scripts)
-        letters += sum(count for name, count in counts.items() if Script(name).is_letter)
-        listener.advance(done)
-    return Count(foreign, letters)
-
-
-def _measured(session: Session, search: Search, listener: Listener, label: str, kept: bool) -> SuiteResult | None:
-    if not search.tasks:
-        return None
-    encoder = ChatEncoder(session.loaded.tokenizer, session.system_prompt)
-    folder = cache_folder() if kept else None
-    return measure_suite(session.loaded, encoder, search.tasks, listener, label, folder)
-
-
-def _retained(
-    plain: SuiteResult | None, steered: SuiteResult | None
-) -> tuple[float | None, dict[str, float] | None, dict[str, float] | None]:
-    """Mean retention over the other tasks, each of them, and those that ask for Chinese or Japanese apart."""
-    if plain is None or steered is None:
-        return None, None, None
-    own = {one.name for one in plain.tasks if one.name.endswith(("_zh", "_ja"))}
+def _kept(plain: SuiteResult, steered: SuiteResult) -> Kept:
+    own = {one.name for one in plain.tasks if one.name.endswith(_STEERED_LANGUAGES)}
     rest = retention(
         [one for one in plain.tasks if one.name not in own], [one for one in steered.tasks if one.name not in own]
     )
-    apart = {one.name: one.score for one in steered.tasks if one.name in own}
-    return rest.mean, {name: one.capped for name, one in rest.per_task.items()}, apart
+    per_task = {name: one.capped for name, one in rest.per_task.items()}
+    return Kept(rest.mean, per_task, {one.name: one.score for one in steered.tasks if one.name in own})

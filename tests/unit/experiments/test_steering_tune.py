@@ -15,6 +15,8 @@ import pytest
 from converters.convert import convert
 from converters.writers.target import Target
 from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.suite_run import SuiteResult
+from mlx_loopai.evaluation.tasks import JudgedAnswer, TaskResult
 from mlx_loopai.experiments import steering
 from mlx_loopai.experiments.steering import FACTORS, Count, Search, Tuning, tune
 from mlx_loopai.generation.session import Session, open_session
@@ -63,14 +65,14 @@ def test_the_mildest_factor_that_is_enough_is_found(session: Session, monkeypatc
     wanted = 0.7
     seen: list[float] = []
 
-    def counted(session: Session, prompts: object, search: Search, listener: object, label: str) -> Count:
+    def counted(trial: object, prompts: object, label: str) -> Count:
         steered = label.startswith("answers at")
         if not steered:
             return Count(100, 1000) if "steered" not in label else Count(4, 1000)
         seen.append(float(label.rsplit(" ", 1)[1]))
         return Count(2 if seen[-1] <= wanted else 60, 1000)
 
-    monkeypatch.setattr(steering, "_count", counted)
+    monkeypatch.setattr(steering._Trial, "_count", counted)
     found = tune(session, Search())
     assert found.factor == wanted
     assert found.text == "han=0.7,kana=0.7"
@@ -80,7 +82,7 @@ def test_the_mildest_factor_that_is_enough_is_found(session: Session, monkeypatc
 
 
 def test_no_factor_may_be_enough(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "_count", lambda *_: Count(50, 1000))
+    monkeypatch.setattr(steering._Trial, "_count", lambda *_: Count(50, 1000))
     found = tune(session, Search())
     assert isinstance(found, Tuning)
     assert (found.factor, found.text, found.held_out) == (None, None, None)
@@ -89,7 +91,7 @@ def test_no_factor_may_be_enough(session: Session, monkeypatch: pytest.MonkeyPat
 def test_what_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="3 prompts cannot be halved"):
         tune(session, Search(prompts=("가", "나", "다")))
-    monkeypatch.setattr(steering, "_count", lambda *_: Count(0, 1000))
+    monkeypatch.setattr(steering._Trial, "_count", lambda *_: Count(0, 1000))
     with pytest.raises(InputError, match="hold no han or kana"):
         tune(session, Search())
 
@@ -100,3 +102,25 @@ def test_a_whole_search(session: Session) -> None:
     assert found.factor == FACTORS[0]
     assert found.base.letters >= found.base.foreign > 0
     assert found.held_out is not None
+
+
+def test_what_is_kept_is_measured_beside_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def result(right: int, zh: int) -> SuiteResult:
+        tasks = [
+            TaskResult(
+                name=name,
+                chance=0.0,
+                answers=tuple(JudgedAnswer(prompt="", text="", right=number < n) for number in range(10)),
+            )
+            for name, n in (("facts_ko", right), ("facts_zh", zh))
+        ]
+        return SuiteResult(tuple(tasks), {})
+
+    results = iter([result(10, 9), result(9, 2)])
+    monkeypatch.setattr(steering._Trial, "_count", lambda trial, prompts, label: Count(0 if "at" in label else 9, 100))
+    monkeypatch.setattr(steering, "measure_suite", lambda *_: next(results))
+    found = tune(session, Search(tasks=("a task",)))  # type: ignore[arg-type]
+    assert found.kept is not None
+    assert found.kept.mean == pytest.approx(0.9)
+    assert found.kept.per_task == {"facts_ko": pytest.approx(0.9)}
+    assert found.kept.apart == {"facts_zh": 0.2}

@@ -24,7 +24,8 @@ EMBEDDING, HEAD = LLAMA.embedding, LLAMA.head
 # What llama.cpp calls several of ours alike is read as the first: without its window, mistral is llama.
 _BY_GGUF_NAME: dict[str, Architecture] = {}
 for _each in ARCHITECTURES.values():
-    _BY_GGUF_NAME.setdefault(_each.gguf, _each)
+    if _each.gguf is not None:
+        _BY_GGUF_NAME.setdefault(_each.gguf, _each)
 
 # Values computed from the configuration that old exports stored among the weights.
 _BUFFER = re.compile(
@@ -78,9 +79,9 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     architecture = ARCHITECTURES[shape.architecture]
     table = (shape.vocab_size, shape.hidden_size)
     expected: dict[str, tuple[int, ...]] = {architecture.embedding: table}
-    block = shape.block.tensors()
-    for layer in range(shape.n_layers):
-        expected |= {f"{architecture.prefix}.layers.{layer}.{name}": size for name, size in block.items()}
+    for layer, block in enumerate(shape.blocks):
+        prefix = f"{architecture.prefix}.layers.{layer}"
+        expected |= {f"{prefix}.{name}": size for name, size in block.tensors().items()}
     expected |= {f"{architecture.final_norm}.{kind}": (shape.hidden_size,) for kind in architecture.norm_kinds}
     if architecture.always_own_head or not shape.tied_head:
         expected[architecture.head] = table

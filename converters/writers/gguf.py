@@ -120,6 +120,11 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], fo
     main = _main_kind(form)
     pieces = _pieces(checkpoint, main)
     architecture = names.architecture_of(checkpoint.config["model_type"], str(checkpoint.source))
+    if architecture.gguf is None:
+        raise InputError(
+            f"{checkpoint.source}: {architecture.model_type} is not written to GGUF; use `to` hf, and llama.cpp's own"
+            " converter"
+        )
     writer = gguf.GGUFWriter(path, architecture.gguf)
     try:
         _add_sizes(writer, checkpoint)

@@ -54,4 +54,4 @@ def share_of_peak(what: str, rate: float, peak: float) -> float:
 
 
 def _block_entries(shape: ModelShape) -> int:
-    return shape.n_layers * sum(out * into for out, into in shape.block_linears().values())
+    return sum(block.matrix_parameters for block in shape.blocks)

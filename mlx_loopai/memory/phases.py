@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlx_loopai.memory.sizes import FLOAT_BYTES, Backend, StepOptions, adapter_inputs, float_bytes
+from mlx_loopai.memory.sizes import FLOAT_BYTES, Backend, StepOptions, float_bytes
 from mlx_loopai.models.pass_sizes import CACHE_STEP_TOKENS, DEFAULT_CHUNK_ROWS, PREFILL_TOKENS, SCORED_TOKENS
 from mlx_loopai.models.shape import ModelShape
 
@@ -59,15 +59,14 @@ def phase_bytes(
 def importance_token_bytes(shape: ModelShape, options: StepOptions) -> int:
     """Bytes per token of a batch on which importance is measured: what the adapted layers read, their outputs, and the
     gradients there in float32. Measured on CPU: 0.94 of this a layer."""
-    linears, item = shape.block_linears(), float_bytes(options.compute)
-    targets = shape.lora_targets(options.lora_targets)
-    outputs = sum(linears[name][0] for name in targets) * (4 + item)
-    return shape.lora_layers(options.lora_layers) * (outputs + adapter_inputs(shape, set(targets)) * item)
+    item = float_bytes(options.compute)
+    where = options.lora_targets, options.lora_layers
+    return shape.lora_outputs(*where) * (4 + item) + shape.lora_inputs(*where) * item
 
 
 def _conversion_bytes(shape: ModelShape, options: StepOptions) -> int:
     """The tensors that are read, but not yet in their final precision."""
-    block = sum(out * into for out, into in shape.block_linears().values())
+    block = max(block.matrix_parameters for block in shape.blocks)
     source = FLOAT_BYTES.get(options.compute, 2)
     return source * (shape.vocab_size * shape.hidden_size + min(_LAYERS_READ_AHEAD, shape.n_layers) * block)
 
@@ -75,7 +74,7 @@ def _conversion_bytes(shape: ModelShape, options: StepOptions) -> int:
 def answering_bytes(shape: ModelShape, options: StepOptions, backend: Backend, rows: int, answer_tokens: int) -> int:
     """Caches of all rows (twice: they are copied when rows join or leave), a part of the prompts, and the choice."""
     length = -(-(PROMPT_TOKENS + answer_tokens) // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS
-    caches = 2 * rows * length * 2 * shape.n_layers * shape.kv_size * float_bytes(options.compute)
+    caches = 2 * rows * length * 2 * shape.attending_blocks * shape.kv_size * float_bytes(options.compute)
     reading = _forward_bytes(shape, options, backend, min(PREFILL_TOKENS, rows * PROMPT_TOKENS), PROMPT_TOKENS)
     return caches + max(reading, _CHOICE_BUFFERS * rows * shape.vocab_size * 4)
 

@@ -170,7 +170,7 @@ def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
     """
     if options.optimizer == "adafactor":
         vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
-        modules = len(shape.lora_targets(options.lora_targets)) * shape.lora_layers(options.lora_layers)
+        modules = shape.lora_modules(options.lora_targets, options.lora_layers)
         magnitudes = _outputs(shape, options) if options.dora else 0
         return 4 * (vectors + 2 * options.lora_rank * modules + magnitudes)
     if options.optimizer not in _MOMENTS:
@@ -181,9 +181,7 @@ def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
 
 def _outputs(shape: ModelShape, options: StepOptions) -> int:
     """Sum of D_out over the adapted linears."""
-    linears = shape.block_linears()
-    targets = shape.lora_targets(options.lora_targets)
-    return sum(linears[name][0] for name in targets) * shape.lora_layers(options.lora_layers)
+    return shape.lora_outputs(options.lora_targets, options.lora_layers)
 
 
 @cache
@@ -205,10 +203,10 @@ def guard_bytes(shape: ModelShape, options: StepOptions) -> int:
 
     The distance from the base keeps its scores and the adapted model's, chunks ahead.
     """
-    guard, layers = options.guard, shape.lora_layers(options.lora_layers)
-    linears = shape.block_linears()
-    block = sum(linears[name][0] * linears[name][1] for name in shape.lora_targets(options.lora_targets))
-    numbers = guard.weights * layers * block + guard.largest_layers * max(out * into for out, into in linears.values())
+    guard = options.guard
+    largest = max(linear.out * linear.into for block in shape.blocks for linear in block.linears.values())
+    numbers = guard.weights * shape.lora_matrices(options.lora_targets, options.lora_layers)
+    numbers += guard.largest_layers * largest
     for count, rank in ((guard.vectors, 1), (guard.adapters, options.lora_rank)):
         numbers += count * shape.lora_parameters(rank, options.lora_targets, options.lora_layers)
     if guard.diverges:

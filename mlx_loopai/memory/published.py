@@ -107,10 +107,11 @@ def step_seconds(run: TrainerRun, teraflops: float, constants: PublishedConstant
     of checkpointed blocks again. The embedding is looked up.
     """
     shape = run.shape
-    in_blocks = sum(out * into for out, into in shape.block_linears().values())
+    in_blocks = sum(block.matrix_parameters for block in shape.blocks)
     head = shape.vocab_size * shape.hidden_size
-    forward = shape.n_layers * in_blocks + head
-    backward = run.layers * in_blocks * (2 if run.checkpointing else 1) + head
+    forward = in_blocks + head
+    adapted = sum(block.matrix_parameters for block in shape.blocks[shape.n_layers - run.layers :])
+    backward = adapted * (2 if run.checkpointing else 1) + head
     # Scores and their product with the values, over half of the positions each.
     attention = run.longest * shape.attention_size * (shape.n_layers + run.layers * (3 if run.checkpointing else 2))
     operations = 2.0 * run.tokens * (forward + backward + attention)

@@ -18,6 +18,7 @@ operations ahead of what has run: how many tensors that is, the constants say. T
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,16 +27,15 @@ from typing import Literal
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, VECTOR_ENTRIES
+from mlx_loopai.models.architectures import Linear
 from mlx_loopai.models.shape import ModelShape
 
 Backend = Literal["metal", "cpu"]
 CONSTANTS = Path(__file__).with_name("constants.json")
 FLOAT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
-_QKV = frozenset({"q_proj", "k_proj", "v_proj", "query_key_value"})
-_OUT = frozenset({"o_proj", "dense"})
-_WIDE = frozenset({"gate_proj", "up_proj", "dense_h_to_4h"})
-_NARROW = frozenset({"down_proj", "dense_4h_to_h"})
+# What the linears of an MLP read (models/architectures).
+_MLP_READS = ("mlp", "inner")
 # On Metal the loss is a lazy graph (models/loss.py) that allocates chunks ahead: 4 buffers each, up to 10 alive, as was
 # measured for that graph on CPU.
 _METAL_CHUNK_BUFFERS, _METAL_MOST_BUFFERS = 4, 10
@@ -151,18 +151,21 @@ class Sizes:
     def of(shape: ModelShape, options: StepOptions, backend: Backend) -> Sizes:
         """The sizes of a micro-batch of `options`. Raises: InputError for an unknown compute dtype or target."""
         tokens, item = options.micro_tokens, float_bytes(options.compute)
-        targets = set(shape.lora_targets(options.lora_targets))
-        linears = shape.block_linears()
+        adapted = shape.adapted(options.lora_targets, options.lora_layers)
+        blocks = len(adapted)
+        linears = [linear for block in shape.blocks[shape.n_layers - blocks :] for linear in block.linears.values()]
+        with_adapter = [linear for block in adapted for linear in block.values()]
         rows = max(1, round(tokens * options.supervised_share))
         rows = -(-rows // PAD_TARGETS_TO) * PAD_TARGETS_TO
         chunk = min(options.chunk_rows, rows)
-        blocks = shape.lora_layers(options.lora_layers)
-        attention, mlp = _kept_block(shape, targets)
-        mlp_blocks = blocks - 1 + min(1.0, rows / tokens)
-        of_mlp = (_WIDE | _NARROW) & set(linears)
+        last_rows = min(1.0, rows / tokens)
+        mlp_blocks = blocks - 1 + last_rows
+        kept = [_kept_block(shape, block) for block in adapted]
+        kept_mlp = sum(mlp for _, mlp in kept) - (1 - last_rows) * kept[-1][1]
         width = options.width * item if backend == "cpu" else 4
         scores = float(tokens * shape.n_heads * width)
-        ranks = float(tokens * item) * options.lora_rank * len(targets)
+        # A block's, on average.
+        ranks = float(tokens * item) * options.lora_rank * len(with_adapter) / blocks
         return Sizes(
             blocks=blocks,
             mlp_blocks=mlp_blocks,
@@ -171,18 +174,18 @@ class Sizes:
             inner=float(tokens * shape.intermediate_size * item),
             scores=scores,
             ranks=ranks,
-            kept=tokens * item * (blocks * attention + mlp_blocks * mlp) + blocks * ranks,
+            kept=tokens * item * (sum(attention for attention, _ in kept) + kept_mlp) + blocks * ranks,
             kept_scores=blocks * scores,
             factors=4.0 * shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers),
             # The gradient of DoRA's magnitudes needs what they multiply.
-            outputs=float(tokens * item * sum(linears[name][0] for name in targets)) if options.dora else 0.0,
+            outputs=float(tokens * item * sum(linear.out for linear in with_adapter)) / blocks if options.dora else 0.0,
             head_norms=float(blocks * tokens * item * (shape.attention_size + shape.kv_size))
             if shape.architecture == "qwen3"
             else 0.0,
             inputs=float(blocks * tokens * shape.hidden_size * item),
-            adapted=len(targets) / len(linears),
-            adapted_attention=len(targets - of_mlp) / len(set(linears) - of_mlp),
-            adapted_mlp=len(targets & of_mlp) / len(of_mlp),
+            adapted=len(with_adapter) / len(linears),
+            adapted_attention=_share(with_adapter, linears, in_mlp=False),
+            adapted_mlp=_share(with_adapter, linears, in_mlp=True),
             chunk=4.0 * chunk * shape.vocab_size,
             chunks=-(-rows // chunk),
             loss_rows=4.0 * rows * shape.hidden_size,
@@ -197,18 +200,19 @@ def float_bytes(precision: str) -> int:
     return FLOAT_BYTES[precision]
 
 
-def adapter_inputs(shape: ModelShape, targets: set[str]) -> int:
-    """Numbers a token that the adapters of a block read; q, k and v share their input, and so do gate and up."""
-    hidden = shape.hidden_size * (bool(targets & _QKV) + bool(targets & _WIDE))
-    return hidden + shape.attention_size * bool(targets & _OUT) + shape.intermediate_size * bool(targets & _NARROW)
+def _share(adapted: Sequence[Linear], linears: Sequence[Linear], in_mlp: bool) -> float:
+    """The share of the linears of MLPs, or of all others, that have an adapter."""
+    some, all_ = ([each for each in group if (each.reads in _MLP_READS) is in_mlp] for group in (adapted, linears))
+    return len(some) / len(all_)
 
 
-def _kept_block(shape: ModelShape, targets: set[str]) -> tuple[int, int]:
+def _kept_block(shape: ModelShape, adapted: Mapping[str, Linear]) -> tuple[int, int]:
     """Numbers a token that a block's attention and its MLP keep: without an adapter, a linear's input is not needed."""
     hidden, attention, inner = shape.hidden_size, shape.attention_size, shape.intermediate_size
-    in_mlp = targets & (_WIDE | _NARROW)
-    of_attention = 2 * hidden + attention + 2 * shape.kv_size + adapter_inputs(shape, targets - in_mlp)
-    return of_attention, 2 * hidden + 3 * inner + adapter_inputs(shape, in_mlp - _NARROW)
+    reads = {linear.reads: linear.into for linear in adapted.values()}
+    of_attention = 2 * hidden + attention + 2 * shape.kv_size
+    of_attention += sum(size for name, size in reads.items() if name not in _MLP_READS)
+    return of_attention, 2 * hidden + 3 * inner + reads.get("mlp", 0)
 
 
 def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.models.architectures import ARCHITECTURES, text_part
 from mlx_loopai.models.rope import read_rope
 
 _SIZES = (
@@ -39,18 +39,23 @@ def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]
     Raises:
         InputError: a field that is missing or absurd, or that mlx-lm would compute otherwise without a word.
     """
-    config = dict(raw)
+    config = text_part(raw)
     kind = config["model_type"]
+    architecture = ARCHITECTURES[kind]
+    config |= {key: value for key, value in architecture.defaults.items() if config.get(key) is None}
     # No loader reads the key for gpt_neox, which has no grouped queries.
     if config.get("num_key_value_heads") is None or kind == "gpt_neox":
         config["num_key_value_heads"] = config.get("num_attention_heads")
-    architecture = ARCHITECTURES[kind]
     if architecture.head_dim is not None and config.get("head_dim") is None:
         config["head_dim"] = architecture.head_dim
     elif config.get("head_dim", 0) is None:
         del config["head_dim"]
     if config.get("max_position_embeddings") is None:
         config["max_position_embeddings"] = architecture.max_positions
+    if architecture.settle is not None:
+        check_sizes(config, where)
+        architecture.settle(config, where)
+        return config
     _write_rope(config, where)
     _write_biases(config, where)
     check_sizes(config, where)
@@ -65,6 +70,8 @@ def loader_overrides(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises: InputError as `complete_configuration` does.
     """
     complete = complete_configuration(raw, where)
+    if isinstance(raw.get("text_config"), Mapping):
+        return {"text_config": complete}
     dropped = {key: None for key in raw if key not in complete}
     return dropped | {key: value for key, value in complete.items() if key not in raw or raw[key] != value}
 
@@ -124,7 +131,9 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
     """Raises: InputError with every size that is missing or absurd, or when they do not divide."""
     whole = [*_SIZES, "max_position_embeddings", *(["head_dim"] if "head_dim" in config else [])]
     neox = config["model_type"] == "gpt_neox"
-    real = ("layer_norm_eps", "rotary_emb_base", "rotary_pct") if neox else ("rms_norm_eps", "rope_theta")
+    real = ["layer_norm_eps", "rotary_emb_base", "rotary_pct"] if neox else ["rms_norm_eps"]
+    # Where an architecture keeps it elsewhere, its own file looks at it.
+    real += ["rope_theta"] if "rope_theta" in config and not neox else []
     problems = []
     for name in whole:
         value = config.get(name)

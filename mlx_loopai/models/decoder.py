@@ -6,19 +6,26 @@ import mlx.core as mx
 import mlx.nn as nn
 
 
+def text_model(model: nn.Module) -> nn.Module:
+    """The text model within a multimodal one; `model` where it is nothing else."""
+    return model.language_model if "language_model" in model else model
+
+
 def embedded(model: nn.Module, ids: mx.array) -> mx.array:
     """What the first block reads (B, T, D) for token ids (B, T)."""
-    body = model.model
+    body = text_model(model).model
     return body.embed_in(ids) if "embed_in" in body else body.embed_tokens(ids)
 
 
 def final_norm(model: nn.Module) -> nn.Module:
     """The module between the last block and the head."""
-    return model.model.final_layer_norm if "final_layer_norm" in model.model else model.model.norm
+    body = text_model(model).model
+    return body.final_layer_norm if "final_layer_norm" in body else body.norm
 
 
 def head_layer(model: nn.Module) -> nn.Module:
     """The linear layer that gives the logits; the embedding where that serves as one."""
-    if "lm_head" in model:
-        return model.lm_head
-    return model.model.embed_out if "embed_out" in model.model else model.model.embed_tokens
+    text = text_model(model)
+    if "lm_head" in text:
+        return text.lm_head
+    return text.model.embed_out if "embed_out" in text.model else text.model.embed_tokens

@@ -11,13 +11,14 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map
+from mlx.utils import tree_map_with_path
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import _get_classes
 from mlx_lm.utils import load_model as read_model
 from mlx_lm.utils import load_tokenizer as read_tokenizer
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.architectures import text_part
 from mlx_loopai.models.configuration import loader_overrides
 from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.lora import remove_lora
@@ -30,7 +31,7 @@ DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
 # For a config.json that does not say, as transformers assumes for Llama.
 DEFAULT_POSITIONS = 2048
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _HASH_SAMPLES = 32
 _HASH_BLOCK_BYTES = 1 << 16
 
@@ -145,13 +146,17 @@ def _read_weights(path: Path, dtype: str, quantize_bits: int) -> nn.Module:
     if code is not None:
         raise InputError(f"{path}: its config.json wants {code} to be run; code in a model folder is never run here")
     overrides = loader_overrides(config, str(path / "config.json"))
-    overrides["tie_word_embeddings"] = _ties(path, config)
+    overrides.get("text_config", overrides)["tie_word_embeddings"] = _ties(path, text_part(config))
     try:
         network, _ = read_model(path, lazy=True, model_config=overrides)
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: cannot open the model: {reason}; convert it again or download it anew") from None
-    network.update(tree_map(lambda array: _cast(array, DTYPES[dtype]), network.parameters()))
+    target = DTYPES[dtype]
+    casts = getattr(network, "cast_predicate", lambda name: True)
+    network.update(
+        tree_map_with_path(lambda name, array: _cast(array, target) if casts(name) else array, network.parameters())
+    )
     if quantize_bits:
         nn.quantize(network, group_size=QUANTIZATION_GROUP, bits=quantize_bits)
     network.eval()
@@ -216,7 +221,8 @@ def _ties(path: Path, config: dict[str, Any]) -> bool:
             arrays = mx.load(str(file))
         except (RuntimeError, ValueError):
             return bool(tie)  # damaged: opening the model says so
-        found |= {name: arrays[name] for name in (_EMBEDDING, _HEAD) if name in arrays}
+        # A multimodal model has a prefix before them.
+        found |= {end: arrays[name] for end in (_EMBEDDING, _HEAD) for name in arrays if name.endswith(end)}
     if _HEAD not in found or _EMBEDDING not in found:
         return _HEAD not in found
     return tie is not None and mx.array_equal(found[_EMBEDDING], found[_HEAD]).item()

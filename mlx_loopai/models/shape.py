@@ -6,7 +6,6 @@ Pure: no mlx, no network.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.models.architectures import ARCHITECTURES, Architecture, Block, architecture_of
+from mlx_loopai.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Block,
+    DeltaHeads,
+    Kind,
+    Linear,
+    architecture_of,
+    text_part,
+)
 from mlx_loopai.models.configuration import refuse_foreign_quantization
 
 # Wide enough for every released model; a larger number is a damaged file.
 _MAX_SIZE = 1 << 31
+_MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class ModelShape:
     """Sizes of a decoder-only transformer. `architecture` is config.json's `model_type`.
 
     `attention_bias`, `mlp_bias`: what config.json says; which linears then have a bias is the architecture's affair.
+    kinds: of the blocks in order, empty where all are alike. delta: the heads of linear attention, where it occurs.
     """
 
     architecture: str
@@ -55,6 +65,8 @@ class ModelShape:
     attention_bias: bool = False
     mlp_bias: bool = False
     quantization: Quantization | None = None
+    kinds: tuple[Kind, ...] = ()
+    delta: DeltaHeads | None = None
 
     @staticmethod
     def from_config(config: Mapping[str, Any], where: str = "config.json") -> ModelShape:
@@ -62,6 +74,7 @@ class ModelShape:
 
         Raises: InputError with every field that is missing or absurd, or for an unsupported architecture.
         """
+        config = text_part(config)
         architecture = architecture_of(config.get("model_type"), where)
         refuse_foreign_quantization(config, where)
         sizes = _sizes(config, architecture, where)
@@ -72,6 +85,8 @@ class ModelShape:
             attention_bias=bool(config.get("attention_bias", False)),
             mlp_bias=bool(config.get("mlp_bias", False)),
             quantization=_quantization(config, where),
+            kinds=architecture.kinds(config) if architecture.kinds else (),
+            delta=architecture.delta_heads(config) if architecture.delta_heads else None,
         )
 
     @staticmethod
@@ -95,27 +110,30 @@ class ModelShape:
         return self.n_kv_heads * self.head_dim
 
     @cached_property
-    def block(self) -> Block:
-        """The tensors of a block."""
-        return ARCHITECTURES[self.architecture].block(self)
+    def blocks(self) -> tuple[Block, ...]:
+        """The tensors of each block."""
+        build = ARCHITECTURES[self.architecture].block
+        full: Kind = "full"
+        kinds = self.kinds or (full,) * self.n_layers
+        by_kind = {kind: build(self, kind) for kind in set(kinds)}
+        return tuple(by_kind[kind] for kind in kinds)
 
-    def block_linears(self) -> dict[str, tuple[int, int]]:
-        """Linear layers of one block: the last part of their name -> (out, in)."""
-        return {_last(name): (linear.out, linear.into) for name, linear in self.block.linears.items()}
+    @property
+    def attending_blocks(self) -> int:
+        """How many blocks attend to all tokens, and so keep keys and values of them."""
+        return self.kinds.count("full") if self.kinds else self.n_layers
 
     @property
     def matrix_parameters(self) -> int:
         """Entries of all matrices (linears, embedding, separate head): what quantisation shrinks."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_head else 2)
-        return embeddings + self.n_layers * sum(out * into for out, into in self.block_linears().values())
+        return embeddings + sum(block.matrix_parameters for block in self.blocks)
 
     @property
     def vector_parameters(self) -> int:
-        """Entries of all norms and biases."""
-        biases = sum(linear.out for linear in self.block.linears.values() if linear.bias)
-        others = sum(math.prod(shape) for shape in self.block.others.values())
+        """Entries of all norms, biases and other small tensors."""
         last = self.hidden_size * len(ARCHITECTURES[self.architecture].norm_kinds)
-        return self.n_layers * (biases + others) + last
+        return last + sum(block.vector_parameters for block in self.blocks)
 
     @property
     def parameters(self) -> int:
@@ -123,11 +141,14 @@ class ModelShape:
         return self.matrix_parameters + self.vector_parameters
 
     def lora_targets(self, targets: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """The block linears that `targets` names, all of them when it is empty.
+        """The linears that `targets` names, all that adapters are put on when it is empty: last parts of their names.
 
-        Raises: InputError for a name that no block has.
+        Raises: InputError for a name that no block has, or that is never adapted.
         """
-        known = tuple(self.block_linears())
+        frozen = ARCHITECTURES[self.architecture].never_adapted
+        known = tuple(
+            dict.fromkeys(_last(name) for block in self.blocks for name in block.linears if name not in frozen)
+        )
         unknown = [name for name in targets if name not in known]
         if unknown:
             raise InputError(
@@ -139,23 +160,46 @@ class ModelShape:
         """How many blocks, counted from the last, get an adapter; 0 means all."""
         return min(layers, self.n_layers) or self.n_layers
 
+    def adapted(self, targets: tuple[str, ...] = (), layers: int = 0) -> tuple[dict[str, Linear], ...]:
+        """The linears with an adapter, by name, of each of the last `layers` blocks (0: all): those of `lora_targets`.
+
+        Raises: InputError for an unknown target.
+        """
+        wanted = set(self.lora_targets(targets))
+        blocks = self.blocks[self.n_layers - self.lora_layers(layers) :]
+        return tuple(
+            {name: linear for name, linear in block.linears.items() if _last(name) in wanted} for block in blocks
+        )
+
     def lora_parameters(self, rank: int, targets: tuple[str, ...] = (), layers: int = 0) -> int:
         """Trainable entries of LoRA of `rank` on `targets` (empty: all linears) of the last `layers` blocks (0: all).
 
         Raises: InputError for an unknown target.
         """
-        linears = self.block_linears()
-        per_block = sum(rank * sum(linears[name]) for name in self.lora_targets(targets))
-        return per_block * self.lora_layers(layers)
+        return rank * sum(linear.out + linear.into for linear in self._adapted_linears(targets, layers))
+
+    def lora_modules(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
+        """How many linears get an adapter. Raises: InputError for an unknown target."""
+        return len(self._adapted_linears(targets, layers))
+
+    def lora_outputs(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
+        """Sum of D_out over the adapted linears. Raises: InputError for an unknown target."""
+        return sum(linear.out for linear in self._adapted_linears(targets, layers))
+
+    def lora_matrices(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
+        """Entries of the matrices that have an adapter. Raises: InputError for an unknown target."""
+        return sum(linear.out * linear.into for linear in self._adapted_linears(targets, layers))
 
     def lora_inputs(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
         """Sum of D_in over the distinct inputs of the adapted linears: q, k and v read the same, gate and up too.
 
         Raises: InputError for an unknown target.
         """
-        wanted = set(self.lora_targets(targets))
-        inputs = {linear.reads: linear.into for name, linear in self.block.linears.items() if _last(name) in wanted}
-        return sum(inputs.values()) * self.lora_layers(layers)
+        blocks = self.adapted(targets, layers)
+        return sum(sum({linear.reads: linear.into for linear in block.values()}.values()) for block in blocks)
+
+    def _adapted_linears(self, targets: tuple[str, ...], layers: int) -> list[Linear]:
+        return [linear for block in self.adapted(targets, layers) for linear in block.values()]
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], str]:
@@ -199,7 +243,9 @@ def _sizes(config: Mapping[str, Any], architecture: Architecture, where: str) ->
     problems = [
         f"{names.get(field, optional.get(field))} is {value!r} where a positive whole number is needed"
         for field, value in found.items()
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MAX_SIZE
+        if isinstance(value, bool)
+        or not isinstance(value, int)
+        or not 0 < value < (_MAX_LAYERS if field == "n_layers" else _MAX_SIZE)
     ]
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.models.architectures.architecture import Architecture, Block, Linear
+from mlx_loopai.models.architectures.architecture import Architecture, Block, DeltaHeads, Kind, Linear
 from mlx_loopai.models.architectures.gpt_neox import GPT_NEOX
 from mlx_loopai.models.architectures.llama import LLAMA
 from mlx_loopai.models.architectures.mistral import MISTRAL
 from mlx_loopai.models.architectures.qwen2 import QWEN2
 from mlx_loopai.models.architectures.qwen3 import QWEN3
+from mlx_loopai.models.architectures.qwen3_5 import QWEN3_5
 
-__all__ = ["ARCHITECTURES", "Architecture", "Block", "Linear", "architecture_of", "not_supported"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Block",
+    "DeltaHeads",
+    "Kind",
+    "Linear",
+    "architecture_of",
+    "not_supported",
+    "text_part",
+]
 
-ARCHITECTURES = {each.model_type: each for each in (QWEN2, QWEN3, LLAMA, MISTRAL, GPT_NEOX)}
+ARCHITECTURES = {each.model_type: each for each in (QWEN2, QWEN3, LLAMA, MISTRAL, GPT_NEOX, QWEN3_5)}
+_TEXT_TYPES = {each.text_type: each.model_type for each in ARCHITECTURES.values() if each.text_type}
+# Of a multimodal configuration, what is no setting of its text model.
+_OTHER_PARTS = ("text_config", "vision_config", "audio_config", "architectures")
+
+
+def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the text model in `config`, under our own name for it; `config` where it is nothing else.
+
+    A multimodal configuration has it under `text_config`, and beside it what both parts share, such as the token ids.
+    """
+    inner = config.get("text_config")
+    shared = {key: value for key, value in config.items() if key not in _OTHER_PARTS}
+    found = {**shared, **inner} if isinstance(inner, Mapping) else dict(config)
+    model_type = found.get("model_type")
+    if isinstance(model_type, str):
+        found["model_type"] = _TEXT_TYPES.get(model_type, model_type)
+    return found
 
 
 def architecture_of(model_type: object, where: str) -> Architecture:

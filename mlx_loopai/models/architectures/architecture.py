@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
 
 Shape = tuple[int, ...]
 Layout = Literal["pre_norm", "parallel"]
+# What a block's tokens see of those before them: all, through softmax attention, or a memory of fixed size.
+Kind = Literal["full", "linear"]
+
+
+@dataclass(frozen=True)
+class DeltaHeads:
+    """Heads of a linear attention (models/gated_delta.py): `keys` for queries and keys, `values` for values."""
+
+    keys: int
+    values: int
+    key_size: int
+    value_size: int
+    kernel: int
+
+    @property
+    def mixed_size(self) -> int:
+        """Width of queries, keys and values together, which the short convolution runs over."""
+        return 2 * self.keys * self.key_size + self.values_width
+
+    @property
+    def values_width(self) -> int:
+        """Width of all values."""
+        return self.values * self.value_size
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,17 @@ class Block:
     linears: Mapping[str, Linear]
     others: Mapping[str, Shape]
 
+    @property
+    def matrix_parameters(self) -> int:
+        """Entries of its linears."""
+        return sum(linear.out * linear.into for linear in self.linears.values())
+
+    @property
+    def vector_parameters(self) -> int:
+        """Entries of all else."""
+        biases = sum(linear.out for linear in self.linears.values() if linear.bias)
+        return biases + sum(math.prod(shape) for shape in self.others.values())
+
     def tensors(self) -> dict[str, Shape]:
         """Every tensor of the block with its shape; `input_layernorm.weight`, `self_attn.q_proj.bias`."""
         found = dict(self.others)
@@ -44,18 +79,24 @@ class Block:
 class Architecture:
     """A decoder that mlx-lm runs, and that we convert, plan, train and run.
 
-    model_type: mlx-lm's name for it. class_name: transformers'; gguf: llama.cpp's.
-    block: the tensors of a block of a shape. layout: how models/backbone.py runs a block.
+    model_type: mlx-lm's name for it, and config.json's in a folder that we write for MLX. text_type: transformers' name
+    for the text model alone, where that is another. class_name: transformers'; gguf: llama.cpp's, None where we write
+    none. block: the tensors of a block of a shape. layout: how models/backbone.py runs a block.
+    kinds: of a configuration's blocks, in order. defaults: what transformers assumes where a configuration lacks a key.
+    settle: writes out what a loader would guess in a configuration, and
+    refuses by name what mlx-lm computes otherwise.
     prefix: what tensor names in a checkpoint begin with; mlx_blocks: where mlx-lm's model has its blocks.
     embedding, head: these tensors of a checkpoint; final_norm: the module between the blocks and the head.
     gguf_names: llama.cpp's names of a block's modules, and ours.
     always_own_head: mlx-lm's model has a head of its own whatever the configuration says.
+    never_adapted: linears of a block that stay as they are, such as a router. kept_dtypes: tensors of a block that keep
+    their own type when weights are cast, as mlx-lm keeps it.
     """
 
     model_type: str
     class_name: str
-    gguf: str
-    block: Callable[[ModelShape], Block]
+    gguf: str | None
+    block: Callable[[ModelShape, Kind], Block]
     gguf_names: Mapping[str, str]
     layout: Layout = "pre_norm"
     prefix: str = "model"
@@ -68,6 +109,13 @@ class Architecture:
     always_own_head: bool = False
     head_dim: int | None = None
     max_positions: int = 32_768
+    text_type: str | None = None
+    kinds: Callable[[Mapping[str, Any]], tuple[Kind, ...]] | None = None
+    delta_heads: Callable[[Mapping[str, Any]], DeltaHeads] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    settle: Callable[[dict[str, Any], str], None] | None = None
+    never_adapted: tuple[str, ...] = ()
+    kept_dtypes: tuple[str, ...] = ()
 
     @property
     def gguf_top(self) -> dict[str, str]:

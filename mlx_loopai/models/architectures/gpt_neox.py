@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_loopai.models.architectures.architecture import Architecture, Block, Linear
+from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind, Linear
 
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 NORM_KINDS = ("weight", "bias")
 
 
-def _block(shape: ModelShape) -> Block:
+def _block(shape: ModelShape, kind: Kind) -> Block:
     hidden, inner, attention = shape.hidden_size, shape.intermediate_size, shape.attention_size
     linears = {
         "attention.query_key_value": Linear(3 * attention, hidden, "attention", bias=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_loopai.models.architectures.architecture import Architecture, Block, Linear, Shape
+from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind, Linear, Shape
 
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
@@ -53,7 +53,7 @@ def head_norms(shape: ModelShape) -> dict[str, Shape]:
     return {f"self_attn.{part}_norm.weight": (shape.head_dim,) for part in "qk"}
 
 
-def _block(shape: ModelShape) -> Block:
+def _block(shape: ModelShape, kind: Kind) -> Block:
     biased = "qkvo" if shape.attention_bias else ""
     return Block(attention(shape, biased) | gated_mlp(shape, shape.mlp_bias), two_norms(shape))
 

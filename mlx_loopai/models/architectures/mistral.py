@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlx_loopai.models.architectures.architecture import Block
+from mlx_loopai.models.architectures.architecture import Block, Kind
 from mlx_loopai.models.architectures.llama import LLAMA, attention, gated_mlp, two_norms
 
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
 
 
-def _block(shape: ModelShape) -> Block:
+def _block(shape: ModelShape, kind: Kind) -> Block:
     return Block(attention(shape) | gated_mlp(shape), two_norms(shape))
 
 

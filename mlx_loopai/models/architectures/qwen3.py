@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_loopai.models.architectures.architecture import Architecture, Block
+from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind
 from mlx_loopai.models.architectures.llama import (
     GGUF_HEAD_NORMS,
     GGUF_NAMES,
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
 
 
-def _block(shape: ModelShape) -> Block:
+def _block(shape: ModelShape, kind: Kind) -> Block:
     return Block(attention(shape) | gated_mlp(shape), two_norms(shape) | head_norms(shape))
 
 

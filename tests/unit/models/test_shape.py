@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -55,6 +56,10 @@ VARIANTS = {
         "model_type": "llama", "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False
     },
     "mistral": {"model_type": "mistral", "head_dim": 16},
+    "qwen3_5": {
+        "model_type": "qwen3_5", "num_hidden_layers": 4, "head_dim": 16, "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
+    },
     "gpt_neox": {
         "model_type": "gpt_neox", "num_key_value_heads": None, "intermediate_size": 128, "tie_word_embeddings": False,
         "layer_norm_eps": 1e-5, "rotary_emb_base": 10000, "rotary_pct": 0.25, "use_parallel_residual": True,
@@ -64,6 +69,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_counts_equal_those_of_mlx_lm(name: str) -> None:
+    import mlx.nn as nn
     from mlx.utils import tree_flatten
     from mlx_lm.utils import _get_classes
 
@@ -72,12 +78,14 @@ def test_counts_equal_those_of_mlx_lm(name: str) -> None:
     model = model_class(arguments.from_dict(values))
     shape = ModelShape.from_config(values)
     assert shape.parameters == sum(array.size for _, array in tree_flatten(model.parameters()))
-    found = {
-        path.rsplit(".", 1)[-1]: tuple(layer.weight.shape)
-        for path, layer in model.layers[0].named_modules()
-        if "weight" in layer
-    }
-    assert shape.block_linears() == {linear: found[linear] for linear in shape.block_linears()}
+    for block, layer in zip(shape.blocks, model.layers, strict=True):
+        linears = {
+            name: tuple(module.weight.shape) for name, module in layer.named_modules() if type(module) is nn.Linear
+        }
+        assert {name: (linear.out, linear.into) for name, linear in block.linears.items()} == linears
+        # The short convolution's axes lie in another order in mlx-lm.
+        others = {name: math.prod(size) for name, size in block.tensors().items()}
+        assert others == {name: array.size for name, array in tree_flatten(layer.parameters())}
 
 
 @pytest.mark.skipif(not (NANO / "model.safetensors").exists(), reason="the nano checkpoint is not built yet")

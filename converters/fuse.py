@@ -16,7 +16,7 @@ import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
 import mlx.core as mx
 import numpy as np
 
-from converters.peft import hf_module, mlx_module
+from converters.peft import hf_module
 from converters.quantization import Scheme, round_trip
 from converters.tensors import Checkpoint, TensorEntry, to_float32
 from converters.writers import Progress
@@ -90,10 +90,11 @@ def choose_forms(
     its form. `was_quantized` names the schemes of a base that is quantised already: there W_q is W itself.
     """
     chosen, found = dict(forms), {}
+    modules = {f"{hf_module(name)}.weight": name for name in adapter.factors}
     for entry in base.entries:
-        module = mlx_module(entry.name.removesuffix(".weight"))
-        if module not in adapter.factors:
+        if entry.name not in modules:
             continue
+        module = modules[entry.name]
         form = forms[entry.name]
         for candidate in dict.fromkeys([form] if allow_loss else [form, _wider(form, entry), dtype]):
             survival = _survival(entry, adapter, module, candidate, dtype, entry.name in was_quantized)

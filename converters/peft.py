@@ -27,11 +27,12 @@ from converters.readers.torch_file import read_torch_file
 from converters.tensors import TensorEntry
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import whole_folder
-from mlx_loopai.models.adapter_folder import Adapter, check_free, complete, mlx_config, split_module
+from mlx_loopai.models.adapter_folder import Adapter, check_free, complete, mlx_config
 from mlx_loopai.models.adapters import ASSUMED_BLOCKS, CONFIG_FILE, save_arrays, write_settings
-from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.models.architectures import ARCHITECTURES, Architecture
 from mlx_loopai.models.lora import lora_scale
 from mlx_loopai.models.model_card import model_card
+from mlx_loopai.models.module_names import split_module
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
@@ -64,31 +65,37 @@ _KNOWN = frozenset(
 _MAX_PATTERN = 500
 # Patterns come from a stranger and may be made to match for ever.
 _PATTERNS_S = 2.0
+# Where transformers' models have their blocks, and where mlx-lm's have them.
+_MLX_BLOCKS = {
+    "gpt_neox.layers": "model.h",
+    "model.language_model.layers": "language_model.model.layers",
+    "model.layers": "model.layers",
+}
+_BLOCK = re.compile(rf"({'|'.join(map(re.escape, _MLX_BLOCKS))})\.\d")
 _NAME = re.compile(re.escape(_PREFIX) + r"(.+)\.lora_([AB])\.(?:[\w-]+\.)?weight")
 
 
-_RENAMED = tuple(each for each in ARCHITECTURES.values() if each.mlx_blocks != f"{each.prefix}.layers")
-
-
-def mlx_module(name: str) -> str:
-    """A module's Hugging Face name as mlx-lm has it."""
-    for each in _RENAMED:
-        if name.startswith(f"{each.prefix}.layers."):
-            return name.replace(f"{each.prefix}.layers", each.mlx_blocks, 1)
-    return name
+def mlx_module(name: str, architecture: Architecture | None = None) -> str:
+    """A module's Hugging Face name as mlx-lm has it; without an `architecture`, as the name itself tells."""
+    match = _BLOCK.match(name)
+    if match is None:
+        return name
+    blocks = _MLX_BLOCKS[match[1]] if architecture is None else architecture.mlx_blocks
+    return f"{blocks}{name[match.end(1) :]}"
 
 
 def hf_module(name: str) -> str:
-    """The inverse of `mlx_module`."""
-    for each in _RENAMED:
+    """The inverse of `mlx_module`, in a model that is nothing but a text model."""
+    for each in ARCHITECTURES.values():
         if name.startswith(f"{each.mlx_blocks}."):
             return name.replace(each.mlx_blocks, f"{each.prefix}.layers", 1)
     return name
 
 
-def read_peft(folder: Path, n_blocks: int | None = None) -> Adapter:
+def read_peft(folder: Path, n_blocks: int | None = None, architecture: Architecture | None = None) -> Adapter:
     """The adapter in a PEFT folder. `n_blocks`: how many blocks the model has; needed when its last have no adapter.
 
+    `architecture`: the model's, where its modules have other names in mlx-lm than in a text model of transformers.
     Modules of different ranks get zeros up to the largest, and different scales go into B.
 
     Raises:
@@ -101,7 +108,7 @@ def read_peft(folder: Path, n_blocks: int | None = None) -> Adapter:
             f"{folder}: adapts the blocks {config['layers_to_transform']} only; give the model with `base`, so that"
             " they are counted from the right end"
         )
-    factors = _factors(folder)
+    factors = _factors(folder, architecture)
     rank = max(a.shape[1] for a, _ in factors.values())
     rslora, alpha = bool(config.get("use_rslora", False)), config["lora_alpha"]
     scale = lora_scale(rank, alpha, rslora)
@@ -147,7 +154,7 @@ def _refuse_unsupported(config: Mapping[str, Any], folder: Path) -> None:
         raise InputError(f"{folder / CONFIG_FILE}: {all_problems(problem[:300] for problem in problems)}")
 
 
-def _factors(folder: Path) -> dict[str, tuple[mx.array, mx.array]]:
+def _factors(folder: Path, architecture: Architecture | None) -> dict[str, tuple[mx.array, mx.array]]:
     halves: dict[str, dict[str, mx.array]] = {}
     unknown = []
     for entry in _entries(folder):
@@ -155,7 +162,7 @@ def _factors(folder: Path) -> dict[str, tuple[mx.array, mx.array]]:
         if match is None or len(entry.shape) != 2:
             unknown.append(entry.name[:120])
             continue
-        halves.setdefault(mlx_module(match[1]), {})[match[2]] = to_mlx(entry.load(), entry.dtype)
+        halves.setdefault(mlx_module(match[1], architecture), {})[match[2]] = to_mlx(entry.load(), entry.dtype)
     wrong = [name for name, half in halves.items() if len(half) != 2 or half["A"].shape[0] != half["B"].shape[1]]
     if unknown or wrong or not halves:
         names = all_problems([*unknown, *wrong], 4) or "nothing"

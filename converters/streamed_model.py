@@ -6,7 +6,7 @@ the memory of one block of one matrix, whatever the model's size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
@@ -25,7 +25,7 @@ from mlx_loopai.models.load import build_model
 class _StreamedLinear(nn.Module):
     """x (..., D_in) -> (..., D_out), a block of rows of the weight at a time, in float32."""
 
-    def __init__(self, weight: TensorEntry, bias: TensorEntry | None) -> None:
+    def __init__(self, weight: TensorEntry, bias: mx.array | None) -> None:
         super().__init__()
         self._weight, self._bias = weight, bias
 
@@ -38,7 +38,7 @@ class _StreamedLinear(nn.Module):
             del rows
         mx.clear_cache()
         out = mx.concatenate(parts, axis=-1)
-        return out if self._bias is None else out + _whole(self._bias)
+        return out if self._bias is None else out + self._bias
 
 
 class _StreamedEmbedding(nn.Module):
@@ -59,11 +59,21 @@ def _whole(entry: TensorEntry) -> mx.array:
     return mx.array(to_float32(entry.load(), entry.dtype))
 
 
-def _streamed(module: nn.Module, path: str, entries: Mapping[str, TensorEntry]) -> nn.Module:
-    weight = entries[f"{path}.weight"]
-    if isinstance(module, nn.Embedding):
-        return _StreamedEmbedding(weight)
-    return _StreamedLinear(weight, entries.get(f"{path}.bias"))
+def _streamed(module: nn.Module, weight: TensorEntry, bias: mx.array | None) -> nn.Module:
+    return _StreamedEmbedding(weight) if isinstance(module, nn.Embedding) else _StreamedLinear(weight, bias)
+
+
+def _in_mlx(model: nn.Module, entries: Sequence[TensorEntry]) -> tuple[dict[str, TensorEntry], dict[str, mx.array]]:
+    """(the matrices, which stay on disk; the small tensors' values), under the names that mlx-lm's model has for them.
+
+    The model itself renames them and changes values where it stores them otherwise; of a matrix it sees a stand-in.
+    """
+    small = {entry.name: _whole(entry) for entry in entries if len(entry.shape) != 2}
+    stand_ins = {entry.name: mx.zeros((1, 1)) for entry in entries if len(entry.shape) == 2}
+    matrices = {id(stand_ins[entry.name]): entry for entry in entries if entry.name in stand_ins}
+    found = model.sanitize(small | stand_ins) if hasattr(model, "sanitize") else small | stand_ins
+    streamed = {name: matrices[id(array)] for name, array in found.items() if id(array) in matrices}
+    return streamed, {name: array for name, array in found.items() if name not in streamed}
 
 
 def plain_model(config: Mapping[str, Any]) -> nn.Module:
@@ -80,16 +90,15 @@ def logits(checkpoint: Checkpoint, tokens: np.ndarray, config: Mapping[str, Any]
         LoopaiError: mlx-lm's model has other parameters than the checkpoint.
     """
     model = plain_model(checkpoint.config if config is None else config)
-    by_name = {entry.name: entry for entry in checkpoint.entries}
-    entries = {ours: by_name[theirs] for ours, theirs in model.sanitize({name: name for name in by_name}).items()}
-    if set(tree_flatten(model.parameters(), destination={})) != set(entries):
+    streamed, loaded = _in_mlx(model, checkpoint.entries)
+    if set(tree_flatten(model.parameters(), destination={})) != streamed.keys() | loaded.keys():
         raise LoopaiError(f"{checkpoint.source}: mlx-lm's model has other parameters; convert again")
     replaced = {
-        path: _streamed(module, path, entries)
+        path: _streamed(module, streamed[f"{path}.weight"], loaded.get(f"{path}.bias"))
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding)
+        if f"{path}.weight" in streamed
     }
     model.update_modules(tree_unflatten(list(replaced.items())))
-    kept = {name: entry for name, entry in entries.items() if name.rpartition(".")[0] not in replaced}
-    model.load_weights([(name, _whole(entry)) for name, entry in kept.items()], strict=False)
+    kept = [(name, array) for name, array in loaded.items() if name.rpartition(".")[0] not in replaced]
+    model.load_weights(kept, strict=False)
     return np.array(model(mx.array(tokens)))

@@ -11,11 +11,13 @@ from converters import names
 from converters.configuration import from_hugging_face
 from converters.json_files import read_object
 from converters.readers.safetensors_file import read_entries
+from converters.readers.text_part import text_part
 from converters.readers.torch_file import read_torch_file
 from converters.readers.wrapped_names import unwrapped
 from converters.tensors import STORAGE, Checkpoint, TensorEntry, same_values
 from converters.tokenizer import tokenizer_files
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.architectures import text_part as text_configuration
 from mlx_loopai.models.configuration import refuse_foreign_quantization
 from mlx_loopai.models.encoder import ENCODERS
 
@@ -163,6 +165,7 @@ def read_folder(folder: Path) -> Checkpoint:
         shards, promised = _shards(folder)
         entries, _ = _entries(folder, shards, promised, packed=False)
         return read_encoder(folder, raw, entries, main_dtype(entries), (where, *shards))
+    raw = text_configuration(raw)
     architecture = names.architecture_of(raw.get("model_type"), str(where))
     shards, promised = _shards(folder)
     quantization = _mlx_quantization(raw)
@@ -178,7 +181,10 @@ def read_folder(folder: Path) -> Checkpoint:
         from converters.readers.mlx_quantized import join_quantized
 
         entries = join_quantized(entries, quantization, str(folder))
+    entries, others = text_part(entries, architecture)
     notes = [f"tensor names began with {', '.join(prefixes)}, which was taken off"] if prefixes else []
+    if others:
+        notes.append(f"{len(others)} tensors that are no part of the text model are left out, such as {others[0]}")
     head = _decide_head(entries, raw, architecture, of_mlx=quantization is not None)
     if head == "copy":
         unread.append(architecture.head)

@@ -29,14 +29,21 @@ def write_huggingface(
         InputError: a tensor holds values that cannot be written.
         OSError: a file cannot be written.
     """
-    shards = plan_shards([dense(entry, dtype) for entry in checkpoint.entries], SHARD_BYTES)
+    architecture = architecture_of(checkpoint.config["model_type"], str(checkpoint.source))
+    stored = [
+        dense(entry, entry.dtype if entry.name.endswith(architecture.kept_dtypes) else dtype)
+        for entry in checkpoint.entries
+    ]
+    shards = plan_shards(stored, SHARD_BYTES)
     write_shards(folder, shards, "pt", on_progress)
     if len(shards) == 1:
         (folder.path / "model.safetensors.index.json").unlink()
-    config = checkpoint.config
-    architecture = architecture_of(config["model_type"], str(checkpoint.source))
-    written = {key: value for key, value in config.items() if key != "dtype"}
-    written |= {"architectures": [architecture.class_name], "torch_dtype": CONFIG_NAMES[dtype]}
+    written = {key: value for key, value in checkpoint.config.items() if key != "dtype"}
+    written |= {
+        "architectures": [architecture.class_name],
+        "model_type": architecture.text_type or architecture.model_type,
+        "torch_dtype": CONFIG_NAMES[dtype],
+    }
     write_object(folder.path / "config.json", written)
     copy_companions(folder, checkpoint, tokenizer)
     return len(checkpoint.entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from converters.tensors import CONFIG_NAMES, Checkpoint, TensorEntry, cast_check
 from converters.writers import Progress
 from converters.writers.safetensors_file import plan_shards, write_shards
 from converters.writers.stored import Stored, StoredArray, dense
+from mlx_loopai.models.architectures import ARCHITECTURES
 
 
 def quantized(entry: TensorEntry, scheme: Scheme, dtype: str) -> Stored:
@@ -69,8 +71,12 @@ def write_mlx(
         InputError: a tensor holds values that cannot be written.
         OSError: a file cannot be written.
     """
-    forms = forms or {}
-    tensors = [stored_as(entry, forms.get(entry.name, dtype), dtype) for entry in checkpoint.entries]
+    # An encoder is not in the table.
+    architecture = ARCHITECTURES.get(checkpoint.config["model_type"])
+    prefix = architecture.mlx_prefix if architecture else ""
+    forms = {f"{prefix}{name}": form for name, form in (forms or {}).items()}
+    entries = [replace(entry, name=f"{prefix}{entry.name}") for entry in checkpoint.entries]
+    tensors = [stored_as(entry, forms.get(entry.name, dtype), dtype) for entry in entries]
     write_shards(folder, plan_shards(tensors), "mlx", on_progress)
     config: dict[str, Any] = {key: value for key, value in checkpoint.config.items() if key != "dtype"}
     block = quantization_config(forms, main)

@@ -17,6 +17,7 @@ from converters.writers import gguf as gguf_writer
 from converters.writers.huggingface import write_huggingface
 from converters.writers.mlx import write_mlx
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.encoder import ENCODERS
 
 FORMATS = ("mlx", "hf", "gguf")
@@ -116,6 +117,11 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
     rules = parse_rules(target.keep, target.group_size)
     forms = plan_forms(checkpoint.entries, dtype, scheme, rules, tied)
+    architecture = ARCHITECTURES.get(checkpoint.config["model_type"])
+    if architecture is not None and architecture.kept_dtypes:
+        forms |= {
+            entry.name: entry.dtype for entry in checkpoint.entries if entry.name.endswith(architecture.kept_dtypes)
+        }
     n_bytes = sum(stored_bytes(entry, forms[entry.name], dtype) for entry in checkpoint.entries)
     plan = Plan(target, dtype, scheme, forms, n_bytes, checkpoint.config)
     free = [entry.name for entry in _matrices(checkpoint) if not is_kept(rules, entry, tied)]

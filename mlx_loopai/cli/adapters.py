@@ -91,10 +91,12 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
 
     from converters.peft import read_peft, unused_fields
     from mlx_loopai.models.adapter_folder import write_adapter
+    from mlx_loopai.models.architectures import ARCHITECTURES
     from mlx_loopai.models.load import hash_base
     from mlx_loopai.models.shape import ModelShape
 
-    adapter = read_peft(folder, ModelShape.from_folder(base).n_layers if base else None)
+    shape = ModelShape.from_folder(base) if base else None
+    adapter = read_peft(folder, shape.n_layers, ARCHITECTURES[shape.architecture]) if shape else read_peft(folder)
     if base:
         adapter = replace(adapter, notes=adapter.notes | {"base_hash": hash_base(base)})
     write_adapter(out, adapter)

@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from mlx_loopai.models.backbone import block_states
 from mlx_loopai.models.decoder import embedded
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 
@@ -105,7 +106,7 @@ def _layers(model: nn.Module, ids: mx.array) -> list[mx.array]:
     states = embedded(model, ids)
     layers = [states]
     for block in model.layers:
-        states = block(states, "causal" if ids.shape[1] > 1 else None, None)
+        states = block_states(block, states)
         layers.append(states)
     return layers
 

@@ -6,7 +6,6 @@ What merging, converting, scaling and inspecting need; `adapters` puts an adapte
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,8 +24,10 @@ from mlx_loopai.models.adapters import (
 )
 from mlx_loopai.models.lora import lora_scale
 from mlx_loopai.models.model_card import model_card
+from mlx_loopai.models.module_names import blocks_of, split_module
 
-_MODULE = re.compile(r"(model\.(?:layers|h))\.(\d{1,6})\.([\w.]+)")
+# Of blocks that differ in it, each has one.
+_MIXERS = {"self_attn", "linear_attn"}
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,6 @@ class Adapter:
         return self.scale * math.sqrt(max(squared, 0.0))
 
 
-def split_module(name: str) -> tuple[int, str]:
-    """`model.layers.3.self_attn.q_proj` -> (3, "self_attn.q_proj"). Raises: InputError for a name of another form."""
-    match = _MODULE.fullmatch(name)
-    if match is None:
-        raise InputError(
-            f"{name[:120]!r}: adapters are supported on the linear layers of blocks (model.layers.N.) only"
-        )
-    return int(match[2]), match[3]
-
-
 def complete(factors: Mapping[str, tuple[mx.array, mx.array]], n_blocks: int | None) -> dict[str, Any]:
     """`factors` with zeros where a block lacks a module that another has, in block order.
 
@@ -101,13 +92,33 @@ def complete(factors: Mapping[str, tuple[mx.array, mx.array]], n_blocks: int | N
     last = (n_blocks or max(numbers) + 1) - 1
     if last < max(numbers):
         raise InputError(f"the adapter has an update of block {max(numbers)} but the model only {n_blocks} blocks")
-    blocks = next(iter(factors)).split(f".{numbers[0]}.", 1)[0]
+    blocks, mixers = blocks_of(next(iter(factors))), _mixers(factors)
+    hybrid = len(set().union(*mixers.values())) > 1
     found: dict[str, Any] = {}
     for number in range(min(numbers), last + 1):
+        own = mixers.get(number, set())
+        if hybrid and len(own) != 1:
+            raise InputError(
+                f"block {number} has no adapter on its attention, so its kind is unknown; adapt all blocks"
+            )
         for key in sorted(shapes):
+            if hybrid and _mixer(key) - own:
+                continue
             name = f"{blocks}.{number}.{key}"
             a, b = shapes[key]
             found[name] = factors.get(name, (mx.zeros_like(a), mx.zeros_like(b)))
+    return found
+
+
+def _mixer(key: str) -> set[str]:
+    return {key.split(".", 1)[0]} & _MIXERS
+
+
+def _mixers(factors: Mapping[str, Any]) -> dict[int, set[str]]:
+    """By block, which kind of attention has adapters there; blocks of a hybrid have one kind each."""
+    found: dict[int, set[str]] = {}
+    for number, key in map(split_module, factors):
+        found.setdefault(number, set()).update(_mixer(key))
     return found
 
 

@@ -17,6 +17,7 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import whole_folder, write_whole
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
 from mlx_loopai.models.model_card import CARD_FILE, model_card, with_retention
+from mlx_loopai.models.module_names import blocks_of, split_module, with_blocks
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -75,7 +76,11 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
         stored = mx.load(str(folder / WEIGHTS_FILE))
     except (RuntimeError, OSError) as error:
         raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read: {' '.join(str(error).split())}") from None
-    _check_fit(folder, adapter_arrays(model), stored)
+    expected = adapter_arrays(model)
+    # The same text model may be a part of a multimodal one.
+    blocks = blocks_of(next(iter(lora_modules(model))))
+    stored = {with_blocks(name, blocks): array for name, array in stored.items()}
+    _check_fit(folder, expected, stored)
     model.update(tree_unflatten(list(stored.items())))
     mx.eval(model.parameters())
     return options
@@ -149,8 +154,7 @@ def write_settings(folder: Path, config: dict[str, Any], card: str) -> None:
 
 def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[str, Any]) -> dict[str, Any]:
     n_layers = len(model.layers)
-    # Names within a block: `model.layers.0.self_attn.q_proj`, or `model.h.0.attention.dense`.
-    keys = sorted({name.split(".", 3)[3] for name in lora_modules(model)})
+    keys = sorted({split_module(name)[1] for name in lora_modules(model)})
     return {
         "fine_tune_type": "dora" if options.dora else "lora",
         "num_layers": options.layers or n_layers,

@@ -40,6 +40,11 @@ def hidden_states(
     return final_norm(model)(states)
 
 
+def block_states(block: nn.Module, states: mx.array) -> mx.array:
+    """What `block` makes of states (B, T, D) under a causal mask, computed as in `hidden_states`."""
+    return _run_block(block, "causal" if states.shape[1] > 1 else None, None, False, states)
+
+
 def _run_block(
     block: nn.Module, mask: str | None, positions: Positions | None, lean: bool, states: mx.array
 ) -> mx.array:

@@ -17,6 +17,11 @@ def embedded(model: nn.Module, ids: mx.array) -> mx.array:
     return body.embed_in(ids) if "embed_in" in body else body.embed_tokens(ids)
 
 
+def softmax_attention(block: nn.Module) -> nn.Module | None:
+    """The block's attention over all tokens before each; None for a block of linear attention."""
+    return block.get("self_attn", block.get("attention"))
+
+
 def final_norm(model: nn.Module) -> nn.Module:
     """The module between the last block and the head."""
     body = text_model(model).model

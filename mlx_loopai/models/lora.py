@@ -17,6 +17,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.architectures import ARCHITECTURES
 
 LINEAR_CLASSES = (nn.Linear, nn.QuantizedLinear)
 
@@ -140,6 +141,8 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
         for name, layer in block.named_modules()
         if isinstance(layer, LINEAR_CLASSES)
     ]
+    frozen = ARCHITECTURES[model.model_type].never_adapted
+    linears = [entry for entry in linears if entry[1] not in frozen]
     known = sorted({_last(name) for _, name, _ in linears})
     unknown = sorted(set(options.targets) - set(known))
     if unknown or not linears:

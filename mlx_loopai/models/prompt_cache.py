@@ -127,7 +127,8 @@ class KeptCache:
 
     def keep(self, tokens: Sequence[int]) -> None:
         """Remember of `tokens`, prompt and answer, those that the model has read."""
-        read = int(self._cache[0].offset)
+        # Of a hybrid model only the layers with keys and values count tokens.
+        read = next(int(layer.offset) for layer in self._cache if hasattr(layer, "offset"))
         self._tokens = list(tokens[:read])
         self._cut(len(self._tokens), read)
 

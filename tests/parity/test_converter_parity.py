@@ -19,7 +19,7 @@ from converters.names import architecture_of, gguf_name
 from converters.writers.target import Target
 from mlx_loopai.cli.convert import command
 from mlx_loopai.errors import InputError
-from tests.parity.tiny_models import KINDS, TOKENS, TOKENS_OF_TEXT, VOCAB, tiny_model
+from tests.parity.tiny_models import KINDS, TOKENS, TOKENS_OF_TEXT, TOLERANCES, VOCAB, tiny_model
 from tests.tiny_files import write_gguf, write_tokenizer
 
 torch = pytest.importorskip("torch")
@@ -59,7 +59,7 @@ def test_a_transformers_folder(tmp_path: Path, kind: str, tied: bool, layout: st
         state = {names.get(name, name): tensor for name, tensor in model.state_dict().items()}
         torch.save(state, source / "pytorch_model.bin")
     convert(source, tmp_path / "out", dtype="fp32")
-    assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
+    assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < TOLERANCES.get(kind, 1e-4)
 
 
 def test_the_exact_gelu_of_korean_gpt_neox_models_is_approximated(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def gguf_of(path: Path, model: Any, kind: str) -> None:
     write_gguf(path, flat(config), tensors, kinds, TOKENS_OF_TEXT)
 
 
-GGUF_KINDS = KINDS | {
+GGUF_KINDS = {name: changes for name, changes in KINDS.items() if name not in ("Qwen3_5",)} | {
     "Qwen3": {"head_dim": 32},
     "Mistral": {"head_dim": 32},
     "Llama-llama3": {"rope_parameters": LLAMA3},

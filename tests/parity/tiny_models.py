@@ -26,6 +26,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Llama-biased": {"attention_bias": True, "mlp_bias": True},
     "Mistral": {"head_dim": 24, "sliding_window": 64},
+    "Qwen3_5": {
+        "num_hidden_layers": 5,
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 24,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 777.0, "partial_rotary_factor": 0.5},
+    },
     "GPTNeoX": {
         "intermediate_size": 256,
         # Neither transformers' nor mlx-lm's default.
@@ -34,6 +43,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu_new",
     },
 }
+# Of the text model where the plain name is a multimodal one's.
+CONFIGS = {"Qwen3_5": "Qwen3_5TextConfig"}
+# Whose norms multiply by 1 + w.
+OFFSET_NORMS = ("Qwen3_5",)
+
+# Largest difference of two logits. Linear attention is divided by its own length, which may be next to nothing: there
+# transformers' float32 is 1e-4 off its float64 as well.
+TOLERANCES = {"Qwen3_5": 5e-4}
 
 
 def tiny_model(kind: str = "Qwen2", **changes: Any) -> Any:
@@ -42,9 +59,10 @@ def tiny_model(kind: str = "Qwen2", **changes: Any) -> Any:
     import transformers
 
     torch.manual_seed(3)
-    config = getattr(transformers, f"{kind}Config")(**SHAPE | changes)
+    config = getattr(transformers, CONFIGS.get(kind, f"{kind}Config"))(**SHAPE | changes)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if "norm" in name else 0.0))
+            usual = 1.0 if "norm" in name and not (kind in OFFSET_NORMS and ".linear_attn." not in name) else 0.0
+            parameter.copy_(torch.randn_like(parameter) * 0.2 + usual)
     return model

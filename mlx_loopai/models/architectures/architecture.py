@@ -91,6 +91,8 @@ class Architecture:
     always_own_head: mlx-lm's model has a head of its own whatever the configuration says.
     never_adapted: linears of a block that stay as they are, such as a router. kept_dtypes: tensors of a block that keep
     their own type when weights are cast, as mlx-lm keeps it.
+    mlx_prefix: what mlx-lm puts before a checkpoint's names. mlx_one_higher: ends of the names of norms of which mlx-lm
+    stores 1 + w.
     """
 
     model_type: str
@@ -116,6 +118,8 @@ class Architecture:
     settle: Callable[[dict[str, Any], str], None] | None = None
     never_adapted: tuple[str, ...] = ()
     kept_dtypes: tuple[str, ...] = ()
+    mlx_prefix: str = ""
+    mlx_one_higher: tuple[str, ...] = ()
 
     @property
     def gguf_top(self) -> dict[str, str]:

@@ -147,4 +147,12 @@ QWEN3_5 = Architecture(
     defaults=_SIZES | {"rms_norm_eps": 1e-6},
     settle=settle,
     kept_dtypes=("linear_attn.A_log",),
+    mlx_prefix="language_model.",
+    mlx_one_higher=(
+        "input_layernorm.weight",
+        "post_attention_layernorm.weight",
+        "model.norm.weight",
+        "q_norm.weight",
+        "k_norm.weight",
+    ),
 )

@@ -26,8 +26,8 @@ from typing import Literal
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
-from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, VECTOR_ENTRIES
 from mlx_loopai.models.architectures import Linear
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, VECTOR_ENTRIES
 from mlx_loopai.models.shape import ModelShape
 
 Backend = Literal["metal", "cpu"]

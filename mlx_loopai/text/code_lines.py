@@ -19,7 +19,8 @@ _SIGNS = re.compile(
       [A-Za-z_$][\w$]++(?:\.\w+|\[[^\]]*\])*(?:\s*:\s*[\w<>\[\], ]+)?
       \s*(?:[-+*/|&%]|:)?=(?!=)\s*\S                                 # an assignment: total = 0
     | ^[A-Za-z_$]\w*+\s*[-+*/|&]=\s*\S                                # x += 1
-    | [\w)\]"'}}]\s*;\s*$ | [)\w>]\s*\{{\s*$                          # a statement, a block's beginning
+    | [\w)\]"'}}]\s*;\s*\}}?\s*$ | [)\w>]\s*\{{\s*$                   # a statement, a block's beginning
+    | \)\s*\{{.*\}}\s*;?$                                             # a block in one line
     | ==|!=|&&|\|\||\w::\w|=>|\+\+
     | ^from\ [\w.]+\ import\b | ^@\w | ^\#include\b | ^\#!\s*/
     | ^(?:if|elif|while|for|with|except|class|def|case|switch)\b.*:$

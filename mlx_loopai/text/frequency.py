@@ -7,6 +7,8 @@ from functools import cache
 # Both small lists end at one word in a million: a word that Korean text does not hold counts as just below that.
 _FLOOR_ZIPF = 3.0
 _KOREAN, ENGLISH, CHINESE = "ko", "en", "zh"
+_GRAMMATICAL_ZIPF = 5.7
+_VERB_ZIPF, _PAST_ZIPF = 4.4, 4.6
 # Twenty-five whole lists are 150 MB; their rare words hardly count.
 _LEAST_ZIPF = 4.0
 # Plurals of nouns are about a third as frequent as the nouns; those of adjectives are slips.
@@ -26,6 +28,19 @@ def odds(word: str, language: str = ENGLISH) -> float:
     if zipf is None:
         return 0.0
     return max(0.0, zipf - max(_FLOOR_ZIPF, _zipf(_KOREAN).get(word, 0.0)))
+
+
+def is_grammatical(word: str) -> bool:
+    """True for one of the two hundred words that English writes most: `the`, `she`, `now`, and some nouns."""
+    return _zipf(ENGLISH).get(word, 0.0) >= _GRAMMATICAL_ZIPF
+
+
+def is_common_past(word: str) -> bool:
+    """True for `walked`, a past of everyday English; False for `nested` and for `need`."""
+    zipf = _zipf(ENGLISH)
+    stem = word.removesuffix("ed")
+    known = any(zipf.get(base, 0.0) >= _VERB_ZIPF for base in (stem, f"{stem}e"))
+    return stem != word and len(stem) > 2 and known and zipf.get(word, 0.0) >= _PAST_ZIPF
 
 
 def is_english_adjective(word: str) -> bool:

@@ -92,6 +92,8 @@ _BARS = frozenset("|｜")
 _TOKEN_CHAR = regex.compile(r"[A-Za-z0-9_▁\-]")
 # After a tag name these say that the angle brackets enclose a Korean title, <TV 동물농장> or <I, 로봇>.
 _TITLE_CHAR = regex.compile(r"[\p{Hangul},·&+~!?…]")
+# <The Old Man and the Sea>: words, the first with a capital, and none of the signs of attributes.
+_TITLE = regex.compile(r"<[A-Z][a-z]*+(?: [\w'’\-]++)+")
 _NAME_CHAR = regex.compile(r"[A-Za-z0-9:_\-]")
 _NAME = regex.compile(r"</?([A-Za-z][A-Za-z0-9]*)")
 _BLOCK_TAG = regex.compile(
@@ -225,10 +227,12 @@ class Html:
             if self._states[-1] is _State.NAME:
                 self._states[-1] = _State.AFTER_NAME
             return
-        if char == ">" and self._states[-1] in _IN_TAG:
+        closes = char == ">" and self._states[-1] in _IN_TAG
+        is_title = closes and _TITLE.fullmatch("".join(self._open[-1])) is not None
+        if closes and not is_title:
             self._drop_tag(out)
             return
-        state = _advance(self._states[-1], char)
+        state = _State.NOT_A_TAG if is_title else _advance(self._states[-1], char)
         if state is _State.NOT_A_TAG:
             out.extend(self._take_all())
             out.append(char)

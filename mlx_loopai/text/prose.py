@@ -8,7 +8,14 @@ from functools import lru_cache
 
 import regex
 
-from mlx_loopai.text.frequency import ENGLISH, OTHER_LATIN_LANGUAGES, is_english_adjective, odds
+from mlx_loopai.text.frequency import (
+    ENGLISH,
+    OTHER_LATIN_LANGUAGES,
+    is_common_past,
+    is_english_adjective,
+    is_grammatical,
+    odds,
+)
 
 _PLAIN_WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*+(?:['-]\p{L}[\p{L}\p{M}]*+)*+")
 _LATIN = regex.compile(r"\p{Latin}")
@@ -30,11 +37,14 @@ class _Demand:
 
 # Chosen on tests/unit/text/foreign_runs/tuned.txt, measured on held_out.txt beside it.
 _DEMANDS = {1: _Demand(1.65, 1.65), 2: _Demand(1.6, 1.1), 3: _Demand(1.25, 0.8)}
+# One or two words without a word of grammar may be a term of common words: loss, learning rate.
+_WITHOUT_GRAMMAR = 2.0
 # What explains a Korean term in brackets or after a colon is short, and no clause with a subject and its verb.
 _MAX_TERM_WORDS = 4
 _CLAUSE_ODDS, _LONG_CLAUSE_ODDS = 2.15, 1.7
 _MIN_MIXED_WORDS = 6
-_ADVERB_ODDS = 1.9
+_ADVERB_ODDS = 2.05
+_MAX_PLAIN_TERM = 2
 _MIN_STEM_CHARS = 4
 # as, etc. in Korean are short forms, and a compound alone is a term: e-mail, not-a-number.
 _MAX_SIGN_CHARS = 2
@@ -64,6 +74,8 @@ def is_prose(words: Sequence[str], mark: str = "", quoted: frozenset[str] = froz
     demand = _DEMANDS[min(len(plain), max(_DEMANDS))] if len(plain) > 1 or len(words) == 1 else _AMONG_NAMES
     is_sentence = (words[0][:1].isupper() and len(plain) > 1) or bool(_ENDS.intersection(mark))
     needed = demand.sentence if is_sentence else demand.plain
+    if not is_sentence and len(plain) <= _MAX_PLAIN_TERM and not any(map(is_grammatical, plain)):
+        needed = max(needed, _WITHOUT_GRAMMAR)
     return any(_mean_odds(plain, language) >= needed for language in _languages(plain))
 
 
@@ -121,7 +133,8 @@ def _mean_odds(words: Sequence[str], language: str) -> float:
 @lru_cache(maxsize=1 << 16)
 def _odds(word: str, language: str) -> float:
     found = odds(word, language)
-    return max(found, _ADVERB_ODDS) if language == ENGLISH and found < _ADVERB_ODDS and _is_adverb(word) else found
+    inflected = language == ENGLISH and found < _ADVERB_ODDS and (_is_adverb(word) or is_common_past(word))
+    return _ADVERB_ODDS if inflected else found
 
 
 def _is_adverb(word: str) -> bool:

@@ -46,6 +46,7 @@ _BEFORE_CODE = frozenset(("", "@", "#"))
 _INDENT = frozenset(" \t\r@#" + SEAM)
 _CODE_SIGNS = re.compile(r"[(=\[{;<\"'/@#]")
 _INVERTED = "¿¡"
+_WITHIN = frozenset(",、，")
 _ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
 _TERMINAL = re.compile(r"[.!?…]*")
 _OTHER = r"[[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]\p{Han}]"
@@ -284,9 +285,12 @@ class Runs:
             start, lead = start - 1, lead[:-1]
         while close and _opens_inside(close[0], buffer[start:end]):
             end, close = end + 1, close[1:]
-        # The end of the Korean sentence that the run stood in.
+        if end > run.end + len(run.mark):
+            end = MARKS_AND_CLOSERS.match(buffer, end).end("mark")  # type: ignore[union-attr]
+        # The end of the Korean sentence that the run stood in, unless it is not at its end: 그 순간, and so on.
         mark = _TERMINAL.match(run.mark)
-        if mark and not run.close and continues(run.left) and start == run.start:
+        at_end = continues(run.left) and run.left.rstrip()[-1:] not in _WITHIN
+        if mark and not run.close and at_end and start == run.start:
             end = run.end + len(run.mark) - len(mark.group())
         touches = HANGUL.match(run.left[-1:]) and HANGUL.match(buffer, end)
         self._drop(start, end, "foreign")

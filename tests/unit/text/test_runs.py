@@ -60,6 +60,10 @@ def test_examples_of_the_report() -> None:
         ("그는 웃었다 and went home.", "그는 웃었다."),
         ("밥을 먹는데 it started to rain... 그래서 뛰었다.", "밥을 먹는데... 그래서 뛰었다."),
         ("제목: 밤\n\nThe night was young.\n\n별이 떴다.", "제목: 밤\n\n별이 떴다."),
+        ("彼は言った「行こう」。그는 웃었다.", "그는 웃었다."),
+        ("그 순간, everything went dark. 아무도 없었다.", "그 순간, 아무도 없었다."),
+        ("learning rate 값과 loss 값을 적는다.", "learning rate 값과 loss 값을 적는다."),
+        ("<The Sound of Music>을 봤다. <b>끝</b>", "<The Sound of Music>을 봤다. 끝"),
         # What goes between two letters leaves a space.
         ("그는走了过去문을 열었다", "그는 문을 열었다"),
         # The last sentence of a run is held by what follows it, the others are not.
@@ -72,6 +76,7 @@ def test_examples_of_the_report() -> None:
         ("`x` 모듈의 public 함수", "`x` 모듈의 public 함수"),
         # Lines of a program, with what closes their blocks.
         ('function hi() {\n  alert("안녕");\n}\n\n끝', "끝"),
+        ("if (n > 0) { n -= 1; }\n끝", "끝"),
         ("x = [1, 2]\n끝", "x = [1, 2]\n끝"),
         ("import json\nwith open(path) as file:\n    rows = file.read()\n이렇게 읽는다.", "이렇게 읽는다."),
         ("print(값)은 값을 보여 준다.", "print(값)은 값을 보여 준다."),

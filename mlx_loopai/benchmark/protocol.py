@@ -16,11 +16,11 @@ import numpy as np
 
 from mlx_loopai.benchmark.worker import Job
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.progress import Advance, ignore
 
 RESAMPLES = 2000
 
 RunJob = Callable[[Job], dict[str, Any]]
-OnTurn = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Figure:
 
 
 def take_turns(
-    backends: Sequence[str], rounds: int, run: Callable[[str, int], dict[str, Any]], on_turn: OnTurn | None = None
+    backends: Sequence[str], rounds: int, run: Callable[[str, int], dict[str, Any]], on_progress: Advance = ignore
 ) -> dict[str, list[dict[str, Any]]]:
     """Each side's results, one a round. Every other round goes backwards, so that a drift favours nobody.
 
@@ -54,8 +54,7 @@ def take_turns(
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in backends}
     for number in range(rounds):
         for name in backends if number % 2 == 0 else reversed(backends):
-            if on_turn is not None:
-                on_turn(sum(map(len, found.values())), f"round {number + 1}, {name}")
+            on_progress(sum(map(len, found.values())), f"round {number + 1}, {name}")
             found[name].append(run(name, number))
     return found
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from mlx_loopai.benchmark.backends import OWN, OWN_COMPILED
 from mlx_loopai.benchmark.cases import CaseRows, GenerateCase, TrainCase, write_train_case
-from mlx_loopai.benchmark.protocol import Figure, OnTurn, RunJob, paired_ratio, take_turns
+from mlx_loopai.benchmark.protocol import Figure, RunJob, paired_ratio, take_turns
 from mlx_loopai.benchmark.race_results import BatchMeasured, TrainMeasured
 from mlx_loopai.benchmark.roofline import Peak, decoding_bytes, share_of_peak, training_flops
 from mlx_loopai.benchmark.worker import Job
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.runs.documents.race import BatchRate, GenerateRace, GenerateSide, Ratio, TrainRace, TrainSide
 
 # First losses come from the same float32 weights and rows: they differ by rounding only.
@@ -32,7 +33,7 @@ def race_training(
     folder: Path,
     run: RunJob,
     peak: Peak | None,
-    on_turn: OnTurn | None = None,
+    on_progress: Advance = ignore,
 ) -> TrainRace:
     """The result of a training race in `folder`, which keeps the case and the adapters.
 
@@ -43,7 +44,7 @@ def race_training(
     def turn(name: str, number: int) -> dict[str, Any]:
         return run(Job("train", name, str(folder), str(folder / f"{name}-{number}")))
 
-    found = take_turns(backends, rounds, turn, on_turn)
+    found = take_turns(backends, rounds, turn, on_progress)
     shape = ModelShape.from_folder(Path(case.model))
     measured = {name: [TrainMeasured(**one) for one in results] for name, results in found.items()}
     adapters = {name: str(folder / f"{name}-{rounds - 1}") for name in found}
@@ -67,7 +68,7 @@ def race_generation(
     rounds: int,
     run: RunJob,
     peak: Peak | None,
-    on_turn: OnTurn | None = None,
+    on_progress: Advance = ignore,
 ) -> GenerateRace:
     """The result of a generation race. `equal`: all sides gave the same tokens for each prompt and batch size.
 
@@ -78,7 +79,7 @@ def race_generation(
             f"backends: {OWN_COMPILED} is a way to train, and answers are generated in one way; take {OWN}"
         )
     job = {"model": case.model, "prompts": case.prompts, "max_tokens": case.max_tokens, "batches": case.batches}
-    found = take_turns(backends, rounds, lambda name, _: run(Job("generate", name, generate=job)), on_turn)
+    found = take_turns(backends, rounds, lambda name, _: run(Job("generate", name, generate=job)), on_progress)
     shape = ModelShape.from_folder(Path(case.model))
     sides = {name: _generation_side(name, results, shape, peak) for name, results in found.items()}
     differences = _differing_answers(found)

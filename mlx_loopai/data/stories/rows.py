@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mlx_loopai.data.sentences import sentence_units
 from mlx_loopai.data.stories.reading import read_story
 from mlx_loopai.data.stories.scenes import Scene, divided
 from mlx_loopai.errors import InputError
+from mlx_loopai.progress import Advance, ignore
 
 # The end of the scene before that a request quotes, and the opening that it gives, in characters.
 _QUOTED = 160
@@ -73,9 +74,7 @@ class StoryRows:
     encodings: dict[str, int]
 
 
-def story_rows(
-    files: Sequence[Path], options: StoryOptions, on_file: Callable[[int], None] = lambda done: None
-) -> StoryRows:
+def story_rows(files: Sequence[Path], options: StoryOptions, on_progress: Advance = ignore) -> StoryRows:
     """The rows of story files, in their order; a request is always written the same way for the same scene.
 
     Raises: InputError for a file that cannot be read, or when nothing is left to learn from.
@@ -92,7 +91,7 @@ def story_rows(
         found = divided(text, options.scene_chars)
         dropped += found.dropped
         records += _records(path, title, found.scenes, options.genre)
-        on_file(done)
+        on_progress(done)
     again = {place for group in near_groups([record.messages[1].content for record in records]) for place in group[1:]}
     kept = tuple(record for place, record in enumerate(records) if place not in again)
     if not kept:

@@ -15,6 +15,7 @@ from typing import Any
 from mlx_loopai.errors import InputError
 
 CACHE_VARIABLE = "MLX_LOOPAI_CACHE"
+_LARGE_JSON = 1 << 20
 
 
 def cache_folder() -> Path:
@@ -73,6 +74,27 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_link_out(file: Path, folder: Path) -> None:
+    """Refuse a link that leads out of `folder`; the hub's cache keeps a snapshot's files beside it, as `blobs`.
+
+    Raises: InputError.
+    """
+    if not file.is_symlink() and not any(parent.is_symlink() for parent in file.parents if folder in parent.parents):
+        return
+    target, home = file.resolve(), folder.resolve()
+    blobs = next((parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots"), None)
+    if not target.is_relative_to(home) and not (blobs is not None and target.is_relative_to(blobs)):
+        raise InputError(f"{file}: is a link to {target}, out of {folder}; put the file itself there")
+
+
+def mostly_brackets(text: str | bytes) -> bool:
+    """Whether a large JSON text is hardly more than brackets, which take thirty times its size in memory."""
+    if len(text) < _LARGE_JSON:
+        return False
+    brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    return brackets > len(text) / 6
 
 
 @contextmanager

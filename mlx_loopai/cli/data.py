@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.cli.rows import columns_option, fields_not_used, read_sources, skip_bad_option, source_options
 from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlx_loopai.data.audit import Audit, Finding
     from mlx_loopai.data.build import DataSet
-    from mlx_loopai.data.records import Record
+    from mlx_loopai.data.records import BadRow, Reading, Record
 
 _FILES = click.Path(path_type=Path)
 # Rows that are shown, and how much of each.
@@ -28,41 +29,57 @@ def command() -> None:
 
 
 @command.command("audit")
-@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.argument("files", nargs=-1, required=True)
 @click.option("--validation", type=_FILES, help="Held-out rows; training rows that are among them are reported.")
 @click.option("--model", help="Count lengths in this model's tokens: nano, a folder or a hub id.")
+@columns_option
 @json_option
 @quiet_option
 def audit_command(
-    files: tuple[Path, ...], validation: Path | None, model: str | None, as_json: bool, quiet: bool
+    files: tuple[str, ...], validation: Path | None, model: str | None, columns: str | None, as_json: bool, quiet: bool
 ) -> None:
-    """Show what is in FILES: languages, JSON answers, markup, repeats, leaks, personal data, lengths."""
-    from mlx_loopai.data.audit import audit
-    from mlx_loopai.data.records import read_records
+    """Show what is in FILES: languages, JSON answers, markup, repeats, leaks, personal data, lengths.
 
-    records = [record for file in files for record in read_records(file)]
+    FILES are files or folders of rows, stories, or data sets on the hub (hf:OWNER/NAME[:SPLIT]).
+    """
+    from mlx_loopai.data.audit import audit
+    from mlx_loopai.data.records import left_out, read_records
+
+    readings = read_sources(files, columns)
+    records = [record for reading in readings for record in reading.records]
     held_out = read_records(validation) if validation else []
     with progress(len(records), "audit", quiet, unit="rows") as bar:
         found = audit(records, held_out, _token_counter(model), bar.update)
-    emit(_audit_document(files, found), as_json, _audit_text(found))
+    bad = [row for reading in readings for row in reading.bad]
+    if not records:
+        raise InputError(f"{files[0]}: {left_out(bad) if bad else 'holds no rows'}; nothing is left to look at")
+    document = _audit_document(files, found) | {"bad": bad, "unused_fields": fields_not_used(readings)}
+    emit(document, as_json, _audit_text(found, bad, readings))
 
 
 @command.command("convert")
-@click.argument("files", nargs=-1, required=True, type=_FILES)
+@click.argument("files", nargs=-1, required=True)
 @click.option("--out", required=True, type=_FILES, help="The JSONL file to write.")
+@columns_option
+@skip_bad_option
 @json_option
 @quiet_option
-def convert_command(files: tuple[Path, ...], out: Path, as_json: bool, quiet: bool) -> None:
-    """Write FILES as chat rows, with JSON answers turned into the prose or dialogue inside them."""
+def convert_command(
+    files: tuple[str, ...], out: Path, columns: str | None, skip_bad: bool, as_json: bool, quiet: bool
+) -> None:
+    """Write FILES as chat rows, with JSON answers turned into the prose or dialogue inside them.
+
+    Rows with an empty answer are left out and listed. FILES are files or folders of rows, or hf:OWNER/NAME[:SPLIT].
+    """
     from mlx_loopai.data.build import to_line
     from mlx_loopai.data.nested import natural_record
-    from mlx_loopai.data.records import read_records
     from mlx_loopai.files import write_whole
     from mlx_loopai.text.measures import json_shaped
 
-    records = [record for file in files for record in read_records(file)]
+    readings = read_sources(files, columns)
+    records = [record for reading in readings for record in reading.required(skip_bad, skip_empty=True)]
     natural = [natural_record(record) for record in records]
-    left = [
+    still_json = [
         record.origin
         for record, _ in natural
         if any(message.role == "assistant" and json_shaped(message.content) for message in record.messages)
@@ -70,9 +87,17 @@ def convert_command(files: tuple[Path, ...], out: Path, as_json: bool, quiet: bo
     write_whole(out, "".join(to_line(record) for record, _ in natural))
     changed = sum(count > 0 for _, count in natural)
     text = f"{out}: {len(natural)} rows, {changed} of them turned into natural text"
-    if left:
-        text += f"; {len(left)} still look like JSON, such as {left[0]}: edit or drop them"
-    document = {"out": str(out), "rows": len(natural), "reshaped": changed, "still_json": left}
+    if still_json:
+        text += f"; {len(still_json)} still look like JSON, such as {still_json[0]}: edit or drop them"
+    text = "\n".join([text, *(notice for reading in readings for notice in reading.notices)])
+    document = {
+        "out": str(out),
+        "rows": len(natural),
+        "reshaped": changed,
+        "still_json": still_json,
+        "left_out": [row for reading in readings for row in reading.bad],
+        "unused_fields": fields_not_used(readings),
+    }
     emit(document, as_json, "" if quiet else text)
 
 
@@ -87,6 +112,8 @@ def convert_command(files: tuple[Path, ...], out: Path, as_json: bool, quiet: bo
     "--replay-share", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Rehearsal in the recipe."
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@columns_option
+@skip_bad_option
 @json_option
 @quiet_option
 def build_command(
@@ -96,6 +123,8 @@ def build_command(
     validation_share: float,
     replay_share: float,
     seed: int,
+    columns: str | None,
+    skip_bad: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -105,7 +134,7 @@ def build_command(
     often.
     """
     from mlx_loopai.data.build import DEFAULT_COUNTS, build
-    from mlx_loopai.data.records import read_records
+    from mlx_loopai.data.sources import reading_of
 
     named = [_pair(source, "--source") for source in sources]
     categories = {category for category, _ in named}
@@ -113,7 +142,9 @@ def build_command(
     if unknown:
         raise InputError(f"unknown category {unknown[0]}; there are {', '.join(DEFAULT_COUNTS)}")
     wanted = {name: n for name, n in DEFAULT_COUNTS.items() if name in categories} | dict(map(_count_pair, counts))
-    records = [record for category, file in named for record in read_records(Path(file), category)]
+    how = source_options(named[0][1], columns, skip_bad)
+    readings = [reading_of(file, category, how) for category, file in named]
+    records = [record for reading in readings for record in reading.required(skip_bad)]
     built = build(records, wanted, validation_share, seed)
     paths = _write_set(out, built, replay_share)
     document = {
@@ -126,8 +157,11 @@ def build_command(
             for name, share in built.shares.items()
             if share.drawn
         },
+        "left_out": [row for reading in readings for row in reading.bad],
+        "unused_fields": fields_not_used(readings),
     }
-    emit(document, as_json, "" if quiet else _build_text(document))
+    text = "\n".join([*(notice for reading in readings for notice in reading.notices), _build_text(document)])
+    emit(document, as_json, "" if quiet else text)
 
 
 @command.command("from-texts")
@@ -238,25 +272,31 @@ def _token_counter(model: str | None) -> Callable[[Record], int] | None:
     return lambda record: len(encoder.encode(record).ids)
 
 
-def _audit_document(files: tuple[Path, ...], found: Audit) -> dict[str, Any]:
+def _audit_document(files: tuple[str, ...], found: Audit) -> dict[str, Any]:
     import dataclasses
 
-    return {"files": [str(file) for file in files], **dataclasses.asdict(found), "warnings": found.warnings}
+    return {"files": list(files), **dataclasses.asdict(found), "warnings": found.warnings}
 
 
-def _audit_text(found: Audit) -> str:
+def _audit_text(found: Audit, bad: list[BadRow], readings: list[Reading]) -> str:
+    from mlx_loopai.data.records import left_out
+
     share = f"; padding wastes {1 - found.real_token_share:.1%}" if found.real_token_share else ""
     lines = [
         f"rows           {found.rows}",
+        *([f"bad rows       {left_out(bad)}"] if bad else []),
         f"languages      {_counts(found.languages)}",
         f"JSON answers   {_shown(found.json_shaped)}",
         *(f"{rule:<15}{_shown(finding)}" for rule, finding in found.contamination.items()),
         f"duplicates     {_shown(found.duplicates)}",
         f"near ones      {_shown(found.near_duplicates)}",
         f"leaked         {_shown(found.leaked)}",
+        *([f"control names  {_shown(found.control_names)}"] if found.control_names.rows else []),
         *(f"{kind:<15}{_shown(finding)}" for kind, finding in found.personal.items()),
         f"lengths        up to {_counts(found.lengths)} {found.length_unit}; longest {found.longest}{share}",
     ]
+    if unused := fields_not_used(readings):
+        lines.append(f"fields not used: {', '.join(unused)}")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in found.warnings)])
 
 

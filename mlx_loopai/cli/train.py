@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.cli.rows import column_map, columns_option, skip_bad_option
 from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
 @click.command("train")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--model", help="nano, a folder or a hub id. [default: the recipe's `model`]")
-@click.option("--data", "data", multiple=True, type=click.Path(path_type=Path), help="Training rows; may be repeated.")
+@click.option(
+    "--data",
+    "data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Training rows: a file, a folder or hf:OWNER/NAME[:SPLIT]; may be repeated.",
+)
+@columns_option
+@skip_bad_option
+@click.option("--allow-special", is_flag=True, help="Names of control tokens in --data, such as <|im_end|>, are them.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
@@ -30,6 +40,9 @@ def command(
     recipe: Path | None,
     model: str | None,
     data: tuple[Path, ...],
+    columns: str | None,
+    skip_bad: bool,
+    allow_special: bool,
     out: Path,
     overrides: tuple[str, ...],
     resume: bool,
@@ -50,7 +63,8 @@ def command(
         raise InputError("train: give RECIPE.yaml, or --data FILE; mlx-loopai train --help shows both")
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)  # over the recipe's own
-    config = load_config(recipe, overrides, _short_form(data, recipe))
+    how = {"columns": column_map(columns), "skip_bad": skip_bad, "allow_special": allow_special}
+    config = load_config(recipe, overrides, _short_form(data, recipe, how))
     from mlx_loopai.training.process_group import ProcessGroup
     from mlx_loopai.training.run import train
 
@@ -61,13 +75,17 @@ def command(
         emit(summary.to_json(), as_json, _text(summary))
 
 
-def _short_form(data: tuple[Path, ...], recipe: Path | None) -> dict[str, Any]:
-    """The files of --data as configuration values."""
+def _short_form(data: tuple[Path, ...], recipe: Path | None, how: dict[str, Any]) -> dict[str, Any]:
+    """The files of --data, read as `how` says, as configuration values."""
     if not data:
+        if any(how.values()):
+            raise InputError(
+                "train: --columns, --skip-bad and --allow-special go with --data; set them under the recipe's `sources`"
+            )
         return {}
     if recipe is not None:
         raise InputError("train: --data goes without a recipe; name files under the recipe's `sources` instead")
-    return {"sources": {_source_name(path, data): {"path": str(path)} for path in data}}
+    return {"sources": {_source_name(path, data): {"path": str(path)} | how for path in data}}
 
 
 def _source_name(path: Path, data: tuple[Path, ...]) -> str:

@@ -108,9 +108,19 @@ class SourceOptions(Options):
     """One data file and how much of it a phase sees."""
 
     path: PathText = Field(
-        description="JSONL, JSON, CSV or Parquet file; relative to the recipe; samples/NAME: embedded rows"
+        description="JSONL, JSON, CSV or Parquet file, or a folder of them; relative to the recipe; "
+        "samples/NAME: embedded rows; hf:OWNER/NAME[:SPLIT]: a data set on the hub"
     )
     category: Literal["dialogue", "knowledge", "creative", "domain"] = Field("domain", description="what kind of rows")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our name of a field -> the file's own, such as prompt: 질문"
+    )
+    skip_bad: bool = Field(
+        False, description="leave out rows that cannot be learnt, and list them, instead of stopping"
+    )
+    allow_special: bool = Field(
+        False, description="a control token's name in a text, such as <|im_end|>, is that token; otherwise it is text"
+    )
 
 
 class PhaseOptions(Options):

@@ -120,7 +120,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
 
 
 def _beside(path: str, folder: Path) -> str:
-    if not path or path.startswith("samples/") or Path(path).is_absolute():
+    if not path or path.startswith(("samples/", "hf:")) or Path(path).is_absolute():
         return path
     return str((folder / path).resolve())
 

@@ -10,13 +10,14 @@ from mlx_loopai.data.batches import choose_widths, plan_steps, real_token_share
 from mlx_loopai.data.duplicates import exact_groups, near_groups, normalised
 from mlx_loopai.data.personal import PATTERNS, personal_hints
 from mlx_loopai.data.records import Record
+from mlx_loopai.data.special import USUAL_NAME
 from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.text.filter import clean
 from mlx_loopai.text.measures import json_shaped
 from mlx_loopai.text.scripts import Script, script_counts
 
 CONTAMINATION = ("html", "code", "url", "emoji", "control", "foreign")
-_PERSONAL = "personal:"
+_PERSONAL, _NAMES = "personal:", "control names"
 _EXAMPLES = 5
 _ROWS_PER_STEP = 8
 _MOSTLY = 0.5
@@ -37,6 +38,7 @@ class Audit:
     languages: script of most letters of the answers -> rows. json_shaped: rows with an answer that begins as JSON.
     contamination: rule of the text filter -> rows it would change. duplicates, near_duplicates: rows beyond the first
     of each group (near ones include the exact). leaked: training rows whose text is (nearly) a validation row's.
+    control_names: rows whose text holds the name of a control token, such as `<|im_end|>`.
     lengths: upper bound (a power of two, in `length_unit`) -> rows. real_token_share: share of computed tokens that
     are no padding when batches are made as training makes them; None without a tokenizer.
     """
@@ -50,6 +52,7 @@ class Audit:
     duplicates: Finding
     near_duplicates: Finding
     leaked: Finding
+    control_names: Finding
     length_unit: str
     lengths: dict[int, int]
     longest: int
@@ -68,6 +71,11 @@ class Audit:
             found.append(f"{self.leaked.rows} training rows stand in the validation rows too: remove them there")
         if self.near_duplicates.rows:
             found.append(f"{self.near_duplicates.rows} rows repeat another, or nearly: they count more than once")
+        if self.control_names.rows:
+            found.append(
+                f"{self.control_names.rows} rows hold names of control tokens, such as <|im_end|>: they are learnt as"
+                " text; take them out"
+            )
         if self.personal:
             kinds = ", ".join(f"{kind} ({finding.rows})" for kind, finding in self.personal.items())
             found.append(f"rows that may hold personal data: {kinds}; look at them before training")
@@ -101,6 +109,7 @@ def audit(
         duplicates=_repeats(records, exact_groups(texts)),
         near_duplicates=_repeats(records, near_groups(texts)),
         leaked=_leaked(records, texts, [_text(record) for record in validation]),
+        control_names=_finding(found.get(_NAMES, ())),
         length_unit="tokens" if count_tokens else "characters",
         lengths=_histogram(lengths),
         longest=max(lengths, default=0),
@@ -123,6 +132,8 @@ def _kinds(record: Record, answers: str) -> set[str]:
     kinds = set(clean(answers).removed) & set(CONTAMINATION)
     if any(json_shaped(message.content) for message in record.messages if message.role == "assistant"):
         kinds.add("json")
+    if USUAL_NAME.search(_text(record)):
+        kinds.add(_NAMES)
     return kinds | {_PERSONAL + kind for kind, _ in personal_hints(_text(record))}
 
 

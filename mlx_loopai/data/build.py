@@ -102,11 +102,7 @@ def recipe(files: Mapping[str, str], validation: str, replay_share: float) -> di
 
 def to_line(record: Record) -> str:
     """The record as one line of chat JSONL."""
-    if record.kind == "text":
-        values: dict[str, Any] = {"text": record.messages[0].content}
-    else:
-        values = {"messages": [{"role": message.role, "content": message.content} for message in record.messages]}
-    return json.dumps(values, ensure_ascii=False) + "\n"
+    return json.dumps(record.as_row(), ensure_ascii=False) + "\n"
 
 
 def _content(record: Record) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import mostly_brackets, refuse_link_out
 
+_SPLITS = {
+    "train": "train", "training": "train",
+    "valid": "validation", "validation": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
 _WHITESPACE = " \t\r\n"
+# Files that describe a data set and hold none of its rows.
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+# Far above any row that a model reads; they keep a hostile file from taking the machine's memory.
+_MAX_ROW_BYTES = 16 << 20
+_PARQUET_ROWS, _MIN_CHARACTERS, _MAX_EXPANSION = 64, 64 << 20, 100
 
 
 @dataclass(frozen=True)
@@ -42,35 +54,83 @@ def read_rows(path: Path) -> tuple[list[RawRow], list[Problem]]:
     Raises: InputError when the file as a whole cannot be read: missing, a folder, not UTF-8, an unknown ending,
     Parquet without pyarrow.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give a file of rows in it")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; give {', '.join(_READERS)}")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give a file of rows in it")
+    rows: list[RawRow] = []
+    problems: list[Problem] = []
     try:
-        content = path.read_bytes()
+        for item in reader(path):
+            if isinstance(item, Problem):
+                problems.append(item)
+            else:
+                rows.append(item)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    rows: list[RawRow] = []
-    problems: list[Problem] = []
-    for item in reader(path, content):
-        if isinstance(item, Problem):
-            problems.append(item)
-        else:
-            rows.append(item)
     return rows, problems
 
 
-def _read_jsonl(path: Path, content: bytes) -> Iterator[RawRow | Problem]:
-    # Only "\n" ends a line: U+2028 and its like may stand unescaped inside a JSON string.
-    for number, line in enumerate(_decode(path, content).split("\n"), start=1):
-        if line.strip():
-            yield _parse_line(number, line)
+def row_files(path: Path, split: str = "train") -> tuple[list[Path], tuple[Path, ...]]:
+    """(the files of rows of a split, other files of rows that were left out): a file itself, or a folder's.
+
+    In a folder the files count that are named for the split, as data sets on the hub name them; for training, else all
+    but those named for validation and tests. Raises: InputError for a folder without such files, or a link out of it.
+    """
+    if not path.is_dir():
+        return [path], ()
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in _READERS
+        and file.name not in _DESCRIPTIONS
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.is_file()
+    ]
+    if not found:
+        hint = "; write .arrow files as Parquet first" if any(path.rglob("*.arrow")) else ""
+        raise InputError(f"{path}: holds no rows ({', '.join(_READERS)}){hint}")
+    for file in found:
+        refuse_link_out(file, path)
+    splits = {file: split_of(file.relative_to(path)) for file in found}
+    kept = [file for file in found if splits[file] == split]
+    if not kept and split == "train":
+        kept = [file for file in found if splits[file] is None] or found
+    if not kept:
+        raise InputError(
+            f"{path}: has no split {split!r}; it has {', '.join(sorted({str(s) for s in splits.values()}))}"
+        )
+    return kept, tuple(file for file in found if file not in kept)
+
+
+def split_of(name: Path) -> str | None:
+    """Which part of a data set a file is for, as its name says: train, validation, test, or None."""
+    words = [word for part in name.with_suffix("").parts for word in re.split(r"[-_.]", part.lower())]
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+
+
+def _read_jsonl(path: Path) -> Iterator[RawRow | Problem]:
+    """One line at a time. Only "\\n" ends a line: U+2028 and its like may stand unescaped inside a JSON string."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(_MAX_ROW_BYTES + 1):
+            number += 1
+            if len(line) > _MAX_ROW_BYTES and not line.endswith(b"\n"):
+                while (rest := file.readline(_MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield Problem(number, f"a row of more than {_MAX_ROW_BYTES >> 20} MiB, which no text of one row has")
+                continue
+            text = _decode(path, line, first_line=number)
+            if text.strip():
+                yield _parse_line(number, text)
 
 
 def _parse_line(number: int, line: str) -> RawRow | Problem:
+    if mostly_brackets(line):
+        return Problem(number, "JSON that is hardly more than brackets")
     try:
         return RawRow(number, json.loads(line))
     except json.JSONDecodeError as error:
@@ -79,8 +139,8 @@ def _parse_line(number: int, line: str) -> RawRow | Problem:
         return Problem(number, f"JSON that cannot be read: {error}")
 
 
-def _read_json(path: Path, content: bytes) -> Iterator[RawRow | Problem]:
-    text = _decode(path, content)
+def _read_json(path: Path) -> Iterator[RawRow | Problem]:
+    text = _decode(path, path.read_bytes())
     start = _skip(text, 0)
     if start == len(text):
         return
@@ -127,8 +187,8 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _read_csv(path: Path, content: bytes) -> Iterator[RawRow | Problem]:
-    text = _decode(path, content)
+def _read_csv(path: Path) -> Iterator[RawRow | Problem]:
+    text = _decode(path, path.read_bytes())
     # The default limit of 131,072 characters a cell refuses long stories; it is global, so it is put back.
     limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -158,26 +218,45 @@ def _csv_rows(reader: Any) -> Iterator[RawRow | Problem]:
             yield RawRow(line, dict(zip(header, cells, strict=True)))
 
 
-def _read_parquet(path: Path, content: bytes) -> Iterator[RawRow | Problem]:
+def _read_parquet(path: Path) -> Iterator[RawRow | Problem]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise InputError(f"{path}: reading Parquet needs pyarrow; pip install 'mlx-loopai[parquet]'") from None
+    size = path.stat().st_size
+    budget = _MIN_CHARACTERS + _MAX_EXPANSION * size
+    number = 0
     try:
-        table = parquet.read_table(pyarrow.BufferReader(content))
-    except (pyarrow.ArrowException, OSError) as error:
+        file = parquet.ParquetFile(path)
+        # A column of one repeated value takes some bytes however long it is.
+        if file.metadata.num_rows > _MIN_CHARACTERS // 1024 + size:
+            raise InputError(f"{path}: claims {file.metadata.num_rows} rows in {size} bytes; it is damaged or hostile")
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            for values in batch.to_pylist():
+                number += 1
+                budget -= _characters(values)
+                if budget < 0:
+                    raise InputError(f"{path}: its texts are more than {_MAX_EXPANSION} times its size; it is hostile")
+                yield RawRow(number, values)
+    except pyarrow.ArrowException as error:
         raise InputError(f"{path}: not a Parquet file that can be read: {' '.join(str(error).split())}") from None
-    for number, values in enumerate(table.to_pylist(), start=1):
-        yield RawRow(number, values)
 
 
-def _decode(path: Path, content: bytes) -> str:
+def _characters(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else 1
+
+
+def _decode(path: Path, content: bytes, first_line: int = 1) -> str:
     """UTF-8 text, with or without a byte order mark."""
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + first_line
         hint = "it reads as CP949: convert it to UTF-8" if _is_cp949(content) else "save it as UTF-8"
         raise InputError(f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02x}); {hint}") from None
 
@@ -190,7 +269,7 @@ def _is_cp949(content: bytes) -> bool:
     return True
 
 
-_READERS: dict[str, Callable[[Path, bytes], Iterator[RawRow | Problem]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[RawRow | Problem]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,

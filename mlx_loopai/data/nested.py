@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.records import Record
 
 _TEXT_NAMES = ("text", "content", "story", "story_text", "body", "paragraphs", "sentences", "dialogue", "turns")
 _SPEAKER_NAMES = ("speaker", "name", "role", "character")
@@ -37,7 +37,7 @@ def natural_record(record: Record) -> tuple[Record, int]:
     messages, changed = [], 0
     for message in record.messages:
         found = natural_answer(message.content) if message.role == "assistant" else None
-        messages.append(message if found is None else Message(message.role, found))
+        messages.append(message if found is None else replace(message, content=found))
         changed += found is not None
     return replace(record, messages=tuple(messages)), changed
 

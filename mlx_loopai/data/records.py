@@ -1,187 +1,141 @@
-"""Records: what a row of a training file means, whatever shape the file has.
-
-Four shapes are read: a chat (`messages`, or `conversations` with from/value), a request and its answer under
-their usual names, a plain text, and a list of paragraphs with a genre.
-"""
+"""Records of files and folders of rows, the rows that are none, and the fields that nobody read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mlx_loopai.data.formats import Problem, read_rows
+from mlx_loopai.data.conversation import ROLES as ROLES
+from mlx_loopai.data.conversation import Kind as Kind
+from mlx_loopai.data.conversation import Message as Message
+from mlx_loopai.data.conversation import Record as Record
+from mlx_loopai.data.formats import RawRow, read_rows, row_files
+from mlx_loopai.data.shapes import interpret
+from mlx_loopai.data.shapes import user_text as user_text
+from mlx_loopai.data.turns import UnreadableError
 from mlx_loopai.errors import InputError, all_problems
 
-Kind = Literal["chat", "text"]
-
-ROLES = ("system", "user", "assistant")
-REQUEST_NAMES = ("prompt", "instruction", "question", "q")
-ANSWER_NAMES = ("completion", "response", "output", "answer", "a")
-
-_CONVERSATION_ROLES = {"human": "user", "gpt": "assistant", **{role: role for role in ROLES}}
-_KOREAN_GENRES = {
-    "fantasy": "판타지", "romance": "로맨스", "mystery": "추리", "thriller": "스릴러", "horror": "공포",
-    "sf": "SF", "sci-fi": "SF", "science fiction": "SF", "fairy tale": "동화", "fairytale": "동화",
-    "essay": "수필", "historical": "역사", "history": "역사", "adventure": "모험", "comedy": "코미디",
-    "drama": "드라마", "martial arts": "무협", "poem": "시", "poetry": "시",
-}  # fmt: skip
+_LISTED = 3
 
 
 @dataclass(frozen=True)
-class Message:
-    """One turn. `role` is one of ROLES."""
+class BadRow:
+    """A row that is no record. `empty`: only because an answer of it is empty."""
 
-    role: str
-    content: str
+    origin: str  # "file:line"
+    reason: str
+    empty: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.reason}"
 
 
 @dataclass(frozen=True)
-class Record:
-    """One row of data. A "text" record holds its text as a single assistant message."""
+class Reading:
+    """What a file or folder holds. `unused`: field -> rows that have it though nothing reads it."""
 
-    messages: tuple[Message, ...]
-    kind: Kind
-    category: str
-    origin: str  # "file:line", for messages about this row
+    path: Path
+    records: list[Record]
+    bad: list[BadRow]
+    unused: dict[str, int]
+    left_out_files: tuple[Path, ...] = ()
+
+    def required(self, skip: bool = False, skip_empty: bool = False) -> list[Record]:
+        """The records. Raises: InputError with every bad row, unless `skip` (or `skip_empty`, and it is only empty),
+        and when nothing is left.
+        """
+        bad = [row for row in self.bad if not (skip or (skip_empty and row.empty))]
+        if bad:
+            raise InputError(all_problems(map(str, bad)))
+        if not self.records:
+            why = "no rows that can be learnt" if self.bad else "no rows"
+            raise InputError(f"{self.path}: holds {why}; give a file with at least one")
+        return self.records
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a person should know about the rows, a line each."""
+        found = []
+        if self.unused:
+            found.append(f"{self.path}: fields not used: {', '.join(sorted(self.unused))}")
+        if self.bad:
+            found.append(f"{self.path}: left out {left_out(self.bad)}")
+        if self.left_out_files:
+            names = ", ".join(sorted(str(file.relative_to(self.path)) for file in self.left_out_files))
+            found.append(f"{self.path}: of its files these are left out: {names}")
+        return tuple(found)
 
 
-class _UnreadableError(Exception):
-    """Why a row is no record."""
+def left_out(bad: Iterable[BadRow]) -> str:
+    """One line about rows that are no records: how many for which reason, and where the first ones are."""
+    rows = list(bad)
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        reasons.setdefault(row.reason, []).append(row.origin.rpartition(":")[2])
+    parts = []
+    for reason, lines in reasons.items():
+        more = ", ..." if len(lines) > _LISTED else ""
+        parts.append(f"{reason} ({len(lines)}: line {', '.join(lines[:_LISTED])}{more})")
+    return f"{len(rows)} rows cannot be learnt: {'; '.join(parts)}"
+
+
+def read_all(
+    path: Path, category: str = "domain", columns: Mapping[str, str] | None = None, split: str = "train"
+) -> Reading:
+    """What a JSONL, JSON, CSV or Parquet file holds, or the files of a folder that are of `split`, in order.
+
+    columns: our name of a field -> the file's own, such as {"prompt": "질문"}.
+
+    Raises: InputError when a file as a whole cannot be read, or has no field that `columns` names.
+    """
+    path = Path(path)
+    files, others = row_files(path, split)
+    records: list[Record] = []
+    bad: list[BadRow] = []
+    unused: Counter[str] = Counter()
+    for file in files:
+        rows, problems = read_rows(file)
+        found = [BadRow(f"{file}:{problem.line}", problem.reason) for problem in problems]
+        for row in _renamed(rows, columns or {}, file):
+            origin = f"{file}:{row.line}"
+            try:
+                meaning = interpret(row.values)
+            except UnreadableError as reason:
+                found.append(BadRow(origin, str(reason), reason.empty))
+                continue
+            records.append(Record(meaning.messages, meaning.kind, category, origin, meaning.tools))
+            unused.update(meaning.unused)
+        bad += sorted(found, key=lambda row: int(row.origin.rpartition(":")[2]))
+    return Reading(path, records, bad, dict(unused), others)
+
+
+def _renamed(rows: list[RawRow], columns: Mapping[str, str], file: Path) -> list[RawRow]:
+    """Rows whose fields have our names where `columns` maps them."""
+    if not columns:
+        return rows
+    ours = {theirs: name for name, theirs in columns.items()}
+    names = {str(name) for row in rows if isinstance(row.values, Mapping) for name in row.values}
+    missing = sorted(ours.keys() - names)
+    if missing:
+        raise InputError(
+            f"{file}: has no field {', '.join(missing)}, which `columns` names; it has {', '.join(sorted(names)[:12])}"
+        )
+
+    def named(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        kept = {name: value for name, value in values.items() if name not in ours and name not in columns}
+        return kept | {ours[name]: values[name] for name in values if name in ours}
+
+    return [replace(row, values=named(row.values)) for row in rows]
 
 
 def read_records(path: Path, category: str = "domain") -> list[Record]:
-    """The records of a JSONL, JSON, CSV or Parquet file, in the file's order.
+    """The records of a JSONL, JSON, CSV or Parquet file, or of a folder's training files, in order.
 
-    Raises: InputError with every problem of the file (at most 10 listed), each with file:line.
+    Raises: InputError with every problem (at most 10 listed), each with file:line.
     """
-    path = Path(path)
-    rows, problems = read_rows(path)
-    records: list[Record] = []
-    for row in rows:
-        try:
-            messages, kind = _interpret(row.values)
-            records.append(Record(messages, kind, category, f"{path}:{row.line}"))
-        except _UnreadableError as reason:
-            problems.append(Problem(row.line, str(reason)))
-    if problems:
-        problems.sort(key=lambda problem: problem.line)
-        raise InputError(all_problems(f"{path}:{problem.line}: {problem.reason}" for problem in problems))
-    if not records:
-        raise InputError(f"{path}: holds no rows; give a file with at least one")
-    return records
-
-
-def user_text(values: Any) -> str:
-    """What the user says in a row of any shape, also one that is no record; "" where nobody does."""
-    if not isinstance(values, Mapping):
-        return ""
-    turns = values.get("messages", values.get("conversations"))
-    turns = [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
-    asked = [turn.get("content", turn.get("value")) for turn in turns if _is_user(turn.get("role", turn.get("from")))]
-    asked += [values.get(name) for name in (*REQUEST_NAMES, "input")]
-    return "\n".join(text for text in asked if isinstance(text, str))
-
-
-def _is_user(role: Any) -> bool:
-    return isinstance(role, str) and _CONVERSATION_ROLES.get(role) == "user"
-
-
-def _interpret(values: Any) -> tuple[tuple[Message, ...], Kind]:
-    if not isinstance(values, Mapping):
-        raise _UnreadableError(f"expected an object with named fields, got {_type(values)}")
-    # Tables have a cell for every column: an absent value is an absent field.
-    fields = {str(name).strip().lower(): value for name, value in values.items() if value is not None}
-    request, answer = _first(fields, REQUEST_NAMES), _first(fields, ANSWER_NAMES)
-    kind: Kind = "chat"
-    if "messages" in fields:
-        messages = _chat(fields["messages"])
-    elif "conversations" in fields:
-        messages = _chat(fields["conversations"])
-    elif isinstance(fields.get("text"), list):
-        messages = _story(fields["text"], fields.get("metadata"))
-    elif request and answer:
-        messages = _pair(fields, request, answer)
-    elif "text" in fields:
-        kind, messages = "text", (Message("assistant", _text(fields["text"], "text")),)
-    else:
-        raise _UnreadableError(_unknown_shape(list(values)))
-    _check_answers(messages, kind)
-    return messages, kind
-
-
-def _unknown_shape(names: Sequence[Any]) -> str:
-    found = ", ".join(map(str, names[:8])) or "none"
-    return f"unknown shape (fields found: {found}); expected messages, conversations, prompt and completion, or text"
-
-
-def _check_answers(messages: Sequence[Message], kind: Kind) -> None:
-    answers = [message.content for message in messages if message.role == "assistant"]
-    if not answers:
-        raise _UnreadableError("no assistant turn: there is nothing to learn from this row")
-    if not all(answer.strip() for answer in answers):
-        raise _UnreadableError("empty text" if kind == "text" else "empty assistant turn")
-
-
-def _chat(turns: Any) -> tuple[Message, ...]:
-    if not isinstance(turns, list):
-        raise _UnreadableError(f"the conversation must be a list of turns, got {_type(turns)}")
-    return tuple(_turn(turn, number) for number, turn in enumerate(turns, start=1))
-
-
-def _turn(turn: Any, number: int) -> Message:
-    if not isinstance(turn, Mapping):
-        raise _UnreadableError(f"turn {number} must be an object with role and content, got {_type(turn)}")
-    role, content, names = ("role", "content", {role: role for role in ROLES})
-    if "role" not in turn and "from" in turn:
-        role, content, names = ("from", "value", _CONVERSATION_ROLES)
-    found = turn.get(role)
-    if not isinstance(found, str) or found not in names:
-        raise _UnreadableError(f"turn {number} has the wrong role {found!r}; expected one of {', '.join(names)}")
-    return Message(names[found], _text(turn.get(content), f"turn {number}'s {content}"))
-
-
-def _pair(fields: Mapping[str, Any], request: str, answer: str) -> tuple[Message, ...]:
-    asked = _text(fields[request], request)
-    if "input" in fields and (more := _text(fields["input"], "input")).strip():
-        asked = f"{asked}\n\n{more}" if asked.strip() else more
-    turns = (Message("user", asked), Message("assistant", _text(fields[answer], answer)))
-    system = _text(fields.get("system", ""), "system")
-    return (Message("system", system), *turns) if system.strip() else turns
-
-
-def _story(paragraphs: Sequence[Any], metadata: Any) -> tuple[Message, ...]:
-    """A request for the genre and the paragraphs as prose: a model that sees the JSON itself learns to write JSON."""
-    texts = [_text(paragraph, f"text {number}").strip() for number, paragraph in enumerate(paragraphs, start=1)]
-    prose = "\n\n".join(text for text in texts if text)
-    genre = metadata.get("genre") if isinstance(metadata, Mapping) else None
-    return Message("user", _genre_request(genre)), Message("assistant", prose)
-
-
-def _genre_request(genre: Any) -> str:
-    names = genre if isinstance(genre, list) else [genre]
-    known = [name.strip() for name in names if isinstance(name, str) and name.strip()]
-    if not known:
-        return "이야기를 한 편 써 주세요."
-    korean = ", ".join(_KOREAN_GENRES.get(name.lower(), name) for name in known)
-    return f"{korean} 장르의 글을 한 편 써 주세요."
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise _UnreadableError(f"{name} must be text, got {_type(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _UnreadableError(f"{name} holds half of a surrogate pair, which is no character") from None
-    return value
-
-
-def _first(fields: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in fields), None)
-
-
-def _type(value: Any) -> str:
-    names = {str: "text", list: "a list", dict: "an object", bool: "true/false", int: "a number", float: "a number"}
-    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+    return read_all(Path(path), category).required()

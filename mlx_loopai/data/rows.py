@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from mlx_loopai.config import RunConfig
-from mlx_loopai.data.records import Record
-from mlx_loopai.data.sources import read_source
+from mlx_loopai.config import RunConfig, SourceOptions
+from mlx_loopai.data.records import Reading, Record
+from mlx_loopai.data.sources import reading_of
 from mlx_loopai.data.tokens import ChatEncoder, SplitNotice, TokenRow, encode_records
 from mlx_loopai.errors import InputError
 
@@ -66,16 +66,22 @@ class RowReader:
         """The encoder of rows and prompts with `system_prompt`."""
         return self._once(("encoder", system_prompt), lambda: ChatEncoder(self._tokenizer, system_prompt))
 
-    def records(self, path: str, category: str) -> list[Record]:
-        """The records of a file or of samples/NAME; none without a path. Raises: InputError as `read_source`."""
-        return self._once(("records", path, category), lambda: read_source(path, category)) if path else []
+    def reading(self, path: str, category: str, how: SourceOptions | None = None) -> Reading:
+        """What is in a file, read once. Raises: InputError as `reading_of`."""
+        return self._once(("reading", path, category, _key(how)), lambda: reading_of(path, category, how))
 
-    def encoded(self, path: str, category: str, config: RunConfig) -> tuple[list[TokenRow], SplitNotice | None]:
+    def records(self, path: str, category: str, how: SourceOptions | None = None) -> list[Record]:
+        """The records of a file or of samples/NAME; none without a path. Raises: InputError as `read_source`."""
+        return self.reading(path, category, how).required(skip=bool(how and how.skip_bad)) if path else []
+
+    def encoded(
+        self, path: str, category: str, config: RunConfig, how: SourceOptions | None = None
+    ) -> tuple[list[TokenRow], SplitNotice | None]:
         """The rows of a file under `config`, and a notice when some had to be divided. Raises: InputError."""
         longest = config.train.max_tokens
         return self._once(
-            ("rows", path, category, config.system_prompt, longest),
-            lambda: encode_records(self.encoder(config.system_prompt), self.records(path, category), longest),
+            ("rows", path, category, _key(how), config.system_prompt, longest),
+            lambda: encode_records(self.encoder(config.system_prompt), self.records(path, category, how), longest),
         )
 
     def rows(self, config: RunConfig) -> Rows:
@@ -89,15 +95,22 @@ class RowReader:
         return self._once(("run", read, config.train.max_tokens), lambda: self._rows(config))
 
     def _rows(self, config: RunConfig) -> Rows:
-        found = {name: self.encoded(one.path, one.category, config) for name, one in config.sources.items()}
-        notices = tuple(f"{name}: {notice}" for name, (_, notice) in found.items() if notice)
+        found = {name: self.encoded(one.path, one.category, config, one) for name, one in config.sources.items()}
+        notices = [
+            notice for one in config.sources.values() for notice in self.reading(one.path, one.category, one).notices
+        ]
+        notices += [f"{name}: {notice}" for name, (_, notice) in found.items() if notice]
         held_out, _ = self.encoded(config.validation, "domain", config)
-        return Rows({name: rows for name, (rows, _) in found.items()}, held_out, notices)
+        return Rows({name: rows for name, (rows, _) in found.items()}, held_out, tuple(notices))
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], _Found]) -> _Found:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+
+def _key(how: SourceOptions | None) -> str:
+    return how.model_dump_json() if how else ""
 
 
 def row_digest(row: TokenRow) -> bytes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import RunConfig, SourceOptions
 from mlx_loopai.data.formats import ROW_SUFFIXES
-from mlx_loopai.data.records import Record, read_records
+from mlx_loopai.data.hub_rows import HUB_PREFIX, fetch_rows
+from mlx_loopai.data.records import Reading, Record, read_all
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.stories import reading
 from mlx_loopai.data.stories.rows import StoryOptions, story_rows
@@ -16,17 +17,32 @@ SAMPLES_PREFIX = "samples/"
 DOMAIN, GENERAL_CATEGORY = "domain", "knowledge"
 
 
-def read_source(path: str, category: str) -> list[Record]:
-    """Records of a file of rows, of a story or a folder of stories, or of the embedded `samples/NAME`.
+def read_source(path: str, category: str, how: SourceOptions | None = None) -> list[Record]:
+    """The records of a source; see `reading_of`. Raises: InputError with every bad row that `how` does not skip."""
+    return reading_of(path, category, how).required(skip=how is not None and how.skip_bad)
 
-    Raises: InputError with every problem of a file, or for a path that holds neither rows nor stories.
+
+def reading_of(path: str, category: str, how: SourceOptions | None = None) -> Reading:
+    """What is in a file or folder of rows, a data set on the hub, a story or a folder of stories, or `samples/NAME`.
+
+    how: the column mapping, and whether names of control tokens are those tokens.
+
+    Raises: InputError for a path that holds neither rows nor stories, or a file that cannot be read.
     """
     if path.startswith(SAMPLES_PREFIX):
-        return corpus.sample(path.removeprefix(SAMPLES_PREFIX))
-    if holds_stories(Path(path)):
-        found = story_rows(reading.story_files([Path(path)]), StoryOptions())
-        return [replace(record, category=category) for record in found.records]
-    return read_records(Path(path), category)
+        return Reading(Path(path), corpus.sample(path.removeprefix(SAMPLES_PREFIX)), [], {})
+    columns = how.columns if how else {}
+    if path.startswith(HUB_PREFIX):
+        folder, split = fetch_rows(path)
+        found = read_all(folder, category, columns, split)
+    elif holds_stories(Path(path)):
+        stories = story_rows(reading.story_files([Path(path)]), StoryOptions()).records
+        found = Reading(Path(path), [replace(record, category=category) for record in stories], [], {})
+    else:
+        found = read_all(Path(path), category, columns)
+    if how and how.allow_special:
+        found = replace(found, records=[replace(record, allow_special=True) for record in found.records])
+    return found
 
 
 def holds_stories(path: Path) -> bool:

@@ -7,13 +7,14 @@ last one (Qwen3 drops the thinking block of past turns), where prefixes of a ren
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from mlx_loopai.data.records import Message
+from mlx_loopai.data.conversation import Message
 from mlx_loopai.errors import InputError
 
 _OPEN_THINKING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
@@ -28,11 +29,28 @@ _TRIMS: tuple[Callable[[str], str], ...] = (
 
 @dataclass(frozen=True)
 class Turn:
-    """An answer in its place; `before` begins where the closing of the answer before it ended."""
+    """An answer in its place; `before` begins where the closing of the answer before it ended.
+
+    taught: whether it is learnt, or read as context.
+    """
 
     before: str
     answer: str
     closing: str  # the end-of-turn marker, without the line break after it
+    taught: bool = True
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """A conversation as the template is asked for it: messages, the functions' JSON text, whether answers think."""
+
+    messages: tuple[Message, ...]
+    tools: str
+    thinks: bool
+    origin: str
+
+    def until(self, position: int) -> _Chat:
+        return replace(self, messages=self.messages[:position])
 
 
 class ChatTemplate:
@@ -46,9 +64,10 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, system_prompt: str = "") -> None:
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
-        # Without this Qwen3 would open every generated answer with a thinking block that no training row has.
-        thinks = "thinking" in str(getattr(tokenizer, "chat_template", None) or "")
-        self._switches = {"enable_thinking": False} if thinks else {}
+        text = str(getattr(tokenizer, "chat_template", None) or "")
+        self._has_switch = "thinking" in text
+        self._knows_reasoning = "reasoning_content" in text
+        self._knows_tools = "tools" in text
 
     @cached_property
     def closing(self) -> str:
@@ -57,70 +76,123 @@ class ChatTemplate:
         Raises: InputError when there is no template or it closes no turn (the model would never learn to stop).
         """
         request, answer = Message("user", "request"), Message("assistant", "ANSWERMARK")
-        rendered = self._render([request, answer], False, "the chat template")
+        rendered = self._render(_Chat((request, answer), "", False, "the chat template"), False)
         closing = rendered.rpartition(answer.content)[2].rstrip()
         if answer.content not in rendered or not closing:
             raise InputError("the chat template ends no assistant turn with a marker; use another tokenizer folder")
         return closing
 
-    def prompt(self, messages: Sequence[Message], origin: str = "prompt") -> tuple[list[Turn], str]:
+    @cached_property
+    def scaffold(self) -> str:
+        """What the template writes around a short conversation. Raises: InputError as `closing` does."""
+        turns = (Message("user", ""), Message("assistant", "."), Message("user", ""))
+        return self._render(_Chat(turns, "", False, "the chat template"), True)
+
+    def prompt(
+        self, messages: Sequence[Message], origin: str = "prompt", tools: str = "", thinks: bool = False
+    ) -> tuple[list[Turn], str]:
         """Past turns, and the text after the last of them up to where the model begins to write.
+
+        `thinks`: the model shall think before it answers, where the template has a switch for it.
 
         Raises: InputError naming `origin` when the template refuses the messages.
         """
-        full = self._with_system(messages)
-        marked, marks = _mark(full)
-        texts = self._between(self._render(marked, True, origin), marks, origin)
-        answers = self._rendered_answers(full, texts, True, origin)
-        return self._turns(texts, answers, origin), self._after_closing(texts[-1], bool(marks), origin)
+        chat = self._chat(messages, tools, origin)
+        chat = replace(chat, thinks=thinks)
+        marked, marks = _mark(chat.messages)
+        texts = self._between(self._render(replace(chat, messages=marked), True), marks, origin)
+        tails = self._tails(chat, texts)
+        answers = self._rendered_answers(chat, texts, tails, True)
+        return self._turns(texts, answers, tails, origin), self._after(texts[-1], tails[-1:], origin)
 
-    def turns(self, messages: Sequence[Message], origin: str) -> list[Turn]:
+    def turns(self, messages: Sequence[Message], origin: str, tools: str = "") -> list[Turn]:
         """Every answer of a conversation that ends with one.
+
+        What an answer thought is learnt where the template shows it: with Qwen3's, in the answers after the last
+        request. Answers before that are context then, since in generation they would have been thought about too.
 
         Raises: InputError naming `origin` when the template refuses the messages, or when the text before an
         answer is not what generation would read before it (past turns may lack an empty thinking block).
         """
-        full = self._with_system(messages)
-        marked, marks = _mark(full)
-        texts = self._between(self._render(marked, False, origin), marks, origin)
-        self._check_prompts(marked, marks, texts, origin)
-        return self._turns(texts, self._rendered_answers(full, texts, False, origin), origin)
+        chat = self._chat(messages, tools, origin)
+        marked, marks = _mark(chat.messages)
+        texts = self._between(self._render(replace(chat, messages=marked), False), marks, origin)
+        tails = self._tails(chat, texts)
+        answers = self._rendered_answers(chat, texts, tails, False)
+        turns = self._turns(texts, answers, tails, origin)
+        return self._as_generated(turns, replace(chat, messages=marked), texts, marks)
 
-    def _check_prompts(self, marked: list[Message], marks: list[str], texts: list[str], origin: str) -> None:
-        positions = [index for index, message in enumerate(marked) if message.role == "assistant"]
-        read = ""
-        for number, position in enumerate(positions):
+    def _as_generated(self, turns: list[Turn], marked: _Chat, texts: list[str], marks: list[str]) -> list[Turn]:
+        """The turns with what the model itself would write of the text before them: its thoughts."""
+        positions = [index for index, message in enumerate(marked.messages) if message.role == "assistant"]
+        read, found = "", []
+        for number, (turn, position) in enumerate(zip(turns, positions, strict=True)):
             read += texts[number]
-            asked = self._render(marked[:position], True, origin)
+            taught = marked.messages[position].taught
+            asked = self._render(marked.until(position), True) if taught else read
             past = number < len(positions) - 1
-            if read != asked and not (past and read == _OPEN_THINKING.sub("", asked)):
+            thoughts = read[len(asked) :] if marked.thinks and taught and read.startswith(asked) else ""
+            if marked.thinks and taught:
+                taught = bool(thoughts.strip())
+            elif read != asked and not (past and read == _OPEN_THINKING.sub("", asked)):
                 raise InputError(
-                    f"{origin}: the chat template is not prefix-consistent: before answer {number + 1} it shows "
+                    f"{marked.origin}: the chat template is not prefix-consistent: before answer {number + 1} it shows "
                     f"{read[-40:]!r} in training and {asked[-40:]!r} in generation; "
                     "make a row of one turn, or use another chat template"
                 )
+            before = turn.before[: len(turn.before) - len(thoughts)] if taught else turn.before
+            found.append(
+                replace(turn, before=before, answer=thoughts + turn.answer if taught else turn.answer, taught=taught)
+            )
             read += marks[number]
+        if not any(turn.taught for turn in found):
+            raise InputError(f"{marked.origin}: the chat template shows no thoughts of any answer; leave the row out")
+        return found
 
-    def _rendered_answers(self, full: list[Message], texts: list[str], generate: bool, origin: str) -> list[str]:
-        """The answers as the template writes them: as they are, or trimmed."""
-        answers = [message.content for message in full if message.role == "assistant"]
+    def _chat(self, messages: Sequence[Message], tools: str, origin: str) -> _Chat:
+        if tools and not self._knows_tools:
+            raise InputError(f"{origin}: the chat template knows no tools; use another model, or leave the row out")
+        given = self._with_system(messages)
+        if not self._knows_reasoning:
+            given = [_with_inline_thoughts(message) for message in given]
+        return _Chat(tuple(given), tools, any(message.thinking for message in given), origin)
+
+    def _tails(self, chat: _Chat, texts: list[str]) -> list[str]:
+        """What the template writes between an answer's text and its closing: its tool calls."""
+        answers = [message for message in chat.messages if message.role == "assistant"]
+        return [
+            text.partition(self.closing)[0] if message.tool_calls else ""
+            for message, text in zip(answers, texts[1:], strict=True)
+        ]
+
+    def _rendered_answers(self, chat: _Chat, texts: list[str], tails: list[str], generate: bool) -> list[str]:
+        """The answers as the template writes them, tool calls included: as they are, or trimmed."""
+        answers = [message.content for message in chat.messages if message.role == "assistant"]
         if not answers:
             return []
-        rendered = self._render(full, generate, origin)
+        rendered = self._render(chat, generate)
+        rest = [texts[0], *(text.removeprefix(tail) for text, tail in zip(texts[1:], tails, strict=True))]
         for trim in _TRIMS:
-            trimmed = [trim(answer) for answer in answers]
-            if rendered == _weave(texts, trimmed):
-                return trimmed
-        reason = "a thinking block" if any("</think>" in answer for answer in answers) else "its content"
-        raise InputError(f"{origin}: the chat template rewrites {reason} of an answer; take that out of the row")
+            # Without a text before them, calls stand where it would have begun.
+            whole = [
+                trim(answer) + tail if answer.strip() or not tail else tail.lstrip("\n")
+                for answer, tail in zip(answers, tails, strict=True)
+            ]
+            if rendered == _weave(rest, whole):
+                return whole
+        thinks = any("</think>" in answer for answer in answers)
+        reason = "a thinking block" if thinks else "its tool calls" if any(tails) else "its content"
+        raise InputError(f"{chat.origin}: the chat template rewrites {reason} of an answer; take that out of the row")
 
-    def _turns(self, texts: list[str], answers: list[str], origin: str) -> list[Turn]:
-        befores = [self._after_closing(text, number > 0, origin) for number, text in enumerate(texts)]
+    def _turns(self, texts: list[str], answers: list[str], tails: list[str], origin: str) -> list[Turn]:
+        befores = [self._after(text, tails[number - 1 : number], origin) for number, text in enumerate(texts)]
         return [Turn(before, answer, self.closing) for before, answer in zip(befores, answers, strict=False)]
 
-    def _after_closing(self, text: str, follows_answer: bool, origin: str) -> str:
-        if not follows_answer:
+    def _after(self, text: str, tail: Sequence[str], origin: str) -> str:
+        """`text` after the tail and the closing of the answer that it follows; `tail` is empty before the first."""
+        if not tail:
             return text
+        text = text.removeprefix(tail[0])
         if not text.startswith(self.closing):
             raise InputError(
                 f"{origin}: the chat template is not prefix-consistent: it ends a past answer with "
@@ -144,31 +216,55 @@ class ChatTemplate:
         own = any(message.role == "system" for message in messages)
         return [*messages] if own or not self._system_prompt else [Message("system", self._system_prompt), *messages]
 
-    def _render(self, messages: Sequence[Message], generate: bool, origin: str) -> str:
+    def _render(self, chat: _Chat, generate: bool) -> str:
         if not getattr(self._tokenizer, "has_chat_template", getattr(self._tokenizer, "chat_template", True)):
             raise InputError("the tokenizer has no chat template; use an instruction-tuned model or rows of plain text")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        # Without it Qwen3 would open every generated answer with a thinking block that no such training row has.
+        options: dict[str, Any] = {"enable_thinking": chat.thinks} if self._has_switch else {}
+        if chat.tools:
+            options["tools"] = json.loads(chat.tools)
         try:
             return self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=generate, **self._switches
+                [_as_template_reads(message) for message in chat.messages],
+                tokenize=False,
+                add_generation_prompt=generate,
+                **options,
             )
         except Exception as error:  # a template is a program of the model's maker and may raise anything
-            raise InputError(f"{origin}: the chat template refuses this: {' '.join(str(error).split())}") from None
+            raise InputError(f"{chat.origin}: the chat template refuses this: {' '.join(str(error).split())}") from None
 
 
-def _mark(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+def _as_template_reads(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thinking:
+        turn["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        turn["tool_calls"] = [{"type": "function", "function": call} for call in json.loads(message.tool_calls)]
+    if message.name:
+        turn["name"] = message.name
+    return turn
+
+
+def _with_inline_thoughts(message: Message) -> Message:
+    """The message for a template that has no place for thoughts: they begin the answer, as models that think write."""
+    if not message.thinking:
+        return message
+    return replace(message, content=f"<think>\n{message.thinking}\n</think>\n\n{message.content}", thinking="")
+
+
+def _mark(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[str]]:
     """The messages with a unique mark in place of each answer, and the marks."""
     stem = "ANSWERMARK"
-    while any(stem in message.content for message in messages):
+    while any(stem in message.content or stem in message.thinking for message in messages):
         stem += "X"
     marked: list[Message] = []
     marks: list[str] = []
     for message in messages:
         if message.role == "assistant":
             marks.append(f"{stem}{len(marks)}END")
-            message = Message("assistant", marks[-1])
+            message = replace(message, content=marks[-1])
         marked.append(message)
-    return marked, marks
+    return tuple(marked), marks
 
 
 def _weave(texts: Sequence[str], answers: Sequence[str]) -> str:

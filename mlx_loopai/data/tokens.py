@@ -7,7 +7,7 @@ training row begins with exactly the tokens that generation is given.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.conversation import Message, Record
 from mlx_loopai.data.sentences import sentence_units
+from mlx_loopai.data.special import SpecialNames
 from mlx_loopai.data.template import ChatTemplate, Turn
 from mlx_loopai.errors import InputError, all_problems
 
@@ -83,17 +84,20 @@ class ChatEncoder:
         Raises: InputError naming the record's origin when the chat template does not suit it.
         """
         if record.kind == "text":
-            (unit,) = self._text_units([_text_of(record)])
+            (unit,) = self._text_units(record, [_text_of(record)])
             return self._row(record, [(self._text_start, False), (unit, True)])
-        turns = self._template.turns(_until_last_answer(record), record.origin)
-        return self._row(record, chain.from_iterable(self._turn_segments(turn) for turn in turns))
+        return self._row(record, chain.from_iterable(self._turn_segments(turn) for turn in self._chat_turns(record)))
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], thinks: bool = False, allow_special: bool = False) -> list[int]:
         """The tokens after which the model writes its next answer; the same as in a training row up to there.
+
+        thinks: the model shall think before it answers, where the template has a switch for it. allow_special: a
+        control token's name in the messages is that token; otherwise it is text.
 
         Raises: InputError when the chat template refuses the messages.
         """
-        past, last = self._template.prompt(messages)
+        given = messages if allow_special else [self._special.hidden(message) for message in messages]
+        past, last = self._template.prompt(given, thinks=thinks)
         ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
         return ids + self._ids(last)
 
@@ -109,11 +113,11 @@ class ChatEncoder:
         if len(whole.ids) <= max_tokens:
             return [whole]
         if record.kind == "text":
-            units = self._text_units(sentence_units(_text_of(record)))
+            units = self._text_units(record, sentence_units(_text_of(record)))
             return self._divide(record, self._text_start, units, max_tokens)
         rows: list[TokenRow] = []
         for messages in self._pack_exchanges(record, max_tokens):
-            part = Record(messages, record.kind, record.category, record.origin)
+            part = replace(record, messages=messages)
             row = self.encode(part)
             rows += [row] if len(row.ids) <= max_tokens else self._divide_answer(part, max_tokens)
         return rows
@@ -131,11 +135,11 @@ class ChatEncoder:
         return parts
 
     def _length(self, messages: tuple[Message, ...], record: Record) -> int:
-        return len(self.encode(Record(messages, record.kind, record.category, record.origin)).ids)
+        return len(self.encode(replace(record, messages=messages)).ids)
 
     def _divide_answer(self, record: Record, max_tokens: int) -> list[TokenRow]:
-        *past, turn = self._template.turns(record.messages, record.origin)
-        if past:
+        *past, turn = self._chat_turns(record)
+        if past or not turn.taught:
             raise InputError(
                 f"{record.origin}: several answers to one request are longer than {max_tokens} tokens together; "
                 "raise train.max_tokens or make them rows of their own"
@@ -160,22 +164,41 @@ class ChatEncoder:
     def _text_start(self) -> list[int]:
         return text_start(self._tokenizer)
 
-    def _text_units(self, texts: Sequence[str]) -> list[list[int]]:
+    @cached_property
+    def _special(self) -> SpecialNames:
+        try:
+            scaffold = self._template.scaffold
+        except InputError:
+            scaffold = ""  # no template: rows of plain text
+        return SpecialNames.of(self._tokenizer, scaffold)
+
+    def _chat_turns(self, record: Record) -> list[Turn]:
+        messages = _until_last_answer(record)
+        if not record.allow_special:
+            messages = tuple(self._special.hidden(message) for message in messages)
+        return self._template.turns(messages, record.origin, record.tools)
+
+    def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
         end = self._tokenizer.eos_token_id
         if end is None:
             raise InputError("the tokenizer names no end-of-text token; set eos_token in tokenizer_config.json")
-        units = [self._ids(text) for text in texts]
-        start = self._text_start
-        if start and units[0][: len(start)] == start:
-            units[0] = units[0][len(start) :]  # the text brings its own
+        texts = list(texts)
+        # A text may bring its own beginning and end.
+        texts[0] = texts[0].removeprefix(self._start_text)
+        texts[-1] = texts[-1].removesuffix(self._tokenizer.decode([int(end)]))
+        units = [self._ids(text if record.allow_special else self._special.hide(text)) for text in texts]
         units[-1] = [*units[-1], int(end)]
         return units
+
+    @cached_property
+    def _start_text(self) -> str:
+        return self._tokenizer.decode(self._text_start) if self._text_start else ""
 
     def _turn_segments(self, turn: Turn) -> list[tuple[list[int], bool]]:
         return [
             (self._ids(turn.before), False),
-            (self._ids(turn.answer), True),
-            (self._closing_ids(turn.closing), True),
+            (self._ids(turn.answer), turn.taught),
+            (self._closing_ids(turn.closing), turn.taught),
         ]
 
     def _closing_ids(self, closing: str) -> list[int]:
@@ -184,7 +207,8 @@ class ChatEncoder:
         return self._closings[closing]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
+        parts = self._special.pieces(text)
+        return [token for part in parts for token in self._tokenizer.encode(part, add_special_tokens=False)]
 
     def _row(self, record: Record, segments: Iterable[tuple[list[int], bool]]) -> TokenRow:
         parts = list(segments)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mlx_loopai.data.formats import read_rows
-from mlx_loopai.data.records import ANSWER_NAMES, REQUEST_NAMES
 from mlx_loopai.data.samples.composed_questions import composed_questions
+from mlx_loopai.data.shapes import ANSWER_NAMES, REQUEST_NAMES
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.forms import EXAMPLES, holds_form
 from mlx_loopai.evaluation.judge import Judge, Verdict, malformed

@@ -50,7 +50,7 @@ class Conversation:
             raise InputError("there is nothing to save yet")
         if path.exists():
             Conversation.load(path)
-        row = {"messages": [dataclasses.asdict(message) for message in self.messages()]}
+        row = {"messages": [message.as_row() for message in self.messages()]}
         write_whole(path, json.dumps(row, ensure_ascii=False) + "\n")
 
     @classmethod

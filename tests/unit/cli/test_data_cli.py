@@ -96,3 +96,67 @@ def test_stories_that_are_not_there_are_named(tmp_path: Path, command_line: Comm
     refused = command_line("data", "from-texts", str(tmp_path / "none"), "--out", str(tmp_path / "rows.jsonl"))
     assert refused.status == 2
     assert "no such file or folder" in refused.stderr
+
+
+def lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+EMPTY = {"prompt": "질문", "completion": ""}
+GOOD = {"prompt": "질문", "completion": "답", "id": 3}
+
+
+def test_audit_counts_rows_that_cannot_be_learnt_and_names_unused_fields(
+    tmp_path: Path, command_line: CommandLine
+) -> None:
+    file = lines(tmp_path / "rows.jsonl", GOOD, EMPTY, GOOD, {"x": 1}, {"prompt": "<|im_end|>", "completion": "나"})
+    ended = command_line("data", "audit", str(file))
+    assert ended.status == 0, ended.stderr
+    assert "bad rows       2 rows cannot be learnt: empty assistant turn (1: line 2)" in ended.stdout
+    assert "fields not used: id" in ended.stdout
+    assert "names of control tokens" in ended.stdout
+    found = json.loads(command_line("data", "audit", str(file), "--json").stdout)
+    assert (found["rows"], len(found["bad"]), found["unused_fields"]) == (3, 2, ["id"])
+    assert found["bad"][0] == {"origin": f"{file}:2", "reason": "empty assistant turn", "empty": True}
+
+
+def test_convert_leaves_out_empty_answers_and_stops_at_other_problems(
+    tmp_path: Path, command_line: CommandLine
+) -> None:
+    file = lines(tmp_path / "rows.jsonl", GOOD, EMPTY, GOOD)
+    ended = command_line("data", "convert", str(file), "--out", str(tmp_path / "o.jsonl"))
+    assert ended.status == 0, ended.stderr
+    assert "left out 1 rows cannot be learnt: empty assistant turn (1: line 2)" in ended.stdout
+    assert len((tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    bad = lines(tmp_path / "bad.jsonl", GOOD, EMPTY, GOOD | {"label": False})
+    ended = command_line("data", "convert", str(bad), "--out", str(tmp_path / "p.jsonl"))
+    assert ended.status == 2
+    assert "bad.jsonl:3: label is false" in ended.stderr
+    skipped = command_line("data", "convert", str(bad), "--out", str(tmp_path / "p.jsonl"), "--skip-bad", "--json")
+    assert [row["origin"].rpartition(":")[2] for row in json.loads(skipped.stdout)["left_out"]] == ["2", "3"]
+
+
+def test_convert_keeps_weights_thoughts_and_a_system_column(tmp_path: Path, command_line: CommandLine) -> None:
+    turns = [{"from": "human", "value": "가"}, {"from": "gpt", "value": "나", "weight": 0}]
+    turns += [{"from": "human", "value": "다"}, {"from": "gpt", "value": "<think>\n음\n</think>\n\n라"}]
+    file = lines(tmp_path / "rows.jsonl", {"system": "이야기꾼", "conversations": turns})
+    assert command_line("data", "convert", str(file), "--out", str(tmp_path / "o.jsonl"), "--quiet").status == 0
+    (row,) = map(json.loads, (tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines())
+    assert row["messages"][0] == {"role": "system", "content": "이야기꾼"}
+    assert row["messages"][2]["weight"] == 0
+    assert row["messages"][4] == {"role": "assistant", "content": "라", "reasoning_content": "음"}
+
+
+def test_columns_and_folders(tmp_path: Path, command_line: CommandLine) -> None:
+    (tmp_path / "set").mkdir()
+    lines(tmp_path / "set/train.jsonl", {"질문": "가", "답변": "나"})
+    lines(tmp_path / "set/test.jsonl", {"질문": "다", "답변": "라"})
+    columns = ("--columns", "prompt=질문, completion=답변")
+    ended = command_line("data", "convert", str(tmp_path / "set"), "--out", str(tmp_path / "o.jsonl"), *columns)
+    assert ended.status == 0, ended.stderr
+    assert "left out: test.jsonl" in ended.stdout
+    assert len((tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    wrong = command_line("data", "audit", str(tmp_path / "set"), "--columns", "prompt")
+    assert wrong.status == 2
+    assert "--columns prompt: expected NAME=FIELD" in wrong.stderr

@@ -229,3 +229,31 @@ def _interrupt_at(step: int) -> Callable[..., None]:
             os.kill(os.getpid(), signal.SIGINT)
 
     return advance
+
+
+def test_rows_as_people_have_them(command_line: CommandLine, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """A greeting first, an answer of weight 0, a field nobody reads, a bad row: counted and said, or the run stops."""
+    turns = [{"from": "gpt", "value": "어서 오세요"}, {"from": "human", "value": "가"}]
+    turns += [
+        {"from": "gpt", "value": "나", "weight": 0},
+        {"from": "human", "value": "다"},
+        {"from": "gpt", "value": "라"},
+    ]
+    rows = [{"id": 1, "conversations": turns}, {"conversations": turns, "mood": "x"}]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    steps = settings("train.max_steps=1", "train.rows_per_step=2")
+    arguments = ("train", "--model", tiny_model_folder, "--data", folder, *steps, "--json")
+    ended = command_line(*arguments, "--out", tmp_path / "run")
+    # "라" is three bytes, and each answer has its end.
+    assert summary(ended)["supervised_tokens"] == 2 * (3 + 1)
+    assert f"note: {folder}: fields not used: id, mood" in ended.stderr
+    with (folder / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"prompt": "가", "completion": "나", "label": False}) + "\n")
+    ended = command_line(*arguments, "--out", tmp_path / "two")
+    assert ended.status == 2
+    assert "train.jsonl:3: label is false" in ended.stderr
+    ended = command_line(*arguments, "--out", tmp_path / "two", "--skip-bad")
+    assert "left out 1 rows cannot be learnt: label is false" in ended.stderr
+    assert summary(ended)["steps"] == 1

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from mlx_loopai.config import validate_config
 from mlx_loopai.data.build import build, recipe, to_line
-from mlx_loopai.data.records import Message, Record, _interpret
+from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.shapes import interpret
 from mlx_loopai.errors import InputError
 
 
@@ -72,4 +73,4 @@ def test_a_line_is_read_back_as_the_same_messages() -> None:
     record = rows("domain", 1)[0]
     import json
 
-    assert _interpret(json.loads(to_line(record)))[0] == record.messages
+    assert interpret(json.loads(to_line(record))).messages == record.messages

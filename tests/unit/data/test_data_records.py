@@ -185,7 +185,7 @@ def test_broken_parquet(tmp_path):
         ({"messages": []}, "no assistant turn"),
         ({"messages": "x"}, "must be a list of turns, got text"),
         ({"messages": ["x"]}, "turn 1 must be an object"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "turn 1 has the wrong role 'tool'"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "turn 1 has the wrong role 'narrator'"),
         ({"messages": [{"role": "assistant", "content": None}]}, "turn 1's content must be text, got nothing"),
         ({"conversations": [{"from": "bing", "value": "x"}]}, "wrong role 'bing'"),
         ({"text": "  "}, "empty text"),
@@ -216,7 +216,7 @@ def test_files_that_cannot_be_read(tmp_path):
     )
     folder = tmp_path / "folder.jsonl"
     folder.mkdir()
-    assert "is a folder" in problem_of(folder)
+    assert "holds no rows" in problem_of(folder)
     empty = write_lines(tmp_path, name="empty.jsonl")
     assert "holds no rows" in problem_of(empty)
 

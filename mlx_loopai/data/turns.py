@@ -1,0 +1,153 @@
+"""One turn of a conversation, as OpenAI's, ShareGPT's and their relatives write it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_loopai.data.conversation import ROLES, Message
+
+_ROLES = {role: role for role in ROLES} | {"developer": "system", "model": "assistant", "function": "tool"}
+_FROM = _ROLES | {
+    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool", "function_call": "assistant"
+}  # fmt: skip
+_WEIGHTS = ("weight", "train", "loss")
+_THINKING = ("reasoning_content", "reasoning", "thinking")
+_INLINE_THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+
+
+class UnreadableError(Exception):
+    """Why a row is no record. `empty`: only because an answer of it is empty."""
+
+    def __init__(self, reason: str, empty: bool = False) -> None:
+        super().__init__(reason)
+        self.empty = empty
+
+
+def read_turn(turn: Any, number: int, unused: set[str]) -> Message:
+    """The turn with the 1-based `number`; names of fields that nothing reads are added to `unused`.
+
+    Raises: UnreadableError saying what is wrong with it.
+    """
+    if not isinstance(turn, Mapping):
+        raise UnreadableError(f"turn {number} must be an object with role and content, got {kind_of(turn)}")
+    fields = {str(name): value for name, value in turn.items() if value is not None}
+    role_name, content_name, roles = ("role", "content", _ROLES)
+    if "role" not in turn and "from" in turn:
+        role_name, content_name, roles = ("from", "value", _FROM)
+    found = fields.get(role_name)
+    if not isinstance(found, str) or found not in roles:
+        raise UnreadableError(f"turn {number} has the wrong role {found!r:.60}; expected one of {', '.join(roles)}")
+    role, used = roles[found], {role_name, content_name}
+    if role != "assistant":
+        used |= set(_WEIGHTS)
+        name = _name(fields, used) if role == "tool" else ""
+        unused |= fields.keys() - used
+        return Message(role, _content(turn.get(content_name), number, content_name), name=name)
+    calls, raw = _calls(fields, found, content_name, number, used)
+    content = "" if raw is None and calls else _content(raw, number, content_name)
+    thinking, content = _thinking(fields, content, number, used)
+    taught = _taught(fields, number, used)
+    unused |= fields.keys() - used
+    return Message(role, content, taught, thinking, calls)
+
+
+def _name(fields: Mapping[str, Any], used: set[str]) -> str:
+    used |= {"name", "tool_call_id"}
+    return fields["name"] if isinstance(fields.get("name"), str) else ""
+
+
+def _content(value: Any, number: int, name: str) -> str:
+    """A text, or the texts of parts one after the other."""
+    if not isinstance(value, list):
+        return read_text(value, f"turn {number}'s {name}")
+    texts = []
+    for part in value:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if kind != "text" or not isinstance(text, str):
+            raise UnreadableError(f"turn {number} has a part of the type {kind!r:.40}; only text parts are read")
+        texts.append(read_text(text, f"turn {number}'s {name}"))
+    return "".join(texts)
+
+
+def _calls(fields: Mapping[str, Any], role: str, content_name: str, number: int, used: set[str]) -> tuple[str, Any]:
+    """(JSON text of the turn's calls, what is left as its content)."""
+    content = fields.get(content_name)
+    if role == "function_call":
+        return _as_calls([_parsed(content)], number), None
+    found = _parsed(fields.get("tool_calls"))
+    used.add("tool_calls")
+    if isinstance(fields.get("function_call"), Mapping):  # OpenAI's older form
+        used.add("function_call")
+        found = [fields["function_call"]]
+    return (_as_calls(found, number) if found else ""), content
+
+
+def _as_calls(found: Any, number: int) -> str:
+    calls = []
+    for call in found if isinstance(found, list) else [found]:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+            raise UnreadableError(f"turn {number} has a tool call without a function's name")
+        arguments = _parsed(function.get("arguments", {}))
+        if not isinstance(arguments, Mapping):
+            raise UnreadableError(f"turn {number}'s call of {name[:40]} has arguments that are no object")
+        # Templates write arguments as JSON themselves.
+        calls.append({"name": name, "arguments": arguments})
+    try:
+        return json.dumps(calls, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise UnreadableError(f"turn {number} has tool calls that are no JSON") from None
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _thinking(fields: Mapping[str, Any], content: str, number: int, used: set[str]) -> tuple[str, str]:
+    """(what was thought, the answer): from a field of its own, or from a block at the answer's beginning."""
+    name = next((name for name in _THINKING if name in fields), None)
+    if name is not None:
+        used.add(name)
+        return read_text(fields[name], f"turn {number}'s {name}").strip(), content
+    inline = _INLINE_THINKING.match(content)
+    return (inline[1].strip(), content[inline.end() :]) if inline else ("", content)
+
+
+def _taught(fields: Mapping[str, Any], number: int, used: set[str]) -> bool:
+    """OpenAI's `weight`, axolotl's `train` and ms-swift's `loss`."""
+    taught = True
+    for name in _WEIGHTS:
+        if name not in fields:
+            continue
+        used.add(name)
+        if fields[name] not in (0, 1):
+            raise UnreadableError(f"turn {number}'s {name} is {str(fields[name])[:20]}; 0 and 1 are known")
+        taught = taught and bool(fields[name])
+    return taught
+
+
+def read_text(value: Any, name: str) -> str:
+    """`value`, which must be text. Raises: UnreadableError naming it as `name`."""
+    if not isinstance(value, str):
+        raise UnreadableError(f"{name} must be text, got {kind_of(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UnreadableError(f"{name} holds half of a surrogate pair, which is no character") from None
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in a word."""
+    names = {str: "text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), "nothing" if value is None else type(value).__name__)

@@ -63,7 +63,8 @@ def _nested(place: str, options: type[BaseModel]) -> list[tuple[str, str, str]]:
     """The options of one entry of a list or table of the configuration."""
     rows = []
     for name, field in options.model_fields.items():
-        default = "" if field.is_required() or field.default is None else json.dumps(field.default)
+        empty = field.is_required() or field.default_factory or field.default is None
+        default = "" if empty else json.dumps(field.default)
         rows.append((f"{place}.{name}", default, field.description or ""))
     return rows
 

@@ -52,7 +52,7 @@ def audit_command(
         found = audit(records, held_out, _token_counter(model), bar.update)
     bad = [row for reading in readings for row in reading.bad]
     if not records:
-        raise InputError(f"{files[0]}: {left_out(bad) if bad else 'holds no rows'}; nothing is left to look at")
+        raise InputError(f"{files[0]}: {'holds bad rows only, ' + left_out(bad) if bad else 'holds no rows'}")
     document = _audit_document(files, found) | {"bad": bad, "unused_fields": fields_not_used(readings)}
     emit(document, as_json, _audit_text(found, bad, readings))
 

@@ -79,7 +79,7 @@ def left_out(bad: Iterable[BadRow]) -> str:
     for reason, lines in reasons.items():
         more = ", ..." if len(lines) > _LISTED else ""
         parts.append(f"{reason} ({len(lines)}: line {', '.join(lines[:_LISTED])}{more})")
-    return f"{len(rows)} rows cannot be learnt: {'; '.join(parts)}"
+    return f"{len(rows)} rows: {'; '.join(parts)}"
 
 
 def read_all(

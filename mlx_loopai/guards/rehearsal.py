@@ -140,7 +140,8 @@ def self_rehearsal(
         if not answer.text.strip() or is_looping(answer.text):
             continue
         if answer.finished:
-            record = Record((request, Message("assistant", answer.text)), "chat", REHEARSAL, origin)
+            messages = (request, Message("assistant", answer.text))
+            record = Record(messages=messages, kind="chat", category=REHEARSAL, origin=origin)
             rows.append(encoder.encode(record))
         else:
             rows.append(_open_ended(ids, list(answer.tokens), origin))

@@ -113,7 +113,7 @@ def test_audit_counts_rows_that_cannot_be_learnt_and_names_unused_fields(
     file = lines(tmp_path / "rows.jsonl", GOOD, EMPTY, GOOD, {"x": 1}, {"prompt": "<|im_end|>", "completion": "나"})
     ended = command_line("data", "audit", str(file))
     assert ended.status == 0, ended.stderr
-    assert "bad rows       2 rows cannot be learnt: empty assistant turn (1: line 2)" in ended.stdout
+    assert "bad rows       2 rows: empty assistant turn (1: line 2)" in ended.stdout
     assert "fields not used: id" in ended.stdout
     assert "names of control tokens" in ended.stdout
     found = json.loads(command_line("data", "audit", str(file), "--json").stdout)
@@ -127,7 +127,7 @@ def test_convert_leaves_out_empty_answers_and_stops_at_other_problems(
     file = lines(tmp_path / "rows.jsonl", GOOD, EMPTY, GOOD)
     ended = command_line("data", "convert", str(file), "--out", str(tmp_path / "o.jsonl"))
     assert ended.status == 0, ended.stderr
-    assert "left out 1 rows cannot be learnt: empty assistant turn (1: line 2)" in ended.stdout
+    assert "left out 1 rows: empty assistant turn (1: line 2)" in ended.stdout
     assert len((tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     bad = lines(tmp_path / "bad.jsonl", GOOD, EMPTY, GOOD | {"label": False})
     ended = command_line("data", "convert", str(bad), "--out", str(tmp_path / "p.jsonl"))

@@ -255,5 +255,5 @@ def test_rows_as_people_have_them(command_line: CommandLine, tiny_model_folder: 
     assert ended.status == 2
     assert "train.jsonl:3: label is false" in ended.stderr
     ended = command_line(*arguments, "--out", tmp_path / "two", "--skip-bad")
-    assert "left out 1 rows cannot be learnt: label is false" in ended.stderr
+    assert "left out 1 rows: label is false" in ended.stderr
     assert summary(ended)["steps"] == 1

@@ -203,7 +203,7 @@ def test_bad_rows_and_unused_fields_are_counted(tmp_path: Path) -> None:
     assert found.unused == {"id": 2}
     assert found.notices == (
         f"{path}: fields not used: id",
-        f"{path}: left out 3 rows cannot be learnt: empty assistant turn (2: line 2, 5);"
+        f"{path}: left out 3 rows: empty assistant turn (2: line 2, 5);"
         " unknown shape (fields found: x); expected messages, conversations, prompt and completion, or text (1: line 4)",
     )
     assert len(found.required(skip=True)) == 2

@@ -126,4 +126,5 @@ def _row(tokenizer: Any, prompt: str, option: str) -> TokenRow:
     asked = [*text_start(tokenizer), *tokenizer.encode(prompt, add_special_tokens=False)]
     said = tokenizer.encode(f" {option}", add_special_tokens=False)
     supervised = np.array([False] * len(asked) + [True] * len(said))
-    return TokenRow(np.array([*asked, *said], np.int32), supervised, "choice", "choice")
+    ids = np.array([*asked, *said], np.int32)
+    return TokenRow(ids=ids, supervised=supervised, origin="choice", category="choice")

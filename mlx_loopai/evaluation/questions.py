@@ -140,7 +140,14 @@ def _question(values: Any, match: Match, language: Language) -> Question:
             f"match {chosen_match!r}, language {chosen_language!r}: "
             f"give one of {', '.join(get_args(Match))} and one of {', '.join(get_args(Language))}"
         )
-    return Question(prompt, listed, chosen_match, chosen_language, str(values.get("kind", "")), form)
+    return Question(
+        prompt=prompt,
+        accepts=listed,
+        match=chosen_match,
+        language=chosen_language,
+        kind=str(values.get("kind", "")),
+        form=form,
+    )
 
 
 def _in_language(question: Question, answer: str) -> bool:

@@ -138,7 +138,8 @@ class _Trial:
             raise InputError(f"the model's answers hold no {scripts}; give prompts that provoke them")
         tried: dict[float, Count] = {}
         factor = self._mildest(chooses, base, tried)
-        found = Tuning(search.scripts, base, tuple(Tried(one, tried[one]) for one in sorted(tried, reverse=True)))
+        mildest_first = tuple(Tried(one, tried[one]) for one in sorted(tried, reverse=True))
+        found = Tuning(scripts=search.scripts, base=base, tried=mildest_first)
         if factor is None:
             return found
         before, plain = self._count(measures, "held-out answers"), self._scores("model", cache_folder())

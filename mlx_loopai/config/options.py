@@ -87,6 +87,9 @@ class ForgettingOptions(Options):
         description="KL from the base, in nats per token, that a run may spend on general answers: the weight of the"
         " guards follows; 0: their strengths stand",
     )
+    questions: int = Field(
+        20, ge=0, description="questions of each kind that a guarded run asks base and result at its end; 0: none"
+    )
     monitor_every: int = Field(
         0, ge=0, description="read a few general rows every N optimizer steps; 0: as often as the budget needs"
     )
@@ -145,6 +148,9 @@ class RunConfig(Options):
     )
     sources: dict[str, SourceOptions] = Field(default_factory=dict, description="named data files")
     validation: PathText = Field("", description="held-out rows, scored before and after; empty: none")
+    validation_share: float = Field(
+        0.0, ge=0, le=0.5, description="share of the training rows to hold out instead, at most 64 rows"
+    )
     general: PathText = Field(
         "", description="general rows for rehearsal and importance; empty: the embedded prompt set"
     )
@@ -178,8 +184,8 @@ class RunConfig(Options):
         watched = [name for name in ("patience", "keep_best") if getattr(self.train, name)]
         if watched and not self.train.validate_every:
             raise ValueError(f"train.{watched[0]} needs train.validate_every; set it to a number of steps")
-        if self.train.validate_every and not self.validation:
-            raise ValueError("train.validate_every needs held-out rows; give `validation: FILE`")
+        if self.train.validate_every and not (self.validation or self.validation_share):
+            raise ValueError("train.validate_every needs held-out rows; give `validation: FILE` or `validation_share`")
         if self.lora.dora and self.measures_importance:
             raise ValueError(
                 f"penalty.kind {self.penalty.kind} measures the update of LoRA, and DoRA sets each row's length too; "
@@ -193,10 +199,14 @@ class RunConfig(Options):
         return PENALTIES[self.penalty.kind].measured
 
     @property
+    def is_guarded(self) -> bool:
+        """Whether anything holds general ability while the run trains."""
+        return self.penalty.kind != "none" or self.needs_rehearsal
+
+    @property
     def has_budget(self) -> bool:
         """Whether guards are on whose weight follows `forgetting.budget`."""
-        guarded = self.penalty.kind != "none" or self.needs_rehearsal
-        return self.forgetting.budget > 0 and guarded
+        return self.forgetting.budget > 0 and self.is_guarded
 
     @property
     def watches(self) -> bool:

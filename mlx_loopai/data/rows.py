@@ -15,6 +15,7 @@ from mlx_loopai.data.tokens import ChatEncoder, SplitNotice, TokenRow, encode_re
 from mlx_loopai.errors import InputError
 
 FIXED_ROWS = 32
+MOST_HELD_OUT = 64
 _Found = TypeVar("_Found")
 
 
@@ -91,7 +92,7 @@ class RowReader:
         """
         if not config.sources:
             raise InputError("no training data; give `data` FILE or a recipe with `sources`")
-        read = config.model_dump_json(include={"sources", "validation", "system_prompt"})
+        read = config.model_dump_json(include={"sources", "validation", "validation_share", "system_prompt"})
         return self._once(("run", read, config.train.max_tokens), lambda: self._rows(config))
 
     def _rows(self, config: RunConfig) -> Rows:
@@ -100,8 +101,11 @@ class RowReader:
             notice for one in config.sources.values() for notice in self.reading(one.path, one.category, one).notices
         ]
         notices += [f"{name}: {notice}" for name, (_, notice) in found.items() if notice]
-        held_out, _ = self.encoded(config.validation, "domain", config)
-        return Rows({name: rows for name, (rows, _) in found.items()}, held_out, tuple(notices))
+        sources = {name: rows for name, (rows, _) in found.items()}
+        if config.validation or not config.validation_share:
+            held_out, _ = self.encoded(config.validation, "domain", config)
+            return Rows(sources, held_out, tuple(notices))
+        return _divided(sources, config.validation_share, tuple(notices))
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], _Found]) -> _Found:
         if key not in self._kept:
@@ -111,6 +115,22 @@ class RowReader:
 
 def _key(how: SourceOptions | None) -> str:
     return how.model_dump_json() if how else ""
+
+
+def _divided(sources: dict[str, list[TokenRow]], share: float, notices: tuple[str, ...]) -> Rows:
+    """Training rows, and held-out ones that no training row repeats; every source keeps at least one row.
+
+    Which rows are held out follows from what they hold: the same ones whatever their order in the file.
+    """
+    kept, held_out = {}, []
+    total = sum(map(len, sources.values()))
+    for name, rows in sources.items():
+        wanted = min(round(share * len(rows)), MOST_HELD_OUT * len(rows) // max(1, total))
+        order = sorted({row_digest(row) for row in rows})
+        chosen = set(order[: min(wanted, len(order) - 1)])
+        kept[name] = [row for row in rows if row_digest(row) not in chosen]
+        held_out += list({digest: row for row in rows if (digest := row_digest(row)) in chosen}.values())
+    return Rows(kept, held_out, notices)
 
 
 def row_digest(row: TokenRow) -> bytes:

@@ -9,11 +9,13 @@ from typing import Any
 import yaml
 
 from mlx_loopai.config import PENALTIES, PenaltyOptions, ReplayOptions, RunConfig, load_config, validate_config
+from mlx_loopai.config.shipped import shipped_recipe
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.load import NANO
 from mlx_loopai.runs.documents.comparison import PLAIN
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-RECOMMENDED = RECIPES / "demo-guarded.yaml"
+# What was swept for the embedded model, and what holds any other by its budget.
+RECOMMENDED = {True: shipped_recipe("demo-guarded"), False: shipped_recipe("guarded")}
 MATCHED, SELF, RECIPE, GUARDED = "plain-matched", "self", "recipe", "guarded"
 
 # What an arm adds to the domain rows; the rest of `replay` and `penalty` is the recipe's.
@@ -76,7 +78,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     if name == RECIPE:
         return recipe
     if name == GUARDED:
-        recommended = load_config(RECOMMENDED)
+        recommended = load_config(RECOMMENDED[recipe.model == NANO])
         guards = {
             "replay": recommended.replay, "penalty": recommended.penalty, "forgetting": recommended.forgetting
         }  # fmt: skip
@@ -92,7 +94,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     for section, changes in ARMS[name].items():
         values[section] |= changes
     if name == SELF:
-        values["replay"]["share"] = load_config(RECOMMENDED).replay.share
+        values["replay"]["share"] = load_config(RECOMMENDED[recipe.model == NANO]).replay.share
     arm = validate_config(values, f"arm {name}")
     needs_records = name.startswith("replay-") or arm.measures_importance
     if needs_records and not recipe.general:

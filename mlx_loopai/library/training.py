@@ -15,7 +15,7 @@ from mlx_loopai.memory.plan import plan as plan_run
 from mlx_loopai.models.find_config import find_config
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.runs.documents.comparison import COMPARISON_NAME, Comparison
-from mlx_loopai.runs.documents.run import Summary
+from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.listener import Listener, Silent
 
 

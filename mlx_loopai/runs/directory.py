@@ -46,6 +46,14 @@ class RunDirectory:
         return self.path / "importance.safetensors"
 
     @property
+    def verdict(self) -> Path:
+        return self.path / "verdict.json"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
     def monitor(self) -> Path:
         return self.path / "monitor.jsonl"
 

@@ -31,7 +31,7 @@ def check_identity(context: RunContext, resume: bool) -> None:
         _compare(context, stored)
         return
     # What a try that ended before its first checkpoint left here may be of another base or configuration.
-    for leftover in (run.rehearsal, run.monitor, run.importance, run.events):
+    for leftover in (run.rehearsal, run.monitor, run.importance, run.events, run.verdict, run.evaluation):
         leftover.unlink(missing_ok=True)
     identity = {
         "base_hash": context.loaded.base_hash,

@@ -195,6 +195,11 @@ def _save(run: Run) -> Path:
     return path
 
 
-def loss_of(context: RunContext, rows: list[TokenRow]) -> float | None:
-    """Nats per token on `rows`; None without rows."""
-    return nll(context.model, rows).nll_per_token if rows else None
+def loss_of(context: RunContext, rows: list[TokenRow], stage: str = "") -> float | None:
+    """Nats per token on `rows`, told to the listener where it is a `stage` of its own; None without rows."""
+    if not rows:
+        return None
+    if not stage:
+        return nll(context.model, rows).nll_per_token
+    context.listener.stage(stage, len(rows))
+    return nll(context.model, rows, on_progress=context.listener.advance).nll_per_token

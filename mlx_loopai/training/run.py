@@ -21,7 +21,7 @@ from mlx_loopai.memory.watch import guarded
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.runs.documents.run import Summary
+from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import checkpoint_path, restore_checkpoint
@@ -56,6 +56,7 @@ def train_in(context: RunContext, resume: bool = False, group: ProcessGroup = AL
         )
     planned = _planned(context)
     with context.directory.locked(), guarded(planned) as watch:
+        context.listener.stage("loading the base", 1)
         context.base.load(context.config.dtype, _bits_to_quantize(context, planned))
         if context.directory.writes:
             check_identity(context, resume)
@@ -93,7 +94,7 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
         "loss_first": position.loss_first or 0.0,
         "loss_last": _finite_loss(run),
         "validation_first": position.validation_first,
-        "validation_last": loss_of(context, context.rows.validation),
+        "validation_last": loss_of(context, context.rows.validation, "held-out rows after"),
     }
     if context.directory.writes:
         _write_adapter(run, planned, losses)
@@ -129,7 +130,7 @@ def _write_adapter(run: Run, planned: MemoryPlan, losses: dict[str, float | None
 
 def _finite_loss(run: Run) -> float:
     """The loss on the fixed rows after training. Raises: Diverged when it is not finite: the last updates broke it."""
-    loss = loss_of(run.context, run.context.rows.fixed)
+    loss = loss_of(run.context, run.context.rows.fixed, "loss after")
     if loss is None or not math.isfinite(loss):
         raise Diverged(
             f"the loss after training is {loss}: the last updates broke the adapter, and it was not written; lower "

@@ -59,7 +59,8 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         if resume:
             listener.notice(f"{context.directory.path}: no complete checkpoint; starting over")
         position = Position(
-            loss_first=loss_of(context, context.rows.fixed), validation_first=loss_of(context, context.rows.validation)
+            loss_first=loss_of(context, context.rows.fixed, "loss before"),
+            validation_first=loss_of(context, context.rows.validation, "held-out rows before"),
         )
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next

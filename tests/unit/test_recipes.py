@@ -20,7 +20,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid_and_commented(path: Path) -> None:
     config = load_config(path)
-    assert config.sources
+    assert config.sources or path.stem == "guarded"  # whose rows come from the command line
     assert path.read_text(encoding="utf-8").startswith("#")
     for source in config.sources.values():
         if source.path.startswith("samples/"):

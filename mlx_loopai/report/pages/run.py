@@ -27,7 +27,9 @@ from mlx_loopai.report.sections.tables import flat_settings
 from mlx_loopai.report.sections.verdict import Headline, arm_card, banner, gate_rule, verdict_on
 from mlx_loopai.runs.documents.comparison import BASE, Example
 from mlx_loopai.runs.documents.evaluation import Evaluation
-from mlx_loopai.runs.documents.run import RunRecord, Summary
+from mlx_loopai.runs.documents.run import RunRecord
+from mlx_loopai.runs.documents.summary import Summary
+from mlx_loopai.runs.documents.verdict import JudgedSummary
 
 TUNED = "fine-tuned"
 _STYLE = "c2"
@@ -50,11 +52,13 @@ def run_page(
     arms = {} if run.evaluation is None else {TUNED: run.evaluation}
     styles = {BASE: "c0", TUNED: _STYLE}
     answers = answers_of({} if run.evaluation is None else _lost(run.evaluation), styles)
+    samples = answers_of(_samples(run.judged), styles)
     settings = settings_block(said("All settings", "모든 설정"), run.settings)
     sections = [
         _verdict(run, gate),
         _summary(run),
         probes_section(arms, styles),
+        Section("samples", "Before and after", "학습 전과 후", samples) if samples else None,
         Section("answers", "Answers it lost", "잃어버린 답", answers) if answers else None,
         _curves(run),
         layers_section([Change(TUNED, _STYLE, norms or {})]),
@@ -87,7 +91,25 @@ def _advice(run: RunRecord) -> str:
     )
 
 
+def _samples(judged: JudgedSummary | None) -> dict[str, list[Example]]:
+    """The same prompts answered by the base and by the result, for answers_of."""
+    shown = () if judged is None else judged.samples
+    return {
+        BASE: [Example(prompt=one.prompt, answer=one.base) for one in shown],
+        TUNED: [Example(prompt=one.prompt, answer=one.tuned) for one in shown],
+    }
+
+
+_JUDGED = {
+    "pass": Headline("pass", "It learnt, and kept what it could do.", "배웠고, 원래 하던 일도 그대로 합니다."),
+    "fail": Headline("fail", "It is not ready to be used.", "아직 쓸 수 없습니다."),
+    "too little data": Headline("open", "Too little data to judge.", "데이터가 너무 적어 판단할 수 없습니다."),
+}
+
+
 def _headline(run: RunRecord, gate: Gate) -> Headline:
+    if run.judged is not None:
+        return _JUDGED[run.judged.verdict]
     if run.evaluation is not None:
         if gate.check(run.evaluation.gate_figures):
             return Headline("fail", "The fine-tuned model does not pass the gate.", "기준을 통과하지 못했습니다.")
@@ -104,10 +126,34 @@ def _summary(run: RunRecord) -> Section:
         named += _trained_rows(run.summary)
     if run.resumed_from:
         named.append((("resumed from", "이어서 시작한 곳"), ", ".join(run.resumed_from)))
+    if run.judged is not None:
+        named += _judged_rows(run.judged)
     if run.evaluation is not None:
         named += _general_rows(run.evaluation)
     rows = [(said(*name), shown) for name, shown in named if shown]
     return Section("summary", "Summary", "요약", [facts(rows), None if run.summary is None else _memory(run.summary)])
+
+
+def _judged_rows(judged: JudgedSummary) -> list[_Row]:
+    rows: list[tuple[str, str, str]] = [
+        (
+            "gain on held-out rows (nats a token)",
+            "학습하지 않은 행에서 얻은 이득(토큰당 내트)",
+            figures.with_interval(judged.gain, judged.gain_interval),
+        ),
+        (
+            "retention of the base, rounded to 8 bits",
+            "원래 모델을 8비트로 반올림했을 때의 보존율",
+            figures.fixed(judged.noise_floor),
+        ),
+        (
+            "distance from the base (nats of KL a token)",
+            "원래 모델과의 거리(토큰당 KL 내트)",
+            figures.fixed(judged.budget_spent, 4),
+        ),
+        ("why it does not pass", "통과하지 못한 까닭", "; ".join(judged.reasons)),
+    ]
+    return [((english, korean), shown) for english, korean, shown in rows]
 
 
 def _trained_rows(summary: Summary) -> list[_Row]:

@@ -7,51 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from pydantic import ConfigDict
 
 from mlx_loopai.config import ForgettingOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.runs.documents.document import Document, read_json, read_text
-from mlx_loopai.runs.documents.evaluation import EVALUATION_NAME, Evaluation
+from mlx_loopai.runs.documents.document import read_json, read_text
+from mlx_loopai.runs.documents.evaluation import Evaluation
 from mlx_loopai.runs.documents.events import Reading, Step, readings_of, steps_of
+from mlx_loopai.runs.documents.summary import Summary
+from mlx_loopai.runs.documents.verdict import JudgedSummary
 
 _IDENTITY = {"version": "mlx-loopai", "base_hash": "base", "config_digest": "configuration"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary(Document):
-    """What a run did. `loss_first`, `loss_last`: nats per token on the same fixed rows before and after.
-
-    `real_token_share`: tokens of rows over tokens computed; `mlx_lm_token_share`: the same under mlx-lm's batching.
-    `budget_spent`: nats per token of KL from the base on answers that were not rehearsed, at the end; None: not read.
-    `best_step`: of the validations during training; the adapter is that step's when `train.keep_best` is set.
-
-    It is the `done` event of events.jsonl, which other versions may have written with more keys.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="ignore")
-
-    run: str
-    steps: int
-    loss_first: float
-    loss_last: float
-    validation_first: float | None
-    validation_last: float | None
-    supervised_tokens: int
-    tokens_per_s: float
-    real_token_share: float
-    supervised_token_share: float
-    peak_bytes: int
-    plan_bytes: int
-    resumed_from: str | None
-    skipped_steps: int
-    train_s: float
-    mlx_lm_token_share: float | None = None
-    best_step: int | None = None
-    validation_best: float | None = None
-    budget_spent: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +38,7 @@ class RunRecord:
     total_steps: int | None = None
     resumed_from: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
+    judged: JudgedSummary | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -81,7 +49,7 @@ class RunRecord:
 
 def read_run(directory: RunDirectory) -> RunRecord:
     """The run of a folder, as far as it has come. Raises: InputError naming the file that cannot be read."""
-    evaluation = directory.path / EVALUATION_NAME
+    evaluation, verdict = directory.evaluation, directory.verdict
     if directory.events.is_file():
         read_text(directory.events)  # says where a byte is not UTF-8
     return run_of(
@@ -89,6 +57,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
         [event for event in directory.read_events() if isinstance(event, dict)],
         settings=read_text(directory.resolved) if directory.resolved.is_file() else "",
         evaluation=Evaluation.read(evaluation) if evaluation.is_file() else None,
+        judged=JudgedSummary.read(verdict) if verdict.is_file() else None,
         identity=read_json(directory.identity) if directory.identity.is_file() else {},
     )
 
@@ -98,6 +67,7 @@ def run_of(
     events: Sequence[Mapping[str, Any]],
     settings: str = "",
     evaluation: Evaluation | None = None,
+    judged: JudgedSummary | None = None,
     identity: Any = None,
 ) -> RunRecord:
     """A run from its events, resolved.yaml, evaluation.json and run.json. Raises: InputError for a broken event."""
@@ -119,6 +89,7 @@ def run_of(
         total_steps=last.get("total_steps"),
         resumed_from=tuple(str(event["resumed_from"]) for event in begun if event.get("resumed_from")),
         evaluation=evaluation,
+        judged=judged,
         versions={shown: str(known[key]) for key, shown in _IDENTITY.items() if key in known} | _versions(last),
     )
 

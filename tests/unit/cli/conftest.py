@@ -56,7 +56,17 @@ def finished_run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFacto
     """A folder with rows.jsonl and the run `run` of two steps on it, made in the folder. Read only: copy it."""
     folder = tmp_path_factory.mktemp("finished")
     write_rows(folder / "rows.jsonl")
-    arguments = ["train", "--model", str(tiny_model_folder), "--data", "rows.jsonl", "--out", "run", "--quiet"]
+    arguments = [
+        "train",
+        "--model",
+        str(tiny_model_folder),
+        "--data",
+        "rows.jsonl",
+        "--out",
+        "run",
+        "--quiet",
+        "--plain",
+    ]
     with contextlib.chdir(folder):
         assert main([*arguments, "--set", "train.max_steps=2"]) == 0
     return folder

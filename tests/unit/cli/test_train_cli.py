@@ -53,7 +53,9 @@ def test_rows_on_the_command_line(
 ) -> None:
     out = tmp_path / "run"
     options = settings("train.max_steps=6", "train.learning_rate=2e-2", "train.rows_per_step=4")
-    ended = command_line("train", "--model", tiny_model_folder, "--data", rows_file, "--out", out, *options, "--json")
+    ended = command_line(
+        "train", "--model", tiny_model_folder, "--data", rows_file, "--out", out, "--plain", *options, "--json"
+    )
     found = summary(ended)
     assert found.keys() >= KEYS
     assert (found["run"], found["steps"], found["resumed_from"]) == (str(out), 6, None)
@@ -80,13 +82,32 @@ def test_a_recipe(command_line: CommandLine, tiny_model_folder: Path, rows_file:
     assert written["sources"]["tales"]["path"] == str(rows_file)
 
 
+def test_the_short_form_is_guarded_and_judged(command_line: CommandLine, rows_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = settings(
+        "train.max_steps=2", "train.rows_per_step=4", "replay.max_prompts=8", "replay.answer_tokens=6",
+        "forgetting.questions=3", "lora.rank=2",
+    )  # fmt: skip
+    ended = command_line("train", "--data", rows_file, "--out", out, *small, "--json")
+    found = summary(ended)
+    assert found.keys() >= KEYS | {
+        "retention", "retention_min", "noise_floor", "gain", "budget_spent", "verdict", "samples", "report",
+    }  # fmt: skip
+    assert found["verdict"] == "too little data"
+    assert {"prompt", "base", "tuned"} == found["samples"][0].keys()
+    assert Path(found["report"]).is_file()
+    assert yaml.safe_load((out / "resolved.yaml").read_text(encoding="utf-8"))["replay"]["source"] == "self"
+    shown = command_line("gate", out)
+    assert "retention" in shown.stdout + shown.stderr
+
+
 def test_the_recipe_and_the_command_line_give_the_same_adapter(
     command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path, tiny_model_folder, sources={"rows": {"path": "rows.jsonl"}})
     summary(command_line("train", recipe, "--out", tmp_path / "a", "--json"))
     same = settings("lora.rank=2", "lora.alpha=4", "train.rows_per_step=4", "train.learning_rate=0.01")
-    given = ("--model", tiny_model_folder, "--data", rows_file, *same)
+    given = ("--plain", "--model", tiny_model_folder, "--data", rows_file, *same)
     summary(command_line("train", *given, "--out", tmp_path / "b", "--json"))
     weights = [(tmp_path / run / "adapter" / "adapters.safetensors").read_bytes() for run in "ab"]
     assert weights[0] == weights[1]
@@ -105,7 +126,7 @@ def test_two_files_of_rows(command_line: CommandLine, tiny_model_folder: Path, r
     other = tmp_path / "more" / "rows.jsonl"
     other.parent.mkdir()
     shutil.copy(rows_file, other)
-    given = ("--model", tiny_model_folder, "--data", rows_file, "--data", other, "--out", tmp_path / "run")
+    given = ("--plain", "--model", tiny_model_folder, "--data", rows_file, "--data", other, "--out", tmp_path / "run")
     found = summary(command_line("train", *given, "--json"))
     assert found["steps"] == -(-2 * N_ROWS // 8)
 
@@ -123,7 +144,7 @@ def test_data_repeat_until_max_steps(
 def test_quiet_and_plain_text(
     command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
 ) -> None:
-    given = ("--model", tiny_model_folder, "--data", rows_file, "--out", tmp_path / "run")
+    given = ("--plain", "--model", tiny_model_folder, "--data", rows_file, "--out", tmp_path / "run")
     ended = command_line("train", *given, *settings("train.max_steps=1"), "--quiet")
     assert (ended.status, ended.stderr) == (0, "")
     assert "1 steps in " in ended.stdout
@@ -196,7 +217,8 @@ def test_ctrl_c_saves_and_resume_ends_like_an_uninterrupted_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = ("--model", tiny_model_folder, "--data", rows_file, *settings("train.max_steps=5", "lora.dropout=0.1"))
+    options = settings("train.max_steps=5", "lora.dropout=0.1")
+    given = ("--plain", "--model", tiny_model_folder, "--data", rows_file, *options)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     expected = summary(command_line("train", *given, "--out", whole, "--json"))
     with monkeypatch.context() as patch:
@@ -217,7 +239,7 @@ def test_ctrl_c_saves_and_resume_ends_like_an_uninterrupted_run(
 def test_resume_without_a_checkpoint_starts_over_and_says_so(
     command_line: CommandLine, tiny_model_folder: Path, rows_file: Path, tmp_path: Path
 ) -> None:
-    given = ("--model", tiny_model_folder, "--data", rows_file, "--out", tmp_path / "run")
+    given = ("--plain", "--model", tiny_model_folder, "--data", rows_file, "--out", tmp_path / "run")
     ended = command_line("train", *given, *settings("train.max_steps=1"), "--resume", "--json")
     assert summary(ended)["resumed_from"] is None
     assert "no complete checkpoint; starting over" in ended.stderr
@@ -225,7 +247,7 @@ def test_resume_without_a_checkpoint_starts_over_and_says_so(
 
 def _interrupt_at(step: int) -> Callable[..., None]:
     def advance(self: _ProgressListener, done: int, note: str = "") -> None:
-        if done == step:
+        if done == step and "loss" in note:  # a training step, not a row that is scored
             os.kill(os.getpid(), signal.SIGINT)
 
     return advance

@@ -32,7 +32,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         settings += ["train.max_steps=2", "train.rows_per_step=3"]
         options = [part for setting in settings for part in ("--set", setting)]
         out = str(folder / f"rank{rank}")
-        assert main(["train", "--data", str(folder / "rows.jsonl"), "--out", out, *options, "--quiet"]) == 0
+        assert main(["train", "--data", str(folder / "rows.jsonl"), "--out", out, *options, "--quiet", "--plain"]) == 0
     return [folder / f"rank{rank}" / "adapter" for rank in RANKS]
 
 

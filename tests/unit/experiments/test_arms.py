@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mlx_loopai.config import RunConfig, load_config
+from mlx_loopai.config.shipped import RECIPES
 from mlx_loopai.errors import InputError
-from mlx_loopai.experiments.arms import ARMS, RECIPES, RECOMMENDED, arm_config, arm_names, recipe_arm
+from mlx_loopai.experiments.arms import ARMS, RECOMMENDED, arm_config, arm_names, recipe_arm
 
 
 @pytest.fixture(scope="module")
 def guarded() -> RunConfig:
-    return load_config(RECOMMENDED)
+    return load_config(RECOMMENDED[True])
 
 
 def test_plain_of_the_guarded_recipe_is_the_demonstrations_plain(guarded: RunConfig) -> None:
@@ -48,7 +49,7 @@ def test_an_arm_guards_as_its_name_says(guarded: RunConfig, name: str) -> None:
 
 def test_the_guarded_arm_takes_replay_and_penalty_alone() -> None:
     recipe = load_config(RECIPES / "korean-creative.yaml")
-    arm, recommended = arm_config(recipe, "guarded"), load_config(RECOMMENDED)
+    arm, recommended = arm_config(recipe, "guarded"), load_config(RECOMMENDED[False])
     assert (arm.replay, arm.penalty) == (recommended.replay, recommended.penalty)
     assert (arm.phases, arm.sources, arm.model) == (recipe.phases, recipe.sources, recipe.model)
 

@@ -16,7 +16,8 @@ from mlx_loopai.runs.documents.comparison import Comparison, TriedRate
 from mlx_loopai.runs.documents.evaluation import EvaluatedTask, Evaluation, LostAnswer, ModelScores, TextLikelihood
 from mlx_loopai.runs.documents.events import steps_of
 from mlx_loopai.runs.documents.result import read_result
-from mlx_loopai.runs.documents.run import Summary, read_run, run_of
+from mlx_loopai.runs.documents.run import read_run, run_of
+from mlx_loopai.runs.documents.summary import Summary
 from tests.unit.report.pages import kept, probe, steps
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"

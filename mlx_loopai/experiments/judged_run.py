@@ -1,0 +1,176 @@
+"""Trains a guarded run and judges it: a short suite before and after, a few answers to read, and a verdict in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.data.records import Message
+from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.bootstrap import RESAMPLES, interval_of, item_times
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.evaluation.perplexity import RowLosses, nll
+from mlx_loopai.evaluation.retention import counted, retention
+from mlx_loopai.evaluation.suite_run import SuiteResult
+from mlx_loopai.evaluation.suites import default_suite, read_suite
+from mlx_loopai.evaluation.tasks import Asked, Task
+from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite
+from mlx_loopai.files import cache_folder
+from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.rounding import can_be_rounded, round_weights
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.evaluation import Evaluation
+from mlx_loopai.runs.documents.summary import Summary
+from mlx_loopai.runs.documents.verdict import JudgedSummary, Sample, Verdict
+from mlx_loopai.runs.listener import Listener
+from mlx_loopai.training.process_group import ALONE, ProcessGroup
+from mlx_loopai.training.run import train_in
+
+# A run of fewer steps has hardly left its warm-up: whatever it shows is chance.
+FEWEST_STEPS = 20
+SAMPLES, SAMPLE_TOKENS = 4, 120
+
+
+def train_and_judge(
+    config: RunConfig, out: Path, listener: Listener, resume: bool = False, group: ProcessGroup = ALONE
+) -> Summary:
+    """Train as `training.run.train` does; a guarded run is measured and judged too, and its verdict kept in `out`.
+
+    What is measured costs `forgetting.questions` answers a kind by the base (kept for other runs of it) and by the
+    result. Raises: as `train`.
+    """
+    started = time.perf_counter()
+    context = RunContext.open(config, RunDirectory(out, writes=group.rank == 0), listener)
+    summary = train_in(context, resume, group)
+    if not (config.is_guarded and config.forgetting.questions and context.directory.writes):
+        return summary
+    judged = judge(context, summary)
+    judged = replace(judged, minutes=(time.perf_counter() - started) / 60)
+    judged.write(context.directory.verdict)
+    return judged
+
+
+def judge(context: RunContext, summary: Summary) -> JudgedSummary:
+    """The verdict on the run that was just trained in `context`, whose model has the adapter on.
+
+    Afterwards the weights of that model are rounded: it is of no more use.
+    """
+    named = default_suite(context.base.path)
+    tasks = read_suite(named, context.config.forgetting.questions)
+    samples = _samples(context, tasks)
+    gain, gain_interval = _gain(context)
+    evaluation, floor = _evaluated(context, named, tasks)
+    if evaluation is not None:
+        evaluation.write(context.directory.evaluation)
+    judged = JudgedSummary(
+        **vars(summary),
+        retention=evaluation.retention if evaluation else None,
+        retention_min=evaluation.retention_min if evaluation else None,
+        retention_interval=evaluation.retention_interval if evaluation else None,
+        noise_floor=floor,
+        gain=gain,
+        gain_interval=gain_interval,
+        verdict="pass",
+        samples=samples,
+    )
+    verdict, reasons = verdict_on(judged, Gate.of(context.config.forgetting))
+    return replace(judged, verdict=verdict, reasons=tuple(reasons))
+
+
+def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
+    """Whether a run may be used, and why not.
+
+    Retention is judged against the noise floor: a model that moves no more than its own rounding has kept everything.
+    """
+    if judged.steps < FEWEST_STEPS:
+        return "too little data", [f"{judged.steps} steps are too few to learn from; give more rows or train.epochs"]
+    reasons = []
+    if judged.gain_interval is not None and judged.gain_interval[0] <= 0:
+        reasons.append("nothing was clearly learnt: held-out rows are no likelier than before")
+    if judged.retention is None:
+        reasons.append("general ability could not be measured: the base answers too few questions of the suite")
+    elif judged.retention < gate.floor * (judged.noise_floor or 1.0):
+        reasons.append(f"general ability: {judged.retention:.3f} is kept, below {gate.floor:g} of what noise leaves")
+    return ("fail" if reasons else "pass"), reasons
+
+
+def _evaluated(context: RunContext, named: str, tasks: Sequence[Task]) -> tuple[Evaluation | None, float | None]:
+    """What base and result answered, and the noise floor; (None, None) where the base answers nothing well enough."""
+    loaded, encoder, listener = context.loaded, context.encoder, context.listener
+    with adapter_disabled(loaded.model):
+        base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
+    try:
+        names = counted(base.tasks)
+    except InputError as reason:
+        listener.notice(str(reason))
+        return None, None
+    # What says nothing of the base cannot be lost: nobody waits for it twice.
+    chosen = [task for task in tasks if task.name in names]
+    base = SuiteResult(tuple(task for task in base.tasks if task.name in names), {})
+    tuned = measure_suite(loaded, encoder, chosen, listener, "fine-tuned model")
+    found = evaluation_of(base, tuned, suite=named, model=context.config.model, adapter=str(context.directory.adapter))
+    return found, _noise_floor(context, chosen, base)
+
+
+def _noise_floor(context: RunContext, tasks: Sequence[Task], base: SuiteResult) -> float | None:
+    """Retention of the base with its weights rounded to 8 bits; None for one whose weights have fewer."""
+    loaded = context.loaded
+    if not can_be_rounded(loaded.model):
+        return None
+    with adapter_disabled(loaded.model):
+        round_weights(loaded.model)
+        rounded = replace(loaded, base_hash=f"{loaded.base_hash} rounded")
+        found = measure_suite(rounded, context.encoder, tasks, context.listener, "rounded base", cache_folder())
+    return retention(base.tasks, found.tasks).mean
+
+
+def _gain(context: RunContext) -> tuple[float | None, tuple[float, float] | None]:
+    """Nats per token learnt on the held-out rows, and its 95 % interval over rows; None without such rows."""
+    rows = context.rows.validation
+    if not rows:
+        return None, None
+    after = nll(context.model, rows)
+    with adapter_disabled(context.model):
+        before = nll(context.model, rows)
+    return before.nll_per_token - after.nll_per_token, learnt_interval(before, after)
+
+
+def learnt_interval(before: RowLosses, after: RowLosses) -> tuple[float, float]:
+    """The 95 % interval of the difference of nats per token, over resampled rows."""
+    times = item_times(len(before.tokens), np.random.default_rng(0), RESAMPLES)
+    return interval_of(times @ (before.nll - after.nll) / (times @ before.tokens))
+
+
+def _samples(context: RunContext, tasks: Sequence[Task]) -> tuple[Sample, ...]:
+    """Two requests of the training rows and two questions of the suite, answered by base and result."""
+    trained = _training_prompts(context)[: SAMPLES // 2]
+    asked = [item.prompt for task in tasks if isinstance(task, Asked) for item in task.items[:1]]
+    prompts = [*trained, *asked[: SAMPLES - len(trained)]]
+    ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
+    options = SamplingOptions(temperature=0.0, max_tokens=SAMPLE_TOKENS)
+    context.listener.stage("answers to read", 2 * len(prompts))
+    tuned = generate_batch(context.loaded, ids, options)
+    with adapter_disabled(context.model):
+        base = generate_batch(context.loaded, ids, options)
+    return tuple(
+        Sample(prompt=prompt, base=before.text, tuned=after.text)
+        for prompt, before, after in zip(prompts, base, tuned, strict=True)
+    )
+
+
+def _training_prompts(context: RunContext) -> list[str]:
+    """The distinct requests of the domain rows, in the order of their sources."""
+    found: dict[str, None] = {}
+    for source in context.config.sources.values():
+        for record in context.reader.records(source.path, source.category):
+            users = [message.content for message in record.messages if message.role == "user"]
+            if len(users) == 1:
+                found[users[0]] = None
+    return list(found)

@@ -1,0 +1,43 @@
+"""What a training run did: the `done` event of its events.jsonl, and what `train --json` says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ConfigDict
+
+from mlx_loopai.runs.documents.document import Document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Document):
+    """What a run did. `loss_first`, `loss_last`: nats per token on the same fixed rows before and after.
+
+    `real_token_share`: tokens of rows over tokens computed; `mlx_lm_token_share`: the same under mlx-lm's batching.
+    `budget_spent`: nats per token of KL from the base on answers that were not rehearsed, at the end; None: not read.
+    `best_step`: of the validations during training; the adapter is that step's when `train.keep_best` is set.
+
+    It is the `done` event of events.jsonl, which other versions may have written with more keys.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+    run: str
+    steps: int
+    loss_first: float
+    loss_last: float
+    validation_first: float | None
+    validation_last: float | None
+    supervised_tokens: int
+    tokens_per_s: float
+    real_token_share: float
+    supervised_token_share: float
+    peak_bytes: int
+    plan_bytes: int
+    resumed_from: str | None
+    skipped_steps: int
+    train_s: float
+    mlx_lm_token_share: float | None = None
+    best_step: int | None = None
+    validation_best: float | None = None
+    budget_spent: float | None = None

@@ -1,0 +1,43 @@
+"""What a guarded run says of itself: what it learnt, what it kept, and whether that is good enough to use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlx_loopai.runs.documents.document import Figure, Interval, Part
+from mlx_loopai.runs.documents.summary import Summary
+
+Verdict = Literal["pass", "fail", "too little data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Part):
+    """The same prompt answered by the base and by the result of the run."""
+
+    prompt: str
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedSummary(Summary):
+    """A run's summary and what was measured at its end.
+
+    retention, retention_min, retention_interval: over a few questions of each kind, 1 for the base; None where the base
+    answers none of them well enough. noise_floor: the same of the base with its weights rounded to 8 bits: below it
+    nobody can tell a model from its base. gain: nats per token learnt on held-out rows, with its interval (without a
+    plain run to compare with, there is no share of plain's gain). reasons: why the verdict is no pass.
+    """
+
+    retention: Figure = None
+    retention_min: Figure = None
+    retention_interval: Interval = None
+    noise_floor: Figure = None
+    gain: Figure = None
+    gain_interval: Interval = None
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    minutes: Figure = None
+    report: str | None = None

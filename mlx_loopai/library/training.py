@@ -37,14 +37,17 @@ def train(
 ) -> Summary:
     """Train an adapter into `out`/adapter and say how it went. config: a configuration, or a recipe's path.
 
+    A run with guards is measured and judged at its end: what comes back is then a `JudgedSummary`, with retention, gain,
+    samples and a verdict (`forgetting.questions: 0` leaves that out).
+
     resume: go on from the last complete checkpoint in `out`. listener: hears stages and notices; nobody by default.
 
     Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; LoopaiError when the run does
     not fit into the memory, or its loss or its general ability is lost.
     """
-    from mlx_loopai.training.run import train as train_run  # a plan need not wait for it
+    from mlx_loopai.experiments.judged_run import train_and_judge  # a plan need not wait for it
 
-    return train_run(_configuration(config), Path(out), listener or Silent(), resume)
+    return train_and_judge(_configuration(config), Path(out), listener or Silent(), resume)
 
 
 def compare(

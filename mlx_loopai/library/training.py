@@ -37,8 +37,8 @@ def train(
 ) -> Summary:
     """Train an adapter into `out`/adapter and say how it went. config: a configuration, or a recipe's path.
 
-    A run with guards is measured and judged at its end: what comes back is then a `JudgedSummary`, with retention, gain,
-    samples and a verdict (`forgetting.questions: 0` leaves that out).
+    A run with guards is measured and judged at its end. What comes back is then a `JudgedSummary`, with retention,
+    gain, samples and a verdict (`forgetting.questions: 0` leaves that out).
 
     resume: go on from the last complete checkpoint in `out`. listener: hears stages and notices; nobody by default.
 

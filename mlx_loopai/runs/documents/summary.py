@@ -1,4 +1,4 @@
-"""What a training run did: the `done` event of its events.jsonl, and what `train --json` says."""
+"""What a training run did: the `done` event of its events.jsonl, and what the command prints as JSON."""
 
 from __future__ import annotations
 

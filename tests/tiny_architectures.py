@@ -35,6 +35,19 @@ CONFIGS["qwen3_5"] = {
     "model_type": "qwen3_5", **GROUPED, "num_hidden_layers": 4, "full_attention_interval": 2,
     "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
 }  # fmt: skip
+CONFIGS["exaone4"] = {
+    "model_type": "exaone4", **GROUPED, "rope_scaling": None, "sliding_window": None, "sliding_window_pattern": None,
+    "layer_types": ["full_attention"] * 2,
+}  # fmt: skip
+# A window that the longest test prompt passes.
+CONFIGS["exaone4 with windows"] = CONFIGS["exaone4"] | {
+    "num_hidden_layers": 3, "sliding_window": 8, "sliding_window_pattern": "LLG",
+    "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
+}  # fmt: skip
+CONFIGS["gemma3_text"] = {
+    "model_type": "gemma3_text", **GROUPED, "num_hidden_layers": 3, "sliding_window": 8, "sliding_window_pattern": 3,
+    "query_pre_attn_scalar": 8, "rope_local_base_freq": 1e4,
+}  # fmt: skip
 # Largest difference from the same computed otherwise. Linear attention is divided by its own length, which may be next
 # to nothing.
 TOLERANCES = {"qwen3_5": 1e-4}
@@ -55,5 +68,8 @@ def write_architecture(folder: Path, name: str, tokenizer: Path) -> Path:
     mx.random.seed(7)
     # Wider than the usual initialisation: clear preferences, so that rounding changes no greedy choice.
     weights = tree_map(lambda array: 4 * array if array.ndim == 2 else array, build_model(CONFIGS[name]).parameters())
-    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(weights)), {"format": "mlx"})
+    arrays = dict(tree_flatten(weights))
+    if CONFIGS[name].get("tie_word_embeddings"):
+        arrays.pop("lm_head.weight", None)  # mlx-lm's gemma3_text has one until weights are read
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays, {"format": "mlx"})
     return folder

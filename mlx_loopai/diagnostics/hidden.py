@@ -106,7 +106,7 @@ def _layers(model: nn.Module, ids: mx.array) -> list[mx.array]:
     states = embedded(model, ids)
     layers = [states]
     for block in model.layers:
-        states = block_states(block, states)
+        states = block_states(model, block, states)
         layers.append(states)
     return layers
 

@@ -26,7 +26,7 @@ from typing import Literal
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
-from mlx_loopai.models.architectures import Linear
+from mlx_loopai.models.architectures import Block, Linear
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, VECTOR_ENTRIES
 from mlx_loopai.models.shape import ModelShape
 
@@ -160,7 +160,7 @@ class Sizes:
         chunk = min(options.chunk_rows, rows)
         last_rows = min(1.0, rows / tokens)
         mlp_blocks = blocks - 1 + last_rows
-        kept = [_kept_block(shape, block) for block in adapted]
+        kept = [_kept_block(*pair) for pair in zip(shape.blocks[shape.n_layers - blocks :], adapted, strict=True)]
         kept_mlp = sum(mlp for _, mlp in kept) - (1 - last_rows) * kept[-1][1]
         width = options.width * item if backend == "cpu" else 4
         scores = float(tokens * shape.n_heads * width)
@@ -206,13 +206,14 @@ def _share(adapted: Sequence[Linear], linears: Sequence[Linear], in_mlp: bool) -
     return len(some) / len(all_)
 
 
-def _kept_block(shape: ModelShape, adapted: Mapping[str, Linear]) -> tuple[int, int]:
-    """Numbers a token that a block's attention and its MLP keep: without an adapter, a linear's input is not needed."""
-    hidden, attention, inner = shape.hidden_size, shape.attention_size, shape.intermediate_size
+def _kept_block(block: Block, adapted: Mapping[str, Linear]) -> tuple[int, int]:
+    """Numbers a token that a block's attention and its MLP keep: without an adapter, a linear's input is not needed.
+
+    The product that down_proj reads is computed again (models/backbone.py).
+    """
     reads = {linear.reads: linear.into for linear in adapted.values()}
-    of_attention = 2 * hidden + attention + 2 * shape.kv_size
-    of_attention += sum(size for name, size in reads.items() if name not in _MLP_READS)
-    return of_attention, 2 * hidden + 3 * inner + reads.get("mlp", 0)
+    of_attention = block.kept + sum(size for name, size in reads.items() if name not in _MLP_READS)
+    return of_attention, block.kept_mlp + reads.get("mlp", 0)
 
 
 def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:

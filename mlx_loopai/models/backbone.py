@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.gemma3_text import clip_residual
 
-from mlx_loopai.models.decoder import embedded, final_norm
+from mlx_loopai.models.architectures import Activation, Architecture, Layout
+from mlx_loopai.models.decoder import Mask, architecture_in, causal_mask, embedded, final_norm
 from mlx_loopai.models.exponentials import sigmoid
 from mlx_loopai.models.gated_delta import linear_attention
 from mlx_loopai.models.lora import LoRALinear, dropout_drawn_from, dropout_key, dropping_the_same
@@ -25,56 +28,80 @@ def hidden_states(
     With `positions` (rows (N,), columns (N,)) only those states (N, D), and after its attention the last block
     computes nothing else. Rows are right-padded, so a plain causal mask keeps real tokens from seeing padding. With
     `checkpointing` each block is computed again in the backward pass: the same gradients with one block's activations
-    alive at a time. Without it only the cheap half of the MLP is (`_swiglu`).
+    alive at a time. Without it only the cheap half of the MLP is (`_mlp`).
     """
+    architecture = architecture_in(model)
     states = embedded(model, ids)
-    # A string mask keeps Metal's attention memory-linear in its backward pass; an array mask would not.
-    mask = "causal" if ids.shape[1] > 1 else None
     last = len(model.layers) - 1
     for index, block in enumerate(model.layers):
         chosen = positions if index == last else None
-        run = _runner(block, partial(_run_block, block, mask, chosen, not checkpointing))
+        mask = causal_mask(model, block, ids.shape[1])
+        run = _runner(block, partial(_run_block, block, architecture, mask, chosen, not checkpointing))
         if checkpointing:
             run = nn.utils.checkpoint(block, run)
         states = run(states)
     return final_norm(model)(states)
 
 
-def block_states(block: nn.Module, states: mx.array) -> mx.array:
-    """What `block` makes of states (B, T, D) under a causal mask, computed as in `hidden_states`."""
-    return _run_block(block, "causal" if states.shape[1] > 1 else None, None, False, states)
+def block_states(model: nn.Module, block: nn.Module, states: mx.array) -> mx.array:
+    """What a block of `model` makes of states (B, T, D) under a causal mask, computed as in `hidden_states`."""
+    mask = causal_mask(model, block, states.shape[1])
+    return _run_block(block, architecture_in(model), mask, None, False, states)
 
 
 def _run_block(
-    block: nn.Module, mask: str | None, positions: Positions | None, lean: bool, states: mx.array
+    block: nn.Module, architecture: Architecture, mask: Mask, positions: Positions | None, lean: bool, states: mx.array
 ) -> mx.array:
-    if "attention" in block:  # gpt_neox: attention and MLP side by side or in turn
+    if architecture.layout == "parallel":  # attention and MLP side by side or in turn
         found = block(states, mask, None)
         return found if positions is None else found[positions]
-    # The pre-norm block of Qwen and Llama in its two halves: after the attention, rows do not see each other.
-    normed = block.input_layernorm(states)
+    attended = _attended(block, architecture.layout, mask, states)
+    # After the attention, rows do not see each other.
+    return _fed(block, architecture, lean, attended if positions is None else attended[positions])
+
+
+def _attended(block: nn.Module, layout: Layout, mask: Mask, states: mx.array) -> mx.array:
+    normed = states if layout == "post_norm" else block.input_layernorm(states)
     if "linear_attn" in block:
-        attended = states + linear_attention(block.linear_attn, normed)
+        found = linear_attention(block.linear_attn, normed)
     else:
-        attended = states + block.self_attn(normed, mask, None)
-    if positions is not None:
-        attended = attended[positions]
-    return attended + _swiglu(block.mlp, block.post_attention_layernorm(attended), lean)
+        found = block.self_attn(normed, mask, None)
+    return _added(layout, states, found if layout == "pre_norm" else block.post_attention_layernorm(found))
 
 
-def _swiglu(mlp: nn.Module, x: mx.array, lean: bool) -> mx.array:
-    """The gated MLP. `lean`: of gate, sigmoid, silu, up and product only the first two and up wait for the backward
-    pass. The others are multiplied again there; the sigmoid is not, since exponentials are slow on CPU.
+def _fed(block: nn.Module, architecture: Architecture, lean: bool, states: mx.array) -> mx.array:
+    layout = architecture.layout
+    if layout == "pre_norm":
+        return states + _mlp(block.mlp, architecture.activation, lean, block.post_attention_layernorm(states))
+    normed = states if layout == "post_norm" else block.pre_feedforward_layernorm(states)
+    found = _mlp(block.mlp, architecture.activation, lean, normed)
+    return _added(layout, states, block.post_feedforward_layernorm(found))
+
+
+def _added(layout: Layout, states: mx.array, found: mx.array) -> mx.array:
+    # Gemma's states pass what float16 holds.
+    return clip_residual(states, found) if layout == "sandwich" else states + found
+
+
+def _mlp(mlp: nn.Module, activation: Activation, lean: bool, x: mx.array) -> mx.array:
+    """The gated MLP. `lean`: what down_proj reads is computed again in the backward pass, the activation with it.
+
+    Of SiLU only the product is; the sigmoid waits, since exponentials are slow on CPU.
     """
     gate, up = mlp.gate_proj(x), mlp.up_proj(x)
     # What an observer adds or a disabled adapter leaves out would be lost when it runs again.
     lean = lean and (not isinstance(mlp.down_proj, LoRALinear) or mlp.down_proj.is_plain)
 
-    def project(gate: mx.array, sigmoid: mx.array, up: mx.array) -> mx.array:
-        return mlp.down_proj(gate * sigmoid * up)
+    def project(*parts: mx.array) -> mx.array:
+        return mlp.down_proj(math.prod(parts[1:], start=parts[0]))
 
-    run = nn.utils.checkpoint(mlp.down_proj, dropping_the_same(mlp.down_proj, project)) if lean else project
-    return run(gate, sigmoid(gate), up)
+    def project_gelu(gate: mx.array, up: mx.array) -> mx.array:
+        return mlp.down_proj(nn.gelu_approx(gate) * up)
+
+    parts, run = ((gate, sigmoid(gate), up), project) if activation == "silu" else ((gate, up), project_gelu)
+    if lean:
+        run = nn.utils.checkpoint(mlp.down_proj, dropping_the_same(mlp.down_proj, run))
+    return run(*parts)
 
 
 def _runner(block: nn.Module, run: Run) -> Run:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures import ARCHITECTURES, text_part
-from mlx_loopai.models.rope import read_rope
+from mlx_loopai.models.rope import drop_rope, read_rope, settle_rope
 
 _SIZES = (
     "vocab_size",
@@ -55,6 +55,7 @@ def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]
     if architecture.settle is not None:
         check_sizes(config, where)
         architecture.settle(config, where)
+        check_sizes(config, where)
         return config
     _write_rope(config, where)
     _write_biases(config, where)
@@ -71,7 +72,8 @@ def loader_overrides(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     complete = complete_configuration(raw, where)
     if isinstance(raw.get("text_config"), Mapping):
-        return {"text_config": complete}
+        # mlx-lm's gemma3 takes the vocabulary from beside the text model.
+        return {"text_config": complete, "vocab_size": complete["vocab_size"]}
     dropped = {key: None for key in raw if key not in complete}
     return dropped | {key: value for key, value in complete.items() if key not in raw or raw[key] != value}
 
@@ -100,15 +102,11 @@ def refuse_foreign_quantization(config: Mapping[str, Any], where: str) -> None:
 
 
 def _write_rope(config: dict[str, Any], where: str) -> None:
-    base, share, scaling = read_rope(config, where)
     if config["model_type"] == "gpt_neox":
-        config["rotary_emb_base"], config["rotary_pct"] = base, share
+        config["rotary_emb_base"], config["rotary_pct"], _ = read_rope(config, where)
+        drop_rope(config)
     else:
-        config["rope_theta"] = base
-    for key in ("rope_parameters", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"):
-        config.pop(key, None)
-    if scaling is not None:
-        config["rope_scaling"] = scaling
+        settle_rope(config, where)
     if config.get("rope_traditional"):
         raise InputError(f"{where}: rope_traditional is true, which transformers ignores and mlx-lm does not")
 

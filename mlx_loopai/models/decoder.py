@@ -1,9 +1,21 @@
-"""Where mlx-lm's model of an architecture has its embedding, last norm and head."""
+"""Where mlx-lm's model of an architecture has its parts, and what is between them."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.base import create_causal_mask
+
+from mlx_loopai.models.architectures import Architecture, architecture_of
+
+Mask: TypeAlias = mx.array | str | None
+
+
+def architecture_in(model: nn.Module) -> Architecture:
+    """What the table says of mlx-lm's `model`."""
+    return architecture_of(model.model_type, "the model")
 
 
 def text_model(model: nn.Module) -> nn.Module:
@@ -14,11 +26,28 @@ def text_model(model: nn.Module) -> nn.Module:
 def embedded(model: nn.Module, ids: mx.array) -> mx.array:
     """What the first block reads (B, T, D) for token ids (B, T)."""
     body = text_model(model).model
-    return body.embed_in(ids) if "embed_in" in body else body.embed_tokens(ids)
+    states = body.embed_in(ids) if "embed_in" in body else body.embed_tokens(ids)
+    if architecture_in(model).scaled_embedding:
+        # As mlx-lm has it, which rounds the factor to bfloat16 in every precision.
+        states = states * mx.array(states.shape[-1] ** 0.5, mx.bfloat16).astype(states.dtype)
+    return states
+
+
+def causal_mask(model: nn.Module, block: nn.Module, tokens: int) -> Mask:
+    """What the softmax attention of `block` may see of `tokens` tokens; a block of a window sees the last ones.
+
+    A word rather than an array where that says it: it keeps Metal's attention memory-linear in its backward pass.
+    """
+    attention = softmax_attention(block)
+    if tokens == 1 or attention is None:
+        return None
+    windowed = getattr(attention, "is_local", False) or getattr(attention, "is_sliding", False)
+    window = text_model(model).args.sliding_window if windowed else tokens
+    return "causal" if tokens <= window else create_causal_mask(tokens, window_size=window)
 
 
 def softmax_attention(block: nn.Module) -> nn.Module | None:
-    """The block's attention over all tokens before each; None for a block of linear attention."""
+    """The block's softmax attention; None for a block of linear attention."""
     return block.get("self_attn", block.get("attention"))
 
 

@@ -17,7 +17,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
-from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.models.decoder import architecture_in
 
 LINEAR_CLASSES = (nn.Linear, nn.QuantizedLinear)
 
@@ -141,7 +141,7 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
         for name, layer in block.named_modules()
         if isinstance(layer, LINEAR_CLASSES)
     ]
-    frozen = ARCHITECTURES[model.model_type].never_adapted
+    frozen = architecture_in(model).never_adapted
     linears = [entry for entry in linears if entry[1] not in frozen]
     known = sorted({_last(name) for _, name, _ in linears})
     unknown = sorted(set(options.targets) - set(known))

@@ -50,6 +50,23 @@ def read_rope(config: Mapping[str, Any], where: str) -> tuple[Any, Any, dict[str
     return DEFAULT_THETA if base is None else base, share, scaling
 
 
+def settle_rope(config: dict[str, Any], where: str) -> None:
+    """Write base and scaling where every loader looks for them, in `rope_theta` and `rope_scaling`.
+
+    Raises: InputError as `read_rope` does.
+    """
+    config["rope_theta"], _, scaling = read_rope(config, where)
+    drop_rope(config)
+    if scaling is not None:
+        config["rope_scaling"] = scaling
+
+
+def drop_rope(config: dict[str, Any]) -> None:
+    """Take out the keys in which rotary settings may be nested."""
+    for key in ("rope_parameters", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"):
+        config.pop(key, None)
+
+
 def _nested(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     for key in ("rope_scaling", "rope_parameters"):
         found = config.get(key)

@@ -120,8 +120,8 @@ class ModelShape:
 
     @property
     def attending_blocks(self) -> int:
-        """How many blocks attend to all tokens, and so keep keys and values of them."""
-        return self.kinds.count("full") if self.kinds else self.n_layers
+        """How many blocks have softmax attention, and so keep keys and values of what they see."""
+        return self.n_layers - self.kinds.count("linear")
 
     @property
     def matrix_parameters(self) -> int:

@@ -163,7 +163,9 @@ def gguf_of(path: Path, model: Any, kind: str) -> None:
     write_gguf(path, flat(config), tensors, kinds, TOKENS_OF_TEXT)
 
 
-GGUF_KINDS = {name: changes for name, changes in KINDS.items() if name not in ("Qwen3_5",)} | {
+GGUF_KINDS = {
+    name: changes for name, changes in KINDS.items() if not name.startswith(("Qwen3_5", "Exaone4", "Gemma3"))
+} | {
     "Qwen3": {"head_dim": 32},
     "Mistral": {"head_dim": 32},
     "Llama-llama3": {"rope_parameters": LLAMA3},

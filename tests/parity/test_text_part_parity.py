@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,26 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
 TOWER = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64, "patch_size": 2}
+SIGLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+MODEL_TYPES = {"Qwen3_5": "qwen3_5", "Gemma3": "gemma3_text"}
 
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    """A tiny multimodal Qwen3.5 as transformers saves it, and its logits for a text."""
+@pytest.fixture(scope="module", params=MODEL_TYPES)
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, np.ndarray]:
+    """(the text model's kind, a tiny multimodal release as transformers saves it, its logits for a text)."""
+    kind = request.param
     torch.manual_seed(3)
-    text = SHAPE | KINDS["Qwen3_5"] | {"tie_word_embeddings": True}
-    config = transformers.Qwen3_5Config(text_config=text, vision_config=TOWER, tie_word_embeddings=True)
-    model = transformers.Qwen3_5ForConditionalGeneration(config).eval()
+    text = SHAPE | KINDS[kind] | {"tie_word_embeddings": True}
+    tower = TOWER if kind == "Qwen3_5" else SIGLIP
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=tower, tie_word_embeddings=True)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name:
@@ -43,7 +55,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]
     folder = write_tokenizer(tmp_path_factory.mktemp("release") / "model", TOKENS_OF_TEXT)
     model.save_pretrained(folder)
     with torch.no_grad():
-        return folder, model(torch.tensor(TOKENS)).logits.numpy()
+        return kind, folder, model(torch.tensor(TOKENS)).logits.numpy()
 
 
 def logits(model: Any) -> np.ndarray:
@@ -52,12 +64,12 @@ def logits(model: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("how", ["opened", "converted", "by mlx-lm"])
-def test_the_text_model_is_the_releases(tmp_path: Path, release: tuple[Path, np.ndarray], how: str) -> None:
-    folder, expected = release
+def test_the_text_model_is_the_releases(tmp_path: Path, release: tuple[str, Path, np.ndarray], how: str) -> None:
+    kind, folder, expected = release
     if how == "converted":
         conversion = convert(folder, tmp_path / "out", dtype="fp32", check=True)
         assert any("no part of the text model" in note for note in conversion.notes)
-        assert json.loads((tmp_path / "out/config.json").read_text())["model_type"] == "qwen3_5"
+        assert json.loads((tmp_path / "out/config.json").read_text())["model_type"] == MODEL_TYPES[kind]
         folder = tmp_path / "out"
     elif how == "by mlx-lm":
         mlx_lm_convert(folder, tmp_path / "theirs")
@@ -70,13 +82,17 @@ def test_the_text_model_is_the_releases(tmp_path: Path, release: tuple[Path, np.
 def mlx_lm_convert(source: Path, out: Path) -> None:
     from mlx_lm.convert import convert as theirs
 
-    theirs(str(source), mlx_path=str(out), dtype="float32")
+    copied = shutil.copytree(source, out.with_name("copied"))
+    config = json.loads((copied / "config.json").read_text())
+    # Its gemma3 takes 262,208 for granted where the configuration has no vocabulary beside the text model's.
+    (copied / "config.json").write_text(json.dumps(config | {"vocab_size": SHAPE["vocab_size"]}))
+    theirs(str(copied), mlx_path=str(out), dtype="float32")
 
 
-def test_it_goes_back_to_transformers_as_a_text_model(tmp_path: Path, release: tuple[Path, np.ndarray]) -> None:
-    folder, expected = release
+def test_it_goes_back_to_transformers_as_a_text_model(tmp_path: Path, release: tuple[str, Path, np.ndarray]) -> None:
+    kind, folder, expected = release
     convert(folder, tmp_path / "hf", target=Target(to="hf", dtype="fp32"))
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
-    assert type(again).__name__ == "Qwen3_5ForCausalLM"
+    assert type(again).__name__ == f"{kind}ForCausalLM"
     with torch.no_grad():
         assert np.abs(again(torch.tensor(TOKENS)).logits.numpy() - expected).max() < 1e-5

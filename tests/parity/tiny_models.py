@@ -25,6 +25,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "Qwen3": {"head_dim": 24},
     "Llama": {},
     "Llama-biased": {"attention_bias": True, "mlp_bias": True},
+    # Llamas by name, each with what is its own among them: heads that do not split the states evenly, rotary bases.
+    "Llama-Kanana": {"head_dim": 24, "rope_parameters": {"rope_type": "default", "rope_theta": 8e6}},
+    "Llama-HyperCLOVAX": {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e8}},
+    "Llama-Midm": {"num_attention_heads": 4, "head_dim": 32},
+    "Llama-SmolLM2": {"num_key_value_heads": 8, "rope_parameters": {"rope_type": "default", "rope_theta": 13e4}},
     "Mistral": {"head_dim": 24, "sliding_window": 64},
     "Qwen3_5": {
         "num_hidden_layers": 5,
@@ -35,6 +40,22 @@ KINDS: dict[str, dict[str, Any]] = {
         "linear_value_head_dim": 24,
         "rope_parameters": {"rope_type": "default", "rope_theta": 777.0, "partial_rotary_factor": 0.5},
     },
+    "Exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
+    # Windows that the text passes, here and below.
+    "Exaone4-windows": {"num_hidden_layers": 4, "sliding_window": 8, "sliding_window_pattern": 4},
+    "Gemma3": {
+        "num_hidden_layers": 4,
+        # Its root is the same in bfloat16, to which mlx-lm rounds it.
+        "hidden_size": 64,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "query_pre_attn_scalar": 24,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 777.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 333.0},
+        },
+    },
     "GPTNeoX": {
         "intermediate_size": 256,
         # Neither transformers' nor mlx-lm's default.
@@ -44,9 +65,9 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 # Of the text model where the plain name is a multimodal one's.
-CONFIGS = {"Qwen3_5": "Qwen3_5TextConfig"}
+CONFIGS = {"Qwen3_5": "Qwen3_5TextConfig", "Gemma3": "Gemma3TextConfig"}
 # Whose norms multiply by 1 + w.
-OFFSET_NORMS = ("Qwen3_5",)
+OFFSET_NORMS = ("Qwen3_5", "Gemma3")
 
 # Largest difference of two logits. Linear attention is divided by its own length, which may be next to nothing: there
 # transformers' float32 is 1e-4 off its float64 as well.

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.models.architectures.architecture import Architecture, Block, DeltaHeads, Kind, Linear
+from mlx_loopai.models.architectures.architecture import (
+    Activation,
+    Architecture,
+    Block,
+    DeltaHeads,
+    Kind,
+    Layout,
+    Linear,
+)
+from mlx_loopai.models.architectures.exaone4 import EXAONE4
+from mlx_loopai.models.architectures.gemma3_text import GEMMA3_TEXT
 from mlx_loopai.models.architectures.gpt_neox import GPT_NEOX
 from mlx_loopai.models.architectures.llama import LLAMA
 from mlx_loopai.models.architectures.mistral import MISTRAL
@@ -16,18 +26,22 @@ from mlx_loopai.models.architectures.qwen3_5 import QWEN3_5
 
 __all__ = [
     "ARCHITECTURES",
+    "Activation",
     "Architecture",
     "Block",
     "DeltaHeads",
     "Kind",
+    "Layout",
     "Linear",
     "architecture_of",
     "not_supported",
     "text_part",
 ]
 
-ARCHITECTURES = {each.model_type: each for each in (QWEN2, QWEN3, LLAMA, MISTRAL, GPT_NEOX, QWEN3_5)}
-_TEXT_TYPES = {each.text_type: each.model_type for each in ARCHITECTURES.values() if each.text_type}
+_TABLE = (QWEN2, QWEN3, LLAMA, MISTRAL, GPT_NEOX, QWEN3_5, EXAONE4, GEMMA3_TEXT)
+ARCHITECTURES = {each.model_type: each for each in _TABLE}
+# Of a text model alone, and of a multimodal one that has it as a part.
+_OTHER_NAMES = {name: each for each in _TABLE for name in (each.text_type, *each.wrappers) if name}
 # Of a multimodal configuration, what is no setting of its text model.
 _OTHER_PARTS = ("text_config", "vision_config", "audio_config", "architectures")
 
@@ -41,15 +55,16 @@ def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
     shared = {key: value for key, value in config.items() if key not in _OTHER_PARTS}
     found = {**shared, **inner} if isinstance(inner, Mapping) else dict(config)
     model_type = found.get("model_type")
-    if isinstance(model_type, str):
-        found["model_type"] = _TEXT_TYPES.get(model_type, model_type)
+    if isinstance(model_type, str) and model_type in _OTHER_NAMES:
+        found["model_type"] = _OTHER_NAMES[model_type].model_type
     return found
 
 
 def architecture_of(model_type: object, where: str) -> Architecture:
     """The architecture that config.json calls `model_type`. Raises: InputError for one that nobody here supports."""
-    if isinstance(model_type, str) and model_type in ARCHITECTURES:
-        return ARCHITECTURES[model_type]
+    found = (ARCHITECTURES | _OTHER_NAMES).get(model_type) if isinstance(model_type, str) else None
+    if found is not None:
+        return found
     raise not_supported(model_type, ARCHITECTURES, where)
 
 

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
 
 Shape = tuple[int, ...]
-Layout = Literal["pre_norm", "parallel"]
-# What a block's tokens see of those before them: all, through softmax attention, or a memory of fixed size.
-Kind = Literal["full", "linear"]
+Layout = Literal["pre_norm", "post_norm", "sandwich", "parallel"]
+# Of the gated MLP.
+Activation = Literal["silu", "gelu"]
+# What a block's tokens see of those before them: all, or the last ones, through softmax attention, or a memory of fixed
+# size.
+Kind = Literal["full", "window", "linear"]
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,16 @@ class Linear:
 
 @dataclass(frozen=True)
 class Block:
-    """The tensors of one block by their names in it: what an adapter may be put on, and what never gets one."""
+    """The tensors of one block by their names in it: what an adapter may be put on, and what never gets one.
+
+    kept, kept_mlp: numbers a token that wait for the backward pass in its attention and its MLP, besides what linears
+    with an adapter read.
+    """
 
     linears: Mapping[str, Linear]
     others: Mapping[str, Shape]
+    kept: int
+    kept_mlp: int
 
     @property
     def matrix_parameters(self) -> int:
@@ -79,20 +88,25 @@ class Block:
 class Architecture:
     """A decoder that mlx-lm runs, and that we convert, plan, train and run.
 
-    model_type: mlx-lm's name for it, and config.json's in a folder that we write for MLX. text_type: transformers' name
-    for the text model alone, where that is another. class_name: transformers'; gguf: llama.cpp's, None where we write
-    none. block: the tensors of a block of a shape. layout: how models/backbone.py runs a block.
-    kinds: of a configuration's blocks, in order. defaults: what transformers assumes where a configuration lacks a key.
-    settle: writes out what a loader would guess in a configuration, and
-    refuses by name what mlx-lm computes otherwise.
+    model_type: mlx-lm's name for it, and config.json's in a folder that we write for MLX. class_name: transformers'
+    class; gguf: llama.cpp's name, None where we write none. text_type: transformers' name for the text model alone,
+    where it is released as a part of a multimodal one; `wrappers` are names of such.
+
+    block: the tensors of a block of a shape. kinds: of a configuration's blocks, in order. delta_heads: of its linear
+    attention. layout, activation: how models/backbone.py runs a block. scaled_embedding: what the first block reads is
+    multiplied by the root of its width.
+
+    defaults: what transformers assumes where a configuration lacks a key. settle: writes out what a loader would guess
+    in a configuration, and refuses by name what mlx-lm computes otherwise.
+
     prefix: what tensor names in a checkpoint begin with; mlx_blocks: where mlx-lm's model has its blocks.
     embedding, head: these tensors of a checkpoint; final_norm: the module between the blocks and the head.
-    gguf_names: llama.cpp's names of a block's modules, and ours.
-    always_own_head: mlx-lm's model has a head of its own whatever the configuration says.
-    never_adapted: linears of a block that stay as they are, such as a router. kept_dtypes: tensors of a block that keep
-    their own type when weights are cast, as mlx-lm keeps it.
-    mlx_prefix: what mlx-lm puts before a checkpoint's names. mlx_one_higher: ends of the names of norms of which mlx-lm
-    stores 1 + w.
+    gguf_names: llama.cpp's names of a block's modules, and ours. mlx_prefix: what mlx-lm puts before a checkpoint's
+    names. mlx_one_higher: ends of the names of norms of which mlx-lm stores 1 + w.
+
+    always_own_head: mlx-lm's model has a head of its own whatever the configuration says. never_adapted: linears of a
+    block that stay as they are, such as a router. kept_dtypes: tensors of a block that keep their own type when weights
+    are cast, as mlx-lm keeps it.
     """
 
     model_type: str
@@ -101,6 +115,7 @@ class Architecture:
     block: Callable[[ModelShape, Kind], Block]
     gguf_names: Mapping[str, str]
     layout: Layout = "pre_norm"
+    activation: Activation = "silu"
     prefix: str = "model"
     mlx_blocks: str = "model.layers"
     embedding: str = "model.embed_tokens.weight"
@@ -112,6 +127,8 @@ class Architecture:
     head_dim: int | None = None
     max_positions: int = 32_768
     text_type: str | None = None
+    wrappers: tuple[str, ...] = ()
+    scaled_embedding: bool = False
     kinds: Callable[[Mapping[str, Any]], tuple[Kind, ...]] | None = None
     delta_heads: Callable[[Mapping[str, Any]], DeltaHeads] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)

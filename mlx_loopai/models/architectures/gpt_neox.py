@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind, Linear
+from mlx_loopai.models.architectures.llama import dense_block
 
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
@@ -21,7 +22,7 @@ def _block(shape: ModelShape, kind: Kind) -> Block:
         "mlp.dense_4h_to_h": Linear(hidden, inner, "inner", bias=True),
     }
     norms = ("input_layernorm", "post_attention_layernorm")
-    return Block(linears, {f"{norm}.{kind}": (hidden,) for norm in norms for kind in NORM_KINDS})
+    return dense_block(shape, linears, {f"{norm}.{kind}": (hidden,) for norm in norms for kind in NORM_KINDS})
 
 
 GPT_NEOX = Architecture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind, Linear, Shape
@@ -53,9 +54,24 @@ def head_norms(shape: ModelShape) -> dict[str, Shape]:
     return {f"self_attn.{part}_norm.weight": (shape.head_dim,) for part in "qk"}
 
 
+def attention_kept(shape: ModelShape) -> int:
+    """What softmax attention keeps a token: the states before and after its norm, queries, keys and values."""
+    return 2 * shape.hidden_size + shape.attention_size + 2 * shape.kv_size
+
+
+def mlp_kept(shape: ModelShape) -> int:
+    """What the gated MLP keeps a token: the states before and after its norm, gate, sigmoid and up."""
+    return 2 * shape.hidden_size + 3 * shape.intermediate_size
+
+
+def dense_block(shape: ModelShape, linears: Mapping[str, Linear], others: Mapping[str, Shape]) -> Block:
+    """A block of softmax attention and a gated MLP."""
+    return Block(linears, others, attention_kept(shape), mlp_kept(shape))
+
+
 def _block(shape: ModelShape, kind: Kind) -> Block:
     biased = "qkvo" if shape.attention_bias else ""
-    return Block(attention(shape, biased) | gated_mlp(shape, shape.mlp_bias), two_norms(shape))
+    return dense_block(shape, attention(shape, biased) | gated_mlp(shape, shape.mlp_bias), two_norms(shape))
 
 
 LLAMA = Architecture(

@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlx_loopai.models.architectures.architecture import Block, Kind
-from mlx_loopai.models.architectures.llama import LLAMA, attention, gated_mlp, two_norms
+from mlx_loopai.models.architectures.llama import LLAMA, attention, dense_block, gated_mlp, two_norms
 
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
 
 
 def _block(shape: ModelShape, kind: Kind) -> Block:
-    return Block(attention(shape) | gated_mlp(shape), two_norms(shape))
+    return dense_block(shape, attention(shape) | gated_mlp(shape), two_norms(shape))
 
 
 # llama.cpp calls it llama as well; without its window it is the same model.

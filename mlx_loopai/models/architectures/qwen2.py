@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind
-from mlx_loopai.models.architectures.llama import GGUF_NAMES, attention, gated_mlp, two_norms
+from mlx_loopai.models.architectures.llama import GGUF_NAMES, attention, dense_block, gated_mlp, two_norms
 
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
 
 
 def _block(shape: ModelShape, kind: Kind) -> Block:
-    return Block(attention(shape, "qkv") | gated_mlp(shape), two_norms(shape))
+    return dense_block(shape, attention(shape, "qkv") | gated_mlp(shape), two_norms(shape))
 
 
 QWEN2 = Architecture(

@@ -9,6 +9,7 @@ from mlx_loopai.models.architectures.llama import (
     GGUF_HEAD_NORMS,
     GGUF_NAMES,
     attention,
+    dense_block,
     gated_mlp,
     head_norms,
     two_norms,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _block(shape: ModelShape, kind: Kind) -> Block:
-    return Block(attention(shape) | gated_mlp(shape), two_norms(shape) | head_norms(shape))
+    return dense_block(shape, attention(shape) | gated_mlp(shape), two_norms(shape) | head_norms(shape))
 
 
 QWEN3 = Architecture(

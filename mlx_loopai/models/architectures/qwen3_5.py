@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures.architecture import Architecture, Block, DeltaHeads, Kind, Linear, Shape
-from mlx_loopai.models.architectures.llama import attention, gated_mlp, head_norms, two_norms
+from mlx_loopai.models.architectures.llama import (
+    attention,
+    attention_kept,
+    gated_mlp,
+    head_norms,
+    mlp_kept,
+    two_norms,
+)
+from mlx_loopai.models.pass_sizes import SPAN_TOKENS
 
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
@@ -44,6 +52,14 @@ def linear_attention(shape: ModelShape) -> tuple[dict[str, Linear], dict[str, Sh
     return linears, others
 
 
+def linear_attention_kept(shape: ModelShape) -> int:
+    """What it keeps a token: the states before and after its norm, what its projections give, a memory a span."""
+    assert shape.delta is not None
+    heads = shape.delta
+    memory = heads.values_width * heads.key_size // SPAN_TOKENS
+    return 2 * shape.hidden_size + heads.mixed_size + heads.values_width + 2 * heads.values + memory
+
+
 def gated_attention(shape: ModelShape) -> dict[str, Linear]:
     """Softmax attention whose q_proj gives the queries and, head by head, a gate for what is attended to."""
     linears = attention(shape, "qkvo" if shape.attention_bias else "")
@@ -53,9 +69,14 @@ def gated_attention(shape: ModelShape) -> dict[str, Linear]:
 
 def _block(shape: ModelShape, kind: Kind) -> Block:
     if kind == "full":
-        return Block(gated_attention(shape) | gated_mlp(shape), two_norms(shape) | head_norms(shape))
-    linears, others = linear_attention(shape)
-    return Block(linears | gated_mlp(shape), two_norms(shape) | others)
+        # Its gate, and what is attended to before it.
+        kept = attention_kept(shape) + 2 * shape.attention_size
+        linears: dict[str, Linear] = gated_attention(shape)
+        others: dict[str, Shape] = head_norms(shape)
+    else:
+        kept = linear_attention_kept(shape)
+        linears, others = linear_attention(shape)
+    return Block(linears | gated_mlp(shape), two_norms(shape) | others, kept, mlp_kept(shape))
 
 
 def kinds(config: Mapping[str, Any]) -> tuple[Kind, ...]:

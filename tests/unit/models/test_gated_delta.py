@@ -15,7 +15,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.qwen3_5 import GatedDeltaNet, TextModelArgs
 
 from mlx_loopai.models import gated_delta
-from mlx_loopai.models.gated_delta import CHUNK_TOKENS, gated_delta_rule, linear_attention
+from mlx_loopai.models.gated_delta import gated_delta_rule, linear_attention
+from mlx_loopai.models.pass_sizes import CHUNK_TOKENS
 
 Arrays = tuple[np.ndarray, ...]
 

@@ -120,7 +120,7 @@ def test_quantization_is_read() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "bert"}, "'bert' is not supported; supported are gpt_neox"),
+        ({"model_type": "bert"}, "'bert' is not supported; supported are exaone4"),
         ({"model_type": None}, "None is not supported"),
         ({"hidden_size": None, "vocab_size": -1}, "vocab_size is -1.*hidden_size is None"),
         ({"num_hidden_layers": 1.5}, "num_hidden_layers is 1.5"),

@@ -139,7 +139,7 @@ def test_an_unsupported_architecture_is_named_before_the_weights_are_looked_at(m
     (folder / "model.safetensors").unlink()
     change_config(folder, model_type="mamba")
     with pytest.raises(
-        InputError, match=r"'mamba' is not supported; supported are gpt_neox, llama, mistral, qwen2, qwen3"
+        InputError, match=r"'mamba' is not supported; supported are exaone4, gemma3_text, gpt_neox, llama"
     ):
         open_checkpoint(folder)
 

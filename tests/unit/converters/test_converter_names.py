@@ -62,5 +62,7 @@ def test_a_lying_depth_costs_nothing(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", None, 7, ["qwen2"]])
 def test_unsupported_architectures_name_the_supported(kind: object) -> None:
-    with pytest.raises(InputError, match=r"not supported; supported are exaone4, gemma3_text, gpt_neox, llama, mistral, qwen2"):
+    with pytest.raises(
+        InputError, match=r"not supported; supported are exaone4, gemma3_text, gpt_neox, llama, mistral, qwen2"
+    ):
         architecture_of(kind, "here")

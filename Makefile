@@ -38,8 +38,8 @@ $(VENV)/.ready-bench: $(VENV)/.ready
 
 # The command on your PATH, apart from this checkout's environment.
 install:
-	@if command -v uv >/dev/null; then uv tool install --force .; \
-	elif command -v pipx >/dev/null; then pipx install --force .; \
+	@if command -v uv >/dev/null; then uv tool install --force '.[linux]'; \
+	elif command -v pipx >/dev/null; then pipx install --force '.[linux]'; \
 	else echo "make install needs uv or pipx; without them: make setup && source $(BIN)/activate" >&2; exit 1; fi
 
 demo: setup

@@ -84,7 +84,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: tuple[str, ...], kinds: lis
     if not isinstance(merges, tuple):
         raise _unsupported(where, "a gpt2 tokenizer without merges")
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    # Chat tokens too, so that each keeps its id; fillers that only widen the embedding are no tokens.
+    # Chat tokens too, so that each keeps its id; fillers that only widen the embedding are not tokens.
     vocabulary = {token: number for number, token in enumerate(tokens) if kinds[number] != _UNUSED}
     model = models.BPE(vocabulary, pairs, ignore_merges=split not in ("qwen2", "gpt-2"))
     tokenizer = Tokenizer(model)

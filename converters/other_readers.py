@@ -34,7 +34,7 @@ def transformers_logits(source: Checkpoint, tokens: np.ndarray) -> np.ndarray | 
         )
         with torch.no_grad():
             return model.eval()(torch.tensor(tokens[None].astype(np.int64))).logits[0].float().numpy()
-    # Whatever it cannot open is no comparison; what it opens wrongly shows in the logits.
+    # Whatever it cannot open is not a comparison; what it opens wrongly shows in the logits.
     except Exception:
         return None
 

@@ -48,7 +48,7 @@ _REFUSED = {
     "use_bdlora": "the factors are block-diagonal",
     "alora_invocation_tokens": "an aLoRA works only after its invocation tokens",
     "layer_replication": "the base's blocks are repeated",
-    "target_parameters": "parameters that are no linear layer were trained",
+    "target_parameters": "parameters other than linear layers were trained",
     "arrow_config": "a router mixes several adapters",
     "kasa_config": "the base was cut to a lower rank",
     "monteclora_config": "the factors are drawn at random",
@@ -213,7 +213,7 @@ def _compiled(pattern: str, where: Path) -> Any:
     try:
         return regex.compile(rf"(.*\.)?({pattern})$")
     except (regex.error, RecursionError, OverflowError) as error:
-        raise InputError(f"{where}: alpha_pattern's {pattern[:80]!r} is no regular expression ({error})") from None
+        raise InputError(f"{where}: alpha_pattern's {pattern[:80]!r} is not a regular expression ({error})") from None
 
 
 def _matches(found: Any, text: str, name: str, deadline: float, where: Path) -> bool:

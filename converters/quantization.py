@@ -66,7 +66,7 @@ def scheme_of(word: str, group_size: int | None = None) -> Scheme:
             raise InputError(f"`group_size` {group_size}: {name} has groups of {only} only; leave `group_size` out")
         return Scheme(bits, only, name)
     if not name.isdecimal() or int(name) not in AFFINE_BITS:
-        raise InputError(f"{word!r} is no quantisation; there are {', '.join(WORDS)}")
+        raise InputError(f"{word!r} is not a quantisation; there are {', '.join(WORDS)}")
     if (group_size or 64) not in AFFINE_GROUPS:
         raise InputError(
             f"`group_size` {group_size}: {name} bits come in groups of {', '.join(map(str, AFFINE_GROUPS))}"
@@ -95,7 +95,7 @@ def parse_rules(texts: Sequence[str], group_size: int | None) -> tuple[Rule, ...
     """`lm_head=8bit` or `layers.0.*=bf16` as rules; where several match, the last one holds.
 
     Raises:
-        InputError: a text that is no rule; all of them are named at once.
+        InputError: a text that is not a rule; all of them are named at once.
     """
     rules, problems = [], []
     for text in texts:

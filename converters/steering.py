@@ -41,7 +41,7 @@ class Steering:
         for part in text.split(","):
             script, _, number = (piece.strip() for piece in part.partition("="))
             if script not in SCRIPTS:
-                raise InputError(f"`steer` {text}: {script or part!r} is no script; there are {', '.join(SCRIPTS)}")
+                raise InputError(f"`steer` {text}: {script or part!r} is not a script; there are {', '.join(SCRIPTS)}")
             try:
                 factors[script] = float(number)
             except ValueError:

@@ -7,6 +7,7 @@ backticks, such as `max_tokens`; the command line shows the flag of that name in
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 
@@ -44,6 +45,18 @@ class Interrupted(LoopaiError):
     """The user pressed Ctrl-C; what was done so far is saved (exit status 130)."""
 
     exit_status = 130
+
+
+def install_command(extra: str) -> str:
+    """What to type to add the packages of `extra` to the environment that this program runs in.
+
+    A tool's environment belongs to uv or pipx, which build it anew from the clone; any other one has its own pip. A
+    bare `pip` could be that of another Python.
+    """
+    for tool, place in (("uv tool", "/uv/tools/"), ("pipx", "/pipx/venvs/")):
+        if place in f"{sys.prefix}/":
+            return f"{tool} install --force '.[{extra}]' (in the clone of mlx-loopai)"
+    return f"{sys.executable} -m pip install 'mlx-loopai[{extra}]'"
 
 
 def all_problems(problems: Iterable[str], limit: int = 10) -> str:

@@ -38,7 +38,7 @@ def read_torch_file(path: Path, skip: Callable[[str], bool] = lambda name: False
         raise InputError(f"{path}: holds no dictionary of tensors; get the safetensors version of the model")
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, StoredTensor):
-            raise InputError(f"{path}: {str(name)[:120]!r} is no tensor; get the safetensors version of the model")
+            raise InputError(f"{path}: {str(name)[:120]!r} is not a tensor; get the safetensors version of the model")
     return [_entry(path, root, members, name, tensor) for name, tensor in found.items() if not skip(name)]
 
 
@@ -69,7 +69,7 @@ def _members(path: Path) -> tuple[dict[str, zipfile.ZipInfo], str]:
         raise InputError(f"{path}: lists a member twice, or too many; get a fresh copy of it")
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
-        raise InputError(f"{path}: holds no data.pkl, so it is no file of torch tensors; get a fresh copy of it")
+        raise InputError(f"{path}: holds no data.pkl, so it is not a file of torch tensors; get a fresh copy of it")
     byteorder = members.get(f"{roots[0]}byteorder")
     if byteorder is not None and read_bytes(path, _data_start(path, byteorder), 3).tobytes() != b"lit":
         raise InputError(f"{path}: was written on a big-endian machine; get the safetensors version of the model")

@@ -33,7 +33,7 @@ _MAX_STACK = 1_000_000
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage of `n_values` values in the archive's member `data/KEY`. `dtype` is None for what is no weight."""
+    """A storage of `n_values` values in the archive's member `data/KEY`. `dtype` is None for what is not a weight."""
 
     key: str
     dtype: str | None
@@ -124,7 +124,7 @@ class _Machine:
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             # Only these: hashing a deeply nested tuple would overflow the C stack.
             if not isinstance(key, str | int):
-                raise _Damaged("its pickle has a key that is no name")
+                raise _Damaged("its pickle has a key that is not a name")
             if key in target:
                 raise _Damaged(f"the name {str(key)[:120]!r} occurs twice")
             target[key] = value
@@ -142,7 +142,7 @@ class _Machine:
         # An OrderedDict of torch carries its `_metadata` as attributes; they describe no tensor.
         state = self.pop()
         if not isinstance(self.stack[-1], dict) or not isinstance(state, dict):
-            raise _Damaged("its pickle builds an object that is no dictionary")
+            raise _Damaged("its pickle builds an object that is not a dictionary")
 
     def persistent(self) -> None:
         self.stack.append(_storage(self.pop()))
@@ -216,7 +216,7 @@ def _is_count(value: Any) -> bool:
 
 def _storage(found: Any) -> Storage:
     if not isinstance(found, tuple) or len(found) < 5 or found[0] != "storage" or not _is_count(found[4]):
-        raise _Damaged("its pickle refers to something that is no storage")
+        raise _Damaged("its pickle refers to something that is not a storage")
     kind, key = found[1], found[2]
     if not isinstance(kind, _Name) or kind.module != "torch" or kind.name not in _STORAGES or not isinstance(key, str):
         raise _Damaged(f"its pickle refers to a storage of the type {str(kind)[:120]}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.errors import install_command
 from mlx_loopai.units import GIB, MIB, format_bytes
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _python_problems(facts: Facts) -> list[Problem]:
 def _speed_problems(facts: Facts) -> list[Problem]:
     found = []
     if facts.system == "Linux" and facts.mkl is None and facts.gflops < _SLOW_GFLOPS:
-        cure = "pip install 'mlx-loopai[linux]'" if facts.architecture == "x86_64" else "expect 10x longer runs"
+        cure = install_command("linux") if facts.architecture == "x86_64" else "expect 10x longer runs"
         found.append(Problem(f"no MKL: fp32 products run at {facts.gflops:.0f} GFLOP/s on the reference BLAS", cure))
     if not facts.metal and facts.compiler is None:
         found.append(Problem("no g++: MLX cannot fuse element-wise work on the CPU", "install it: apt-get install g++"))

@@ -17,7 +17,7 @@ import click
 from mlx_loopai.cli.generation_options import generation_flags, read_flags
 from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, waiting
 from mlx_loopai.cli.wording import one_line
-from mlx_loopai.errors import InputError, Interrupted
+from mlx_loopai.errors import InputError, Interrupted, install_command
 
 if TYPE_CHECKING:
     from mlx_loopai.generation.session import Session
@@ -155,7 +155,7 @@ def _require_stack() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed; run: pip install 'mlx-loopai[serve]'") from None
+        raise InputError(f"{error.name} is not installed; {install_command('serve')}") from None
 
 
 def _api_key() -> str | None:
@@ -232,7 +232,7 @@ def _run(session: Session, options: ServeOptions, listening: socket.socket, quie
         limit_concurrency=options.concurrent + options.queue + _SPARE_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    # The server ends in good order and then raises the signal again: an end that was asked for is no failure.
+    # The server ends in good order and then raises the signal again: an end that was asked for is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         uvicorn.Server(config).run(sockets=[listening])

@@ -110,7 +110,7 @@ _Loader.add_implicit_resolver(
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     sources = values.get("sources")
-    # What is no table is left for the validation to name.
+    # What is not a table is left for the validation to name.
     for source in sources.values() if isinstance(sources, dict) else ():
         if isinstance(source, dict) and isinstance(source.get("path"), str):
             source["path"] = _beside(source["path"], folder)

@@ -40,7 +40,7 @@ class Audit:
     of each group (near ones include the exact). leaked: training rows whose text is (nearly) a validation row's.
     control_names: rows whose text holds the name of a control token, such as `<|im_end|>`.
     lengths: upper bound (a power of two, in `length_unit`) -> rows. real_token_share: share of computed tokens that
-    are no padding when batches are made as training makes them; None without a tokenizer.
+    are not padding when batches are made as training makes them; None without a tokenizer.
     """
 
     rows: int

@@ -18,7 +18,7 @@ def draw(rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str,
     2.5 means every row twice and a seeded half of the rows a third time. A source without a weight is left out.
     What is drawn from one source does not depend on the others.
 
-    Raises: InputError for a weight that is no count, for one that names no source or a source without rows, and
+    Raises: InputError for a weight that is not a count, for one that names no source or a source without rows, and
         when nothing is drawn.
     """
     problems = [problem for name, weight in weights.items() if (problem := _problem(rows_by_source, name, weight))]

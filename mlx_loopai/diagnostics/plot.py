@@ -14,7 +14,7 @@ from mlx_loopai.diagnostics.attention import Attention
 from mlx_loopai.diagnostics.gradients import Flow
 from mlx_loopai.diagnostics.hidden import Hidden
 from mlx_loopai.diagnostics.lora_weights import Update
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, install_command
 from mlx_loopai.files import whole_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def korean_font() -> str | None:
         from matplotlib import font_manager
     except ImportError:
         raise InputError(
-            "pictures need matplotlib; pip install 'mlx-loopai[plots]', or leave them out (`no_pictures`)"
+            f"pictures need matplotlib; {install_command('plots')}, or leave them out (`no_pictures`)"
         ) from None
     known = {font.name for font in font_manager.fontManager.ttflist}
     return next((name for name in _KOREAN_FONTS if name in known), None)

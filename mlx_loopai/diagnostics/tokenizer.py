@@ -16,7 +16,7 @@ _BROKEN = "\ufffd"
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one language's text. `broken_share`: tokens that are no whole characters by themselves."""
+    """Of one language's text. `broken_share`: tokens that are not whole characters by themselves."""
 
     characters: int
     tokens: int

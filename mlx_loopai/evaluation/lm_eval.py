@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.errors import InputError, LoopaiError, install_command
 from mlx_loopai.files import cache_folder, digest_name, write_whole
 
 PREFIX = "lm-eval:"
@@ -38,7 +38,7 @@ class LmEval:
         if not tasks:
             raise InputError(f"`suite` {suite}: names no task; give {PREFIX}TASK,TASK, such as {PREFIX}arc_easy")
         if importlib.util.find_spec("lm_eval") is None:
-            raise InputError(f"`suite` {suite}: lm-eval is not installed; run: pip install 'mlx-loopai[lm-eval]'")
+            raise InputError(f"`suite` {suite}: lm-eval is not installed; {install_command('lm-eval')}")
         return LmEval(tasks, limit)
 
 

@@ -156,7 +156,7 @@ class Scored:
         return nll(loaded.model, rows, on_progress=on_progress).nll_per_token
 
     def judged(self, nll_per_token: Given) -> float:
-        """What `run` returned. Raises: TypeError, ValueError when it is no number."""
+        """What `run` returned. Raises: TypeError, ValueError when it is not a number."""
         return float(nll_per_token)
 
 

@@ -14,7 +14,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from mlx_loopai.data.formats import read_rows
-from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.errors import InputError, all_problems, install_command
 from mlx_loopai.text.hangul import nfc
 from mlx_loopai.text.measures import (
     distinct_n,
@@ -143,7 +143,7 @@ def _bleu(order: int, tokenize: Tokenisation) -> BLEU:
     try:
         return BLEU(max_ngram_order=order, tokenize=tokenize)
     except (ImportError, RuntimeError):
-        raise InputError(f"`tokenize` {tokenize}: needs a morpheme analyser; pip install 'mlx-loopai[ko]'") from None
+        raise InputError(f"`tokenize` {tokenize}: needs a morpheme analyser; {install_command('ko')}") from None
 
 
 def _mean_genre_fit(generated: Sequence[Generated]) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, install_command
 from mlx_loopai.models.load import LoadedModel
 
 _BITS = 32
@@ -95,7 +95,7 @@ def _grammar(loaded: LoadedModel, place: str, compile_form: Callable[[Any], str]
     try:
         import llguidance
     except ImportError:
-        raise InputError(f"{place}: needs llguidance; install it with pip install 'mlx-loopai[grammar]'") from None
+        raise InputError(f"{place}: needs llguidance; {install_command('grammar')}") from None
     backend = getattr(loaded.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise InputError(f"{place}: the tokenizer is not a fast one (tokenizer.json), which this form needs")

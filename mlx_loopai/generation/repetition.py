@@ -76,7 +76,7 @@ def held_back(logits: mx.array, written: mx.array, weights: mx.array, strength: 
 
 
 def _counts(token: bytes) -> bool:
-    """True for a token with a letter or a digit, or a piece of one, that is no particle or ending."""
+    """True for a token with a letter or a digit, or a piece of one, that is not a particle or ending."""
     try:
         text = token.decode().strip()
     except UnicodeDecodeError:

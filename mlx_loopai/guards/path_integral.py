@@ -138,7 +138,7 @@ class _Descent:
 
 def _quotient(path: mx.array, update: mx.array, form: PathForm) -> mx.array:
     squares = mx.square(update)
-    # The tiny constant: a layer that did not move at all has no path either, and 0 / 0 is no number.
+    # The tiny constant: a layer that did not move at all has no path either, and 0 / 0 is not a number.
     damping = form.damping * squares.mean() + 1e-30 if form.relative else form.damping
     return mx.maximum(path, 0) / (squares + damping)
 

@@ -55,7 +55,7 @@ def note_retention(folder: Path, figures: Mapping[str, float | str]) -> None:
 def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -> LoraOptions:
     """Put the adapter of `folder` on `model`; returns its options.
 
-    Raises: InputError when the folder is no adapter, belongs to another base, or does not fit `model`.
+    Raises: InputError when the folder is not an adapter, belongs to another base, or does not fit `model`.
     """
     config = read_adapter_config(folder)
     ours = config.get("mlx_loopai") or {}
@@ -106,7 +106,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("lora_parameters"), dict):
         raise InputError(f"{path}: no lora_parameters; only LoRA adapters in mlx-lm's layout are read")
     if not isinstance(config.get("mlx_loopai") or {}, dict):
-        raise InputError(f"{path}: mlx_loopai is no object; write the adapter again, or give another one")
+        raise InputError(f"{path}: mlx_loopai is not an object; write the adapter again, or give another one")
     return config
 
 

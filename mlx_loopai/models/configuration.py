@@ -149,7 +149,7 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
     head_dim = config.get("head_dim", hidden // heads)
     rotated = int(head_dim * config["rotary_pct"]) if neox else head_dim
     if rotated % 2 or not rotated:
-        raise InputError(f"{where}: {rotated} values of a head of {head_dim} are rotated, which is no even number")
+        raise InputError(f"{where}: {rotated} values of a head of {head_dim} are rotated, which is not an even number")
 
 
 def _check_assumptions(config: Mapping[str, Any], where: str) -> None:

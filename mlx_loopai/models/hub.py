@@ -70,7 +70,7 @@ def upload(folder: Path, repo_id: str, api: Any = None) -> str:
     `api` stands for huggingface_hub's HfApi in tests.
 
     Raises:
-        InputError: `repo_id` is no hub id, there is no token, or the hub refuses it.
+        InputError: `repo_id` is not a hub id, there is no token, or the hub refuses it.
     """
     from huggingface_hub import HfApi, errors
 

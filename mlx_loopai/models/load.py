@@ -81,7 +81,7 @@ class Base:
     def open(model: str) -> Base:
         """The base called `model`: nano, a folder, or a hub id.
 
-        Raises: InputError when there is no such folder, it is no model's, or the hub cannot be reached.
+        Raises: InputError when there is no such folder, it is not a model's, or the hub cannot be reached.
         """
         path = resolve_model(model)
         return Base(path, ModelShape.from_folder(path), load_tokenizer(path))

@@ -128,7 +128,7 @@ def linear_shape(linear: nn.Module) -> tuple[int, int]:
 def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, LoRALinear]:
     """Freeze `model` and put adapters on its blocks' linear layers; returns them by dotted name.
 
-    Raises: InputError when a name of `lora.targets` is no linear layer's, or the model has an adapter already.
+    Raises: InputError when a name of `lora.targets` is not a linear layer's, or the model has an adapter already.
     """
     if lora_modules(model):
         raise InputError("the model has an adapter already; load the base again before another one is put on it")

@@ -84,7 +84,7 @@ def save_prefix(path: Path, prefix: Prefix, identity: Mapping[str, str]) -> None
 def read_prefix(path: Path, identity: Mapping[str, str], tokens: Sequence[int]) -> Prefix | str:
     """The stored prefix of these `tokens`, or why the file holds another.
 
-    Raises: InputError for a file that is no prompt cache of this program: it shall not be written over.
+    Raises: InputError for a file that is not a prompt cache of this program: it shall not be written over.
     """
     try:
         cache, metadata = load_prompt_cache(str(path), return_metadata=True)
@@ -93,7 +93,7 @@ def read_prefix(path: Path, identity: Mapping[str, str], tokens: Sequence[int]) 
     except (RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError):
         kind = ""
     if kind != _KIND:
-        raise InputError(f"{path}: is no prompt cache of this program; name another file, or delete it")
+        raise InputError(f"{path}: is not a prompt cache of this program; name another file, or delete it")
     differing = [name for name, value in identity.items() if metadata.get(name) != value]
     if differing:
         return f"it is of another {' and '.join(differing)}"

@@ -30,7 +30,7 @@ def read_rope(config: Mapping[str, Any], where: str) -> tuple[Any, Any, dict[str
     over the same key beside it.
 
     Raises:
-        InputError: settings that are no object, or that mlx-lm would compute otherwise; all of them are named at once.
+        InputError: settings that are not an object or that mlx-lm computes differently; all are named at once.
     """
     neox = config.get("model_type") == "gpt_neox"
     nested = _nested(config, where)

@@ -223,7 +223,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     if not isinstance(config, dict):
         raise InputError(
-            f"{path}: holds a {type(config).__name__} where an object is needed; it is no model's config.json"
+            f"{path}: holds a {type(config).__name__} where an object is needed; it is not a model's config.json"
         )
     return config, str(path)
 

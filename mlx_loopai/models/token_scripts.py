@@ -1,6 +1,6 @@
 """Which scripts a token writes, by the role of its bytes in UTF-8.
 
-A fifth of the tokens of Korean text are no whole characters: byte-level BPE cuts syllables. So a token counts for a
+A fifth of the tokens of Korean text are not whole characters: byte-level BPE cuts syllables. So a token counts for a
 script when it holds a letter of it, or begins a character that can hardly be anything else (E5 begins Han only). A
 piece that Hangul shares, a token that holds Hangul, and a rest whose beginning is another token's, write no script.
 """

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.errors import InputError, LoopaiError, install_command
 from mlx_loopai.retrieval.chunks import Chunk
 from mlx_loopai.retrieval.retriever import Found
 
@@ -132,7 +132,7 @@ def open_chroma(index: Path, url: str | None) -> Chroma:
         import chromadb
         from chromadb.config import Settings
     except ImportError:
-        raise InputError("Chroma is not installed; pip install 'mlx-loopai[rag]'") from None
+        raise InputError(f"Chroma is not installed; {install_command('rag')}") from None
     settings = Settings(anonymized_telemetry=False)
     if url is None:
         return Chroma(chromadb.PersistentClient(str(index / FOLDER), settings), "chroma", str(index / FOLDER))

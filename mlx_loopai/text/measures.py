@@ -184,7 +184,7 @@ def longest_repeat(text: str) -> str:
 def is_looping(text: str) -> bool:
     """True for degenerate repetition: a phrase four times or more in a row, or a text that is mostly one sentence.
 
-    Laughter, rules and stretched sounds (ㅋㅋㅋㅋ, -----, 아아아) are no loops until they are longer than any person's.
+    Laughter, rules and stretched sounds (ㅋㅋㅋㅋ, -----, 아아아) are loops only beyond any length that people write.
     """
     normal = nfc(text)
     words = _WORD.findall(normal)

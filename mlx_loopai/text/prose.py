@@ -107,7 +107,7 @@ def _is_title(words: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=1 << 13)
 def _plain_parts(word: str, first: bool) -> tuple[str, ...]:
-    """The lower-case parts of a word that is no name, or nothing: names have capitals, digits, dots or underscores."""
+    """The lower-case parts of a word that is not a name, or nothing: names have capitals, digits or signs."""
     word = word.replace("’", "'")
     plain = (
         word.islower() or word == "I" or word.startswith("I'") or (first and word[:1].isupper() and word[1:].islower())

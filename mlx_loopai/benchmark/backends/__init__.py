@@ -13,7 +13,7 @@ from typing import Protocol
 from mlx_loopai.benchmark.cases import CaseRows, TrainCase
 from mlx_loopai.benchmark.race_results import StepClock
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.errors import InputError, LoopaiError, install_command
 
 # Ours, as `train` runs here, and with the compiled step of a GPU whatever this machine is.
 OWN, OWN_COMPILED = "mlx-loopai", "mlx-loopai-compiled"
@@ -67,5 +67,5 @@ def open_side(backend: str, model: Path, adapter: Path | None) -> Side:
         side: Side = module.open_side(model, adapter, backend)
     except ImportError as error:
         missing = error.name or "a package"
-        raise LoopaiError(f"{backend}: {missing} is not installed; pip install 'mlx-loopai[bench]'") from None
+        raise LoopaiError(f"{backend}: {missing} is not installed; {install_command('bench')}") from None
     return side

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, install_command
 from mlx_loopai.text.hangul import nfc
 from mlx_loopai.units import MIB
 
 SUFFIXES = (".txt", ".md", ".markdown", ".docx", ".epub")
-# A novel of a million characters has 3 MB; a packed file that opens into more is no story.
+# A novel of a million characters has 3 MB; a packed file that opens into more is not a story.
 MAX_FILE_BYTES = 64 * MIB
 _CONTAINER = "META-INF/container.xml"
 _BLOCKS = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "blockquote", "hr")
@@ -130,7 +130,7 @@ def _library(name: str, path: Path) -> Any:
         return import_module(name)
     except ImportError:
         raise InputError(
-            f"{path}: reading {path.suffix} files needs an extra; pip install 'mlx-loopai[stories]', or save it as .txt"
+            f"{path}: reading {path.suffix} files needs an extra; {install_command('stories')}, or save it as .txt"
         ) from None
 
 

@@ -42,7 +42,7 @@ _TABLE = (QWEN2, QWEN3, LLAMA, MISTRAL, GPT_NEOX, QWEN3_5, EXAONE4, GEMMA3_TEXT)
 ARCHITECTURES = {each.model_type: each for each in _TABLE}
 # Of a text model alone, and of a multimodal one that has it as a part.
 _OTHER_NAMES = {name: each for each in _TABLE for name in (each.text_type, *each.wrappers) if name}
-# Of a multimodal configuration, what is no setting of its text model.
+# Of a multimodal configuration, what is not a setting of its text model.
 _OTHER_PARTS = ("text_config", "vision_config", "audio_config", "architectures")
 
 

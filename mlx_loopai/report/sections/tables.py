@@ -172,7 +172,7 @@ def differing_settings(arms: Mapping[str, ArmResult]) -> Html | None:
 
 
 def flat_settings(settings: str) -> dict[str, str]:
-    """Dotted name -> value of a YAML text; empty when it is no table."""
+    """Dotted name -> value of a YAML text; empty when it is not a table."""
     try:
         loaded = yaml.safe_load(settings)
     except (yaml.YAMLError, ValueError):

@@ -116,7 +116,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "mlx_loopai.benchmark.backends.torch_peft", raising=False)
-    with pytest.raises(LoopaiError, match=r"torch-cpu: torch is not installed; pip install 'mlx-loopai\[bench\]'"):
+    with pytest.raises(
+        LoopaiError, match=r"torch-cpu: torch is not installed; .* -m pip install 'mlx-loopai\[bench\]'"
+    ):
         open_side("torch-cpu", Path("nowhere"), None)
 
 

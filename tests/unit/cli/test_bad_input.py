@@ -50,7 +50,7 @@ CASES = [
     Case("blank lines only", TRAIN, ("rows.jsonl: holds no rows",), {"rows.jsonl": "\n\n"}),
     Case("not UTF-8", TRAIN, ("rows.jsonl:1: not UTF-8", "CP949"), {"rows.jsonl": GOOD_ROW.encode("cp949")}),
     Case("broken JSON line", TRAIN, ("rows.jsonl:2: broken JSON",), {"rows.jsonl": GOOD_ROW + '{"prompt": "아\n'}),
-    Case("line that is no object", TRAIN, ("rows.jsonl:1: expected an object",), {"rows.jsonl": "3\n"}),
+    Case("line that is not an object", TRAIN, ("rows.jsonl:1: expected an object",), {"rows.jsonl": "3\n"}),
     Case(
         "empty assistant turn",
         TRAIN,

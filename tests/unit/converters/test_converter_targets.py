@@ -146,7 +146,7 @@ def test_the_gguf_reader_finds_tokenizer_and_template(tiny_model_folder: Path, t
         ({"to": "gguf", "keep": ("lm_head=8bit",)}, "belong to `to` mlx"),
         ({"group_size": 32}, "without `quantize`"),
         ({"quantize": "4", "keep": ("lm_head",)}, "is not NAME=FORM"),
-        ({"quantize": "4", "keep": ("lm_head=7bit",)}, "is no quantisation"),
+        ({"quantize": "4", "keep": ("lm_head=7bit",)}, "is not a quantisation"),
         ({"quantize": "4", "keep": ("nowhere=bf16",)}, "no matrix of the model"),
         ({"quantize": "mxfp4", "group_size": 64}, "groups of 32 only"),
     ],

@@ -120,12 +120,12 @@ def test_what_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("hangul=0.5", "'hangul' is no script; there are han, kana"),
+        ("hangul=0.5", "'hangul' is not a script; there are han, kana"),
         ("han", "'han' is not SCRIPT=FACTOR"),
         ("han=1", "han 1: a factor is at least 0 and below 1"),
         ("han=-1", "at least 0"),
         ("han=nan", "at least 0"),
-        ("", "is no script"),
+        ("", "is not a script"),
     ],
 )
 def test_what_is_refused(text: str, said: str) -> None:

@@ -94,5 +94,5 @@ def test_bad_forms(tiny: LoadedModel, schema: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(InputError, match=r"`regex` \(\["):
         regex_grammar(tiny, "([")
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(InputError, match=r"pip install 'mlx-loopai\[grammar\]'"):
+    with pytest.raises(InputError, match=r"-m pip install 'mlx-loopai\[grammar\]'"):
         json_schema_grammar(tiny, schema)

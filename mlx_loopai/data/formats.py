@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, install_command
 from mlx_loopai.files import mostly_brackets, refuse_link_out
 
 _SPLITS = {
@@ -223,7 +223,7 @@ def _read_parquet(path: Path) -> Iterator[RawRow | Problem]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise InputError(f"{path}: reading Parquet needs pyarrow; pip install 'mlx-loopai[parquet]'") from None
+        raise InputError(f"{path}: reading Parquet needs pyarrow; {install_command('parquet')}") from None
     size = path.stat().st_size
     budget = _MIN_CHARACTERS + _MAX_EXPANSION * size
     number = 0

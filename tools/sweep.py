@@ -27,7 +27,7 @@ from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.skill_judge import SKILL_JUDGE
 from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.experiments.comparison import run_arm
-from mlx_loopai.experiments.measurement import Measure, Measurement, measure_model
+from mlx_loopai.experiments.measurement import EMBEDDED_HELD_OUT, Measure, Measurement, measure_model
 from mlx_loopai.files import cache_folder
 from mlx_loopai.models.load import load_model
 from mlx_loopai.runs.context import RunContext
@@ -102,7 +102,7 @@ def write_table() -> None:
 @click.option("--model", default="nano", show_default=True)
 def run(arm: str, grid: tuple[str, ...], seeds: str, model: str) -> None:
     """Train the demonstration's ARM with every combination of --set and append what it scored."""
-    measure = Measure(open_tasks(), "samples/hurting_held_out")
+    measure = Measure(open_tasks(), EMBEDDED_HELD_OUT)
     recipe = ROOT / "mlx_loopai" / "recipes" / f"demo-{arm}.yaml"
     loaded = load_model(model)
     listener = Silent()

@@ -56,14 +56,14 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     from mlx_loopai.cli.report import write_report
     from mlx_loopai.evaluation.suites import read_suite
     from mlx_loopai.experiments.comparison import compare
-    from mlx_loopai.experiments.measurement import Measure
+    from mlx_loopai.experiments.measurement import EMBEDDED_HELD_OUT, Measure
     from mlx_loopai.memory.machine import package_versions
     from mlx_loopai.models.load import NANO
     from mlx_loopai.runs.documents.comparison import DEMO_NAME
 
     _clear(out)
     configs = {name: recipe_config(file, (f"train.seed={seed}",)) for name, file in RECIPES.items()}
-    measure = Measure(read_suite(NANO), "samples/hurting_held_out", PROMPTS)
+    measure = Measure(read_suite(NANO), EMBEDDED_HELD_OUT, PROMPTS)
     try:
         with progress_listener(quiet) as listener:
             found = compare(configs, out, measure, listener)

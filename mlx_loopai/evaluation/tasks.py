@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic
 
 from mlx_loopai.data.records import Message, Record
@@ -44,7 +45,7 @@ class TaskResult:
     def n(self) -> int:
         return len(self.answers)
 
-    @property
+    @cached_property
     def right(self) -> tuple[bool, ...]:
         return tuple(answer.right for answer in self.answers)
 

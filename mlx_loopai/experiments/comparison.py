@@ -12,6 +12,7 @@ from mlx_loopai.config import RunConfig
 from mlx_loopai.data.sources import DOMAIN
 from mlx_loopai.evaluation.gain import gain_over_seeds
 from mlx_loopai.evaluation.retention import counted, retention_over_seeds
+from mlx_loopai.experiments.evaluate import retained
 from mlx_loopai.experiments.measurement import Measure, Measurement, measure_model
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
 from mlx_loopai.experiments.step_cost import step_costs
@@ -157,15 +158,11 @@ def _result(measured: Sequence[Measurement], base: Measurement, plain: Sequence[
     references = [arm.measured.domain for arm in plain][: len(measured)]
     gain, gain_interval = gain_over_seeds(base.domain, [one.domain for one in measured][: len(references)], references)
     return ArmResult(
-        retention=kept.mean,
-        retention_min=kept.minimum,
-        retention_interval=kept.interval,
+        **retained(kept),
         gain=gain,
         gain_interval=gain_interval,
         domain_score=-_mean([one.domain.nll_per_token for one in measured]),
         domain_perplexity=_mean([one.domain.perplexity for one in measured]),
-        right_to_wrong=kept.right_to_wrong,
-        wrong_to_right=kept.wrong_to_right,
         probes={name: TaskScore(**vars(task)) for name, task in kept.per_task.items()},
         purity=_mean_known([one.general.purity for one in measured]),
         general_nll={name: _mean([one.general.nll[name] for one in measured]) for name in base.general.nll},

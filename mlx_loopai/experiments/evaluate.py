@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mlx_loopai.data.tokens import ChatEncoder
-from mlx_loopai.evaluation.retention import TaskRetention, counted, retention
+from mlx_loopai.evaluation.retention import Retention, TaskRetention, counted, retention
 from mlx_loopai.evaluation.suite_run import SuiteResult, is_kept, run_suite
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Task, TaskResult
@@ -77,7 +78,7 @@ def measure_suite(
 ) -> SuiteResult:
     """`run_suite`, with `listener` told unless everything is kept in `folder` already."""
     if folder is None or not is_kept(loaded, encoder, tasks, folder):
-        listener.stage(f"questions to the {label}", sum(len(task.items) for task in tasks))
+        listener.stage(f"questions: {label}", sum(len(task.items) for task in tasks))
     return run_suite(loaded, encoder, tasks, folder, listener.advance)
 
 
@@ -94,11 +95,7 @@ def evaluation_of(
         suite=suite,
         model=model,
         adapter=adapter,
-        retention=kept.mean if kept else None,
-        retention_min=kept.minimum if kept else None,
-        retention_interval=kept.interval if kept else None,
-        right_to_wrong=kept.right_to_wrong if kept else None,
-        wrong_to_right=kept.wrong_to_right if kept else None,
+        **retained(kept),
         base=_scores(base),
         tuned=None if tuned is None else _scores(tuned),
         probes={
@@ -109,6 +106,19 @@ def evaluation_of(
         perplexity=_scores(last).perplexity,
         purity=last.purity,
     )
+
+
+def retained(kept: Retention | None) -> dict[str, Any]:
+    """Retention as documents hold it (`figures.Kept`), without its tasks."""
+    if kept is None:
+        return {"retention": None, "retention_min": None}
+    return {
+        "retention": kept.mean,
+        "retention_min": kept.minimum,
+        "retention_interval": kept.interval,
+        "right_to_wrong": kept.right_to_wrong,
+        "wrong_to_right": kept.wrong_to_right,
+    }
 
 
 def _scores(found: SuiteResult) -> ModelScores:

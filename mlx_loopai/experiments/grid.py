@@ -27,6 +27,7 @@ from mlx_loopai.experiments.measurement import Measure, domain_losses
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.comparison import PLAIN, Comparison, TriedRate
+from mlx_loopai.runs.documents.run import Summary, read_run
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.run import train_in
 
@@ -103,9 +104,8 @@ class Grid:
         return chosen
 
     def _match(self, chosen: Mapping[str, RunConfig]) -> RunConfig:
-        most = max(
-            _done(self._cell(name, one))["steps"] for name, config in chosen.items() for one in self._seeded(config)
-        )
+        cells = [self._cell(name, one) for name, config in chosen.items() for one in self._seeded(config)]
+        most = max(summary.steps for summary in map(_summary, cells) if summary is not None)
         config = _with(chosen[PLAIN], max_steps=most)
         if self._train(MATCHED, config, self.trials.seeds) is None:
             raise LoopaiError(f"arm {MATCHED}: diverged; leave it out of `arms`, or sweep smaller learning rates")
@@ -147,15 +147,16 @@ class Grid:
 def finished(context: RunContext) -> bool:
     """Whether the context's folder holds the complete run of exactly its configuration and rows."""
     run = context.directory
-    if not (run.adapter.exists() and run.identity.exists() and _done(context)):
+    if not (run.adapter.exists() and run.identity.exists() and _summary(context)):
         return False
     identity = json.loads(run.identity.read_text(encoding="utf-8"))
     wanted = context.config.digest(), context.rows.digest
     return (identity["config_digest"], identity.get("rows_digest")) == wanted
 
 
-def _done(context: RunContext) -> dict[str, Any]:
-    return next((event for event in context.directory.read_events() if event["event"] == "done"), {})
+def _summary(context: RunContext) -> Summary | None:
+    """What the run did; None while it is not complete."""
+    return read_run(context.directory).summary
 
 
 def _with(config: RunConfig, **train: Any) -> RunConfig:

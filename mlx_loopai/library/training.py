@@ -63,7 +63,7 @@ def compare(
 
     arms: names that the help of `mlx-loopai compare` explains, or recipe files; plain always takes part. seeds: runs of
     every arm. limit: at most that many questions of each task, for a quick look. What is trained already is not trained
-    again. `out`/comparison.json keeps the result; `mlx-loopai report` makes a page of it.
+    again. `out`/compare.json keeps the result; `mlx-loopai report` makes a page of it.
 
     Raises: InputError for an unknown arm, or a configuration that names no held-out rows (`validation`); LoopaiError
     when plain LoRA gains nothing, so that nothing can be compared.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
+from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.lm_eval import PREFIX as LM_EVAL
 from mlx_loopai.runs.documents.document import Document, Figure, Part
 from mlx_loopai.runs.documents.figures import Kept, TaskScore
 
@@ -66,3 +69,13 @@ class Evaluation(Document, Kept):
     probes: Mapping[str, EvaluatedTask] = field(default_factory=dict)
     nll: Mapping[str, TextLikelihood] = field(default_factory=dict)
     perplexity: Figure = None
+
+    @classmethod
+    def from_json(cls, document: Any, place: str) -> Self:
+        """The evaluation. Raises: InputError as `Document.from_json`, and for the scores of lm-eval's tasks."""
+        if isinstance(document, Mapping) and str(document.get("suite")).startswith(LM_EVAL):
+            raise InputError(
+                f"{place}: holds scores of lm-eval's tasks, which have no single answers and so no retention; "
+                "evaluate with another `suite`"
+            )
+        return super().from_json(document, place)

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import TypeAdapter
 
 from mlx_loopai.data.samples.skills import SKILLS
 from mlx_loopai.errors import InputError
-from mlx_loopai.evaluation.suites import HELD_OUT, default_suite, nano_tasks, read_suite
+from mlx_loopai.evaluation.suites import HELD_OUT, TaskOptions, default_suite, nano_tasks, read_suite
 from mlx_loopai.evaluation.tasks import Asked, Chosen, Scored
 from mlx_loopai.models.load import NANO_FOLDER
 
@@ -31,6 +33,13 @@ def test_a_suite_file_names_tasks_relative_to_itself(tmp_path: Path) -> None:
     file.write_text("qa: {kind: generate}\nx: {kind: nll, file: a, colour: red}\n")
     with pytest.raises(InputError, match=r"needs a file(.|\n)*colour"):
         read_suite(str(file))
+
+
+def test_the_suite_file_of_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "measuring.md").read_text(encoding="utf-8")
+    block = page.split("```yaml\n")[1].split("```")[0]
+    options = TypeAdapter(dict[str, TaskOptions]).validate_python(yaml.safe_load(block))
+    assert {one.kind for one in options.values()} == {"general", "choice", "generate", "nll"}
 
 
 def test_five_nano_tasks_of_two_hundred_questions_and_more() -> None:

@@ -176,6 +176,14 @@ def test_an_evaluation_that_an_older_version_wrote(tmp_path: Path) -> None:
     assert (read.base.perplexity, read.probes["sums"].n, read.retention) == (7.4, 240, None)
 
 
+def test_scores_of_lm_eval_are_no_evaluation(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    scores = {"suite": "lm-eval:arc_easy", "base": {"arc_easy": {"acc,none": 0.5}}, "tuned": None, "retention": None}
+    path.write_text(json.dumps(scores), encoding="utf-8")
+    with pytest.raises(InputError, match=r"evaluation\.json: holds scores of lm-eval's tasks.*another `suite`"):
+        read_result(path)
+
+
 def test_a_summary_of_an_older_or_a_newer_version() -> None:
     event = {"event": "done", "time": 1.0, **DONE}
     assert Summary.from_json(event, "x").mlx_lm_token_share is None

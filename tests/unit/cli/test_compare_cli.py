@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mlx_loopai.cli.main import main
+from mlx_loopai.config.shipped import RECIPES
 from mlx_loopai.evaluation.choices import choose, read_choices
-from mlx_loopai.experiments.arms import RECIPES
 from mlx_loopai.models.adapters import read_adapter_config
 from mlx_loopai.models.load import load_model
 from mlx_loopai.runs.directory import RunDirectory

@@ -27,7 +27,8 @@ from mlx_loopai.experiments.measurement import Measure, domain_losses
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.comparison import PLAIN, Comparison, TriedRate
-from mlx_loopai.runs.documents.run import Summary, read_run
+from mlx_loopai.runs.documents.run import read_run
+from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.run import train_in
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage, warn_of_emptied
-from mlx_loopai.cli.generation_options import generation_flags, read_flags
+from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
 from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
 from mlx_loopai.config import generation_options
 from mlx_loopai.errors import InputError
@@ -20,6 +20,7 @@ from mlx_loopai.text.alphabet import Scripts
 
 if TYPE_CHECKING:
     from mlx_loopai.generation.chat import Chat, Turn
+    from mlx_loopai.generation.session import AdapterWhen
 
 _FILE = click.Path(path_type=Path)
 _HELP = """\
@@ -69,6 +70,7 @@ class _Console:
 @click.command("chat", short_help="Talk with a model in the terminal.")
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=_FILE, help="RUN/adapter folder (or RUN) of a training run on this model.")
+@adapter_when_option
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before the conversation.")
 @click.option(
     "--genre", help="Examples and a system prompt that come with the program: 판타지, 로맨스, 동화, 시, 수필."
@@ -84,6 +86,7 @@ class _Console:
 def command(
     model: str,
     adapter: Path | None,
+    adapter_when: AdapterWhen,
     few_shot: Path | None,
     genre: str | None,
     system: str | None,
@@ -108,7 +111,7 @@ def command(
     loaded_chat = None if load is None else Conversation.load(load)
     examples, system = shown_first(genre, few_shot, system)
     with waiting(f"loading {model}", quiet):
-        session = open_session(model, adapter, system)
+        session = open_session(model, adapter, system, adapter_when=adapter_when)
     chat = Chat(session, ChatOptions(generation, session.context(context), examples))
     if loaded_chat is not None:
         chat.begin(loaded_chat)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.generation_options import adapter_when_option
 from mlx_loopai.cli.output import emit, json_option, quiet_option, to_plain
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 
 if TYPE_CHECKING:
+    from mlx_loopai.generation.session import AdapterWhen
     from mlx_loopai.runs.documents.evaluation import Evaluation
 
 LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
@@ -21,6 +23,7 @@ LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 @click.command("evaluate", short_help="Measure what a model kept of its general ability.")
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
+@adapter_when_option
 @click.option("--suite", help="nano, general, a YAML file, or lm-eval:TASK,TASK; by default what suits the model.")
 @click.option(
     "--text", "texts", type=click.Path(path_type=Path), help="Score a file of generated texts; no model is loaded."
@@ -56,6 +59,7 @@ LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 def command(
     model: str,
     adapter: Path | None,
+    adapter_when: AdapterWhen,
     suite: str | None,
     texts: Path | None,
     references: Path | None,
@@ -95,7 +99,7 @@ def command(
         from mlx_loopai.experiments.evaluate import evaluate, note_on_card
 
         with progress_listener(quiet) as listener:
-            found = evaluate(model, adapter, suite, limit=limit, listener=listener)
+            found = evaluate(model, adapter, suite, limit=limit, adapter_when=adapter_when, listener=listener)
         note_on_card(found)
         document = found.to_json()
         text = _table(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.generation_options import generation_flags, read_flags
+from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
 from mlx_loopai.cli.output import json_option, quiet_option, waiting
 from mlx_loopai.cli.rag import chroma_url_option
 from mlx_loopai.errors import InputError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlx_loopai.generation.answers import Standard
     from mlx_loopai.generation.grammar import Grammar
     from mlx_loopai.generation.prompts import Prompt
-    from mlx_loopai.generation.session import Session
+    from mlx_loopai.generation.session import AdapterWhen, Session
     from mlx_loopai.models.load import LoadedModel
     from mlx_loopai.models.prompt_cache import Prefix
 
@@ -34,6 +34,7 @@ class _Given:
     prompts: Path | None
     model: str
     adapter: Path | None
+    adapter_when: AdapterWhen
     few_shot: Path | None
     genre: str | None
     rag: Path | None
@@ -76,6 +77,7 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--prompts", type=_FILE, help=".txt with one prompt a line, or .jsonl rows with prompt or messages.")
 @click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
 @click.option("--adapter", type=_FILE, help="RUN/adapter folder (or RUN) of a training run on this model.")
+@adapter_when_option
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before every prompt.")
 @click.option(
     "--genre", help="Examples and a system prompt that come with the program: 판타지, 로맨스, 동화, 시, 수필."
@@ -166,6 +168,10 @@ def _check_together(given: _Given) -> None:
     for name, asked in batched.items():
         if asked and given.draft_model is not None:
             raise InputError(f"--draft-model with {name}: it serves one streamed answer; give one of them")
+    if given.prompt_cache is not None and given.adapter_when == "auto":
+        raise InputError(
+            "--prompt-cache with --adapter-when auto: base and adapter read prompts apart; give one of them"
+        )
     if given.prompt_cache is not None and given.prompt_cache.suffix != ".safetensors":
         raise InputError(
             f"--prompt-cache {given.prompt_cache}: is a safetensors file; let its name end in .safetensors"
@@ -181,7 +187,7 @@ def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
     examples, system = shown_first(given.genre, given.few_shot, given.system)
     if given.rag is not None:
         read_manifest(given.rag)  # before the weights: a mistyped folder should not cost a minute of loading
-    return open_session(given.model, given.adapter, system), examples
+    return open_session(given.model, given.adapter, system, adapter_when=given.adapter_when), examples
 
 
 def _grounded(

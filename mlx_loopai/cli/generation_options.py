@@ -15,6 +15,15 @@ from mlx_loopai.config import GenerationOptions, generation_options
 _NAME = re.compile(r"`(\w+)`")
 
 
+adapter_when_option = click.option(
+    "--adapter-when",
+    type=click.Choice(["always", "auto"]),
+    default="always",
+    show_default=True,
+    help="auto: prompts unlike those that the adapter was trained on are answered by the base.",
+)
+
+
 def generation_flags(*without: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds a flag for every option of GenerationOptions but `without`; `read_flags` takes them out again.
 

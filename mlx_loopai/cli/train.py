@@ -133,6 +133,7 @@ def judged_text(judged: JudgedSummary) -> str:
     rows = [
         ("kept", _with_interval(judged.retention, judged.retention_interval) + floor),
         ("worst kind", _figure(judged.retention_min)),
+        ("switched", f"{_figure(judged.switched_retention)} with --adapter-when auto"),
         ("learnt", f"{_with_interval(judged.gain, judged.gain_interval)} nats per token on held-out rows"),
         ("moved", f"{_figure(judged.budget_spent, 4)} nats per token of KL from the base"),
     ]

@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.retention import Retention, TaskRetention, counted, retention
 from mlx_loopai.evaluation.suite_run import SuiteResult, is_kept, run_suite
 from mlx_loopai.evaluation.suites import default_suite, read_suite
-from mlx_loopai.evaluation.tasks import Task, TaskResult
+from mlx_loopai.evaluation.tasks import JudgedAnswer, Task, TaskResult
 from mlx_loopai.files import cache_folder
-from mlx_loopai.generation.session import open_session
+from mlx_loopai.generation.session import AdapterWhen, open_session
+from mlx_loopai.generation.switch import Switch
 from mlx_loopai.models.adapters import note_retention
 from mlx_loopai.models.load import NANO, LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
@@ -37,18 +39,21 @@ def evaluate(
     *,
     limit: int | None = None,
     dtype: str = "auto",
+    adapter_when: AdapterWhen = "always",
     listener: Listener = SILENT,
 ) -> Evaluation:
     """Ask `model` the questions of a suite, and again with `adapter` on it; say how much of its ability is left.
 
     model: nano, a folder, or a hub id. adapter: an adapter's folder, or a run's. suite: nano, general, or a suite file
     (docs/measuring.md); by default what suits the model. limit: at most so many questions of each task, for a quick
-    look. The base's answers are kept in the cache folder, so it is asked once.
+    look. adapter_when: `auto` counts the base's answer where the adapter's switch leaves a prompt to it. The base's
+    answers are kept in the cache folder, so it is asked once.
 
     Raises: InputError for a wrong argument, or when the base is near chance on every task, so that there is nothing
     that the adapter could have lost.
     """
-    session = open_session(model, None if adapter is None else Path(adapter), dtype=dtype)
+    folder = None if adapter is None else Path(adapter)
+    session = open_session(model, folder, dtype=dtype, adapter_when=adapter_when)
     loaded, encoder = session.loaded, ChatEncoder(session.loaded.tokenizer, session.system_prompt)
     named = suite or default_suite(loaded.path)
     tasks = read_suite(named, limit)
@@ -58,7 +63,28 @@ def evaluate(
         return evaluation_of(base, None, suite=named, model=model)
     _say_what_counts(base, listener)
     tuned = measure_suite(loaded, encoder, tasks, listener, "fine-tuned model")
+    if session.switch is not None:
+        tuned = switched(base, tuned, session.switch, loaded, encoder)
     return evaluation_of(base, tuned, suite=named, model=model, adapter=str(session.adapter))
+
+
+def switched(
+    base: SuiteResult, tuned: SuiteResult, switch: Switch, loaded: LoadedModel, encoder: ChatEncoder
+) -> SuiteResult:
+    """What a reader gets where `switch` decides: the tuned model's answer to a prompt, or the base's.
+
+    Likelihoods of texts are the tuned model's: a switch decides about prompts.
+    """
+
+    def chosen(before: JudgedAnswer, after: JudgedAnswer) -> JudgedAnswer:
+        ids = encoder.prompt_ids([Message("user", after.prompt)])
+        return after if switch.chooses_adapter(loaded.model, ids) else before
+
+    tasks = [
+        replace(after, answers=tuple(chosen(one, two) for one, two in zip(before.answers, after.answers, strict=True)))
+        for before, after in zip(base.tasks, tuned.tasks, strict=True)
+    ]
+    return SuiteResult(tuple(tasks), tuned.nll)
 
 
 def note_on_card(found: Evaluation) -> None:

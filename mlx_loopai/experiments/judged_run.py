@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,14 @@ from mlx_loopai.evaluation.retention import counted, retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Asked, Task
-from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite
+from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+from mlx_loopai.generation.switch import SWITCH_FILE, Switch
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.rounding import can_be_rounded, round_weights
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.runs.documents.evaluation import Evaluation
 from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.documents.verdict import JudgedSummary, Sample, Verdict
 from mlx_loopai.runs.listener import Listener
@@ -66,15 +66,29 @@ def judge(context: RunContext, summary: Summary) -> JudgedSummary:
     tasks = read_suite(named, context.config.forgetting.questions)
     samples = _samples(context, tasks)
     gain, gain_interval = _gain(context)
-    evaluation, floor = _evaluated(context, named, tasks)
-    if evaluation is not None:
+    measured = _measured(context, tasks)
+    evaluation = with_switch = floor = None
+    if measured is not None:
+        evaluation = evaluation_of(
+            measured.base,
+            measured.tuned,
+            suite=named,
+            model=context.config.model,
+            adapter=str(context.directory.adapter),
+        )
         evaluation.write(context.directory.evaluation)
+        if measured.switched is not None:
+            with_switch = retention(measured.base.tasks, measured.switched.tasks)
+        floor = _noise_floor(context, measured)
     judged = JudgedSummary(
         **vars(summary),
         retention=evaluation.retention if evaluation else None,
         retention_min=evaluation.retention_min if evaluation else None,
         retention_interval=evaluation.retention_interval if evaluation else None,
         noise_floor=floor,
+        switched_retention=with_switch.mean if with_switch else None,
+        switched_retention_min=with_switch.minimum if with_switch else None,
+        switch_accuracy=measured.switch.accuracy if measured and measured.switch else None,
         gain=gain,
         gain_interval=gain_interval,
         verdict="pass",
@@ -101,8 +115,19 @@ def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
     return ("fail" if reasons else "pass"), reasons
 
 
-def _evaluated(context: RunContext, named: str, tasks: Sequence[Task]) -> tuple[Evaluation | None, float | None]:
-    """What base and result answered, and the noise floor; (None, None) where the base answers nothing well enough."""
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """The tasks on which the base is well above chance, and what base and result answered, by weights and switched."""
+
+    tasks: list[Task]
+    base: SuiteResult
+    tuned: SuiteResult
+    switch: Switch | None
+    switched: SuiteResult | None
+
+
+def _measured(context: RunContext, tasks: Sequence[Task]) -> _Measured | None:
+    """None where the base answers nothing well enough for anything to be lost."""
     loaded, encoder, listener = context.loaded, context.encoder, context.listener
     with adapter_disabled(loaded.model):
         base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
@@ -110,16 +135,28 @@ def _evaluated(context: RunContext, named: str, tasks: Sequence[Task]) -> tuple[
         names = counted(base.tasks)
     except InputError as reason:
         listener.notice(str(reason))
-        return None, None
+        return None
     # What says nothing of the base cannot be lost: nobody waits for it twice.
     chosen = [task for task in tasks if task.name in names]
     base = SuiteResult(tuple(task for task in base.tasks if task.name in names), {})
     tuned = measure_suite(loaded, encoder, chosen, listener, "fine-tuned model")
-    found = evaluation_of(base, tuned, suite=named, model=context.config.model, adapter=str(context.directory.adapter))
-    return found, _noise_floor(context, chosen, base)
+    switch = _switch(context)
+    return _Measured(
+        tasks=chosen,
+        base=base,
+        tuned=tuned,
+        switch=switch,
+        switched=None if switch is None else switched(base, tuned, switch, loaded, encoder),
+    )
 
 
-def _noise_floor(context: RunContext, tasks: Sequence[Task], base: SuiteResult) -> float | None:
+def _switch(context: RunContext) -> Switch | None:
+    """The switch that the run wrote beside its adapter, if it had prompts to fit one."""
+    folder = context.directory.adapter
+    return Switch.load(folder, context.base.shape.hidden_size) if (folder / SWITCH_FILE).is_file() else None
+
+
+def _noise_floor(context: RunContext, measured: _Measured) -> float | None:
     """Retention of the base with its weights rounded to 8 bits; None for one whose weights have fewer."""
     loaded = context.loaded
     if not can_be_rounded(loaded.model):
@@ -127,8 +164,10 @@ def _noise_floor(context: RunContext, tasks: Sequence[Task], base: SuiteResult) 
     with adapter_disabled(loaded.model):
         round_weights(loaded.model)
         rounded = replace(loaded, base_hash=f"{loaded.base_hash} rounded")
-        found = measure_suite(rounded, context.encoder, tasks, context.listener, "rounded base", cache_folder())
-    return retention(base.tasks, found.tasks).mean
+        found = measure_suite(
+            rounded, context.encoder, measured.tasks, context.listener, "rounded base", cache_folder()
+        )
+    return retention(measured.base.tasks, found.tasks).mean
 
 
 def _gain(context: RunContext) -> tuple[float | None, tuple[float, float] | None]:

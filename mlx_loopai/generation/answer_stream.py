@@ -72,6 +72,7 @@ class Text:
     text: as a reader gets it, after the filter. written: as the model wrote it, up to a stop string.
     tokens: what the model chose, without the end-of-text token.
     finished: the model ended it, or a stop string did; False when `max_tokens`, a reader or a time limit cut it.
+    adapter: an adapter was on while it was written.
     removed: filter rule -> how often it applied; only rules that did.
     masked_mass and argmax_masked: what the constraint had to do, see `constraint.Tally`.
     """
@@ -86,6 +87,7 @@ class Text:
     scripts: str
     masked_mass: float
     argmax_masked: float
+    adapter: bool = False
     removed: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -113,6 +115,7 @@ class Text:
             "scripts": self.scripts,
             "masked_mass": self.masked_mass,
             "argmax_masked": self.argmax_masked,
+            "adapter": self.adapter,
             "purity": self.purity,
             "removed": dict(self.removed),
         }
@@ -174,6 +177,7 @@ class Writing:
             scripts=str(request.constraint.scripts) if request.constraint else "off",
             masked_mass=tally.masked_mass,
             argmax_masked=tally.argmax_masked,
+            adapter=request.adapter,
             removed={rule: counts[rule] for rule in RULES if counts.get(rule)},
         )
 

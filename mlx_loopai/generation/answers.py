@@ -13,6 +13,7 @@ from mlx_loopai.generation.engine import check_prompts
 from mlx_loopai.generation.ranking import rank
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.lora import adapter_answering
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.models.prompt_cache import compute_prefix
 from mlx_loopai.text.filter import Policy, clean
@@ -79,8 +80,13 @@ def write_answers(
     once. Raises: InputError for empty prompts.
     """
     check_prompts([request.prompt for request in requests])
-    with Batch(loaded, batch_rows) as batch:
-        yield from _Desk(loaded, requests, best_of, standard, batch, batch_rows).answers()
+    for on in (True, False):  # the rows of a batch share their weights
+        places = [place for place, request in enumerate(requests) if request.adapter == on]
+        if places:
+            chosen = [requests[place] for place in places]
+            with adapter_answering(loaded.model, on), Batch(loaded, batch_rows) as batch:
+                for place, answer in _Desk(loaded, chosen, best_of, standard, batch, batch_rows).answers():
+                    yield places[place], answer
 
 
 class _Desk:

@@ -94,6 +94,7 @@ class Chat:
     def __init__(self, session: Session, options: ChatOptions) -> None:
         self._session, self.options = session, options
         self._cache = KeptCache(session.loaded.model)
+        self._adapter_read = session.adapter is not None
         self.conversation = Conversation(session.system_prompt)
         self._skipped = 0
 
@@ -115,9 +116,13 @@ class Chat:
         ids, skipped = self._shortened(asked)
         options = fitted(self.options.generation, len(ids), self.options.context_tokens)
         left_out, self._skipped = skipped - self._skipped, skipped
-        prefix = self._cache.prefix(ids)
         options = options.model_copy(update={"seed": options.seed + self.conversation.exchanges})
-        writing = Writing(dataclasses.replace(self._session.request(ids, options), prefix=prefix))
+        request = self._session.request(ids, options)
+        if request.adapter != self._adapter_read:  # what base and adapter read of the same tokens differs
+            self._cache.forget()
+            self._adapter_read = request.adapter
+        prefix = self._cache.prefix(ids)
+        writing = Writing(dataclasses.replace(request, prefix=prefix))
         return Turn(
             left_out=left_out,
             read_tokens=len(ids) - len(prefix.tokens),

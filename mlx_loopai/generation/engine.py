@@ -25,6 +25,7 @@ from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.sampling import choose, penalise, penalty_context, uniforms
 from mlx_loopai.models.load import LoadedModel, load_model
+from mlx_loopai.models.lora import adapter_answering
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
 from mlx_loopai.progress import Advance, ignore
 
@@ -99,11 +100,12 @@ def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = No
         logits_processors=[processor],
         **settings,
     )
-    for response in responses:
-        last = response.finish_reason is not None
-        ended = response.finish_reason == "stop"
-        text = response.text.rstrip(REPLACEMENT) if last else response.text
-        yield Piece(text, None if ended else response.token, ended)
+    with adapter_answering(loaded.model, request.adapter):
+        for response in responses:
+            last = response.finish_reason is not None
+            ended = response.finish_reason == "stop"
+            text = response.text.rstrip(REPLACEMENT) if last else response.text
+            yield Piece(text, None if ended else response.token, ended)
 
 
 def load_draft(name: str, loaded: LoadedModel) -> LoadedModel:

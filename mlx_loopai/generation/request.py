@@ -24,6 +24,7 @@ class Request:
     """One answer to write. It draws from the stream (options.seed, row), whatever else is written at the same time.
 
     prefix: the beginning of `prompt` that need not be read again. stops: strings before which the answer ends.
+    adapter: whether the model's adapter, if it has one, answers; otherwise its base does.
     policy: of the filter that its text passes; None shows the text as the model wrote it. guard: against repetition, as
         strong as the options say; None for none.
     """
@@ -38,6 +39,7 @@ class Request:
     stops: tuple[str, ...] = ()
     policy: Policy | None = None
     guard: RepetitionGuard | None = None
+    adapter: bool = True
 
     def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:
         """How mlx-lm shall draw a token from logits (1, V), and what it shall do to them before.

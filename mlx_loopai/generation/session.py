@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.records import Record
@@ -17,10 +18,12 @@ from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.prompts import Prompt, build_messages
 from mlx_loopai.generation.repetition import RepetitionGuard
 from mlx_loopai.generation.request import Request
+from mlx_loopai.generation.switch import Switch
 from mlx_loopai.models.adapters import CONFIG_FILE, load_adapter, read_adapter_config
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.text.alphabet import Scripts
 
+AdapterWhen = Literal["always", "auto"]
 # Rarely is more wanted, and the keys and values of each conversation may grow to this.
 _USUAL_CONTEXT = 8192
 # A table of the default policy on a vocabulary of 150,000 tokens takes 56 MB.
@@ -50,11 +53,15 @@ class Constraints:
 
 @dataclass(frozen=True)
 class Session:
-    """`system_prompt` is the one given, else the adapter's own, else none (the chat template's default stands)."""
+    """`system_prompt` is the one given, else the adapter's own, else none (the chat template's default stands).
+
+    switch: decides for each prompt whether the adapter answers it; None: it always does.
+    """
 
     loaded: LoadedModel
     system_prompt: str
     adapter: Path | None
+    switch: Switch | None = None
 
     @cached_property
     def constraints(self) -> Constraints:
@@ -96,7 +103,14 @@ class Session:
             stops=options.stop,
             policy=policy_of(scripts) if cleans else None,
             guard=self.guard if options.repetition_guard else None,
+            adapter=self.uses_adapter(ids),
         )
+
+    def uses_adapter(self, ids: Sequence[int]) -> bool:
+        """Whether the adapter answers this prompt; a switch reads it once with the base to decide."""
+        if self.adapter is None or self.switch is None:
+            return self.adapter is not None
+        return self.switch.chooses_adapter(self.loaded.model, ids)
 
     def prompt_ids(self, prompt: Prompt, few_shot: Sequence[Record] = ()) -> list[int]:
         """The tokens that `prompt` and its examples become: the same form as a training row's.
@@ -134,9 +148,15 @@ def fitted(options: GenerationOptions, n_prompt: int, context_tokens: int) -> Ge
 
 
 def open_session(
-    model: str, adapter: Path | None = None, system_prompt: str | None = None, dtype: str = "auto"
+    model: str,
+    adapter: Path | None = None,
+    system_prompt: str | None = None,
+    dtype: str = "auto",
+    adapter_when: AdapterWhen = "always",
 ) -> Session:
     """Load `model`, and `adapter` on it when given (a RUN/adapter folder, or RUN itself).
+
+    adapter_when: `auto` lets the adapter's switch decide for each prompt whether it or the base answers.
 
     Raises: InputError for an unknown model, a folder that holds no adapter, or an adapter of another base.
     """
@@ -149,7 +169,13 @@ def open_session(
     if folder is not None:
         load_adapter(loaded.model, folder, loaded.base_hash)
         loaded.model.eval()
-    return Session(loaded, saved_prompt if system_prompt is None else system_prompt, folder)
+    switch = None
+    if adapter_when == "auto":
+        if folder is None:
+            raise InputError("`adapter_when` auto: there is no adapter to switch; give `adapter`", "adapter_when")
+        switch = Switch.load(folder, loaded.model.model.norm.weight.shape[0])
+    prompt = saved_prompt if system_prompt is None else system_prompt
+    return Session(loaded=loaded, system_prompt=prompt, adapter=folder, switch=switch)
 
 
 def find_adapter(path: Path) -> Path:

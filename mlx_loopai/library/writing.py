@@ -14,7 +14,7 @@ from mlx_loopai.generation.answers import write_answers
 from mlx_loopai.generation.genres import shown_first
 from mlx_loopai.generation.prompts import as_prompt
 from mlx_loopai.generation.request import Request
-from mlx_loopai.generation.session import Session, fitted, open_session
+from mlx_loopai.generation.session import AdapterWhen, Session, fitted, open_session
 from mlx_loopai.models.load import NANO, LoadedModel
 
 Messages = Sequence[Mapping[str, str]]
@@ -86,23 +86,27 @@ def load(
     genre: str | None = None,
     few_shot: str | Path | None = None,
     dtype: str = "auto",
+    adapter_when: AdapterWhen = "always",
 ) -> Model:
     """Open a model: nano (embedded), a folder, or a hub id, with the adapter of a run on it when one is given.
 
     system: the system prompt; without it the one the adapter was trained with, if any. genre: shows the model examples
     that come with the program (판타지, 로맨스, 동화, 시, 수필). few_shot: a file of rows with a request and its answer,
-    shown before every prompt. dtype: fp32, bf16 or fp16; auto is fp32 on a CPU and bf16 on Metal.
+    shown before every prompt. adapter_when: `auto` lets the base answer what is unlike the rows that the adapter was
+    trained on. dtype: fp32, bf16 or fp16; auto is fp32 on a CPU and bf16 on Metal.
 
     Raises: InputError for an unknown model or genre, or an adapter that is missing or of another base.
     """
     examples, prompt = shown_first(genre, None if few_shot is None else Path(few_shot), system)
-    return Model(open_session(str(model), None if adapter is None else Path(adapter), prompt, dtype), examples)
+    folder = None if adapter is None else Path(adapter)
+    return Model(open_session(str(model), folder, prompt, dtype, adapter_when), examples)
 
 
 def generate(
     prompt: str | Messages, model: str | Path | Model = NANO, adapter: str | Path | None = None, **options: Any
 ) -> Text:
-    """The text for one prompt; `.text` is what was written. options: fields of `GenerationOptions`, and `system`.
+    """The text for one prompt; `.text` is what was written. options: fields of `GenerationOptions`, and `system` and
+    `adapter_when` as `load` takes them.
 
     A name is loaded anew by every call: give what `load` returns where there are several.
     Raises: InputError as `load` and `Model.generate`.
@@ -119,9 +123,9 @@ def stream(
 
 def _ready(model: str | Path | Model, adapter: str | Path | None, options: dict[str, Any]) -> Model:
     """The model of a call; `options` lose what belongs to loading it."""
-    system = options.pop("system", None)
+    system, adapter_when = options.pop("system", None), options.pop("adapter_when", "always")
     if not isinstance(model, Model):
-        return load(model, adapter, system=system)
+        return load(model, adapter, system=system, adapter_when=adapter_when)
     for name, given in (("adapter", adapter), ("system", system)):
         if given is not None:
             raise InputError(f"`{name}`: the model is loaded already; give it to `load`", name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -184,6 +184,13 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
     finally:
         for adapter, enabled in before:
             adapter.enabled = enabled
+
+
+@contextmanager
+def adapter_answering(model: nn.Module, on: bool) -> Iterator[None]:
+    """Within it `model` answers as it is, or as its base."""
+    with nullcontext() if on else adapter_disabled(model):
+        yield
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from mlx_loopai.training.monitor import result_step
 from mlx_loopai.training.phases import Phase
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
 from mlx_loopai.training.start import Resources, adapter_form, started_run
+from mlx_loopai.training.switching import switch_of
 
 
 def train(
@@ -98,6 +99,8 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
     }
     if context.directory.writes:
         _write_adapter(run, planned, losses)
+        if context.config.is_guarded:
+            _write_switch(run)
     summary = Summary(
         run=str(context.directory.path),
         steps=position.step,
@@ -126,6 +129,16 @@ def _write_adapter(run: Run, planned: MemoryPlan, losses: dict[str, float | None
     save_adapter(
         context.directory.adapter, context.model, adapter_form(context, planned), context.loaded.base_hash, **notes
     )
+
+
+def _write_switch(run: Run) -> None:
+    """Beside the adapter, what decides for a prompt whether it or the base answers."""
+    rows = [row for phase in run.phases for row in phase.rows]
+    switch = switch_of(run.context, rows)
+    if switch is None:
+        return
+    switch.save(run.context.directory.adapter)
+    run.context.directory.record("switch", accuracy=switch.accuracy, prompts=list(switch.prompts))
 
 
 def _finite_loss(run: Run) -> float:

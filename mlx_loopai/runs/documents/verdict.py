@@ -26,14 +26,19 @@ class JudgedSummary(Summary):
 
     retention, retention_min, retention_interval: over a few questions of each kind, 1 for the base; None where the base
     answers none of them well enough. noise_floor: the same of the base with its weights rounded to 8 bits: below it
-    nobody can tell a model from its base. gain: nats per token learnt on held-out rows, with its interval (without a
-    plain run to compare with, there is no share of plain's gain). reasons: why the verdict is no pass.
+    nobody can tell a model from its base. switched_retention, switched_retention_min: with the adapter switch;
+    switch_accuracy: share of held-out prompts that it decides rightly. gain: nats per token learnt on held-out rows,
+    with its interval (without a plain run to compare with, there is no share of plain's gain). reasons: why the verdict
+    is no pass.
     """
 
     retention: Figure = None
     retention_min: Figure = None
     retention_interval: Interval = None
     noise_floor: Figure = None
+    switched_retention: Figure = None
+    switched_retention_min: Figure = None
+    switch_accuracy: Figure = None
     gain: Figure = None
     gain_interval: Interval = None
     verdict: Verdict

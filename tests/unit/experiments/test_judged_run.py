@@ -15,6 +15,7 @@ from mlx_loopai.data.samples import corpus
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.experiments.judged_run import FEWEST_STEPS, learnt_interval, train_and_judge, verdict_on
+from mlx_loopai.library.writing import generate
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.run import read_run
 from mlx_loopai.runs.documents.summary import Summary
@@ -58,6 +59,9 @@ def test_what_it_learnt_and_kept_is_measured(judged: tuple[Path, JudgedSummary, 
     assert found.gain_interval is not None
     assert found.gain_interval[0] <= found.gain <= found.gain_interval[1]
     assert found.budget_spent is not None
+    assert found.switched_retention is not None
+    assert found.switched_retention >= found.retention - 1e-9 or found.switched_retention > 0.5
+    assert found.switch_accuracy is not None
     assert {"loading the base", "loss before", "questions to the fine-tuned model"} <= {
         name for name, _ in heard.stages
     }
@@ -68,6 +72,18 @@ def test_the_same_prompts_are_answered_before_and_after(judged: tuple[Path, Judg
     assert len(found.samples) == 4
     assert len({sample.prompt for sample in found.samples}) == 4
     assert all(sample.base for sample in found.samples)
+
+
+def test_the_switch_lies_with_the_adapter(judged: tuple[Path, JudgedSummary, Heard]) -> None:
+    folder = judged[0] / "adapter"
+    general = generate(
+        "What is the English word for 사과?", adapter=folder, adapter_when="auto", temperature=0.0, max_tokens=16
+    )
+    base = generate("What is the English word for 사과?", temperature=0.0, max_tokens=16)
+    story = generate("판타지 소설을 써주세요", adapter=folder, adapter_when="auto", temperature=0.0, max_tokens=4)
+    assert not general.adapter
+    assert general.text == base.text
+    assert story.adapter
 
 
 def test_the_folder_holds_verdict_and_evaluation(judged: tuple[Path, JudgedSummary, Heard]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_loopai.config import GenerationOptions
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation.answers import write_answers
+from mlx_loopai.generation.engine import stream
+from mlx_loopai.generation.session import Session, open_session
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch, _fit, fit_switch, prompt_states
 from mlx_loopai.models.load import load_model
 
@@ -117,3 +123,38 @@ def test_states_are_the_bases_whatever_the_adapter(adapted, tiny_model_folder: P
     prompts = [[5, 6, 7], [8, 9]]
     base = prompt_states(load_model(str(tiny_model_folder), "fp32").model, prompts)
     np.testing.assert_array_equal(prompt_states(adapted(), prompts), base)
+
+
+class _Chooses:
+    """A switch that leaves prompts of even length to the base."""
+
+    def chooses_adapter(self, model: object, prompt_ids: Sequence[int]) -> bool:
+        return len(prompt_ids) % 2 == 1
+
+
+def test_the_base_answers_what_the_switch_leaves_to_it(adapted, tiny_model_folder: Path) -> None:  # type: ignore[no-untyped-def]
+    loaded = load_model(str(tiny_model_folder), "fp32")
+    tuned = replace(loaded, model=adapted())
+    session = Session(loaded=tuned, system_prompt="", adapter=tiny_model_folder, switch=_Chooses())  # type: ignore[arg-type]
+    always = replace(session, switch=None)
+    base = Session(loaded=loaded, system_prompt="", adapter=None)
+    options = GenerationOptions(scripts="off", temperature=0.0, max_tokens=8, filter=False)
+    prompts = [[5, 6, 7], [5, 6, 7, 8], [9, 10], [11]]
+
+    def texts(one: Session) -> list[tuple[int, ...]]:
+        found = dict(write_answers(one.loaded, [one.request(ids, options) for ids in prompts]))
+        return [found[place].text.tokens for place in range(len(prompts))]
+
+    by_base, by_adapter = texts(base), texts(always)
+    assert by_base != by_adapter
+    assert texts(session) == [by_adapter[0], by_base[1], by_base[2], by_adapter[3]]
+    streamed = [piece.token for piece in stream(tuned, session.request(prompts[1], options)) if piece.token is not None]
+    assert tuple(streamed) == by_base[1]
+    assert session.request(prompts[0], options).adapter
+    assert not session.request(prompts[1], options).adapter
+    assert not base.request(prompts[0], options).adapter
+
+
+def test_auto_needs_an_adapter(tiny_model_folder: Path) -> None:
+    with pytest.raises(InputError, match="no adapter to switch"):
+        open_session(str(tiny_model_folder), adapter_when="auto")

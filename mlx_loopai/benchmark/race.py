@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,21 @@ FIRST_LOSS_TOLERANCE = 1e-4
 HELD_OUT_TOLERANCE = 0.02
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How a race is run: who takes part, how many turns each has, what runs a turn, and what the machine could reach.
+
+    The first of `backends` is compared with the others; without `peak` no share of it is given.
+    """
+
+    backends: Sequence[str]
+    rounds: int
+    run: RunJob
+    peak: Peak | None = None
+
+
 def race_training(
-    case: TrainCase,
-    rows: CaseRows,
-    backends: Sequence[str],
-    rounds: int,
-    folder: Path,
-    run: RunJob,
-    peak: Peak | None,
-    on_progress: Advance = ignore,
+    case: TrainCase, rows: CaseRows, folder: Path, setup: Setup, on_progress: Advance = ignore
 ) -> TrainRace:
     """The result of a training race in `folder`, which keeps the case and the adapters.
 
@@ -42,46 +48,45 @@ def race_training(
     write_train_case(folder, case, rows)
 
     def turn(name: str, number: int) -> dict[str, Any]:
-        return run(Job("train", name, str(folder), str(folder / f"{name}-{number}")))
+        return setup.run(Job("train", name, str(folder), str(folder / f"{name}-{number}")))
 
-    found = take_turns(backends, rounds, turn, on_progress)
+    found = take_turns(setup.backends, setup.rounds, turn, on_progress)
     shape = ModelShape.from_folder(Path(case.model))
     measured = {name: [TrainMeasured(**one) for one in results] for name, results in found.items()}
-    adapters = {name: str(folder / f"{name}-{rounds - 1}") for name in found}
-    held_out = {name: run(Job("score", OWN, str(folder), adapters[name]))["held_out_nll"] for name in found}
+    adapters = {name: str(folder / f"{name}-{setup.rounds - 1}") for name in found}
+    held_out = {name: setup.run(Job("score", OWN, str(folder), adapters[name]))["held_out_nll"] for name in found}
     first = {name: turns[-1].loss_first for name, turns in measured.items()}
     differences = _differing(first, "loss_first", FIRST_LOSS_TOLERANCE)
     differences += _differing(held_out, "held_out_nll", HELD_OUT_TOLERANCE)
     return TrainRace(
         case={**asdict(case), "model": Path(case.model).name, "rows": _described(rows)},
-        rounds=rounds,
-        backends={name: _training_side(name, turns, held_out[name], shape, peak) for name, turns in measured.items()},
+        rounds=setup.rounds,
+        backends={
+            name: _training_side(name, turns, held_out[name], shape, setup.peak) for name, turns in measured.items()
+        },
         ratios=_ratios(found, _train_values),
         equal=not differences,
         differences=tuple(differences),
     )
 
 
-def race_generation(
-    case: GenerateCase,
-    backends: Sequence[str],
-    rounds: int,
-    run: RunJob,
-    peak: Peak | None,
-    on_progress: Advance = ignore,
-) -> GenerateRace:
+def race_generation(case: GenerateCase, setup: Setup, on_progress: Advance = ignore) -> GenerateRace:
     """The result of a generation race. `equal`: all sides gave the same tokens for each prompt and batch size.
 
     Raises: InputError for the compiled side, since generation has one path.
     """
-    if OWN_COMPILED in backends:
+    if OWN_COMPILED in setup.backends:
         raise InputError(
             f"backends: {OWN_COMPILED} is a way to train, and answers are generated in one way; take {OWN}"
         )
     job = {"model": case.model, "prompts": case.prompts, "max_tokens": case.max_tokens, "batches": case.batches}
-    found = take_turns(backends, rounds, lambda name, _: run(Job("generate", name, generate=job)), on_progress)
+
+    def turn(name: str, _: int) -> dict[str, Any]:
+        return setup.run(Job("generate", name, generate=job))
+
+    found = take_turns(setup.backends, setup.rounds, turn, on_progress)
     shape = ModelShape.from_folder(Path(case.model))
-    sides = {name: _generation_side(name, results, shape, peak) for name, results in found.items()}
+    sides = {name: _generation_side(name, results, shape, setup.peak) for name, results in found.items()}
     differences = _differing_answers(found)
     return GenerateRace(
         case={
@@ -91,7 +96,7 @@ def race_generation(
             "max_tokens": case.max_tokens,
             "batches": list(case.batches),
         },
-        rounds=rounds,
+        rounds=setup.rounds,
         backends=sides,
         ratios=_ratios(found, _generate_values),
         equal=not differences,

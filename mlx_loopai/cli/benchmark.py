@@ -97,14 +97,15 @@ def train_command(
     First losses on the same rows, and held-out losses after, must agree between the sides.
     """
     from mlx_loopai.benchmark.protocol import run_in_process
-    from mlx_loopai.benchmark.race import race_training
+    from mlx_loopai.benchmark.race import Setup, race_training
 
     names = (backends or _default_backends()).split(",")
     with tempfile.TemporaryDirectory(prefix="mlx-loopai-benchmark-") as scratch:
         case, rows = _train_case(Path(scratch), model, options)
 
         def race(peak: Any, on_turn: Any) -> Result:
-            return race_training(case, rows, names, rounds, Path(scratch) / "case", run_in_process, peak, on_turn)
+            setup = Setup(names, rounds, run_in_process, peak)
+            return race_training(case, rows, Path(scratch) / "case", setup, on_turn)
 
         result = _under_watch(race, rounds * len(names), quiet)
     _report(result, out, plot, costs, as_json)
@@ -148,14 +149,14 @@ def generate_command(
     """
     from mlx_loopai.benchmark.cases import GenerateCase
     from mlx_loopai.benchmark.protocol import run_in_process
-    from mlx_loopai.benchmark.race import race_generation
+    from mlx_loopai.benchmark.race import Setup, race_generation
 
     folder, encoded = _encoded_prompts(model, prompts)
     case = GenerateCase(str(folder), encoded, max_tokens, batches or (1, 2, 4, 8))
     names = backends.split(",")
 
     def race(peak: Any, on_turn: Any) -> Result:
-        return race_generation(case, names, rounds, run_in_process, peak, on_turn)
+        return race_generation(case, Setup(names, rounds, run_in_process, peak), on_turn)
 
     _report(_under_watch(race, rounds * len(names), quiet), out, plot, costs, as_json)
 

@@ -1,4 +1,4 @@
-"""Shows two files of texts to a judge model, pair by pair and in both orders, and keeps the verdicts."""
+"""Shows two files of texts to a judge model, pair by pair and in both orders, and keeps the judgements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.evaluation.rubric import NAMES, VERSION, Pair, Verdict, question, read_verdict, summary
+from mlx_loopai.evaluation.rubric import NAMES, VERSION, Judgement, Pair, question, read_judgement, summary
 from mlx_loopai.evaluation.text_metrics import Generated
 from mlx_loopai.progress import Advance, ignore
 
@@ -25,8 +25,8 @@ class Judgements:
     path: Path
     judge: str
 
-    def read(self) -> dict[tuple[str, bool], Verdict]:
-        """This judge's verdicts in the file; of other judges', wordings' or broken lines none."""
+    def read(self) -> dict[tuple[str, bool], Judgement]:
+        """This judge's judgements in the file; of other judges', wordings' or broken lines none."""
         if not self.path.exists():
             return {}
         found = {}
@@ -34,16 +34,16 @@ class Judgements:
             try:
                 row = json.loads(line)
                 if (row["judge"], row["version"]) == (self.judge, VERSION):
-                    verdict = Verdict({name: int(row["choices"][name]) for name in NAMES}, str(row["reason"]))
-                    found[str(row["pair"]), bool(row["swapped"])] = verdict
+                    judgement = Judgement({name: int(row["choices"][name]) for name in NAMES}, str(row["reason"]))
+                    found[str(row["pair"]), bool(row["swapped"])] = judgement
             except (ValueError, LookupError, TypeError):
                 continue  # cut short by a crash: asked again
         return found
 
-    def add(self, pair: Pair, swapped: bool, verdict: Verdict) -> None:
-        """Append one verdict; it is on the disk before the next question."""
+    def add(self, pair: Pair, swapped: bool, judgement: Judgement) -> None:
+        """Append one judgement; it is on the disk before the next question."""
         row = {"pair": pair.identity, "swapped": swapped, "judge": self.judge, "version": VERSION}
-        line = json.dumps({**row, "choices": dict(verdict.choices), "reason": verdict.reason}, ensure_ascii=False)
+        line = json.dumps({**row, "choices": dict(judgement.choices), "reason": judgement.reason}, ensure_ascii=False)
         with self.path.open("a+b") as file:
             # A crash may have cut the last line short: the next one starts on its own.
             end = file.seek(0, os.SEEK_END)
@@ -73,29 +73,29 @@ def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pa
 
 
 def judge_pairs(pairs: Sequence[Pair], ask: Ask, kept: Judgements, on_progress: Advance = ignore) -> dict[str, Any]:
-    """The `summary` of all pairs in both orders, and `unreadable`: how many pairs the judge gave no verdict on.
+    """The `summary` of all pairs in both orders, and `unreadable`: how many pairs the judge gave no judgement on.
 
     A judge that does not answer in the form asked for is told so, up to `ANSWERS_PER_QUESTION` answers.
-    `on_progress(verdicts so far)`.
+    `on_progress(judgements so far)`.
     """
     known = kept.read()
     for number, (pair, swapped) in enumerate(((pair, swapped) for pair in pairs for swapped in (False, True)), 1):
         if (pair.identity, swapped) not in known:
-            verdict = _verdict(question(pair, swapped), ask)
-            if verdict is not None:
-                kept.add(pair, swapped, verdict)
-                known[pair.identity, swapped] = verdict
+            judgement = _judgement(question(pair, swapped), ask)
+            if judgement is not None:
+                kept.add(pair, swapped, judgement)
+                known[pair.identity, swapped] = judgement
         on_progress(number)
     found = [(known.get((pair.identity, False)), known.get((pair.identity, True))) for pair in pairs]
     judged = [(plain, swapped) for plain, swapped in found if plain is not None and swapped is not None]
     return {**summary(judged), "unreadable": len(pairs) - len(judged)}
 
 
-def _verdict(messages: list[dict[str, str]], ask: Ask) -> Verdict | None:
+def _judgement(messages: list[dict[str, str]], ask: Ask) -> Judgement | None:
     for _ in range(ANSWERS_PER_QUESTION):
         answer = ask(messages)
         try:
-            return read_verdict(answer)
+            return read_judgement(answer)
         except ValueError as error:
             complaint = f"답을 읽을 수 없습니다 ({error}). JSON 객체 하나로만 다시 답하십시오."
             messages = [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]

@@ -35,7 +35,7 @@ _CODE_FENCE = regex.compile(r"^```(?:json)?\s*\n(.*)\n```$", regex.S)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """Which of the two shown texts is better by each of `NAMES`: 1 the first, -1 the second, 0 neither."""
 
     choices: Mapping[str, int]
@@ -85,8 +85,8 @@ def question(pair: Pair, swapped: bool) -> list[dict[str, str]]:
     ]
 
 
-def read_verdict(answer: str) -> Verdict:
-    """The verdict in a judge's answer: one JSON object with a choice for each of `NAMES`, and nothing else.
+def read_judgement(answer: str) -> Judgement:
+    """The judgement in a judge's answer: one JSON object with a choice for each of `NAMES`, and nothing else.
 
     What a reasoning model thinks first, and a code fence around the object, are dropped.
     Raises: ValueError saying what is wrong with the answer.
@@ -107,24 +107,24 @@ def read_verdict(answer: str) -> Verdict:
                 [*(f"unknown key {name}" for name in unknown), *(f'{name}: not "1", "2" or "tie"' for name in wrong)]
             )
         )
-    return Verdict({name: _CHOICES[found[name]] for name in NAMES}, str(found.get("reason", "")))
+    return Judgement({name: _CHOICES[found[name]] for name in NAMES}, str(found.get("reason", "")))
 
 
-def merged(plain: Verdict, swapped: Verdict) -> dict[str, str]:
+def merged(plain: Judgement, swapped: Judgement) -> dict[str, str]:
     """Who wins by each of `NAMES`: a text wins only when it is chosen in both orders; all else is a tie."""
     both = {name: (plain.choices[name], -swapped.choices[name]) for name in NAMES}
     return {name: TIE if one != other or not one else (A if one > 0 else B) for name, (one, other) in both.items()}
 
 
-def summary(judged: Sequence[tuple[Verdict, Verdict]], seed: int = 0) -> dict[str, Any]:
+def summary(judged: Sequence[tuple[Judgement, Judgement]], seed: int = 0) -> dict[str, Any]:
     """Per criterion: wins of either side, ties, and A's win rate (a tie counts half) with a 95 % interval over pairs.
 
-    `agreement`: share of verdicts that held when the order was swapped; `first_share`: share of choices that fell on
+    `agreement`: share of judgements that held when the order was swapped; `first_share`: share of choices that fell on
     the text shown first, 0.5 without a bias for position. Null without judged pairs.
     Source: percentile bootstrap (Efron 1979).
     """
     results = [merged(*pair) for pair in judged]
-    choices = [choice for pair in judged for verdict in pair for choice in verdict.choices.values() if choice]
+    choices = [choice for pair in judged for judgement in pair for choice in judgement.choices.values() if choice]
     held = [plain.choices[name] == -swapped.choices[name] for plain, swapped in judged for name in NAMES]
     return {
         "pairs": len(judged),

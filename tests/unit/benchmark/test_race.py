@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlx_loopai.benchmark.cases import GenerateCase, TrainCase, equal_rows
-from mlx_loopai.benchmark.race import race_generation, race_training
+from mlx_loopai.benchmark.race import Setup, race_generation, race_training
 from mlx_loopai.benchmark.roofline import Peak
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.runs.documents.race import GenerateRace, TrainRace
@@ -17,7 +17,7 @@ SIDES = ["mlx-loopai", "mlx-lm", "torch-mps"]
 
 def _race(tmp_path: Path, model: Path, run: FakeRun, rounds: int = 3, peak: Peak | None = None) -> TrainRace:
     rows = equal_rows(300, 12, 4, 0)
-    return race_training(TrainCase(str(model), steps=3), rows, SIDES, rounds, tmp_path / "case", run, peak)
+    return race_training(TrainCase(str(model), steps=3), rows, tmp_path / "case", Setup(SIDES, rounds, run, peak))
 
 
 def _run(**changed: dict) -> FakeRun:
@@ -52,7 +52,7 @@ def test_a_training_race_gives_rates_peaks_and_ratios(tmp_path: Path, tiny_model
 def test_generation_has_no_compiled_side(tmp_path: Path) -> None:
     case = GenerateCase(str(tmp_path), ((1,),))
     with pytest.raises(InputError, match="mlx-loopai-compiled is a way to train"):
-        race_generation(case, ["mlx-loopai-compiled"], 1, FakeRun({}), None)
+        race_generation(case, Setup(["mlx-loopai-compiled"], 1, FakeRun({})))
 
 
 def test_other_first_losses_are_no_race(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -80,7 +80,7 @@ def _generation(model: Path, theirs: list[list[list[int]]], peak: Peak | None = 
     ours = [[[1, 2, 3]], [[1, 2, 3], [4, 5, 6]]]
     run = FakeRun({"mlx-loopai": [generated(ours)] * 2, "mlx-lm": [generated(theirs, decode_s=2.0)] * 2})
     case = GenerateCase(str(model), ((1, 2), (3, 4)), max_tokens=3, batches=(1, 2))
-    return race_generation(case, ["mlx-loopai", "mlx-lm"], 2, run, peak)
+    return race_generation(case, Setup(["mlx-loopai", "mlx-lm"], 2, run, peak))
 
 
 def test_a_generation_race_gives_rates_for_each_batch(tiny_model_folder: Path) -> None:

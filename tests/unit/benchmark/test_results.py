@@ -8,7 +8,7 @@ import pytest
 
 from mlx_loopai.benchmark.cases import GenerateCase, TrainCase, equal_rows
 from mlx_loopai.benchmark.costs import Price, rate_of_equal_cost, read_prices
-from mlx_loopai.benchmark.race import race_generation, race_training
+from mlx_loopai.benchmark.race import Setup, race_generation, race_training
 from mlx_loopai.benchmark.results import compare_results
 from mlx_loopai.benchmark.tables import comparison_table, conditions_text, cost_table, picture, result_table
 from mlx_loopai.errors import InputError
@@ -22,7 +22,7 @@ MACHINE = Machine(chip="Some CPU", cores=2, threads="1", versions={"mlx": "0.32.
 def result(tmp_path: Path, tiny_model_folder: Path) -> TrainRace:
     run = FakeRun({"mlx-loopai": [trained(300.0, peak=1 << 20)] * 2, "mlx-lm": [trained(100.0, peak=4 << 20)] * 2})
     case = TrainCase(str(tiny_model_folder), steps=3)
-    found = race_training(case, equal_rows(300, 12, 4, 0), ["mlx-loopai", "mlx-lm"], 2, tmp_path / "case", run, None)
+    found = race_training(case, equal_rows(300, 12, 4, 0), tmp_path / "case", Setup(["mlx-loopai", "mlx-lm"], 2, run))
     return replace(found, machine=MACHINE, disturbances=("load 9",))
 
 
@@ -65,7 +65,7 @@ def test_both_of_our_columns_are_compared_with_the_others(tmp_path: Path, tiny_m
     rates = {"mlx-loopai": 300.0, "mlx-loopai-compiled": 400.0, "mlx-lm": 100.0}
     run = FakeRun({name: [trained(rate)] for name, rate in rates.items()})
     case = TrainCase(str(tiny_model_folder), steps=3)
-    table = result_table(race_training(case, equal_rows(300, 12, 4, 0), list(rates), 1, tmp_path / "case", run, None))
+    table = result_table(race_training(case, equal_rows(300, 12, 4, 0), tmp_path / "case", Setup(list(rates), 1, run)))
     assert "| | mlx-loopai | mlx-loopai (compiled) | mlx-lm |" in table
     assert "| mlx-loopai: times that rate |  | 0.75 (0.75 to 0.75) | 3.00 (3.00 to 3.00) |" in table
     assert "| mlx-loopai (compiled): times that rate |  |  | 4.00 (4.00 to 4.00) |" in table
@@ -76,7 +76,7 @@ def test_a_generation_table_has_every_batch(tiny_model_folder: Path) -> None:
     answers = [[[1, 2, 3]], [[1, 2, 3], [4, 5, 6]]]
     run = FakeRun({"mlx-loopai": [generated(answers)]})
     case = GenerateCase(str(tiny_model_folder), ((1,), (2,)), 3, (1, 2))
-    result = race_generation(case, ["mlx-loopai"], 1, run, None)
+    result = race_generation(case, Setup(["mlx-loopai"], 1, run))
     table = result_table(result)
     assert "| batch 2: answer tokens/s | 4.0 (4.0 to 4.0) |" in table
     assert "| batch 1: time to first token | 500.0 ms |" in table

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.evaluation.rubric import CRITERIA, NAMES, Pair, Verdict, merged, question, read_verdict, summary
+from mlx_loopai.evaluation.rubric import CRITERIA, NAMES, Judgement, Pair, merged, question, read_judgement, summary
 from mlx_loopai.evaluation.text_metrics import Generated
 from tests.unit.evaluation.judges import choice
 
 texts = st.text(max_size=200)
-choices = st.fixed_dictionaries({name: st.sampled_from([1, -1, 0]) for name in NAMES}).map(Verdict)
+choices = st.fixed_dictionaries({name: st.sampled_from([1, -1, 0]) for name in NAMES}).map(Judgement)
 
 
 @given(texts, texts, texts)
@@ -48,11 +48,11 @@ def test_every_criterion_and_the_genre_are_asked_for() -> None:
 
 
 @given(choices)
-def test_an_answer_is_read_back(verdict: Verdict) -> None:
+def test_an_answer_is_read_back(verdict: Judgement) -> None:
     words = {1: "1", -1: "2", 0: "tie"}
     answer = json.dumps({name: words[value] for name, value in verdict.choices.items()})
     for wrapped in (answer, f"\n```json\n{answer}\n```\n", f"<think>글 1이 {{낫다}}</think>{answer}"):
-        assert read_verdict(wrapped) == verdict
+        assert read_judgement(wrapped) == verdict
 
 
 @pytest.mark.parametrize(
@@ -73,18 +73,18 @@ def test_an_answer_is_read_back(verdict: Verdict) -> None:
 )
 def test_anything_else_is_no_verdict(answer: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        read_verdict(answer)
+        read_judgement(answer)
 
 
 @given(choices, choices)
-def test_a_win_needs_both_orders(plain: Verdict, swapped: Verdict) -> None:
+def test_a_win_needs_both_orders(plain: Judgement, swapped: Judgement) -> None:
     for name, winner in merged(plain, swapped).items():
         shown = (plain.choices[name], swapped.choices[name])
         assert winner == {(1, -1): "A", (-1, 1): "B"}.get(shown, "tie")
 
 
-def of(value: int) -> Verdict:
-    return Verdict(dict.fromkeys(NAMES, value))
+def of(value: int) -> Judgement:
+    return Judgement(dict.fromkeys(NAMES, value))
 
 
 def test_figures_of_a_judge_that_means_it() -> None:

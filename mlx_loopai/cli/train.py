@@ -33,7 +33,9 @@ _SAMPLE_CHARS = 160
 )
 @columns_option
 @skip_bad_option
-@click.option("--allow-special", is_flag=True, help="Names of control tokens in --data, such as <|im_end|>, are them.")
+@click.option(
+    "--allow-special", is_flag=True, help="Let names such as <|im_end|> in --data be control tokens, not text."
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."

@@ -62,7 +62,7 @@ def test_one_prompt(tiny_model_folder: Path) -> None:
     asked = ("안녕?", "--model", tiny_model_folder, *SHORT)
     found = document(*asked)
     expected = {"text", "prompt_tokens", "generated_tokens", "tokens_per_s", "seed", "finished", "sources", "attempts"}
-    assert set(found) == expected | {"scripts", "masked_mass", "argmax_masked", "purity", "removed"}
+    assert set(found) == expected | {"adapter", "scripts", "masked_mass", "argmax_masked", "purity", "removed"}
     assert found["generated_tokens"] == 6 or found["finished"]
     assert found["prompt_tokens"] > 5
     assert run(*asked).stdout == found["text"] + "\n"
@@ -232,7 +232,7 @@ def test_a_prompt_cache_is_kept_and_checked(tiny_model_folder: Path, run_folder:
     assert "computed anew, since it is of another adapter" in run(*adapted).stderr
     assert document(*adapted)["text"] == document(*adapted[:-4], "--adapter", run_folder)["text"]
     cache.write_bytes(b"mine")
-    assert "no prompt cache" in failure(*asked)
+    assert "not a prompt cache" in failure(*asked)
     assert cache.read_bytes() == b"mine"
     assert ".safetensors" in failure(*asked[:-1], tmp_path / "cache.npz")
 

@@ -40,13 +40,13 @@ class Scheme:
         """The entry of config.json's `quantization`."""
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
-    def packed_shape(self, rows: int, row_length: int) -> tuple[int, int]:
-        """Shape of the uint32 array."""
-        return rows, row_length * self.bits // 32
+    def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the uint32 array of a matrix, or of stacked matrices."""
+        return *shape[:-1], shape[-1] * self.bits // 32
 
-    def scales_shape(self, rows: int, row_length: int) -> tuple[int, int]:
-        """Shape of the scales (and of affine's biases)."""
-        return rows, row_length // self.group_size
+    def scales_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of their scales (and of affine's biases)."""
+        return *shape[:-1], shape[-1] // self.group_size
 
     def scales_dtype(self, dtype: str) -> str:
         """Storage of the scales of a matrix that was `dtype`: its own for affine, one byte otherwise."""
@@ -115,9 +115,16 @@ def parse_rules(texts: Sequence[str], group_size: int | None) -> tuple[Rule, ...
 
 
 def plan_forms(
-    entries: Sequence[TensorEntry], dtype: str, scheme: Scheme | None, rules: Sequence[Rule] = (), tied: bool = False
+    entries: Sequence[TensorEntry],
+    dtype: str,
+    scheme: Scheme | None,
+    rules: Sequence[Rule] = (),
+    tied: bool = False,
+    dense: tuple[str, ...] = (),
 ) -> dict[str, str | Scheme]:
     """What each tensor is stored as, by name: `dtype`, `scheme` for matrices, or a rule's form.
+
+    `dense`: ends of the names of matrices that are never quantised, such as a router's.
 
     A matrix whose rows the scheme's groups do not divide gets the largest smaller groups that do, and stays `dtype`
     where none does.
@@ -132,7 +139,7 @@ def plan_forms(
     for entry in entries:
         module = entry.name.removesuffix(".weight")
         forms[entry.name] = dtype
-        if len(entry.shape) != 2 or module == entry.name:
+        if not entry.is_matrix or entry.name.endswith(dense):
             continue
         if scheme is not None:
             forms[entry.name] = _fitting(scheme, entry.row_length) or dtype

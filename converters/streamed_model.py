@@ -55,12 +55,36 @@ class _StreamedEmbedding(nn.Module):
         return mx.array(np.concatenate(rows).reshape(*numbers.shape, -1))
 
 
+class _StreamedExperts(nn.Module):
+    """x (..., 1, D_in) and the number of its expert for each row -> (..., 1, D_out), an expert at a time, in float32.
+
+    As mlx-lm's SwitchLinear: `x` is repeated where a token has several experts.
+    """
+
+    def __init__(self, weight: TensorEntry) -> None:
+        super().__init__()
+        self._weight = weight
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        numbers = np.array(indices)
+        rows = np.array(mx.broadcast_to(x, (*numbers.shape, *x.shape[-2:]))).reshape(numbers.size, -1)
+        _, size, _ = self._weight.shape
+        found = np.zeros((numbers.size, size), np.float32)
+        for number in np.unique(numbers):
+            chosen = numbers.ravel() == number
+            expert = self._weight.read_rows(int(number) * size, (int(number) + 1) * size)
+            found[chosen] = rows[chosen] @ to_float32(expert, self._weight.dtype).T
+        return mx.array(found.reshape(*numbers.shape, 1, size))
+
+
 def _whole(entry: TensorEntry) -> mx.array:
     return mx.array(to_float32(entry.load(), entry.dtype))
 
 
 def _streamed(module: nn.Module, weight: TensorEntry, bias: mx.array | None) -> nn.Module:
-    return _StreamedEmbedding(weight) if isinstance(module, nn.Embedding) else _StreamedLinear(weight, bias)
+    if isinstance(module, nn.Embedding):
+        return _StreamedEmbedding(weight)
+    return _StreamedExperts(weight) if len(weight.shape) == 3 else _StreamedLinear(weight, bias)
 
 
 def _in_mlx(model: nn.Module, entries: Sequence[TensorEntry]) -> tuple[dict[str, TensorEntry], dict[str, mx.array]]:
@@ -68,8 +92,8 @@ def _in_mlx(model: nn.Module, entries: Sequence[TensorEntry]) -> tuple[dict[str,
 
     The model itself renames them and changes values where it stores them otherwise; of a matrix it sees a stand-in.
     """
-    small = {entry.name: _whole(entry) for entry in entries if len(entry.shape) != 2}
-    stand_ins = {entry.name: mx.zeros((1, 1)) for entry in entries if len(entry.shape) == 2}
+    small = {entry.name: _whole(entry) for entry in entries if not entry.is_matrix}
+    stand_ins = {entry.name: mx.zeros((1, 1)) for entry in entries if entry.is_matrix}
     matrices = {id(stand_ins[entry.name]): entry for entry in entries if entry.name in stand_ins}
     found = model.sanitize(small | stand_ins) if hasattr(model, "sanitize") else small | stand_ins
     streamed = {name: matrices[id(array)] for name, array in found.items() if id(array) in matrices}

@@ -47,6 +47,12 @@ class TensorEntry:
     origin: str
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether it is a matrix or a stack of experts' matrices, and so may be quantised."""
+        stacked = len(self.shape) == 3 and ".switch_mlp." in self.name
+        return self.name.endswith(".weight") and (len(self.shape) == 2 or stacked)
+
+    @property
     def row_length(self) -> int:
         return self.shape[-1] if self.shape else 1
 

@@ -35,6 +35,16 @@ CONFIGS["qwen3_5"] = {
     "model_type": "qwen3_5", **GROUPED, "num_hidden_layers": 4, "full_attention_interval": 2,
     "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
 }  # fmt: skip
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True,
+}  # fmt: skip
+CONFIGS["qwen3_moe"] = {
+    "model_type": "qwen3_moe", **GROUPED, **EXPERTS, "num_hidden_layers": 3, "decoder_sparse_step": 1,
+    "mlp_only_layers": [1],
+}  # fmt: skip
+CONFIGS["qwen3_5_moe"] = CONFIGS["qwen3_5"] | EXPERTS | {
+    "model_type": "qwen3_5_moe", "shared_expert_intermediate_size": 24,
+}  # fmt: skip
 CONFIGS["exaone4"] = {
     "model_type": "exaone4", **GROUPED, "rope_scaling": None, "sliding_window": None, "sliding_window_pattern": None,
     "layer_types": ["full_attention"] * 2,
@@ -50,7 +60,7 @@ CONFIGS["gemma3_text"] = {
 }  # fmt: skip
 # Largest difference from the same computed otherwise. Linear attention is divided by its own length, which may be next
 # to nothing.
-TOLERANCES = {"qwen3_5": 1e-4}
+TOLERANCES = {"qwen3_5": 1e-4, "qwen3_5_moe": 1e-4}
 
 
 def write_architecture(folder: Path, name: str, tokenizer: Path) -> Path:

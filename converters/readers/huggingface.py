@@ -9,6 +9,7 @@ from typing import Any
 
 from converters import names
 from converters.configuration import from_hugging_face
+from converters.experts import stacked
 from converters.json_files import read_object
 from converters.readers.safetensors_file import read_entries
 from converters.readers.text_part import text_part
@@ -182,6 +183,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
         entries = join_quantized(entries, quantization, str(folder))
     entries, others = text_part(entries, architecture)
+    entries = stacked(entries, str(folder))
     notes = [f"tensor names began with {', '.join(prefixes)}, which was taken off"] if prefixes else []
     if others:
         notes.append(f"{len(others)} tensors that are no part of the text model are left out, such as {others[0]}")

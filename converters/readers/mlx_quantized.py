@@ -36,12 +36,12 @@ def join_quantized(
 def _joined(entries: Mapping[str, TensorEntry], module: str, scheme: Scheme, where: str) -> TensorEntry:
     wanted = _SUFFIXES if scheme.mode == "affine" else _SUFFIXES[:2]
     parts = [entries.get(f"{module}.{kind}") for kind in wanted]
-    found = [part for part in parts if part is not None and len(part.shape) == 2]
+    found = [part for part in parts if part is not None and len(part.shape) in (2, 3)]
     if len(found) != len(wanted) or found[0].dtype != "U32":
         raise InputError(f"{where}: {module} is quantised, but not all of {', '.join(wanted)} are there as matrices")
-    rows, row_length = found[0].shape[0], found[0].shape[1] * 32 // scheme.bits
+    shape = *found[0].shape[:-1], found[0].shape[-1] * 32 // scheme.bits
     dtype = found[1].dtype
-    if any(part.shape != scheme.scales_shape(rows, row_length) or part.dtype != dtype for part in found[1:]) or (
+    if any(part.shape != scheme.scales_shape(shape) or part.dtype != dtype for part in found[1:]) or (
         (scheme.mode == "affine") == (dtype == "U8")
     ):
         raise InputError(f"{where}: the scales of {module} do not fit its weight as {scheme.as_config()}")
@@ -49,4 +49,4 @@ def _joined(entries: Mapping[str, TensorEntry], module: str, scheme: Scheme, whe
     def read_rows(start: int, stop: int) -> np.ndarray:
         return dequantize_rows([part.read_rows(start, stop) for part in found], dtype, scheme)
 
-    return TensorEntry(f"{module}.weight", (rows, row_length), "F32", read_rows, found[0].origin)
+    return TensorEntry(f"{module}.weight", shape, "F32", read_rows, found[0].origin)

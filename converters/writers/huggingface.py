@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from converters.experts import one_by_one
 from converters.json_files import write_object
 from converters.names import architecture_of
 from converters.output import OutputFolder
@@ -32,7 +33,7 @@ def write_huggingface(
     architecture = architecture_of(checkpoint.config["model_type"], str(checkpoint.source))
     stored = [
         dense(entry, entry.dtype if entry.name.endswith(architecture.kept_dtypes) else dtype)
-        for entry in checkpoint.entries
+        for entry in one_by_one(checkpoint.entries)
     ]
     shards = plan_shards(stored, SHARD_BYTES)
     write_shards(folder, shards, "pt", on_progress)

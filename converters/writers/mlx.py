@@ -31,9 +31,9 @@ def quantized(entry: TensorEntry, scheme: Scheme, dtype: str) -> Stored:
     not finite or does not fit `dtype`.
     """
     module = entry.name.removesuffix(".weight")
-    scales_dtype, scales_shape = scheme.scales_dtype(dtype), scheme.scales_shape(entry.rows, entry.row_length)
+    scales_dtype, scales_shape = scheme.scales_dtype(dtype), scheme.scales_shape(entry.shape)
     arrays = [
-        StoredArray(f"{module}.weight", "U32", scheme.packed_shape(entry.rows, entry.row_length)),
+        StoredArray(f"{module}.weight", "U32", scheme.packed_shape(entry.shape)),
         StoredArray(f"{module}.scales", scales_dtype, scales_shape),
     ]
     if scheme.mode == "affine":

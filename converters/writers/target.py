@@ -116,15 +116,18 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     scheme = scheme_of(target.quantize, target.group_size) if target.quantize else None
     tied = bool(checkpoint.config.get("tie_word_embeddings"))
     rules = parse_rules(target.keep, target.group_size)
-    forms = plan_forms(checkpoint.entries, dtype, scheme, rules, tied)
     architecture = ARCHITECTURES.get(checkpoint.config["model_type"])
+    dense = tuple(f"{name}.weight" for name in architecture.never_adapted) if architecture else ()
+    forms = plan_forms(checkpoint.entries, dtype, scheme, rules, tied, dense)
     if architecture is not None and architecture.kept_dtypes:
         forms |= {
             entry.name: entry.dtype for entry in checkpoint.entries if entry.name.endswith(architecture.kept_dtypes)
         }
     n_bytes = sum(stored_bytes(entry, forms[entry.name], dtype) for entry in checkpoint.entries)
     plan = Plan(target, dtype, scheme, forms, n_bytes, checkpoint.config)
-    free = [entry.name for entry in _matrices(checkpoint) if not is_kept(rules, entry, tied)]
+    free = [
+        entry.name for entry in _matrices(checkpoint) if not (is_kept(rules, entry, tied) or entry.name.endswith(dense))
+    ]
     return plan if scheme is None else _with_exceptions(plan, scheme, free)
 
 
@@ -159,7 +162,7 @@ def _gguf_plan(target: Target, checkpoint: Checkpoint, dtype: str) -> Plan:
 
 
 def _matrices(checkpoint: Checkpoint) -> list[TensorEntry]:
-    return [entry for entry in checkpoint.entries if len(entry.shape) == 2]
+    return [entry for entry in checkpoint.entries if entry.is_matrix]
 
 
 def _left_dense(names: Sequence[str], of: int) -> str:

@@ -27,7 +27,7 @@ from typing import Literal
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
 from mlx_loopai.models.architectures import Block, Linear
-from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, VECTOR_ENTRIES
+from mlx_loopai.models.pass_sizes import CHUNK_TOKENS, DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, SPAN_TOKENS, VECTOR_ENTRIES
 from mlx_loopai.models.shape import ModelShape
 
 Backend = Literal["metal", "cpu"]
@@ -79,7 +79,8 @@ class Constants:
     `_half`: that much more in half precision (float32 softmax, cast adapters). `ahead_half`: that much more of all work
     on checkpointed blocks in half precision, quantised bases among them, whose products are slow on CPU and let MLX
     allocate as far ahead as it ever does (docs/memory.md). factors: of the adapter's bytes, what is kept of cast and
-    scaled factors. gradients, update: of the bytes of all that learns; update_vector: of one vector of it.
+    scaled factors. gradients, update: of the bytes of all that learns; update_vector: of one vector of it. delta: the
+    moment of linear attention's backward pass; `DeltaSizes` has its tensors.
     """
 
     loss_scores: float = 1.1
@@ -113,12 +114,57 @@ class Constants:
     adapter_half: float = 0.35
     update: float = 3.0
     update_vector: float = 4.0
+    delta_projected: float = 7.5
+    delta_keys: float = 3.3
+    delta_reads: float = 17.0
+    delta_values: float = 5.3
+    delta_pairs: float = 3.0
+    delta_memory: float = 1.9
+    delta_d: float = 5.0
+    delta_i: float = 1.0
+    plain_delta_d: float = 1.0
+
+
+# Fitted apart from the others, to steps of models that have linear attention.
+LINEAR_ATTENTION = tuple(name for name in Constants.__dataclass_fields__ if "delta" in name)
 
 
 @cache
 def fitted() -> Constants:
     """The committed constants."""
     return Constants(**json.loads(CONSTANTS.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class DeltaSizes:
+    """Bytes of what linear attention works on, float32 but for the first (models/gated_delta.py).
+
+    projected: what the projections of a block give, (tokens, mixed + values). Of a span of each row: keys (K, D_k);
+    reads, values: (H, D_k) and (H, D_v); pairs: (H, C) within chunks of C tokens; memory: (H, D_k, D_v) of each chunk.
+    """
+
+    projected: float
+    keys: float
+    reads: float
+    values: float
+    pairs: float
+    memory: float
+
+    @staticmethod
+    def of(shape: ModelShape, options: StepOptions) -> DeltaSizes:
+        """The sizes of a micro-batch of `options`, for a shape that has linear attention."""
+        assert shape.delta is not None
+        heads, span = shape.delta, min(SPAN_TOKENS, options.width)
+        rows, item = max(1, options.micro_tokens // options.width), float_bytes(options.compute)
+        tokens = 4.0 * rows * span
+        return DeltaSizes(
+            projected=float(options.micro_tokens * item) * (heads.mixed_size + heads.values_width),
+            keys=tokens * heads.keys * heads.key_size,
+            reads=tokens * heads.values * heads.key_size,
+            values=tokens * heads.values_width,
+            pairs=tokens * heads.values * CHUNK_TOKENS,
+            memory=4.0 * rows * (span // CHUNK_TOKENS + 1) * heads.values_width * heads.key_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -144,6 +190,8 @@ class Sizes:
     chunk: float
     chunks: int
     loss_rows: float
+    delta: DeltaSizes | None
+    kept_behind_delta: float
     half: bool
 
     @staticmethod
@@ -162,6 +210,7 @@ class Sizes:
         mlp_blocks = blocks - 1 + last_rows
         kept = [_kept_block(*pair) for pair in zip(shape.blocks[shape.n_layers - blocks :], adapted, strict=True)]
         kept_mlp = sum(mlp for _, mlp in kept) - (1 - last_rows) * kept[-1][1]
+        behind = _blocks_behind_delta(adapted)
         width = options.width * item if backend == "cpu" else 4
         scores = float(tokens * shape.n_heads * width)
         # A block's, on average.
@@ -189,6 +238,8 @@ class Sizes:
             chunk=4.0 * chunk * shape.vocab_size,
             chunks=-(-rows // chunk),
             loss_rows=4.0 * rows * shape.hidden_size,
+            delta=DeltaSizes.of(shape, options) if behind < blocks else None,
+            kept_behind_delta=tokens * item * sum(map(sum, kept[blocks - behind :])),
             half=item < 4,
         )
 
@@ -204,6 +255,12 @@ def _share(adapted: Sequence[Linear], linears: Sequence[Linear], in_mlp: bool) -
     """The share of the linears of MLPs, or of all others, that have an adapter."""
     some, all_ = ([each for each in group if (each.reads in _MLP_READS) is in_mlp] for group in (adapted, linears))
     return len(some) / len(all_)
+
+
+def _blocks_behind_delta(adapted: Sequence[Mapping[str, Linear]]) -> int:
+    """How many adapted blocks follow the last that has linear attention, through which the backward pass goes."""
+    has = [any(name.startswith("linear_attn.") for name in block) for block in adapted]
+    return has[::-1].index(True) if any(has) else len(adapted)
 
 
 def _kept_block(block: Block, adapted: Mapping[str, Linear]) -> tuple[int, int]:
@@ -225,7 +282,7 @@ def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
 
 
 def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
-    """(tensors, attention) alive besides what is kept while the backward pass runs; the larger of two moments.
+    """(tensors, attention) alive besides what is kept while the backward pass runs; the largest of its moments.
 
     Where few blocks learn, little is there to be allocated ahead, and the last one's MLP has the supervised rows only.
     """
@@ -234,7 +291,11 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
     if not checkpointing:
         share, share_inner = (min(n, c.plain_blocks) / c.plain_blocks for n in (sizes.blocks, sizes.mlp_blocks))
         tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_r * sizes.ranks
-        return share * tensors + share_inner * c.plain_i * sizes.inner, share * c.plain_s * scores
+        # What blocks behind it have kept is gone by then.
+        in_delta = _delta_work(sizes, c) + c.plain_delta_d * sizes.hidden - sizes.kept_behind_delta
+        in_delta = in_delta if sizes.delta else 0.0
+        usual = share * tensors + share_inner * c.plain_i * sizes.inner, share * c.plain_s * scores
+        return max(usual, (in_delta, 0.0), key=sum)
     ahead = 1 + c.ahead_half * sizes.half
     share, share_inner = (ahead * min(n, c.blocks) / c.blocks for n in (sizes.blocks, sizes.mlp_blocks))
     in_mlp = share * (
@@ -248,7 +309,19 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
     )
     of_mlp = (in_mlp, share * c.mlp_s * scores)
     of_attention = (in_attention, ahead * c.attention_s * scores)
-    return max(of_mlp, of_attention, key=sum)
+    in_delta = _delta_work(sizes, c) + c.delta_d * sizes.hidden + c.delta_i * sizes.inner
+    of_delta = (in_delta if sizes.delta else 0.0, 0.0)
+    return max(of_mlp, of_attention, of_delta, key=sum)
+
+
+def _delta_work(sizes: Sizes, c: Constants) -> float:
+    """What linear attention's backward pass has alive; 0 where there is none."""
+    found = sizes.delta
+    if found is None:
+        return 0.0
+    of_span = c.delta_keys * found.keys + c.delta_reads * found.reads + c.delta_values * found.values
+    of_chunks = c.delta_pairs * found.pairs + c.delta_memory * found.memory
+    return c.delta_projected * found.projected + of_span + of_chunks
 
 
 def loss_bytes(sizes: Sizes, backend: Backend, constants: Constants) -> float:

@@ -84,10 +84,13 @@ def _added(layout: Layout, states: mx.array, found: mx.array) -> mx.array:
 
 
 def _mlp(mlp: nn.Module, activation: Activation, lean: bool, x: mx.array) -> mx.array:
-    """The gated MLP. `lean`: what down_proj reads is computed again in the backward pass, the activation with it.
+    """The gated MLP, or the experts.
 
-    Of SiLU only the product is; the sigmoid waits, since exponentials are slow on CPU.
+    `lean`: what down_proj reads is computed again in the backward pass, the activation with it. Of SiLU only the
+    product is; the sigmoid waits, since exponentials are slow on CPU.
     """
+    if "switch_mlp" in mlp:
+        return mlp(x)
     gate, up = mlp.gate_proj(x), mlp.up_proj(x)
     # What an observer adds or a disabled adapter leaves out would be lost when it runs again.
     lean = lean and (not isinstance(mlp.down_proj, LoRALinear) or mlp.down_proj.is_plain)

@@ -43,6 +43,9 @@ def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]
     kind = config["model_type"]
     architecture = ARCHITECTURES[kind]
     config |= {key: value for key, value in architecture.defaults.items() if config.get(key) is None}
+    # Where every MLP is an expert, the configuration has no other width.
+    if config.get("intermediate_size") is None and config.get("moe_intermediate_size") is not None:
+        config["intermediate_size"] = config["moe_intermediate_size"]
     # No loader reads the key for gpt_neox, which has no grouped queries.
     if config.get("num_key_value_heads") is None or kind == "gpt_neox":
         config["num_key_value_heads"] = config.get("num_attention_heads")

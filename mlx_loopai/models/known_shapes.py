@@ -1,7 +1,8 @@
 """Sizes of released models by name, so that a plan needs neither a download nor a config.json.
 
-Source: config.json of Qwen/Qwen2.5-{size}-Instruct and Qwen/Qwen3-{size} on the Hugging Face hub; the parameter counts
-that follow from them are those of the model cards (tests/unit/models/test_known_shapes.py).
+Source: config.json of Qwen/Qwen2.5-{size}-Instruct, Qwen/Qwen3-{size} and (the text model) Qwen/Qwen3.5-{size} on the
+Hugging Face hub; the parameter counts that follow from them are those of the model cards
+(tests/unit/models/test_known_shapes.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ _QWEN3 = {
     "Qwen3-8B": (4096, 12288, 36, 32, 8, 151936, False),
     "Qwen3-14B": (5120, 17408, 40, 40, 8, 151936, False),
 }
+_QWEN35 = {
+    "Qwen3.5-0.8B": (1024, 3584, 24, 8, 2, 248320, True),
+    "Qwen3.5-2B": (2048, 6144, 24, 8, 2, 248320, True),
+    "Qwen3.5-4B": (2560, 9216, 32, 16, 4, 248320, True),
+}
+# Value heads of their linear attention; all have 16 key heads of 128.
+_QWEN35_VALUE_HEADS = {"Qwen3.5-0.8B": 16, "Qwen3.5-2B": 16, "Qwen3.5-4B": 32}
 _FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "vocab_size", "tie_word_embeddings",
@@ -34,7 +42,7 @@ _FIELDS = (
 
 def known_names() -> list[str]:
     """Every name that `known_config` takes, such as `Qwen2.5-3B-shape`."""
-    return [f"{name}{SUFFIX}" for name in (*_QWEN25, *_QWEN3)]
+    return [f"{name}{SUFFIX}" for name in (*_QWEN25, *_QWEN3, *_QWEN35)]
 
 
 def known_config(name: str) -> dict[str, Any] | None:
@@ -42,9 +50,12 @@ def known_config(name: str) -> dict[str, Any] | None:
     found = {known.lower(): known.removesuffix(SUFFIX) for known in known_names()}.get(name.strip().lower())
     if found is None:
         return None
-    sizes = dict(zip(_FIELDS, (_QWEN25 | _QWEN3)[found], strict=True))
+    sizes = dict(zip(_FIELDS, (_QWEN25 | _QWEN3 | _QWEN35)[found], strict=True))
     if found in _QWEN25:
         return {"model_type": "qwen2", "rms_norm_eps": 1e-6, **sizes}
+    if found in _QWEN35:
+        heads = {"linear_num_key_heads": 16, "linear_num_value_heads": _QWEN35_VALUE_HEADS[found]}
+        return {"model_type": "qwen3_5", "rms_norm_eps": 1e-6, "max_position_embeddings": 262144, **sizes, **heads}
     more = {"head_dim": 128, "max_position_embeddings": 40960, "rope_theta": 1e6}
     return {"model_type": "qwen3", "rms_norm_eps": 1e-6, **more, **sizes}
 

@@ -18,6 +18,7 @@ from mlx_loopai.models.architectures import (
     Architecture,
     Block,
     DeltaHeads,
+    Experts,
     Kind,
     Linear,
     architecture_of,
@@ -51,6 +52,7 @@ class ModelShape:
 
     `attention_bias`, `mlp_bias`: what config.json says; which linears then have a bias is the architecture's affair.
     kinds: of the blocks in order, empty where all are alike. delta: the heads of linear attention, where it occurs.
+    experts: of blocks that have them.
     """
 
     architecture: str
@@ -67,6 +69,7 @@ class ModelShape:
     quantization: Quantization | None = None
     kinds: tuple[Kind, ...] = ()
     delta: DeltaHeads | None = None
+    experts: Experts | None = None
 
     @staticmethod
     def from_config(config: Mapping[str, Any], where: str = "config.json") -> ModelShape:
@@ -87,6 +90,7 @@ class ModelShape:
             quantization=_quantization(config, where),
             kinds=architecture.kinds(config) if architecture.kinds else (),
             delta=architecture.delta_heads(config) if architecture.delta_heads else None,
+            experts=architecture.experts(config) if architecture.experts else None,
         )
 
     @staticmethod
@@ -145,10 +149,7 @@ class ModelShape:
 
         Raises: InputError for a name that no block has, or that is never adapted.
         """
-        frozen = ARCHITECTURES[self.architecture].never_adapted
-        known = tuple(
-            dict.fromkeys(_last(name) for block in self.blocks for name in block.linears if name not in frozen)
-        )
+        known = tuple(dict.fromkeys(_last(name) for block in self.blocks for name in self._adaptable(block)))
         unknown = [name for name in targets if name not in known]
         if unknown:
             raise InputError(
@@ -168,7 +169,8 @@ class ModelShape:
         wanted = set(self.lora_targets(targets))
         blocks = self.blocks[self.n_layers - self.lora_layers(layers) :]
         return tuple(
-            {name: linear for name, linear in block.linears.items() if _last(name) in wanted} for block in blocks
+            {name: linear for name, linear in self._adaptable(block).items() if _last(name) in wanted}
+            for block in blocks
         )
 
     def lora_parameters(self, rank: int, targets: tuple[str, ...] = (), layers: int = 0) -> int:
@@ -197,6 +199,11 @@ class ModelShape:
         """
         blocks = self.adapted(targets, layers)
         return sum(sum({linear.reads: linear.into for linear in block.values()}.values()) for block in blocks)
+
+    def _adaptable(self, block: Block) -> dict[str, Linear]:
+        """The linears that adapters may be put on: no router, no expert."""
+        frozen = ARCHITECTURES[self.architecture].never_adapted
+        return {name: linear for name, linear in block.linears.items() if name not in frozen and not linear.experts}
 
     def _adapted_linears(self, targets: tuple[str, ...], layers: int) -> list[Linear]:
         return [linear for block in self.adapted(targets, layers) for linear in block.values()]
@@ -237,6 +244,9 @@ def _sizes(config: Mapping[str, Any], architecture: Architecture, where: str) ->
         "intermediate_size": "intermediate_size",
     }
     found = {field: config.get(name) for field, name in names.items()}
+    # Where every MLP is an expert, the configuration has no other width.
+    if found["intermediate_size"] is None:
+        found["intermediate_size"] = config.get("moe_intermediate_size")
     # Left out (or null) by models without grouped queries, and by those whose heads split the hidden state evenly.
     optional = {"n_kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
     found |= {field: config[name] for field, name in optional.items() if config.get(name) is not None}

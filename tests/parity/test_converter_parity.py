@@ -164,7 +164,9 @@ def gguf_of(path: Path, model: Any, kind: str) -> None:
 
 
 GGUF_KINDS = {
-    name: changes for name, changes in KINDS.items() if not name.startswith(("Qwen3_5", "Exaone4", "Gemma3"))
+    name: changes
+    for name, changes in KINDS.items()
+    if not name.startswith(("Qwen3_5", "Qwen3Moe", "Exaone4", "Gemma3"))
 } | {
     "Qwen3": {"head_dim": 32},
     "Mistral": {"head_dim": 32},

@@ -40,6 +40,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "linear_value_head_dim": 24,
         "rope_parameters": {"rope_type": "default", "rope_theta": 777.0, "partial_rotary_factor": 0.5},
     },
+    "Qwen3Moe": {
+        "head_dim": 24,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [1],
+    },
     "Exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
     # Windows that the text passes, here and below.
     "Exaone4-windows": {"num_hidden_layers": 4, "sliding_window": 8, "sliding_window_pattern": 4},
@@ -65,13 +73,21 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 # Of the text model where the plain name is a multimodal one's.
-CONFIGS = {"Qwen3_5": "Qwen3_5TextConfig", "Gemma3": "Gemma3TextConfig"}
+CONFIGS = {"Qwen3_5": "Qwen3_5TextConfig", "Qwen3_5Moe": "Qwen3_5MoeTextConfig", "Gemma3": "Gemma3TextConfig"}
 # Whose norms multiply by 1 + w.
-OFFSET_NORMS = ("Qwen3_5", "Gemma3")
+OFFSET_NORMS = ("Qwen3_5", "Qwen3_5Moe", "Gemma3")
 
 # Largest difference of two logits. Linear attention is divided by its own length, which may be next to nothing: there
 # transformers' float32 is 1e-4 off its float64 as well.
-TOLERANCES = {"Qwen3_5": 5e-4}
+TOLERANCES = {"Qwen3_5": 5e-4, "Qwen3_5Moe": 5e-4}
+
+
+KINDS["Qwen3_5Moe"] = KINDS["Qwen3_5"] | {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 48,
+}
 
 
 def tiny_model(kind: str = "Qwen2", **changes: Any) -> Any:

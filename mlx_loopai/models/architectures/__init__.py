@@ -11,6 +11,7 @@ from mlx_loopai.models.architectures.architecture import (
     Architecture,
     Block,
     DeltaHeads,
+    Experts,
     Kind,
     Layout,
     Linear,
@@ -23,6 +24,8 @@ from mlx_loopai.models.architectures.mistral import MISTRAL
 from mlx_loopai.models.architectures.qwen2 import QWEN2
 from mlx_loopai.models.architectures.qwen3 import QWEN3
 from mlx_loopai.models.architectures.qwen3_5 import QWEN3_5
+from mlx_loopai.models.architectures.qwen3_5_moe import QWEN3_5_MOE
+from mlx_loopai.models.architectures.qwen3_moe import QWEN3_MOE
 
 __all__ = [
     "ARCHITECTURES",
@@ -30,6 +33,7 @@ __all__ = [
     "Architecture",
     "Block",
     "DeltaHeads",
+    "Experts",
     "Kind",
     "Layout",
     "Linear",
@@ -38,7 +42,7 @@ __all__ = [
     "text_part",
 ]
 
-_TABLE = (QWEN2, QWEN3, LLAMA, MISTRAL, GPT_NEOX, QWEN3_5, EXAONE4, GEMMA3_TEXT)
+_TABLE = (QWEN2, QWEN3, LLAMA, MISTRAL, GPT_NEOX, QWEN3_5, QWEN3_MOE, QWEN3_5_MOE, EXAONE4, GEMMA3_TEXT)
 ARCHITECTURES = {each.model_type: each for each in _TABLE}
 # Of a text model alone, and of a multimodal one that has it as a part.
 _OTHER_NAMES = {name: each for each in _TABLE for name in (each.text_type, *each.wrappers) if name}

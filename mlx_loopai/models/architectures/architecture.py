@@ -16,7 +16,8 @@ Layout = Literal["pre_norm", "post_norm", "sandwich", "parallel"]
 Activation = Literal["silu", "gelu"]
 # What a block's tokens see of those before them: all, or the last ones, through softmax attention, or a memory of fixed
 # size.
-Kind = Literal["full", "window", "linear"]
+# `dense`: as full, in a model whose other blocks have experts.
+Kind = Literal["full", "window", "linear", "dense"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,32 @@ class DeltaHeads:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Of a block of experts: how many there are, how many of them a token has, their inner width, the shared one's."""
+
+    count: int
+    chosen: int
+    inner: int
+    shared_inner: int
+
+
+@dataclass(frozen=True)
 class Linear:
-    """A matrix (out, into) that a block multiplies with. Linears with the same `reads` have the same input."""
+    """A matrix (out, into) that a block multiplies with. Linears with the same `reads` have the same input.
+
+    experts: that many of them, stacked, of which a token meets a few; 0: one, which every token meets.
+    """
 
     out: int
     into: int
     reads: str
     bias: bool = False
+    experts: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        """Of the weight."""
+        return (self.experts, self.out, self.into) if self.experts else (self.out, self.into)
 
 
 @dataclass(frozen=True)
@@ -66,7 +86,7 @@ class Block:
     @property
     def matrix_parameters(self) -> int:
         """Entries of its linears."""
-        return sum(linear.out * linear.into for linear in self.linears.values())
+        return sum(math.prod(linear.shape) for linear in self.linears.values())
 
     @property
     def vector_parameters(self) -> int:
@@ -78,7 +98,7 @@ class Block:
         """Every tensor of the block with its shape; `input_layernorm.weight`, `self_attn.q_proj.bias`."""
         found = dict(self.others)
         for name, linear in self.linears.items():
-            found[f"{name}.weight"] = (linear.out, linear.into)
+            found[f"{name}.weight"] = linear.shape
             if linear.bias:
                 found[f"{name}.bias"] = (linear.out,)
         return found
@@ -93,8 +113,8 @@ class Architecture:
     where it is released as a part of a multimodal one; `wrappers` are names of such.
 
     block: the tensors of a block of a shape. kinds: of a configuration's blocks, in order. delta_heads: of its linear
-    attention. layout, activation: how models/backbone.py runs a block. scaled_embedding: what the first block reads is
-    multiplied by the root of its width.
+    attention. experts: of its blocks of experts. layout, activation: how models/backbone.py runs a block.
+    scaled_embedding: what the first block reads is multiplied by the root of its width.
 
     defaults: what transformers assumes where a configuration lacks a key. settle: writes out what a loader would guess
     in a configuration, and refuses by name what mlx-lm computes otherwise.
@@ -131,6 +151,7 @@ class Architecture:
     scaled_embedding: bool = False
     kinds: Callable[[Mapping[str, Any]], tuple[Kind, ...]] | None = None
     delta_heads: Callable[[Mapping[str, Any]], DeltaHeads] | None = None
+    experts: Callable[[Mapping[str, Any]], Experts] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     settle: Callable[[dict[str, Any], str], None] | None = None
     never_adapted: tuple[str, ...] = ()

@@ -67,16 +67,19 @@ def gated_attention(shape: ModelShape) -> dict[str, Linear]:
     return linears | {"self_attn.q_proj": Linear(2 * queries.out, queries.into, queries.reads, queries.bias)}
 
 
-def _block(shape: ModelShape, kind: Kind) -> Block:
+def mixer(shape: ModelShape, kind: Kind) -> tuple[dict[str, Linear], dict[str, Shape], int]:
+    """(the linears of a block's attention, all norms and other tensors, what it keeps a token)."""
     if kind == "full":
         # Its gate, and what is attended to before it.
         kept = attention_kept(shape) + 2 * shape.attention_size
-        linears: dict[str, Linear] = gated_attention(shape)
-        others: dict[str, Shape] = head_norms(shape)
-    else:
-        kept = linear_attention_kept(shape)
-        linears, others = linear_attention(shape)
-    return Block(linears | gated_mlp(shape), two_norms(shape) | others, kept, mlp_kept(shape))
+        return gated_attention(shape), two_norms(shape) | head_norms(shape), kept
+    linears, others = linear_attention(shape)
+    return linears, two_norms(shape) | others, linear_attention_kept(shape)
+
+
+def _block(shape: ModelShape, kind: Kind) -> Block:
+    linears, others, kept = mixer(shape, kind)
+    return Block(linears | gated_mlp(shape), others, kept, mlp_kept(shape))
 
 
 def kinds(config: Mapping[str, Any]) -> tuple[Kind, ...]:

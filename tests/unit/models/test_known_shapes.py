@@ -18,10 +18,12 @@ CARDS = {
     "Qwen3-8B": (8.2, 6.95),
     "Qwen3-14B": (14.8, 13.2),
 }
+# Of these only the name says how large the text model is.
+NAMES = {"Qwen3.5-0.8B": 0.8, "Qwen3.5-2B": 2.0, "Qwen3.5-4B": 4.0}
 
 
 def test_every_card_has_its_shape() -> None:
-    assert known_names() == [f"{name}-shape" for name in CARDS]
+    assert known_names() == [f"{name}-shape" for name in CARDS | NAMES]
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -35,7 +37,14 @@ def test_parameters_are_those_of_the_card(name: str) -> None:
     assert (shape.parameters - embeddings) / 1e9 == pytest.approx(without_embeddings, rel=0.02)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_about_those_of_the_name(name: str) -> None:
+    config = known_config(f"{name}-shape")
+    assert config is not None
+    assert ModelShape.from_config(config).parameters / 1e9 == pytest.approx(NAMES[name], rel=0.07)
+
+
 def test_spelling_and_strangers() -> None:
     assert known_config("qwen2.5-3b-SHAPE") == known_config("Qwen2.5-3B-shape")
     assert known_config("Qwen2.5-3B") is None  # a hub id's last part: its own config.json decides
-    assert near_names("Qwen2.5-2B-shape")[0].startswith("Qwen2.5-")
+    assert near_names("Qwen2.5-33B-shape")[0] == "Qwen2.5-3B-shape"

@@ -1,0 +1,68 @@
+"""Qwen3.5 with experts: as the dense one, but for its MLPs, of which one is shared by all tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.architectures.architecture import Block, Kind, Linear
+from mlx_loopai.models.architectures.qwen3_5 import QWEN3_5, mixer, settle
+from mlx_loopai.models.architectures.qwen3_moe import (
+    ROUTER,
+    expert_linears,
+    experts_kept,
+    experts_of,
+    settle_experts,
+)
+
+if TYPE_CHECKING:
+    from mlx_loopai.models.shape import ModelShape
+
+_SHARED_GATE = "mlp.shared_expert_gate"
+
+
+def _block(shape: ModelShape, kind: Kind) -> Block:
+    assert shape.experts is not None
+    linears, others, kept = mixer(shape, kind)
+    hidden, inner = shape.hidden_size, shape.experts.shared_inner
+    shared = {
+        "mlp.shared_expert.gate_proj": Linear(inner, hidden, "mlp"),
+        "mlp.shared_expert.up_proj": Linear(inner, hidden, "mlp"),
+        "mlp.shared_expert.down_proj": Linear(hidden, inner, "inner"),
+        _SHARED_GATE: Linear(1, hidden, "mlp"),
+    }
+    return Block(linears | expert_linears(shape) | shared, others, kept, experts_kept(shape) + 4 * inner + hidden)
+
+
+def _settle(config: dict[str, Any], where: str) -> None:
+    problems = settle_experts(config)
+    size = config.get("shared_expert_intermediate_size")
+    if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
+        problems.append(f"shared_expert_intermediate_size is {str(size)[:40]} where a positive whole number is needed")
+    # mlx-lm always divides by the sum of the chosen experts' weights, as transformers does.
+    if config.get("norm_topk_prob") is False:
+        problems.append("norm_topk_prob is off, which transformers does not compute for this architecture")
+    if problems:
+        raise InputError(f"{where}: {all_problems(problems)}")
+    settle(config, where)
+
+
+QWEN3_5_MOE = replace(
+    QWEN3_5,
+    model_type="qwen3_5_moe",
+    text_type="qwen3_5_moe_text",
+    class_name="Qwen3_5MoeForCausalLM",
+    block=_block,
+    experts=experts_of,
+    defaults={
+        **QWEN3_5.defaults,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+        "num_experts_per_tok": 8,
+        "num_experts": 256,
+        "norm_topk_prob": True,
+    },
+    settle=_settle,
+    never_adapted=(ROUTER, _SHARED_GATE),
+)

@@ -1,0 +1,135 @@
+"""Qwen3 with experts: of a block's many MLPs a router chooses a few for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.architectures.architecture import Architecture, Block, Experts, Kind, Linear
+from mlx_loopai.models.architectures.llama import (
+    attention,
+    attention_kept,
+    dense_block,
+    gated_mlp,
+    head_norms,
+    two_norms,
+)
+from mlx_loopai.models.rope import settle_rope
+
+if TYPE_CHECKING:
+    from mlx_loopai.models.shape import ModelShape
+
+ROUTER = "mlp.gate"
+# What transformers' configuration class assumes when a file leaves the key out.
+_HEAD_DIM = 128
+_DEFAULTS: dict[str, Any] = {
+    "rms_norm_eps": 1e-6,
+    "decoder_sparse_step": 1,
+    "moe_intermediate_size": 768,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": False,
+    "mlp_only_layers": [],
+}
+
+
+def expert_linears(shape: ModelShape) -> dict[str, Linear]:
+    """The router and the stacked MLPs of all experts."""
+    assert shape.experts is not None
+    hidden, experts = shape.hidden_size, shape.experts
+    wide = Linear(experts.inner, hidden, "experts", experts=experts.count)
+    return {
+        ROUTER: Linear(experts.count, hidden, "mlp"),
+        "mlp.switch_mlp.gate_proj": wide,
+        "mlp.switch_mlp.up_proj": wide,
+        "mlp.switch_mlp.down_proj": Linear(hidden, experts.inner, "expert inner", experts=experts.count),
+    }
+
+
+def experts_kept(shape: ModelShape) -> int:
+    """What they keep a token: the states before and after their norm, and of each chosen expert its input and output,
+    gate, sigmoid, up and product."""
+    assert shape.experts is not None
+    hidden, experts = shape.hidden_size, shape.experts
+    return 2 * hidden + experts.chosen * (2 * hidden + 4 * experts.inner) + experts.count
+
+
+def _block(shape: ModelShape, kind: Kind) -> Block:
+    linears, norms = attention(shape), two_norms(shape) | head_norms(shape)
+    if kind == "dense":
+        return dense_block(shape, linears | gated_mlp(shape), norms)
+    return Block(linears | expert_linears(shape), norms, attention_kept(shape), experts_kept(shape))
+
+
+def kinds(config: Mapping[str, Any]) -> tuple[Kind, ...]:
+    """Every `decoder_sparse_step`-th block has experts, but for those that are named."""
+    every, dense = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or ()
+    return tuple(
+        "full" if index not in dense and (index + 1) % every == 0 else "dense"
+        for index in range(config["num_hidden_layers"])
+    )
+
+
+def experts_of(config: Mapping[str, Any]) -> Experts:
+    """How many experts there are, how large, and how many of them a token has."""
+    return Experts(
+        count=config.get("num_experts") or config.get("num_local_experts") or 0,
+        chosen=config.get("num_experts_per_tok") or _DEFAULTS["num_experts_per_tok"],
+        inner=config.get("moe_intermediate_size") or _DEFAULTS["moe_intermediate_size"],
+        shared_inner=config.get("shared_expert_intermediate_size") or 0,
+    )
+
+
+def settle_experts(config: dict[str, Any]) -> list[str]:
+    """Write the number of experts where mlx-lm looks for it; what is wrong with their sizes."""
+    # transformers 5 has another name for it.
+    count = config.pop("num_local_experts", None)
+    config.setdefault("num_experts", count)
+    sizes = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
+    wrong = [
+        f"{key} is {str(config.get(key))[:40]} where a positive whole number is needed"
+        for key in sizes
+        if _bad(config.get(key))
+    ]
+    if not wrong and config["num_experts_per_tok"] > config["num_experts"]:
+        wrong.append(f"num_experts_per_tok is {config['num_experts_per_tok']} of {config['num_experts']} experts")
+    if config.get("hidden_act", "silu") != "silu":
+        wrong.append(f"hidden_act is {str(config['hidden_act'])[:40]!r}, silu is computed")
+    return wrong
+
+
+def settle(config: dict[str, Any], where: str) -> None:
+    """Write out what mlx-lm and transformers would guess differently; refuse what mlx-lm does not compute.
+
+    Raises: InputError with all that is missing, absurd or not computed.
+    """
+    problems = settle_experts(config)
+    for key in ("attention_bias", "use_sliding_window"):
+        if config.get(key):
+            problems.append(f"{key} is on, for which mlx-lm's qwen3_moe has no place")
+    if _bad(config["decoder_sparse_step"]) or not isinstance(config["mlp_only_layers"], list):
+        problems.append("decoder_sparse_step or mlp_only_layers is no number or list of blocks")
+    if problems:
+        raise InputError(f"{where}: {all_problems(problems)}")
+    settle_rope(config, where)
+    if config.get("rope_scaling") is not None:
+        raise InputError(f"{where}: rope_scaling {str(config['rope_scaling'])[:80]} is ignored by mlx-lm's qwen3_moe")
+
+
+def _bad(value: object) -> bool:
+    return isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31
+
+
+QWEN3_MOE = Architecture(
+    model_type="qwen3_moe",
+    class_name="Qwen3MoeForCausalLM",
+    gguf=None,
+    block=_block,
+    gguf_names={},
+    head_dim=_HEAD_DIM,
+    kinds=kinds,
+    experts=experts_of,
+    defaults=_DEFAULTS,
+    settle=settle,
+    never_adapted=(ROUTER,),
+)

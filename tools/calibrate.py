@@ -1,6 +1,6 @@
 """Measures the memory of real training steps, fits `memory.predict`'s constants to some, checks them on others.
 
-python -m tools.calibrate measure     append to bench/results/memory-cpu.jsonl, a process a case
+python -m tools.calibrate measure     append to bench/results/memory-*.jsonl, a process a case
 python -m tools.calibrate fit         write mlx_loopai/memory/constants.json
 python -m tools.calibrate table       write the table of docs/memory.md
 """
@@ -21,14 +21,23 @@ from typing import Any
 import click
 
 from mlx_loopai.files import write_whole
-from mlx_loopai.memory.calibration import fit, is_held_out, options_of, table, transient_table
-from mlx_loopai.memory.sizes import CONSTANTS, StepOptions
+from mlx_loopai.memory.calibration import (
+    fit,
+    is_held_out,
+    linear_attention_table,
+    options_of,
+    table,
+    transient_table,
+)
+from mlx_loopai.memory.sizes import CONSTANTS, LINEAR_ATTENTION, StepOptions
 from mlx_loopai.units import MIB
+from tools import linear_attention_cases
 from tools.doc_markers import with_marked
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "memory.md"
 RESULTS = ROOT / "bench" / "results" / "memory-cpu.jsonl"
+LINEAR_RESULTS = ROOT / "bench" / "results" / "memory-linear-attention.jsonl"
 SEED_FITTED, SEED_FITTED_HALF, SEED_HELD_OUT = 2026, 2027, 20261126
 # Held out until their errors were looked at and the counts changed after them (docs/memory.md).
 SEEDS_ONCE_HELD_OUT = (20261124, 20261125)
@@ -53,6 +62,8 @@ class Case:
     def seconds(self) -> float:
         """Roughly how long its step takes."""
         size, options = self.config, self.options
+        if size["model_type"] == "qwen3_5":
+            return linear_attention_cases.seconds(size, options)
         hidden, inner, layers = size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"]
         tokens = options.micro_tokens * (2 if options.accumulates else 1)
         logits = tokens * options.supervised_share * size["vocab_size"]
@@ -165,15 +176,22 @@ def main() -> None:
 
 
 @main.command("measure")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Processes at once; each measures one case and ends.")
-def measure(out: Path, workers: int) -> None:
-    """Measure every case that OUT does not hold yet, each in its own process."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+def measure(workers: int) -> None:
+    """Measure every case that the result files do not hold yet, each in its own process."""
+    measure_groups(RESULTS, {False: cases(), True: held_out_cases()}, workers)
+    linear = {
+        held_out: [Case(*case) for case in linear_attention_cases.drawn(plan)]
+        for held_out, plan in ((False, linear_attention_cases.FITTED), (True, linear_attention_cases.HELD_OUT))
+    }
+    measure_groups(LINEAR_RESULTS, linear, workers)
+
+
+def measure_groups(out: Path, groups: Mapping[bool, Sequence[Case]], workers: int) -> None:
+    """Append the rows of the cases that `out` lacks; those under True are held out."""
     done = {_key(row) for row in read_rows(out)}
     conditions = _conditions()
-    groups = [(False, cases()), (True, held_out_cases())]
-    waiting = [(held, case) for held, group in groups for case in group if _key(asdict(case)) not in done]
+    waiting = [(held, case) for held, group in groups.items() for case in group if _key(asdict(case)) not in done]
     waiting.sort(key=lambda found: found[1].seconds)  # much is known soon
     from mlx_loopai.training.step_memory import measure_case
 
@@ -195,20 +213,29 @@ def measure(out: Path, workers: int) -> None:
 @main.command("fit")
 def write_constants() -> None:
     """Fit the constants to the rows that are not held out."""
-    rows = [row for row in read_rows(RESULTS) if not is_held_out(row)]
-    write_whole(CONSTANTS, json.dumps(asdict(fit(rows)), indent=2) + "\n")
+    usual, linear = ([row for row in read_rows(path) if not is_held_out(row)] for path in (RESULTS, LINEAR_RESULTS))
+    found = fit(linear, LINEAR_ATTENTION, start=fit(usual))
+    write_whole(CONSTANTS, json.dumps(asdict(found), indent=2) + "\n")
 
 
 @main.command("table")
 def write_tables() -> None:
     """Write the tables of docs/memory.md from the results."""
     document = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(with_tables(document, read_rows(RESULTS)), encoding="utf-8")
+    DOCUMENT.write_text(with_tables(document, read_rows(RESULTS), read_rows(LINEAR_RESULTS)), encoding="utf-8")
 
 
-def with_tables(document: str, rows: Sequence[dict[str, Any]]) -> str:
-    """`document` with its tables made of `rows`. Raises: InputError without their markers."""
-    for name, text in (("memory table", table(rows)), ("transient table", transient_table(rows))):
+def with_tables(document: str, rows: Sequence[dict[str, Any]], linear: Sequence[dict[str, Any]]) -> str:
+    """`document` with its tables made of `rows`, and of those of `linear` attention.
+
+    Raises: InputError without their markers.
+    """
+    tables = {
+        "memory table": table(rows),
+        "transient table": transient_table(rows),
+        "linear attention table": linear_attention_table(linear),
+    }
+    for name, text in tables.items():
         document = with_marked(document, name, text, DOCUMENT)
     return document
 

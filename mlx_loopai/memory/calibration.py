@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from mlx_loopai.memory.predict import predict, resting_bytes
-from mlx_loopai.memory.sizes import Constants, StepOptions
+from mlx_loopai.memory.sizes import LINEAR_ATTENTION, Constants, StepOptions
 from mlx_loopai.models.shape import ModelShape
 
 _TRIALS = 400
@@ -94,12 +94,23 @@ def errors(rows: Sequence[Mapping[str, Any]], constants: Constants | None = None
     )
 
 
-def fit(rows: Sequence[Mapping[str, Any]], seed: int = 0, trials: int = _TRIALS) -> Constants:
-    """The constants that predict `rows` best, from a seeded search that changes one at a time; all stay positive."""
+USUAL = tuple(found.name for found in fields(Constants) if found.name not in LINEAR_ATTENTION)
+
+
+def fit(
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str] = USUAL,
+    start: Constants | None = None,
+    seed: int = 0,
+    trials: int = _TRIALS,
+) -> Constants:
+    """The constants that predict `rows` best, from a seeded search that changes one at a time; all stay positive.
+
+    Only those of `names` are changed, from `start` on.
+    """
     draw = random.Random(seed)
-    best = Constants()
+    best = start or Constants()
     lowest = _misfit(rows, best)
-    names = [found.name for found in fields(Constants)]
     reach = dict.fromkeys(names, 0.4)
     for _ in range(trials):
         name = draw.choice(names)
@@ -134,6 +145,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "held out, real 0.5B shape": [row for row in held if row["config"]["num_hidden_layers"] == 24],
     }
     return "\n".join([*_HEADER, *(_line(kind, errors(found)) for kind, found in kinds.items() if found)])
+
+
+def linear_attention_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same for models with linear attention."""
+    held = [row for row in rows if is_held_out(row)]
+    kinds = {"fitted": [row for row in rows if not is_held_out(row)], "**held out**": held}
+    lines = [_line(kind, errors(found)) for kind, found in kinds.items()]
+    return "\n".join([*_HEADER, *lines, _line("held out, besides what rests", errors(held, transient=True))])
 
 
 def transient_table(rows: Sequence[Mapping[str, Any]]) -> str:

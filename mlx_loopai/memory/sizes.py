@@ -118,11 +118,9 @@ class Constants:
     delta_keys: float = 3.3
     delta_reads: float = 17.0
     delta_values: float = 5.3
-    delta_pairs: float = 3.0
     delta_memory: float = 1.9
     delta_d: float = 5.0
     delta_i: float = 1.0
-    plain_delta_d: float = 1.0
 
 
 # Fitted apart from the others, to steps of models that have linear attention.
@@ -140,14 +138,13 @@ class DeltaSizes:
     """Bytes of what linear attention works on, float32 but for the first (models/gated_delta.py).
 
     projected: what the projections of a block give, (tokens, mixed + values). Of a span of each row: keys (K, D_k);
-    reads, values: (H, D_k) and (H, D_v); pairs: (H, C) within chunks of C tokens; memory: (H, D_k, D_v) of each chunk.
+    reads, values: (H, D_k) and (H, D_v); memory: (H, D_k, D_v) of each chunk.
     """
 
     projected: float
     keys: float
     reads: float
     values: float
-    pairs: float
     memory: float
 
     @staticmethod
@@ -162,7 +159,6 @@ class DeltaSizes:
             keys=tokens * heads.keys * heads.key_size,
             reads=tokens * heads.values * heads.key_size,
             values=tokens * heads.values_width,
-            pairs=tokens * heads.values * CHUNK_TOKENS,
             memory=4.0 * rows * (span // CHUNK_TOKENS + 1) * heads.values_width * heads.key_size,
         )
 
@@ -292,8 +288,7 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
         share, share_inner = (min(n, c.plain_blocks) / c.plain_blocks for n in (sizes.blocks, sizes.mlp_blocks))
         tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_r * sizes.ranks
         # What blocks behind it have kept is gone by then.
-        in_delta = _delta_work(sizes, c) + c.plain_delta_d * sizes.hidden - sizes.kept_behind_delta
-        in_delta = in_delta if sizes.delta else 0.0
+        in_delta = _delta_work(sizes, c) - sizes.kept_behind_delta
         usual = share * tensors + share_inner * c.plain_i * sizes.inner, share * c.plain_s * scores
         return max(usual, (in_delta, 0.0), key=sum)
     ahead = 1 + c.ahead_half * sizes.half
@@ -320,8 +315,7 @@ def _delta_work(sizes: Sizes, c: Constants) -> float:
     if found is None:
         return 0.0
     of_span = c.delta_keys * found.keys + c.delta_reads * found.reads + c.delta_values * found.values
-    of_chunks = c.delta_pairs * found.pairs + c.delta_memory * found.memory
-    return c.delta_projected * found.projected + of_span + of_chunks
+    return c.delta_projected * found.projected + of_span + c.delta_memory * found.memory
 
 
 def loss_bytes(sizes: Sizes, backend: Backend, constants: Constants) -> float:

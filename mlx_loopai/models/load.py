@@ -20,6 +20,7 @@ from mlx_lm.utils import load_tokenizer as read_tokenizer
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import text_part
 from mlx_loopai.models.configuration import loader_overrides
+from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.lora import remove_lora
 from mlx_loopai.models.pass_sizes import QUANTIZATION_GROUP
@@ -158,7 +159,13 @@ def _read_weights(path: Path, dtype: str, quantize_bits: int) -> nn.Module:
         tree_map_with_path(lambda name, array: _cast(array, target) if casts(name) else array, network.parameters())
     )
     if quantize_bits:
-        nn.quantize(network, group_size=QUANTIZATION_GROUP, bits=quantize_bits)
+        routers = architecture_in(network).never_adapted
+        nn.quantize(
+            network,
+            group_size=QUANTIZATION_GROUP,
+            bits=quantize_bits,
+            class_predicate=lambda name, module: hasattr(module, "to_quantized") and not name.endswith(routers),
+        )
     network.eval()
     mx.eval(network.parameters())
     return network

@@ -13,6 +13,7 @@ from mlx_loopai.memory import plan as planning
 from mlx_loopai.memory.machine import machine_names, named_machine
 from mlx_loopai.memory.plan import MemoryPlan, budget_of
 from mlx_loopai.memory.predict import Correction
+from mlx_loopai.models.known_shapes import known_config
 from mlx_loopai.models.shape import ModelShape, Quantization
 from mlx_loopai.units import GIB, MIB
 
@@ -45,6 +46,17 @@ def test_3b_fits_a_16_gib_m4_and_says_how(qwen25) -> None:
     assert "would need" in said["checkpointing"]
     assert "8192 would need" in said["micro_tokens"]
     assert "not measured on Metal" in found.calibrated_on
+
+
+def test_qwen35_2b_fits_a_16_gib_m4_with_rows_of_2048_tokens() -> None:
+    sizes = known_config("Qwen3.5-2B-shape")
+    assert sizes is not None
+    found = plan(ModelShape.from_config(sizes), config(memory={"micro_tokens": 2048}), named_machine("m4-16gb", 15))
+    assert found.fits
+    assert found.micro_tokens == 2048
+    assert found.base_precision == "bf16"
+    assert found.terms["weights"] == pytest.approx(2 * 1.88e9, rel=0.01)
+    assert sum(found.terms.values()) == found.total_bytes <= found.budget_bytes
 
 
 def test_concessions_come_in_order(qwen25) -> None:

@@ -46,12 +46,13 @@ def audit_command(
     from mlx_loopai.data.records import left_out, read_records
 
     readings = read_sources(files, columns)
-    records = [record for reading in readings for record in reading.records]
+    records = [record for reading in readings for record in reading.answers]
+    judged = [one for reading in readings for one in reading.judged]
     held_out = read_records(validation) if validation else []
     with progress(len(records), "audit", quiet, unit="rows") as bar:
-        found = audit(records, held_out, _token_counter(model), bar.update)
+        found = audit(records, held_out, _token_counter(model), bar.update, judged)
     bad = [row for reading in readings for row in reading.bad]
-    if not records:
+    if not records and not judged:
         raise InputError(f"{files[0]}: {'holds bad rows only, ' + left_out(bad) if bad else 'holds no rows'}")
     document = _audit_document(files, found) | {"bad": bad, "unused_fields": fields_not_used(readings)}
     emit(document, as_json, _audit_text(found, bad, readings))
@@ -295,6 +296,12 @@ def _audit_text(found: Audit, bad: list[BadRow], readings: list[Reading]) -> str
         *(f"{kind:<15}{_shown(finding)}" for kind, finding in found.personal.items()),
         f"lengths        up to {_counts(found.lengths)} {found.length_unit}; longest {found.longest}{share}",
     ]
+    if told := found.preferences:
+        lines.append(
+            f"judged         {told.pairs} pairs, {told.good} good and {told.bad} bad answers to {told.prompts} prompts"
+        )
+    if told and told.chosen_purity is not None and told.rejected_purity is not None:
+        lines.append(f"purity         chosen {told.chosen_purity:.3f}, rejected {told.rejected_purity:.3f}")
     if unused := fields_not_used(readings):
         lines.append(f"fields not used: {', '.join(unused)}")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in found.warnings)])

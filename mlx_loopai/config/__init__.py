@@ -31,10 +31,12 @@ from mlx_loopai.config.options import (
     PhaseOptions,
     RunConfig,
     SelectionOptions,
+    SourceKind,
     SourceOptions,
     TrainOptions,
     TrainPath,
 )
+from mlx_loopai.config.preference import PreferenceOptions
 from mlx_loopai.config.reading import flatten, load_config, option_table, validate_config
 
 __all__ = [
@@ -56,11 +58,13 @@ __all__ = [
     "PathOptions",
     "PenaltyOptions",
     "PhaseOptions",
+    "PreferenceOptions",
     "ReplayOptions",
     "RunConfig",
     "SamplingOptions",
     "SelectionOptions",
     "SketchOptions",
+    "SourceKind",
     "SourceOptions",
     "TrainOptions",
     "TrainPath",

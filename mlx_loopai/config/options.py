@@ -8,11 +8,13 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mlx_loopai.config.guards import PENALTIES, PenaltyOptions, ReplayOptions
+from mlx_loopai.config.preference import PreferenceOptions
 from mlx_loopai.config.table import Options, PathText
 from mlx_loopai.files import digest_name
 
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 TrainPath = Literal["auto", "compiled", "eager"]
+SourceKind = Literal["auto", "rows", "pairs", "labels"]
 Schedule = Literal["cosine", "linear", "constant"]
 
 
@@ -115,6 +117,11 @@ class SourceOptions(Options):
         "samples/NAME: embedded rows; hf:OWNER/NAME[:SPLIT]: a data set on the hub"
     )
     category: Literal["dialogue", "knowledge", "creative", "domain"] = Field("domain", description="what kind of rows")
+    kind: SourceKind = Field(
+        "auto",
+        description="pairs: a chosen and a rejected answer; labels: one answer and whether it is good; rows: learn the "
+        "chosen and good ones as they are; auto: as each row looks",
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="our name of a field -> the file's own, such as prompt: 질문"
     )
@@ -160,6 +167,7 @@ class RunConfig(Options):
     penalty: PenaltyOptions = PenaltyOptions()
     replay: ReplayOptions = ReplayOptions()
     selection: SelectionOptions = SelectionOptions()
+    preference: PreferenceOptions = PreferenceOptions()
     memory: MemoryOptions = MemoryOptions()
     forgetting: ForgettingOptions = ForgettingOptions()
 
@@ -190,6 +198,29 @@ class RunConfig(Options):
             raise ValueError(
                 f"penalty.kind {self.penalty.kind} measures the update of LoRA, and DoRA sets each row's length too; "
                 "use kl, or set lora.dora or the penalty off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _preferences_stand_alone(self) -> RunConfig:
+        if not self.preference.is_on:
+            return self
+        objective = self.preference.objective
+        if self.lora.dropout:
+            raise ValueError(
+                f"preference.objective {objective} compares an answer's log-probability in two passes, and lora.dropout"
+                f" {self.lora.dropout:g} would drop other entries in each; set lora.dropout to 0"
+            )
+        changed = [name for name in ("label_smoothing", "z_loss") if getattr(self.train, name)]
+        if changed:
+            raise ValueError(
+                f"train.{changed[0]} changes the loss of single tokens, and preference.objective {objective} compares "
+                f"whole answers; set train.{changed[0]} to 0"
+            )
+        if self.selection.kind != "none":
+            raise ValueError(
+                f"selection.kind {self.selection.kind} leaves tokens out, and preference.objective {objective} compares"
+                " whole answers; set selection.kind to none"
             )
         return self
 

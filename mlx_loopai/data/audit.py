@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from mlx_loopai.data.batches import choose_widths, plan_steps, real_token_share
 from mlx_loopai.data.duplicates import exact_groups, near_groups, normalised
+from mlx_loopai.data.judged_audit import PreferenceAudit, audit_judged
+from mlx_loopai.data.pairs import Judged
 from mlx_loopai.data.personal import PATTERNS, personal_hints
 from mlx_loopai.data.records import Record
 from mlx_loopai.data.special import USUAL_NAME
@@ -40,7 +42,8 @@ class Audit:
     of each group (near ones include the exact). leaked: training rows whose text is (nearly) a validation row's.
     control_names: rows whose text holds the name of a control token, such as `<|im_end|>`.
     lengths: upper bound (a power of two, in `length_unit`) -> rows. real_token_share: share of computed tokens that
-    are not padding when batches are made as training makes them; None without a tokenizer.
+    are not padding when batches are made as training makes them; None without a tokenizer. preferences: what the pairs
+    and labelled answers are, of which the chosen and the good ones are among the rows; None where there are none.
     """
 
     rows: int
@@ -57,6 +60,7 @@ class Audit:
     lengths: dict[int, int]
     longest: int
     real_token_share: float | None
+    preferences: PreferenceAudit | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -79,7 +83,7 @@ class Audit:
         if self.personal:
             kinds = ", ".join(f"{kind} ({finding.rows})" for kind, finding in self.personal.items())
             found.append(f"rows that may hold personal data: {kinds}; look at them before training")
-        return found
+        return found + (self.preferences.warnings if self.preferences else [])
 
 
 def audit(
@@ -87,8 +91,12 @@ def audit(
     validation: Sequence[Record] = (),
     count_tokens: Callable[[Record], int] | None = None,
     on_progress: Advance = ignore,
+    judged: Sequence[Judged] = (),
 ) -> Audit:
-    """Look at every row once. Without `count_tokens` lengths are in characters."""
+    """Look at every row once. Without `count_tokens` lengths are in characters.
+
+    judged: the pairs and labelled answers that `records` holds the chosen and good answers of.
+    """
     texts = [_text(record) for record in records]
     lengths = [count_tokens(record) if count_tokens else len(text) for record, text in zip(records, texts, strict=True)]
     languages: Counter[str] = Counter()
@@ -114,6 +122,7 @@ def audit(
         lengths=_histogram(lengths),
         longest=max(lengths, default=0),
         real_token_share=_utilisation(lengths) if count_tokens and lengths else None,
+        preferences=audit_judged(judged) if judged else None,
     )
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlx_loopai.config.options import SourceKind
 from mlx_loopai.data.conversation import ROLES as ROLES
 from mlx_loopai.data.conversation import Kind as Kind
 from mlx_loopai.data.conversation import Message as Message
 from mlx_loopai.data.conversation import Record as Record
 from mlx_loopai.data.formats import RawRow, read_rows, row_files
-from mlx_loopai.data.shapes import interpret
+from mlx_loopai.data.pairs import Judged, Label, Pair, read_judged
+from mlx_loopai.data.shapes import Meaning
 from mlx_loopai.data.shapes import user_text as user_text
 from mlx_loopai.data.turns import UnreadableError
 from mlx_loopai.errors import InputError, all_problems
@@ -35,25 +37,49 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a file or folder holds. `unused`: field -> rows that have it though nothing reads it."""
+    """What a file or folder holds. `unused`: field -> rows that have it though nothing reads it.
+
+    judged: its pairs and labelled answers, which are no `records`.
+    """
 
     path: Path
     records: list[Record]
     bad: list[BadRow]
     unused: dict[str, int]
     left_out_files: tuple[Path, ...] = ()
+    judged: tuple[Judged, ...] = ()
+
+    @property
+    def answers(self) -> list[Record]:
+        """What is learnt as it is: the records, and the chosen and good answers."""
+        better = [one.chosen if isinstance(one, Pair) else one.answer for one in self.judged if not _is_bad(one)]
+        return [*self.records, *better]
 
     def required(self, skip: bool = False, skip_empty: bool = False) -> list[Record]:
-        """The records. Raises: InputError with every bad row, unless `skip` (or `skip_empty`, and it is only empty),
+        """The records, and the answers with a good label. Raises: as `checked`, and InputError where an answer is
+        the worse one: it must never be learnt as good.
+        """
+        self.checked(skip, skip_empty)
+        worse = [one.origin for one in self.judged if isinstance(one, Pair) or _is_bad(one)]
+        if worse:
+            raise InputError(
+                f"{worse[0]}: a pair of answers, or one with a bad label ({len(worse)} such rows), where ordinary rows "
+                "are read; learn from them with `preference.objective`, such as dpo, or read only the chosen and good "
+                "ones with `kind: rows`"
+            )
+        return self.answers
+
+    def checked(self, skip: bool = False, skip_empty: bool = False) -> Reading:
+        """This reading. Raises: InputError with every bad row, unless `skip` (or `skip_empty`, and it is only empty),
         and when nothing is left.
         """
         bad = [row for row in self.bad if not (skip or (skip_empty and row.empty))]
         if bad:
             raise InputError(all_problems(map(str, bad)))
-        if not self.records:
+        if not self.records and not self.judged:
             why = "no rows that can be learnt" if self.bad else "no rows"
             raise InputError(f"{self.path}: holds {why}; give a file with at least one")
-        return self.records
+        return self
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -67,6 +93,10 @@ class Reading:
             names = ", ".join(sorted(str(file.relative_to(self.path)) for file in self.left_out_files))
             found.append(f"{self.path}: of its files these are left out: {names}")
         return tuple(found)
+
+
+def _is_bad(one: Judged) -> bool:
+    return isinstance(one, Label) and not one.good
 
 
 def left_out(bad: Iterable[BadRow]) -> str:
@@ -83,17 +113,23 @@ def left_out(bad: Iterable[BadRow]) -> str:
 
 
 def read_all(
-    path: Path, category: str = "domain", columns: Mapping[str, str] | None = None, split: str = "train"
+    path: Path,
+    category: str = "domain",
+    columns: Mapping[str, str] | None = None,
+    split: str = "train",
+    kind: SourceKind = "auto",
 ) -> Reading:
     """What a JSONL, JSON, CSV or Parquet file holds, or the files of a folder that are of `split`, in order.
 
-    columns: our name of a field -> the file's own, such as {"prompt": "질문"}.
+    columns: our name of a field -> the file's own, such as {"prompt": "질문"}. kind: whether its rows are pairs,
+    labelled answers or ordinary rows; `auto`: each as it looks.
 
     Raises: InputError when a file as a whole cannot be read, or has no field that `columns` names.
     """
     path = Path(path)
     files, others = row_files(path, split)
     records: list[Record] = []
+    judged: list[Judged] = []
     bad: list[BadRow] = []
     unused: Counter[str] = Counter()
     for file in files:
@@ -102,14 +138,25 @@ def read_all(
         for row in _renamed(rows, columns or {}, file):
             origin = f"{file}:{row.line}"
             try:
-                meaning = interpret(row.values)
+                read = read_judged(row.values, kind)
             except UnreadableError as reason:
                 found.append(BadRow(origin, str(reason), reason.empty))
                 continue
-            records.append(Record(meaning.messages, meaning.kind, category, origin, meaning.tools))
+            meaning, rejected = read.meaning, read.rejected
             unused.update(meaning.unused)
+            record = _record(meaning, category, origin)
+            if rejected is not None:
+                judged.append(Pair(record, _record(rejected, category, origin)))
+            elif read.good is not None:
+                judged.append(Label(record, read.good))
+            else:
+                records.append(record)
         bad += sorted(found, key=lambda row: int(row.origin.rpartition(":")[2]))
-    return Reading(path, records, bad, dict(unused), others)
+    return Reading(path, records, bad, dict(unused), others, tuple(judged))
+
+
+def _record(meaning: Meaning, category: str, origin: str) -> Record:
+    return Record(meaning.messages, meaning.kind, category, origin, meaning.tools)
 
 
 def _renamed(rows: list[RawRow], columns: Mapping[str, str], file: Path) -> list[RawRow]:

@@ -17,7 +17,7 @@ from mlx_loopai.data.turns import UnreadableError, kind_of, read_text, read_turn
 
 REQUEST_NAMES = ("prompt", "instruction", "question", "q")
 ANSWER_NAMES = ("completion", "response", "output", "answer", "a")
-_CHAT_NAMES = ("messages", "conversations", "conversation")
+CHAT_NAMES = ("messages", "conversations", "conversation")
 _SYSTEM_NAMES = ("system", "system_prompt")
 _THINKING_NAMES = ("reasoning_content", "reasoning", "thinking")
 _KOREAN_GENRES = {
@@ -62,9 +62,8 @@ def interpret(values: Any) -> Meaning:
         raise UnreadableError(f"expected an object with named fields, got {kind_of(values)}")
     # Tables have a cell for every column: an absent value is an absent field.
     row = _Row({str(name).strip().lower(): value for name, value in values.items() if value is not None})
-    _refuse_preferences(row)
     unused: set[str] = set()
-    request, answer, chat = row.first(REQUEST_NAMES), row.first(ANSWER_NAMES), row.first(_CHAT_NAMES)
+    request, answer, chat = row.first(REQUEST_NAMES), row.first(ANSWER_NAMES), row.first(CHAT_NAMES)
     kind: Kind = "chat"
     if chat is not None:
         messages = _chat(row, chat, unused)
@@ -92,7 +91,7 @@ def user_text(values: Any) -> str:
     try:
         messages: Sequence[Message] = interpret(values).messages
     except UnreadableError:
-        found: list[Any] = next((values[name] for name in _CHAT_NAMES if isinstance(values.get(name), list)), [])
+        found: list[Any] = next((values[name] for name in CHAT_NAMES if isinstance(values.get(name), list)), [])
         messages = [turn for raw in found if (turn := _turn_or_none(raw)) is not None]
         asked = [text for name in (*REQUEST_NAMES, "input") if isinstance(text := values.get(name), str)]
         return "\n".join([*(message.content for message in messages if message.role == "user"), *asked])
@@ -104,18 +103,6 @@ def _turn_or_none(raw: Any) -> Message | None:
         return read_turn(raw, 1, set())
     except UnreadableError:
         return None
-
-
-def _refuse_preferences(row: _Row) -> None:
-    """Rows that say which answer is the worse one must never be learnt as good."""
-    if "chosen" in row or "rejected" in row:
-        raise UnreadableError("a pair of a chosen and a rejected answer, which is no row to learn; keep the chosen one")
-    label = row.fields.get("label")
-    if label is False or (isinstance(label, str) and label.strip().lower() == "false"):
-        raise UnreadableError("label is false: this answer is marked as bad; leave the row out")
-    # Numbers are other labels, such as the mood of a dialogue.
-    if isinstance(label, bool) or (isinstance(label, str) and label.strip().lower() == "true"):
-        row.used.add("label")
 
 
 def _check_answers(messages: Sequence[Message], kind: Kind) -> None:
@@ -145,7 +132,7 @@ def _greeting_as_context(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def _turns(raw: Any, what: str, name: str, unused: set[str]) -> tuple[Message, ...]:
-    turns = _unpacked(raw)
+    turns = unpacked(raw)
     if not isinstance(turns, list):
         raise UnreadableError(f"{what} must be a list of turns, got {kind_of(turns)}")
     left: set[str] = set()
@@ -154,7 +141,7 @@ def _turns(raw: Any, what: str, name: str, unused: set[str]) -> tuple[Message, .
     return messages
 
 
-def _unpacked(raw: Any) -> Any:
+def unpacked(raw: Any) -> Any:
     """A list or object that a table keeps as JSON text."""
     if isinstance(raw, str) and raw.lstrip()[:1] in ("[", "{"):
         try:
@@ -203,7 +190,7 @@ def _asked(row: _Row, request: str, unused: set[str]) -> tuple[Message, ...]:
 
 def _unpacked_list(raw: Any) -> list[Any] | None:
     """A list of messages, also as JSON text; None for a text."""
-    found = _unpacked(raw)
+    found = unpacked(raw)
     if isinstance(found, list) and (isinstance(raw, list) or all(isinstance(turn, Mapping) for turn in found)):
         return found
     return None
@@ -213,7 +200,7 @@ def _history(row: _Row) -> tuple[Message, ...]:
     """Alpaca's earlier exchanges: pairs of a request and its answer."""
     if "history" not in row:
         return ()
-    pairs = _unpacked(row.take("history"))
+    pairs = unpacked(row.take("history"))
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise UnreadableError("history must be a list of pairs of a request and an answer")
     texts = [[read_text(text, "history") for text in pair] for pair in pairs]
@@ -228,7 +215,7 @@ def _thinking(row: _Row) -> str:
 def _tools(row: _Row) -> str:
     if "tools" not in row:
         return ""
-    tools = _unpacked(row.take("tools"))
+    tools = unpacked(row.take("tools"))
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise UnreadableError("tools must be a list of functions")
     return json.dumps(tools, ensure_ascii=False) if tools else ""

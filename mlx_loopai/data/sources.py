@@ -8,6 +8,7 @@ from pathlib import Path
 from mlx_loopai.config import RunConfig, SourceOptions
 from mlx_loopai.data.formats import ROW_SUFFIXES
 from mlx_loopai.data.hub_rows import HUB_PREFIX, fetch_rows
+from mlx_loopai.data.pairs import Pair
 from mlx_loopai.data.records import Reading, Record, read_all
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.stories import reading
@@ -25,24 +26,37 @@ def read_source(path: str, category: str, how: SourceOptions | None = None) -> l
 def reading_of(path: str, category: str, how: SourceOptions | None = None) -> Reading:
     """What is in a file or folder of rows, a data set on the hub, a story or a folder of stories, or `samples/NAME`.
 
-    how: the column mapping, and whether names of control tokens are those tokens.
+    how: the column mapping, what its rows are, and whether names of control tokens are those tokens.
 
     Raises: InputError for a path that holds neither rows nor stories, or a file that cannot be read.
     """
     if path.startswith(SAMPLES_PREFIX):
         return Reading(Path(path), corpus.sample(path.removeprefix(SAMPLES_PREFIX)), [], {})
-    columns = how.columns if how else {}
+    columns, kind = (how.columns, how.kind) if how else ({}, "auto")
     if path.startswith(HUB_PREFIX):
         folder, split = fetch_rows(path)
-        found = read_all(folder, category, columns, split)
+        found = read_all(folder, category, columns, split, kind)
     elif holds_stories(Path(path)):
         stories = story_rows(reading.story_files([Path(path)]), StoryOptions()).records
         found = Reading(Path(path), [replace(record, category=category) for record in stories], [], {})
     else:
-        found = read_all(Path(path), category, columns)
+        found = read_all(Path(path), category, columns, kind=kind)
     if how and how.allow_special:
-        found = replace(found, records=[replace(record, allow_special=True) for record in found.records])
+        found = replace(
+            found,
+            records=[_allowing(record) for record in found.records],
+            judged=tuple(
+                Pair(_allowing(one.chosen), _allowing(one.rejected))
+                if isinstance(one, Pair)
+                else replace(one, answer=_allowing(one.answer))
+                for one in found.judged
+            ),
+        )
     return found
+
+
+def _allowing(record: Record) -> Record:
+    return replace(record, allow_special=True)
 
 
 def holds_stories(path: Path) -> bool:

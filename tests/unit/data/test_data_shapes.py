@@ -65,7 +65,6 @@ USER, ANSWER = turn("user", "안녕?"), turn("assistant", "안녕하세요.")
             {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
             (ASKED, Message("assistant", "안녕하세요.", taught=False), ASKED, SAID),
         ),
-        ({"prompt": "안녕?", "completion": "안녕하세요.", "label": True}, (ASKED, SAID)),
         (
             {"instruction": "안녕?", "output": "안녕하세요.", "history": [["가", "나"]]},
             (Message("user", "가"), Message("assistant", "나"), ASKED, SAID),
@@ -134,10 +133,6 @@ def test_fields_that_nothing_reads_are_known(row: dict[str, Any], unused: set[st
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": "가", "completion": "나", "label": False}, "label is false"),
-        ({"prompt": "가", "completion": "나", "label": "False"}, "label is false"),
-        ({"prompt": "가", "chosen": "나", "rejected": "다"}, "chosen and a rejected"),
-        ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "chosen and a rejected"),
         (chat(USER, turn("assistant", [{"type": "image_url", "image_url": {}}])), "part of the type 'image_url'; only text"),
         (chat(USER, turn("assistant", "나", weight=0.5)), "weight is 0.5"),
         (chat(USER, turn("assistant", "나", weight=0)), "no assistant turn is to be learnt"),

@@ -170,6 +170,10 @@ def _text(summary: Summary) -> str:
     ]
     if summary.mlx_lm_token_share is not None:
         lines[2] += f" (mlx-lm's batches of these rows: {1 - summary.mlx_lm_token_share:.1%})"
+    if summary.pair_accuracy is not None and summary.margin is not None:
+        won = f"{summary.pair_accuracy:.1%} won by the chosen answer, by {summary.margin:.2f} nats"
+        likelier = _figure(summary.chosen_logprob_change)
+        lines.append(f"held-out pairs: {won}; chosen answers {likelier} nats per token likelier")
     if summary.skipped_steps:
         lines.append(f"{summary.skipped_steps} steps were skipped: their loss or gradient was not finite")
     return "\n".join(lines)

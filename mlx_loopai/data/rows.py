@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from mlx_loopai.config import RunConfig, SourceOptions
+from mlx_loopai.config import PreferenceOptions, RunConfig, SourceOptions
+from mlx_loopai.data.pairs import Label
 from mlx_loopai.data.records import Reading, Record
 from mlx_loopai.data.sources import reading_of
-from mlx_loopai.data.tokens import ChatEncoder, SplitNotice, TokenRow, encode_records
+from mlx_loopai.data.tokens import ChatEncoder, SplitNotice, TokenRow, encode_judged, encode_records
 from mlx_loopai.errors import InputError
 
 FIXED_ROWS = 32
@@ -24,13 +25,23 @@ class Rows:
     """Encoded rows by source name, and the held-out ones. `notices`: what a person should know about them."""
 
     sources: dict[str, list[TokenRow]]
-    validation: list[TokenRow]
+    held_out: list[TokenRow]
     notices: tuple[str, ...] = ()
+
+    @property
+    def validation(self) -> list[TokenRow]:
+        """The held-out rows whose answers should become likelier: all but those with a bad label."""
+        return [row for row in self.held_out if row.good is not False]
+
+    @property
+    def judged(self) -> list[TokenRow]:
+        """The held-out pairs and labelled answers."""
+        return [row for row in self.held_out if row.judged]
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return max(len(row.ids) for rows in (*self.sources.values(), self.validation) for row in rows)
+        return max(row.longest for rows in (*self.sources.values(), self.held_out) for row in rows)
 
     @property
     def lengths(self) -> list[int]:
@@ -40,14 +51,14 @@ class Rows:
     @cached_property
     def fixed(self) -> list[TokenRow]:
         """The rows on which a run's loss is reported before and after, whatever the order of training."""
-        found = [row for name in sorted(self.sources) for row in self.sources[name]]
+        found = [row for name in sorted(self.sources) for row in self.sources[name] if row.good is not False]
         return sorted(found, key=row_digest)[:FIXED_ROWS]
 
     @cached_property
     def digest(self) -> str:
         """Identity of everything read: a run resumed on edited files would go on in the middle of other data."""
         found = hashlib.sha256()
-        for name, rows in [*sorted(self.sources.items()), ("", self.validation)]:
+        for name, rows in [*sorted(self.sources.items()), ("", self.held_out)]:
             found.update(f"{name}:{len(rows)}".encode())
             _add(found, rows)
         return found.hexdigest()
@@ -75,6 +86,10 @@ class RowReader:
         """The records of a file or of samples/NAME; none without a path. Raises: InputError as `read_source`."""
         return self.reading(path, category, how).required(skip=bool(how and how.skip_bad)) if path else []
 
+    def answers(self, path: str, category: str, how: SourceOptions) -> list[Record]:
+        """The records of a file and its chosen and good answers. Raises: InputError as `read_source`."""
+        return self.reading(path, category, how).checked(how.skip_bad).answers
+
     def encoded(
         self, path: str, category: str, config: RunConfig, how: SourceOptions | None = None
     ) -> tuple[list[TokenRow], SplitNotice | None]:
@@ -85,6 +100,19 @@ class RowReader:
             lambda: encode_records(self.encoder(config.system_prompt), self.records(path, category, how), longest),
         )
 
+    def _learnt(
+        self, path: str, category: str, config: RunConfig, how: SourceOptions | None = None
+    ) -> tuple[list[TokenRow], SplitNotice | None]:
+        """As `encoded`, with the judged answers of the file, after its other rows, where the run learns from them."""
+        if not path or not config.preference.is_on:
+            return self.encoded(path, category, config, how)
+        reading = self.reading(path, category, how).checked(bool(how and how.skip_bad))
+        _refuse_labels(reading, config.preference)
+        longest = config.train.max_tokens
+        encoder = self.encoder(config.system_prompt)
+        rows, notice = encode_records(encoder, reading.records, longest)
+        return rows + encode_judged(encoder, reading.judged, longest), notice
+
     def rows(self, config: RunConfig) -> Rows:
         """Every source and the validation rows of a run, encoded; long ones are divided, with a notice.
 
@@ -92,18 +120,25 @@ class RowReader:
         """
         if not config.sources:
             raise InputError("no training data; give `data` FILE or a recipe with `sources`")
-        read = config.model_dump_json(include={"sources", "validation", "validation_share", "system_prompt"})
+        read = config.model_dump_json(
+            include={"sources", "validation", "validation_share", "system_prompt", "preference"}
+        )
         return self._once(("run", read, config.train.max_tokens), lambda: self._rows(config))
 
     def _rows(self, config: RunConfig) -> Rows:
-        found = {name: self.encoded(one.path, one.category, config, one) for name, one in config.sources.items()}
+        found = {name: self._learnt(one.path, one.category, config, one) for name, one in config.sources.items()}
         notices = [
             notice for one in config.sources.values() for notice in self.reading(one.path, one.category, one).notices
         ]
         notices += [f"{name}: {notice}" for name, (_, notice) in found.items() if notice]
         sources = {name: rows for name, (rows, _) in found.items()}
+        if config.preference.is_on and not any(row.judged for rows in sources.values() for row in rows):
+            raise InputError(
+                f"preference.objective {config.preference.objective}: none of {', '.join(sources)} holds a pair of "
+                "answers or one with a label; give such rows, or set it to none"
+            )
         if config.validation or not config.validation_share:
-            held_out, _ = self.encoded(config.validation, "domain", config)
+            held_out, _ = self._learnt(config.validation, "domain", config)
             return Rows(sources, held_out, tuple(notices))
         return _divided(sources, config.validation_share, tuple(notices))
 
@@ -111,6 +146,15 @@ class RowReader:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+
+def _refuse_labels(reading: Reading, options: PreferenceOptions) -> None:
+    labels = [] if options.takes_labels else [one.origin for one in reading.judged if isinstance(one, Label)]
+    if labels:
+        raise InputError(
+            f"{labels[0]}: a single answer with a label ({len(labels)} such rows), and preference.objective "
+            f"{options.objective} learns from pairs; set it to apo or kto"
+        )
 
 
 def _key(how: SourceOptions | None) -> str:
@@ -126,11 +170,19 @@ def _divided(sources: dict[str, list[TokenRow]], share: float, notices: tuple[st
     total = sum(map(len, sources.values()))
     for name, rows in sources.items():
         wanted = min(round(share * len(rows)), MOST_HELD_OUT * len(rows) // max(1, total))
-        order = sorted({row_digest(row) for row in rows})
+        order = sorted({_held_together(row) for row in rows})
         chosen = set(order[: min(wanted, len(order) - 1)])
-        kept[name] = [row for row in rows if row_digest(row) not in chosen]
-        held_out += list({digest: row for row in rows if (digest := row_digest(row)) in chosen}.values())
+        kept[name] = [row for row in rows if _held_together(row) not in chosen]
+        held_out += list({rows_digest([row]): row for row in rows if _held_together(row) in chosen}.values())
     return Rows(kept, held_out, notices)
+
+
+def _held_together(row: TokenRow) -> bytes:
+    """The same for rows that are held out together: equal ones, and judged answers to one prompt."""
+    if not row.judged:
+        return row_digest(row)
+    prompt = row.ids[: int(row.supervised.argmax())]
+    return hashlib.sha256(prompt.tobytes()).digest()
 
 
 def row_digest(row: TokenRow) -> bytes:
@@ -139,7 +191,7 @@ def row_digest(row: TokenRow) -> bytes:
 
 
 def rows_digest(rows: Iterable[TokenRow]) -> str:
-    """Identity of rows: their tokens and which of them are taught."""
+    """Identity of rows: their tokens, which of them are taught, and how their answers were judged."""
     found = hashlib.sha256()
     _add(found, rows)
     return found.hexdigest()
@@ -148,3 +200,7 @@ def rows_digest(rows: Iterable[TokenRow]) -> str:
 def _add(digest: Any, rows: Iterable[TokenRow]) -> None:
     for row in rows:
         digest.update(row.ids.tobytes() + row.supervised.tobytes())
+        if row.good is not None:
+            digest.update(b"good" if row.good else b"bad")
+        if row.rejected is not None:
+            _add(digest, [row.rejected])

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.data.conversation import Message, Record
+from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.sentences import sentence_units
 from mlx_loopai.data.special import SpecialNames
 from mlx_loopai.data.template import ChatTemplate, Turn
@@ -35,6 +36,10 @@ class TokenRow:
     category: the record's, or `REHEARSAL` for a row that a phase mixes in. weights: what each supervised token's loss
     counts against the others'; None: all the same. base_states: the base's final states that predict its N targets,
     where they are known.
+
+    rejected: the worse answer to the same prompt, where this is the better one of a pair. good: what the label of a
+    single answer says; None for one without. reference: the base's log-probability of the targets of a judged row,
+    summed nats, once it is known.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
@@ -43,6 +48,24 @@ class TokenRow:
     category: str
     weights: npt.NDArray[np.float32] | None = None  # [T]
     base_states: npt.NDArray[np.float32] | None = None  # [N, D]
+    rejected: TokenRow | None = None
+    good: bool | None = None
+    reference: float = 0.0
+
+    @property
+    def judged(self) -> bool:
+        """Whether somebody said how good the answer is."""
+        return self.rejected is not None or self.good is not None
+
+    @property
+    def answers(self) -> list[TokenRow]:
+        """The row, and the worse answer of a pair after it."""
+        return [self] if self.rejected is None else [self, self.rejected]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer of its answers."""
+        return max(len(row.ids) for row in self.answers)
 
 
 @dataclass(frozen=True)
@@ -255,6 +278,33 @@ def encode_records(
         raise InputError(all_problems(problems))
     notice = SplitNotice(len(divided), sum(map(len, divided)), longest, max_tokens) if divided else None
     return rows, notice
+
+
+def encode_judged(encoder: ChatEncoder, judged: Iterable[Judged], max_tokens: int) -> list[TokenRow]:
+    """A row for every pair and labelled answer, in order; none is divided, since only whole answers are compared.
+
+    Raises: InputError with every one that cannot be encoded or is longer than `max_tokens` (at most 10 listed).
+    """
+    rows: list[TokenRow] = []
+    problems: dict[str, None] = {}
+    for one in judged:
+        try:
+            if isinstance(one, Pair):
+                row = replace(encoder.encode(one.chosen), rejected=encoder.encode(one.rejected))
+            else:
+                row = replace(encoder.encode(one.answer), good=one.good)
+        except InputError as error:
+            problems[str(error)] = None
+            continue
+        rows.append(row)
+        if row.longest > max_tokens:
+            problems[
+                f"{one.origin}: {row.longest} tokens are more than the {max_tokens} of a row, and judged answers are "
+                "not divided; raise train.max_tokens or leave the row out"
+            ] = None
+    if problems:
+        raise InputError(all_problems(problems))
+    return rows
 
 
 def _text_of(record: Record) -> str:

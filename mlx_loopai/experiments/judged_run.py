@@ -106,13 +106,28 @@ def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
     if judged.steps < FEWEST_STEPS:
         return "too little data", [f"{judged.steps} steps are too few to learn from; give more rows or train.epochs"]
     reasons = []
-    if judged.gain_interval is not None and judged.gain_interval[0] <= 0:
+    if judged.margin is not None:
+        reasons += _lost_preferences(judged)
+    elif judged.gain_interval is not None and judged.gain_interval[0] <= 0:
         reasons.append("nothing was clearly learnt: held-out rows are no likelier than before")
     if judged.retention is None:
         reasons.append("general ability could not be measured: the base answers too few questions of the suite")
     elif judged.retention < gate.floor * (judged.noise_floor or 1.0):
         reasons.append(f"general ability: {judged.retention:.3f} is kept, below {gate.floor:g} of what noise leaves")
     return ("fail" if reasons else "pass"), reasons
+
+
+def _lost_preferences(judged: Summary) -> list[str]:
+    """Why a run on judged answers did not learn what it should."""
+    found = []
+    if judged.margin is not None and judged.margin <= 0:
+        found.append("nothing was learnt of the pairs: held-out chosen answers gained no more than rejected ones")
+    if judged.chosen_logprob_change is not None and judged.chosen_logprob_change < 0:
+        found.append(
+            f"held-out chosen answers became less likely ({judged.chosen_logprob_change:.3f} nats per token); raise "
+            "preference.sft_weight"
+        )
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +223,7 @@ def _training_prompts(context: RunContext) -> list[str]:
     """The distinct requests of the domain rows, in the order of their sources."""
     found: dict[str, None] = {}
     for source in context.config.sources.values():
-        for record in context.reader.records(source.path, source.category):
+        for record in context.reader.answers(source.path, source.category, source):
             users = [message.content for message in record.messages if message.role == "user"]
             if len(users) == 1:
                 found[users[0]] = None

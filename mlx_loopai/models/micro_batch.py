@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+# How a row was judged. pair: the same number for the two answers of a pair, -1 for a row that was not judged; good:
+# whether it is the better one, or has a good label; reference: the base's log-probability of its targets, nats.
+JUDGED = np.dtype([("pair", np.int32), ("good", np.bool_), ("reference", np.float64)])
+
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
@@ -14,7 +18,8 @@ class MicroBatch:
 
     weights: what a token's loss counts; None: 1 for every supervised token. divergence: what its distance from the base
     counts (KL, nats); None: nothing. rehearsal: rows that rehearse; on others the distance leaves the target out.
-    base_states: the base's final states at each row's targets, in order; None where a row does not know them.
+    base_states: the base's final states at each row's targets, in order; None where a row does not know them. judged:
+    of type JUDGED; None where no row was.
     """
 
     ids: npt.NDArray[np.int32]  # [B, T]
@@ -23,3 +28,4 @@ class MicroBatch:
     divergence: npt.NDArray[np.float32] | None = None  # [B, T]
     rehearsal: npt.NDArray[np.bool_] | None = None  # [B]
     base_states: npt.NDArray[np.float32] | None = None  # [B, most targets of a row, D]
+    judged: npt.NDArray[np.void] | None = None  # [B]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_loopai.data.audit import Audit, audit
-from mlx_loopai.data.sources import read_source
+from mlx_loopai.data.sources import reading_of
 from mlx_loopai.diagnostics.lora_weights import update_norms
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.gate import Gate
@@ -100,10 +100,12 @@ def _audit(settings: Iterable[str]) -> Audit | None:
         paths = {key: value for key, value in flat.items() if key.startswith("sources.") and key.endswith(".path")}
         sources |= {path: flat.get(f"{key.removesuffix('path')}category", "domain") for key, path in paths.items()}
     try:
-        records = [record for path, category in sources.items() for record in read_source(path, category)]
+        readings = [reading_of(path, category).checked() for path, category in sources.items()]
     except InputError:
         return None
-    return audit(records) if records else None
+    records = [record for reading in readings for record in reading.answers]
+    judged = [one for reading in readings for one in reading.judged]
+    return audit(records, judged=judged) if records else None
 
 
 def _passes(arms: Mapping[str, Kept], gate: Gate) -> dict[str, bool]:

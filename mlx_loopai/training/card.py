@@ -10,7 +10,7 @@ from mlx_loopai.runs.documents.figures import Kept
 from mlx_loopai.training.monitor import Monitor
 
 # Data files and phases stay out: a card is published, and their paths are the owner's.
-_SECTIONS = ("train", "penalty", "replay", "selection")
+_SECTIONS = ("train", "penalty", "replay", "selection", "preference")
 
 
 def card_notes(config: RunConfig, losses: dict[str, float | None], monitor: Monitor | None) -> dict[str, Any]:

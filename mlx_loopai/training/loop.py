@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlx_loopai.config import RunConfig
@@ -20,6 +20,7 @@ from mlx_loopai.training.interrupt import interruptible
 from mlx_loopai.training.monitor import Monitor, steps_between_readings
 from mlx_loopai.training.phases import Phase, learning_rate
 from mlx_loopai.training.process_group import ProcessGroup
+from mlx_loopai.training.reference import JudgedReading, judged_reading
 from mlx_loopai.training.step import StepResult, TrainStep
 
 
@@ -27,7 +28,8 @@ from mlx_loopai.training.step import StepResult, TrainStep
 class Run:
     """A run in progress.
 
-    checkpoint: where it goes on from. started: by `time.perf_counter`, its preparation included.
+    checkpoint: where it goes on from. started: by `time.perf_counter`, its preparation included. judged: held-out pairs
+    and labelled answers, with what the base makes of them.
     """
 
     context: RunContext
@@ -40,6 +42,7 @@ class Run:
     checkpoint: Path | None
     position: Position
     started: float
+    judged: list[TokenRow] = field(default_factory=list)
 
     @property
     def config(self) -> RunConfig:
@@ -133,6 +136,7 @@ def _validate(run: Run) -> None:
     position, found = run.position, loss_of(run.context, run.context.rows.validation)
     assert found is not None  # the configuration asks for held-out rows
     run.directory.record("validation", step=position.step, nll_per_token=found)
+    read_judged(run)
     if position.best_validation is None or found < position.best_validation:
         run.position = replace(position, best_validation=found, best_step=position.step, validations_since_best=0)
         _save(run)
@@ -144,6 +148,15 @@ def _validate(run: Run) -> None:
             f"stopped early: no validation was better than that of step {position.best_step} for {since} in a row"
         )
         run.position = replace(run.position, phase=len(run.phases), phase_step=0)
+
+
+def read_judged(run: Run) -> JudgedReading | None:
+    """How the held-out judged answers stand now, recorded; None where there are none."""
+    if not run.judged:
+        return None
+    found = judged_reading(run.context.model, run.judged)
+    run.directory.record("preference", step=run.position.step, **vars(found))
+    return found
 
 
 def _reading_is_due(run: Run) -> bool:

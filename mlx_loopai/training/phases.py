@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
+
 from mlx_loopai.config import PhaseOptions, RunConfig, TrainOptions
-from mlx_loopai.data.batches import batch_of, choose_widths, plan_mixed_steps, plan_steps, real_token_share
+from mlx_loopai.data.batches import batch_of, choose_widths, padded_width, plan_mixed_steps, plan_steps
 from mlx_loopai.data.mixture import draw, with_replay
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.guards.guard import guard_of
-from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.micro_batch import JUDGED, MicroBatch
 from mlx_loopai.training.objective import Objective
 
 
@@ -36,18 +38,37 @@ class Phase:
 
         guards: the factor of what the guards weigh.
         """
-        found = [batch_of([self.rows[index] for index in micro], self.widths) for micro in self.steps[step]]
+        found = [batch for micro in self.steps[step] for batch in self._batches(micro)]
         return self.objective.scaled(guards).weigh(found)
+
+    def _batches(self, micro: Sequence[int]) -> list[MicroBatch]:
+        """The rows of `micro`, and in a batch of their own the worse answers of its pairs."""
+        rows = [self.rows[index] for index in micro]
+        numbers = [index if row.judged else -1 for index, row in zip(micro, rows, strict=True)]
+        found = [_marked(batch_of(rows, self.widths), rows, numbers, good=True)]
+        if rejected := [row.rejected for row in rows if row.rejected is not None]:
+            paired = [index for index in micro if self.rows[index].rejected is not None]
+            found.append(_marked(batch_of(rejected, self.widths), rejected, paired, good=False))
+        return found
 
     @property
     def real_token_share(self) -> float:
         """Tokens of rows over tokens computed, padding included."""
-        return real_token_share([len(row.ids) for row in self.rows], self.steps, self.widths)
+        batches = [batch for step in self.steps for micro in step for batch in self._answers(micro)]
+        computed = sum(len(rows) * padded_width(max(len(row.ids) for row in rows), self.widths) for rows in batches)
+        return sum(len(row.ids) for rows in batches for row in rows) / computed
+
+    def _answers(self, micro: Sequence[int]) -> list[list[TokenRow]]:
+        """The rows of every batch that `micro` becomes."""
+        rows = [self.rows[index] for index in micro]
+        rejected = [row.rejected for row in rows if row.rejected is not None]
+        return [rows, rejected] if rejected else [rows]
 
     @property
     def supervised_token_share(self) -> float:
         """Supervised tokens over tokens of rows."""
-        return sum(int(row.supervised.sum()) for row in self.rows) / sum(len(row.ids) for row in self.rows)
+        answers = [answer for row in self.rows for answer in row.answers]
+        return sum(int(row.supervised.sum()) for row in answers) / sum(len(row.ids) for row in answers)
 
 
 def plan_phases(
@@ -68,7 +89,7 @@ def plan_phases(
             draws[number].append(_draw(config, option, rows, rehearsal, len(draws[number]), number))
     # One set of widths for the whole run, repeats included: a later phase compiles nothing new, and a row that only a
     # repeat draws may be the longest.
-    widths = choose_widths([len(row.ids) for drawn in draws for some in drawn for row in some])
+    widths = choose_widths([len(one.ids) for drawn in draws for some in drawn for row in some for one in row.answers])
     phases = []
     for number, option in enumerate(options):
         phase_rows = [row for drawn in draws[number] for row in drawn]
@@ -90,6 +111,17 @@ def learning_rate(train: TrainOptions, peak: float, step: int, steps: int) -> fl
     return peak * (1 - done) if train.schedule == "linear" else peak
 
 
+def _marked(batch: MicroBatch, rows: Sequence[TokenRow], numbers: Sequence[int], good: bool) -> MicroBatch:
+    """`batch`, made of `rows`, with how each was judged; `good` where it has no label. numbers: see `JUDGED`."""
+    if all(number < 0 for number in numbers):
+        return batch
+    marks = [
+        (number, good if row.good is None else row.good, row.reference)
+        for number, row in zip(numbers, rows, strict=True)
+    ]
+    return replace(batch, judged=np.array(marks, JUDGED))
+
+
 def _draw(
     config: RunConfig,
     option: PhaseOptions,
@@ -108,7 +140,7 @@ def _draw(
 def _cut(
     rows: Sequence[TokenRow], config: RunConfig, micro_tokens: int, salt: int, widths: tuple[int, ...]
 ) -> list[list[list[int]]]:
-    lengths, seed = [len(row.ids) for row in rows], config.train.seed + salt
+    lengths, seed = [row.longest for row in rows], config.train.seed + salt
     rehearsal = [row.category == REHEARSAL for row in rows]
     if Objective.of(config.replay).needs_mixed_steps and any(rehearsal):
         return plan_mixed_steps(lengths, rehearsal, config.train.rows_per_step, micro_tokens, seed, widths)

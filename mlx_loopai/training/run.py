@@ -26,7 +26,7 @@ from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import checkpoint_path, restore_checkpoint
 from mlx_loopai.training.identity import check_identity, record_start
-from mlx_loopai.training.loop import Run, loss_of, run_steps
+from mlx_loopai.training.loop import Run, loss_of, read_judged, run_steps
 from mlx_loopai.training.monitor import result_step
 from mlx_loopai.training.phases import Phase
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
@@ -97,8 +97,10 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
         "validation_first": position.validation_first,
         "validation_last": loss_of(context, context.rows.validation, "held-out rows after"),
     }
+    reading = read_judged(run)
+    judged: dict[str, Any] = {} if reading is None else vars(reading)
     if context.directory.writes:
-        _write_adapter(run, planned, losses)
+        _write_adapter(run, planned, losses | judged)
         if context.config.is_guarded:
             _write_switch(run)
     summary = Summary(
@@ -118,6 +120,7 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
         best_step=position.best_step,
         validation_best=position.best_validation,
         budget_spent=position.divergence,
+        **judged,
     )
     context.directory.record("done", **summary.to_json())
     return summary

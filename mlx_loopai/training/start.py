@@ -22,6 +22,7 @@ from mlx_loopai.training.monitor import Monitor, watched_rows
 from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import plan_phases
 from mlx_loopai.training.process_group import ProcessGroup
+from mlx_loopai.training.reference import with_reference
 from mlx_loopai.training.selection import select_tokens
 from mlx_loopai.training.step import StepSettings, TrainStep
 
@@ -46,6 +47,9 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         rehearsal = rehearsal_rows(context, plan.rehearsal_rows)
         watched, rehearsal = watched_rows(context, rehearsal)
         sources = _selected_rows(context)
+        if config.preference.needs_reference:
+            sources = {name: with_reference(context, rows) for name, rows in sources.items()}
+        judged = with_reference(context, context.rows.judged) if config.preference.is_on else []
         apply_lora(context.model, adapter_form(context, plan), config.train.seed)
         penalty = measured_penalty(context, rehearsal, plan.importance_tokens)
         mx.clear_cache()  # what the phases before the training kept is of other sizes
@@ -75,6 +79,7 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         checkpoint=checkpoint,
         position=position,
         started=started,
+        judged=judged,
     )
 
 
@@ -103,5 +108,6 @@ def _step(context: RunContext, resources: Resources) -> TrainStep:
         checkpointing=plan.checkpointing,
         terms=LossTerms(train.label_smoothing, train.z_loss),
         path=train.path,
+        preference=context.config.preference,
     )
     return TrainStep(context.model, build_optimizer(train), settings, resources.group)

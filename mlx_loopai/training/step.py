@@ -12,19 +12,25 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 from mlx.utils import tree_map
 
-from mlx_loopai.config import TrainPath
+from mlx_loopai.config import PreferenceOptions, TrainPath
 from mlx_loopai.guards.guard import Penalty
 from mlx_loopai.models.gradient import Targets, actual_path, compiled_gradient, eager_gradient
 from mlx_loopai.models.loss import PLAIN, LossTerms
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
+from mlx_loopai.training.judged_step import weigh_judged
 from mlx_loopai.training.parameter_vectors import ParameterVectors
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
+
+NO_PREFERENCE = PreferenceOptions()
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss`: nats per supervised token, weighted as the batches say; `penalty`, `divergence`: as added to the loss."""
+    """`loss`: nats per supervised token, weighted as the batches say; `penalty`, `divergence`: as added to the loss.
+
+    Judged answers count in `loss` with that of their pairs; `pair_accuracy` and `margin` are those of `JudgedStep`.
+    """
 
     loss: float
     penalty: float
@@ -32,6 +38,8 @@ class StepResult:
     supervised_tokens: int
     skipped: bool
     divergence: float = 0.0
+    pair_accuracy: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class StepSettings:
 
     clip: largest global gradient norm, 0 for none. chunk_rows: rows of logits alive at once. checkpointing: whether
     blocks are computed again in the backward pass. path: `compiled` is what a GPU runs, `eager` what a CPU does; `auto`
-    chooses by the device (docs/benchmarks.md).
+    chooses by the device (docs/benchmarks.md). preference: how judged answers are learnt.
     """
 
     clip: float
@@ -48,6 +56,7 @@ class StepSettings:
     checkpointing: bool = False
     terms: LossTerms = PLAIN
     path: TrainPath = "auto"
+    preference: PreferenceOptions = NO_PREFERENCE
 
 
 class TrainStep:
@@ -77,7 +86,9 @@ class TrainStep:
     ) -> StepResult:
         """One update at `learning_rate`; the penalty's gradient is taken once a step, not once a micro-batch."""
         tokens = sum(int(batch.supervised[:, 1:].sum()) for batch in batches)
-        both, apart, gradient = self._group.sum(self._accumulate(self._group.share(batches)))
+        counted = _counted(batches)
+        judged = weigh_judged(self.model, batches, self.settings.preference, self.settings.chunk_rows)
+        both, apart, gradient = self._group.sum(self._accumulate(self._group.share(judged.batches)))
         gradient = tree_map(lambda array: array / tokens, gradient)
         held = mx.zeros(())
         if penalty is not None and strength > 0:
@@ -85,7 +96,7 @@ class TrainStep:
             gradient = tree_map(mx.add, gradient, self._vectors.join(pull))
         gradient, norm = optimizers.clip_grad_norm(gradient, self.settings.clip or math.inf)
         mx.eval(both, apart, held, norm, gradient)
-        loss = (both.item() - apart.item()) / max(_counted(batches), 1e-9)
+        loss = (both.item() - apart.item() + judged.correction) / max(counted, 1e-9)
         skipped = not (math.isfinite(loss) and math.isfinite(norm.item()))
         if skipped:
             self.skipped_steps += 1
@@ -103,6 +114,8 @@ class TrainStep:
             supervised_tokens=tokens,
             skipped=skipped,
             divergence=apart.item() / tokens,
+            pair_accuracy=judged.pair_accuracy,
+            margin=judged.margin,
         )
 
     def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, mx.array, Any]:

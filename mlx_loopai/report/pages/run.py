@@ -166,12 +166,33 @@ def _trained_rows(summary: Summary) -> list[_Row]:
             ("loss on held-out rows", "검증 데이터의 손실"),
             _change(summary.validation_first, summary.validation_last),
         ),
+        *_preference_rows(summary),
         (("supervised tokens", "학습 대상 토큰"), figures.count(summary.supervised_tokens)),
         (("supervised tokens a second", "초당 학습 대상 토큰"), figures.count(summary.tokens_per_s)),
         (("real tokens (not padding)", "패딩이 아닌 토큰"), figures.percent(summary.real_token_share)),
         (("supervised among them", "그중 학습 대상 토큰"), figures.percent(summary.supervised_token_share)),
         (("time", "걸린 시간"), figures.duration(summary.train_s)),
     ]
+
+
+def _preference_rows(summary: Summary) -> list[_Row]:
+    """What a run learnt of judged answers; nothing where there were none."""
+    shown: list[tuple[str, str, float | None, str]] = [
+        (
+            "held-out pairs that the chosen answer won",
+            "검증용 쌍에서 선택된 답이 이긴 비율",
+            summary.pair_accuracy,
+            figures.percent(summary.pair_accuracy),
+        ),
+        ("by how much (nats)", "이긴 차이(내트)", summary.margin, figures.fixed(summary.margin, 2)),
+        (
+            "how much likelier chosen answers became (nats a token)",
+            "선택된 답의 로그 확률 변화(토큰당 내트)",
+            summary.chosen_logprob_change,
+            figures.fixed(summary.chosen_logprob_change),
+        ),
+    ]
+    return [((english, korean), text) for english, korean, value, text in shown if value is not None]
 
 
 def _counted_steps(run: RunRecord) -> Html:

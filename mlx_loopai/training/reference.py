@@ -1,0 +1,89 @@
+"""What judged answers were worth to the base, and how far a run has moved from that."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlx.nn as nn
+import numpy as np
+
+from mlx_loopai.data.rows import rows_digest
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.files import whole_file
+from mlx_loopai.runs.artifact_cache import kept_path
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.training.preference import Floats
+
+
+@dataclass(frozen=True)
+class JudgedReading:
+    """Held-out pairs under the model as it is, against the base.
+
+    pair_accuracy: share of pairs whose chosen answer gained more log-probability than the rejected one; margin: by how
+    many nats on average; of labelled answers, over every good one with every bad one. None where there are none to
+    compare. chosen_logprob_change: nats per token by which chosen and good answers became likelier.
+    """
+
+    pair_accuracy: float | None
+    margin: float | None
+    chosen_logprob_change: float | None
+
+
+def with_reference(context: RunContext, rows: Sequence[TokenRow]) -> list[TokenRow]:
+    """`rows`, the judged ones with the base's log-probability of their answers; before the model has an adapter.
+
+    Kept in the cache folder for other runs of the same base on the same rows: 8 bytes an answer.
+    """
+    answers = [answer for row in rows if row.judged for answer in row.answers]
+    if not answers:
+        return list(rows)
+    kept = kept_path("reference", context.loaded, [rows_digest(answers)], ".npy")
+    found = _kept(kept, len(answers))
+    if found is None:
+        context.listener.stage("the base on judged answers", len(answers))
+        found = -nll(context.model, answers, on_progress=context.listener.advance).nll
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the result
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(kept) as temporary:
+                np.save(temporary, found)
+    values = iter(found.tolist())
+    return [_referred(row, next(values), next(values) if row.rejected else 0.0) if row.judged else row for row in rows]
+
+
+def judged_reading(model: nn.Module, rows: Sequence[TokenRow]) -> JudgedReading:
+    """How judged rows, which know their references, stand under `model`."""
+    pairs = [row for row in rows if row.rejected is not None]
+    good, bad = ([row for row in rows if row.good is value] for value in (True, False))
+    better, worse = [*pairs, *good], [*(row.rejected for row in pairs if row.rejected is not None), *bad]
+    gains = [_gains(model, side) for side in (better, worse)]
+    paired = gains[0][: len(pairs)] - gains[1][: len(pairs)]
+    voted = gains[0][len(pairs) :, None] - gains[1][None, len(pairs) :]
+    won = np.concatenate([paired, voted.flatten()])
+    tokens = sum(int(row.supervised[1:].sum()) for row in better)
+    return JudgedReading(
+        pair_accuracy=float((won > 0).mean()) if len(won) else None,
+        margin=float(won.mean()) if len(won) else None,
+        chosen_logprob_change=float(gains[0].sum() / tokens) if tokens else None,
+    )
+
+
+def _gains(model: nn.Module, rows: Sequence[TokenRow]) -> Floats:
+    return -nll(model, rows).nll - np.array([row.reference for row in rows]) if rows else np.zeros(0)
+
+
+def _referred(row: TokenRow, own: float, worse: float) -> TokenRow:
+    rejected = None if row.rejected is None else replace(row.rejected, reference=worse)
+    return replace(row, reference=own, rejected=rejected)
+
+
+def _kept(path: Path, count: int) -> Floats | None:
+    """The kept values; None where there are none, or they are not whole."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == (count,) and found.dtype == np.float64 and np.isfinite(found).all() else None

@@ -1,0 +1,156 @@
+"""Whole runs on judged answers: they learn, rehearse beside it, go on bit for bit, and refuse what does not belong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_loopai.config import RunConfig, load_config
+from mlx_loopai.data.rows import RowReader
+from mlx_loopai.errors import InputError, Interrupted
+from mlx_loopai.models.load import load_tokenizer
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.training.run import train
+from tests.unit.conftest import Heard
+from tests.unit.training.test_run import adapter, stop_after
+
+TOPICS = ("바다", "산", "고양이", "편지", "기차", "눈", "시장", "학교", "강", "별")
+
+
+def pair(topic: str, number: int = 0) -> dict[str, Any]:
+    return {
+        "prompt": f"{topic} 이야기를 써 주세요.",
+        "chosen": f"{topic} 옆에 작은 집이 있었다." + " 그래서 좋았다." * (number % 3),
+        "rejected": f"{topic} is good. 今天." + " so nice" * (number % 2),
+    }
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write(tmp_path / "pairs.jsonl", [pair(topic, number) for number, topic in enumerate(TOPICS)])
+
+
+@pytest.fixture
+def configure(
+    tiny_model_folder: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., RunConfig]:
+    monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path / "cache"))
+
+    def build(path: Path = pairs, **options: Any) -> RunConfig:
+        values = {
+            "train__rows_per_step": 4, "train__learning_rate": 5e-3, "lora__rank": 2, "preference__objective": "dpo",
+            "validation_share": 0.2,
+        } | options  # fmt: skip
+        overrides = tuple(f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in values.items())
+        return load_config(
+            None, overrides, {"model": str(tiny_model_folder), "sources": {"taste": {"path": str(path)}}}
+        )
+
+    return build
+
+
+def test_held_out_pairs_are_won_and_the_run_says_so(
+    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard
+) -> None:
+    summary = train(configure(train__epochs=6, train__validate_every=6), tmp_path / "run", heard)
+    assert summary.pair_accuracy == 1.0
+    assert summary.margin is not None
+    assert summary.margin > 0
+    assert summary.chosen_logprob_change is not None
+    assert summary.chosen_logprob_change > 0
+    events = RunDirectory(tmp_path / "run").read_events()
+    readings = [event["step"] for event in events if event["event"] == "preference"]
+    assert readings == [6, 12, 12]
+    margins = [event["margin"] for event in events if event["event"] == "step"]
+    assert margins[0] == pytest.approx(0, abs=1e-3)
+    assert margins[-1] > 0
+    notes = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert "pair_accuracy" in json.dumps(notes)
+
+
+def test_the_base_reads_every_pair_once(configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard) -> None:
+    for name in ("one", "two"):
+        train(configure(train__max_steps=1), tmp_path / name, heard)
+    assert heard.stages.count(("the base on judged answers", 16)) == 1
+    assert heard.stages.count(("the base on judged answers", 4)) == 1
+    assert adapter(tmp_path / "one") == adapter(tmp_path / "two")
+
+
+def test_a_stopped_run_goes_on_bit_for_bit_with_rehearsal_in_its_steps(
+    configure: Callable[..., RunConfig], data_files: dict[str, Path], tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    config = configure(
+        train__epochs=2, train__path="compiled", general=str(data_files["general"]), replay__source="records",
+        replay__share=0.4, replay__loss_share=0.3, replay__objective="kl", forgetting__budget=0.05,
+    )  # fmt: skip
+    train(config, tmp_path / "whole", heard)
+    with monkeypatch.context() as patched:
+        stop_after(patched, 3)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "cut", heard)
+    assert train(config, tmp_path / "cut", heard, resume=True).resumed_from is not None
+    assert adapter(tmp_path / "whole") == adapter(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("objective", ["kto", "apo"])
+def test_labelled_answers_are_learnt(
+    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard, objective: str
+) -> None:
+    votes = [
+        {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+        for row in map(pair, TOPICS)
+        for name in ("chosen", "rejected")
+    ]
+    path = write(tmp_path / "votes.jsonl", votes)
+    summary = train(configure(path, preference__objective=objective, train__epochs=4), tmp_path / "run", heard)
+    assert summary.pair_accuracy is not None
+    assert summary.pair_accuracy > 0.5
+    with pytest.raises(InputError, match=r"votes\.jsonl:1: a single answer with a label.*set it to apo or kto"):
+        train(configure(path), tmp_path / "other", heard)
+
+
+def test_pairs_are_held_out_by_their_prompt(configure: Callable[..., RunConfig], tmp_path: Path) -> None:
+    rows = [row for topic in TOPICS for row in (pair(topic, 0), pair(topic, 1), pair(topic, 2))]
+    config = configure(write(tmp_path / "many.jsonl", rows), validation_share=0.3)
+    found = RowReader(load_tokenizer(Path(config.model))).rows(config)
+    prompts = [
+        {row.ids[: row.supervised.argmax()].tobytes() for row in part}
+        for part in (found.sources["taste"], found.judged)
+    ]
+    assert len(found.judged) % 3 == 0
+    assert prompts[1]
+    assert not prompts[0] & prompts[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"preference__objective": "none"}, r"pairs\.jsonl:1: .*learn from them with `preference\.objective`"),
+        ({"train__max_tokens": 8}, r"pairs\.jsonl:1: \d+ tokens are more than the 8 of a row"),
+        ({"lora__dropout": 0.1}, "set lora.dropout to 0"),
+        ({"train__z_loss": 0.1}, "set train.z_loss to 0"),
+        ({"selection__kind": "stm"}, "set selection.kind to none"),
+        ({"preference__objective": "orpo", "preference__variant": "ipo"}, "variant ipo is one of dpo"),
+    ],
+)
+def test_what_does_not_go_with_pairs_is_refused(
+    configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        train(configure(**options), tmp_path / "run", heard)
+
+
+def test_an_objective_without_judged_rows_is_refused(
+    configure: Callable[..., RunConfig], data_files: dict[str, Path], tmp_path: Path, heard: Heard
+) -> None:
+    with pytest.raises(InputError, match=r"preference\.objective dpo: none of taste holds a pair"):
+        train(configure(data_files["tale"]), tmp_path / "run", heard)

@@ -108,7 +108,7 @@ def _score(model: nn.Module, batches: Sequence[MicroBatch], chunk_rows: int) -> 
         places += [number] * len(rows)
     marks, rows, likely, tokens = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     answers = Answers(likely, marks["reference"], tokens)
-    return _Scored(answers, marks["good"], marks["pair"], np.array(places), rows)
+    return _Scored(answers=answers, good=marks["good"], pair=marks["pair"], batch=np.array(places), row=rows)
 
 
 def _counted(batches: Sequence[MicroBatch], scored: _Scored) -> float:

@@ -174,7 +174,7 @@ def build_command(
     default=700,
     show_default=True,
     type=click.IntRange(min=50),
-    help="About how long a scene is (글자 수).",
+    help="Length of a scene, roughly, in characters.",
 )
 @json_option
 @quiet_option

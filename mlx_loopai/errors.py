@@ -53,9 +53,9 @@ def install_command(extra: str) -> str:
     A tool's environment belongs to uv or pipx, which build it anew from the clone; any other one has its own pip. A
     bare `pip` could be that of another Python.
     """
-    for tool, place in (("uv tool", "/uv/tools/"), ("pipx", "/pipx/venvs/")):
+    for command, place in (("uv tool install --force", "/uv/tools/"), ("pipx install --force", "/pipx/venvs/")):
         if place in f"{sys.prefix}/":
-            return f"{tool} install --force '.[{extra}]' (in the clone of mlx-loopai)"
+            return f"{command} '.[{extra}]' (in the clone of mlx-loopai)"
     return f"{sys.executable} -m pip install 'mlx-loopai[{extra}]'"
 
 

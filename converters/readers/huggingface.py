@@ -148,6 +148,11 @@ def _decide_head(
     return "own"
 
 
+_OWN_HEAD = (
+    "is not the embedding's copy, so it is kept and the output says that nothing is tied, as transformers reads it"
+)
+
+
 def read_folder(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`; its configuration is completed, no weight is read yet.
 
@@ -191,10 +196,7 @@ def read_folder(folder: Path) -> Checkpoint:
     if head == "copy":
         unread.append(architecture.head)
     if head == "own" and raw.get("tie_word_embeddings"):
-        notes.append(
-            f"{architecture.head} is not the embedding's copy, so it is kept and the output says that nothing is tied,"
-            " as transformers reads it"
-        )
+        notes.append(f"{architecture.head} {_OWN_HEAD}")
     config = from_hugging_face(raw, architecture.head in entries, str(where))
     names.check_tensors({name: entry.shape for name, entry in entries.items()}, config, str(folder))
     generation = folder / "generation_config.json"

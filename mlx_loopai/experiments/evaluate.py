@@ -38,7 +38,6 @@ def evaluate(
     suite: str | None = None,
     *,
     limit: int | None = None,
-    dtype: str = "auto",
     adapter_when: AdapterWhen = "always",
     listener: Listener = SILENT,
 ) -> Evaluation:
@@ -53,7 +52,7 @@ def evaluate(
     that the adapter could have lost.
     """
     folder = None if adapter is None else Path(adapter)
-    session = open_session(model, folder, dtype=dtype, adapter_when=adapter_when)
+    session = open_session(model, folder, adapter_when=adapter_when)
     loaded, encoder = session.loaded, ChatEncoder(session.loaded.tokenizer, session.system_prompt)
     named = suite or default_suite(loaded.path)
     tasks = read_suite(named, limit)

@@ -77,7 +77,7 @@ def _forbidden_expressions(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 # CSS variables, and command lines that a person copies whole, are no flags in a sentence.
 _FLAG = re.compile(r"(?:^|[\s`'\"]|(?<!var)\()--[a-z]")
-_COMMAND_LINE = re.compile(r"\s*(mlx-loopai [a-z].*|--[a-z-]+)")
+_COMMAND_LINE = re.compile(r"\s*(mlx-loopai [a-z].*|(uv tool|pipx) install.*|--[a-z-]+)")
 _WITH_CSS = ("mlx_loopai/report/kit/style.py",)
 
 

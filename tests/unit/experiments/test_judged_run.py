@@ -62,9 +62,7 @@ def test_what_it_learnt_and_kept_is_measured(judged: tuple[Path, JudgedSummary, 
     assert found.switched_retention is not None
     assert found.switched_retention >= found.retention - 1e-9 or found.switched_retention > 0.5
     assert found.switch_accuracy is not None
-    assert {"loading the base", "loss before", "questions to the fine-tuned model"} <= {
-        name for name, _ in heard.stages
-    }
+    assert {"loading the base", "loss before", "questions: fine-tuned model"} <= {name for name, _ in heard.stages}
 
 
 def test_the_same_prompts_are_answered_before_and_after(judged: tuple[Path, JudgedSummary, Heard]) -> None:

@@ -23,7 +23,7 @@ from tests.unit.cli.conftest import Ended
 CommandLine = Callable[..., Ended]
 
 GOOD_ROW = '{"prompt": "안녕?", "completion": "네, 안녕하세요."}\n'
-TRAIN = "train --model MODEL --data rows.jsonl --out run"
+TRAIN = "train --plain --model MODEL --data rows.jsonl --out run"
 RECIPE = "sources: {tales: {path: rows.jsonl}}\n"
 OTHER_BASE = json.dumps(TINY_CONFIG | {"rope_theta": 20000.0})
 
@@ -70,7 +70,12 @@ CASES = [
         {"rows.jsonl": '{"prompt": "안녕?"}\n'},
     ),
     Case("unknown ending", "train --data rows.rtf --out run", ("rows.rtf: cannot read .rtf",), {"rows.rtf": "x"}),
-    Case("folder of rows", "train --model MODEL --data rows.jsonl --out run", ("is a folder",), {"rows.jsonl/a": "x"}),
+    Case(
+        "folder without rows",
+        "train --model MODEL --data rows.jsonl --out run",
+        ("rows.jsonl: holds no rows (.jsonl",),
+        {"rows.jsonl/a": "x"},
+    ),
     Case("all problems at once", TRAIN, ("rows.jsonl:1:", "rows.jsonl:3:"), {"rows.jsonl": f"1\n{GOOD_ROW}2\n"}),
     # Settings
     Case(
@@ -167,14 +172,14 @@ CASES = [
     ),
     Case(
         "--resume with another base",
-        "train --model m --data rows.jsonl --out run --resume --set train.max_steps=2",
+        "train --plain --model m --data rows.jsonl --out run --resume --set train.max_steps=2",
         ("run: cannot resume: the base is another one",),
         {"m/config.json": OTHER_BASE},
         world="finished run",
     ),
     Case(
         "--resume with other rows",
-        "train --model MODEL --data rows.jsonl --out run --resume --set train.max_steps=2",
+        "train --plain --model MODEL --data rows.jsonl --out run --resume --set train.max_steps=2",
         ("run: cannot resume: the rows",),
         {"rows.jsonl": GOOD_ROW},
         world="finished run",

@@ -96,7 +96,7 @@ def test_code_is_named_and_never_run(model_folder: Build, tmp_path: Path, monkey
         (b"\x80\x02}" + (text("a") + b"N") * 0 + b"(" + (text("a") + b"N") * 2 + b"u.", "'a' occurs twice"),
         (b"\x80\x02}" + b"(" * 3, "damaged|no end"),
         (b"\x80\x02N" + b"\x85" * 100_000 + b"Ns.", "damaged"),
-        (b"\x80\x02}N" + b"\x85" * 100_000 + b"Ns.", "no name"),
+        (b"\x80\x02}N" + b"\x85" * 100_000 + b"Ns.", "not a name"),
         (b"", "damaged|no end"),
         (b"\x80\x02h\x05.", "damaged"),
         (b"\x80\x02" + tensor("0", (4, 6), 23) + b".", "larger than its storage"),

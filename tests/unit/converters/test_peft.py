@@ -127,7 +127,7 @@ def test_ranks_and_scales_of_their_own_are_folded_in(tmp_path: Path) -> None:
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
         ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
         ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is"),
-        ({"alpha_pattern": {"(": 8}}, "no regular expression"),
+        ({"alpha_pattern": {"(": 8}}, "not a regular expression"),
         ({"alpha_pattern": {"[" + "a" * 600 + "]": 8}}, "has 602 characters"),
     ],
 )

@@ -41,5 +41,5 @@ def test_files_that_are_no_prompt_cache(tmp_path: Path) -> None:
     broken.write_bytes(b"no safetensors")
     mx.save_safetensors(str(other), {"weight": mx.zeros(3)})
     for path in (broken, other):
-        with pytest.raises(InputError, match="no prompt cache of this program"):
+        with pytest.raises(InputError, match="not a prompt cache of this program"):
             read_prefix(path, {}, [1])

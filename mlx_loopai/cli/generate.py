@@ -138,7 +138,7 @@ def command(**options: Any) -> None:
     loaded = session.loaded
     budget = loaded.max_positions - answer_room(generation, loaded.max_positions)
     asked = _grounded(asked, given, session, examples, budget)
-    questions = [Question(one, session.prompt_ids(one, examples)) for one in asked]
+    questions = [Question(one, session.prompt_ids(one, examples, generation)) for one in asked]
     job = Job(
         session=session,
         options=generation,

@@ -55,6 +55,12 @@ class GenerationOptions(SamplingOptions):
         description="clean the text of markup, links and code; when not given, yes unless `scripts` is off, "
         "code fences are allowed or a form is asked for",
     )
+    thinking: bool = Field(
+        False, description="let the model think before it answers, where its template has a switch for that"
+    )
+    allow_special: bool = Field(
+        False, description="a control token's name in a prompt, such as <|im_end|>, is that token; otherwise it is text"
+    )
     stop: tuple[str, ...] = Field((), description="end the text before this string; may be repeated")
 
     @field_validator("stop")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,8 @@ from mlx_loopai.data.conversation import Message
 from mlx_loopai.errors import InputError
 
 _OPEN_THINKING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
+# So many answers at either end of a conversation are compared with what generation would read before them.
+_COMPARED = 16
 # What a template may do to an answer's outer white space.
 _TRIMS: tuple[Callable[[str], str], ...] = (
     str,
@@ -128,22 +131,22 @@ class ChatTemplate:
         read, found = "", []
         for number, (turn, position) in enumerate(zip(turns, positions, strict=True)):
             read += texts[number]
-            taught = marked.messages[position].taught
-            asked = self._render(marked.until(position), True) if taught else read
-            past = number < len(positions) - 1
-            thoughts = read[len(asked) :] if marked.thinks and taught and read.startswith(asked) else ""
-            if marked.thinks and taught:
-                taught = bool(thoughts.strip())
-            elif read != asked and not (past and read == _OPEN_THINKING.sub("", asked)):
-                raise InputError(
-                    f"{marked.origin}: the chat template is not prefix-consistent: before answer {number + 1} it shows "
-                    f"{read[-40:]!r} in training and {asked[-40:]!r} in generation; "
-                    "make a row of one turn, or use another chat template"
-                )
-            before = turn.before[: len(turn.before) - len(thoughts)] if taught else turn.before
-            found.append(
-                replace(turn, before=before, answer=thoughts + turn.answer if taught else turn.answer, taught=taught)
-            )
+            taught, past = marked.messages[position].taught, number < len(positions) - 1
+            # What holds for so many of a row's answers holds for those between.
+            if taught and (marked.thinks or number < _COMPARED or number >= len(positions) - _COMPARED):
+                asked = self._render(marked.until(position), True)
+                thoughts = read[len(asked) :] if marked.thinks and read.startswith(asked) else ""
+                taught = bool(thoughts.strip()) if marked.thinks else True
+                if not marked.thinks and read != asked and not (past and read == _OPEN_THINKING.sub("", asked)):
+                    raise InputError(
+                        f"{marked.origin}: the chat template is not prefix-consistent: before answer {number + 1} it"
+                        f" shows {read[-40:]!r} in training and {asked[-40:]!r} in generation; "
+                        "make a row of one turn, or use another chat template"
+                    )
+                if taught and thoughts:
+                    before = turn.before[: len(turn.before) - len(thoughts)]
+                    turn = replace(turn, before=before, answer=thoughts + turn.answer)
+            found.append(replace(turn, taught=taught))
             read += marks[number]
         if not any(turn.taught for turn in found):
             raise InputError(f"{marked.origin}: the chat template shows no thoughts of any answer; leave the row out")
@@ -201,16 +204,16 @@ class ChatTemplate:
         return text[len(self.closing) :]
 
     def _between(self, rendered: str, marks: list[str], origin: str) -> list[str]:
-        texts: list[str] = []
-        rest = rendered
-        for number, mark in enumerate(marks, start=1):
-            if rest.count(mark) != 1:
-                raise InputError(
-                    f"{origin}: the chat template drops or repeats answer {number}; make a row of one turn"
-                )
-            text, _, rest = rest.partition(mark)
-            texts.append(text)
-        return [*texts, rest]
+        """The texts between the marks, in one pass: a conversation may have thousands of turns."""
+        if not marks:
+            return [rendered]
+        stem = marks[0].removesuffix("0END")
+        parts = re.split(f"({stem}[0-9]+END)", rendered)
+        if parts[1::2] != marks:
+            found = Counter(parts[1::2])
+            wrong = next((number for number, mark in enumerate(marks, start=1) if found[mark] != 1), 1)
+            raise InputError(f"{origin}: the chat template drops or repeats answer {wrong}; make a row of one turn")
+        return parts[::2]
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
         own = any(message.role == "system" for message in messages)

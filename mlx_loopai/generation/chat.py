@@ -158,4 +158,5 @@ class Chat:
         return ids, skipped
 
     def _ids(self, asked: Conversation, skip: int) -> list[int]:
-        return self._session.prompt_ids(Prompt(asked.messages(skip), "chat"), self.options.examples)
+        prompt = Prompt(asked.messages(skip), "chat")
+        return self._session.prompt_ids(prompt, self.options.examples, self.options.generation)

@@ -112,14 +112,23 @@ class Session:
             return self.adapter is not None
         return self.switch.chooses_adapter(self.loaded.model, ids)
 
-    def prompt_ids(self, prompt: Prompt, few_shot: Sequence[Record] = ()) -> list[int]:
+    @cached_property
+    def encoder(self) -> ChatEncoder:
+        return ChatEncoder(self.loaded.tokenizer)
+
+    def prompt_ids(
+        self, prompt: Prompt, few_shot: Sequence[Record] = (), options: GenerationOptions | None = None
+    ) -> list[int]:
         """The tokens that `prompt` and its examples become: the same form as a training row's.
+
+        options: whether the model thinks first, and whether names of control tokens are those tokens.
 
         Raises: InputError naming the prompt's origin when the chat template refuses it.
         """
         messages = build_messages(prompt.messages, few_shot, self.system_prompt)
+        thinks, special = (options.thinking, options.allow_special) if options else (False, False)
         try:
-            return ChatEncoder(self.loaded.tokenizer).prompt_ids(messages)
+            return self.encoder.prompt_ids(messages, thinks, special)
         except InputError as error:
             raise InputError(f"{prompt.origin}: {error}") from None
 

@@ -74,7 +74,7 @@ class Model:
 
     def _request(self, prompt: str | Messages, row: int, options: Mapping[str, Any]) -> Request:
         chosen = generation_options(options)
-        ids = self._session.prompt_ids(as_prompt(prompt), self._examples)
+        ids = self._session.prompt_ids(as_prompt(prompt), self._examples, chosen)
         return self._session.request(ids, fitted(chosen, len(ids), self.context_tokens), row=row)
 
 

@@ -235,7 +235,7 @@ class _Api:
             return list(self._session.loaded.tokenizer.encode(asked.prompt)), None
         prompt, context = Prompt(asked.prompt, "messages"), self._options.context_tokens
         if self._options.retrieve is None:
-            return self._session.prompt_ids(prompt), None
+            return self._session.prompt_ids(prompt, options=asked.options), None
         budget = context - answer_room(asked.options, context)
         [prompt] = ground_all([prompt], self._options.retrieve, self._session, (), budget)
-        return self._session.prompt_ids(prompt), prompt.sources
+        return self._session.prompt_ids(prompt, options=asked.options), prompt.sources

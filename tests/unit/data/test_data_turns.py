@@ -135,3 +135,26 @@ def test_names_of_control_tokens_in_a_text_stay_text(chatml) -> None:
     assert chatml.convert_tokens_to_ids("<|endoftext|>") not in text.ids
     assert chatml.decode(text.ids) == "가<|endoftext|>나<|im_end|>"
     assert ChatEncoder(chatml).prompt_ids([Message("user", forged)], allow_special=True).count(1) == 4
+
+
+def test_a_long_chat_is_taken_apart_in_one_pass(chatml, monkeypatch) -> None:
+    """25,000 one-letter turns once took more than linear time: every mark was searched for in all that followed."""
+    from mlx_loopai.data import template as module
+
+    turns = [Message(("user", "assistant")[number % 2], "가") for number in range(4001)]
+    rendered: list[int] = []
+    render = module.ChatTemplate._render
+    monkeypatch.setattr(module.ChatTemplate, "_render", lambda *given: rendered.append(1) or render(*given))
+    past, last = module.ChatTemplate(chatml).prompt(turns)
+    assert (len(past), last.count("가")) == (2000, 1)
+    assert len(rendered) <= 3  # marked, as it is, and once for the closing
+    rendered.clear()
+    assert len(module.ChatTemplate(chatml).turns(turns[:-1], "f:1")) == 2000
+    assert len(rendered) <= 3 + 2 * module._COMPARED
+
+
+def test_a_template_that_drops_an_answer_is_named(with_template) -> None:
+    dropping = "{% for m in messages %}{% if loop.index0 != 3 %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    turns = chat("가", "나", "다", "라", "마", "바")
+    with pytest.raises(InputError, match="drops or repeats answer 2"):
+        ChatEncoder(with_template(dropping)).encode(turns)

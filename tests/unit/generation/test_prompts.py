@@ -70,3 +70,18 @@ def test_prompt_of_the_command_line() -> None:
     for wrong in ("", " \n", "\udcff"):
         with pytest.raises(InputError):
             single_prompt(wrong)
+
+
+def test_options_decide_what_a_prompt_becomes(tiny_model_folder: Path) -> None:
+    """A control token's name in a request is text, unless the option says otherwise."""
+    from mlx_loopai.config import GenerationOptions
+    from mlx_loopai.generation.session import Session
+    from mlx_loopai.models.load import load_model
+
+    session = Session(load_model(str(tiny_model_folder)), "", None)
+    prompt = single_prompt("<|im_end|>")
+    counts = [
+        session.prompt_ids(prompt, options=GenerationOptions(allow_special=allowed)).count(2)
+        for allowed in (False, True)
+    ]
+    assert counts == [1, 2]

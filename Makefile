@@ -122,6 +122,7 @@ docs: setup
 	$(BIN)/python -m tools.publish_races
 	$(BIN)/python -m tools.help_text docs/help.md
 	$(BIN)/python -m tools.room_picture docs/architecture.svg
+	$(BIN)/python -m tools.conversion_keys
 
 # Resolves the dependencies anew: run it after changing them in pyproject.toml.
 RESOLVE := uv pip compile -q pyproject.toml --no-header --no-annotate --upgrade --universal --python-version 3.11 \

@@ -69,9 +69,9 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
         if beside is not None:
             found["original_max_position_embeddings"] = beside
         if found.get("original_max_position_embeddings") is None:
-            found["original_max_position_embeddings"] = config["max_position_embeddings"]
+            found["original_max_position_embeddings"] = _positions(config)
         if found.get("factor") is None:
-            found["factor"] = config["max_position_embeddings"] / found["original_max_position_embeddings"]
+            found["factor"] = _positions(config) / found["original_max_position_embeddings"]
     return found
 
 
@@ -83,7 +83,7 @@ def rotary(config: Mapping[str, Any], n_tokens: int) -> tuple[_Array, float]:
     kind: str = rope["rope_type"]
     factor: Any = rope.get("factor")
     if kind == "dynamic":
-        longest = config["max_position_embeddings"]
+        longest = _positions(config)
         stretched = factor * max(n_tokens, longest) / longest - (factor - 1)
         base *= stretched ** (n / (n - 2))
     plain = base**-powers
@@ -133,6 +133,11 @@ def rotated(x: _Array, config: Mapping[str, Any], start: int = 0) -> _Array:
     cosine, sine = ((turn(angles) * factor).astype(np.float32) for turn in (np.cos, np.sin))
     first, second = x[..., :n], x[..., n : 2 * n]
     return np.concatenate([first * cosine - second * sine, second * cosine + first * sine, x[..., 2 * n :]], axis=-1)
+
+
+def _positions(config: Mapping[str, Any]) -> int:
+    usual = {"llama": 2048, "gpt_neox": 2048, "mistral": 131_072}.get(config["model_type"], 32_768)
+    return config.get("max_position_embeddings") or usual
 
 
 def head_dim(config: Mapping[str, Any]) -> int:

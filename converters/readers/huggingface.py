@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +20,7 @@ from converters.tokenizer import tokenizer_files
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures import text_part as text_configuration
 from mlx_loopai.models.configuration import refuse_foreign_quantization
+from mlx_loopai.models.configuration_keys import unused_fields
 from mlx_loopai.models.encoder import ENCODERS
 
 INDEX = "model.safetensors.index.json"
@@ -98,8 +99,14 @@ def _entries(
     return entries, buffers
 
 
-def _mlx_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
-    """MLX's `quantization` block, taken out of `raw` with its copy for the hub; None for a dense model."""
+def _mlx_quantization(raw: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """MLX's `quantization` block, taken out of `raw` with its copy for the hub; None for a dense model.
+
+    Raises: InputError when another tool quantised the weights.
+    """
+    if (folder / _MODELOPT).is_file():
+        raise InputError(f"{folder}: its weights are quantised by ModelOpt ({_MODELOPT}); give the original checkpoint")
+    refuse_foreign_quantization(raw, str(folder / "config.json"))
     block = raw.get("quantization")
     if not isinstance(block, dict) or raw.get("quantization_config", block) != block:
         return None
@@ -148,9 +155,20 @@ def _decide_head(
     return "own"
 
 
-_OWN_HEAD = (
-    "is not the embedding's copy, so it is kept and the output says that nothing is tied, as transformers reads it"
-)
+def _notes(prefixes: Sequence[str], others: Sequence[str], own_head: str, raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """What was taken otherwise than the files say, a sentence each."""
+    notes = [f"tensor names began with {', '.join(prefixes)}, which was taken off"] if prefixes else []
+    if others:
+        notes.append(f"{len(others)} tensors that are no part of the text model are left out, such as {others[0]}")
+    if own_head:
+        notes.append(
+            f"{own_head} is not the embedding's copy, so it is kept and the output says that nothing is tied, as"
+            " transformers reads it"
+        )
+    unused = unused_fields(raw)
+    if unused:
+        notes.append(f"fields not used: {', '.join(unused)}")
+    return tuple(notes)
 
 
 def read_folder(folder: Path) -> Checkpoint:
@@ -174,10 +192,7 @@ def read_folder(folder: Path) -> Checkpoint:
     raw = text_configuration(raw)
     architecture = names.architecture_of(raw.get("model_type"), str(where))
     shards, promised = _shards(folder)
-    quantization = _mlx_quantization(raw)
-    refuse_foreign_quantization(raw, str(where))
-    if (folder / _MODELOPT).is_file():
-        raise InputError(f"{folder}: its weights are quantised by ModelOpt ({_MODELOPT}); give the original checkpoint")
+    quantization = _mlx_quantization(raw, folder)
     entries, unread = _entries(folder, shards, promised, packed=quantization is not None)
     entries, prefixes = unwrapped(entries, str(folder))
     dtype = main_dtype(entries)
@@ -189,14 +204,9 @@ def read_folder(folder: Path) -> Checkpoint:
         entries = join_quantized(entries, quantization, str(folder))
     entries, others = text_part(entries, architecture)
     entries = stacked(entries, str(folder))
-    notes = [f"tensor names began with {', '.join(prefixes)}, which was taken off"] if prefixes else []
-    if others:
-        notes.append(f"{len(others)} tensors that are no part of the text model are left out, such as {others[0]}")
     head = _decide_head(entries, raw, architecture, of_mlx=quantization is not None)
-    if head == "copy":
-        unread.append(architecture.head)
-    if head == "own" and raw.get("tie_word_embeddings"):
-        notes.append(f"{architecture.head} {_OWN_HEAD}")
+    unread += [*others, *([architecture.head] if head == "copy" else [])]
+    notes = _notes(prefixes, others, architecture.head if head == "own" and raw.get("tie_word_embeddings") else "", raw)
     config = from_hugging_face(raw, architecture.head in entries, str(where))
     names.check_tensors({name: entry.shape for name, entry in entries.items()}, config, str(folder))
     generation = folder / "generation_config.json"
@@ -211,5 +221,5 @@ def read_folder(folder: Path) -> Checkpoint:
         raw=raw,
         packed=quantization is not None,
         unread=tuple(unread),
-        notes=tuple(notes),
+        notes=notes,
     )

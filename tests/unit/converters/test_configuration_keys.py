@@ -1,0 +1,218 @@
+"""Every key of docs/conversion.md: what it says of us holds, with --verify as the judge.
+
+Where torch is installed, transformers is one of its readings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from converters.convert import convert
+from converters.names import expected_tensors
+from converters.readers import open_checkpoint
+from converters.writers.target import Target
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.configuration import complete_configuration
+from mlx_loopai.models.configuration_keys import KEYS, KINDS, unused_fields
+from tests.tiny_files import write_tokenizer
+
+BASE: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+MISSING = object()
+NEOX = {
+    "rms_norm_eps": MISSING,
+    "intermediate_size": 128,
+    "num_key_value_heads": 4,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu_new",
+}
+YARN = {"rope_type": "yarn", "factor": 4.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SAME, REFUSED = "same", "refused"
+
+
+def scaled(**changes: Any) -> dict[str, Any]:
+    return {"rope_scaling": YARN | changes}
+
+
+# name -> (kind, changes of config.json, what becomes of it)
+PROBES: dict[str, list[tuple[str, dict[str, Any], str]]] = {
+    **{name: [("qwen2", {name: MISSING}, REFUSED)] for name in ("vocab_size", "hidden_size", "num_hidden_layers")},
+    "num_attention_heads": [("llama", {"num_attention_heads": MISSING}, REFUSED), ("llama", {"num_attention_heads": 2}, SAME)],
+    "intermediate_size": [("gpt_neox", {"intermediate_size": 64}, REFUSED), ("llama", {"intermediate_size": 48}, SAME)],
+    "num_key_value_heads": [("llama", {"num_key_value_heads": MISSING}, SAME), ("gpt_neox", {"num_key_value_heads": 2}, SAME)],
+    "head_dim": [
+        ("qwen3", {"head_dim": 16}, SAME),
+        ("qwen3", {"head_dim": MISSING}, SAME),
+        ("llama", {"head_dim": 16}, SAME),
+        ("llama", {"head_dim": None}, SAME),
+        ("qwen2", {"head_dim": 16}, REFUSED),
+        ("llama", {"head_dim": 7}, REFUSED),
+    ],
+    "hidden_act": [("llama", {"hidden_act": "gelu"}, REFUSED), ("gpt_neox", {"hidden_act": "relu"}, REFUSED), ("gpt_neox", {}, SAME)],
+    "rms_norm_eps": [("qwen2", {"rms_norm_eps": MISSING}, REFUSED), ("qwen2", {"rms_norm_eps": 1e-2}, SAME)],
+    "layer_norm_eps": [("gpt_neox", {"layer_norm_eps": MISSING}, REFUSED), ("gpt_neox", {"layer_norm_eps": 1e-2}, SAME)],
+    "max_position_embeddings": [("llama", {"max_position_embeddings": MISSING, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, SAME)],
+    "tie_word_embeddings": [
+        ("llama", {"tie_word_embeddings": True}, SAME),
+        ("llama", {"tie_word_embeddings": MISSING}, SAME),
+        ("qwen2", {"tie_word_embeddings": MISSING}, SAME),
+        ("gpt_neox", {"tie_word_embeddings": True}, SAME),
+    ],
+    "attention_bias": [
+        ("llama", {"attention_bias": True}, SAME),
+        ("mistral", {"attention_bias": True}, SAME),
+        ("qwen2", {"attention_bias": False}, SAME),
+        ("qwen3", {"attention_bias": True}, REFUSED),
+        ("gpt_neox", {"attention_bias": False}, REFUSED),
+    ],
+    "mlp_bias": [("llama", {"mlp_bias": True}, SAME), ("mistral", {"mlp_bias": True}, SAME)],
+    "use_parallel_residual": [("gpt_neox", {"use_parallel_residual": value}, SAME) for value in (MISSING, False)],
+    "rope_theta": [(kind, {"rope_theta": value}, SAME) for kind in ("qwen2", "qwen3", "llama") for value in (MISSING, 77.0)],
+    "rotary_emb_base": [("gpt_neox", {"rotary_emb_base": value}, SAME) for value in (MISSING, 77.0)],
+    "rotary_pct": [("gpt_neox", {"rotary_pct": value}, SAME) for value in (MISSING, 1.0, 0.5)] + [("gpt_neox", {"rotary_pct": 0.4}, REFUSED)],
+    "partial_rotary_factor": [("llama", {"partial_rotary_factor": 0.5}, REFUSED), ("llama", {"partial_rotary_factor": 1.0}, SAME)],
+    "rope_traditional": [("llama", {"rope_traditional": True}, REFUSED), ("llama", {"rope_traditional": False}, SAME)],
+    "rope_parameters": [
+        ("qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 55.0}}, SAME),
+        ("qwen3", {"rope_theta": 9.0, "rope_parameters": {"rope_theta": 55.0}}, SAME),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, REFUSED),
+        ("gpt_neox", {"rope_parameters": {"rope_theta": 55.0, "partial_rotary_factor": 0.5}}, SAME),
+    ],
+    "rope_scaling": [
+        ("llama", {"rope_scaling": {}, "rope_parameters": YARN}, SAME),
+        ("llama", {"rope_scaling": YARN, "rope_parameters": {"rope_theta": 9.0}}, SAME),
+        ("gpt_neox", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, REFUSED),
+    ],
+    "rope_scaling.rope_type": [
+        ("qwen2", {"rope_scaling": {"rope_type": "default"}}, SAME),
+        ("qwen2", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, SAME),
+        ("qwen3", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, SAME),
+        ("llama", {"rope_scaling": LLAMA3}, SAME),
+        *[("llama", {"rope_scaling": {"rope_type": kind, "factor": 2.0}}, REFUSED) for kind in ("longrope", "su", "mrope", "proportional", "x")],
+    ],
+    "rope_scaling.type": [("qwen2", {"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2.0}}, SAME), ("qwen2", {"rope_scaling": {"type": "linear", "factor": 2.0}}, SAME)],
+    "rope_scaling.rope_theta": [("llama", scaled(rope_theta=99.0) | {"rope_theta": 7.0}, SAME)],
+    "rope_scaling.partial_rotary_factor": [("llama", scaled(partial_rotary_factor=0.5), REFUSED)],
+    "rope_scaling.factor": [("llama", {"rope_scaling": {"rope_type": "linear"}}, REFUSED), ("llama", scaled(factor=None, original_max_position_embeddings=16), SAME)],
+    "rope_scaling.original_max_position_embeddings": [("llama", scaled(original_max_position_embeddings=16), SAME), ("llama", scaled(), SAME), ("llama", {"rope_scaling": LLAMA3}, SAME)],
+    "original_max_position_embeddings": [("llama", scaled(original_max_position_embeddings=16) | {"original_max_position_embeddings": 32}, SAME)],
+    "rope_scaling.low_freq_factor": [("llama", {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, SAME), ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 4.0, "high_freq_factor": 4.0}}, REFUSED)],
+    "rope_scaling.high_freq_factor": [("llama", {"rope_scaling": LLAMA3 | {"high_freq_factor": 8.0}}, SAME), ("llama", {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, REFUSED)],
+    "rope_scaling.attention_factor": [*[("qwen2", scaled(attention_factor=value), SAME) for value in (0.6, 1.0, 1.5)], ("qwen2", scaled(attention_factor=1.5, factor=1.0), REFUSED)],
+    "rope_scaling.beta_fast": [("qwen2", scaled(beta_fast=value), SAME) for value in (0, None, 8.0)],
+    "rope_scaling.beta_slow": [("qwen2", scaled(beta_slow=value), SAME) for value in (0, None, 4.0)],
+    "rope_scaling.mscale": [("qwen2", scaled(mscale=0.5), SAME), ("qwen2", scaled(mscale=0.5, mscale_all_dim=1.0), SAME)],
+    "rope_scaling.mscale_all_dim": [("qwen2", scaled(mscale_all_dim=0.5), SAME)],
+    "rope_scaling.truncate": [("qwen2", scaled(truncate=True), SAME), ("qwen2", scaled(truncate=False), REFUSED)],
+    "sliding_window": [
+        ("mistral", {"sliding_window": 16}, SAME),
+        ("mistral", {"sliding_window": None}, SAME),
+        ("llama", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}, SAME),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": False}, SAME),
+    ],
+    "use_sliding_window": [("qwen2", {"use_sliding_window": True}, REFUSED), ("qwen3", {"use_sliding_window": True, "max_window_layers": 0}, REFUSED)],
+    "max_window_layers": [("qwen2", {"use_sliding_window": True, "max_window_layers": 2}, SAME)],
+    "layer_types": [("qwen2", {"layer_types": ["sliding_attention"] * 2}, REFUSED), ("qwen2", {"layer_types": ["full_attention"] * 2}, SAME), ("mistral", {"layer_types": ["sliding_attention"] * 2, "sliding_window": None}, SAME)],
+    "quantization_config": [("qwen2", {"quantization_config": {"quant_method": "awq"}}, REFUSED)],
+}  # fmt: skip
+
+
+def write(folder: Path, kind: str, changes: dict[str, Any]) -> Path:
+    config = BASE | {"model_type": kind} | (NEOX if kind == "gpt_neox" else {}) | changes
+    config = {name: value for name, value in config.items() if value is not MISSING}
+    write_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        complete = complete_configuration(config, "here")
+        tied = config.get("tie_word_embeddings", False)
+        shapes = expected_tensors(complete | {"tie_word_embeddings": bool(tied)})
+    except InputError:
+        shapes = {"model.embed_tokens.weight": (32, 32)}  # refused before any weight is looked at
+    rng = np.random.default_rng(0)
+    save_file(
+        {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()},
+        folder / "model.safetensors",
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "outcome"),
+    [pytest.param(*probe, id=f"{name}-{at}") for name, probes in PROBES.items() for at, probe in enumerate(probes)],
+)
+def test_what_the_table_says_of_us_holds(tmp_path: Path, kind: str, changes: dict[str, Any], outcome: str) -> None:
+    source = write(tmp_path / "source", kind, changes)
+    if outcome == REFUSED:
+        with pytest.raises(InputError):
+            convert(source, tmp_path / "out", check=True)
+        return
+    found = convert(source, tmp_path / "out", check=True)
+    assert found.verification is not None
+    assert found.verification.readings["config.json"] < 1e-4
+    assert not any(note.startswith("fields not used") for note in found.notes)
+    # Reading what was written changes nothing any more.
+    again = open_checkpoint(tmp_path / "out")
+    assert complete_configuration(again.config, "there") == again.config
+
+
+def test_every_row_of_the_table_has_a_probe() -> None:
+    assert PROBES.keys() == {key.name for key in KEYS}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"), [({"beta_fast": 8.0}, "beta_fast 8"), ({"beta_slow": 2}, "beta_slow 2")]
+)
+def test_what_the_table_says_of_gguf_holds(tmp_path: Path, scaling: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        convert(write(tmp_path / "a", "qwen2", scaled(**scaling)), tmp_path / "a.gguf", target=Target(to="gguf"))
+    source = write(tmp_path / "b", "qwen2", scaled(attention_factor=0.7, original_max_position_embeddings=16))
+    convert(source, tmp_path / "b.gguf", target=Target(to="gguf"), check=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_that_mlx_lm_reads_is_in_the_table(kind: str) -> None:
+    module = importlib.import_module(f"mlx_lm.models.{'llama' if kind == 'mistral' else kind}")
+    known = {key.name for key in KEYS if kind in key.of} | {"model_type"}
+    assert {field.name for field in fields(module.ModelArgs)} <= known
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_that_transformers_reads_is_known(kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoConfig.for_model(kind)
+    own = {field.name for field in fields(type(theirs))} - {"transformers_weights"}
+    raw = {name: getattr(theirs, name) for name in own if not name.startswith("_")}
+    # What all of its classes have says how a model is used, not what it computes.
+    common = {field.name for field in fields(transformers.PreTrainedConfig)}
+    assert set(unused_fields({"model_type": kind} | raw)) <= common
+
+
+def test_fields_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    raw = BASE | {
+        "model_type": "llama",
+        "logits_scaling": 8.0,
+        "use_mrope": False,
+        "rope_scaling": YARN | {"finetuned": True},
+    }
+    assert unused_fields(raw) == ("logits_scaling", "rope_scaling.finetuned")
+    source = write(tmp_path / "source", "llama", {"logits_scaling": 8.0})
+    assert convert(source, tmp_path / "out").notes == ("fields not used: logits_scaling",)

@@ -1,0 +1,36 @@
+"""Writes the table of configuration keys of docs/conversion.md from mlx_loopai/models/configuration_keys.py.
+
+python -m tools.conversion_keys
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_loopai.models.configuration_keys import KEYS, KINDS
+from tools.doc_markers import with_marked
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "conversion.md"
+_COLUMNS = ("key", "models", "mlx-lm", "transformers", "GGUF (llama.cpp)", "here")
+
+
+def table() -> str:
+    """One row a key."""
+    lines = [_row(_COLUMNS), "|" + "---|" * len(_COLUMNS)]
+    for key in KEYS:
+        models = "all" if key.of == KINDS else ", ".join(key.of)
+        lines.append(_row((f"`{key.name}`", models, key.mlx_lm, key.transformers, key.gguf, key.here)))
+    return "\n".join(lines)
+
+
+def with_table(text: str) -> str:
+    """`text` with the table. Raises: InputError without its markers."""
+    return with_marked(text, "configuration keys", table(), DOCUMENT)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")

@@ -60,7 +60,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-parity: $(VENV)/.ready-bench
-	$(BIN)/python -m pytest -m 'parity and not real' tests
+	MLX_LOOPAI_CONFIGURATIONS=500 $(BIN)/python -m pytest -m 'parity and not real' tests
 
 test-real: setup
 	$(BIN)/python -m pytest -m real tests

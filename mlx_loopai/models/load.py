@@ -19,7 +19,8 @@ from mlx_lm.utils import load_tokenizer as read_tokenizer
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import text_part
-from mlx_loopai.models.configuration import loader_overrides
+from mlx_loopai.models.configuration import complete_configuration, loader_overrides
+from mlx_loopai.models.configuration_keys import unused_fields
 from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.lora import remove_lora
@@ -29,8 +30,6 @@ from mlx_loopai.models.shape import ModelShape
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
-# For a config.json that does not say, as transformers assumes for Llama.
-DEFAULT_POSITIONS = 2048
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _HASH_SAMPLES = 32
@@ -62,9 +61,9 @@ class LoadedModel:
 
     @cached_property
     def max_positions(self) -> int:
-        """Longest text, in tokens, that the model was made for."""
-        found = _read_json(self.path / "config.json").get("max_position_embeddings")
-        return found if isinstance(found, int) else DEFAULT_POSITIONS
+        """Longest text, in tokens, that the model was made for; a sliding window over all blocks ends it."""
+        where = self.path / "config.json"
+        return complete_configuration(text_part(_read_json(where)), str(where))["max_position_embeddings"]
 
 
 class Base:
@@ -86,6 +85,11 @@ class Base:
         """
         path = resolve_model(model)
         return Base(path, ModelShape.from_folder(path), load_tokenizer(path))
+
+    @property
+    def unused_fields(self) -> tuple[str, ...]:
+        """The names in its config.json that say something and that nothing reads."""
+        return unused_fields(text_part(_read_json(self.path / "config.json")))
 
     @property
     def loaded(self) -> LoadedModel:

@@ -37,6 +37,8 @@ class RunContext:
         Raises: InputError when the model's folder cannot be read.
         """
         base = Base.open(config.model)
+        if base.unused_fields:
+            listener.notice(f"{base.path}: fields not used: {', '.join(base.unused_fields)}")
         reader = RowReader(base.tokenizer)
         return RunContext(config=config, directory=directory, listener=listener, base=base, reader=reader)
 

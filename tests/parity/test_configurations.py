@@ -1,6 +1,6 @@
 """Random configurations: what convert makes of each computes what transformers computes, or convert refuses it.
 
-MLX_LOOPAI_CONFIGURATIONS sets how many are tried; `make test-parity` asks for 500.
+MLX_LOOPAI_CONFIGURATIONS sets how many are tried; `make test-parity` tries 500.
 """
 
 from __future__ import annotations

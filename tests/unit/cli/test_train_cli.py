@@ -266,7 +266,7 @@ def test_rows_as_people_have_them(command_line: CommandLine, tiny_model_folder: 
     folder.mkdir()
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     steps = settings("train.max_steps=1", "train.rows_per_step=2")
-    arguments = ("train", "--model", tiny_model_folder, "--data", folder, *steps, "--json")
+    arguments = ("train", "--plain", "--model", tiny_model_folder, "--data", folder, *steps, "--json")
     ended = command_line(*arguments, "--out", tmp_path / "run")
     # "라" is three bytes, and each answer has its end.
     assert summary(ended)["supervised_tokens"] == 2 * (3 + 1)

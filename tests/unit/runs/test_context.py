@@ -45,7 +45,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
     count("shape", ModelShape, "from_folder")
     count("tokenizer", load, "load_tokenizer")
     count("weights", load, "read_model")
-    count("read ", rows, "read_source", lambda path, _: Path(path).stem)
+    count("read ", rows, "reading_of", lambda path, *_: Path(path).stem)
     count("encode", ChatEncoder, "split_long")
     return calls
 

@@ -111,8 +111,12 @@ class ChatEncoder:
             return self._row(record, [(self._text_start, False), (unit, True)])
         return self._row(record, chain.from_iterable(self._turn_segments(turn) for turn in self._chat_turns(record)))
 
-    def prompt_ids(self, messages: Sequence[Message], thinks: bool = False, allow_special: bool = False) -> list[int]:
+    def prompt_ids(
+        self, messages: Sequence[Message], thinks: bool = False, allow_special: bool = False, begun: str = ""
+    ) -> list[int]:
         """The tokens after which the model writes its next answer; the same as in a training row up to there.
+
+        begun: the beginning of that answer, where the model shall go on with one.
 
         thinks: the model shall think before it answers, where the template has a switch for it. allow_special: a
         control token's name in the messages is that token; otherwise it is text.
@@ -122,7 +126,7 @@ class ChatEncoder:
         given = messages if allow_special else [self._special.hidden(message) for message in messages]
         past, last = self._template.prompt(given, thinks=thinks)
         ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
-        return ids + self._ids(last)
+        return ids + self._ids(last) + self._ids(begun if allow_special else self._special.hide(begun))
 
     def split_long(self, record: Record, max_tokens: int) -> list[TokenRow]:
         """The record in rows of at most `max_tokens`, each answer token supervised once.

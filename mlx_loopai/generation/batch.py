@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts
 from mlx_loopai.generation.request import Request
@@ -44,6 +45,7 @@ class Batch:
             prefill_step_size=PREFILL_TOKENS // prefill_rows,
         )
         self._detokenizers: dict[int, Any] = {}
+        self._going_on: dict[int, int] = {}  # answers that have no token yet and go on after this one
 
     def __enter__(self) -> Batch:
         return self
@@ -78,10 +80,13 @@ class Batch:
             logits_processors=[[processor]],
         )
         self._detokenizers[key] = self._loaded.tokenizer.detokenizer
+        if request.goes_on:
+            self._going_on[key] = prompt[-1]
         return int(key)
 
     def remove(self, key: int) -> None:
         """Drop an answer; it may have ended already."""
+        self._going_on.pop(key, None)
         if self._detokenizers.pop(key, None) is not None:
             self._generator.remove([key])
 
@@ -97,8 +102,20 @@ class Batch:
         if not ended:
             detokenizer.add_token(response.token)
         text = detokenizer.last_segment
+        before = self._going_on.pop(key, None)
+        if before is not None and not ended:
+            text = _lost_space(self._loaded.tokenizer, before, response.token) + text
         if last:
             detokenizer.finalize()
             text = (text + detokenizer.last_segment).rstrip(REPLACEMENT)
             del self._detokenizers[key]
         return RowPiece(key, Piece(text, None if ended else response.token, ended), last)
+
+
+def _lost_space(tokenizer: TokenizerWrapper, before: int, token: int) -> str:
+    """The space before `token` that a detokenizer leaves out because a text begins there; else ""."""
+    detokenizer = tokenizer.detokenizer
+    detokenizer.add_token(token)
+    detokenizer.finalize()
+    added: str = tokenizer.decode([before, token])[len(tokenizer.decode([before])) :]
+    return " " if added.startswith(" ") and not detokenizer.text.startswith(" ") else ""

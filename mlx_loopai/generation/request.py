@@ -25,6 +25,7 @@ class Request:
 
     prefix: the beginning of `prompt` that need not be read again. stops: strings before which the answer ends.
     adapter: whether the model's adapter, if it has one, answers; otherwise its base does.
+    goes_on: the prompt ends with the beginning of the answer, so that a space may follow it.
     policy: of the filter that its text passes; None shows the text as the model wrote it. guard: against repetition, as
         strong as the options say; None for none.
     """
@@ -40,6 +41,7 @@ class Request:
     policy: Policy | None = None
     guard: RepetitionGuard | None = None
     adapter: bool = True
+    goes_on: bool = False
 
     def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:
         """How mlx-lm shall draw a token from logits (1, V), and what it shall do to them before.

@@ -117,18 +117,23 @@ class Session:
         return ChatEncoder(self.loaded.tokenizer)
 
     def prompt_ids(
-        self, prompt: Prompt, few_shot: Sequence[Record] = (), options: GenerationOptions | None = None
+        self,
+        prompt: Prompt,
+        few_shot: Sequence[Record] = (),
+        options: GenerationOptions | None = None,
+        begun: str = "",
     ) -> list[int]:
         """The tokens that `prompt` and its examples become: the same form as a training row's.
 
-        options: whether the model thinks first, and whether names of control tokens are those tokens.
+        options: whether the model thinks first, and whether names of control tokens are those tokens. begun: the
+        beginning of the answer, where one is to be gone on with.
 
         Raises: InputError naming the prompt's origin when the chat template refuses it.
         """
         messages = build_messages(prompt.messages, few_shot, self.system_prompt)
         thinks, special = (options.thinking, options.allow_special) if options else (False, False)
         try:
-            return self.encoder.prompt_ids(messages, thinks, special)
+            return self.encoder.prompt_ids(messages, thinks, special, begun)
         except InputError as error:
             raise InputError(f"{prompt.origin}: {error}") from None
 

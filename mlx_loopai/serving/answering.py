@@ -47,7 +47,13 @@ class Answering:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-        self._task = Task(tuple(prompt), asked.options, time.monotonic() + time_limit_s, deliver)
+        self._task = Task(
+            prompt=tuple(prompt),
+            options=asked.options,
+            goes_on=bool(asked.begun),
+            deadline=time.monotonic() + time_limit_s,
+            deliver=deliver,
+        )
         writer.submit(self._task)
 
     async def next(self) -> str | Report:

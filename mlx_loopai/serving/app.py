@@ -25,7 +25,7 @@ from mlx_loopai.generation.session import ContextOverflow, Session, answer_room,
 from mlx_loopai.retrieval.index import Hit
 from mlx_loopai.serving.access import Guard, check_key
 from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Slots, events, unless_gone
-from mlx_loopai.serving.page import page_response
+from mlx_loopai.serving.page import page_response, page_settings
 from mlx_loopai.serving.request_body import Asked, Defaults, parse
 from mlx_loopai.serving.shapes import ApiError, Reply, Report
 from mlx_loopai.serving.writer import Writer
@@ -59,6 +59,7 @@ def build_app(session: Session, options: ServeOptions, log: Callable[[str], None
     api = _Api(session, options, log)
     routes = [
         Route("/", api.page),
+        Route("/page/settings", api.page_settings),
         Route("/health", api.health),
         Route("/v1/models", api.models),
         Route("/v1/models/{name:path}", api.model),
@@ -110,6 +111,10 @@ class _Api:
 
     async def page(self, _: Request) -> Response:
         return page_response()
+
+    async def page_settings(self, _: Request) -> Response:
+        defaults = self._options.defaults
+        return JSONResponse(page_settings(defaults.model, defaults.options))
 
     async def health(self, _: Request) -> Response:
         alive = self._writer.alive
@@ -235,7 +240,8 @@ class _Api:
             return list(self._session.loaded.tokenizer.encode(asked.prompt)), None
         prompt, context = Prompt(asked.prompt, "messages"), self._options.context_tokens
         if self._options.retrieve is None:
-            return self._session.prompt_ids(prompt, options=asked.options), None
-        budget = context - answer_room(asked.options, context)
+            return self._session.prompt_ids(prompt, options=asked.options, begun=asked.begun), None
+        # A token is at least a byte.
+        budget = context - answer_room(asked.options, context) - len(asked.begun.encode())
         [prompt] = ground_all([prompt], self._options.retrieve, self._session, (), budget)
-        return self._session.prompt_ids(prompt, options=asked.options), prompt.sources
+        return self._session.prompt_ids(prompt, options=asked.options, begun=asked.begun), prompt.sources

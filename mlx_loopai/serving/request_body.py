@@ -52,12 +52,16 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that can be answered. prompt: the messages of a chat, or the text of a plain completion."""
+    """A request that can be answered. prompt: the messages of a chat, or the text of a plain completion.
+
+    begun: the beginning of a chat's answer, which the model goes on with.
+    """
 
     prompt: tuple[Message, ...] | str
     options: GenerationOptions
     stream: bool
     with_usage: bool
+    begun: str = ""
 
 
 class _Part(BaseModel):
@@ -109,6 +113,18 @@ class _Body(BaseModel):
 
 class _ChatBody(_Body):
     messages: list[_Turn] = Field(min_length=1)
+    continue_final_message: bool | None = None
+
+    @property
+    def begun(self) -> str:
+        """The answer that is to be gone on with, the last turn then. Raises: ApiError 400 where there is none."""
+        if not self.continue_final_message:
+            return ""
+        last = self.messages[-1]
+        if last.role != "assistant" or not last.text:
+            reason = "continue_final_message: the last turn must be an assistant's, with the text to go on with"
+            raise ApiError(400, reason, "messages")
+        return last.text
 
 
 class _TextBody(_Body):
@@ -128,11 +144,13 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
         raise _invalid(error) from None
     if read.model is not None and read.model != defaults.model:
         raise ApiError(404, f"model {read.model!r}: this server has {defaults.model}", "model", "model_not_found")
+    begun = read.begun if isinstance(read, _ChatBody) else ""
     return Asked(
-        prompt=_turns(read.messages) if isinstance(read, _ChatBody) else read.prompt,
+        prompt=_turns(read.messages[: -1 if begun else None]) if isinstance(read, _ChatBody) else read.prompt,
         options=_options(read, defaults.options),
         stream=bool(read.stream),
         with_usage=bool(read.stream_options and read.stream_options.include_usage),
+        begun=begun,
     )
 
 

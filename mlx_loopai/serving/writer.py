@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.errors import InputError
@@ -24,11 +24,12 @@ Event = str | Report | ApiError
 class Task:
     """An answer to write. `deliver` is called from the writer's thread: with text, at last a Report or an ApiError.
 
-    deadline: on the clock of `time.monotonic`.
+    goes_on: the prompt ends with the beginning of the answer. deadline: on the clock of `time.monotonic`.
     """
 
     prompt: tuple[int, ...]
     options: GenerationOptions
+    goes_on: bool
     deadline: float
     deliver: Callable[[Event], None]
 
@@ -105,7 +106,7 @@ class Writer:
 
     def _begin(self, batch: Batch, task: Task) -> None:
         try:
-            request = self._session.request(task.prompt, task.options)
+            request = replace(self._session.request(task.prompt, task.options), goes_on=task.goes_on)
         except InputError as error:
             task.deliver(ApiError(400, str(error), error.argument))
             return

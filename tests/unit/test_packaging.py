@@ -66,7 +66,7 @@ def test_the_wheel_holds_what_the_packages_read(wheel: Path) -> None:
         "mlx_loopai/assets/nano/model.safetensors",
         "mlx_loopai/py.typed",
         "mlx_loopai/recipes/korean-creative.yaml",
-        "mlx_loopai/serving/page.html",
+        "mlx_loopai/serving/page/page.html",
     } <= files
 
 

@@ -167,3 +167,11 @@ def test_any_bytes_are_a_request_or_a_400(body: bytes) -> None:
         parse(body, True, DEFAULTS)
     except ApiError as error:
         assert error.status == 400
+
+
+def test_an_answer_to_go_on_with() -> None:
+    begun = [*ASKED, {"role": "assistant", "content": "안녕하"}]
+    asked = chat(messages=begun, continue_final_message=True)
+    assert (asked.prompt, asked.begun) == ((Message("user", "안녕?"),), "안녕하")
+    assert refused({"messages": ASKED, "continue_final_message": True}).param == "messages"
+    assert "the last turn must be the user's" in str(refused({"messages": begun}))

@@ -86,6 +86,15 @@ def test_stop_strings_scripts_and_length(server: Running) -> None:
     assert server.ask(scripts="off").json()["mlx_loopai"]["scripts"] == "off"
 
 
+def test_an_answer_is_gone_on_with_where_it_was_cut(server: Running) -> None:
+    whole = content(server.ask(max_tokens=40))
+    begun = content(server.ask(max_tokens=3))
+    turns = [{"role": "user", "content": QUESTIONS[0]}, {"role": "assistant", "content": begun}]
+    rest = content(server.ask(messages=turns, continue_final_message=True, max_tokens=40))
+    assert 0 < len(begun) < len(whole)
+    assert begun + rest == whole
+
+
 def test_a_plain_completion(server: Running) -> None:
     body = {"prompt": "옛날 옛적에", "max_tokens": 5, "temperature": 0}
     document = httpx.post(f"{server.url}/v1/completions", json=body).json()

@@ -1,16 +1,24 @@
-"""The page at `/`, and the policy that lets a browser run nothing but what stands in it."""
+"""The writing page at `/`, put together from the files here, and the policy that lets a browser run nothing else."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from string import Template
+from typing import Any
 
 from starlette.responses import HTMLResponse, Response
 
-_PAGE = Path(__file__).parent / "page.html"
+from mlx_loopai.config import GenerationOptions
+from mlx_loopai.generation.genres import GENRES
+
+_FOLDER = Path(__file__).parent
+# In the order in which a browser reads them: each uses what those before it define.
+_SCRIPTS = ("words.js", "conversations.js", "answer.js", "page.js")
 
 
 def page_response() -> Response:
@@ -18,10 +26,25 @@ def page_response() -> Response:
     return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
 
+def page_settings(model: str, options: GenerationOptions) -> dict[str, Any]:
+    """What the page offers a writer: the genres, and what the server does where a request says nothing."""
+    return {
+        "model": model,
+        "temperature": options.temperature,
+        "scripts": options.scripts,
+        "genres": [asdict(genre) for genre in GENRES],
+    }
+
+
 @cache
 def _page() -> tuple[str, str]:
-    html = _PAGE.read_text(encoding="utf-8")
+    style, script = _read("style.css"), "".join(map(_read, _SCRIPTS))
+    html = Template(_read("page.html")).substitute(style=style, script=script)
     return html, content_policy(html)
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def content_policy(html: str) -> str:

@@ -76,7 +76,9 @@ def ask(tab: Tab, text: str) -> None:
 
 def click(tab: Tab, name: str, within: str = "#turns") -> None:
     """The last button of that name."""
-    tab.run(f"[...document.querySelectorAll('{within} button')].filter((b) => b.textContent === '{name}').pop().click()")
+    tab.run(
+        f"[...document.querySelectorAll('{within} button')].filter((b) => b.textContent === '{name}').pop().click()"
+    )
 
 
 def shown(tab: Tab) -> list[str]:
@@ -138,7 +140,9 @@ def test_writing_again_editing_and_branching(tab: Tab, server: Running) -> None:
     tab.run("document.querySelectorAll('#chats .open')[1].click()")
     assert shown(tab) == ["호랑이 이야기를 들려줘.", "내가 고친 글이다."]
     for name in ("×", "정말 지우기"):
-        tab.run(f"[...document.querySelectorAll('#chats button')].filter((b) => b.textContent === '{name}').pop().click()")
+        tab.run(
+            f"[...document.querySelectorAll('#chats button')].filter((b) => b.textContent === '{name}').pop().click()"
+        )
     assert tab.run("kept.chats().length") == 1
     assert shown(tab) == []
 

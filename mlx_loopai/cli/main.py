@@ -32,6 +32,7 @@ COMMANDS = {
     "adapters": "Merge, fuse, rescale, import, export and inspect LoRA adapters.",
     "steer": "Find how to keep a model from slipping into other scripts.",
     "data": "Audit, reshape and build training data.",
+    "feedback": "Collect judged answers, and make pairs to learn from.",
     "plan": "Predict the memory that a training run needs, and choose settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",
     "compare": "Train a recipe in several ways, and show what each keeps and learns.",

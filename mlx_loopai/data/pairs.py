@@ -19,6 +19,8 @@ from mlx_loopai.data.turns import UnreadableError, kind_of
 
 CHOSEN, REJECTED, LABEL = "chosen", "rejected", "label"
 _OTHER_NAMES = {"preferred_output": CHOSEN, "non_preferred_output": REJECTED, "rejected_response": REJECTED}
+# What `feedback` writes beside a judged answer.
+ORIGIN_NAMES = ("source", "model", "adapter", "seed", "time")
 _TRUE, _FALSE = ("true", "👍"), ("false", "👎")
 
 
@@ -110,7 +112,7 @@ def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
         return JudgedMeaning(interpret(values))
     if kind == "rows" and not label:
         raise UnreadableError("label is false: this answer is marked as bad; leave the row out")
-    meaning = interpret({name: value for name, value in row.items() if name != LABEL})
+    meaning = interpret({name: value for name, value in row.items() if name not in (LABEL, *ORIGIN_NAMES)})
     return JudgedMeaning(meaning) if kind == "rows" else JudgedMeaning(_answering_last(meaning), good=label)
 
 
@@ -138,7 +140,7 @@ def _pair(row: Mapping[str, Any]) -> tuple[Meaning, Meaning]:
         if name not in row:
             raise UnreadableError(f"{other} without {name}: a pair needs both; one answer alone needs a `label`")
     # Answers of other systems beside the pair say nothing of it.
-    rest = {name: value for name, value in row.items() if name not in (CHOSEN, REJECTED, *ANSWER_NAMES)}
+    rest = {name: value for name, value in row.items() if name not in (CHOSEN, REJECTED, *ANSWER_NAMES, *ORIGIN_NAMES)}
     chosen, rejected = (interpret(_as_row(rest, row[name], name, request, chat)) for name in (CHOSEN, REJECTED))
     start = _shared(chosen.messages, rejected.messages)
     tails = [meaning.messages[start:] for meaning in (chosen, rejected)]

@@ -94,7 +94,11 @@ def test_commands_of_the_guides_exist_with_their_options(capfd: pytest.CaptureFi
     assert named
     for arguments in named:
         words = [next(iter(group)) for group in (arguments[:1], arguments[1:2]) if group]
-        known = words if words[0] in ("adapters", "steer", "data", "rag", "diagnose", "benchmark") else words[:1]
+        known = (
+            words
+            if words[0] in ("adapters", "steer", "data", "feedback", "rag", "diagnose", "benchmark")
+            else words[:1]
+        )
         assert main([*known, "--help"]) == 0
         shown = capfd.readouterr().out
         assert not [word for word in arguments if word.startswith("--") and word not in shown], arguments

@@ -1,0 +1,190 @@
+"""`mlx-loopai feedback`: keep what people think of answers, look at it, and make pairs to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.cli.rows import columns_option, read_sources, skip_bad_option
+from mlx_loopai.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlx_loopai.data.pairs import Pair
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.group("feedback", short_help="Collect judged answers and make pairs to learn from.")
+def command() -> None:
+    """Keep what people think of answers, look at it, and make pairs to learn from.
+
+    `mlx-loopai train --data pairs.jsonl --set preference.objective=dpo --out RUN` learns from them.
+    """
+
+
+@command.command("import")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--to", "target", required=True, type=_FILE, help="The feedback file (JSONL) to append to.")
+@columns_option
+@skip_bad_option
+@json_option
+@quiet_option
+def import_command(
+    files: tuple[str, ...], target: Path, columns: str | None, skip_bad: bool, as_json: bool, quiet: bool
+) -> None:
+    """Append the pairs and labelled answers of FILES to --to, in one form; what is there already is left out.
+
+    Read are the usual forms of TRL, UltraFeedback, LLaMA-Factory, ms-swift and OpenAI, as files or folders of rows or
+    hf:OWNER/NAME[:SPLIT].
+    """
+    from mlx_loopai.data.feedback import append_feedback, feedback_rows
+
+    readings = [reading.checked(skip_bad) for reading in read_sources(files, columns)]
+    judged = [one for reading in readings for one in reading.judged]
+    if not judged:
+        raise InputError(f"{files[0]}: holds no pair of answers and none with a label")
+    added = append_feedback(target, feedback_rows(judged, source="import"))
+    ordinary = sum(len(reading.records) for reading in readings)
+    document = {"out": str(target), "added": added, "known": len(judged) - added, "ordinary_rows": ordinary}
+    text = f"{target}: {added} judged answers added, {len(judged) - added} were there already"
+    if ordinary:
+        text += f"; {ordinary} ordinary rows were left out"
+    emit(document, as_json, "" if quiet else text)
+
+
+@command.command("audit")
+@click.argument("files", nargs=-1, required=True)
+@columns_option
+@json_option
+def audit_command(files: tuple[str, ...], columns: str | None, as_json: bool) -> None:
+    """Show what is in the judged answers of FILES, and what would be learnt besides taste."""
+    import dataclasses
+
+    from mlx_loopai.data.judged_audit import audit_judged
+    from mlx_loopai.data.records import left_out
+
+    readings = read_sources(files, columns)
+    judged = [one for reading in readings for one in reading.judged]
+    bad = [row for reading in readings for row in reading.bad]
+    found = audit_judged(judged)
+    document = {**dataclasses.asdict(found), "warnings": found.warnings, "bad": bad}
+    lines = [
+        f"pairs     {found.pairs}",
+        f"labelled  {found.good} good, {found.bad} bad",
+        f"prompts   {found.prompts}",
+    ]
+    if found.chosen_longer is not None:
+        lines.append(f"longer    the chosen answer in {found.chosen_longer:.1%} of the pairs")
+    if found.chosen_purity is not None and found.rejected_purity is not None:
+        lines.append(f"purity    chosen {found.chosen_purity:.3f}, rejected {found.rejected_purity:.3f}")
+    lines += [f"bad rows  {left_out(bad)}"] if bad else []
+    emit(document, as_json, "\n".join([*lines, *(f"warning: {warning}" for warning in found.warnings)]))
+
+
+@command.command("stats")
+@click.argument("file", type=_FILE)
+@json_option
+def stats_command(file: Path, as_json: bool) -> None:
+    """Count the judged answers of a feedback FILE, by where they come from."""
+    from mlx_loopai.data.feedback import feedback_sources
+    from mlx_loopai.data.judged_audit import audit_judged
+    from mlx_loopai.data.records import read_all
+
+    found, sources = audit_judged(read_all(file).judged), feedback_sources(file)
+    document = {
+        "pairs": found.pairs,
+        "good": found.good,
+        "bad": found.bad,
+        "prompts": found.prompts,
+        "sources": sources,
+    }
+    named = ", ".join(f"{name or 'unknown'}: {count}" for name, count in sources.items()) or "none"
+    counted = f"{found.pairs} pairs, {found.good} good and {found.bad} bad answers to {found.prompts} prompts"
+    emit(document, as_json, f"{counted}\nfrom {named}")
+
+
+@command.command("pairs")
+@click.option("--best-of", type=click.IntRange(2, 64), help="Pair the best and the worst of N answers to each prompt.")
+@click.option("--prompts", type=_FILE, help="With --best-of: .txt with a prompt a line, or .jsonl.")
+@click.option("--model", default="nano", show_default=True, help="With --best-of: nano, a folder or a hub id.")
+@click.option("--adapter", type=_FILE, help="With --best-of: the adapter that answers.")
+@click.option("--temperature", type=click.FloatRange(0.1, 5), default=1.0, show_default=True, help="With --best-of.")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="With --best-of.")
+@click.option("--length", default="20:2000", show_default=True, help="With --best-of: characters of a good answer.")
+@click.option(
+    "--splice", type=click.FloatRange(0, 1, min_open=True), help="Share of foreign words in rejected answers."
+)
+@click.option("--data", "data", multiple=True, help="With --splice: rows with clean Korean answers; may be repeated.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", required=True, type=_FILE, help="The JSONL file to write.")
+@json_option
+@quiet_option
+def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Make pairs to learn from, without anybody who judges.
+
+    \b
+    mlx-loopai feedback pairs --best-of 8 --prompts prompts.txt --out pairs.jsonl   the model's own answers, ranked by
+        Korean letters, repetition and length
+    mlx-loopai feedback pairs --splice 0.15 --data rows.jsonl --out pairs.jsonl     against mixed languages: the same
+        answer with Han or English words put in
+    """
+    from mlx_loopai.data.feedback import feedback_rows, to_lines
+    from mlx_loopai.files import write_whole
+
+    if (given["best_of"] is None) == (given["splice"] is None):
+        raise InputError("feedback pairs: give --best-of with --prompts, or --splice with --data")
+    making = _ranked if given["splice"] is None else _spliced
+    pairs, dropped, origin = making(given, seed, quiet)
+    if not pairs:
+        raise InputError(f"feedback pairs: no pair was made; {_reasons(dropped)}")
+    write_whole(out, to_lines(feedback_rows(pairs, **origin, seed=seed)))
+    text = f"{out}: {len(pairs)} pairs" + (f"; without one: {_reasons(dropped)}" if dropped else "")
+    text += f"\nlearn with: mlx-loopai train --data {out} --set preference.objective=dpo --out RUN"
+    emit({"out": str(out), "pairs": len(pairs), "dropped": dropped}, as_json, "" if quiet else text)
+
+
+_Made = tuple["Sequence[Pair]", dict[str, int], dict[str, Any]]
+
+
+def _ranked(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
+    from mlx_loopai.config import SamplingOptions
+    from mlx_loopai.generation.prompts import read_prompts
+    from mlx_loopai.generation.ranked_pairs import Drafts, ranked_pairs
+    from mlx_loopai.generation.session import open_session
+
+    if given["prompts"] is None:
+        raise InputError("feedback pairs: --best-of needs --prompts FILE")
+    prompts, length = read_prompts(given["prompts"]), _length(given["length"])
+    session = open_session(given["model"], given["adapter"])
+    sampling = SamplingOptions(temperature=given["temperature"], top_p=1.0, max_tokens=given["max_tokens"], seed=seed)
+    drafts = Drafts(given["best_of"], sampling, length)
+    with progress(len(prompts) * drafts.best_of, "answers", quiet, unit="answers") as bar:
+        found = ranked_pairs(session, prompts, drafts, bar.update)
+    adapter = None if given["adapter"] is None else str(given["adapter"])
+    return found.pairs, found.dropped, {"source": "rank", "model": given["model"], "adapter": adapter}
+
+
+def _spliced(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
+    from mlx_loopai.data.splicing import spliced_pairs
+
+    if not given["data"]:
+        raise InputError("feedback pairs: --splice needs --data FILE")
+    records = [record for reading in read_sources(given["data"], None) for record in reading.checked().answers]
+    found = spliced_pairs(records, given["splice"], seed)
+    return found.pairs, found.dropped, {"source": "spliced"}
+
+
+def _length(text: str) -> tuple[int, int]:
+    low, colon, high = text.partition(":")
+    if not colon or not low.isdecimal() or not high.isdecimal() or int(low) > int(high):
+        raise InputError(f"--length {text}: expected FEWEST:MOST characters, such as 20:2000")
+    return int(low), int(high)
+
+
+def _reasons(dropped: Mapping[str, int]) -> str:
+    return "; ".join(f"{reason} ({count})" for reason, count in dropped.items())

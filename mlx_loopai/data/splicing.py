@@ -1,0 +1,82 @@
+"""Pairs against language mixing: a clean Korean answer, and the same one with Han or English words put in.
+
+The text filter proves both: it finds nothing in the chosen answer, and foreign words in the rejected one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import regex
+
+from mlx_loopai.data.conversation import Record
+from mlx_loopai.data.pairs import Pair
+from mlx_loopai.text.filter import clean
+from mlx_loopai.text.measures import purity
+from mlx_loopai.text.policy import Policy
+
+# The strictest: Hanja in brackets and names in Latin letters count too.
+STRICT = Policy(latin="acronyms", han="drop")
+_HAN = (
+    "天氣", "時間", "朋友", "世界", "今天", "學生", "東西", "問題", "故事", "老師",
+    "音樂", "春天", "可以", "因爲", "但是", "喜歡", "時候", "漂亮", "我們", "非常",
+)  # fmt: skip
+_ENGLISH = (
+    "weather", "time", "friend", "world", "today", "student", "thing", "problem", "story", "teacher",
+    "music", "spring", "maybe", "because", "however", "like", "when", "beautiful", "together", "very",
+)  # fmt: skip
+_KOREAN_WORD = regex.compile(r"(?<!\S)[가-힣]{2,}")
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """`pairs`, and why the other answers gave none: reason -> how many."""
+
+    pairs: tuple[Pair, ...]
+    dropped: dict[str, int]
+
+
+def spliced_pairs(records: Sequence[Record], share: float, seed: int) -> Spliced:
+    """A pair for every record whose last answer is clean Korean; in the rejected one `share` of the words are foreign.
+
+    Han words in one half of the pairs and English ones in the other, at least one a pair. All seeded.
+    """
+    pairs: list[Pair] = []
+    dropped: Counter[str] = Counter()
+    for number, record in enumerate(records):
+        answer = record.messages[-1]
+        problem = _problem(record)
+        if problem:
+            dropped[problem] += 1
+            continue
+        text = _spliced(answer.content, share, random.Random(f"{seed} {number}"))
+        if "foreign" not in clean(text, STRICT).removed:
+            dropped["the filter lets the foreign words pass"] += 1
+            continue
+        messages = (*record.messages[:-1], replace(answer, content=text))
+        pairs.append(Pair(record, replace(record, messages=messages)))
+    return Spliced(tuple(pairs), dict(dropped))
+
+
+def _problem(record: Record) -> str:
+    """Why an answer cannot be the clean one of a pair, or ""."""
+    answer = record.messages[-1]
+    if record.kind != "chat" or answer.role != "assistant" or not answer.taught or answer.tool_calls:
+        return "the row does not end with an answer"
+    if purity(answer.content) < 1 or clean(answer.content, STRICT).removed:
+        return "the answer is not clean Korean"
+    return "" if _KOREAN_WORD.search(answer.content) else "the answer has no Korean word of two syllables"
+
+
+def _spliced(text: str, share: float, rng: random.Random) -> str:
+    """`text` with foreign words in place of that share of its words, at least one."""
+    words = list(_KOREAN_WORD.finditer(text))
+    chosen = rng.sample(words, max(1, round(share * len(words))))
+    foreign = rng.choice((_HAN, _ENGLISH))
+    for word in sorted(chosen, key=lambda found: found.start(), reverse=True):
+        # With its particle: one that stays would make the foreign word a term that the filter lets pass.
+        text = text[: word.start()] + rng.choice(foreign) + text[word.end() :]
+    return text

@@ -1,0 +1,81 @@
+"""`feedback`: import what others judged, look at it, and make pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROWS = [
+    {"prompt": "바다를 묘사해 주세요.", "completion": "파도가 천천히 밀려왔다. 모래는 아직 따뜻했다."},
+    {"prompt": "산을 묘사해 주세요.", "completion": "안개가 산등성이를 감쌌다. 새들은 조용했다."},
+    {"prompt": "영어로 답해 주세요.", "completion": "Sure, here it is."},
+]
+PAIR = {"prompt": "안녕?", "chosen": "안녕하세요, 반갑습니다.", "rejected": "Hi"}
+VOTE = {"prompt": "잘 가", "completion": "또 봐요.", "label": True}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def build(name: str, *rows: dict[str, Any]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return build
+
+
+def shown(result: Any) -> dict[str, Any]:
+    assert result.status == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_import_audit_and_stats(command_line: Any, write: Callable[..., Path], tmp_path: Path) -> None:
+    source, target = write("theirs.jsonl", PAIR, VOTE, ROWS[0]), tmp_path / "feedback.jsonl"
+    first = shown(command_line("feedback", "import", source, "--to", target, "--json"))
+    assert first == {"out": str(target), "added": 2, "known": 0, "ordinary_rows": 1}
+    assert shown(command_line("feedback", "import", source, "--to", target, "--json"))["added"] == 0
+    counted = shown(command_line("feedback", "stats", target, "--json"))
+    assert (counted["pairs"], counted["good"], counted["sources"]) == (1, 1, {"import": 2})
+    audited = shown(command_line("feedback", "audit", target, "--json"))
+    assert audited["chosen_longer"] == 1.0
+    assert any("length is learnt first" in line for line in audited["warnings"])
+    assert "1 pairs, 1 good and 0 bad answers to 2 prompts" in command_line("data", "audit", target).stdout
+
+
+def test_spliced_pairs_are_rows_that_train_reads(command_line: Any, write: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "pairs.jsonl"
+    data = write("rows.jsonl", *ROWS)
+    found = shown(command_line("feedback", "pairs", "--splice", "0.15", "--data", data, "--out", out, "--json"))
+    assert found["pairs"] == 2
+    assert found["dropped"] == {"the answer is not clean Korean": 1}
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert {row["source"] for row in rows} == {"spliced"}
+    assert shown(command_line("feedback", "stats", out, "--json"))["pairs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("pairs", "--out", "x.jsonl"), "give --best-of with --prompts, or --splice with --data"),
+        (("pairs", "--best-of", "2", "--out", "x.jsonl"), "--best-of needs --prompts"),
+        (("pairs", "--splice", "0.1", "--out", "x.jsonl"), "--splice needs --data"),
+    ],
+)
+def test_what_is_missing_is_said(command_line: Any, arguments: tuple[str, ...], reason: str) -> None:
+    result = command_line("feedback", *arguments)
+    assert result.status == 2
+    assert reason in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_file_without_judged_answers_is_refused(
+    command_line: Any, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    result = command_line("feedback", "import", write("rows.jsonl", ROWS[0]), "--to", tmp_path / "f.jsonl")
+    assert result.status == 2
+    assert "holds no pair of answers" in result.stderr
+    assert not (tmp_path / "f.jsonl").exists()

@@ -77,7 +77,7 @@ def convert_command(
     from mlx_loopai.files import write_whole
     from mlx_loopai.text.measures import json_shaped
 
-    readings = read_sources(files, columns)
+    readings = read_sources(files, columns, kind="rows")
     records = [record for reading in readings for record in reading.required(skip_bad, skip_empty=True)]
     natural = [natural_record(record) for record in records]
     still_json = [
@@ -143,7 +143,7 @@ def build_command(
     if unknown:
         raise InputError(f"unknown category {unknown[0]}; there are {', '.join(DEFAULT_COUNTS)}")
     wanted = {name: n for name, n in DEFAULT_COUNTS.items() if name in categories} | dict(map(_count_pair, counts))
-    how = source_options(named[0][1], columns, skip_bad)
+    how = source_options(named[0][1], columns, skip_bad, kind="rows")
     readings = [reading_of(file, category, how) for category, file in named]
     records = [record for reading in readings for record in reading.required(skip_bad)]
     built = build(records, wanted, validation_share, seed)

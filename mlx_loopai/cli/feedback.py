@@ -174,7 +174,7 @@ def _spliced(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
 
     if not given["data"]:
         raise InputError("feedback pairs: --splice needs --data FILE")
-    records = [record for reading in read_sources(given["data"], None) for record in reading.checked().answers]
+    records = [record for reading in read_sources(given["data"], None, kind="rows") for record in reading.required()]
     found = spliced_pairs(records, given["splice"], seed)
     return found.pairs, found.dropped, {"source": "spliced"}
 

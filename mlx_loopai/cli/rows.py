@@ -10,7 +10,7 @@ import click
 from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
-    from mlx_loopai.config import SourceOptions
+    from mlx_loopai.config import SourceKind, SourceOptions
     from mlx_loopai.data.records import Reading
 
 columns_option = click.option(
@@ -30,18 +30,21 @@ def column_map(text: str | None) -> dict[str, str]:
     return found
 
 
-def source_options(path: str, columns: str | None, skip_bad: bool = False) -> SourceOptions:
+def source_options(path: str, columns: str | None, skip_bad: bool = False, kind: SourceKind = "auto") -> SourceOptions:
     """How one source is read."""
     from mlx_loopai.config import SourceOptions
 
-    return SourceOptions(path=path, columns=column_map(columns), skip_bad=skip_bad)
+    return SourceOptions(path=path, columns=column_map(columns), skip_bad=skip_bad, kind=kind)
 
 
-def read_sources(paths: Sequence[str], columns: str | None) -> list[Reading]:
-    """What is in each of `paths`: files or folders of rows, stories, or data sets on the hub. Raises: InputError."""
+def read_sources(paths: Sequence[str], columns: str | None, kind: SourceKind = "auto") -> list[Reading]:
+    """What is in each of `paths`: files or folders of rows, stories, or data sets on the hub. Raises: InputError.
+
+    kind: `rows` where only ordinary rows are of use: chosen and good answers are read as such.
+    """
     from mlx_loopai.data.sources import reading_of
 
-    return [reading_of(path, "domain", source_options(path, columns)) for path in paths]
+    return [reading_of(path, "domain", source_options(path, columns, kind=kind)) for path in paths]
 
 
 def fields_not_used(readings: Sequence[Reading]) -> list[str]:

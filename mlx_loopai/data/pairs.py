@@ -102,7 +102,9 @@ def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
         if kind == "labels":
             raise UnreadableError("a pair of answers among labelled ones; set `kind: pairs`, or make it two rows")
         chosen, rejected = _pair(row)
-        return JudgedMeaning(chosen) if kind == "rows" else JudgedMeaning(chosen, rejected=rejected)
+        if kind == "rows":
+            return JudgedMeaning(replace(chosen, unused=chosen.unused | {REJECTED}))
+        return JudgedMeaning(chosen, rejected=rejected)
     if kind == "pairs":
         raise UnreadableError("no pair: `chosen` and `rejected` are missing (kind: pairs)")
     label = _label(row.get(LABEL), numbers=kind == "labels")

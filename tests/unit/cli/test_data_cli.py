@@ -132,7 +132,7 @@ def test_convert_leaves_out_empty_answers_and_stops_at_other_problems(
     bad = lines(tmp_path / "bad.jsonl", GOOD, EMPTY, GOOD | {"label": False})
     ended = command_line("data", "convert", str(bad), "--out", str(tmp_path / "p.jsonl"))
     assert ended.status == 2
-    assert "bad.jsonl:3: a pair of answers, or one with a bad label" in ended.stderr
+    assert "bad.jsonl:3: label is false" in ended.stderr
     skipped = command_line("data", "convert", str(bad), "--out", str(tmp_path / "p.jsonl"), "--skip-bad", "--json")
     assert [row["origin"].rpartition(":")[2] for row in json.loads(skipped.stdout)["left_out"]] == ["2", "3"]
 

@@ -117,7 +117,9 @@ def test_a_source_says_what_its_rows_are(kind, row, reason):
 
 def test_rows_of_pairs_are_their_chosen_answers(tmp_path):
     path = str(write_lines(tmp_path, {"prompt": "안녕?", "chosen": GOOD.content, "rejected": BAD.content}))
-    (record,) = read_source(path, "domain", SourceOptions(path=path, kind="rows"))
+    how = SourceOptions(path=path, kind="rows")
+    (record,) = read_source(path, "domain", how)
+    assert reading_of(path, "domain", how).unused == {"rejected": 1}
     assert record.messages == (ASKED, GOOD)
 
 

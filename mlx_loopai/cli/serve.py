@@ -18,6 +18,7 @@ from mlx_loopai.cli.generation_options import generation_flags, read_flags
 from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, waiting
 from mlx_loopai.cli.wording import one_line
 from mlx_loopai.errors import InputError, Interrupted, install_command
+from mlx_loopai.units import parse_bytes
 
 if TYPE_CHECKING:
     from mlx_loopai.generation.session import Session
@@ -75,6 +76,13 @@ _SPARE_CONNECTIONS = 64
     "--max-body", type=click.IntRange(1), default=1 << 20, show_default=True, help="The largest request, in bytes."
 )
 @click.option(
+    "--prompt-cache",
+    default="512MiB",
+    show_default=True,
+    metavar="SIZE|off",
+    help="Memory for what was read of the last chats, so that their next turns read only what is new.",
+)
+@click.option(
     "--allow-origin",
     multiple=True,
     help="Origin whose pages may send requests, such as https://my.site (repeatable; *: any).",
@@ -94,6 +102,7 @@ def command(
     queue: int,
     time_limit: float,
     max_body: int,
+    prompt_cache: str,
     allow_origin: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -116,6 +125,7 @@ def command(
     from mlx_loopai.text.alphabet import Scripts
 
     Scripts.parse(generation.scripts)
+    cache_bytes = 0 if prompt_cache == "off" else parse_bytes(prompt_cache, "`prompt_cache`")
     key = _api_key()
     with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(f"loading {model}", quiet):
@@ -128,6 +138,7 @@ def command(
             queue=queue,
             time_limit_s=time_limit,
             max_body_bytes=max_body,
+            cache_bytes=cache_bytes,
             retrieve=retrieve,
             loopback=ipaddress.ip_address(listening.getsockname()[0]).is_loopback,
             origins=allow_origin,

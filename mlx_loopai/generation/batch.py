@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -28,14 +29,25 @@ class RowPiece:
     last: bool
 
 
+# Hears of an answer that has ended: its request, the tokens that were read for it, and the cache that holds them.
+OnRead = Callable[[Request, list[int], list[Any]], None]
+
+
+@dataclass
+class _Row:
+    request: Request
+    detokenizer: Any
+    begun: bool = False  # a token was chosen, so the whole prompt has been read
+
+
 class Batch:
     """Answers in the making. Waiting ones take the places of those that ended; use it from one thread.
 
     A greedy answer is the same as `generate_stream`'s, and so is a drawn one of row 0, rounding of the logits apart.
     """
 
-    def __init__(self, loaded: LoadedModel, batch_rows: int = ANSWERED_ROWS) -> None:
-        self._loaded = loaded
+    def __init__(self, loaded: LoadedModel, batch_rows: int = ANSWERED_ROWS, on_read: OnRead | None = None) -> None:
+        self._loaded, self._on_read = loaded, on_read
         prefill_rows = min(_PREFILL_ROWS, batch_rows)
         self._generator = BatchGenerator(
             loaded.model,
@@ -44,8 +56,7 @@ class Batch:
             prefill_batch_size=prefill_rows,
             prefill_step_size=PREFILL_TOKENS // prefill_rows,
         )
-        self._detokenizers: dict[int, Any] = {}
-        self._going_on: dict[int, int] = {}  # answers that have no token yet and go on after this one
+        self._rows: dict[int, _Row] = {}
 
     def __enter__(self) -> Batch:
         return self
@@ -57,7 +68,7 @@ class Batch:
 
     def __len__(self) -> int:
         """How many answers wait or are being written."""
-        return len(self._detokenizers)
+        return len(self._rows)
 
     def close(self) -> None:
         """Give the wired memory back."""
@@ -79,16 +90,19 @@ class Batch:
             samplers=[sampler if request.options.temperature else None],
             logits_processors=[[processor]],
         )
-        self._detokenizers[key] = self._loaded.tokenizer.detokenizer
-        if request.goes_on:
-            self._going_on[key] = prompt[-1]
+        self._rows[key] = _Row(request, self._loaded.tokenizer.detokenizer)
         return int(key)
 
     def remove(self, key: int) -> None:
         """Drop an answer; it may have ended already."""
-        self._going_on.pop(key, None)
-        if self._detokenizers.pop(key, None) is not None:
-            self._generator.remove([key])
+        row = self._rows.pop(key, None)
+        if row is None:
+            return
+        keeps = row.begun and self._on_read is not None
+        read = self._generator.remove([key], return_prompt_caches=keeps)
+        if self._on_read is not None and key in read:
+            cache, tokens = read[key]
+            self._on_read(row.request, tokens, cache)
 
     def step(self) -> list[RowPiece]:
         """The next token of each answer that is being written: none while prompts are read first."""
@@ -98,17 +112,20 @@ class Batch:
     def _piece(self, response: Any) -> RowPiece:
         key, last = response.uid, response.finish_reason is not None
         ended = response.finish_reason == "stop"
-        detokenizer = self._detokenizers[key]
+        row = self._rows[key]
+        detokenizer = row.detokenizer
         if not ended:
             detokenizer.add_token(response.token)
         text = detokenizer.last_segment
-        before = self._going_on.pop(key, None)
-        if before is not None and not ended:
-            text = _lost_space(self._loaded.tokenizer, before, response.token) + text
+        if row.request.goes_on and not row.begun and not ended:
+            text = _lost_space(self._loaded.tokenizer, row.request.prompt[-1], response.token) + text
+        row.begun = True
         if last:
             detokenizer.finalize()
             text = (text + detokenizer.last_segment).rstrip(REPLACEMENT)
-            del self._detokenizers[key]
+            del self._rows[key]
+            if self._on_read is not None:
+                self._on_read(row.request, response.all_tokens, response.prompt_cache)
         return RowPiece(key, Piece(text, None if ended else response.token, ended), last)
 
 

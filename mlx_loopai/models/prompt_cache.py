@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import (
+    LRUPromptCache,
     can_trim_prompt_cache,
     load_prompt_cache,
     make_prompt_cache,
@@ -26,6 +27,9 @@ from mlx_loopai.models.adapters import WEIGHTS_FILE
 
 _PREFILL_TOKENS = 2048
 _KIND = "mlx-loopai prompt cache"
+_MOST_SEQUENCES = 32
+# To copy what is kept of a long conversation costs more than to read this many tokens anew.
+_WORTH_TOKENS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +143,36 @@ class KeptCache:
         elif surplus:
             trim_prompt_cache(self._cache, surplus)
             self._tokens = self._tokens[:length]
+
+
+class RecentPrefixes:
+    """The keys and values of the sequences read last, `max_bytes` of them at most, for prompts that begin as they do.
+
+    Of a hybrid model, whose states cannot go back, a sequence serves only prompts that go on where it ends. Use it from
+    the thread that owns MLX.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._kept = LRUPromptCache(_MOST_SEQUENCES, max_bytes)
+
+    @property
+    def n_bytes(self) -> int:
+        return int(self._kept.nbytes)
+
+    def prefix(self, prompt: Sequence[int], adapter: bool) -> Prefix | None:
+        """What is known of the beginning of `prompt`, read with or without the adapter; None: not enough to use it."""
+        if not len(self._kept):
+            return None
+        asked = list(prompt[:-1])  # the last token must be left to read
+        cache, rest = self._kept.fetch_nearest_cache(adapter, asked)
+        length = len(asked) - len(rest)
+        return Prefix(tuple(asked[:length]), cache) if cache is not None and length >= _WORTH_TOKENS else None
+
+    def keep(self, tokens: Sequence[int], cache: list[Any], adapter: bool) -> None:
+        """Remember `cache`, which holds `tokens`; those used longest ago give way to it."""
+        if len(tokens) >= _WORTH_TOKENS and sum(layer.nbytes for layer in cache) <= self.max_bytes:
+            self._kept.insert_cache(adapter, list(tokens), cache)
 
 
 def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:

@@ -29,6 +29,7 @@ from mlx_loopai.serving.page import page_response, page_settings
 from mlx_loopai.serving.request_body import Asked, Defaults, parse
 from mlx_loopai.serving.shapes import ApiError, Reply, Report
 from mlx_loopai.serving.writer import Writer
+from mlx_loopai.units import MIB
 
 _BODY_SECONDS = 30
 _CLIENT_GONE = 499  # nobody reads it
@@ -39,7 +40,8 @@ class ServeOptions:
     """How a server is run. `concurrent` answers are written at once, `queue` more may wait.
 
     retrieve: finds passages for the last request of a chat, which are shown with it. loopback: it is bound to a
-    loopback address. api_key: None lets everybody in who reaches it.
+    loopback address. api_key: None lets everybody in who reaches it. cache_bytes: of keys and values, kept from answer
+    to answer; 0: none.
     """
 
     defaults: Defaults
@@ -48,6 +50,7 @@ class ServeOptions:
     queue: int = 32
     time_limit_s: float = 300.0
     max_body_bytes: int = 1 << 20
+    cache_bytes: int = 512 * MIB
     retrieve: Callable[[str], Sequence[Hit]] | None = None
     loopback: bool = True
     origins: tuple[str, ...] = ()
@@ -95,7 +98,9 @@ class _Api:
     def __init__(self, session: Session, options: ServeOptions, log: Callable[[str], None]) -> None:
         self._session, self._options, self._log = session, options, log
         self._slots = Slots(options.concurrent + options.queue)
-        self._writer = Writer(session, options.concurrent, lambda reason: log(f"writing failed: {reason}"))
+        self._writer = Writer(
+            session, options.concurrent, options.cache_bytes, lambda reason: log(f"writing failed: {reason}")
+        )
         # Reading a long prompt into tokens takes a while: neither the event loop nor the writer shall wait for it.
         self._encoder = ThreadPoolExecutor(1, "encoder")
         self._created = int(time.time())

@@ -40,19 +40,28 @@ class ApiError(LoopaiError):
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about an answer when it has ended. late: the time limit ended it."""
+    """What is known about an answer when it has ended. late: the time limit ended it.
+
+    cached_tokens: of the prompt, read for an earlier answer.
+    """
 
     written: Text
     late: bool = False
+    cached_tokens: int = 0
 
     @property
     def finish(self) -> Finish:
         return "stop" if self.written.finished else "length"
 
     @property
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         prompt, completion = self.written.prompt_tokens, self.written.generated_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
 
     @property
     def details(self) -> dict[str, Any]:

@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answer_stream import Writing
 from mlx_loopai.generation.batch import Batch, RowPiece
+from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import Session
+from mlx_loopai.models.prompt_cache import RecentPrefixes
 from mlx_loopai.serving.shapes import ApiError, Report
 
 _RETRY_S = 5
@@ -41,10 +44,14 @@ class _Row:
 
 
 class Writer:
-    """Writes up to `batch_rows` answers at once; more of them wait. `start` it, and `close` it at the end."""
+    """Writes up to `batch_rows` answers at once; more of them wait. `start` it, and `close` it at the end.
 
-    def __init__(self, session: Session, batch_rows: int, on_failure: Callable[[str], None]) -> None:
+    What was read for the last answers is kept, in at most `cache_bytes`: a chat's next turn reads only what is new.
+    """
+
+    def __init__(self, session: Session, batch_rows: int, cache_bytes: int, on_failure: Callable[[str], None]) -> None:
         self._session, self._batch_rows, self._on_failure = session, batch_rows, on_failure
+        self._recent = RecentPrefixes(cache_bytes)
         self._orders: queue.SimpleQueue[tuple[str, Task] | None] = queue.SimpleQueue()
         self._rows: dict[int, _Row] = {}
         self._keys: dict[Task, int] = {}
@@ -77,7 +84,7 @@ class Writer:
     def _run(self) -> None:
         while not self._closing:
             try:
-                with Batch(self._session.loaded, self._batch_rows) as batch:
+                with Batch(self._session.loaded, self._batch_rows, self._keep) as batch:
                     self._write(batch)
             except Exception as error:  # what breaks one batch must not end the server
                 self._on_failure(f"{type(error).__name__}: {error}")
@@ -106,12 +113,16 @@ class Writer:
 
     def _begin(self, batch: Batch, task: Task) -> None:
         try:
-            request = replace(self._session.request(task.prompt, task.options), goes_on=task.goes_on)
+            request = self._session.request(task.prompt, task.options)
         except InputError as error:
             task.deliver(ApiError(400, str(error), error.argument))
             return
+        request = replace(request, goes_on=task.goes_on, prefix=self._recent.prefix(request.prompt, request.adapter))
         key = batch.add(request)
         self._rows[key], self._keys[task] = _Row(task, Writing(request)), key
+
+    def _keep(self, request: Request, tokens: list[int], cache: list[Any]) -> None:
+        self._recent.keep(tokens, cache, request.adapter)
 
     def _take(self, batch: Batch, found: RowPiece) -> None:
         row = self._rows.get(found.key)
@@ -124,7 +135,8 @@ class Writer:
 
     def _end(self, row: _Row, late: bool = False) -> None:
         self._show(row, row.writing.end())
-        row.task.deliver(Report(row.writing.text(), late))
+        prefix = row.writing.request.prefix
+        row.task.deliver(Report(row.writing.text(), late, len(prefix.tokens) if prefix else 0))
 
     def _show(self, row: _Row, text: str) -> None:
         if text:

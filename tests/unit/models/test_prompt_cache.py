@@ -7,7 +7,14 @@ import pytest
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.load import load_model
-from mlx_loopai.models.prompt_cache import cache_identity, compute_prefix, read_prefix, save_prefix, shared_tokens
+from mlx_loopai.models.prompt_cache import (
+    RecentPrefixes,
+    cache_identity,
+    compute_prefix,
+    read_prefix,
+    save_prefix,
+    shared_tokens,
+)
 
 
 def test_shared_tokens() -> None:
@@ -43,3 +50,29 @@ def test_files_that_are_no_prompt_cache(tmp_path: Path) -> None:
     for path in (broken, other):
         with pytest.raises(InputError, match="not a prompt cache of this program"):
             read_prefix(path, {}, [1])
+
+
+def test_recent_prefixes_go_back_and_stay_within_their_bytes(tiny_model_folder: Path) -> None:
+    loaded = load_model(str(tiny_model_folder), "fp32")
+    first = compute_prefix(loaded.model, [5, *range(100, 180)])
+    n_bytes = sum(layer.nbytes for layer in first.cache)
+    recent = RecentPrefixes(2 * n_bytes)
+    for start in (5, 6, 7):
+        tokens = [start, *range(100, 180)]
+        recent.keep(tokens, compute_prefix(loaded.model, tokens).cache, adapter=False)
+    assert recent.n_bytes == 2 * n_bytes
+    assert recent.prefix([5, *range(100, 180)], adapter=False) is None  # the oldest gave way
+    # A prompt that leaves what is known after 71 tokens, and one that is known whole.
+    turned = [7, *range(100, 170), 30, 31]
+    found = recent.prefix(turned, adapter=False)
+    assert found is not None
+    assert found.tokens == tuple(turned[:71])
+    assert [layer.offset for layer in found.cache] == [71] * len(found.cache)
+    known = recent.prefix([7, *range(100, 180)], adapter=False)
+    assert known is not None
+    assert len(known.tokens) in (79, 80)  # mlx-lm may read one token more
+    assert recent.prefix(turned, adapter=True) is None
+    assert recent.prefix([7, 100, 1, 2], adapter=False) is None  # too short to be worth a copy
+    small = RecentPrefixes(n_bytes - 1)
+    small.keep(list(range(100, 180)), first.cache, adapter=False)
+    assert small.n_bytes == 0

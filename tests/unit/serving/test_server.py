@@ -95,6 +95,29 @@ def test_an_answer_is_gone_on_with_where_it_was_cut(server: Running) -> None:
     assert begun + rest == whole
 
 
+def test_the_next_turn_reads_only_what_is_new(serving: Serving) -> None:
+    long = " ".join(["등대지기는 밤마다 불을 켠다."] * 12)
+    first = [{"role": "user", "content": long}]
+    with serving() as server, serving(cache_bytes=0) as forgetful, ThreadPoolExecutor(2) as clients:
+
+        def cached(answer: httpx.Response) -> int:
+            return answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+        begun = server.ask(messages=first)
+        assert cached(begun) == 0
+        turns = [*first, {"role": "assistant", "content": content(begun)}]
+        # Two that go on differently, at once.
+        second = [[*turns, {"role": "user", "content": question}] for question in QUESTIONS[:2]]
+        answers = list(clients.map(lambda messages: server.ask(messages=messages), second))
+        assert [content(answer) for answer in answers] == [content(forgetful.ask(messages=one)) for one in second]
+        for answer in answers:
+            assert begun.json()["usage"]["prompt_tokens"] < cached(answer) < answer.json()["usage"]["prompt_tokens"]
+        assert cached(forgetful.ask(messages=second[0])) == 0
+        # An answer that a stop string ended is known too, and another beginning shares nothing.
+        assert cached(server.ask(messages=second[0], stop=["니다"])) > 60
+        assert cached(server.ask(QUESTIONS[3])) == 0
+
+
 def test_a_plain_completion(server: Running) -> None:
     body = {"prompt": "옛날 옛적에", "max_tokens": 5, "temperature": 0}
     document = httpx.post(f"{server.url}/v1/completions", json=body).json()

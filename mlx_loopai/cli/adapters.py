@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.cli.model_options import chosen_model
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, say_next
 from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_option
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def command() -> None:
 
 
 @command.command("merge")
-@click.argument("folders", metavar="ADAPTER...", nargs=-1, required=True, type=FOLDER)
+@click.argument("folders", metavar="RUN_OR_ADAPTER...", nargs=-1, required=True, type=FOLDER)
 @out_option
 @click.option(
     "--method",
@@ -63,9 +64,10 @@ def merge_command(
     """Merge several adapters of one base into one, whatever their ranks."""
     from converters.merge_adapters import Merge, merge
     from mlx_loopai.models.adapter_folder import read_adapter, write_adapter
+    from mlx_loopai.models.adapters import find_adapter
 
     how = Merge(method, _numbers(weights), rank, density, seed)
-    adapters = [read_adapter(folder) for folder in folders]
+    adapters = [read_adapter(find_adapter(folder)) for folder in folders]
     with progress(None, "merging", quiet, "modules") as bar:
         merged = merge(adapters, how, force, bar.advance)
     write_adapter(out, merged.adapter)
@@ -110,7 +112,7 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
 
 
 @command.command("export")
-@click.argument("folder", metavar="ADAPTER", type=FOLDER)
+@click.argument("folder", metavar="RUN_OR_ADAPTER", type=FOLDER)
 @out_option
 @click.option("--base", metavar="NAME", help="The name to write as base_model_name_or_path.")
 @json_option
@@ -119,8 +121,9 @@ def export_command(folder: Path, out: Path, base: str | None, as_json: bool, qui
     """Turn an adapter into one that PEFT loads; no number changes."""
     from converters.peft import write_peft
     from mlx_loopai.models.adapter_folder import read_adapter
+    from mlx_loopai.models.adapters import find_adapter
 
-    adapter = read_adapter(folder)
+    adapter = read_adapter(find_adapter(folder))
     write_peft(out, adapter, base)
     emit(_summary(out, adapter), as_json, "" if quiet else _line(out, adapter))
 
@@ -166,12 +169,15 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
 
 
 @command.command("inspect")
-@click.argument("folder", metavar="ADAPTER", type=FOLDER)
+@click.argument("folder", metavar="RUN_OR_ADAPTER", type=FOLDER)
 @json_option
-def inspect_command(folder: Path, as_json: bool) -> None:
+@quiet_option
+def inspect_command(folder: Path, as_json: bool, quiet: bool) -> None:
     """Show an adapter's rank, scale, base and modules, and how large its update is in each."""
     from mlx_loopai.models.adapter_folder import read_adapter
+    from mlx_loopai.models.adapters import find_adapter
 
+    folder = find_adapter(folder)
     adapter = read_adapter(folder)
     norms = {name: adapter.delta_norm(name) for name in adapter.factors}
     document = _summary(folder, adapter) | {"norms": norms, "mlx_loopai": adapter.notes}
@@ -180,11 +186,14 @@ def inspect_command(folder: Path, as_json: bool) -> None:
     lines += [f"{key}: {value}" for key, value in adapter.notes.items() if key != "base_hash"]
     lines += ["largest updates (Frobenius norm):", *(f"  {name}  {norms[name]:.4g}" for name in largest)]
     emit(document, as_json, "\n".join(lines))
+    say_next(f"chat --adapter {folder}", as_json, quiet)
 
 
 @command.command("fuse")
-@click.argument("folder", metavar="ADAPTER", type=FOLDER)
-@click.option("--base", required=True, help="The model the adapter was trained on: a folder, or a hub id.")
+@click.argument("folder", metavar="RUN_OR_ADAPTER", type=FOLDER)
+@click.option(
+    "--base", "--model", help="The model to fuse into: a folder, or a hub id.  [default: the adapter's own base]"
+)
 @out_option
 @click.option(
     "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type of the dense weights. [default: the base's own]"
@@ -199,7 +208,7 @@ def inspect_command(folder: Path, as_json: bool) -> None:
 @quiet_option
 def fuse_command(
     folder: Path,
-    base: str,
+    base: str | None,
     out: Path,
     dtype: str | None,
     quantize: str | None,
@@ -217,15 +226,21 @@ def fuse_command(
     """
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
+    from mlx_loopai.models.adapters import find_adapter
+    from mlx_loopai.models.load import NANO, NANO_FOLDER
 
+    # `fuse` compares a base that is given, and knows when --force may help.
+    base = base or chosen_model(None, folder, quiet)
+    source = str(NANO_FOLDER) if base == NANO else base
     target = Target(dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer)
     with progress(None, "fusing", quiet, "bytes") as bar:
-        done = fuse(folder, base, out, target, allow_loss, force, bar.advance)
+        done = fuse(find_adapter(folder), source, out, target, allow_loss, force, bar.advance)
     least = min(survival.share for survival in done.survival.values())
     document = {"out": out, "tensors": done.tensors, "bytes": done.n_bytes, "share_min": least,
                 "widened": done.widened, "notes": done.notes, "layers": done.survival}  # fmt: skip
     text = "\n".join([_fuse_text(out, done.survival, done.widened, least), *(f"note: {note}" for note in done.notes)])
     emit(document, as_json, "" if quiet else text)
+    say_next(f"chat --model {out}", as_json, quiet)
 
 
 def _fuse_text(out: Path, survival: dict[str, Survival], widened: list[str], least: float) -> str:

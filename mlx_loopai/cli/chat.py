@@ -13,6 +13,7 @@ import click
 
 from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage, warn_of_emptied
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
+from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
 from mlx_loopai.config import generation_options
 from mlx_loopai.errors import InputError
@@ -68,8 +69,8 @@ class _Console:
 
 
 @click.command("chat", short_help="Talk with a model in the terminal.")
-@click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
-@click.option("--adapter", type=_FILE, help="RUN/adapter folder (or RUN) of a training run on this model.")
+@model_option
+@adapter_option
 @adapter_when_option
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before the conversation.")
 @click.option(
@@ -84,7 +85,7 @@ class _Console:
 @json_option
 @quiet_option
 def command(
-    model: str,
+    model: str | None,
     adapter: Path | None,
     adapter_when: AdapterWhen,
     few_shot: Path | None,
@@ -108,6 +109,7 @@ def command(
     from mlx_loopai.generation.session import open_session
 
     Scripts.parse(generation.scripts)  # before the weights
+    model = chosen_model(model, adapter, quiet)
     loaded_chat = None if load is None else Conversation.load(load)
     examples, system = shown_first(genre, few_shot, system)
     with waiting(f"loading {model}", quiet):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from mlx_loopai.diagnostics.tokenizer import TokenizerReport
     from mlx_loopai.models.load import LoadedModel
 
-_model = click.option("--model", default="nano", show_default=True, help="nano, a folder or a hub id.")
-_adapter = click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
 _out = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("diagnosis"), show_default=True, help="Folder to write into."
 )
@@ -30,8 +29,8 @@ def command() -> None:
 
 
 @command.command("attention")
-@_model
-@_adapter
+@model_option
+@adapter_option
 @click.option(
     "--text", "file", type=click.Path(path_type=Path), help="UTF-8 text to read; each line is a sequence of its own."
 )
@@ -40,14 +39,20 @@ def command() -> None:
 @json_option
 @quiet_option
 def attention_command(
-    model: str, adapter: Path | None, file: Path | None, out: Path, pictures: bool, as_json: bool, quiet: bool
+    model: str | None,
+    adapter: Path | None,
+    file: Path | None,
+    out: Path,
+    pictures: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Show where each head looks: at which scripts, how evenly, how far back."""
     from mlx_loopai.diagnostics import plot
     from mlx_loopai.diagnostics.attention import attention
     from mlx_loopai.diagnostics.tokenizer import token_class
 
-    loaded = _loaded(model, adapter)
+    loaded = _loaded(model, adapter, quiet)
     lines = _read(file).splitlines() if file else [text for pair in _pairs() for text in pair]
     sequences = [ids for line in lines if len(ids := _ids(loaded, line)) > 1]
     if not sequences:
@@ -66,18 +71,20 @@ def attention_command(
 
 
 @command.command("hidden")
-@_model
-@_adapter
+@model_option
+@adapter_option
 @_out
 @_pictures
 @json_option
 @quiet_option
-def hidden_command(model: str, adapter: Path | None, out: Path, pictures: bool, as_json: bool, quiet: bool) -> None:
+def hidden_command(
+    model: str | None, adapter: Path | None, out: Path, pictures: bool, as_json: bool, quiet: bool
+) -> None:
     """Compare Korean with English sentences of the same meaning, layer by layer, before and after fine-tuning."""
     from mlx_loopai.diagnostics import plot
     from mlx_loopai.diagnostics.hidden import hidden
 
-    loaded = _loaded(model, adapter)
+    loaded = _loaded(model, adapter, quiet)
     korean, english = zip(*_pairs(), strict=True)
     found = hidden(loaded.model, *([_ids(loaded, text) for text in texts] for texts in (korean, english)))
     arrays = vars(found)
@@ -97,8 +104,8 @@ def lora_command(adapter: Path, out: Path, pictures: bool, as_json: bool, quiet:
 
     from mlx_loopai.diagnostics import plot
     from mlx_loopai.diagnostics.lora_weights import updates
-    from mlx_loopai.generation.session import find_adapter
     from mlx_loopai.models.adapter_folder import read_adapter
+    from mlx_loopai.models.adapters import find_adapter
 
     read = read_adapter(find_adapter(adapter))
     found = updates({name: (np.array(a), np.array(b), read.scale) for name, (a, b) in read.factors.items()})
@@ -116,8 +123,8 @@ def lora_command(adapter: Path, out: Path, pictures: bool, as_json: bool, quiet:
 
 
 @command.command("gradients")
-@_model
-@_adapter
+@model_option
+@adapter_option
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Rows whose gradients are taken.")
 @click.option("--batches", default=8, show_default=True, type=click.IntRange(1), help="Batches of four rows.")
 @_out
@@ -125,7 +132,7 @@ def lora_command(adapter: Path, out: Path, pictures: bool, as_json: bool, quiet:
 @json_option
 @quiet_option
 def gradients_command(
-    model: str,
+    model: str | None,
     adapter: Path | None,
     data: Path,
     batches: int,
@@ -143,7 +150,7 @@ def gradients_command(
     from mlx_loopai.models.lora import apply_lora
 
     records = read_records(data)
-    loaded = _loaded(model, adapter)
+    loaded = _loaded(model, adapter, quiet)
     if adapter is None:
         apply_lora(loaded.model, LoraOptions(), seed=0)
     rows, _ = encode_records(ChatEncoder(loaded.tokenizer), records, max_tokens=2048)
@@ -220,10 +227,10 @@ def _tokenizer_text(model: str, found: TokenizerReport) -> str:
     return "\n".join(lines)
 
 
-def _loaded(model: str, adapter: Path | None) -> LoadedModel:
+def _loaded(model: str | None, adapter: Path | None, quiet: bool) -> LoadedModel:
     from mlx_loopai.generation.session import open_session
 
-    return open_session(model, adapter).loaded
+    return open_session(chosen_model(model, adapter, quiet), adapter).loaded
 
 
 def _pairs() -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.generation_options import adapter_when_option
-from mlx_loopai.cli.output import emit, json_option, quiet_option, to_plain
+from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
+from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next, to_plain
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 
@@ -21,8 +22,8 @@ LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 
 
 @click.command("evaluate", short_help="Measure what a model kept of its general ability.")
-@click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
-@click.option("--adapter", type=click.Path(path_type=Path), help="Adapter folder, or a RUN that has one.")
+@model_option
+@adapter_option
 @adapter_when_option
 @click.option("--suite", help="nano, general, a YAML file, or lm-eval:TASK,TASK; by default what suits the model.")
 @click.option(
@@ -57,7 +58,7 @@ LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 @json_option
 @quiet_option
 def command(
-    model: str,
+    model: str | None,
     adapter: Path | None,
     adapter_when: AdapterWhen,
     suite: str | None,
@@ -92,12 +93,14 @@ def command(
     elif suite is not None and suite.startswith(LM_EVAL):
         from mlx_loopai.cli.lm_eval import lm_eval_document, lm_eval_table
 
+        model = chosen_model(model, adapter, quiet)
         document = lm_eval_document(model, adapter, suite, limit, quiet)
         text = lm_eval_table(document)
     else:
         from mlx_loopai.cli.listener import progress_listener
         from mlx_loopai.experiments.evaluate import evaluate, note_on_card
 
+        model = chosen_model(model, adapter, quiet)
         with progress_listener(quiet) as listener:
             found = evaluate(model, adapter, suite, limit=limit, adapter_when=adapter_when, listener=listener)
         note_on_card(found)
@@ -106,6 +109,8 @@ def command(
     if out is not None:
         _write(out, document)
     emit(document, as_json, text)
+    if adapter is not None:
+        say_next(f"chat --adapter {adapter}" if out is None else f"gate {out}", as_json, quiet)
 
 
 def _check_out(out: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.model_options import chosen_model
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.cli.rows import columns_option, read_sources, skip_bad_option
 from mlx_loopai.errors import InputError
@@ -111,8 +112,8 @@ def stats_command(file: Path, as_json: bool) -> None:
 @command.command("pairs")
 @click.option("--best-of", type=click.IntRange(2, 64), help="Pair the best and the worst of N answers to each prompt.")
 @click.option("--prompts", type=_FILE, help="With --best-of: .txt with a prompt a line, or .jsonl.")
-@click.option("--model", default="nano", show_default=True, help="With --best-of: nano, a folder or a hub id.")
-@click.option("--adapter", type=_FILE, help="With --best-of: the adapter that answers.")
+@click.option("--model", help="With --best-of: nano, a folder or a hub id.  [default: the adapter's own base, or nano]")
+@click.option("--adapter", type=_FILE, help="With --best-of: the RUN, or adapter, that answers.")
 @click.option("--temperature", type=click.FloatRange(0.1, 5), default=1.0, show_default=True, help="With --best-of.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="With --best-of.")
 @click.option("--length", default="20:2000", show_default=True, help="With --best-of: characters of a good answer.")
@@ -160,13 +161,14 @@ def _ranked(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
     if given["prompts"] is None:
         raise InputError("feedback pairs: --best-of needs --prompts FILE")
     prompts, length = read_prompts(given["prompts"]), _length(given["length"])
-    session = open_session(given["model"], given["adapter"])
+    model = chosen_model(given["model"], given["adapter"], quiet)
+    session = open_session(model, given["adapter"])
     sampling = SamplingOptions(temperature=given["temperature"], top_p=1.0, max_tokens=given["max_tokens"], seed=seed)
     drafts = Drafts(given["best_of"], sampling, length)
     with progress(len(prompts) * drafts.best_of, "answers", quiet, unit="answers") as bar:
         found = ranked_pairs(session, prompts, drafts, bar.update)
     adapter = None if given["adapter"] is None else str(given["adapter"])
-    return found.pairs, found.dropped, {"source": "rank", "model": given["model"], "adapter": adapter}
+    return found.pairs, found.dropped, {"source": "rank", "model": model, "adapter": adapter}
 
 
 def _spliced(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next
 from mlx_loopai.errors import GateFailed, InputError
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def command(
     emit(document, as_json, "" if reasons else f"passed: {said}")
     if reasons:
         raise GateFailed(f"{path}: gate failed: {'; '.join(reasons)}")
+    if (source / "adapter").is_dir():
+        say_next(f"chat --adapter {source}", as_json, quiet)
 
 
 def _report_in(folder: Path) -> Path:

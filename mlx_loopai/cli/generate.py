@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
+from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import json_option, quiet_option, waiting
 from mlx_loopai.cli.rag import chroma_url_option
 from mlx_loopai.errors import InputError
@@ -32,7 +33,7 @@ class _Given:
 
     prompt: str | None
     prompts: Path | None
-    model: str
+    model: str | None
     adapter: Path | None
     adapter_when: AdapterWhen
     few_shot: Path | None
@@ -75,8 +76,8 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("generate", short_help="Generate text from a prompt or a file of prompts.")
 @click.argument("prompt", required=False)
 @click.option("--prompts", type=_FILE, help=".txt with one prompt a line, or .jsonl rows with prompt or messages.")
-@click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
-@click.option("--adapter", type=_FILE, help="RUN/adapter folder (or RUN) of a training run on this model.")
+@model_option
+@adapter_option
 @adapter_when_option
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before every prompt.")
 @click.option(
@@ -133,8 +134,9 @@ def command(**options: Any) -> None:
     from mlx_loopai.generation.engine import load_draft
     from mlx_loopai.generation.session import answer_room
 
-    with waiting(f"loading {given.model}", given.quiet):
-        session, examples = _session(given)
+    model = chosen_model(given.model, given.adapter, given.quiet)
+    with waiting(f"loading {model}", given.quiet):
+        session, examples = _session(given, model)
     loaded = session.loaded
     budget = loaded.max_positions - answer_room(generation, loaded.max_positions)
     asked = _grounded(asked, given, session, examples, budget)
@@ -178,7 +180,7 @@ def _check_together(given: _Given) -> None:
         )
 
 
-def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
+def _session(given: _Given, model: str) -> tuple[Session, Sequence[Record]]:
     """The model made ready, and the examples to show it."""
     from mlx_loopai.generation.genres import shown_first
     from mlx_loopai.generation.session import open_session
@@ -187,7 +189,7 @@ def _session(given: _Given) -> tuple[Session, Sequence[Record]]:
     examples, system = shown_first(given.genre, given.few_shot, given.system)
     if given.rag is not None:
         read_manifest(given.rag)  # before the weights: a mistyped folder should not cost a minute of loading
-    return open_session(given.model, given.adapter, system, adapter_when=given.adapter_when), examples
+    return open_session(model, given.adapter, system, adapter_when=given.adapter_when), examples
 
 
 def _grounded(

@@ -15,7 +15,7 @@ def lm_eval_document(model: str, adapter: Path | None, suite: str, limit: int | 
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
     from mlx_loopai.evaluation.lm_eval import LmEval, evaluate, kept_scores, report
-    from mlx_loopai.generation.session import find_adapter
+    from mlx_loopai.models.adapters import find_adapter
     from mlx_loopai.models.load import hash_base, resolve_model
 
     asked = LmEval.of(suite, limit)

@@ -37,6 +37,12 @@ def emit(document: dict[str, Any], as_json: bool, text: str) -> None:
         click.echo(text)
 
 
+def say_next(command: str, as_json: bool, quiet: bool) -> None:
+    """Name on stderr the command that usually follows, with the paths that it needs."""
+    if not (as_json or quiet):
+        click.echo(f"next: mlx-loopai {command}", err=True)
+
+
 def to_plain(value: Any) -> Any:
     """`value` as JSON can hold it: dataclasses become tables, paths strings, NaN and infinities null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next
 
 if TYPE_CHECKING:
     from mlx_loopai.report.assemble import Report
@@ -36,6 +36,8 @@ def command(source: Path, out: Path | None, language: Language, as_json: bool, q
     """
     place, report = _write(source, out, language)
     emit({"report": place, "kind": report.kind, "passes": report.passes}, as_json, str(place))
+    if report.kind == "run" and source.is_dir():
+        say_next(f"chat --adapter {source}", as_json, quiet)
 
 
 def write_report(source: Path, out: Path | None = None) -> Path:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.generation_options import generation_flags, read_flags
+from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, waiting
 from mlx_loopai.cli.wording import one_line
 from mlx_loopai.errors import InputError, Interrupted, install_command
@@ -33,10 +34,8 @@ _SPARE_CONNECTIONS = 64
 
 
 @click.command("serve", short_help="Answer over HTTP: OpenAI's API, and a page to try it.")
-@click.option("--model", default="nano", show_default=True, help="nano (embedded), a folder, or a hub id.")
-@click.option(
-    "--adapter", type=click.Path(path_type=Path), help="RUN/adapter folder (or RUN) of a training run on this model."
-)
+@model_option
+@adapter_option
 @click.option("--system", help="System prompt of requests that have none. [default: the adapter's own, if any]")
 @click.option(
     "--host",
@@ -90,7 +89,7 @@ _SPARE_CONNECTIONS = 64
 @json_option
 @quiet_option
 def command(
-    model: str,
+    model: str | None,
     adapter: Path | None,
     system: str | None,
     host: str,
@@ -126,6 +125,7 @@ def command(
 
     Scripts.parse(generation.scripts)
     cache_bytes = 0 if prompt_cache == "off" else parse_bytes(prompt_cache, "`prompt_cache`")
+    model = chosen_model(model, adapter, quiet)
     key = _api_key()
     with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(f"loading {model}", quiet):

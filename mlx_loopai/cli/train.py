@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next
 from mlx_loopai.cli.rows import column_map, columns_option, skip_bad_option
 from mlx_loopai.errors import InputError
 
@@ -96,6 +96,17 @@ def command(
             summary = _with_report(summary, out)
     if group.rank == 0:
         emit(summary.to_json(), as_json, judged_text(summary) if isinstance(summary, JudgedSummary) else _text(summary))
+        say_next(_next_step(summary, out), as_json, quiet)
+
+
+def _next_step(summary: Summary, out: Path) -> str:
+    """What usually follows: a run that passed is used, any other is measured in full."""
+    from mlx_loopai.runs.directory import RunDirectory
+    from mlx_loopai.runs.documents.verdict import JudgedSummary
+
+    if isinstance(summary, JudgedSummary) and summary.verdict == "pass":
+        return f"chat --adapter {out}"
+    return f"evaluate --adapter {out} --out {RunDirectory(out).evaluation}"
 
 
 def _short_form(data: tuple[Path, ...], recipe: Path | None, how: dict[str, Any]) -> dict[str, Any]:

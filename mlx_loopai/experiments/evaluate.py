@@ -19,8 +19,9 @@ from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.session import AdapterWhen, open_session
 from mlx_loopai.generation.switch import Switch
 from mlx_loopai.models.adapters import note_retention
-from mlx_loopai.models.load import NANO, LoadedModel
+from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.runs.base_of_adapter import base_of
 from mlx_loopai.runs.documents.evaluation import EvaluatedTask, Evaluation, LostAnswer, ModelScores, TextLikelihood
 from mlx_loopai.runs.documents.figures import TaskScore
 from mlx_loopai.runs.listener import Listener, Silent
@@ -33,7 +34,7 @@ _MOST_NATS = 700.0
 
 
 def evaluate(
-    model: str = NANO,
+    model: str | None = None,
     adapter: str | Path | None = None,
     suite: str | None = None,
     *,
@@ -43,8 +44,9 @@ def evaluate(
 ) -> Evaluation:
     """Ask `model` the questions of a suite, and again with `adapter` on it; say how much of its ability is left.
 
-    model: nano, a folder, or a hub id. adapter: an adapter's folder, or a run's. suite: nano, general, or a suite file
-    (docs/measuring.md); by default what suits the model. limit: at most so many questions of each task, for a quick
+    model: nano, a folder, or a hub id; without it the base that the adapter was trained on, or nano. adapter: an
+    adapter's folder, or a run's. suite: nano, general, or a suite file (docs/measuring.md); by default what suits the
+    model. limit: at most so many questions of each task, for a quick
     look. adapter_when: `auto` counts the base's answer where the adapter's switch leaves a prompt to it. The base's
     answers are kept in the cache folder, so it is asked once.
 
@@ -52,6 +54,7 @@ def evaluate(
     that the adapter could have lost.
     """
     folder = None if adapter is None else Path(adapter)
+    model = base_of(folder, model)
     session = open_session(model, folder, adapter_when=adapter_when)
     loaded, encoder = session.loaded, ChatEncoder(session.loaded.tokenizer, session.system_prompt)
     named = suite or default_suite(loaded.path)

@@ -19,8 +19,8 @@ from mlx_loopai.generation.prompts import Prompt, build_messages
 from mlx_loopai.generation.repetition import RepetitionGuard
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.switch import Switch
-from mlx_loopai.models.adapters import CONFIG_FILE, load_adapter, read_adapter_config
-from mlx_loopai.models.load import LoadedModel, load_model
+from mlx_loopai.models.adapters import check_base, find_adapter, load_adapter, read_adapter_config
+from mlx_loopai.models.load import Base, LoadedModel, hash_base
 from mlx_loopai.text.alphabet import Scripts
 
 AdapterWhen = Literal["always", "auto"]
@@ -178,8 +178,12 @@ def open_session(
     if adapter is not None:
         # Before the weights: a mistyped folder should not cost a minute of loading.
         folder = find_adapter(adapter)
-        saved_prompt = str((read_adapter_config(folder).get("mlx_loopai") or {}).get("system_prompt") or "")
-    loaded = load_model(model, dtype)
+        config = read_adapter_config(folder)
+        saved_prompt = str((config.get("mlx_loopai") or {}).get("system_prompt") or "")
+    base = Base.open(model)
+    if folder is not None:
+        check_base(folder, config, hash_base(base.path))
+    loaded = base.load(dtype)
     if folder is not None:
         load_adapter(loaded.model, folder, loaded.base_hash)
         loaded.model.eval()
@@ -190,12 +194,3 @@ def open_session(
         switch = Switch.load(folder, loaded.model.model.norm.weight.shape[0])
     prompt = saved_prompt if system_prompt is None else system_prompt
     return Session(loaded=loaded, system_prompt=prompt, adapter=folder, switch=switch)
-
-
-def find_adapter(path: Path) -> Path:
-    """The adapter folder that `path` is or holds as `adapter/`. Raises: InputError when there is none."""
-    for folder in (path, path / "adapter"):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    state = "no adapter here" if path.is_dir() else "no such folder"
-    raise InputError(f"`adapter` {path}: {state} ({CONFIG_FILE} is missing); give a RUN/adapter folder")

@@ -15,7 +15,8 @@ from mlx_loopai.generation.genres import shown_first
 from mlx_loopai.generation.prompts import as_prompt
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, fitted, open_session
-from mlx_loopai.models.load import NANO, LoadedModel
+from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.runs.base_of_adapter import base_of
 
 Messages = Sequence[Mapping[str, str]]
 """Turns with `role` (system, user, assistant) and `content`; the last is the user's."""
@@ -79,7 +80,7 @@ class Model:
 
 
 def load(
-    model: str | Path = NANO,
+    model: str | Path | None = None,
     adapter: str | Path | None = None,
     *,
     system: str | None = None,
@@ -90,6 +91,8 @@ def load(
 ) -> Model:
     """Open a model: nano (embedded), a folder, or a hub id, with the adapter of a run on it when one is given.
 
+    model: without it the base that the adapter was trained on, or nano.
+
     system: the system prompt; without it the one the adapter was trained with, if any. genre: shows the model examples
     that come with the program (판타지, 로맨스, 동화, 시, 수필). few_shot: a file of rows with a request and its answer,
     shown before every prompt. adapter_when: `auto` lets the base answer what is unlike the rows that the adapter was
@@ -99,11 +102,12 @@ def load(
     """
     examples, prompt = shown_first(genre, None if few_shot is None else Path(few_shot), system)
     folder = None if adapter is None else Path(adapter)
-    return Model(open_session(str(model), folder, prompt, dtype, adapter_when), examples)
+    name = base_of(folder, None if model is None else str(model))
+    return Model(open_session(name, folder, prompt, dtype, adapter_when), examples)
 
 
 def generate(
-    prompt: str | Messages, model: str | Path | Model = NANO, adapter: str | Path | None = None, **options: Any
+    prompt: str | Messages, model: str | Path | Model | None = None, adapter: str | Path | None = None, **options: Any
 ) -> Text:
     """The text for one prompt; `.text` is what was written. options: fields of `GenerationOptions`, and `system` and
     `adapter_when` as `load` takes them.
@@ -115,13 +119,13 @@ def generate(
 
 
 def stream(
-    prompt: str | Messages, model: str | Path | Model = NANO, adapter: str | Path | None = None, **options: Any
+    prompt: str | Messages, model: str | Path | Model | None = None, adapter: str | Path | None = None, **options: Any
 ) -> TextStream:
     """The same as `generate`, piece by piece as it is written."""
     return _ready(model, adapter, options).stream(prompt, **options)
 
 
-def _ready(model: str | Path | Model, adapter: str | Path | None, options: dict[str, Any]) -> Model:
+def _ready(model: str | Path | Model | None, adapter: str | Path | None, options: dict[str, Any]) -> Model:
     """The model of a call; `options` lose what belongs to loading it."""
     system, adapter_when = options.pop("system", None), options.pop("adapter_when", "always")
     if not isinstance(model, Model):

@@ -59,11 +59,7 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
     """
     config = read_adapter_config(folder)
     ours = config.get("mlx_loopai") or {}
-    trained_on = ours.get("base_hash")
-    if base_hash and trained_on and trained_on != base_hash:
-        raise InputError(
-            f"{folder}: trained on another base ({trained_on[:12]}, this one is {base_hash[:12]}); give its own `model`"
-        )
+    check_base(folder, config, base_hash)
     options = adapter_options(folder, config)
     assumed = ours.get(ASSUMED_BLOCKS)
     if assumed is not None and assumed != len(model.layers):
@@ -84,6 +80,31 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
     model.update(tree_unflatten(list(stored.items())))
     mx.eval(model.parameters())
     return options
+
+
+def check_base(folder: Path, config: Mapping[str, Any], base_hash: str | None) -> None:
+    """Compare the base that the adapter's `config` records with another's hash; one that is unknown fits.
+
+    Raises: InputError when they differ.
+    """
+    ours = config.get("mlx_loopai") or {}
+    trained_on = ours.get("base_hash")
+    if base_hash and trained_on and trained_on != base_hash:
+        own = ours.get("base")
+        named = f", {own}" if own else ""
+        raise InputError(
+            f"{folder}: trained on another base{named} ({trained_on[:12]}, this one is {base_hash[:12]}); give its own"
+            " `model`"
+        )
+
+
+def find_adapter(path: Path) -> Path:
+    """The adapter folder that `path` is or holds as `adapter/`. Raises: InputError when there is none."""
+    for folder in (path, path / "adapter"):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    state = "no adapter here" if path.is_dir() else "no such folder"
+    raise InputError(f"`adapter` {path}: {state} ({CONFIG_FILE} is missing); give a RUN/adapter folder")
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:

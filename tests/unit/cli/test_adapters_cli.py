@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.hub import upload
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora
+from tests.unit.cli.conftest import Ended
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +114,16 @@ def test_push_without_a_token_or_a_right_is_one_line(tmp_path: Path) -> None:
         upload(tmp_path, "me/adapter", FakeHub(RuntimeError("403 Forbidden\nmore")))
     with pytest.raises(InputError, match="OWNER/NAME"):
         upload(tmp_path, "adapter")
+
+
+def test_a_run_folder_is_enough_to_inspect_and_fuse(
+    finished_run: Path, tmp_path: Path, command_line: Callable[..., Ended]
+) -> None:
+    run_folder = finished_run / "run"
+    inspected = command_line("adapters", "inspect", run_folder)
+    assert inspected.status == 0
+    assert f"next: mlx-loopai chat --adapter {run_folder / 'adapter'}" in inspected.stderr
+    fused = command_line("adapters", "fuse", run_folder, "--out", tmp_path / "fused")
+    assert fused.status == 0, fused.stderr
+    assert f"which {run_folder} was trained on" in fused.stderr
+    assert (tmp_path / "fused" / "config.json").is_file()

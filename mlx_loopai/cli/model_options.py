@@ -1,0 +1,24 @@
+"""Which model a command opens, as flags: the base and the adapter on it, of which a run's folder names both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+model_option = click.option(
+    "--model", help="nano (embedded), a folder, or a hub id.  [default: the adapter's own base; without one, nano]"
+)
+adapter_option = click.option(
+    "--adapter", type=click.Path(path_type=Path), help="A RUN of `train`, or an adapter's folder; it names its base."
+)
+
+
+def chosen_model(model: str | None, adapter: Path | None, quiet: bool) -> str:
+    """The name of the base to load; says on stderr which one an adapter brought with it. Raises: InputError."""
+    from mlx_loopai.runs.base_of_adapter import base_of
+
+    found = base_of(adapter, model)
+    if adapter is not None and model is None and not quiet:
+        click.echo(f"base: {found}, which {adapter} was trained on", err=True)
+    return found

@@ -1,0 +1,59 @@
+"""Which base an adapter belongs to, so that a run's folder is all that a command needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.adapters import check_base, find_adapter, read_adapter_config
+from mlx_loopai.models.hub import is_hub_id
+from mlx_loopai.models.load import NANO, hash_base, resolve_model
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.document import read_text
+
+
+def base_of(adapter: Path | None, model: str | None = None) -> str:
+    """The name of the base to load: `model` where it is given, else the one that `adapter` was trained on, else nano.
+
+    adapter: an adapter's folder, or a run's. Its base is looked for under the name in the run's resolved.yaml, then
+    under the name that the adapter itself records. Nothing is loaded or downloaded.
+
+    Raises: InputError when there is no adapter, when `model` is a folder with another base, or when the adapter's own
+    base is not found.
+    """
+    if adapter is None:
+        return model or NANO
+    folder = find_adapter(adapter)
+    config = read_adapter_config(folder)
+    if model is not None:
+        if _is_here(model):
+            check_base(folder, config, hash_base(resolve_model(model)))
+        return model
+    notes = config.get("mlx_loopai") or {}
+    recorded, own = notes.get("base_hash"), notes.get("base")
+    settings = RunDirectory(folder.parent).resolved
+    found = [_model_in(settings)] if settings.is_file() else []
+    names = list(dict.fromkeys(name for name in (*found, own) if isinstance(name, str) and name))
+    for name in names if not recorded else [*names, NANO]:
+        if _is_here(name):
+            if not recorded or hash_base(resolve_model(name)) == recorded:
+                return name
+        # `models/base` has the form of a hub id too; of a folder the adapter records the last name alone.
+        elif is_hub_id(name) and own in (None, name):
+            return name
+    looked = f"its base, {' or '.join(names)}, is not here or has changed" if names else "it does not name its base"
+    raise InputError(f"`adapter` {adapter}: {looked}; give the base as `model`")
+
+
+def _is_here(name: str) -> bool:
+    return name == NANO or Path(name).expanduser().is_dir()
+
+
+def _model_in(settings: Path) -> object:
+    try:
+        found = yaml.safe_load(read_text(settings))
+    except yaml.YAMLError as error:
+        raise InputError(f"{settings}: not YAML: {' '.join(str(error).split())[:200]}; mend the file") from None
+    return found.get("model") if isinstance(found, dict) else None

@@ -31,11 +31,7 @@ _FIRST_WORD = re.compile(r"[a-z]+(?=\s|:?$)")
 _REST_OF_STATEMENT = re.compile(r":?|\s+[\w.*,(){}\[\]:'\"+\-/ ]*")
 # Keywords that are also how an English phrase begins say nothing; such a phrase is judged as prose.
 _STATEMENTS = frozenset(keyword.kwlist) - {"for", "from", "in", "is", "not", "and", "or", "as", "with", "if", "while"}
-
-
-def may_be_code(beginning: str) -> bool:
-    """True when a line that begins so, up to its first Hangul, can still be one of a program."""
-    return _HANGUL.search(beginning) is None and re.search(r"[(=\[{;:<@\"'/]", beginning) is not None
+_WHOLE_STATEMENTS = frozenset(("pass", "break", "continue", "return", "raise"))
 
 
 def is_code(line: str) -> bool:
@@ -50,4 +46,6 @@ def is_code(line: str) -> bool:
         return False
     # `import os` and `return x`, but no sentence: a statement without signs is short.
     rest = bare[first.end() :]
+    if not rest:
+        return first.group() in _WHOLE_STATEMENTS
     return _REST_OF_STATEMENT.fullmatch(rest) is not None and len(rest.split()) <= 3

@@ -37,10 +37,12 @@ GLOSS_TO_COME = re.compile(rf"{_OPEN_GLOSS}{{0,{MAX_GLOSS_CHARS}}}\Z|[(（\[〔]
 # 〇 is script Han, but in Korean it is a blank in a name: 김〇〇.
 _LETTER = r"[[\p{L}--[\p{Hangul}\p{Common}\p{Inherited}\p{Han}]][\p{Han}--[〇]]]"
 _WORD = (
-    rf"(?:{URL_PATTERN}|{_LETTER}[{_LETTER}\p{{M}}0-9ー゛゜]*+(?:[-'’._@&/+][{_LETTER}0-9][{_LETTER}\p{{M}}0-9]*+)*+)"
+    rf"(?:{URL_PATTERN}|"
+    rf"{_LETTER}[{_LETTER}\p{{M}}0-9ー゛゜]*+(?:[-'’._@&/+][{_LETTER}0-9][{_LETTER}\p{{M}}0-9]*+)*+)"
 )
 _GAP = rf"[^\p{{L}}〇`{LINE_ENDS}]{{1,{MAX_GAP_CHARS}}}+"
-RUN = regex.compile(rf"{_WORD}(?:{_GAP}{_WORD})*+", regex.V1)
+# What follows an address at once belongs to the same run: without the address it will.
+RUN = regex.compile(rf"{_WORD}++(?:{_GAP}{_WORD}++)*+", regex.V1)
 WORD = regex.compile(_WORD, regex.V1)
 GAP = regex.compile(rf"[^\p{{L}}〇`{LINE_ENDS}]*+", regex.V1)
 
@@ -51,11 +53,13 @@ ASCII_RUN = re.compile(rf"{_ASCII_WORD}(?:[{_SIGNS}{SEAM}]{{1,{MAX_GAP_CHARS}}}+
 ASCII_WORD = re.compile(_ASCII_WORD)
 PLAIN_GAP = re.compile(rf"[{_SIGNS}{SEAM}]{{0,{MAX_GAP_CHARS + 1}}}+(?=[{PLAIN}{SEAM}{BREAK}]|\Z)")
 
-# What follows a run: marks, then what closes; then as much as decides whether it is bound.
+# What follows a run: marks, then what closes; then as much as decides whether it is bound. All of it is bounded: what
+# is decided must not depend on how much of it has come.
 MARKS_AND_CLOSERS = re.compile(
-    rf"(?P<mark>[.,!?…:;~、。，．！？；：]*)(?P<close>[\"'”’」』》〉»)\]}}）〕{EMPHASIS}{SEAM}]*)"
+    r"(?P<mark>(?:[.,!?…:;~、。，．！？：；]| (?=[!?:;])){0,16}+)"
+    rf"(?P<close>[\"'”’」』》〉»)\]}}）〕{EMPHASIS}{SEAM}]{{0,8}}+)"
 )
-LOOKAHEAD = regex.compile(rf"[^\p{{L}}`{LINE_ENDS}]{{0,{MAX_GAP_CHARS + 1}}}+[{HANGUL_RANGES}]{{0,12}}+")
+LOOKAHEAD = regex.compile(rf"[^\p{{L}}`{LINE_ENDS}]{{0,{2 * MAX_GAP_CHARS}}}+[{HANGUL_RANGES}]{{0,12}}+")
 
 _COMMON_PARTICLES = "은|는|이|가|을|를|의|에|에서|로|으로|와|과|도|만|라고|이라고|라는|이라는"
 

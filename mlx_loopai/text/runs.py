@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import regex
 
-from mlx_loopai.text.addresses import URL, has_address
+from mlx_loopai.text.addresses import AFTER_ADDRESS, URL, has_address
 from mlx_loopai.text.code_lines import MAX_CODE_LINE_CHARS, is_code
 from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.run_patterns import (
@@ -51,7 +51,9 @@ _ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
 _TERMINAL = re.compile(r"[.!?…]*")
 _OTHER = r"[[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]\p{Han}]"
 _OTHER_WORD = rf"{_OTHER}[{_OTHER}\p{{M}}0-9ー゛゜]*+"
-_OTHER_SCRIPTS = regex.compile(rf"{_OTHER_WORD}(?:[ 、。，；：！？・]++{_OTHER_WORD})*+[、。，；：！？]*+", regex.V1)
+_OTHER_SCRIPTS = regex.compile(
+    rf"{_OTHER_WORD}(?:[ 、。，；：！？・{SEAM}]++{_OTHER_WORD})*+[、。，；：！？]*+", regex.V1
+)
 
 _quiet = lru_cache(quiet_pattern)
 
@@ -180,6 +182,8 @@ class Runs:
             self._in_long_run = True
             return True
         seen = LOOKAHEAD.match(buffer, end).end()
+        if has_address(buffer[start : end + 3]):
+            seen = max(seen, AFTER_ADDRESS.match(buffer, end).end())
         if seen == len(buffer) and not self._final:
             self._at = start - len(self._leading(start))
             return False
@@ -197,7 +201,7 @@ class Runs:
         left = self._left_of(start)
         line_start = max(left.rfind(end) for end in LINE_ENDS) + 1
         indent = left[line_start:].strip(" \t\r" + SEAM)
-        if indent not in _BEFORE_CODE or (len(left) == _MAX_LEFT_CHARS and not line_start):
+        if indent not in _BEFORE_CODE or not left.endswith(indent) or (len(left) == _MAX_LEFT_CHARS and not line_start):
             return False
         begin = start - len(indent)
         line_end = LINE_END.search(buffer, start, limit)
@@ -209,7 +213,10 @@ class Runs:
             return False
         if not line_end and not self._final:
             return None
-        if "`" in buffer[begin:end] or not is_code(buffer[begin:end]):
+        line = buffer[begin:end]
+        line = URL.sub("", line) if has_address(line) else line
+        # A seam will be a space or nothing.
+        if "`" in line or not any(is_code(line.replace(SEAM, filling)) for filling in ("", " ")):
             return False
         self._drop(begin, end, "code")
         self._after_code_line = True

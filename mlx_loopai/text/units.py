@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import regex
 
+from mlx_loopai.text.addresses import URL, has_address
 from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.prose import is_prose
 from mlx_loopai.text.run_patterns import ASCII_WORD, WORD
@@ -24,16 +25,16 @@ _END_MARK = re.compile(r"[.!?…]*[^.!?…\w]*\Z")
 _SCRIPT_BUT_LATIN = regex.compile(r"[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]|\p{Han}", regex.V1)
 _HAN = regex.compile(r"\p{Han}")
 _GREEK_SIGN = regex.compile(r"\p{Greek}")
-_ADDRESS = re.compile(r"(?:https?|ftp)://|www\.", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A sentence of a run, or what there is of one: `text`, from `start` in the run, and its words."""
+    """A sentence of a run, or what there is of one: `text`, from `start` in the run, its words and its end mark."""
 
     start: int
     text: str
     words: tuple[str, ...]
+    mark: str
 
 
 # The sentences of a run, and whether each goes when it is not bound.
@@ -46,18 +47,23 @@ def judge(policy: Policy) -> Callable[[str, str], Judged]:
 
     def judged(text: str, mark: str) -> Judged:
         units = _units_of(text)
-        marks = [*(_END_MARK.search(unit.text).group() for unit in units[:-1]), mark]  # type: ignore[union-attr]
-        return tuple((unit, _is_foreign(unit, end, policy)) for unit, end in zip(units, marks, strict=True))
+        last = units[-1]
+        return tuple((unit, _is_foreign(unit, unit.mark + mark * (unit is last), policy)) for unit in units)
 
     remembered = lru_cache(maxsize=1 << 11)(judged)
     return lambda text, mark: (remembered if len(text) < _MAX_REMEMBERED_CHARS else judged)(text, mark)
 
 
 def _units_of(text: str) -> list[Unit]:
-    """The sentences of a run: every character is in one of them."""
+    """The sentences of a run: every character is in one. Addresses are no words, and a mark before one counts."""
     places = [0, *(found.end() for found in _SENTENCE_END.finditer(text)), len(text)]
     pattern = ASCII_WORD if text.isascii() else WORD
-    return [Unit(begin, text[begin:end], tuple(pattern.findall(text, begin, end))) for begin, end in pairwise(places)]
+    units = []
+    for begin, end in pairwise(places):
+        sentence = text[begin:end]
+        said = URL.sub("", sentence) if has_address(sentence) else sentence
+        units.append(Unit(begin, sentence, tuple(pattern.findall(said)), _END_MARK.search(said).group()))  # type: ignore[union-attr]
+    return units
 
 
 def _is_foreign(unit: Unit, mark: str, policy: Policy) -> bool:
@@ -66,7 +72,7 @@ def _is_foreign(unit: Unit, mark: str, policy: Policy) -> bool:
         return True
     if policy.latin == "keep":
         return False
-    words = [word for word in unit.words if not _ADDRESS.match(word)]
+    words = unit.words
     if policy.latin == "acronyms":
         return any(not is_allowed_latin(word) and word.lower() not in policy.quoted for word in words)
     # Three words and more between commas are a list: loop, if, else.

@@ -26,7 +26,18 @@ _PIECES = (
 PIECES = st.sampled_from(
     [*_PIECES.split(" "), " ", "  ", "\n", "\n\n", "\t", "\r\n", "\u3000", "\x00", "\x01", "\ud800"]
 )
-TEXTS = st.lists(PIECES, max_size=60).map("".join) | st.text(max_size=60)
+# Pieces of what runs are made of and bound by.
+RUN_PIECES = st.sampled_from(
+    "The sea was calm.|Sorry, |I love you |they went| suddenly |Python|Docker|走了过去|雨が降る。|Он ушёл.|Je ne sais pas.|"
+    "라고 |를 |은 |한국어 |가|했다. |“|”|\"|'|(|)|「|」|*|_|: |, |... |!|¿| ?|\n|\n    |# |@|#|`x`|`|def f(x): return 1|"
+    "import os|print(|x = |{|}|;|&lt;|&amp;|&#|12|kg|中|http://한국.kr/가|<think>|</think>|<|im_end|>|<The Sea>|- |1. |"
+    "...................".split("|")
+)
+TEXTS = (
+    st.lists(PIECES, max_size=60).map("".join)
+    | st.lists(RUN_PIECES | PIECES, max_size=24).map("".join)
+    | st.text(max_size=60)
+)
 POLICIES = st.builds(
     Policy,
     latin=st.sampled_from(["prose", "acronyms", "keep"]),

@@ -40,10 +40,10 @@ class GenerationOptions(SamplingOptions):
     """How a prompt becomes text: the choice of tokens, the scripts they may write, and what is cleaned away."""
 
     repetition_guard: float = Field(
-        0.0,
+        0.8,
         ge=0,
         le=10,
-        description="hold back what would repeat a passage of the answer, such as 0.8; particles may repeat; 0: off",
+        description="hold back what would repeat a passage of the answer, so strongly; particles may repeat; 0: off",
     )
     scripts: str = Field(
         "ko+loanwords+gloss",

@@ -24,6 +24,7 @@ from mlx_loopai.models.token_bytes import bytes_of_tokens
 from mlx_loopai.models.token_scripts import row_factors
 from mlx_loopai.runs.listener import Listener, Silent
 from mlx_loopai.text.hangul import nfc
+from mlx_loopai.text.run_patterns import GLOSS
 from mlx_loopai.text.scripts import Script, script_counts
 
 # From the mildest on. Below the last one hardly any row is left.
@@ -176,7 +177,8 @@ class _Trial:
         self._listener.stage(label, len(requests))
         foreign = letters = 0
         for done, (_, answer) in enumerate(write_answers(session.loaded, requests), start=1):
-            counts = script_counts(nfc(answer.text.written))
+            # Hanja in brackets after Hangul explain a Korean word.
+            counts = script_counts(GLOSS.sub("", nfc(answer.text.written)))
             foreign += sum(counts.get(script, 0) for script in self._search.scripts)
             letters += sum(count for name, count in counts.items() if Script(name).is_letter)
             self._listener.advance(done)

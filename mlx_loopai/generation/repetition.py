@@ -13,8 +13,9 @@ from functools import cached_property
 import mlx.core as mx
 import numpy as np
 
+from mlx_loopai.errors import InputError
 from mlx_loopai.models.load import LoadedModel
-from mlx_loopai.models.token_bytes import bytes_of_tokens
+from mlx_loopai.models.token_bytes import WORD_START, bytes_of_tokens
 from mlx_loopai.text import binding
 
 # Tokens of the answer that are looked back at, and the longest repeated sequence that is told from a longer one.
@@ -43,7 +44,12 @@ class RepetitionGuard:
         added = set(tokenizer.added_tokens_decoder)
         words = {index: token for token, index in tokenizer.get_vocab().items() if index not in added}
         weights = np.zeros(self.loaded.n_tokens, np.float32)
-        for index, data in bytes_of_tokens(words, str(self.loaded.path)).items():
+        try:
+            tokens = bytes_of_tokens(words, str(self.loaded.path))
+        except InputError:
+            # A vocabulary of whole words or pieces spells them as they are.
+            tokens = {index: word.replace(WORD_START, " ").encode() for index, word in words.items()}
+        for index, data in tokens.items():
             weights[index] = _counts(data)
         return mx.array(weights)
 

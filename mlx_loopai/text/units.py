@@ -24,7 +24,7 @@ _MAX_REMEMBERED_CHARS = 60
 _END_MARK = re.compile(r"[.!?…]*[^.!?…\w]*\Z")
 _SCRIPT_BUT_LATIN = regex.compile(r"[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]|\p{Han}", regex.V1)
 _HAN = regex.compile(r"\p{Han}")
-_GREEK_SIGN = regex.compile(r"\p{Greek}")
+_GREEK_SIGNS = regex.compile(r"\p{Greek}(?:[ 、。，；：！？・\x00]+\p{Greek})*[、。，；：！？]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ def _is_foreign(unit: Unit, mark: str, policy: Policy) -> bool:
 
 
 def is_other_script(word: str, policy: Policy) -> bool:
-    """True for a word in neither Latin nor Hangul; a Greek letter alone is a sign (플러스 α)."""
-    if not _SCRIPT_BUT_LATIN.search(word) or (len(word) == 1 and _GREEK_SIGN.match(word)):
+    """True for words in neither Latin nor Hangul; a Greek letter alone is a sign (플러스 α)."""
+    if not _SCRIPT_BUT_LATIN.search(word) or _GREEK_SIGNS.fullmatch(word):
         return False
     return not (policy.han == "keep" and not _SCRIPT_BUT_LATIN.search(_HAN.sub("", word)))
 

@@ -93,8 +93,8 @@ def test_a_session_guards_when_it_is_asked_to() -> None:
     from mlx_loopai.config import GenerationOptions
 
     ids = session.loaded.tokenizer.encode("안녕")
-    assert session.request(ids, GenerationOptions()).guard is None
-    request = session.request(ids, GenerationOptions(repetition_guard=0.8))
+    assert session.request(ids, GenerationOptions(repetition_guard=0)).guard is None
+    request = session.request(ids, GenerationOptions())
     assert request.guard is session.guard
     _, process = request.decoding(session.loaded.n_tokens)
     logits = mx.random.normal((1, session.loaded.shape.vocab_size))

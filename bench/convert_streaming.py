@@ -46,7 +46,9 @@ def write_source(folder: Path, n_bytes: int, sparse: bool = False) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     vocabulary = {chr(256 + number): number for number in range(64)}
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocabulary, "merges": []}}))
+    tokenizer = {"added_tokens": [], "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     header, position = {}, 0
     for name, shape in expected_tensors(config).items():
         end = position + 2 * int(np.prod(shape))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import mostly_brackets
 
 MAX_JSON_BYTES = 256 << 20
 
@@ -26,6 +27,8 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
     Raises:
         InputError: not UTF-8, not JSON, not an object, a key that occurs twice, or nested too deep.
     """
+    if mostly_brackets(text):
+        raise InputError(f"{where}: is hardly more than brackets, which no file of a model is; do not trust it")
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as error:

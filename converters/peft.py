@@ -26,7 +26,7 @@ from converters.readers.safetensors_file import read_entries
 from converters.readers.torch_file import read_torch_file
 from converters.tensors import TensorEntry
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.files import whole_folder
+from mlx_loopai.files import refuse_links_out, whole_folder
 from mlx_loopai.models.adapter_folder import Adapter, check_free, complete, mlx_config
 from mlx_loopai.models.adapters import ASSUMED_BLOCKS, CONFIG_FILE, save_arrays, write_settings
 from mlx_loopai.models.architectures import ARCHITECTURES, Architecture
@@ -101,6 +101,7 @@ def read_peft(folder: Path, n_blocks: int | None = None, architecture: Architect
     Raises:
         InputError: no PEFT folder, or one with parts that a LoRA on linear layers cannot express (all are named).
     """
+    refuse_links_out(folder, (CONFIG_FILE, WEIGHTS_FILE, TORCH_FILE))
     config = read_object(folder / CONFIG_FILE)
     _refuse_unsupported(config, folder)
     if config.get("layers_to_transform") is not None and n_blocks is None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from converters.gguf_tokenizer import rebuild_tokenizer
-from converters.json_files import read_object
 from converters.tensors import Checkpoint
+from converters.tokenizer_check import read_tokenizer_file, require_opens
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import refuse_links_out
+from mlx_loopai.models.encoder import ENCODERS
 
 _FILES = (
     "tokenizer.json",
@@ -28,6 +30,7 @@ _FILES = (
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The tokenizer's files in `folder`; empty when it holds none that could encode a text."""
+    refuse_links_out(folder, _FILES)
     found = tuple(folder / name for name in _FILES if (folder / name).is_file())
     names = {path.name for path in found}
     alone = {"tokenizer.json", "tokenizer.model", "vocab.txt", "sentencepiece.bpe.model"}
@@ -61,12 +64,14 @@ def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None, scratch: Path)
     for path in files:
         if path.name == "tokenizer.json":
             _check_fit(path, checkpoint)
+    if checkpoint.config["model_type"] not in ENCODERS:
+        require_opens(files, checkpoint.config, scratch)
     return files
 
 
 def vocabulary(path: Path) -> dict[int, str]:
     """Token strings by id, added tokens included, of a tokenizer.json."""
-    tokenizer: dict[str, Any] = read_object(path)
+    tokenizer = read_tokenizer_file(path)
     model = tokenizer.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     tokens: dict[int, str] = {}

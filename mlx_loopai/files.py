@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,13 @@ def refuse_link_out(file: Path, folder: Path) -> None:
     blobs = next((parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots"), None)
     if not target.is_relative_to(home) and not (blobs is not None and target.is_relative_to(blobs)):
         raise InputError(f"{file}: is a link to {target}, out of {folder}; put the file itself there")
+
+
+def refuse_links_out(folder: Path, patterns: Iterable[str]) -> None:
+    """Refuse a folder of which a file that `patterns` name is a link out of it. Raises: InputError."""
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            refuse_link_out(file, folder)
 
 
 def mostly_brackets(text: str | bytes) -> bool:

@@ -18,6 +18,7 @@ from converters.readers.wrapped_names import unwrapped
 from converters.tensors import STORAGE, Checkpoint, TensorEntry, same_values
 from converters.tokenizer import tokenizer_files
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.files import refuse_links_out
 from mlx_loopai.models.architectures import text_part as text_configuration
 from mlx_loopai.models.configuration import refuse_foreign_quantization
 from mlx_loopai.models.configuration_keys import unused_fields
@@ -25,6 +26,8 @@ from mlx_loopai.models.encoder import ENCODERS
 
 INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+# Whatever of a folder is read, or copied into the output.
+_NAMES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.jinja", "*.model")
 # NVIDIA's ModelOpt describes its quantisation beside config.json.
 _MODELOPT = "hf_quant_config.json"
 
@@ -180,6 +183,7 @@ def read_folder(folder: Path) -> Checkpoint:
         InputError: no config.json, an unsupported architecture, or damaged, missing or surplus files or tensors.
     """
     where = folder / "config.json"
+    refuse_links_out(folder, _NAMES)
     if not where.is_file():
         raise InputError(f"{folder}: has no config.json, so it is not a model folder; give the folder that holds it")
     raw = read_object(where)

@@ -20,6 +20,8 @@ from mlx_loopai.errors import InputError
 
 # The limit that the format's own library has.
 MAX_HEADER_BYTES = 100_000_000
+# Far above any model's, experts counted one by one.
+_MAX_TENSORS = 300_000
 _KNOWN = STORAGE | PACKED
 
 
@@ -34,7 +36,10 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
             f"{path}: says that its header has {length} bytes but the file has {size}; it is truncated or not a"
             " safetensors file, get a fresh copy of it"
         )
-    return parse_object(read_bytes(path, 8, length).tobytes(), f"{path}: header"), 8 + length, size
+    text = read_bytes(path, 8, length).tobytes()
+    if text.count(b'"data_offsets"') > _MAX_TENSORS:
+        raise InputError(f"{path}: its header lists more than {_MAX_TENSORS} tensors, which no model has")
+    return parse_object(text, f"{path}: header"), 8 + length, size
 
 
 def _is_count(value: object) -> bool:

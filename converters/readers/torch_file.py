@@ -14,8 +14,9 @@ from converters.readers.torch_pickle import Storage, StoredTensor, read_pickle
 from converters.tensors import STORAGE, TensorEntry
 from mlx_loopai.errors import InputError
 
-# A state dict's pickle has some hundred bytes a tensor.
-_MAX_PICKLE_BYTES = 16 << 20
+# A state dict's pickle has some hundred bytes and some forty steps a tensor, and a member of the archive for each.
+_PICKLE_BYTES, _PICKLE_BYTES_PER_MEMBER = 1 << 16, 4096
+_STEPS, _STEPS_PER_MEMBER = 1000, 200
 _MAX_MEMBERS = 200_000
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
@@ -28,17 +29,19 @@ def read_torch_file(path: Path, skip: Callable[[str], bool] = lambda name: False
     """
     members, root = _members(path)
     pickle = members[f"{root}data.pkl"]
-    if pickle.file_size > _MAX_PICKLE_BYTES:
-        raise InputError(f"{path}: its pickle has {pickle.file_size} bytes, more than any model needs")
+    if pickle.file_size > _PICKLE_BYTES + _PICKLE_BYTES_PER_MEMBER * len(members):
+        raise InputError(f"{path}: its pickle has {pickle.file_size} bytes, more than its {len(members)} members need")
     start = _data_start(path, pickle)
-    found = read_pickle(read_bytes(path, start, pickle.file_size).tobytes(), str(path))
+    steps = _STEPS + _STEPS_PER_MEMBER * len(members)
+    found = read_pickle(read_bytes(path, start, pickle.file_size).tobytes(), str(path), steps)
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not found:
         raise InputError(f"{path}: holds no dictionary of tensors; get the safetensors version of the model")
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, StoredTensor):
-            raise InputError(f"{path}: {str(name)[:120]!r} is not a tensor; get the safetensors version of the model")
+            shown = name[:120] if isinstance(name, str) else "a number"
+            raise InputError(f"{path}: {shown!r} is not a tensor; get the safetensors version of the model")
     return [_entry(path, root, members, name, tensor) for name, tensor in found.items() if not skip(name)]
 
 

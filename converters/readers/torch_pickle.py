@@ -69,17 +69,19 @@ class _Damaged(Exception):
     """What is wrong with the pickle."""
 
 
-def read_pickle(data: bytes, where: str) -> Any:
-    """The value that the pickle describes, with `StoredTensor` for tensors.
+def read_pickle(data: bytes, where: str, max_steps: int) -> Any:
+    """The value that the pickle describes, with `StoredTensor` for tensors, in at most `max_steps` opcodes.
 
     Raises:
         InputError: the pickle is damaged, or names anything that a file of tensors does not need.
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if opcode.name == "STOP":
                 return machine.pop()
+            if step >= max_steps:
+                raise _Damaged("its pickle has more steps than its tensors need")
             machine.step(opcode.name, argument)
         raise _Damaged("it has no end")
     except _Damaged as error:
@@ -174,12 +176,10 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": lambda machine, argument: None,
     "FRAME": lambda machine, argument: None,
     "GLOBAL": lambda machine, argument: machine.stack.append(_Name(*argument.split(" ", 1))),
-    "STACK_GLOBAL": lambda machine, argument: machine.stack.append(
-        _Name(*map(str, [machine.pop(), machine.pop()][::-1]))
-    ),
+    "STACK_GLOBAL": lambda machine, argument: machine.name(),
     "BINPUT": lambda machine, argument: machine.memo.update({argument: machine.stack[-1]}),
     "LONG_BINPUT": lambda machine, argument: machine.memo.update({argument: machine.stack[-1]}),
-    "MEMOIZE": lambda machine, argument: machine.memo.update({len(machine.memo): machine.stack[-1]}),
+    "MEMOIZE": lambda machine, argument: machine.memo.__setitem__(len(machine.memo), machine.stack[-1]),
     "BINGET": lambda machine, argument: machine.stack.append(machine.memo[argument]),
     "LONG_BINGET": lambda machine, argument: machine.stack.append(machine.memo[argument]),
     "TUPLE": lambda machine, argument: machine.stack.append(tuple(machine.pop_to_mark())),
@@ -219,7 +219,9 @@ def _storage(found: Any) -> Storage:
         raise _Damaged("its pickle refers to something that is not a storage")
     kind, key = found[1], found[2]
     if not isinstance(kind, _Name) or kind.module != "torch" or kind.name not in _STORAGES or not isinstance(key, str):
-        raise _Damaged(f"its pickle refers to a storage of the type {str(kind)[:120]}")
+        # Only a name is written out: a small pickle can describe a tuple whose text has no end.
+        shown = str(kind) if isinstance(kind, _Name) else "no class"
+        raise _Damaged(f"its pickle refers to a storage of the type {shown}")
     dtype, item_bytes = _STORAGES[kind.name]
     return Storage(key, dtype, item_bytes, found[4])
 

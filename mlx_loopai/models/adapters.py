@@ -14,7 +14,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.files import whole_folder, write_whole
+from mlx_loopai.files import refuse_links_out, whole_folder, write_whole
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
 from mlx_loopai.models.model_card import CARD_FILE, model_card, with_retention
 from mlx_loopai.models.module_names import blocks_of, split_module, with_blocks
@@ -118,6 +118,7 @@ def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json as a table. Raises: InputError when missing or broken."""
     path = folder / CONFIG_FILE
+    refuse_links_out(folder, (CONFIG_FILE, WEIGHTS_FILE))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from mlx_lm.utils import load_model as read_model
 from mlx_lm.utils import load_tokenizer as read_tokenizer
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import refuse_links_out
 from mlx_loopai.models.architectures import text_part
 from mlx_loopai.models.configuration import complete_configuration, loader_overrides
 from mlx_loopai.models.configuration_keys import unused_fields
@@ -30,6 +31,8 @@ from mlx_loopai.models.shape import ModelShape
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
+# What of a model's folder is read.
+_READ = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _HASH_SAMPLES = 32
@@ -84,6 +87,7 @@ class Base:
         Raises: InputError when there is no such folder, it is not a model's, or the hub cannot be reached.
         """
         path = resolve_model(model)
+        refuse_links_out(path, _READ)
         return Base(path, ModelShape.from_folder(path), load_tokenizer(path))
 
     @property

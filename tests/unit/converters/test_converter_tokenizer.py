@@ -74,6 +74,6 @@ def test_which_files_make_a_tokenizer(tmp_path: Path) -> None:
 def test_a_list_of_scored_pieces_counts_as_a_vocabulary(model_folder: Build) -> None:
     folder = model_folder()
     vocabulary = [[f"p{number}", -1.0] for number in range(40)]
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": vocabulary}}))
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": vocabulary, "unk_id": 0}}))
     with pytest.raises(InputError, match=r"token id 39"):
         choose_tokenizer(open_checkpoint(folder), None, Path())

@@ -105,13 +105,13 @@ def test_code_is_named_and_never_run(model_folder: Build, tmp_path: Path, monkey
 )
 def test_pickles_that_no_model_needs(program: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_pickle(program, "here")
+        read_pickle(program, "here", 1 << 20)
 
 
 def test_a_transposed_tensor_is_refused() -> None:
     program = tensor("0", (4, 6), 24).replace(number(6) + number(1) + b"t", number(1) + number(4) + b"t")
     with pytest.raises(InputError, match=r"not stored row by row"):
-        read_pickle(b"\x80\x02" + program + b".", "here")
+        read_pickle(b"\x80\x02" + program + b".", "here", 1 << 20)
 
 
 def test_the_opcodes_here_are_those_of_a_pickle() -> None:

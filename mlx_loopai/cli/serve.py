@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import signal
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "MLX_LOOPAI_API_KEY"
 _GRACE_S = 10
+# For the last words to clients whose answers are not finished by then.
+_ENDING_S = 2
 _BACKLOG = 128
 # Beside those that are answered: for the page, for /health, and for being told to come back later.
 _SPARE_CONNECTIONS = 64
@@ -232,8 +235,16 @@ def _run(session: Session, options: ServeOptions, listening: socket.socket, quie
         if not quiet:
             click.echo(one_line(line), err=True)  # a path that a client chose may hold escape sequences
 
+    app = build_app(session, options, log)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # What uvicorn cuts off when its patience ends is a broken connection: let clients hear of it before.
+            asyncio.get_running_loop().call_later(_GRACE_S, app.state.stop)
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
-        build_app(session, options, log),
+        app,
         log_config=None,
         log_level="critical",
         access_log=False,
@@ -241,11 +252,11 @@ def _run(session: Session, options: ServeOptions, listening: socket.socket, quie
         ws="none",
         lifespan="on",
         limit_concurrency=options.concurrent + options.queue + _SPARE_CONNECTIONS,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=_GRACE_S + _ENDING_S,
     )
     # The server ends in good order and then raises the signal again: an end that was asked for is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
         raise Interrupted("stopped by Ctrl-C; all answers that were being written are finished") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,15 @@ def json_schema_grammar(loaded: LoadedModel, path: Path) -> Grammar:
         raise InputError(f"`json_schema` {path}: {error.strerror}; give a file with a JSON schema") from None
     except ValueError as error:
         raise InputError(f"`json_schema` {path}: not JSON: {error}") from None
+    return schema_grammar(loaded, schema, f"`json_schema` {path}")
+
+
+def schema_grammar(loaded: LoadedModel, schema: object, place: str) -> Grammar:
+    """The form of a JSON schema; errors name `place`. Raises: InputError for an unknown schema, no extra."""
     # White space between the marks could go on for ever where scripts forbid what the form wants next.
     return _grammar(
         loaded,
-        f"`json_schema` {path}",
+        place,
         lambda library: library.LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False}),
     )
 
@@ -103,10 +109,16 @@ def _grammar(loaded: LoadedModel, place: str, compile_form: Callable[[Any], str]
         source = compile_form(llguidance)
     except ValueError as error:
         raise InputError(f"{place}: {' '.join(str(error).split())}") from None
-    tokenizer = llguidance.LLTokenizer(
-        backend.to_str(), n_vocab=loaded.n_tokens, eos_token=sorted(loaded.tokenizer.eos_token_ids)
-    )
+    tokenizer = _tokenizer(backend, loaded.n_tokens, tuple(sorted(loaded.tokenizer.eos_token_ids)))
     problem = llguidance.LLMatcher.validate_grammar(source, tokenizer)
     if problem:
         raise InputError(f"{place}: {' '.join(problem.split())}")
     return Grammar(source, loaded.n_tokens, lambda: llguidance.LLMatcher(tokenizer, source))
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(backend: Any, n_tokens: int, ends: tuple[int, ...]) -> Any:
+    """llguidance's view of a vocabulary. Of 150,000 tokens it takes most of a second, so the last one is kept."""
+    import llguidance
+
+    return llguidance.LLTokenizer(backend.to_str(), n_vocab=n_tokens, eos_token=list(ends))

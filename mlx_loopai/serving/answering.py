@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from mlx_loopai.generation.grammar import Grammar
+from mlx_loopai.generation.prompts import Source
 from mlx_loopai.serving.request_body import Asked
 from mlx_loopai.serving.shapes import ApiError, Reply, Report
 from mlx_loopai.serving.writer import Event, Task, Writer
@@ -35,10 +37,20 @@ class Slots:
         self.taken -= 1
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A request that is ready for the writer. asked: with a limit that fits. sources: see `Reply`."""
+
+    asked: Asked
+    prompt: list[int]
+    sources: Sequence[Source] | None
+    grammar: Grammar | None = None
+
+
 class Answering:
     """An answer that was ordered from the writer. `close` it in any case: that frees the writer's place."""
 
-    def __init__(self, writer: Writer, prompt: list[int], asked: Asked, time_limit_s: float) -> None:
+    def __init__(self, writer: Writer, prepared: Prepared, deadline: float) -> None:
         loop = asyncio.get_running_loop()
         self._writer = writer
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -48,10 +60,11 @@ class Answering:
                 loop.call_soon_threadsafe(self._events.put_nowait, event)
 
         self._task = Task(
-            prompt=tuple(prompt),
-            options=asked.options,
-            goes_on=bool(asked.begun),
-            deadline=time.monotonic() + time_limit_s,
+            prompt=tuple(prepared.prompt),
+            options=prepared.asked.options,
+            goes_on=bool(prepared.asked.begun),
+            grammar=prepared.grammar,
+            deadline=deadline,
             deliver=deliver,
         )
         writer.submit(self._task)

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,18 +20,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation.grammar import Grammar, schema_grammar
 from mlx_loopai.generation.grounding import ground_all
 from mlx_loopai.generation.prompts import Prompt, Source
 from mlx_loopai.generation.session import ContextOverflow, Session, answer_room, fitted
 from mlx_loopai.retrieval.index import Hit
 from mlx_loopai.serving.access import Guard, check_key
-from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Slots, events, unless_gone
+from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Prepared, Slots, events, unless_gone
 from mlx_loopai.serving.page import page_response, page_settings
 from mlx_loopai.serving.request_body import Asked, Defaults, parse
-from mlx_loopai.serving.shapes import ApiError, Reply, Report
+from mlx_loopai.serving.shapes import ApiError, Reply, Report, late_error, stopping_error
 from mlx_loopai.serving.writer import Writer
 from mlx_loopai.units import MIB
 
+S = TypeVar("S")
+T = TypeVar("T")
 _BODY_SECONDS = 30
 _CLIENT_GONE = 499  # nobody reads it
 
@@ -58,7 +62,10 @@ class ServeOptions:
 
 
 def build_app(session: Session, options: ServeOptions, log: Callable[[str], None]) -> Starlette:
-    """The application; its writer starts and ends with it. `log` gets a line a request, which tells no contents."""
+    """The application; its writer starts and ends with it. `log` gets a line a request, which tells no contents.
+
+    `app.state.stop()` ends the answers that are being written, each with an error that its client can read.
+    """
     api = _Api(session, options, log)
     routes = [
         Route("/", api.page),
@@ -77,9 +84,11 @@ def build_app(session: Session, options: ServeOptions, log: Callable[[str], None
                 CORSMiddleware, allow_origins=options.origins, allow_methods=["GET", "POST"], allow_headers=headers
             )
         )
-    return Starlette(
+    app = Starlette(
         routes=routes, middleware=middleware, exception_handlers={HTTPException: _http_error}, lifespan=api.lifespan
     )
+    app.state.stop = api.stop
+    return app
 
 
 def _error(error: ApiError) -> Response:
@@ -104,6 +113,13 @@ class _Api:
         # Reading a long prompt into tokens takes a while: neither the event loop nor the writer shall wait for it.
         self._encoder = ThreadPoolExecutor(1, "encoder")
         self._created = int(time.time())
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End all answers now, each with an error that its client can read, and take no more."""
+        self._stopping = True
+        self._writer.stop()
+        self._encoder.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -112,7 +128,7 @@ class _Api:
             yield
         finally:
             self._writer.close()
-            self._encoder.shutdown()
+            self._encoder.shutdown(cancel_futures=True)
 
     async def page(self, _: Request) -> Response:
         return page_response()
@@ -175,6 +191,7 @@ class _Api:
     async def _complete(self, request: Request, chat: bool) -> Response:
         asked = parse(await self._body(request), chat, self._options.defaults)
         self._slots.take()
+        deadline = time.monotonic() + self._options.time_limit_s
         answering: Answering | None = None
 
         def close() -> None:
@@ -184,9 +201,9 @@ class _Api:
 
         streaming = False
         try:
-            asked, prompt, sources = await self._prepared(asked)
-            reply = Reply(self._options.defaults.model, chat, asked.with_usage, sources)
-            answering = Answering(self._writer, prompt, asked, self._options.time_limit_s)
+            prepared = await unless_gone(request, self._prepared(asked))
+            reply = Reply(self._options.defaults.model, chat, asked.with_usage, prepared.sources)
+            answering = Answering(self._writer, prepared, deadline)
             if not asked.stream:
                 text, report = await unless_gone(request, answering.whole())
                 self._done(request, report)
@@ -225,20 +242,43 @@ class _Api:
             raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS} s") from None
         return bytes(body)
 
-    async def _prepared(self, asked: Asked) -> tuple[Asked, list[int], Sequence[Source] | None]:
-        """The request with a limit that fits, its prompt's tokens and sources. Raises: ApiError 400."""
-        loop = asyncio.get_running_loop()
+    async def _prepared(self, asked: Asked) -> Prepared:
+        """The request with a limit that fits, its tokens, sources and form. Raises: ApiError 400, or 503 when late."""
+        context = self._options.context_tokens
         try:
-            prompt, sources = await loop.run_in_executor(self._encoder, self._encode, asked)
-        except InputError as error:
-            raise ApiError(400, str(error), "messages") from None
-        if not prompt:
-            raise ApiError(400, "the prompt is empty: it has no tokens", "prompt")
-        try:
-            options = fitted(asked.options, len(prompt), self._options.context_tokens)
+            if not isinstance(asked.prompt, str):
+                # Each turn is a token or more: a very long chat need not be read to know that it has no room.
+                fitted(asked.options, len(asked.prompt), context)
+            prompt, sources = await self._in_encoder(self._encode, asked, "messages")
+            if not prompt:
+                raise ApiError(400, "the prompt is empty: it has no tokens", "prompt")
+            options = fitted(asked.options, len(prompt), context)
         except ContextOverflow as error:
             raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
-        return dataclasses.replace(asked, options=options), prompt, sources
+        grammar = None
+        if asked.schema is not None:
+            grammar = await self._in_encoder(self._form, asked.schema, "response_format")
+        return Prepared(dataclasses.replace(asked, options=options), prompt, sources, grammar)
+
+    async def _in_encoder(self, work: Callable[[S], T], value: S, field: str) -> T:
+        """`work(value)` in the encoder's thread; input errors are of `field`. Raises: ApiError."""
+        if self._stopping:
+            raise stopping_error()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._options.time_limit_s):
+                return await loop.run_in_executor(self._encoder, work, value)
+        except InputError as error:
+            raise ApiError(400, str(error), field) from None
+        except TimeoutError:
+            raise late_error() from None
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise stopping_error() from None
+            raise
+
+    def _form(self, schema: Mapping[str, Any]) -> Grammar:
+        return schema_grammar(self._session.loaded, dict(schema), "`response_format`")
 
     def _encode(self, asked: Asked) -> tuple[list[int], Sequence[Source] | None]:
         if isinstance(asked.prompt, str):

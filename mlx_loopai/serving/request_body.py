@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
 from mlx_loopai.config import GenerationOptions, generation_options
@@ -31,7 +31,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
@@ -54,7 +53,7 @@ class Defaults:
 class Asked:
     """A request that can be answered. prompt: the messages of a chat, or the text of a plain completion.
 
-    begun: the beginning of a chat's answer, which the model goes on with.
+    begun: the beginning of a chat's answer, which the model goes on with. schema: of the JSON that the answer shall be.
     """
 
     prompt: tuple[Message, ...] | str
@@ -62,6 +61,7 @@ class Asked:
     stream: bool
     with_usage: bool
     begun: str = ""
+    schema: Mapping[str, Any] | None = None
 
 
 class _Part(BaseModel):
@@ -84,6 +84,27 @@ class _Turn(BaseModel):
     def text(self) -> str:
         content = self.content or ""
         return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
+class _NamedSchema(BaseModel):
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _ResponseFormat(BaseModel):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> _ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError('json_schema is missing; give {"schema": {...}}')
+        return self
+
+    @property
+    def schema_given(self) -> Mapping[str, Any] | None:
+        if self.type == "text":
+            return None
+        return self.json_schema.schema_ if self.json_schema and self.type == "json_schema" else {"type": "object"}
 
 
 class _StreamOptions(BaseModel):
@@ -109,6 +130,7 @@ class _Body(BaseModel):
     scripts: str | None = None
     code_fences: bool | None = None
     filter: bool | None = None
+    response_format: _ResponseFormat | None = None
 
 
 class _ChatBody(_Body):
@@ -151,6 +173,7 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
         stream=bool(read.stream),
         with_usage=bool(read.stream_options and read.stream_options.include_usage),
         begun=begun,
+        schema=read.response_format.schema_given if read.response_format else None,
     )
 
 

@@ -14,6 +14,7 @@ from mlx_loopai.generation.answer_stream import Text
 from mlx_loopai.generation.prompts import Source
 
 Finish = Literal["stop", "length"]
+_RETRY_S = 5
 DONE = "data: [DONE]\n\n"
 
 
@@ -36,6 +37,15 @@ class ApiError(LoopaiError):
     def headers(self) -> dict[str, str]:
         found = {} if self.retry_s is None else {"Retry-After": str(self.retry_s)}
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def stopping_error() -> ApiError:
+    return ApiError(503, "the server is stopping; ask again when it is back", retry_s=_RETRY_S)
+
+
+def late_error() -> ApiError:
+    reason = "the time limit passed before the answer began; ask again later"
+    return ApiError(503, reason, code="timeout", retry_s=_RETRY_S)
 
 
 @dataclass(frozen=True)

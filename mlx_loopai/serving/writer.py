@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -13,12 +14,11 @@ from mlx_loopai.config import GenerationOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answer_stream import Writing
 from mlx_loopai.generation.batch import Batch, RowPiece
+from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import Session
 from mlx_loopai.models.prompt_cache import RecentPrefixes
-from mlx_loopai.serving.shapes import ApiError, Report
-
-_RETRY_S = 5
+from mlx_loopai.serving.shapes import ApiError, Report, late_error, stopping_error
 
 Event = str | Report | ApiError
 
@@ -33,6 +33,7 @@ class Task:
     prompt: tuple[int, ...]
     options: GenerationOptions
     goes_on: bool
+    grammar: Grammar | None
     deadline: float
     deliver: Callable[[Event], None]
 
@@ -56,6 +57,7 @@ class Writer:
         self._rows: dict[int, _Row] = {}
         self._keys: dict[Task, int] = {}
         self._closing = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -63,14 +65,20 @@ class Writer:
 
     def submit(self, task: Task) -> None:
         self._orders.put(("write", task))
+        if self._ended.is_set():
+            self._refuse_waiting()
 
     def cancel(self, task: Task) -> None:
         """Free the task's place; it may have ended already."""
         self._orders.put(("forget", task))
 
-    def close(self) -> None:
-        """End all answers and the thread."""
+    def stop(self) -> None:
+        """End all answers and the thread, each answer with an error."""
         self._orders.put(None)
+
+    def close(self) -> None:
+        """The same, and wait for it."""
+        self.stop()
         self._thread.join()
 
     @property
@@ -89,7 +97,17 @@ class Writer:
             except Exception as error:  # what breaks one batch must not end the server
                 self._on_failure(f"{type(error).__name__}: {error}")
                 self._fail_all(ApiError(500, "the answer could not be written; the server's log says why"))
-        self._fail_all(ApiError(503, "the server is stopping; ask again when it is back", retry_s=_RETRY_S))
+        self._fail_all(stopping_error())
+        self._ended.set()
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """What was ordered when nobody carries it out any more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                order = self._orders.get_nowait()
+                if order is not None and order[0] == "write":
+                    order[1].deliver(stopping_error())
 
     def _write(self, batch: Batch) -> None:
         while True:
@@ -113,7 +131,7 @@ class Writer:
 
     def _begin(self, batch: Batch, task: Task) -> None:
         try:
-            request = self._session.request(task.prompt, task.options)
+            request = self._session.request(task.prompt, task.options, task.grammar)
         except InputError as error:
             task.deliver(ApiError(400, str(error), error.argument))
             return
@@ -147,8 +165,7 @@ class Writer:
         for key, row in [(key, row) for key, row in self._rows.items() if row.task.deadline <= now]:
             self._drop(batch, key)
             if not row.writing.tokens:
-                busy = "the time limit passed before the answer began; ask again later"
-                row.task.deliver(ApiError(503, busy, code="timeout", retry_s=_RETRY_S))
+                row.task.deliver(late_error())
                 continue
             self._end(row, late=True)
 

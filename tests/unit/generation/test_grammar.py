@@ -50,9 +50,9 @@ def texts(loaded: LoadedModel, grammar: Grammar, scripts: str) -> list[str]:
     prompt = loaded.tokenizer.encode("동물을 하나 알려 줘.")
     requests = [Request(prompt, HOT, constraint, row=row, grammar=grammar) for row in range(6)]
     found = dict(write_answers(loaded, requests, batch_rows=4))
-    assert "".join(piece.text for piece in stream(loaded, requests[0])) == found[0].generation.text
-    assert all(answer.generation.finished for answer in found.values())
-    return [found[row].generation.text for row in range(6)]
+    assert "".join(piece.text for piece in stream(loaded, requests[0])) == found[0].text.text
+    assert all(answer.text.finished for answer in found.values())
+    return [found[row].text.text for row in range(6)]
 
 
 @pytest.mark.parametrize("scripts", ["off", "ko", "ko+loanwords+gloss"])

@@ -70,13 +70,15 @@ def serving(nano: Session) -> Serving:
     from mlx_loopai.serving.app import ServeOptions, build_app
 
     @contextlib.contextmanager
-    def start(session: Session = nano, **options: Any) -> Iterator[Running]:
+    def start(
+        session: Session = nano, on_app: Callable[[Any], None] = lambda app: None, **options: Any
+    ) -> Iterator[Running]:
         listening = socket.create_server(("127.0.0.1", 0))
         running = Running(f"http://127.0.0.1:{listening.getsockname()[1]}")
         chosen = dataclasses.replace(ServeOptions(DEFAULTS, context_tokens=1024), **options)
-        config = uvicorn.Config(
-            build_app(session, chosen, running.log.append), log_config=None, ws="none", timeout_graceful_shutdown=5
-        )
+        app = build_app(session, chosen, running.log.append)
+        on_app(app)
+        config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -109,7 +109,7 @@ def test_text() -> None:
         ({"stop": 3}, None),
         ({"n": 2}, "n"),
         ({"tools": [{}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"logprobs": True}, "logprobs"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"scripts": "klingon"}, "scripts"),
@@ -175,3 +175,10 @@ def test_an_answer_to_go_on_with() -> None:
     assert (asked.prompt, asked.begun) == ((Message("user", "안녕?"),), "안녕하")
     assert refused({"messages": ASKED, "continue_final_message": True}).param == "messages"
     assert "the last turn must be the user's" in str(refused({"messages": begun}))
+
+
+def test_the_form_of_an_answer() -> None:
+    assert chat(response_format={"type": "text"}).schema is None
+    assert chat(response_format={"type": "json_object"}).schema == {"type": "object"}
+    named = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}
+    assert chat(response_format=named).schema == {"type": "array"}

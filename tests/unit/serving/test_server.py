@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,65 @@ def test_an_answer_is_gone_on_with_where_it_was_cut(server: Running) -> None:
     rest = content(server.ask(messages=turns, continue_final_message=True, max_tokens=40))
     assert 0 < len(begun) < len(whole)
     assert begun + rest == whole
+
+
+def test_json_in_a_form_with_korean_in_it(server: Running) -> None:
+    pytest.importorskip("llguidance", reason="the extra `grammar` is not installed")
+    properties = {"name": {"type": "string", "maxLength": 12}, "kind": {"enum": ["호랑이", "곰"]}}
+    schema = {"type": "object", "properties": properties, "required": ["name", "kind"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "animal", "strict": True, "schema": schema}}
+    asked: dict[str, Any] = {"scripts": "ko", "temperature": 1.2, "seed": 4, "max_tokens": 100}
+    found = json.loads(content(server.ask(QUESTIONS[1], response_format=form, **asked)))
+    assert found["kind"] in ("호랑이", "곰")
+    assert not re.search("[A-Za-z]", found["name"])
+    wrong = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "animal"}}}
+    assert error(server.ask(response_format=wrong), 400)["param"] == "response_format"
+    missing = error(server.ask(response_format={"type": "json_schema"}), 400)
+    assert "json_schema is missing" in missing["message"]
+    assert content(server.ask(QUESTIONS[1], response_format={"type": "json_object"}, **asked)).startswith("{")
+
+
+def test_a_chat_of_too_many_turns_is_not_read(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "prompt_ids", lambda *arguments, **named: pytest.fail("it was read"))
+    turns = [{"role": role, "content": "가"} for _ in range(600) for role in ("user", "assistant")]
+    found = error(server.ask(messages=[*turns, {"role": "user", "content": "가"}]), 400)
+    assert found["code"] == "context_length_exceeded"
+
+
+def test_reading_a_prompt_counts_against_the_time_limit(
+    serving: Serving, nano: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, released = Session.prompt_ids, threading.Event()
+
+    def slow(*arguments: Any, **named: Any) -> list[int]:
+        released.wait(30)
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(Session, "prompt_ids", slow)
+    with serving(time_limit_s=0.3) as server:
+        late = server.ask()
+        assert error(late, 503)["code"] == "timeout"
+        assert "retry-after" in late.headers
+        released.set()
+        server.wait_until_free()
+
+
+def test_a_server_that_stops_tells_its_clients(serving: Serving, endless: Session) -> None:
+    stops: list[Callable[[], None]] = []
+    with serving(endless, concurrent=1, queue=3, on_app=lambda app: stops.append(app.state.stop)) as server:
+        with ThreadPoolExecutor(3) as clients:
+            streamed = clients.submit(server.ask, stream=True, **LONG)
+            while not server.health()["answers"]:
+                time.sleep(0.02)
+            waiting = clients.submit(server.ask, **LONG)
+            while server.health()["answers"] < 2:
+                time.sleep(0.02)
+            stops[0]()
+            assert error(waiting.result(), 503)["type"] == "server_error"
+            events = streamed.result().text.split("\n\n")
+        assert "stopping" in json.loads(events[-3].removeprefix("data: "))["error"]["message"]
+        assert events[-2] == "data: [DONE]"
+        error(server.ask(), 503)
 
 
 def test_the_next_turn_reads_only_what_is_new(serving: Serving) -> None:

@@ -27,6 +27,7 @@ COMPLETION_VARIABLE = "_MLX_LOOPAI_COMPLETE"
 
 # Every command with its line in `--help`; `mlx_loopai/cli/NAME.py` holds it as `command`.
 COMMANDS = {
+    "start": "Fine-tune a model on your writing, step by step: from rows or stories to a verdict.",
     "demo": "Show on the embedded model that guarded fine-tuning keeps what plain fine-tuning loses.",
     "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
     "adapters": "Merge, fuse, rescale, import, export and inspect LoRA adapters.",

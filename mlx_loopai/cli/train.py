@@ -84,7 +84,7 @@ def command(
     if plain:
         overrides = (*_WITHOUT_GUARD, *overrides)
     how = {"columns": column_map(columns), "skip_bad": skip_bad, "allow_special": allow_special}
-    short = _short_form(data, recipe, how)
+    short = short_form(data, recipe, how)
     config = load_config(recipe, overrides, short if plain or recipe else shipped_values("guarded") | short)
     from mlx_loopai.experiments.judged_run import train_and_judge
     from mlx_loopai.training.process_group import ProcessGroup
@@ -93,13 +93,13 @@ def command(
     with progress_listener(quiet or group.rank > 0) as listener:
         summary = train_and_judge(config, out, listener, resume, group)
         if isinstance(summary, JudgedSummary):
-            summary = _with_report(summary, out)
+            summary = with_report(summary, out)
     if group.rank == 0:
         emit(summary.to_json(), as_json, judged_text(summary) if isinstance(summary, JudgedSummary) else _text(summary))
-        say_next(_next_step(summary, out), as_json, quiet)
+        say_next(next_step(summary, out), as_json, quiet)
 
 
-def _next_step(summary: Summary, out: Path) -> str:
+def next_step(summary: Summary, out: Path) -> str:
     """What usually follows: a run that passed is used, any other is measured in full."""
     from mlx_loopai.runs.directory import RunDirectory
     from mlx_loopai.runs.documents.verdict import JudgedSummary
@@ -109,7 +109,7 @@ def _next_step(summary: Summary, out: Path) -> str:
     return f"evaluate --adapter {out} --out {RunDirectory(out).evaluation}"
 
 
-def _short_form(data: tuple[Path, ...], recipe: Path | None, how: dict[str, Any]) -> dict[str, Any]:
+def short_form(data: tuple[Path, ...], recipe: Path | None, how: dict[str, Any]) -> dict[str, Any]:
     """The files of --data, read as `how` says, as configuration values."""
     if not data:
         if any(how.values()):
@@ -122,7 +122,7 @@ def _short_form(data: tuple[Path, ...], recipe: Path | None, how: dict[str, Any]
     return {"sources": {_source_name(path, data): {"path": str(path)} | how for path in data}}
 
 
-def _with_report(judged: JudgedSummary, out: Path) -> JudgedSummary:
+def with_report(judged: JudgedSummary, out: Path) -> JudgedSummary:
     """The same with the report of the run written beside it."""
     from mlx_loopai.report.assemble import default_place, report_of, write_page
     from mlx_loopai.runs.directory import RunDirectory

@@ -132,7 +132,7 @@ def test_the_traceback_is_there_on_request(
     ("arguments", "line"),
     [
         (["convret"], "no command 'convret'; did you mean convert?; see `mlx-loopai --help`"),
-        (["qqq"], "no command 'qqq'; there are demo, convert, "),
+        (["qqq"], "no command 'qqq'; there are start, demo, convert, "),
         (["--colour"], "No such option '--colour'"),
         (["convert"], "Missing argument 'SOURCE'; see `mlx-loopai convert --help`"),
     ],

@@ -1,0 +1,204 @@
+"""`mlx-loopai start`: from rows or a folder of stories to a verdict; asks what it needs to know."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next, waiting
+from mlx_loopai.cli.train import judged_text, next_step, short_form, with_report
+from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from mlx_loopai.config import RunConfig
+    from mlx_loopai.experiments.first_run import TimeEstimate
+    from mlx_loopai.memory.machine import Machine
+    from mlx_loopai.memory.plan import MemoryPlan
+    from mlx_loopai.runs.context import RunContext
+
+_PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class _Talk:
+    """Says what was found on stderr, and asks unless everything is answered with yes."""
+
+    yes: bool
+    quiet: bool
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def ask(self, question: str, default: str | None, flag: str) -> str:
+        """An answer, `default` where nobody is asked. Raises: InputError when there is none and nobody can answer."""
+        if self.yes and default is not None:
+            return default
+        if self.yes or not sys.stdin.isatty():
+            raise InputError(f"start: nobody to ask; give {flag}" + ("" if self.yes else ", or --yes"))
+        answer: str = click.prompt(question, default=default, err=True)
+        return answer
+
+    def agree(self, question: str) -> None:
+        """Raises: Abort when the answer is no; InputError when nobody can answer."""
+        if self.yes:
+            return
+        if not sys.stdin.isatty():
+            raise InputError("start: nobody to ask; give --yes")
+        click.confirm(question, default=True, abort=True, err=True)
+
+
+@click.command("start", short_help="From rows or a folder of stories to a verdict, step by step.")
+@click.option("--data", type=_PATH, help="A file or folder of rows or stories, or hf:OWNER/NAME[:SPLIT].")
+@click.option("--model", help="nano, a folder or a hub id.  [default: proposed for this machine]")
+@click.option("--out", type=_PATH, help="The run's folder.  [default: runs/ and the name of the data]")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
+)
+@click.option("--yes", is_flag=True, help="Take every proposal; ask nothing.")
+@json_option
+@quiet_option
+def command(
+    data: Path | None,
+    model: str | None,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    yes: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Fine-tune a model on your writing, step by step.
+
+    Reads the rows or stories, proposes a model that fits this machine, says how much memory and time training needs,
+    writes recipe.yaml into the run's folder, trains with guards, and shows what was kept and learnt.
+
+    \b
+    mlx-loopai start
+    mlx-loopai start --data stories --model nano --out runs/first --yes
+    """
+    from mlx_loopai.memory.machine import this_machine
+
+    talk, machine = _Talk(yes, quiet), this_machine()
+    data = data or Path(talk.ask("File or folder with your texts", None, "--data"))
+    out = out or Path(talk.ask("Folder for the result", str(Path("runs") / data.stem), "--out"))
+    _check_free(out)
+    _look_at(data, talk)
+    config = _configuration(data, model, machine, overrides, talk)
+    with waiting(f"opening {config.model}", quiet):
+        context = _opened(config, out)
+    planned, time = _planned(context, machine, quiet)
+    talk.say(f"memory: {format_bytes(planned.total_bytes)} of {format_bytes(planned.budget_bytes)}")
+    talk.say(f"training: {time.steps} steps, {_range(time)} ({time.source})")
+    talk.say("the base's answers to rehearse before it, and the questions after it, take further minutes")
+    talk.agree("Train now?")
+    recipe = _write_recipe(config, out)
+    _train(config, out, {"model": config.model, "recipe": recipe, "estimate_s": [time.low_s, time.high_s]},
+           as_json, quiet)  # fmt: skip
+
+
+def _check_free(out: Path) -> None:
+    if (out / "adapter").exists() or (out / "checkpoints").exists():
+        raise InputError(f"--out {out}: holds a run already; give another folder, or mlx-loopai train --resume")
+
+
+def _look_at(data: Path, talk: _Talk) -> None:
+    """Say what is in the rows. Raises: InputError when nothing can be learnt from them."""
+    from mlx_loopai.cli.rows import read_sources
+    from mlx_loopai.data.audit import audit
+
+    (reading,) = read_sources([str(data)], None)
+    records = reading.required()
+    if not records:
+        raise InputError(f"{data}: holds no rows; give a file or folder with texts")
+    found = audit(records)
+    languages = ", ".join(f"{name} {count}" for name, count in found.languages.items())
+    talk.say(f"{data}: {found.rows} rows ({languages}); the longest has {found.longest} {found.length_unit}")
+    for note in (*reading.notices, *(f"warning: {warning}" for warning in found.warnings)):
+        talk.say(note)
+
+
+def _configuration(
+    data: Path, model: str | None, machine: Machine, overrides: tuple[str, ...], talk: _Talk
+) -> RunConfig:
+    """A guarded run on `data`, on the base that was named or agreed on."""
+    from mlx_loopai.config import load_config
+    from mlx_loopai.config.shipped import shipped_values
+    from mlx_loopai.experiments.first_run import proposed_base
+
+    how = {"columns": {}, "skip_bad": False, "allow_special": False}
+    place = data.resolve() if data.exists() else data  # a recipe's own paths are beside it
+    values = shipped_values("guarded") | short_form((place,), None, how)
+    talk.say(f"this machine: {machine.name}, {format_bytes(machine.ram_bytes)}")
+    if model is None:
+        proposed = proposed_base(load_config(None, overrides, values), machine)
+        if proposed is None:
+            raise LoopaiError("no released model fits this machine; --model nano always does, as a trial")
+        size = format_bytes(proposed.download_bytes)
+        talk.say(f"proposed: {proposed.hub_id}, a download of {size} unless it is here, licence {proposed.licence}")
+        model = talk.ask("Model", proposed.hub_id, "--model")
+    return load_config(None, overrides, values | {"model": model})
+
+
+def _opened(config: RunConfig, out: Path) -> RunContext:
+    from mlx_loopai.runs.context import RunContext
+    from mlx_loopai.runs.directory import RunDirectory
+    from mlx_loopai.runs.listener import Silent
+
+    return RunContext.open(config, RunDirectory(out), Silent())
+
+
+def _planned(context: RunContext, machine: Machine, quiet: bool) -> tuple[MemoryPlan, TimeEstimate]:
+    """Memory and time. Raises: LoopaiError when the run does not fit."""
+    from mlx_loopai.benchmark.roofline import chip_peak
+    from mlx_loopai.experiments.first_run import measured_time, published_time, work_of
+    from mlx_loopai.guards.terms import memory_terms
+    from mlx_loopai.memory.corrections import read_corrections
+    from mlx_loopai.memory.plan import plan
+
+    config, shape, rows = context.config, context.base.shape, context.rows
+    corrections = read_corrections(shape, machine)
+    planned = plan(shape, config, machine, memory_terms(config), rows.longest, corrections).require_fit()
+    work, peak = work_of(config, rows.lengths), chip_peak(machine.name)
+    if peak is not None:
+        return planned, published_time(shape, planned, work, config.train.rows_per_step, peak.flops_s / 1e12)
+    with waiting("measuring two steps", quiet):
+        return planned, measured_time(str(context.base.path), config, planned, work)
+
+
+def _range(time: TimeEstimate) -> str:
+    return f"{format_duration(time.low_s)} to {format_duration(time.high_s)}"
+
+
+def _write_recipe(config: RunConfig, out: Path) -> Path:
+    """The run as a recipe that `train` takes: what differs from the defaults."""
+    import yaml
+
+    from mlx_loopai.files import write_whole
+
+    out.mkdir(parents=True, exist_ok=True)
+    values: dict[str, Any] = config.model_dump(mode="json", exclude_defaults=True)
+    written = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    path = out / "recipe.yaml"
+    write_whole(
+        path, f"# Written by `mlx-loopai start`: mlx-loopai train recipe.yaml --out RUN does the same.\n{written}"
+    )
+    return path
+
+
+def _train(config: RunConfig, out: Path, more: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.experiments.judged_run import train_and_judge
+    from mlx_loopai.runs.documents.verdict import JudgedSummary
+
+    with progress_listener(quiet) as listener:
+        summary = train_and_judge(config, out, listener)
+    if not isinstance(summary, JudgedSummary):
+        raise InputError("start: judges what it trains; leave `forgetting.questions` and the guards on, or use train")
+    summary = with_report(summary, out)
+    emit(summary.to_json() | more, as_json, judged_text(summary))
+    say_next(next_step(summary, out), as_json, quiet)

@@ -1,0 +1,84 @@
+"""What `start` proposes and foretells, without a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlx_loopai.config import RunConfig, load_config
+from mlx_loopai.config.shipped import shipped_values
+from mlx_loopai.experiments.first_run import Work, measured_time, proposed_base, published_time, work_of
+from mlx_loopai.guards.terms import memory_terms
+from mlx_loopai.memory.machine import Machine, machine_names, named_machine, this_machine
+from mlx_loopai.memory.plan import plan
+from mlx_loopai.models.known_shapes import known_config
+from mlx_loopai.models.load import NANO_FOLDER
+from mlx_loopai.models.released import RELEASED
+from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.units import GIB
+
+
+def guarded(*overrides: str) -> RunConfig:
+    rows = {"sources": {"rows": {"path": "rows.jsonl"}}}
+    return load_config(None, overrides, shipped_values("guarded") | rows)
+
+
+def computer(gib: float) -> Machine:
+    size = int(gib * GIB)
+    return Machine(name="box", ram_bytes=size, working_set_bytes=size, max_buffer_bytes=size, backend="cpu", cores=4)
+
+
+def test_the_released_models_are_known_and_grow() -> None:
+    sizes = [model.download_bytes for model in RELEASED]
+    assert sizes == sorted(sizes)
+    assert 0.9e9 < sizes[0] < 1.1e9  # 0.49 billion parameters in half precision
+
+
+@pytest.mark.parametrize("name", machine_names())
+def test_the_proposal_is_the_largest_that_fits(name: str) -> None:
+    machine, config = named_machine(name), guarded()
+    found = proposed_base(config, machine)
+    fitting = [
+        model
+        for model in RELEASED
+        if plan(
+            ModelShape.from_config(known_config(model.shape_name) or {}), config, machine, memory_terms(config)
+        ).fits
+    ]
+    assert found == (fitting[-1] if fitting else None)
+
+
+def test_more_memory_never_proposes_less() -> None:
+    proposed = [proposed_base(guarded(), named_machine(name)) for name in ("m4-16gb", "m4-32gb", "m4-max-128gb")]
+    places = [-1 if model is None else RELEASED.index(model) for model in proposed]
+    assert places == sorted(places)
+    assert places[0] >= 0
+
+
+def test_without_a_gpu_it_is_the_smallest_and_on_a_tiny_machine_none() -> None:
+    assert proposed_base(guarded(), computer(256)) == RELEASED[0]
+    assert proposed_base(guarded(), computer(1)) is None
+
+
+def test_work_counts_rehearsal_and_passes() -> None:
+    config = guarded("train.epochs=2", "train.rows_per_step=4", "replay.share=0.5", "train.max_tokens=100")
+    assert work_of(config, [50] * 9 + [1000]) == Work(steps=10, own_tokens=110, most_tokens=220)
+    assert work_of(guarded("train.max_steps=7"), [10]).steps == 7
+
+
+def test_published_time_is_a_range_that_grows_with_the_work() -> None:
+    config, machine = guarded(), named_machine("m4-16gb")
+    shape = ModelShape.from_config(known_config("Qwen2.5-0.5B-shape") or {})
+    planned = plan(shape, config, machine, memory_terms(config))
+    small, large = (published_time(shape, planned, Work(n, 1000, 2000), 8, teraflops=4.0) for n in (10, 20))
+    assert 0 < small.low_s < small.high_s
+    assert (large.low_s, large.high_s) == pytest.approx((2 * small.low_s, 2 * small.high_s))
+    faster = published_time(shape, planned, Work(10, 1000, 2000), 8, teraflops=8.0)
+    assert faster.high_s < small.high_s
+
+
+def test_two_steps_are_measured() -> None:
+    config = guarded("train.max_tokens=32", "train.rows_per_step=2")
+    planned = plan(ModelShape.from_folder(NANO_FOLDER), config, this_machine(), memory_terms(config))
+    found = measured_time(str(NANO_FOLDER), config, planned, Work(5, 32, 64))
+    assert 0 < found.low_s < found.high_s
+    assert found.steps == 5

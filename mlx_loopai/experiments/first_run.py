@@ -12,6 +12,7 @@ from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.plan import MemoryPlan, plan
 from mlx_loopai.memory.predict import QUANTIZED
 from mlx_loopai.memory.published import TrainerRun, published, step_seconds
+from mlx_loopai.memory.sizes import FLOAT_BYTES
 from mlx_loopai.memory.watch import guarded
 from mlx_loopai.models.find_config import find_config
 from mlx_loopai.models.known_shapes import known_config
@@ -45,7 +46,7 @@ class TimeEstimate:
 
 
 def proposed_base(config: RunConfig, machine: Machine) -> Released | None:
-    """The largest released model with which a run of `config` fits `machine`; None when none does.
+    """The largest released model with which a run of `config` fits `machine` unquantised; None when none does.
 
     Without a GPU it is the smallest: larger ones would fit, and would take days.
     """
@@ -57,7 +58,8 @@ def proposed_base(config: RunConfig, machine: Machine) -> Released | None:
 
 def _fits(model: Released, config: RunConfig, machine: Machine) -> bool:
     shape = ModelShape.from_config(known_config(model.shape_name) or {})
-    return plan(shape, config, machine, memory_terms(config)).fits
+    found = plan(shape, config, machine, memory_terms(config))
+    return found.fits and found.base_precision in FLOAT_BYTES
 
 
 def work_of(config: RunConfig, lengths: list[int]) -> Work:

@@ -275,7 +275,10 @@ def test_rows_as_people_have_them(command_line: CommandLine, tiny_model_folder: 
         file.write(json.dumps({"prompt": "가", "completion": "나", "label": False}) + "\n")
     ended = command_line(*arguments, "--out", tmp_path / "two")
     assert ended.status == 2
-    assert "train.jsonl:3: label is false" in ended.stderr
+    assert "train.jsonl:3: " in ended.stderr
+    assert "preference.objective" in ended.stderr
+    lines = [json.dumps(row) for row in (*rows, {"prompt": "가", "completion": ""})]
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     ended = command_line(*arguments, "--out", tmp_path / "two", "--skip-bad")
-    assert "left out 1 rows: label is false" in ended.stderr
+    assert "left out 1 rows: " in ended.stderr
     assert summary(ended)["steps"] == 1

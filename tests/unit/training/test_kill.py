@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_loopai.generation.switch import SWITCH_FILE
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.checkpoint import complete_checkpoints
 from tests.unit.conftest import Cli
@@ -22,7 +23,8 @@ def check(run: Path) -> None:
         assert sorted(checkpoints.iterdir()) == sorted(complete_checkpoints(checkpoints))
     adapter = run / "adapter"
     if adapter.exists():
-        assert {path.name for path in adapter.iterdir()} == {"adapters.safetensors", "adapter_config.json", "README.md"}
+        found = {path.name for path in adapter.iterdir()}
+        assert found - {SWITCH_FILE} == {"adapters.safetensors", "adapter_config.json", "README.md"}
 
 
 def same_adapter(run: Path, other: Path) -> bool:

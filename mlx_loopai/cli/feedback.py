@@ -73,7 +73,7 @@ def audit_command(files: tuple[str, ...], columns: str | None, as_json: bool) ->
     judged = [one for reading in readings for one in reading.judged]
     bad = [row for reading in readings for row in reading.bad]
     found = audit_judged(judged)
-    document = {**dataclasses.asdict(found), "warnings": found.warnings, "bad": bad}
+    document = {**dataclasses.asdict(found), "warnings": found.warnings, "bad_rows": bad}
     lines = [
         f"pairs     {found.pairs}",
         f"labelled  {found.good} good, {found.bad} bad",

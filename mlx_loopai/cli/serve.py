@@ -89,6 +89,11 @@ _SPARE_CONNECTIONS = 64
     multiple=True,
     help="Origin whose pages may send requests, such as https://my.site (repeatable; *: any).",
 )
+@click.option(
+    "--feedback",
+    type=click.Path(path_type=Path),
+    help="Append what clients send to /v1/feedback to this file (JSONL), for `train`.",
+)
 @json_option
 @quiet_option
 def command(
@@ -106,6 +111,7 @@ def command(
     max_body: int,
     prompt_cache: str,
     allow_origin: tuple[str, ...],
+    feedback: Path | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -133,9 +139,8 @@ def command(
     with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(f"loading {model}", quiet):
             session = open_session(model, adapter, system)
-        name = _served_name(model, session.adapter)
         serving = ServeOptions(
-            defaults=Defaults(name, generation),
+            defaults=Defaults(_served_name(model, session.adapter), generation),
             context_tokens=session.context(context),
             concurrent=concurrent,
             queue=queue,
@@ -146,6 +151,7 @@ def command(
             loopback=ipaddress.ip_address(listening.getsockname()[0]).is_loopback,
             origins=allow_origin,
             api_key=key,
+            feedback=feedback,
         )
         _announce(listening, host, serving, as_json, quiet)
         with keep_awake():

@@ -170,11 +170,25 @@ def _divided(sources: dict[str, list[TokenRow]], share: float, notices: tuple[st
     total = sum(map(len, sources.values()))
     for name, rows in sources.items():
         wanted = min(round(share * len(rows)), MOST_HELD_OUT * len(rows) // max(1, total))
-        order = sorted({_held_together(row) for row in rows})
-        chosen = set(order[: min(wanted, len(order) - 1)])
+        groups: dict[bytes, set[str]] = {}
+        for row in rows:
+            groups.setdefault(_held_together(row), set()).add(rows_digest([row]))
+        chosen = _filling(groups, wanted)
         kept[name] = [row for row in rows if _held_together(row) not in chosen]
         held_out += list({rows_digest([row]): row for row in rows if _held_together(row) in chosen}.values())
     return Rows(kept, held_out, notices)
+
+
+def _filling(groups: dict[bytes, set[str]], wanted: int) -> set[bytes]:
+    """Whole groups, in the order of their names, with about `wanted` rows together; one group is always left."""
+    chosen: set[bytes] = set()
+    count = 0
+    for name in sorted(groups)[:-1]:
+        if count >= wanted:
+            break
+        chosen.add(name)
+        count += len(groups[name])
+    return chosen
 
 
 def _held_together(row: TokenRow) -> bytes:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mlx_loopai.data.feedback import append_feedback
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.grammar import Grammar, schema_grammar
 from mlx_loopai.generation.grounding import ground_all
@@ -27,6 +29,7 @@ from mlx_loopai.generation.session import ContextOverflow, Session, answer_room,
 from mlx_loopai.retrieval.index import Hit
 from mlx_loopai.serving.access import Guard, check_key
 from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Prepared, Slots, events, unless_gone
+from mlx_loopai.serving.feedback import feedback_row
 from mlx_loopai.serving.page import page_response, page_settings
 from mlx_loopai.serving.request_body import Asked, Defaults, parse
 from mlx_loopai.serving.shapes import ApiError, Reply, Report, late_error, stopping_error
@@ -45,7 +48,7 @@ class ServeOptions:
 
     retrieve: finds passages for the last request of a chat, which are shown with it. loopback: it is bound to a
     loopback address. api_key: None lets everybody in who reaches it. cache_bytes: of keys and values, kept from answer
-    to answer; 0: none.
+    to answer; 0: none. feedback: the file to which /v1/feedback appends; None: there is no such route.
     """
 
     defaults: Defaults
@@ -59,6 +62,7 @@ class ServeOptions:
     loopback: bool = True
     origins: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
+    feedback: Path | None = None
 
 
 def build_app(session: Session, options: ServeOptions, log: Callable[[str], None]) -> Starlette:
@@ -76,6 +80,8 @@ def build_app(session: Session, options: ServeOptions, log: Callable[[str], None
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.text, methods=["POST"]),
     ]
+    if options.feedback is not None:
+        routes.append(Route("/v1/feedback", api.feedback, methods=["POST"]))
     middleware = [Middleware(Guard, loopback=options.loopback, origins=options.origins)]
     if options.origins:
         headers = ["Authorization", "Content-Type"]
@@ -159,6 +165,9 @@ class _Api:
     async def text(self, request: Request) -> Response:
         return await self._guarded(request, lambda request: self._complete(request, chat=False))
 
+    async def feedback(self, request: Request) -> Response:
+        return await self._guarded(request, self._keep_feedback)
+
     async def _guarded(self, request: Request, work: Callable[[Request], Awaitable[Response]]) -> Response:
         """What `work` answers; every error in the shape of the API."""
         try:
@@ -215,6 +224,14 @@ class _Api:
         finally:
             if not streaming:
                 close()
+
+    async def _keep_feedback(self, request: Request) -> Response:
+        row = feedback_row(await self._body(request), self._options.defaults.model)
+        assert self._options.feedback is not None
+        loop = asyncio.get_running_loop()
+        added = await loop.run_in_executor(self._encoder, append_feedback, self._options.feedback, [row])
+        self._log(f"{request.method} {request.url.path} 200")
+        return JSONResponse({"object": "feedback", "added": added})
 
     def _done(self, request: Request, report: Report) -> None:
         written = report.written

@@ -158,7 +158,7 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
 
     Raises: ApiError 400 naming the field that is at fault; 404 for another model.
     """
-    fields = _json(body)
+    fields = json_object(body)
     _refuse_unsupported(fields)
     try:
         read = (_ChatBody if chat else _TextBody).model_validate(fields)
@@ -177,7 +177,8 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
     )
 
 
-def _json(body: bytes) -> Mapping[str, Any]:
+def json_object(body: bytes) -> Mapping[str, Any]:
+    """The fields of a JSON object. Raises: ApiError 400."""
     try:
         fields = from_json(body, allow_inf_nan=False)
     except ValueError as error:

@@ -1,0 +1,129 @@
+"""`mlx-loopai export`: a finished run as a model for another program, base and adapter in one."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_loopai.cli.model_options import chosen_model
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, waiting
+from mlx_loopai.errors import InputError
+
+_PATH = click.Path(path_type=Path)
+# LM Studio lists OWNER/MODEL/FILE under its folder of models.
+_LM_STUDIO_OWNER = "mlx-loopai"
+_QUOTES = '"""'
+_LEFT_BEHIND = (
+    "the adapter switch and the constraint of --scripts do not travel; `mlx-loopai convert --steer` puts damping of"
+    " foreign scripts into the weights"
+)
+
+
+@click.command("export", short_help="Make a model for Ollama, LM Studio or transformers of a run.")
+@click.argument("run", metavar="RUN", type=_PATH)
+@click.option(
+    "--to", "program", required=True, type=click.Choice(["ollama", "lmstudio", "hf"]), help="Who is to read it."
+)
+@click.option("--model", help="The base.  [default: the run's own]")
+@click.option("--out", required=True, type=_PATH, help="The folder to write; for lmstudio its folder of models.")
+@json_option
+@quiet_option
+def command(run: Path, program: str, model: str | None, out: Path, as_json: bool, quiet: bool) -> None:
+    """Merge the adapter of RUN into its base and write it as another program reads it; prints the last command.
+
+    \b
+    ollama:   OUT/NAME.gguf and OUT/Modelfile
+    lmstudio: OUT/mlx-loopai/NAME/NAME.gguf
+    hf:       a Hugging Face folder
+
+    The adapter switch and the constraint of --scripts stay behind: they belong to this program.
+    """
+    from converters.convert import convert
+    from converters.fuse_folder import fuse
+    from converters.writers.target import Target
+    from mlx_loopai.models.adapters import find_adapter
+    from mlx_loopai.models.load import NANO, NANO_FOLDER
+
+    adapter, base = find_adapter(run), chosen_model(model, run, quiet)
+    system = _system_prompt(adapter)
+    place = _place(run.resolve().name, program, out)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+        fused = Path(scratch) / "fused"
+        with progress(None, "fusing", quiet, "bytes") as bar:
+            fuse(adapter, str(NANO_FOLDER) if base == NANO else base, fused, Target(), on_progress=bar.advance)
+        target = Target(to="hf") if program == "hf" else Target(to="gguf", dtype="bf16")
+        with waiting("converting", quiet):
+            done = convert(fused, place, target=target)
+        if program == "ollama":
+            _write_modelfile(place, fused, system)
+    last = _last_command(program, place)
+    document = {
+        "out": place,
+        "bytes": done.n_bytes,
+        "base": base,
+        "command": last,
+        "notes": [*done.notes, _LEFT_BEHIND],
+    }
+    emit(document, as_json, "" if quiet else f"{place}\nnote: {_LEFT_BEHIND}\n{last}")
+
+
+def _place(name: str, program: str, out: Path) -> Path:
+    """Where the model goes. Raises: InputError when something is there."""
+    place = {"hf": out, "ollama": out / f"{name}.gguf", "lmstudio": out / _LM_STUDIO_OWNER / name / f"{name}.gguf"}
+    found = place[program]
+    if found.exists() or (program == "ollama" and (out / "Modelfile").exists()):
+        raise InputError(f"--out {out}: holds such a model already, which is never overwritten; choose another folder")
+    return found
+
+
+def _system_prompt(adapter: Path) -> str:
+    """The one that the adapter was trained with. Raises: InputError when a Modelfile cannot hold it."""
+    from mlx_loopai.models.adapters import read_adapter_config
+
+    system = str((read_adapter_config(adapter).get("mlx_loopai") or {}).get("system_prompt") or "")
+    if _QUOTES in system:
+        raise InputError(f"{adapter}: its system prompt has {_QUOTES}, which ends one in a Modelfile; use convert")
+    return system
+
+
+def _write_modelfile(model: Path, fused: Path, system: str) -> None:
+    """Ollama's Modelfile: the file, the run's system prompt, what ends an answer, sampling. The GGUF has the template.
+
+    Source: Ollama's documentation of Modelfile.
+    """
+    from mlx_loopai.files import write_whole
+    from mlx_loopai.models.load import load_tokenizer
+
+    tokenizer, lines = load_tokenizer(fused), [f"FROM ./{model.name}"]
+    if system:
+        lines.append(f"SYSTEM {_QUOTES}{system}{_QUOTES}")
+    ends = [tokenizer.convert_ids_to_tokens(number) for number in sorted(tokenizer.eos_token_ids)]
+    lines += [f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends]
+    lines += [f"PARAMETER {name} {value:g}" for name, value in _sampling(fused).items()]
+    write_whole(model.parent / "Modelfile", "\n".join(lines) + "\n")
+
+
+def _sampling(folder: Path) -> dict[str, float]:
+    """The model's own advice on sampling, by Ollama's names."""
+    names = {
+        "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "repetition_penalty": "repeat_penalty"
+    }  # fmt: skip
+    path = folder / "generation_config.json"
+    advice: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = {theirs: advice.get(ours) for ours, theirs in names.items()}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _last_command(program: str, place: Path) -> str:
+    name = shlex.quote(place.stem)
+    if program == "ollama":
+        return f"ollama create {name} -f {shlex.quote(str(place.parent / 'Modelfile'))} && ollama run {name}"
+    if program == "lmstudio":
+        return f"lms load {_LM_STUDIO_OWNER}/{name}"
+    return f"mlx-loopai chat --model {shlex.quote(str(place))}"

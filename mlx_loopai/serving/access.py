@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 from collections.abc import Collection
+from socket import gethostname
+from typing import Literal
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,20 +17,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_loopai.serving.shapes import ApiError
 
+# The names that a server answers to: those of the loopback address, this machine's own, or whatever it is called.
+Names = Literal["loopback", "own", "any"]
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.I)
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
 
 
-def refusal(headers: Headers, loopback: bool, origins: Collection[str]) -> ApiError | None:
+def refusal(headers: Headers, names: Names, origins: Collection[str]) -> ApiError | None:
     """Why a request is turned away, or None.
 
-    On a loopback address only loopback names are answered: a page of another site may point its own name at this
-    machine (DNS rebinding). A request that a page of another origin sends is refused unless that origin, or `*`, is
-    allowed.
+    A page of another site may point its own name at this machine (DNS rebinding), so only `names` are answered. A
+    request that a page of another origin sends is refused unless that origin, or `*`, is allowed.
     """
     host = headers.get("host", "")
-    if loopback and not _LOOPBACK.fullmatch(host):
+    if names == "loopback" and not _LOOPBACK.fullmatch(host):
         return ApiError(403, f"host {host[:80]!r}: this server answers on the loopback address only", code="wrong_host")
+    if names == "own" and not _is_own(host):
+        reason = f"host {host[:80]!r}: without a key this server answers to its addresses and to {gethostname()} only"
+        return ApiError(403, reason, code="wrong_host")
     origin = headers.get("origin")
     if origin is None or origin in origins or "*" in origins or _netloc(origin) == host.lower():
         return None
@@ -36,6 +43,26 @@ def refusal(headers: Headers, loopback: bool, origins: Collection[str]) -> ApiEr
         f"origin {origin[:80]!r}: not one that this server was started to let in (allowed origins)",
         code="wrong_origin",
     )
+
+
+def _is_own(host: str) -> bool:
+    """Whether a Host header is an address, which nobody can point elsewhere, or this machine's own name."""
+    name = _netloc_name(host)
+    own = gethostname().lower().removesuffix(".local")
+    if name in ("localhost", own, f"{own}.local"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _netloc_name(host: str) -> str:
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def _netloc(origin: str) -> str:
@@ -55,8 +82,8 @@ def check_key(request: Request, key: str | None) -> None:
 class Guard:
     """Turns away what `refusal` names, and adds the headers that keep browsers from guessing."""
 
-    def __init__(self, app: ASGIApp, loopback: bool, origins: Collection[str]) -> None:
-        self._app, self._loopback, self._origins = app, loopback, origins
+    def __init__(self, app: ASGIApp, names: Names, origins: Collection[str]) -> None:
+        self._app, self._names, self._origins = app, names, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,6 +95,6 @@ class Guard:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        error = refusal(Headers(scope=scope), self._loopback, self._origins)
+        error = refusal(Headers(scope=scope), self._names, self._origins)
         answer = self._app if error is None else JSONResponse(error.body, error.status)
         await answer(scope, receive, send_with_headers)

@@ -27,7 +27,7 @@ from mlx_loopai.generation.grounding import ground_all
 from mlx_loopai.generation.prompts import Prompt, Source
 from mlx_loopai.generation.session import ContextOverflow, Session, answer_room, fitted
 from mlx_loopai.retrieval.index import Hit
-from mlx_loopai.serving.access import Guard, check_key
+from mlx_loopai.serving.access import Guard, Names, check_key
 from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Prepared, Slots, events, unless_gone
 from mlx_loopai.serving.feedback import feedback_row
 from mlx_loopai.serving.page import page_response, page_settings
@@ -64,6 +64,13 @@ class ServeOptions:
     api_key: str | None = field(default=None, repr=False)
     feedback: Path | None = None
 
+    @property
+    def names(self) -> Names:
+        """What the server may be called. Behind a key it may be a proxy's name: a page of another site has no key."""
+        if self.loopback:
+            return "loopback"
+        return "own" if self.api_key is None else "any"
+
 
 def build_app(session: Session, options: ServeOptions, log: Callable[[str], None]) -> Starlette:
     """The application; its writer starts and ends with it. `log` gets a line a request, which tells no contents.
@@ -82,7 +89,7 @@ def build_app(session: Session, options: ServeOptions, log: Callable[[str], None
     ]
     if options.feedback is not None:
         routes.append(Route("/v1/feedback", api.feedback, methods=["POST"]))
-    middleware = [Middleware(Guard, loopback=options.loopback, origins=options.origins)]
+    middleware = [Middleware(Guard, names=options.names, origins=options.origins)]
     if options.origins:
         headers = ["Authorization", "Content-Type"]
         middleware.append(

@@ -272,6 +272,18 @@ def test_every_origin_where_that_is_asked_for(serving: Serving) -> None:
         assert httpx.get(f"{server.url}/v1/models", headers={"Host": "evil.example"}).status_code == 403
 
 
+def test_a_server_on_the_network_answers_to_its_own_names(serving: Serving) -> None:
+    def asked(server: Running, host: str, **headers: str) -> int:
+        return httpx.get(f"{server.url}/v1/models", headers={"Host": host, **headers}).status_code
+
+    with serving(loopback=False) as server:
+        own = ("192.168.0.7:8080", "[fe80::1]:8080", "localhost", socket.gethostname(), "127.0.0.1")
+        assert [asked(server, host) for host in own] == [200] * len(own)
+        assert [asked(server, host) for host in ("evil.example:8080", "127.0.0.1.evil.example", "[", "")] == [403] * 4
+    with serving(loopback=False, api_key="k") as server:
+        assert asked(server, "proxy.example", Authorization="Bearer k") == 200
+
+
 def lines(server: Running, **fields: Any) -> list[Any]:
     body = {"messages": [{"role": "user", "content": QUESTIONS[0]}], "stream": True, "temperature": 0} | fields
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:

@@ -120,6 +120,7 @@ bench-mac: $(VENV)/.ready-bench
 # Everything in docs/ that is made from code and result files.
 docs: setup
 	$(BIN)/python -m tools.publish_races
+	$(BIN)/python -m tools.publish_gated_delta
 	$(BIN)/python -m tools.help_text docs/help.md
 	$(BIN)/python -m tools.room_picture docs/architecture.svg
 	$(BIN)/python -m tools.conversion_keys

@@ -1,6 +1,6 @@
 """One training step of a tiny Qwen3.5 beside mlx-lm's trainer, whose gated delta rule is a loop over tokens.
 
-    python bench/gated_delta_step.py [--rounds 3] [--out bench/results/linux-gated-delta.json]
+    python bench/gated_delta_step.py [--rounds 3] [--out bench/results/steps/gated-delta-cpu.json]
 
 Both sides get the same random model (4 blocks, 8 value heads of 32, float32), LoRA of rank 8 on all linear layers, the
 same row, and Adam. They take turns, each turn in a process of its own: two steps, of which the second is timed, and the

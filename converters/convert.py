@@ -13,7 +13,9 @@ from converters.steering import Steering, steered
 from converters.tensors import Checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.verify import Verification, verify
+from converters.writers.modelfile import modelfile
 from converters.writers.target import Plan, Target, make_plan
+from mlx_loopai.files import write_whole
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the stage (`write`, `verify`), the bytes done and the bytes in all."""
@@ -99,7 +101,7 @@ def convert(
         if target.steer:
             checkpoint = steered(checkpoint, files, Steering.parse(target.steer))
         plan = make_plan(target, checkpoint)
-        check_space(out, plan.n_bytes + sum(path.stat().st_size for path in files))
+        check_space(out, plan.n_bytes + plan.scratch_bytes + sum(path.stat().st_size for path in files))
         if target.to == "gguf":
             return _make_file(checkpoint, files, plan, out, work, check, on_progress)
         return _make_folder(checkpoint, files, plan, out, check, on_progress)
@@ -121,6 +123,11 @@ def _make_folder(
     )
 
 
+def modelfile_of(out: Path) -> Path:
+    """Where Ollama's Modelfile of a GGUF file lies: `m.Modelfile` beside `m.gguf`."""
+    return out.with_suffix(".Modelfile")
+
+
 def _make_file(
     checkpoint: Checkpoint,
     files: Sequence[Path],
@@ -133,6 +140,9 @@ def _make_file(
     with output_file(out, work) as path:
         tensors = plan.write_file(path, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
         found = _verify(checkpoint, path, plan, on_progress) if check else None
+    # One that is there already may be its owner's.
+    if not modelfile_of(out).exists():
+        write_whole(modelfile_of(out), modelfile(f"./{out.name}", files, checkpoint.generation_config))
     return Conversion(out, tensors, out.stat().st_size, plan.label, found, (*checkpoint.notes, *plan.notes))
 
 

@@ -25,10 +25,10 @@ _MX_HALF_STEP = {4: 1.0, 8: 16.0}
 @dataclass(frozen=True)
 class Rounding:
     """What a quantised form does to float32 rows: `apply` gives them as they read back, `bound` the largest error of
-    each weight by the form's definition. Both keep the shape.
+    each weight by the form's definition. Both keep the shape. `apply` is None where only another program has the form.
     """
 
-    apply: Callable[[np.ndarray], np.ndarray]
+    apply: Callable[[np.ndarray], np.ndarray] | None
     bound: Callable[[np.ndarray], np.ndarray]
 
 
@@ -79,6 +79,17 @@ def nvfp4_bound(rows: np.ndarray, group_size: int = 16) -> np.ndarray:
     moved = np.maximum(scale / 16, np.float32(2.0**-10))
     beyond = np.abs(groups) - 6 * np.minimum(np.maximum(scale - moved, 0), 448)
     return _within(rows, scale + moved, beyond, np.zeros_like(scale))
+
+
+def k_quant_bound(rows: np.ndarray, bits: int) -> np.ndarray:
+    """K-quants: a whole step over the reach of 256 weights, both signs (32 where 256 do not divide a row).
+
+    Their blocks of 32 have finer steps, but scales and offsets of 6 bits between them, and are fitted to the sum of
+    squares, so that single weights lie beyond half a step.
+    """
+    groups = _grouped(rows, 256 if rows.shape[1] % 256 == 0 else 32)
+    step = 2 * np.abs(groups).max(axis=-1, keepdims=True) / (2**bits - 1)
+    return np.broadcast_to(step + _F16[1], groups.shape).reshape(rows.shape)
 
 
 def gguf_bound(rows: np.ndarray, bits: int) -> np.ndarray:

@@ -83,8 +83,8 @@ def _compare_tensor(
         if rounding is None:
             explained_all = (difference <= explained).all()
         else:
-            own = np.abs(found - rounding.apply(wanted))
-            explained_all = (own <= explained).all() and (difference <= rounding.bound(wanted)).all()
+            own = 0 if rounding.apply is None else np.abs(found - rounding.apply(wanted))
+            explained_all = np.all(own <= explained) and (difference <= rounding.bound(wanted)).all()
         if not explained_all:
             raise LoopaiError(
                 f"{output.origin}: differs from {source.origin} by {float(difference.max()):.3g}, more than rounding to"

@@ -12,16 +12,19 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from converters import names
-from converters.rounding import Rounding, gguf_bound
+from converters.rounding import Rounding, gguf_bound, k_quant_bound
 from converters.row_order import gguf_row_order, reordered
 from converters.tensors import Checkpoint, TensorEntry, cast_checked
 from converters.writers import Progress
 from converters.writers.gguf_tokenizer import add_tokenizer
+from converters.writers.k_quants import K_QUANTS, quantize_file
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, yarn_attention_factor
 
 _PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
+# llama.cpp's smallest block: a matrix whose rows it does not divide stays dense.
+_SMALLEST_BLOCK = 32
 WORDS = {"q8_0": GGMLQuantizationType.Q8_0, "q4_0": GGMLQuantizationType.Q4_0}
 _FILE_TYPES = {
     GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
@@ -92,6 +95,10 @@ def _in_gguf_order(entry: TensorEntry, config: dict[str, Any]) -> TensorEntry:
 
 def rounding(entry: TensorEntry, form: str, config: Mapping[str, Any]) -> Rounding | None:
     """What `form` does to float32 rows of `entry`; None where it is stored dense."""
+    if form in K_QUANTS:
+        if not entry.is_matrix or entry.row_length % _SMALLEST_BLOCK:
+            return None
+        return Rounding(None, lambda rows: k_quant_bound(rows, K_QUANTS[form].bits))
     kind = _kind(entry, _main_kind(form), _head(config))
     if kind.name in _PLAIN:
         return None
@@ -100,7 +107,9 @@ def rounding(entry: TensorEntry, form: str, config: Mapping[str, Any]) -> Roundi
 
 
 def gguf_bytes(checkpoint: Checkpoint, form: str) -> int:
-    """Bytes of the weights as `form`: F32, F16, BF16, q8_0 or q4_0."""
+    """Bytes of the weights as `form`: F32, F16, BF16, q8_0 or q4_0; of a K-quant those of its dense file."""
+    if form in K_QUANTS:
+        form = checkpoint.dtype
     return sum(piece.n_bytes for piece in _pieces(checkpoint, _main_kind(form)))
 
 
@@ -109,14 +118,24 @@ def _main_kind(form: str) -> GGMLQuantizationType:
 
 
 def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], form: str, on_progress: Progress) -> int:
-    """Write `path`, its matrices as `form` (F32, F16, BF16, q8_0 or q4_0). Returns: tensors written.
+    """Write `path`, its matrices as `form` (F32, F16, BF16, q8_0, q4_0 or a K-quant). Returns: tensors written.
 
-    Vectors stay float32. With q4_0 the head (or the embedding that serves as one) is q8_0.
+    Vectors stay float32. With q4_0 the head (or the embedding that serves as one) is q8_0. A K-quant is made by
+    llama.cpp of a dense file that lies beside `path` meanwhile.
 
     Raises:
         InputError: an architecture, rope scaling or tokenizer that GGUF cannot hold, or values that cannot be written.
         OSError: the file cannot be written.
+        LoopaiError: llama.cpp could not quantise the file.
     """
+    if form in K_QUANTS:
+        dense = path.with_name(f"{path.name}.dense")
+        try:
+            written = write_gguf(dense, checkpoint, tokenizer, checkpoint.dtype, on_progress)
+            quantize_file(dense, path, form)
+        finally:
+            dense.unlink(missing_ok=True)
+        return written
     main = _main_kind(form)
     pieces = _pieces(checkpoint, main)
     architecture = names.architecture_of(checkpoint.config["model_type"], str(checkpoint.source))

@@ -15,20 +15,22 @@ from converters.tensors import DTYPE_OPTIONS, Checkpoint, TensorEntry
 from converters.writers import Progress
 from converters.writers import gguf as gguf_writer
 from converters.writers.huggingface import write_huggingface
+from converters.writers.k_quants import K_QUANTS, check_engine
 from converters.writers.mlx import write_mlx
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.encoder import ENCODERS
 
 FORMATS = ("mlx", "hf", "gguf")
-GGUF_WORDS = tuple(gguf_writer.WORDS)
+GGUF_WORDS = (*gguf_writer.WORDS, *K_QUANTS)
 
 
 @dataclass(frozen=True)
 class Target:
     """The options of a conversion. `to` is mlx, hf or gguf; `dtype` fp32, bf16, fp16 or None for the source's own.
 
-    `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0 or q4_0; `keep` holds rules such as
+    `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0, q4_0 or a K-quant such as q4_k_m; `keep`
+    holds rules such as
     `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
     """
 
@@ -80,6 +82,12 @@ class Plan:
     @property
     def gguf_form(self) -> str:
         return self.target.quantize or self.dtype
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that lie on the disk besides those of the output while it is written."""
+        made_by = K_QUANTS.get(self.gguf_form) if self.target.to == "gguf" else None
+        return int(self.n_bytes * made_by.bits_per_weight / 16) if made_by else 0
 
     def rounding(self, entry: TensorEntry) -> Rounding | None:
         """What the output's quantisation does to float32 rows of `entry`; None when it stays dense."""
@@ -151,6 +159,8 @@ def _with_exceptions(plan: Plan, scheme: Scheme, names: Sequence[str]) -> Plan:
 
 def _gguf_plan(target: Target, checkpoint: Checkpoint, dtype: str) -> Plan:
     form = target.quantize or dtype
+    if form in K_QUANTS:
+        check_engine(form)
     plan = Plan(target, dtype, None, {}, gguf_writer.gguf_bytes(checkpoint, form), checkpoint.config)
     if target.quantize is None:
         return plan

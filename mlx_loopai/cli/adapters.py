@@ -114,17 +114,40 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
 @command.command("export")
 @click.argument("folder", metavar="RUN_OR_ADAPTER", type=FOLDER)
 @out_option
-@click.option("--base", metavar="NAME", help="The name to write as base_model_name_or_path.")
+@click.option(
+    "--to",
+    type=click.Choice(["peft", "gguf"]),
+    default="peft",
+    show_default=True,
+    help="A folder for PEFT, or one file for llama.cpp, Ollama and LM Studio.",
+)
+@click.option(
+    "--base", metavar="NAME", help="For PEFT the name to write as base_model_name_or_path; for gguf the base itself."
+)
 @json_option
 @quiet_option
-def export_command(folder: Path, out: Path, base: str | None, as_json: bool, quiet: bool) -> None:
-    """Turn an adapter into one that PEFT loads; no number changes."""
-    from converters.peft import write_peft
+def export_command(folder: Path, out: Path, to: str, base: str | None, as_json: bool, quiet: bool) -> None:
+    """Turn an adapter into one that PEFT or llama.cpp loads; no number changes.
+
+    A GGUF adapter needs --base, a folder, a config.json or a hub id: its file has the base's names for the matrices.
+    It works beside a GGUF file of the base in any form.
+    """
     from mlx_loopai.models.adapter_folder import read_adapter
     from mlx_loopai.models.adapters import find_adapter
 
     adapter = read_adapter(find_adapter(folder))
-    write_peft(out, adapter, base)
+    if to == "peft":
+        from converters.peft import write_peft
+
+        write_peft(out, adapter, base)
+    else:
+        from converters.writers.gguf_adapter import write_gguf_adapter
+        from mlx_loopai.errors import InputError
+        from mlx_loopai.models.find_config import find_config
+
+        if base is None:
+            raise InputError("--to gguf: needs the base; give --base MODEL")
+        write_gguf_adapter(out, adapter, *find_config(base))
     emit(_summary(out, adapter), as_json, "" if quiet else _line(out, adapter))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_option
+from mlx_loopai.cli.quantization import GGUF_FORMS, MLX_FORMS, quantization_options, steer_option
 
 if TYPE_CHECKING:
     from converters.convert import Conversion
@@ -153,7 +153,8 @@ def _print_summary(document: dict[str, Any]) -> None:
     help="An MLX folder, a Hugging Face folder, or one GGUF file.",
 )
 @quantization_options(
-    (*MLX_FORMS, "q8_0", "q4_0"), "Quantise the matrices: bits or a float form for mlx, q8_0 or q4_0 for gguf."
+    (*MLX_FORMS, *GGUF_FORMS),
+    "Quantise the matrices: bits or a float form for mlx; q8_0, q4_0 or a K-quant (needs the extra `gguf`) for gguf.",
 )
 @steer_option
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 # The forms of an MLX folder; GGUF has its own.
+GGUF_FORMS = ("q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k")
 MLX_FORMS = ("2", "3", "4", "5", "6", "8", "mxfp4", "mxfp8", "nvfp4")
 
 

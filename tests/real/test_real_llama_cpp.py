@@ -1,6 +1,6 @@
 """llama.cpp reads our GGUF as the same model: the same ids of a prompt, and the same greedy answer.
 
-It needs `pip install mlx-loopai[gguf-check]` (llama-cpp-python, MIT; built from source where there is no wheel) and
+It needs `pip install mlx-loopai[gguf]` (llama-cpp-python, MIT; built from source where there is no wheel) and
 the folder MLX_LOOPAI_REAL of test_real_qwen.py.
 """
 
@@ -21,7 +21,7 @@ from converters.convert import convert
 from converters.writers.target import Target
 from mlx_loopai.models.load import load_model
 
-llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (extra: gguf-check)")
+llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (extra: gguf)")
 
 REAL = Path(os.environ.get("MLX_LOOPAI_REAL", ""), "q05")
 QUESTIONS = ["한국의 수도는 어디인가요?", "비 오는 날의 이야기를 두 문장으로 써 주세요."]

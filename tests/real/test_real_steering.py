@@ -1,6 +1,6 @@
 """llama.cpp computes a steered head from our GGUF: the logits of the damped tokens, and of no others, are smaller.
 
-It needs `pip install mlx-loopai[gguf-check]` (llama-cpp-python, MIT); the model is the embedded one, whose head is tied.
+It needs `pip install mlx-loopai[gguf]` (llama-cpp-python, MIT); the model is the embedded one, whose head is tied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlx_loopai.models.load import NANO_FOLDER, load_tokenizer
 from mlx_loopai.models.token_bytes import bytes_of_tokens
 from mlx_loopai.models.token_scripts import row_factors
 
-llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (extra: gguf-check)")
+llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (extra: gguf)")
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 

@@ -106,7 +106,7 @@ def test_gguf_and_back_gives_the_same_tensors(tiny_model_folder: Path, tmp_path:
     assert done.dtype == dtype
     assert equal(values(tmp_path / "one"), values(tmp_path / "three"))
     assert load_file_bytes(tmp_path / "one") == load_file_bytes(tmp_path / "three")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two.Modelfile", "two.gguf"]
 
 
 def load_file_bytes(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,92 @@
+"""The file from which Ollama makes a model of a GGUF file: template, system prompt, ends of an answer, sampling.
+
+Source: Ollama's documentation of Modelfile and of templates (Go's text/template).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx_loopai  # noqa: F401  # before mlx: on Linux it loads the fast BLAS
+
+# isort: split
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.load import load_tokenizer
+
+# The turns of Qwen's models and of many others. The last turn is left open when it is the model's own.
+_CHATML = """{{- if .System }}<|im_start|>system
+{{ .System }}<|im_end|>
+{{ end }}
+{{- range $at, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $at)) 1 }}
+{{- if eq .Role "user" }}<|im_start|>user
+{{ .Content }}<|im_end|>
+{{ if $last }}<|im_start|>assistant
+{{ end }}
+{{- else if eq .Role "assistant" }}<|im_start|>assistant
+{{ .Content }}{{ if not $last }}<|im_end|>
+{{ end }}
+{{- end }}
+{{- end }}"""
+_SYSTEM = ("<|im_start|>system\n", "<|im_end|>\n")
+_QUESTION = "0?"
+_ASKED = f"<|im_start|>user\n{_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+_PARAMETERS = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+
+
+def modelfile(
+    model: str, tokenizer: Sequence[Path], generation: Mapping[str, Any] | None, adapter: str | None = None
+) -> str:
+    """The text of a Modelfile for `model`, a GGUF file beside it or a model's name, with `adapter` on it.
+
+    tokenizer: the files of the model's tokenizer; generation: its generation_config.json. A chat template that is not
+    ChatML stays where it is, in the GGUF file: Ollama knows the common ones.
+    """
+    lines = [f"FROM {model}"]
+    lines += [f"ADAPTER {adapter}"] if adapter else []
+    ends, rendered = _ends_and_question(tokenizer)
+    system = rendered.partition(_ASKED)[0] if _ASKED in rendered else None
+    if system is None:
+        lines.append("# No TEMPLATE: the GGUF file holds the chat template, and Ollama knows the common ones.")
+    else:
+        lines.append(f'TEMPLATE """{_CHATML}"""')
+        if system.startswith(_SYSTEM[0]) and system.endswith(_SYSTEM[1]):
+            lines.append(f'SYSTEM """{system.removeprefix(_SYSTEM[0]).removesuffix(_SYSTEM[1])}"""')
+    lines += [f"PARAMETER stop {_quoted(end)}" for end in ends]
+    for key, name in _PARAMETERS.items():
+        value = (generation or {}).get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            lines.append(f"PARAMETER {name} {value:g}")
+    return "\n".join(lines) + "\n"
+
+
+def _ends_and_question(tokenizer: Sequence[Path]) -> tuple[list[str], str]:
+    """(the tokens that end an answer, how the chat template asks a question); empty where there is none."""
+    if not tokenizer:
+        return [], ""
+    try:
+        found = load_tokenizer(tokenizer[0].parent)
+    except InputError:
+        return [], ""
+    ends = [found.convert_ids_to_tokens(number) for number in sorted(found.eos_token_ids)]
+    if not found.chat_template:
+        return ends, ""
+    messages = [{"role": "user", "content": _QUESTION}]
+    try:
+        rendered = found.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    # A template is a stranger's program; without it the file still serves.
+    except Exception:
+        return ends, ""
+    return ends, str(rendered)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import re
 
+from mlx_loopai.text.seams import SEAM
+
 # The longest form looked at, in syllables, and what must be seen behind it.
 MAX_SYLLABLES = 9
 
+# A seam will be nothing between two syllables, and so may an address be.
+_WORD_END = rf"(?!{SEAM}*[^\W\d_])"
 _ADVERBIAL = (
     r"에서|에게서?|에|께서?|한테서?|으로서?|으로써|으로부터|로서|로써|로부터|로|와|과|까지|부터|만|처럼|하고|보다|만큼|대로|밖에|뿐|마다|"
     r"이?라도|이?랑"
@@ -27,15 +31,15 @@ _COPULA = (
 _VERB = r"(?:하|해|했|한|할|함|합|되|돼|됐|된|될|됨|됩|시키|시켜|시킨|시켰|시킵|당하|당했|당한)[가-힣]{0,5}"
 _ATTACHED = re.compile(
     rf"(?:들|님|씨|쯤|끼리)?(?:(?:{_CASE})|(?:{_ADVERBIAL})(?:는|은|도|만|의|이|가|을|를|요|야|이다|입니다)|{_COPULA}|{_VERB}|들)"
-    rf"(?![가-힣])"
+    rf"{_WORD_END}"
 )
 _QUOTATIVE = r"이?라(?:고|는|며|면서|던|니)[가-힣]{0,2}|하(?:고|며|면서)[는도]?"
-_AFTER_QUOTE = re.compile(rf"[ \x00]{{0,2}}(?:{_QUOTATIVE})(?![가-힣])")
+_AFTER_QUOTE = re.compile(rf"[ \x00]{{0,2}}(?:{_QUOTATIVE}){_WORD_END}")
 _SPACED = re.compile(
     rf"[ \x00]{{1,2}}(?:{_QUOTATIVE}|를|을|은|는|의|에|에서|에게|로|으로|도|부터|까지|처럼|와(?![,!.~])|과|이라는|란|"
     r"이다|입니[다까]|이에요|예요|이었다|이었습니다|였다|였습니다|이며|인데|"
     r"하는|하다|합니다|했다|했습니다|했던|하면|하여|하게|하기|하세요|해요|하던|하려고|되는|된|되다|됩니다|되었다|되었습니다|됐다|되면|되어|"
-    r"시키[는다고며]|시켰다|시킨)(?![가-힣])"
+    rf"시키[는다고며]|시켰다|시킨){_WORD_END}"
 )
 
 

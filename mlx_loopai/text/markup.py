@@ -236,6 +236,7 @@ class Html:
         if state is _State.NOT_A_TAG:
             out.extend(self._take_all())
             out.append(char)
+            self._in_code ^= char == "`"
         elif state is _State.COMMENT:
             self._pop()
             self._removed["html"] += 1

@@ -67,7 +67,8 @@ def is_prose(words: Sequence[str], mark: str = "", quoted: frozenset[str] = froz
     if len(words) >= 3 and all(word.isupper() for word in words):
         words = [word.lower() for word in words]
     plain = [part for index, word in enumerate(words) for part in _plain_parts(word, index == 0) if part not in quoted]
-    if not plain:
+    # Letters alone are variables and labels: a%a, A B.
+    if all(len(part) == 1 for part in plain):
         return False
     if len(words) == 1 and (len(words[0]) <= _MAX_SIGN_CHARS or "-" in words[0]):
         return False

@@ -36,9 +36,11 @@ GLOSS_TO_COME = re.compile(rf"{_OPEN_GLOSS}{{0,{MAX_GLOSS_CHARS}}}\Z|[(（\[〔]
 
 # 〇 is script Han, but in Korean it is a blank in a name: 김〇〇.
 _LETTER = r"[[\p{L}--[\p{Hangul}\p{Common}\p{Inherited}\p{Han}]][\p{Han}--[〇]]]"
+# What joins two parts of a word; a seam beside it will be nothing.
+JOINER = rf"{SEAM}*[-'’._@&/+]{SEAM}*"
 _WORD = (
     rf"(?:{URL_PATTERN}|"
-    rf"{_LETTER}[{_LETTER}\p{{M}}0-9ー゛゜]*+(?:[-'’._@&/+][{_LETTER}0-9][{_LETTER}\p{{M}}0-9]*+)*+)"
+    rf"{_LETTER}[{_LETTER}\p{{M}}0-9ー゛゜]*+(?:{JOINER}[{_LETTER}0-9][{_LETTER}\p{{M}}0-9]*+)*+)"
 )
 _GAP = rf"[^\p{{L}}〇`{LINE_ENDS}]{{1,{MAX_GAP_CHARS}}}+"
 # What follows an address at once belongs to the same run: without the address it will.
@@ -48,7 +50,7 @@ GAP = regex.compile(rf"[^\p{{L}}〇`{LINE_ENDS}]*+", regex.V1)
 
 # The same for ASCII letters among plain signs, for the standard library's `re` and its speed.
 _SIGNS = SIGNS_AND_HANGUL.replace(r"\n", "").replace("가-힣ㄱ-ㅎㅏ-ㅣ", "").replace("\\[-`", r"\[-_")
-_ASCII_WORD = r"[A-Za-z][A-Za-z0-9]*+(?:[-'’._@&/+][A-Za-z0-9]++)*+"
+_ASCII_WORD = rf"[A-Za-z][A-Za-z0-9]*+(?:{JOINER}[A-Za-z0-9]++)*+"
 ASCII_RUN = re.compile(rf"{_ASCII_WORD}(?:[{_SIGNS}{SEAM}]{{1,{MAX_GAP_CHARS}}}+{_ASCII_WORD})*+")
 ASCII_WORD = re.compile(_ASCII_WORD)
 PLAIN_GAP = re.compile(rf"[{_SIGNS}{SEAM}]{{0,{MAX_GAP_CHARS + 1}}}+(?=[{PLAIN}{SEAM}{BREAK}]|\Z)")
@@ -59,7 +61,7 @@ MARKS_AND_CLOSERS = re.compile(
     r"(?P<mark>(?:[.,!?…:;~、。，．！？：；]| (?=[!?:;])){0,16}+)"
     rf"(?P<close>[\"'”’」』》〉»)\]}}）〕{EMPHASIS}{SEAM}]{{0,8}}+)"
 )
-LOOKAHEAD = regex.compile(rf"[^\p{{L}}`{LINE_ENDS}]{{0,{2 * MAX_GAP_CHARS}}}+[{HANGUL_RANGES}]{{0,12}}+")
+LOOKAHEAD = regex.compile(rf"[^\p{{L}}`{LINE_ENDS}]{{0,{2 * MAX_GAP_CHARS}}}+[{HANGUL_RANGES}{SEAM}]{{0,16}}+")
 
 _COMMON_PARTICLES = "은|는|이|가|을|를|의|에|에서|로|으로|와|과|도|만|라고|이라고|라는|이라는"
 

@@ -47,6 +47,8 @@ _INDENT = frozenset(" \t\r@#" + SEAM)
 _CODE_SIGNS = re.compile(r"[(=\[{;<\"'/@#]")
 _INVERTED = "¿¡"
 _WITHIN = frozenset(",、，")
+# An angle bracket that was no tag may become one when what stands in it goes.
+_OPEN_ANGLE = re.compile(r"<[/!|｜A-Za-z][^>]*\Z")
 _ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
 _TERMINAL = re.compile(r"[.!?…]*")
 _OTHER = r"[[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]\p{Han}]"
@@ -155,18 +157,24 @@ class Runs:
             return False
         if gloss:
             self._drop_addresses(gloss.start(), gloss.end())
-        self._at = gloss.end() if gloss else self._at + 1
+        else:
+            self._at += 1
         return True
 
     def _drop_addresses(self, start: int, end: int) -> None:
-        if has_address(self._buffer[start:end]):
-            for found in URL.finditer(self._buffer, start, end):
-                self._drop(found.start(), found.end(), "url")
+        """Drop the addresses that begin between `start` and `end`, and go on at `end` or behind the last."""
+        self._at = end
+        reach = end + len("://")
+        if has_address(self._buffer[start:reach]) and not _OPEN_ANGLE.search(self._left_of(end)):
+            for found in URL.finditer(self._buffer, start, reach):
+                if found.start() < end:
+                    self._drop(found.start(), found.end(), "url")
+        self._at = max(self._at, end)
 
     def _look_at_run(self) -> bool:
         """A foreign letter, or a sign that no other text holds."""
         buffer, start = self._buffer, self._at
-        if buffer[start].isascii():
+        if buffer[start].isascii() or self._policy.latin == "keep":
             is_code = self._code_line(start)
             if is_code is None:
                 self._at = start - len(self._leading(start))
@@ -215,6 +223,8 @@ class Runs:
             return None
         line = buffer[begin:end]
         line = URL.sub("", line) if has_address(line) else line
+        if self._policy.latin == "keep" and not line.isascii():
+            line = _OTHER_SCRIPTS.sub(lambda found: found[0] * (not is_other_script(found[0], self._policy)), line)
         # A seam will be a space or nothing.
         if "`" in line or not any(is_code(line.replace(SEAM, filling)) for filling in ("", " ")):
             return False
@@ -242,7 +252,6 @@ class Runs:
         around = MARKS_AND_CLOSERS.match(buffer, end)
         assert around
         sentences = self._judged(text, around["mark"])
-        self._at = end
         if not any(foreign for _, foreign in sentences):
             self._drop_addresses(start, end)
             return
@@ -251,8 +260,10 @@ class Runs:
         run = Run(start, end, lead, left, around["mark"], around["close"], around.end(), seen)
         may_bind = policy.han != "drop" or not holds_han(text)
         tail = sentences[-1][0]
-        bound = may_bind and is_bound(buffer, run, tail)
+        # What follows an address holds the address, which goes.
+        bound = may_bind and not _ends_with_address(text) and is_bound(buffer, run, tail)
         kept = may_bind and (is_enclosed(buffer, run, tail) or is_term(run, tail))
+        kept = kept or _OPEN_ANGLE.search(left + lead + text) is not None
         if kept or not any(foreign and not (bound and unit is tail) for unit, foreign in sentences):
             self._drop_addresses(start, end)
         elif policy.latin == "keep":
@@ -276,6 +287,7 @@ class Runs:
             if address:
                 self._drop(address.start(), address.end(), "url")
                 place = address.end()
+        self._at = run.end
 
     def _drop_run(self, run: Run, start: int, end: int) -> None:
         """Drop a run from `start` to `end`: with its marks where that is its end, and with what encloses it."""
@@ -313,6 +325,10 @@ def _run_end(buffer: str, start: int) -> int:
         return run.end()
     other = RUN.match(buffer, start)
     return other.end() if other else start
+
+
+def _ends_with_address(text: str) -> bool:
+    return has_address(text) and any(found.end() == len(text) for found in URL.finditer(text))
 
 
 def _enclosing(lead: str, close: str) -> int:

@@ -1,16 +1,18 @@
-"""Looking at attention while a model runs, without keeping any of its matrices."""
+"""The attention function that mlx-lm's model files call by name, exchanged while a model runs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.causal_attention import causal_attention
 from mlx_loopai.models.decoder import softmax_attention
 
 _FUNCTION = "scaled_dot_product_attention"
@@ -22,26 +24,55 @@ Look = Callable[[int, mx.array, mx.array, float], None]
 def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
     """Within it `look(block, queries, keys, scale)` is called for every block that attends, in order, rotated and all.
 
-    queries (B, H, T, D), keys (B, K, T, D). mlx-lm's model files call one attention function by name: it is exchanged
-    in the file of this model's blocks and put back afterwards.
+    queries (B, H, T, D), keys (B, K, T, D). None of the attention's matrices is kept.
 
     Raises: InputError for an architecture whose blocks call another function.
     """
-    attending = [index for index, block in enumerate(model.layers) if softmax_attention(block) is not None]
-    kind = type(softmax_attention(model.layers[attending[0]]))
-    module = sys.modules[kind.__module__]
+    blocks = iter([index for index, block in enumerate(model.layers) if softmax_attention(block) is not None])
+    module = _file_of_blocks(model)
     attend = getattr(module, _FUNCTION, None)
     if attend is None:
-        raise InputError(f"{kind.__module__}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model")
-    blocks = iter(attending)
+        raise InputError(f"{module.__name__}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model")
 
     def watching(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
         look(next(blocks), queries, keys, float(named["scale"]))
         found: mx.array = attend(queries, keys, values, *arguments, **named)
         return found
 
-    setattr(module, _FUNCTION, watching)
+    with _exchanged(module, watching):
+        yield
+
+
+@contextmanager
+def attending_by_power(model: nn.Module) -> Iterator[None]:
+    """Within it plain causal attention in float32 on a CPU is `causal_attention`'s; all other is as it was."""
+    module = _file_of_blocks(model)
+    attend = getattr(module, _FUNCTION, None)
+    if attend is None or mx.default_device() != mx.Device(mx.cpu):
+        yield
+        return
+
+    def attending(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
+        is_plain = not arguments and named.keys() == {"cache", "scale", "mask"} and named["cache"] is None
+        if is_plain and isinstance(named["mask"], str) and queries.dtype == mx.float32:
+            return causal_attention(queries, keys, values, named["scale"])
+        found: mx.array = attend(queries, keys, values, *arguments, **named)
+        return found
+
+    with _exchanged(module, attending):
+        yield
+
+
+def _file_of_blocks(model: nn.Module) -> ModuleType:
+    attentions = [softmax_attention(block) for block in model.layers]
+    return sys.modules[type(next(found for found in attentions if found is not None)).__module__]
+
+
+@contextmanager
+def _exchanged(module: ModuleType, function: Callable[..., mx.array]) -> Iterator[None]:
+    before = getattr(module, _FUNCTION)
+    setattr(module, _FUNCTION, function)
     try:
         yield
     finally:
-        setattr(module, _FUNCTION, attend)
+        setattr(module, _FUNCTION, before)

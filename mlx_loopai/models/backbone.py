@@ -12,12 +12,22 @@ from mlx_lm.models.gemma3_text import clip_residual
 
 from mlx_loopai.models.architectures import Activation, Architecture, Layout
 from mlx_loopai.models.decoder import Mask, architecture_in, causal_mask, embedded, final_norm
-from mlx_loopai.models.exponentials import sigmoid
+from mlx_loopai.models.exponentials import are_cheap, sigmoid, silu
 from mlx_loopai.models.gated_delta import linear_attention
-from mlx_loopai.models.lora import LoRALinear, dropout_drawn_from, dropout_key, dropping_the_same
+from mlx_loopai.models.lora import (
+    LoRALinear,
+    all_joint,
+    dropout_drawn_from,
+    dropout_key,
+    dropping_the_same,
+    outputs_given,
+    projected,
+)
 
 Positions = tuple[mx.array, mx.array]
 Run = Callable[[mx.array], mx.array]
+# The layers of a softmax attention that read its input.
+_READERS = ("q_proj", "k_proj", "v_proj")
 
 
 def hidden_states(
@@ -65,8 +75,16 @@ def _attended(block: nn.Module, layout: Layout, mask: Mask, states: mx.array) ->
     if "linear_attn" in block:
         found = linear_attention(block.linear_attn, normed)
     else:
-        found = block.self_attn(normed, mask, None)
+        found = _attention(block.self_attn, mask, normed)
     return _added(layout, states, found if layout == "pre_norm" else block.post_attention_layernorm(found))
+
+
+def _attention(attention: nn.Module, mask: Mask, x: mx.array) -> mx.array:
+    readers = [attention.get(name) for name in _READERS]
+    if not all_joint(readers):
+        return attention(x, mask, None)
+    with outputs_given(readers, projected(readers, x)):
+        return attention(x, mask, None)
 
 
 def _fed(block: nn.Module, architecture: Architecture, lean: bool, states: mx.array) -> mx.array:
@@ -87,21 +105,22 @@ def _mlp(mlp: nn.Module, activation: Activation, lean: bool, x: mx.array) -> mx.
     """The gated MLP, or the experts.
 
     `lean`: what down_proj reads is computed again in the backward pass, the activation with it. Of SiLU only the
-    product is; the sigmoid waits, since exponentials are slow on CPU.
+    product is where exponentials are slow: there the sigmoid waits.
     """
     if "switch_mlp" in mlp:
         return mlp(x)
-    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+    gate, up = projected([mlp.gate_proj, mlp.up_proj], x)
     # What an observer adds or a disabled adapter leaves out would be lost when it runs again.
     lean = lean and (not isinstance(mlp.down_proj, LoRALinear) or mlp.down_proj.is_plain)
 
     def project(*parts: mx.array) -> mx.array:
         return mlp.down_proj(math.prod(parts[1:], start=parts[0]))
 
-    def project_gelu(gate: mx.array, up: mx.array) -> mx.array:
-        return mlp.down_proj(nn.gelu_approx(gate) * up)
+    def project_activated(gate: mx.array, up: mx.array) -> mx.array:
+        return mlp.down_proj((silu if activation == "silu" else nn.gelu_approx)(gate) * up)
 
-    parts, run = ((gate, sigmoid(gate), up), project) if activation == "silu" else ((gate, up), project_gelu)
+    keeps_sigmoid = activation == "silu" and not are_cheap()
+    parts, run = ((gate, sigmoid(gate), up), project) if keeps_sigmoid else ((gate, up), project_activated)
     if lean:
         run = nn.utils.checkpoint(mlp.down_proj, dropping_the_same(mlp.down_proj, run))
     return run(*parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -11,13 +11,15 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_loopai.config import TrainPath
+from mlx_loopai.models.attention import attending_by_power
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import loss_and_gradient
-from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.exponentials import within_compiled_graph
+from mlx_loopai.models.lora import adapter_disabled, computed_jointly
 from mlx_loopai.models.loss import PLAIN, Head, LossTerms, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO
+from mlx_loopai.models.pass_sizes import CHUNKS_AHEAD, DEFAULT_CHUNK_ROWS, FEWEST_CHUNK_ROWS, PAD_TARGETS_TO
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,20 @@ class Targets:
         return [array for array in found if array is not None]
 
 
+@dataclass(frozen=True)
+class LossForm:
+    """How a loss is computed. chunk_rows: rows of logits alive at once. checkpointing: blocks run again in the backward
+    pass. spare: as `linear_cross_entropy` has it.
+    """
+
+    chunk_rows: int = DEFAULT_CHUNK_ROWS
+    checkpointing: bool = False
+    terms: LossTerms = PLAIN
+    spare: bool = False
+
+
+DEFAULT_FORM = LossForm()
+
 # ids (B, T), targets -> ((summed loss, its part that is distance from the base), gradient).
 Gradient = Callable[[mx.array, Targets], tuple[tuple[Any, Any], Any]]
 
@@ -71,11 +87,13 @@ def actual_path(path: TrainPath) -> Literal["compiled", "eager"]:
     return path
 
 
-def compiled_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms: LossTerms) -> Gradient:
+def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
     """The gradient as one function of `mx.compile`, traced once for every shape."""
+    form = replace(form, chunk_rows=max(FEWEST_CHUNK_ROWS, form.chunk_rows // CHUNKS_AHEAD), spare=True)
 
     def loss(ids: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
-        return batch_loss(model, ids, Targets(*arrays), chunk_rows, checkpointing, terms)
+        with within_compiled_graph(), computed_jointly(model), attending_by_power(model):
+            return batch_loss(model, ids, Targets(*arrays), form)
 
     state = [model.state, mx.random.state]
     compiled = mx.compile(_leaving_no_trace(model, loss), inputs=state, outputs=[mx.random.state])
@@ -87,14 +105,14 @@ def compiled_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, te
     return run
 
 
-def eager_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms: LossTerms) -> Gradient:
+def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
     """The same with the head's loss computed between the forward and the backward pass (models/eager_loss.py)."""
 
     def run(ids: mx.array, targets: Targets) -> tuple[tuple[mx.array, mx.array], Any]:
         def pulled() -> tuple[mx.array, mx.array, mx.array, mx.array]:
             """Its gradient is the backward pass for the cotangent, whose buffer is filled before that pass runs."""
-            hidden = hidden_states(model, ids, checkpointing, (targets.rows, targets.columns))
-            apart = _divergence(model, ids, hidden, targets, chunk_rows)
+            hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns))
+            apart = _divergence(model, ids, hidden, targets, form.chunk_rows)
             cotangent = mx.zeros(hidden.shape)
             mx.eval(cotangent)
             return (hidden.astype(mx.float32) * cotangent).sum() + apart, hidden, cotangent, apart
@@ -104,9 +122,8 @@ def eager_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms
         loss, weights = 0.0, np.array(targets.weights)
         if weights.any():  # where only the distance from the base counts, there is no answer to learn
             filled = np.array(cotangent, copy=False)
-            loss, _ = loss_and_gradient(
-                hidden, Head.of(model), np.array(targets.tokens), weights, chunk_rows, terms, out=filled
-            )
+            goals = (np.array(targets.tokens), weights)
+            loss, _ = loss_and_gradient(hidden, Head.of(model), *goals, form.chunk_rows, form.terms, out=filled)
         mx.eval(gradient, apart)
         return (loss + apart, apart), gradient
 
@@ -114,12 +131,7 @@ def eager_gradient(model: nn.Module, chunk_rows: int, checkpointing: bool, terms
 
 
 def batch_loss(
-    model: nn.Module,
-    ids: mx.array,
-    targets: Targets,
-    chunk_rows: int = DEFAULT_CHUNK_ROWS,
-    checkpointing: bool = False,
-    terms: LossTerms = PLAIN,
+    model: nn.Module, ids: mx.array, targets: Targets, form: LossForm = DEFAULT_FORM
 ) -> tuple[mx.array, ...]:
     """(loss,) or (loss, its part that is distance from the base): nats summed over the positions of `targets`.
 
@@ -127,11 +139,12 @@ def batch_loss(
     `divergence`, KL(base || adapted) times it is added, with the token `left_out` removed from both. The base is the
     model itself with its adapter switched off, unless the targets hold its states.
     """
-    hidden = hidden_states(model, ids, checkpointing, (targets.rows, targets.columns))
-    loss = linear_cross_entropy(hidden, Head.of(model), targets.tokens, targets.weights, chunk_rows, terms=terms)
+    hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns))
+    goals = (targets.tokens, targets.weights)
+    loss = linear_cross_entropy(hidden, Head.of(model), *goals, form.chunk_rows, terms=form.terms, spare=form.spare)
     if targets.divergence is None:
         return (loss,)
-    apart = _divergence(model, ids, hidden, targets, chunk_rows)
+    apart = _divergence(model, ids, hidden, targets, form.chunk_rows)
     return loss + apart, apart
 
 

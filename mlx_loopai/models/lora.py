@@ -8,8 +8,9 @@ float32 whatever the base's dtype.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import TypeGuard
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +19,7 @@ from mlx.utils import tree_unflatten
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.decoder import architecture_in
+from mlx_loopai.models.projections import project_jointly
 
 LINEAR_CLASSES = (nn.Linear, nn.QuantizedLinear)
 
@@ -31,6 +33,7 @@ class LoRALinear(nn.Module):
     """A frozen linear layer with a low-rank update; `enabled = False` gives the base back.
 
     `observer(x, y) -> y`, when set, sees each call's input and may replace its output (importance, diagnostics).
+    `joint`: compute through models/projections.py; the compiled step asks for it (`computed_jointly`).
     """
 
     def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float = 0.0) -> None:
@@ -40,8 +43,10 @@ class LoRALinear(nn.Module):
         self.scale = scale
         self.enabled = True
         self.observer: Callable[[mx.array, mx.array], mx.array] | None = None
+        self.joint = False
         self.dropout = dropout
         self._dropout_key: mx.array | None = None
+        self._given: mx.array | None = None
         bound = 1 / math.sqrt(n_in)
         self.lora_a = mx.random.uniform(-bound, bound, (n_in, rank))
         self.lora_b = mx.zeros((rank, n_out))
@@ -51,8 +56,17 @@ class LoRALinear(nn.Module):
         """Whether it is switched on and nobody observes it."""
         return self.enabled and self.observer is None
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether it computes y = W x + s B A x and nothing else, and through models/projections.py."""
+        return self.joint and self.is_plain and not (self.training and self.dropout)
+
     def __call__(self, x: mx.array) -> mx.array:
         """x (..., D_in) -> (..., D_out), in the dtype of `x`."""
+        if self._given is not None:
+            return self._given
+        if self.is_joint:
+            return project_jointly([self], x)[0]
         y = self.linear(x)
         if self.enabled:
             y = self._adapted(x, y)
@@ -88,6 +102,10 @@ class DoRALinear(LoRALinear):
         self._squares = mx.square(dense_weight(linear).astype(mx.float32)).sum(axis=1)
         self.m = mx.sqrt(self._squares)
         mx.eval(self._squares, self.m)  # the dense copy goes before the next layer's comes
+
+    @property
+    def is_joint(self) -> bool:
+        return False
 
     def _adapted(self, x: mx.array, y: mx.array) -> mx.array:
         bias = self.linear.get("bias", 0)
@@ -184,6 +202,41 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
     finally:
         for adapter, enabled in before:
             adapter.enabled = enabled
+
+
+def projected(layers: Sequence[nn.Module], x: mx.array) -> list[mx.array]:
+    """What each of `layers` gives for x (..., D_in): in one function where all of them are joint adapters."""
+    return project_jointly(layers, x) if all_joint(layers) else [layer(x) for layer in layers]
+
+
+def all_joint(layers: Sequence[nn.Module | None]) -> TypeGuard[Sequence[LoRALinear]]:
+    """Whether all of `layers` are joint adapters."""
+    return all(isinstance(layer, LoRALinear) and layer.is_joint for layer in layers)
+
+
+@contextmanager
+def computed_jointly(model: nn.Module) -> Iterator[None]:
+    """Within it the adapters of `model` are joint."""
+    adapters = lora_modules(model).values()
+    for adapter in adapters:
+        adapter.joint = True
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.joint = False
+
+
+@contextmanager
+def outputs_given(layers: Sequence[LoRALinear], outputs: Sequence[mx.array]) -> Iterator[None]:
+    """Within it each of `layers` gives its output without computing anything."""
+    for layer, output in zip(layers, outputs, strict=True):
+        layer._given = output
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._given = None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.models.decoder import head_layer
+from mlx_loopai.models.exponentials import exp
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 
 
@@ -45,6 +46,13 @@ class Head:
             return rows.astype(weight.dtype) @ (weight.T if transpose else weight)
         return mx.quantized_matmul(rows, *arrays, transpose=transpose, **self._quantization())
 
+    def rows(self, arrays: Sequence[mx.array], places: mx.array) -> mx.array:
+        """Rows `places` (N,) of the matrix, as (N, D) in float32."""
+        found = [array[places] for array in arrays]
+        if not self.bits:
+            return found[0].astype(mx.float32)
+        return mx.dequantize(*found, **self._quantization(), dtype=mx.float32)
+
     def _quantization(self) -> dict:
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
@@ -74,6 +82,7 @@ def linear_cross_entropy(
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     train_head: bool = False,
     terms: LossTerms = PLAIN,
+    spare: bool = False,
 ) -> mx.array:
     """Weighted sum of the losses of `targets`, in nats, float32 scalar: a lazy graph, for `mx.compile` and autograd.
 
@@ -82,7 +91,9 @@ def linear_cross_entropy(
     hidden (N, D): final states of the supervised positions only; targets (N,) int; weights (N,) float, 0 for padding.
     At most `chunk_rows` rows of logits are alive at once: the gradient is computed in the forward pass, chunk after
     chunk (`mx.depends` chains them, since a lazy graph would otherwise run them together). Log-sum-exp is float32
-    whatever the dtype of the model. With `train_head` a dense head gets its gradient too (pretraining).
+    whatever the dtype of the model. With `train_head` a dense head gets its gradient too (pretraining). `spare` is for
+    the compiled step: the same up to rounding, from fewer passes over the scores and fewer buffers; not with
+    `train_head`, which needs the scores' gradient.
 
     Source: the gradient-in-forward idea is that of Cut Cross-Entropy (arXiv 2411.09009) and Liger; ours stays in plain
     MLX operations, so that it runs on CPU and Metal alike.
@@ -98,12 +109,15 @@ def linear_cross_entropy(
             if hidden_gradients:
                 # Both: a loss left for later would keep its chunk's scores alive until the end.
                 (rows,) = mx.depends([rows], [hidden_gradients[-1], total])
-            chunk_loss, pull = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight, terms)
+            if spare:
+                chunk_loss, gradient = _spare_chunk(head, arrays, rows, (goal, weight), terms)
+            else:
+                chunk_loss, pull = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight, terms)
+                gradient = head.project(arrays, pull.astype(hidden.dtype), transpose=False)
+                if head_gradient is not None:
+                    head_gradient = head_gradient + pull.T @ rows.astype(mx.float32)
             total = total + chunk_loss
-            gradient = head.project(arrays, pull.astype(hidden.dtype), transpose=False)
             hidden_gradients.append(gradient.astype(hidden.dtype))
-            if head_gradient is not None:
-                head_gradient = head_gradient + pull.T @ rows.astype(mx.float32)
         results = [total, mx.concatenate(hidden_gradients)]
         return tuple([*results, head_gradient] if head_gradient is not None else results)
 
@@ -121,6 +135,38 @@ def linear_cross_entropy(
         return tuple(gradients)
 
     return loss(hidden, *head.arrays)[0]
+
+
+def _spare_chunk(
+    head: Head, arrays: Sequence[mx.array], rows: mx.array, goals: tuple[mx.array, mx.array], terms: LossTerms
+) -> tuple[mx.array, mx.array]:
+    """(weighted loss, its gradient wrt `rows` (C, D) in float32); goals: targets (C,) and weights (C,).
+
+    One buffer of scores and one of their exponentials, in which the target's is set to 0: what it adds to the gradient
+    is a row of the head times minus the sum of all others, which no rounding can lose.
+    """
+    (targets, weights), smoothing, z_loss = goals, terms.label_smoothing, terms.z_loss
+    scores = head.project(arrays, rows, transpose=True).astype(mx.float32)
+    goal, weight = targets[:, None], weights[:, None]
+    peak = scores.max(axis=-1, keepdims=True)
+    picked = mx.take_along_axis(scores, goal, axis=-1)
+    others = mx.put_along_axis(exp(scores - peak), goal, mx.zeros(peak.shape), axis=-1)
+    apart, at_goal = others.sum(axis=-1, keepdims=True), exp(picked - peak)
+    total = apart + at_goal
+    log_total = mx.log(total) + peak
+    losses = log_total - picked
+    pulled, of_goal = weight / total, -(1 - smoothing) * apart
+    gradient = head.project(arrays, others.astype(rows.dtype), transpose=False).astype(mx.float32)
+    if z_loss:
+        losses = losses + z_loss * mx.square(log_total)
+        gradient, of_goal = (1 + 2 * z_loss * log_total) * gradient, of_goal + 2 * z_loss * log_total * at_goal
+    if smoothing:
+        losses = losses + smoothing * (picked - scores.mean(axis=-1, keepdims=True))
+        even = mx.full((1, scores.shape[-1]), smoothing / scores.shape[-1], rows.dtype)
+        gradient = gradient - total * head.project(arrays, even, transpose=False)
+        of_goal = of_goal + smoothing * at_goal
+    gradient = pulled * (gradient + of_goal * head.rows(arrays, targets))
+    return (losses * weight).sum(), gradient
 
 
 def _softmax_terms(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 # Rows of logits alive at once in a loss, unless the plan chooses fewer.
 DEFAULT_CHUNK_ROWS = 256
+# A lazy graph is dispatched ahead of what has run, so that this many chunks are alive at once: each gets its share of
+# those rows, but no fewer than a product needs to be quick.
+CHUNKS_AHEAD, FEWEST_CHUNK_ROWS = 4, 16
 # Supervised positions of a micro-batch are padded to a multiple of this.
 PAD_TARGETS_TO = 32
 # The most entries of one vector of the optimizer's update: from here on starting an operation costs little beside

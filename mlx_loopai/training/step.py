@@ -14,7 +14,7 @@ from mlx.utils import tree_map
 
 from mlx_loopai.config import PreferenceOptions, TrainPath
 from mlx_loopai.guards.guard import Penalty
-from mlx_loopai.models.gradient import Targets, actual_path, compiled_gradient, eager_gradient
+from mlx_loopai.models.gradient import LossForm, Targets, actual_path, compiled_gradient, eager_gradient
 from mlx_loopai.models.loss import PLAIN, LossTerms
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
@@ -23,6 +23,8 @@ from mlx_loopai.training.parameter_vectors import ParameterVectors
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
 
 NO_PREFERENCE = PreferenceOptions()
+# A limit on the gradient's norm that no finite gradient reaches. Not infinity, which a compiled kernel cannot hold.
+_UNBOUNDED = 1e30
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ class TrainStep:
         self._group = group
         self._vectors = ParameterVectors(model.trainable_parameters(), optimizer)
         optimizer.init(self._vectors.join(model.trainable_parameters()))
-        build = compiled_gradient if actual_path(settings.path) == "compiled" else eager_gradient
-        self._gradient = build(model, settings.chunk_rows, settings.checkpointing, settings.terms)
+        compiled = actual_path(settings.path) == "compiled"
+        build = compiled_gradient if compiled else eager_gradient
+        self._gradient = build(model, LossForm(settings.chunk_rows, settings.checkpointing, settings.terms))
+        self._updated = mx.compile(self._update) if compiled else self._update
 
     def __call__(
         self, batches: Sequence[MicroBatch], learning_rate: float, penalty: Penalty | None = None, strength: float = 0.0
@@ -89,24 +93,20 @@ class TrainStep:
         counted = _counted(batches)
         judged = weigh_judged(self.model, batches, self.settings.preference, self.settings.chunk_rows)
         both, apart, gradient = self._group.sum(self._accumulate(self._group.share(judged.batches)))
-        gradient = tree_map(lambda array: array / tokens, gradient)
-        held = mx.zeros(())
+        held, pull = mx.zeros(()), None
         if penalty is not None and strength > 0:
             held, pull = nn.value_and_grad(self.model, lambda: strength * penalty(self.model))()
-            gradient = tree_map(mx.add, gradient, self._vectors.join(pull))
-        gradient, norm = optimizers.clip_grad_norm(gradient, self.settings.clip or math.inf)
-        mx.eval(both, apart, held, norm, gradient)
+        summed = both - apart + judged.correction
+        # Arrays, since a compiled function is traced again for every other number.
+        numbers = mx.array(tokens, mx.float32), mx.array(learning_rate), summed
+        before = self.model.trainable_parameters(), self.optimizer.state
+        parameters, self.optimizer.state, norm = self._updated(gradient, pull, before, numbers)
+        self.model.update(parameters)
+        mx.eval(both, apart, held, norm, parameters, self.optimizer.state)
         loss = (both.item() - apart.item() + judged.correction) / max(counted, 1e-9)
-        skipped = not (math.isfinite(loss) and math.isfinite(norm.item()))
-        if skipped:
-            self.skipped_steps += 1
-            self.skipped_in_a_row += 1
-        else:
-            self.skipped_in_a_row = 0
-            self.optimizer.learning_rate = learning_rate
-            parameters = self._vectors.join(self.model.trainable_parameters())
-            self.model.update(self._vectors.split(self.optimizer.apply_gradients(gradient, parameters)))
-            mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+        skipped = not (math.isfinite(summed.item()) and math.isfinite(norm.item()))
+        self.skipped_steps += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         return StepResult(
             loss=loss,
             penalty=held.item(),
@@ -118,16 +118,43 @@ class TrainStep:
             margin=judged.margin,
         )
 
+    def _update(
+        self, gradient: Any, pull: Any, before: tuple[Any, Any], numbers: tuple[mx.array, mx.array, mx.array]
+    ) -> tuple[Any, Any, mx.array]:
+        """(parameters, state of the optimizer, norm of the gradient) after a step, or as before where it is not finite.
+
+        gradient: vectors of the summed losses' gradient; pull: tree of the penalty's, if there is one; before:
+        parameters and state; numbers: supervised tokens, learning rate, and the summed losses.
+        """
+        (tree, state), (tokens, learning_rate, summed) = before, numbers
+        parameters = self._vectors.join(tree)
+        gradient = tree_map(lambda array: array / tokens, gradient)
+        if pull is not None:
+            gradient = tree_map(mx.add, gradient, self._vectors.join(pull))
+        gradient, norm = optimizers.clip_grad_norm(gradient, self.settings.clip or _UNBOUNDED)
+        # A copy: the optimizer writes into its state.
+        self.optimizer.state = tree_map(lambda array: array, state)
+        self.optimizer.state["learning_rate"] = learning_rate
+        changed = self.optimizer.apply_gradients(gradient, parameters)
+        is_finite = mx.isfinite(summed) & mx.isfinite(norm)
+        changed, state = (
+            tree_map(lambda new, old: mx.where(is_finite, new, old), *pair)
+            for pair in ((changed, parameters), (self.optimizer.state, state))
+        )
+        return self._vectors.split(changed), state, norm
+
     def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, mx.array, Any]:
         """Over all batches: the summed losses, their part that is distance from the base, the gradient as vectors."""
         total, apart, gradient = mx.zeros(()), mx.zeros(()), None
-        for batch in batches:
+        for number, batch in enumerate(batches, 1):
             (loss, distance), part = self._gradient(mx.array(batch.ids[:, :-1]), Targets.of(batch))
             total, apart = total + loss, apart + distance
             vectors = self._vectors.join(part)
             gradient = vectors if gradient is None else tree_map(mx.add, gradient, vectors)
-            # Evaluated here, so that one micro-batch's activations are freed before the next begins.
-            mx.eval(total, apart, gradient)
+            # Evaluated here, so that one micro-batch's activations are freed before the next begins; the last one is
+            # evaluated with the update.
+            if number < len(batches):
+                mx.eval(total, apart, gradient)
         if gradient is None:  # more processes than rows
             gradient = tree_map(mx.zeros_like, self._vectors.join(self.model.trainable_parameters()))
         return total, apart, gradient

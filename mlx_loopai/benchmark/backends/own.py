@@ -20,9 +20,8 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.models.adapters import load_adapter, save_adapter
-from mlx_loopai.models.gradient import Targets, batch_loss
+from mlx_loopai.models.gradient import DEFAULT_FORM, Targets, compiled_gradient
 from mlx_loopai.models.load import load_model
-from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.step import StepSettings, TrainStep
 
 
@@ -39,14 +38,10 @@ class OwnSide(MlxMemory):
     def loss(self, rows: Sequence[TokenRow]) -> float:
         if self._path == "auto":
             return nll(self._loaded.model, list(rows)).nll_per_token
+        loss = compiled_gradient(self._loaded.model, DEFAULT_FORM)
         batches = [collate([row], len(row.ids)) for row in rows]
-        total = sum(self._summed_loss(batch) for batch in batches)
-        return total / sum(int(batch.supervised[:, 1:].sum()) for batch in batches)
-
-    def _summed_loss(self, batch: MicroBatch) -> float:
-        """By the function that the compiled step traces."""
-        (loss,) = batch_loss(self._loaded.model, mx.array(batch.ids[:, :-1]), Targets.of(batch))
-        return float(loss.item())
+        summed = [loss(mx.array(batch.ids[:, :-1]), Targets.of(batch))[0][0].item() for batch in batches]
+        return float(sum(summed)) / sum(int(batch.supervised[:, 1:].sum()) for batch in batches)
 
     def train(self, case: TrainCase, rows: CaseRows, clock: StepClock) -> None:
         model = self._loaded.model

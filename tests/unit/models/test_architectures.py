@@ -11,10 +11,9 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_loopai.config import LoraOptions
-from mlx_loopai.models.gradient import Targets, compiled_gradient, eager_gradient
+from mlx_loopai.models.gradient import LossForm, Targets, compiled_gradient, eager_gradient
 from mlx_loopai.models.load import build_model
 from mlx_loopai.models.lora import apply_lora
-from mlx_loopai.models.loss import PLAIN
 from mlx_loopai.models.micro_batch import MicroBatch
 from tests.tiny_architectures import CONFIGS, TOLERANCES
 
@@ -49,7 +48,7 @@ def plain(model: nn.Module, some: MicroBatch) -> tuple[float, dict[str, np.ndarr
 def test_gradients_are_the_plain_ones(name: str, build: Any, checkpointing: bool) -> None:
     model, some = adapted(name, dora=checkpointing), batch()
     expected, gradients = plain(model, some)
-    run = build(model, chunk_rows=5, checkpointing=checkpointing, terms=PLAIN)
+    run = build(model, LossForm(chunk_rows=5, checkpointing=checkpointing))
     for _ in range(2):
         (value, _), found = run(mx.array(some.ids[:, :-1]), Targets.of(some))
         assert float(value) == pytest.approx(expected, rel=1e-5)

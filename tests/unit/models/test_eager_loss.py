@@ -1,4 +1,4 @@
-"""Both ways to compute the loss, lazy and at once, against float64: heads, smoothing, z-loss, chunks."""
+"""The ways to compute the loss, lazy, spare and at once, against float64: heads, smoothing, z-loss, chunks."""
 
 from __future__ import annotations
 
@@ -52,11 +52,19 @@ def heads(weight: np.ndarray) -> dict[str, tuple[Head, np.ndarray]]:
 
 
 def lazy(
-    hidden: mx.array, head: Head, targets: np.ndarray, weights: np.ndarray, rows: int, terms: LossTerms, compiled: bool
+    hidden: mx.array,
+    head: Head,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    rows: int,
+    terms: LossTerms,
+    **form: bool,
 ) -> tuple[float, np.ndarray]:
+    compiled, spare = form["compiled"], form.get("spare", False)
+
     def loss(states: mx.array, *arrays: mx.array) -> mx.array:
         own = Head(arrays, head.group_size, head.bits, head.mode)
-        return linear_cross_entropy(states, own, mx.array(targets), mx.array(weights), rows, terms=terms)
+        return linear_cross_entropy(states, own, mx.array(targets), mx.array(weights), rows, terms=terms, spare=spare)
 
     run = mx.value_and_grad(loss)
     value, gradient = (mx.compile(run) if compiled else run)(hidden, *head.arrays)
@@ -67,7 +75,7 @@ def lazy(
 @pytest.mark.parametrize(
     "name", ["dense", "affine-2", "affine-3", "affine-4", "affine-5", "affine-6", "affine-8", "mxfp4-4"]
 )
-def test_both_ways_are_the_reference(name: str, terms: LossTerms) -> None:
+def test_all_ways_are_the_reference(name: str, terms: LossTerms) -> None:
     hidden, weight, targets, weights = drawn(1.0)
     head, dense = heads(weight)[name]
     expected, pulled = reference(hidden, dense, targets, weights, terms)
@@ -75,6 +83,7 @@ def test_both_ways_are_the_reference(name: str, terms: LossTerms) -> None:
         loss_and_gradient(mx.array(hidden), head, targets, weights, 7, terms),
         lazy(mx.array(hidden), head, targets, weights, 7, terms, compiled=False),
         lazy(mx.array(hidden), head, targets, weights, 7, terms, compiled=True),
+        lazy(mx.array(hidden), head, targets, weights, 7, terms, compiled=True, spare=True),
     ]
     for value, gradient in found:
         assert value == pytest.approx(expected, rel=1e-5)
@@ -95,6 +104,29 @@ def test_chunks_and_scores_far_from_zero_change_nothing(chunk_rows: int, scale: 
     ones = np.ones(N, np.float32)
     losses = token_losses(mx.array(hidden), head, targets, chunk_rows)
     assert losses.sum() == pytest.approx(reference(hidden, weight, targets, ones, PLAIN)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_a_spare_loss_holds_far_from_zero(scale: float) -> None:
+    """Also for weights below zero, as those of rejected answers are."""
+    hidden, weight, targets, weights = drawn(scale)
+    weights[::2] *= -1
+    expected, pulled = reference(hidden, weight, targets, weights, PLAIN)
+    form = {"compiled": True, "spare": True}
+    value, gradient = lazy(mx.array(hidden), Head((mx.array(weight),)), targets, weights, 8, PLAIN, **form)
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert np.abs(gradient - pulled).max() < 1e-5 * np.abs(pulled).max()
+
+
+def test_a_spare_loss_keeps_the_small_gradient_of_a_certain_token_in_half_precision() -> None:
+    hidden, weight, targets, weights = drawn(1.0)
+    weight[targets[0]] = hidden[0] / 4
+    half = hidden.astype(np.float16).astype(np.float32), weight.astype(np.float16).astype(np.float32)
+    _, pulled = reference(*half, targets, weights, PLAIN)
+    assert 0 < np.abs(pulled[0]).max() < 1e-2
+    states, head = mx.array(half[0]).astype(mx.float16), Head((mx.array(half[1]).astype(mx.float16),))
+    _, gradient = lazy(states, head, targets, weights, 8, PLAIN, compiled=True, spare=True)
+    assert np.abs(gradient[0] - pulled[0]).max() < 0.05 * np.abs(pulled[0]).max()
 
 
 def test_what_is_not_finite_is_seen_in_the_loss() -> None:

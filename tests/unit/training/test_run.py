@@ -293,8 +293,8 @@ def test_a_run_whose_loss_is_never_finite_stops(
 
 
 def _not_finite(self: Any, _: Any) -> Any:
-    parameters = self.model.trainable_parameters()
-    return mx.array(float("nan")), mx.zeros(()), parameters
+    vectors = self._vectors.join(self.model.trainable_parameters())
+    return mx.array(float("nan")), mx.zeros(()), vectors
 
 
 def test_a_wrong_model_folder_is_an_input_error(

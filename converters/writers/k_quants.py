@@ -57,7 +57,8 @@ def quantize_file(source: Path, out: Path, word: str) -> None:
     try:
         status = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(settings))
     finally:
-        llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), ctypes.c_void_p(0))
+        # Its Python package keeps llama.cpp quiet by a callback of its own.
+        llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0))
     if status:
         said = " ".join("".join(lines).split())[-300:]
         raise LoopaiError(f"{out}: llama.cpp could not quantise it to {word}: {said or 'it did not say why'}")

@@ -31,6 +31,7 @@ _CHATML = """{{- if .System }}<|im_start|>system
 {{- end }}
 {{- end }}"""
 _SYSTEM = ("<|im_start|>system\n", "<|im_end|>\n")
+_QUOTES = '"""'
 _QUESTION = "0?"
 _ASKED = f"<|im_start|>user\n{_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 _PARAMETERS = {
@@ -43,23 +44,34 @@ _PARAMETERS = {
 
 
 def modelfile(
-    model: str, tokenizer: Sequence[Path], generation: Mapping[str, Any] | None, adapter: str | None = None
+    model: str,
+    tokenizer: Sequence[Path],
+    generation: Mapping[str, Any] | None,
+    adapter: str | None = None,
+    system: str = "",
 ) -> str:
     """The text of a Modelfile for `model`, a GGUF file beside it or a model's name, with `adapter` on it.
 
-    tokenizer: the files of the model's tokenizer; generation: its generation_config.json. A chat template that is not
-    ChatML stays where it is, in the GGUF file: Ollama knows the common ones.
+    tokenizer: the files of the model's tokenizer; generation: its generation_config.json; system: the system prompt,
+    in place of the chat template's own. A chat template that is not ChatML stays where it is, in the GGUF file: Ollama
+    knows the common ones.
+
+    Raises: InputError when the system prompt holds what ends one in a Modelfile.
     """
+    if _QUOTES in system:
+        raise InputError(f"the system prompt has {_QUOTES}, which ends one in a Modelfile; leave it out")
     lines = [f"FROM {model}"]
     lines += [f"ADAPTER {adapter}"] if adapter else []
     ends, rendered = _ends_and_question(tokenizer)
-    system = rendered.partition(_ASKED)[0] if _ASKED in rendered else None
-    if system is None:
+    before = rendered.partition(_ASKED)[0] if _ASKED in rendered else None
+    if before is None:
         lines.append("# No TEMPLATE: the GGUF file holds the chat template, and Ollama knows the common ones.")
     else:
-        lines.append(f'TEMPLATE """{_CHATML}"""')
-        if system.startswith(_SYSTEM[0]) and system.endswith(_SYSTEM[1]):
-            lines.append(f'SYSTEM """{system.removeprefix(_SYSTEM[0]).removesuffix(_SYSTEM[1])}"""')
+        lines.append(f"TEMPLATE {_QUOTES}{_CHATML}{_QUOTES}")
+        if not system and before.startswith(_SYSTEM[0]) and before.endswith(_SYSTEM[1]):
+            system = before.removeprefix(_SYSTEM[0]).removesuffix(_SYSTEM[1])
+    if system:
+        lines.append(f"SYSTEM {_QUOTES}{system}{_QUOTES}")
     lines += [f"PARAMETER stop {_quoted(end)}" for end in ends]
     for key, name in _PARAMETERS.items():
         value = (generation or {}).get(key)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,7 +15,6 @@ from mlx_loopai.errors import InputError
 _PATH = click.Path(path_type=Path)
 # LM Studio lists OWNER/MODEL/FILE under its folder of models.
 _LM_STUDIO_OWNER = "mlx-loopai"
-_QUOTES = '"""'
 _LEFT_BEHIND = (
     "the adapter switch and the constraint of --scripts do not travel; `mlx-loopai convert --steer` puts damping of"
     " foreign scripts into the weights"
@@ -37,7 +34,7 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
     """Merge the adapter of RUN into its base and write it as another program reads it; prints the last command.
 
     \b
-    ollama:   OUT/NAME.gguf and OUT/Modelfile
+    ollama:   OUT/NAME.gguf and OUT/NAME.Modelfile
     lmstudio: OUT/mlx-loopai/NAME/NAME.gguf
     hf:       a Hugging Face folder
 
@@ -62,6 +59,8 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
             done = convert(fused, place, target=target)
         if program == "ollama":
             _write_modelfile(place, fused, system)
+        elif program == "lmstudio":  # which has no use for it
+            place.with_suffix(".Modelfile").unlink()
     last = _last_command(program, place)
     document = {
         "out": place,
@@ -77,53 +76,36 @@ def _place(name: str, program: str, out: Path) -> Path:
     """Where the model goes. Raises: InputError when something is there."""
     place = {"hf": out, "ollama": out / f"{name}.gguf", "lmstudio": out / _LM_STUDIO_OWNER / name / f"{name}.gguf"}
     found = place[program]
-    if found.exists() or (program == "ollama" and (out / "Modelfile").exists()):
+    if found.exists() or (program == "ollama" and found.with_suffix(".Modelfile").exists()):
         raise InputError(f"--out {out}: holds such a model already, which is never overwritten; choose another folder")
     return found
 
 
 def _system_prompt(adapter: Path) -> str:
-    """The one that the adapter was trained with. Raises: InputError when a Modelfile cannot hold it."""
+    """The one that the adapter was trained with."""
     from mlx_loopai.models.adapters import read_adapter_config
 
-    system = str((read_adapter_config(adapter).get("mlx_loopai") or {}).get("system_prompt") or "")
-    if _QUOTES in system:
-        raise InputError(f"{adapter}: its system prompt has {_QUOTES}, which ends one in a Modelfile; use convert")
-    return system
+    return str((read_adapter_config(adapter).get("mlx_loopai") or {}).get("system_prompt") or "")
 
 
 def _write_modelfile(model: Path, fused: Path, system: str) -> None:
-    """Ollama's Modelfile: the file, the run's system prompt, what ends an answer, sampling. The GGUF has the template.
-
-    Source: Ollama's documentation of Modelfile.
-    """
+    """Ollama's Modelfile beside the GGUF file, with the system prompt that the adapter was trained with."""
+    from converters.convert import modelfile_of
+    from converters.json_files import read_object
+    from converters.tokenizer import tokenizer_files
+    from converters.writers.modelfile import modelfile
     from mlx_loopai.files import write_whole
-    from mlx_loopai.models.load import load_tokenizer
 
-    tokenizer, lines = load_tokenizer(fused), [f"FROM ./{model.name}"]
-    if system:
-        lines.append(f"SYSTEM {_QUOTES}{system}{_QUOTES}")
-    ends = [tokenizer.convert_ids_to_tokens(number) for number in sorted(tokenizer.eos_token_ids)]
-    lines += [f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends]
-    lines += [f"PARAMETER {name} {value:g}" for name, value in _sampling(fused).items()]
-    write_whole(model.parent / "Modelfile", "\n".join(lines) + "\n")
-
-
-def _sampling(folder: Path) -> dict[str, float]:
-    """The model's own advice on sampling, by Ollama's names."""
-    names = {
-        "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "repetition_penalty": "repeat_penalty"
-    }  # fmt: skip
-    path = folder / "generation_config.json"
-    advice: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = {theirs: advice.get(ours) for ours, theirs in names.items()}
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+    advice = fused / "generation_config.json"
+    generation = read_object(advice) if advice.is_file() else None
+    text = modelfile(f"./{model.name}", tokenizer_files(fused), generation, system=system)
+    write_whole(modelfile_of(model), text)
 
 
 def _last_command(program: str, place: Path) -> str:
     name = shlex.quote(place.stem)
     if program == "ollama":
-        return f"ollama create {name} -f {shlex.quote(str(place.parent / 'Modelfile'))} && ollama run {name}"
+        return f"ollama create {name} -f {shlex.quote(str(place.with_suffix('.Modelfile')))} && ollama run {name}"
     if program == "lmstudio":
         return f"lms load {_LM_STUDIO_OWNER}/{name}"
     return f"mlx-loopai chat --model {shlex.quote(str(place))}"

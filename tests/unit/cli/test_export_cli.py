@@ -35,8 +35,8 @@ def test_a_run_for_another_program(
     else:
         assert (out / model).read_bytes()[:4] == b"GGUF"
     if program == "ollama":
-        lines = (out / "Modelfile").read_text(encoding="utf-8").splitlines()
+        lines = (out / "run.Modelfile").read_text(encoding="utf-8").splitlines()
         assert lines[0] == "FROM ./run.gguf"
         assert any(line.startswith("PARAMETER stop ") for line in lines)
-        assert {path.name for path in out.iterdir()} == {"run.gguf", "Modelfile"}
+        assert {path.name for path in out.iterdir()} == {"run.gguf", "run.Modelfile"}
     assert command_line(*arguments).status == 2

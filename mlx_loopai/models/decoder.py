@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.base import create_causal_mask
 
 from mlx_loopai.models.architectures import Architecture, architecture_of
 
@@ -43,7 +42,11 @@ def causal_mask(model: nn.Module, block: nn.Module, tokens: int) -> Mask:
         return None
     windowed = getattr(attention, "is_local", False) or getattr(attention, "is_sliding", False)
     window = text_model(model).args.sliding_window if windowed else tokens
-    return "causal" if tokens <= window else create_causal_mask(tokens, window_size=window)
+    if tokens <= window:
+        return "causal"
+    from mlx_lm.models.base import create_causal_mask  # slow to import, and a plan needs none
+
+    return create_causal_mask(tokens, window_size=window)
 
 
 def softmax_attention(block: nn.Module) -> nn.Module | None:

@@ -91,9 +91,8 @@ def linear_cross_entropy(
     hidden (N, D): final states of the supervised positions only; targets (N,) int; weights (N,) float, 0 for padding.
     At most `chunk_rows` rows of logits are alive at once: the gradient is computed in the forward pass, chunk after
     chunk (`mx.depends` chains them, since a lazy graph would otherwise run them together). Log-sum-exp is float32
-    whatever the dtype of the model. With `train_head` a dense head gets its gradient too (pretraining). `spare` is for
-    the compiled step: the same up to rounding, from fewer passes over the scores and fewer buffers; not with
-    `train_head`, which needs the scores' gradient.
+    whatever the dtype of the model. With `train_head` a dense head gets its gradient too (pretraining). `spare`, not
+    with it, is for the compiled step: the same up to rounding, from fewer passes over the scores and fewer buffers.
 
     Source: the gradient-in-forward idea is that of Cut Cross-Entropy (arXiv 2411.09009) and Liger; ours stays in plain
     MLX operations, so that it runs on CPU and Metal alike.

@@ -88,7 +88,7 @@ def test_what_is_written_is_what_was_tried(
 
 
 def test_prompts_to_choose_by_were_not_rehearsed() -> None:
-    recipe = load_config(RECOMMENDED)
+    recipe = load_config(RECOMMENDED[True])
     records, probed = general_records(recipe), {item.prompt for skill in SKILLS for item in items(skill, probe=True)}
     for source, most in (("self", 600), ("self", 100), ("records", 600), ("none", 600)):
         replay = recipe.replay.model_copy(update={"source": source, "max_prompts": most})

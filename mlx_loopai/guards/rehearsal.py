@@ -20,6 +20,7 @@ from mlx_loopai.data.samples import texts
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
+from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.guards.guard import Guard, Penalty
 from mlx_loopai.guards.states import state_of
 from mlx_loopai.memory.guard_terms import GuardTerms
@@ -215,8 +216,6 @@ def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
     rows, options = _rows(context, batch_rows or ANSWERED_ROWS), context.config.replay
     if not rows or not rehearsal_divergence(options):
         return rows
-    from mlx_loopai.guards.base_states import with_base_states  # slow to import, and a plan needs none
-
     context.listener.stage("the base on rehearsal", len(rows))
     return with_base_states(context.model, rows, context.directory.path, context.listener.advance)
 

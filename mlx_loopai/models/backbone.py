@@ -8,7 +8,6 @@ from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.gemma3_text import clip_residual
 
 from mlx_loopai.models.architectures import Activation, Architecture, Layout
 from mlx_loopai.models.decoder import Mask, architecture_in, causal_mask, embedded, final_norm
@@ -97,8 +96,12 @@ def _fed(block: nn.Module, architecture: Architecture, lean: bool, states: mx.ar
 
 
 def _added(layout: Layout, states: mx.array, found: mx.array) -> mx.array:
+    if layout != "sandwich":
+        return states + found
+    from mlx_lm.models.gemma3_text import clip_residual  # slow to import, and a plan needs none
+
     # Gemma's states pass what float16 holds.
-    return clip_residual(states, found) if layout == "sandwich" else states + found
+    return clip_residual(states, found)
 
 
 def _mlp(mlp: nn.Module, activation: Activation, lean: bool, x: mx.array) -> mx.array:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from mlx.utils import tree_map
 
 from mlx_loopai.cli import doctor
 from mlx_loopai.cli.main import main
+from mlx_loopai.experiments import selftest
 from mlx_loopai.units import GIB
 
 MAC = doctor.Facts(
@@ -78,3 +82,36 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["blas"]["gflops"] > 0
     assert main(["doctor"]) == 0
     assert "machine " in capsys.readouterr().out
+
+
+def test_a_mac_is_told_of_the_watchdog_and_nobody_else() -> None:
+    assert "--resume" in doctor.text(MAC)
+    assert doctor.notes(LINUX) == []
+
+
+def test_the_selftest_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--selftest", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)["selftest"]
+    assert [check["name"] for check in checks if not check["passed"]] == []
+    assert len(checks) == 6
+
+
+def test_a_defect_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    gradient = selftest.compiled_gradient
+    monkeypatch.setattr(selftest, "compiled_gradient", lambda model, form: wrong(gradient(model, form)))
+    monkeypatch.setattr(selftest, "_GROUPS", selftest._GROUPS[:1])
+    assert main(["doctor", "--selftest"]) == 1
+    printed = capsys.readouterr()
+    assert "DIFFERS   gradient of the compiled step against the eager one" in printed.out
+    assert "gradient of the compiled step" in printed.err.splitlines()[-1]
+    assert "loss of the compiled step" not in printed.err.splitlines()[-1]
+
+
+def wrong(gradient: Callable[..., Any]) -> Callable[..., Any]:
+    """It, with a gradient that is one part in a thousand too large."""
+
+    def computed(*arguments: Any) -> tuple[Any, Any]:
+        losses, found = gradient(*arguments)
+        return losses, tree_map(lambda array: 1.001 * array, found)
+
+    return computed

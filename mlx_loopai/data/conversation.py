@@ -27,8 +27,8 @@ class Message:
     tool_calls: str = ""
     name: str = ""
 
-    def as_row(self) -> dict[str, Any]:
-        """The turn as a row of `messages` holds it; reads back as it is."""
+    def as_turn(self) -> dict[str, Any]:
+        """The turn as a chat template reads it: what was said, not whether it teaches."""
         row: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.thinking:
             row["reasoning_content"] = self.thinking
@@ -36,9 +36,11 @@ class Message:
             row["tool_calls"] = [{"type": "function", "function": call} for call in json.loads(self.tool_calls)]
         if self.name:
             row["name"] = self.name
-        if self.role == "assistant" and not self.taught:
-            row["weight"] = 0
         return row
+
+    def as_row(self) -> dict[str, Any]:
+        """The turn as a row of `messages` holds it; reads back as it is."""
+        return self.as_turn() | ({"weight": 0} if self.role == "assistant" and not self.taught else {})
 
 
 @dataclass(frozen=True)

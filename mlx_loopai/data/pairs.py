@@ -45,7 +45,7 @@ class Pair:
         """The pair in TRL's conversational form; reads back as it is."""
         start = len(self.prompt)
         row: dict[str, Any] = {
-            "prompt": [_plain(message) for message in self.prompt],
+            "prompt": [message.as_turn() for message in self.prompt],
             CHOSEN: [message.as_row() for message in self.chosen.messages[start:]],
             REJECTED: [message.as_row() for message in self.rejected.messages[start:]],
         }
@@ -68,7 +68,7 @@ class Label:
         """The answer in TRL's conversational form; reads back as it is."""
         *prompt, last = self.answer.messages
         row: dict[str, Any] = {
-            "prompt": [_plain(message) for message in prompt],
+            "prompt": [message.as_turn() for message in prompt],
             "completion": [last.as_row()],
             LABEL: self.good,
         }
@@ -209,8 +209,3 @@ def _answering_last(meaning: Meaning) -> Meaning:
     if meaning.kind != "chat" or meaning.messages[-1].role != "assistant":
         raise UnreadableError("a label judges the last answer, and the row does not end with one")
     return _answering_from(meaning, len(meaning.messages) - 1)
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    """A message of a prompt, where nothing is learnt anyway."""
-    return replace(message, taught=True).as_row()

@@ -228,24 +228,13 @@ class ChatTemplate:
             options["tools"] = json.loads(chat.tools)
         try:
             return self._tokenizer.apply_chat_template(
-                [_as_template_reads(message) for message in chat.messages],
+                [message.as_turn() for message in chat.messages],
                 tokenize=False,
                 add_generation_prompt=generate,
                 **options,
             )
         except Exception as error:  # a template is a program of the model's maker and may raise anything
             raise InputError(f"{chat.origin}: the chat template refuses this: {' '.join(str(error).split())}") from None
-
-
-def _as_template_reads(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.thinking:
-        turn["reasoning_content"] = message.thinking
-    if message.tool_calls:
-        turn["tool_calls"] = [{"type": "function", "function": call} for call in json.loads(message.tool_calls)]
-    if message.name:
-        turn["name"] = message.name
-    return turn
 
 
 def _with_inline_thoughts(message: Message) -> Message:

@@ -22,11 +22,12 @@ from mlx.utils import tree_flatten
 
 from mlx_loopai.config import LoraOptions, TrainPath, load_config
 from mlx_loopai.config.shipped import shipped_recipe
-from mlx_loopai.data.batches import batch_of
+from mlx_loopai.data.batches import collate
 from mlx_loopai.data.sources import DOMAIN, SAMPLES_PREFIX, read_source
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import Interrupted
 from mlx_loopai.generation.constraint import Scripts, build_constraint
+from mlx_loopai.models.adapters import WEIGHTS_FILE
 from mlx_loopai.models.gradient import LossForm, Targets, actual_path, compiled_gradient, eager_gradient
 from mlx_loopai.models.load import NANO, load_model
 from mlx_loopai.models.lora import apply_lora
@@ -104,7 +105,7 @@ def _adapted(dtype: str) -> tuple[nn.Module, MicroBatch]:
         layer.lora_b = (0.02 * mx.random.normal(layer.lora_b.shape)).astype(layer.lora_b.dtype)
     encoder = ChatEncoder(loaded.tokenizer)
     rows = [encoder.encode(record) for record in read_source(f"{SAMPLES_PREFIX}domain", DOMAIN)[:_ROWS]]
-    return loaded.model, batch_of(rows, [max(len(row.ids) for row in rows)])
+    return loaded.model, collate(rows, max(len(row.ids) for row in rows))
 
 
 def _distance(one: _Floats, other: _Floats) -> float:
@@ -143,7 +144,7 @@ def _resume() -> list[Check]:
 
 
 def _most_apart(one: Path, other: Path) -> float:
-    first, second = (mx.load(str(RunDirectory(run).adapter / "adapters.safetensors")) for run in (one, other))
+    first, second = (mx.load(str(RunDirectory(run).adapter / WEIGHTS_FILE)) for run in (one, other))
     return max(float(mx.abs(first[name] - second[name]).max().item()) for name in second)
 
 

@@ -40,9 +40,10 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
 
     The adapter switch and the constraint of --scripts stay behind: they belong to this program.
     """
-    from converters.convert import convert
+    from converters.convert import convert, modelfile_of
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
+    from mlx_loopai.files import write_whole
     from mlx_loopai.models.adapters import find_adapter
     from mlx_loopai.models.load import NANO, NANO_FOLDER
 
@@ -54,13 +55,14 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
         fused = Path(scratch) / "fused"
         with progress(None, "fusing", quiet, "bytes") as bar:
             fuse(adapter, str(NANO_FOLDER) if base == NANO else base, fused, Target(), on_progress=bar.advance)
+        modelfile = _modelfile_text(place, fused, system) if program == "ollama" else ""
         target = Target(to="hf") if program == "hf" else Target(to="gguf", dtype="bf16")
         with waiting("converting", quiet):
             done = convert(fused, place, target=target)
         if program == "ollama":
-            _write_modelfile(place, fused, system)
+            write_whole(modelfile_of(place), modelfile)
         elif program == "lmstudio":  # which has no use for it
-            place.with_suffix(".Modelfile").unlink()
+            modelfile_of(place).unlink()
     last = _last_command(program, place)
     document = {
         "out": place,
@@ -74,9 +76,11 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
 
 def _place(name: str, program: str, out: Path) -> Path:
     """Where the model goes. Raises: InputError when something is there."""
+    from converters.convert import modelfile_of
+
     place = {"hf": out, "ollama": out / f"{name}.gguf", "lmstudio": out / _LM_STUDIO_OWNER / name / f"{name}.gguf"}
     found = place[program]
-    if found.exists() or (program == "ollama" and found.with_suffix(".Modelfile").exists()):
+    if found.exists() or (program != "hf" and modelfile_of(found).exists()):
         raise InputError(f"--out {out}: holds such a model already, which is never overwritten; choose another folder")
     return found
 
@@ -88,24 +92,23 @@ def _system_prompt(adapter: Path) -> str:
     return str((read_adapter_config(adapter).get("mlx_loopai") or {}).get("system_prompt") or "")
 
 
-def _write_modelfile(model: Path, fused: Path, system: str) -> None:
-    """Ollama's Modelfile beside the GGUF file, with the system prompt that the adapter was trained with."""
-    from converters.convert import modelfile_of
+def _modelfile_text(model: Path, fused: Path, system: str) -> str:
+    """Ollama's Modelfile for the GGUF file `model`, with the system prompt that the adapter was trained with."""
     from converters.json_files import read_object
     from converters.tokenizer import tokenizer_files
     from converters.writers.modelfile import modelfile
-    from mlx_loopai.files import write_whole
 
     advice = fused / "generation_config.json"
     generation = read_object(advice) if advice.is_file() else None
-    text = modelfile(f"./{model.name}", tokenizer_files(fused), generation, system=system)
-    write_whole(modelfile_of(model), text)
+    return modelfile(f"./{model.name}", tokenizer_files(fused), generation, system=system)
 
 
 def _last_command(program: str, place: Path) -> str:
+    from converters.convert import modelfile_of
+
     name = shlex.quote(place.stem)
     if program == "ollama":
-        return f"ollama create {name} -f {shlex.quote(str(place.with_suffix('.Modelfile')))} && ollama run {name}"
+        return f"ollama create {name} -f {shlex.quote(str(modelfile_of(place)))} && ollama run {name}"
     if program == "lmstudio":
         return f"lms load {_LM_STUDIO_OWNER}/{name}"
     return f"mlx-loopai chat --model {shlex.quote(str(place))}"

@@ -40,3 +40,16 @@ def test_a_run_for_another_program(
         assert any(line.startswith("PARAMETER stop ") for line in lines)
         assert {path.name for path in out.iterdir()} == {"run.gguf", "run.Modelfile"}
     assert command_line(*arguments).status == 2
+
+
+@pytest.mark.parametrize(("program", "folder"), [("ollama", "."), ("lmstudio", "mlx-loopai/run")])
+def test_a_modelfile_of_the_owner_stays(
+    command_line: Callable[..., Ended], finished_run: Path, tmp_path: Path, program: str, folder: str
+) -> None:
+    own = tmp_path / folder / "run.Modelfile"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text("FROM mine\n")
+    ended = command_line("export", finished_run / "run", "--to", program, "--out", tmp_path)
+    assert ended.status == 2
+    assert own.read_text() == "FROM mine\n"
+    assert list(own.parent.iterdir()) == [own]

@@ -13,6 +13,13 @@ adapter_option = click.option(
     "--adapter", type=click.Path(path_type=Path), help="A RUN of `train`, or an adapter's folder; it names its base."
 )
 
+adapters_option = click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A RUN of `train`, or an adapter's folder; it names its base. Repeatable: clients choose by name.",
+)
+
 
 def chosen_model(model: str | None, adapter: Path | None, quiet: bool) -> str:
     """The name of the base to load; says on stderr which one an adapter brought with it. Raises: InputError."""

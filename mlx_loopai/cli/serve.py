@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.generation_options import generation_flags, read_flags
-from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
+from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
+from mlx_loopai.cli.model_options import adapters_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, waiting
 from mlx_loopai.cli.wording import one_line
 from mlx_loopai.errors import InputError, Interrupted, install_command
 from mlx_loopai.units import parse_bytes
 
 if TYPE_CHECKING:
-    from mlx_loopai.generation.session import Session
+    from mlx_loopai.generation.lineup import Lineup
+    from mlx_loopai.generation.session import AdapterWhen
     from mlx_loopai.retrieval.index import Hit
     from mlx_loopai.serving.app import ServeOptions
 
@@ -38,7 +39,8 @@ _SPARE_CONNECTIONS = 64
 
 @click.command("serve", short_help="Answer over HTTP: OpenAI's API, and a page to try it.")
 @model_option
-@adapter_option
+@adapters_option
+@adapter_when_option
 @click.option("--system", help="System prompt of requests that have none. [default: the adapter's own, if any]")
 @click.option(
     "--host",
@@ -98,7 +100,8 @@ _SPARE_CONNECTIONS = 64
 @quiet_option
 def command(
     model: str | None,
-    adapter: Path | None,
+    adapter: tuple[Path, ...],
+    adapter_when: AdapterWhen,
     system: str | None,
     host: str,
     port: int,
@@ -119,7 +122,7 @@ def command(
     """Serve /v1/chat/completions, /v1/completions, /v1/models, /health, and a page at /.
 
     The options of sampling, scripts and cleaning are defaults: a request may set its own. No answer is longer than
-    --max-tokens.
+    --max-tokens. A request chooses by `model`: the base under its own name, an adapter as BASE:ADAPTER.
     The environment variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must carry. Beside OpenAI's
     fields a request may have scripts, code_fences, filter, top_k and repetition_penalty. Ctrl-C or SIGTERM lets the
     answers that are being written end, for at most 10 seconds. --json prints one document with the address, when the
@@ -127,21 +130,21 @@ def command(
     """
     generation = read_flags(options)
     _require_stack()
-    from mlx_loopai.generation.session import open_session
+    from mlx_loopai.generation.lineup import open_lineup
     from mlx_loopai.serving.app import ServeOptions
     from mlx_loopai.serving.request_body import Defaults
     from mlx_loopai.text.alphabet import Scripts
 
     Scripts.parse(generation.scripts)
     cache_bytes = 0 if prompt_cache == "off" else parse_bytes(prompt_cache, "`prompt_cache`")
-    model = chosen_model(model, adapter, quiet)
+    model = chosen_model(model, adapter[0] if adapter else None, quiet)
     key = _api_key()
     with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(f"loading {model}", quiet):
-            session = open_session(model, adapter, system)
+            lineup = open_lineup(model, _called(model), adapter, system, adapter_when)
         serving = ServeOptions(
-            defaults=Defaults(_served_name(model, session.adapter), generation),
-            context_tokens=session.context(context),
+            defaults=Defaults(lineup.names, generation),
+            context_tokens=lineup.sessions[lineup.base].context(context),
             concurrent=concurrent,
             queue=queue,
             time_limit_s=time_limit,
@@ -155,7 +158,7 @@ def command(
         )
         _announce(listening, host, serving, as_json, quiet)
         with keep_awake():
-            _run(session, serving, listening, quiet)
+            _run(lineup, serving, listening, quiet)
 
 
 @contextmanager
@@ -202,14 +205,10 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _served_name(model: str, adapter: Path | None) -> str:
-    """What clients call the model: nano, a hub id or a folder's name, and the run whose adapter it has."""
+def _called(model: str) -> str:
+    """What clients call the base: nano, a hub id or a folder's name."""
     path = Path(model).expanduser()
-    name = path.resolve().name if path.is_dir() else model
-    if adapter is None:
-        return name
-    folder = adapter.resolve()
-    return f"{name}+{folder.parent.name if folder.name == 'adapter' else folder.name}"
+    return path.resolve().name if path.is_dir() else model
 
 
 def _announce(listening: socket.socket, host: str, options: ServeOptions, as_json: bool, quiet: bool) -> None:
@@ -220,6 +219,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
     document = {
         "url": url,
         "model": options.defaults.model,
+        "models": options.defaults.models,
         "scripts": options.defaults.options.scripts,
         "context_tokens": options.context_tokens,
         "key": options.api_key is not None,
@@ -232,7 +232,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
         click.echo(f"note: anybody who reaches {host} can use the model; set {KEY_VARIABLE} to require a key", err=True)
 
 
-def _run(session: Session, options: ServeOptions, listening: socket.socket, quiet: bool) -> None:
+def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet: bool) -> None:
     import uvicorn
 
     from mlx_loopai.serving.app import build_app
@@ -241,7 +241,7 @@ def _run(session: Session, options: ServeOptions, listening: socket.socket, quie
         if not quiet:
             click.echo(one_line(line), err=True)  # a path that a client chose may hold escape sequences
 
-    app = build_app(session, options, log)
+    app = build_app(lineup, options, log)
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -51,25 +51,39 @@ class Constraints:
         return found
 
 
+class Tools:
+    """What the answers of one model need beside its weights; each is made when it is first asked for."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.constraints = Constraints(loaded)
+
+    @cached_property
+    def guard(self) -> RepetitionGuard:
+        return RepetitionGuard(self.loaded)
+
+    @cached_property
+    def encoder(self) -> ChatEncoder:
+        return ChatEncoder(self.loaded.tokenizer)
+
+
 @dataclass(frozen=True)
 class Session:
     """`system_prompt` is the one given, else the adapter's own, else none (the chat template's default stands).
 
-    switch: decides for each prompt whether the adapter answers it; None: it always does.
+    switch: decides for each prompt whether the adapter answers it; None: it always does. tools: sessions of one model
+    share them; those of another model are replaced.
     """
 
     loaded: LoadedModel
     system_prompt: str
     adapter: Path | None
     switch: Switch | None = None
+    tools: Tools = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
-    @cached_property
-    def constraints(self) -> Constraints:
-        return Constraints(self.loaded)
-
-    @cached_property
-    def guard(self) -> RepetitionGuard:
-        return RepetitionGuard(self.loaded)
+    def __post_init__(self) -> None:
+        if self.tools is None or self.tools.loaded is not self.loaded:
+            object.__setattr__(self, "tools", Tools(self.loaded))
 
     def context(self, wanted: int | None = None) -> int:
         """Tokens of prompt and answer together in a conversation: `wanted`, else the model's, at most 8192.
@@ -96,13 +110,13 @@ class Session:
         return Request(
             prompt=ids,
             options=options,
-            constraint=self.constraints.get(scripts, options.code_fences),
+            constraint=self.tools.constraints.get(scripts, options.code_fences),
             tally=Tally(),
             row=row,
             grammar=grammar,
             stops=options.stop,
             policy=policy_of(scripts) if cleans else None,
-            guard=self.guard if options.repetition_guard else None,
+            guard=self.tools.guard if options.repetition_guard else None,
             adapter=self.uses_adapter(ids),
         )
 
@@ -111,10 +125,6 @@ class Session:
         if self.adapter is None or self.switch is None:
             return self.adapter is not None
         return self.switch.chooses_adapter(self.loaded.model, ids)
-
-    @cached_property
-    def encoder(self) -> ChatEncoder:
-        return ChatEncoder(self.loaded.tokenizer)
 
     def prompt_ids(
         self,
@@ -133,7 +143,7 @@ class Session:
         messages = build_messages(prompt.messages, few_shot, self.system_prompt)
         thinks, special = (options.thinking, options.allow_special) if options else (False, False)
         try:
-            return self.encoder.prompt_ids(messages, thinks, special, begun)
+            return self.tools.encoder.prompt_ids(messages, thinks, special, begun)
         except InputError as error:
             raise InputError(f"{prompt.origin}: {error}") from None
 
@@ -174,23 +184,34 @@ def open_session(
 
     Raises: InputError for an unknown model, a folder that holds no adapter, or an adapter of another base.
     """
-    folder, saved_prompt = None, ""
-    if adapter is not None:
-        # Before the weights: a mistyped folder should not cost a minute of loading.
-        folder = find_adapter(adapter)
-        config = read_adapter_config(folder)
-        saved_prompt = str((config.get("mlx_loopai") or {}).get("system_prompt") or "")
+    adapters = [] if adapter is None else [find_adapter(adapter)]
+    base = open_base(model, adapters, dtype, adapter_when)
+    if not adapters:
+        return replace(base, system_prompt=system_prompt or "")
+    return with_adapter(base, adapters[0], system_prompt, adapter_when)
+
+
+def open_base(model: str, adapters: Sequence[Path], dtype: str, adapter_when: AdapterWhen) -> Session:
+    """A session of `model` itself, on which the folders `adapters` can be put.
+
+    They are looked at before the weights are read: a mistake should not cost a minute of loading.
+    Raises: InputError as `open_session`.
+    """
+    if adapter_when == "auto" and not adapters:
+        raise InputError("`adapter_when` auto: there is no adapter to switch; give `adapter`", "adapter_when")
+    configs = [read_adapter_config(folder) for folder in adapters]
     base = Base.open(model)
-    if folder is not None:
+    for folder, config in zip(adapters, configs, strict=True):
         check_base(folder, config, hash_base(base.path))
-    loaded = base.load(dtype)
-    if folder is not None:
-        load_adapter(loaded.model, folder, loaded.base_hash)
-        loaded.model.eval()
-    switch = None
-    if adapter_when == "auto":
-        if folder is None:
-            raise InputError("`adapter_when` auto: there is no adapter to switch; give `adapter`", "adapter_when")
-        switch = Switch.load(folder, loaded.model.model.norm.weight.shape[0])
-    prompt = saved_prompt if system_prompt is None else system_prompt
-    return Session(loaded=loaded, system_prompt=prompt, adapter=folder, switch=switch)
+    return Session(loaded=base.load(dtype), system_prompt="", adapter=None)
+
+
+def with_adapter(base: Session, folder: Path, system_prompt: str | None, adapter_when: AdapterWhen) -> Session:
+    """The session of the adapter in `folder`, which is put on the model of `base`. Raises: InputError as above."""
+    loaded = base.loaded
+    load_adapter(loaded.model, folder, loaded.base_hash)
+    loaded.model.eval()
+    switch = Switch.load(folder, loaded.model.model.norm.weight.shape[0]) if adapter_when == "auto" else None
+    saved = (read_adapter_config(folder).get("mlx_loopai") or {}).get("system_prompt") or ""
+    prompt = str(saved) if system_prompt is None else system_prompt
+    return replace(base, system_prompt=prompt, adapter=folder, switch=switch)

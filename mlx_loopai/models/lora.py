@@ -8,7 +8,7 @@ float32 whatever the base's dtype.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TypeGuard
 
@@ -180,9 +180,14 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
 
 def remove_lora(model: nn.Module) -> None:
     """Take every adapter off `model`: each layer is the frozen one again that the adapter was put on."""
-    layers = [(name, adapter.linear) for name, adapter in lora_modules(model).items()]
+    exchange_lora(model, lora_modules(model), {})
+
+
+def exchange_lora(model: nn.Module, old: Mapping[str, LoRALinear], new: Mapping[str, LoRALinear]) -> None:
+    """Put the adapters `new` on `model` in place of `old`, its present ones; both as `lora_modules` gives them."""
+    layers: dict[str, nn.Module] = {name: adapter.linear for name, adapter in old.items()} | dict(new)
     if layers:
-        model.update_modules(tree_unflatten(layers))
+        model.update_modules(tree_unflatten(list(layers.items())))
 
 
 def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:

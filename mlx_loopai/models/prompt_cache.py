@@ -160,19 +160,19 @@ class RecentPrefixes:
     def n_bytes(self) -> int:
         return int(self._kept.nbytes)
 
-    def prefix(self, prompt: Sequence[int], adapter: bool) -> Prefix | None:
-        """What is known of the beginning of `prompt`, read with or without the adapter; None: not enough to use it."""
+    def prefix(self, prompt: Sequence[int], reader: str) -> Prefix | None:
+        """What `reader`, the base or an adapter by name, has read of `prompt`; None: not enough to use it."""
         if not len(self._kept):
             return None
         asked = list(prompt[:-1])  # the last token must be left to read
-        cache, rest = self._kept.fetch_nearest_cache(adapter, asked)
+        cache, rest = self._kept.fetch_nearest_cache(reader, asked)
         length = len(asked) - len(rest)
         return Prefix(tuple(asked[:length]), cache) if cache is not None and length >= _WORTH_TOKENS else None
 
-    def keep(self, tokens: Sequence[int], cache: list[Any], adapter: bool) -> None:
-        """Remember `cache`, which holds `tokens`; those used longest ago give way to it."""
+    def keep(self, tokens: Sequence[int], cache: list[Any], reader: str) -> None:
+        """Remember the `cache` of `tokens` that `reader` read; those used longest ago give way to it."""
         if len(tokens) >= _WORTH_TOKENS and sum(layer.nbytes for layer in cache) <= self.max_bytes:
-            self._kept.insert_cache(adapter, list(tokens), cache)
+            self._kept.insert_cache(reader, list(tokens), cache)
 
 
 def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:

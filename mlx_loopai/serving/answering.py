@@ -60,6 +60,7 @@ class Answering:
                 loop.call_soon_threadsafe(self._events.put_nowait, event)
 
         self._task = Task(
+            model=prepared.asked.model,
             prompt=tuple(prepared.prompt),
             options=prepared.asked.options,
             goes_on=bool(prepared.asked.begun),

@@ -24,8 +24,9 @@ from mlx_loopai.data.feedback import append_feedback
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.grammar import Grammar, schema_grammar
 from mlx_loopai.generation.grounding import ground_all
+from mlx_loopai.generation.lineup import Lineup
 from mlx_loopai.generation.prompts import Prompt, Source
-from mlx_loopai.generation.session import ContextOverflow, Session, answer_room, fitted
+from mlx_loopai.generation.session import ContextOverflow, answer_room, fitted
 from mlx_loopai.retrieval.index import Hit
 from mlx_loopai.serving.access import Guard, Names, check_key
 from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Prepared, Slots, events, unless_gone
@@ -72,12 +73,12 @@ class ServeOptions:
         return "own" if self.api_key is None else "any"
 
 
-def build_app(session: Session, options: ServeOptions, log: Callable[[str], None]) -> Starlette:
+def build_app(lineup: Lineup, options: ServeOptions, log: Callable[[str], None]) -> Starlette:
     """The application; its writer starts and ends with it. `log` gets a line a request, which tells no contents.
 
     `app.state.stop()` ends the answers that are being written, each with an error that its client can read.
     """
-    api = _Api(session, options, log)
+    api = _Api(lineup, options, log)
     routes = [
         Route("/", api.page),
         Route("/page/settings", api.page_settings),
@@ -117,11 +118,11 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 class _Api:
-    def __init__(self, session: Session, options: ServeOptions, log: Callable[[str], None]) -> None:
-        self._session, self._options, self._log = session, options, log
+    def __init__(self, lineup: Lineup, options: ServeOptions, log: Callable[[str], None]) -> None:
+        self._lineup, self._options, self._log = lineup, options, log
         self._slots = Slots(options.concurrent + options.queue)
         self._writer = Writer(
-            session, options.concurrent, options.cache_bytes, lambda reason: log(f"writing failed: {reason}")
+            lineup, options.concurrent, options.cache_bytes, lambda reason: log(f"writing failed: {reason}")
         )
         # Reading a long prompt into tokens takes a while: neither the event loop nor the writer shall wait for it.
         self._encoder = ThreadPoolExecutor(1, "encoder")
@@ -191,17 +192,13 @@ class _Api:
             return _error(ApiError(500, "the server failed; its log says why"))
 
     async def _list_models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._model_card()]})
+        cards = [self._model_card(name) for name in self._options.defaults.models]
+        return JSONResponse({"object": "list", "data": cards})
 
     async def _one_model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name != self._options.defaults.model:
-            have = self._options.defaults.model
-            raise ApiError(404, f"model {name!r}: this server has {have}", "model", "model_not_found")
-        return JSONResponse(self._model_card())
+        return JSONResponse(self._model_card(self._options.defaults.chosen(request.path_params["name"])))
 
-    def _model_card(self) -> dict[str, object]:
-        name = self._options.defaults.model
+    def _model_card(self, name: str) -> dict[str, object]:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "mlx-loopai"}
 
     async def _complete(self, request: Request, chat: bool) -> Response:
@@ -218,7 +215,7 @@ class _Api:
         streaming = False
         try:
             prepared = await unless_gone(request, self._prepared(asked))
-            reply = Reply(self._options.defaults.model, chat, asked.with_usage, prepared.sources)
+            reply = Reply(asked.model, chat, asked.with_usage, prepared.sources)
             answering = Answering(self._writer, prepared, deadline)
             if not asked.stream:
                 text, report = await unless_gone(request, answering.whole())
@@ -302,15 +299,16 @@ class _Api:
             raise
 
     def _form(self, schema: Mapping[str, Any]) -> Grammar:
-        return schema_grammar(self._session.loaded, dict(schema), "`response_format`")
+        return schema_grammar(self._lineup.loaded, dict(schema), "`response_format`")
 
     def _encode(self, asked: Asked) -> tuple[list[int], Sequence[Source] | None]:
+        session = self._lineup.sessions[asked.model]
         if isinstance(asked.prompt, str):
-            return list(self._session.loaded.tokenizer.encode(asked.prompt)), None
+            return list(session.loaded.tokenizer.encode(asked.prompt)), None
         prompt, context = Prompt(asked.prompt, "messages"), self._options.context_tokens
         if self._options.retrieve is None:
-            return self._session.prompt_ids(prompt, options=asked.options, begun=asked.begun), None
+            return session.prompt_ids(prompt, options=asked.options, begun=asked.begun), None
         # A token is at least a byte.
         budget = context - answer_room(asked.options, context) - len(asked.begun.encode())
-        [prompt] = ground_all([prompt], self._options.retrieve, self._session, (), budget)
-        return self._session.prompt_ids(prompt, options=asked.options, begun=asked.begun), prompt.sources
+        [prompt] = ground_all([prompt], self._options.retrieve, session, (), budget)
+        return session.prompt_ids(prompt, options=asked.options, begun=asked.begun), prompt.sources

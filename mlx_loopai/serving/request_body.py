@@ -43,19 +43,34 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for a request that does not say otherwise; no answer is longer than `options.max_tokens`."""
+    """What holds for a request that does not say otherwise; no answer is longer than `options.max_tokens`.
 
-    model: str
+    models: the names that a request may call, the default first.
+    """
+
+    models: tuple[str, ...]
     options: GenerationOptions
+
+    @property
+    def model(self) -> str:
+        return self.models[0]
+
+    def chosen(self, name: str | None) -> str:
+        """The model that a request names. Raises: ApiError 404 for another one."""
+        if name is not None and name not in self.models:
+            reason = f"model {name[:200]!r}: this server has {', '.join(self.models)}"
+            raise ApiError(404, reason, "model", "model_not_found")
+        return name or self.model
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that can be answered. prompt: the messages of a chat, or the text of a plain completion.
+    """A request that can be answered. model: which of the server's. prompt: the messages of a chat, or plain text.
 
     begun: the beginning of a chat's answer, which the model goes on with. schema: of the JSON that the answer shall be.
     """
 
+    model: str
     prompt: tuple[Message, ...] | str
     options: GenerationOptions
     stream: bool
@@ -164,10 +179,9 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
         read = (_ChatBody if chat else _TextBody).model_validate(fields)
     except ValidationError as error:
         raise _invalid(error) from None
-    if read.model is not None and read.model != defaults.model:
-        raise ApiError(404, f"model {read.model!r}: this server has {defaults.model}", "model", "model_not_found")
     begun = read.begun if isinstance(read, _ChatBody) else ""
     return Asked(
+        model=defaults.chosen(read.model),
         prompt=_turns(read.messages[: -1 if begun else None]) if isinstance(read, _ChatBody) else read.prompt,
         options=_options(read, defaults.options),
         stream=bool(read.stream),

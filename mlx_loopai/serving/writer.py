@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,10 +14,9 @@ from typing import Any
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answer_stream import Writing
-from mlx_loopai.generation.batch import Batch, RowPiece
+from mlx_loopai.generation.batch import RowPiece
 from mlx_loopai.generation.grammar import Grammar
-from mlx_loopai.generation.request import Request
-from mlx_loopai.generation.session import Session
+from mlx_loopai.generation.lineup import Key, Lineup, LineupBatch
 from mlx_loopai.models.prompt_cache import RecentPrefixes
 from mlx_loopai.serving.shapes import ApiError, Report, late_error, stopping_error
 
@@ -27,9 +27,11 @@ Event = str | Report | ApiError
 class Task:
     """An answer to write. `deliver` is called from the writer's thread: with text, at last a Report or an ApiError.
 
-    goes_on: the prompt ends with the beginning of the answer. deadline: on the clock of `time.monotonic`.
+    model: a name of the lineup. goes_on: the prompt ends with the beginning of the answer. deadline: on the clock of
+    `time.monotonic`.
     """
 
+    model: str
     prompt: tuple[int, ...]
     options: GenerationOptions
     goes_on: bool
@@ -50,12 +52,13 @@ class Writer:
     What was read for the last answers is kept, in at most `cache_bytes`: a chat's next turn reads only what is new.
     """
 
-    def __init__(self, session: Session, batch_rows: int, cache_bytes: int, on_failure: Callable[[str], None]) -> None:
-        self._session, self._batch_rows, self._on_failure = session, batch_rows, on_failure
+    def __init__(self, lineup: Lineup, batch_rows: int, cache_bytes: int, on_failure: Callable[[str], None]) -> None:
+        self._lineup, self._batch_rows, self._on_failure = lineup, batch_rows, on_failure
         self._recent = RecentPrefixes(cache_bytes)
         self._orders: queue.SimpleQueue[tuple[str, Task] | None] = queue.SimpleQueue()
-        self._rows: dict[int, _Row] = {}
-        self._keys: dict[Task, int] = {}
+        self._waiting: deque[Task] = deque()
+        self._rows: dict[Key, _Row] = {}
+        self._keys: dict[Task, Key] = {}
         self._closing = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -87,12 +90,12 @@ class Writer:
 
     def __len__(self) -> int:
         """How many answers are being written or wait."""
-        return len(self._rows)
+        return len(self._rows) + len(self._waiting)
 
     def _run(self) -> None:
         while not self._closing:
             try:
-                with Batch(self._session.loaded, self._batch_rows, self._keep) as batch:
+                with LineupBatch(self._lineup, self._batch_rows, self._keep) as batch:
                     self._write(batch)
             except Exception as error:  # what breaks one batch must not end the server
                 self._on_failure(f"{type(error).__name__}: {error}")
@@ -109,46 +112,52 @@ class Writer:
                 if order is not None and order[0] == "write":
                     order[1].deliver(stopping_error())
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: LineupBatch) -> None:
         while True:
             self._take_orders(batch)
             if self._closing:
                 return
             self._end_late(batch)
-            for found in batch.step() if self._rows else ():
-                self._take(batch, found)
+            while self._waiting and len(self._rows) < self._batch_rows:
+                self._begin(batch, self._waiting[0])
+                self._waiting.popleft()  # not before: what fails there fails all that wait
+            for key, found in batch.step():
+                self._take(batch, key, found)
 
-    def _take_orders(self, batch: Batch) -> None:
+    def _take_orders(self, batch: LineupBatch) -> None:
         """Carry out what was ordered; wait for an order when there is nothing to write."""
-        while not self._closing and not (self._rows and self._orders.empty()):
+        while not self._closing and not (len(self) and self._orders.empty()):
             order = self._orders.get()
             if order is None:
                 self._closing = True
             elif order[0] == "write":
-                self._begin(batch, order[1])
-            elif (key := self._keys.get(order[1])) is not None:
-                self._drop(batch, key)
+                self._waiting.append(order[1])
+            elif order[1] in self._keys:
+                self._drop(batch, self._keys[order[1]])
+            elif order[1] in self._waiting:
+                self._waiting.remove(order[1])
 
-    def _begin(self, batch: Batch, task: Task) -> None:
+    def _begin(self, batch: LineupBatch, task: Task) -> None:
         try:
-            request = self._session.request(task.prompt, task.options, task.grammar)
+            request = self._lineup.sessions[task.model].request(task.prompt, task.options, task.grammar)
         except InputError as error:
             task.deliver(ApiError(400, str(error), error.argument))
             return
-        request = replace(request, goes_on=task.goes_on, prefix=self._recent.prefix(request.prompt, request.adapter))
-        key = batch.add(request)
+        reader = self._lineup.reader(task.model, request)
+        request = replace(request, goes_on=task.goes_on, prefix=self._recent.prefix(request.prompt, reader))
+        key = batch.add(reader, request)
         self._rows[key], self._keys[task] = _Row(task, Writing(request)), key
 
-    def _keep(self, request: Request, tokens: list[int], cache: list[Any]) -> None:
-        self._recent.keep(tokens, cache, request.adapter)
+    def _keep(self, reader: str, tokens: list[int], cache: list[Any]) -> None:
+        self._recent.keep(tokens, cache, reader)
 
-    def _take(self, batch: Batch, found: RowPiece) -> None:
-        row = self._rows.get(found.key)
+    def _take(self, batch: LineupBatch, key: Key, found: RowPiece) -> None:
+        row = self._rows.get(key)
         if row is None:
             return
         self._show(row, row.writing.take(found.piece))
         if found.last or row.writing.stopped:
-            self._drop(batch, found.key)
+            self._drop(batch, key)
             self._end(row)
 
     def _end(self, row: _Row, late: bool = False) -> None:
@@ -160,8 +169,11 @@ class Writer:
         if text:
             row.task.deliver(text)
 
-    def _end_late(self, batch: Batch) -> None:
+    def _end_late(self, batch: LineupBatch) -> None:
         now = time.monotonic()
+        for task in [task for task in self._waiting if task.deadline <= now]:
+            self._waiting.remove(task)
+            task.deliver(late_error())
         for key, row in [(key, row) for key, row in self._rows.items() if row.task.deadline <= now]:
             self._drop(batch, key)
             if not row.writing.tokens:
@@ -169,13 +181,14 @@ class Writer:
                 continue
             self._end(row, late=True)
 
-    def _drop(self, batch: Batch, key: int) -> None:
+    def _drop(self, batch: LineupBatch, key: Key) -> None:
         batch.remove(key)
         del self._keys[self._rows.pop(key).task]
 
     def _fail_all(self, error: ApiError) -> None:
-        rows = list(self._rows.values())
+        tasks = [*(row.task for row in self._rows.values()), *self._waiting]
         self._rows.clear()
         self._keys.clear()
-        for row in rows:
-            row.task.deliver(error)
+        self._waiting.clear()
+        for task in tasks:
+            task.deliver(error)

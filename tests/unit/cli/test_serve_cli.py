@@ -24,7 +24,7 @@ def failure(*arguments: str) -> str:
 
 
 def test_what_is_wrong_is_said_before_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_loopai.generation.session.open_session", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("mlx_loopai.generation.lineup.open_lineup", lambda *_: pytest.fail("loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "in use" in failure("--port", str(taken.getsockname()[1]))
     assert "--host no.such.host.invalid" in failure("--host", "no.such.host.invalid")
@@ -41,18 +41,16 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_of_served_models(tmp_path: Path) -> None:
-    run = tmp_path / "first" / "adapter"
-    run.mkdir(parents=True)
-    assert serve_cli._served_name("nano", None) == "nano"
-    assert serve_cli._served_name("Qwen/Qwen2.5-1.5B-Instruct", None) == "Qwen/Qwen2.5-1.5B-Instruct"
-    assert serve_cli._served_name(str(tmp_path), run) == f"{tmp_path.name}+first"
+    assert serve_cli._called("nano") == "nano"
+    assert serve_cli._called("Qwen/Qwen2.5-1.5B-Instruct") == "Qwen/Qwen2.5-1.5B-Instruct"
+    assert serve_cli._called(str(tmp_path)) == tmp_path.name
 
 
 def test_a_server_open_to_the_network_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(serve_cli, "_run", lambda session, options, listening, quiet: seen.append((options, listening)))
+    monkeypatch.setattr(serve_cli, "_run", lambda lineup, options, listening, quiet: seen.append((options, listening)))
     command.main(["--host", "0.0.0.0", "--port", "0", "--json"], standalone_mode=False)
     options, listening = seen[0]
     assert listening.fileno() == -1  # closed

@@ -59,20 +59,20 @@ def test_recent_prefixes_go_back_and_stay_within_their_bytes(tiny_model_folder: 
     recent = RecentPrefixes(2 * n_bytes)
     for start in (5, 6, 7):
         tokens = [start, *range(100, 180)]
-        recent.keep(tokens, compute_prefix(loaded.model, tokens).cache, adapter=False)
+        recent.keep(tokens, compute_prefix(loaded.model, tokens).cache, "base")
     assert recent.n_bytes == 2 * n_bytes
-    assert recent.prefix([5, *range(100, 180)], adapter=False) is None  # the oldest gave way
+    assert recent.prefix([5, *range(100, 180)], "base") is None  # the oldest gave way
     # A prompt that leaves what is known after 71 tokens, and one that is known whole.
     turned = [7, *range(100, 170), 30, 31]
-    found = recent.prefix(turned, adapter=False)
+    found = recent.prefix(turned, "base")
     assert found is not None
     assert found.tokens == tuple(turned[:71])
     assert [layer.offset for layer in found.cache] == [71] * len(found.cache)
-    known = recent.prefix([7, *range(100, 180)], adapter=False)
+    known = recent.prefix([7, *range(100, 180)], "base")
     assert known is not None
     assert len(known.tokens) in (79, 80)  # mlx-lm may read one token more
-    assert recent.prefix(turned, adapter=True) is None
-    assert recent.prefix([7, 100, 1, 2], adapter=False) is None  # too short to be worth a copy
+    assert recent.prefix(turned, "first") is None
+    assert recent.prefix([7, 100, 1, 2], "base") is None  # too short to be worth a copy
     small = RecentPrefixes(n_bytes - 1)
-    small.keep(list(range(100, 180)), first.cache, adapter=False)
+    small.keep(list(range(100, 180)), first.cache, "base")
     assert small.n_bytes == 0

@@ -16,11 +16,12 @@ import httpx
 import pytest
 
 from mlx_loopai.config import GenerationOptions
+from mlx_loopai.generation.lineup import Lineup
 from mlx_loopai.generation.session import Session, open_session
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.serving.request_body import Defaults
 
-DEFAULTS = Defaults("nano", GenerationOptions(max_tokens=400))
+DEFAULTS = Defaults(("nano",), GenerationOptions(max_tokens=400))
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,15 @@ def serving(nano: Session) -> Serving:
 
     @contextlib.contextmanager
     def start(
-        session: Session = nano, on_app: Callable[[Any], None] = lambda app: None, **options: Any
+        session: Session = nano,
+        lineup: Lineup | None = None,
+        on_app: Callable[[Any], None] = lambda app: None,
+        **options: Any,
     ) -> Iterator[Running]:
         listening = socket.create_server(("127.0.0.1", 0))
         running = Running(f"http://127.0.0.1:{listening.getsockname()[1]}")
         chosen = dataclasses.replace(ServeOptions(DEFAULTS, context_tokens=1024), **options)
-        app = build_app(session, chosen, running.log.append)
+        app = build_app(lineup or Lineup({"nano": session}, {}), chosen, running.log.append)
         on_app(app)
         config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)

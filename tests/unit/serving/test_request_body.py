@@ -12,7 +12,7 @@ from mlx_loopai.data.records import Message
 from mlx_loopai.serving.request_body import Asked, Defaults, parse
 from mlx_loopai.serving.shapes import ApiError
 
-DEFAULTS = Defaults("nano", GenerationOptions(scripts="ko", temperature=0.5, top_p=0.8, max_tokens=100))
+DEFAULTS = Defaults(("nano",), GenerationOptions(scripts="ko", temperature=0.5, top_p=0.8, max_tokens=100))
 ASKED = [{"role": "user", "content": "안녕?"}]
 
 

@@ -1,0 +1,125 @@
+"""One copy of a base's weights that answers under several names: as it is, and with each of its adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mlx_loopai.errors import InputError
+from mlx_loopai.generation.batch import Batch, RowPiece
+from mlx_loopai.generation.request import Request
+from mlx_loopai.generation.session import AdapterWhen, Session, open_base, with_adapter
+from mlx_loopai.models.adapters import find_adapter
+from mlx_loopai.models.lora import LoRALinear, exchange_lora, lora_modules, remove_lora
+
+
+class Lineup:
+    """The sessions of a base and of its adapters by name: the default first, the base last.
+
+    Use it from the thread that owns MLX.
+    """
+
+    def __init__(self, sessions: Mapping[str, Session], layers: Mapping[str, Mapping[str, LoRALinear]]) -> None:
+        """`layers`: of each adapter, by name. The model has none of them on."""
+        self.sessions, self._layers = dict(sessions), layers
+        *_, self.base = self.sessions
+        self.loaded = self.sessions[self.base].loaded
+        self._on = self.base
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.sessions)
+
+    def reader(self, name: str, request: Request) -> str:
+        """Who answers a request to `name`: that adapter, or the base when its switch left it the prompt."""
+        return name if request.adapter else self.base
+
+    def switch_to(self, name: str) -> None:
+        """From now on the model is the base, or the base with the adapter `name`."""
+        if name != self._on:
+            exchange_lora(self.loaded.model, self._layers.get(self._on, {}), self._layers.get(name, {}))
+            self._on = name
+
+
+def open_lineup(
+    model: str,
+    called: str,
+    adapters: Sequence[Path],
+    system_prompt: str | None = None,
+    adapter_when: AdapterWhen = "always",
+) -> Lineup:
+    """Load `model` once and every one of `adapters`; the base answers as `called`, an adapter as `called:its name`.
+
+    Raises: InputError as `open_session`, and when two adapters have the same name.
+    """
+    folders = [find_adapter(adapter) for adapter in adapters]
+    named = {f"{called}:{adapter_name(folder)}": folder for folder in folders}
+    if len(named) < len(folders):
+        listed = ", ".join(map(str, adapters))
+        raise InputError(f"`adapter` {listed}: two have the same name, by which clients choose; rename a folder")
+    base = open_base(model, folders, "auto", adapter_when)
+    sessions, layers = {}, {}
+    for name, folder in named.items():
+        sessions[name] = with_adapter(base, folder, system_prompt, adapter_when)
+        layers[name] = lora_modules(base.loaded.model)
+        remove_lora(base.loaded.model)
+    bare = Session(base.loaded, system_prompt or "", None, tools=base.tools)
+    return Lineup({**sessions, called: bare}, layers)
+
+
+def adapter_name(folder: Path) -> str:
+    """What an adapter's folder is called: after its run, where it is a run's `adapter`."""
+    path = folder.resolve()
+    return path.parent.name if path.name == "adapter" else path.name
+
+
+# An answer's place: who writes it, and its key in that one's batch.
+Key = tuple[str, int]
+# Hears of an answer that has ended: who read its tokens, these, and the cache that holds them.
+OnRead = Callable[[str, list[int], list[Any]], None]
+
+
+class LineupBatch:
+    """Answers in the making, those of each reader as a batch: one step of all of them is one after another."""
+
+    def __init__(self, lineup: Lineup, batch_rows: int, on_read: OnRead) -> None:
+        self._lineup, self._batch_rows, self._on_read = lineup, batch_rows, on_read
+        self._batches: dict[str, Batch] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> LineupBatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def add(self, reader: str, request: Request) -> Key:
+        """Let an answer join at the next step. Raises: InputError for an empty prompt."""
+        if reader not in self._batches:
+            self._batches[reader] = self._open.enter_context(self._batch(reader))
+        return reader, self._batches[reader].add(request)
+
+    def remove(self, key: Key) -> None:
+        """Drop an answer; it may have ended already."""
+        reader, own = key
+        self._batches[reader].remove(own)
+
+    def step(self) -> list[tuple[Key, RowPiece]]:
+        """The next token of each answer that is being written: none while prompts are read first."""
+        found = []
+        for reader, batch in self._batches.items():
+            if len(batch):
+                self._lineup.switch_to(reader)
+                found += [((reader, piece.key), piece) for piece in batch.step()]
+        return found
+
+    def _batch(self, reader: str) -> Batch:
+        def on_read(_: Request, tokens: list[int], cache: list[Any]) -> None:
+            self._on_read(reader, tokens, cache)
+
+        return Batch(self._lineup.loaded, self._batch_rows, on_read)

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What `make setup` installs; `make lock` resolves the same extras into requirements/locked.txt.
-EXTRAS := dev,parquet,serve,stories,linux
+EXTRAS := dev,parquet,serve,stories,vision,linux
 LOCK := requirements/locked.txt
 LOWEST := requirements/lowest.txt
 

@@ -22,6 +22,7 @@ from mlx_loopai.models.lora import (
     outputs_given,
     projected,
 )
+from mlx_loopai.models.vision.pictures import Pictures
 
 Positions = tuple[mx.array, mx.array]
 Run = Callable[[mx.array], mx.array]
@@ -30,9 +31,13 @@ _READERS = ("q_proj", "k_proj", "v_proj")
 
 
 def hidden_states(
-    model: nn.Module, ids: mx.array, checkpointing: bool = False, positions: Positions | None = None
+    model: nn.Module,
+    ids: mx.array,
+    checkpointing: bool = False,
+    positions: Positions | None = None,
+    pictures: Pictures | None = None,
 ) -> mx.array:
-    """Final normalised states (B, T, D) of token ids (B, T) under a causal mask.
+    """Final normalised states (B, T, D) of token ids (B, T) under a causal mask, and of the pictures among them.
 
     With `positions` (rows (N,), columns (N,)) only those states (N, D), and after its attention the last block
     computes nothing else. Rows are right-padded, so a plain causal mask keeps real tokens from seeing padding. With
@@ -40,15 +45,19 @@ def hidden_states(
     alive at a time. Without it only the cheap half of the MLP is (`_mlp`).
     """
     architecture = architecture_in(model)
-    states = embedded(model, ids)
+    states = embedded(model, ids, None if pictures is None else pictures.placed)
     last = len(model.layers) - 1
     for index, block in enumerate(model.layers):
         chosen = positions if index == last else None
         mask = causal_mask(model, block, ids.shape[1])
         run = _runner(block, partial(_run_block, block, architecture, mask, chosen, not checkpointing))
+        if pictures is not None:
+            run = pictures.rotating(model, run)
         if checkpointing:
             run = nn.utils.checkpoint(block, run)
         states = run(states)
+        if pictures is not None:
+            states = pictures.added(states, index)
     return final_norm(model)(states)
 
 

@@ -353,12 +353,14 @@ KEYS = (
     ),
 )
 
-# What decides nothing: who wrote the file, what training did, which tokens end a text (generation reads those).
+# What decides nothing of the text model: who wrote the file, what training did, which tokens end a text (generation
+# reads those) or stand for pictures (models/vision reads those).
 _BOOKKEEPING = frozenset(
     "_attn_implementation _name_or_path architectures attention_dropout attn_implementation auto_map bos_token_id"
-    " classifier_dropout dtype eos_token_id hidden_dropout id2label initializer_range is_decoder label2id model_file"
-    " model_type num_labels pad_token_id pretraining_tp quantization tokenizer_class torch_dtype"
-    " transformers_version unsloth_fixed unsloth_version use_cache".split()
+    " classifier_dropout dtype eos_token_id hidden_dropout id2label image_token_id initializer_range is_decoder"
+    " label2id model_file model_type num_labels pad_token_id pretraining_tp quantization tokenizer_class torch_dtype"
+    " transformers_version unsloth_fixed unsloth_version use_cache video_token_id vision_end_token_id"
+    " vision_start_token_id vision_token_id".split()
 )
 
 

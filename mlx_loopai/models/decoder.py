@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import mlx.core as mx
@@ -22,10 +23,12 @@ def text_model(model: nn.Module) -> nn.Module:
     return model.language_model if "language_model" in model else model
 
 
-def embedded(model: nn.Module, ids: mx.array) -> mx.array:
-    """What the first block reads (B, T, D) for token ids (B, T)."""
+def embedded(model: nn.Module, ids: mx.array, placed: Callable[[mx.array], mx.array] | None = None) -> mx.array:
+    """What the first block reads (B, T, D) for token ids (B, T). placed: what puts pictures among the embeddings."""
     body = text_model(model).model
     states = body.embed_in(ids) if "embed_in" in body else body.embed_tokens(ids)
+    if placed is not None:
+        states = placed(states)
     if architecture_in(model).scaled_embedding:
         # As mlx-lm has it, which rounds the factor to bfloat16 in every precision.
         states = states * mx.array(states.shape[-1] ** 0.5, mx.bfloat16).astype(states.dtype)

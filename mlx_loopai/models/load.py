@@ -20,6 +20,7 @@ from mlx_lm.utils import load_tokenizer as read_tokenizer
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import refuse_links_out
 from mlx_loopai.models.architectures import text_part
+from mlx_loopai.models.architectures.vision_language import family_of
 from mlx_loopai.models.configuration import complete_configuration, loader_overrides
 from mlx_loopai.models.configuration_keys import unused_fields
 from mlx_loopai.models.decoder import architecture_in
@@ -27,6 +28,10 @@ from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.lora import remove_lora
 from mlx_loopai.models.pass_sizes import QUANTIZATION_GROUP
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.models.vision.part import VisionPart
+from mlx_loopai.models.vision.rotary import install_rotary
+from mlx_loopai.models.vision.settings import vision_settings
+from mlx_loopai.models.vision.text_weights import text_classes, text_overrides
 
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent.parent / "assets" / "nano"
@@ -41,13 +46,16 @@ _HASH_BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run. `base_hash` identifies its weights, whatever dtype they were cast to."""
+    """A model ready to run. `base_hash` identifies its weights, whatever dtype they were cast to. vision: its part that
+    reads pictures; None for a model of text alone.
+    """
 
     model: nn.Module
     tokenizer: TokenizerWrapper
     shape: ModelShape
     path: Path
     base_hash: str
+    vision: VisionPart | None = None
 
     @cached_property
     def n_tokens(self) -> int:
@@ -112,12 +120,16 @@ class Base:
         if self._loaded is None or precision != self._precision:
             self._loaded = None  # two copies of the weights may not fit
             network = _read_weights(self.path, *precision)
+            settings = vision_settings(_read_json(self.path / "config.json"), self.path)
+            if settings is not None:
+                install_rotary(network, settings.axes)
             self._loaded = LoadedModel(
                 model=network,
                 tokenizer=self.tokenizer,
                 shape=self.shape,
                 path=self.path,
                 base_hash=hash_base(self.path),
+                vision=None if settings is None else VisionPart(settings, self.path, DTYPES[precision[0]]),
             )
             self._precision = precision
         remove_lora(self._loaded.model)
@@ -154,10 +166,14 @@ def _read_weights(path: Path, dtype: str, quantize_bits: int) -> nn.Module:
     code = config.get("model_file")
     if code is not None:
         raise InputError(f"{path}: its config.json wants {code} to be run; code in a model folder is never run here")
-    overrides = loader_overrides(config, str(path / "config.json"))
-    overrides.get("text_config", overrides)["tie_word_embeddings"] = _ties(path, text_part(config))
+    where, classes = str(path / "config.json"), _get_classes
+    if family_of(config.get("model_type")) is None:
+        overrides = loader_overrides(config, where)
+    else:
+        overrides, classes = text_overrides(complete_configuration(config, where), config), text_classes
+    (overrides.get("text_config") or overrides)["tie_word_embeddings"] = _ties(path, text_part(config))
     try:
-        network, _ = read_model(path, lazy=True, model_config=overrides)
+        network, _ = read_model(path, lazy=True, model_config=overrides, get_model_classes=classes)
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: cannot open the model: {reason}; convert it again or download it anew") from None

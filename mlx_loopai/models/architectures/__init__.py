@@ -26,6 +26,7 @@ from mlx_loopai.models.architectures.qwen3 import QWEN3
 from mlx_loopai.models.architectures.qwen3_5 import QWEN3_5
 from mlx_loopai.models.architectures.qwen3_5_moe import QWEN3_5_MOE
 from mlx_loopai.models.architectures.qwen3_moe import QWEN3_MOE
+from mlx_loopai.models.architectures.vision_language import as_text_model, family_of
 
 __all__ = [
     "ARCHITECTURES",
@@ -59,6 +60,9 @@ def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
     shared = {key: value for key, value in config.items() if key not in _OTHER_PARTS}
     found = {**shared, **inner} if isinstance(inner, Mapping) else dict(config)
     model_type = found.get("model_type")
+    family = family_of(model_type)
+    if family is not None:
+        found = as_text_model(found, family)
     if isinstance(model_type, str) and model_type in _OTHER_NAMES:
         found["model_type"] = _OTHER_NAMES[model_type].model_type
     return found

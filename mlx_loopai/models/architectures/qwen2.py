@@ -20,6 +20,7 @@ QWEN2 = Architecture(
     class_name="Qwen2ForCausalLM",
     gguf="qwen2",
     block=_block,
+    wrappers=("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"),
     gguf_names=GGUF_NAMES,
     tied_by_default=True,
 )

@@ -28,6 +28,7 @@ QWEN3 = Architecture(
     class_name="Qwen3ForCausalLM",
     gguf="qwen3",
     block=_block,
+    wrappers=("qwen3_vl", "qwen3_vl_text"),
     gguf_names=GGUF_NAMES | GGUF_HEAD_NORMS,
     head_dim=128,
 )

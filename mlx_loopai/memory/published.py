@@ -77,6 +77,8 @@ def published() -> PublishedConstants:
     return PublishedConstants(**json.loads(CONSTANTS.read_text(encoding="utf-8")))
 
 
+# Cached: a fit asks for the same shapes thousands of times.
+@cache
 def stored_weight_bytes(shape: ModelShape, bits: int) -> int:
     """Bytes of a checkpoint whose matrices have `bits` (16: half precision) a weight; norms and biases are 16-bit."""
     each = HALF * 8.0 if bits >= 16 else Quantization(bits, GROUP_SIZE).bits_per_weight

@@ -13,8 +13,9 @@ from converters.steering import Steering, steered
 from converters.tensors import Checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.verify import Verification, verify
-from converters.writers.modelfile import modelfile
+from converters.writers.modelfile import modelfile, modelfile_of
 from converters.writers.target import Plan, Target, make_plan
+from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 
 StageProgress = Callable[[str, int, int], None]
@@ -58,8 +59,10 @@ def identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> d
         "source_files": _stamps(checkpoint.files),
         # The content: a tokenizer rebuilt from a GGUF file is a new file each time.
         "tokenizer_files": {path.name: sha256_of(path) for path in tokenizer},
-        "dtype": plan.dtype,
-        "forms": {name: form if isinstance(form, str) else form.as_config() for name, form in plan.forms.items()},
+        "dtype": plan.forms.dtype,
+        "forms": {
+            name: form if isinstance(form, str) else form.as_config() for name, form in plan.forms.by_name.items()
+        },
         "target": {key: list(value) if isinstance(value, tuple) else value for key, value in vars(plan.target).items()},
     }
 
@@ -69,12 +72,22 @@ def _stamps(paths: Sequence[Path]) -> dict[str, list[int]]:
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a conversion reads: a folder, hub id or GGUF file, and for a hub id the `revision` that is wanted.
+
+    `tokenizer` is a folder whose tokenizer replaces the model's own.
+    """
+
+    model: str | Path
+    revision: str | None = None
+    tokenizer: Path | None = None
+
+
 def convert(
-    source: str | Path,
+    source: str | Path | Source,
     out: Path,
     *,
-    revision: str | None = None,
-    tokenizer: Path | None = None,
     dtype: str | None = None,
     target: Target | None = None,
     check: bool = False,
@@ -83,67 +96,55 @@ def convert(
     """Convert a Hugging Face or MLX folder, hub id or GGUF file to what `target` says, at `out`.
 
     Without a `target` it is an MLX folder whose weights are `dtype` (None: the source's own type, bf16 for a quantised
-    GGUF). A folder is made for mlx and hf, one file for gguf. `tokenizer` is a folder whose tokenizer replaces the
-    source's own; `revision` pins a hub id.
-    With `check` the output is verified before it gets its name, so what is
-    called `out` was never wrong.
+    GGUF). A folder is made for mlx and hf, one file for gguf with its Modelfile beside it.
+    With `check` the output is verified before it gets its name, so what is called `out` was never wrong.
 
     Raises:
         InputError: the source, the tokenizer, the options or `out` cannot be used.
         LoopaiError: the disk is full, or the output failed its verification.
     """
+    if target is not None and dtype is not None:
+        raise InputError(f"`dtype` {dtype}: `target` has a dtype of its own; give one of the two")
+    source = source if isinstance(source, Source) else Source(source)
     target = target or Target(dtype=dtype)
     target.check()
     check_output_free(out)
-    checkpoint = open_checkpoint(source, revision)
+    checkpoint = open_checkpoint(source.model, source.revision)
     with work_folder(out) as work:
-        files = choose_tokenizer(checkpoint, tokenizer, work)
+        files = choose_tokenizer(checkpoint, source.tokenizer, work)
         if target.steer:
             checkpoint = steered(checkpoint, files, Steering.parse(target.steer))
         plan = make_plan(target, checkpoint)
         check_space(out, plan.n_bytes + plan.scratch_bytes + sum(path.stat().st_size for path in files))
+        count = _counter("write", plan.n_bytes, on_progress)
         if target.to == "gguf":
-            return _make_file(checkpoint, files, plan, out, work, check, on_progress)
-        return _make_folder(checkpoint, files, plan, out, check, on_progress)
-
-
-def _make_folder(
-    checkpoint: Checkpoint, files: Sequence[Path], plan: Plan, out: Path, check: bool, on_progress: StageProgress
-) -> Conversion:
-    with output_folder(out, identity(checkpoint, files, plan)) as folder:
-        tensors = plan.write_folder(folder, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
-        found = _verify(checkpoint, folder.path, plan, on_progress) if check else None
+            with output_file(out, work) as path:
+                tensors = plan.write_file(path, checkpoint, files, count)
+                found = _verify(checkpoint, path, plan, on_progress) if check else None
+            notes = _write_modelfile(out, checkpoint, files, target) if target.modelfile else ()
+        else:
+            with output_folder(out, identity(checkpoint, files, plan)) as folder:
+                tensors = plan.write_folder(folder, checkpoint, files, count)
+                found = _verify(checkpoint, folder.path, plan, on_progress) if check else None
+            notes = ()
     return Conversion(
-        out,
-        tensors,
-        sum(path.stat().st_size for path in out.iterdir()),
-        plan.label,
-        found,
-        (*checkpoint.notes, *plan.notes),
+        out=out,
+        tensors=tensors,
+        n_bytes=sum(path.stat().st_size for path in out.iterdir()) if out.is_dir() else out.stat().st_size,
+        dtype=plan.label,
+        verification=found,
+        notes=(*checkpoint.notes, *plan.notes, *notes),
     )
 
 
-def modelfile_of(out: Path) -> Path:
-    """Where Ollama's Modelfile of a GGUF file lies: `m.Modelfile` beside `m.gguf`."""
-    return out.with_suffix(".Modelfile")
-
-
-def _make_file(
-    checkpoint: Checkpoint,
-    files: Sequence[Path],
-    plan: Plan,
-    out: Path,
-    work: Path,
-    check: bool,
-    on_progress: StageProgress,
-) -> Conversion:
-    with output_file(out, work) as path:
-        tensors = plan.write_file(path, checkpoint, files, _counter("write", plan.n_bytes, on_progress))
-        found = _verify(checkpoint, path, plan, on_progress) if check else None
-    # One that is there already may be its owner's.
-    if not modelfile_of(out).exists():
-        write_whole(modelfile_of(out), modelfile(f"./{out.name}", files, checkpoint.generation_config))
-    return Conversion(out, tensors, out.stat().st_size, plan.label, found, (*checkpoint.notes, *plan.notes))
+def _write_modelfile(out: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], target: Target) -> tuple[str, ...]:
+    """Write Ollama's Modelfile beside the GGUF file `out`. Returns: a note when one was there, which is left alone."""
+    place = modelfile_of(out)
+    if place.exists():
+        return (f"{place} was there already and is left as it was",)
+    text = modelfile(f"./{out.name}", tokenizer, checkpoint.generation_config, system=target.system)
+    write_whole(place, text)
+    return ()
 
 
 def _verify(checkpoint: Checkpoint, place: Path, plan: Plan, on_progress: StageProgress) -> Verification:

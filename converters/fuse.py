@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from converters.peft import hf_module
-from converters.quantization import Scheme, round_trip
+from converters.quantization import Forms, Scheme, round_trip
 from converters.tensors import Checkpoint, TensorEntry, to_float32
 from converters.writers import Progress
 from mlx_loopai.errors import InputError, all_problems
@@ -78,31 +78,30 @@ def delta_rows(a: mx.array, b: mx.array, scale: float, start: int, stop: int) ->
 def choose_forms(
     base: Checkpoint,
     adapter: Adapter,
-    forms: Mapping[str, str | Scheme],
-    dtype: str,
+    forms: Forms,
     was_quantized: Mapping[str, Scheme],
     allow_loss: bool = False,
     on_progress: Progress = lambda count: None,
-) -> tuple[dict[str, str | Scheme], dict[str, Survival]]:
+) -> tuple[Forms, dict[str, Survival]]:
     """`forms` with more bits where less than `FLOOR` of the delta would survive, and the survival by module.
 
-    A matrix that loses too much gets 8 bits, and `dtype` where those lose too much as well; with `allow_loss` it keeps
-    its form. `was_quantized` names the schemes of a base that is quantised already: there W_q is W itself.
+    A matrix that loses too much gets 8 bits, and `forms.dtype` where those lose too much as well; with `allow_loss` it
+    keeps its form. `was_quantized` names the schemes of a base that is quantised already: there W_q is W itself.
     """
-    chosen, found = dict(forms), {}
+    chosen, found, dtype = dict(forms.by_name), dict[str, Survival](), forms.dtype
     modules = {f"{hf_module(name)}.weight": name for name in adapter.factors}
     for entry in base.entries:
         if entry.name not in modules:
             continue
         module = modules[entry.name]
-        form = forms[entry.name]
+        form = chosen[entry.name]
         for candidate in dict.fromkeys([form] if allow_loss else [form, _wider(form, entry), dtype]):
             survival = _survival(entry, adapter, module, candidate, dtype, entry.name in was_quantized)
             if survival.share >= FLOOR:
                 break
         chosen[entry.name], found[module] = candidate, survival
         on_progress(entry.n_bytes())
-    return chosen, found
+    return replace(forms, by_name=chosen), found
 
 
 def _wider(form: str | Scheme, entry: TensorEntry) -> str | Scheme:

@@ -33,25 +33,39 @@ class Fused:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Permissions:
+    """What a fusion does only when it is told to.
+
+    `allow_loss`: a matrix keeps its few bits even where they lose much of the update. `force`: the base may be another
+    than the adapter was trained on.
+    """
+
+    allow_loss: bool = False
+    force: bool = False
+
+
+_NONE = Permissions()
+
+
 def fuse(
     folder: Path,
     base: str,
     out: Path,
     target: Target,
-    allow_loss: bool = False,
-    force: bool = False,
+    permissions: Permissions = _NONE,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Fused:
     """Write base + adapter to `out` as `target` says; a quantised base keeps its forms when it names none.
 
     Raises:
-        InputError: adapter, base or `out` cannot be used, or do not belong together (unless `force`).
+        InputError: adapter, base or `out` cannot be used, or do not belong together (unless `permissions.force`).
         LoopaiError: the disk is full.
     """
     check_output_free(out)
     adapter = read_adapter(folder)
     checkpoint = open_checkpoint(base)
-    _check_base(adapter, checkpoint.source, folder, force)
+    _check_base(adapter, checkpoint.source, folder, permissions.force)
     with work_folder(out) as work:
         files = choose_tokenizer(checkpoint, None, work)
         merged = fused_entries(checkpoint, adapter)
@@ -62,11 +76,12 @@ def fuse(
         same_forms = {} if target.quantize else _without_ruled(had, target, merged.config["tie_word_embeddings"])
         if same_forms:
             main = max(set(same_forms.values()), key=list(same_forms.values()).count)
-            plan = replace(plan, main=main, forms=dict(plan.forms) | same_forms)
-        forms, survival = choose_forms(checkpoint, adapter, plan.forms, plan.dtype, same_forms, allow_loss, on_progress)
-        widened = [name for name in survival if forms[_weight(name)] != plan.forms[_weight(name)]]
+            plan = replace(plan, forms=replace(plan.forms, main=main, by_name={**plan.forms.by_name, **same_forms}))
+        asked = plan.forms.by_name
+        forms, survival = choose_forms(checkpoint, adapter, plan.forms, same_forms, permissions.allow_loss, on_progress)
+        widened = [name for name in survival if forms.by_name[_weight(name)] != asked[_weight(name)]]
         plan = replace(plan, forms=forms)
-        check_space(out, sum(stored_bytes(entry, forms[entry.name], plan.dtype) for entry in merged.entries))
+        check_space(out, sum(stored_bytes(entry, forms.by_name[entry.name], forms.dtype) for entry in merged.entries))
         made_from = identity(checkpoint, files, plan) | {"adapter": sha256_of(folder / WEIGHTS_FILE)}
         with output_folder(out, made_from) as place:
             tensors = plan.write_folder(place, merged, files, on_progress)

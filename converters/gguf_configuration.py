@@ -58,7 +58,7 @@ def from_gguf(
         InputError: unsupported architecture, or a field that is missing, absurd or not computed by mlx-lm.
     """
     architecture = gguf_architecture(metadata.get("general.architecture"), where)
-    file = _File(metadata, architecture, shapes, rope_factors, where)
+    file = _File(metadata, architecture=architecture, shapes=shapes, rope_factors=rope_factors, where=where)
     heads = file.get("attention.head_count")
     config: dict[str, Any] = {
         "architectures": [architecture.class_name],

@@ -71,7 +71,7 @@ def merge(adapters: Sequence[Adapter], how: Merge, force: bool = False, on_progr
             a, b, errors[name] = truncate_dense(_combined(deltas, how, name), rank)
         factors[name] = (mx.array(a), mx.array(b))
         advance(1)
-    return Merged(Adapter(factors, rank, float(rank), notes=notes), errors)
+    return Merged(Adapter(factors, rank=rank, alpha=float(rank), notes=notes), errors)
 
 
 def _check(adapters: Sequence[Adapter], weights: Sequence[float], how: Merge, force: bool) -> None:
@@ -117,7 +117,7 @@ def _side_by_side(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adap
     first = adapters[0]
     if len(adapters) == 1:
         return replace(first, factors=factors)
-    return Adapter(complete(factors, None), rank, scale * rank)
+    return Adapter(complete(factors, None), rank=rank, alpha=scale * rank)
 
 
 def _numpy(factors: tuple[mx.array, mx.array]) -> tuple[np.ndarray, np.ndarray]:

@@ -125,7 +125,9 @@ def read_peft(folder: Path, n_blocks: int | None = None, architecture: Architect
         # Nothing in the folder says how many blocks the model has; `load_adapter` compares.
         notes[ASSUMED_BLOCKS] = 1 + max(split_module(name)[0] for name in factors)
     dropout = float(config.get("lora_dropout") or 0.0)
-    return Adapter(complete(fitted, n_blocks), rank, float(alpha), rslora, dropout, notes)
+    return Adapter(
+        complete(fitted, n_blocks), rank=rank, alpha=float(alpha), rslora=rslora, dropout=dropout, notes=notes
+    )
 
 
 def unused_fields(folder: Path) -> tuple[str, ...]:

@@ -53,6 +53,18 @@ class Scheme:
         return dtype if self.mode == "affine" else "U8"
 
 
+@dataclass(frozen=True)
+class Forms:
+    """How a checkpoint's tensors are stored: by name a storage type or a scheme, and `dtype` where there is none.
+
+    `dtype` is also the type of a scheme's scales; `main` is the scheme that most matrices have.
+    """
+
+    dtype: str
+    by_name: Mapping[str, str | Scheme]
+    main: Scheme | None = None
+
+
 def scheme_of(word: str, group_size: int | None = None) -> Scheme:
     """`4`, `8bit` or `mxfp4` as a scheme; `group_size` None is the form's usual one (64 for affine).
 

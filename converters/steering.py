@@ -101,4 +101,4 @@ def _scaled(entry: TensorEntry, name: str, factors: np.ndarray) -> TensorEntry:
             rows[touched] = cast(wide, "F32", entry.dtype)
         return rows
 
-    return TensorEntry(name, entry.shape, entry.dtype, read_rows, f"{entry.origin} (steered)")
+    return TensorEntry(name, entry.shape, dtype=entry.dtype, read_rows=read_rows, origin=f"{entry.origin} (steered)")

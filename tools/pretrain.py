@@ -26,7 +26,7 @@ from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.gradient import Targets
 from mlx_loopai.models.load import build_model, load_tokenizer
-from mlx_loopai.models.loss import Head, linear_cross_entropy
+from mlx_loopai.models.loss import Head, HeadForm, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
 from tools import nano
 
@@ -62,7 +62,7 @@ class Position:
 @click.option("--rows-per-step", default=64, show_default=True)
 def main(out: Path, seed: int, epochs: int, learning_rate: float, rows_per_step: int) -> None:
     """Train the tokenizer and the model; run again with the same options to resume."""
-    options = Options(out, seed, epochs, learning_rate, rows_per_step)
+    options = Options(out=out, seed=seed, epochs=epochs, learning_rate=learning_rate, rows_per_step=rows_per_step)
     mx.random.seed(seed)
     if not (out / "tokenizer.json").exists():
         records = corpus.pretraining_records(seed)
@@ -151,7 +151,7 @@ def _loss(model: nn.Module, batches: list[MicroBatch]) -> mx.array:
         targets = Targets.of(batch)
         hidden = hidden_states(model, mx.array(batch.ids[:, :-1]))[targets.rows, targets.columns]
         total = total + linear_cross_entropy(
-            hidden, Head.of(model), targets.tokens, targets.weights, chunk_rows=1024, train_head=True
+            hidden, Head.of(model), targets.tokens, targets.weights, HeadForm(chunk_rows=1024), train_head=True
         )
         count += int(batch.supervised[:, 1:].sum())
     return total / count

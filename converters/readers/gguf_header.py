@@ -126,7 +126,9 @@ def _tensor(cursor: _Cursor) -> GgufTensor:
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if dims[0] % block:
         raise cursor.fail(f"the tensor {name[:80]!r} has rows of {dims[0]} values, not a multiple of {block}")
-    return GgufTensor(name, tuple(reversed(dims)), kind, offset, prod(dims) // block * block_bytes)
+    return GgufTensor(
+        name, shape=tuple(reversed(dims)), kind=kind, offset=offset, n_bytes=prod(dims) // block * block_bytes
+    )
 
 
 def _alignment(metadata: Mapping[str, Any], cursor: _Cursor) -> int:
@@ -149,7 +151,9 @@ def _placed(tensors: list[GgufTensor], cursor: _Cursor, alignment: int) -> tuple
         previous_end = tensor.offset + tensor.n_bytes
         if start + previous_end > cursor.end:
             raise cursor.fail(f"the tensor {tensor.name[:80]!r} ends at {start + previous_end}, after the file")
-        placed[tensor.name] = GgufTensor(tensor.name, tensor.shape, tensor.kind, start + tensor.offset, tensor.n_bytes)
+        placed[tensor.name] = GgufTensor(
+            tensor.name, shape=tensor.shape, kind=tensor.kind, offset=start + tensor.offset, n_bytes=tensor.n_bytes
+        )
     return tuple(placed.values())
 
 

@@ -119,7 +119,9 @@ def _entry(name: str, tensor: GgufTensor, config: Mapping[str, Any], path: Path)
     order = hf_row_order(name, config)
     if order is not None:
         read_rows = reordered(read_rows, order, of_columns=len(tensor.shape) == 1)
-    return TensorEntry(name, tensor.shape, _PLAIN.get(tensor.kind, "F32"), read_rows, f"{path}: {tensor.name}")
+    return TensorEntry(
+        name, tensor.shape, dtype=_PLAIN.get(tensor.kind, "F32"), read_rows=read_rows, origin=f"{path}: {tensor.name}"
+    )
 
 
 def read_gguf(path: Path) -> Checkpoint:

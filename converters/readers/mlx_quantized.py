@@ -49,4 +49,4 @@ def _joined(entries: Mapping[str, TensorEntry], module: str, scheme: Scheme, whe
     def read_rows(start: int, stop: int) -> np.ndarray:
         return dequantize_rows([part.read_rows(start, stop) for part in found], dtype, scheme)
 
-    return TensorEntry(f"{module}.weight", shape, "F32", read_rows, found[0].origin)
+    return TensorEntry(f"{module}.weight", shape, dtype="F32", read_rows=read_rows, origin=found[0].origin)

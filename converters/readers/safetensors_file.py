@@ -118,4 +118,4 @@ def _entry(
         )
     row_length = shape[-1] if shape else 1
     read_rows = _reader(path, data_start + info["data_offsets"][0], row_length, dtype)
-    return TensorEntry(name, shape, dtype, read_rows, origin=f"{path}: {name}")
+    return TensorEntry(name, shape, dtype=dtype, read_rows=read_rows, origin=f"{path}: {name}")

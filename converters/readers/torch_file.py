@@ -111,4 +111,4 @@ def _entry(path: Path, root: str, members: dict[str, zipfile.ZipInfo], name: str
         block = read_bytes(path, begin + start * row_bytes, (stop - start) * row_bytes)
         return block.view(dtype).reshape(stop - start, row_length)
 
-    return TensorEntry(name, tensor.shape, storage.dtype, read_rows, origin=f"{path}: {name}")
+    return TensorEntry(name, tensor.shape, dtype=storage.dtype, read_rows=read_rows, origin=f"{path}: {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from converters.json_files import write_object
 from converters.output import OutputFolder
-from converters.quantization import Scheme, quantization_config, quantize_rows
+from converters.quantization import Forms, Scheme, quantization_config, quantize_rows
 from converters.tensors import CONFIG_NAMES, Checkpoint, TensorEntry, cast_checked
 from converters.writers import Progress
 from converters.writers.safetensors_file import plan_shards, write_shards
@@ -58,14 +58,12 @@ def write_mlx(
     folder: OutputFolder,
     checkpoint: Checkpoint,
     tokenizer: Sequence[Path],
-    dtype: str,
+    forms: Forms,
     on_progress: Progress,
-    forms: Mapping[str, str | Scheme] | None = None,
-    main: Scheme | None = None,
 ) -> int:
-    """Write the checkpoint into `folder`, its weights as `dtype` or as `forms` says by name. Returns: tensors written.
+    """Write the checkpoint into `folder`, its weights as `forms` has it. Returns: tensors written.
 
-    `main` is the scheme that most matrices have. Shards that an earlier, killed run finished are kept.
+    Shards that an earlier, killed run finished are kept.
 
     Raises:
         InputError: a tensor holds values that cannot be written.
@@ -74,16 +72,16 @@ def write_mlx(
     # An encoder is not in the table.
     architecture = ARCHITECTURES.get(checkpoint.config["model_type"])
     prefix = architecture.mlx_prefix if architecture else ""
-    forms = {f"{prefix}{name}": form for name, form in (forms or {}).items()}
+    by_name = {f"{prefix}{name}": form for name, form in forms.by_name.items()}
     entries = [replace(entry, name=f"{prefix}{entry.name}") for entry in checkpoint.entries]
-    tensors = [stored_as(entry, forms.get(entry.name, dtype), dtype) for entry in entries]
+    tensors = [stored_as(entry, by_name.get(entry.name, forms.dtype), forms.dtype) for entry in entries]
     write_shards(folder, plan_shards(tensors), "mlx", on_progress)
     config: dict[str, Any] = {key: value for key, value in checkpoint.config.items() if key != "dtype"}
-    block = quantization_config(forms, main)
+    block = quantization_config(by_name, forms.main)
     if block is not None:
         # Twice, as mlx-lm writes it: the hub reads the second.
         config |= {"quantization": block, "quantization_config": block}
-    write_object(folder.path / "config.json", config | {"torch_dtype": CONFIG_NAMES[dtype]})
+    write_object(folder.path / "config.json", config | {"torch_dtype": CONFIG_NAMES[forms.dtype]})
     copy_companions(folder, checkpoint, tokenizer)
     return len(checkpoint.entries)
 

@@ -43,6 +43,17 @@ _PARAMETERS = {
 }
 
 
+def check_system(system: str) -> None:
+    """Raises: InputError when the system prompt holds what ends one in a Modelfile."""
+    if _QUOTES in system:
+        raise InputError(f"the system prompt has {_QUOTES}, which ends one in a Modelfile; leave it out")
+
+
+def modelfile_of(model: Path) -> Path:
+    """Where the Modelfile of a GGUF file lies: `m.Modelfile` beside `m.gguf`."""
+    return model.with_suffix(".Modelfile")
+
+
 def modelfile(
     model: str,
     tokenizer: Sequence[Path],
@@ -58,8 +69,7 @@ def modelfile(
 
     Raises: InputError when the system prompt holds what ends one in a Modelfile.
     """
-    if _QUOTES in system:
-        raise InputError(f"the system prompt has {_QUOTES}, which ends one in a Modelfile; leave it out")
+    check_system(system)
     lines = [f"FROM {model}"]
     lines += [f"ADAPTER {adapter}"] if adapter else []
     ends, rendered = _ends_and_question(tokenizer)

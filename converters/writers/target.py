@@ -9,7 +9,7 @@ from typing import Any
 
 from converters.output import OutputFolder
 from converters.quantization import WORDS as MLX_WORDS
-from converters.quantization import Scheme, is_kept, parse_rules, plan_forms, rounding, scheme_of, stored_bytes
+from converters.quantization import Forms, Scheme, is_kept, parse_rules, plan_forms, rounding, scheme_of, stored_bytes
 from converters.rounding import Rounding
 from converters.tensors import DTYPE_OPTIONS, Checkpoint, TensorEntry
 from converters.writers import Progress
@@ -17,6 +17,7 @@ from converters.writers import gguf as gguf_writer
 from converters.writers.huggingface import write_huggingface
 from converters.writers.k_quants import K_QUANTS, check_engine
 from converters.writers.mlx import write_mlx
+from converters.writers.modelfile import check_system
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.encoder import ENCODERS
@@ -32,6 +33,8 @@ class Target:
     `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0, q4_0 or a K-quant such as q4_k_m; `keep`
     holds rules such as
     `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
+    `modelfile`: whether Ollama's Modelfile is written beside a GGUF file; `system` is its system prompt, in place of
+    the chat template's own.
     """
 
     to: str = "mlx"
@@ -40,6 +43,8 @@ class Target:
     group_size: int | None = None
     keep: tuple[str, ...] = ()
     steer: str | None = None
+    modelfile: bool = True
+    system: str = ""
 
     def check(self) -> None:
         """Refuse options that exclude each other. Raises: InputError."""
@@ -51,19 +56,20 @@ class Target:
             raise InputError(f"`to` {self.to}: `keep` and `group_size` belong to `to` mlx; leave them out")
         if self.group_size is not None and self.quantize is None:
             raise InputError("`group_size` says nothing without `quantize`; add `quantize` 4 or leave it out")
+        if self.system and not (self.to == "gguf" and self.modelfile):
+            raise InputError("`system` says nothing without a Modelfile; give `to` gguf, or leave it out")
+        check_system(self.system)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A target made definite. `dtype` is the storage type of what stays dense, `forms` each tensor's form by name.
+    """A target made definite.
 
     `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` says so, and what was chosen.
     """
 
     target: Target
-    dtype: str
-    main: Scheme | None
-    forms: Mapping[str, str | Scheme]
+    forms: Forms
     n_bytes: int
     config: Mapping[str, Any]
     left_dense: int = 0
@@ -72,7 +78,7 @@ class Plan:
     @property
     def label(self) -> str:
         """The main form in a word: bf16, 4bit, mxfp4, q8_0."""
-        dense = next(name for name, code in DTYPE_OPTIONS.items() if code == self.dtype)
+        dense = next(name for name, code in DTYPE_OPTIONS.items() if code == self.forms.dtype)
         word = self.target.quantize
         if word is None:
             return dense
@@ -81,7 +87,7 @@ class Plan:
 
     @property
     def gguf_form(self) -> str:
-        return self.target.quantize or self.dtype
+        return self.target.quantize or self.forms.dtype
 
     @property
     def scratch_bytes(self) -> int:
@@ -93,18 +99,18 @@ class Plan:
         """What the output's quantisation does to float32 rows of `entry`; None when it stays dense."""
         if self.target.to == "gguf":
             return gguf_writer.rounding(entry, self.gguf_form, self.config)
-        form = self.forms.get(entry.name)
+        form = self.forms.by_name.get(entry.name)
         if not isinstance(form, Scheme) or self.target.to != "mlx":
             return None
-        return rounding(form, self.dtype)
+        return rounding(form, self.forms.dtype)
 
     def write_folder(
         self, folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress
     ) -> int:
         """Write an MLX or Hugging Face folder. Returns: tensors written. Raises: InputError, OSError."""
         if self.target.to == "hf":
-            return write_huggingface(folder, checkpoint, tokenizer, self.dtype, on_progress)
-        return write_mlx(folder, checkpoint, tokenizer, self.dtype, on_progress, self.forms, self.main)
+            return write_huggingface(folder, checkpoint, tokenizer, self.forms.dtype, on_progress)
+        return write_mlx(folder, checkpoint, tokenizer, self.forms, on_progress)
 
     def write_file(self, path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress) -> int:
         """Write a GGUF file. Returns: tensors written. Raises: InputError, OSError."""
@@ -126,13 +132,13 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     rules = parse_rules(target.keep, target.group_size)
     architecture = ARCHITECTURES.get(checkpoint.config["model_type"])
     dense = tuple(f"{name}.weight" for name in architecture.never_adapted) if architecture else ()
-    forms = plan_forms(checkpoint.entries, dtype, scheme, rules, tied, dense)
+    by_name = plan_forms(checkpoint.entries, dtype, scheme, rules, tied, dense)
     if architecture is not None and architecture.kept_dtypes:
-        forms |= {
+        by_name |= {
             entry.name: entry.dtype for entry in checkpoint.entries if entry.name.endswith(architecture.kept_dtypes)
         }
-    n_bytes = sum(stored_bytes(entry, forms[entry.name], dtype) for entry in checkpoint.entries)
-    plan = Plan(target, dtype, scheme, forms, n_bytes, checkpoint.config)
+    n_bytes = sum(stored_bytes(entry, by_name[entry.name], dtype) for entry in checkpoint.entries)
+    plan = Plan(target, Forms(dtype, by_name, scheme), n_bytes=n_bytes, config=checkpoint.config)
     free = [
         entry.name for entry in _matrices(checkpoint) if not (is_kept(rules, entry, tied) or entry.name.endswith(dense))
     ]
@@ -141,9 +147,9 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
 
 def _with_exceptions(plan: Plan, scheme: Scheme, names: Sequence[str]) -> Plan:
     """The plan with what it says about those of the matrices `names` that are not stored as `scheme`."""
-    dense = [name for name in names if isinstance(plan.forms[name], str)]
-    smaller = [name for name in names if name not in dense and plan.forms[name] != scheme]
-    if dense and not any(isinstance(form, Scheme) for form in plan.forms.values()):
+    dense = [name for name in names if isinstance(plan.forms.by_name[name], str)]
+    smaller = [name for name in names if name not in dense and plan.forms.by_name[name] != scheme]
+    if dense and not any(isinstance(form, Scheme) for form in plan.forms.by_name.values()):
         raise InputError(
             f"`quantize` {plan.target.quantize}: no matrix has rows that divide into groups of {scheme.group_size} or"
             " fewer; leave it out"
@@ -161,7 +167,8 @@ def _gguf_plan(target: Target, checkpoint: Checkpoint, dtype: str) -> Plan:
     form = target.quantize or dtype
     if form in K_QUANTS:
         check_engine(form)
-    plan = Plan(target, dtype, None, {}, gguf_writer.gguf_bytes(checkpoint, form), checkpoint.config)
+    n_bytes = gguf_writer.gguf_bytes(checkpoint, form)
+    plan = Plan(target, Forms(dtype, {}), n_bytes=n_bytes, config=checkpoint.config)
     if target.quantize is None:
         return plan
     matrices = _matrices(checkpoint)

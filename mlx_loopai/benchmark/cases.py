@@ -96,7 +96,7 @@ def equal_rows(vocabulary: int, length: int, count: int, seed: int) -> CaseRows:
     generator = np.random.default_rng(seed)
     ids = generator.integers(0, vocabulary, (count + HELD_OUT_ROWS // 8, length), dtype=np.int32)
     taught = np.arange(length) >= length // 2
-    rows = [TokenRow(row, taught, f"random:{number}", "domain") for number, row in enumerate(ids)]
+    rows = [TokenRow(row, taught, origin=f"random:{number}", category="domain") for number, row in enumerate(ids)]
     return CaseRows(rows[:count], rows[count:])
 
 
@@ -163,6 +163,11 @@ def _read_rows(path: Path) -> list[TokenRow]:
     ends = np.cumsum(arrays["lengths"])
     parts = zip(ends - arrays["lengths"], ends, arrays["starts"], strict=True)
     return [
-        TokenRow(arrays["ids"][begin:end].astype(np.int32), np.arange(end - begin) >= start, f"row {number}", "domain")
+        TokenRow(
+            arrays["ids"][begin:end].astype(np.int32),
+            np.arange(end - begin) >= start,
+            origin=f"row {number}",
+            category="domain",
+        )
         for number, (begin, end, start) in enumerate(parts)
     ]

@@ -48,13 +48,16 @@ def race_training(
     write_train_case(folder, case, rows)
 
     def turn(name: str, number: int) -> dict[str, Any]:
-        return setup.run(Job("train", name, str(folder), str(folder / f"{name}-{number}")))
+        return setup.run(Job("train", backend=name, folder=str(folder), adapter_out=str(folder / f"{name}-{number}")))
 
     found = take_turns(setup.backends, setup.rounds, turn, on_progress)
     shape = ModelShape.from_folder(Path(case.model))
     measured = {name: [TrainMeasured(**one) for one in results] for name, results in found.items()}
     adapters = {name: str(folder / f"{name}-{setup.rounds - 1}") for name in found}
-    held_out = {name: setup.run(Job("score", OWN, str(folder), adapters[name]))["held_out_nll"] for name in found}
+    held_out = {
+        name: setup.run(Job("score", backend=OWN, folder=str(folder), adapter_out=adapters[name]))["held_out_nll"]
+        for name in found
+    }
     first = {name: turns[-1].loss_first for name, turns in measured.items()}
     differences = _differing(first, "loss_first", FIRST_LOSS_TOLERANCE)
     differences += _differing(held_out, "held_out_nll", HELD_OUT_TOLERANCE)

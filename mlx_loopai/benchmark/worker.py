@@ -82,7 +82,9 @@ def _generate(job: Job, case: GenerateCase, opened: Callable[..., Side]) -> Gene
     start_s = time.perf_counter() - began
     weights_bytes = side.weights_bytes()
     measured = tuple(_one_batch(side, case, batch) for batch in case.batches)
-    return GenerateMeasured(start_s, measured, weights_bytes, side.memory, side.versions)
+    return GenerateMeasured(
+        start_s=start_s, batches=measured, weights_bytes=weights_bytes, memory=side.memory, versions=side.versions
+    )
 
 
 def _one_batch(side: Side, case: GenerateCase, batch: int) -> BatchMeasured:
@@ -97,7 +99,12 @@ def _one_batch(side: Side, case: GenerateCase, batch: int) -> BatchMeasured:
     answers = side.generate(prompts, case.max_tokens)
     total = time.perf_counter() - began
     return BatchMeasured(
-        batch, sum(map(len, prompts)), first, total, side.peak_bytes(), tuple(tuple(answer) for answer in answers)
+        batch=batch,
+        prompt_tokens=sum(map(len, prompts)),
+        first_token_s=first,
+        total_s=total,
+        peak_bytes=side.peak_bytes(),
+        answers=tuple(tuple(answer) for answer in answers),
     )
 
 

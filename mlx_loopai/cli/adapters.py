@@ -66,7 +66,7 @@ def merge_command(
     from mlx_loopai.models.adapter_folder import read_adapter, write_adapter
     from mlx_loopai.models.adapters import find_adapter
 
-    how = Merge(method, _numbers(weights), rank, density, seed)
+    how = Merge(method, weights=_numbers(weights), rank=rank, density=density, seed=seed)
     adapters = [read_adapter(find_adapter(folder)) for folder in folders]
     with progress(None, "merging", quiet, "modules") as bar:
         merged = merge(adapters, how, force, bar.advance)
@@ -247,7 +247,7 @@ def fuse_command(
 
     Where rounding to few bits would lose more than a tenth of the update, the matrix gets 8 bits, or stays dense.
     """
-    from converters.fuse_folder import fuse
+    from converters.fuse_folder import Permissions, fuse
     from converters.writers.target import Target
     from mlx_loopai.models.adapters import find_adapter
     from mlx_loopai.models.load import NANO, NANO_FOLDER
@@ -257,7 +257,7 @@ def fuse_command(
     source = str(NANO_FOLDER) if base == NANO else base
     target = Target(dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer)
     with progress(None, "fusing", quiet, "bytes") as bar:
-        done = fuse(find_adapter(folder), source, out, target, allow_loss, force, bar.advance)
+        done = fuse(find_adapter(folder), source, out, target, Permissions(allow_loss, force), bar.advance)
     least = min(survival.share for survival in done.survival.values())
     document = {"out": out, "tensors": done.tensors, "bytes": done.n_bytes, "share_min": least,
                 "widened": done.widened, "notes": done.notes, "layers": done.survival}  # fmt: skip

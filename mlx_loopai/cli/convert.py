@@ -184,16 +184,15 @@ def command(
     mistral and gpt_neox, and for `rag build --embedder` the encoders bert, roberta and xlm-roberta. When a conversion
     was killed, the same command continues it.
     """
-    from converters.convert import convert
+    from converters.convert import Source, convert
     from converters.writers.target import Target
     from mlx_loopai.errors import Interrupted
 
-    target = Target(to, dtype, quantize, group_size, keep, steer)
+    target = Target(to, dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer)
     try:
         with _progress(quiet) as on_progress:
-            done = convert(
-                source, out, revision=revision, tokenizer=tokenizer, target=target, check=check, on_progress=on_progress
-            )
+            read = Source(source, revision, tokenizer)
+            done = convert(read, out, target=target, check=check, on_progress=on_progress)
     except KeyboardInterrupt:
         how = "starts over" if to == "gguf" else "continues after the files that are finished"
         raise Interrupted(f"{out}: stopped by Ctrl-C; the same command {how}") from None

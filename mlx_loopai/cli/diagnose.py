@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,8 @@ def attention_command(
         "entropy": float(found.entropy.mean()),
         "distance": float(found.distance.mean()),
     }
-    _finish("attention", out, arrays, summary, pictures, lambda path: plot.draw_attention(found, path), as_json, quiet)
+    diagnosis = _Diagnosis("attention", arrays, summary, lambda path: plot.draw_attention(found, path))
+    _finish(diagnosis, out, pictures, as_json, quiet)
 
 
 @command.command("hidden")
@@ -89,7 +91,8 @@ def hidden_command(
     found = hidden(loaded.model, *([_ids(loaded, text) for text in texts] for texts in (korean, english)))
     arrays = vars(found)
     summary = {name: values.tolist() for name, values in arrays.items()}
-    _finish("hidden", out, arrays, summary, pictures, lambda path: plot.draw_hidden(found, path), as_json, quiet)
+    diagnosis = _Diagnosis("hidden", arrays, summary, lambda path: plot.draw_hidden(found, path))
+    _finish(diagnosis, out, pictures, as_json, quiet)
 
 
 @command.command("lora")
@@ -119,7 +122,8 @@ def lora_command(adapter: Path, out: Path, pictures: bool, as_json: bool, quiet:
         "outliers": [name for name, update in found.items() if update.outlier],
         "modules": modules,
     }
-    _finish("lora", out, arrays, summary, pictures, lambda path: plot.draw_updates(found, path), as_json, quiet)
+    diagnosis = _Diagnosis("lora", arrays, summary, lambda path: plot.draw_updates(found, path))
+    _finish(diagnosis, out, pictures, as_json, quiet)
 
 
 @command.command("gradients")
@@ -159,7 +163,8 @@ def gradients_command(
         found = gradient_flow(loaded.model, _counted(loaded, bar.advance), chosen)
     arrays = {"norms": found.norms}
     summary = {"modules": found.modules, "vanishing": found.vanishing, "exploding": found.exploding}
-    _finish("gradients", out, arrays, summary, pictures, lambda path: plot.draw_flow(found, path), as_json, quiet)
+    diagnosis = _Diagnosis("gradients", arrays, summary, lambda path: plot.draw_flow(found, path))
+    _finish(diagnosis, out, pictures, as_json, quiet)
 
 
 @command.command("tokenizer")
@@ -263,28 +268,29 @@ def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequ
     return loss
 
 
-def _finish(
-    name: str,
-    out: Path,
-    arrays: Mapping[str, Any],
-    summary: dict[str, Any],
-    pictures: bool,
-    draw: Callable[[Path], None],
-    as_json: bool,
-    quiet: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Diagnosis:
+    """What was found: the arrays to save, a summary to print, and how the picture is drawn."""
+
+    name: str
+    arrays: Mapping[str, Any]
+    summary: dict[str, Any]
+    draw: Callable[[Path], None]
+
+
+def _finish(found: _Diagnosis, out: Path, pictures: bool, as_json: bool, quiet: bool) -> None:
     """Write the arrays and the picture, and print the summary."""
     from mlx_loopai.diagnostics import plot
 
     out.mkdir(parents=True, exist_ok=True)
-    files = [out / f"{name}.npz"]
-    plot.save_arrays(files[0], arrays)
+    files = [out / f"{found.name}.npz"]
+    plot.save_arrays(files[0], found.arrays)
     if pictures:
-        files.append(out / f"{name}.png")
-        draw(files[1])
+        files.append(out / f"{found.name}.png")
+        found.draw(files[1])
         if plot.korean_font() is None:
             click.echo("no font with Hangul on this machine: the pictures are labelled in English", err=True)
-    document = {"files": [str(file) for file in files], **summary}
+    document = {"files": [str(file) for file in files], **found.summary}
     lines = [f"{key}: {_short(value)}" for key, value in document.items() if key != "modules"]
     emit(document, as_json, "" if quiet else "\n".join(lines))
 

@@ -40,29 +40,27 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
 
     The adapter switch and the constraint of --scripts stay behind: they belong to this program.
     """
-    from converters.convert import convert, modelfile_of
+    from converters.convert import convert
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
-    from mlx_loopai.files import write_whole
     from mlx_loopai.models.adapters import find_adapter
     from mlx_loopai.models.load import NANO, NANO_FOLDER
 
     adapter, base = find_adapter(run), chosen_model(model, run, quiet)
-    system = _system_prompt(adapter)
+    target = {
+        "hf": Target(to="hf"),
+        "lmstudio": Target(to="gguf", dtype="bf16", modelfile=False),
+        "ollama": Target(to="gguf", dtype="bf16", system=_system_prompt(adapter)),
+    }[program]
+    target.check()
     place = _place(run.resolve().name, program, out)
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         fused = Path(scratch) / "fused"
         with progress(None, "fusing", quiet, "bytes") as bar:
             fuse(adapter, str(NANO_FOLDER) if base == NANO else base, fused, Target(), on_progress=bar.advance)
-        modelfile = _modelfile_text(place, fused, system) if program == "ollama" else ""
-        target = Target(to="hf") if program == "hf" else Target(to="gguf", dtype="bf16")
         with waiting("converting", quiet):
             done = convert(fused, place, target=target)
-        if program == "ollama":
-            write_whole(modelfile_of(place), modelfile)
-        elif program == "lmstudio":  # which has no use for it
-            modelfile_of(place).unlink()
     last = _last_command(program, place)
     document = {
         "out": place,
@@ -76,11 +74,11 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
 
 def _place(name: str, program: str, out: Path) -> Path:
     """Where the model goes. Raises: InputError when something is there."""
-    from converters.convert import modelfile_of
+    from converters.writers.modelfile import modelfile_of
 
     place = {"hf": out, "ollama": out / f"{name}.gguf", "lmstudio": out / _LM_STUDIO_OWNER / name / f"{name}.gguf"}
     found = place[program]
-    if found.exists() or (program != "hf" and modelfile_of(found).exists()):
+    if found.exists() or (program == "ollama" and modelfile_of(found).exists()):
         raise InputError(f"--out {out}: holds such a model already, which is never overwritten; choose another folder")
     return found
 
@@ -92,19 +90,8 @@ def _system_prompt(adapter: Path) -> str:
     return str((read_adapter_config(adapter).get("mlx_loopai") or {}).get("system_prompt") or "")
 
 
-def _modelfile_text(model: Path, fused: Path, system: str) -> str:
-    """Ollama's Modelfile for the GGUF file `model`, with the system prompt that the adapter was trained with."""
-    from converters.json_files import read_object
-    from converters.tokenizer import tokenizer_files
-    from converters.writers.modelfile import modelfile
-
-    advice = fused / "generation_config.json"
-    generation = read_object(advice) if advice.is_file() else None
-    return modelfile(f"./{model.name}", tokenizer_files(fused), generation, system=system)
-
-
 def _last_command(program: str, place: Path) -> str:
-    from converters.convert import modelfile_of
+    from converters.writers.modelfile import modelfile_of
 
     name = shlex.quote(place.stem)
     if program == "ollama":

@@ -47,7 +47,7 @@ def command(files: tuple[str, ...], field: str | None, latin: str, report: bool,
     """
     from mlx_loopai.text.filter import Policy
 
-    run = _Run(Policy(latin=latin), field, report, as_json, quiet)  # type: ignore[arg-type]
+    run = _Run(policy=Policy(latin=latin), field=field, report=report, as_json=as_json, quiet=quiet)  # type: ignore[arg-type]
     for name in files or ("-",):
         with _opened(name) as stream:
             if name.endswith(".jsonl"):

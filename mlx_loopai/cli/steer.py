@@ -70,7 +70,11 @@ def tune_command(
     asked = [prompt.text for prompt in read_prompts(prompts)] if prompts else PROVOKING_PROMPTS
     tasks = read_suite(suite, limit) if suite else ()
     with progress_listener(quiet) as listener:
-        found = tune(open_session(model), Search(names, asked, tasks, reduction, max_tokens), listener)
+        found = tune(
+            open_session(model),
+            Search(names, prompts=asked, tasks=tasks, least_reduction=reduction, max_tokens=max_tokens),
+            listener,
+        )
     emit(_document(found), as_json, "" if quiet else _text(found))
     if found.factor is None:
         raise LoopaiError(f"no factor removes {reduction:.0%} of {' and '.join(names)}; the smallest tried left more")

@@ -168,7 +168,9 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
             raise InputError(f"{row.origin}: {length} tokens do not fit a width of {width}; plan all rows at once")
         ids[index, :length] = row.ids
         supervised[index, :length] = row.supervised
-    return MicroBatch(ids, supervised, _weights(rows, supervised), rehearsal=rehearsal, base_states=_base_states(rows))
+    return MicroBatch(
+        ids, supervised, weights=_weights(rows, supervised), rehearsal=rehearsal, base_states=_base_states(rows)
+    )
 
 
 def batch_of(rows: Sequence[TokenRow], widths: Sequence[int]) -> MicroBatch:

@@ -156,7 +156,7 @@ def read_all(
 
 
 def _record(meaning: Meaning, category: str, origin: str) -> Record:
-    return Record(meaning.messages, meaning.kind, category, origin, meaning.tools)
+    return Record(meaning.messages, kind=meaning.kind, category=category, origin=origin, tools=meaning.tools)
 
 
 def _renamed(rows: list[RawRow], columns: Mapping[str, str], file: Path) -> list[RawRow]:

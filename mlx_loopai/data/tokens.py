@@ -244,7 +244,7 @@ class ChatEncoder:
         supervised[:1] = False
         if not supervised.any():
             raise InputError(f"{record.origin}: no token of this row can be learnt; remove the row or lengthen it")
-        return TokenRow(ids, supervised, record.origin, record.category)
+        return TokenRow(ids, supervised, origin=record.origin, category=record.category)
 
 
 def text_start(tokenizer: Any) -> list[int]:

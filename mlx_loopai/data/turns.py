@@ -51,7 +51,7 @@ def read_turn(turn: Any, number: int, unused: set[str]) -> Message:
     thinking, content = _thinking(fields, content, number, used)
     taught = _taught(fields, number, used)
     unused |= fields.keys() - used
-    return Message(role, content, taught, thinking, calls)
+    return Message(role, content, taught=taught, thinking=thinking, tool_calls=calls)
 
 
 def _name(fields: Mapping[str, Any], used: set[str]) -> str:

@@ -70,7 +70,7 @@ def generate_stream(
 
     `tally` counts what `constraint` had to do. Raises: InputError for an empty prompt.
     """
-    return stream(loaded, Request(prompt_ids, options, constraint, tally))
+    return stream(loaded, Request(prompt_ids, options, constraint=constraint, tally=tally))
 
 
 def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = None) -> Generator[Piece, None, None]:

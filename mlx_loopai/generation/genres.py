@@ -22,7 +22,10 @@ class Genre:
         """The examples as the turns that stand before a prompt."""
         return tuple(
             Record(
-                (Message("user", asked), Message("assistant", told)), "chat", "creative", f"genre {self.name}:{number}"
+                (Message("user", asked), Message("assistant", told)),
+                kind="chat",
+                category="creative",
+                origin=f"genre {self.name}:{number}",
             )
             for number, (asked, told) in enumerate(self.examples, start=1)
         )
@@ -120,12 +123,15 @@ GENRES = (
 )
 
 
+GENRE_NAMES = tuple(one.name for one in GENRES)
+
+
 def find_genre(name: str) -> Genre:
     """The genre of that name. Raises: InputError naming those there are."""
     for one in GENRES:
         if one.name == name:
             return one
-    raise InputError(f"`genre` {name}: unknown; give one of {', '.join(one.name for one in GENRES)}")
+    raise InputError(f"`genre` {name}: unknown; give one of {', '.join(GENRE_NAMES)}")
 
 
 def shown_first(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from converters.convert import Conversion
+from converters.convert import Conversion, Source
 from converters.convert import convert as convert_checkpoint
 from converters.writers.target import FORMATS, Target
 from mlx_loopai.errors import InputError
@@ -26,8 +26,9 @@ def convert(
     """Convert nano, a Hugging Face or MLX folder, a hub id or a GGUF file to what `target` says, at `out`.
 
     target: fields of `converters.writers.target.Target`: `to` (mlx, hf or gguf), `dtype`, `quantize`, `group_size`,
-    `keep`. tokenizer: a folder whose tokenizer replaces the source's own. revision: pins a hub id. check: compares
-    every tensor with the source's, and the logits, before the output gets its name.
+    `keep`, `steer`; `modelfile=False` leaves out the Modelfile beside a GGUF file, `system` is its system prompt.
+    tokenizer: a folder whose tokenizer replaces the source's own. revision: pins a hub id. check: compares every tensor
+    with the source's, and the logits, before the output gets its name.
 
     Raises: InputError when the source, an option or `out` cannot be used; LoopaiError when the disk is full or the
     output failed its check.
@@ -44,10 +45,8 @@ def convert(
         heard.advance(done)
 
     done = convert_checkpoint(
-        NANO_FOLDER if source == NANO else source,
+        Source(NANO_FOLDER if source == NANO else source, revision, None if tokenizer is None else Path(tokenizer)),
         Path(out),
-        revision=revision,
-        tokenizer=None if tokenizer is None else Path(tokenizer),
         target=Target(**target),
         check=check,
         on_progress=on_progress,

@@ -11,7 +11,7 @@ from mlx_loopai.data.records import Record
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answer_stream import Text, Writing, write
 from mlx_loopai.generation.answers import write_answers
-from mlx_loopai.generation.genres import shown_first
+from mlx_loopai.generation.genres import GENRE_NAMES, shown_first
 from mlx_loopai.generation.prompts import as_prompt
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, fitted, open_session
@@ -84,8 +84,7 @@ def load(
     adapter: str | Path | None = None,
     *,
     system: str | None = None,
-    genre: str | None = None,
-    few_shot: str | Path | None = None,
+    examples: str | Path | None = None,
     dtype: str = "auto",
     adapter_when: AdapterWhen = "always",
 ) -> Model:
@@ -93,17 +92,22 @@ def load(
 
     model: without it the base that the adapter was trained on, or nano.
 
-    system: the system prompt; without it the one the adapter was trained with, if any. genre: shows the model examples
-    that come with the program (판타지, 로맨스, 동화, 시, 수필). few_shot: a file of rows with a request and its answer,
-    shown before every prompt. adapter_when: `auto` lets the base answer what is unlike the rows that the adapter was
-    trained on. dtype: fp32, bf16 or fp16; auto is fp32 on a CPU and bf16 on Metal.
+    system: the system prompt; without it the one the adapter was trained with, if any. examples: shown to the model
+    before every prompt; a file of rows with a request and its answer, or a genre whose examples come with the program
+    (판타지, 로맨스, 동화, 시, 수필). adapter_when: `auto` lets the base answer what is unlike the rows that the adapter
+    was trained on. dtype: fp32, bf16 or fp16; auto is fp32 on a CPU and bf16 on Metal.
 
-    Raises: InputError for an unknown model or genre, or an adapter that is missing or of another base.
+    Raises: InputError for an unknown model, for examples that are neither, or for an adapter that is missing or of
+    another base.
     """
-    examples, prompt = shown_first(genre, None if few_shot is None else Path(few_shot), system)
+    genre = examples if examples in GENRE_NAMES else None
+    file = None if examples is None or genre else Path(examples)
+    if file is not None and not file.is_file():
+        raise InputError(f"`examples` {file}: neither a file nor a genre ({', '.join(GENRE_NAMES)})", "examples")
+    shown, prompt = shown_first(genre, file, system)
     folder = None if adapter is None else Path(adapter)
     name = base_of(folder, None if model is None else str(model))
-    return Model(open_session(name, folder, prompt, dtype, adapter_when), examples)
+    return Model(open_session(name, folder, prompt, dtype, adapter_when), shown)
 
 
 def generate(

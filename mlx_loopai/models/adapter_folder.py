@@ -136,7 +136,9 @@ def read_adapter(folder: Path) -> Adapter:
         raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read: {' '.join(str(error).split())}") from None
     factors = _paired(arrays, options.rank, folder)
     notes = {key: value for key, value in (config.get("mlx_loopai") or {}).items() if key != "lora"}
-    return Adapter(factors, options.rank, options.alpha, options.rslora, options.dropout, notes)
+    return Adapter(
+        factors, rank=options.rank, alpha=options.alpha, rslora=options.rslora, dropout=options.dropout, notes=notes
+    )
 
 
 def _paired(arrays: Mapping[str, mx.array], rank: int, folder: Path) -> dict[str, tuple[mx.array, mx.array]]:

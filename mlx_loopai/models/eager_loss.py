@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.models.loss import PLAIN, Head, LossTerms
+from mlx_loopai.models.loss import DEFAULT_HEAD_FORM, Head, HeadForm, LossTerms
 
 # Scores worked on at a time: what a core's cache holds.
 _BLOCK_ENTRIES = 1 << 18
@@ -25,18 +25,18 @@ def loss_and_gradient(
     head: Head,
     targets: _Ints,
     weights: _Floats,
-    chunk_rows: int,
-    terms: LossTerms = PLAIN,
+    form: HeadForm = DEFAULT_HEAD_FORM,
     out: _Floats | None = None,
 ) -> tuple[float, _Floats]:
     """(weighted sum of the losses in nats, its gradient wrt `hidden` as float32 (N, D), written to `out` when given).
 
-    What `linear_cross_entropy` and its gradient are: hidden (N, D), targets (N,), weights (N,).
+    What `linear_cross_entropy` and its gradient are: hidden (N, D), targets (N,), weights (N,). `form.spare` changes
+    nothing here.
     """
     gradient = np.empty(hidden.shape, np.float32) if out is None else out
     total = 0.0
-    for part in _chunks(len(targets), chunk_rows):
-        loss, gradient[part] = _chunk(hidden[part], head, targets[part], weights[part], terms)
+    for part in _chunks(len(targets), form.chunk_rows):
+        loss, gradient[part] = _chunk(hidden[part], head, targets[part], weights[part], form.terms)
         total += loss
     return total, gradient
 

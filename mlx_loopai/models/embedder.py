@@ -94,7 +94,7 @@ def _encoder(model: str, path: Path, config: dict[str, Any]) -> Embedder:
     def states(ids: mx.array, lengths: mx.array) -> mx.array:
         return pool(loaded.model(ids, lengths), lengths, loaded.pooling)
 
-    return Embedder(model, hash_base(path), loaded.dims, "", encode, states)
+    return Embedder(model, base_hash=hash_base(path), dims=loaded.dims, query_prefix="", encode=encode, states=states)
 
 
 def _decoder(model: str, loaded: LoadedModel) -> Embedder:
@@ -111,7 +111,14 @@ def _decoder(model: str, loaded: LoadedModel) -> Embedder:
     def states(ids: mx.array, lengths: mx.array) -> mx.array:
         return hidden_states(loaded.model, ids, positions=(mx.arange(ids.shape[0]), lengths - 1))
 
-    return Embedder(model, loaded.base_hash, loaded.shape.hidden_size, INSTRUCTION, encode, states)
+    return Embedder(
+        model,
+        base_hash=loaded.base_hash,
+        dims=loaded.shape.hidden_size,
+        query_prefix=INSTRUCTION,
+        encode=encode,
+        states=states,
+    )
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -24,7 +24,13 @@ def linear_attention(layer: nn.Module, x: mx.array) -> mx.array:
     all between the projections is computed again, span by span, in float32. Rows that are padded on the right need no
     mask, since no token sees what comes behind it.
     """
-    heads = _Heads(layer.num_k_heads, layer.num_v_heads, layer.head_k_dim, layer.head_v_dim, layer.layer_norm_epsilon)
+    heads = _Heads(
+        keys=layer.num_k_heads,
+        values=layer.num_v_heads,
+        key_size=layer.head_k_dim,
+        value_size=layer.head_v_dim,
+        epsilon=layer.layer_norm_epsilon,
+    )
     weights = (layer.conv1d.weight, layer.A_log, layer.dt_bias, layer.norm.weight)
     projected = (layer.in_proj_qkv(x), layer.in_proj_z(x), layer.in_proj_b(x), layer.in_proj_a(x))
     ends = list(range(SPAN_TOKENS, x.shape[1], SPAN_TOKENS))

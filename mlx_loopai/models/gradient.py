@@ -17,9 +17,9 @@ from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import loss_and_gradient
 from mlx_loopai.models.exponentials import within_compiled_graph
 from mlx_loopai.models.lora import adapter_disabled, computed_jointly
-from mlx_loopai.models.loss import PLAIN, Head, LossTerms, linear_cross_entropy
+from mlx_loopai.models.loss import Head, HeadForm, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.models.pass_sizes import CHUNKS_AHEAD, DEFAULT_CHUNK_ROWS, FEWEST_CHUNK_ROWS, PAD_TARGETS_TO
+from mlx_loopai.models.pass_sizes import CHUNKS_AHEAD, FEWEST_CHUNK_ROWS, PAD_TARGETS_TO
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,10 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class LossForm:
-    """How a loss is computed. chunk_rows: rows of logits alive at once. checkpointing: blocks run again in the backward
-    pass. spare: as `linear_cross_entropy` has it.
-    """
+class LossForm(HeadForm):
+    """How a model's loss is computed. With `checkpointing` its blocks run again in the backward pass."""
 
-    chunk_rows: int = DEFAULT_CHUNK_ROWS
     checkpointing: bool = False
-    terms: LossTerms = PLAIN
-    spare: bool = False
 
 
 DEFAULT_FORM = LossForm()
@@ -123,7 +118,7 @@ def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
         if weights.any():  # where only the distance from the base counts, there is no answer to learn
             filled = np.array(cotangent, copy=False)
             goals = (np.array(targets.tokens), weights)
-            loss, _ = loss_and_gradient(hidden, Head.of(model), *goals, form.chunk_rows, form.terms, out=filled)
+            loss, _ = loss_and_gradient(hidden, Head.of(model), *goals, form, out=filled)
         mx.eval(gradient, apart)
         return (loss + apart, apart), gradient
 
@@ -140,8 +135,7 @@ def batch_loss(
     model itself with its adapter switched off, unless the targets hold its states.
     """
     hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns))
-    goals = (targets.tokens, targets.weights)
-    loss = linear_cross_entropy(hidden, Head.of(model), *goals, form.chunk_rows, terms=form.terms, spare=form.spare)
+    loss = linear_cross_entropy(hidden, Head.of(model), targets.tokens, targets.weights, form)
     if targets.divergence is None:
         return (loss,)
     apart = _divergence(model, ids, hidden, targets, form.chunk_rows)

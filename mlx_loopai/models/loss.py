@@ -74,29 +74,44 @@ class LossTerms:
 PLAIN = LossTerms()
 
 
+@dataclass(frozen=True)
+class HeadForm:
+    """How the head's loss is computed. `chunk_rows`: rows of logits alive at once.
+
+    `spare` is for the compiled step: the same up to rounding, from fewer passes over the scores and fewer buffers.
+    """
+
+    chunk_rows: int = DEFAULT_CHUNK_ROWS
+    terms: LossTerms = PLAIN
+    spare: bool = False
+
+
+DEFAULT_HEAD_FORM = HeadForm()
+
+
 def linear_cross_entropy(
     hidden: mx.array,
     head: Head,
     targets: mx.array,
     weights: mx.array,
-    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    form: HeadForm = DEFAULT_HEAD_FORM,
     train_head: bool = False,
-    terms: LossTerms = PLAIN,
-    spare: bool = False,
 ) -> mx.array:
     """Weighted sum of the losses of `targets`, in nats, float32 scalar: a lazy graph, for `mx.compile` and autograd.
 
     `models/eager_loss.py` computes the same at once, for CPUs.
 
     hidden (N, D): final states of the supervised positions only; targets (N,) int; weights (N,) float, 0 for padding.
-    At most `chunk_rows` rows of logits are alive at once: the gradient is computed in the forward pass, chunk after
-    chunk (`mx.depends` chains them, since a lazy graph would otherwise run them together). Log-sum-exp is float32
-    whatever the dtype of the model. With `train_head` a dense head gets its gradient too (pretraining). `spare`, not
-    with it, is for the compiled step: the same up to rounding, from fewer passes over the scores and fewer buffers.
+    At most `form.chunk_rows` rows of logits are alive at once: the gradient is computed in the forward pass, chunk
+    after chunk (`mx.depends` chains them, since a lazy graph would otherwise run them together). Log-sum-exp is float32
+    whatever the dtype of the model. With `train_head`, not with `form.spare`, a dense head gets its gradient too
+    (pretraining).
 
     Source: the gradient-in-forward idea is that of Cut Cross-Entropy (arXiv 2411.09009) and Liger; ours stays in plain
     MLX operations, so that it runs on CPU and Metal alike.
     """
+
+    chunk_rows, terms = form.chunk_rows, form.terms
 
     def forward(hidden: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
         total = mx.zeros((), mx.float32)
@@ -108,7 +123,7 @@ def linear_cross_entropy(
             if hidden_gradients:
                 # Both: a loss left for later would keep its chunk's scores alive until the end.
                 (rows,) = mx.depends([rows], [hidden_gradients[-1], total])
-            if spare:
+            if form.spare:
                 chunk_loss, gradient = _spare_chunk(head, arrays, rows, (goal, weight), terms)
             else:
                 chunk_loss, pull = _softmax_terms(head.project(arrays, rows, transpose=True), goal, weight, terms)

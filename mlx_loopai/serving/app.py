@@ -215,7 +215,7 @@ class _Api:
         streaming = False
         try:
             prepared = await unless_gone(request, self._prepared(asked))
-            reply = Reply(asked.model, chat, asked.with_usage, prepared.sources)
+            reply = Reply(asked.model, chat=chat, with_usage=asked.with_usage, sources=prepared.sources)
             answering = Answering(self._writer, prepared, deadline)
             if not asked.stream:
                 text, report = await unless_gone(request, answering.whole())

@@ -29,10 +29,16 @@ def feedback_row(body: bytes, model: str) -> dict[str, Any]:
     except UnreadableError as error:
         raise ApiError(400, str(error)) from None
     meaning = read.meaning
-    answer = Record(meaning.messages, meaning.kind, "domain", "feedback", meaning.tools)
+    answer = Record(meaning.messages, kind=meaning.kind, category="domain", origin="feedback", tools=meaning.tools)
     judged: Judged
     if read.rejected is not None:
-        worse = Record(read.rejected.messages, read.rejected.kind, "domain", "feedback", read.rejected.tools)
+        worse = Record(
+            read.rejected.messages,
+            kind=read.rejected.kind,
+            category="domain",
+            origin="feedback",
+            tools=read.rejected.tools,
+        )
         judged = Pair(answer, worse)
     elif read.good is not None:
         judged = Label(answer, read.good)

@@ -257,7 +257,9 @@ class Runs:
             return
         lead = self._leading(start)
         left = self._left_of(start - len(lead))
-        run = Run(start, end, lead, left, around["mark"], around["close"], around.end(), seen)
+        run = Run(
+            start, end, lead=lead, left=left, mark=around["mark"], close=around["close"], after=around.end(), seen=seen
+        )
         may_bind = policy.han != "drop" or not holds_han(text)
         tail = sentences[-1][0]
         # What follows an address holds the address, which goes.

@@ -82,7 +82,8 @@ class TrainStep:
         optimizer.init(self._vectors.join(model.trainable_parameters()))
         compiled = actual_path(settings.path) == "compiled"
         build = compiled_gradient if compiled else eager_gradient
-        self._gradient = build(model, LossForm(settings.chunk_rows, settings.checkpointing, settings.terms))
+        form = LossForm(settings.chunk_rows, settings.terms, checkpointing=settings.checkpointing)
+        self._gradient = build(model, form)
         self._updated = mx.compile(self._update) if compiled else self._update
 
     def __call__(

@@ -40,7 +40,9 @@ HURTING_REQUESTS = (
 
 def chat(prompt: str, answer: str, category: str, origin: str) -> Record:
     """A single-turn chat record."""
-    return Record((Message("user", prompt), Message("assistant", answer)), "chat", category, origin)
+    return Record(
+        (Message("user", prompt), Message("assistant", answer)), kind="chat", category=category, origin=origin
+    )
 
 
 def pretraining_records(seed: int) -> list[Record]:
@@ -170,7 +172,10 @@ def _dialogue_record(block: texts.Block, origin: str) -> Record:
     roles = {"가": "user", "나": "assistant"}
     turns = (line.partition(":") for line in block.lines)
     return Record(
-        tuple(Message(roles[who.strip()], said.strip()) for who, _, said in turns), "chat", "dialogue", origin
+        tuple(Message(roles[who.strip()], said.strip()) for who, _, said in turns),
+        kind="chat",
+        category="dialogue",
+        origin=origin,
     )
 
 

@@ -150,7 +150,9 @@ def pretraining_items() -> list[Item]:
 def _item(fact: _Fact, wording: str) -> Item:
     slots = {name: Slot(value) for name, value in fact.slots.items()}
     answer = TEMPLATES[fact.kind][2].format(**slots)
-    return Item(fact.skill, wording.format(**slots), answer, fact.accepts, fact.key, wording)
+    return Item(
+        fact.skill, wording.format(**slots), answer=answer, accepts=fact.accepts, fact=fact.key, template=wording
+    )
 
 
 def _ko_facts() -> Iterator[_Fact]:
@@ -185,7 +187,7 @@ def _english_facts() -> Iterator[_Fact]:
 
 
 def _fact(skill: str, kind: str, key: str, value: str, concept: str = "") -> _Fact:
-    return _Fact(skill, kind, concept or f"{kind}:{key}", {"key": key, "value": value}, (value,))
+    return _Fact(skill, kind, key=concept or f"{kind}:{key}", slots={"key": key, "value": value}, accepts=(value,))
 
 
 def _sum_facts() -> Iterator[_Fact]:
@@ -195,7 +197,7 @@ def _sum_facts() -> Iterator[_Fact]:
                 if value >= 0:
                     first, second = sorted((a, b)) if kind == "sum" else (a, b)
                     slots = {"a": str(a), "b": str(b), "value": str(value)}
-                    yield _Fact("sums", kind, f"{kind}:{first},{second}", slots, (str(value),))
+                    yield _Fact("sums", kind, key=f"{kind}:{first},{second}", slots=slots, accepts=(str(value),))
 
 
 def _code_facts() -> Iterator[_Fact]:
@@ -204,14 +206,21 @@ def _code_facts() -> Iterator[_Fact]:
             source = program.source(name)
             for kind, does in (("code_ko", program.does_ko), ("code_en", program.does_en)):
                 slots = {"name": name, "does": does, "value": source}
-                yield _Fact("code", kind, f"code:{program.does_en}", slots, (source,))
+                yield _Fact("code", kind, key=f"code:{program.does_en}", slots=slots, accepts=(source,))
 
 
 def _chat_items(feelings: Sequence[Feeling], openers: Sequence[str]) -> Iterator[Item]:
     for feeling in feelings:
         for number, opener in enumerate(openers):
             answer = feeling.replies[number % len(feeling.replies)]
-            yield Item("chat", f"{opener} {feeling.says}", answer, feeling.keywords, feeling.says, opener)
+            yield Item(
+                "chat",
+                f"{opener} {feeling.says}",
+                answer=answer,
+                accepts=feeling.keywords,
+                fact=feeling.says,
+                template=opener,
+            )
 
 
 _FACTS = {"facts_ko": _ko_facts, "english": _english_facts, "code": _code_facts, "sums": _sum_facts}

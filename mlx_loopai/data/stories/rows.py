@@ -96,7 +96,9 @@ def story_rows(files: Sequence[Path], options: StoryOptions, on_progress: Advanc
     kept = tuple(record for place, record in enumerate(records) if place not in again)
     if not kept:
         raise InputError("the stories hold no scene; give texts with paragraphs")
-    return StoryRows(kept, len(files), len(records), len(again), dropped, encodings)
+    return StoryRows(
+        kept, files=len(files), scenes=len(records), duplicates=len(again), dropped_lines=dropped, encodings=encodings
+    )
 
 
 def titled(path: Path, text: str) -> tuple[str, str]:
@@ -145,7 +147,7 @@ def _records(path: Path, title: str, scenes: Sequence[Scene], genre: str) -> lis
             before=before,
         )
         messages = (Message("user", request), Message("assistant", scene.text))
-        records.append(Record(messages, "chat", "creative", f"{path.name}: scene {number + 1}"))
+        records.append(Record(messages, kind="chat", category="creative", origin=f"{path.name}: scene {number + 1}"))
         before = _ending(scene.text)
     return records
 

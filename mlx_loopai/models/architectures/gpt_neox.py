@@ -16,10 +16,10 @@ NORM_KINDS = ("weight", "bias")
 def _block(shape: ModelShape, kind: Kind) -> Block:
     hidden, inner, attention = shape.hidden_size, shape.intermediate_size, shape.attention_size
     linears = {
-        "attention.query_key_value": Linear(3 * attention, hidden, "attention", bias=True),
-        "attention.dense": Linear(hidden, attention, "attended", bias=True),
-        "mlp.dense_h_to_4h": Linear(inner, hidden, "mlp", bias=True),
-        "mlp.dense_4h_to_h": Linear(hidden, inner, "inner", bias=True),
+        "attention.query_key_value": Linear(3 * attention, hidden, reads="attention", bias=True),
+        "attention.dense": Linear(hidden, attention, reads="attended", bias=True),
+        "mlp.dense_h_to_4h": Linear(inner, hidden, reads="mlp", bias=True),
+        "mlp.dense_4h_to_h": Linear(hidden, inner, reads="inner", bias=True),
     }
     norms = ("input_layernorm", "post_attention_layernorm")
     return dense_block(shape, linears, {f"{norm}.{kind}": (hidden,) for norm in norms for kind in NORM_KINDS})

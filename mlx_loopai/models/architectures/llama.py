@@ -28,19 +28,21 @@ def attention(shape: ModelShape, biased: str = "") -> dict[str, Linear]:
     """The four linears of softmax attention; those whose letter is in `biased` (`qkvo`) have a bias."""
     sizes = {"q": shape.attention_size, "k": shape.kv_size, "v": shape.kv_size}
     found = {
-        f"self_attn.{part}_proj": Linear(size, shape.hidden_size, "attention", part in biased)
+        f"self_attn.{part}_proj": Linear(size, shape.hidden_size, reads="attention", bias=part in biased)
         for part, size in sizes.items()
     }
-    return found | {"self_attn.o_proj": Linear(shape.hidden_size, shape.attention_size, "attended", "o" in biased)}
+    return found | {
+        "self_attn.o_proj": Linear(shape.hidden_size, shape.attention_size, reads="attended", bias="o" in biased)
+    }
 
 
 def gated_mlp(shape: ModelShape, biased: bool = False) -> dict[str, Linear]:
     """Gate, up and down."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
     return {
-        "mlp.gate_proj": Linear(inner, hidden, "mlp", biased),
-        "mlp.up_proj": Linear(inner, hidden, "mlp", biased),
-        "mlp.down_proj": Linear(hidden, inner, "inner", biased),
+        "mlp.gate_proj": Linear(inner, hidden, reads="mlp", bias=biased),
+        "mlp.up_proj": Linear(inner, hidden, reads="mlp", bias=biased),
+        "mlp.down_proj": Linear(hidden, inner, reads="inner", bias=biased),
     }
 
 

@@ -41,8 +41,8 @@ def linear_attention(shape: ModelShape) -> tuple[dict[str, Linear], dict[str, Sh
     assert shape.delta is not None
     heads, hidden = shape.delta, shape.hidden_size
     sizes = {"qkv": heads.mixed_size, "z": heads.values_width, "b": heads.values, "a": heads.values}
-    linears = {f"linear_attn.in_proj_{part}": Linear(size, hidden, "attention") for part, size in sizes.items()}
-    linears["linear_attn.out_proj"] = Linear(hidden, heads.values_width, "mixed")
+    linears = {f"linear_attn.in_proj_{part}": Linear(size, hidden, reads="attention") for part, size in sizes.items()}
+    linears["linear_attn.out_proj"] = Linear(hidden, heads.values_width, reads="mixed")
     others: dict[str, Shape] = {
         "linear_attn.conv1d.weight": (heads.mixed_size, 1, heads.kernel),
         "linear_attn.dt_bias": (heads.values,),
@@ -64,7 +64,7 @@ def gated_attention(shape: ModelShape) -> dict[str, Linear]:
     """Softmax attention whose q_proj gives the queries and, head by head, a gate for what is attended to."""
     linears = attention(shape, "qkvo" if shape.attention_bias else "")
     queries = linears["self_attn.q_proj"]
-    return linears | {"self_attn.q_proj": Linear(2 * queries.out, queries.into, queries.reads, queries.bias)}
+    return linears | {"self_attn.q_proj": Linear(2 * queries.out, queries.into, reads=queries.reads, bias=queries.bias)}
 
 
 def mixer(shape: ModelShape, kind: Kind) -> tuple[dict[str, Linear], dict[str, Shape], int]:

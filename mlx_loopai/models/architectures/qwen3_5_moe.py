@@ -27,10 +27,10 @@ def _block(shape: ModelShape, kind: Kind) -> Block:
     linears, others, kept = mixer(shape, kind)
     hidden, inner = shape.hidden_size, shape.experts.shared_inner
     shared = {
-        "mlp.shared_expert.gate_proj": Linear(inner, hidden, "mlp"),
-        "mlp.shared_expert.up_proj": Linear(inner, hidden, "mlp"),
-        "mlp.shared_expert.down_proj": Linear(hidden, inner, "inner"),
-        _SHARED_GATE: Linear(1, hidden, "mlp"),
+        "mlp.shared_expert.gate_proj": Linear(inner, hidden, reads="mlp"),
+        "mlp.shared_expert.up_proj": Linear(inner, hidden, reads="mlp"),
+        "mlp.shared_expert.down_proj": Linear(hidden, inner, reads="inner"),
+        _SHARED_GATE: Linear(1, hidden, reads="mlp"),
     }
     return Block(linears | expert_linears(shape) | shared, others, kept, experts_kept(shape) + 4 * inner + hidden)
 

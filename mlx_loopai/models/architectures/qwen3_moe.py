@@ -37,12 +37,12 @@ def expert_linears(shape: ModelShape) -> dict[str, Linear]:
     """The router and the stacked MLPs of all experts."""
     assert shape.experts is not None
     hidden, experts = shape.hidden_size, shape.experts
-    wide = Linear(experts.inner, hidden, "experts", experts=experts.count)
+    wide = Linear(experts.inner, hidden, reads="experts", experts=experts.count)
     return {
-        ROUTER: Linear(experts.count, hidden, "mlp"),
+        ROUTER: Linear(experts.count, hidden, reads="mlp"),
         "mlp.switch_mlp.gate_proj": wide,
         "mlp.switch_mlp.up_proj": wide,
-        "mlp.switch_mlp.down_proj": Linear(hidden, experts.inner, "expert inner", experts=experts.count),
+        "mlp.switch_mlp.down_proj": Linear(hidden, experts.inner, reads="expert inner", experts=experts.count),
     }
 
 

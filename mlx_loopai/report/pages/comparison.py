@@ -98,12 +98,20 @@ def _figures(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> S
 def retention_spots(arms: Mapping[str, ArmResult], styles: Mapping[str, str]) -> list[Spot]:
     """Every trained arm by retention and gain, and the base; empty when no arm has both figures."""
     spots = [
-        Spot(name, arm.retention, arm.gain, arm.retention_interval, arm.gain_interval, styles[name])
+        Spot(
+            name,
+            x=arm.retention,
+            y=arm.gain,
+            x_interval=arm.retention_interval,
+            y_interval=arm.gain_interval,
+            style=styles[name],
+        )
         for name, arm in arms.items()
         if name != BASE and arm.retention is not None and arm.gain is not None
     ]
     # The base keeps everything and learns nothing, by definition.
-    return [*spots, Spot(BASE, 1.0, 0.0, None, None, styles[BASE], hollow=True)] if spots else []
+    base = Spot(BASE, x=1.0, y=0.0, x_interval=None, y_interval=None, style=styles[BASE], hollow=True)
+    return [*spots, base] if spots else []
 
 
 def _retention_against_gain(arms: Mapping[str, ArmResult], styles: Mapping[str, str], gate: Gate) -> Html | None:

@@ -44,22 +44,22 @@ def _figures(gate: Gate, base: ArmResult | None, plain: ArmResult | None) -> lis
         Row(
             ("retention", "보존율"),
             ("of general ability, above guessing", "찍어서 맞힐 확률을 뺀 일반 능력"),
-            lambda arm: figures.fixed(arm.retention),
-            lambda arm: _between(arm.retention_interval),
-            lambda arm: arm is not base and _below(arm.retention, gate.floor),
+            text=lambda arm: figures.fixed(arm.retention),
+            note=lambda arm: _between(arm.retention_interval),
+            bad=lambda arm: arm is not base and _below(arm.retention, gate.floor),
         ),
         Row(
             ("worst probe", "최저 항목"),
             ("retention of the weakest ability", "가장 약해진 능력의 보존율"),
-            lambda arm: figures.fixed(arm.retention_min),
-            lambda arm: arm.worst_task[0] if arm is not base and arm.worst_task else None,
-            lambda arm: arm is not base and _below(arm.retention_min, gate.minimum_floor),
+            text=lambda arm: figures.fixed(arm.retention_min),
+            note=lambda arm: arm.worst_task[0] if arm is not base and arm.worst_task else None,
+            bad=lambda arm: arm is not base and _below(arm.retention_min, gate.minimum_floor),
         ),
         Row(
             ("gain", "이득"),
             ("plain LoRA's improvement is 1", "일반 LoRA가 나아진 폭이 1"),
-            lambda arm: figures.fixed(arm.gain),
-            lambda arm: _between(arm.gain_interval),
+            text=lambda arm: figures.fixed(arm.gain),
+            note=lambda arm: _between(arm.gain_interval),
         ),
         Row(
             ("domain score", "도메인 점수"),
@@ -67,19 +67,25 @@ def _figures(gate: Gate, base: ArmResult | None, plain: ArmResult | None) -> lis
                 "score of unseen domain text (higher is better); ppl: perplexity",
                 "학습하지 않은 창작 글의 점수(높을수록 좋음); ppl: 혼란도",
             ),
-            lambda arm: figures.fixed(arm.domain_score),
-            lambda arm: None if arm.domain_perplexity is None else f"ppl {figures.fixed(arm.domain_perplexity, 2)}",
+            text=lambda arm: figures.fixed(arm.domain_score),
+            note=lambda arm: (
+                None if arm.domain_perplexity is None else f"ppl {figures.fixed(arm.domain_perplexity, 2)}"
+            ),
         ),
         Row(
-            ("right → wrong", "맞음 → 틀림"), ("answers lost", "잃은 답"), lambda arm: figures.count(arm.right_to_wrong)
+            ("right → wrong", "맞음 → 틀림"),
+            ("answers lost", "잃은 답"),
+            text=lambda arm: figures.count(arm.right_to_wrong),
         ),
         Row(
-            ("wrong → right", "틀림 → 맞음"), ("answers won", "얻은 답"), lambda arm: figures.count(arm.wrong_to_right)
+            ("wrong → right", "틀림 → 맞음"),
+            ("answers won", "얻은 답"),
+            text=lambda arm: figures.count(arm.wrong_to_right),
         ),
         Row(
             ("purity", "한글 비율"),
             ("Hangul among letters of Korean answers", "한국어 답의 글자 가운데 한글"),
-            lambda arm: figures.fixed(arm.purity),
+            text=lambda arm: figures.fixed(arm.purity),
         ),
         *_costs(plain),
     ]
@@ -87,29 +93,29 @@ def _figures(gate: Gate, base: ArmResult | None, plain: ArmResult | None) -> lis
 
 def _costs(plain: ArmResult | None) -> list[Row]:
     return [
-        Row(("learning rate", "학습률"), ("peak", "최고"), lambda arm: figures.short(arm.learning_rate)),
+        Row(("learning rate", "학습률"), ("peak", "최고"), text=lambda arm: figures.short(arm.learning_rate)),
         Row(
             ("steps", "스텝 수"),
             ("of the optimizer", "옵티마이저 기준"),
-            lambda arm: figures.count(len(arm.curve) or None),
-            _skipped,
+            text=lambda arm: figures.count(len(arm.curve) or None),
+            note=_skipped,
         ),
         Row(
             ("training", "학습 시간"),
             ("with all preparation", "준비 포함"),
-            lambda arm: figures.duration(arm.train_s),
+            text=lambda arm: figures.duration(arm.train_s),
         ),
         Row(
             ("step", "스텝 시간"),
             ("median, on the same fixed batch", "같은 배치에서의 중앙값"),
-            lambda arm: figures.duration(arm.step_s),
-            lambda arm: _against(arm, plain, "step_s"),
+            text=lambda arm: figures.duration(arm.step_s),
+            note=lambda arm: _against(arm, plain, "step_s"),
         ),
         Row(
             ("peak memory", "최대 메모리"),
             ("of that step", "그 스텝에서"),
-            lambda arm: figures.size(arm.peak_bytes),
-            lambda arm: _against(arm, plain, "peak_bytes"),
+            text=lambda arm: figures.size(arm.peak_bytes),
+            note=lambda arm: _against(arm, plain, "peak_bytes"),
         ),
     ]
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 from safetensors.numpy import load_file
 
-from converters.convert import convert
+from converters.convert import Source, convert
 from converters.quantization import Scheme, parse_rules, scheme_of
 from converters.readers import open_checkpoint
 from converters.tensors import TensorEntry, to_float32
@@ -102,7 +102,7 @@ def test_a_quantised_folder_converts_back_to_its_dequantised_values(
 def test_gguf_and_back_gives_the_same_tensors(tiny_model_folder: Path, tmp_path: Path, dtype: str) -> None:
     convert(tiny_model_folder, tmp_path / "one", dtype=dtype)
     done = convert(tmp_path / "one", tmp_path / "two.gguf", target=Target(to="gguf"))
-    convert(tmp_path / "two.gguf", tmp_path / "three", tokenizer=tiny_model_folder)
+    convert(Source(tmp_path / "two.gguf", tokenizer=tiny_model_folder), tmp_path / "three")
     assert done.dtype == dtype
     assert equal(values(tmp_path / "one"), values(tmp_path / "three"))
     assert load_file_bytes(tmp_path / "one") == load_file_bytes(tmp_path / "three")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from converters.convert import convert
-from converters.fuse_folder import fuse
+from converters.fuse_folder import Permissions, fuse
 from converters.writers.target import Target
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
@@ -55,7 +55,7 @@ def test_a_small_update_gets_more_bits_and_allow_loss_keeps_them(
         convert(tiny_model_folder, base, target=four)
     folder = adapter(base, tmp_path / "adapter", size=0.004)
     target = Target() if quantised_base else four
-    lossy = fuse(folder, str(base), tmp_path / "lossy", target, allow_loss=True)
+    lossy = fuse(folder, str(base), tmp_path / "lossy", target, Permissions(allow_loss=True))
     kept = fuse(folder, str(base), tmp_path / "kept", target)
     assert not lossy.widened
     assert all(survival.form.startswith("affine 4 bits") for survival in lossy.survival.values())
@@ -79,7 +79,7 @@ def test_the_share_is_what_numpy_says(tiny_model_folder: Path, tmp_path: Path) -
     base = tmp_path / "base"
     convert(tiny_model_folder, base, target=Target(quantize="4", group_size=32, dtype="fp32"))
     folder = adapter(base, tmp_path / "adapter", size=0.02)
-    done = fuse(folder, str(base), tmp_path / "out", Target(), allow_loss=True)
+    done = fuse(folder, str(base), tmp_path / "out", Target(), Permissions(allow_loss=True))
     before = mlx_lm.utils.dequantize_model(mlx_lm.utils.load(str(base))[0])
     after = mlx_lm.utils.dequantize_model(mlx_lm.utils.load(str(tmp_path / "out"))[0])
     arrays = mx.load(str(folder / "adapters.safetensors"))
@@ -94,19 +94,19 @@ def test_another_base_is_refused(tiny_model_folder: Path, tmp_path: Path) -> Non
     convert(tiny_model_folder, tmp_path / "other", dtype="bf16")
     with pytest.raises(InputError, match="another base"):
         fuse(folder, str(tmp_path / "other"), tmp_path / "out", Target())
-    assert fuse(folder, str(tmp_path / "other"), tmp_path / "out", Target(), force=True).survival
+    assert fuse(folder, str(tmp_path / "other"), tmp_path / "out", Target(), Permissions(force=True)).survival
 
 
 def test_rules_and_groups_are_those_of_convert(tiny_model_folder: Path, tmp_path: Path) -> None:
     folder = adapter(tiny_model_folder, tmp_path / "adapter")
     target = Target(quantize="4", group_size=32, keep=("lm_head=8bit",))
-    fuse(folder, str(tiny_model_folder), tmp_path / "four", target, allow_loss=True)
+    fuse(folder, str(tiny_model_folder), tmp_path / "four", target, Permissions(allow_loss=True))
     block = json.loads((tmp_path / "four" / "config.json").read_text())["quantization"]
     assert (block["bits"], block["group_size"]) == (4, 32)
     assert block["model.embed_tokens"] == {"bits": 8, "group_size": 32, "mode": "affine"}
     # A quantised base keeps its forms but for what a rule names.
     again = adapter(tmp_path / "four", tmp_path / "again")
-    fuse(again, str(tmp_path / "four"), tmp_path / "kept", Target(keep=("o_proj=bf16",)), allow_loss=True)
+    fuse(again, str(tmp_path / "four"), tmp_path / "kept", Target(keep=("o_proj=bf16",)), Permissions(allow_loss=True))
     model = mlx_lm.utils.load(str(tmp_path / "kept"))[0]
     attention = model.layers[0].self_attn
     assert not isinstance(attention.o_proj, nn.QuantizedLinear)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from converters.convert import convert
+from converters.convert import Source, convert
 from converters.peft import read_peft
 from converters.readers import open_checkpoint
 from converters.tokenizer_check import read_tokenizer_file
@@ -106,7 +106,7 @@ def test_a_link_out_of_the_folder_is_not_followed(model_folder: Build, tmp_path:
     assert not (tmp_path / "out").exists()
     if name not in ("config.json", "model.safetensors"):
         with pytest.raises(InputError, match="is a link to"):
-            convert(model_folder("other"), tmp_path / "out", tokenizer=folder)
+            convert(Source(model_folder("other"), tokenizer=folder), tmp_path / "out")
 
 
 def test_a_link_within_the_folder_and_to_the_hubs_blobs_is_followed(model_folder: Build, tmp_path: Path) -> None:

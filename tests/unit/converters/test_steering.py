@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from converters.convert import convert
+from converters.convert import Source, convert
 from converters.fuse_folder import fuse
 from converters.readers import open_checkpoint
 from converters.steering import AUTO_FACTORS, Steering
@@ -68,7 +68,7 @@ def test_the_head_is_scaled_everywhere_alike(
     source = model_folder(vocab_size=N_ROWS, tie_word_embeddings=tied)
     out = tmp_path / ("out.gguf" if to == "gguf" else "out")
     target = Target(to, steer="han=0.5,kana=0.25")
-    done = convert(source, out, tokenizer=bytes_folder, target=target, check=True)
+    done = convert(Source(source, tokenizer=bytes_folder), out, target=target, check=True)
     before, after = open_checkpoint(source), open_checkpoint(out)
     assert after.config["tie_word_embeddings"] is False
     expected = np.ones((N_ROWS, 1), np.float32)
@@ -91,7 +91,7 @@ def test_the_head_is_scaled_everywhere_alike(
 def test_a_quantised_output_is_steered(tmp_path: Path, model_folder: Callable[..., Path], bytes_folder: Path) -> None:
     source = model_folder(vocab_size=N_ROWS, tie_word_embeddings=True)
     target = Target("mlx", quantize="8", group_size=32, steer="han=0")
-    convert(source, tmp_path / "out", tokenizer=bytes_folder, target=target, check=True)
+    convert(Source(source, tokenizer=bytes_folder), tmp_path / "out", target=target, check=True)
     head = _head(open_checkpoint(tmp_path / "out"))
     assert not head[256].any()
     assert head[0].any()

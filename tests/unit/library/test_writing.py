@@ -59,8 +59,8 @@ def test_examples_and_a_system_prompt(nano: m.Model, tmp_path: Path) -> None:
     rows = tmp_path / "few.jsonl"
     rows.write_text('{"prompt": "하나", "completion": "둘"}\n', encoding="utf-8")
     bare = nano.generate("셋", max_tokens=1).prompt_tokens
-    assert m.load(few_shot=rows).generate("셋", max_tokens=1).prompt_tokens > bare
-    assert m.load(genre="시", system="짧게.").generate("셋", max_tokens=1).prompt_tokens > bare
+    assert m.load(examples=rows).generate("셋", max_tokens=1).prompt_tokens > bare
+    assert m.load(examples="시", system="짧게.").generate("셋", max_tokens=1).prompt_tokens > bare
     assert m.generate("셋", system="짧게.", max_tokens=1).prompt_tokens > bare
 
 
@@ -73,7 +73,7 @@ def test_errors_name_the_argument(nano: m.Model, tmp_path: Path) -> None:
         (lambda: nano.generate([{"role": "assistant", "content": "네"}]), "`prompt`: the last turn is the assistant's"),
         (lambda: m.generate(QUESTION, nano, adapter=tmp_path), "`adapter`: the model is loaded already"),
         (lambda: m.generate(QUESTION, tmp_path / "none"), "`model` .*: no such folder"),
-        (lambda: m.load(genre="추리"), "`genre` 추리: unknown"),
+        (lambda: m.load(examples="추리"), "`examples` 추리: neither a file nor a genre"),
     ):
         with pytest.raises(m.InputError, match=argument) as caught:
             call()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_loopai.models.eager_loss import loss_and_gradient, token_losses
-from mlx_loopai.models.loss import PLAIN, Head, LossTerms, linear_cross_entropy
+from mlx_loopai.models.loss import PLAIN, Head, HeadForm, LossTerms, linear_cross_entropy
 
 N, D, V = 19, 64, 211
 TERMS = [PLAIN, LossTerms(label_smoothing=0.1), LossTerms(z_loss=1e-2), LossTerms(label_smoothing=0.2, z_loss=1e-3)]
@@ -64,7 +64,7 @@ def lazy(
 
     def loss(states: mx.array, *arrays: mx.array) -> mx.array:
         own = Head(arrays, head.group_size, head.bits, head.mode)
-        return linear_cross_entropy(states, own, mx.array(targets), mx.array(weights), rows, terms=terms, spare=spare)
+        return linear_cross_entropy(states, own, mx.array(targets), mx.array(weights), HeadForm(rows, terms, spare))
 
     run = mx.value_and_grad(loss)
     value, gradient = (mx.compile(run) if compiled else run)(hidden, *head.arrays)
@@ -80,7 +80,7 @@ def test_all_ways_are_the_reference(name: str, terms: LossTerms) -> None:
     head, dense = heads(weight)[name]
     expected, pulled = reference(hidden, dense, targets, weights, terms)
     found = [
-        loss_and_gradient(mx.array(hidden), head, targets, weights, 7, terms),
+        loss_and_gradient(mx.array(hidden), head, targets, weights, HeadForm(7, terms)),
         lazy(mx.array(hidden), head, targets, weights, 7, terms, compiled=False),
         lazy(mx.array(hidden), head, targets, weights, 7, terms, compiled=True),
         lazy(mx.array(hidden), head, targets, weights, 7, terms, compiled=True, spare=True),
@@ -97,7 +97,7 @@ def test_chunks_and_scores_far_from_zero_change_nothing(chunk_rows: int, scale: 
     head = Head((mx.array(weight),))
     expected, pulled = reference(hidden, weight, targets, weights, PLAIN)
     out = np.empty((N, D), np.float32)
-    value, gradient = loss_and_gradient(mx.array(hidden), head, targets, weights, chunk_rows, out=out)
+    value, gradient = loss_and_gradient(mx.array(hidden), head, targets, weights, HeadForm(chunk_rows), out=out)
     assert gradient is out
     assert value == pytest.approx(expected, rel=1e-5)
     assert np.abs(gradient - pulled).max() < 1e-5 * np.abs(pulled).max()
@@ -132,7 +132,7 @@ def test_a_spare_loss_keeps_the_small_gradient_of_a_certain_token_in_half_precis
 def test_what_is_not_finite_is_seen_in_the_loss() -> None:
     hidden, weight, targets, weights = drawn(1.0)
     hidden[2, 3] = np.inf
-    value, _ = loss_and_gradient(mx.array(hidden), Head((mx.array(weight),)), targets, weights, 7)
+    value, _ = loss_and_gradient(mx.array(hidden), Head((mx.array(weight),)), targets, weights, HeadForm(7))
     assert not np.isfinite(value)
 
 
@@ -143,5 +143,5 @@ def test_one_buffer_of_scores_is_alive() -> None:
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    loss_and_gradient(hidden, Head((weight,)), np.zeros(rows, np.int32), np.ones(rows, np.float32), chunk)
+    loss_and_gradient(hidden, Head((weight,)), np.zeros(rows, np.int32), np.ones(rows, np.float32), HeadForm(chunk))
     assert mx.get_peak_memory() - before < 1.5 * chunk * words * 4

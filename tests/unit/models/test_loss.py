@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_loopai.models.load import build_model
-from mlx_loopai.models.loss import Head, linear_cross_entropy
+from mlx_loopai.models.loss import Head, HeadForm, linear_cross_entropy
 
 N, D, V = 19, 64, 211
 
@@ -51,7 +51,7 @@ def value_and_gradient(
     head: Head, hidden: mx.array, targets: np.ndarray, weights: np.ndarray, chunk_rows: int, factor: float = 1.0
 ) -> tuple[mx.array, mx.array]:
     def loss(states: mx.array) -> mx.array:
-        return factor * linear_cross_entropy(states, head, mx.array(targets), mx.array(weights), chunk_rows)
+        return factor * linear_cross_entropy(states, head, mx.array(targets), mx.array(weights), HeadForm(chunk_rows))
 
     return mx.value_and_grad(loss)(hidden)
 
@@ -93,7 +93,7 @@ def test_a_trained_head_gets_its_gradient(chunk_rows: int) -> None:
 
     def loss(states: mx.array, matrix: mx.array) -> mx.array:
         goal, share = mx.array(targets), mx.array(weights)
-        return linear_cross_entropy(states, Head((matrix,)), goal, share, chunk_rows, train_head=True)
+        return linear_cross_entropy(states, Head((matrix,)), goal, share, HeadForm(chunk_rows), train_head=True)
 
     value, gradients = mx.value_and_grad(loss, argnums=(0, 1))(mx.array(hidden), mx.array(weight))
     expected, hidden_gradient, head_gradient = reference(hidden, weight, targets, weights)
@@ -149,7 +149,7 @@ def test_a_compiled_loss_is_the_same(train_head: bool) -> None:
     hidden, weight, targets, weights = drawn()
 
     def loss(states: mx.array, matrix: mx.array, goal: mx.array, share: mx.array) -> mx.array:
-        return linear_cross_entropy(states, Head((matrix,)), goal, share, 7, train_head=train_head)
+        return linear_cross_entropy(states, Head((matrix,)), goal, share, HeadForm(7), train_head=train_head)
 
     gradient = mx.value_and_grad(loss)
     arguments = [mx.array(values) for values in (hidden, weight, targets, weights)]

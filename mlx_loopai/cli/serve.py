@@ -122,11 +122,10 @@ def command(
     """Serve /v1/chat/completions, /v1/completions, /v1/models, /health, and a page at /.
 
     The options of sampling, scripts and cleaning are defaults: a request may set its own. No answer is longer than
-    --max-tokens. A request chooses by `model`: the base under its own name, an adapter as BASE:ADAPTER.
-    The environment variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must carry. Beside OpenAI's
-    fields a request may have scripts, code_fences, filter, top_k and repetition_penalty. Ctrl-C or SIGTERM lets the
-    answers that are being written end, for at most 10 seconds. --json prints one document with the address, when the
-    server is ready.
+    --max-tokens. A request chooses by `model`: the base under its own name, an adapter as BASE:ADAPTER. The environment
+    variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must carry. Beside OpenAI's fields a
+    request may have scripts, code_fences, filter, top_k and repetition_penalty. Ctrl-C or SIGTERM lets answers that are
+    being written end, for at most 10 seconds. --json prints one document with the address when the server is ready.
     """
     generation = read_flags(options)
     _require_stack()

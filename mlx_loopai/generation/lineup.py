@@ -66,7 +66,7 @@ def open_lineup(
         sessions[name] = with_adapter(base, folder, system_prompt, adapter_when)
         layers[name] = lora_modules(base.loaded.model)
         remove_lora(base.loaded.model)
-    bare = Session(base.loaded, system_prompt or "", None, tools=base.tools)
+    bare = Session(base.loaded, system_prompt=system_prompt or "", adapter=None, tools=base.tools)
     return Lineup({**sessions, called: bare}, layers)
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 # The weight may become this many times larger or smaller than what the configuration says.
 WIDEST = 1000.0
 # Aim below the budget: the last readings of a run fall on both sides of the aim.
-AIM = 0.8
+AIM = 0.85
+# How far above it a run may be while all of its learning rate is still to fall.
+EARLY = 0.5
 # Of the logarithm of reading over aim: at each reading, and for its change since the one before.
 INTEGRAL, PROPORTIONAL = 0.8, 0.6
 # A reading near 0 means that the budget is unspent; by how many orders of magnitude does not matter.
@@ -30,14 +32,19 @@ class GuardWeight:
     def factor(self) -> float:
         return math.exp(self.log_factor)
 
-    def after(self, divergence: float, budget: float) -> GuardWeight:
+    def after(self, divergence: float, budget: float, still_to_fall: float = 0.0) -> GuardWeight:
         """The weight after a reading of `divergence` (nats a token of KL from the base), for a `budget` above 0.
+
+        still_to_fall: share of the phase's peak learning rate that the schedule will yet take away, in [0, 1]. At the
+        same weight a run comes back towards its base as the rate falls, so the budget is for where that ends: to hold
+        a run inside it from the start took ten times the weight and a fifth of what it learnt (docs/experiments.md).
 
         A PI controller in its velocity form on the logarithm of the weight, with the error log(divergence / aim) held
         between two bounds. Without a state of its own it does not wind up at the bounds of the weight.
         """
-        smallest = AIM * budget * math.exp(LOWEST_ERROR)
-        error = min(HIGHEST_ERROR, math.log(max(divergence, smallest) / (AIM * budget)))
+        aim = AIM * budget * (1 + EARLY * still_to_fall)
+        smallest = aim * math.exp(LOWEST_ERROR)
+        error = min(HIGHEST_ERROR, math.log(max(divergence, smallest) / aim))
         change = error - (error if self.error is None else self.error)
         bound = math.log(WIDEST)
         moved = self.log_factor + INTEGRAL * error + PROPORTIONAL * change

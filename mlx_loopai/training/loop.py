@@ -18,7 +18,7 @@ from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, checkpoint_path, save_checkpoint
 from mlx_loopai.training.interrupt import interruptible
 from mlx_loopai.training.monitor import Monitor, steps_between_readings
-from mlx_loopai.training.phases import Phase, learning_rate
+from mlx_loopai.training.phases import Phase, learning_rate, rate_still_to_fall
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.reference import JudgedReading, judged_reading
 from mlx_loopai.training.step import StepResult, TrainStep
@@ -174,7 +174,7 @@ def _read_monitor(run: Run) -> None:
     assert run.monitor is not None
     reading, options, guards = run.monitor.read(), run.config.forgetting, run.position.guards
     if run.config.has_budget:
-        guards = guards.after(reading.divergence, options.budget)
+        guards = guards.after(reading.divergence, options.budget, _rate_still_to_fall(run))
     position = run.position = replace(run.position, guards=guards, divergence=reading.divergence)
     run.directory.record("monitor", step=position.step, guards=guards.factor, **vars(reading))
     if not run.group.any(reading.kept < options.kept_floor):
@@ -189,6 +189,14 @@ def _read_monitor(run: Run) -> None:
     run.listener.notice(said + then[options.on_floor])
     if options.on_floor != "warn":
         run.position = replace(position, phase=len(run.phases), phase_step=0, fell_below=True)
+
+
+def _rate_still_to_fall(run: Run) -> float:
+    """Where a phase has just ended the next one has all of its rate before it."""
+    position = run.position
+    if position.phase == len(run.phases):
+        return 0.0
+    return rate_still_to_fall(run.config.train, position.phase_step, len(run.phases[position.phase].steps))
 
 
 def _save_is_due(run: Run) -> bool:

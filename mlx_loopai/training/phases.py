@@ -111,6 +111,12 @@ def learning_rate(train: TrainOptions, peak: float, step: int, steps: int) -> fl
     return peak * (1 - done) if train.schedule == "linear" else peak
 
 
+def rate_still_to_fall(train: TrainOptions, step: int, steps: int) -> float:
+    """Share of a phase's peak learning rate that the schedule will yet take away after `step` of `steps`, in [0, 1]."""
+    warmup = min(train.warmup, steps // 10)
+    return learning_rate(train, 1.0, max(step, warmup), steps) - learning_rate(train, 1.0, steps, steps)
+
+
 def _marked(batch: MicroBatch, rows: Sequence[TokenRow], numbers: Sequence[int], good: bool) -> MicroBatch:
     """`batch`, made of `rows`, with how each was judged; `good` where it has no label. numbers: see `JUDGED`."""
     if all(number < 0 for number in numbers):

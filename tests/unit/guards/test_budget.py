@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.guards.budget import AIM, HIGHEST_ERROR, INTEGRAL, LOWEST_ERROR, PROPORTIONAL, WIDEST, GuardWeight
+from mlx_loopai.guards.budget import AIM, EARLY, HIGHEST_ERROR, INTEGRAL, LOWEST_ERROR, PROPORTIONAL, WIDEST, GuardWeight
 
 BUDGET = 0.02
 
@@ -21,7 +21,7 @@ def run(start: float, readings: int = 30) -> tuple[list[float], list[float]]:
         rate = 0.5 * (1 + math.cos(math.pi * number / readings))
         wanted = BUDGET / (start * weight.factor) ** 0.7
         apart += 0.5 * max(rate, 0.05) * (wanted - apart)
-        weight = weight.after(apart, BUDGET)
+        weight = weight.after(apart, BUDGET, rate)
         read.append(apart)
         factors.append(weight.factor)
     return read, factors
@@ -40,6 +40,12 @@ def test_by_hand() -> None:
     second = first.after(AIM * BUDGET, BUDGET)
     assert second.log_factor == pytest.approx(INTEGRAL - PROPORTIONAL)
     assert second.error == pytest.approx(0.0)
+
+
+def test_a_run_may_be_further_away_while_its_rate_has_yet_to_fall() -> None:
+    early = GuardWeight().after(AIM * BUDGET * (1 + EARLY), BUDGET, still_to_fall=1.0)
+    assert early.log_factor == pytest.approx(0.0)
+    assert early.after(AIM * BUDGET * (1 + EARLY), BUDGET).factor > 1
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.floats(1e-6, 10.0))

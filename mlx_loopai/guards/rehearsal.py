@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # Rows that the monitor reads: they are not rehearsed.
-WATCHED_ROWS = 32
+WATCHED_ROWS = 24
 _PROMPTS_AT_ONCE = 64
 
 

@@ -30,7 +30,7 @@ from mlx_loopai.training.checkpoint import Position
 
 # A reading costs about as much as a step: the budget's controller has a tenth of the steps for it, or more often where
 # a run is short.
-READINGS, MOST_STEPS_BETWEEN = 24, 10
+READINGS, MOST_STEPS_BETWEEN = 16, 10
 _ROWS_PER_BATCH = 8
 
 

@@ -30,6 +30,7 @@ from mlx_loopai.training.loop import Run, loss_of, read_judged, run_steps
 from mlx_loopai.training.monitor import result_step
 from mlx_loopai.training.phases import Phase
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
+from mlx_loopai.training.scale_back import ScaledBack, scale_back
 from mlx_loopai.training.start import Resources, adapter_form, started_run
 from mlx_loopai.training.switching import switch_of
 
@@ -91,6 +92,7 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
     chosen = result_step(context.config, position)
     if chosen is not None:
         restore_checkpoint(checkpoint_path(context.directory.checkpoints, chosen), context.model, run.step.optimizer)
+    scaled = _scaled_back(run)
     losses: dict[str, Any] = {
         "loss_first": position.loss_first or 0.0,
         "loss_last": _finite_loss(run),
@@ -119,11 +121,32 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
         train_s=time.perf_counter() - run.started,
         best_step=position.best_step,
         validation_best=position.best_validation,
-        budget_spent=position.divergence,
+        budget_spent=scaled.divergence if scaled else position.divergence,
+        update_scale=scaled.scale if scaled else 1.0,
         **judged,
     )
     context.directory.record("done", **summary.to_json())
     return summary
+
+
+def _scaled_back(run: Run) -> ScaledBack | None:
+    """The update inside the run's budget, which its last steps may have left; None for a run without one."""
+    context, monitor = run.context, run.monitor
+    if monitor is None or not context.config.has_budget:
+        return None
+
+    def read() -> float:
+        return monitor.read().divergence
+
+    budget = context.config.forgetting.budget
+    scaled = scale_back(context.model, read(), budget, read)
+    if scaled.scale < 1:
+        context.listener.notice(
+            f"forgetting: the run ended outside its budget of {budget:g} nats a token; {scaled.scale:.2f} of its "
+            f"update is kept, at {scaled.divergence:.3f}"
+        )
+    context.directory.record("scale", scale=scaled.scale, divergence=scaled.divergence)
+    return scaled
 
 
 def _write_adapter(run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.guards.budget import AIM, EARLY, HIGHEST_ERROR, INTEGRAL, LOWEST_ERROR, PROPORTIONAL, WIDEST, GuardWeight
+from mlx_loopai.guards.budget import (
+    AIM,
+    EARLY,
+    HIGHEST_ERROR,
+    INTEGRAL,
+    LOWEST_ERROR,
+    PROPORTIONAL,
+    WIDEST,
+    GuardWeight,
+)
 
 BUDGET = 0.02
 

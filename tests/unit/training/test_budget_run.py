@@ -32,7 +32,11 @@ def test_the_guards_follow_the_readings(
     assert len(found) >= 5
     assert (found[-1] > 2) if heavier else (found[-1] < 0.5)
     readings = [event for event in RunDirectory(tmp_path / "run").read_events() if event["event"] == "monitor"]
-    assert summary.budget_spent == readings[-1]["divergence"]
+    assert summary.budget_spent is not None and summary.budget_spent <= budget
+    if heavier:
+        assert summary.update_scale < 1 and "of its update is kept" in heard.notices[-1]
+    else:
+        assert (summary.update_scale, summary.budget_spent) == (1.0, readings[-1]["divergence"])
 
 
 def test_without_a_budget_nothing_is_read_and_strengths_stand(recipe: str, tmp_path: Path, heard: Heard) -> None:
@@ -63,6 +67,6 @@ def test_without_a_share_the_divergence_itself_is_scaled() -> None:
 
 def test_readings_are_a_small_part_of_a_run() -> None:
     assert steps_between_readings(1, 5) == 1
-    assert steps_between_readings(200, 240) == 240 // READINGS
-    assert steps_between_readings(20, 240) == 120 // READINGS
+    assert steps_between_readings(100, 160) == 160 // READINGS < MOST_STEPS_BETWEEN + 1
+    assert steps_between_readings(20, 160) == 80 // READINGS
     assert steps_between_readings(99_000, 100_000) == MOST_STEPS_BETWEEN

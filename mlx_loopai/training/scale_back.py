@@ -39,7 +39,7 @@ def scale_back(model: nn.Module, divergence: float, budget: float, read: Callabl
     now, inside, power = ScaledBack(1.0, divergence), None, SMALL_UPDATE_POWER
     aim = (1 + NEAR) / 2 * budget
     for _ in range(MOST_READINGS):
-        if NEAR * budget <= now.divergence <= budget or now.scale == 1 and now.divergence <= budget:
+        if NEAR * budget <= now.divergence <= budget or (now.scale == 1 and now.divergence <= budget):
             return now
         before = now
         now = _scaled(model, before, min(1.0, before.scale * (aim / before.divergence) ** (1 / power)), read)

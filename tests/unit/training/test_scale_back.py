@@ -42,7 +42,8 @@ def test_the_result_is_inside_the_budget_and_near_it(whole: float, power: float)
     assert found.scale == pytest.approx(model.size, rel=1e-4)
     assert found.divergence <= BUDGET
     if whole <= BUDGET:
-        assert found.scale == 1 and not readings
+        assert found.scale == 1
+        assert not readings
     else:
         assert found.divergence >= NEAR * BUDGET * 0.8
     assert len(readings) <= MOST_READINGS
@@ -51,4 +52,5 @@ def test_the_result_is_inside_the_budget_and_near_it(whole: float, power: float)
 def test_what_never_comes_inside_is_left_at_its_smallest() -> None:
     model = Adapted()
     found = scale_back(model, 1.0, BUDGET, lambda: 0.5)
-    assert 0 < found.scale == pytest.approx(model.size) and found.scale < 0.01
+    assert 0 < found.scale == pytest.approx(model.size)
+    assert found.scale < 0.01

@@ -24,6 +24,7 @@ class LoraOptions(Options):
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead of alpha / rank")
     dora: bool = Field(False, description="DoRA: learn each adapted row's length apart from its direction")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input while training")
+    b_rate: float = Field(1.0, gt=0, description="LoRA+: learning rate of B as a multiple of A's; 1: the same")
     targets: tuple[str, ...] = Field((), description="linear layers to adapt, such as q_proj; empty: all of a block")
     layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
 

@@ -109,5 +109,6 @@ def _step(context: RunContext, resources: Resources) -> TrainStep:
         terms=LossTerms(train.label_smoothing, train.z_loss),
         path=train.path,
         preference=context.config.preference,
+        b_rate=context.config.lora.b_rate,
     )
     return TrainStep(context.model, build_optimizer(train), settings, resources.group)

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
-from mlx.utils import tree_map
+from mlx.utils import tree_map, tree_map_with_path
 
 from mlx_loopai.config import PreferenceOptions, TrainPath
 from mlx_loopai.guards.guard import Penalty
@@ -50,7 +50,8 @@ class StepSettings:
 
     clip: largest global gradient norm, 0 for none. chunk_rows: rows of logits alive at once. checkpointing: whether
     blocks are computed again in the backward pass. path: `compiled` is what a GPU runs, `eager` what a CPU does; `auto`
-    chooses by the device (docs/benchmarks.md). preference: how judged answers are learnt.
+    chooses by the device (docs/benchmarks.md). preference: how judged answers are learnt. b_rate: learning rate of the
+    adapters' B as a multiple of what every other parameter has.
     """
 
     clip: float
@@ -59,6 +60,7 @@ class StepSettings:
     terms: LossTerms = PLAIN
     path: TrainPath = "auto"
     preference: PreferenceOptions = NO_PREFERENCE
+    b_rate: float = 1.0
 
 
 class TrainStep:
@@ -142,7 +144,19 @@ class TrainStep:
             tree_map(lambda new, old: mx.where(is_finite, new, old), *pair)
             for pair in ((changed, parameters), (self.optimizer.state, state))
         )
-        return self._vectors.split(changed), state, norm
+        return self._with_b_rate(tree, self._vectors.split(changed)), state, norm
+
+    def _with_b_rate(self, before: Any, after: Any) -> Any:
+        """`after` with B moved `b_rate` times as far: what its own learning rate does, as every update scales with it.
+
+        Source: LoRA+, arXiv 2402.12354, section 4, where the ratio is lambda.
+        """
+        rate = self.settings.b_rate
+        if rate == 1:
+            return after
+        return tree_map_with_path(
+            lambda name, new, old: old + rate * (new - old) if name.endswith("lora_b") else new, after, before
+        )
 
     def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, mx.array, Any]:
         """Over all batches: the summed losses, their part that is distance from the base, the gradient as vectors."""

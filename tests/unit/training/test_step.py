@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_loopai.config import TrainPath
+from mlx_loopai.config import TrainOptions, TrainPath
 from mlx_loopai.models.gradient import Targets
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import PAD_TARGETS_TO
+from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.step import StepResult, StepSettings, TrainStep
 from tests.unit.conftest import batch, row
 from tests.unit.training.conftest import PATHS
@@ -66,6 +67,19 @@ def test_micro_batches_add_up_to_one_big_batch(
     assert many.loss == pytest.approx(one.loss, rel=1e-5)
     assert many.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-5)
     assert same(parameters(whole), parameters(parts))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "muon"])
+def test_b_has_a_learning_rate_of_its_own(adapted: Callable[..., nn.Module], path: TrainPath, name: str) -> None:
+    """LoRA+: after a step B is where a rate `b_rate` times as high takes it, and A where it was without."""
+    slow, fast, own = adapted(), adapted(), adapted()
+    for model, rate, b_rate in ((slow, 0.01, 1.0), (fast, 0.08, 1.0), (own, 0.01, 8.0)):
+        optimizer = build_optimizer(TrainOptions(optimizer=name, weight_decay=0.0))
+        trainer(model, optimizer=optimizer, path=path, b_rate=b_rate)([batch(ROWS)], rate)
+    found, without, higher = parameters(own), parameters(slow), parameters(fast)
+    b = {key for key in found if key.endswith("lora_b")}
+    assert same(found, {key: higher[key] if key in b else without[key] for key in found}, tolerance=1e-5)
+    assert not same(found, without, tolerance=1e-5)
 
 
 def test_a_step_of_plain_descent_follows_the_numerical_gradient(

@@ -7,7 +7,7 @@ controller finds the strength while the run trains.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 # The weight may become this many times larger or smaller than what the configuration says.
 WIDEST = 1000.0
@@ -15,25 +15,31 @@ WIDEST = 1000.0
 AIM = 0.85
 # How far above it a run may be while all of its learning rate is still to fall.
 EARLY = 0.5
-# Of the logarithm of reading over aim: at each reading, and for its change since the one before.
+# Of the logarithm of reading over aim: in so many steps, and for its change since the reading before. A model answers a
+# new weight within about ten steps; a controller that is faster than that swings.
 INTEGRAL, PROPORTIONAL = 0.8, 0.6
+INTEGRAL_STEPS = 10
 # A reading near 0 means that the budget is unspent; by how many orders of magnitude does not matter.
 LOWEST_ERROR, HIGHEST_ERROR = -1.5, 3.0
 
 
 @dataclass(frozen=True)
 class GuardWeight:
-    """What the guards weigh: `factor` times their configured strength. `error`: of the last reading, None at first."""
+    """What the guards weigh: `factor` times their configured strength.
+
+    error: of the last reading, None at first; step: the optimizer step after which it was taken.
+    """
 
     log_factor: float = 0.0
     error: float | None = None
+    step: int = 0
 
     @property
     def factor(self) -> float:
         return math.exp(self.log_factor)
 
-    def after(self, divergence: float, budget: float, still_to_fall: float = 0.0) -> GuardWeight:
-        """The weight after a reading of `divergence` (nats a token of KL from the base), for a `budget` above 0.
+    def after(self, divergence: float, budget: float, step: int, still_to_fall: float = 0.0) -> GuardWeight:
+        """The weight after a reading at `step`: `divergence` nats a token of KL from the base, `budget` above 0.
 
         still_to_fall: share of the phase's peak learning rate that the schedule will yet take away, in [0, 1]. At the
         same weight a run comes back towards its base as the rate falls, so the budget is for where that ends: to hold
@@ -47,5 +53,6 @@ class GuardWeight:
         error = min(HIGHEST_ERROR, math.log(max(divergence, smallest) / aim))
         change = error - (error if self.error is None else self.error)
         bound = math.log(WIDEST)
-        moved = self.log_factor + INTEGRAL * error + PROPORTIONAL * change
-        return replace(self, log_factor=min(bound, max(-bound, moved)), error=error)
+        integral = INTEGRAL * (step - self.step) / INTEGRAL_STEPS
+        moved = self.log_factor + integral * error + PROPORTIONAL * change
+        return GuardWeight(min(bound, max(-bound, moved)), error, step)

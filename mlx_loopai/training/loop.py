@@ -174,7 +174,7 @@ def _read_monitor(run: Run) -> None:
     assert run.monitor is not None
     reading, options, guards = run.monitor.read(), run.config.forgetting, run.position.guards
     if run.config.has_budget:
-        guards = guards.after(reading.divergence, options.budget, _rate_still_to_fall(run))
+        guards = guards.after(reading.divergence, options.budget, run.position.step, _rate_still_to_fall(run))
     position = run.position = replace(run.position, guards=guards, divergence=reading.divergence)
     run.directory.record("monitor", step=position.step, guards=guards.factor, **vars(reading))
     if not run.group.any(reading.kept < options.kept_floor):

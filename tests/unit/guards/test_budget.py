@@ -13,6 +13,7 @@ from mlx_loopai.guards.budget import (
     EARLY,
     HIGHEST_ERROR,
     INTEGRAL,
+    INTEGRAL_STEPS,
     LOWEST_ERROR,
     PROPORTIONAL,
     WIDEST,
@@ -30,7 +31,7 @@ def run(start: float, readings: int = 30) -> tuple[list[float], list[float]]:
         rate = 0.5 * (1 + math.cos(math.pi * number / readings))
         wanted = BUDGET / (start * weight.factor) ** 0.7
         apart += 0.5 * max(rate, 0.05) * (wanted - apart)
-        weight = weight.after(apart, BUDGET, rate)
+        weight = weight.after(apart, BUDGET, INTEGRAL_STEPS * (number + 1) // 2, rate)
         read.append(apart)
         factors.append(weight.factor)
     return read, factors
@@ -44,24 +45,24 @@ def test_a_run_ends_inside_its_budget_wherever_it_began(start: float) -> None:
 
 
 def test_by_hand() -> None:
-    first = GuardWeight().after(AIM * BUDGET * math.e, BUDGET)
+    first = GuardWeight().after(AIM * BUDGET * math.e, BUDGET, INTEGRAL_STEPS)
     assert first.log_factor == pytest.approx(INTEGRAL)
-    second = first.after(AIM * BUDGET, BUDGET)
+    second = first.after(AIM * BUDGET, BUDGET, INTEGRAL_STEPS + 3)
     assert second.log_factor == pytest.approx(INTEGRAL - PROPORTIONAL)
     assert second.error == pytest.approx(0.0)
 
 
 def test_a_run_may_be_further_away_while_its_rate_has_yet_to_fall() -> None:
-    early = GuardWeight().after(AIM * BUDGET * (1 + EARLY), BUDGET, still_to_fall=1.0)
+    early = GuardWeight().after(AIM * BUDGET * (1 + EARLY), BUDGET, 5, still_to_fall=1.0)
     assert early.log_factor == pytest.approx(0.0)
-    assert early.after(AIM * BUDGET * (1 + EARLY), BUDGET).factor > 1
+    assert early.after(AIM * BUDGET * (1 + EARLY), BUDGET, 10).factor > 1
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.floats(1e-6, 10.0))
 def test_the_weight_stays_within_its_bounds(readings: list[float], budget: float) -> None:
     weight = GuardWeight()
-    for reading in readings:
-        weight = weight.after(reading, budget)
+    for number, reading in enumerate(readings):
+        weight = weight.after(reading, budget, 10 * number)
         assert 1 / WIDEST - 1e-12 <= weight.factor <= WIDEST * (1 + 1e-12)
         assert weight.error is not None
         assert LOWEST_ERROR - 1e-9 <= weight.error <= HIGHEST_ERROR
@@ -69,14 +70,14 @@ def test_the_weight_stays_within_its_bounds(readings: list[float], budget: float
 
 def test_a_weight_at_its_bound_comes_back_at_the_first_reading_below() -> None:
     weight = GuardWeight()
-    for _ in range(100):
-        weight = weight.after(1.0, BUDGET)
+    for number in range(100):
+        weight = weight.after(1.0, BUDGET, 10 * number)
     assert weight.factor == pytest.approx(WIDEST)
-    assert weight.after(0.0, BUDGET).factor < WIDEST / 2
+    assert weight.after(0.0, BUDGET, 1000).factor < WIDEST / 2
 
 
 def test_the_next_weight_depends_on_the_state_alone() -> None:
     """What a checkpoint keeps is enough to go on exactly."""
-    weight = GuardWeight().after(0.1, BUDGET).after(0.01, BUDGET)
-    again = GuardWeight(weight.log_factor, weight.error)
-    assert again.after(0.03, BUDGET) == weight.after(0.03, BUDGET)
+    weight = GuardWeight().after(0.1, BUDGET, 5).after(0.01, BUDGET, 10)
+    again = GuardWeight(weight.log_factor, weight.error, weight.step)
+    assert again.after(0.03, BUDGET, 15) == weight.after(0.03, BUDGET, 15)

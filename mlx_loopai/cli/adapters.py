@@ -66,7 +66,7 @@ def merge_command(
     from mlx_loopai.models.adapter_folder import read_adapter, write_adapter
     from mlx_loopai.models.adapters import find_adapter
 
-    how = Merge(method, weights=_numbers(weights), rank=rank, density=density, seed=seed)
+    how = Merge(method, weights=_numbers(weights, "--weights"), rank=rank, density=density, seed=seed)
     adapters = [read_adapter(find_adapter(folder)) for folder in folders]
     with progress(None, "merging", quiet, "modules") as bar:
         merged = merge(adapters, how, force, bar.advance)
@@ -191,6 +191,53 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     emit(document, as_json, "" if quiet else _tune_text(out, tuned, least))
 
 
+@command.command("frontier")
+@click.argument("run", metavar="RUN", type=FOLDER)
+@click.option(
+    "--scales",
+    metavar="S,S,...",
+    default="0.5,0.625,0.75,0.875,1",
+    show_default=True,
+    help="Shares of the run's update to try.",
+)
+@click.option("--held-out", metavar="ROWS", help="Held-out domain rows. [default: the run's `validation`]")
+@click.option("--suite", default="", help="nano, general, or a suite file; by default what suits the model.")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions of every kind.")
+@json_option
+@quiet_option
+def frontier_command(
+    run: Path, scales: str, held_out: str | None, suite: str, limit: int | None, as_json: bool, quiet: bool
+) -> None:
+    """Show what a finished run would have learnt and kept with less of its update.
+
+    One line a scale: KL from the base, gain on held-out rows (both in nats a token) and retention. Nothing is written;
+    `adapters tune` chooses a scale and writes the adapter.
+    """
+    from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.config import load_config
+    from mlx_loopai.errors import InputError
+    from mlx_loopai.experiments.comparison import trained_model
+    from mlx_loopai.experiments.frontier import Asked, frontier
+    from mlx_loopai.runs.context import RunContext
+    from mlx_loopai.runs.directory import RunDirectory
+
+    config = load_config(RunDirectory(run).resolved)
+    rows = held_out or config.validation
+    if not rows:
+        raise InputError(f"{run}: it has no validation rows; give --held-out FILE")
+    tried = _numbers(scales, "--scales")
+    with progress_listener(quiet) as listener:
+        context = RunContext.open(config, RunDirectory(run), listener)
+        trained_model(context)
+        points = frontier(context, tried, Asked(held_out=rows, suite=suite, limit=limit))
+    lines = [f"{'scale':>6} {'KL':>8} {'gain':>7} {'kept':>7} {'worst':>7}"]
+    lines += [
+        f"{one.scale:>6g} {one.divergence:>8.4f} {one.gain:>7.3f} {one.retention:>7.3f} {one.retention_min:>7.3f}"
+        for one in points
+    ]
+    emit({"run": run, "held_out": rows, "points": points}, as_json, "\n".join(lines))
+
+
 @command.command("inspect")
 @click.argument("folder", metavar="RUN_OR_ADAPTER", type=FOLDER)
 @json_option
@@ -284,11 +331,11 @@ def _tune_text(out: Path, tuned: Tuned, floor: float) -> str:
     return "\n".join([*lines, f"{out}: the rescaled adapter"])
 
 
-def _numbers(text: str | None) -> tuple[float, ...]:
+def _numbers(text: str | None, flag: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not numbers with commas between", param_hint="--weights") from None
+        raise click.BadParameter(f"{text!r} is not numbers with commas between", param_hint=flag) from None
 
 
 def _summary(folder: Path, adapter: Adapter) -> dict[str, Any]:

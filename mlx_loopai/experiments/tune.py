@@ -45,7 +45,7 @@ def tune(context: RunContext, domain: str, floor: float) -> Tuned:
     Raises: InputError when the adapter is not better than the base on `domain`: there is no gain to keep.
     """
     rows, loaded = context.encoded(domain, DOMAIN), context.loaded
-    monitor = Monitor(loaded.model, _unrehearsed(context), loaded.tokenizer)
+    monitor = Monitor(loaded.model, unrehearsed_rows(context), loaded.tokenizer)
     with adapter_disabled(loaded.model):
         base = nll(loaded.model, rows).nll_per_token
     whole = base - nll(loaded.model, rows).nll_per_token
@@ -82,7 +82,7 @@ def check_apart(domain: str, shown: str) -> None:
         raise InputError(f"{domain}: {both} of its rows are in {shown} too, which the figures are made of; give others")
 
 
-def _unrehearsed(context: RunContext) -> Sequence[TokenRow]:
+def unrehearsed_rows(context: RunContext) -> Sequence[TokenRow]:
     """The base's answers to general prompts that the run did not train on, kept for the next time."""
     loaded, listener = context.loaded, context.listener
     prompts = open_prompts(context.config, context.reader)

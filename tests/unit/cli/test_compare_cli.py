@@ -233,3 +233,23 @@ def test_a_finished_run_is_rescaled_into_a_new_adapter(
     assert said["rescaling"] == document["chosen"]["rescaling"]
     again = command_line("adapters", "tune", run, *rows)
     assert (again.status, "never overwritten" in again.stderr) == (2, True)
+
+
+def test_the_frontier_of_a_run_starts_at_the_base_and_ends_at_its_result(
+    recipe: Path, compared: tuple[Path, dict[str, Any]], command_line: Callable[..., Ended]
+) -> None:
+    run = compared[0] / "plain" / f"lr-{RATES[1]}" / "seed-0"
+    adapter = (run / "adapter" / "adapters.safetensors").read_bytes()
+    asked = ["--scales", "0,0.5,1", "--suite", recipe.parent / "suite.yaml", "--json", "--quiet"]
+    ended = command_line("adapters", "frontier", run, *asked)
+    assert ended.status == 0, ended.stderr
+    base, half, whole = json.loads(ended.stdout)["points"]
+    assert (base["divergence"], base["retention"]) == (pytest.approx(0, abs=1e-6), 1.0)
+    assert base["gain"] == pytest.approx(0, abs=1e-6)
+    assert 0 < half["divergence"] < whole["divergence"]
+    summary = RunDirectory(run).read_events()[-1]
+    assert whole["gain"] == pytest.approx(summary["validation_first"] - summary["validation_last"], rel=1e-3)
+    assert max(half["retention"], whole["retention"]) < 1
+    assert (run / "adapter" / "adapters.safetensors").read_bytes() == adapter
+    wrong = command_line("adapters", "frontier", run, "--scales", "much")
+    assert (wrong.status, "--scales" in wrong.stderr) == (2, True)

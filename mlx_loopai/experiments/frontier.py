@@ -1,0 +1,75 @@
+"""Gain against retention of one finished run: its update at several scales, each asked the questions of a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_loopai.data.sources import DOMAIN
+from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.evaluation.retention import retention
+from mlx_loopai.evaluation.suites import default_suite, read_suite
+from mlx_loopai.experiments.evaluate import measure_suite
+from mlx_loopai.experiments.rescaling import Rescaling, rescaled
+from mlx_loopai.experiments.tune import unrehearsed_rows
+from mlx_loopai.files import cache_folder
+from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.training.monitor import Monitor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierPoint:
+    """The model with `scale` of the update: `divergence`, its KL from the base on answers that were not rehearsed,
+    and `gain`, the improvement on held-out rows, both in nats a token; retention over the suite (docs/measuring.md).
+    """
+
+    scale: float
+    divergence: float
+    gain: float
+    retention: float
+    retention_min: float
+    retention_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the model is measured by. held_out: domain rows that were not trained on; suite: a name or a file, or "" for
+    what suits the model; limit: questions of each kind, None for all.
+    """
+
+    held_out: str
+    suite: str = ""
+    limit: int | None = None
+
+
+def frontier(context: RunContext, scales: Sequence[float], asked: Asked) -> list[FrontierPoint]:
+    """What the context's model, with the adapter of its run on, gives for each of `scales`.
+
+    The KL grows with about the square of the scale and the gain with less than the scale, so a smaller scale is a
+    smaller budget, without training again. Raises: InputError for wrong rows or suites, or a base near chance on all of
+    the suite.
+    """
+    loaded, listener = context.loaded, context.listener
+    rows, encoder = context.encoded(asked.held_out, DOMAIN), context.encoder
+    tasks = read_suite(asked.suite or default_suite(loaded.path), asked.limit)
+    monitor = Monitor(loaded.model, unrehearsed_rows(context), loaded.tokenizer)
+    with adapter_disabled(loaded.model):
+        before = nll(loaded.model, rows).nll_per_token
+        base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
+    points = []
+    for scale in scales:
+        with rescaled(loaded.model, Rescaling(scale, scale)):
+            tuned = measure_suite(loaded, encoder, tasks, listener, f"{scale:g} of the update")
+            kept = retention(base.tasks, tuned.tasks)
+            points.append(
+                FrontierPoint(
+                    scale=scale,
+                    divergence=monitor.read().divergence,
+                    gain=before - nll(loaded.model, rows).nll_per_token,
+                    retention=kept.mean,
+                    retention_min=kept.minimum,
+                    retention_interval=kept.interval,
+                )
+            )
+    return points

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 CACHE_VARIABLE = "MLX_LOOPAI_CACHE"
 _LARGE_JSON = 1 << 20
@@ -86,7 +87,14 @@ def refuse_link_out(file: Path, folder: Path) -> None:
     target, home = file.resolve(), folder.resolve()
     blobs = next((parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots"), None)
     if not target.is_relative_to(home) and not (blobs is not None and target.is_relative_to(blobs)):
-        raise InputError(f"{file}: is a link to {target}, out of {folder}; put the file itself there")
+        raise InputError(
+            tr(
+                "{file}: is a link to {target}, out of {folder}; put the file itself there",
+                file=file,
+                target=target,
+                folder=folder,
+            )
+        )
 
 
 def refuse_links_out(folder: Path, patterns: Iterable[str]) -> None:

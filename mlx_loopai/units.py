@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -46,5 +47,7 @@ def parse_bytes(text: str, where: str = "size") -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNIT_BYTES.get(found[2].lower()) if found else None
     if found is None or unit is None or not float(found[1]) * unit >= 1:
-        raise InputError(f"{where}: cannot read {text!r} as a size; write it like 9GiB, 9GB or 800MiB")
+        raise InputError(
+            tr("{where}: cannot read {text!r} as a size; write it like 9GiB, 9GB or 800MiB", where=where, text=text)
+        )
     return int(float(found[1]) * unit)

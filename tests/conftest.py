@@ -10,6 +10,8 @@ from typing import Any
 
 # Before anything imports huggingface_hub: a test that forgets a local path fails at once, not after a time-out.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Whatever the developer's own locale is.
+os.environ["LANGUAGE"] = "en"
 # What one test run keeps must not reach the next, nor the user's own cache.
 os.environ["MLX_LOOPAI_CACHE"] = tempfile.mkdtemp(prefix="mlx-loopai-tests-")
 

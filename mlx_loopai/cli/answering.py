@@ -15,6 +15,7 @@ import click
 
 from mlx_loopai.cli.output import emit, progress
 from mlx_loopai.errors import Interrupted, LoopaiError, all_problems
+from mlx_loopai.language import later, tr
 
 if TYPE_CHECKING:
     from mlx_loopai.config import GenerationOptions
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 # When the constraint overrules more first choices than this, the text is its work rather than the model's.
 _MUCH_MASKING = 0.1
-_ADVICE = "ask in other words, or raise --retries, --temperature or --max-removed"
+_ADVICE = later("ask in other words, or raise --retries, --temperature or --max-removed")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,14 @@ def answer_one(job: Job, question: Question, output: Output) -> None:
     request = job.request(question)
     answer = _chosen(job, request, output) if together else _streamed(job, request, output)
     if answer.problem:
-        raise LoopaiError(f"no answer was accepted in {_attempts(answer)}: {answer.problem}; {_ADVICE}")
+        raise LoopaiError(
+            tr(
+                "no answer was accepted in {attempts}: {problem}; {advice}",
+                attempts=_attempts(answer),
+                problem=answer.problem,
+                advice=tr(_ADVICE),
+            )
+        )
     if together and not output.as_json:
         click.echo(answer.text.text)
     document = {**answer.text.as_dict(), "attempts": answer.attempts, "sources": question.prompt.sources}
@@ -141,7 +149,11 @@ def answer_all(job: Job, questions: Sequence[Question], output: Output) -> None:
         "out": output.out,
     }
     if output.out is not None:
-        emit(document, output.as_json, f"{output.out}: {len(rows)} answers, {n_tokens} tokens")
+        emit(
+            document,
+            output.as_json,
+            tr("{out}: {n} answers, {n_tokens} tokens", out=output.out, n=len(rows), n_tokens=n_tokens),
+        )
     else:
         emit(document, output.as_json, "\n\n".join(f"> {row['prompt']}\n{row['text']}" for row in rows))
     if not output.quiet:
@@ -151,8 +163,15 @@ def answer_all(job: Job, questions: Sequence[Question], output: Output) -> None:
     if failed:
         first = failed[0]
         raise LoopaiError(
-            f"{len(failed)} of {len(rows)} answers were not accepted and are left empty; the first, {first['id']}: "
-            f"{first['problem']}; {_ADVICE}"
+            tr(
+                "{n_failed} of {n_rows} answers were not accepted and are left empty; the first, {place}: "
+                "{problem}; {advice}",
+                n_failed=len(failed),
+                n_rows=len(rows),
+                place=first["id"],
+                problem=first["problem"],
+                advice=tr(_ADVICE),
+            )
         )
 
 
@@ -161,25 +180,37 @@ def warn_of_cut(rows: Sequence[Mapping[str, Any]], options: GenerationOptions) -
     cut = [row["generated_tokens"] for row in rows if not row["finished"]]
     if not cut:
         return
-    which = "the text was" if len(rows) == 1 else f"{len(cut)} of {len(rows)} texts were"
+    which = (
+        tr("the text was") if len(rows) == 1 else tr("{n_cut} of {n_rows} texts were", n_cut=len(cut), n_rows=len(rows))
+    )
     if max(cut) < options.max_tokens:
-        click.echo(f"{which} cut at the end of the model's context; shorten the prompt", err=True)
+        click.echo(tr("{which} cut at the end of the model's context; shorten the prompt", which=which), err=True)
     else:
-        click.echo(f"{which} cut after {options.max_tokens} tokens; --max-tokens allows more", err=True)
+        click.echo(
+            tr(
+                "{which} cut after {max_tokens} tokens; --max-tokens allows more",
+                which=which,
+                max_tokens=options.max_tokens,
+            ),
+            err=True,
+        )
 
 
 def warn_of_emptied(text: Text) -> None:
     """Say on stderr when the filter left nothing of a text: an answer of code alone, for instance."""
     if text.written.strip() and not text.text.strip():
-        click.echo("the filter removed the whole text; --no-filter shows it", err=True)
+        click.echo(tr("the filter removed the whole text; --no-filter shows it"), err=True)
 
 
 def warn_of_damage(argmax_masked: float) -> None:
     """Say on stderr when the constraint had to overrule the model often."""
     if argmax_masked > _MUCH_MASKING:
         click.echo(
-            f"the constraint overruled the model's first choice at {argmax_masked:.0%} of the tokens: "
-            "the model itself writes other scripts; see `mlx-loopai evaluate`, or try --scripts off",
+            tr(
+                "the constraint overruled the model's first choice at {argmax_masked:.0%} of the tokens: the "
+                "model itself writes other scripts; see `mlx-loopai evaluate`, or try --scripts off",
+                argmax_masked=argmax_masked,
+            ),
             err=True,
         )
 
@@ -210,7 +241,7 @@ def _answers(job: Job, requests: Sequence[Request], output: Output) -> Iterator[
     from mlx_loopai.generation.answers import write_answers
 
     started, n_tokens = time.perf_counter(), 0
-    with progress(len(requests), "generating", output.quiet, "answers") as shown:
+    with progress(len(requests), tr("generating"), output.quiet, later("answers")) as shown:
         for place, answer in write_answers(job.session.loaded, requests, job.best_of, job.standard):
             n_tokens += answer.text.generated_tokens
             shown.advance(note=f"{n_tokens / (time.perf_counter() - started):.0f} tokens/s")
@@ -234,13 +265,25 @@ def _into_file(
     with AnswersFile(output.out, [one.prompt.id for one in questions], job.keys(questions)) as file:
         missing = [place for place in range(len(questions)) if place not in file.done]
         if file.done and not output.quiet:
-            click.echo(f"{output.out}: {len(file.done)} of {len(questions)} answers are there already", err=True)
+            click.echo(
+                tr(
+                    "{out}: {n_done} of {n_questions} answers are there already",
+                    out=output.out,
+                    n_done=len(file.done),
+                    n_questions=len(questions),
+                ),
+                err=True,
+            )
         try:
             for number, answer in _answers(job, [requests[place] for place in missing], output) if missing else ():
                 file.add(missing[number], _row(questions[missing[number]].prompt, answer))
         except KeyboardInterrupt:
-            written = f"{len(file.done)} of {len(questions)} answers are written"
-            raise Interrupted(f"{output.out}: {written}; the same command continues there") from None
+            written = tr(
+                "{n_done} of {n_questions} answers are written", n_done=len(file.done), n_questions=len(questions)
+            )
+            raise Interrupted(
+                tr("{out}: {written}; the same command continues there", out=output.out, written=written)
+            ) from None
         return file.finish()
 
 
@@ -255,4 +298,4 @@ def _row(prompt: Prompt, answer: Answer) -> dict[str, Any]:
 
 
 def _attempts(answer: Answer) -> str:
-    return "1 attempt" if answer.attempts == 1 else f"{answer.attempts} attempts"
+    return tr("1 attempt") if answer.attempts == 1 else tr("{n} attempts", n=answer.attempts)

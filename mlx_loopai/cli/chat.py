@@ -17,6 +17,7 @@ from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_opt
 from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
 from mlx_loopai.config import generation_options
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import later, tr
 from mlx_loopai.text.alphabet import Scripts
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mlx_loopai.generation.session import AdapterWhen
 
 _FILE = click.Path(path_type=Path)
-_HELP = """\
+_HELP = later("""\
 /system TEXT  set the system prompt; without TEXT show it
 /retry        answer the last request anew, with another seed
 /set NAME V   set an option of generation, such as /set temperature 0.9
@@ -33,7 +34,7 @@ _HELP = """\
 /save FILE    write the conversation to a .jsonl file, which training can read
 /load FILE    continue a saved conversation
 /help         this list
-Ctrl-C stops an answer; Ctrl-D or /exit leaves."""
+Ctrl-C stops an answer; Ctrl-D or /exit leaves.""")
 
 
 class _LeaveError(Exception):
@@ -58,7 +59,7 @@ class _Console:
         try:
             line = sys.stdin.readline()
         except UnicodeDecodeError:
-            raise InputError("standard input: not UTF-8; convert it: iconv -f cp949 -t utf-8") from None
+            raise InputError(tr("standard input: not UTF-8; convert it: iconv -f cp949 -t utf-8")) from None
         if not line:
             raise EOFError
         return line.rstrip("\n")
@@ -112,7 +113,7 @@ def command(
     model = chosen_model(model, adapter, quiet)
     loaded_chat = None if load is None else Conversation.load(load)
     examples, system = shown_first(genre, few_shot, system)
-    with waiting(f"loading {model}", quiet):
+    with waiting(tr("loading {model}", model=model), quiet):
         session = open_session(model, adapter, system, adapter_when=adapter_when)
     chat = Chat(session, ChatOptions(generation, session.context(context), examples))
     if loaded_chat is not None:
@@ -124,7 +125,7 @@ def _talk(chat: Chat, console: _Console) -> None:
     if console.is_terminal:
         with contextlib.suppress(ImportError):  # lines can be edited where the system has it
             import readline  # noqa: F401
-        console.note("Ctrl-D leaves, /help lists the commands")
+        console.note(tr("Ctrl-D leaves, /help lists the commands"))
     while True:
         try:
             line = console.read().strip()
@@ -137,7 +138,7 @@ def _talk(chat: Chat, console: _Console) -> None:
         except KeyboardInterrupt:
             if not console.is_terminal:
                 raise
-            console.note("\nCtrl-D leaves")
+            console.note("\n" + tr("Ctrl-D leaves"))
         except InputError as error:
             if not console.is_terminal:
                 raise
@@ -149,7 +150,12 @@ def _talk(chat: Chat, console: _Console) -> None:
 def _answer(chat: Chat, line: str, console: _Console) -> None:
     turn = chat.ask(line)
     if turn.left_out:
-        console.note(f"the conversation is longer than the context: the {turn.left_out} oldest exchanges were left out")
+        console.note(
+            tr(
+                "the conversation is longer than the context: the {left_out} oldest exchanges were left out",
+                left_out=turn.left_out,
+            )
+        )
     stopped = not _shown(turn, console)
     written = turn.writing.text()
     document = {
@@ -189,7 +195,7 @@ def _obey(chat: Chat, line: str, console: _Console) -> None:
         return
     action = _ACTIONS.get(name)
     if action is None:
-        raise InputError(f"/{name}: no such command; /help lists them")
+        raise InputError(tr("/{name}: no such command; /help lists them", name=name))
     said = action(chat, rest.strip())
     if said:
         console.note(said)
@@ -198,13 +204,13 @@ def _obey(chat: Chat, line: str, console: _Console) -> None:
 def _system(chat: Chat, text: str) -> str:
     if text:
         chat.begin(dataclasses.replace(chat.conversation, system=text))
-    return f"system prompt: {chat.conversation.system or '(none)'}"
+    return tr("system prompt: {system}", system=chat.conversation.system or tr("(none)"))
 
 
 def _prepared_retry(chat: Chat) -> str:
     """The last request, taken back with its answer, to be asked again."""
     if not chat.conversation.exchanges:
-        raise InputError("/retry: nothing was answered yet")
+        raise InputError(tr("/retry: nothing was answered yet"))
     asked = chat.conversation.turns[-2].content
     chat.begin(chat.conversation.undone())
     options = chat.options.generation
@@ -223,17 +229,17 @@ def _set(chat: Chat, text: str) -> str:
 
 def _undo(chat: Chat, _: str) -> str:
     if not chat.conversation.exchanges:
-        return "there is nothing to take back"
+        return tr("there is nothing to take back")
     taken = chat.conversation.turns[-2].content
     chat.begin(chat.conversation.undone())
-    return f"taken back: {taken}"
+    return tr("taken back: {taken}", taken=taken)
 
 
 def _reset(chat: Chat, _: str) -> str:
     from mlx_loopai.generation.chat import Conversation
 
     chat.begin(Conversation(chat.conversation.system))
-    return "a new conversation"
+    return tr("a new conversation")
 
 
 def _save(chat: Chat, name: str) -> str:
@@ -241,7 +247,9 @@ def _save(chat: Chat, name: str) -> str:
     try:
         chat.conversation.save(path)
     except OSError as error:
-        raise InputError(f"/save {path}: {error.strerror}; name another file") from None
+        raise InputError(
+            tr("/save {path}: {strerror}; name another file", path=path, strerror=error.strerror)
+        ) from None
     return f"{path}: {chat.conversation.exchanges} exchanges"
 
 
@@ -255,11 +263,13 @@ def _load(chat: Chat, name: str) -> str:
 
 def _named(command: str, name: str) -> Path:
     if not name:
-        raise InputError(f"/{command}: which file? write /{command} FILE.jsonl")
+        raise InputError(tr("/{command}: which file? write /{command} FILE.jsonl", command=command))
     try:
         return Path(name).expanduser()
     except RuntimeError:  # ~name of a user that this machine does not have
-        raise InputError(f"/{command} {name}: there is no such home folder; name another file") from None
+        raise InputError(
+            tr("/{command} {name}: there is no such home folder; name another file", command=command, name=name)
+        ) from None
 
 
 def _leave(chat: Chat, _: str) -> str:
@@ -267,7 +277,7 @@ def _leave(chat: Chat, _: str) -> str:
 
 
 _ACTIONS: dict[str, Callable[[Chat, str], str]] = {
-    "help": lambda chat, _: _HELP,
+    "help": lambda chat, _: tr(_HELP),
     "system": _system,
     "set": _set,
     "undo": _undo,

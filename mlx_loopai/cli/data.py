@@ -10,6 +10,7 @@ import click
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.cli.rows import columns_option, fields_not_used, read_sources, skip_bad_option, source_options
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import later, tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def audit_command(
     records = [record for reading in readings for record in reading.answers]
     judged = [one for reading in readings for one in reading.judged]
     held_out = read_records(validation) if validation else []
-    with progress(len(records), "audit", quiet, unit="rows") as bar:
+    with progress(len(records), tr("audit"), quiet, unit=later("rows")) as bar:
         found = audit(records, held_out, _token_counter(model), bar.update, judged)
     bad = [row for reading in readings for row in reading.bad]
     if not records and not judged:
@@ -87,9 +88,18 @@ def convert_command(
     ]
     write_whole(out, "".join(to_line(record) for record, _ in natural))
     changed = sum(count > 0 for _, count in natural)
-    text = f"{out}: {len(natural)} rows, {changed} of them turned into natural text"
+    text = tr(
+        "{out}: {rows} rows, {changed} of them turned into natural text",
+        out=out,
+        rows=len(natural),
+        changed=changed,
+    )
     if still_json:
-        text += f"; {len(still_json)} still look like JSON, such as {still_json[0]}: edit or drop them"
+        text += tr(
+            "; {n} still look like JSON, such as {example}: edit or drop them",
+            n=len(still_json),
+            example=still_json[0],
+        )
     text = "\n".join([text, *(notice for reading in readings for notice in reading.notices)])
     document = {
         "out": str(out),
@@ -141,7 +151,9 @@ def build_command(
     categories = {category for category, _ in named}
     unknown = sorted((categories | {name for name, _ in map(_count_pair, counts)}) - DEFAULT_COUNTS.keys())
     if unknown:
-        raise InputError(f"unknown category {unknown[0]}; there are {', '.join(DEFAULT_COUNTS)}")
+        raise InputError(
+            tr("unknown category {unknown}; there are {known}", unknown=unknown[0], known=", ".join(DEFAULT_COUNTS))
+        )
     wanted = {name: n for name, n in DEFAULT_COUNTS.items() if name in categories} | dict(map(_count_pair, counts))
     how = source_options(named[0][1], columns, skip_bad, kind="rows")
     readings = [reading_of(file, category, how) for category, file in named]
@@ -192,7 +204,7 @@ def from_texts_command(
     from mlx_loopai.files import write_whole
 
     files = story_files(list(paths))
-    with progress(len(files), "reading stories", quiet, unit="files") as bar:
+    with progress(len(files), tr("reading stories"), quiet, unit=later("files")) as bar:
         found = story_rows(files, StoryOptions(scene_chars, genre), bar.update)
     write_whole(out, "".join(map(to_line, found.records)))
     pairs = [[message.content for message in row.messages] for row in found.records[:_PREVIEW]]
@@ -214,12 +226,24 @@ def _from_texts_text(document: dict[str, Any]) -> str:
     for row in document["preview"]:
         lines += [f"> {_one_line(row['request'])}", f"  {_one_line(row['answer'])}", ""]
     files = f"{document['files']} files ({_counts(document['encodings'])})"
-    lines.append(f"{document['out']}: {document['rows']} rows from {files}")
+    lines.append(
+        tr(
+            "{out}: {rows} rows from {files}",
+            out=document["out"],
+            rows=document["rows"],
+            files=files,
+        )
+    )
     if document["duplicates"]:
-        lines.append(f"{document['duplicates']} scenes stood there twice and are left out")
+        lines.append(tr("{n} scenes stood there twice and are left out", n=document["duplicates"]))
     if document["dropped_lines"]:
-        lines.append(f"{document['dropped_lines']} lines were page numbers, headers or notices and are left out")
-    return "\n".join([*lines, f"train with: mlx-loopai train --data {document['out']} --out RUN"])
+        lines.append(
+            tr(
+                "{n} lines were page numbers, headers or notices and are left out",
+                n=document["dropped_lines"],
+            )
+        )
+    return "\n".join([*lines, tr("train with: mlx-loopai train --data {out} --out RUN", out=document["out"])])
 
 
 def _one_line(text: str) -> str:
@@ -234,7 +258,7 @@ def _write_set(out: Path, built: DataSet, replay_share: float) -> dict[str, Path
     from mlx_loopai.files import write_whole
 
     if (out / "recipe.yaml").exists():
-        raise InputError(f"{out}: holds a built set; give another --out or remove it")
+        raise InputError(tr("{out}: holds a built set; give another --out or remove it", out=out))
     out.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, rows in (*built.rows.items(), ("validation", built.validation)):
@@ -252,15 +276,20 @@ def _write_set(out: Path, built: DataSet, replay_share: float) -> dict[str, Path
 def _pair(text: str, option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
-        raise InputError(f"{option} {text}: expected CATEGORY=VALUE, such as dialogue=talks.jsonl")
+        raise InputError(
+            tr("{option} {text}: expected CATEGORY=VALUE, such as dialogue=talks.jsonl", option=option, text=text)
+        )
     return name, value
 
 
 def _count_pair(text: str) -> tuple[str, int]:
     name, value = _pair(text, "--count")
     if not value.isdigit():
-        raise InputError(f"--count {text}: {value} is not a number of rows; give 0 or more")
+        raise InputError(tr("--count {text}: {value} is not a number of rows; give 0 or more", text=text, value=value))
     return name, int(value)
+
+
+_UNITS = (later("characters"), later("tokens"))
 
 
 def _token_counter(model: str | None) -> Callable[[Record], int] | None:
@@ -282,43 +311,80 @@ def _audit_document(files: tuple[str, ...], found: Audit) -> dict[str, Any]:
 def _audit_text(found: Audit, bad: list[BadRow], readings: list[Reading]) -> str:
     from mlx_loopai.data.records import left_out
 
-    share = f"; padding wastes {1 - found.real_token_share:.1%}" if found.real_token_share else ""
+    share = tr("; padding wastes {share:.1%}", share=1 - found.real_token_share) if found.real_token_share else ""
     lines = [
-        f"rows           {found.rows}",
-        *([f"bad rows       {left_out(bad)}"] if bad else []),
-        f"languages      {_counts(found.languages)}",
-        f"JSON answers   {_shown(found.json_shaped)}",
+        tr("rows           {rows}", rows=found.rows),
+        *([tr("bad rows       {left_out}", left_out=left_out(bad))] if bad else []),
+        tr("languages      {counts}", counts=_counts(found.languages)),
+        tr("JSON answers   {shown}", shown=_shown(found.json_shaped)),
         *(f"{rule:<15}{_shown(finding)}" for rule, finding in found.contamination.items()),
-        f"duplicates     {_shown(found.duplicates)}",
-        f"near ones      {_shown(found.near_duplicates)}",
-        f"leaked         {_shown(found.leaked)}",
-        *([f"control names  {_shown(found.control_names)}"] if found.control_names.rows else []),
+        tr("duplicates     {shown}", shown=_shown(found.duplicates)),
+        tr("near ones      {shown}", shown=_shown(found.near_duplicates)),
+        tr("leaked         {shown}", shown=_shown(found.leaked)),
+        *([tr("control names  {shown}", shown=_shown(found.control_names))] if found.control_names.rows else []),
         *(f"{kind:<15}{_shown(finding)}" for kind, finding in found.personal.items()),
-        f"lengths        up to {_counts(found.lengths)} {found.length_unit}; longest {found.longest}{share}",
+        tr(
+            "lengths        up to {counts} {length_unit}; longest {longest}{share}",
+            counts=_counts(found.lengths),
+            length_unit=tr(found.length_unit),
+            longest=found.longest,
+            share=share,
+        ),
     ]
     if told := found.preferences:
         lines.append(
-            f"judged         {told.pairs} pairs, {told.good} good and {told.bad} bad answers to {told.prompts} prompts"
+            tr(
+                "judged         {pairs} pairs, {good} good and {bad} bad answers to {prompts} prompts",
+                pairs=told.pairs,
+                good=told.good,
+                bad=told.bad,
+                prompts=told.prompts,
+            )
         )
     if told and told.chosen_purity is not None and told.rejected_purity is not None:
-        lines.append(f"purity         chosen {told.chosen_purity:.3f}, rejected {told.rejected_purity:.3f}")
+        lines.append(
+            tr(
+                "purity         chosen {chosen_purity:.3f}, rejected {rejected_purity:.3f}",
+                chosen_purity=told.chosen_purity,
+                rejected_purity=told.rejected_purity,
+            )
+        )
     if unused := fields_not_used(readings):
-        lines.append(f"fields not used: {', '.join(unused)}")
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in found.warnings)])
+        lines.append(tr("fields not used: {unused}", unused=", ".join(unused)))
+    return "\n".join([*lines, *(tr("warning: {warning}", warning=warning) for warning in found.warnings)])
 
 
 def _shown(finding: Finding) -> str:
-    return f"{finding.rows} rows, such as {finding.examples[0]}" if finding.rows else "none"
+    return (
+        tr("{rows} rows, such as {example}", rows=finding.rows, example=finding.examples[0])
+        if finding.rows
+        else tr("none")
+    )
 
 
 def _counts(counts: dict[Any, int]) -> str:
-    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or tr("none")
 
 
 def _build_text(document: dict[str, Any]) -> str:
     lines = [
-        f"{name:<10} {share['drawn']:>6} rows: {share['passes']:.2f} passes over {share['unique']} of {share['found']}"
+        tr(
+            "{name:<10} {drawn:>6} rows: {passes:.2f} passes over {unique} of {found}",
+            name=name,
+            drawn=share["drawn"],
+            passes=share["passes"],
+            unique=share["unique"],
+            found=share["found"],
+        )
         for name, share in document["categories"].items()
     ]
-    lines.append(f"validation {document['validation_rows']:>6} rows; {document['reshaped']} JSON answers made natural")
-    return "\n".join([*lines, f"train with: mlx-loopai train {document['files']['recipe']} --out RUN"])
+    lines.append(
+        tr(
+            "validation {rows:>6} rows; {reshaped} JSON answers made natural",
+            rows=document["validation_rows"],
+            reshaped=document["reshaped"],
+        )
+    )
+    return "\n".join(
+        [*lines, tr("train with: mlx-loopai train {recipe} --out RUN", recipe=document["files"]["recipe"])]
+    )

@@ -11,6 +11,7 @@ import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.runs.documents.comparison import Comparison
@@ -68,7 +69,9 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
         with progress_listener(quiet) as listener:
             found = compare(configs, out, measure, listener)
     except Interrupted:
-        raise Interrupted("stopped by Ctrl-C; the demo cannot be resumed: run it again from the beginning") from None
+        raise Interrupted(
+            tr("stopped by Ctrl-C; the demo cannot be resumed: run it again from the beginning")
+        ) from None
     found = replace(
         found, command=f"mlx-loopai demo --seed {seed}", versions=package_versions(), machine=machine_name()
     )
@@ -89,10 +92,10 @@ def _clear(out: Path) -> None:
     from mlx_loopai.runs.documents.comparison import DEMO_NAME
 
     if any(place.is_file() for place in (out, *out.parents)):
-        raise InputError(f"--out {out}: is a file, where a folder is needed; give another one")
+        raise InputError(tr("--out {out}: is a file, where a folder is needed; give another one", out=out))
     if out.is_dir() and any(out.iterdir()):
         if not any((out / name).exists() for name in (DEMO_NAME, *RECIPES)):
-            raise InputError(f"--out {out}: is not empty and holds no earlier demo; give a new folder")
+            raise InputError(tr("--out {out}: is not empty and holds no earlier demo; give a new folder", out=out))
         shutil.rmtree(out)
 
 
@@ -108,7 +111,7 @@ def _text(comparison: Comparison) -> str:
     for prompt_number in (0, 1):
         lines.append(f"\n{arms['base'].examples[prompt_number].prompt}")
         lines += [f"  {name}: {_short(arm.examples[prompt_number].answer)}" for name, arm in arms.items()]
-    return "\n".join([*lines, f"\nreport: {comparison.report}"])
+    return "\n".join([*lines, "\n" + tr("report: {path}", path=comparison.report)])
 
 
 def _short(answer: str, limit: int = 110) -> str:

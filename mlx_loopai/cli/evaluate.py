@@ -10,14 +10,24 @@ import click
 
 from mlx_loopai.cli.generation_options import adapter_when_option
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
-from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next, to_plain
+from mlx_loopai.cli.output import emit, json_option, padded, quiet_option, say_next, to_plain
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
+from mlx_loopai.language import later, tr
 
 if TYPE_CHECKING:
     from mlx_loopai.generation.session import AdapterWhen
     from mlx_loopai.runs.documents.evaluation import Evaluation
 
+_BASE_COLUMNS = {later("n"): 4, later("chance"): 7, later("base"): 6}
+_TUNED_COLUMNS = {
+    later("tuned"): 6,
+    later("broken"): 6,
+    later("kept"): 6,
+    later("right->wrong"): 13,
+    later("wrong->right"): 13,
+}
+_COLUMNS = {True: _BASE_COLUMNS | _TUNED_COLUMNS, False: _BASE_COLUMNS | {later("broken"): 6}}
 LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 
 
@@ -84,7 +94,9 @@ def command(
     _check_out(out)
     for name, given in {"references": references, **text_options}.items():
         if given and texts is None:
-            raise InputError(f"--{name.replace('_', '-')}: there is nothing to compare with it; add --text FILE")
+            raise InputError(
+                tr("--{option}: there is nothing to compare with it; add --text FILE", option=name.replace("_", "-"))
+            )
     if texts is not None:
         from mlx_loopai.cli.text_scores import text_document, text_table
 
@@ -118,9 +130,11 @@ def _check_out(out: Path | None) -> None:
     if out is None:
         return
     if out.is_dir():
-        raise InputError(f"--out {out}: a folder; name a file in it, such as {out / 'evaluation.json'}")
+        raise InputError(
+            tr("--out {out}: a folder; name a file in it, such as {example}", out=out, example=out / "evaluation.json")
+        )
     if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}; make it first")
+        raise InputError(tr("--out {out}: there is no folder {parent}; make it first", out=out, parent=out.parent))
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:
@@ -131,8 +145,7 @@ def _table(found: Evaluation) -> str:
     """Task by task, then the text's likelihood, retention and purity."""
     tuned = found.tuned is not None
     lines = [
-        f"{'task':<14} {'n':>4} {'chance':>7} {'base':>6}"
-        + (f" {'tuned':>6} {'broken':>6} {'kept':>6} {'right->wrong':>13} {'wrong->right':>13}" if tuned else " broken")
+        padded(tr("task"), 14) + "".join(f" {padded(tr(name), width, True)}" for name, width in _COLUMNS[tuned].items())
     ]
     for name, task in found.probes.items():
         broken = sum((found.tuned or found.base).broken[name].values())
@@ -140,16 +153,33 @@ def _table(found: Evaluation) -> str:
         line += f" {task.score:>6.3f} {broken:>6}" if tuned else f" {broken:>6}"
         if tuned and task.counted:
             line += f" {task.capped:>6.3f} {task.right_to_wrong:>13} {task.wrong_to_right:>13}"
-        lines.append(line + ("  (base too near chance: not counted)" if tuned and not task.counted else ""))
+        lines.append(line + (tr("  (base too near chance: not counted)") if tuned and not task.counted else ""))
     for name, text in found.nll.items():
         after = f" -> {text.score:.3f}" if tuned else ""
-        lines.append(f"{name:<14} {text.base:.3f}{after} nats per token (perplexity {text.perplexity:.2f})")
+        lines.append(
+            tr(
+                "{name:<14} {base:.3f}{after} nats per token (perplexity {perplexity:.2f})",
+                name=name,
+                base=text.base,
+                after=after,
+                perplexity=text.perplexity,
+            )
+        )
     lines.append("")
     if found.retention is not None and found.retention_interval is not None:
         low, high = found.retention_interval
-        lines.append(f"retention   {found.retention:.3f} (95 % interval {low:.3f} to {high:.3f})")
-        lines.append(f"worst task  {found.retention_min:.3f}")
+        lines.append(
+            tr(
+                "retention   {retention:.3f} (95 % interval {low:.3f} to {high:.3f})",
+                retention=found.retention,
+                low=low,
+                high=high,
+            )
+        )
+        lines.append(tr("worst task  {retention_min:.3f}", retention_min=found.retention_min))
     if found.purity is not None:
         before = f"{found.base.purity:.3f} -> " if tuned else ""
-        lines.append(f"purity      {before}{found.purity:.3f} (answers to Korean questions)")
+        lines.append(
+            tr("purity      {before}{purity:.3f} (answers to Korean questions)", before=before, purity=found.purity)
+        )
     return "\n".join(lines).rstrip()

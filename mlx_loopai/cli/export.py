@@ -11,11 +11,12 @@ import click
 from mlx_loopai.cli.model_options import chosen_model
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, waiting
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import later, tr
 
 _PATH = click.Path(path_type=Path)
 # LM Studio lists OWNER/MODEL/FILE under its folder of models.
 _LM_STUDIO_OWNER = "mlx-loopai"
-_LEFT_BEHIND = (
+_LEFT_BEHIND = later(
     "the adapter switch and the constraint of --scripts do not travel; `mlx-loopai convert --steer` puts damping of"
     " foreign scripts into the weights"
 )
@@ -57,9 +58,9 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         fused = Path(scratch) / "fused"
-        with progress(None, "fusing", quiet, "bytes") as bar:
+        with progress(None, tr("fusing"), quiet, "bytes") as bar:
             fuse(adapter, str(NANO_FOLDER) if base == NANO else base, fused, Target(), on_progress=bar.advance)
-        with waiting("converting", quiet):
+        with waiting(tr("converting"), quiet):
             done = convert(fused, place, target=target)
     last = _last_command(program, place)
     document = {
@@ -69,7 +70,7 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
         "command": last,
         "notes": [*done.notes, _LEFT_BEHIND],
     }
-    emit(document, as_json, "" if quiet else f"{place}\nnote: {_LEFT_BEHIND}\n{last}")
+    emit(document, as_json, "" if quiet else f"{place}\n{tr('note: {text}', text=tr(_LEFT_BEHIND))}\n{last}")
 
 
 def _place(name: str, program: str, out: Path) -> Path:
@@ -79,7 +80,9 @@ def _place(name: str, program: str, out: Path) -> Path:
     place = {"hf": out, "ollama": out / f"{name}.gguf", "lmstudio": out / _LM_STUDIO_OWNER / name / f"{name}.gguf"}
     found = place[program]
     if found.exists() or (program == "ollama" and modelfile_of(found).exists()):
-        raise InputError(f"--out {out}: holds such a model already, which is never overwritten; choose another folder")
+        raise InputError(
+            tr("--out {out}: holds such a model already, which is never overwritten; choose another folder", out=out)
+        )
     return found
 
 

@@ -10,6 +10,7 @@ import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next
 from mlx_loopai.errors import GateFailed, InputError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.evaluation.gate import Gate
@@ -43,13 +44,13 @@ def command(
     path = _report_in(source) if source.is_dir() else source
     found = _chosen(source, path, arm)
     gate = replace(_gate(source, floor, min_floor, gain_floor), certain=certain)
-    reasons = [str(shortfall) for shortfall in gate.check(found.gate_figures)]
+    reasons = [shortfall.said(tr) for shortfall in gate.check(found.gate_figures)]
     figures = {"retention": found.retention, "retention_min": found.retention_min, "gain": found.gain}
     document = {"passed": not reasons, "reasons": reasons, "report": path, **figures, "floors": gate}
-    said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-    emit(document, as_json, "" if reasons else f"passed: {said}")
+    said = ", ".join(f"{tr(name)} {value:.3f}" for name, value in figures.items() if value is not None)
+    emit(document, as_json, "" if reasons else tr("passed: {figures}", figures=said))
     if reasons:
-        raise GateFailed(f"{path}: gate failed: {'; '.join(reasons)}")
+        raise GateFailed(tr("{path}: gate failed: {reasons}", path=path, reasons="; ".join(reasons)))
     if (source / "adapter").is_dir():
         say_next(f"chat --adapter {source}", as_json, quiet)
 
@@ -82,17 +83,30 @@ def _chosen(source: Path, path: Path, arm: str) -> Kept:
     from mlx_loopai.runs.documents.result import read_result
 
     run = source if source.is_dir() else "RUN"
-    make = f"make one: mlx-loopai evaluate --adapter {run}/adapter --out {run}/{EVALUATION_NAME}"
+    make = tr(
+        "make one: mlx-loopai evaluate --adapter {run}/adapter --out {run}/{evaluation_name}",
+        run=run,
+        evaluation_name=EVALUATION_NAME,
+    )
     try:
         found = read_result(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such report; {make}") from None
+        raise InputError(tr("{path}: there is no such report; {make}", path=path, make=make)) from None
     except InputError as error:
         raise InputError(f"{error}; {make}") from None
     if isinstance(found, Comparison):
         if arm not in found.arms:
-            raise InputError(f"{path}: no arm {arm!r} (arms: {', '.join(found.arms)}); choose one with --arm")
+            raise InputError(
+                tr(
+                    "{path}: no arm {arm!r} (arms: {arms}); choose one with --arm",
+                    path=path,
+                    arm=arm,
+                    arms=", ".join(found.arms),
+                )
+            )
         return found.arms[arm]
     if found.retention is None and found.adapter is None:
-        raise InputError(f"{path}: only a base was evaluated; evaluate it with --adapter to have a retention")
+        raise InputError(
+            tr("{path}: only a base was evaluated; evaluate it with --adapter to have a retention", path=path)
+        )
     return found

@@ -14,6 +14,7 @@ from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_opt
 from mlx_loopai.cli.output import json_option, quiet_option, waiting
 from mlx_loopai.cli.rag import chroma_url_option
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.data.records import Record
@@ -135,7 +136,7 @@ def command(**options: Any) -> None:
     from mlx_loopai.generation.session import answer_room
 
     model = chosen_model(given.model, given.adapter, given.quiet)
-    with waiting(f"loading {model}", given.quiet):
+    with waiting(tr("loading {model}", model=model), given.quiet):
         session, examples = _session(given, model)
     loaded = session.loaded
     budget = loaded.max_positions - answer_room(generation, loaded.max_positions)
@@ -160,7 +161,7 @@ def command(**options: Any) -> None:
 def _check_together(given: _Given) -> None:
     """Raises: InputError for options that exclude each other."""
     if given.json_schema is not None and given.regex is not None:
-        raise InputError("--json-schema and --regex: an answer has one form; give one of them")
+        raise InputError(tr("--json-schema and --regex: an answer has one form; give one of them"))
     batched = {
         "--prompts": given.prompts is not None,
         "--best-of": given.best_of > 1,
@@ -169,14 +170,19 @@ def _check_together(given: _Given) -> None:
     }
     for name, asked in batched.items():
         if asked and given.draft_model is not None:
-            raise InputError(f"--draft-model with {name}: it serves one streamed answer; give one of them")
+            raise InputError(
+                tr("--draft-model with {name}: it serves one streamed answer; give one of them", name=name)
+            )
     if given.prompt_cache is not None and given.adapter_when == "auto":
         raise InputError(
-            "--prompt-cache with --adapter-when auto: base and adapter read prompts apart; give one of them"
+            tr("--prompt-cache with --adapter-when auto: base and adapter read prompts apart; give one of them")
         )
     if given.prompt_cache is not None and given.prompt_cache.suffix != ".safetensors":
         raise InputError(
-            f"--prompt-cache {given.prompt_cache}: is a safetensors file; let its name end in .safetensors"
+            tr(
+                "--prompt-cache {prompt_cache}: is a safetensors file; let its name end in .safetensors",
+                prompt_cache=given.prompt_cache,
+            )
         )
 
 
@@ -243,7 +249,7 @@ def _prefix(
         if not isinstance(found, str):
             return found
         if not given.quiet:
-            click.echo(f"{path}: computed anew, since {found}", err=True)
+            click.echo(tr("{path}: computed anew, since {found}", path=path, found=found), err=True)
     prefix = compute_prefix(session.loaded.model, tokens)
     save_prefix(path, prefix, identity)
     return prefix
@@ -253,13 +259,15 @@ def _read_prompts(prompt: str | None, prompts: Path | None, out: Path | None) ->
     from mlx_loopai.generation.prompts import read_prompts, single_prompt
 
     if prompt is None and prompts is None:
-        raise InputError("no prompt; write one, or give a file of prompts with --prompts FILE")
+        raise InputError(tr("no prompt; write one, or give a file of prompts with --prompts FILE"))
     if prompts is None:
         if out is not None:
-            raise InputError(f"--out {out}: only with --prompts FILE; the text of one prompt goes to standard output")
+            raise InputError(
+                tr("--out {out}: only with --prompts FILE; the text of one prompt goes to standard output", out=out)
+            )
         return [single_prompt(prompt or "")]
     if prompt is not None:
-        raise InputError(f"both a prompt and --prompts {prompts}; give one of them")
+        raise InputError(tr("both a prompt and --prompts {prompts}; give one of them", prompts=prompts))
     if out is not None:
         _check_out(out, prompts)
     return read_prompts(prompts)
@@ -268,8 +276,10 @@ def _read_prompts(prompt: str | None, prompts: Path | None, out: Path | None) ->
 def _check_out(out: Path, prompts: Path) -> None:
     """What would fail after the work is done is said before it."""
     if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; name a file in it")
+        raise InputError(tr("--out {out}: is a folder; name a file in it", out=out))
     if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}; create it first")
+        raise InputError(
+            tr("--out {out}: there is no folder {parent}; create it first", out=out, parent=out.absolute().parent)
+        )
     if out.exists() and prompts.exists() and out.samefile(prompts):
-        raise InputError(f"--out {out}: is the file of prompts; name another")
+        raise InputError(tr("--out {out}: is the file of prompts; name another", out=out))

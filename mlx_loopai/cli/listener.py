@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import click
 
 from mlx_loopai.cli.output import Progress, progress
+from mlx_loopai.language import tr
 from mlx_loopai.runs.listener import Listener
 
 
@@ -18,7 +19,7 @@ class _ProgressListener:
 
     def notice(self, text: str) -> None:
         if not self._quiet:
-            click.echo(f"note: {text}", err=True)
+            click.echo(tr("note: {text}", text=text), err=True)
 
     def stage(self, name: str, total: int) -> None:
         self._bars.close()

@@ -17,8 +17,10 @@ from click.exceptions import NoArgsIsHelpError
 from click.shell_completion import CompletionItem, shell_complete
 
 from mlx_loopai import __version__
+from mlx_loopai.cli.language import lang_option, speak, spoken
 from mlx_loopai.cli.wording import one_line, with_flags
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 
 PROGRAM = "mlx-loopai"
 TRACEBACK_VARIABLE = "MLX_LOOPAI_TRACEBACK"
@@ -63,8 +65,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"mlx_loopai.cli.{cmd_name}")
-        command: click.Command = module.command
-        return command
+        return spoken(module.command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -74,8 +75,10 @@ class LazyGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-            raise click.UsageError(f"no command {name!r}; {hint}", ctx)
+            hint = (
+                tr("did you mean {name}?", name=near[0]) if near else tr("there are {known}", known=", ".join(COMMANDS))
+            )
+            raise click.UsageError(tr("no command {name!r}; {hint}", name=name, hint=hint), ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -91,14 +94,15 @@ class LazyGroup(click.Group):
         """What could stand at `incomplete`. The commands come from the table: click would import every one of them."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
-        return [CompletionItem(name, help=line) for name, line in COMMANDS.items() if name.startswith(incomplete)]
+        return [CompletionItem(name, help=tr(line)) for name, line in COMMANDS.items() if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        with formatter.section(tr("Commands")):
+            formatter.write_dl([(name, tr(line)) for name, line in COMMANDS.items()])
 
 
 @click.group(PROGRAM, cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@lang_option
 @click.version_option(__version__, prog_name=PROGRAM)
 def commands() -> None:
     """Fine-tune a language model on a Mac without breaking it, and prove it.
@@ -120,13 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    speak(arguments)
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
-        return shell_complete(commands, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
+        return shell_complete(spoken(commands), {}, PROGRAM, COMPLETION_VARIABLE, instruction)
     # Not `commands.main`: it writes an empty line of its own after Ctrl-C.
     try:
-        with commands.make_context(PROGRAM, arguments) as context:
-            result = commands.invoke(context)
+        root = spoken(commands)
+        with root.make_context(PROGRAM, arguments) as context:
+            result = root.invoke(context)
     except click.exceptions.Exit as leave:
         return leave.exit_code
     return result if isinstance(result, int) else 0
@@ -137,7 +143,15 @@ def _end(error: BaseException) -> int:
     for kind, handler in _HANDLERS:
         if isinstance(error, kind):
             return handler(error)
-    return _fail(f"{type(error).__name__}: {error}; unexpected, {TRACEBACK_VARIABLE}=1 shows where it happened", 1)
+    return _fail(
+        tr(
+            "{kind}: {error}; unexpected, {variable}=1 shows where it happened",
+            kind=type(error).__name__,
+            error=error,
+            variable=TRACEBACK_VARIABLE,
+        ),
+        1,
+    )
 
 
 def _usage(error: click.ClickException) -> int:
@@ -146,7 +160,7 @@ def _usage(error: click.ClickException) -> int:
         return 2
     context = getattr(error, "ctx", None)
     path = context.command_path if context else PROGRAM
-    return _fail(f"{error.format_message().rstrip('.')}; see `{path} --help`", 2)
+    return _fail(tr("{message}; see `{path} --help`", message=error.format_message().rstrip("."), path=path), 2)
 
 
 def _system(error: OSError) -> int:
@@ -154,8 +168,18 @@ def _system(error: OSError) -> int:
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         _drop_stdout()  # what it still holds cannot be written, and would be tried again at exit
-        return _fail(f"{place}{reason}; free some space and run the same command again", 1)
-    return _fail(f"{place}{reason} ({TRACEBACK_VARIABLE}=1 shows where it happened)", 1)
+        return _fail(
+            tr("{place}{reason}; free some space and run the same command again", place=place, reason=reason), 1
+        )
+    return _fail(
+        tr(
+            "{place}{reason} ({variable}=1 shows where it happened)",
+            place=place,
+            reason=reason,
+            variable=TRACEBACK_VARIABLE,
+        ),
+        1,
+    )
 
 
 def _broken_pipe(error: BrokenPipeError) -> int:
@@ -172,7 +196,7 @@ def _exit(error: SystemExit) -> int:
 _HANDLERS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[..., int]]] = [
     (LoopaiError, lambda error: _fail(str(error), error.exit_status)),
     (click.ClickException, _usage),
-    ((KeyboardInterrupt, click.Abort), lambda error: _fail("interrupted", 130)),
+    ((KeyboardInterrupt, click.Abort), lambda error: _fail(tr("interrupted"), 130)),
     (BrokenPipeError, _broken_pipe),
     (OSError, _system),
     (SystemExit, _exit),
@@ -180,7 +204,7 @@ _HANDLERS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Cal
 
 
 def _fail(message: str, status: int) -> int:
-    click.echo(f"{PROGRAM}: error: {one_line(message)}", err=True)
+    click.echo(tr("{program}: error: {message}", program=PROGRAM, message=one_line(message)), err=True)
     return status
 
 

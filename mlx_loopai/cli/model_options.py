@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mlx_loopai.language import tr
+
 model_option = click.option(
     "--model", help="nano (embedded), a folder, or a hub id.  [default: the adapter's own base; without one, nano]"
 )
@@ -27,5 +29,5 @@ def chosen_model(model: str | None, adapter: Path | None, quiet: bool) -> str:
 
     found = base_of(adapter, model)
     if adapter is not None and model is None and not quiet:
-        click.echo(f"base: {found}, which {adapter} was trained on", err=True)
+        click.echo(tr("base: {found}, which {adapter} was trained on", found=found, adapter=adapter), err=True)
     return found

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from mlx_loopai.language import tr
 from mlx_loopai.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -40,7 +42,21 @@ def emit(document: dict[str, Any], as_json: bool, text: str) -> None:
 def say_next(command: str, as_json: bool, quiet: bool) -> None:
     """Name on stderr the command that usually follows, with the paths that it needs."""
     if not (as_json or quiet):
-        click.echo(f"next: mlx-loopai {command}", err=True)
+        click.echo(tr("next: mlx-loopai {command}", command=command), err=True)
+
+
+def padded(text: str, width: int, after: bool = False) -> str:
+    """`text` filled with spaces to `width` columns of a terminal, where a Hangul syllable takes two.
+
+    after: it ends at the column instead of beginning there.
+    """
+    fill = " " * max(0, width - columns(text))
+    return fill + text if after else text + fill
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal `text` takes."""
+    return sum(1 + (unicodedata.east_asian_width(one) in "WF") for one in text)
 
 
 def to_plain(value: Any) -> Any:
@@ -165,7 +181,7 @@ class _Counter:
         rate = self._done / elapsed
         if self._unit == "bytes":
             return f"{format_bytes(rate)}/s"
-        return f"{rate:.1f} {self._unit}/s" if self._unit else f"{rate:.1f}/s"
+        return f"{rate:.1f} {tr(self._unit)}/s" if self._unit else f"{rate:.1f}/s"
 
     def _count(self, n: int) -> str:
         return format_bytes(n) if self._unit == "bytes" else str(n)
@@ -191,19 +207,22 @@ class _Lines(_Counter):
             self._print(self._time_left())
 
     def close(self) -> None:
-        self._print(f"took {format_duration(time.monotonic() - self._started)}")
+        self._print(tr("took {time}", time=format_duration(time.monotonic() - self._started)))
 
     def _time_left(self) -> str:
         if not self._total or not self._done:
             return ""
         elapsed = time.monotonic() - self._started
-        return f"{format_duration(elapsed * max(self._total - self._done, 0) / self._done)} left"
+        left = elapsed * max(self._total - self._done, 0) / self._done
+        return tr("{time} left", time=format_duration(left))
 
     def _print(self, when: str) -> None:
         self._last = time.monotonic()
-        of = f" of {self._count(self._total)}" if self._total else ""
-        unit = f" {self._unit}" if self._unit not in ("", "bytes") else ""
-        parts = [f"{self._label}: {self._count(self._done)}{of}{unit}", self._rate(), when, memory_text(), self._note]
+        done = self._count(self._done)
+        if self._total:
+            done = tr("{done} of {total}", done=done, total=self._count(self._total))
+        unit = f" {tr(self._unit)}" if self._unit not in ("", "bytes") else ""
+        parts = [f"{self._label}: {done}{unit}", self._rate(), when, memory_text(), self._note]
         click.echo(", ".join(part for part in parts if part), err=True)
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next
+from mlx_loopai.language import in_use
 
 if TYPE_CHECKING:
     from mlx_loopai.report.assemble import Report
-    from mlx_loopai.report.kit.page import Language
 
 
 @click.command("report")
@@ -19,22 +19,20 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The HTML file. [default: report.html in or next to RUN_OR_JSON]"
 )
-@click.option(
-    "--lang", "language", type=click.Choice(["en", "ko"]), default="en", show_default=True, help="Language shown first."
-)
 @json_option
 @quiet_option
-def command(source: Path, out: Path | None, language: Language, as_json: bool, quiet: bool) -> None:
+def command(source: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Write the HTML report of a training run or of a comparison, and print its path.
 
     RUN_OR_JSON is the folder of `train` or `demo`, or the JSON file of a comparison. The page is one file that needs
-    no network, in English and Korean: verdict, figures, curves, answers side by side, change by layer, data, settings.
+    no network, in English and Korean, the language in use first: verdict, figures, curves, answers side by side,
+    change by layer, data, settings.
 
     \b
     mlx-loopai report runs/first
     mlx-loopai report runs/demo/demo.json --out demo.html
     """
-    place, report = _write(source, out, language)
+    place, report = _write(source, out)
     emit({"report": place, "kind": report.kind, "passes": report.passes}, as_json, str(place))
     if report.kind == "run" and source.is_dir():
         say_next(f"chat --adapter {source}", as_json, quiet)
@@ -45,10 +43,10 @@ def write_report(source: Path, out: Path | None = None) -> Path:
     return _write(source, out)[0]
 
 
-def _write(source: Path, out: Path | None, language: Language = "en") -> tuple[Path, Report]:
+def _write(source: Path, out: Path | None) -> tuple[Path, Report]:
     from mlx_loopai.report.assemble import default_place, report_of, write_page
 
-    report = report_of(source, language)
+    report = report_of(source, in_use())
     place = out or default_place(source)
     write_page(report.html, place)
     return place, report

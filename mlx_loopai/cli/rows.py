@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.config import SourceKind, SourceOptions
@@ -25,7 +26,7 @@ def column_map(text: str | None) -> dict[str, str]:
     for part in text.split(",") if text else ():
         name, equals, theirs = (piece.strip() for piece in part.partition("="))
         if not equals or not name or not theirs:
-            raise InputError(f"--columns {part}: expected NAME=FIELD, such as prompt=질문")
+            raise InputError(tr("--columns {part}: expected NAME=FIELD, such as prompt=질문", part=part))
         found[name.lower()] = theirs
     return found
 

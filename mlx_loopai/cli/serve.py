@@ -20,6 +20,7 @@ from mlx_loopai.cli.model_options import adapters_option, chosen_model, model_op
 from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, waiting
 from mlx_loopai.cli.wording import one_line
 from mlx_loopai.errors import InputError, Interrupted, install_command
+from mlx_loopai.language import tr
 from mlx_loopai.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def command(
     model = chosen_model(model, adapter[0] if adapter else None, quiet)
     key = _api_key()
     with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
-        with waiting(f"loading {model}", quiet):
+        with waiting(tr("loading {model}", model=model), quiet):
             lineup = open_lineup(model, _called(model), adapter, system, adapter_when)
         serving = ServeOptions(
             defaults=Defaults(lineup.names, generation),
@@ -177,13 +178,20 @@ def _require_stack() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed; {install_command('serve')}") from None
+        raise InputError(
+            tr("{name} is not installed; {install}", name=error.name, install=install_command("serve"))
+        ) from None
 
 
 def _api_key() -> str | None:
     key = os.environ.get(KEY_VARIABLE)
     if key is not None and not key.strip():
-        raise InputError(f"{KEY_VARIABLE} is set but empty, so nobody could get in; set a key, or unset it")
+        raise InputError(
+            tr(
+                "{key_variable} is set but empty, so nobody could get in; set a key, or unset it",
+                key_variable=KEY_VARIABLE,
+            )
+        )
     return key
 
 
@@ -200,7 +208,14 @@ def _listen(host: str, port: int) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"--host {host} --port {port}: {reason}; give another address or port (0: any free)") from None
+        raise InputError(
+            tr(
+                "--host {host} --port {port}: {reason}; give another address or port (0: any free)",
+                host=host,
+                port=port,
+                reason=reason,
+            )
+        ) from None
     return listening
 
 
@@ -223,12 +238,27 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
         "context_tokens": options.context_tokens,
         "key": options.api_key is not None,
     }
-    emit(document, as_json, f"{options.defaults.model}: {url} (API: {url}/v1); Ctrl-C stops it")
+    emit(
+        document, as_json, tr("{model}: {url} (API: {url}/v1); Ctrl-C stops it", model=options.defaults.model, url=url)
+    )
     sys.stdout.flush()
     if "*" in options.origins and options.api_key is None and not quiet:
-        click.echo(f"note: pages of every site can use the model; set {KEY_VARIABLE} to require a key", err=True)
+        click.echo(
+            tr(
+                "note: pages of every site can use the model; set {key_variable} to require a key",
+                key_variable=KEY_VARIABLE,
+            ),
+            err=True,
+        )
     if not options.loopback and options.api_key is None and not quiet:
-        click.echo(f"note: anybody who reaches {host} can use the model; set {KEY_VARIABLE} to require a key", err=True)
+        click.echo(
+            tr(
+                "note: anybody who reaches {host} can use the model; set {key_variable} to require a key",
+                host=host,
+                key_variable=KEY_VARIABLE,
+            ),
+            err=True,
+        )
 
 
 def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet: bool) -> None:
@@ -264,4 +294,4 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
     try:
         Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
-        raise Interrupted("stopped by Ctrl-C; all answers that were being written are finished") from None
+        raise Interrupted(tr("stopped by Ctrl-C; all answers that were being written are finished")) from None

@@ -12,6 +12,7 @@ import click
 from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next, waiting
 from mlx_loopai.cli.train import judged_text, next_step, short_form, with_report
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.language import later, tr
 from mlx_loopai.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from mlx_loopai.memory.plan import MemoryPlan
     from mlx_loopai.runs.context import RunContext
 
+# What documents say in English, for `tr` where it is shown.
+_SHOWN = (
+    later("published rates of this chip"),
+    later("two steps measured here"),
+)
 _PATH = click.Path(path_type=Path)
 
 
@@ -40,7 +46,9 @@ class _Talk:
         if self.yes and default is not None:
             return default
         if self.yes or not sys.stdin.isatty():
-            raise InputError(f"start: nobody to ask; give {flag}" + ("" if self.yes else ", or --yes"))
+            raise InputError(
+                tr("start: nobody to ask; give {flag}", flag=flag) + ("" if self.yes else tr(", or --yes"))
+            )
         answer: str = click.prompt(question, default=default, err=True)
         return answer
 
@@ -49,7 +57,7 @@ class _Talk:
         if self.yes:
             return
         if not sys.stdin.isatty():
-            raise InputError("start: nobody to ask; give --yes")
+            raise InputError(tr("start: nobody to ask; give --yes"))
         click.confirm(question, default=True, abort=True, err=True)
 
 
@@ -84,18 +92,31 @@ def command(
     from mlx_loopai.memory.machine import this_machine
 
     talk, machine = _Talk(yes, quiet), this_machine()
-    data = data or Path(talk.ask("File or folder with your texts", None, "--data"))
-    out = out or Path(talk.ask("Folder for the result", str(Path("runs") / data.stem), "--out"))
+    data = data or Path(talk.ask(tr("File or folder with your texts"), None, "--data"))
+    out = out or Path(talk.ask(tr("Folder for the result"), str(Path("runs") / data.stem), "--out"))
     _check_free(out)
     _look_at(data, talk)
     config = _configuration(data, model, machine, overrides, talk)
-    with waiting(f"opening {config.model}", quiet):
+    with waiting(tr("opening {model}", model=config.model), quiet):
         context = _opened(config, out)
     planned, time = _planned(context, machine, quiet)
-    talk.say(f"memory: {format_bytes(planned.total_bytes)} of {format_bytes(planned.budget_bytes)}")
-    talk.say(f"training: {time.steps} steps, {_range(time)} ({time.source})")
-    talk.say("the base's answers to rehearse before it, and the questions after it, take further minutes")
-    talk.agree("Train now?")
+    talk.say(
+        tr(
+            "memory: {total_bytes} of {budget_bytes}",
+            total_bytes=format_bytes(planned.total_bytes),
+            budget_bytes=format_bytes(planned.budget_bytes),
+        )
+    )
+    talk.say(
+        tr(
+            "training: {steps} steps, {between} ({source})",
+            steps=time.steps,
+            between=_range(time),
+            source=tr(time.source),
+        )
+    )
+    talk.say(tr("the base's answers to rehearse before it, and the questions after it, take further minutes"))
+    talk.agree(tr("Train now?"))
     recipe = _write_recipe(config, out)
     _train(config, out, {"model": config.model, "recipe": recipe, "estimate_s": [time.low_s, time.high_s]},
            as_json, quiet)  # fmt: skip
@@ -103,7 +124,9 @@ def command(
 
 def _check_free(out: Path) -> None:
     if (out / "adapter").exists() or (out / "checkpoints").exists():
-        raise InputError(f"--out {out}: holds a run already; give another folder, or mlx-loopai train --resume")
+        raise InputError(
+            tr("--out {out}: holds a run already; give another folder, or mlx-loopai train --resume", out=out)
+        )
 
 
 def _look_at(data: Path, talk: _Talk) -> None:
@@ -114,11 +137,20 @@ def _look_at(data: Path, talk: _Talk) -> None:
     (reading,) = read_sources([str(data)], None)
     records = reading.required()
     if not records:
-        raise InputError(f"{data}: holds no rows; give a file or folder with texts")
+        raise InputError(tr("{data}: holds no rows; give a file or folder with texts", data=data))
     found = audit(records)
     languages = ", ".join(f"{name} {count}" for name, count in found.languages.items())
-    talk.say(f"{data}: {found.rows} rows ({languages}); the longest has {found.longest} {found.length_unit}")
-    for note in (*reading.notices, *(f"warning: {warning}" for warning in found.warnings)):
+    talk.say(
+        tr(
+            "{data}: {rows} rows ({languages}); the longest has {longest} {length_unit}",
+            data=data,
+            rows=found.rows,
+            languages=languages,
+            longest=found.longest,
+            length_unit=tr(found.length_unit),
+        )
+    )
+    for note in (*reading.notices, *(tr("warning: {warning}", warning=warning) for warning in found.warnings)):
         talk.say(note)
 
 
@@ -133,14 +165,21 @@ def _configuration(
     how = {"columns": {}, "skip_bad": False, "allow_special": False}
     place = data.resolve() if data.exists() else data  # a recipe's own paths are beside it
     values = shipped_values("guarded") | short_form((place,), None, how)
-    talk.say(f"this machine: {machine.name}, {format_bytes(machine.ram_bytes)}")
+    talk.say(tr("this machine: {name}, {ram_bytes}", name=machine.name, ram_bytes=format_bytes(machine.ram_bytes)))
     if model is None:
         proposed = proposed_base(load_config(None, overrides, values), machine)
         if proposed is None:
-            raise LoopaiError("no released model fits this machine; --model nano always does, as a trial")
+            raise LoopaiError(tr("no released model fits this machine; --model nano always does, as a trial"))
         size = format_bytes(proposed.download_bytes)
-        talk.say(f"proposed: {proposed.hub_id}, a download of {size} unless it is here, licence {proposed.licence}")
-        model = talk.ask("Model", proposed.hub_id, "--model")
+        talk.say(
+            tr(
+                "proposed: {hub_id}, a download of {size} unless it is here, licence {licence}",
+                hub_id=proposed.hub_id,
+                size=size,
+                licence=proposed.licence,
+            )
+        )
+        model = talk.ask(tr("Model"), proposed.hub_id, "--model")
     return load_config(None, overrides, values | {"model": model})
 
 
@@ -166,12 +205,12 @@ def _planned(context: RunContext, machine: Machine, quiet: bool) -> tuple[Memory
     work, peak = work_of(config, rows.lengths), chip_peak(machine.name)
     if peak is not None:
         return planned, published_time(shape, planned, work, config.train.rows_per_step, peak.flops_s / 1e12)
-    with waiting("measuring two steps", quiet):
+    with waiting(tr("measuring two steps"), quiet):
         return planned, measured_time(str(context.base.path), config, planned, work)
 
 
 def _range(time: TimeEstimate) -> str:
-    return f"{format_duration(time.low_s)} to {format_duration(time.high_s)}"
+    return tr("{low_s} to {high_s}", low_s=format_duration(time.low_s), high_s=format_duration(time.high_s))
 
 
 def _write_recipe(config: RunConfig, out: Path) -> Path:
@@ -198,7 +237,9 @@ def _train(config: RunConfig, out: Path, more: dict[str, Any], as_json: bool, qu
     with progress_listener(quiet) as listener:
         summary = train_and_judge(config, out, listener)
     if not isinstance(summary, JudgedSummary):
-        raise InputError("start: judges what it trains; leave `forgetting.questions` and the guards on, or use train")
+        raise InputError(
+            tr("start: judges what it trains; leave `forgetting.questions` and the guards on, or use train")
+        )
     summary = with_report(summary, out)
     emit(summary.to_json() | more, as_json, judged_text(summary))
     say_next(next_step(summary, out), as_json, quiet)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next
+from mlx_loopai.cli.output import emit, json_option, padded, quiet_option, say_next
 from mlx_loopai.cli.rows import column_map, columns_option, skip_bad_option
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import in_use, later, tr
 
 if TYPE_CHECKING:
     from mlx_loopai.runs.documents.summary import Summary
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _WITHOUT_GUARD = ("replay.source=none", "replay.share=0", "replay.loss_share=0", "penalty.kind=none")
 _SAMPLE_CHARS = 160
+_VERDICTS = (later("pass"), later("fail"), later("too little data"))
 
 
 @click.command("train")
@@ -78,7 +80,7 @@ def command(
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     if recipe is None and not data:
-        raise InputError("train: give RECIPE.yaml, or --data FILE; mlx-loopai train --help shows both")
+        raise InputError(tr("train: give RECIPE.yaml, or --data FILE; mlx-loopai train --help shows both"))
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)  # over the recipe's own
     if plain:
@@ -114,11 +116,14 @@ def short_form(data: tuple[Path, ...], recipe: Path | None, how: dict[str, Any])
     if not data:
         if any(how.values()):
             raise InputError(
-                "train: --columns, --skip-bad and --allow-special go with --data; set them under the recipe's `sources`"
+                tr(
+                    "train: --columns, --skip-bad and --allow-special go with --data; set them under the recipe's "
+                    "`sources`"
+                )
             )
         return {}
     if recipe is not None:
-        raise InputError("train: --data goes without a recipe; name files under the recipe's `sources` instead")
+        raise InputError(tr("train: --data goes without a recipe; name files under the recipe's `sources` instead"))
     return {"sources": {_source_name(path, data): {"path": str(path)} | how for path in data}}
 
 
@@ -130,7 +135,7 @@ def with_report(judged: JudgedSummary, out: Path) -> JudgedSummary:
     place = default_place(out)
     judged = replace(judged, report=str(place))
     judged.write(RunDirectory(out).verdict)
-    write_page(report_of(out).html, place)
+    write_page(report_of(out, in_use()).html, place)
     return judged
 
 
@@ -142,28 +147,41 @@ def _source_name(path: Path, data: tuple[Path, ...]) -> str:
 def judged_text(judged: JudgedSummary) -> str:
     """What a guarded run learnt and kept, the same prompts before and after, and the verdict."""
     lines = [_text(judged), ""]
-    floor = "" if judged.noise_floor is None else f" (rounding the base to 8 bits: {judged.noise_floor:.3f})"
+    floor = (
+        ""
+        if judged.noise_floor is None
+        else tr(" (rounding the base to 8 bits: {noise_floor:.3f})", noise_floor=judged.noise_floor)
+    )
     rows = [
-        ("kept", _with_interval(judged.retention, judged.retention_interval) + floor),
-        ("worst kind", _figure(judged.retention_min)),
-        ("switched", f"{_figure(judged.switched_retention)} with --adapter-when auto"),
-        ("learnt", f"{_with_interval(judged.gain, judged.gain_interval)} nats per token on held-out rows"),
-        ("moved", f"{_figure(judged.budget_spent, 4)} nats per token of KL from the base"),
+        (tr("kept"), _with_interval(judged.retention, judged.retention_interval) + floor),
+        (tr("worst kind"), _figure(judged.retention_min)),
+        (tr("switched"), tr("{figure} with --adapter-when auto", figure=_figure(judged.switched_retention))),
+        (
+            tr("learnt"),
+            tr(
+                "{with_interval} nats per token on held-out rows",
+                with_interval=_with_interval(judged.gain, judged.gain_interval),
+            ),
+        ),
+        (tr("moved"), tr("{figure} nats per token of KL from the base", figure=_figure(judged.budget_spent, 4))),
     ]
-    lines += [f"{name:<12}{value}" for name, value in rows]
+    lines += [padded(name, 12) + value for name, value in rows]
     for sample in judged.samples:
-        before, after = f"  before: {_short(sample.base)}", f"  after:  {_short(sample.tuned)}"
+        before, after = (
+            tr("  before: {text}", text=_short(sample.base)),
+            tr("  after:  {text}", text=_short(sample.tuned)),
+        )
         lines += ["", f"> {_short(sample.prompt)}", before, after]
-    lines += ["", f"verdict: {judged.verdict}", *(f"  {reason}" for reason in judged.reasons)]
-    return "\n".join([*lines, f"report: {judged.report}"])
+    lines += ["", tr("verdict: {verdict}", verdict=tr(judged.verdict)), *(f"  {reason}" for reason in judged.reasons)]
+    return "\n".join([*lines, tr("report: {path}", path=judged.report)])
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
-    return "not measured" if value is None else f"{value:.{digits}f}"
+    return tr("not measured") if value is None else f"{value:.{digits}f}"
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    between = "" if interval is None else tr(" ({low:.3f} to {high:.3f})", low=interval[0], high=interval[1])
     return _figure(value) + between
 
 
@@ -174,17 +192,40 @@ def _short(text: str) -> str:
 
 def _text(summary: Summary) -> str:
     lines = [
-        f"{summary.steps} steps in {summary.train_s:.1f} s, {summary.tokens_per_s:.0f} supervised tokens/s",
-        f"loss {summary.loss_first:.4f} -> {summary.loss_last:.4f} on the same rows",
-        f"padding wasted {1 - summary.real_token_share:.1%} of the computation",
-        f"adapter: {summary.run}/adapter",
+        tr(
+            "{steps} steps in {train_s:.1f} s, {tokens_per_s:.0f} supervised tokens/s",
+            steps=summary.steps,
+            train_s=summary.train_s,
+            tokens_per_s=summary.tokens_per_s,
+        ),
+        tr(
+            "loss {loss_first:.4f} -> {loss_last:.4f} on the same rows",
+            loss_first=summary.loss_first,
+            loss_last=summary.loss_last,
+        ),
+        tr("padding wasted {real_token_share:.1%} of the computation", real_token_share=1 - summary.real_token_share),
+        tr("adapter: {run}/adapter", run=summary.run),
     ]
     if summary.mlx_lm_token_share is not None:
-        lines[2] += f" (mlx-lm's batches of these rows: {1 - summary.mlx_lm_token_share:.1%})"
+        lines[2] += tr(
+            " (mlx-lm's batches of these rows: {mlx_lm_token_share:.1%})",
+            mlx_lm_token_share=1 - summary.mlx_lm_token_share,
+        )
     if summary.pair_accuracy is not None and summary.margin is not None:
-        won = f"{summary.pair_accuracy:.1%} won by the chosen answer, by {summary.margin:.2f} nats"
+        won = tr(
+            "{pair_accuracy:.1%} won by the chosen answer, by {margin:.2f} nats",
+            pair_accuracy=summary.pair_accuracy,
+            margin=summary.margin,
+        )
         likelier = _figure(summary.chosen_logprob_change)
-        lines.append(f"held-out pairs: {won}; chosen answers {likelier} nats per token likelier")
+        lines.append(
+            tr("held-out pairs: {won}; chosen answers {likelier} nats per token likelier", won=won, likelier=likelier)
+        )
     if summary.skipped_steps:
-        lines.append(f"{summary.skipped_steps} steps were skipped: their loss or gradient was not finite")
+        lines.append(
+            tr(
+                "{skipped_steps} steps were skipped: their loss or gradient was not finite",
+                skipped_steps=summary.skipped_steps,
+            )
+        )
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from mlx_loopai.config.table import Options, Temperature
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
@@ -67,7 +68,13 @@ class GenerationOptions(SamplingOptions):
     @classmethod
     def _few_and_short(cls, stops: tuple[str, ...]) -> tuple[str, ...]:
         if len(stops) > MAX_STOPS or any(not 0 < len(one) <= MAX_STOP_CHARACTERS for one in stops):
-            raise ValueError(f"give at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters")
+            raise ValueError(
+                tr(
+                    "give at most {max_stops} strings of 1 to {max_stop_characters} characters",
+                    max_stops=MAX_STOPS,
+                    max_stop_characters=MAX_STOP_CHARACTERS,
+                )
+            )
         return stops
 
     @property
@@ -97,7 +104,7 @@ def _problem(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         known = list(GenerationOptions.model_fields)
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
-        return f"`{name}`: there is no such option; {hint}"
+        hint = tr("did you mean `{near}`?", near=near[0]) if near else tr("there are {known}", known=", ".join(known))
+        return tr("`{name}`: there is no such option; {hint}", name=name, hint=hint)
     reason = problem["msg"].removeprefix("Value error, ")
     return f"`{name}` {problem['input']!r}: {reason[:1].lower()}{reason[1:]}"

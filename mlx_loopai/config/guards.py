@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mlx_loopai.config.table import Options, Temperature
+from mlx_loopai.language import tr
 
 RehearsalObjective = Literal["answers", "kl", "both"]
 ReplaySource = Literal["none", "records", "self", "free"]
@@ -33,8 +34,8 @@ class GuardOptions(Options):
     def _known(cls, kind: str) -> str:
         if kind not in PENALTIES:
             near = difflib.get_close_matches(kind, PENALTIES, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"no such kind; known: {', '.join(PENALTIES)}{meant}")
+            meant = tr("; did you mean {near}?", near=near[0]) if near else ""
+            raise ValueError(tr("no such kind; known: {known}{meant}", known=", ".join(PENALTIES), meant=meant))
         return kind
 
 
@@ -140,5 +141,7 @@ class ReplayOptions(Options):
     @model_validator(mode="after")
     def _free_answers_differ(self) -> ReplayOptions:
         if self.source == "free" and self.temperature == 0:
-            raise ValueError("source free answers the same empty turn again and again; give a temperature such as 1")
+            raise ValueError(
+                tr("source free answers the same empty turn again and again; give a temperature such as 1")
+            )
         return self

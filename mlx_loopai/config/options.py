@@ -11,6 +11,7 @@ from mlx_loopai.config.guards import PENALTIES, PenaltyOptions, ReplayOptions
 from mlx_loopai.config.preference import PreferenceOptions
 from mlx_loopai.config.table import Options, PathText
 from mlx_loopai.files import digest_name
+from mlx_loopai.language import tr
 
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 TrainPath = Literal["auto", "compiled", "eager"]
@@ -177,7 +178,7 @@ class RunConfig(Options):
     def _unique_phases(cls, phases: tuple[PhaseOptions, ...]) -> tuple[PhaseOptions, ...]:
         names = [phase.name for phase in phases]
         if len(set(names)) != len(names):
-            raise ValueError(f"phase names must differ, got {names}")
+            raise ValueError(tr("phase names must differ, got {names}", names=names))
         return phases
 
     @model_validator(mode="after")
@@ -185,20 +186,33 @@ class RunConfig(Options):
         known = set(self.sources)
         wrong = sorted({name for phase in self.phases for name in phase.mixture} - known)
         if wrong:
-            raise ValueError(f"phases name sources {wrong} that `sources` does not define; defined: {sorted(known)}")
+            raise ValueError(
+                tr(
+                    "phases name sources {wrong} that `sources` does not define; defined: {known}",
+                    wrong=wrong,
+                    known=sorted(known),
+                )
+            )
         return self
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> RunConfig:
         watched = [name for name in ("patience", "keep_best") if getattr(self.train, name)]
         if watched and not self.train.validate_every:
-            raise ValueError(f"train.{watched[0]} needs train.validate_every; set it to a number of steps")
+            raise ValueError(
+                tr("train.{option} needs train.validate_every; set it to a number of steps", option=watched[0])
+            )
         if self.train.validate_every and not (self.validation or self.validation_share):
-            raise ValueError("train.validate_every needs held-out rows; give `validation: FILE` or `validation_share`")
+            raise ValueError(
+                tr("train.validate_every needs held-out rows; give `validation: FILE` or `validation_share`")
+            )
         if self.lora.dora and self.measures_importance:
             raise ValueError(
-                f"penalty.kind {self.penalty.kind} measures the update of LoRA, and DoRA sets each row's length too; "
-                "use kl, or set lora.dora or the penalty off"
+                tr(
+                    "penalty.kind {kind} measures the update of LoRA, and DoRA sets each row's length too; use kl, "
+                    "or set lora.dora or the penalty off",
+                    kind=self.penalty.kind,
+                )
             )
         return self
 
@@ -209,19 +223,31 @@ class RunConfig(Options):
         objective = self.preference.objective
         if self.lora.dropout:
             raise ValueError(
-                f"preference.objective {objective} compares an answer's log-probability in two passes, and lora.dropout"
-                f" {self.lora.dropout:g} would drop other entries in each; set lora.dropout to 0"
+                tr(
+                    "preference.objective {objective} compares an answer's log-probability in two passes, and "
+                    "lora.dropout {dropout:g} would drop other entries in each; set lora.dropout to 0",
+                    objective=objective,
+                    dropout=self.lora.dropout,
+                )
             )
         changed = [name for name in ("label_smoothing", "z_loss") if getattr(self.train, name)]
         if changed:
             raise ValueError(
-                f"train.{changed[0]} changes the loss of single tokens, and preference.objective {objective} compares "
-                f"whole answers; set train.{changed[0]} to 0"
+                tr(
+                    "train.{option} changes the loss of single tokens, and preference.objective {objective} compares "
+                    "whole answers; set train.{option} to 0",
+                    option=changed[0],
+                    objective=objective,
+                )
             )
         if self.selection.kind != "none":
             raise ValueError(
-                f"selection.kind {self.selection.kind} leaves tokens out, and preference.objective {objective} compares"
-                " whole answers; set selection.kind to none"
+                tr(
+                    "selection.kind {kind} leaves tokens out, and preference.objective {objective} compares whole "
+                    "answers; set selection.kind to none",
+                    kind=self.selection.kind,
+                    objective=objective,
+                )
             )
         return self
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mlx_loopai.config.table import Options
+from mlx_loopai.language import tr
 
 PreferenceObjective = Literal["none", "dpo", "orpo", "simpo", "kto", "apo"]
 PreferenceVariant = Literal["sigmoid", "norm", "ipo"]
@@ -45,7 +46,13 @@ class PreferenceOptions(Options):
     @model_validator(mode="after")
     def _variant_is_of_the_objective(self) -> PreferenceOptions:
         if self.variant != "sigmoid" and self.objective not in ("none", "dpo"):
-            raise ValueError(f"variant {self.variant} is one of dpo, not of {self.objective}; leave it out")
+            raise ValueError(
+                tr(
+                    "variant {variant} is one of dpo, not of {objective}; leave it out",
+                    variant=self.variant,
+                    objective=self.objective,
+                )
+            )
         return self
 
     @property

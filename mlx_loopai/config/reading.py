@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from mlx_loopai.config.options import PhaseOptions, RunConfig, SourceOptions
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 
 def load_config(
@@ -81,15 +82,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe; give a YAML file or use `model` and `data`") from None
+        raise InputError(tr("{path}: no such recipe; give a YAML file or use `model` and `data`", path=path)) from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; give a YAML file") from None
+        raise InputError(
+            tr("{path}: cannot be read: {strerror}; give a YAML file", path=path, strerror=error.strerror)
+        ) from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; save the recipe as UTF-8") from None
+        raise InputError(tr("{path}: not UTF-8; save the recipe as UTF-8", path=path)) from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(tr("{path}: not valid YAML: {error}", path=path, error=" ".join(str(error).split()))) from None
     if not isinstance(loaded, dict):
-        raise InputError(f"{path}: a recipe is a table of options, got {type(loaded).__name__}")
+        raise InputError(
+            tr("{path}: a recipe is a table of options, got {name}", path=path, name=type(loaded).__name__)
+        )
     return loaded
 
 
@@ -129,11 +134,19 @@ def _named_value(override: str) -> tuple[str, Any]:
     """Name and value of a text such as `train.learning_rate=1e-4`."""
     name, equals, text = override.partition("=")
     if not equals:
-        raise InputError(f"`overrides` {override}: expected NAME=VALUE, such as train.learning_rate=1e-4")
+        raise InputError(
+            tr("`overrides` {override}: expected NAME=VALUE, such as train.learning_rate=1e-4", override=override)
+        )
     try:
         return name.strip(), yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
-        raise InputError(f"`overrides` {override}: cannot read the value {text!r}; quote it as in YAML") from None
+        raise InputError(
+            tr(
+                "`overrides` {override}: cannot read the value {text!r}; quote it as in YAML",
+                override=override,
+                text=text,
+            )
+        ) from None
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:
@@ -142,7 +155,7 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise InputError(f"`overrides` {name}: {parent} is a value, not a table")
+            raise InputError(tr("`overrides` {name}: {parent} is a value, not a table", name=name, parent=parent))
     table[leaf] = copy.deepcopy(value)
 
 
@@ -151,11 +164,13 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         known = _keys_beside(problem["loc"])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        return f"unknown key {dotted}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
+        return tr("unknown key {dotted}", dotted=dotted) + (
+            tr("; did you mean {near}?", near=near[0]) if near else tr("; known: {known}", known=", ".join(known))
+        )
     message = problem["msg"].removeprefix("Value error, ")
     if not dotted:
         return message
-    return f"{dotted}: {message} (got {problem['input']!r})"
+    return tr("{dotted}: {message} (got {problem!r})", dotted=dotted, message=message, problem=problem["input"])
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:

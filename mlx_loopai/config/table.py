@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
+from mlx_loopai.language import tr
+
 # In single precision a much smaller temperature is a division by zero.
 _COLDEST = 1e-3
 
@@ -19,7 +21,7 @@ class Options(BaseModel):
 
 def _warm_enough(temperature: float) -> float:
     if temperature != 0 and temperature < _COLDEST:
-        raise ValueError(f"must be 0 (always the likeliest token), or {_COLDEST} and more")
+        raise ValueError(tr("must be 0 (always the likeliest token), or {coldest} and more", coldest=_COLDEST))
     return temperature
 
 

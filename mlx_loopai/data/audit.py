@@ -13,6 +13,7 @@ from mlx_loopai.data.pairs import Judged
 from mlx_loopai.data.personal import PATTERNS, personal_hints
 from mlx_loopai.data.records import Record
 from mlx_loopai.data.special import USUAL_NAME
+from mlx_loopai.language import tr
 from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.text.filter import clean
 from mlx_loopai.text.measures import json_shaped
@@ -68,21 +69,32 @@ class Audit:
         found = []
         if self.json_shaped.rows:
             found.append(
-                f"{self.json_shaped.rows} of {self.rows} rows are answered in JSON: a model trained on them answers "
-                "everything in JSON; turn them into natural text with `mlx-loopai data convert`"
+                tr(
+                    "{found} of {rows} rows are answered in JSON: a model trained on them answers everything in "
+                    "JSON; turn them into natural text with `mlx-loopai data convert`",
+                    found=self.json_shaped.rows,
+                    rows=self.rows,
+                )
             )
         if self.leaked.rows:
-            found.append(f"{self.leaked.rows} training rows stand in the validation rows too: remove them there")
+            found.append(
+                tr("{rows} training rows stand in the validation rows too: remove them there", rows=self.leaked.rows)
+            )
         if self.near_duplicates.rows:
-            found.append(f"{self.near_duplicates.rows} rows repeat another, or nearly: they count more than once")
+            found.append(
+                tr("{rows} rows repeat another, or nearly: they count more than once", rows=self.near_duplicates.rows)
+            )
         if self.control_names.rows:
             found.append(
-                f"{self.control_names.rows} rows hold names of control tokens, such as <|im_end|>: they are learnt as"
-                " text; take them out"
+                tr(
+                    "{rows} rows hold names of control tokens, such as <|im_end|>: they are learnt as text; take "
+                    "them out",
+                    rows=self.control_names.rows,
+                )
             )
         if self.personal:
             kinds = ", ".join(f"{kind} ({finding.rows})" for kind, finding in self.personal.items())
-            found.append(f"rows that may hold personal data: {kinds}; look at them before training")
+            found.append(tr("rows that may hold personal data: {kinds}; look at them before training", kinds=kinds))
         return found + (self.preferences.warnings if self.preferences else [])
 
 

@@ -13,6 +13,7 @@ from mlx_loopai.data.duplicates import exact_groups, normalised
 from mlx_loopai.data.nested import natural_record
 from mlx_loopai.data.records import Record
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 DEFAULT_COUNTS = {"dialogue": 15_000, "knowledge": 8_000, "creative": 5_000, "domain": 3_000}
 # Cumulative: a later phase keeps some of what the earlier ones taught.
@@ -61,21 +62,33 @@ def build(records: Iterable[Record], counts: Mapping[str, int], validation_share
     for record in records:
         if record.category not in by_category:
             raise InputError(
-                f"{record.origin}: no count for the category {record.category}; add `count` {record.category}=N"
+                tr(
+                    "{origin}: no count for the category {category}; add `count` {category}=N",
+                    origin=record.origin,
+                    category=record.category,
+                )
             )
         natural, changed = natural_record(record)
         by_category[record.category].append(natural)
         reshaped += changed
     missing = [name for name, found in by_category.items() if counts[name] and not found]
     if missing:
-        raise InputError(f"no rows of {', '.join(missing)}; name a `source` for each, or set its `count` to 0")
+        raise InputError(
+            tr("no rows of {missing}; name a `source` for each, or set its `count` to 0", missing=", ".join(missing))
+        )
     rows, validation, shares = {}, [], {}
     for name, found in by_category.items():
         unique = _without_repeats(found)
         held_out = [record for record in unique if _fraction(record) < validation_share]
         kept = [record for record in unique if _fraction(record) >= validation_share]
         if counts[name] and not kept:
-            raise InputError(f"{name}: all {len(unique)} rows were held out; lower `validation_share` or add rows")
+            raise InputError(
+                tr(
+                    "{name}: all {n_unique} rows were held out; lower `validation_share` or add rows",
+                    name=name,
+                    n_unique=len(unique),
+                )
+            )
         rows[name] = _drawn(kept, counts[name], random.Random(f"{seed}:{name}"))
         validation += held_out if counts[name] else []
         shares[name] = Share(len(found), len(kept), len(rows[name]))

@@ -13,6 +13,7 @@ from typing import Any
 from mlx_loopai.data.formats import read_rows
 from mlx_loopai.data.pairs import Judged
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 _JUDGED_FIELDS = ("prompt", "chosen", "rejected", "completion", "label", "tools")
 
@@ -28,7 +29,9 @@ def append_feedback(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     try:
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}; give another file") from None
+        raise InputError(
+            tr("{path}: cannot be written: {strerror}; give another file", path=path, strerror=error.strerror)
+        ) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         size = os.fstat(handle).st_size

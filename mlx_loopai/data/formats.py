@@ -18,6 +18,7 @@ from typing import Any
 
 from mlx_loopai.errors import InputError, install_command
 from mlx_loopai.files import mostly_brackets, refuse_link_out
+from mlx_loopai.language import tr
 
 _SPLITS = {
     "train": "train", "training": "train",
@@ -55,10 +56,17 @@ def read_rows(path: Path) -> tuple[list[RawRow], list[Problem]]:
     Parquet without pyarrow.
     """
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; give a file of rows in it")
+        raise InputError(tr("{path}: is a folder; give a file of rows in it", path=path))
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; give {', '.join(_READERS)}")
+        raise InputError(
+            tr(
+                "{path}: cannot read {suffix}; give {endings}",
+                path=path,
+                suffix=path.suffix or tr("a file without an ending"),
+                endings=", ".join(_READERS),
+            )
+        )
     rows: list[RawRow] = []
     problems: list[Problem] = []
     try:
@@ -68,9 +76,9 @@ def read_rows(path: Path) -> tuple[list[RawRow], list[Problem]]:
             else:
                 rows.append(item)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
+        raise InputError(tr("{path}: no such file; check the path", path=path)) from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(tr("{path}: cannot be read: {strerror}", path=path, strerror=error.strerror)) from None
     return rows, problems
 
 
@@ -91,8 +99,10 @@ def row_files(path: Path, split: str = "train") -> tuple[list[Path], tuple[Path,
         and file.is_file()
     ]
     if not found:
-        hint = "; write .arrow files as Parquet first" if any(path.rglob("*.arrow")) else ""
-        raise InputError(f"{path}: holds no rows ({', '.join(_READERS)}){hint}")
+        hint = tr("; write .arrow files as Parquet first") if any(path.rglob("*.arrow")) else ""
+        raise InputError(
+            tr("{path}: holds no rows ({endings}){hint}", path=path, endings=", ".join(_READERS), hint=hint)
+        )
     for file in found:
         refuse_link_out(file, path)
     splits = {file: split_of(file.relative_to(path)) for file in found}
@@ -101,7 +111,12 @@ def row_files(path: Path, split: str = "train") -> tuple[list[Path], tuple[Path,
         kept = [file for file in found if splits[file] is None] or found
     if not kept:
         raise InputError(
-            f"{path}: has no split {split!r}; it has {', '.join(sorted({str(s) for s in splits.values()}))}"
+            tr(
+                "{path}: has no split {split!r}; it has {splits}",
+                path=path,
+                split=split,
+                splits=", ".join(sorted({str(s) for s in splits.values()})),
+            )
         )
     return kept, tuple(file for file in found if file not in kept)
 
@@ -121,7 +136,10 @@ def _read_jsonl(path: Path) -> Iterator[RawRow | Problem]:
             if len(line) > _MAX_ROW_BYTES and not line.endswith(b"\n"):
                 while (rest := file.readline(_MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
                     pass
-                yield Problem(number, f"a row of more than {_MAX_ROW_BYTES >> 20} MiB, which no text of one row has")
+                yield Problem(
+                    number,
+                    tr("a row of more than {limit} MiB, which no text of one row has", limit=_MAX_ROW_BYTES >> 20),
+                )
                 continue
             text = _decode(path, line, first_line=number)
             if text.strip():
@@ -130,13 +148,13 @@ def _read_jsonl(path: Path) -> Iterator[RawRow | Problem]:
 
 def _parse_line(number: int, line: str) -> RawRow | Problem:
     if mostly_brackets(line):
-        return Problem(number, "JSON that is hardly more than brackets")
+        return Problem(number, tr("JSON that is hardly more than brackets"))
     try:
         return RawRow(number, json.loads(line))
     except json.JSONDecodeError as error:
-        return Problem(number, f"broken JSON at column {error.colno}: {error.msg}")
+        return Problem(number, tr("broken JSON at column {colno}: {msg}", colno=error.colno, msg=error.msg))
     except (ValueError, RecursionError) as error:
-        return Problem(number, f"JSON that cannot be read: {error}")
+        return Problem(number, tr("JSON that cannot be read: {error}", error=error))
 
 
 def _read_json(path: Path) -> Iterator[RawRow | Problem]:
@@ -145,7 +163,9 @@ def _read_json(path: Path) -> Iterator[RawRow | Problem]:
     if start == len(text):
         return
     if text[start] != "[":
-        raise InputError(f"{path}: a .json file holds a list of objects; with one object a line, call it .jsonl")
+        raise InputError(
+            tr("{path}: a .json file holds a list of objects; with one object a line, call it .jsonl", path=path)
+        )
     yield from _list_items(text, start + 1)
 
 
@@ -160,25 +180,25 @@ def _list_items(text: str, position: int) -> Iterator[RawRow | Problem]:
         if text[position] == "]":
             rest = _skip(text, position + 1)
             if rest < len(text):
-                yield Problem(line + text.count("\n", position, rest), "text after the end of the list")
+                yield Problem(line + text.count("\n", position, rest), tr("text after the end of the list"))
             return
         if not expect_item:
             if text[position] != ",":
-                yield Problem(line, "broken JSON: expected ',' or ']' after an item of the list")
+                yield Problem(line, tr("broken JSON: expected ',' or ']' after an item of the list"))
                 return
             position, expect_item = _skip(text, position + 1), True
             continue
         try:
             values, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            yield Problem(error.lineno, f"broken JSON at column {error.colno}: {error.msg}")
+            yield Problem(error.lineno, tr("broken JSON at column {colno}: {msg}", colno=error.colno, msg=error.msg))
             return
         except (ValueError, RecursionError) as error:
-            yield Problem(line, f"JSON that cannot be read: {error}")
+            yield Problem(line, tr("JSON that cannot be read: {error}", error=error))
             return
         yield RawRow(line, values)
         position, expect_item = _skip(text, position), False
-    yield Problem(line, "broken JSON: the list is not closed with ']'")
+    yield Problem(line, tr("broken JSON: the list is not closed with ']'"))
 
 
 def _skip(text: str, position: int) -> int:
@@ -206,14 +226,21 @@ def _csv_rows(reader: Any) -> Iterator[RawRow | Problem]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Problem(line, f"broken CSV: {error}; double the quotes inside a quoted cell")
+            yield Problem(line, tr("broken CSV: {error}; double the quotes inside a quoted cell", error=error))
             continue
         if not cells:
             continue
         if header is None:
             header = [name.strip() for name in cells]
         elif len(cells) != len(header):
-            yield Problem(line, f"{len(cells)} cells under {len(header)} columns; quote cells that hold commas")
+            yield Problem(
+                line,
+                tr(
+                    "{n_cells} cells under {n_header} columns; quote cells that hold commas",
+                    n_cells=len(cells),
+                    n_header=len(header),
+                ),
+            )
         else:
             yield RawRow(line, dict(zip(header, cells, strict=True)))
 
@@ -223,7 +250,9 @@ def _read_parquet(path: Path) -> Iterator[RawRow | Problem]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise InputError(f"{path}: reading Parquet needs pyarrow; {install_command('parquet')}") from None
+        raise InputError(
+            tr("{path}: reading Parquet needs pyarrow; {install}", path=path, install=install_command("parquet"))
+        ) from None
     size = path.stat().st_size
     budget = _MIN_CHARACTERS + _MAX_EXPANSION * size
     number = 0
@@ -231,16 +260,31 @@ def _read_parquet(path: Path) -> Iterator[RawRow | Problem]:
         file = parquet.ParquetFile(path)
         # A column of one repeated value takes some bytes however long it is.
         if file.metadata.num_rows > _MIN_CHARACTERS // 1024 + size:
-            raise InputError(f"{path}: claims {file.metadata.num_rows} rows in {size} bytes; it is damaged or hostile")
+            raise InputError(
+                tr(
+                    "{path}: claims {num_rows} rows in {size} bytes; it is damaged or hostile",
+                    path=path,
+                    num_rows=file.metadata.num_rows,
+                    size=size,
+                )
+            )
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
             for values in batch.to_pylist():
                 number += 1
                 budget -= _characters(values)
                 if budget < 0:
-                    raise InputError(f"{path}: its texts are more than {_MAX_EXPANSION} times its size; it is hostile")
+                    raise InputError(
+                        tr(
+                            "{path}: its texts are more than {max_expansion} times its size; it is hostile",
+                            path=path,
+                            max_expansion=_MAX_EXPANSION,
+                        )
+                    )
                 yield RawRow(number, values)
     except pyarrow.ArrowException as error:
-        raise InputError(f"{path}: not a Parquet file that can be read: {' '.join(str(error).split())}") from None
+        raise InputError(
+            tr("{path}: not a Parquet file that can be read: {error}", path=path, error=" ".join(str(error).split()))
+        ) from None
 
 
 def _characters(value: Any) -> int:
@@ -257,8 +301,16 @@ def _decode(path: Path, content: bytes, first_line: int = 1) -> str:
         return content.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + first_line
-        hint = "it reads as CP949: convert it to UTF-8" if _is_cp949(content) else "save it as UTF-8"
-        raise InputError(f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02x}); {hint}") from None
+        hint = tr("it reads as CP949: convert it to UTF-8") if _is_cp949(content) else tr("save it as UTF-8")
+        raise InputError(
+            tr(
+                "{path}:{line}: not UTF-8 (byte 0x{byte:02x}); {hint}",
+                path=path,
+                line=line,
+                byte=content[error.start],
+                hint=hint,
+            )
+        ) from None
 
 
 def _is_cp949(content: bytes) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlx_loopai.data.formats import ROW_SUFFIXES, split_of
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 HUB_PREFIX = "hf:"
 _SOURCE = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[\w-][\w.-]*)(?:/([\w.-]+))?(?::([\w.-]+))?")
@@ -26,7 +27,12 @@ def fetch_rows(source: str) -> tuple[Path, str]:
     """
     match = _SOURCE.fullmatch(source)
     if match is None:
-        raise InputError(f"{source}: is not of the form hf:OWNER/NAME, hf:OWNER/NAME:SPLIT or hf:OWNER/NAME/PART:SPLIT")
+        raise InputError(
+            tr(
+                "{source}: is not of the form hf:OWNER/NAME, hf:OWNER/NAME:SPLIT or hf:OWNER/NAME/PART:SPLIT",
+                source=source,
+            )
+        )
     repo_id, part, split = match[1], match[2] or "", match[3] or "train"
     wanted = split_of(Path(split)) or split
     for revision in (None, _PARQUET_BRANCH):
@@ -41,8 +47,21 @@ def fetch_rows(source: str) -> tuple[Path, str]:
             return _fetched(repo_id, revision, chosen, source) / part, wanted
         if files:
             found = sorted({split_of(Path(name)) or "train" for name in files})
-            raise InputError(f"{source}: has no split {split!r}; it has {', '.join(found)}")
-    raise InputError(f"{source}: holds no rows ({', '.join(ROW_SUFFIXES)}); download it and convert it yourself")
+            raise InputError(
+                tr(
+                    "{source}: has no split {split!r}; it has {splits}",
+                    source=source,
+                    split=split,
+                    splits=", ".join(found),
+                )
+            )
+    raise InputError(
+        tr(
+            "{source}: holds no rows ({endings}); download it and convert it yourself",
+            source=source,
+            endings=", ".join(ROW_SUFFIXES),
+        )
+    )
 
 
 def _within(name: str, part: str) -> bool:
@@ -57,10 +76,12 @@ def _listed(repo_id: str, revision: str | None) -> list[str] | None:
         return HfApi().list_repo_files(repo_id, repo_type="dataset", revision=revision)
     except errors.GatedRepoError:
         raise InputError(
-            f"hf:{repo_id}: its terms must be accepted on the hub's page first, then set HF_TOKEN"
+            tr("hf:{repo_id}: its terms must be accepted on the hub's page first, then set HF_TOKEN", repo_id=repo_id)
         ) from None
     except errors.RepositoryNotFoundError:
-        raise InputError(f"hf:{repo_id}: is no data set on the hub (or it is private: set HF_TOKEN)") from None
+        raise InputError(
+            tr("hf:{repo_id}: is no data set on the hub (or it is private: set HF_TOKEN)", repo_id=repo_id)
+        ) from None
     except errors.RevisionNotFoundError:
         return []
     # Those of the HTTP library below are not a part of the client's interface.
@@ -91,9 +112,13 @@ def _cached(repo_id: str, part: str, source: str) -> Path:
             continue
         if any(file.suffix.lower() in ROW_SUFFIXES for file in Path(folder).rglob("*")):
             return Path(folder) / part
-    raise InputError(f"{source}: the hub cannot be reached and nothing of it is cached; give files, or try again")
+    raise InputError(
+        tr("{source}: the hub cannot be reached and nothing of it is cached; give files, or try again", source=source)
+    )
 
 
 def _unreachable(source: str, error: Exception) -> InputError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(f"{source}: cannot be fetched ({reason[:200]}); try again, or give files")
+    return InputError(
+        tr("{source}: cannot be fetched ({reason}); try again, or give files", source=source, reason=reason[:200])
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlx_loopai.data.conversation import Record
 from mlx_loopai.data.pairs import Judged, Label, Pair
+from mlx_loopai.language import tr
 from mlx_loopai.text.measures import purity
 
 # Beyond this share of pairs, length alone tells which answer is the chosen one.
@@ -35,13 +36,18 @@ class PreferenceAudit:
         found = []
         if self.chosen_longer is not None and not 1 - _LENGTH_TELLS <= self.chosen_longer <= _LENGTH_TELLS:
             found.append(
-                f"the chosen answer is the longer one in {self.chosen_longer:.0%} of the pairs: length is learnt first;"
-                " add pairs of the other kind, or use the variant norm of dpo"
+                tr(
+                    "the chosen answer is the longer one in {chosen_longer:.0%} of the pairs: length is learnt "
+                    "first; add pairs of the other kind, or use the variant norm of dpo",
+                    chosen_longer=self.chosen_longer,
+                )
             )
         if bool(self.good) != bool(self.bad):
             found.append(
-                f"all labels are {'good' if self.good else 'bad'}: there is nothing to tell them apart from; add "
-                "answers of the other kind"
+                tr(
+                    "all labels are {label}: there is nothing to tell them apart from; add answers of the other kind",
+                    label=tr("good") if self.good else tr("bad"),
+                )
             )
         return found
 

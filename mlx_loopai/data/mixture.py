@@ -10,6 +10,7 @@ import numpy as np
 
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 
 def draw(rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str, float], seed: int) -> list[TokenRow]:
@@ -23,13 +24,13 @@ def draw(rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str,
     """
     problems = [problem for name, weight in weights.items() if (problem := _problem(rows_by_source, name, weight))]
     if problems:
-        raise InputError(f"mixture: {all_problems(problems)}")
+        raise InputError(tr("mixture: {problems}", problems=all_problems(problems)))
     drawn: list[TokenRow] = []
     for name in sorted(weights):
         generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
         drawn += _passes(rows_by_source[name], weights[name], generator)
     if not drawn:
-        raise InputError("mixture: the weights draw no row at all; raise one of them")
+        raise InputError(tr("mixture: the weights draw no row at all; raise one of them"))
     return _shuffled(drawn, seed)
 
 
@@ -41,10 +42,12 @@ def with_replay(rows: Sequence[TokenRow], replay_rows: Sequence[TokenRow], share
     Raises: InputError for a share outside [0, 1), or without replay rows although the share asks for some.
     """
     if not 0 <= share < 1:
-        raise InputError(f"replay.share: {share} is not a share of the rows; give 0 <= share < 1")
+        raise InputError(tr("replay.share: {share} is not a share of the rows; give 0 <= share < 1", share=share))
     count = round(len(rows) * share / (1 - share))
     if count and not replay_rows:
-        raise InputError(f"replay.share: {share} of the rows cannot be rehearsed without rehearsal rows; set it to 0")
+        raise InputError(
+            tr("replay.share: {share} of the rows cannot be rehearsed without rehearsal rows; set it to 0", share=share)
+        )
     generator = np.random.default_rng([seed, zlib.crc32(b"replay")])
     replayed = _passes(replay_rows, count / len(replay_rows), generator) if count else []
     return _shuffled([*rows, *replayed], seed)
@@ -52,9 +55,13 @@ def with_replay(rows: Sequence[TokenRow], replay_rows: Sequence[TokenRow], share
 
 def _problem(rows_by_source: Mapping[str, Sequence[TokenRow]], name: str, weight: float) -> str | None:
     if not (math.isfinite(weight) and weight >= 0):
-        return f"the weight {weight} of {name} is not a number of passes; give 0 or more"
+        return tr("the weight {weight} of {name} is not a number of passes; give 0 or more", weight=weight, name=name)
     if name not in rows_by_source:
-        return f"unknown source {name}; defined: {', '.join(sorted(rows_by_source)) or 'none'}"
+        return tr(
+            "unknown source {name}; defined: {rows_by_source}",
+            name=name,
+            rows_by_source=", ".join(sorted(rows_by_source)) or "none",
+        )
     if weight > 0 and not rows_by_source[name]:
         return f"the source {name} has no rows; give it some or leave it out"
     return None

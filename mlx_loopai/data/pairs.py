@@ -16,6 +16,7 @@ from mlx_loopai.config.options import SourceKind
 from mlx_loopai.data.conversation import Message, Record
 from mlx_loopai.data.shapes import ANSWER_NAMES, CHAT_NAMES, REQUEST_NAMES, Meaning, interpret, unpacked
 from mlx_loopai.data.turns import UnreadableError, kind_of
+from mlx_loopai.language import tr
 
 CHOSEN, REJECTED, LABEL = "chosen", "rejected", "label"
 _OTHER_NAMES = {"preferred_output": CHOSEN, "non_preferred_output": REJECTED, "rejected_response": REJECTED}
@@ -100,20 +101,22 @@ def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
     row = {_OTHER_NAMES.get(name, name): value for name, value in row.items()}
     if CHOSEN in row or REJECTED in row:
         if kind == "labels":
-            raise UnreadableError("a pair of answers among labelled ones; set `kind: pairs`, or make it two rows")
+            raise UnreadableError(tr("a pair of answers among labelled ones; set `kind: pairs`, or make it two rows"))
         chosen, rejected = _pair(row)
         if kind == "rows":
             return JudgedMeaning(replace(chosen, unused=chosen.unused | {REJECTED}))
         return JudgedMeaning(chosen, rejected=rejected)
     if kind == "pairs":
-        raise UnreadableError("no pair: `chosen` and `rejected` are missing (kind: pairs)")
+        raise UnreadableError(tr("no pair: `chosen` and `rejected` are missing (kind: pairs)"))
     label = _label(row.get(LABEL), numbers=kind == "labels")
     if kind == "labels" and label is None:
-        raise UnreadableError("no label that says whether the answer is good; expected true or false (kind: labels)")
+        raise UnreadableError(
+            tr("no label that says whether the answer is good; expected true or false (kind: labels)")
+        )
     if label is None:
         return JudgedMeaning(interpret(values))
     if kind == "rows" and not label:
-        raise UnreadableError("label is false: this answer is marked as bad; leave the row out")
+        raise UnreadableError(tr("label is false: this answer is marked as bad; leave the row out"))
     meaning = interpret({name: value for name, value in row.items() if name not in (LABEL, *ORIGIN_NAMES)})
     return JudgedMeaning(meaning) if kind == "rows" else JudgedMeaning(_answering_last(meaning), good=label)
 
@@ -140,16 +143,22 @@ def _pair(row: Mapping[str, Any]) -> tuple[Meaning, Meaning]:
         row = _answer_split_off(row, chat)
     for name, other in ((CHOSEN, REJECTED), (REJECTED, CHOSEN)):
         if name not in row:
-            raise UnreadableError(f"{other} without {name}: a pair needs both; one answer alone needs a `label`")
+            raise UnreadableError(
+                tr(
+                    "{other} without {name}: a pair needs both; one answer alone needs a `label`",
+                    other=other,
+                    name=name,
+                )
+            )
     # Answers of other systems beside the pair say nothing of it.
     rest = {name: value for name, value in row.items() if name not in (CHOSEN, REJECTED, *ANSWER_NAMES, *ORIGIN_NAMES)}
     chosen, rejected = (interpret(_as_row(rest, row[name], name, request, chat)) for name in (CHOSEN, REJECTED))
     start = _shared(chosen.messages, rejected.messages)
     tails = [meaning.messages[start:] for meaning in (chosen, rejected)]
     if not any(tails):
-        raise UnreadableError("chosen and rejected are the same answer")
+        raise UnreadableError(tr("chosen and rejected are the same answer"))
     if start == 0 or any(not tail or tail[0].role != "assistant" for tail in tails):
-        raise UnreadableError("chosen and rejected answer different messages; expected the same prompt in both")
+        raise UnreadableError(tr("chosen and rejected answer different messages; expected the same prompt in both"))
     return _answering_from(chosen, start), _answering_from(rejected, start)
 
 
@@ -171,11 +180,13 @@ def _as_row(rest: Mapping[str, Any], given: Any, name: str, request: str | None,
     if chat is not None:
         before = unpacked(rest[chat])
         if not isinstance(before, list):
-            raise UnreadableError(f"{chat} must be a list of turns, got {kind_of(before)}")
+            raise UnreadableError(tr("{chat} must be a list of turns, got {kind}", chat=chat, kind=kind_of(before)))
         said = turns if isinstance(turns, list) else [{"role": "assistant", "content": answer}]
         return {key: value for key, value in rest.items() if key != chat} | {"messages": [*before, *said]}
     if request is None:
-        raise UnreadableError(f"{name} without the prompt that it answers; expected a `prompt`, or a list of messages")
+        raise UnreadableError(
+            tr("{name} without the prompt that it answers; expected a `prompt`, or a list of messages", name=name)
+        )
     return {**rest, "completion": turns if isinstance(turns, list) else given}
 
 
@@ -201,11 +212,11 @@ def _answering_from(meaning: Meaning, start: int) -> Meaning:
         for at, message in enumerate(meaning.messages)
     )
     if not any(message.taught and message.role == "assistant" for message in messages[start:]):
-        raise UnreadableError("the judged answer has the weight 0: nothing is to be learnt of it")
+        raise UnreadableError(tr("the judged answer has the weight 0: nothing is to be learnt of it"))
     return replace(meaning, messages=messages)
 
 
 def _answering_last(meaning: Meaning) -> Meaning:
     if meaning.kind != "chat" or meaning.messages[-1].role != "assistant":
-        raise UnreadableError("a label judges the last answer, and the row does not end with one")
+        raise UnreadableError(tr("a label judges the last answer, and the row does not end with one"))
     return _answering_from(meaning, len(meaning.messages) - 1)

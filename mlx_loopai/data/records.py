@@ -19,6 +19,7 @@ from mlx_loopai.data.shapes import Meaning
 from mlx_loopai.data.shapes import user_text as user_text
 from mlx_loopai.data.turns import UnreadableError
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 _LISTED = 3
 
@@ -63,9 +64,13 @@ class Reading:
         worse = [one.origin for one in self.judged if isinstance(one, Pair) or _is_bad(one)]
         if worse:
             raise InputError(
-                f"{worse[0]}: a pair of answers, or one with a bad label ({len(worse)} such rows), where ordinary rows "
-                "are read; learn from them with `preference.objective`, such as dpo, or read only the chosen and good "
-                "ones with `kind: rows`"
+                tr(
+                    "{origin}: a pair of answers, or one with a bad label ({n_rows} such rows), where ordinary rows "
+                    "are read; learn from them with `preference.objective`, such as dpo, or read only the chosen and "
+                    "good ones with `kind: rows`",
+                    origin=worse[0],
+                    n_rows=len(worse),
+                )
             )
         return self.answers
 
@@ -77,8 +82,8 @@ class Reading:
         if bad:
             raise InputError(all_problems(map(str, bad)))
         if not self.records and not self.judged:
-            why = "no rows that can be learnt" if self.bad else "no rows"
-            raise InputError(f"{self.path}: holds {why}; give a file with at least one")
+            why = tr("no rows that can be learnt") if self.bad else tr("no rows")
+            raise InputError(tr("{path}: holds {why}; give a file with at least one", path=self.path, why=why))
         return self
 
     @property
@@ -86,12 +91,12 @@ class Reading:
         """What a person should know about the rows, a line each."""
         found = []
         if self.unused:
-            found.append(f"{self.path}: fields not used: {', '.join(sorted(self.unused))}")
+            found.append(tr("{path}: fields not used: {unused}", path=self.path, unused=", ".join(sorted(self.unused))))
         if self.bad:
-            found.append(f"{self.path}: left out {left_out(self.bad)}")
+            found.append(tr("{path}: left out {left_out}", path=self.path, left_out=left_out(self.bad)))
         if self.left_out_files:
             names = ", ".join(sorted(str(file.relative_to(self.path)) for file in self.left_out_files))
-            found.append(f"{self.path}: of its files these are left out: {names}")
+            found.append(tr("{path}: of its files these are left out: {names}", path=self.path, names=names))
         return tuple(found)
 
 
@@ -108,7 +113,15 @@ def left_out(bad: Iterable[BadRow]) -> str:
     parts = []
     for reason, lines in reasons.items():
         more = ", ..." if len(lines) > _LISTED else ""
-        parts.append(f"{reason} ({len(lines)}: line {', '.join(lines[:_LISTED])}{more})")
+        parts.append(
+            tr(
+                "{reason} ({count}: line {lines}{more})",
+                reason=reason,
+                count=len(lines),
+                lines=", ".join(lines[:_LISTED]),
+                more=more,
+            )
+        )
     return f"{len(rows)} rows: {'; '.join(parts)}"
 
 
@@ -168,7 +181,12 @@ def _renamed(rows: list[RawRow], columns: Mapping[str, str], file: Path) -> list
     missing = sorted(ours.keys() - names)
     if missing:
         raise InputError(
-            f"{file}: has no field {', '.join(missing)}, which `columns` names; it has {', '.join(sorted(names)[:12])}"
+            tr(
+                "{file}: has no field {missing}, which `columns` names; it has {names}",
+                file=file,
+                missing=", ".join(missing),
+                names=", ".join(sorted(names)[:12]),
+            )
         )
 
     def named(values: Any) -> Any:

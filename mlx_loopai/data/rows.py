@@ -14,6 +14,7 @@ from mlx_loopai.data.records import Reading, Record
 from mlx_loopai.data.sources import reading_of
 from mlx_loopai.data.tokens import ChatEncoder, SplitNotice, TokenRow, encode_judged, encode_records
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 FIXED_ROWS = 32
 MOST_HELD_OUT = 64
@@ -119,7 +120,7 @@ class RowReader:
         Raises: InputError when no data is named or a file cannot be read.
         """
         if not config.sources:
-            raise InputError("no training data; give `data` FILE or a recipe with `sources`")
+            raise InputError(tr("no training data; give `data` FILE or a recipe with `sources`"))
         read = config.model_dump_json(
             include={"sources", "validation", "validation_share", "system_prompt", "preference"}
         )
@@ -134,8 +135,12 @@ class RowReader:
         sources = {name: rows for name, (rows, _) in found.items()}
         if config.preference.is_on and not any(row.judged for rows in sources.values() for row in rows):
             raise InputError(
-                f"preference.objective {config.preference.objective}: none of {', '.join(sources)} holds a pair of "
-                "answers or one with a label; give such rows, or set it to none"
+                tr(
+                    "preference.objective {objective}: none of {sources} holds a pair of answers or one with a "
+                    "label; give such rows, or set it to none",
+                    objective=config.preference.objective,
+                    sources=", ".join(sources),
+                )
             )
         if config.validation or not config.validation_share:
             held_out, _ = self._learnt(config.validation, "domain", config)
@@ -152,8 +157,13 @@ def _refuse_labels(reading: Reading, options: PreferenceOptions) -> None:
     labels = [] if options.takes_labels else [one.origin for one in reading.judged if isinstance(one, Label)]
     if labels:
         raise InputError(
-            f"{labels[0]}: a single answer with a label ({len(labels)} such rows), and preference.objective "
-            f"{options.objective} learns from pairs; set it to apo or kto"
+            tr(
+                "{origin}: a single answer with a label ({n_rows} such rows), and preference.objective "
+                "{objective} learns from pairs; set it to apo or kto",
+                origin=labels[0],
+                n_rows=len(labels),
+                objective=options.objective,
+            )
         )
 
 

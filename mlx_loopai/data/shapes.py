@@ -14,6 +14,7 @@ from typing import Any
 
 from mlx_loopai.data.conversation import Kind, Message
 from mlx_loopai.data.turns import UnreadableError, kind_of, read_text, read_turn
+from mlx_loopai.language import tr
 
 REQUEST_NAMES = ("prompt", "instruction", "question", "q")
 ANSWER_NAMES = ("completion", "response", "output", "answer", "a")
@@ -59,7 +60,7 @@ class Meaning:
 def interpret(values: Any) -> Meaning:
     """The conversation of a row. Raises: UnreadableError saying why it is none."""
     if not isinstance(values, Mapping):
-        raise UnreadableError(f"expected an object with named fields, got {kind_of(values)}")
+        raise UnreadableError(tr("expected an object with named fields, got {kind}", kind=kind_of(values)))
     # Tables have a cell for every column: an absent value is an absent field.
     row = _Row({str(name).strip().lower(): value for name, value in values.items() if value is not None})
     unused: set[str] = set()
@@ -76,7 +77,11 @@ def interpret(values: Any) -> Meaning:
     else:
         found = ", ".join(map(str, list(values)[:8])) or "none"
         raise UnreadableError(
-            f"unknown shape (fields found: {found}); expected messages, conversations, prompt and completion, or text"
+            tr(
+                "unknown shape (fields found: {found}); expected messages, conversations, prompt and completion, "
+                "or text",
+                found=found,
+            )
         )
     tools = _tools(row)
     _check_answers(messages, kind)
@@ -108,15 +113,17 @@ def _turn_or_none(raw: Any) -> Message | None:
 def _check_answers(messages: Sequence[Message], kind: Kind) -> None:
     answers = [message for message in messages if message.role == "assistant"]
     if not answers:
-        raise UnreadableError("no assistant turn: there is nothing to learn from this row")
+        raise UnreadableError(tr("no assistant turn: there is nothing to learn from this row"))
     if not all(answer.content.strip() or answer.tool_calls for answer in answers if answer.taught):
-        raise UnreadableError("empty text" if kind == "text" else "empty assistant turn", empty=True)
+        raise UnreadableError(tr("empty text") if kind == "text" else tr("empty assistant turn"), empty=True)
     if not any(answer.taught for answer in answers):
-        raise UnreadableError("no assistant turn is to be learnt: all have the weight 0, or stand before any request")
+        raise UnreadableError(
+            tr("no assistant turn is to be learnt: all have the weight 0, or stand before any request")
+        )
 
 
 def _chat(row: _Row, name: str, unused: set[str]) -> tuple[Message, ...]:
-    messages = _turns(row.take(name), "the conversation", name, unused)
+    messages = _turns(row.take(name), tr("the conversation"), name, unused)
     return _greeting_as_context(_with_system(row, messages))
 
 
@@ -134,7 +141,7 @@ def _greeting_as_context(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 def _turns(raw: Any, what: str, name: str, unused: set[str]) -> tuple[Message, ...]:
     turns = unpacked(raw)
     if not isinstance(turns, list):
-        raise UnreadableError(f"{what} must be a list of turns, got {kind_of(turns)}")
+        raise UnreadableError(tr("{what} must be a list of turns, got {kind}", what=what, kind=kind_of(turns)))
     left: set[str] = set()
     messages = tuple(read_turn(turn, number, left) for number, turn in enumerate(turns, start=1))
     unused |= {f"{name}.{key}" for key in left}
@@ -160,7 +167,7 @@ def _with_system(row: _Row, messages: tuple[Message, ...]) -> tuple[Message, ...
     if not system.strip() or any(message.role == "system" and message.content == system for message in messages):
         return messages
     if any(message.role == "system" for message in messages):
-        raise UnreadableError(f"{name} and a system turn of another text: keep one of them")
+        raise UnreadableError(tr("{name} and a system turn of another text: keep one of them", name=name))
     return (Message("system", system), *messages)
 
 
@@ -202,7 +209,7 @@ def _history(row: _Row) -> tuple[Message, ...]:
         return ()
     pairs = unpacked(row.take("history"))
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise UnreadableError("history must be a list of pairs of a request and an answer")
+        raise UnreadableError(tr("history must be a list of pairs of a request and an answer"))
     texts = [[read_text(text, "history") for text in pair] for pair in pairs]
     return tuple(Message(role, text) for pair in texts for role, text in zip(("user", "assistant"), pair, strict=True))
 
@@ -217,7 +224,7 @@ def _tools(row: _Row) -> str:
         return ""
     tools = unpacked(row.take("tools"))
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise UnreadableError("tools must be a list of functions")
+        raise UnreadableError(tr("tools must be a list of functions"))
     return json.dumps(tools, ensure_ascii=False) if tools else ""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from mlx_loopai.data.conversation import Message
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 _OPEN_THINKING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 # So many answers at either end of a conversation are compared with what generation would read before them.
@@ -82,7 +83,7 @@ class ChatTemplate:
         rendered = self._render(_Chat((request, answer), "", False, "the chat template"), False)
         closing = rendered.rpartition(answer.content)[2].rstrip()
         if answer.content not in rendered or not closing:
-            raise InputError("the chat template ends no assistant turn with a marker; use another tokenizer folder")
+            raise InputError(tr("the chat template ends no assistant turn with a marker; use another tokenizer folder"))
         return closing
 
     @cached_property
@@ -139,9 +140,15 @@ class ChatTemplate:
                 taught = bool(thoughts.strip()) if marked.thinks else True
                 if not marked.thinks and read != asked and not (past and read == _OPEN_THINKING.sub("", asked)):
                     raise InputError(
-                        f"{marked.origin}: the chat template is not prefix-consistent: before answer {number + 1} it"
-                        f" shows {read[-40:]!r} in training and {asked[-40:]!r} in generation; "
-                        "make a row of one turn, or use another chat template"
+                        tr(
+                            "{origin}: the chat template is not prefix-consistent: before answer {number} it shows "
+                            "{read!r} in training and {asked!r} in generation; make a row of one turn, or use "
+                            "another chat template",
+                            origin=marked.origin,
+                            number=number + 1,
+                            read=read[-40:],
+                            asked=asked[-40:],
+                        )
                     )
                 if taught and thoughts:
                     before = turn.before[: len(turn.before) - len(thoughts)]
@@ -149,12 +156,19 @@ class ChatTemplate:
             found.append(replace(turn, taught=taught))
             read += marks[number]
         if not any(turn.taught for turn in found):
-            raise InputError(f"{marked.origin}: the chat template shows no thoughts of any answer; leave the row out")
+            raise InputError(
+                tr(
+                    "{origin}: the chat template shows no thoughts of any answer; leave the row out",
+                    origin=marked.origin,
+                )
+            )
         return found
 
     def _chat(self, messages: Sequence[Message], tools: str, origin: str) -> _Chat:
         if tools and not self._knows_tools:
-            raise InputError(f"{origin}: the chat template knows no tools; use another model, or leave the row out")
+            raise InputError(
+                tr("{origin}: the chat template knows no tools; use another model, or leave the row out", origin=origin)
+            )
         given = self._with_system(messages)
         if not self._knows_reasoning:
             given = [_with_inline_thoughts(message) for message in given]
@@ -184,8 +198,14 @@ class ChatTemplate:
             if rendered == _weave(rest, whole):
                 return whole
         thinks = any("</think>" in answer for answer in answers)
-        reason = "a thinking block" if thinks else "its tool calls" if any(tails) else "its content"
-        raise InputError(f"{chat.origin}: the chat template rewrites {reason} of an answer; take that out of the row")
+        reason = tr("a thinking block") if thinks else tr("its tool calls") if any(tails) else tr("its content")
+        raise InputError(
+            tr(
+                "{origin}: the chat template rewrites {reason} of an answer; take that out of the row",
+                origin=chat.origin,
+                reason=reason,
+            )
+        )
 
     def _turns(self, texts: list[str], answers: list[str], tails: list[str], origin: str) -> list[Turn]:
         befores = [self._after(text, tails[number - 1 : number], origin) for number, text in enumerate(texts)]
@@ -198,8 +218,13 @@ class ChatTemplate:
         text = text.removeprefix(tail[0])
         if not text.startswith(self.closing):
             raise InputError(
-                f"{origin}: the chat template is not prefix-consistent: it ends a past answer with "
-                f"{text[:20]!r}, not {self.closing!r}; make a row of one turn"
+                tr(
+                    "{origin}: the chat template is not prefix-consistent: it ends a past answer with {text!r}, not "
+                    "{closing!r}; make a row of one turn",
+                    origin=origin,
+                    text=text[:20],
+                    closing=self.closing,
+                )
             )
         return text[len(self.closing) :]
 
@@ -212,7 +237,13 @@ class ChatTemplate:
         if parts[1::2] != marks:
             found = Counter(parts[1::2])
             wrong = next((number for number, mark in enumerate(marks, start=1) if found[mark] != 1), 1)
-            raise InputError(f"{origin}: the chat template drops or repeats answer {wrong}; make a row of one turn")
+            raise InputError(
+                tr(
+                    "{origin}: the chat template drops or repeats answer {wrong}; make a row of one turn",
+                    origin=origin,
+                    wrong=wrong,
+                )
+            )
         return parts[::2]
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
@@ -221,7 +252,9 @@ class ChatTemplate:
 
     def _render(self, chat: _Chat, generate: bool) -> str:
         if not getattr(self._tokenizer, "has_chat_template", getattr(self._tokenizer, "chat_template", True)):
-            raise InputError("the tokenizer has no chat template; use an instruction-tuned model or rows of plain text")
+            raise InputError(
+                tr("the tokenizer has no chat template; use an instruction-tuned model or rows of plain text")
+            )
         # Without it Qwen3 would open every generated answer with a thinking block that no such training row has.
         options: dict[str, Any] = {"enable_thinking": chat.thinks} if self._has_switch else {}
         if chat.tools:
@@ -234,7 +267,13 @@ class ChatTemplate:
                 **options,
             )
         except Exception as error:  # a template is a program of the model's maker and may raise anything
-            raise InputError(f"{chat.origin}: the chat template refuses this: {' '.join(str(error).split())}") from None
+            raise InputError(
+                tr(
+                    "{origin}: the chat template refuses this: {error}",
+                    origin=chat.origin,
+                    error=" ".join(str(error).split()),
+                )
+            ) from None
 
 
 def _with_inline_thoughts(message: Message) -> Message:

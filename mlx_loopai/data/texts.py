@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 
 def read_text(path: Path, if_missing: str, if_folder: str) -> str:
@@ -15,8 +16,10 @@ def read_text(path: Path, if_missing: str, if_folder: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {if_missing}") from None
+        raise InputError(tr("{path}: no such file; {if_missing}", path=path, if_missing=if_missing)) from None
     except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; {if_folder}") from None
+        raise InputError(tr("{path}: is a folder; {if_folder}", path=path, if_folder=if_folder)) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert it: iconv -f cp949 -t utf-8") from None
+        raise InputError(
+            tr("{path}: not UTF-8 at byte {start}; convert it: iconv -f cp949 -t utf-8", path=path, start=error.start)
+        ) from None

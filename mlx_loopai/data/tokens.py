@@ -21,6 +21,7 @@ from mlx_loopai.data.sentences import sentence_units
 from mlx_loopai.data.special import SpecialNames
 from mlx_loopai.data.template import ChatTemplate, Turn
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 # The share of a row that repeats the end of the part before it, unsupervised, when an answer is divided.
 _CONTEXT_SHARE = 0.25
@@ -78,9 +79,13 @@ class SplitNotice:
     max_tokens: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.records} records are longer than {self.max_tokens} tokens (longest: {self.longest_tokens}); "
-            f"divided at turns and sentences into {self.rows} rows, nothing cut off"
+        return tr(
+            "{records} records are longer than {max_tokens} tokens (longest: {longest_tokens}); divided at "
+            "turns and sentences into {rows} rows, nothing cut off",
+            records=self.records,
+            max_tokens=self.max_tokens,
+            longest_tokens=self.longest_tokens,
+            rows=self.rows,
         )
 
 
@@ -168,8 +173,12 @@ class ChatEncoder:
         *past, turn = self._chat_turns(record)
         if past or not turn.taught:
             raise InputError(
-                f"{record.origin}: several answers to one request are longer than {max_tokens} tokens together; "
-                "raise train.max_tokens or make them rows of their own"
+                tr(
+                    "{origin}: several answers to one request are longer than {max_tokens} tokens together; raise "
+                    "train.max_tokens or make them rows of their own",
+                    origin=record.origin,
+                    max_tokens=max_tokens,
+                )
             )
         units = [self._ids(unit) for unit in sentence_units(turn.answer)]
         units[-1] = units[-1] + self._closing_ids(turn.closing)
@@ -179,10 +188,16 @@ class ChatEncoder:
         room = max_tokens - len(head)
         longest = max(map(len, units))
         if longest > room:
-            prompt = f"its prompt has {len(head)} tokens and " if head else ""
+            prompt = tr("its prompt has {n_head} tokens and ", n_head=len(head)) if head else ""
             raise InputError(
-                f"{record.origin}: {prompt}its longest sentence has {longest}, more than the {max_tokens} of a row, "
-                "and sentences are not cut; raise train.max_tokens or shorten the text"
+                tr(
+                    "{origin}: {prompt}its longest sentence has {longest}, more than the {max_tokens} of a row, and "
+                    "sentences are not cut; raise train.max_tokens or shorten the text",
+                    origin=record.origin,
+                    prompt=prompt,
+                    longest=longest,
+                    max_tokens=max_tokens,
+                )
             )
         parts = _pack_units(units, room)
         return [self._row(record, [(head, False), (context, False), (part, True)]) for context, part in parts]
@@ -208,7 +223,7 @@ class ChatEncoder:
     def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
         end = self._tokenizer.eos_token_id
         if end is None:
-            raise InputError("the tokenizer names no end-of-text token; set eos_token in tokenizer_config.json")
+            raise InputError(tr("the tokenizer names no end-of-text token; set eos_token in tokenizer_config.json"))
         texts = list(texts)
         # A text may bring its own beginning and end.
         texts[0] = texts[0].removeprefix(self._start_text)
@@ -243,7 +258,9 @@ class ChatEncoder:
         supervised = np.repeat([taught for _, taught in parts], [len(tokens) for tokens, _ in parts])
         supervised[:1] = False
         if not supervised.any():
-            raise InputError(f"{record.origin}: no token of this row can be learnt; remove the row or lengthen it")
+            raise InputError(
+                tr("{origin}: no token of this row can be learnt; remove the row or lengthen it", origin=record.origin)
+            )
         return TokenRow(ids, supervised, origin=record.origin, category=record.category)
 
 
@@ -303,8 +320,13 @@ def encode_judged(encoder: ChatEncoder, judged: Iterable[Judged], max_tokens: in
         rows.append(row)
         if row.longest > max_tokens:
             problems[
-                f"{one.origin}: {row.longest} tokens are more than the {max_tokens} of a row, and judged answers are "
-                "not divided; raise train.max_tokens or leave the row out"
+                tr(
+                    "{origin}: {longest} tokens are more than the {max_tokens} of a row, and judged answers are not "
+                    "divided; raise train.max_tokens or leave the row out",
+                    origin=one.origin,
+                    longest=row.longest,
+                    max_tokens=max_tokens,
+                )
             ] = None
     if problems:
         raise InputError(all_problems(problems))
@@ -318,7 +340,9 @@ def _text_of(record: Record) -> str:
 def _until_last_answer(record: Record) -> tuple[Message, ...]:
     answers = [index for index, message in enumerate(record.messages) if message.role == "assistant"]
     if not answers:
-        raise InputError(f"{record.origin}: no assistant turn: there is nothing to learn from this row")
+        raise InputError(
+            tr("{origin}: no assistant turn: there is nothing to learn from this row", origin=record.origin)
+        )
     return record.messages[: answers[-1] + 1]
 
 

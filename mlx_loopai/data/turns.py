@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_loopai.data.conversation import ROLES, Message
+from mlx_loopai.language import tr
 
 _ROLES = {role: role for role in ROLES} | {"developer": "system", "model": "assistant", "function": "tool"}
 _FROM = _ROLES | {
@@ -32,14 +33,23 @@ def read_turn(turn: Any, number: int, unused: set[str]) -> Message:
     Raises: UnreadableError saying what is wrong with it.
     """
     if not isinstance(turn, Mapping):
-        raise UnreadableError(f"turn {number} must be an object with role and content, got {kind_of(turn)}")
+        raise UnreadableError(
+            tr("turn {number} must be an object with role and content, got {kind}", number=number, kind=kind_of(turn))
+        )
     fields = {str(name): value for name, value in turn.items() if value is not None}
     role_name, content_name, roles = ("role", "content", _ROLES)
     if "role" not in turn and "from" in turn:
         role_name, content_name, roles = ("from", "value", _FROM)
     found = fields.get(role_name)
     if not isinstance(found, str) or found not in roles:
-        raise UnreadableError(f"turn {number} has the wrong role {found!r:.60}; expected one of {', '.join(roles)}")
+        raise UnreadableError(
+            tr(
+                "turn {number} has the wrong role {found!r:.60}; expected one of {roles}",
+                number=number,
+                found=found,
+                roles=", ".join(roles),
+            )
+        )
     role, used = roles[found], {role_name, content_name}
     if role != "assistant":
         used |= set(_WEIGHTS)
@@ -62,14 +72,20 @@ def _name(fields: Mapping[str, Any], used: set[str]) -> str:
 def _content(value: Any, number: int, name: str) -> str:
     """A text, or the texts of parts one after the other."""
     if not isinstance(value, list):
-        return read_text(value, f"turn {number}'s {name}")
+        return read_text(value, tr("turn {number}'s {name}", number=number, name=name))
     texts = []
     for part in value:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         text = part.get("text") if isinstance(part, Mapping) else part
         if kind != "text" or not isinstance(text, str):
-            raise UnreadableError(f"turn {number} has a part of the type {kind!r:.40}; only text parts are read")
-        texts.append(read_text(text, f"turn {number}'s {name}"))
+            raise UnreadableError(
+                tr(
+                    "turn {number} has a part of the type {kind!r:.40}; only text parts are read",
+                    number=number,
+                    kind=kind,
+                )
+            )
+        texts.append(read_text(text, tr("turn {number}'s {name}", number=number, name=name)))
     return "".join(texts)
 
 
@@ -92,16 +108,18 @@ def _as_calls(found: Any, number: int) -> str:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
-            raise UnreadableError(f"turn {number} has a tool call without a function's name")
+            raise UnreadableError(tr("turn {number} has a tool call without a function's name", number=number))
         arguments = _parsed(function.get("arguments", {}))
         if not isinstance(arguments, Mapping):
-            raise UnreadableError(f"turn {number}'s call of {name[:40]} has arguments that are no object")
+            raise UnreadableError(
+                tr("turn {number}'s call of {name} has arguments that are no object", number=number, name=name[:40])
+            )
         # Templates write arguments as JSON themselves.
         calls.append({"name": name, "arguments": arguments})
     try:
         return json.dumps(calls, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        raise UnreadableError(f"turn {number} has tool calls that are no JSON") from None
+        raise UnreadableError(tr("turn {number} has tool calls that are no JSON", number=number)) from None
 
 
 def _parsed(value: Any) -> Any:
@@ -118,7 +136,7 @@ def _thinking(fields: Mapping[str, Any], content: str, number: int, used: set[st
     name = next((name for name in _THINKING if name in fields), None)
     if name is not None:
         used.add(name)
-        return read_text(fields[name], f"turn {number}'s {name}").strip(), content
+        return read_text(fields[name], tr("turn {number}'s {name}", number=number, name=name)).strip(), content
     inline = _INLINE_THINKING.match(content)
     return (inline[1].strip(), content[inline.end() :]) if inline else ("", content)
 
@@ -131,7 +149,14 @@ def _taught(fields: Mapping[str, Any], number: int, used: set[str]) -> bool:
             continue
         used.add(name)
         if fields[name] not in (0, 1):
-            raise UnreadableError(f"turn {number}'s {name} is {str(fields[name])[:20]}; 0 and 1 are known")
+            raise UnreadableError(
+                tr(
+                    "turn {number}'s {name} is {shown}; 0 and 1 are known",
+                    number=number,
+                    name=name,
+                    shown=str(fields[name])[:20],
+                )
+            )
         taught = taught and bool(fields[name])
     return taught
 
@@ -139,15 +164,22 @@ def _taught(fields: Mapping[str, Any], number: int, used: set[str]) -> bool:
 def read_text(value: Any, name: str) -> str:
     """`value`, which must be text. Raises: UnreadableError naming it as `name`."""
     if not isinstance(value, str):
-        raise UnreadableError(f"{name} must be text, got {kind_of(value)}")
+        raise UnreadableError(tr("{name} must be text, got {kind}", name=name, kind=kind_of(value)))
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UnreadableError(f"{name} holds half of a surrogate pair, which is no character") from None
+        raise UnreadableError(tr("{name} holds half of a surrogate pair, which is no character", name=name)) from None
     return value
 
 
 def kind_of(value: Any) -> str:
     """What a JSON value is, in a word."""
-    names = {str: "text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), "nothing" if value is None else type(value).__name__)
+    names = {
+        str: tr("text"),
+        bool: tr("a truth value"),
+        int: tr("a number"),
+        float: tr("a number"),
+        list: tr("a list"),
+        dict: tr("an object"),
+    }
+    return names.get(type(value), tr("nothing") if value is None else type(value).__name__)

@@ -14,6 +14,7 @@ from mlx_loopai.data.formats import read_rows
 from mlx_loopai.data.tokens import TokenRow, text_start
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.progress import Advance, ignore
 
@@ -65,7 +66,7 @@ def read_choices(path: Path) -> list[Choice]:
     if problems:
         raise InputError(all_problems(problems))
     if not items:
-        raise InputError(f"{path}: holds no item; give a file with at least one")
+        raise InputError(tr("{path}: holds no item; give a file with at least one", path=path))
     return items
 
 
@@ -78,7 +79,9 @@ def _rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; check the path, and that it is UTF-8") from None
+        raise InputError(
+            tr("{path}: cannot be read: {error}; check the path, and that it is UTF-8", path=path, error=error)
+        ) from None
     return list(enumerate(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE), start=2))
 
 
@@ -95,7 +98,9 @@ def _item(fields: Mapping[str, Any]) -> Choice:
         return _checked(f"{fields['text']}\n질문: {fields['question']}\n답:", ["아니오", "예"], int(true))
     if {"text", "label"} <= set(fields):  # KoBEST SentiNeg
         return _checked(f"문장: {fields['text']}\n느낌:", ["부정", "긍정"], int(fields["label"]))
-    raise ValueError(f"unknown shape (fields: {', '.join(fields)}); expected question, choices and answer")
+    raise ValueError(
+        tr("unknown shape (fields: {fields}); expected question, choices and answer", fields=", ".join(fields))
+    )
 
 
 def _listed(fields: Mapping[str, Any]) -> Choice:
@@ -111,9 +116,15 @@ def _listed(fields: Mapping[str, Any]) -> Choice:
 def _checked(prompt: str, options: Sequence[str], answer: int) -> Choice:
     texts = tuple(option.strip() for option in options)
     if not prompt.strip() or len(texts) < 2 or not all(texts):
-        raise ValueError("needs a question and two or more choices with text")
+        raise ValueError(tr("needs a question and two or more choices with text"))
     if not 0 <= answer < len(texts):
-        raise ValueError(f"the answer is choice {answer} of {len(texts)}, counted from 0; give one that exists")
+        raise ValueError(
+            tr(
+                "the answer is choice {answer} of {n_texts}, counted from 0; give one that exists",
+                answer=answer,
+                n_texts=len(texts),
+            )
+        )
     return Choice(prompt.strip(), texts, answer)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlx_loopai.config import ForgettingOptions
+from mlx_loopai.language import english, later
 
 Interval = tuple[float, float]
 _ASKED = ForgettingOptions()
+RETENTION, RETENTION_MIN, GAIN = later("retention"), later("retention_min"), later("gain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +26,19 @@ class Figures:
     worst_task: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shortfall:
-    """A figure that is below its floor or was not measured (None). As text it is one reason."""
+    """A figure that is below its floor or was not measured (None). As text it is one reason, in English.
+
+    lower_end: the value is the lower end of the figure's interval.
+    """
 
     name: str
     value: float | None
     floor: float
-    note: str = ""
+    lower_end: bool = False
+    interval: Interval | None = None
+    worst_task: str = ""
 
     @property
     def shown(self) -> str:
@@ -38,11 +46,23 @@ class Shortfall:
         return "" if self.value is None else f"{math.floor(self.value * 1e4) / 1e4:.4f}"
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} is missing"
-            if self.value is None
-            else f"{self.name} {self.shown} is below {self.floor:g}{self.note}"
-        )
+        return self.said(english)
+
+    def said(self, say: Callable[..., str]) -> str:
+        """The reason as `say` words it: `language.tr` in the language in use."""
+        name = say(self.name)
+        if self.value is None:
+            return (
+                say("{name}_interval is missing", name=name) if self.lower_end else say("{name} is missing", name=name)
+            )
+        if self.lower_end:
+            name = say("{name} (lower end)", name=name)
+        note = ""
+        if self.worst_task:
+            note = say(" (worst: {task})", task=self.worst_task)
+        elif self.interval:
+            note = say(" (95 % interval {low:.3f} to {high:.3f})", low=self.interval[0], high=self.interval[1])
+        return say("{name} {shown} is below {floor:g}", name=name, shown=self.shown, floor=self.floor) + note
 
 
 @dataclass(frozen=True)
@@ -64,26 +84,27 @@ class Gate:
 
     def check(self, figures: Figures) -> list[Shortfall]:
         """Why a model with these figures does not pass; empty when it does."""
-        worst = f" (worst: {figures.worst_task})" if figures.worst_task else ""
         found = [
-            self._shortfall("retention", figures.retention, figures.retention_interval, self.floor),
-            _below("retention_min", figures.retention_min, self.minimum_floor, worst),
+            self._shortfall(RETENTION, figures.retention, figures.retention_interval, self.floor),
+            _below(
+                Shortfall(
+                    name=RETENTION_MIN,
+                    value=figures.retention_min,
+                    floor=self.minimum_floor,
+                    worst_task=figures.worst_task,
+                )
+            ),
         ]
         if self.gain_floor > 0 or figures.gain is not None:
-            found.append(self._shortfall("gain", figures.gain, figures.gain_interval, self.gain_floor))
+            found.append(self._shortfall(GAIN, figures.gain, figures.gain_interval, self.gain_floor))
         return [one for one in found if one is not None]
 
     def _shortfall(self, name: str, value: float | None, interval: Interval | None, floor: float) -> Shortfall | None:
         if self.certain:
-            return (
-                _below(f"{name} (lower end)", interval[0], floor)
-                if interval
-                else Shortfall(f"{name}_interval", None, floor)
-            )
-        return _below(
-            name, value, floor, f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-        )
+            lower = interval[0] if interval else None
+            return _below(Shortfall(name=name, value=lower, floor=floor, lower_end=True))
+        return _below(Shortfall(name=name, value=value, floor=floor, interval=interval))
 
 
-def _below(name: str, value: float | None, floor: float, note: str = "") -> Shortfall | None:
-    return None if value is not None and value >= floor else Shortfall(name, value, floor, note)
+def _below(found: Shortfall) -> Shortfall | None:
+    return None if found.value is not None and found.value >= found.floor else found

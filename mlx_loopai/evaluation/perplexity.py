@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mlx_loopai.data.batches import collate
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.eager_loss import token_losses
 from mlx_loopai.models.loss import Head
@@ -58,7 +59,7 @@ def nll(
     Raises: InputError without rows.
     """
     if not rows:
-        raise InputError("perplexity: there is no row to score; give at least one")
+        raise InputError(tr("perplexity: there is no row to score; give at least one"))
     losses = np.zeros(len(rows))
     was_training = model.training
     model.eval()

@@ -16,6 +16,7 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.forms import EXAMPLES, holds_form
 from mlx_loopai.evaluation.judge import Judge, Verdict, malformed
 from mlx_loopai.evaluation.matching import folded, numbers, stands
+from mlx_loopai.language import tr
 from mlx_loopai.text.scripts import Script, script_counts
 
 Match = Literal["word", "contains", "exact", "number"]
@@ -119,26 +120,31 @@ def read_questions(path: Path, match: Match = "word", language: Language = "any"
     if problems:
         raise InputError(all_problems(f"{path}:{line}: {reason}" for line, reason in sorted(problems)))
     if not questions:
-        raise InputError(f"{path}: holds no question; give a file with at least one")
+        raise InputError(tr("{path}: holds no question; give a file with at least one", path=path))
     return questions
 
 
 def _question(values: Any, match: Match, language: Language) -> Question:
     if not isinstance(values, Mapping):
-        raise ValueError("expected an object with named fields")
+        raise ValueError(tr("expected an object with named fields"))
     prompt = next((values[name] for name in REQUEST_NAMES if isinstance(values.get(name), str)), "")
     accepts: Any = next((values[name] for name in _ACCEPTED_NAMES if values.get(name) not in (None, "", [])), [])
     listed = tuple(str(value) for value in (accepts if isinstance(accepts, list) else [accepts]))
     form = values.get("form", "")
     if form and form not in EXAMPLES:
-        raise ValueError(f"form {form!r}: give one of {', '.join(EXAMPLES)}")
+        raise ValueError(tr("form {form!r}: give one of {forms}", form=form, forms=", ".join(EXAMPLES)))
     if not prompt.strip() or not (listed or form) or not all(value.strip() for value in listed):
-        raise ValueError("needs a prompt and an answer, a list of answers, or a form")
+        raise ValueError(tr("needs a prompt and an answer, a list of answers, or a form"))
     chosen_match, chosen_language = values.get("match", match), values.get("language", language)
     if chosen_match not in get_args(Match) or chosen_language not in get_args(Language):
         raise ValueError(
-            f"match {chosen_match!r}, language {chosen_language!r}: "
-            f"give one of {', '.join(get_args(Match))} and one of {', '.join(get_args(Language))}"
+            tr(
+                "match {chosen_match!r}, language {chosen_language!r}: give one of {matches} and one of {languages}",
+                chosen_match=chosen_match,
+                chosen_language=chosen_language,
+                matches=", ".join(get_args(Match)),
+                languages=", ".join(get_args(Language)),
+            )
         )
     return Question(
         prompt=prompt,

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.bootstrap import RESAMPLES, Floats, interval_of, item_times, seeds_mean
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.evaluation.tasks import TaskResult
@@ -59,10 +60,17 @@ def counted(base: Sequence[TaskResult]) -> list[str]:
     """
     names = [result.name for result in base if result.score - result.chance >= WELL_ABOVE_CHANCE]
     if not names:
-        scores = ", ".join(f"{result.name} {result.score:.2f} (chance {result.chance:.2f})" for result in base)
+        scores = ", ".join(
+            tr("{name} {score:.2f} (chance {chance:.2f})", name=result.name, score=result.score, chance=result.chance)
+            for result in base
+        )
         raise InputError(
-            f"retention: this base is well above chance on no task ({scores}): there is nothing that it could lose; "
-            "the suite nano is made for the embedded model: give another `suite`, such as general, or easier questions"
+            tr(
+                "retention: this base is well above chance on no task ({scores}): there is nothing that it could "
+                "lose; the suite nano is made for the embedded model: give another `suite`, such as general, or "
+                "easier questions",
+                scores=scores,
+            )
         )
     return names
 
@@ -124,15 +132,26 @@ def retention_over_seeds(
 def _paired(base: Sequence[TaskResult], tuned: Sequence[TaskResult]) -> list[tuple[TaskResult, TaskResult]]:
     if not base or [result.name for result in base] != [result.name for result in tuned]:
         names = [", ".join(result.name for result in results) or "none" for results in (base, tuned)]
-        raise InputError(f"retention: the base has the tasks {names[0]}, the tuned model {names[1]}; run the same ones")
+        raise InputError(
+            tr(
+                "retention: the base has the tasks {of_base}, the tuned model {of_tuned}; run the same ones",
+                of_base=names[0],
+                of_tuned=names[1],
+            )
+        )
     pairs = list(zip(base, tuned, strict=True))
     problems = [
-        f"{before.name}: {before.n} items for the base, {after.n} for the tuned model; run the same ones"
+        tr(
+            "{name}: {of_base} items for the base, {of_tuned} for the tuned model; run the same ones",
+            name=before.name,
+            of_base=before.n,
+            of_tuned=after.n,
+        )
         for before, after in pairs
         if before.n != after.n
     ]
     if problems:
-        raise InputError(f"retention: {all_problems(problems)}")
+        raise InputError(tr("retention: {problems}", problems=all_problems(problems)))
     return pairs
 
 

@@ -28,6 +28,7 @@ from mlx_loopai.evaluation.choices import read_choices
 from mlx_loopai.evaluation.questions import QUESTION_JUDGE, Language, Match, general_questions, read_questions
 from mlx_loopai.evaluation.skill_judge import SKILL_JUDGE
 from mlx_loopai.evaluation.tasks import ANSWER_TOKENS, Asked, Chosen, Scored, Task
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import NANO, NANO_FOLDER
 
 GENERAL = "general"
@@ -52,7 +53,7 @@ class TaskOptions(BaseModel):
     @model_validator(mode="after")
     def _has_file(self) -> TaskOptions:
         if self.kind != GENERAL and not self.file:
-            raise ValueError(f"kind {self.kind} needs a file")
+            raise ValueError(tr("kind {kind} needs a file", kind=self.kind))
         return self
 
 
@@ -89,7 +90,14 @@ def nano_tasks() -> list[Asked[Item]]:
 def _nano_task(skill: str) -> Asked[Item]:
     items = sampled(skills.items(skill, probe=True), MOST_NANO_ITEMS)
     if len(items) < LEAST_NANO_ITEMS:
-        raise ValueError(f"task {skill}: {len(items)} items, at least {LEAST_NANO_ITEMS} are needed")
+        raise ValueError(
+            tr(
+                "task {skill}: {n_items} items, at least {least} are needed",
+                skill=skill,
+                n_items=len(items),
+                least=LEAST_NANO_ITEMS,
+            )
+        )
     return Asked.of(skill, items, SKILL_JUDGE)
 
 
@@ -103,16 +111,22 @@ def _options(path: Path) -> dict[str, TaskOptions]:
     try:
         document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"`suite` {path}: no such file; give a suite file, or {GENERAL}") from None
+        raise InputError(
+            tr("`suite` {path}: no such file; give a suite file, or {general}", path=path, general=GENERAL)
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"`suite` {path}: cannot be read: {' '.join(str(error).split())}; mend the file") from None
+        raise InputError(
+            tr("`suite` {path}: cannot be read: {error}; mend the file", path=path, error=" ".join(str(error).split()))
+        ) from None
     if not isinstance(document, dict) or not document:
-        raise InputError(f"`suite` {path}: must name tasks, such as 'qa: {{kind: generate, file: qa.jsonl}}'")
+        raise InputError(
+            tr("`suite` {path}: must name tasks, such as 'qa: {{kind: generate, file: qa.jsonl}}'", path=path)
+        )
     try:
         return TypeAdapter(dict[str, TaskOptions]).validate_python(document)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InputError(f"`suite` {path}: {all_problems(problems)}") from None
+        raise InputError(tr("`suite` {path}: {problems}", path=path, problems=all_problems(problems))) from None
 
 
 def _tasks(name: str, options: TaskOptions, folder: Path, limit: int | None) -> list[Task]:

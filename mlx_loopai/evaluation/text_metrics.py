@@ -15,6 +15,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from mlx_loopai.data.formats import read_rows
 from mlx_loopai.errors import InputError, all_problems, install_command
+from mlx_loopai.language import tr
 from mlx_loopai.text.hangul import nfc
 from mlx_loopai.text.measures import (
     distinct_n,
@@ -54,13 +55,20 @@ def read_generated(path: Path) -> list[Generated]:
         fields = row.values if isinstance(row.values, dict) else {}
         text = next((fields[name] for name in TEXT_NAMES if isinstance(fields.get(name), str)), None)
         if text is None:
-            problems.append(f"{path}:{row.line}: no text; give one of the fields {', '.join(TEXT_NAMES)}")
+            problems.append(
+                tr(
+                    "{path}:{line}: no text; give one of the fields {text_names}",
+                    path=path,
+                    line=row.line,
+                    text_names=", ".join(TEXT_NAMES),
+                )
+            )
         else:
             found.append(Generated(nfc(text), _known(fields.get("prompt")), _known(fields.get("genre"))))
     if problems:
         raise InputError(all_problems(problems))
     if not found:
-        raise InputError(f"{path}: holds no texts; give a file with at least one")
+        raise InputError(tr("{path}: holds no texts; give a file with at least one", path=path))
     return found
 
 
@@ -134,7 +142,13 @@ def _against(texts: Sequence[str], references: Sequence[str] | None, tokenize: T
     if references is None:
         return dict.fromkeys(("bleu1", "bleu2", "bleu4", "chrf", "signatures"))
     if len(references) != len(texts):
-        raise InputError(f"{len(texts)} texts and {len(references)} references: give one reference per text, in order")
+        raise InputError(
+            tr(
+                "{n_texts} texts and {n_references} references: give one reference per text, in order",
+                n_texts=len(texts),
+                n_references=len(references),
+            )
+        )
     scores = {f"bleu{order}": bleu(texts, references, order, tokenize) for order in (1, 2, 4)}
     return {**scores, "chrf": chrf(texts, references), "signatures": signatures(texts, references, tokenize)}
 
@@ -143,7 +157,13 @@ def _bleu(order: int, tokenize: Tokenisation) -> BLEU:
     try:
         return BLEU(max_ngram_order=order, tokenize=tokenize)
     except (ImportError, RuntimeError):
-        raise InputError(f"`tokenize` {tokenize}: needs a morpheme analyser; {install_command('ko')}") from None
+        raise InputError(
+            tr(
+                "`tokenize` {tokenize}: needs a morpheme analyser; {install}",
+                tokenize=tokenize,
+                install=install_command("ko"),
+            )
+        ) from None
 
 
 def _mean_genre_fit(generated: Sequence[Generated]) -> float | None:

@@ -18,6 +18,7 @@ from mlx_loopai.experiments.rescaling import Rescaling, rescaled
 from mlx_loopai.experiments.step_cost import step_costs
 from mlx_loopai.experiments.tune import tune
 from mlx_loopai.files import cache_folder, digest_name, write_whole
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import load_adapter, note_retention
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.runs.context import RunContext
@@ -71,7 +72,7 @@ def measure_base(context: RunContext, measure: Measure) -> Measurement:
 
 def run_arm(name: str, context: RunContext, measure: Measure) -> Arm:
     """Train one arm into the context's folder and measure it."""
-    context.listener.notice(f"arm {name}")
+    context.listener.notice(tr("arm {name}", name=name))
     train_in(context, resume=context.directory.identity.exists())
     return measured_arm(name, context, measure)
 
@@ -106,7 +107,7 @@ def _rescaling(arm: Arm, domain: str, kept: Path) -> tuple[Rescaling, float]:
         stored = json.loads(kept.read_text(encoding="utf-8"))
         return Rescaling(stored["first"], stored["last"]), stored["tune_s"]
     config = arm.context.config
-    arm.context.listener.notice(f"arm {arm.name}, seed {config.train.seed}: rescaling")
+    arm.context.listener.notice(tr("arm {name}, seed {seed}: rescaling", name=arm.name, seed=config.train.seed))
     started = time.perf_counter()
     chosen = tune(arm.context, domain, config.forgetting.kept_floor).chosen.rescaling
     tune_s = time.perf_counter() - started

@@ -18,6 +18,7 @@ from mlx_loopai.evaluation.tasks import JudgedAnswer, Task, TaskResult
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.session import AdapterWhen, open_session
 from mlx_loopai.generation.switch import Switch
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import note_retention
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
@@ -64,7 +65,7 @@ def evaluate(
     if session.adapter is None:
         return evaluation_of(base, None, suite=named, model=model)
     _say_what_counts(base, listener)
-    tuned = measure_suite(loaded, encoder, tasks, listener, "fine-tuned model")
+    tuned = measure_suite(loaded, encoder, tasks, listener, tr("fine-tuned model"))
     if session.switch is not None:
         tuned = switched(base, tuned, session.switch, loaded, encoder)
     return evaluation_of(base, tuned, suite=named, model=model, adapter=str(session.adapter))
@@ -106,7 +107,7 @@ def measure_suite(
 ) -> SuiteResult:
     """`run_suite`, with `listener` told unless everything is kept in `folder` already."""
     if folder is None or not is_kept(loaded, encoder, tasks, folder):
-        listener.stage(f"questions: {label}", sum(len(task.items) for task in tasks))
+        listener.stage(tr("questions: {label}", label=label), sum(len(task.items) for task in tasks))
     return run_suite(loaded, encoder, tasks, folder, listener.advance)
 
 
@@ -187,4 +188,6 @@ def _perplexity(nll: float) -> float:
 def _say_what_counts(base: SuiteResult, listener: Listener) -> None:
     names = counted(base.tasks) if base.tasks else []
     if len(names) < len(base.tasks):
-        listener.notice(f"retention counts the tasks on which this base is well above chance: {', '.join(names)}")
+        listener.notice(
+            tr("retention counts the tasks on which this base is well above chance: {names}", names=", ".join(names))
+        )

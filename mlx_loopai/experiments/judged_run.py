@@ -23,6 +23,7 @@ from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switch
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
+from mlx_loopai.language import tr
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.rounding import can_be_rounded, round_weights
 from mlx_loopai.runs.context import RunContext
@@ -104,16 +105,24 @@ def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
     Retention is judged against the noise floor: a model that moves no more than its own rounding has kept everything.
     """
     if judged.steps < FEWEST_STEPS:
-        return "too little data", [f"{judged.steps} steps are too few to learn from; give more rows or train.epochs"]
+        return "too little data", [
+            tr("{steps} steps are too few to learn from; give more rows or train.epochs", steps=judged.steps)
+        ]
     reasons = []
     if judged.margin is not None:
         reasons += _lost_preferences(judged)
     elif judged.gain_interval is not None and judged.gain_interval[0] <= 0:
-        reasons.append("nothing was clearly learnt: held-out rows are no likelier than before")
+        reasons.append(tr("nothing was clearly learnt: held-out rows are no likelier than before"))
     if judged.retention is None:
-        reasons.append("general ability could not be measured: the base answers too few questions of the suite")
+        reasons.append(tr("general ability could not be measured: the base answers too few questions of the suite"))
     elif judged.retention < gate.floor * (judged.noise_floor or 1.0):
-        reasons.append(f"general ability: {judged.retention:.3f} is kept, below {gate.floor:g} of what noise leaves")
+        reasons.append(
+            tr(
+                "general ability: {retention:.3f} is kept, below {floor:g} of what noise leaves",
+                retention=judged.retention,
+                floor=gate.floor,
+            )
+        )
     return ("fail" if reasons else "pass"), reasons
 
 
@@ -121,11 +130,14 @@ def _lost_preferences(judged: Summary) -> list[str]:
     """Why a run on judged answers did not learn what it should."""
     found = []
     if judged.margin is not None and judged.margin <= 0:
-        found.append("nothing was learnt of the pairs: held-out chosen answers gained no more than rejected ones")
+        found.append(tr("nothing was learnt of the pairs: held-out chosen answers gained no more than rejected ones"))
     if judged.chosen_logprob_change is not None and judged.chosen_logprob_change < 0:
         found.append(
-            f"held-out chosen answers became less likely ({judged.chosen_logprob_change:.3f} nats per token); raise "
-            "preference.sft_weight"
+            tr(
+                "held-out chosen answers became less likely ({chosen_logprob_change:.3f} nats per token); raise "
+                "preference.sft_weight",
+                chosen_logprob_change=judged.chosen_logprob_change,
+            )
         )
     return found
 
@@ -154,7 +166,7 @@ def _measured(context: RunContext, tasks: Sequence[Task]) -> _Measured | None:
     # What says nothing of the base cannot be lost: nobody waits for it twice.
     chosen = [task for task in tasks if task.name in names]
     base = SuiteResult(tuple(task for task in base.tasks if task.name in names), {})
-    tuned = measure_suite(loaded, encoder, chosen, listener, "fine-tuned model")
+    tuned = measure_suite(loaded, encoder, chosen, listener, tr("fine-tuned model"))
     switch = _switch(context)
     return _Measured(
         tasks=chosen,
@@ -180,7 +192,7 @@ def _noise_floor(context: RunContext, measured: _Measured) -> float | None:
         round_weights(loaded.model)
         rounded = replace(loaded, base_hash=f"{loaded.base_hash} rounded")
         found = measure_suite(
-            rounded, context.encoder, measured.tasks, context.listener, "rounded base", cache_folder()
+            rounded, context.encoder, measured.tasks, context.listener, tr("rounded base"), cache_folder()
         )
     return retention(measured.base.tasks, found.tasks).mean
 
@@ -209,7 +221,7 @@ def _samples(context: RunContext, tasks: Sequence[Task]) -> tuple[Sample, ...]:
     prompts = [*trained, *asked[: SAMPLES - len(trained)]]
     ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
     options = SamplingOptions(temperature=0.0, max_tokens=SAMPLE_TOKENS)
-    context.listener.stage("answers to read", 2 * len(prompts))
+    context.listener.stage(tr("answers to read"), 2 * len(prompts))
     tuned = generate_batch(context.loaded, ids, options)
     with adapter_disabled(context.model):
         base = generate_batch(context.loaded, ids, options)

@@ -12,6 +12,7 @@ from mlx_loopai.generation.batch import Batch
 from mlx_loopai.generation.engine import check_prompts
 from mlx_loopai.generation.ranking import rank
 from mlx_loopai.generation.request import Request
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_answering
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
@@ -35,14 +36,14 @@ class Standard:
         """Why an answer does not meet the standard, or "". `quoted`: the prompt's words, see `filter.Policy`."""
         declined = refusal(text)
         if declined:
-            return f"it declines ({declined})"
+            return tr("it declines ({declined})", declined=declined)
         if not text.strip():
-            return "it is empty"
+            return tr("it is empty")
         cleaned = clean(text, Policy(quoted=quoted))
         if cleaned.looping:
-            return "it repeats itself"
+            return tr("it repeats itself")
         share = cleaned.removed_share
-        return f"the filter would remove {share:.0%} of it" if share > self.max_removed else ""
+        return tr("the filter would remove {share:.0%} of it", share=share) if share > self.max_removed else ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,11 @@ class _Draft:
 def unfinished_form(request: Request, text: Text) -> str:
     """Why an answer does not have the form that was asked for, or ""."""
     cut = request.grammar is not None and not text.finished
-    return f"its form is not complete after {request.options.max_tokens} tokens (`max_tokens`)" if cut else ""
+    return (
+        tr("its form is not complete after {max_tokens} tokens (`max_tokens`)", max_tokens=request.options.max_tokens)
+        if cut
+        else ""
+    )
 
 
 def write_answers(

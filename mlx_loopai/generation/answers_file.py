@@ -10,6 +10,7 @@ from typing import Any
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
+from mlx_loopai.language import tr
 
 
 class AnswersFile:
@@ -57,7 +58,9 @@ class AnswersFile:
         for number, line in enumerate(content[:n_bytes].split(b"\n")[:-1], start=1):
             self._take(line, f"{self._path}:{number}")
         if n_bytes < len(content) and not self.done and not content.startswith(b'{"index"'):
-            raise InputError(f"{self._path}: holds something else than answers; name another file with `out`")
+            raise InputError(
+                tr("{path}: holds something else than answers; name another file with `out`", path=self._path)
+            )
         return n_bytes
 
     def _take(self, line: bytes, place: str) -> None:
@@ -65,9 +68,15 @@ class AnswersFile:
             row = json.loads(line)
             index, key = row["index"], row["key"]
         except (ValueError, TypeError, KeyError):
-            raise InputError(f"{place}: is not an answer of this command; name another file with `out`") from None
+            raise InputError(
+                tr("{place}: is not an answer of this command; name another file with `out`", place=place)
+            ) from None
         if not isinstance(index, int) or not 0 <= index < len(self._keys) or self._keys[index] != key:
             raise InputError(
-                f"{place}: was written with other prompts or settings; name another file with `out`, or delete this one"
+                tr(
+                    "{place}: was written with other prompts or settings; name another file with `out`, or delete "
+                    "this one",
+                    place=place,
+                )
             )
         self.done[index] = row

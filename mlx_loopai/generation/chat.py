@@ -15,6 +15,7 @@ from mlx_loopai.files import write_whole
 from mlx_loopai.generation.answer_stream import Writing, write
 from mlx_loopai.generation.prompts import Prompt, single_prompt
 from mlx_loopai.generation.session import Session, answer_room, fitted
+from mlx_loopai.language import tr
 from mlx_loopai.models.prompt_cache import KeptCache
 
 # Turns leave several at a time: each time the oldest goes, everything after it must be read again.
@@ -47,7 +48,7 @@ class Conversation:
     def save(self, path: Path) -> None:
         """Write it as one row that training reads, too. Raises: InputError rather than write over anything else."""
         if not self.turns:
-            raise InputError("there is nothing to save yet")
+            raise InputError(tr("there is nothing to save yet"))
         if path.exists():
             Conversation.load(path)
         row = {"messages": [message.as_row() for message in self.messages()]}
@@ -62,7 +63,9 @@ class Conversation:
         turns = messages[1:] if system else messages
         roles = [message.role for message in turns]
         if len(records) > 1 or roles != ["user", "assistant"] * (len(turns) // 2):
-            raise InputError(f"{path}: not a saved chat: one row with turns of user and assistant; name another file")
+            raise InputError(
+                tr("{path}: not a saved chat: one row with turns of user and assistant; name another file", path=path)
+            )
         return cls(system, turns)
 
 

@@ -24,6 +24,7 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.generation.constraint import Constraint, Tally
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.sampling import choose, penalise, penalty_context, uniforms
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.models.lora import adapter_answering
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
@@ -112,13 +113,23 @@ def load_draft(name: str, loaded: LoadedModel) -> LoadedModel:
     """The model that proposes tokens for `loaded`. Raises: InputError when their tokens differ, or a cache is fixed."""
     draft = load_model(name)
     if draft.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
-        sizes = f"{draft.n_tokens} and {loaded.n_tokens} tokens"
+        sizes = tr("{of_draft} and {of_model} tokens", of_draft=draft.n_tokens, of_model=loaded.n_tokens)
         raise InputError(
-            f"`draft_model` {name}: its vocabulary is not the model's ({sizes}); give a smaller one of its family"
+            tr(
+                "`draft_model` {name}: its vocabulary is not the model's ({sizes}); give a smaller one of its family",
+                name=name,
+                sizes=sizes,
+            )
         )
     for one in (draft, loaded):
         if not can_trim_prompt_cache(make_prompt_cache(one.model)):
-            raise InputError(f"`draft_model` {name}: {one.path}: its cache cannot go back, so nothing can be proposed")
+            raise InputError(
+                tr(
+                    "`draft_model` {name}: {path}: its cache cannot go back, so nothing can be proposed",
+                    name=name,
+                    path=one.path,
+                )
+            )
     return draft
 
 
@@ -291,4 +302,6 @@ def _text(tokenizer: TokenizerWrapper, tokens: list[int]) -> str:
 def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
     empty = [index for index, ids in enumerate(prompts) if not len(ids)]
     if empty:
-        raise InputError(all_problems(f"prompt {index + 1} is empty: it has no tokens" for index in empty))
+        raise InputError(
+            all_problems(tr("prompt {index} is empty: it has no tokens", index=index + 1) for index in empty)
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.prompts import read_few_shot
+from mlx_loopai.language import tr
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def find_genre(name: str) -> Genre:
     for one in GENRES:
         if one.name == name:
             return one
-    raise InputError(f"`genre` {name}: unknown; give one of {', '.join(GENRE_NAMES)}")
+    raise InputError(tr("`genre` {name}: unknown; give one of {genres}", name=name, genres=", ".join(GENRE_NAMES)))
 
 
 def shown_first(

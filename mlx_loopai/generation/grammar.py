@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_loopai.errors import InputError, install_command
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel
 
 _BITS = 32
@@ -76,9 +77,11 @@ def json_schema_grammar(loaded: LoadedModel, path: Path) -> Grammar:
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"`json_schema` {path}: {error.strerror}; give a file with a JSON schema") from None
+        raise InputError(
+            tr("`json_schema` {path}: {strerror}; give a file with a JSON schema", path=path, strerror=error.strerror)
+        ) from None
     except ValueError as error:
-        raise InputError(f"`json_schema` {path}: not JSON: {error}") from None
+        raise InputError(tr("`json_schema` {path}: not JSON: {error}", path=path, error=error)) from None
     return schema_grammar(loaded, schema, f"`json_schema` {path}")
 
 
@@ -101,10 +104,14 @@ def _grammar(loaded: LoadedModel, place: str, compile_form: Callable[[Any], str]
     try:
         import llguidance
     except ImportError:
-        raise InputError(f"{place}: needs llguidance; {install_command('grammar')}") from None
+        raise InputError(
+            tr("{place}: needs llguidance; {install}", place=place, install=install_command("grammar"))
+        ) from None
     backend = getattr(loaded.tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise InputError(f"{place}: the tokenizer is not a fast one (tokenizer.json), which this form needs")
+        raise InputError(
+            tr("{place}: the tokenizer is not a fast one (tokenizer.json), which this form needs", place=place)
+        )
     try:
         source = compile_form(llguidance)
     except ValueError as error:

@@ -11,6 +11,7 @@ from mlx_loopai.data.formats import read_rows
 from mlx_loopai.data.records import ROLES, Message, Record, read_records
 from mlx_loopai.data.texts import read_text
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 _TEXT_ENDINGS = (".txt", ".text", ".md")
 
@@ -49,11 +50,13 @@ class Prompt:
 def single_prompt(text: str) -> Prompt:
     """A prompt given on the command line. Raises: InputError when it is empty or not UTF-8."""
     if not text.strip():
-        raise InputError("the prompt is empty; write what the model should answer")
+        raise InputError(tr("the prompt is empty; write what the model should answer"))
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError("the prompt is not UTF-8; type it in a UTF-8 terminal or give it as `prompts` FILE") from None
+        raise InputError(
+            tr("the prompt is not UTF-8; type it in a UTF-8 terminal or give it as `prompts` FILE")
+        ) from None
     return Prompt((Message("user", text),), "prompt")
 
 
@@ -66,7 +69,7 @@ def as_prompt(prompt: str | Sequence[Mapping[str, Any]]) -> Prompt:
         return single_prompt(prompt)
     messages = _messages({"messages": list(prompt)})
     if isinstance(messages, str):
-        raise InputError(f"`prompt`: {messages}", "prompt")
+        raise InputError(tr("`prompt`: {messages}", messages=messages), "prompt")
     return Prompt(messages, "prompt")
 
 
@@ -77,7 +80,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     """
     prompts = _text_lines(path) if path.suffix.lower() in _TEXT_ENDINGS else _rows(path)
     if not prompts:
-        raise InputError(f"{path}: holds no prompts; write one a line")
+        raise InputError(tr("{path}: holds no prompts; write one a line", path=path))
     return prompts
 
 
@@ -89,7 +92,9 @@ def read_few_shot(path: Path) -> tuple[Record, ...]:
     records = read_records(path)
     bare = [record.origin for record in records if all(message.role != "user" for message in record.messages)]
     if bare:
-        raise InputError(all_problems(f"{origin}: an example needs a request and its answer" for origin in bare))
+        raise InputError(
+            all_problems(tr("{origin}: an example needs a request and its answer", origin=origin) for origin in bare)
+        )
     return tuple(records)
 
 
@@ -112,8 +117,8 @@ def _with_role(messages: Sequence[Message], system: bool) -> list[Message]:
 
 
 def _text_lines(path: Path) -> list[Prompt]:
-    missing = "give a .txt file with one prompt a line, or a .jsonl file"
-    text = read_text(path, missing, "give a file of prompts in it")
+    missing = tr("give a .txt file with one prompt a line, or a .jsonl file")
+    text = read_text(path, missing, tr("give a file of prompts in it"))
     lines = enumerate(text.split("\n"), start=1)
     return [
         Prompt((Message("user", line.strip()),), f"{path}:{number}", id=str(number))
@@ -140,23 +145,23 @@ def _rows(path: Path) -> list[Prompt]:
 def _messages(values: Any) -> tuple[Message, ...] | str:
     """The messages of a row, or what is wrong with it."""
     if not isinstance(values, Mapping):
-        return "expected an object with prompt or messages"
+        return tr("expected an object with prompt or messages")
     if "messages" not in values:
         prompt = values.get("prompt")
         if prompt is None:
             names = ", ".join(str(name) for name in list(values)[:8]) or "none"
-            return f"neither prompt nor messages (fields found: {names})"
-        return (Message("user", prompt),) if _filled(prompt) else "prompt must be text and not empty"
+            return tr("neither prompt nor messages (fields found: {names})", names=names)
+        return (Message("user", prompt),) if _filled(prompt) else tr("prompt must be text and not empty")
     turns = values["messages"]
     if not isinstance(turns, list) or not turns:
-        return "messages must be a list of turns with role and content"
+        return tr("messages must be a list of turns with role and content")
     for number, turn in enumerate(turns, start=1):
         if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
-            return f"turn {number} needs a role, one of {', '.join(ROLES)}"
+            return tr("turn {number} needs a role, one of {roles}", number=number, roles=", ".join(ROLES))
         if not _filled(turn.get("content")):
-            return f"turn {number}'s content must be text and not empty"
+            return tr("turn {number}'s content must be text and not empty", number=number)
     if turns[-1]["role"] != "user":
-        return f"the last turn is the {turns[-1]['role']}'s; end with the user's, which the model answers"
+        return tr("the last turn is the {role}'s; end with the user's, which the model answers", role=turns[-1]["role"])
     return tuple(Message(turn["role"], turn["content"]) for turn in turns)
 
 

@@ -19,6 +19,7 @@ from mlx_loopai.generation.prompts import Prompt, build_messages
 from mlx_loopai.generation.repetition import RepetitionGuard
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.switch import Switch
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import check_base, find_adapter, load_adapter, read_adapter_config
 from mlx_loopai.models.load import Base, LoadedModel, hash_base
 from mlx_loopai.text.alphabet import Scripts
@@ -92,7 +93,13 @@ class Session:
         """
         most = self.loaded.max_positions
         if wanted is not None and wanted > most:
-            raise InputError(f"`context` {wanted}: the model was made for {most} tokens; give at most that")
+            raise InputError(
+                tr(
+                    "`context` {wanted}: the model was made for {most} tokens; give at most that",
+                    wanted=wanted,
+                    most=most,
+                )
+            )
         return wanted or min(most, _USUAL_CONTEXT)
 
     def request(
@@ -165,8 +172,13 @@ def fitted(options: GenerationOptions, n_prompt: int, context_tokens: int) -> Ge
     wanted = options.max_tokens if options.limits_length else 1
     if room < wanted:
         raise ContextOverflow(
-            f"the prompt has {n_prompt} tokens and its answer may have {wanted}, more than the context of "
-            f"{context_tokens} together; shorten it, or lower `max_tokens`"
+            tr(
+                "the prompt has {n_prompt} tokens and its answer may have {wanted}, more than the context of "
+                "{context_tokens} together; shorten it, or lower `max_tokens`",
+                n_prompt=n_prompt,
+                wanted=wanted,
+                context_tokens=context_tokens,
+            )
         )
     return options.model_copy(update={"max_tokens": min(options.max_tokens, room)})
 

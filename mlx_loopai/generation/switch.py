@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
+from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.lora import adapter_disabled
 
@@ -64,19 +65,32 @@ class Switch:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored.pop("form") != _FORM:
-                raise ValueError("of a newer version")
+                raise ValueError(tr("of a newer version"))
             listed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
             found = Switch(**listed)
             sizes = {len(found.centre), len(found.weights)}
             finite = np.isfinite([*found.centre, *found.weights, found.bias, found.threshold]).all()
         except FileNotFoundError:
             raise InputError(
-                f"{folder}: holds no adapter switch ({SWITCH_FILE}); use the adapter always, or train it guarded"
+                tr(
+                    "{folder}: holds no adapter switch ({switch_file}); use the adapter always, or train it guarded",
+                    folder=folder,
+                    switch_file=SWITCH_FILE,
+                )
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path}: damaged ({' '.join(str(error).split())}); use the adapter always") from None
+            raise InputError(
+                tr("{path}: damaged ({error}); use the adapter always", path=path, error=" ".join(str(error).split()))
+            ) from None
         if sizes != {width} or not finite:
-            raise InputError(f"{path}: made for another base (states of {sizes}, not {width}); use the adapter always")
+            raise InputError(
+                tr(
+                    "{path}: made for another base (states of {sizes}, not {width}); use the adapter always",
+                    path=path,
+                    sizes=sizes,
+                    width=width,
+                )
+            )
         return found
 
 

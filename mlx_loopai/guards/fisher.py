@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx_loopai.guards.dense_importance import DenseGuard, DenseImportance, with_mean_one
 from mlx_loopai.guards.guard import register
 from mlx_loopai.guards.observation import observe
+from mlx_loopai.language import tr
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.progress import Advance, ignore
@@ -24,7 +25,7 @@ class Fisher(DenseGuard):
     """The Fisher diagonal of every adapted weight."""
 
     def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> DenseImportance:
-        context.listener.stage("importance", len(rows))
+        context.listener.stage(tr("importance"), len(rows))
         return measure_fisher(context.model, rows, context.config.penalty.temperature, context.listener.advance)
 
 

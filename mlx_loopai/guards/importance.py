@@ -16,6 +16,7 @@ from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.files import whole_file
 from mlx_loopai.guards.measured import MeasuredGuard
 from mlx_loopai.guards.observation import observe, owners_of
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import save_arrays
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
@@ -199,7 +200,7 @@ class ImportanceGuard(MeasuredGuard[Importance]):
 
     def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> Importance:
         options, listener = context.config.penalty, context.listener
-        listener.stage("importance", len(rows))
+        listener.stage(tr("importance"), len(rows))
         return measure_importance(context.model, rows, options.temperature, self.sample(options), listener.advance)
 
     def save(self, state: Importance, path: Path) -> None:

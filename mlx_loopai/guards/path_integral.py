@@ -15,6 +15,7 @@ from mlx.utils import tree_unflatten
 from mlx_loopai.config import PathOptions
 from mlx_loopai.guards.dense_importance import DenseGuard, DenseImportance, norms_of, update_of, with_mean_one
 from mlx_loopai.guards.observation import observe
+from mlx_loopai.language import tr
 from mlx_loopai.models.lora import LoRALinear, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.progress import Advance, ignore
@@ -57,7 +58,7 @@ class PathGuard(DenseGuard):
 
     def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> DenseImportance:
         options, listener = context.config.penalty, context.listener
-        listener.stage("importance", len(rows) * options.path.epochs)
+        listener.stage(tr("importance"), len(rows) * options.path.epochs)
         form = self.form.changed(options.path)
         return measure_path(context.model, rows, form, options.path, options.temperature, listener.advance)
 

@@ -23,6 +23,7 @@ from mlx_loopai.files import write_whole
 from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.guards.guard import Guard, Penalty
 from mlx_loopai.guards.states import state_of
+from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
@@ -77,7 +78,9 @@ def general_prompts(records: Sequence[Record], options: ReplayOptions, seed: int
         {message.content for record in records for message in record.messages[:2] if message.role == "user"}
     )
     if not prompts:
-        raise InputError("general: none of its rows holds a user turn to answer; give chat or prompt/completion rows")
+        raise InputError(
+            tr("general: none of its rows holds a user turn to answer; give chat or prompt/completion rows")
+        )
     random.Random(seed).shuffle(prompts)
     return prompts[: options.max_prompts]
 
@@ -174,13 +177,17 @@ class SelfRehearsal(Guard[Rehearsal]):
 
     def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> Rehearsal:
         prompts = self._prompts(context)
-        context.listener.stage("rehearsal", len(prompts))
+        context.listener.stage(tr("rehearsal"), len(prompts))
         found = self_rehearsal(
             context.loaded, context.encoder, prompts, self._answering(context), context.listener.advance
         )
         if found.dropped:
             context.listener.notice(
-                f"rehearsal: {found.dropped} of {len(prompts)} answers looped or were empty and were left out"
+                tr(
+                    "rehearsal: {dropped} of {n_prompts} answers looped or were empty and were left out",
+                    dropped=found.dropped,
+                    n_prompts=len(prompts),
+                )
             )
         return found
 
@@ -216,7 +223,7 @@ def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
     rows, options = _rows(context, batch_rows or ANSWERED_ROWS), context.config.replay
     if not rows or not rehearsal_divergence(options):
         return rows
-    context.listener.stage("the base on rehearsal", len(rows))
+    context.listener.stage(tr("the base on rehearsal"), len(rows))
     return with_base_states(context.model, rows, context.directory.path, context.listener.advance)
 
 
@@ -231,8 +238,8 @@ def _rows(context: RunContext, batch_rows: int) -> list[TokenRow]:
         return []
     if config.replay.source == "records":
         if not context.general:
-            raise InputError("replay.source: records needs `general: FILE`; or use replay.source: self")
+            raise InputError(tr("replay.source: records needs `general: FILE`; or use replay.source: self"))
         return [replace(row, category=REHEARSAL) for row in context.general_rows]
     if not context.general and config.replay.source == "self" and not context.directory.rehearsal.exists():
-        context.listener.notice("rehearsal uses the built-in prompts; set `general` for your own")
+        context.listener.notice(tr("rehearsal uses the built-in prompts; set `general` for your own"))
     return list(state_of(SelfRehearsal(batch_rows), context, context.directory.rehearsal).rows)

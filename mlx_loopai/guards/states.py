@@ -10,6 +10,7 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.guards.guard import Guard, Penalty, State, guard_of
 from mlx_loopai.guards.measured import measuring_batches
+from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.runs.artifact_cache import fetch, keep, kept_path
 
@@ -28,7 +29,7 @@ def state_of(
         general = rows()
         kept = kept_path(path.stem, context.loaded, guard.made_by(context, general), path.suffix)
         if fetch(kept, path):
-            context.listener.notice(f"{path.stem}: taken from an earlier run ({kept})")
+            context.listener.notice(tr("{stem}: taken from an earlier run ({kept})", stem=path.stem, kept=kept))
         else:
             guard.save(guard.measure(context, general), path)
             keep(path, kept)
@@ -50,7 +51,7 @@ def measured_penalty(context: RunContext, rehearsal: Sequence[TokenRow], batch_t
     def general() -> Sequence[MicroBatch]:
         rows = list(rehearsal or context.general_rows)
         if not rows:
-            raise InputError("penalty: importance needs general rows; give `general: FILE` or replay.source: self")
+            raise InputError(tr("penalty: importance needs general rows; give `general: FILE` or replay.source: self"))
         return measuring_batches(rows[: config.penalty.sequences], batch_tokens)
 
     state = state_of(guard, context, context.directory.importance, general)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.units import GIB
 
 Backend = Literal["metal", "cpu"]
@@ -141,11 +142,17 @@ def named_machine(name: str, macos: int = 15) -> Machine:
     Raises: InputError for an unknown name, with the near ones, or another macOS.
     """
     if macos not in MACOS_VERSIONS:
-        raise InputError(f"`macos` {macos}: known are 15 (and older) and 26; take the nearest")
+        raise InputError(tr("`macos` {macos}: known are 15 (and older) and 26; take the nearest", macos=macos))
     known = machine_names()
     wanted = name.strip().lower().replace("_", "-").replace(" ", "-")
     if wanted not in known:
-        raise InputError(f"`machine` {name}: unknown machine; near: {', '.join(_near(wanted, known))}; or this")
+        raise InputError(
+            tr(
+                "`machine` {name}: unknown machine; near: {near}; or this",
+                name=name,
+                near=", ".join(_near(wanted, known)),
+            )
+        )
     chip_name, _, size = wanted.rpartition("-")
     chip, ram_gib = _CHIPS[chip_name], int(size.removesuffix("gb"))
     share, evidence = _SHARES[macos][ram_gib]

@@ -14,6 +14,7 @@ from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import PROMPT_TOKENS, PhaseSizes, answering_bytes, importance_token_bytes
@@ -94,8 +95,14 @@ class MemoryPlan:
         largest_first = sorted(self.terms.items(), key=lambda term: -term[1])
         items = ", ".join(f"{name} {format_bytes(size)}" for name, size in largest_first if size)
         raise LoopaiError(
-            f"the run needs {format_bytes(self.total_bytes)} at least, but the budget on {self.machine.name} is"
-            f" {format_bytes(self.budget_bytes)} ({items}); {_advice(self)}"
+            tr(
+                "the run needs {needed} at least, but the budget on {name} is {budget} ({terms}); {advice}",
+                needed=format_bytes(self.total_bytes),
+                name=self.machine.name,
+                budget=format_bytes(self.budget_bytes),
+                terms=items,
+                advice=_advice(self),
+            )
         )
 
 
@@ -386,8 +393,10 @@ def _advice(plan: MemoryPlan) -> str:
     largest = max(plan.terms, key=lambda name: plan.terms[name])
     if largest == "weights":
         return (
-            "take a smaller model" if plan.base_precision not in FLOAT_BYTES else "take a 4-bit base or a smaller model"
+            tr("take a smaller model")
+            if plan.base_precision not in FLOAT_BYTES
+            else tr("take a 4-bit base or a smaller model")
         )
     if largest in ("activations", "attention", "loss"):
-        return "lower train.max_tokens or leave memory.* to the plan"
-    return "lower lora.rank or raise memory.budget"
+        return tr("lower train.max_tokens or leave memory.* to the plan")
+    return tr("lower lora.rank or raise memory.budget")

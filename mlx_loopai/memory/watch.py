@@ -19,6 +19,7 @@ from typing import Literal
 
 import mlx.core as mx
 
+from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import BUDGET_SHARE, MemoryPlan
 from mlx_loopai.units import MIB, format_bytes
 
@@ -144,10 +145,15 @@ class MemoryWatch:
             self._clear_cache()
 
     def _explain(self, now: Reading) -> str:
-        pressure = "" if now.pressure is Pressure.NORMAL else f", memory pressure {now.pressure.name.lower()}"
-        return (
-            f"{format_bytes(now.used_bytes)} used ({format_bytes(now.cache_bytes)} of it cache) of a budget of"
-            f" {format_bytes(self.budget_bytes)}{pressure}"
+        pressure = (
+            "" if now.pressure is Pressure.NORMAL else tr(", memory pressure {name}", name=now.pressure.name.lower())
+        )
+        return tr(
+            "{used_bytes} used ({cache_bytes} of it cache) of a budget of {budget_bytes}{pressure}",
+            used_bytes=format_bytes(now.used_bytes),
+            cache_bytes=format_bytes(now.cache_bytes),
+            budget_bytes=format_bytes(self.budget_bytes),
+            pressure=pressure,
         )
 
 

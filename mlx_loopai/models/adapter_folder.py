@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import whole_folder
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import (
     WEIGHTS_FILE,
     adapter_options,
@@ -91,7 +92,13 @@ def complete(factors: Mapping[str, tuple[mx.array, mx.array]], n_blocks: int | N
     numbers = [split_module(name)[0] for name in factors]
     last = (n_blocks or max(numbers) + 1) - 1
     if last < max(numbers):
-        raise InputError(f"the adapter has an update of block {max(numbers)} but the model only {n_blocks} blocks")
+        raise InputError(
+            tr(
+                "the adapter has an update of block {block} but the model only {n_blocks} blocks",
+                block=max(numbers),
+                n_blocks=n_blocks,
+            )
+        )
     blocks, mixers = blocks_of(next(iter(factors))), _mixers(factors)
     hybrid = len(set().union(*mixers.values())) > 1
     found: dict[str, Any] = {}
@@ -99,7 +106,10 @@ def complete(factors: Mapping[str, tuple[mx.array, mx.array]], n_blocks: int | N
         own = mixers.get(number, set())
         if hybrid and len(own) != 1:
             raise InputError(
-                f"block {number} has no adapter on its attention, so its kind is unknown; adapt all blocks"
+                tr(
+                    "block {number} has no adapter on its attention, so its kind is unknown; adapt all blocks",
+                    number=number,
+                )
             )
         for key in sorted(shapes):
             if hybrid and _mixer(key) - own:
@@ -128,12 +138,17 @@ def read_adapter(folder: Path) -> Adapter:
     options = adapter_options(folder, config)
     if options.dora:
         raise InputError(
-            f"{folder}: a DoRA adapter has no update apart from its base; merge, fuse and export take LoRA"
+            tr(
+                "{path}: a DoRA adapter has no update apart from its base; merge, fuse and export take LoRA",
+                path=folder,
+            )
         )
     try:
         arrays = mx.load(str(folder / WEIGHTS_FILE))
     except (RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read: {' '.join(str(error).split())}") from None
+        raise InputError(
+            tr("{path}: cannot be read: {error}", path=folder / WEIGHTS_FILE, error=" ".join(str(error).split()))
+        ) from None
     factors = _paired(arrays, options.rank, folder)
     notes = {key: value for key, value in (config.get("mlx_loopai") or {}).items() if key != "lora"}
     return Adapter(
@@ -142,14 +157,26 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def _paired(arrays: Mapping[str, mx.array], rank: int, folder: Path) -> dict[str, tuple[mx.array, mx.array]]:
-    problems = [f"{name[:80]} is no lora_a or lora_b" for name in arrays if not name.endswith((".lora_a", ".lora_b"))]
+    problems = [
+        tr("{name} is no lora_a or lora_b", name=name[:80])
+        for name in arrays
+        if not name.endswith((".lora_a", ".lora_b"))
+    ]
     factors = {}
     for module in sorted({name.rpartition(".")[0] for name in arrays}, key=_in_order):
         a, b = arrays.get(f"{module}.lora_a"), arrays.get(f"{module}.lora_b")
         if a is None or b is None:
-            problems.append(f"{module[:80]} has only one of lora_a and lora_b")
+            problems.append(tr("{module} has only one of lora_a and lora_b", module=module[:80]))
         elif a.ndim != 2 or b.ndim != 2 or a.shape[1] != rank or b.shape[0] != rank:
-            problems.append(f"{module[:80]} has the shapes {a.shape} and {b.shape}, which is not rank {rank}")
+            problems.append(
+                tr(
+                    "{module} has the shapes {shape_a} and {shape_b}, which is not rank {rank}",
+                    module=module[:80],
+                    shape_a=a.shape,
+                    shape_b=b.shape,
+                    rank=rank,
+                )
+            )
         else:
             split_module(module)
             factors[module] = (a, b)
@@ -182,7 +209,9 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
 def check_free(folder: Path) -> None:
     """Refuse a place that is taken. Raises: InputError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is already there and never overwritten; choose another `out` or remove it")
+        raise InputError(
+            tr("{path}: is already there and never overwritten; choose another `out` or remove it", path=folder)
+        )
 
 
 def mlx_config(adapter: Adapter) -> dict[str, Any]:

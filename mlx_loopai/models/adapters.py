@@ -15,6 +15,7 @@ from mlx.utils import tree_unflatten
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import refuse_links_out, whole_folder, write_whole
+from mlx_loopai.language import tr
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
 from mlx_loopai.models.model_card import CARD_FILE, model_card, with_retention
 from mlx_loopai.models.module_names import blocks_of, split_module, with_blocks
@@ -64,14 +65,21 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
     assumed = ours.get(ASSUMED_BLOCKS)
     if assumed is not None and assumed != len(model.layers):
         raise InputError(
-            f"{folder}: was imported without its base, as the adapter of a model with {assumed} blocks; this one has"
-            f" {len(model.layers)}: import it again with `base`"
+            tr(
+                "{path}: was imported without its base, as the adapter of a model with {assumed} blocks; this "
+                "one has {n_blocks}: import it again with `base`",
+                path=folder,
+                assumed=assumed,
+                n_blocks=len(model.layers),
+            )
         )
     apply_lora(model, options, seed=0)
     try:
         stored = mx.load(str(folder / WEIGHTS_FILE))
     except (RuntimeError, OSError) as error:
-        raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read: {' '.join(str(error).split())}") from None
+        raise InputError(
+            tr("{path}: cannot be read: {error}", path=folder / WEIGHTS_FILE, error=" ".join(str(error).split()))
+        ) from None
     expected = adapter_arrays(model)
     # The same text model may be a part of a multimodal one.
     blocks = blocks_of(next(iter(lora_modules(model))))
@@ -93,8 +101,13 @@ def check_base(folder: Path, config: Mapping[str, Any], base_hash: str | None) -
         own = ours.get("base")
         named = f", {own}" if own else ""
         raise InputError(
-            f"{folder}: trained on another base{named} ({trained_on[:12]}, this one is {base_hash[:12]}); give its own"
-            " `model`"
+            tr(
+                "{path}: trained on another base{named} ({trained_on}, this one is {base_hash}); give its own `model`",
+                path=folder,
+                named=named,
+                trained_on=trained_on[:12],
+                base_hash=base_hash[:12],
+            )
         )
 
 
@@ -103,8 +116,15 @@ def find_adapter(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    state = "no adapter here" if path.is_dir() else "no such folder"
-    raise InputError(f"`adapter` {path}: {state} ({CONFIG_FILE} is missing); give a RUN/adapter folder")
+    state = tr("no adapter here") if path.is_dir() else tr("no such folder")
+    raise InputError(
+        tr(
+            "`adapter` {path}: {state} ({config_file} is missing); give a RUN/adapter folder",
+            path=path,
+            state=state,
+            config_file=CONFIG_FILE,
+        )
+    )
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
@@ -122,28 +142,44 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder}: no adapter here ({CONFIG_FILE} is missing); give the RUN/adapter folder") from None
+        raise InputError(
+            tr(
+                "{path}: no adapter here ({config_file} is missing); give the RUN/adapter folder",
+                path=folder,
+                config_file=CONFIG_FILE,
+            )
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
+        raise InputError(tr("{path}: not valid JSON: {error}", path=path, error=error)) from None
     if not isinstance(config, dict) or not isinstance(config.get("lora_parameters"), dict):
-        raise InputError(f"{path}: no lora_parameters; only LoRA adapters in mlx-lm's layout are read")
+        raise InputError(tr("{path}: no lora_parameters; only LoRA adapters in mlx-lm's layout are read", path=path))
     if not isinstance(config.get("mlx_loopai") or {}, dict):
-        raise InputError(f"{path}: mlx_loopai is not an object; write the adapter again, or give another one")
+        raise InputError(
+            tr("{path}: mlx_loopai is not an object; write the adapter again, or give another one", path=path)
+        )
     return config
 
 
 def adapter_options(folder: Path, config: dict[str, Any]) -> LoraOptions:
     """The LoRA options that rebuild the adapter, ours when present and mlx-lm's keys otherwise."""
     if config.get("fine_tune_type", "lora") not in ("lora", "dora"):
-        raise InputError(f"{folder}: fine_tune_type {config['fine_tune_type']!r} is not supported; lora and dora are")
+        raise InputError(
+            tr(
+                "{path}: fine_tune_type {kind!r} is not supported; lora and dora are",
+                path=folder,
+                kind=config["fine_tune_type"],
+            )
+        )
     try:
         ours = config.get("mlx_loopai", {}).get("lora")
         return LoraOptions.model_validate(_translated(config) if ours is None else ours)
     except KeyError as error:
-        reason = f"lora_parameters has no {error}"
+        reason = tr("lora_parameters has no {error}", error=error)
     except (ValueError, TypeError, AttributeError) as error:  # pydantic's own is a ValueError
-        reason = f"lora_parameters cannot be read ({' '.join(str(error).split())[:200]})"
-    raise InputError(f"{folder / CONFIG_FILE}: {reason}; write the adapter again, or give another one")
+        reason = tr("lora_parameters cannot be read ({error})", error=" ".join(str(error).split())[:200])
+    raise InputError(
+        tr("{path}: {reason}; write the adapter again, or give another one", path=folder / CONFIG_FILE, reason=reason)
+    )
 
 
 def _translated(config: dict[str, Any]) -> dict[str, Any]:
@@ -191,12 +227,23 @@ def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[
 
 
 def _check_fit(folder: Path, expected: dict[str, mx.array], stored: dict[str, mx.array]) -> None:
-    problems = [f"missing {name}" for name in expected.keys() - stored.keys()]
-    problems += [f"unexpected {name}" for name in stored.keys() - expected.keys()]
+    problems = [tr("missing {name}", name=name) for name in expected.keys() - stored.keys()]
+    problems += [tr("unexpected {name}", name=name) for name in stored.keys() - expected.keys()]
     problems += [
-        f"{name} is {stored[name].shape}, the model wants {expected[name].shape}"
+        tr(
+            "{name} is {shape}, the model wants {expected}",
+            name=name,
+            shape=stored[name].shape,
+            expected=expected[name].shape,
+        )
         for name in expected.keys() & stored.keys()
         if stored[name].shape != expected[name].shape
     ]
     if problems:
-        raise InputError(f"{folder}: the adapter does not fit this model: {all_problems(sorted(problems), 5)}")
+        raise InputError(
+            tr(
+                "{path}: the adapter does not fit this model: {problems}",
+                path=folder,
+                problems=all_problems(sorted(problems), 5),
+            )
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.known_shapes import SUFFIX, known_config, near_names
 from mlx_loopai.models.shape import read_config
 
@@ -24,12 +25,21 @@ def find_config(model: str) -> tuple[dict[str, Any], str]:
     if path.exists():
         return read_config(path)
     if model.lower().endswith(SUFFIX):
-        raise InputError(f"`model` {model}: no sizes of that name are known; near: {', '.join(near_names(model))}")
+        raise InputError(
+            tr(
+                "`model` {model}: no sizes of that name are known; near: {near}",
+                model=model,
+                near=", ".join(near_names(model)),
+            )
+        )
     cached = _cached_config(model)
     if cached is None:
         raise InputError(
-            f"`model` {model}: no such folder or config.json, and no hub model of that name is cached;"
-            " give nano, a folder, a config.json, a downloaded hub id or a name such as Qwen2.5-3B-shape"
+            tr(
+                "`model` {model}: no such folder or config.json, and no hub model of that name is cached; give "
+                "nano, a folder, a config.json, a downloaded hub id or a name such as Qwen2.5-3B-shape",
+                model=model,
+            )
         )
     return read_config(cached)
 

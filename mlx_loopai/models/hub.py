@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 # Weights and what describes them; code, other formats and pictures stay where they are.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
@@ -37,15 +38,25 @@ def download(repo_id: str, revision: str | None = None, torch_too: bool = False)
         return folder
     except errors.GatedRepoError:
         raise InputError(
-            f"{repo_id}: the hub wants its licence accepted first; do so on the model's page, then set HF_TOKEN"
+            tr(
+                "{repo_id}: the hub wants its licence accepted first; do so on the model's page, then set HF_TOKEN",
+                repo_id=repo_id,
+            )
         ) from None
     except errors.RepositoryNotFoundError:
         raise InputError(
-            f"{repo_id}: is neither a local path nor a model on the hub (or it is private: set HF_TOKEN)"
+            tr(
+                "{repo_id}: is neither a local path nor a model on the hub (or it is private: set HF_TOKEN)",
+                repo_id=repo_id,
+            )
         ) from None
     except errors.RevisionNotFoundError:
         raise InputError(
-            f"{repo_id}: the hub has no revision {revision!r} of it; give a branch, tag or commit with `revision`"
+            tr(
+                "{repo_id}: the hub has no revision {revision!r} of it; give a branch, tag or commit with `revision`",
+                repo_id=repo_id,
+                revision=revision,
+            )
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -59,8 +70,12 @@ def download(repo_id: str, revision: str | None = None, torch_too: bool = False)
 def _unreachable(repo_id: str, error: Exception) -> InputError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return InputError(
-        f"{repo_id}: is not a local path and the hub cannot be reached ({reason}); give a folder with the model,"
-        " or set HF_HUB_OFFLINE=1 on a machine that has a cached copy"
+        tr(
+            "{repo_id}: is not a local path and the hub cannot be reached ({reason}); give a folder with the "
+            "model, or set HF_HUB_OFFLINE=1 on a machine that has a cached copy",
+            repo_id=repo_id,
+            reason=reason,
+        )
     )
 
 
@@ -75,20 +90,29 @@ def upload(folder: Path, repo_id: str, api: Any = None) -> str:
     from huggingface_hub import HfApi, errors
 
     if not is_hub_id(repo_id):
-        raise InputError(f"`push` {repo_id}: is not of the form OWNER/NAME")
+        raise InputError(tr("`push` {repo_id}: is not of the form OWNER/NAME", repo_id=repo_id))
     hub = HfApi() if api is None else api
     try:
         hub.create_repo(repo_id, exist_ok=True)
         hub.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Upload adapter")
     except errors.LocalTokenNotFoundError:
         raise InputError(
-            f"`push` {repo_id}: no token; run `hf auth login` or set HF_TOKEN; {folder} is written"
+            tr(
+                "`push` {repo_id}: no token; run `hf auth login` or set HF_TOKEN; {folder} is written",
+                repo_id=repo_id,
+                folder=folder,
+            )
         ) from None
     # Any error: those of the HTTP library below are not a part of the client's interface.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"`push` {repo_id}: the hub refused it ({reason}); check the name and that the token may write; {folder} is"
-            " written"
+            tr(
+                "`push` {repo_id}: the hub refused it ({reason}); check the name and that the token may write; "
+                "{folder} is written",
+                repo_id=repo_id,
+                reason=reason,
+                folder=folder,
+            )
         ) from None
     return f"https://huggingface.co/{repo_id}"

@@ -19,6 +19,7 @@ from mlx_lm.utils import load_tokenizer as read_tokenizer
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import refuse_links_out
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import text_part
 from mlx_loopai.models.architectures.vision_language import family_of
 from mlx_loopai.models.configuration import complete_configuration, loader_overrides
@@ -148,10 +149,15 @@ def resolve_model(model: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise InputError(f"`model` {model}: a file, not a model folder; convert it first: mlx-loopai convert {model}")
+        raise InputError(
+            tr("`model` {model}: a file, not a model folder; convert it first: mlx-loopai convert {model}", model=model)
+        )
     if not is_hub_id(model):
         raise InputError(
-            f"`model` {model}: no such folder; give nano, a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct"
+            tr(
+                "`model` {model}: no such folder; give nano, a folder, or a hub id such as Qwen/Qwen2.5-1.5B-Instruct",
+                model=model,
+            )
         )
     return download(model)
 
@@ -165,7 +171,13 @@ def _read_weights(path: Path, dtype: str, quantize_bits: int) -> nn.Module:
     config = _read_json(path / "config.json")
     code = config.get("model_file")
     if code is not None:
-        raise InputError(f"{path}: its config.json wants {code} to be run; code in a model folder is never run here")
+        raise InputError(
+            tr(
+                "{path}: its config.json wants {code} to be run; code in a model folder is never run here",
+                path=path,
+                code=code,
+            )
+        )
     where, classes = str(path / "config.json"), _get_classes
     if family_of(config.get("model_type")) is None:
         overrides = loader_overrides(config, where)
@@ -176,7 +188,13 @@ def _read_weights(path: Path, dtype: str, quantize_bits: int) -> nn.Module:
         network, _ = read_model(path, lazy=True, model_config=overrides, get_model_classes=classes)
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: cannot open the model: {reason}; convert it again or download it anew") from None
+        raise InputError(
+            tr(
+                "{path}: cannot open the model: {reason}; convert it again or download it anew",
+                path=path,
+                reason=reason,
+            )
+        ) from None
     target = DTYPES[dtype]
     casts = getattr(network, "cast_predicate", lambda name: True)
     network.update(
@@ -206,13 +224,17 @@ def load_tokenizer(path: Path) -> TokenizerWrapper:
     """
     if not any(file for pattern in TOKENIZER_FILES for file in path.glob(pattern)):
         # transformers would make an empty one up.
-        raise InputError(f"{path}: no tokenizer in this folder (tokenizer.json); convert it again with `tokenizer` DIR")
+        raise InputError(
+            tr("{path}: no tokenizer in this folder (tokenizer.json); convert it again with `tokenizer` DIR", path=path)
+        )
     try:
         return read_tokenizer(path, eos_token_ids=_eos_token_ids(path))
     # The tokenizers library raises bare Exceptions for a file that it cannot read.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: cannot open the tokenizer: {reason}; convert or download it again") from None
+        raise InputError(
+            tr("{path}: cannot open the tokenizer: {reason}; convert or download it again", path=path, reason=reason)
+        ) from None
 
 
 def build_model(config: dict[str, Any]) -> nn.Module:

@@ -18,6 +18,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.projections import project_jointly
 
@@ -149,7 +150,7 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
     Raises: InputError when a name of `lora.targets` is not a linear layer's, or the model has an adapter already.
     """
     if lora_modules(model):
-        raise InputError("the model has an adapter already; load the base again before another one is put on it")
+        raise InputError(tr("the model has an adapter already; load the base again before another one is put on it"))
     model.freeze()
     blocks = model.layers
     first = len(blocks) - (options.layers or len(blocks))
@@ -164,7 +165,13 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
     known = sorted({_last(name) for _, name, _ in linears})
     unknown = sorted(set(options.targets) - set(known))
     if unknown or not linears:
-        raise InputError(f"lora.targets: no linear layer is called {', '.join(unknown)}; known: {', '.join(known)}")
+        raise InputError(
+            tr(
+                "lora.targets: no linear layer is called {unknown}; known: {known}",
+                unknown=", ".join(unknown),
+                known=", ".join(known),
+            )
+        )
     wanted = set(options.targets or known)
     found = [entry for entry in linears if entry[0] >= first and _last(entry[1]) in wanted]
     mx.random.seed(seed)

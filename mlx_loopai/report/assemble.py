@@ -14,8 +14,8 @@ from mlx_loopai.diagnostics.lora_weights import update_norms
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.files import write_whole
+from mlx_loopai.language import Language, tr
 from mlx_loopai.models.adapter_folder import read_adapter
-from mlx_loopai.report.kit.page import Language
 from mlx_loopai.report.pages import comparison, run
 from mlx_loopai.report.sections.tables import flat_settings
 from mlx_loopai.runs.directory import RunDirectory
@@ -48,10 +48,18 @@ def report_of(source: Path, language: Language = "en") -> Report:
         if directory.events.is_file() or directory.resolved.is_file():
             return _run_report(directory, language)
         if found is None:
-            raise InputError(f"{source}: holds no run (events.jsonl) and no comparison ({', '.join(COMPARISON_NAMES)})")
+            raise InputError(
+                tr(
+                    "{source}: holds no run (events.jsonl) and no comparison ({names})",
+                    source=source,
+                    names=", ".join(COMPARISON_NAMES),
+                )
+            )
         source = found
     if not source.exists():
-        raise InputError(f"{source}: no such file or folder; give a run's folder or the JSON of a comparison")
+        raise InputError(
+            tr("{source}: no such file or folder; give a run's folder or the JSON of a comparison", source=source)
+        )
     return _comparison_report(Comparison.read(source), source.parent, language)
 
 
@@ -63,9 +71,11 @@ def default_place(source: Path) -> Path:
 def write_page(html: str, out: Path) -> None:
     """Write `out` in one piece: it holds the whole page or what it held before. Raises: InputError, OSError."""
     if out.is_dir():
-        raise InputError(f"`out` {out}: is a folder; name a file, such as {out / REPORT_NAME}")
+        raise InputError(
+            tr("`out` {out}: is a folder; name a file, such as {example}", out=out, example=out / REPORT_NAME)
+        )
     if not out.parent.is_dir():
-        raise InputError(f"`out` {out}: there is no folder {out.parent}; create it first")
+        raise InputError(tr("`out` {out}: there is no folder {parent}; create it first", out=out, parent=out.parent))
     write_whole(out, html)
 
 

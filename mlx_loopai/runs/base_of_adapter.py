@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import check_base, find_adapter, read_adapter_config
 from mlx_loopai.models.hub import is_hub_id
 from mlx_loopai.models.load import NANO, hash_base, resolve_model
@@ -43,8 +44,12 @@ def base_of(adapter: Path | None, model: str | None = None) -> str:
         # `models/base` has the form of a hub id too; of a folder the adapter records the last name alone.
         elif is_hub_id(name) and own in (None, name):
             return name
-    looked = f"its base, {' or '.join(names)}, is not here or has changed" if names else "it does not name its base"
-    raise InputError(f"`adapter` {adapter}: {looked}; give the base as `model`")
+    looked = (
+        tr("its base, {names}, is not here or has changed", names=" or ".join(names))
+        if names
+        else tr("it does not name its base")
+    )
+    raise InputError(tr("`adapter` {adapter}: {looked}; give the base as `model`", adapter=adapter, looked=looked))
 
 
 def _is_here(name: str) -> bool:
@@ -55,5 +60,11 @@ def _model_in(settings: Path) -> object:
     try:
         found = yaml.safe_load(read_text(settings))
     except yaml.YAMLError as error:
-        raise InputError(f"{settings}: not YAML: {' '.join(str(error).split())[:200]}; mend the file") from None
+        raise InputError(
+            tr(
+                "{settings}: not YAML: {error}; mend the file",
+                settings=settings,
+                error=" ".join(str(error).split())[:200],
+            )
+        ) from None
     return found.get("model") if isinstance(found, dict) else None

@@ -11,6 +11,7 @@ from mlx_loopai.data.records import Record
 from mlx_loopai.data.rows import RowReader, Rows
 from mlx_loopai.data.sources import GENERAL_CATEGORY
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import Base, LoadedModel
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.listener import Listener
@@ -38,7 +39,13 @@ class RunContext:
         """
         base = Base.open(config.model)
         if base.unused_fields:
-            listener.notice(f"{base.path}: fields not used: {', '.join(base.unused_fields)}")
+            listener.notice(
+                tr(
+                    "{path}: fields not used: {unused_fields}",
+                    path=base.path,
+                    unused_fields=", ".join(base.unused_fields),
+                )
+            )
         reader = RowReader(base.tokenizer)
         return RunContext(config=config, directory=directory, listener=listener, base=base, reader=reader)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import locked_folder, write_whole
+from mlx_loopai.language import tr
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise InputError(f"{self.path}: is a file, where the run's folder should be; give another `out`") from None
-        taken = f"{self.path}: another process is writing this run; wait for it or give another `out`"
+            raise InputError(
+                tr("{path}: is a file, where the run's folder should be; give another `out`", path=self.path)
+            ) from None
+        taken = tr("{path}: another process is writing this run; wait for it or give another `out`", path=self.path)
         with locked_folder(self.path, taken):
             self._end_last_line()
             try:

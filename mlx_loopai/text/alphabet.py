@@ -15,6 +15,7 @@ import numpy.typing as npt
 import regex
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.text.scripts import EMOJI
 
 MAX_GLOSS_CHARS = 8
@@ -71,13 +72,21 @@ class Scripts:
         unknown = [part or "(nothing)" for part in parts if part not in PARTS]
         if unknown:
             raise InputError(
-                f"`scripts` {text}: unknown part {', '.join(unknown)}; give off, or a sum of {', '.join(PARTS)}, "
-                "such as ko+latin",
+                tr(
+                    "`scripts` {text}: unknown part {unknown}; give off, or a sum of {known}, such as ko+latin",
+                    text=text,
+                    unknown=", ".join(unknown),
+                    known=", ".join(PARTS),
+                ),
                 "scripts",
             )
         if "ko" not in parts:
             raise InputError(
-                f"`scripts` {text}: ko is missing, and with it digits and punctuation; add it, or give off", "scripts"
+                tr(
+                    "`scripts` {text}: ko is missing, and with it digits and punctuation; add it, or give off",
+                    text=text,
+                ),
+                "scripts",
             )
         return cls(frozenset(parts))
 

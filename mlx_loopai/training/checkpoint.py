@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import sync_file
 from mlx_loopai.guards.budget import GuardWeight
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import adapter_arrays, save_arrays
 
 STATE_FILE = "state.json"
@@ -106,11 +107,15 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
         position = Position(**{**state, "guards": GuardWeight(**state.get("guards", {}))})
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: damaged checkpoint ({' '.join(str(error).split())}); delete it and `resume`"
+            tr(
+                "{path}: damaged checkpoint ({reason}); delete it and `resume`",
+                path=path,
+                reason=" ".join(str(error).split()),
+            )
         ) from None
     expected = _arrays(model, optimizer)
     if {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in expected.items()}:
-        raise InputError(f"{path}: belongs to another model or adapter; delete it or give another `out`")
+        raise InputError(tr("{path}: belongs to another model or adapter; delete it or give another `out`", path=path))
     parts: dict[str, list[tuple[str, Any]]] = {"adapter": [], "optimizer": []}
     for name, array in arrays.items():
         part, _, rest = name.partition(".")

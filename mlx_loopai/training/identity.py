@@ -11,6 +11,7 @@ from mlx_loopai import __version__
 from mlx_loopai.config import RunConfig, flatten, validate_config
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
+from mlx_loopai.language import tr
 from mlx_loopai.memory.machine import Machine, package_versions
 from mlx_loopai.models.gradient import actual_path
 from mlx_loopai.runs.context import RunContext
@@ -26,7 +27,7 @@ def check_identity(context: RunContext, resume: bool) -> None:
     run, config = context.directory, context.config
     stored = json.loads(run.identity.read_text(encoding="utf-8")) if run.identity.exists() else None
     if not resume and (complete_checkpoints(run.checkpoints) or run.adapter.exists()):
-        raise InputError(f"{run.path}: holds a run; add `resume` to continue it, or give another `out`")
+        raise InputError(tr("{path}: holds a run; add `resume` to continue it, or give another `out`", path=run.path))
     if resume and stored is not None:
         _compare(context, stored)
         return
@@ -52,7 +53,10 @@ def record_start(context: RunContext, machine: Machine, resumed_from: str | None
     changed = [f"{name} {before[name]} -> {now}" for name, now in made_with.items() if before.get(name, now) != now]
     if changed:
         context.listener.notice(
-            f"resumed on another machine, path or version: {', '.join(changed)}; its steps may differ from those before"
+            tr(
+                "resumed on another machine, path or version: {changed}; its steps may differ from those before",
+                changed=", ".join(changed),
+            )
         )
     run.record("start", resumed_from=resumed_from, total_steps=total_steps, versions=made_with)
 
@@ -67,14 +71,30 @@ def _compare(context: RunContext, stored: dict[str, Any]) -> None:
     run, config, rows, base_hash = context.directory, context.config, context.rows, context.loaded.base_hash
     problems = []
     if stored["base_hash"] != base_hash:
-        problems.append(f"the base is another one ({base_hash[:12]}, was {stored['base_hash'][:12]})")
+        problems.append(
+            tr(
+                "the base is another one ({base_hash}, was {stored})",
+                base_hash=base_hash[:12],
+                stored=stored["base_hash"][:12],
+            )
+        )
     if stored["config_digest"] != config.digest():
         values = yaml.safe_load(run.resolved.read_text(encoding="utf-8"))
         if isinstance(values, dict):  # a run from before there was a budget has none
             values["forgetting"] = {"budget": 0.0, **(values.get("forgetting") or {})}
         before, now = (flatten(_as_run(one)) for one in (validate_config(values, str(run.resolved)), config))
-        problems += [f"{name} is {now[name]!r}, was {before[name]!r}" for name in now if now[name] != before[name]]
+        problems += [
+            tr("{name} is {now!r}, was {before!r}", name=name, now=now[name], before=before[name])
+            for name in now
+            if now[name] != before[name]
+        ]
     if not problems and stored.get("rows_digest", rows.digest) != rows.digest:
-        problems.append("the rows of the data files are not those of before")
+        problems.append(tr("the rows of the data files are not those of before"))
     if problems:
-        raise InputError(f"{run.path}: cannot resume: {all_problems(problems)}; use the same settings or another `out`")
+        raise InputError(
+            tr(
+                "{path}: cannot resume: {problems}; use the same settings or another `out`",
+                path=run.path,
+                problems=all_problems(problems),
+            )
+        )

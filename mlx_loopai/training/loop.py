@@ -11,6 +11,7 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import Diverged, Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.guards.guard import Penalty
+from mlx_loopai.language import tr
 from mlx_loopai.memory.watch import MemoryWatch
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
@@ -68,7 +69,7 @@ def run_steps(run: Run) -> None:
     memory runs out, or the first reading of general ability is below the floor to which the run should roll back.
     """
     run.context.model.train()
-    run.listener.stage("training", run.total_steps)
+    run.listener.stage(tr("training"), run.total_steps)
     with interruptible() as interrupted:
         while run.position.phase < len(run.phases):
             phase = run.phases[run.position.phase]
@@ -87,7 +88,7 @@ def run_steps(run: Run) -> None:
                 _read_monitor(run)
             if run.group.any(interrupted()):
                 path = _save(run)
-                raise Interrupted(f"stopped by Ctrl-C; saved {path}; `resume` continues the run")
+                raise Interrupted(tr("stopped by Ctrl-C; saved {path}; `resume` continues the run", path=path))
             if _save_is_due(run):
                 _save(run)
     run.context.model.eval()
@@ -106,7 +107,9 @@ def _advance(run: Run, phase: Phase, result: StepResult, rate: float) -> None:
         supervised_tokens=position.supervised_tokens + result.supervised_tokens,
     )
     run.directory.record("step", step=run.position.step, phase=phase.name, learning_rate=rate, **vars(result))
-    note = f"{phase.name}: loss {result.loss:.3f}" + (f", penalty {result.penalty:.4f}" if result.penalty else "")
+    note = tr("{name}: loss {loss:.3f}", name=phase.name, loss=result.loss) + (
+        tr(", penalty {penalty:.4f}", penalty=result.penalty) if result.penalty else ""
+    )
     run.listener.advance(run.position.step, note)
 
 
@@ -114,16 +117,26 @@ def _check_health(run: Run, result: StepResult) -> None:
     """Stop before the machine swaps or a diverged run wastes hours; what was good is on the disk."""
     if run.step.skipped_in_a_row >= run.config.train.max_skipped_steps:
         raise Diverged(
-            f"{run.step.skipped_in_a_row} steps in a row had a non-finite loss or gradient; the last good checkpoint "
-            f"stays in {run.directory.checkpoints}; lower train.learning_rate and start again with another `out`"
+            tr(
+                "{skipped_in_a_row} steps in a row had a non-finite loss or gradient; the last good checkpoint "
+                "stays in {checkpoints}; lower train.learning_rate and start again with another `out`",
+                skipped_in_a_row=run.step.skipped_in_a_row,
+                checkpoints=run.directory.checkpoints,
+            )
         )
     verdict = run.watch.poll()
     if verdict in ("warn", "shrink"):
-        cure = "; the cache and the micro-batches get smaller" if verdict == "shrink" else ""
-        run.listener.notice(f"memory is short: {run.watch.reason}{cure}")
+        cure = tr("; the cache and the micro-batches get smaller") if verdict == "shrink" else ""
+        run.listener.notice(tr("memory is short: {reason}{cure}", reason=run.watch.reason, cure=cure))
     if run.group.any(verdict == "stop"):
         path = _save(run)
-        raise LoopaiError(f"memory is about to run out ({run.watch.reason}); saved {path}; close programs and `resume`")
+        raise LoopaiError(
+            tr(
+                "memory is about to run out ({reason}); saved {path}; close programs and `resume`",
+                reason=run.watch.reason,
+                path=path,
+            )
+        )
 
 
 def _validation_is_due(run: Run) -> bool:
@@ -145,7 +158,11 @@ def _validate(run: Run) -> None:
     run.position = replace(position, validations_since_best=since)
     if run.config.train.patience and since >= run.config.train.patience:
         run.listener.notice(
-            f"stopped early: no validation was better than that of step {position.best_step} for {since} in a row"
+            tr(
+                "stopped early: no validation was better than that of step {best_step} for {since} in a row",
+                best_step=position.best_step,
+                since=since,
+            )
         )
         run.position = replace(run.position, phase=len(run.phases), phase_step=0)
 
@@ -182,10 +199,21 @@ def _read_monitor(run: Run) -> None:
         if options.on_floor == "rollback":
             _save(run)
         return
-    said = f"general ability: kept {reading.kept:.3f} at step {position.step}, below {options.kept_floor:g}"
+    said = tr(
+        "general ability: kept {kept:.3f} at step {step}, below {kept_floor:g}",
+        kept=reading.kept,
+        step=position.step,
+        kept_floor=options.kept_floor,
+    )
     if options.on_floor == "rollback" and position.kept_step is None:
-        raise LoopaiError(f"{said}, at the first reading; lower train.learning_rate or forgetting.monitor_every")
-    then = {"warn": "", "stop": "; stopped here", "rollback": f"; back to step {position.kept_step}"}
+        raise LoopaiError(
+            tr("{said}, at the first reading; lower train.learning_rate or forgetting.monitor_every", said=said)
+        )
+    then = {
+        "warn": "",
+        "stop": tr("; stopped here"),
+        "rollback": tr("; back to step {kept_step}", kept_step=position.kept_step),
+    }
     run.listener.notice(said + then[options.on_floor])
     if options.on_floor != "warn":
         run.position = replace(position, phase=len(run.phases), phase_step=0, fell_below=True)

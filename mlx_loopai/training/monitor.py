@@ -17,6 +17,7 @@ from mlx_loopai.data.batches import collate
 from mlx_loopai.data.rows import row_digest
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.guards.rehearsal import WATCHED_ROWS, Answering, Rehearsal, general_prompts, self_rehearsal
+from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import token_losses
@@ -120,7 +121,7 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
             config.train.seed,
         )
         prompts = general_prompts([], options, seed)
-        context.listener.stage("monitor: the base's answers", len(prompts))
+        context.listener.stage(tr("monitor: the base's answers"), len(prompts))
         answering = Answering(options.answer_tokens, options.temperature, seed)
         self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)
     return list(Rehearsal.load(path).rows), rehearsal

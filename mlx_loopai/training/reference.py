@@ -14,6 +14,7 @@ from mlx_loopai.data.rows import rows_digest
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.files import whole_file
+from mlx_loopai.language import tr
 from mlx_loopai.runs.artifact_cache import kept_path
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.training.preference import Floats
@@ -44,7 +45,7 @@ def with_reference(context: RunContext, rows: Sequence[TokenRow]) -> list[TokenR
     kept = kept_path("reference", context.loaded, [rows_digest(answers)], ".npy")
     found = _kept(kept, len(answers))
     if found is None:
-        context.listener.stage("the base on judged answers", len(answers))
+        context.listener.stage(tr("the base on judged answers"), len(answers))
         found = -nll(context.model, answers, on_progress=context.listener.advance).nll
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the result
             kept.parent.mkdir(parents=True, exist_ok=True)

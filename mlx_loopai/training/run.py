@@ -14,6 +14,7 @@ from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import share_in_file_order
 from mlx_loopai.errors import Diverged, InputError
 from mlx_loopai.guards.terms import memory_terms
+from mlx_loopai.language import tr
 from mlx_loopai.memory.corrections import read_corrections
 from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.memory.plan import MemoryPlan, plan
@@ -53,12 +54,16 @@ def train_in(context: RunContext, resume: bool = False, group: ProcessGroup = AL
     dropout = context.config.lora.dropout
     if group.size > 1 and dropout:
         raise InputError(
-            f"lora.dropout {dropout:g} in {group.size} processes: each would drop other entries than one process alone;"
-            " set lora.dropout to 0, or train in one process"
+            tr(
+                "lora.dropout {dropout:g} in {size} processes: each would drop other entries than one process "
+                "alone; set lora.dropout to 0, or train in one process",
+                dropout=dropout,
+                size=group.size,
+            )
         )
     planned = _planned(context)
     with context.directory.locked(), guarded(planned) as watch:
-        context.listener.stage("loading the base", 1)
+        context.listener.stage(tr("loading the base"), 1)
         context.base.load(context.config.dtype, _bits_to_quantize(context, planned))
         if context.directory.writes:
             check_identity(context, resume)
@@ -97,7 +102,7 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
         "loss_first": position.loss_first or 0.0,
         "loss_last": _finite_loss(run),
         "validation_first": position.validation_first,
-        "validation_last": loss_of(context, context.rows.validation, "held-out rows after"),
+        "validation_last": loss_of(context, context.rows.validation, tr("held-out rows after")),
     }
     reading = read_judged(run)
     judged: dict[str, Any] = {} if reading is None else vars(reading)
@@ -169,11 +174,14 @@ def _write_switch(run: Run) -> None:
 
 def _finite_loss(run: Run) -> float:
     """The loss on the fixed rows after training. Raises: Diverged when it is not finite: the last updates broke it."""
-    loss = loss_of(run.context, run.context.rows.fixed, "loss after")
+    loss = loss_of(run.context, run.context.rows.fixed, tr("loss after"))
     if loss is None or not math.isfinite(loss):
         raise Diverged(
-            f"the loss after training is {loss}: the last updates broke the adapter, and it was not written; lower "
-            "train.learning_rate and start again with another `out`"
+            tr(
+                "the loss after training is {loss}: the last updates broke the adapter, and it was not written; "
+                "lower train.learning_rate and start again with another `out`",
+                loss=loss,
+            )
         )
     return loss
 
@@ -187,5 +195,10 @@ def _bits_to_quantize(context: RunContext, planned: MemoryPlan) -> int:
     """Bits to quantise the base to while it is read: 0 unless the plan needs a smaller base than the checkpoint."""
     if context.base.shape.quantization is not None or not planned.base_precision.endswith("-bit"):
         return 0
-    context.listener.notice(f"memory: the base is quantised to {planned.base_precision} to fit; see mlx-loopai plan")
+    context.listener.notice(
+        tr(
+            "memory: the base is quantised to {base_precision} to fit; see mlx-loopai plan",
+            base_precision=planned.base_precision,
+        )
+    )
     return int(planned.base_precision.removesuffix("-bit"))

@@ -11,6 +11,7 @@ from mlx_loopai.config import LoraOptions
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.guards.rehearsal import rehearsal_rows
 from mlx_loopai.guards.states import measured_penalty
+from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
 from mlx_loopai.models.lora import apply_lora
@@ -61,10 +62,10 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         position = restore_checkpoint(checkpoint, context.model, step.optimizer)
     else:
         if resume:
-            listener.notice(f"{context.directory.path}: no complete checkpoint; starting over")
+            listener.notice(tr("{path}: no complete checkpoint; starting over", path=context.directory.path))
         position = Position(
-            loss_first=loss_of(context, context.rows.fixed, "loss before"),
-            validation_first=loss_of(context, context.rows.validation, "held-out rows before"),
+            loss_first=loss_of(context, context.rows.fixed, tr("loss before")),
+            validation_first=loss_of(context, context.rows.validation, tr("held-out rows before")),
         )
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next
@@ -95,7 +96,7 @@ def _selected_rows(context: RunContext) -> dict[str, list[TokenRow]]:
         return context.rows.sources
     found = {}
     for name, rows in context.rows.sources.items():
-        context.listener.stage(f"selection in {name}", len(rows))
+        context.listener.stage(tr("selection in {name}", name=name), len(rows))
         found[name] = select_tokens(context.model, rows, options, context.listener.advance)
     return found
 

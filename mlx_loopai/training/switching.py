@@ -10,6 +10,7 @@ from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.generation.switch import Switch, fit_switch, prompt_states
 from mlx_loopai.guards.rehearsal import general_prompts
+from mlx_loopai.language import tr
 from mlx_loopai.runs.context import RunContext
 
 # States are computed a prompt at a time: more of a kind say little that is new.
@@ -31,7 +32,7 @@ def switch_of(context: RunContext, rows: Sequence[TokenRow]) -> Switch | None:
         context.encoder.prompt_ids([Message("user", prompt)])
         for prompt in general_prompts(context.general, options, config.train.seed)
     ]
-    context.listener.stage("adapter switch", 2)
+    context.listener.stage(tr("adapter switch"), 2)
     for_adapter = prompt_states(context.model, own)
     context.listener.advance(1)
     found = fit_switch(for_adapter, prompt_states(context.model, general))

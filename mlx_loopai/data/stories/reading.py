@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from mlx_loopai.errors import InputError, install_command
+from mlx_loopai.language import tr
 from mlx_loopai.text.hangul import nfc
 from mlx_loopai.units import MIB
 
@@ -44,13 +45,24 @@ def story_files(paths: list[Path]) -> list[Path]:
                 file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and _is_own_file(file, path)
             )
             if not inside:
-                raise InputError(f"{path}: holds no story; give a folder with {', '.join(SUFFIXES)} files")
+                raise InputError(
+                    tr(
+                        "{path}: holds no story; give a folder with {endings} files",
+                        path=path,
+                        endings=", ".join(SUFFIXES),
+                    )
+                )
             found += inside
         elif not path.exists():
-            raise InputError(f"{path}: no such file or folder; check the path")
+            raise InputError(tr("{path}: no such file or folder; check the path", path=path))
         elif path.suffix.lower() not in SUFFIXES:
             raise InputError(
-                f"{path}: cannot read a {path.suffix or 'file without an ending'}; give {', '.join(SUFFIXES)}"
+                tr(
+                    "{path}: cannot read a {suffix}; give {endings}",
+                    path=path,
+                    suffix=path.suffix or "file without an ending",
+                    endings=", ".join(SUFFIXES),
+                )
             )
         else:
             found.append(path)
@@ -69,10 +81,16 @@ def read_story(path: Path) -> Story:
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: {size // MIB} MiB is too large for a story; divide it")
+            raise InputError(tr("{path}: {size} MiB is too large for a story; divide it", path=path, size=size // MIB))
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        raise InputError(
+            tr(
+                "{path}: cannot be read ({strerror}); check the path and its permissions",
+                path=path,
+                strerror=error.strerror,
+            )
+        ) from None
     suffix = path.suffix.lower()
     if suffix in (".docx", ".epub"):
         read = _word if suffix == ".docx" else _epub
@@ -81,7 +99,7 @@ def read_story(path: Path) -> Story:
         text, encoding = _decoded(path, data)
     text = nfc(text.replace("\r\n", "\n").replace("\r", "\n").replace("\x0c", "\n"))
     if not text.strip():
-        raise InputError(f"{path}: holds no text; remove it or give another file")
+        raise InputError(tr("{path}: holds no text; remove it or give another file", path=path))
     return Story(path, text, encoding)
 
 
@@ -104,14 +122,21 @@ def _decoded(path: Path, data: bytes) -> tuple[str, str]:
             continue
         if _is_writing(text):
             return text, encoding
-    raise InputError(f"{path}: neither UTF-8, CP949 nor UTF-16; save it as UTF-8 and try again")
+    raise InputError(tr("{path}: neither UTF-8, CP949 nor UTF-16; save it as UTF-8 and try again", path=path))
 
 
 def _as(path: Path, data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not {encoding} at byte {error.start}; save it as UTF-8 and try again") from None
+        raise InputError(
+            tr(
+                "{path}: not {encoding} at byte {start}; save it as UTF-8 and try again",
+                path=path,
+                encoding=encoding,
+                start=error.start,
+            )
+        ) from None
 
 
 def _is_writing(text: str) -> bool:
@@ -130,7 +155,12 @@ def _library(name: str, path: Path) -> Any:
         return import_module(name)
     except ImportError:
         raise InputError(
-            f"{path}: reading {path.suffix} files needs an extra; {install_command('stories')}, or save it as .txt"
+            tr(
+                "{path}: reading {suffix} files needs an extra; {install}, or save it as .txt",
+                path=path,
+                suffix=path.suffix,
+                install=install_command("stories"),
+            )
         ) from None
 
 
@@ -139,9 +169,13 @@ def _archive(path: Path, data: bytes) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(io.BytesIO(data))
         size = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OSError):
-        raise InputError(f"{path}: damaged; open it in the program that wrote it and save it again") from None
+        raise InputError(
+            tr("{path}: damaged; open it in the program that wrote it and save it again", path=path)
+        ) from None
     if size > MAX_FILE_BYTES:
-        raise InputError(f"{path}: opens into {size // MIB} MiB, which is too large for a story; divide it")
+        raise InputError(
+            tr("{path}: opens into {size} MiB, which is too large for a story; divide it", path=path, size=size // MIB)
+        )
     return archive
 
 
@@ -155,7 +189,9 @@ def _word(path: Path, data: bytes) -> Iterator[str]:
             heading = (paragraph.style.name or "").startswith(("Heading", "Title", "제목"))
             yield f"# {paragraph.text}" if heading and paragraph.text.strip() else paragraph.text
     except (KeyError, ValueError, zipfile.BadZipFile, SyntaxError) as error:
-        raise InputError(f"{path}: damaged ({type(error).__name__}); save it again as .docx or .txt") from None
+        raise InputError(
+            tr("{path}: damaged ({name}); save it again as .docx or .txt", path=path, name=type(error).__name__)
+        ) from None
 
 
 def _epub(path: Path, data: bytes) -> Iterator[str]:
@@ -178,7 +214,11 @@ def _epub(path: Path, data: bytes) -> Iterator[str]:
         pages = [archive.read(name) for name in names]
     except (KeyError, StopIteration, ValueError, SyntaxError, RuntimeError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path}: damaged EPUB ({type(error).__name__}); export it again, or save it as .txt"
+            tr(
+                "{path}: damaged EPUB ({name}); export it again, or save it as .txt",
+                path=path,
+                name=type(error).__name__,
+            )
         ) from None
     for page in pages:
         yield from _paragraphs(soup.BeautifulSoup(page, "html.parser"))

@@ -16,6 +16,7 @@ from mlx_loopai.data.sentences import sentence_units
 from mlx_loopai.data.stories.reading import read_story
 from mlx_loopai.data.stories.scenes import Scene, divided
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.progress import Advance, ignore
 
 # The end of the scene before that a request quotes, and the opening that it gives, in characters.
@@ -80,7 +81,9 @@ def story_rows(files: Sequence[Path], options: StoryOptions, on_progress: Advanc
     Raises: InputError for a file that cannot be read, or when nothing is left to learn from.
     """
     if options.scene_chars < 50:
-        raise InputError(f"`scene_chars` {options.scene_chars}: too short for a scene; give 50 or more")
+        raise InputError(
+            tr("`scene_chars` {scene_chars}: too short for a scene; give 50 or more", scene_chars=options.scene_chars)
+        )
     records: list[Record] = []
     encodings: dict[str, int] = {}
     dropped = 0
@@ -95,7 +98,7 @@ def story_rows(files: Sequence[Path], options: StoryOptions, on_progress: Advanc
     again = {place for group in near_groups([record.messages[1].content for record in records]) for place in group[1:]}
     kept = tuple(record for place, record in enumerate(records) if place not in again)
     if not kept:
-        raise InputError("the stories hold no scene; give texts with paragraphs")
+        raise InputError(tr("the stories hold no scene; give texts with paragraphs"))
     return StoryRows(
         kept, files=len(files), scenes=len(records), duplicates=len(again), dropped_lines=dropped, encodings=encodings
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from mlx_loopai.language import Language
 from mlx_loopai.report.kit.elements import Child, Html, element, join
 from mlx_loopai.report.kit.style import STYLE
 
 # Even if some answer became markup, the page could neither run nor fetch anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-Language = Literal["en", "ko"]
 _LANGUAGES: dict[Language, str] = {"en": "English", "ko": "한국어"}
 
 

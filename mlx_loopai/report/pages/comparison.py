@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mlx_loopai.data.audit import Audit
 from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.language import Language
 from mlx_loopai.report.kit.elements import Child, Html, element, join
-from mlx_loopai.report.kit.page import Language, Section, page, reproduction, said, settings_block
+from mlx_loopai.report.kit.page import Section, page, reproduction, said, settings_block
 from mlx_loopai.report.kit.svg import Spot, scatter
 from mlx_loopai.report.sections.answers import answers_of
 from mlx_loopai.report.sections.audited import audit_section

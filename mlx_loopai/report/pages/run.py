@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from mlx_loopai.data.audit import Audit
 from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.language import Language
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Child, Html, element, join
-from mlx_loopai.report.kit.page import Language, Section, facts, page, reproduction, said, settings_block
+from mlx_loopai.report.kit.page import Section, facts, page, reproduction, said, settings_block
 from mlx_loopai.report.pages.comparison import phase_legend
 from mlx_loopai.report.sections.answers import answers_of
 from mlx_loopai.report.sections.audited import audit_section

@@ -13,8 +13,9 @@ from pydantic import BeforeValidator, ConfigDict, StrictFloat, StrictInt, TypeAd
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
+from mlx_loopai.language import later, tr
 
-WRITE_AGAIN = "write it again with the command it came from"
+WRITE_AGAIN = later("write it again with the command it came from")
 
 
 def finite(value: Any) -> Any:
@@ -47,19 +48,33 @@ class Document(Part):
     def from_json(cls, document: Any, place: str) -> Self:
         """The typed document. Raises: InputError with all problems, naming `place` and the key of each."""
         if not isinstance(document, Mapping):
-            raise InputError(f"{place}: expected a table, got {_kind(document)}; was this file written by mlx-loopai?")
+            raise InputError(
+                tr(
+                    "{place}: expected a table, got {kind}; was this file written by mlx-loopai?",
+                    place=place,
+                    kind=_kind(document),
+                )
+            )
         values = {str(key): value for key, value in document.items()}
         written = values.pop("format", cls.FORMAT)
         if not isinstance(written, int) or written > cls.FORMAT:
             raise InputError(
-                f"{place}: format {written!r} is not one that this mlx-loopai reads (up to {cls.FORMAT}); update it, "
-                f"or {WRITE_AGAIN}"
+                tr(
+                    "{place}: format {written!r} is not one that this mlx-loopai reads (up to {newest}); update it, "
+                    "or {write_again}",
+                    place=place,
+                    written=written,
+                    newest=cls.FORMAT,
+                    write_again=tr(WRITE_AGAIN),
+                )
             )
         try:
             return _adapter(cls).validate_python(values)
         except ValidationError as error:
             problems = all_problems(_explained(error, _keys(cls)))
-            raise InputError(f"{place}: {problems}; was this file written by mlx-loopai?") from None
+            raise InputError(
+                tr("{place}: {problems}; was this file written by mlx-loopai?", place=place, problems=problems)
+            ) from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -76,9 +91,17 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg}; {WRITE_AGAIN}") from None
+        raise InputError(
+            tr(
+                "{path}:{lineno}: not JSON: {reason}; {write_again}",
+                path=path,
+                lineno=error.lineno,
+                reason=error.msg,
+                write_again=tr(WRITE_AGAIN),
+            )
+        ) from None
     except RecursionError:
-        raise InputError(f"{path}: nested too deeply to be a document of mlx-loopai") from None
+        raise InputError(tr("{path}: nested too deeply to be a document of mlx-loopai", path=path)) from None
 
 
 def read_text(path: Path) -> str:
@@ -86,11 +109,20 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; give a file that mlx-loopai wrote") from None
+        raise InputError(
+            tr("{path}: byte {start} is not UTF-8; give a file that mlx-loopai wrote", path=path, start=error.start)
+        ) from None
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; {WRITE_AGAIN}") from None
+        raise InputError(
+            tr(
+                "{path}: cannot be read: {reason}; {write_again}",
+                path=path,
+                reason=error.strerror,
+                write_again=tr(WRITE_AGAIN),
+            )
+        ) from None
 
 
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
@@ -114,13 +146,17 @@ def _explained(error: ValidationError, keys: list[str]) -> Iterator[str]:
         name = ".".join(map(str, problem["loc"]))
         name = name if name.isprintable() else repr(name)  # an error is one line
         if problem["type"] == "missing":
-            yield f"{name} is missing"
+            yield tr("{name} is missing", name=name)
         elif problem["type"] == "unexpected_keyword_argument":
             near = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.6)
-            yield f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "")
+            yield tr("unknown key {name}", name=name) + (tr("; did you mean {near}?", near=near[0]) if near else "")
         else:
             expected = _EXPECTED.get(problem["type"])
-            wrong = f"expected {expected}, got {_kind(problem['input'])}" if expected else problem["msg"]
+            wrong = (
+                tr("expected {expected}, got {kind}", expected=expected, kind=_kind(problem["input"]))
+                if expected
+                else problem["msg"]
+            )
             yield f"{name}: {wrong}"
 
 
@@ -130,11 +166,18 @@ _EXPECTED = {
     "mapping_type": "a table",
     "tuple_type": "a list",
     "float_type": "a number",
-    "int_type": "a whole number",
+    "int_type": tr("a whole number"),
     "string_type": "a text",
-    "bool_type": "true or false",
+    "bool_type": tr("true or false"),
 }
-_KINDS = {dict: "a table", list: "a list", tuple: "a list", str: "a text", bool: "true or false", type(None): "null"}
+_KINDS = {
+    dict: tr("a table"),
+    list: tr("a list"),
+    tuple: tr("a list"),
+    str: tr("a text"),
+    bool: tr("true or false"),
+    type(None): "null",
+}
 
 
 def _kind(value: Any) -> str:

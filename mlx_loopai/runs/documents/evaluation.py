@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.lm_eval import PREFIX as LM_EVAL
+from mlx_loopai.language import tr
 from mlx_loopai.runs.documents.document import Document, Figure, Part
 from mlx_loopai.runs.documents.figures import Kept, TaskScore
 
@@ -75,7 +76,10 @@ class Evaluation(Document, Kept):
         """The evaluation. Raises: InputError as `Document.from_json`, and for the scores of lm-eval's tasks."""
         if isinstance(document, Mapping) and str(document.get("suite")).startswith(LM_EVAL):
             raise InputError(
-                f"{place}: holds scores of lm-eval's tasks, which have no single answers and so no retention; "
-                "evaluate with another `suite`"
+                tr(
+                    "{place}: holds scores of lm-eval's tasks, which have no single answers and so no retention; "
+                    "evaluate with another `suite`",
+                    place=place,
+                )
             )
         return super().from_json(document, place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.runs.documents.comparison import Comparison
 from mlx_loopai.runs.documents.document import read_json
 from mlx_loopai.runs.documents.evaluation import Evaluation
@@ -17,4 +18,4 @@ def read_result(path: Path) -> Evaluation | Comparison:
         return Comparison.from_json(found, str(path))
     if isinstance(found, dict) and "retention" in found:
         return Evaluation.from_json(found, str(path))
-    raise InputError(f"{path}: holds neither a retention nor arms")
+    raise InputError(tr("{path}: holds neither a retention nor arms", path=path))

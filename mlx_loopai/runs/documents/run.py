@@ -11,6 +11,7 @@ import yaml
 from mlx_loopai.config import ForgettingOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.language import tr
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.document import read_json, read_text
 from mlx_loopai.runs.documents.evaluation import Evaluation
@@ -97,7 +98,7 @@ def run_of(
 def _versions(start: Mapping[str, Any]) -> dict[str, str]:
     found = start.get("versions") or {}
     if not isinstance(found, Mapping):
-        raise InputError(f"events.jsonl: versions: expected a table, got {found!r}")
+        raise InputError(tr("events.jsonl: versions: expected a table, got {found!r}", found=found))
     return {str(name): str(version) for name, version in found.items()}
 
 
@@ -109,4 +110,6 @@ def gate_of(settings: str, place: str) -> Gate:
         return Gate.of(ForgettingOptions.model_validate(known))
     except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
         why = " ".join(str(error).split())[:200]
-        raise InputError(f"{place}: forgetting: the gate's floors cannot be read: {why}; mend the file") from None
+        raise InputError(
+            tr("{place}: forgetting: the gate's floors cannot be read: {why}; mend the file", place=place, why=why)
+        ) from None

@@ -1,0 +1,78 @@
+"""The Korean catalog: it says all that the program says, nothing else, and with the same values."""
+
+from __future__ import annotations
+
+import gettext
+import re
+from string import Formatter
+
+import pytest
+
+pytest.importorskip("babel")
+
+from mlx_loopai.cli.main import COMMANDS
+from tools.catalog import DOMAIN, LOCALES, MO, Message, messages, translations
+
+# What must be typed as it is: flags, commands, files, and arguments in backticks that become flags.
+_TYPED = re.compile(
+    rf"`[^`]+`|(?<![\w-])--[a-z][a-z-]*|\$?\b[A-Z]+(?:_[A-Z]+)+\b|\bmlx-loopai (?:{'|'.join(COMMANDS)})\b", re.ASCII
+)
+
+
+@pytest.fixture(scope="module")
+def korean() -> dict[Message, str]:
+    return translations()
+
+
+def english(message: Message) -> str:
+    return message if isinstance(message, str) else message[1]
+
+
+def values(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name}
+
+
+def typed(text: str) -> set[str]:
+    return set(_TYPED.findall(text))
+
+
+def test_every_message_has_its_korean_and_none_is_left_over(korean: dict[Message, str]) -> None:
+    said = set(messages())
+    assert said - set(korean) == set(), "run `python -m tools.catalog` and translate them"
+    assert set(korean) - said == set(), "run `python -m tools.catalog`"
+    assert [message for message, text in korean.items() if not text] == []
+
+
+def test_the_compiled_catalog_is_that_of_the_written_one(korean: dict[Message, str]) -> None:
+    with MO.open("rb") as file:
+        compiled = gettext.GNUTranslations(file)
+    for message, text in korean.items():
+        found = compiled.gettext(message) if isinstance(message, str) else compiled.ngettext(*message, 2)
+        assert found == text, "run `python -m tools.catalog`"
+
+
+def test_values_stay_the_same(korean: dict[Message, str]) -> None:
+    wrong = [
+        message
+        for message, text in korean.items()
+        # A message without values is never formatted, and may hold braces.
+        if values(text) != values(english(message)) and "{" in text + english(message)
+    ]
+    # The form for any number may leave the number out.
+    assert [message for message in wrong if isinstance(message, str)] == []
+
+
+def test_what_a_person_types_stays_as_it_is(korean: dict[Message, str]) -> None:
+    assert [message for message, text in korean.items() if typed(text) != typed(english(message))] == []
+
+
+def test_korean_begins_and_ends_as_the_english_does(korean: dict[Message, str]) -> None:
+    """Parts that are put together keep the space or line break between them."""
+    for message, text in korean.items():
+        said = english(message)
+        assert text[:1].isspace() == said[:1].isspace(), message
+        assert text[-1:].isspace() == said[-1:].isspace(), message
+
+
+def test_gettext_finds_the_catalog() -> None:
+    assert gettext.find(DOMAIN, LOCALES, ["ko"]) == str(MO)

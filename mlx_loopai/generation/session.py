@@ -210,7 +210,7 @@ def open_base(model: str, adapters: Sequence[Path], dtype: str, adapter_when: Ad
     Raises: InputError as `open_session`.
     """
     if adapter_when == "auto" and not adapters:
-        raise InputError("`adapter_when` auto: there is no adapter to switch; give `adapter`", "adapter_when")
+        raise InputError(tr("`adapter_when` auto: there is no adapter to switch; give `adapter`"), "adapter_when")
     configs = [read_adapter_config(folder) for folder in adapters]
     base = Base.open(model)
     for folder, config in zip(adapters, configs, strict=True):

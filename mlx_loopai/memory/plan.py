@@ -392,11 +392,9 @@ def _advice(plan: MemoryPlan) -> str:
     """What helps most against the largest term."""
     largest = max(plan.terms, key=lambda name: plan.terms[name])
     if largest == "weights":
-        return (
-            tr("take a smaller model")
-            if plan.base_precision not in FLOAT_BYTES
-            else tr("take a 4-bit base or a smaller model")
-        )
+        if plan.base_precision in FLOAT_BYTES:
+            return tr("take a 4-bit base or a smaller model")
+        return tr("take a smaller model")
     if largest in ("activations", "attention", "loss"):
         return tr("lower train.max_tokens or leave memory.* to the plan")
     return tr("lower lora.rank or raise memory.budget")

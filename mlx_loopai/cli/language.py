@@ -79,11 +79,11 @@ def speak(arguments: Sequence[str]) -> None:
 
 def _asked_for(arguments: Sequence[str]) -> Language | None:
     named = None
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for place, argument in enumerate(arguments):
         if argument == "--":
             break
-        if argument == _FLAG:
-            named = following
+        if argument == _FLAG and place + 1 < len(arguments):
+            named = arguments[place + 1]
         elif argument.startswith(f"{_FLAG}="):
             named = argument.removeprefix(f"{_FLAG}=")
     return next((known for known in LANGUAGES if known == named), None)

@@ -14,8 +14,8 @@ from mlx_loopai.models.load import build_model
 from mlx_loopai.models.vision.settings import VisionSettings, vision_settings
 from mlx_loopai.models.vision.tower import Tower
 
-VOCAB, HIDDEN = 300, 32
-IMAGE, BEFORE, AFTER = 297, 298, 299
+VOCAB, HIDDEN = 304, 32
+IMAGE, BEFORE, AFTER = 300, 301, 302
 _TOWER: dict[str, Any] = {"num_heads": 2, "patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2}
 _LATER: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": HIDDEN}
 TOWERS: dict[str, dict[str, Any]] = {

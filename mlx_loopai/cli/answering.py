@@ -19,6 +19,7 @@ from mlx_loopai.language import later, tr
 
 if TYPE_CHECKING:
     from mlx_loopai.config import GenerationOptions
+    from mlx_loopai.data.images import Picture
     from mlx_loopai.generation.answer_stream import Text
     from mlx_loopai.generation.answers import Answer, Standard
     from mlx_loopai.generation.grammar import Grammar
@@ -44,10 +45,11 @@ class Output:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and the tokens that the model reads of it."""
+    """A prompt, the tokens that the model reads of it, and the pictures that it shows."""
 
     prompt: Prompt
     ids: Sequence[int]
+    pictures: Sequence[Picture] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,8 @@ class Job:
 
         options = fitted(self.options, len(question.ids), self.session.loaded.max_positions)
         prefix = self.prefix if self.prefix is not None and self.prefix.fits(question.ids) else None
-        return dataclasses.replace(self.session.request(question.ids, options, self.grammar, row), prefix=prefix)
+        request = self.session.request(question.ids, options, self.grammar, row, question.pictures)
+        return dataclasses.replace(request, prefix=prefix)
 
     def requests(self, questions: Sequence[Question]) -> list[Request]:
         """The same for all prompts of a file. Raises: ContextOverflow naming those that leave no room."""
@@ -97,7 +100,9 @@ class Job:
             "standard": repr(self.standard),
         }
         common = json.dumps(settings, sort_keys=True)
-        return [hashlib.sha256(f"{common} {list(one.ids)}".encode()).hexdigest()[:16] for one in questions]
+        shown = [[picture.digest for picture in one.pictures] for one in questions]
+        texts = [f"{common} {list(one.ids)}{seen or ''}" for one, seen in zip(questions, shown, strict=True)]
+        return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
 
 
 def answer_one(job: Job, question: Question, output: Output) -> None:

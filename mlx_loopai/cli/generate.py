@@ -17,6 +17,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
+    from mlx_loopai.cli.answering import Question
     from mlx_loopai.data.records import Record
     from mlx_loopai.generation.answers import Standard
     from mlx_loopai.generation.grammar import Grammar
@@ -34,6 +35,7 @@ class _Given:
 
     prompt: str | None
     prompts: Path | None
+    image: tuple[Path, ...]
     model: str | None
     adapter: Path | None
     adapter_when: AdapterWhen
@@ -77,6 +79,12 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("generate", short_help="Generate text from a prompt or a file of prompts.")
 @click.argument("prompt", required=False)
 @click.option("--prompts", type=_FILE, help=".txt with one prompt a line, or .jsonl rows with prompt or messages.")
+@click.option(
+    "--image",
+    type=_FILE,
+    multiple=True,
+    help="A PNG, JPEG or WebP picture that PROMPT shows (repeatable), for a model that sees (extra: vision).",
+)
 @model_option
 @adapter_option
 @adapter_when_option
@@ -130,7 +138,7 @@ def command(**options: Any) -> None:
 
     Scripts.parse(generation.scripts)  # before the weights, as all that is quick to check
     _check_together(given)
-    asked = _read_prompts(given.prompt, given.prompts, given.out)
+    asked = _read_prompts(given)
     from mlx_loopai.cli.answering import Job, Output, Question, answer_all, answer_one
     from mlx_loopai.generation.engine import load_draft
     from mlx_loopai.generation.session import answer_room
@@ -141,7 +149,9 @@ def command(**options: Any) -> None:
     loaded = session.loaded
     budget = loaded.max_positions - answer_room(generation, loaded.max_positions)
     asked = _grounded(asked, given, session, examples, budget)
-    questions = [Question(one, session.prompt_ids(one, examples, generation)) for one in asked]
+    questions = [
+        Question(one, session.prompt_ids(one, examples, generation), session.pictures(one, examples)) for one in asked
+    ]
     job = Job(
         session=session,
         options=generation,
@@ -149,7 +159,7 @@ def command(**options: Any) -> None:
         grammar=_grammar(loaded, given),
         standard=_standard(given),
         draft=None if given.draft_model is None else load_draft(given.draft_model, loaded),
-        prefix=_prefix(session, examples, [question.ids for question in questions], given),
+        prefix=_prefix(session, examples, questions, given),
     )
     output = Output(given.out, given.as_json, given.quiet)
     if given.prompts is None:
@@ -167,12 +177,16 @@ def _check_together(given: _Given) -> None:
         "--best-of": given.best_of > 1,
         "--retries or --max-removed": given.retries is not None or given.max_removed is not None,
         "--prompt-cache": given.prompt_cache is not None,
+        "--image": bool(given.image),
     }
     for name, asked in batched.items():
         if asked and given.draft_model is not None:
             raise InputError(
                 tr("--draft-model with {name}: it serves one streamed answer; give one of them", name=name)
             )
+    for name in ("--prompts", "--prompt-cache"):
+        if given.image and batched[name]:
+            raise InputError(tr("--image with {name}: pictures belong to one PROMPT; give one of them", name=name))
     if given.prompt_cache is not None and given.adapter_when == "auto":
         raise InputError(
             tr("--prompt-cache with --adapter-when auto: base and adapter read prompts apart; give one of them")
@@ -228,14 +242,15 @@ def _grammar(loaded: LoadedModel, given: _Given) -> Grammar | None:
 
 
 def _prefix(
-    session: Session, examples: Sequence[Record], all_ids: Sequence[Sequence[int]], given: _Given
+    session: Session, examples: Sequence[Record], questions: Sequence[Question], given: _Given
 ) -> Prefix | None:
     """What the prompts begin with together: from the file, or computed, and stored there when one is named."""
     from mlx_loopai.generation.prompts import single_prompt
     from mlx_loopai.models.prompt_cache import cache_identity, compute_prefix, read_prefix, save_prefix, shared_tokens
 
-    path = given.prompt_cache
-    if path is None and len(all_ids) == 1:
+    path, all_ids = given.prompt_cache, [question.ids for question in questions]
+    # A prompt with pictures is read with them, and what they share is no text alone.
+    if (path is None and len(all_ids) == 1) or any(question.pictures for question in questions):
         return None
     # Another request shows where the system prompt and the examples end, also when one prompt is asked.
     tokens = shared_tokens([*all_ids, session.prompt_ids(single_prompt("?"), examples)])
@@ -255,9 +270,11 @@ def _prefix(
     return prefix
 
 
-def _read_prompts(prompt: str | None, prompts: Path | None, out: Path | None) -> list[Prompt]:
+def _read_prompts(given: _Given) -> list[Prompt]:
+    from mlx_loopai.data.images import given_picture
     from mlx_loopai.generation.prompts import read_prompts, single_prompt
 
+    prompt, prompts, out = given.prompt, given.prompts, given.out
     if prompt is None and prompts is None:
         raise InputError(tr("no prompt; write one, or give a file of prompts with --prompts FILE"))
     if prompts is None:
@@ -265,7 +282,7 @@ def _read_prompts(prompt: str | None, prompts: Path | None, out: Path | None) ->
             raise InputError(
                 tr("--out {out}: only with --prompts FILE; the text of one prompt goes to standard output", out=out)
             )
-        return [single_prompt(prompt or "")]
+        return [single_prompt(prompt or "", [given_picture(path) for path in given.image])]
     if prompt is not None:
         raise InputError(tr("both a prompt and --prompts {prompts}; give one of them", prompts=prompts))
     if out is not None:

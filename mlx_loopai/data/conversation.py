@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mlx_loopai.data.images import Picture
+from mlx_loopai.errors import InputError
+
 Kind = Literal["chat", "text"]
+
+# Where a picture stands in a message's text. Plane 16 is private: no text that was written for people holds it.
+PICTURE = "\U00100000"
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -17,7 +24,7 @@ class Message:
 
     taught: whether an answer is learnt; otherwise it is context. thinking: what an answer thought before it was given.
     tool_calls: JSON text of an answer's calls, each {"name", "arguments"}. name: the function whose result a tool's
-    turn brings.
+    turn brings. pictures: what stands at each `PICTURE` of the content, in order.
     """
 
     role: str
@@ -26,6 +33,7 @@ class Message:
     thinking: str = ""
     tool_calls: str = ""
     name: str = ""
+    pictures: tuple[Picture, ...] = ()
 
     def as_turn(self) -> dict[str, Any]:
         """The turn as a chat template reads it: what was said, not whether it teaches."""
@@ -39,7 +47,15 @@ class Message:
         return row
 
     def as_row(self) -> dict[str, Any]:
-        """The turn as a row of `messages` holds it; reads back as it is."""
+        """The turn as a row of `messages` holds it; reads back as it is.
+
+        Raises: InputError for a turn with pictures: their paths belong to the file that they were read from.
+        """
+        if self.pictures:
+            raise InputError(
+                f"{self.pictures[0].name}: a turn with pictures is not written into another file, beside which they do"
+                " not lie; keep the row in its own file"
+            )
         return self.as_turn() | ({"weight": 0} if self.role == "assistant" and not self.taught else {})
 
 
@@ -65,3 +81,13 @@ class Record:
             return {"text": self.messages[0].content}
         row: dict[str, Any] = {"messages": [message.as_row() for message in self.messages]}
         return row | ({"tools": json.loads(self.tools)} if self.tools else {})
+
+
+def showing(text: str, pictures: Sequence[Picture], role: str = "user") -> Message:
+    """A turn that shows `pictures` before its text. A mark in the text itself, which no person wrote, is taken out."""
+    return Message(role, PICTURE * len(pictures) + text.replace(PICTURE, ""), pictures=tuple(pictures))
+
+
+def pictures_in(messages: Sequence[Message]) -> tuple[Picture, ...]:
+    """Every picture of a conversation, in order."""
+    return tuple(picture for message in messages for picture in message.pictures)

@@ -14,6 +14,7 @@ from mlx_loopai.data.conversation import Kind as Kind
 from mlx_loopai.data.conversation import Message as Message
 from mlx_loopai.data.conversation import Record as Record
 from mlx_loopai.data.formats import RawRow, read_rows, row_files
+from mlx_loopai.data.images import picture_in
 from mlx_loopai.data.pairs import Judged, Label, Pair, read_judged
 from mlx_loopai.data.shapes import Meaning
 from mlx_loopai.data.shapes import user_text as user_text
@@ -157,9 +158,16 @@ def read_all(
                 continue
             meaning, rejected = read.meaning, read.rejected
             unused.update(meaning.unused)
-            record = _record(meaning, category, origin)
-            if rejected is not None:
-                judged.append(Pair(record, _record(rejected, category, origin)))
+            try:
+                record, worse = (
+                    None if one is None else _record(one, category, origin, file.parent) for one in (meaning, rejected)
+                )
+            except InputError as error:
+                found.append(BadRow(origin, str(error)))
+                continue
+            assert record is not None
+            if worse is not None:
+                judged.append(Pair(record, worse))
             elif read.good is not None:
                 judged.append(Label(record, read.good))
             else:
@@ -168,8 +176,15 @@ def read_all(
     return Reading(path, records, bad, dict(unused), others, tuple(judged))
 
 
-def _record(meaning: Meaning, category: str, origin: str) -> Record:
-    return Record(meaning.messages, kind=meaning.kind, category=category, origin=origin, tools=meaning.tools)
+def _record(meaning: Meaning, category: str, origin: str, folder: Path) -> Record:
+    """The record, its pictures found in `folder`. Raises: InputError for a picture that is not there."""
+    messages = meaning.messages
+    if any(message.pictures for message in messages):
+        messages = tuple(
+            replace(message, pictures=tuple(picture_in(folder, one.name) for one in message.pictures))
+            for message in messages
+        )
+    return Record(messages, kind=meaning.kind, category=category, origin=origin, tools=meaning.tools)
 
 
 def _renamed(rows: list[RawRow], columns: Mapping[str, str], file: Path) -> list[RawRow]:

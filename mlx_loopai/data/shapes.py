@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mlx_loopai.data.conversation import Kind, Message
+from mlx_loopai.data.conversation import PICTURE, Kind, Message
+from mlx_loopai.data.images import Picture
 from mlx_loopai.data.turns import UnreadableError, kind_of, read_text, read_turn
 from mlx_loopai.language import tr
 
@@ -20,6 +21,7 @@ REQUEST_NAMES = ("prompt", "instruction", "question", "q")
 ANSWER_NAMES = ("completion", "response", "output", "answer", "a")
 CHAT_NAMES = ("messages", "conversations", "conversation")
 _SYSTEM_NAMES = ("system", "system_prompt")
+_PICTURE_NAMES = ("images", "image")
 _THINKING_NAMES = ("reasoning_content", "reasoning", "thinking")
 _KOREAN_GENRES = {
     "fantasy": "판타지", "romance": "로맨스", "mystery": "추리", "thriller": "스릴러", "horror": "공포",
@@ -83,6 +85,7 @@ def interpret(values: Any) -> Meaning:
                 found=found,
             )
         )
+    messages = _with_pictures(messages, row)
     tools = _tools(row)
     _check_answers(messages, kind)
     unused |= row.fields.keys() - row.used
@@ -136,6 +139,36 @@ def _greeting_as_context(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         replace(message, taught=message.taught and not (at < first and message.role == "assistant"))
         for at, message in enumerate(messages)
     )
+
+
+def _with_pictures(messages: tuple[Message, ...], row: _Row) -> tuple[Message, ...]:
+    """The messages with the row's pictures, as it names them; those that no part places are shown first of all."""
+    name = row.first(_PICTURE_NAMES)
+    given = unpacked(row.take(name)) if name else []
+    names = [_picture_name(one) for one in (given if isinstance(given, list) else [given])]
+    places = sum(message.content.count(PICTURE) for message in messages)
+    if not places and names:
+        first = next((at for at, message in enumerate(messages) if message.role == "user"), None)
+        if first is None:
+            raise UnreadableError("pictures and no request that shows them")
+        shown = replace(messages[first], content=PICTURE * len(names) + messages[first].content)
+        messages, places = (*messages[:first], shown, *messages[first + 1 :]), len(names)
+    if places != len(names):
+        raise UnreadableError(f"{places} image parts and {len(names)} pictures in `images`; each part needs one")
+    if any(PICTURE in message.content for message in messages if message.role != "user"):
+        raise UnreadableError("a picture in a turn that is not the user's; pictures are shown in requests")
+    left = iter([Picture(one) for one in names])
+    return tuple(
+        replace(message, pictures=tuple(next(left) for _ in range(message.content.count(PICTURE))))
+        for message in messages
+    )
+
+
+def _picture_name(value: Any) -> str:
+    found = value.get("path") if isinstance(value, Mapping) else value
+    if not isinstance(found, str) or not found.strip():
+        raise UnreadableError(f"a picture must be the path of a file, got {kind_of(found)}")
+    return read_text(found, "a picture's path")
 
 
 def _turns(raw: Any, what: str, name: str, unused: set[str]) -> tuple[Message, ...]:

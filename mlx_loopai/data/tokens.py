@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.conversation import Message, Record
+from mlx_loopai.data.conversation import Message, Record, pictures_in
+from mlx_loopai.data.images import Picture
 from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.sentences import sentence_units
+from mlx_loopai.data.sight import Sight, divided, marked
 from mlx_loopai.data.special import SpecialNames
 from mlx_loopai.data.template import ChatTemplate, Turn
 from mlx_loopai.errors import InputError, all_problems
@@ -40,7 +42,7 @@ class TokenRow:
 
     rejected: the worse answer to the same prompt, where this is the better one of a pair. good: what the label of a
     single answer says; None for one without. reference: the base's log-probability of the targets of a judged row,
-    summed nats, once it is known.
+    summed nats, once it is known. pictures: what stands at its picture tokens, in order.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
@@ -52,6 +54,7 @@ class TokenRow:
     rejected: TokenRow | None = None
     good: bool | None = None
     reference: float = 0.0
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def judged(self) -> bool:
@@ -93,11 +96,12 @@ class ChatEncoder:
     """Encodes records and prompts with one tokenizer, chat template and system prompt.
 
     `tokenizer` is an mlx-lm TokenizerWrapper or a Hugging Face tokenizer; of it are used `apply_chat_template`,
-    `encode` with and without `add_special_tokens=False`, and `eos_token_id`.
+    `encode` with and without `add_special_tokens=False`, and `eos_token_id`. sight: how the model sees; without it
+    messages with pictures are refused.
     """
 
-    def __init__(self, tokenizer: Any, system_prompt: str = "") -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, system_prompt: str = "", sight: Sight | None = None) -> None:
+        self._tokenizer, self._sight = tokenizer, sight
         self._template = ChatTemplate(tokenizer, system_prompt)
         self._closings: dict[str, list[int]] = {}
 
@@ -129,9 +133,11 @@ class ChatEncoder:
         Raises: InputError when the chat template refuses the messages.
         """
         given = messages if allow_special else [self._special.hidden(message) for message in messages]
+        given, pictures = marked(given, "prompt", self._sight)
         past, last = self._template.prompt(given, thinks=thinks)
         ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
-        return ids + self._ids(last) + self._ids(begun if allow_special else self._special.hide(begun))
+        ids += self._ids(last) + self._ids(begun if allow_special else self._special.hide(begun))
+        return self._with_pictures(ids, pictures)
 
     def split_long(self, record: Record, max_tokens: int) -> list[TokenRow]:
         """The record in rows of at most `max_tokens`, each answer token supervised once.
@@ -144,6 +150,11 @@ class ChatEncoder:
         whole = self.encode(record)
         if len(whole.ids) <= max_tokens:
             return [whole]
+        if whole.pictures:
+            raise InputError(
+                f"{record.origin}: {len(whole.ids)} tokens with its pictures are more than the {max_tokens} of a row,"
+                " and rows with pictures are not divided; raise train.max_tokens, or lower vision.max_pixels"
+            )
         if record.kind == "text":
             units = self._text_units(record, sentence_units(_text_of(record)))
             return self._divide(record, self._text_start, units, max_tokens)
@@ -218,7 +229,8 @@ class ChatEncoder:
         messages = _until_last_answer(record)
         if not record.allow_special:
             messages = tuple(self._special.hidden(message) for message in messages)
-        return self._template.turns(messages, record.origin, record.tools)
+        given, _ = marked(messages, record.origin, self._sight)
+        return self._template.turns(given, record.origin, record.tools)
 
     def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
         end = self._tokenizer.eos_token_id
@@ -249,11 +261,27 @@ class ChatEncoder:
         return self._closings[closing]
 
     def _ids(self, text: str) -> list[int]:
-        parts = self._special.pieces(text)
-        return [token for part in parts for token in self._tokenizer.encode(part, add_special_tokens=False)]
+        """The tokens of `text`; the picture of number k is the token -1 - k."""
+        ids: list[int] = []
+        for part in divided(text):
+            if isinstance(part, int):
+                ids.append(-1 - part)
+                continue
+            for piece in self._special.pieces(part):
+                ids += self._tokenizer.encode(piece, add_special_tokens=False)
+        return ids
+
+    def _with_pictures(self, ids: Sequence[int], pictures: Sequence[Picture]) -> list[int]:
+        """`ids` with the tokens of `pictures` in their places."""
+        if not pictures:
+            return list(ids)
+        assert self._sight is not None
+        sight = self._sight
+        return [token for one in ids for token in ([one] if one >= 0 else sight.tokens(pictures[-1 - one]))]
 
     def _row(self, record: Record, segments: Iterable[tuple[list[int], bool]]) -> TokenRow:
-        parts = list(segments)
+        pictures = pictures_in(_until_last_answer(record))
+        parts = [(self._with_pictures(tokens, pictures), taught) for tokens, taught in segments]
         ids = np.fromiter((token for tokens, _ in parts for token in tokens), dtype=np.int32)
         supervised = np.repeat([taught for _, taught in parts], [len(tokens) for tokens, _ in parts])
         supervised[:1] = False
@@ -261,7 +289,7 @@ class ChatEncoder:
             raise InputError(
                 tr("{origin}: no token of this row can be learnt; remove the row or lengthen it", origin=record.origin)
             )
-        return TokenRow(ids, supervised, origin=record.origin, category=record.category)
+        return TokenRow(ids, supervised, origin=record.origin, category=record.category, pictures=pictures)
 
 
 def text_start(tokenizer: Any) -> list[int]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_loopai.data.conversation import ROLES, Message
+from mlx_loopai.data.conversation import PICTURE, ROLES, Message
 from mlx_loopai.language import tr
 
 _ROLES = {role: role for role in ROLES} | {"developer": "system", "model": "assistant", "function": "tool"}
@@ -70,17 +70,20 @@ def _name(fields: Mapping[str, Any], used: set[str]) -> str:
 
 
 def _content(value: Any, number: int, name: str) -> str:
-    """A text, or the texts of parts one after the other."""
+    """A text, or the texts of parts one after the other, with `PICTURE` where a picture stands among them."""
     if not isinstance(value, list):
         return read_text(value, tr("turn {number}'s {name}", number=number, name=name))
     texts = []
     for part in value:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind == "image":
+            texts.append(PICTURE)
+            continue
         text = part.get("text") if isinstance(part, Mapping) else part
         if kind != "text" or not isinstance(text, str):
             raise UnreadableError(
                 tr(
-                    "turn {number} has a part of the type {kind!r:.40}; only text parts are read",
+                    "turn {number} has a part of the type {kind!r:.40}; text and image are read",
                     number=number,
                     kind=kind,
                 )
@@ -169,7 +172,8 @@ def read_text(value: Any, name: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise UnreadableError(tr("{name} holds half of a surrogate pair, which is no character", name=name)) from None
-    return value
+    # The mark of a picture is put in where one stands, and by nobody else.
+    return value.replace(PICTURE, "")
 
 
 def kind_of(value: Any) -> str:

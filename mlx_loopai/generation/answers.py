@@ -134,7 +134,8 @@ class _Desk:
 
     def _start(self, place: int) -> None:
         request = self._requests[place]
-        if self._best_of > 1 and len(request.prompt) > 1:
+        # With pictures a batch reads each prompt with them.
+        if self._best_of > 1 and len(request.prompt) > 1 and request.pictures is None:
             prefix = compute_prefix(self._loaded.model, request.prompt[:-1], request.prefix)
             request = dataclasses.replace(request, prefix=prefix)
         options = request.options.model_copy(update={"seed": request.options.seed + self._attempts[place]})

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts
+from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts, stream
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
+from mlx_loopai.models.prompt_cache import Prefix
+from mlx_loopai.models.vision.reading import read_prompt
 
 __all__ = ["Batch", "Request", "RowPiece"]
 
@@ -40,6 +43,17 @@ class _Row:
     begun: bool = False  # a token was chosen, so the whole prompt has been read
 
 
+@dataclass
+class _Alone:
+    """An answer to pictures of a model with three rotary positions: in a batch all rows would have one row's.
+
+    held: its next piece, which is the last one if no other comes.
+    """
+
+    pieces: Generator[Piece, None, None]
+    held: Piece | None = None
+
+
 class Batch:
     """Answers in the making. Waiting ones take the places of those that ended; use it from one thread.
 
@@ -57,6 +71,8 @@ class Batch:
             prefill_step_size=PREFILL_TOKENS // prefill_rows,
         )
         self._rows: dict[int, _Row] = {}
+        self._alone: dict[int, _Alone] = {}
+        self._n_alone = 0
 
     def __enter__(self) -> Batch:
         return self
@@ -68,16 +84,24 @@ class Batch:
 
     def __len__(self) -> int:
         """How many answers wait or are being written."""
-        return len(self._rows)
+        return len(self._rows) + len(self._alone)
 
     def close(self) -> None:
         """Give the wired memory back."""
+        for row in self._alone.values():
+            row.pieces.close()
         self._generator.close()
 
     def add(self, request: Request) -> int:
         """Let an answer join at the next step. Returns: its key. Raises: InputError for an empty prompt."""
         prompt, prefix = list(request.prompt), request.prefix
         check_prompts([prompt])
+        if request.pictures is not None:
+            if request.pictures.positions is not None:
+                return self._add_alone(request)
+            cache = make_prompt_cache(self._loaded.model)
+            read_prompt(self._loaded.model, cache, prompt[:-1], request.pictures)
+            prefix = Prefix(tuple(prompt[:-1]), cache)
         n_read = len(prefix.tokens) if prefix else 0
         sampler, processor = request.decoding(self._loaded.n_tokens)
         (key,) = self._generator.insert(
@@ -95,10 +119,13 @@ class Batch:
 
     def remove(self, key: int) -> None:
         """Drop an answer; it may have ended already."""
+        if key in self._alone:
+            self._alone.pop(key).pieces.close()
         row = self._rows.pop(key, None)
         if row is None:
             return
-        keeps = row.begun and self._on_read is not None
+        # Another picture has the same tokens: what was read of it would be taken for this one's.
+        keeps = row.begun and self._on_read is not None and row.request.pictures is None
         read = self._generator.remove([key], return_prompt_caches=keeps)
         if self._on_read is not None and key in read:
             cache, tokens = read[key]
@@ -106,8 +133,23 @@ class Batch:
 
     def step(self) -> list[RowPiece]:
         """The next token of each answer that is being written: none while prompts are read first."""
+        if self._alone:
+            return self._step_alone(next(iter(self._alone)))
         _, responses = self._generator.next()
         return [self._piece(response) for response in responses]
+
+    def _add_alone(self, request: Request) -> int:
+        self._n_alone += 1
+        key = -self._n_alone  # mlx-lm counts from 0 on
+        self._alone[key] = _Alone(stream(self._loaded, request))
+        return key
+
+    def _step_alone(self, key: int) -> list[RowPiece]:
+        row = self._alone[key]
+        piece, row.held = row.held, next(row.pieces, None)
+        if row.held is None:
+            del self._alone[key]
+        return [] if piece is None else [RowPiece(key, piece, row.held is None)]
 
     def _piece(self, response: Any) -> RowPiece:
         key, last = response.uid, response.finish_reason is not None
@@ -124,7 +166,7 @@ class Batch:
             detokenizer.finalize()
             text = (text + detokenizer.last_segment).rstrip(REPLACEMENT)
             del self._rows[key]
-            if self._on_read is not None:
+            if self._on_read is not None and row.request.pictures is None:
                 self._on_read(row.request, response.all_tokens, response.prompt_cache)
         return RowPiece(key, Piece(text, None if ended else response.token, ended), last)
 

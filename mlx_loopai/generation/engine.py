@@ -28,6 +28,8 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.models.lora import adapter_answering
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
+from mlx_loopai.models.vision.pictures import reading_at
+from mlx_loopai.models.vision.reading import read_prompt
 from mlx_loopai.progress import Advance, ignore
 
 __all__ = ["Generation", "Piece", "SamplingOptions", "generate_batch", "generate_stream"]
@@ -79,17 +81,31 @@ def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = No
 
     With `draft`, a smaller model of the same vocabulary (`load_draft`), that one proposes tokens and the model checks
     several at once: the same text, rounding of the logits apart. A prefix is not used then, and a tally counts the
-    tokens of both. Raises: InputError for an empty prompt.
+    tokens of both. Raises: InputError for an empty prompt, or for pictures together with a draft model.
     """
-    prompt = list(request.prompt)
+    prompt, pictures = list(request.prompt), request.pictures
     check_prompts([prompt])
+    with (
+        adapter_answering(loaded.model, request.adapter),
+        reading_at(loaded.model, None if pictures is None else pictures.positions),
+    ):
+        yield from _pieces(loaded, request, prompt, draft)
+
+
+def _pieces(loaded: LoadedModel, request: Request, prompt: list[int], draft: LoadedModel | None) -> Iterator[Piece]:
     settings: dict[str, Any] = {}
     n_read = 0
     if draft is not None:
+        if request.pictures is not None:
+            raise InputError("`draft_model` with pictures: the smaller model does not see them; leave it out")
         settings = {"draft_model": draft.model, "num_draft_tokens": DRAFT_TOKENS}
     elif request.prefix is not None:
         n_read = len(request.prefix.tokens)
         settings = {"prompt_cache": request.prefix.own_cache()}
+    if request.pictures is not None:
+        cache = settings.setdefault("prompt_cache", make_prompt_cache(loaded.model))
+        read_prompt(loaded.model, cache, prompt[:-1], request.pictures)
+        n_read = len(prompt) - 1
     # With a draft model mlx-lm passes on the tokens from the prompt's last one.
     sampler, processor = request.decoding(loaded.n_tokens, n_read if draft is None else len(prompt) - 1)
     responses = stream_generate(
@@ -101,12 +117,11 @@ def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = No
         logits_processors=[processor],
         **settings,
     )
-    with adapter_answering(loaded.model, request.adapter):
-        for response in responses:
-            last = response.finish_reason is not None
-            ended = response.finish_reason == "stop"
-            text = response.text.rstrip(REPLACEMENT) if last else response.text
-            yield Piece(text, None if ended else response.token, ended)
+    for response in responses:
+        last = response.finish_reason is not None
+        ended = response.finish_reason == "stop"
+        text = response.text.rstrip(REPLACEMENT) if last else response.text
+        yield Piece(text, None if ended else response.token, ended)
 
 
 def load_draft(name: str, loaded: LoadedModel) -> LoadedModel:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_loopai.data.conversation import showing
 from mlx_loopai.data.formats import read_rows
+from mlx_loopai.data.images import Picture
 from mlx_loopai.data.records import ROLES, Message, Record, read_records
 from mlx_loopai.data.texts import read_text
 from mlx_loopai.errors import InputError, all_problems
@@ -47,8 +49,8 @@ class Prompt:
         return self.request or self.messages[-1].content
 
 
-def single_prompt(text: str) -> Prompt:
-    """A prompt given on the command line. Raises: InputError when it is empty or not UTF-8."""
+def single_prompt(text: str, pictures: Sequence[Picture] = ()) -> Prompt:
+    """A prompt given on the command line, behind `pictures`. Raises: InputError when it is empty or not UTF-8."""
     if not text.strip():
         raise InputError(tr("the prompt is empty; write what the model should answer"))
     try:
@@ -57,20 +59,20 @@ def single_prompt(text: str) -> Prompt:
         raise InputError(
             tr("the prompt is not UTF-8; type it in a UTF-8 terminal or give it as `prompts` FILE")
         ) from None
-    return Prompt((Message("user", text),), "prompt")
+    return Prompt((showing(text, pictures),), "prompt")
 
 
-def as_prompt(prompt: str | Sequence[Mapping[str, Any]]) -> Prompt:
-    """A prompt given in Python: the request alone, or turns of which the last is the user's.
+def as_prompt(prompt: str | Sequence[Mapping[str, Any]], pictures: Sequence[Picture] = ()) -> Prompt:
+    """A prompt given in Python: the request alone, or turns of which the last is the user's and shows `pictures`.
 
     Raises: InputError when it is empty, or its turns are not in order.
     """
     if isinstance(prompt, str):
-        return single_prompt(prompt)
+        return single_prompt(prompt, pictures)
     messages = _messages({"messages": list(prompt)})
     if isinstance(messages, str):
         raise InputError(tr("`prompt`: {messages}", messages=messages), "prompt")
-    return Prompt(messages, "prompt")
+    return Prompt((*messages[:-1], showing(messages[-1].content, pictures)), "prompt")
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -13,6 +13,7 @@ from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.repetition import RepetitionGuard
 from mlx_loopai.generation.sampling import choose, penalty, uniforms
 from mlx_loopai.models.prompt_cache import Prefix
+from mlx_loopai.models.vision.pictures import Pictures
 from mlx_loopai.text.filter import Policy
 
 Processor = Callable[[mx.array, mx.array], mx.array]
@@ -25,6 +26,7 @@ class Request:
 
     prefix: the beginning of `prompt` that need not be read again. stops: strings before which the answer ends.
     adapter: whether the model's adapter, if it has one, answers; otherwise its base does.
+    pictures: what stands at the prompt's picture tokens; None for text alone.
     goes_on: the prompt ends with the beginning of the answer, so that a space may follow it.
     policy: of the filter that its text passes; None shows the text as the model wrote it. guard: against repetition, as
         strong as the options say; None for none.
@@ -41,6 +43,7 @@ class Request:
     policy: Policy | None = None
     guard: RepetitionGuard | None = None
     adapter: bool = True
+    pictures: Pictures | None = None
     goes_on: bool = False
 
     def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:

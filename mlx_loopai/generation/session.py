@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_loopai.config import GenerationOptions
+from mlx_loopai.data.conversation import pictures_in
+from mlx_loopai.data.images import Picture
 from mlx_loopai.data.records import Record
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
@@ -18,6 +20,7 @@ from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.prompts import Prompt, build_messages
 from mlx_loopai.generation.repetition import RepetitionGuard
 from mlx_loopai.generation.request import Request
+from mlx_loopai.generation.seeing import Eyes
 from mlx_loopai.generation.switch import Switch
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import check_base, find_adapter, load_adapter, read_adapter_config
@@ -64,8 +67,13 @@ class Tools:
         return RepetitionGuard(self.loaded)
 
     @cached_property
+    def eyes(self) -> Eyes | None:
+        """None for a model of text alone."""
+        return None if self.loaded.vision is None else Eyes(self.loaded.vision)
+
+    @cached_property
     def encoder(self) -> ChatEncoder:
-        return ChatEncoder(self.loaded.tokenizer)
+        return ChatEncoder(self.loaded.tokenizer, sight=None if self.eyes is None else self.eyes.sight)
 
 
 @dataclass(frozen=True)
@@ -103,12 +111,22 @@ class Session:
         return wanted or min(most, _USUAL_CONTEXT)
 
     def request(
-        self, ids: Sequence[int], options: GenerationOptions, grammar: Grammar | None = None, row: int = 0
+        self,
+        ids: Sequence[int],
+        options: GenerationOptions,
+        grammar: Grammar | None = None,
+        row: int = 0,
+        pictures: Sequence[Picture] = (),
     ) -> Request:
         """What `options` ask for, as a request that can be written: every way from a prompt to text begins here.
 
-        Raises: InputError for unknown scripts, or a tokenizer whose bytes are unknown.
+        pictures: those of the prompt, in order. Raises: InputError for unknown scripts, a tokenizer whose bytes are
+        unknown, or pictures that cannot be read.
         """
+        seen = None
+        if pictures:
+            assert self.tools.eyes is not None  # without them `prompt_ids` refuses
+            seen = self.tools.eyes.pictures(ids, pictures)
         scripts = Scripts.parse(options.scripts)
         cleans = options.filter
         if cleans is None:
@@ -125,7 +143,12 @@ class Session:
             policy=policy_of(scripts) if cleans else None,
             guard=self.tools.guard if options.repetition_guard else None,
             adapter=self.uses_adapter(ids),
+            pictures=seen,
         )
+
+    def pictures(self, prompt: Prompt, few_shot: Sequence[Record] = ()) -> tuple[Picture, ...]:
+        """All pictures that `prompt` and its examples show, in the order of their tokens."""
+        return pictures_in(build_messages(prompt.messages, few_shot, self.system_prompt))
 
     def uses_adapter(self, ids: Sequence[int]) -> bool:
         """Whether the adapter answers this prompt; a switch reads it once with the base to decide."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.config import generation_options
+from mlx_loopai.data.images import given_picture
 from mlx_loopai.data.records import Record
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answer_stream import Text, Writing, write
@@ -20,6 +21,8 @@ from mlx_loopai.runs.base_of_adapter import base_of
 
 Messages = Sequence[Mapping[str, str]]
 """Turns with `role` (system, user, assistant) and `content`; the last is the user's."""
+Images = Sequence[str | Path]
+"""Paths of pictures: PNG, JPEG or WebP."""
 
 
 class TextStream:
@@ -49,20 +52,21 @@ class Model:
         """Most tokens of a prompt and its text together."""
         return self._session.loaded.max_positions
 
-    def generate(self, prompt: str | Messages, **options: Any) -> Text:
+    def generate(self, prompt: str | Messages, *, images: Images = (), **options: Any) -> Text:
         """The text for one prompt. options: fields of `GenerationOptions`, such as max_tokens=200 or seed=1.
 
-        Raises: InputError for an empty prompt, an option that is unknown or out of range, or a prompt that leaves no
-        room for its text in the model's context.
+        images: PNG, JPEG or WebP files that the prompt shows before its text. Raises: InputError for an empty prompt,
+        an option that is unknown or out of range, pictures that cannot be read or a model that reads none, or a prompt
+        that leaves no room for its text in the model's context.
         """
-        stream = self.stream(prompt, **options)
+        stream = self.stream(prompt, images=images, **options)
         for _ in stream:
             pass
         return stream.result
 
-    def stream(self, prompt: str | Messages, **options: Any) -> TextStream:
+    def stream(self, prompt: str | Messages, *, images: Images = (), **options: Any) -> TextStream:
         """The text for one prompt as it is written; everything else as `generate`."""
-        return TextStream(self._session.loaded, self._request(prompt, 0, options))
+        return TextStream(self._session.loaded, self._request(prompt, 0, options, images))
 
     def generate_all(self, prompts: Sequence[str | Messages], **options: Any) -> list[Text]:
         """The texts for many prompts, written together: faster than one after another. Text i draws from stream i.
@@ -73,10 +77,12 @@ class Model:
         found = dict(write_answers(self._session.loaded, requests))
         return [found[place].text for place in range(len(requests))]
 
-    def _request(self, prompt: str | Messages, row: int, options: Mapping[str, Any]) -> Request:
-        chosen = generation_options(options)
-        ids = self._session.prompt_ids(as_prompt(prompt), self._examples, chosen)
-        return self._session.request(ids, fitted(chosen, len(ids), self.context_tokens), row=row)
+    def _request(self, prompt: str | Messages, row: int, options: Mapping[str, Any], images: Images = ()) -> Request:
+        chosen, session = generation_options(options), self._session
+        asked = as_prompt(prompt, [given_picture(image) for image in images])
+        ids = session.prompt_ids(asked, self._examples, chosen)
+        shown = session.pictures(asked, self._examples)
+        return session.request(ids, fitted(chosen, len(ids), self.context_tokens), row=row, pictures=shown)
 
 
 def load(
@@ -113,8 +119,8 @@ def load(
 def generate(
     prompt: str | Messages, model: str | Path | Model | None = None, adapter: str | Path | None = None, **options: Any
 ) -> Text:
-    """The text for one prompt; `.text` is what was written. options: fields of `GenerationOptions`, and `system` and
-    `adapter_when` as `load` takes them.
+    """The text for one prompt; `.text` is what was written. options: fields of `GenerationOptions`, `images`, and
+    `system` and `adapter_when` as `load` takes them.
 
     A name is loaded anew by every call: give what `load` returns where there are several.
     Raises: InputError as `load` and `Model.generate`.

@@ -1,0 +1,180 @@
+"""Opens pictures: PNG, JPEG and WebP, upright, in RGB; what is broken or huge is refused in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.errors import InputError, install_command
+from mlx_loopai.models.vision.patches import Grid, patches_of, resized
+from mlx_loopai.models.vision.settings import PatchSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+# Of the file, and of the picture before it is decoded: a phone's photograph has 50 million, which decode to 150 MB.
+MOST_BYTES = 64 << 20
+MOST_SOURCE_PIXELS = 64_000_000
+_ANIMATED = ("PNG", "WEBP")
+# EXIF's turns by a quarter, which exchange width and height.
+_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to show to a model: a file, or bytes that came with a request. `name` names it in errors."""
+
+    name: str
+    path: Path | None = None
+    data: bytes | None = None
+
+    @cached_property
+    def content(self) -> bytes:
+        """Its bytes. Raises: InputError when there is no such file, or it is too large."""
+        if self.data is not None:
+            return self.data
+        assert self.path is not None
+        if not self.path.is_file():
+            raise InputError(f"{self.name}: no such picture; give a PNG, JPEG or WebP file")
+        size = self.path.stat().st_size
+        if size > MOST_BYTES:
+            raise InputError(f"{self.name}: a file of {size >> 20} MiB; pictures have at most {MOST_BYTES >> 20} MiB")
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.name}: cannot be read ({error.strerror})") from None
+
+    @cached_property
+    def digest(self) -> str:
+        """What two pictures of the same bytes have in common."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def picture_in(folder: Path, name: str) -> Picture:
+    """The picture that a row in a file of `folder` names. Raises: InputError for one that is not within the folder."""
+    place = folder / name
+    if Path(name).is_absolute() or not place.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"picture {name!r:.120} lies outside of {folder}; name it relative to the file, inside its folder"
+        )
+    if not place.is_file():
+        raise InputError(f"picture {name!r:.120}: there is no such file in {folder}")
+    return Picture(str(place), place)
+
+
+def given_picture(path: Path | str) -> Picture:
+    """A picture that a person names. Raises: InputError when there is none."""
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise InputError(f"{path}: no such picture; give a PNG, JPEG or WebP file")
+    return Picture(str(path), place)
+
+
+def picture_size(picture: Picture) -> tuple[int, int]:
+    """(height, width) as it is shown, from its header alone. Raises: InputError as `rgb_pixels` does for a header."""
+    with _opened(picture) as image:
+        turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def picture_patches(picture: Picture, settings: PatchSettings, max_pixels: int) -> tuple[npt.NDArray[np.float32], Grid]:
+    """What a vision tower reads of it, and the grid. max_pixels: of the picture after it was made smaller.
+
+    Raises: InputError for a file that is no whole picture of a kind that is read.
+    """
+    with _opened(picture) as image:
+        upright = _upright(image, picture.name)
+        size = _size_for(upright.height, upright.width, settings, max_pixels, picture)
+        return patches_of(_resized(upright, *size), settings)
+
+
+def patch_grid(picture: Picture, settings: PatchSettings, max_pixels: int) -> Grid:
+    """The grid that `picture_patches` will give, from the header alone. Raises: InputError as `picture_size`."""
+    height, width = _size_for(*picture_size(picture), settings, max_pixels, picture)
+    return Grid(height // settings.patch, width // settings.patch, settings.merge)
+
+
+def square_pixels(picture: Picture, side: int) -> npt.NDArray[np.uint8]:
+    """The whole picture as `side` x `side` pixels (H, W, 3). Raises: InputError as `picture_patches`."""
+    with _opened(picture) as image:
+        return _resized(_upright(image, picture.name), side, side)
+
+
+def _size_for(height: int, width: int, settings: PatchSettings, max_pixels: int, picture: Picture) -> tuple[int, int]:
+    limit = max(settings.min_pixels, min(settings.max_pixels, max_pixels))
+    try:
+        return resized(height, width, replace(settings, max_pixels=limit))
+    except InputError as error:
+        raise InputError(f"{picture.name}: {error}") from None
+
+
+@contextmanager
+def _opened(picture: Picture) -> Iterator[Image]:
+    """The picture behind its header, not decoded yet. Raises: InputError for what is none, is too large, or moves."""
+    image_module = _pillow()
+    content = picture.content
+    try:
+        with warnings.catch_warnings():
+            # Its own limit is looked at below, where it ends in an error.
+            warnings.simplefilter("ignore")
+            image = image_module.open(io.BytesIO(content), formats=FORMATS)
+    except image_module.DecompressionBombError:
+        raise InputError(_too_large(picture.name, "more pixels than any camera takes")) from None
+    # Decoders of damaged files raise whatever they come upon.
+    except Exception:
+        raise InputError(f"{picture.name}: not a picture that can be read; give a PNG, JPEG or WebP file") from None
+    with image:
+        if image.width * image.height > MOST_SOURCE_PIXELS:
+            raise InputError(_too_large(picture.name, f"{image.width} x {image.height} pixels"))
+        if image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1:
+            raise InputError(f"{picture.name}: an animated picture of {image.n_frames} frames; give a single one")
+        if image.mode.startswith(("I", "F")):
+            raise InputError(f"{picture.name}: more than 8 bits a colour; save it with 8")
+        yield image
+
+
+def _too_large(name: str, what: str) -> str:
+    return f"{name}: {what}, more than the {MOST_SOURCE_PIXELS // 1_000_000} million that are decoded; make it smaller"
+
+
+def _upright(image: Image, name: str) -> Image:
+    """Decoded, turned as its EXIF data say, in RGB; what was transparent is white, as in Qwen's own programs."""
+    image_module = _pillow()
+    from PIL import ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
+                coloured = turned.convert("RGBA")
+                white = image_module.new("RGBA", coloured.size, "white")
+                return image_module.alpha_composite(white, coloured).convert("RGB")
+            return turned.convert("RGB")
+    # Decoders of damaged files raise whatever they come upon.
+    except Exception:
+        raise InputError(f"{name}: the picture is damaged or not whole; save it again") from None
+
+
+def _resized(image: Image, height: int, width: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(image.resize((width, height), _pillow().Resampling.BICUBIC))
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InputError(f"pictures need Pillow: {install_command('vision')}") from None
+    return Image

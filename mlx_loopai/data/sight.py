@@ -1,0 +1,89 @@
+"""How a model sees: the tokens that stand for a picture in a prompt, and the pixels that its encoder reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.data.conversation import PICTURE, Message
+from mlx_loopai.data.images import Picture, patch_grid, picture_patches
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.vision.patches import Grid
+from mlx_loopai.models.vision.settings import DEFAULT_MOST_PIXELS, VisionSettings
+
+_FIRST, _LAST = ord(PICTURE), 0x10FFFD
+_MARK = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A model's eyes. max_pixels: of a picture after it was made smaller; more of them are more tokens."""
+
+    settings: VisionSettings
+    max_pixels: int = DEFAULT_MOST_PIXELS
+
+    def grid(self, picture: Picture) -> Grid:
+        """Of the features that the picture becomes. Raises: InputError for what is no picture."""
+        return patch_grid(picture, self.settings.patches, self.max_pixels)
+
+    def pixels(self, picture: Picture) -> tuple[npt.NDArray[np.float32], Grid]:
+        """What the encoder reads of it. Raises: InputError for what is no whole picture."""
+        return picture_patches(picture, self.settings.patches, self.max_pixels)
+
+    def tokens(self, picture: Picture) -> list[int]:
+        """What stands for it in a prompt. Raises: InputError for what is no picture."""
+        settings = self.settings
+        return [*settings.before, *[settings.image_token] * self.grid(picture).features, *settings.after]
+
+    def starts(self, ids: Sequence[int], grids: Sequence[Grid]) -> list[int]:
+        """Where in `ids` the features of each picture begin.
+
+        Raises: InputError where the tokens of pictures in `ids` are not those of `grids`.
+        """
+        places = np.flatnonzero(np.asarray(ids) == self.settings.image_token)
+        if len(places) != sum(grid.features for grid in grids):
+            raise InputError(
+                f"the prompt has {len(places)} picture tokens, its pictures have"
+                f" {sum(grid.features for grid in grids)}: a text names the control token of pictures"
+            )
+        begins = np.cumsum([0, *(grid.features for grid in grids)])[:-1]
+        return [int(places[begin]) for begin in begins]
+
+
+def marked(messages: Sequence[Message], origin: str, sight: Any) -> tuple[list[Message], tuple[Picture, ...]]:
+    """The messages with a mark of its own for each picture, and the pictures by their marks.
+
+    Raises: InputError naming `origin` where there are pictures and no `sight` to see them with.
+    """
+    found: list[Picture] = []
+    given: list[Message] = []
+    for message in messages:
+        if not message.pictures:
+            plain = _MARK.sub("", message.content) if _MARK.search(message.content) else message.content
+            given.append(message if plain == message.content else replace(message, content=plain))
+            continue
+        if sight is None:
+            raise InputError(
+                f"{origin}: {message.pictures[0].name}: this model reads text only; use a model that sees, such as"
+                " Qwen3-VL, or give this one an encoder with `mlx-loopai vision add`"
+            )
+        first, *rest = message.content.split(PICTURE)
+        assert len(rest) == len(message.pictures)
+        texts = [f"{chr(_FIRST + len(found) + place)}{text}" for place, text in enumerate(rest)]
+        given.append(replace(message, content=first + "".join(texts)))
+        found += message.pictures
+    return given, tuple(found)
+
+
+def divided(text: str) -> Iterator[str | int]:
+    """`text` in parts: texts, and the numbers of the pictures that `marked` put between them."""
+    for part in _MARK.split(text):
+        if len(part) == 1 and _FIRST <= ord(part) <= _LAST:
+            yield ord(part) - _FIRST
+        elif part:
+            yield part

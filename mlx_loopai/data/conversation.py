@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mlx_loopai.data.images import Picture
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 Kind = Literal["chat", "text"]
 
@@ -53,8 +54,11 @@ class Message:
         """
         if self.pictures:
             raise InputError(
-                f"{self.pictures[0].name}: a turn with pictures is not written into another file, beside which they do"
-                " not lie; keep the row in its own file"
+                tr(
+                    "{picture}: a turn with pictures is not written into another file, beside which they do not lie;"
+                    " keep the row in its own file",
+                    picture=self.pictures[0].name,
+                )
             )
         return self.as_turn() | ({"weight": 0} if self.role == "assistant" and not self.taught else {})
 

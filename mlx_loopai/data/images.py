@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.errors import InputError, install_command
+from mlx_loopai.language import tr
 from mlx_loopai.models.vision.patches import Grid, patches_of, resized
 from mlx_loopai.models.vision.settings import PatchSettings
 
@@ -46,14 +47,22 @@ class Picture:
             return self.data
         assert self.path is not None
         if not self.path.is_file():
-            raise InputError(f"{self.name}: no such picture; give a PNG, JPEG or WebP file")
+            raise InputError(tr("{path}: no such picture; give a PNG, JPEG or WebP file", path=self.name))
         size = self.path.stat().st_size
         if size > MOST_BYTES:
-            raise InputError(f"{self.name}: a file of {size >> 20} MiB; pictures have at most {MOST_BYTES >> 20} MiB")
+            most = MOST_BYTES >> 20
+            raise InputError(
+                tr(
+                    "{path}: a file of {size} MiB; pictures have at most {most}",
+                    path=self.name,
+                    size=size >> 20,
+                    most=most,
+                )
+            )
         try:
             return self.path.read_bytes()
         except OSError as error:
-            raise InputError(f"{self.name}: cannot be read ({error.strerror})") from None
+            raise InputError(tr("{path}: cannot be read ({error})", path=self.name, error=error.strerror)) from None
 
     @cached_property
     def digest(self) -> str:
@@ -66,10 +75,14 @@ def picture_in(folder: Path, name: str) -> Picture:
     place = folder / name
     if Path(name).is_absolute() or not place.resolve().is_relative_to(folder.resolve()):
         raise InputError(
-            f"picture {name!r:.120} lies outside of {folder}; name it relative to the file, inside its folder"
+            tr(
+                "picture {name!r:.120} lies outside of {folder}; name it relative to the file, inside its folder",
+                name=name,
+                folder=folder,
+            )
         )
     if not place.is_file():
-        raise InputError(f"picture {name!r:.120}: there is no such file in {folder}")
+        raise InputError(tr("picture {name!r:.120}: there is no such file in {folder}", name=name, folder=folder))
     return Picture(str(place), place)
 
 
@@ -77,7 +90,7 @@ def given_picture(path: Path | str) -> Picture:
     """A picture that a person names. Raises: InputError when there is none."""
     place = Path(path).expanduser()
     if not place.is_file():
-        raise InputError(f"{path}: no such picture; give a PNG, JPEG or WebP file")
+        raise InputError(tr("{path}: no such picture; give a PNG, JPEG or WebP file", path=path))
     return Picture(str(path), place)
 
 
@@ -130,22 +143,37 @@ def _opened(picture: Picture) -> Iterator[Image]:
             warnings.simplefilter("ignore")
             image = image_module.open(io.BytesIO(content), formats=FORMATS)
     except image_module.DecompressionBombError:
-        raise InputError(_too_large(picture.name, "more pixels than any camera takes")) from None
+        raise InputError(_too_large(picture.name, tr("more pixels than any camera takes"))) from None
     # Decoders of damaged files raise whatever they come upon.
     except Exception:
-        raise InputError(f"{picture.name}: not a picture that can be read; give a PNG, JPEG or WebP file") from None
+        raise InputError(
+            tr("{path}: not a picture that can be read; give a PNG, JPEG or WebP file", path=picture.name)
+        ) from None
     with image:
         if image.width * image.height > MOST_SOURCE_PIXELS:
-            raise InputError(_too_large(picture.name, f"{image.width} x {image.height} pixels"))
+            sides = tr("{width} x {height} pixels", width=image.width, height=image.height)
+            raise InputError(_too_large(picture.name, sides))
         if image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1:
-            raise InputError(f"{picture.name}: an animated picture of {image.n_frames} frames; give a single one")
+            frames = image.n_frames
+            raise InputError(
+                tr(
+                    "{path}: an animated picture of {frames} frames; give a single one",
+                    path=picture.name,
+                    frames=frames,
+                )
+            )
         if image.mode.startswith(("I", "F")):
-            raise InputError(f"{picture.name}: more than 8 bits a colour; save it with 8")
+            raise InputError(tr("{path}: more than 8 bits a colour; save it with 8", path=picture.name))
         yield image
 
 
 def _too_large(name: str, what: str) -> str:
-    return f"{name}: {what}, more than the {MOST_SOURCE_PIXELS // 1_000_000} million that are decoded; make it smaller"
+    return tr(
+        "{path}: {what}, more than the {most} million that are decoded; make it smaller",
+        path=name,
+        what=what,
+        most=MOST_SOURCE_PIXELS // 1_000_000,
+    )
 
 
 def _upright(image: Image, name: str) -> Image:
@@ -165,7 +193,7 @@ def _upright(image: Image, name: str) -> Image:
             return turned.convert("RGB")
     # Decoders of damaged files raise whatever they come upon.
     except Exception:
-        raise InputError(f"{name}: the picture is damaged or not whole; save it again") from None
+        raise InputError(tr("{path}: the picture is damaged or not whole; save it again", path=name)) from None
 
 
 def _resized(image: Image, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -176,5 +204,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise InputError(f"pictures need Pillow: {install_command('vision')}") from None
+        raise InputError(tr("pictures need Pillow: {command}", command=install_command("vision"))) from None
     return Image

@@ -150,13 +150,19 @@ def _with_pictures(messages: tuple[Message, ...], row: _Row) -> tuple[Message, .
     if not places and names:
         first = next((at for at, message in enumerate(messages) if message.role == "user"), None)
         if first is None:
-            raise UnreadableError("pictures and no request that shows them")
+            raise UnreadableError(tr("pictures and no request that shows them"))
         shown = replace(messages[first], content=PICTURE * len(names) + messages[first].content)
         messages, places = (*messages[:first], shown, *messages[first + 1 :]), len(names)
     if places != len(names):
-        raise UnreadableError(f"{places} image parts and {len(names)} pictures in `images`; each part needs one")
+        raise UnreadableError(
+            tr(
+                "{places} image parts and {count} pictures in `images`; each part needs one",
+                places=places,
+                count=len(names),
+            )
+        )
     if any(PICTURE in message.content for message in messages if message.role != "user"):
-        raise UnreadableError("a picture in a turn that is not the user's; pictures are shown in requests")
+        raise UnreadableError(tr("a picture in a turn that is not the user's; pictures are shown in requests"))
     left = iter([Picture(one) for one in names])
     return tuple(
         replace(message, pictures=tuple(next(left) for _ in range(message.content.count(PICTURE))))
@@ -167,8 +173,8 @@ def _with_pictures(messages: tuple[Message, ...], row: _Row) -> tuple[Message, .
 def _picture_name(value: Any) -> str:
     found = value.get("path") if isinstance(value, Mapping) else value
     if not isinstance(found, str) or not found.strip():
-        raise UnreadableError(f"a picture must be the path of a file, got {kind_of(found)}")
-    return read_text(found, "a picture's path")
+        raise UnreadableError(tr("a picture must be the path of a file, got {kind}", kind=kind_of(found)))
+    return read_text(found, tr("a picture's path"))
 
 
 def _turns(raw: Any, what: str, name: str, unused: set[str]) -> tuple[Message, ...]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mlx_loopai.data.conversation import PICTURE, Message
 from mlx_loopai.data.images import Picture, patch_grid, picture_patches
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.vision.patches import Grid
 from mlx_loopai.models.vision.settings import DEFAULT_MOST_PIXELS, VisionSettings
 
@@ -48,8 +49,12 @@ class Sight:
         places = np.flatnonzero(np.asarray(ids) == self.settings.image_token)
         if len(places) != sum(grid.features for grid in grids):
             raise InputError(
-                f"the prompt has {len(places)} picture tokens, its pictures have"
-                f" {sum(grid.features for grid in grids)}: a text names the control token of pictures"
+                tr(
+                    "the prompt has {found} picture tokens, its pictures have {wanted}: a text names the control token"
+                    " of pictures",
+                    found=len(places),
+                    wanted=sum(grid.features for grid in grids),
+                )
             )
         begins = np.cumsum([0, *(grid.features for grid in grids)])[:-1]
         return [int(places[begin]) for begin in begins]
@@ -69,8 +74,12 @@ def marked(messages: Sequence[Message], origin: str, sight: Any) -> tuple[list[M
             continue
         if sight is None:
             raise InputError(
-                f"{origin}: {message.pictures[0].name}: this model reads text only; use a model that sees, such as"
-                " Qwen3-VL, or give this one an encoder with `mlx-loopai vision add`"
+                tr(
+                    "{origin}: {picture}: this model reads text only; use a model that sees, such as Qwen3-VL, or give"
+                    " this one an encoder with `mlx-loopai vision add`",
+                    origin=origin,
+                    picture=message.pictures[0].name,
+                )
             )
         first, *rest = message.content.split(PICTURE)
         assert len(rest) == len(message.pictures)

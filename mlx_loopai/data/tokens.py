@@ -152,8 +152,13 @@ class ChatEncoder:
             return [whole]
         if whole.pictures:
             raise InputError(
-                f"{record.origin}: {len(whole.ids)} tokens with its pictures are more than the {max_tokens} of a row,"
-                " and rows with pictures are not divided; raise train.max_tokens, or lower vision.max_pixels"
+                tr(
+                    "{origin}: {tokens} tokens with its pictures are more than the {most} of a row, and rows with"
+                    " pictures are not divided; raise train.max_tokens, or lower vision.max_pixels",
+                    origin=record.origin,
+                    tokens=len(whole.ids),
+                    most=max_tokens,
+                )
             )
         if record.kind == "text":
             units = self._text_units(record, sentence_units(_text_of(record)))

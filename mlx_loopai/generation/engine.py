@@ -97,7 +97,7 @@ def _pieces(loaded: LoadedModel, request: Request, prompt: list[int], draft: Loa
     n_read = 0
     if draft is not None:
         if request.pictures is not None:
-            raise InputError("`draft_model` with pictures: the smaller model does not see them; leave it out")
+            raise InputError(tr("`draft_model` with pictures: the smaller model does not see them; leave it out"))
         settings = {"draft_model": draft.model, "num_draft_tokens": DRAFT_TOKENS}
     elif request.prefix is not None:
         n_read = len(request.prefix.tokens)

@@ -48,6 +48,11 @@ class TrainOptions(Options):
     optimizer: Optimizer = Field("adamw", description="adamw, adam, sgd, lion, adafactor or muon")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="weight decay (none with adam)")
+    bias_correction: bool = Field(
+        False,
+        description="adam, adamw: correct the moments' start at 0; without it the first 100 steps go 3 to 6"
+        " times as far as the rate says, as in mlx-lm",
+    )
     schedule: Schedule = Field("cosine", description="shape of the learning rate after warm-up")
     warmup: int = Field(10, ge=0, description="warm-up steps from 0 to the peak")
     clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0: no clipping")

@@ -157,6 +157,18 @@ def _micro_batches(step: _Ints, padded: _Ints, micro_tokens: int) -> list[list[i
     return batches
 
 
+def groups_by_length(rows: Sequence[TokenRow], micro_tokens: int) -> list[list[int]]:
+    """Row indices in groups of similar length, each padding to at most `micro_tokens`; a longer row is alone."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(rows)), key=lambda index: len(rows[index].ids)):
+        # Ascending: the newest row is the widest of its group.
+        if groups and (len(groups[-1]) + 1) * len(rows[index].ids) <= micro_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
 def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
     """The rows right-padded with token 0 to `width` tokens. Raises: InputError naming a row that is longer."""
     ids = np.zeros((len(rows), width), dtype=np.int32)

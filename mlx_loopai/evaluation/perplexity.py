@@ -11,7 +11,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.batches import collate
+from mlx_loopai.data.batches import collate, groups_by_length
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
@@ -65,7 +65,7 @@ def nll(
     model.eval()
     try:
         done = 0
-        for group in _by_length(rows, micro_tokens):
+        for group in groups_by_length(rows, micro_tokens):
             batch = collate([rows[index] for index in group], max(len(rows[index].ids) for index in group))
             losses[group] = batch_nll(model, batch, chunk_rows)
             done += len(group)
@@ -82,15 +82,3 @@ def batch_nll(model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHU
     hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=(mx.array(rows), mx.array(columns)))
     losses = token_losses(hidden, Head.of(model), targets, chunk_rows)
     return np.bincount(rows, weights=losses, minlength=len(batch.ids)).astype(np.float64)
-
-
-def _by_length(rows: Sequence[TokenRow], micro_tokens: int) -> list[list[int]]:
-    """Row indices in groups of similar length, each padding to at most `micro_tokens`; a longer row is alone."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda index: len(rows[index].ids)):
-        # Ascending: the newest row is the widest of its group.
-        if groups and (len(groups[-1]) + 1) * len(rows[index].ids) <= micro_tokens:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups

@@ -11,8 +11,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_loopai.data.batches import collate, groups_by_length
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.pass_sizes import SCORED_TOKENS
 from mlx_loopai.progress import Advance, ignore
 
 
@@ -28,12 +30,16 @@ def with_base_states(
     width = model.model.norm.weight.shape[0]
     with tempfile.TemporaryFile(dir=folder) as file:
         states = np.memmap(file, np.float32, "w+", shape=(int(ends[-1]), width))
-    found = []
-    for number, row in enumerate(rows):
-        places = mx.array(np.flatnonzero(row.supervised[1:]))
-        own = states[ends[number] : ends[number + 1]]
-        hidden = hidden_states(model, mx.array(row.ids[None, :-1]), positions=(mx.zeros_like(places), places))
-        own[:] = np.array(hidden.astype(mx.float32))
-        found.append(replace(row, base_states=own))
-        on_progress(number + 1)
-    return found
+    done = 0
+    for group in groups_by_length(rows, SCORED_TOKENS):
+        batch = collate([rows[index] for index in group], max(len(rows[index].ids) for index in group))
+        places = tuple(map(mx.array, np.nonzero(batch.supervised[:, 1:])))
+        hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=places)
+        found, start = np.array(hidden.astype(mx.float32)), 0
+        for index in group:
+            size = int(ends[index + 1] - ends[index])
+            states[ends[index] : ends[index + 1]] = found[start : start + size]
+            start += size
+        done += len(group)
+        on_progress(done)
+    return [replace(row, base_states=states[ends[i] : ends[i + 1]]) for i, row in enumerate(rows)]

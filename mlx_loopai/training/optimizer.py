@@ -8,19 +8,21 @@ import mlx.optimizers as optimizers
 
 from mlx_loopai.config import TrainOptions
 
-_BUILDERS: dict[str, Callable[[float, float], optimizers.Optimizer]] = {
-    "adamw": lambda rate, decay: optimizers.AdamW(rate, weight_decay=decay),
-    "adam": lambda rate, _: optimizers.Adam(rate),
-    "sgd": lambda rate, decay: optimizers.SGD(rate, weight_decay=decay),
-    "lion": lambda rate, decay: optimizers.Lion(rate, weight_decay=decay),
-    # The run's schedule decides the rate, not Adafactor's own.
-    "adafactor": lambda rate, decay: optimizers.Adafactor(
-        rate, weight_decay=decay, relative_step=False, scale_parameter=False
+_BUILDERS: dict[str, Callable[[TrainOptions], optimizers.Optimizer]] = {
+    "adamw": lambda train: optimizers.AdamW(
+        train.learning_rate, weight_decay=train.weight_decay, bias_correction=train.bias_correction
     ),
-    "muon": lambda rate, decay: optimizers.Muon(rate, weight_decay=decay),
+    "adam": lambda train: optimizers.Adam(train.learning_rate, bias_correction=train.bias_correction),
+    "sgd": lambda train: optimizers.SGD(train.learning_rate, weight_decay=train.weight_decay),
+    "lion": lambda train: optimizers.Lion(train.learning_rate, weight_decay=train.weight_decay),
+    # The run's schedule decides the rate, not Adafactor's own.
+    "adafactor": lambda train: optimizers.Adafactor(
+        train.learning_rate, weight_decay=train.weight_decay, relative_step=False, scale_parameter=False
+    ),
+    "muon": lambda train: optimizers.Muon(train.learning_rate, weight_decay=train.weight_decay),
 }
 
 
 def build_optimizer(options: TrainOptions) -> optimizers.Optimizer:
     """The optimizer of `options`, still without a state."""
-    return _BUILDERS[options.optimizer](options.learning_rate, options.weight_decay)
+    return _BUILDERS[options.optimizer](options)

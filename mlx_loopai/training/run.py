@@ -147,8 +147,13 @@ def _scaled_back(run: Run) -> ScaledBack | None:
     scaled = scale_back(context.model, read(), budget, read)
     if scaled.scale < 1:
         context.listener.notice(
-            f"forgetting: the run ended outside its budget of {budget:g} nats a token; {scaled.scale:.2f} of its "
-            f"update is kept, at {scaled.divergence:.3f}"
+            tr(
+                "forgetting: the run ended outside its budget of {budget:g} nats a token; {scale:.2f} of its update is "
+                "kept, at {divergence:.3f}",
+                budget=budget,
+                scale=scaled.scale,
+                divergence=scaled.divergence,
+            )
         )
     context.directory.record("scale", scale=scaled.scale, divergence=scaled.divergence)
     return scaled

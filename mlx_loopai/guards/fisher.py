@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.guards.dense_importance import DenseGuard, DenseImportance, with_mean_one
-from mlx_loopai.guards.guard import register
+from mlx_loopai.guards.guard import Material, register
 from mlx_loopai.guards.observation import observe
 from mlx_loopai.language import tr
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.progress import Advance, ignore
 
-if TYPE_CHECKING:
-    from mlx_loopai.runs.context import RunContext
-
 
 @register("fisher")
 class Fisher(DenseGuard):
     """The Fisher diagonal of every adapted weight."""
 
-    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> DenseImportance:
-        context.listener.stage(tr("importance"), len(rows))
-        return measure_fisher(context.model, rows, context.config.penalty.temperature, context.listener.advance)
+    def measure(self, material: Material) -> DenseImportance:
+        rows, listener = material.rows, material.listener
+        listener.stage(tr("importance"), len(rows))
+        return measure_fisher(material.base.model, rows, material.options.temperature, listener.advance)
 
 
 def measure_fisher(

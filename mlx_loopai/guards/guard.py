@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -11,16 +12,32 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import LoraOptions, PenaltyOptions, RunConfig
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
 from mlx_loopai.models.micro_batch import MicroBatch
 
 if TYPE_CHECKING:
-    from mlx_loopai.runs.context import RunContext
+    from mlx_loopai.models.load import LoadedModel
+    from mlx_loopai.runs.listener import Listener
 
 # model -> the penalty on its adapter's update: a scalar, in float32.
 Penalty = Callable[[nn.Module], mx.array]
 State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a guard measures: the base, whose adapter is on and still does nothing, on general `rows`.
+
+    options: the guard's own. adapter, seed: the adapter's form, and what its start was drawn from.
+    """
+
+    base: LoadedModel
+    rows: Sequence[MicroBatch]
+    options: PenaltyOptions
+    adapter: LoraOptions
+    seed: int
+    listener: Listener
 
 
 class Guard(Protocol[State]):
@@ -36,12 +53,12 @@ class Guard(Protocol[State]):
         """What it keeps and works on, as factors of the model's sizes."""
         ...
 
-    def made_by(self, context: RunContext, rows: Sequence[MicroBatch]) -> list[Any]:
+    def made_by(self, material: Material) -> list[Any]:
         """JSON values on which the state depends besides the base: runs that agree in them share the state."""
         ...
 
-    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> State:
-        """The state of the base of `context`, whose adapter is on and still does nothing. `rows`: general rows."""
+    def measure(self, material: Material) -> State:
+        """The state of the base."""
         ...
 
     def penalty(self, state: State) -> Penalty | None:
@@ -67,10 +84,10 @@ class Stateless(Guard[None]):
     def terms(self, config: RunConfig) -> GuardTerms:
         return NO_GUARD
 
-    def made_by(self, context: RunContext, rows: Sequence[MicroBatch]) -> list[Any]:
+    def made_by(self, material: Material) -> list[Any]:
         return []
 
-    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> None:
+    def measure(self, material: Material) -> None:
         return None
 
     def penalty(self, state: None) -> Penalty | None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,6 +13,7 @@ import numpy as np
 
 from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.files import whole_file
+from mlx_loopai.guards.guard import Material
 from mlx_loopai.guards.measured import MeasuredGuard
 from mlx_loopai.guards.observation import observe, owners_of
 from mlx_loopai.language import tr
@@ -21,9 +21,6 @@ from mlx_loopai.models.adapters import save_arrays
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.progress import Advance, ignore
-
-if TYPE_CHECKING:
-    from mlx_loopai.runs.context import RunContext
 
 # An answer's first tokens: its language and whether it is prose or markup are decided by them.
 OPENING_TOKENS = 4
@@ -198,10 +195,11 @@ class ImportanceGuard(MeasuredGuard[Importance]):
         """The inputs to keep; none, unless the guard says otherwise."""
         return InputSample()
 
-    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> Importance:
-        options, listener = context.config.penalty, context.listener
+    def measure(self, material: Material) -> Importance:
+        rows, options, listener = material.rows, material.options, material.listener
         listener.stage(tr("importance"), len(rows))
-        return measure_importance(context.model, rows, options.temperature, self.sample(options), listener.advance)
+        model, sample = material.base.model, self.sample(options)
+        return measure_importance(model, rows, options.temperature, sample, listener.advance)
 
     def save(self, state: Importance, path: Path) -> None:
         state.save(path)

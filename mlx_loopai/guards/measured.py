@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.data.batches import batch_of, choose_widths
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.guards.guard import Guard, Penalty, State
+from mlx_loopai.guards.guard import Guard, Material, Penalty, State
 from mlx_loopai.models.lora import LoRALinear, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import MEASURED_ROWS
-
-if TYPE_CHECKING:
-    from mlx_loopai.runs.context import RunContext
 
 
 class MeasuredGuard(Guard[State]):
     """A guard whose state follows from its own options, the adapter's form and general rows."""
 
-    def made_by(self, context: RunContext, rows: Sequence[MicroBatch]) -> list[Any]:
-        config = context.config
-        own = {name: value for name, value in config.penalty.own().items() if name != "strength"}
+    def made_by(self, material: Material) -> list[Any]:
+        own = {name: value for name, value in material.options.own().items() if name != "strength"}
         digest = hashlib.sha256()
-        for batch in rows:
+        for batch in material.rows:
             digest.update(batch.ids.tobytes() + batch.supervised.tobytes())
-        return [own, config.lora.model_dump(mode="json"), config.train.seed, digest.hexdigest()]
+        return [own, material.adapter.model_dump(mode="json"), material.seed, digest.hexdigest()]
 
     def place(self, model: nn.Module, state: State) -> None:
         pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,14 +13,12 @@ from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import PathOptions
 from mlx_loopai.guards.dense_importance import DenseGuard, DenseImportance, norms_of, update_of, with_mean_one
+from mlx_loopai.guards.guard import Material
 from mlx_loopai.guards.observation import observe
 from mlx_loopai.language import tr
 from mlx_loopai.models.lora import LoRALinear, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.progress import Advance, ignore
-
-if TYPE_CHECKING:
-    from mlx_loopai.runs.context import RunContext
 
 # PyTorch's default, which the released code trains with.
 WEIGHT_DECAY = 0.01
@@ -56,11 +53,11 @@ class PathGuard(DenseGuard):
 
     form: PathForm
 
-    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> DenseImportance:
-        options, listener = context.config.penalty, context.listener
+    def measure(self, material: Material) -> DenseImportance:
+        rows, options, listener = material.rows, material.options, material.listener
         listener.stage(tr("importance"), len(rows) * options.path.epochs)
         form = self.form.changed(options.path)
-        return measure_path(context.model, rows, form, options.path, options.temperature, listener.advance)
+        return measure_path(material.base.model, rows, form, options.path, options.temperature, listener.advance)
 
 
 def measure_path(

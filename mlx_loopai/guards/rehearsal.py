@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,20 +20,15 @@ from mlx_loopai.data.samples import texts
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
-from mlx_loopai.guards.base_states import with_base_states
-from mlx_loopai.guards.guard import Guard, Penalty
-from mlx_loopai.guards.states import state_of
+from mlx_loopai.guards.guard import Guard, Material, Penalty
 from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import GuardTerms
-from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.text.measures import is_looping
 
 if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
-    from mlx_loopai.runs.context import RunContext
-
 
 # Rows that the monitor reads: they are not rehearsed.
 WATCHED_ROWS = 24
@@ -163,30 +158,30 @@ def _row(ids: Sequence[int], supervised: Sequence[bool], origin: str) -> TokenRo
 
 @dataclass(frozen=True)
 class SelfRehearsal(Guard[Rehearsal]):
-    """The base's answers, made once. `batch_rows`: prompts that it answers together."""
+    """The base's answers to `prompts`, made once."""
 
-    batch_rows: int = ANSWERED_ROWS
+    prompts: Sequence[str]
+    encoder: ChatEncoder
+    answering: Answering
 
-    def terms(self, config: RunConfig) -> GuardTerms:
+    @staticmethod
+    def terms(config: RunConfig) -> GuardTerms:
         return GuardTerms(diverges=config.replay.objective != "answers")
 
-    def made_by(self, context: RunContext, rows: Sequence[MicroBatch]) -> list[Any]:
-        answering = self._answering(context)
-        prompt_ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in self._prompts(context)]
-        return [answering.answer_tokens, answering.temperature, answering.seed, prompt_ids]
+    def made_by(self, material: Material) -> list[Any]:
+        prompt_ids = [self.encoder.prompt_ids([Message("user", prompt)]) for prompt in self.prompts]
+        return [self.answering.answer_tokens, self.answering.temperature, self.answering.seed, prompt_ids]
 
-    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> Rehearsal:
-        prompts = self._prompts(context)
-        context.listener.stage(tr("rehearsal"), len(prompts))
-        found = self_rehearsal(
-            context.loaded, context.encoder, prompts, self._answering(context), context.listener.advance
-        )
+    def measure(self, material: Material) -> Rehearsal:
+        listener, count = material.listener, len(self.prompts)
+        listener.stage(tr("rehearsal"), count)
+        found = self_rehearsal(material.base, self.encoder, self.prompts, self.answering, listener.advance)
         if found.dropped:
-            context.listener.notice(
+            listener.notice(
                 tr(
                     "rehearsal: {dropped} of {n_prompts} answers looped or were empty and were left out",
                     dropped=found.dropped,
-                    n_prompts=len(prompts),
+                    n_prompts=count,
                 )
             )
         return found
@@ -203,43 +198,7 @@ class SelfRehearsal(Guard[Rehearsal]):
     def load(self, path: Path) -> Rehearsal:
         return Rehearsal.load(path)
 
-    def _prompts(self, context: RunContext) -> list[str]:
-        config = context.config
-        needed = prompts_needed(config, len(context.rows.lengths))
-        options = config.replay.model_copy(update={"max_prompts": needed})
-        return general_prompts(context.general, options, config.train.seed)
-
-    def _answering(self, context: RunContext) -> Answering:
-        options = context.config.replay
-        return Answering(options.answer_tokens, options.temperature, context.config.train.seed, self.batch_rows)
-
-
-def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
-    """The rows that phases mix in: none, the general rows as they are, or the base's own answers (made once a run).
-
-    With the base's states at their targets where the objective needs them. batch_rows: prompts answered together; 0:
-    `ANSWERED_ROWS`. Raises: InputError where general rows are needed and there are none.
-    """
-    rows, options = _rows(context, batch_rows or ANSWERED_ROWS), context.config.replay
-    if not rows or not rehearsal_divergence(options):
-        return rows
-    context.listener.stage(tr("the base on rehearsal"), len(rows))
-    return with_base_states(context.model, rows, context.directory.path, context.listener.advance)
-
 
 def rehearsal_divergence(options: ReplayOptions) -> float:
     """The factor of KL(base || adapted) at the answers of rehearsal rows."""
     return options.kl_strength if options.objective in ("kl", "both") else 0.0
-
-
-def _rows(context: RunContext, batch_rows: int) -> list[TokenRow]:
-    config = context.config
-    if not config.needs_rehearsal:
-        return []
-    if config.replay.source == "records":
-        if not context.general:
-            raise InputError(tr("replay.source: records needs `general: FILE`; or use replay.source: self"))
-        return [replace(row, category=REHEARSAL) for row in context.general_rows]
-    if not context.general and config.replay.source == "self" and not context.directory.rehearsal.exists():
-        context.listener.notice(tr("rehearsal uses the built-in prompts; set `general` for your own"))
-    return list(state_of(SelfRehearsal(batch_rows), context, context.directory.rehearsal).rows)

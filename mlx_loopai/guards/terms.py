@@ -10,4 +10,4 @@ from mlx_loopai.memory.guard_terms import GuardTerms
 
 def memory_terms(config: RunConfig) -> GuardTerms:
     """What the guard of `penalty` and rehearsal keep and work on together."""
-    return guard_of(config).terms(config) + SelfRehearsal().terms(config)
+    return guard_of(config).terms(config) + SelfRehearsal.terms(config)

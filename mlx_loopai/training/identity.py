@@ -3,56 +3,77 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from mlx_loopai import __version__
-from mlx_loopai.config import RunConfig, flatten, validate_config
+from mlx_loopai.config import RunConfig, TrainPath, flatten, validate_config
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import write_whole
 from mlx_loopai.language import tr
 from mlx_loopai.memory.machine import Machine, package_versions
 from mlx_loopai.models.gradient import actual_path
 from mlx_loopai.runs.context import RunContext
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import complete_checkpoints
 
 
-def check_identity(context: RunContext, resume: bool) -> None:
-    """Make the context's folder this configuration's, or see that it already is.
+@dataclass(frozen=True)
+class Identity:
+    """What makes a run this one and no other: its configuration, its base and the rows it trains on."""
+
+    config: RunConfig
+    base_hash: str
+    rows_digest: str
+
+    @staticmethod
+    def of(context: RunContext) -> Identity:
+        """That of a run whose base is loaded. Raises: InputError when a data file cannot be read."""
+        return Identity(context.config, context.loaded.base_hash, context.rows.digest)
+
+
+def check_identity(run: RunDirectory, identity: Identity, resume: bool) -> None:
+    """Make the folder this run's, or see that it already is.
 
     Raises: InputError when the folder holds a run and `resume` is off, or when base, configuration or rows differ from
     those it was started with (all differences are listed).
     """
-    run, config = context.directory, context.config
     stored = json.loads(run.identity.read_text(encoding="utf-8")) if run.identity.exists() else None
     if not resume and (complete_checkpoints(run.checkpoints) or run.adapter.exists()):
         raise InputError(tr("{path}: holds a run; add `resume` to continue it, or give another `out`", path=run.path))
     if resume and stored is not None:
-        _compare(context, stored)
+        _compare(run, identity, stored)
         return
     # What a try that ended before its first checkpoint left here may be of another base or configuration.
     for leftover in (run.rehearsal, run.monitor, run.importance, run.events, run.verdict, run.evaluation):
         leftover.unlink(missing_ok=True)
-    identity = {
-        "base_hash": context.loaded.base_hash,
-        "config_digest": config.digest(),
-        "rows_digest": context.rows.digest,
+    written = {
+        "base_hash": identity.base_hash,
+        "config_digest": identity.config.digest(),
+        "rows_digest": identity.rows_digest,
         "version": __version__,
     }
-    write_whole(run.resolved, _as_run(config).to_yaml())
-    write_whole(run.identity, json.dumps(identity, indent=2) + "\n")
+    write_whole(run.resolved, _as_run(identity.config).to_yaml())
+    write_whole(run.identity, json.dumps(written, indent=2) + "\n")
 
 
-def record_start(context: RunContext, machine: Machine, resumed_from: str | None, total_steps: int) -> None:
-    """Record the event `start` with what the run is made with; say what is no longer as at its last start."""
-    run, path = context.directory, actual_path(context.config.train.path)
-    made_with = package_versions() | {"machine": machine.name, "path": path}
+def versions(machine: Machine, path: TrainPath) -> dict[str, str]:
+    """What a run is made with here: versions of packages, the machine, and the path of its steps."""
+    return package_versions() | {"machine": machine.name, "path": actual_path(path)}
+
+
+def record_start(
+    run: RunDirectory, made_with: dict[str, str], resumed_from: str | None, total_steps: int, listener: Listener
+) -> None:
+    """Record the event `start`; say what of `made_with` is no longer as at the run's last start."""
     starts = [event["versions"] for event in run.read_events() if event["event"] == "start" and "versions" in event]
     before = starts[-1] if starts else {}
     changed = [f"{name} {before[name]} -> {now}" for name, now in made_with.items() if before.get(name, now) != now]
     if changed:
-        context.listener.notice(
+        listener.notice(
             tr(
                 "resumed on another machine, path or version: {changed}; its steps may differ from those before",
                 changed=", ".join(changed),
@@ -67,28 +88,27 @@ def _as_run(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"train": train})
 
 
-def _compare(context: RunContext, stored: dict[str, Any]) -> None:
-    run, config, rows, base_hash = context.directory, context.config, context.rows, context.loaded.base_hash
+def _compare(run: RunDirectory, now: Identity, stored: dict[str, Any]) -> None:
     problems = []
-    if stored["base_hash"] != base_hash:
+    if stored["base_hash"] != now.base_hash:
         problems.append(
             tr(
                 "the base is another one ({base_hash}, was {stored})",
-                base_hash=base_hash[:12],
+                base_hash=now.base_hash[:12],
                 stored=stored["base_hash"][:12],
             )
         )
-    if stored["config_digest"] != config.digest():
+    if stored["config_digest"] != now.config.digest():
         values = yaml.safe_load(run.resolved.read_text(encoding="utf-8"))
         if isinstance(values, dict):  # a run from before there was a budget has none
             values["forgetting"] = {"budget": 0.0, **(values.get("forgetting") or {})}
-        before, now = (flatten(_as_run(one)) for one in (validate_config(values, str(run.resolved)), config))
+        was, asked = (flatten(_as_run(one)) for one in (validate_config(values, str(run.resolved)), now.config))
         problems += [
-            tr("{name} is {now!r}, was {before!r}", name=name, now=now[name], before=before[name])
-            for name in now
-            if now[name] != before[name]
+            tr("{name} is {now!r}, was {before!r}", name=name, now=asked[name], before=was[name])
+            for name in asked
+            if asked[name] != was[name]
         ]
-    if not problems and stored.get("rows_digest", rows.digest) != rows.digest:
+    if not problems and stored.get("rows_digest", now.rows_digest) != now.rows_digest:
         problems.append(tr("the rows of the data files are not those of before"))
     if problems:
         raise InputError(

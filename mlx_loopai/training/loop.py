@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import mlx.nn as nn
+
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import divided
 from mlx_loopai.data.tokens import TokenRow
@@ -146,7 +148,7 @@ def _validation_is_due(run: Run) -> bool:
 
 def _validate(run: Run) -> None:
     """Score the held-out rows, always the same in the same order; keep the best, and end when patience has run out."""
-    position, found = run.position, loss_of(run.context, run.context.rows.validation)
+    position, found = run.position, loss_of(run.context.model, run.context.rows.validation, run.listener)
     assert found is not None  # the configuration asks for held-out rows
     run.directory.record("validation", step=position.step, nll_per_token=found)
     read_judged(run)
@@ -244,11 +246,11 @@ def _save(run: Run) -> Path:
     return path
 
 
-def loss_of(context: RunContext, rows: list[TokenRow], stage: str = "") -> float | None:
+def loss_of(model: nn.Module, rows: list[TokenRow], listener: Listener, stage: str = "") -> float | None:
     """Nats per token on `rows`, told to the listener where it is a `stage` of its own; None without rows."""
     if not rows:
         return None
     if not stage:
-        return nll(context.model, rows).nll_per_token
-    context.listener.stage(stage, len(rows))
-    return nll(context.model, rows, on_progress=context.listener.advance).nll_per_token
+        return nll(model, rows).nll_per_token
+    listener.stage(stage, len(rows))
+    return nll(model, rows, on_progress=listener.advance).nll_per_token

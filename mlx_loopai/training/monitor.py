@@ -14,10 +14,7 @@ import numpy as np
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import collate
-from mlx_loopai.data.rows import row_digest
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.guards.rehearsal import WATCHED_ROWS, Answering, Rehearsal, general_prompts, self_rehearsal
-from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import token_losses
@@ -25,7 +22,6 @@ from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
-from mlx_loopai.runs.context import RunContext
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
@@ -96,35 +92,6 @@ class Monitor:
             total[kind] += float(np.sum(losses))
             tokens[kind] += len(targets)
         return {kind: total[kind] / tokens[kind] for kind in total}
-
-
-def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:
-    """The monitor's rows, and the rehearsal rows that are left to train on; (none, all) when nothing is watched.
-
-    Rehearsal rows that are watched are not trained on. Without rehearsal the general records serve, and without those
-    the base's answers to some embedded prompts; the probes never do.
-    """
-    config = context.config
-    if not config.watches:
-        return [], rehearsal
-    if rehearsal:
-        ordered = sorted(rehearsal, key=row_digest)
-        watched = ordered[: max(1, min(WATCHED_ROWS, len(rehearsal) // 4))]
-        taken = {id(row) for row in watched}
-        return watched, [row for row in rehearsal if id(row) not in taken]
-    if context.general:
-        return sorted(context.general_rows, key=row_digest)[:WATCHED_ROWS], rehearsal
-    path = context.directory.monitor
-    if not path.exists():
-        options, seed = (
-            config.replay.model_copy(update={"source": "self", "max_prompts": WATCHED_ROWS}),
-            config.train.seed,
-        )
-        prompts = general_prompts([], options, seed)
-        context.listener.stage(tr("monitor: the base's answers"), len(prompts))
-        answering = Answering(options.answer_tokens, options.temperature, seed)
-        self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)
-    return list(Rehearsal.load(path).rows), rehearsal
 
 
 def steps_between_readings(step: int, total_steps: int) -> int:

@@ -15,8 +15,9 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.files import whole_file
 from mlx_loopai.language import tr
+from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.runs.artifact_cache import kept_path
-from mlx_loopai.runs.context import RunContext
+from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.preference import Floats
 
 
@@ -34,19 +35,19 @@ class JudgedReading:
     chosen_logprob_change: float | None
 
 
-def with_reference(context: RunContext, rows: Sequence[TokenRow]) -> list[TokenRow]:
-    """`rows`, the judged ones with the base's log-probability of their answers; before the model has an adapter.
+def with_reference(base: LoadedModel, rows: Sequence[TokenRow], listener: Listener) -> list[TokenRow]:
+    """`rows`, the judged ones with the base's log-probability of their answers; before it has an adapter.
 
     Kept in the cache folder for other runs of the same base on the same rows: 8 bytes an answer.
     """
     answers = [answer for row in rows if row.judged for answer in row.answers]
     if not answers:
         return list(rows)
-    kept = kept_path("reference", context.loaded, [rows_digest(answers)], ".npy")
+    kept = kept_path("reference", base, [rows_digest(answers)], ".npy")
     found = _kept(kept, len(answers))
     if found is None:
-        context.listener.stage(tr("the base on judged answers"), len(answers))
-        found = -nll(context.model, answers, on_progress=context.listener.advance).nll
+        listener.stage(tr("the base on judged answers"), len(answers))
+        found = -nll(base.model, answers, on_progress=listener.advance).nll
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the result
             kept.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(kept) as temporary:

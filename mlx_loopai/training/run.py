@@ -26,7 +26,7 @@ from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import checkpoint_path, restore_checkpoint
-from mlx_loopai.training.identity import check_identity, record_start
+from mlx_loopai.training.identity import Identity, check_identity, record_start, versions
 from mlx_loopai.training.loop import Run, loss_of, read_judged, run_steps
 from mlx_loopai.training.monitor import result_step
 from mlx_loopai.training.phases import Phase
@@ -66,7 +66,7 @@ def train_in(context: RunContext, resume: bool = False, group: ProcessGroup = AL
         context.listener.stage(tr("loading the base"), 1)
         context.base.load(context.config.dtype, _bits_to_quantize(context, planned))
         if context.directory.writes:
-            check_identity(context, resume)
+            check_identity(context.directory, Identity.of(context), resume)
         mx.reset_peak_memory()
         resources = Resources(planned, watch, group)
         return _finish(started_run(context, resources, resume), planned)
@@ -90,7 +90,8 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
     context, before, loop_started = run.context, run.position.supervised_tokens, time.perf_counter()
     resumed_from = str(run.checkpoint) if run.checkpoint else None
     context.directory.forget_after(run.position.step)
-    record_start(context, planned.machine, resumed_from, run.total_steps)
+    made_with = versions(planned.machine, context.config.train.path)
+    record_start(context.directory, made_with, resumed_from, run.total_steps, context.listener)
     run_steps(run)
     loop_s = time.perf_counter() - loop_started
     position = run.position
@@ -102,7 +103,7 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
         "loss_first": position.loss_first or 0.0,
         "loss_last": _finite_loss(run),
         "validation_first": position.validation_first,
-        "validation_last": loss_of(context, context.rows.validation, tr("held-out rows after")),
+        "validation_last": loss_of(context.model, context.rows.validation, context.listener, tr("held-out rows after")),
     }
     reading = read_judged(run)
     judged: dict[str, Any] = {} if reading is None else vars(reading)
@@ -179,7 +180,7 @@ def _write_switch(run: Run) -> None:
 
 def _finite_loss(run: Run) -> float:
     """The loss on the fixed rows after training. Raises: Diverged when it is not finite: the last updates broke it."""
-    loss = loss_of(run.context, run.context.rows.fixed, tr("loss after"))
+    loss = loss_of(run.context.model, run.context.rows.fixed, run.listener, tr("loss after"))
     if loss is None or not math.isfinite(loss):
         raise Diverged(
             tr(

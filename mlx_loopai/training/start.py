@@ -9,8 +9,6 @@ import mlx.core as mx
 
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.guards.rehearsal import rehearsal_rows
-from mlx_loopai.guards.states import measured_penalty
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
@@ -18,8 +16,9 @@ from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import LossTerms
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_checkpoint
+from mlx_loopai.training.general_rows import measured_penalty, rehearsal_rows, watched_rows
 from mlx_loopai.training.loop import Run, loss_of
-from mlx_loopai.training.monitor import Monitor, watched_rows
+from mlx_loopai.training.monitor import Monitor
 from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import plan_phases
 from mlx_loopai.training.process_group import ProcessGroup
@@ -49,8 +48,8 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         watched, rehearsal = watched_rows(context, rehearsal)
         sources = _selected_rows(context)
         if config.preference.needs_reference:
-            sources = {name: with_reference(context, rows) for name, rows in sources.items()}
-        judged = with_reference(context, context.rows.judged) if config.preference.is_on else []
+            sources = {name: with_reference(context.loaded, rows, listener) for name, rows in sources.items()}
+        judged = with_reference(context.loaded, context.rows.judged, listener) if config.preference.is_on else []
         apply_lora(context.model, adapter_form(context, plan), config.train.seed)
         penalty = measured_penalty(context, rehearsal, plan.importance_tokens)
         mx.clear_cache()  # what the phases before the training kept is of other sizes
@@ -64,8 +63,8 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         if resume:
             listener.notice(tr("{path}: no complete checkpoint; starting over", path=context.directory.path))
         position = Position(
-            loss_first=loss_of(context, context.rows.fixed, tr("loss before")),
-            validation_first=loss_of(context, context.rows.validation, tr("held-out rows before")),
+            loss_first=loss_of(context.model, context.rows.fixed, listener, tr("loss before")),
+            validation_first=loss_of(context.model, context.rows.validation, listener, tr("held-out rows before")),
         )
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next

@@ -24,10 +24,9 @@ from converters.writers.target import Target
 from mlx_loopai.config import LoraOptions, SamplingOptions
 from mlx_loopai.generation.engine import generate_stream
 from mlx_loopai.models.architectures import ARCHITECTURES
-from mlx_loopai.models.gradient import Targets, compiled_gradient, eager_gradient
+from mlx_loopai.models.gradient import LossForm, Targets, compiled_gradient, eager_gradient
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora, lora_modules
-from mlx_loopai.models.loss import PLAIN
 from mlx_loopai.models.micro_batch import MicroBatch
 from tests.parity.tiny_models import KINDS, TOKENS, TOKENS_OF_TEXT, TOLERANCES, VOCAB, tiny_model
 from tests.tiny_files import write_tokenizer
@@ -122,7 +121,7 @@ def test_train(case: tuple[str, Any, Path], figures: Figures, build: Any) -> Non
     loaded = load_model(str(folder), "fp32").model
     apply_lora(loaded, LoraOptions(rank=3), seed=0)
     batch = MicroBatch(TOKENS.astype(np.int32), np.ones(TOKENS.shape, np.bool_))
-    (_, _), gradient = build(loaded, chunk_rows=16, checkpointing=True, terms=PLAIN)(
+    (_, _), gradient = build(loaded, LossForm(chunk_rows=16, checkpointing=True))(
         mx.array(batch.ids[:, :-1]), Targets.of(batch)
     )
     flat, counted = dict(tree_flatten(gradient)), batch.supervised[:, 1:].sum()

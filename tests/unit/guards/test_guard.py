@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ import pytest
 from mlx_loopai.config import PENALTIES, MeasuredOptions, RunConfig, load_config
 from mlx_loopai.errors import InputError
 from mlx_loopai.guards import guard as guards
-from mlx_loopai.guards.guard import Penalty, guard_of, register
+from mlx_loopai.guards.guard import Material, Penalty, guard_of, register
 from mlx_loopai.guards.measured import MeasuredGuard, over_layers
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.memory.guard_terms import GuardTerms
@@ -24,9 +24,7 @@ from mlx_loopai.memory.machine import named_machine
 from mlx_loopai.memory.plan import plan
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora, lora_modules
-from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.shape import ModelShape
-from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.run import train
 from tests.unit.conftest import ROOT, Heard
@@ -40,9 +38,9 @@ class Shortness(MeasuredGuard[float]):
     def terms(self, config: RunConfig) -> GuardTerms:
         return GuardTerms(adapters=7)
 
-    def measure(self, context: RunContext, rows: Sequence[MicroBatch]) -> float:
-        self.measured_rows.append(sum(len(batch.ids) for batch in rows))
-        return float(sum(batch.supervised.sum() for batch in rows))
+    def measure(self, material: Material) -> float:
+        self.measured_rows.append(sum(len(batch.ids) for batch in material.rows))
+        return float(sum(batch.supervised.sum() for batch in material.rows))
 
     def penalty(self, state: float) -> Penalty:
         ones = dict.fromkeys((f"model.layers.{block}.self_attn.q_proj" for block in range(2)), state)

@@ -120,16 +120,16 @@ def test_ordinary_rows_keep_their_share_beside_pairs(adapted: Callable[..., nn.M
     assert learnt.margin is None
 
 
-def test_rehearsal_has_its_share_of_the_loss_beside_pairs(adapted: Callable[..., nn.Module]) -> None:
+def test_rehearsal_has_its_share_of_the_loss_beside_pairs(adapted: Callable[..., nn.Module], path: TrainPath) -> None:
     rehearsed = [replace(one, category=REHEARSAL) for one in LEARNT]
     objective = Objective.of(ReplayOptions(loss_share=0.25))
-    pairs, _ = stepped(adapted(), phase_of(PAIRS, ((0, 1, 2),)), DPO, "eager")
-    learnt, _ = stepped(adapted(), phase_of(LEARNT, ((0, 1),)), DPO, "eager")
-    both, _ = stepped(adapted(), phase_of([*PAIRS, *rehearsed], ((0, 1, 2), (3, 4)), objective), DPO, "eager")
+    pairs, _ = stepped(adapted(), phase_of(PAIRS, ((0, 1, 2),)), DPO, path)
+    learnt, _ = stepped(adapted(), phase_of(LEARNT, ((0, 1),)), DPO, path)
+    both, _ = stepped(adapted(), phase_of([*PAIRS, *rehearsed], ((0, 1, 2), (3, 4)), objective), DPO, path)
     assert both.loss == pytest.approx(0.75 * pairs.loss + 0.25 * learnt.loss, rel=1e-5)
 
 
-def test_the_baseline_of_kto_is_what_other_answers_gained(adapted: Callable[..., nn.Module]) -> None:
+def test_the_baseline_of_kto_is_what_other_answers_gained(adapted: Callable[..., nn.Module], path: TrainPath) -> None:
     model = adapted()
     options = PreferenceOptions(objective="kto", sft_weight=0.0)
     crossed = []
@@ -142,7 +142,7 @@ def test_the_baseline_of_kto_is_what_other_answers_gained(adapted: Callable[...,
     z = max(0.0, float(np.mean(crossed)))
     gains = [log_probability(model, one).item() - one.reference for one in VOTES]
     expected = [1 - 1 / (1 + np.exp(-0.1 * (gains[0] - z))), 1 - 1 / (1 + np.exp(-0.1 * (z - gains[1])))]
-    result, _ = stepped(model, phase_of(VOTES, ((0, 1),)), options, "eager")
+    result, _ = stepped(model, phase_of(VOTES, ((0, 1),)), options, path)
     assert result.loss == pytest.approx(np.mean(expected), rel=1e-4)
 
 

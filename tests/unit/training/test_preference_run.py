@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlx_loopai.config import RunConfig, load_config
+from mlx_loopai.config import RunConfig, TrainPath, load_config
 from mlx_loopai.data.rows import RowReader
 from mlx_loopai.errors import InputError, Interrupted
 from mlx_loopai.models.load import load_tokenizer
@@ -86,10 +86,11 @@ def test_the_base_reads_every_pair_once(configure: Callable[..., RunConfig], tmp
 
 
 def test_a_stopped_run_goes_on_bit_for_bit_with_rehearsal_in_its_steps(
-    configure: Callable[..., RunConfig], data_files: dict[str, Path], tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+    configure: Callable[..., RunConfig], data_files: dict[str, Path], tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch,
+    path: TrainPath,
 ) -> None:  # fmt: skip
     config = configure(
-        train__epochs=2, train__path="compiled", general=str(data_files["general"]), replay__source="records",
+        train__epochs=2, train__path=path, general=str(data_files["general"]), replay__source="records",
         replay__share=0.4, replay__loss_share=0.3, replay__objective="kl", forgetting__budget=0.05,
     )  # fmt: skip
     train(config, tmp_path / "whole", heard)

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_loopai.config import RunConfig, load_config
+from mlx_loopai.config import RunConfig, TrainPath, load_config
 from mlx_loopai.errors import Diverged, InputError, Interrupted, LoopaiError
 from mlx_loopai.memory import watch as guard
 from mlx_loopai.memory.watch import Pressure, Reading
@@ -86,7 +86,7 @@ def test_the_same_run_gives_the_same_adapter(configure: Callable[..., RunConfig]
     assert adapter(tmp_path / "one") != adapter(tmp_path / "other")
 
 
-@pytest.mark.parametrize(("step", "path"), [(1, "eager"), (5, "compiled"), (6, "eager")])
+@pytest.mark.parametrize(("step", "path"), [(1, "eager"), (5, "eager"), (5, "compiled"), (6, "compiled")])
 def test_ctrl_c_saves_and_resume_gives_the_same_adapter(
     configure: Callable[..., RunConfig],
     data_files: dict[str, Path],
@@ -332,9 +332,13 @@ def test_the_best_of_the_validations_is_kept_and_training_stops_early(
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "lion", "adafactor", "muon"])
 def test_every_optimizer_resumes_bit_for_bit(
-    configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard, name: str
+    configure: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    heard: Heard,
+    name: str,
+    path: TrainPath,
 ) -> None:
-    path = "compiled" if name in ("adam", "muon") else "eager"
     config = configure(train__optimizer=name, lora__dora=name == "lion", train__path=path)
     train(config, tmp_path / "whole", heard)
     stop_after(monkeypatch, 2)

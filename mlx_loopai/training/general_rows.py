@@ -1,0 +1,118 @@
+"""The general rows of a run: those that it rehearses, those that its monitor watches, those that its guard measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlx_loopai.data.rows import row_digest
+from mlx_loopai.data.tokens import REHEARSAL, TokenRow
+from mlx_loopai.errors import InputError
+from mlx_loopai.guards.base_states import with_base_states
+from mlx_loopai.guards.guard import Material, Penalty, guard_of
+from mlx_loopai.guards.rehearsal import (
+    WATCHED_ROWS,
+    Answering,
+    Rehearsal,
+    SelfRehearsal,
+    general_prompts,
+    prompts_needed,
+    rehearsal_divergence,
+    self_rehearsal,
+)
+from mlx_loopai.guards.states import measuring_rows, state_of
+from mlx_loopai.language import tr
+from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
+from mlx_loopai.runs.context import RunContext
+
+
+def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
+    """The rows that phases mix in: none, the general rows as they are, or the base's own answers (made once a run).
+
+    With the base's states at their targets where the objective needs them. batch_rows: prompts answered together; 0:
+    `ANSWERED_ROWS`. Raises: InputError where general rows are needed and there are none.
+    """
+    rows, options = _rows(context, batch_rows or ANSWERED_ROWS), context.config.replay
+    if not rows or not rehearsal_divergence(options):
+        return rows
+    context.listener.stage(tr("the base on rehearsal"), len(rows))
+    return with_base_states(context.model, rows, context.directory.path, context.listener.advance)
+
+
+def _rows(context: RunContext, batch_rows: int) -> list[TokenRow]:
+    config, options, seed = context.config, context.config.replay, context.config.train.seed
+    if not config.needs_rehearsal:
+        return []
+    if options.source == "records":
+        if not context.general:
+            raise InputError(tr("replay.source: records needs `general: FILE`; or use replay.source: self"))
+        return [replace(row, category=REHEARSAL) for row in context.general_rows]
+    if not context.general and options.source == "self" and not context.directory.rehearsal.exists():
+        context.listener.notice(tr("rehearsal uses the built-in prompts; set `general` for your own"))
+    enough = options.model_copy(update={"max_prompts": prompts_needed(config, len(context.rows.lengths))})
+    guard = SelfRehearsal(
+        prompts=general_prompts(context.general, enough, seed),
+        encoder=context.encoder,
+        answering=Answering(options.answer_tokens, options.temperature, seed, batch_rows),
+    )
+    return list(state_of(guard, context.directory.rehearsal, lambda: _material(context, ())).rows)
+
+
+def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:
+    """The monitor's rows, and the rehearsal rows that are left to train on; (none, all) when nothing is watched.
+
+    Rehearsal rows that are watched are not trained on. Without rehearsal the general records serve, and without those
+    the base's answers to some embedded prompts; the probes never do.
+    """
+    config = context.config
+    if not config.watches:
+        return [], rehearsal
+    if rehearsal:
+        ordered = sorted(rehearsal, key=row_digest)
+        watched = ordered[: max(1, min(WATCHED_ROWS, len(rehearsal) // 4))]
+        taken = {id(row) for row in watched}
+        return watched, [row for row in rehearsal if id(row) not in taken]
+    if context.general:
+        return sorted(context.general_rows, key=row_digest)[:WATCHED_ROWS], rehearsal
+    path, seed = context.directory.monitor, config.train.seed
+    if not path.exists():
+        options = config.replay.model_copy(update={"source": "self", "max_prompts": WATCHED_ROWS})
+        prompts = general_prompts([], options, seed)
+        context.listener.stage(tr("monitor: the base's answers"), len(prompts))
+        answering = Answering(options.answer_tokens, options.temperature, seed)
+        self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)
+    return list(Rehearsal.load(path).rows), rehearsal
+
+
+def measured_penalty(context: RunContext, rehearsal: Sequence[TokenRow], batch_tokens: int = 0) -> Penalty | None:
+    """The penalty of the run's guard, measured on the rehearsal rows, or else on the general records.
+
+    The adapter is put where the guard wants training to start. batch_tokens: most padded tokens of a batch of several
+    rows; 0: as many rows as batches have by default, however long.
+
+    Raises: InputError when the guard needs general rows and there are none.
+    """
+    config, guard = context.config, guard_of(context.config)
+    if not config.measures_importance:
+        return guard.penalty(None)
+
+    def material() -> Material:
+        rows = list(rehearsal or context.general_rows)
+        return _material(context, measuring_rows(rows, config.penalty, batch_tokens))
+
+    state = state_of(guard, context.directory.importance, material)
+    guard.place(context.model, state)
+    return guard.penalty(state)
+
+
+def _material(context: RunContext, rows: Sequence[MicroBatch]) -> Material:
+    config = context.config
+    return Material(
+        base=context.loaded,
+        rows=rows,
+        options=config.penalty,
+        adapter=config.lora,
+        seed=config.train.seed,
+        listener=context.listener,
+    )

@@ -70,10 +70,10 @@ def test_the_embedded_kinds_are_taken_evenly() -> None:
 @pytest.mark.parametrize(
     ("settings", "rows", "needed"),
     [
-        ({"replay": {"share": 0.5}}, 60, 128),  # 60 rehearsed, 32 watched
+        ({"replay": {"share": 0.5}}, 60, 128),  # 60 rehearsed, 24 watched
         ({"replay": {"share": 0.15}}, 60, 64),
         ({"replay": {"share": 0.5}}, 10_000, 400),
-        ({"replay": {"share": 0.5}, "train": {"max_steps": 10, "rows_per_step": 8}}, 60, 128),
+        ({"replay": {"share": 0.5}, "train": {"max_steps": 12, "rows_per_step": 8}}, 60, 128),
         ({"replay": {"share": 0.15}, "penalty": {"kind": "sketch"}}, 60, 192),
     ],
 )

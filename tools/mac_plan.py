@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mlx_loopai.files import write_whole
 from mlx_loopai.memory.published import CONSTANTS, PublishedConstants, peak_bytes, published, step_seconds
+from mlx_loopai.memory.speed import chip_peak
 from tools.mac_runs import PublishedRun, published_run
 
-CHIPS = Path(__file__).parents[1] / "mlx_loopai" / "benchmark" / "chips.yaml"
 # Where the readings of a line differ by more than this, it says too little.
 WIDEST = 1.5
 # Too little memory ends a run and too much costs a smaller batch: of a range, the upper part is said.
@@ -93,9 +92,8 @@ def rate_of(run: PublishedRun, constants: PublishedConstants) -> float | None:
 
 def teraflops(chip: str | None) -> float | None:
     """The 16-bit peak of a chip named as people do ("M4 (10-core)", "M1 Max")."""
-    table = yaml.safe_load(CHIPS.read_text(encoding="utf-8"))
-    name = f"Apple {(chip or '').partition('(')[0].strip()}"
-    return table[name]["teraflops"] if name in table else None
+    peak = chip_peak(f"Apple {(chip or '').partition('(')[0].strip()}")
+    return None if peak is None else peak.flops_s / 1e12
 
 
 def _between(values: Sequence[float]) -> float | None:

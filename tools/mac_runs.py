@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_loopai.memory.published import Attention, TrainerRun
+from mlx_loopai.memory.published import Attention, TrainerRun, attention_of
 from mlx_loopai.models.shape import ModelShape
 
 # mlx-lm's defaults; before autumn 2025 it adapted queries and values only.
 DEFAULT_LAYERS, DEFAULT_RANK = 16, 8
 _OLD_TARGETS = ("q_proj", "v_proj")
-_LINEAR_ATTENTION_SINCE = (0, 32, 4)
 # A mean row length leaves the longest row of a batch open: up to the cap, or without one this many times the mean.
 _LONGEST_OF_MEAN = 4
 _PADDED_TO = 32
@@ -34,7 +33,7 @@ _TOKENS = re.compile(r"~?(\d+)(?:-(\d+))? tokens an iteration", re.I)
 _SIXTEEN_BIT = re.compile(r"bf16|16-bit", re.I)
 _BITS = re.compile(r"\b([3468])-?bit", re.I)
 _FLASH = re.compile(r"flash (?:\(linear-memory\) )?(?:attention|atten)", re.I)
-_MLX = re.compile(r"\bmlx (\d+)\.(\d+)\.(\d+)")
+_MLX = re.compile(r"\bmlx (\d+\.\d+\.\d+)")
 
 # Hidden, intermediate, layers, heads, key/value heads, head size, vocabulary, tied head.
 _Sizes = tuple[int, int, int, int, int, int, int, bool]
@@ -147,7 +146,8 @@ def _readings(row: Mapping[str, Any], shape: ModelShape, note: str, lengths: Seq
     layers = _layers(row, shape)
     learns = _TRAINABLE.search(note)
     flash = _FLASH.search(software) or _FLASH.search(note)
-    attention: Attention = "linear" if flash or _has_linear_attention(software) else "quadratic"
+    said = _MLX.search(software)
+    attention: Attention = "linear" if flash else attention_of(said.group(1) if said else "")
     for length, blocks, checkpoints, targets in itertools.product(
         lengths,
         layers,
@@ -206,11 +206,6 @@ def _layers(row: Mapping[str, Any], shape: ModelShape) -> list[int]:
     if said:
         return [min(int(said), shape.n_layers)]
     return sorted({min(DEFAULT_LAYERS, shape.n_layers), shape.n_layers})
-
-
-def _has_linear_attention(software: str) -> bool:
-    found = _MLX.search(software)
-    return found is not None and tuple(map(int, found.groups())) >= _LINEAR_ATTENTION_SINCE
 
 
 def _padded(length: int, most: int | None) -> int:

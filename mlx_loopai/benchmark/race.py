@@ -12,9 +12,10 @@ from mlx_loopai.benchmark.backends import OWN, OWN_COMPILED
 from mlx_loopai.benchmark.cases import CaseRows, GenerateCase, TrainCase, write_train_case
 from mlx_loopai.benchmark.protocol import Figure, RunJob, paired_ratio, take_turns
 from mlx_loopai.benchmark.race_results import BatchMeasured, TrainMeasured
-from mlx_loopai.benchmark.roofline import Peak, decoding_bytes, share_of_peak, training_flops
+from mlx_loopai.benchmark.roofline import decoding_bytes, share_of_peak, training_flops
 from mlx_loopai.benchmark.worker import Job
 from mlx_loopai.errors import InputError
+from mlx_loopai.memory.speed import Peak
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.runs.documents.race import BatchRate, GenerateRace, GenerateSide, Ratio, TrainRace, TrainSide

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
-
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.models.shape import ModelShape
 
-_TABLE = Path(__file__).with_name("chips.yaml")
 _FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Peak:
-    """A chip's peak: bytes read a second and floating-point operations a second."""
-
-    bytes_s: float
-    flops_s: float
-
-
-def chip_peak(chip: str) -> Peak | None:
-    """The peak of a chip by the name that macOS gives it, such as `Apple M4 Pro`; None where it is not known."""
-    found = yaml.safe_load(_TABLE.read_text(encoding="utf-8")).get(chip)
-    return Peak(found["gigabytes_s"] * 1e9, found["teraflops"] * 1e12) if found else None
 
 
 def training_flops(shape: ModelShape, tokens: int, supervised_tokens: int) -> float:

@@ -224,7 +224,7 @@ def _under_watch(race: Callable[[Any, Any], Result], turns: int, quiet: bool) ->
     from dataclasses import asdict, replace
 
     from mlx_loopai.benchmark.conditions import SystemReader, disturbances, read_machine, read_state
-    from mlx_loopai.benchmark.roofline import chip_peak
+    from mlx_loopai.memory.speed import chip_peak
 
     reader = SystemReader()
     machine = read_machine(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,9 @@ from mlx_loopai.language import later, tr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_loopai.data.audit import Audit, Finding
+    from mlx_loopai.data.audit import Audit, Auditor, Finding
     from mlx_loopai.data.build import DataSet
-    from mlx_loopai.data.records import BadRow, Reading, Record
+    from mlx_loopai.data.records import BadRow, Record
 
 _FILES = click.Path(path_type=Path)
 # Rows that are shown, and how much of each.
@@ -43,20 +44,50 @@ def audit_command(
 
     FILES are files or folders of rows, stories, or data sets on the hub (hf:OWNER/NAME[:SPLIT]).
     """
-    from mlx_loopai.data.audit import audit
+    from mlx_loopai.data.audit import Auditor
     from mlx_loopai.data.records import left_out, read_records
 
-    readings = read_sources(files, columns)
-    records = [record for reading in readings for record in reading.answers]
-    judged = [one for reading in readings for one in reading.judged]
     held_out = read_records(validation) if validation else []
-    with progress(len(records), tr("audit"), quiet, unit=later("rows")) as bar:
-        found = audit(records, held_out, _token_counter(model), bar.update, judged)
-    bad = [row for reading in readings for row in reading.bad]
-    if not records and not judged:
-        raise InputError(f"{files[0]}: {'holds bad rows only, ' + left_out(bad) if bad else 'holds no rows'}")
-    document = _audit_document(files, found) | {"bad": bad, "unused_fields": fields_not_used(readings)}
-    emit(document, as_json, _audit_text(found, bad, readings))
+    with Auditor(_token_counter(model)) as auditor:
+        seen = _audit_all(files, columns, auditor, quiet)
+        if not len(auditor) and not len(auditor.preferences):
+            reason = f"holds bad rows only, {left_out(seen.bad)}" if seen.bad else "holds no rows"
+            raise InputError(f"{files[0]}: {reason}")
+        found = auditor.finished(held_out)
+    document = _audit_document(files, found) | {"bad": seen.bad, "unused_fields": sorted(seen.unused)}
+    emit(document, as_json, _audit_text(found, seen))
+
+
+@dataclass
+class _Seen:
+    """What of the files was no row, and the names of fields that nothing read."""
+
+    bad: list[BadRow] = field(default_factory=list)
+    unused: set[str] = field(default_factory=set)
+
+
+def _audit_all(files: tuple[str, ...], columns: str | None, auditor: Auditor, quiet: bool) -> _Seen:
+    """Let `auditor` look at every row of the files, a row at a time."""
+    from mlx_loopai.data.records import BadRow
+    from mlx_loopai.data.sources import reading_of, scan_of
+
+    seen = _Seen()
+    for file in files:
+        how = source_options(file, columns)
+        scan = scan_of(file, "domain", how)
+        if scan is None:
+            reading = reading_of(file, "domain", how)
+            for row in (*reading.records, *reading.judged):
+                auditor.add(row)
+            continue
+        with progress(scan.size_bytes, tr("audit {name}", name=scan.path.name), quiet, unit="bytes") as bar:
+            for read in scan.rows(bar.update):
+                if isinstance(read, BadRow):
+                    seen.bad.append(read)
+                else:
+                    auditor.add(read)
+        seen.unused |= scan.unused.keys()
+    return seen
 
 
 @command.command("convert")
@@ -308,13 +339,13 @@ def _audit_document(files: tuple[str, ...], found: Audit) -> dict[str, Any]:
     return {"files": list(files), **dataclasses.asdict(found), "warnings": found.warnings}
 
 
-def _audit_text(found: Audit, bad: list[BadRow], readings: list[Reading]) -> str:
+def _audit_text(found: Audit, seen: _Seen) -> str:
     from mlx_loopai.data.records import left_out
 
     share = tr("; padding wastes {share:.1%}", share=1 - found.real_token_share) if found.real_token_share else ""
     lines = [
         tr("rows           {rows}", rows=found.rows),
-        *([tr("bad rows       {left_out}", left_out=left_out(bad))] if bad else []),
+        *([tr("bad rows       {left_out}", left_out=left_out(seen.bad))] if seen.bad else []),
         tr("languages      {counts}", counts=_counts(found.languages)),
         tr("JSON answers   {shown}", shown=_shown(found.json_shaped)),
         *(f"{rule:<15}{_shown(finding)}" for rule, finding in found.contamination.items()),
@@ -349,8 +380,8 @@ def _audit_text(found: Audit, bad: list[BadRow], readings: list[Reading]) -> str
                 rejected_purity=told.rejected_purity,
             )
         )
-    if unused := fields_not_used(readings):
-        lines.append(tr("fields not used: {unused}", unused=", ".join(unused)))
+    if seen.unused:
+        lines.append(tr("fields not used: {unused}", unused=", ".join(sorted(seen.unused))))
     return "\n".join([*lines, *(tr("warning: {warning}", warning=warning) for warning in found.warnings)])
 
 

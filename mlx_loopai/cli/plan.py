@@ -12,10 +12,11 @@ from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
+    from mlx_loopai.experiments.preview import Preview
     from mlx_loopai.memory.plan import MemoryPlan
 
 
-@click.command("plan", short_help="Predict the memory a training run needs, and choose the settings that fit.")
+@click.command("plan", short_help="Predict the memory and time of a training run, and choose the settings that fit.")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--model", help="nano, a folder, a config.json, a cached hub id or Qwen2.5-3B-shape; overrides the recipe's."
@@ -38,26 +39,33 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Predict the memory that a training run needs and choose the settings that fit.
+    """Predict the memory and the time that a training run needs, and choose the settings that fit.
 
-    No weights are needed: a config.json is enough, for --probe too, which measures random weights. RECIPE and --set
-    give the run's options as `train` takes them.
+    The time is a range, and needs the rows of RECIPE and their tokenizer, or train.max_steps. No weights are needed: a
+    config.json is enough, for --probe too, which measures random weights. RECIPE and --set give the run's options as
+    `train` takes them.
     Exit status 1 when the run does not fit; the table then shows the smallest attempt.
     """
     from mlx_loopai.config import load_config
-    from mlx_loopai.library.training import plan
+    from mlx_loopai.library.training import preview
 
     if probe and machine != "this":
         raise InputError(f"--probe: {machine} is not here to be measured; leave out --machine, or --probe")
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)
     config = load_config(recipe, overrides)
-    found = plan(config, machine, macos=int(macos))
-    if probe and found.fits:
-        _probe(config.model, found, quiet)
-        found = plan(config, machine, macos=int(macos))
-    emit(_document(config.model, found), as_json, "" if quiet and found.fits else _table(config.model, found))
-    found.require_fit()
+    found = preview(config, machine, macos=int(macos))
+    if probe and found.plan.fits:
+        _probe(config.model, found.plan, quiet)
+        found = preview(config, machine, macos=int(macos))
+    show_preview(config.model, found, as_json, quiet)
+
+
+def show_preview(model: str, found: Preview, as_json: bool, quiet: bool) -> None:
+    """What a run will need. Raises: LoopaiError when it does not fit."""
+    table = "" if quiet and found.plan.fits else "\n".join([_table(model, found.plan), *found.lines])
+    emit(_document(model, found.plan) | found.to_json(), as_json, table)
+    found.plan.require_fit()
 
 
 def _probe(model: str, planned: MemoryPlan, quiet: bool) -> None:

@@ -12,21 +12,15 @@ import click
 from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next, waiting
 from mlx_loopai.cli.train import judged_text, next_step, short_form, with_report
 from mlx_loopai.errors import InputError, LoopaiError
-from mlx_loopai.language import later, tr
-from mlx_loopai.units import format_bytes, format_duration
+from mlx_loopai.language import tr
+from mlx_loopai.units import format_bytes
 
 if TYPE_CHECKING:
     from mlx_loopai.config import RunConfig
-    from mlx_loopai.experiments.first_run import TimeEstimate
+    from mlx_loopai.experiments.preview import Preview
     from mlx_loopai.memory.machine import Machine
-    from mlx_loopai.memory.plan import MemoryPlan
     from mlx_loopai.runs.context import RunContext
 
-# What documents say in English, for `tr` where it is shown.
-_SHOWN = (
-    later("published rates of this chip"),
-    later("two steps measured here"),
-)
 _PATH = click.Path(path_type=Path)
 
 
@@ -99,26 +93,19 @@ def command(
     config = _configuration(data, model, machine, overrides, talk)
     with waiting(tr("opening {model}", model=config.model), quiet):
         context = _opened(config, out)
-    planned, time = _planned(context, machine, quiet)
+    needs = _needs(context, machine, quiet)
     talk.say(
         tr(
             "memory: {total_bytes} of {budget_bytes}",
-            total_bytes=format_bytes(planned.total_bytes),
-            budget_bytes=format_bytes(planned.budget_bytes),
+            total_bytes=format_bytes(needs.plan.total_bytes),
+            budget_bytes=format_bytes(needs.plan.budget_bytes),
         )
     )
-    talk.say(
-        tr(
-            "training: {steps} steps, {between} ({source})",
-            steps=time.steps,
-            between=_range(time),
-            source=tr(time.source),
-        )
-    )
-    talk.say(tr("the base's answers to rehearse before it, and the questions after it, take further minutes"))
+    for line in needs.lines:
+        talk.say(line)
     talk.agree(tr("Train now?"))
     recipe = _write_recipe(config, out)
-    _train(config, out, {"model": config.model, "recipe": recipe, "estimate_s": [time.low_s, time.high_s]},
+    _train(config, out, {"model": config.model, "recipe": recipe, "estimate_s": needs.to_json()["time"]["total_s"]},
            as_json, quiet)  # fmt: skip
 
 
@@ -191,26 +178,20 @@ def _opened(config: RunConfig, out: Path) -> RunContext:
     return RunContext.open(config, RunDirectory(out), Silent())
 
 
-def _planned(context: RunContext, machine: Machine, quiet: bool) -> tuple[MemoryPlan, TimeEstimate]:
-    """Memory and time. Raises: LoopaiError when the run does not fit."""
-    from mlx_loopai.benchmark.roofline import chip_peak
-    from mlx_loopai.experiments.first_run import measured_time, published_time, work_of
-    from mlx_loopai.guards.terms import memory_terms
-    from mlx_loopai.memory.corrections import read_corrections
-    from mlx_loopai.memory.plan import plan
+def _needs(context: RunContext, machine: Machine, quiet: bool) -> Preview:
+    """Memory and time; two steps are measured where no rates were published. Raises: LoopaiError when too large."""
+    from mlx_loopai.experiments.first_run import speed_by_steps
+    from mlx_loopai.experiments.preview import preview_of
+    from mlx_loopai.experiments.run_time import speed_of
+    from mlx_loopai.memory.speed import peak_of
 
-    config, shape, rows = context.config, context.base.shape, context.rows
-    corrections = read_corrections(shape, machine)
-    planned = plan(shape, config, machine, memory_terms(config), rows.longest, corrections).require_fit()
-    work, peak = work_of(config, rows.lengths), chip_peak(machine.name)
-    if peak is not None:
-        return planned, published_time(shape, planned, work, config.train.rows_per_step, peak.flops_s / 1e12)
+    found = preview_of(context, machine)
+    found.plan.require_fit()
+    if peak_of(machine) is not None:
+        return found
     with waiting(tr("measuring two steps"), quiet):
-        return planned, measured_time(str(context.base.path), config, planned, work)
-
-
-def _range(time: TimeEstimate) -> str:
-    return tr("{low_s} to {high_s}", low_s=format_duration(time.low_s), high_s=format_duration(time.high_s))
+        speed = speed_by_steps(str(context.base.path), found.plan, speed_of(machine))
+    return preview_of(context, machine, speed)
 
 
 def _write_recipe(config: RunConfig, out: Path) -> Path:

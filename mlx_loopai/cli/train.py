@@ -38,7 +38,7 @@ _VERDICTS = (later("pass"), later("fail"), later("too little data"))
 @click.option(
     "--allow-special", is_flag=True, help="Let names such as <|im_end|> in --data be control tokens, not text."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [required, but for --dry-run]")
 @click.option(
     "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
 )
@@ -47,6 +47,7 @@ _VERDICTS = (later("pass"), later("fail"), later("too little data"))
     is_flag=True,
     help="Train without a guard: faster, but the model may forget all that is not in the rows.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what the run will need of memory and time, and stop.")
 @click.option("--resume", is_flag=True, help="Continue from the last complete checkpoint in --out.")
 @json_option
 @quiet_option
@@ -57,9 +58,10 @@ def command(
     columns: str | None,
     skip_bad: bool,
     allow_special: bool,
-    out: Path,
+    out: Path | None,
     overrides: tuple[str, ...],
     plain: bool,
+    dry_run: bool,
     resume: bool,
     as_json: bool,
     quiet: bool,
@@ -71,6 +73,7 @@ def command(
 
     \b
     mlx-loopai train --data rows.jsonl --out runs/first
+    mlx-loopai train recipe.yaml --dry-run
     mlx-loopai train recipe.yaml --out runs/guarded --set train.learning_rate=2e-4
     mlx.launch -n 2 --backend ring mlx-loopai train recipe.yaml --out runs/two
     """
@@ -88,6 +91,14 @@ def command(
     how = {"columns": column_map(columns), "skip_bad": skip_bad, "allow_special": allow_special}
     short = short_form(data, recipe, how)
     config = load_config(recipe, overrides, short if plain or recipe else shipped_values("guarded") | short)
+    if dry_run:
+        from mlx_loopai.cli.plan import show_preview
+        from mlx_loopai.library.training import preview
+
+        show_preview(config.model, preview(config), as_json, quiet)
+        return
+    if out is None:
+        raise InputError("train: give --out DIR for the run's folder, or --dry-run")
     from mlx_loopai.experiments.judged_run import train_and_judge
     from mlx_loopai.training.process_group import ProcessGroup
 

@@ -138,6 +138,11 @@ class ReplayOptions(Options):
     answer_tokens: int = Field(64, ge=1, description="longest rehearsal answer in tokens (source: self)")
     temperature: Temperature = Field(0.0, description="sampling temperature of rehearsal answers; 0: greedy")
 
+    @property
+    def mixes_steps(self) -> bool:
+        """Whether a step should hold rehearsal and training rows in their proportion."""
+        return self.loss_share > 0 or (self.objective != "answers" and self.kl_strength > 0)
+
     @model_validator(mode="after")
     def _free_answers_differ(self) -> ReplayOptions:
         if self.source == "free" and self.temperature == 0:

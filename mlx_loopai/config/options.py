@@ -266,6 +266,12 @@ class RunConfig(Options):
         """Whether anything holds general ability while the run trains."""
         return self.penalty.kind != "none" or self.needs_rehearsal
 
+    def without_guards(self) -> RunConfig:
+        """The same run with nothing that holds general ability."""
+        replay = self.replay.model_copy(update={"source": "none", "share": 0.0, "loss_share": 0.0})
+        penalty = self.penalty.model_copy(update={"kind": "none"})
+        return self.model_copy(update={"replay": replay, "penalty": penalty})
+
     @property
     def has_budget(self) -> bool:
         """Whether guards are on whose weight follows `forgetting.budget`."""

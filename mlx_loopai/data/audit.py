@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import TracebackType
 
 from mlx_loopai.data.batches import choose_widths, plan_steps, real_token_share
-from mlx_loopai.data.duplicates import exact_groups, near_groups, normalised
-from mlx_loopai.data.judged_audit import PreferenceAudit, audit_judged
-from mlx_loopai.data.pairs import Judged
+from mlx_loopai.data.duplicates import Spool, TextIndex
+from mlx_loopai.data.judged_audit import PreferenceAudit, PreferenceAuditor
+from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.personal import PATTERNS, personal_hints
 from mlx_loopai.data.records import Record
 from mlx_loopai.data.special import USUAL_NAME
@@ -23,6 +25,8 @@ CONTAMINATION = ("html", "code", "url", "emoji", "control", "foreign")
 _PERSONAL, _NAMES = "personal:", "control names"
 _EXAMPLES = 5
 _ROWS_PER_STEP = 8
+# Of more rows than this, evenly drawn ones say what padding wastes.
+_PLANNED_ROWS = 20_000
 _MOSTLY = 0.5
 
 
@@ -103,39 +107,127 @@ def audit(
     validation: Sequence[Record] = (),
     count_tokens: Callable[[Record], int] | None = None,
     on_progress: Advance = ignore,
-    judged: Sequence[Judged] = (),
+    judged: Iterable[Judged] = (),
 ) -> Audit:
     """Look at every row once. Without `count_tokens` lengths are in characters.
 
     judged: the pairs and labelled answers that `records` holds the chosen and good answers of.
     """
-    texts = [_text(record) for record in records]
-    lengths = [count_tokens(record) if count_tokens else len(text) for record, text in zip(records, texts, strict=True)]
-    languages: Counter[str] = Counter()
-    found: dict[str, list[Record]] = {}
-    for done, record in enumerate(records, start=1):
+    with Auditor(count_tokens) as auditor:
+        for done, record in enumerate(records, start=1):
+            auditor.add_record(record)
+            on_progress(done)
+        for one in judged:
+            auditor.preferences.add(one)
+        return auditor.finished(validation)
+
+
+@dataclass
+class _Tally:
+    """How many rows, and the origins of the first of them."""
+
+    rows: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, origin: str) -> None:
+        self.rows += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(origin)
+
+    @property
+    def finding(self) -> Finding:
+        return Finding(self.rows, tuple(self.examples))
+
+
+class Auditor:
+    """Looks at rows as they come: of each some bytes stay in memory, and what is compared later lies in nameless files.
+
+    Use it as a context.
+    """
+
+    def __init__(self, count_tokens: Callable[[Record], int] | None = None) -> None:
+        self.preferences = PreferenceAuditor()
+        self._count_tokens = count_tokens
+        self._index, self._origins = TextIndex(), Spool()
+        self._lengths = array("q")
+        self._categories: Counter[str] = Counter()
+        self._languages: Counter[str] = Counter()
+        self._found: dict[str, _Tally] = defaultdict(_Tally)
+
+    def __enter__(self) -> Auditor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._index.close()
+        self._origins.close()
+
+    def __len__(self) -> int:
+        """How many rows that are learnt as they are were taken in."""
+        return len(self._lengths)
+
+    def add(self, row: Record | Judged) -> None:
+        """Take in a row of any kind: of a pair the chosen answer is learnt, of labelled ones the good."""
+        if isinstance(row, Record):
+            self.add_record(row)
+            return
+        self.preferences.add(row)
+        if isinstance(row, Pair) or row.good:
+            self.add_record(row.chosen if isinstance(row, Pair) else row.answer)
+
+    def add_record(self, record: Record) -> None:
+        """Take in a row that is learnt as it is."""
+        text = _text(record)
         answers = "\n".join(message.content for message in record.messages if message.role == "assistant")
-        languages[language(answers)] += 1
+        self._index.add(text)
+        self._origins.append(record.origin)
+        self._lengths.append(self._count_tokens(record) if self._count_tokens else len(text))
+        self._categories[record.category] += 1
+        self._languages[language(answers)] += 1
         for kind in _kinds(record, answers):
-            found.setdefault(kind, []).append(record)
-        on_progress(done)
-    return Audit(
-        rows=len(records),
-        categories=dict(Counter(record.category for record in records)),
-        languages=dict(languages.most_common()),
-        json_shaped=_finding(found.get("json", ())),
-        contamination={rule: _finding(found[rule]) for rule in CONTAMINATION if rule in found},
-        personal={kind: _finding(found[_PERSONAL + kind]) for kind in PATTERNS if _PERSONAL + kind in found},
-        duplicates=_repeats(records, exact_groups(texts)),
-        near_duplicates=_repeats(records, near_groups(texts)),
-        leaked=_leaked(records, texts, [_text(record) for record in validation]),
-        control_names=_finding(found.get(_NAMES, ())),
-        length_unit="tokens" if count_tokens else "characters",
-        lengths=_histogram(lengths),
-        longest=max(lengths, default=0),
-        real_token_share=_utilisation(lengths) if count_tokens and lengths else None,
-        preferences=audit_judged(judged) if judged else None,
-    )
+            self._found[kind].add(record.origin)
+
+    def finished(self, validation: Sequence[Record] = ()) -> Audit:
+        """What was found. validation: held-out rows, of which none should be among the rows."""
+        found, lengths = self._found, self._lengths
+        return Audit(
+            rows=len(self),
+            categories=dict(self._categories),
+            languages=dict(self._languages.most_common()),
+            json_shaped=found["json"].finding,
+            contamination={rule: found[rule].finding for rule in CONTAMINATION if rule in found},
+            personal={kind: found[_PERSONAL + kind].finding for kind in PATTERNS if _PERSONAL + kind in found},
+            duplicates=self._repeats(self._index.exact_groups(len(self))),
+            near_duplicates=self._repeats(self._index.near_groups(first_texts=len(self))),
+            leaked=self._leaked(validation),
+            control_names=found[_NAMES].finding,
+            length_unit="tokens" if self._count_tokens else "characters",
+            lengths=_histogram(lengths),
+            longest=max(lengths, default=0),
+            real_token_share=_utilisation(lengths) if self._count_tokens and lengths else None,
+            preferences=self.preferences.finished() if len(self.preferences) else None,
+        )
+
+    def _repeats(self, groups: Iterable[Sequence[int]]) -> Finding:
+        return self._finding(place for group in groups for place in group[1:])
+
+    def _leaked(self, validation: Sequence[Record]) -> Finding:
+        """Rows whose text is (nearly) a validation row's."""
+        if not validation:
+            return Finding(0, ())
+        for record in validation:
+            self._index.add(_text(record))
+        groups = self._index.near_groups()
+        return self._finding(
+            sorted(place for group in groups if group[-1] >= len(self) for place in group if place < len(self))
+        )
+
+    def _finding(self, places: Iterable[int]) -> Finding:
+        tally = _Tally()
+        for place in places:
+            tally.add(self._origins[place] if tally.rows < _EXAMPLES else "")
+        return tally.finding
 
 
 def language(text: str) -> str:
@@ -162,32 +254,13 @@ def _text(record: Record) -> str:
     return "\n".join(message.content for message in record.messages if message.role != "system")
 
 
-def _finding(rows: Iterable[Record]) -> Finding:
-    origins = [record.origin for record in rows]
-    return Finding(len(origins), tuple(origins[:_EXAMPLES]))
-
-
-def _repeats(records: Sequence[Record], groups: Sequence[Sequence[int]]) -> Finding:
-    return _finding(records[index] for group in groups for index in group[1:])
-
-
-def _leaked(records: Sequence[Record], texts: Sequence[str], validation: Sequence[str]) -> Finding:
-    if not validation:
-        return Finding(0, ())
-    held_out = {normalised(text) for text in validation}
-    same = {index for index, text in enumerate(texts) if normalised(text) in held_out}
-    for group in near_groups([*texts, *validation]):
-        if group[-1] >= len(texts):
-            same |= {index for index in group if index < len(texts)}
-    return _finding(records[index] for index in sorted(same))
-
-
 def _histogram(lengths: Sequence[int]) -> dict[int, int]:
     bounds = Counter(1 << max(0, length - 1).bit_length() for length in lengths)
     return dict(sorted(bounds.items()))
 
 
 def _utilisation(lengths: Sequence[int]) -> float:
+    lengths = lengths[:: -(-len(lengths) // _PLANNED_ROWS)]
     widths = choose_widths(lengths)
     steps = plan_steps(lengths, _ROWS_PER_STEP, _ROWS_PER_STEP * widths[-1], seed=0, widths=widths)
     return real_token_share(lengths, steps, widths)

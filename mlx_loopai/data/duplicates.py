@@ -1,55 +1,227 @@
-"""Finds texts that occur in a data set more than once, word for word or nearly so."""
+"""Finds texts that occur in a data set more than once, word for word or nearly so.
+
+Texts and their hashes lie in nameless files while they are compared: memory does not grow with the texts, but by some
+bytes for each of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from mlx_loopai.files import cache_folder
 from mlx_loopai.text.hangul import nfc
 
 NEAR = 0.8
 _SHINGLE_CHARS = 5
 _BANDS, _ROWS = 20, 5  # finds 99.9 % of pairs at a similarity of 0.8, and few below 0.5
-_PRIME = np.uint64((1 << 61) - 1)
+# Texts that are hashed together, so that numpy's calls cost little; as many rows of bands are read back at once.
+_TEXTS_AT_ONCE, _BANDS_AT_ONCE = 64, 4096
 
-_Hashes = npt.NDArray[np.uint64]
+_Keys = npt.NDArray[np.uint64]
+_Hashes = npt.NDArray[np.uint32]
 
 
 def normalised(text: str) -> str:
     """NFC, case folded, letters and digits only: what makes two rows the same row."""
-    return "".join(char for char in nfc(text).casefold() if char.isalnum())
+    return "".join(filter(str.isalnum, nfc(text).casefold()))
 
 
-def exact_groups(texts: Sequence[str]) -> list[list[int]]:
+def exact_groups(texts: Iterable[str]) -> list[list[int]]:
     """Indices of texts that are equal after `normalised`, one list for every text that occurs more than once."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for index, text in enumerate(texts):
-        found[normalised(text)].append(index)
-    return [group for group in found.values() if len(group) > 1]
+    with TextIndex() as index:
+        for text in texts:
+            index.add(text)
+        return index.exact_groups()
 
 
-def near_groups(texts: Sequence[str], threshold: float = NEAR) -> list[list[int]]:
-    """Indices of texts that are equal or nearly so: groups connected by pairs at least `threshold` alike.
+def near_groups(texts: Iterable[str], threshold: float = NEAR) -> list[list[int]]:
+    """Indices of texts that are equal or nearly so, as `TextIndex.near_groups`."""
+    with TextIndex() as index:
+        for text in texts:
+            index.add(text)
+        return index.near_groups(threshold)
 
-    Alike is the Jaccard similarity of the sets of 5-character shingles of the normalised texts, computed exactly for
-    the pairs that MinHash proposes. A text shorter than a shingle is one shingle.
 
-    Source: Broder 1997, "On the resemblance and containment of documents".
-    """
-    shingles = [_shingles(normalised(text)) for text in texts]
-    parent = list(range(len(texts)))
-    for first, second in _candidates(shingles):
-        one, other = _root(parent, first), _root(parent, second)
-        if one != other and _jaccard(shingles[first], shingles[second]) >= threshold:
-            parent[max(one, other)] = min(one, other)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index in range(len(texts)):
-        groups[_root(parent, index)].append(index)
-    return [group for group in groups.values() if len(group) > 1]
+class Spool:
+    """Texts in a nameless file, read back by their place; in memory stay eight bytes for each."""
+
+    def __init__(self) -> None:
+        self._file = _nameless_file()
+        self._ends = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def append(self, text: str) -> None:
+        """Take a text in at the end."""
+        self._file.seek(self._ends[-1])
+        self._ends.append(self._ends[-1] + self._file.write(text.encode("utf-8", "surrogatepass")))
+
+    def __getitem__(self, place: int) -> str:
+        start, end = self._ends[place], self._ends[place + 1]
+        self._file.seek(start)
+        return self._file.read(end - start).decode("utf-8", "surrogatepass")
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
+
+
+class TextIndex:
+    """Texts in the order in which they came, to be asked which of them are alike. Use it as a context."""
+
+    def __init__(self) -> None:
+        self._texts = Spool()
+        self._bands = _nameless_file()
+        self._hashes = array("Q")
+        self._waiting: list[str] = []
+
+    def __enter__(self) -> TextIndex:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._texts.close()
+        self._bands.close()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def add(self, text: str) -> None:
+        """Take a text in; its index is how many came before it."""
+        plain = normalised(text)
+        self._texts.append(plain)
+        content = plain.encode("utf-8", "surrogatepass")
+        self._hashes.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
+        self._waiting.append(plain)
+        if len(self._waiting) == _TEXTS_AT_ONCE:
+            self._hash_waiting()
+
+    def exact_groups(self, first_texts: int | None = None) -> list[list[int]]:
+        """Indices of texts that are equal after `normalised`, one list for every text that occurs more than once.
+
+        first_texts: of so many texts from the first on; of all by default.
+        """
+        groups: dict[int, list[int]] = {}
+        for first, other in _equal(np.frombuffer(self._hashes, np.uint64)[:first_texts]):
+            if self._texts[first] == self._texts[other]:
+                groups.setdefault(first, [first]).append(other)
+        return [groups[first] for first in sorted(groups)]
+
+    def near_groups(self, threshold: float = NEAR, first_texts: int | None = None) -> list[list[int]]:
+        """Indices of texts that are equal or nearly so: groups connected by pairs at least `threshold` alike.
+
+        Alike is the Jaccard similarity of the sets of 5-character shingles of the normalised texts, computed exactly
+        for the pairs that MinHash proposes. A text shorter than a shingle is one shingle. first_texts: as above.
+
+        Source: Broder 1997, "On the resemblance and containment of documents".
+        """
+        self._hash_waiting()
+        parent = np.arange(len(self) if first_texts is None else first_texts)
+        for group in self.exact_groups(first_texts):
+            parent[group] = group[0]
+        for band in range(_BANDS):
+            self._join(parent, self._band(band)[: len(parent)], threshold)
+        roots = parent
+        while not np.array_equal(roots, again := roots[roots]):
+            roots = again
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index in np.flatnonzero(np.bincount(roots, minlength=1)[roots] > 1).tolist():
+            groups[int(roots[index])].append(index)
+        return list(groups.values())
+
+    def _join(self, parent: npt.NDArray[np.int64], keys: _Keys, threshold: float) -> None:
+        """Join texts that share a key of a band; each is compared with the first of them only."""
+        compared, shingles = -1, frozenset[str]()
+        for first, other in _equal(keys):
+            one, another = _root(parent, first), _root(parent, other)
+            if one == another:
+                continue
+            if first != compared:
+                compared, shingles = first, _shingles(self._texts[first])
+            if _jaccard(shingles, _shingles(self._texts[other])) >= threshold:
+                parent[max(one, another)] = min(one, another)
+
+    def _band(self, band: int) -> _Keys:
+        """The key of every text in a band."""
+        self._bands.seek(0)
+        parts = []
+        while content := self._bands.read(_BANDS_AT_ONCE * _BANDS * 8):
+            parts.append(np.frombuffer(content, np.uint64).reshape(-1, _BANDS)[:, band].copy())
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+    def _hash_waiting(self) -> None:
+        if self._waiting:
+            self._bands.seek(0, 2)
+            self._bands.write(_band_keys(self._waiting).tobytes())
+            self._waiting.clear()
+
+
+def _nameless_file() -> IO[bytes]:
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=folder)  # its owner closes it
+
+
+def _equal(keys: _Keys) -> Iterator[tuple[int, int]]:
+    """(first, other) for every place of an equal key but the first, by first place and then by place."""
+    order = np.argsort(keys, kind="stable")
+    sorted_keys = keys[order]
+    begins = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])) if len(keys) else order
+    sizes = np.diff(np.append(begins, len(keys)))
+    for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        first = int(order[begin])
+        for place in range(begin + 1, begin + size):
+            yield first, int(order[place])
+
+
+def _band_keys(texts: Sequence[str]) -> _Keys:
+    """(texts, bands): hashes of the bands of each text's MinHash signature."""
+    hashes, starts = _shingle_hashes(texts)
+    generator = np.random.default_rng(0)
+    flips, factors = generator.integers(0, 1 << 32, (2, _BANDS * _ROWS), dtype=np.uint32)
+    signature = np.empty((len(texts), _BANDS * _ROWS), np.uint64)
+    for place, (flip, factor) in enumerate(zip(flips, factors | np.uint32(1), strict=True)):
+        signature[:, place] = np.minimum.reduceat((hashes ^ flip) * factor, starts)
+    bands = signature.reshape(len(texts), _BANDS, _ROWS)
+    keys = np.zeros((len(texts), _BANDS), np.uint64)
+    for row in range(_ROWS):
+        keys = (keys ^ bands[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
+    return keys
+
+
+def _shingle_hashes(texts: Sequence[str]) -> tuple[_Hashes, npt.NDArray[np.int64]]:
+    """Hashes of the shingles of all texts, one text after the other, and where each text begins."""
+    # A short text is one shingle: zeros, which no normalised text holds, fill it up.
+    filled = [text.ljust(_SHINGLE_CHARS, "\0") for text in texts]
+    points = np.frombuffer("".join(filled).encode("utf-32-le", "surrogatepass"), np.uint32)
+    lengths = np.array([len(text) for text in filled])
+    found = np.zeros(len(points) - _SHINGLE_CHARS + 1, np.uint32)
+    for place in range(_SHINGLE_CHARS):
+        found = (found ^ points[place : place + len(found)]) * np.uint32(0x01000193)
+    found ^= found >> np.uint32(15)
+    found *= np.uint32(0x2C1B3C6D)
+    found ^= found >> np.uint32(12)
+    ends = np.cumsum(lengths)
+    inside = np.ones(len(points), np.bool_)
+    for back in range(1, _SHINGLE_CHARS):
+        inside[ends - back] = False  # a window that begins here reaches into the next text
+    counts = lengths - _SHINGLE_CHARS + 1
+    return found[inside[: len(found)]], np.cumsum(counts) - counts
 
 
 def _shingles(text: str) -> frozenset[str]:
@@ -60,33 +232,8 @@ def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def _candidates(shingles: Sequence[frozenset[str]]) -> Iterable[tuple[int, int]]:
-    """Pairs that share a band of their MinHash signatures; each text is paired with the band's first only."""
-    generator = np.random.default_rng(0)
-    factors, offsets = generator.integers(1, int(_PRIME), (2, _BANDS * _ROWS), dtype=np.uint64)
-    buckets: dict[tuple[int, bytes], int] = {}
-    for index, found in enumerate(shingles):
-        signature = _signature(found, factors, offsets)
-        for band in range(_BANDS):
-            key = (band, signature[band * _ROWS : (band + 1) * _ROWS].tobytes())
-            first = buckets.setdefault(key, index)
-            if first != index:
-                yield first, index
-
-
-def _signature(shingles: frozenset[str], factors: _Hashes, offsets: _Hashes) -> _Hashes:
-    # The products wrap around modulo 2^64, for every text alike: still a hash.
-    hashes = np.array([_hash(shingle) for shingle in shingles], np.uint64)
-    with np.errstate(over="ignore"):
-        return ((hashes[:, None] * factors + offsets) % _PRIME).min(axis=0)
-
-
-def _hash(shingle: str) -> int:
-    return int.from_bytes(hashlib.blake2b(shingle.encode("utf-8", "replace"), digest_size=8).digest()) >> 3
-
-
-def _root(parent: list[int], index: int) -> int:
+def _root(parent: npt.NDArray[np.int64], index: int) -> int:
     while parent[index] != index:
         parent[index] = parent[parent[index]]
-        index = parent[index]
+        index = int(parent[index])
     return index

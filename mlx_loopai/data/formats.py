@@ -19,6 +19,7 @@ from typing import Any
 from mlx_loopai.errors import InputError, install_command
 from mlx_loopai.files import mostly_brackets, refuse_link_out
 from mlx_loopai.language import tr
+from mlx_loopai.progress import Advance, ignore
 
 _SPLITS = {
     "train": "train", "training": "train",
@@ -30,6 +31,8 @@ _WHITESPACE = " \t\r\n"
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # Far above any row that a model reads; they keep a hostile file from taking the machine's memory.
 _MAX_ROW_BYTES = 16 << 20
+# How often somebody hears of what was read.
+_ROWS_A_WORD = 256
 _PARQUET_ROWS, _MIN_CHARACTERS, _MAX_EXPANSION = 64, 64 << 20, 100
 
 
@@ -50,7 +53,15 @@ class Problem:
 
 
 def read_rows(path: Path) -> tuple[list[RawRow], list[Problem]]:
-    """The rows of a file in its order, and the lines that could not be read.
+    """The rows of a file in its order, and the lines that could not be read. Raises: as `stream_rows`."""
+    items = list(stream_rows(path))
+    return [item for item in items if isinstance(item, RawRow)], [item for item in items if isinstance(item, Problem)]
+
+
+def stream_rows(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Problem]:
+    """The rows of a file and the lines that could not be read, in its order. `on_read` hears how many bytes are read.
+
+    JSONL and Parquet are read a part at a time, the other kinds as a whole.
 
     Raises: InputError when the file as a whole cannot be read: missing, a folder, not UTF-8, an unknown ending,
     Parquet without pyarrow.
@@ -67,19 +78,14 @@ def read_rows(path: Path) -> tuple[list[RawRow], list[Problem]]:
                 endings=", ".join(_READERS),
             )
         )
-    rows: list[RawRow] = []
-    problems: list[Problem] = []
+    on_read(0)
     try:
-        for item in reader(path):
-            if isinstance(item, Problem):
-                problems.append(item)
-            else:
-                rows.append(item)
+        yield from reader(path, on_read)
+        on_read(path.stat().st_size)
     except FileNotFoundError:
         raise InputError(tr("{path}: no such file; check the path", path=path)) from None
     except OSError as error:
         raise InputError(tr("{path}: cannot be read: {strerror}", path=path, strerror=error.strerror)) from None
-    return rows, problems
 
 
 def row_files(path: Path, split: str = "train") -> tuple[list[Path], tuple[Path, ...]]:
@@ -127,12 +133,14 @@ def split_of(name: Path) -> str | None:
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
-def _read_jsonl(path: Path) -> Iterator[RawRow | Problem]:
+def _read_jsonl(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Problem]:
     """One line at a time. Only "\\n" ends a line: U+2028 and its like may stand unescaped inside a JSON string."""
     with path.open("rb") as file:
         number = 0
         while line := file.readline(_MAX_ROW_BYTES + 1):
             number += 1
+            if number % _ROWS_A_WORD == 0:
+                on_read(file.tell())
             if len(line) > _MAX_ROW_BYTES and not line.endswith(b"\n"):
                 while (rest := file.readline(_MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
                     pass
@@ -157,7 +165,7 @@ def _parse_line(number: int, line: str) -> RawRow | Problem:
         return Problem(number, tr("JSON that cannot be read: {error}", error=error))
 
 
-def _read_json(path: Path) -> Iterator[RawRow | Problem]:
+def _read_json(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Problem]:
     text = _decode(path, path.read_bytes())
     start = _skip(text, 0)
     if start == len(text):
@@ -207,7 +215,7 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _read_csv(path: Path) -> Iterator[RawRow | Problem]:
+def _read_csv(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Problem]:
     text = _decode(path, path.read_bytes())
     # The default limit of 131,072 characters a cell refuses long stories; it is global, so it is put back.
     limit = csv.field_size_limit(sys.maxsize)
@@ -245,7 +253,7 @@ def _csv_rows(reader: Any) -> Iterator[RawRow | Problem]:
             yield RawRow(line, dict(zip(header, cells, strict=True)))
 
 
-def _read_parquet(path: Path) -> Iterator[RawRow | Problem]:
+def _read_parquet(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Problem]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -321,7 +329,7 @@ def _is_cp949(content: bytes) -> bool:
     return True
 
 
-_READERS: dict[str, Callable[[Path], Iterator[RawRow | Problem]]] = {
+_READERS: dict[str, Callable[[Path, Advance], Iterator[RawRow | Problem]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlx_loopai.data.conversation import Record
-from mlx_loopai.data.pairs import Judged, Label, Pair
+from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.language import tr
 from mlx_loopai.text.measures import purity
 
@@ -52,30 +52,68 @@ class PreferenceAudit:
         return found
 
 
-def audit_judged(judged: Sequence[Judged]) -> PreferenceAudit:
+def audit_judged(judged: Iterable[Judged]) -> PreferenceAudit:
     """Look at every pair and labelled answer once."""
-    pairs = [one for one in judged if isinstance(one, Pair)]
-    labels = [one for one in judged if isinstance(one, Label)]
-    better = [said(pair.chosen, len(pair.prompt)) for pair in pairs]
-    worse = [said(pair.rejected, len(pair.prompt)) for pair in pairs]
-    longer = sum(len(one) > len(other) for one, other in zip(better, worse, strict=True))
-    better += [said(one.answer, len(one.answer.messages) - 1) for one in labels if one.good]
-    worse += [said(one.answer, len(one.answer.messages) - 1) for one in labels if not one.good]
-    return PreferenceAudit(
-        pairs=len(pairs),
-        good=sum(one.good for one in labels),
-        bad=sum(not one.good for one in labels),
-        prompts=len({*(pair.prompt for pair in pairs), *(one.answer.messages[:-1] for one in labels)}),
-        chosen_longer=longer / len(pairs) if pairs else None,
-        chosen_purity=_mean(better),
-        rejected_purity=_mean(worse),
-    )
+    found = PreferenceAuditor()
+    for one in judged:
+        found.add(one)
+    return found.finished()
+
+
+class PreferenceAuditor:
+    """Counts pairs and labelled answers as they come; of each only a hash of its prompt is kept."""
+
+    def __init__(self) -> None:
+        self.pairs = self._good = self._bad = self._longer = 0
+        self._prompts: set[int] = set()
+        self._better, self._worse = _Mean(), _Mean()
+
+    def __len__(self) -> int:
+        return self.pairs + self._good + self._bad
+
+    def add(self, one: Judged) -> None:
+        """Take in a pair or a labelled answer."""
+        if isinstance(one, Pair):
+            chosen, rejected = (said(record, len(one.prompt)) for record in (one.chosen, one.rejected))
+            self.pairs += 1
+            self._longer += len(chosen) > len(rejected)
+            self._better.add(purity(chosen))
+            self._worse.add(purity(rejected))
+            self._prompts.add(hash(one.prompt))
+            return
+        self._good += one.good
+        self._bad += not one.good
+        answer = said(one.answer, len(one.answer.messages) - 1)
+        (self._better if one.good else self._worse).add(purity(answer))
+        self._prompts.add(hash(one.answer.messages[:-1]))
+
+    def finished(self) -> PreferenceAudit:
+        """What was found."""
+        return PreferenceAudit(
+            pairs=self.pairs,
+            good=self._good,
+            bad=self._bad,
+            prompts=len(self._prompts),
+            chosen_longer=self._longer / self.pairs if self.pairs else None,
+            chosen_purity=self._better.value,
+            rejected_purity=self._worse.value,
+        )
+
+
+@dataclass
+class _Mean:
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.count += 1
+
+    @property
+    def value(self) -> float | None:
+        return self.total / self.count if self.count else None
 
 
 def said(record: Record, start: int) -> str:
     """What a conversation says from message `start` on."""
     return "\n".join(message.content for message in record.messages[start:] if message.role == "assistant")
-
-
-def _mean(answers: Sequence[str]) -> float | None:
-    return sum(map(purity, answers)) / len(answers) if answers else None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mlx_loopai.config.options import SourceKind
 from mlx_loopai.data.conversation import ROLES as ROLES
 from mlx_loopai.data.conversation import Kind as Kind
 from mlx_loopai.data.conversation import Message as Message
 from mlx_loopai.data.conversation import Record as Record
-from mlx_loopai.data.formats import RawRow, read_rows, row_files
+from mlx_loopai.data.formats import Problem, RawRow, row_files, stream_rows
 from mlx_loopai.data.images import picture_in
 from mlx_loopai.data.pairs import Judged, Label, Pair, read_judged
 from mlx_loopai.data.shapes import Meaning
@@ -21,6 +20,7 @@ from mlx_loopai.data.shapes import user_text as user_text
 from mlx_loopai.data.turns import UnreadableError
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
+from mlx_loopai.progress import Advance, ignore, part
 
 _LISTED = 3
 
@@ -126,6 +126,66 @@ def left_out(bad: Iterable[BadRow]) -> str:
     return f"{len(rows)} rows: {'; '.join(parts)}"
 
 
+Read = Record | Pair | Label | BadRow
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Files of rows that are read as they are asked for, so that memory does not grow with them.
+
+    unused: field -> rows that have it though nothing reads it, complete when all rows have been read.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    left_out_files: tuple[Path, ...]
+    category: str = "domain"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    kind: SourceKind = "auto"
+    unused: Counter[str] = field(default_factory=Counter)
+
+    @staticmethod
+    def of(
+        path: Path,
+        category: str = "domain",
+        columns: Mapping[str, str] | None = None,
+        split: str = "train",
+        kind: SourceKind = "auto",
+    ) -> Scan:
+        """The file, or the files of a folder that are of `split`; the rest as `read_all`. Raises: InputError."""
+        files, others = row_files(path, split)
+        return Scan(path, tuple(files), others, category, columns or {}, kind)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files if file.is_file())
+
+    def rows(self, on_read: Advance = ignore) -> Iterator[Read]:
+        """Every row in order. `on_read` hears how many bytes are read. Raises: InputError as `read_all`."""
+        before = 0
+        for file in self.files:
+            for item in _renamed(stream_rows(file, part(on_read, before, file.name)), self.columns, file):
+                yield self._read(item, file)
+            before += file.stat().st_size
+
+    def _read(self, item: RawRow | Problem, file: Path) -> Read:
+        origin = f"{file}:{item.line}"
+        if isinstance(item, Problem):
+            return BadRow(origin, item.reason)
+        try:
+            read = read_judged(item.values, self.kind)
+        except UnreadableError as reason:
+            return BadRow(origin, str(reason), reason.empty)
+        self.unused.update(read.meaning.unused)
+        try:
+            record = _record(read.meaning, self.category, origin, file.parent)
+            if read.rejected is not None:
+                return Pair(record, _record(read.rejected, self.category, origin, file.parent))
+        except InputError as error:
+            return BadRow(origin, str(error))
+        return record if read.good is None else Label(record, read.good)
+
+
 def read_all(
     path: Path,
     category: str = "domain",
@@ -140,40 +200,18 @@ def read_all(
 
     Raises: InputError when a file as a whole cannot be read, or has no field that `columns` names.
     """
-    path = Path(path)
-    files, others = row_files(path, split)
+    scan = Scan.of(Path(path), category, columns, split, kind)
     records: list[Record] = []
     judged: list[Judged] = []
     bad: list[BadRow] = []
-    unused: Counter[str] = Counter()
-    for file in files:
-        rows, problems = read_rows(file)
-        found = [BadRow(f"{file}:{problem.line}", problem.reason) for problem in problems]
-        for row in _renamed(rows, columns or {}, file):
-            origin = f"{file}:{row.line}"
-            try:
-                read = read_judged(row.values, kind)
-            except UnreadableError as reason:
-                found.append(BadRow(origin, str(reason), reason.empty))
-                continue
-            meaning, rejected = read.meaning, read.rejected
-            unused.update(meaning.unused)
-            try:
-                record, worse = (
-                    None if one is None else _record(one, category, origin, file.parent) for one in (meaning, rejected)
-                )
-            except InputError as error:
-                found.append(BadRow(origin, str(error)))
-                continue
-            assert record is not None
-            if worse is not None:
-                judged.append(Pair(record, worse))
-            elif read.good is not None:
-                judged.append(Label(record, read.good))
-            else:
-                records.append(record)
-        bad += sorted(found, key=lambda row: int(row.origin.rpartition(":")[2]))
-    return Reading(path, records, bad, dict(unused), others, tuple(judged))
+    for row in scan.rows():
+        if isinstance(row, Record):
+            records.append(row)
+        elif isinstance(row, BadRow):
+            bad.append(row)
+        else:
+            judged.append(row)
+    return Reading(scan.path, records, bad, dict(scan.unused), scan.left_out_files, tuple(judged))
 
 
 def _record(meaning: Meaning, category: str, origin: str, folder: Path) -> Record:
@@ -187,12 +225,20 @@ def _record(meaning: Meaning, category: str, origin: str, folder: Path) -> Recor
     return Record(messages, kind=meaning.kind, category=category, origin=origin, tools=meaning.tools)
 
 
-def _renamed(rows: list[RawRow], columns: Mapping[str, str], file: Path) -> list[RawRow]:
-    """Rows whose fields have our names where `columns` maps them."""
-    if not columns:
-        return rows
+def _renamed(items: Iterable[RawRow | Problem], columns: Mapping[str, str], file: Path) -> Iterator[RawRow | Problem]:
+    """Rows whose fields have our names where `columns` maps them. Raises: InputError after the last, for a field that
+    no row has.
+    """
     ours = {theirs: name for name, theirs in columns.items()}
-    names = {str(name) for row in rows if isinstance(row.values, Mapping) for name in row.values}
+    names: set[str] = set()
+    for item in items:
+        if not ours or isinstance(item, Problem) or not isinstance(item.values, Mapping):
+            yield item
+            continue
+        values = item.values
+        names.update(map(str, values))
+        kept = {name: value for name, value in values.items() if name not in ours and name not in columns}
+        yield replace(item, values=kept | {ours[name]: values[name] for name in values if name in ours})
     missing = sorted(ours.keys() - names)
     if missing:
         raise InputError(
@@ -203,14 +249,6 @@ def _renamed(rows: list[RawRow], columns: Mapping[str, str], file: Path) -> list
                 names=", ".join(sorted(names)[:12]),
             )
         )
-
-    def named(values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        kept = {name: value for name, value in values.items() if name not in ours and name not in columns}
-        return kept | {ours[name]: values[name] for name in values if name in ours}
-
-    return [replace(row, values=named(row.values)) for row in rows]
 
 
 def read_records(path: Path, category: str = "domain") -> list[Record]:

@@ -9,7 +9,7 @@ from mlx_loopai.config import RunConfig, SourceOptions
 from mlx_loopai.data.formats import ROW_SUFFIXES
 from mlx_loopai.data.hub_rows import HUB_PREFIX, fetch_rows
 from mlx_loopai.data.pairs import Pair
-from mlx_loopai.data.records import Reading, Record, read_all
+from mlx_loopai.data.records import Reading, Record, Scan, read_all
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.stories import reading
 from mlx_loopai.data.stories.rows import StoryOptions, story_rows
@@ -53,6 +53,20 @@ def reading_of(path: str, category: str, how: SourceOptions | None = None) -> Re
             ),
         )
     return found
+
+
+def scan_of(path: str, category: str, how: SourceOptions | None = None) -> Scan | None:
+    """The files of rows behind a source, to be read a row at a time; None for stories and samples, which are small.
+
+    Raises: InputError for a folder without rows.
+    """
+    columns, kind = (how.columns, how.kind) if how else ({}, "auto")
+    if path.startswith(HUB_PREFIX):
+        folder, split = fetch_rows(path)
+        return Scan.of(folder, category, columns, split, kind)
+    if path.startswith(SAMPLES_PREFIX) or holds_stories(Path(path)):
+        return None
+    return Scan.of(Path(path), category, columns, kind=kind)
 
 
 def _allowing(record: Record) -> Record:

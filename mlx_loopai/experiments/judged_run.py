@@ -20,10 +20,12 @@ from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Asked, Task
 from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched
+from mlx_loopai.experiments.preview import preview_of
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
 from mlx_loopai.language import tr
+from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.rounding import can_be_rounded, round_weights
 from mlx_loopai.runs.context import RunContext
@@ -49,6 +51,9 @@ def train_and_judge(
     """
     started = time.perf_counter()
     context = RunContext.open(config, RunDirectory(out, writes=group.rank == 0), listener)
+    if config.is_guarded:
+        for line in preview_of(context, this_machine()).lines:
+            listener.notice(line)
     summary = train_in(context, resume, group)
     if not (config.is_guarded and config.forgetting.questions and context.directory.writes):
         return summary

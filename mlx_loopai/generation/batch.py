@@ -14,13 +14,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts, stream
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
-from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_ROWS, PREFILL_TOKENS
 from mlx_loopai.models.prompt_cache import Prefix
 from mlx_loopai.models.vision.reading import read_prompt
 
 __all__ = ["Batch", "Request", "RowPiece"]
-
-_PREFILL_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Batch:
 
     def __init__(self, loaded: LoadedModel, batch_rows: int = ANSWERED_ROWS, on_read: OnRead | None = None) -> None:
         self._loaded, self._on_read = loaded, on_read
-        prefill_rows = min(_PREFILL_ROWS, batch_rows)
+        prefill_rows = min(PREFILL_ROWS, batch_rows)
         self._generator = BatchGenerator(
             loaded.model,
             stop_tokens=[[token] for token in loaded.tokenizer.eos_token_ids],

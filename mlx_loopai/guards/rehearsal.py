@@ -166,7 +166,7 @@ class SelfRehearsal(Guard[Rehearsal]):
 
     @staticmethod
     def terms(config: RunConfig) -> GuardTerms:
-        return GuardTerms(diverges=config.replay.objective != "answers")
+        return GuardTerms(diverges_on_answers=config.replay.objective != "answers")
 
     def made_by(self, material: Material) -> list[Any]:
         prompt_ids = [self.encoder.prompt_ids([Message("user", prompt)]) for prompt in self.prompts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.guards.terms import memory_terms
@@ -12,11 +13,17 @@ from mlx_loopai.memory.corrections import read_corrections
 from mlx_loopai.memory.machine import THIS, find_machine, package_versions, this_machine
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.plan import plan as plan_run
+from mlx_loopai.memory.request import Known
 from mlx_loopai.models.find_config import find_config
+from mlx_loopai.models.load import NANO
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.comparison import COMPARISON_NAME, Comparison
 from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.listener import Listener, Silent
+
+if TYPE_CHECKING:
+    from mlx_loopai.experiments.preview import Preview
 
 
 def plan(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15) -> MemoryPlan:
@@ -29,7 +36,28 @@ def plan(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15
     """
     configuration, on = _configuration(config), find_machine(machine, macos)
     shape = ModelShape.from_config(*find_config(configuration.model))
-    return plan_run(shape, configuration, on, memory_terms(configuration), corrections=read_corrections(shape, on))
+    known = Known(corrections=read_corrections(shape, on))
+    return plan_run(shape, configuration, on, memory_terms(configuration), known)
+
+
+def preview(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15) -> Preview:
+    """As `plan`, with the time of the run where its rows are known, and what its guards take.
+
+    Rows are read where the model is here, since its tokenizer counts them; otherwise `train.max_steps` steps of rows of
+    `train.max_tokens` are taken. Raises: as `plan`; InputError when a data file cannot be read.
+    """
+    from mlx_loopai.experiments.preview import preview as preview_run  # a plan need not wait for it
+    from mlx_loopai.experiments.preview import preview_of
+
+    configuration, on = _configuration(config), find_machine(machine, macos)
+    if configuration.sources and (configuration.model == NANO or Path(configuration.model).expanduser().is_dir()):
+        from mlx_loopai.runs.context import RunContext
+
+        return preview_of(RunContext.open(configuration, RunDirectory(Path()), Silent()), on)
+    train_options = configuration.train
+    lengths = [train_options.max_tokens] * train_options.rows_per_step if train_options.max_steps else []
+    shape = ModelShape.from_config(*find_config(configuration.model))
+    return preview_run(shape, configuration, on, Known(corrections=read_corrections(shape, on)), lengths, None)
 
 
 def train(

@@ -13,7 +13,8 @@ class GuardTerms:
     every output of an adapted layer. weights: float32 numbers for every weight of the adapted layers. largest_layers:
     float32 copies of the model's largest layer while the penalty runs. activations: rows kept of every input that
     adapted layers read, in the model's precision. observes: general rows are run before training, with the inputs and
-    gradients of all adapted layers alive. diverges: a step computes the distance from the base.
+    gradients of all adapted layers alive. diverges: a step computes the distance from the base at every target;
+    diverges_on_answers: at the answers of rehearsal rows only, which are in micro-batches of their own.
     """
 
     adapters: int = 0
@@ -23,6 +24,7 @@ class GuardTerms:
     activations: int = 0
     observes: bool = False
     diverges: bool = False
+    diverges_on_answers: bool = False
 
     def __add__(self, other: GuardTerms) -> GuardTerms:
         """What two guards of one run need together."""

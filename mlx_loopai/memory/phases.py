@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlx_loopai.memory.sizes import FLOAT_BYTES, Backend, StepOptions, float_bytes
-from mlx_loopai.models.pass_sizes import CACHE_STEP_TOKENS, DEFAULT_CHUNK_ROWS, PREFILL_TOKENS, SCORED_TOKENS
+from mlx_loopai.models.pass_sizes import (
+    CACHE_STEP_TOKENS,
+    DEFAULT_CHUNK_ROWS,
+    PREFILL_ROWS,
+    PREFILL_TOKENS,
+    SCORED_TOKENS,
+)
 from mlx_loopai.models.shape import ModelShape
 
 # What a general prompt is taken to have; more is rare.
@@ -24,11 +30,13 @@ _CHOICE_BUFFERS = 6
 class PhaseSizes:
     """What the phases beside training work on; 0 tokens where a run has no such phase.
 
-    importance_tokens: padded tokens of a batch on which importance is measured; rehearsal_rows: prompts that the base
-    answers together, with at most answer_tokens each; converts: whether weights change their precision when read.
+    prompt_tokens: of the longest general prompt. importance_tokens: padded tokens of a batch on which importance is
+    measured. rehearsal_rows: prompts that the base answers together, with at most answer_tokens each. converts: whether
+    weights change their precision when read.
     """
 
     longest_row: int
+    prompt_tokens: int = PROMPT_TOKENS
     importance_tokens: int = 0
     rehearsal_rows: int = 0
     answer_tokens: int = 0
@@ -38,13 +46,13 @@ class PhaseSizes:
 def phase_bytes(
     shape: ModelShape, options: StepOptions, backend: Backend, phases: PhaseSizes, resting: Mapping[str, int]
 ) -> dict[str, int]:
-    """Bytes that each phase needs in all. `resting`: weights, adapter, penalty and optimizer bytes of the run."""
-    weights, adapter = resting["weights"], resting["adapter"]
+    """Bytes that each phase needs in all. `resting`: weights (with what MLX has beside them on Metal, `runtime`),
+    adapter, penalty and optimizer bytes of the run."""
+    weights, adapter = resting["weights"] + resting["runtime"], resting["adapter"]
     found = {"loading": weights + (_conversion_bytes(shape, options) if phases.converts else 0)}
     if phases.rehearsal_rows:
-        found["rehearsal"] = weights + answering_bytes(
-            shape, options, backend, phases.rehearsal_rows, phases.answer_tokens
-        )
+        answering = Answering(phases.rehearsal_rows, phases.prompt_tokens, phases.answer_tokens)
+        found["rehearsal"] = weights + answering_bytes(shape, options, backend, answering)
     if phases.importance_tokens:
         work = _forward_bytes(shape, options, backend, phases.importance_tokens, phases.longest_row)
         observed = phases.importance_tokens * importance_token_bytes(shape, options)
@@ -71,11 +79,21 @@ def _conversion_bytes(shape: ModelShape, options: StepOptions) -> int:
     return source * (shape.vocab_size * shape.hidden_size + min(_LAYERS_READ_AHEAD, shape.n_layers) * block)
 
 
-def answering_bytes(shape: ModelShape, options: StepOptions, backend: Backend, rows: int, answer_tokens: int) -> int:
-    """Caches of all rows (twice: they are copied when rows join or leave), a part of the prompts, and the choice."""
-    length = -(-(PROMPT_TOKENS + answer_tokens) // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS
+@dataclass(frozen=True)
+class Answering:
+    """Prompts that are answered together: rows, tokens of the longest prompt, and of an answer at most."""
+
+    rows: int
+    prompt_tokens: int
+    answer_tokens: int
+
+
+def answering_bytes(shape: ModelShape, options: StepOptions, backend: Backend, answering: Answering) -> int:
+    """Caches of all rows (twice: they are copied when rows join or leave), prompts that are read, and the choice."""
+    rows, prompt = answering.rows, answering.prompt_tokens
+    length = -(-(prompt + answering.answer_tokens) // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS
     caches = 2 * rows * length * 2 * shape.attending_blocks * shape.kv_size * float_bytes(options.compute)
-    reading = _forward_bytes(shape, options, backend, min(PREFILL_TOKENS, rows * PROMPT_TOKENS), PROMPT_TOKENS)
+    reading = _forward_bytes(shape, options, backend, min(PREFILL_TOKENS, min(rows, PREFILL_ROWS) * prompt), prompt)
     return caches + max(reading, _CHOICE_BUFFERS * rows * shape.vocab_size * 4)
 
 

@@ -7,9 +7,7 @@ ones start again from their best value. When nothing fits, the plan has `fits` F
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 from mlx_loopai.config import RunConfig
@@ -17,33 +15,13 @@ from mlx_loopai.errors import LoopaiError
 from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.machine import Machine
-from mlx_loopai.memory.phases import PROMPT_TOKENS, PhaseSizes, answering_bytes, importance_token_bytes
-from mlx_loopai.memory.predict import (
-    CACHE_FLOOR_BYTES,
-    PYTHON_BYTES,
-    Correction,
-    MemoryPrediction,
-    adapter_bytes,
-    predict,
-    weight_bytes,
-)
+from mlx_loopai.memory.request import NOTHING_KNOWN, Known, Request
 from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
-from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, DEFAULT_CHUNK_ROWS, MEASURED_ROWS
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.units import format_bytes, parse_bytes
 
 # Of the working set: the rest is the prediction's error and what other programs want of the GPU.
 BUDGET_SHARE = 0.85
-# More tokens at once than this do not run faster, on a CPU and (by the roofline) on M1 to M4.
-_MOST_MICRO_TOKENS = 8192
-_CHUNK_ROWS = tuple(DEFAULT_CHUNK_ROWS >> halvings for halvings in range(4))
-_SMALL_BASE = "4-bit"
-# Rows of a batch on which a guard measures, and prompts that the base answers together, the most wanted first.
-_MEASURED_ROWS = tuple(MEASURED_ROWS >> halvings for halvings in range(4))
-_ANSWERED_ROWS = tuple(ANSWERED_ROWS >> halvings for halvings in range(4))
-PHASE_OVERHEAD_BYTES = PYTHON_BYTES + CACHE_FLOOR_BYTES
-# Released checkpoints of these models are in half precision.
-_RELEASED_PRECISION = ("bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -106,131 +84,6 @@ class MemoryPlan:
         )
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What the user fixed and what may be chosen."""
-
-    shape: ModelShape
-    config: RunConfig
-    machine: Machine
-    guard: GuardTerms
-    width: int
-    compute: str
-    budget_bytes: int
-    corrections: Mapping[bool, Correction]
-
-    def precisions(self) -> tuple[str, ...]:
-        if self.shape.quantization is not None:
-            return (f"{self.shape.quantization.bits}-bit",)
-        # On CPU a quantised matrix product is too slow to train with (2-5 GFLOP/s measured): not offered there.
-        if self.config.dtype != "auto" or self.machine.backend == "cpu":
-            return (self.compute,)
-        return (self.compute, _SMALL_BASE)
-
-    def layers(self) -> tuple[int, ...]:
-        wanted, deep = self.config.lora.layers, self.shape.n_layers
-        if wanted:
-            return (wanted,)
-        return (0, *(n for n in (deep // 2, deep // 4) if n > 0))
-
-    def checkpointing(self) -> tuple[bool, ...]:
-        wanted = self.config.memory.checkpointing
-        return (False, True) if wanted == "auto" else (wanted,)
-
-    def chunk_rows(self) -> tuple[int, ...]:
-        wanted = self.config.memory.chunk_rows
-        return (wanted,) if wanted else _CHUNK_ROWS
-
-    def micro_tokens(self) -> tuple[int, ...]:
-        """From a whole step's rows (at most the useful size) down to one row of full width."""
-        wanted = self.config.memory.micro_tokens
-        if wanted:
-            # A micro-batch holds one row at least, however few tokens were asked for.
-            return (max(wanted, self.width),)
-        rows = self.config.train.rows_per_step
-        most = max(1, min(rows, _MOST_MICRO_TOKENS // self.width))
-        counts = [most]
-        while counts[-1] > 1:
-            counts.append(counts[-1] // 2)
-        return tuple(count * self.width for count in counts)
-
-    def options(self, precision: str, layers: int, checkpointing: bool, chunk_rows: int, tokens: int) -> StepOptions:
-        lora = self.config.lora
-        return StepOptions(
-            base_precision=precision,
-            compute=self.compute,
-            lora_rank=lora.rank,
-            lora_targets=lora.targets,
-            lora_layers=layers,
-            micro_tokens=tokens,
-            width=self.width,
-            checkpointing=checkpointing,
-            chunk_rows=chunk_rows,
-            guard=self.guard,
-            optimizer=self.config.train.optimizer,
-            dora=lora.dora,
-            accumulates=tokens < self.config.train.rows_per_step * self.width,
-        )
-
-    def attempts(self) -> Iterator[StepOptions]:
-        """Every combination, the most wanted first: what is given up first varies fastest."""
-        for layers in self.layers():
-            for precision in self.precisions():
-                for checkpointing in self.checkpointing():
-                    for chunk_rows in self.chunk_rows():
-                        for tokens in self.micro_tokens():
-                            yield self.options(precision, layers, checkpointing, chunk_rows, tokens)
-
-    def predict(self, options: StepOptions) -> MemoryPrediction:
-        phases = self.phases(options)
-        correction = self.corrections.get(options.checkpointing)
-        return predict(self.shape, options, self.machine.backend, phases, correction)
-
-    def phases(self, options: StepOptions) -> PhaseSizes:
-        return PhaseSizes(
-            longest_row=self.width,
-            importance_tokens=self._importance_tokens(options),
-            rehearsal_rows=self._rehearsal_rows(options),
-            answer_tokens=self.config.replay.answer_tokens,
-            converts=options.base_precision not in _RELEASED_PRECISION and self.shape.quantization is None,
-        )
-
-    def _room(self, options: StepOptions) -> int:
-        """What the base leaves for a phase before the training."""
-        return self.budget_bytes - weight_bytes(self.shape, options.base_precision) - PHASE_OVERHEAD_BYTES
-
-    def _rehearsal_rows(self, options: StepOptions) -> int:
-        replay = self.config.replay
-        if replay.source != "self" or not self.config.needs_rehearsal:
-            return 0
-        room, backend = self._room(options), self.machine.backend
-        sizes = ((n, answering_bytes(self.shape, options, backend, n, replay.answer_tokens)) for n in _ANSWERED_ROWS)
-        return next((rows for rows, size in sizes if size <= room), _ANSWERED_ROWS[-1])
-
-    def _importance_tokens(self, options: StepOptions) -> int:
-        """The largest batch for importance that stays in the budget; one row, however long, must go."""
-        if not self.guard.observes:
-            return 0
-        most = (self._room(options) - adapter_bytes(self.shape, options)) // importance_token_bytes(self.shape, options)
-        width = self._importance_width()
-        return next((rows * width for rows in _MEASURED_ROWS if rows * width <= most), width)
-
-    def _importance_width(self) -> int:
-        """Tokens of its longest row: a rehearsal answer with its prompt, or as long as training's."""
-        replay = self.config.replay
-        return min(self.width, PROMPT_TOKENS + replay.answer_tokens) if replay.source == "self" else self.width
-
-    def fits(self, options: StepOptions) -> bool:
-        return self.predict(options).total_bytes <= self.budget_bytes and not self._oversized(options)
-
-    def _oversized(self, options: StepOptions) -> bool:
-        """Whether one array passes the largest buffer that the GPU takes."""
-        logits = options.chunk_rows * self.shape.vocab_size * 4
-        embedding = weight_bytes(self.shape, options.base_precision) * self.shape.vocab_size * self.shape.hidden_size
-        embedding //= self.shape.parameters
-        return max(logits, embedding) > self.machine.max_buffer_bytes
-
-
 def budget_of(machine: Machine, budget: str = "auto") -> int:
     """Bytes that a run may use: min(0.85 W, memory minus the system's reserve), or what the user said.
 
@@ -246,20 +99,17 @@ def plan(
     config: RunConfig,
     machine: Machine,
     guard: GuardTerms,
-    longest_row: int = 0,
-    corrections: Mapping[bool, Correction] = MappingProxyType({}),
+    known: Known = NOTHING_KNOWN,
 ) -> MemoryPlan:
     """The most wanted settings that fit `machine`, with bytes per term and a reason for each.
 
-    guard: what the guards of `config` keep and work on. longest_row: tokens of the longest row, when the data is known;
-    otherwise `train.max_tokens` is assumed. corrections: what a probe measured on this machine, by whether it used
-    checkpointing (`memory.corrections`).
+    guard: what the guards of `config` keep and work on. known: of the data and of this machine, where it is.
 
     Raises: InputError for a budget or an adapter target that cannot be read.
     """
-    width = min(longest_row, config.train.max_tokens) or config.train.max_tokens
+    width = min(known.longest_row, config.train.max_tokens) or config.train.max_tokens
     compute = config.dtype if config.dtype != "auto" else ("bf16" if machine.backend == "metal" else "fp32")
-    request = _Request(
+    request = Request(
         shape=shape,
         config=config,
         machine=machine,
@@ -267,7 +117,7 @@ def plan(
         width=width,
         compute=compute,
         budget_bytes=budget_of(machine, config.memory.budget),
-        corrections=corrections,
+        known=known,
     )
     chosen = next((options for options in request.attempts() if request.fits(options)), None)
     fits = chosen is not None
@@ -307,7 +157,7 @@ class _Knob:
     reason: str
 
 
-def _choices(request: _Request, chosen: StepOptions, fits: bool) -> tuple[Choice, ...]:
+def _choices(request: Request, chosen: StepOptions, fits: bool) -> tuple[Choice, ...]:
     found = [_budget_choice(request)]
     for knob in _knobs(request):
         value = getattr(chosen, knob.name)
@@ -327,7 +177,7 @@ def _choices(request: _Request, chosen: StepOptions, fits: bool) -> tuple[Choice
     return tuple(found)
 
 
-def _knobs(request: _Request) -> tuple[_Knob, ...]:
+def _knobs(request: Request) -> tuple[_Knob, ...]:
     """In the order in which they are given up."""
     memory, rows = request.config.memory, request.micro_tokens()[0] // request.width
 
@@ -359,7 +209,7 @@ def _knobs(request: _Request) -> tuple[_Knob, ...]:
     )
 
 
-def _why_given_up(request: _Request, chosen: StepOptions, knob: _Knob, fits: bool) -> str:
+def _why_given_up(request: Request, chosen: StepOptions, knob: _Knob, fits: bool) -> str:
     would_need = request.predict(replace(chosen, **{knob.name: knob.preferred})).total_bytes
     instead, cost = {
         "micro_tokens": (f"{knob.preferred}", "smaller micro-batches, summed to the same step"),
@@ -374,7 +224,7 @@ def _why_given_up(request: _Request, chosen: StepOptions, knob: _Knob, fits: boo
     return f"{instead} would need {format_bytes(would_need)}; {cost}"
 
 
-def _budget_choice(request: _Request) -> Choice:
+def _budget_choice(request: Request) -> Choice:
     machine, asked = request.machine, request.config.memory.budget
     automatic = budget_of(machine)
     if asked.strip().lower() != "auto":

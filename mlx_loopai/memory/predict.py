@@ -1,16 +1,19 @@
 """How many bytes a training run needs, term by term, from sizes alone.
 
 Pure: no mlx. `memory.sizes` counts what a step keeps; its few fitted constants come from measured steps on CPU
-(docs/memory.md). On Metal they are an assumption, and `calibrated_on` says so, until a probe has measured steps there.
+(docs/memory.md). On Metal what published runs needed is added (`memory.published`), until a probe has measured steps
+there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.phases import PhaseSizes, phase_bytes
+from mlx_loopai.memory.published import block_bytes, calibrated_on, published, scores_bytes
 from mlx_loopai.memory.sizes import (
     FLOAT_BYTES,
     VECTOR_BYTES,
@@ -29,10 +32,7 @@ from mlx_loopai.models.shape import ModelShape, Quantization
 from mlx_loopai.units import MIB
 
 QUANTIZED = {f"{bits}-bit": Quantization(bits, QUANTIZATION_GROUP) for bits in (8, 6, 5, 4, 3, 2)}
-CALIBRATED_ON = {
-    "cpu": "MLX 0.32 on a Linux x86 CPU",
-    "metal": "not measured on Metal: the CPU's constants, memory-linear attention",
-}
+_CALIBRATED_ON_CPU = "MLX 0.32 on a Linux x86 CPU"
 # Interpreter, mlx, mlx-lm and a tokenizer of 150,000 entries: 376 MiB resident before any data, and room for rows.
 PYTHON_BYTES = 512 * MIB
 # Freed buffers kept for reuse: every width of a batch asks for the same sizes again.
@@ -43,6 +43,8 @@ _DIVERGENCE_CHUNKS, _DIVERGENCE_BUFFERS = 3, 6
 # Numbers that mlx.optimizers keep for each number that learns; SGD's stay 0 without momentum, but are there.
 _MOMENTS = {"sgd": 1, "lion": 1, "muon": 1, "adam": 2, "adamw": 2}
 _TRANSIENT = ("activations", "attention", "loss")
+# What a probe measures together.
+_MEASURED = (*_TRANSIENT, "runtime")
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,20 @@ def predict(
     A step's largest moment is the loss, the backward pass of a block or the optimizer's update: `loss` is what the loss
     needs, `activations` and `attention` what is kept and what a block's backward pass needs beyond the loss,
     `gradients` the sum of earlier micro-batches and what the own ones take beyond what is kept, `optimizer` holds what
-    the update needs beyond all. So the terms add up. Without `phases` only a step counts.
+    the update needs beyond all, and `runtime` what MLX has beside all that is counted in runs on Macs. So the terms add
+    up. Without `phases` only a step counts.
 
     Raises: InputError for an unknown precision or adapter target.
     """
-    step = _step_terms(shape, options, backend, constants or fitted())
-    source = CALIBRATED_ON[backend]
+    step = _largest_step(shape, options, backend, constants or fitted())
+    source = calibrated_on() if backend == "metal" else _CALIBRATED_ON_CPU
     if correction is not None:
-        step |= {name: int(step[name] * correction.factor) for name in _TRANSIENT}
+        step |= {name: int(step[name] * correction.factor) for name in _MEASURED}
         source = correction.source
     needs = {"training": sum(step.values())}
     if phases is not None:
-        resting = {name: step[name] for name in ("weights", "adapter", "penalty")}
+        resting = {name: step[name] for name in ("weights", "adapter", "runtime")}
+        resting["penalty"] = guard_bytes(shape, options)
         resting["optimizer"] = moment_bytes(shape, options)
         needs |= phase_bytes(shape, options, backend, phases, resting)
     cache = max(CACHE_FLOOR_BYTES, int(_CACHE_SHARE * sum(step[name] for name in _TRANSIENT)))
@@ -111,6 +115,23 @@ def predict(
     return MemoryPrediction(terms, source, totals)
 
 
+def _largest_step(shape: ModelShape, options: StepOptions, backend: Backend, constants: Constants) -> dict[str, int]:
+    """Bytes of the micro-batch that needs most: of the run's own rows, or of rehearsal rows and their distance."""
+    own = _step_terms(shape, options, backend, constants)
+    rehearsed = options.rehearsed
+    if rehearsed is None:
+        return own
+    width = min(rehearsed.width, options.micro_tokens)
+    batch = replace(
+        options,
+        micro_tokens=min(rehearsed.rows, options.micro_tokens // width) * width,
+        width=width,
+        supervised_share=min(1.0, rehearsed.targets / width),
+        guard=replace(options.guard, diverges=options.guard.diverges_on_answers),
+    )
+    return max(own, _step_terms(shape, batch, backend, constants), key=lambda terms: sum(terms.values()))
+
+
 def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, constants: Constants) -> dict[str, int]:
     """Bytes of a training step. Adapters, gradients and moments are float32."""
     trained = 4 * trained_parameters(shape, options)
@@ -118,6 +139,8 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     loss = loss_bytes(sizes, backend, constants)
     kept, kept_attention = kept_bytes(sizes, options.checkpointing, constants)
     work, work_attention = work_bytes(sizes, options.checkpointing, constants)
+    if backend == "metal":
+        work, work_attention = _seen_on_macs(shape, options, work, work_attention)
     # A micro-batch's own gradients come as what is kept goes: whichever is larger counts.
     own = trained * (constants.gradients + constants.adapter_half * sizes.half)
     late = max(0.0, own - kept - kept_attention)
@@ -125,6 +148,7 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     late = min(late, beyond)
     share = work_attention / (work + work_attention)
     terms = {
+        "runtime": int(published().process_bytes) if backend == "metal" else 0,
         "weights": weight_bytes(shape, options.base_precision),
         "adapter": adapter_bytes(shape, options),
         # The sum so far and the micro-batch before, and what this one's own need.
@@ -140,6 +164,21 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
         terms[name] for name in ("gradients", *_TRANSIENT)
     )
     return terms | {"optimizer": terms["optimizer"] + max(0, update)}
+
+
+def _seen_on_macs(shape: ModelShape, options: StepOptions, work: float, attention: float) -> tuple[float, float]:
+    """`work` and `attention` of a block's backward pass, at least as much as published runs on Macs needed.
+
+    The two moments of such a pass, attention's scores and the rest, do not meet there.
+    """
+    found = published()
+    if options.checkpointing:
+        block = found.block * block_bytes(shape, options.micro_tokens * float_bytes(options.compute))
+        work = max(work, block - attention)
+    if options.quadratic_attention:
+        rows = max(1, options.micro_tokens // options.width)
+        attention = max(attention, scores_bytes(shape, rows, options.width, found) - work)
+    return work, attention
 
 
 # Cached, as the others below: a fit asks thousands of times for the same sizes.
@@ -210,7 +249,8 @@ def guard_bytes(shape: ModelShape, options: StepOptions) -> int:
     for count, rank in ((guard.vectors, 1), (guard.adapters, options.lora_rank)):
         numbers += count * shape.lora_parameters(rank, options.lora_targets, options.lora_layers)
     if guard.diverges:
-        rows = min(_DIVERGENCE_CHUNKS * options.chunk_rows, options.micro_tokens)
+        targets = math.ceil(options.micro_tokens * options.supervised_share)
+        rows = min(_DIVERGENCE_CHUNKS * options.chunk_rows, targets)
         numbers += rows * shape.vocab_size * _DIVERGENCE_BUFFERS
     inputs = shape.lora_inputs(options.lora_targets, options.lora_layers) if guard.activations else 0
     return 4 * numbers + guard.activations * inputs * float_bytes(options.compute)

@@ -7,6 +7,7 @@ docs/memory.md says from how many runs and how well sources that were left out a
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ Attention = Literal["quadratic", "linear"]
 # One group of 64 weights has a 16-bit scale and offset (mlx-lm's default).
 GROUP_SIZE = 64
 HALF = 2
+# Since this MLX the backward pass of attention under a causal mask keeps no scores on Metal.
+_LINEAR_ATTENTION_SINCE = (0, 32, 4)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class PublishedConstants:
     utilisation: float
     step_s: float
     spread: float
+    decoding: float = 0.72
+    token_s: float = 0.001
     runs: int = 0
     sources: int = 0
     median_error: float = 0.0
@@ -75,6 +80,23 @@ class PublishedConstants:
 def published() -> PublishedConstants:
     """The committed constants."""
     return PublishedConstants(**json.loads(CONSTANTS.read_text(encoding="utf-8")))
+
+
+def calibrated_on() -> str:
+    """Where predictions for Metal come from, in words."""
+    found = published()
+    return f"Metal, from {found.runs} published runs of mlx-lm: median error {found.median_error:.1%}"
+
+
+def attention_of(mlx_version: str) -> Attention:
+    """What the backward pass of attention needs on Metal with that MLX, such as `0.32.4`."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", mlx_version)[:3])
+    return "linear" if numbers >= _LINEAR_ATTENTION_SINCE else "quadratic"
+
+
+def block_bytes(shape: ModelShape, token_bytes: int) -> int:
+    """What a block keeps for its backward pass. token_bytes: tokens times bytes of a number."""
+    return token_bytes * _kept_numbers(shape)
 
 
 # Cached: a fit asks for the same shapes thousands of times.
@@ -93,20 +115,28 @@ def peak_bytes(run: TrainerRun, constants: PublishedConstants) -> int:
     """
     shape = run.shape
     resting = stored_weight_bytes(shape, run.bits) + constants.process_bytes + constants.lora * run.lora_parameters
-    block = run.tokens * HALF * _kept_numbers(shape)
+    block = block_bytes(shape, run.tokens * HALF)
     waiting = run.tokens * HALF * shape.hidden_size if run.checkpointing else constants.kept * block
     loss = (constants.fused_loss if run.fused_loss else constants.loss) * run.tokens * shape.vocab_size
     scores = 0.0
     if run.attention == "quadratic":
-        scores = constants.scores * run.batch * shape.n_heads * run.longest**2
+        scores = scores_bytes(shape, run.batch, run.longest, constants)
     return int(resting + run.layers * waiting + max(loss, constants.block * block, scores))
 
 
-def step_seconds(run: TrainerRun, teraflops: float, constants: PublishedConstants) -> float:
-    """Seconds of one optimizer step on a chip of that 16-bit peak.
+def scores_bytes(shape: ModelShape, rows: int, width: int, constants: PublishedConstants) -> float:
+    """What the backward pass of a quadratic attention needs for rows of that width, one block at a time."""
+    return constants.scores * rows * shape.n_heads * width**2
 
-    Two operations a weight and token: forward, backward through the adapted blocks and the head, and the forward pass
-    of checkpointed blocks again. The embedding is looked up.
+
+def step_seconds(run: TrainerRun, teraflops: float, constants: PublishedConstants) -> float:
+    """Seconds of one optimizer step on a chip of that 16-bit peak."""
+    return constants.step_s + step_operations(run) / (constants.utilisation * teraflops * 1e12)
+
+
+def step_operations(run: TrainerRun) -> float:
+    """Two operations a weight and token: forward, backward through the adapted blocks and the head, and the forward
+    pass of checkpointed blocks again. The embedding is looked up.
     """
     shape = run.shape
     in_blocks = sum(block.matrix_parameters for block in shape.blocks)
@@ -116,8 +146,7 @@ def step_seconds(run: TrainerRun, teraflops: float, constants: PublishedConstant
     backward = adapted * (2 if run.checkpointing else 1) + head
     # Scores and their product with the values, over half of the positions each.
     attention = run.longest * shape.attention_size * (shape.n_layers + run.layers * (3 if run.checkpointing else 2))
-    operations = 2.0 * run.tokens * (forward + backward + attention)
-    return constants.step_s + operations / (constants.utilisation * teraflops * 1e12)
+    return 2.0 * run.tokens * (forward + backward + attention)
 
 
 def _kept_numbers(shape: ModelShape) -> int:

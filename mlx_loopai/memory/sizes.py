@@ -44,13 +44,23 @@ VECTOR_BYTES = 4 * VECTOR_ENTRIES
 
 
 @dataclass(frozen=True)
+class RehearsedBatch:
+    """The rehearsal rows of a step where they are in micro-batches of their own: rows, padded width, targets a row."""
+
+    rows: int
+    width: int
+    targets: int
+
+
+@dataclass(frozen=True)
 class StepOptions:
     """What decides the memory of a step.
 
     base_precision: fp32, bf16, fp16 or N-bit (a quantised checkpoint keeps its own); compute: dtype of activations.
     micro_tokens: padded tokens B * T of a micro-batch; width: T. supervised_share: part of them that are targets.
     guard: what the run's guards keep and work on. accumulates: gradients of several micro-batches are summed.
-    lora_layers 0, lora_targets (): all. optimizer: a name of `train.optimizer`.
+    lora_layers 0, lora_targets (): all. optimizer: a name of `train.optimizer`. rehearsed: None where a micro-batch may
+    hold any row. quadratic_attention: the backward pass of attention keeps scores on Metal (MLX before 0.32.4).
     """
 
     base_precision: str = "fp32"
@@ -67,6 +77,8 @@ class StepOptions:
     accumulates: bool = True
     optimizer: str = "adamw"
     dora: bool = False
+    rehearsed: RehearsedBatch | None = None
+    quadratic_attention: bool = False
 
 
 @dataclass(frozen=True)

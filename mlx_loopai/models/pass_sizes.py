@@ -14,9 +14,10 @@ PAD_TARGETS_TO = 32
 VECTOR_ENTRIES = 1 << 20
 # Numbers of a weight that share a scale when it is quantised while it is read.
 QUANTIZATION_GROUP = 64
-# Prompts that are answered together, the tokens of them that are read at once, and the step in which caches grow
-# (mlx-lm's KVCache).
+# Prompts that are answered together, how many and how many tokens of them are read at once, and the step in which
+# caches grow (mlx-lm's KVCache).
 ANSWERED_ROWS = 32
+PREFILL_ROWS = 8
 PREFILL_TOKENS = 8192
 CACHE_STEP_TOKENS = 256
 # Padded tokens that are scored at once where no gradient is needed.

@@ -98,5 +98,16 @@ def script_counts(text: str) -> dict[str, int]:
     """
     counts: Counter[str] = Counter()
     for char, count in Counter(text).items():
-        counts[script_of(char).value] += count
+        counts[_NAMES[char]] += count
     return dict(counts)
+
+
+class _Names(dict[str, str]):
+    """The name of a character's script: a table for what was met, since texts are made of few characters."""
+
+    def __missing__(self, char: str) -> str:
+        name = self[char] = script_of(char).value
+        return name
+
+
+_NAMES = _Names()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mlx_loopai.data.records import Message
 from mlx_loopai.data.rows import row_digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
@@ -50,13 +51,26 @@ def _rows(context: RunContext, batch_rows: int) -> list[TokenRow]:
         return [replace(row, category=REHEARSAL) for row in context.general_rows]
     if not context.general and options.source == "self" and not context.directory.rehearsal.exists():
         context.listener.notice(tr("rehearsal uses the built-in prompts; set `general` for your own"))
-    enough = options.model_copy(update={"max_prompts": prompts_needed(config, len(context.rows.lengths))})
     guard = SelfRehearsal(
-        prompts=general_prompts(context.general, enough, seed),
+        prompts=_prompts(context),
         encoder=context.encoder,
         answering=Answering(options.answer_tokens, options.temperature, seed, batch_rows),
     )
     return list(state_of(guard, context.directory.rehearsal, lambda: _material(context, ())).rows)
+
+
+def longest_prompt(context: RunContext) -> int:
+    """Tokens of the longest general prompt that the base answers for a run; 0 where it answers none."""
+    if not context.config.needs_rehearsal or context.config.replay.source == "records":
+        return 0
+    return max(len(context.encoder.prompt_ids([Message("user", prompt)])) for prompt in _prompts(context))
+
+
+def _prompts(context: RunContext) -> list[str]:
+    """The general prompts that the base answers."""
+    config = context.config
+    enough = config.replay.model_copy(update={"max_prompts": prompts_needed(config, len(context.rows.lengths))})
+    return general_prompts(context.general, enough, config.train.seed)
 
 
 def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:

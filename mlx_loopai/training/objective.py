@@ -48,11 +48,6 @@ class Objective:
             training_divergence=self.training_divergence * factor,
         )
 
-    @property
-    def needs_mixed_steps(self) -> bool:
-        """Whether a step should hold rehearsal and training rows in their proportion."""
-        return self.loss_share > 0 or self.rehearsal_divergence > 0
-
     def weigh(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches of one step with their weights; a step's supervised tokens count 1 each on average."""
         if self == Objective() and all(batch.weights is None for batch in batches):

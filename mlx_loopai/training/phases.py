@@ -148,7 +148,7 @@ def _cut(
 ) -> list[list[list[int]]]:
     lengths, seed = [row.longest for row in rows], config.train.seed + salt
     rehearsal = [row.category == REHEARSAL for row in rows]
-    if Objective.of(config.replay).needs_mixed_steps and any(rehearsal):
+    if config.replay.mixes_steps and any(rehearsal):
         return plan_mixed_steps(lengths, rehearsal, config.train.rows_per_step, micro_tokens, seed, widths)
     return plan_steps(lengths, config.train.rows_per_step, micro_tokens, seed, widths=widths)
 

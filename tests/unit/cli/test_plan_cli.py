@@ -18,6 +18,7 @@ QWEN25_3B = {
     "tie_word_embeddings": True,
 }
 TERMS = [
+    "runtime",
     "weights",
     "adapter",
     "gradients",
@@ -45,7 +46,8 @@ def test_json_holds_the_contract(model: Path, capsys: pytest.CaptureFixture[str]
     assert found["total_bytes"] <= found["budget_bytes"] == int(0.85 * int(2 / 3 * (16 << 30)))
     assert list(found["terms"]) == TERMS
     assert sum(found["terms"].values()) == found["total_bytes"]
-    assert "not measured on Metal" in found["calibrated_on"]
+    assert "published runs of mlx-lm: median error" in found["calibrated_on"]
+    assert found["time"] is None  # no rows are named
     names = ["budget", "micro_tokens", "chunk_rows", "checkpointing", "base_precision", "lora_layers"]
     assert [choice["name"] for choice in found["choices"]] == names
     assert all(set(choice) == {"name", "value", "reason"} for choice in found["choices"])
@@ -142,3 +144,16 @@ def test_a_probe_refines_this_and_later_plans(
     # Another model is as little measured as before.
     assert main([*arguments[:2], "Qwen2.5-0.5B-shape", *arguments[3:]]) == 0
     assert "measured on this machine" not in json.loads(capsys.readouterr().out)["calibrated_on"]
+
+
+def test_the_time_of_a_guarded_run_is_a_range_with_its_guards_named(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guarded = ("train.max_steps=200", "replay.source=self", "replay.share=0.5", "replay.objective=kl")
+    options = [part for one in guarded for part in ("--set", one)]
+    assert main(["plan", "--model", str(model), "--machine", "m4-16gb", "--json", *options]) == 0
+    time = json.loads(capsys.readouterr().out)["time"]
+    assert time["steps"] == 200
+    assert 0 < time["total_s"][0] < time["total_s"][1]
+    assert {"training", "rehearsal answers", "measuring before and after"} <= time["phases_s"].keys()
+    assert time["guards_s"][1] < time["total_s"][1]

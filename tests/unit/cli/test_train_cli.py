@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from mlx_loopai.cli.listener import _ProgressListener
+from mlx_loopai.cli.main import main
 from tests.unit.cli.conftest import N_ROWS, Ended
 
 CommandLine = Callable[..., Ended]
@@ -282,3 +283,22 @@ def test_rows_as_people_have_them(command_line: CommandLine, tiny_model_folder: 
     ended = command_line(*arguments, "--out", tmp_path / "two", "--skip-bad")
     assert "left out 1 rows: " in ended.stderr
     assert summary(ended)["steps"] == 1
+
+
+def test_a_dry_run_says_what_is_needed_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "안녕", "completion": "반가워요."}\n' * 4, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--data", str(rows), "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"] is True
+    assert found["time"]["steps"] > 0
+    assert "guards_bytes" in found
+    assert list(tmp_path.iterdir()) == [rows]
+
+
+def test_a_run_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", "rows.jsonl"]) == 2
+    assert "--out" in capsys.readouterr().err

@@ -6,7 +6,8 @@ import pytest
 
 from mlx_loopai.config import RunConfig, load_config
 from mlx_loopai.config.shipped import shipped_values
-from mlx_loopai.experiments.first_run import Work, measured_time, proposed_base, published_time, work_of
+from mlx_loopai.experiments.first_run import proposed_base, speed_by_steps
+from mlx_loopai.experiments.run_time import Speed
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.memory.machine import Machine, machine_names, named_machine, this_machine
 from mlx_loopai.memory.plan import plan
@@ -58,26 +59,11 @@ def test_without_a_gpu_it_is_the_smallest_and_on_a_tiny_machine_none() -> None:
     assert proposed_base(guarded(), computer(1)) is None
 
 
-def test_work_counts_rehearsal_and_passes() -> None:
-    config = guarded("train.epochs=2", "train.rows_per_step=4", "replay.share=0.5", "train.max_tokens=100")
-    assert work_of(config, [50] * 9 + [1000]) == Work(steps=10, own_tokens=110, most_tokens=220)
-    assert work_of(guarded("train.max_steps=7"), [10]).steps == 7
-
-
-def test_published_time_is_a_range_that_grows_with_the_work() -> None:
-    config, machine = guarded(), named_machine("m4-16gb")
-    shape = ModelShape.from_config(known_config("Qwen2.5-0.5B-shape") or {})
-    planned = plan(shape, config, machine, memory_terms(config))
-    small, large = (published_time(shape, planned, Work(n, 1000, 2000), 8, teraflops=4.0) for n in (10, 20))
-    assert 0 < small.low_s < small.high_s
-    assert (large.low_s, large.high_s) == pytest.approx((2 * small.low_s, 2 * small.high_s))
-    faster = published_time(shape, planned, Work(10, 1000, 2000), 8, teraflops=8.0)
-    assert faster.high_s < small.high_s
-
-
 def test_two_steps_are_measured() -> None:
     config = guarded("train.max_tokens=32", "train.rows_per_step=2")
     planned = plan(ModelShape.from_folder(NANO_FOLDER), config, this_machine(), memory_terms(config))
-    found = measured_time(str(NANO_FOLDER), config, planned, Work(5, 32, 64))
-    assert 0 < found.low_s < found.high_s
-    assert found.steps == 5
+    before = Speed(flops_s=1.0, bytes_s=2.0, step_s=1.0, token_s=0.5, spread=1.0, source="a guess")
+    found = speed_by_steps(str(NANO_FOLDER), planned, before)
+    assert found.flops_s > 1e6
+    assert (found.bytes_s, found.token_s) == (2.0, 0.5)
+    assert found.source == "two steps measured here"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from mlx_loopai.memory import plan as planning
 from mlx_loopai.memory.machine import machine_names, named_machine
 from mlx_loopai.memory.plan import MemoryPlan, budget_of
 from mlx_loopai.memory.predict import Correction
+from mlx_loopai.memory.request import Known
 from mlx_loopai.models.known_shapes import known_config
 from mlx_loopai.models.shape import ModelShape, Quantization
 from mlx_loopai.units import GIB, MIB
@@ -22,7 +24,7 @@ from .conftest import QWEN25, qwen25_config
 
 def plan(shape, config, machine, **more) -> MemoryPlan:
     """The plan of a run with the guards that `config` names."""
-    return planning.plan(shape, config, machine, memory_terms(config), **more)
+    return planning.plan(shape, config, machine, memory_terms(config), Known(**more))
 
 
 def config(**values):
@@ -45,7 +47,7 @@ def test_3b_fits_a_16_gib_m4_and_says_how(qwen25) -> None:
     assert "85% of the working set of 10.7 GiB" in said["budget"]
     assert "would need" in said["checkpointing"]
     assert "8192 would need" in said["micro_tokens"]
-    assert "not measured on Metal" in found.calibrated_on
+    assert re.fullmatch(r"Metal, from \d+ published runs of mlx-lm: median error \d+\.\d%", found.calibrated_on)
 
 
 def test_qwen35_2b_fits_a_16_gib_m4_with_rows_of_2048_tokens() -> None:

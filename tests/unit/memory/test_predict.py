@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -14,7 +15,8 @@ from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.phases import PhaseSizes
 from mlx_loopai.memory.predict import PYTHON_BYTES, Correction, predict, resting_bytes, weight_bytes
-from mlx_loopai.memory.sizes import StepOptions
+from mlx_loopai.memory.published import block_bytes, published
+from mlx_loopai.memory.sizes import RehearsedBatch, StepOptions
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.training.step_memory import measure_step
 from mlx_loopai.units import GIB
@@ -63,12 +65,14 @@ def test_an_unknown_optimizer_is_named() -> None:
 def test_terms_add_up_and_leave_nothing_out(qwen25) -> None:
     found = predict(qwen25("0.5B"), StepOptions(guard=GuardTerms(adapters=1, vectors=1)), "cpu")
     assert list(found.terms) == [
-        "weights", "adapter", "gradients", "optimizer", "penalty", "activations", "attention", "loss", "phases", "cache", "python",
+        "runtime", "weights", "adapter", "gradients", "optimizer", "penalty", "activations", "attention", "loss", "phases", "cache", "python",
     ]  # fmt: skip
     assert found.total_bytes == sum(found.terms.values())
     assert found.peak_bytes == found.total_bytes - found.terms["cache"] - PYTHON_BYTES
     assert found.terms["phases"] == 0
-    assert all(isinstance(size, int) and size > 0 for name, size in found.terms.items() if name != "phases")
+    assert all(
+        isinstance(size, int) and size > 0 for name, size in found.terms.items() if name not in ("phases", "runtime")
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,9 +91,39 @@ def test_attention_is_memory_linear_on_metal_only(qwen25) -> None:
     assert on_metal[0] == on_metal[1] < on_cpu[1] / 100
 
 
-def test_metal_is_said_to_be_unmeasured(qwen25) -> None:
-    assert "not measured" in predict(qwen25("3B"), StepOptions(), "metal").calibrated_on
-    assert "not measured" not in predict(qwen25("3B"), StepOptions(), "cpu").calibrated_on
+def test_a_prediction_says_where_its_constants_are_from(qwen25) -> None:
+    assert "published runs of mlx-lm: median error" in predict(qwen25("3B"), StepOptions(), "metal").calibrated_on
+    assert "published" not in predict(qwen25("3B"), StepOptions(), "cpu").calibrated_on
+
+
+def test_a_mac_needs_at_least_what_published_runs_needed(qwen25) -> None:
+    shape, options = qwen25("3B"), StepOptions(compute="bf16", base_precision="4-bit", checkpointing=True)
+    found = predict(shape, options, "metal")
+    assert found.terms["runtime"] == int(published().process_bytes)
+    block = published().block * block_bytes(shape, 2 * options.micro_tokens)
+    assert found.peak_bytes >= weight_bytes(shape, "4-bit") + published().process_bytes + block
+
+
+def test_scores_of_a_quadratic_attention_take_over_for_long_rows(qwen25) -> None:
+    shape = qwen25("0.5B")
+
+    def peak(width: int, quadratic: bool) -> int:
+        options = StepOptions(micro_tokens=width, width=width, checkpointing=True, quadratic_attention=quadratic)
+        return predict(shape, options, "metal").peak_bytes
+
+    assert peak(256, True) == peak(256, False)
+    more = peak(16384, True) - peak(16384, False)
+    assert 0 < more < published().scores * shape.n_heads * 16384**2
+
+
+def test_rehearsed_rows_are_a_micro_batch_of_their_own(qwen25) -> None:
+    shape, guard = qwen25("0.5B"), GuardTerms(diverges_on_answers=True)
+    options = StepOptions(micro_tokens=2048, width=1024, guard=guard, rehearsed=RehearsedBatch(2, 256, 48))
+    own = predict(shape, replace(options, rehearsed=None), "cpu")
+    assert predict(shape, options, "cpu").terms == own.terms
+    many = predict(shape, replace(options, rehearsed=RehearsedBatch(8, 256, 256)), "cpu")
+    assert many.terms["penalty"] > 0
+    assert many.peak_bytes > own.peak_bytes
 
 
 @pytest.mark.parametrize(

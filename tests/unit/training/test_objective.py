@@ -166,5 +166,6 @@ def test_options_say_what_rehearsal_trains() -> None:
     assert of() == Objective()
     assert of(objective="kl") == Objective(rehearses_answers=False, rehearsal_divergence=4.0)
     assert of(objective="both", loss_share=0.5) == Objective(0.5, rehearsal_divergence=4.0)
-    assert not of().needs_mixed_steps
-    assert of(loss_share=0.1).needs_mixed_steps
+    assert not ReplayOptions().mixes_steps
+    assert ReplayOptions(loss_share=0.1).mixes_steps
+    assert ReplayOptions(objective="kl").mixes_steps

@@ -1,0 +1,99 @@
+"""What a run will need before it starts: its memory, its time, and how much of both its guards take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.experiments.run_time import RunTime, Span, Speed, run_time, speed_of
+from mlx_loopai.guards.terms import memory_terms
+from mlx_loopai.language import tr
+from mlx_loopai.memory.corrections import read_corrections
+from mlx_loopai.memory.guard_terms import NO_GUARD
+from mlx_loopai.memory.machine import Machine
+from mlx_loopai.memory.phases import PROMPT_TOKENS
+from mlx_loopai.memory.plan import MemoryPlan, plan
+from mlx_loopai.memory.request import Known
+from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.training.general_rows import longest_prompt
+from mlx_loopai.units import format_bytes, format_duration
+
+
+@dataclass(frozen=True)
+class Preview:
+    """guards_bytes: how much more the largest moment needs than without guards. time: None where no rows are known."""
+
+    plan: MemoryPlan
+    guards_bytes: int
+    time: RunTime | None
+
+    @property
+    def lines(self) -> list[str]:
+        """The time, and what the guards take of it, in words."""
+        if self.time is None:
+            return [tr("time: unknown without rows; name `sources`, or give train.max_steps")]
+        total, source = in_words(self.time.total), tr(self.time.source)
+        parts = ", ".join(f"{tr(name)} {in_words(span)}" for name, span in self.time.phases.items())
+        said = [
+            tr("time: {total} for {steps} steps ({source}): {parts}", total=total, steps=self.time.steps, source=source,
+               parts=parts)
+        ]  # fmt: skip
+        if len(self.time.phases) > 1:
+            guards = in_words(self.time.guards)
+            if self.guards_bytes:
+                size = format_bytes(self.guards_bytes)
+                said.append(
+                    tr("guards: {guards} of that, and {size} more memory than without", guards=guards, size=size)
+                )
+            else:
+                said.append(tr("guards: {guards} of that, and no more memory than without", guards=guards))
+        return said
+
+    def to_json(self) -> dict[str, Any]:
+        """`time`: seconds, each as [at least, at most]; None where no rows are known."""
+        if self.time is None:
+            return {"time": None, "guards_bytes": self.guards_bytes}
+        phases = {name: _pair(span) for name, span in self.time.phases.items()}
+        time = {
+            "total_s": _pair(self.time.total),
+            "guards_s": _pair(self.time.guards),
+            "phases_s": phases,
+            "steps": self.time.steps,
+            "source": self.time.source,
+        }
+        return {"time": time, "guards_bytes": self.guards_bytes}
+
+
+def in_words(span: Span) -> str:
+    """`2m10s to 5m00s`."""
+    return tr("{low_s} to {high_s}", low_s=format_duration(span.low_s), high_s=format_duration(span.high_s))
+
+
+def preview(
+    shape: ModelShape, config: RunConfig, machine: Machine, known: Known, lengths: Sequence[int], speed: Speed | None
+) -> Preview:
+    """The needs of a run of `config` on `machine`, on rows of these `lengths` in tokens (none: they are not known).
+
+    speed: of the machine, where it was measured already. Raises: as `memory.plan.plan`.
+    """
+    planned = plan(shape, config, machine, memory_terms(config), known)
+    plain = plan(shape, config.without_guards(), machine, NO_GUARD, known)
+    time = None
+    if lengths:
+        prompt = known.longest_prompt or PROMPT_TOKENS
+        time = run_time(shape, config, planned, lengths, speed or speed_of(machine), prompt)
+    return Preview(planned, max(0, planned.total_bytes - plain.total_bytes), time)
+
+
+def preview_of(context: RunContext, machine: Machine, speed: Speed | None = None) -> Preview:
+    """The needs of the run of an opened context, whose rows are read. Raises: InputError when they cannot be."""
+    rows, shape = context.rows, context.base.shape
+    known = Known(rows.longest, longest_prompt(context), read_corrections(shape, machine))
+    return preview(shape, context.config, machine, known, rows.lengths, speed)
+
+
+def _pair(span: Span) -> list[float]:
+    return [round(span.low_s, 1), round(span.high_s, 1)]

@@ -1,0 +1,223 @@
+"""How long a run takes, as a range: its training steps, and all that its guards do before, beside and after them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.evaluation.suites import GENERAL, read_suite
+from mlx_loopai.evaluation.tasks import Asked
+from mlx_loopai.guards.rehearsal import WATCHED_ROWS, prompts_needed
+from mlx_loopai.language import later
+from mlx_loopai.memory.machine import Machine
+from mlx_loopai.memory.phases import PROMPT_TOKENS
+from mlx_loopai.memory.plan import MemoryPlan
+from mlx_loopai.memory.predict import QUANTIZED, weight_bytes
+from mlx_loopai.memory.published import TrainerRun, published, step_operations
+from mlx_loopai.memory.speed import Peak, measured_peak, peak_of
+from mlx_loopai.models.load import NANO
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
+from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.training.monitor import steps_between_readings
+
+_HALF_BITS = 16
+# Answers are a third of their limit at least, on average; at most they reach it.
+_SHORT_ANSWER = 1 / 3
+# Where only the speed of matrix products was measured, a run may be this many times slower or faster.
+_MEASURED_SPREAD = 4.0
+# The base, the result, the result behind its switch (half of its answers are known by then), and the rounded base.
+_TIMES_ASKED = 3.5
+
+
+@dataclass(frozen=True)
+class Span:
+    """Seconds, at least and at most."""
+
+    low_s: float
+    high_s: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low_s + other.low_s, self.high_s + other.high_s)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do: optimizer steps, and tokens of each, of its own rows and at most of rehearsed ones."""
+
+    steps: int
+    own_tokens: int
+    rehearsed_tokens: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a machine really reaches: operations and bytes a second, and seconds that a step and a written token cost
+    besides. spread: largest over smallest of the range that a time is given as. source: where this is from.
+    """
+
+    flops_s: float
+    bytes_s: float
+    step_s: float
+    token_s: float
+    spread: float
+    source: str
+
+    @staticmethod
+    def of_chip(peak: Peak) -> Speed:
+        """By published rates, on a chip of that peak."""
+        found = published()
+        return Speed(
+            flops_s=found.utilisation * peak.flops_s,
+            bytes_s=found.decoding * peak.bytes_s,
+            step_s=found.step_s,
+            token_s=found.token_s,
+            spread=found.spread,
+            source=later("published rates of this chip"),
+        )
+
+    @staticmethod
+    def measured_here(peak: Peak) -> Speed:
+        """From what a product of matrices and a sum reached on this machine."""
+        share = published().utilisation
+        return Speed(
+            flops_s=share * peak.flops_s,
+            bytes_s=peak.bytes_s,
+            step_s=0.0,
+            token_s=published().token_s,
+            spread=_MEASURED_SPREAD,
+            source=later("matrix products measured here"),
+        )
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """Seconds of each phase of a run. plain: what the training steps alone would take without guards."""
+
+    phases: dict[str, Span]
+    plain: Span
+    steps: int
+    source: str
+
+    @property
+    def total(self) -> Span:
+        return sum(self.phases.values(), Span(0.0, 0.0))
+
+    @property
+    def guards(self) -> Span:
+        """What the guards add to the training steps of the user's own rows."""
+        total = self.total
+        return Span(max(0.0, total.low_s - self.plain.low_s), max(0.0, total.high_s - self.plain.high_s))
+
+
+def speed_of(machine: Machine) -> Speed:
+    """Of a Mac by published rates, otherwise measured on this machine in some tenths of a second."""
+    peak = peak_of(machine)
+    return Speed.measured_here(measured_peak()) if peak is None else Speed.of_chip(peak)
+
+
+def work_of(config: RunConfig, lengths: Sequence[int], prompt_tokens: int = PROMPT_TOKENS) -> Work:
+    """The work of a run of `config` on rows of these `lengths` in tokens, and general prompts of at most so many."""
+    train, replay = config.train, config.replay
+    mean = sum(min(length, train.max_tokens) for length in lengths) / len(lengths)
+    share = replay.share if config.needs_rehearsal else 0.0
+    rehearsed = mean if replay.source == "records" else min(train.max_tokens, prompt_tokens + replay.answer_tokens)
+    rows = train.epochs * len(lengths) / (1 - share)
+    return Work(
+        steps=train.max_steps or math.ceil(rows / train.rows_per_step),
+        own_tokens=math.ceil(mean * train.rows_per_step * (1 - share)),
+        rehearsed_tokens=math.ceil(rehearsed * train.rows_per_step * share),
+    )
+
+
+def run_time(
+    shape: ModelShape,
+    config: RunConfig,
+    planned: MemoryPlan,
+    lengths: Sequence[int],
+    speed: Speed,
+    prompt_tokens: int = PROMPT_TOKENS,
+) -> RunTime:
+    """The time of a run of `config` as `planned`, on rows of these `lengths` in tokens.
+
+    prompt_tokens: of the longest general prompt.
+    """
+    return _Clock(shape, config, planned, speed, prompt_tokens).time(lengths)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Times what a run does on a machine of that speed."""
+
+    shape: ModelShape
+    config: RunConfig
+    planned: MemoryPlan
+    speed: Speed
+    prompt_tokens: int
+
+    def time(self, lengths: Sequence[int]) -> RunTime:
+        work = work_of(self.config, lengths, self.prompt_tokens)
+        least = work.own_tokens + math.ceil(_SHORT_ANSWER * work.rehearsed_tokens)
+        training = self._steps(work, least).low_s, self._steps(work, work.own_tokens + work.rehearsed_tokens).high_s
+        plain, phases = self._steps(work, work.own_tokens), {later("training"): Span(*training)}
+        phases |= self._guards(work, len(lengths)) if self.config.is_guarded else {}
+        if self.config.is_guarded and self.config.forgetting.questions:
+            phases[later("measuring before and after")] = self._measuring()
+        return RunTime(phases, plain, work.steps, self.speed.source)
+
+    def _guards(self, work: Work, n_rows: int) -> dict[str, Span]:
+        """What guards do before and beside the steps."""
+        config, found = self.config, {}
+        replay, read_tokens = config.replay, self.prompt_tokens + config.replay.answer_tokens
+        n_prompts = prompts_needed(config, n_rows)
+        if config.needs_rehearsal and replay.source != "records":
+            found[later("rehearsal answers")] = self._answers(n_prompts, replay.answer_tokens)
+            if replay.objective != "answers":
+                found[later("the base's states")] = self._reading(n_prompts * read_tokens)
+        if config.measures_importance:
+            # Forward and back to every adapted layer.
+            found[later("importance")] = self._reading(3 * config.penalty.sequences * config.train.max_tokens)
+        if config.watches:
+            every = config.forgetting.monitor_every or steps_between_readings(work.steps, work.steps)
+            found[later("watching")] = self._reading(work.steps // every * WATCHED_ROWS * read_tokens)
+        return found
+
+    def _steps(self, work: Work, tokens: int) -> Span:
+        """Optimizer steps of that many tokens each."""
+        options, rows, layers = self.planned.options, self.config.train.rows_per_step, self.planned.lora_layers
+        quantized = self.shape.quantization or QUANTIZED.get(self.planned.base_precision)
+        run = TrainerRun(
+            shape=self.shape,
+            bits=quantized.bits if quantized else _HALF_BITS,
+            batch=rows,
+            longest=math.ceil(tokens / rows),
+            layers=self.shape.lora_layers(layers),
+            lora_parameters=self.shape.lora_parameters(options.lora_rank, options.lora_targets, layers),
+            checkpointing=self.planned.checkpointing,
+        )
+        return self._span(work.steps * (self.speed.step_s + step_operations(run) / self.speed.flops_s))
+
+    def _reading(self, tokens: int) -> Span:
+        """A forward pass over at most that many tokens; rows are shorter as a rule."""
+        seconds = 2.0 * self.shape.matrix_parameters * tokens / self.speed.flops_s
+        return self._span(_SHORT_ANSWER * seconds, seconds)
+
+    def _answers(self, prompts: int, tokens: int) -> Span:
+        """Reading prompts and writing at most that many tokens to each, some prompts at a time."""
+        rows = min(prompts, self.planned.rehearsal_rows or ANSWERED_ROWS)
+        weights = weight_bytes(self.shape, self.planned.base_precision) / self.speed.bytes_s
+        computed = 2.0 * self.shape.matrix_parameters * rows / self.speed.flops_s
+        longest = math.ceil(prompts / rows) * tokens * (max(weights, computed) + self.speed.token_s)
+        return self._reading(prompts * self.prompt_tokens) + self._span(_SHORT_ANSWER * longest, longest)
+
+    def _measuring(self) -> Span:
+        """The questions of the suite, which the base answers once for all runs."""
+        suite = NANO if self.config.model == NANO else GENERAL
+        asked = [task for task in read_suite(suite, self.config.forgetting.questions) if isinstance(task, Asked)]
+        once = sum((self._answers(len(task.items), task.max_tokens) for task in asked), Span(0.0, 0.0))
+        return Span(2 * once.low_s, _TIMES_ASKED * once.high_s)
+
+    def _span(self, low_s: float, high_s: float | None = None) -> Span:
+        half = math.sqrt(self.speed.spread)
+        return Span(low_s / half, (low_s if high_s is None else high_s) * half)

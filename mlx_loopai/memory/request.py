@@ -1,0 +1,205 @@
+"""What a run asks of a machine's memory: what the user fixed, and what may be chosen, the most wanted first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from mlx_loopai.config import RunConfig
+from mlx_loopai.memory.guard_terms import GuardTerms
+from mlx_loopai.memory.machine import Machine
+from mlx_loopai.memory.phases import PROMPT_TOKENS, Answering, PhaseSizes, answering_bytes, importance_token_bytes
+from mlx_loopai.memory.predict import (
+    CACHE_FLOOR_BYTES,
+    PYTHON_BYTES,
+    Correction,
+    MemoryPrediction,
+    adapter_bytes,
+    predict,
+    weight_bytes,
+)
+from mlx_loopai.memory.published import attention_of
+from mlx_loopai.memory.sizes import RehearsedBatch, StepOptions
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, DEFAULT_CHUNK_ROWS, MEASURED_ROWS
+from mlx_loopai.models.shape import ModelShape
+
+# More tokens at once than this do not run faster, on a CPU and (by the roofline) on M1 to M4.
+_MOST_MICRO_TOKENS = 8192
+_CHUNK_ROWS = tuple(DEFAULT_CHUNK_ROWS >> halvings for halvings in range(4))
+_SMALL_BASE = "4-bit"
+# Rows of a batch on which a guard measures, and prompts that the base answers together, the most wanted first.
+_MEASURED_ROWS = tuple(MEASURED_ROWS >> halvings for halvings in range(4))
+_ANSWERED_ROWS = tuple(ANSWERED_ROWS >> halvings for halvings in range(4))
+PHASE_OVERHEAD_BYTES = PYTHON_BYTES + CACHE_FLOOR_BYTES
+# Released checkpoints of these models are in half precision.
+_RELEASED_PRECISION = ("bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a run's data and machine beside its configuration.
+
+    longest_row: tokens of the longest row; 0: `train.max_tokens` is assumed. longest_prompt: of the longest general
+    prompt that the base answers; 0: `PROMPT_TOKENS`. corrections: what a probe measured on this machine, by whether it
+    used checkpointing (`memory.corrections`).
+    """
+
+    longest_row: int = 0
+    longest_prompt: int = 0
+    corrections: Mapping[bool, Correction] = field(default_factory=dict)
+
+
+NOTHING_KNOWN = Known()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user fixed and what may be chosen."""
+
+    shape: ModelShape
+    config: RunConfig
+    machine: Machine
+    guard: GuardTerms
+    width: int
+    compute: str
+    budget_bytes: int
+    known: Known
+
+    def precisions(self) -> tuple[str, ...]:
+        if self.shape.quantization is not None:
+            return (f"{self.shape.quantization.bits}-bit",)
+        # On CPU a quantised matrix product is too slow to train with (2-5 GFLOP/s measured): not offered there.
+        if self.config.dtype != "auto" or self.machine.backend == "cpu":
+            return (self.compute,)
+        return (self.compute, _SMALL_BASE)
+
+    def layers(self) -> tuple[int, ...]:
+        wanted, deep = self.config.lora.layers, self.shape.n_layers
+        if wanted:
+            return (wanted,)
+        return (0, *(n for n in (deep // 2, deep // 4) if n > 0))
+
+    def checkpointing(self) -> tuple[bool, ...]:
+        wanted = self.config.memory.checkpointing
+        return (False, True) if wanted == "auto" else (wanted,)
+
+    def chunk_rows(self) -> tuple[int, ...]:
+        wanted = self.config.memory.chunk_rows
+        return (wanted,) if wanted else _CHUNK_ROWS
+
+    def micro_tokens(self) -> tuple[int, ...]:
+        """From a whole step's rows (at most the useful size) down to one row of full width."""
+        wanted = self.config.memory.micro_tokens
+        if wanted:
+            # A micro-batch holds one row at least, however few tokens were asked for.
+            return (max(wanted, self.width),)
+        most = max(1, min(self._own_rows(), _MOST_MICRO_TOKENS // self.width))
+        counts = [most]
+        while counts[-1] > 1:
+            counts.append(counts[-1] // 2)
+        return tuple(count * self.width for count in counts)
+
+    def options(self, precision: str, layers: int, checkpointing: bool, chunk_rows: int, tokens: int) -> StepOptions:
+        lora = self.config.lora
+        return StepOptions(
+            base_precision=precision,
+            compute=self.compute,
+            lora_rank=lora.rank,
+            lora_targets=lora.targets,
+            lora_layers=layers,
+            micro_tokens=tokens,
+            width=self.width,
+            checkpointing=checkpointing,
+            chunk_rows=chunk_rows,
+            guard=self.guard,
+            optimizer=self.config.train.optimizer,
+            dora=lora.dora,
+            accumulates=self._rehearsed() is not None or tokens < self.config.train.rows_per_step * self.width,
+            rehearsed=self._rehearsed(),
+            quadratic_attention=self.machine.backend == "metal" and attention_of(version("mlx")) == "quadratic",
+        )
+
+    def _own_rows(self) -> int:
+        """The most rows of a step that may be padded together to the width of the longest."""
+        rows, rehearsed = self.config.train.rows_per_step, self._rehearsed()
+        return rows if rehearsed is None else max(1, rows - math.floor(rows * min(self._replay_shares())))
+
+    def _replay_shares(self) -> list[float]:
+        shares = [phase.replay_share for phase in self.config.phases]
+        return [self.config.replay.share if share is None else share for share in shares or [None]]
+
+    def _rehearsed(self) -> RehearsedBatch | None:
+        """The base's answers, where a step holds them apart from the run's own rows."""
+        replay, share = self.config.replay, max(self._replay_shares())
+        if not (self.config.needs_rehearsal and replay.mixes_steps and share > 0):
+            return None
+        width = self.width
+        if replay.source != "records":
+            width = min(self.config.train.max_tokens, self._prompt_tokens() + replay.answer_tokens)
+        targets = width if replay.source == "records" else replay.answer_tokens
+        return RehearsedBatch(math.ceil(self.config.train.rows_per_step * share), width, targets)
+
+    def _prompt_tokens(self) -> int:
+        return self.known.longest_prompt or PROMPT_TOKENS
+
+    def attempts(self) -> Iterator[StepOptions]:
+        """Every combination, the most wanted first: what is given up first varies fastest."""
+        for layers in self.layers():
+            for precision in self.precisions():
+                for checkpointing in self.checkpointing():
+                    for chunk_rows in self.chunk_rows():
+                        for tokens in self.micro_tokens():
+                            yield self.options(precision, layers, checkpointing, chunk_rows, tokens)
+
+    def predict(self, options: StepOptions) -> MemoryPrediction:
+        phases = self.phases(options)
+        correction = self.known.corrections.get(options.checkpointing)
+        return predict(self.shape, options, self.machine.backend, phases, correction)
+
+    def phases(self, options: StepOptions) -> PhaseSizes:
+        return PhaseSizes(
+            longest_row=self.width,
+            prompt_tokens=self._prompt_tokens(),
+            importance_tokens=self._importance_tokens(options),
+            rehearsal_rows=self._rehearsal_rows(options),
+            answer_tokens=self.config.replay.answer_tokens,
+            converts=options.base_precision not in _RELEASED_PRECISION and self.shape.quantization is None,
+        )
+
+    def _room(self, options: StepOptions) -> int:
+        """What the base leaves for a phase before the training."""
+        return self.budget_bytes - weight_bytes(self.shape, options.base_precision) - PHASE_OVERHEAD_BYTES
+
+    def _rehearsal_rows(self, options: StepOptions) -> int:
+        replay = self.config.replay
+        if replay.source != "self" or not self.config.needs_rehearsal:
+            return 0
+        room, backend = self._room(options), self.machine.backend
+        tried = (Answering(rows, self._prompt_tokens(), replay.answer_tokens) for rows in _ANSWERED_ROWS)
+        fitting = (one.rows for one in tried if answering_bytes(self.shape, options, backend, one) <= room)
+        return next(fitting, _ANSWERED_ROWS[-1])
+
+    def _importance_tokens(self, options: StepOptions) -> int:
+        """The largest batch for importance that stays in the budget; one row, however long, must go."""
+        if not self.guard.observes:
+            return 0
+        most = (self._room(options) - adapter_bytes(self.shape, options)) // importance_token_bytes(self.shape, options)
+        width = self._importance_width()
+        return next((rows * width for rows in _MEASURED_ROWS if rows * width <= most), width)
+
+    def _importance_width(self) -> int:
+        """Tokens of its longest row: a rehearsal answer with its prompt, or as long as training's."""
+        replay = self.config.replay
+        return min(self.width, self._prompt_tokens() + replay.answer_tokens) if replay.source == "self" else self.width
+
+    def fits(self, options: StepOptions) -> bool:
+        return self.predict(options).total_bytes <= self.budget_bytes and not self._oversized(options)
+
+    def _oversized(self, options: StepOptions) -> bool:
+        """Whether one array passes the largest buffer that the GPU takes."""
+        logits = options.chunk_rows * self.shape.vocab_size * 4
+        embedding = weight_bytes(self.shape, options.base_precision) * self.shape.vocab_size * self.shape.hidden_size
+        embedding //= self.shape.parameters
+        return max(logits, embedding) > self.machine.max_buffer_bytes

@@ -98,7 +98,7 @@ def command(
         show_preview(config.model, preview(config), as_json, quiet)
         return
     if out is None:
-        raise InputError("train: give --out DIR for the run's folder, or --dry-run")
+        raise InputError(tr("train: give --out DIR for the run's folder, or --dry-run"))
     from mlx_loopai.experiments.judged_run import train_and_judge
     from mlx_loopai.training.process_group import ProcessGroup
 

@@ -42,14 +42,8 @@ class Preview:
                parts=parts)
         ]  # fmt: skip
         if len(self.time.phases) > 1:
-            guards = in_words(self.time.guards)
-            if self.guards_bytes:
-                size = format_bytes(self.guards_bytes)
-                said.append(
-                    tr("guards: {guards} of that, and {size} more memory than without", guards=guards, size=size)
-                )
-            else:
-                said.append(tr("guards: {guards} of that, and no more memory than without", guards=guards))
+            guards, size = in_words(self.time.guards), format_bytes(self.guards_bytes)
+            said.append(tr("guards: {guards} of that, {size} more memory than without", guards=guards, size=size))
         return said
 
     def to_json(self) -> dict[str, Any]:

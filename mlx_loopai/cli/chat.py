@@ -15,6 +15,7 @@ from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage, warn_of_emptie
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
+from mlx_loopai.cli.shown_options import genre_option, system_option
 from mlx_loopai.config import generation_options
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import later, tr
@@ -74,10 +75,8 @@ class _Console:
 @adapter_option
 @adapter_when_option
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before the conversation.")
-@click.option(
-    "--genre", help="Examples and a system prompt that come with the program: 판타지, 로맨스, 동화, 시, 수필."
-)
-@click.option("--system", help="System prompt. [default: the one the adapter was trained with, if any]")
+@genre_option
+@system_option
 @click.option("--load", type=_FILE, help="Continue a conversation that /save wrote.")
 @generation_flags()
 @click.option(

@@ -12,7 +12,8 @@ import click
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import json_option, quiet_option, waiting
-from mlx_loopai.cli.rag import chroma_url_option
+from mlx_loopai.cli.rag import chroma_url_option, rag_top_option
+from mlx_loopai.cli.shown_options import genre_option, system_option
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
@@ -89,11 +90,9 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @adapter_option
 @adapter_when_option
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before every prompt.")
-@click.option(
-    "--genre", help="Examples and a system prompt that come with the program: 판타지, 로맨스, 동화, 시, 수필."
-)
+@genre_option
 @click.option("--rag", type=_FILE, help="Index of `rag build`: its best passages are shown with each prompt.")
-@click.option("--rag-top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many passages.")
+@rag_top_option
 @chroma_url_option
 @click.option(
     "--best-of",
@@ -102,7 +101,7 @@ def _standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Write this many answers and keep the one that is most Korean and repeats least.",
 )
-@click.option("--system", help="System prompt. [default: the one the adapter was trained with, if any]")
+@system_option
 @generation_flags()
 @_standard_options
 @click.option(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _SHOWN_CHARS = 200
+rag_top_option = click.option(
+    "--rag-top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many passages."
+)
 chroma_url_option = click.option(
     "--chroma-url",
     envvar="MLX_LOOPAI_CHROMA_URL",

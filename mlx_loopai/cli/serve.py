@@ -18,6 +18,7 @@ import click
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
 from mlx_loopai.cli.model_options import adapters_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, waiting
+from mlx_loopai.cli.rag import rag_top_option
 from mlx_loopai.cli.wording import one_line
 from mlx_loopai.errors import InputError, Interrupted, install_command
 from mlx_loopai.language import tr
@@ -58,7 +59,7 @@ _SPARE_CONNECTIONS = 64
     type=click.Path(path_type=Path),
     help="Index of `rag build`: its best passages, found by words, are shown with a chat's last request and cited.",
 )
-@click.option("--rag-top", type=click.IntRange(1, 20), default=3, show_default=True, help="How many passages.")
+@rag_top_option
 @click.option(
     "--context", type=click.IntRange(2), help="Tokens of prompt and answer.  [default: the model's, at most 8192]"
 )

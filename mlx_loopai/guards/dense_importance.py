@@ -17,7 +17,7 @@ import numpy as np
 from mlx_loopai.config import RunConfig
 from mlx_loopai.files import whole_file
 from mlx_loopai.guards.guard import Penalty
-from mlx_loopai.guards.measured import MeasuredGuard, over_layers
+from mlx_loopai.guards.measured import MeasuredGuard, over_layers, read_parts
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.models.adapters import save_arrays
 from mlx_loopai.models.lora import LoRALinear, lora_modules
@@ -47,11 +47,7 @@ class DenseImportance:
 
     @staticmethod
     def load(path: Path) -> DenseImportance:
-        arrays, metadata = mx.load(str(path), return_metadata=True)
-        parts: dict[str, dict[str, mx.array]] = {"omega": {}, "coefficient": {}, "anchor_a": {}, "anchor_b": {}}
-        for key, array in arrays.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = array
+        parts, metadata = read_parts(path)
         coefficients = {name: array.item() for name, array in parts["coefficient"].items()}
         anchor = {name: (a, parts["anchor_b"][name]) for name, a in parts["anchor_a"].items()}
         return DenseImportance(parts["omega"], coefficients, int(metadata["tokens"]), anchor)

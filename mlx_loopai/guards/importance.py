@@ -14,7 +14,7 @@ import numpy as np
 from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.files import whole_file
 from mlx_loopai.guards.guard import Material
-from mlx_loopai.guards.measured import MeasuredGuard
+from mlx_loopai.guards.measured import MeasuredGuard, read_parts
 from mlx_loopai.guards.observation import observe, owners_of
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import save_arrays
@@ -52,11 +52,7 @@ class Importance:
 
     @staticmethod
     def load(path: Path) -> Importance:
-        arrays, metadata = mx.load(str(path), return_metadata=True)
-        parts: dict[str, dict[str, mx.array]] = {"output": {}, "input": {}, "coefficient": {}, "activations": {}}
-        for key, array in arrays.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = array
+        parts, metadata = read_parts(path)
         coefficients = {name: array.item() for name, array in parts["coefficient"].items()}
         owners = json.loads(metadata["owners"])
         activations = {name: parts["activations"][owner] for name, owner in owners.items()}

@@ -1,9 +1,11 @@
-"""The common part of guards that weigh the adapter's update: rows, dependencies, a sum over layers."""
+"""The common part of guards that weigh the adapter's update: rows, dependencies, a sum over layers, a file."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -49,3 +51,13 @@ def over_layers(coefficients: Mapping[str, float], term: Callable[[str, LoRALine
         return mx.stack([coefficients[name] * term(name, layer) for name, layer in lora_modules(model).items()]).sum()
 
     return penalty
+
+
+def read_parts(path: Path) -> tuple[dict[str, dict[str, mx.array]], dict[str, str]]:
+    """The arrays `PART.NAME` of a guard's file by part and name (a part that the file lacks is empty), its metadata."""
+    arrays, metadata = mx.load(str(path), return_metadata=True)
+    parts: dict[str, dict[str, mx.array]] = defaultdict(dict)
+    for key, array in arrays.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = array
+    return parts, metadata

@@ -27,7 +27,7 @@ from mlx_loopai.models.lora import lora_scale
 from mlx_loopai.models.model_card import model_card
 from mlx_loopai.models.module_names import blocks_of, split_module
 
-# Of blocks that differ in it, each has one.
+# Where the blocks of a model differ, each has one of these two kinds of attention.
 _MIXERS = {"self_attn", "linear_attn"}
 
 
@@ -51,7 +51,7 @@ class Adapter:
 
     @property
     def base_hash(self) -> str | None:
-        """The hash of the base it was trained on; None when nobody wrote it down."""
+        """The hash of the base it was trained on; None when the folder does not record it."""
         return self.notes.get("base_hash") or None
 
     @property

@@ -1,4 +1,4 @@
-"""The attention function that mlx-lm's model files call by name, exchanged while a model runs."""
+"""The attention function that mlx-lm's model files call by name, replaced while a model runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Look = Callable[[int, mx.array, mx.array, float], None]
 
 @contextmanager
 def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
-    """Within it `look(block, queries, keys, scale)` is called for every block that attends, in order, rotated and all.
+    """Within it `look(block, queries, keys, scale)` is called for every block with softmax attention, in order.
 
-    queries (B, H, T, D), keys (B, K, T, D). None of the attention's matrices is kept.
+    queries (B, H, T, D), keys (B, K, T, D), after their rotation. None of the attention's matrices is kept.
 
     Raises: InputError for an architecture whose blocks call another function.
     """
@@ -45,7 +45,7 @@ def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
 
 @contextmanager
 def attending_by_power(model: nn.Module) -> Iterator[None]:
-    """Within it plain causal attention in float32 on a CPU is `causal_attention`'s; all other is as it was."""
+    """Within it plain causal attention in float32 on a CPU goes to `causal_attention`; other calls are unchanged."""
     module = _file_of_blocks(model)
     attend = getattr(module, _FUNCTION, None)
     if attend is None or mx.default_device() != mx.Device(mx.cpu):

@@ -74,7 +74,7 @@ def _run_block(
         found = block(states, mask, None)
         return found if positions is None else found[positions]
     attended = _attended(block, architecture.layout, mask, states)
-    # After the attention, rows do not see each other.
+    # After the attention a token no longer sees the others.
     return _fed(block, architecture, lean, attended if positions is None else attended[positions])
 
 
@@ -116,13 +116,13 @@ def _added(layout: Layout, states: mx.array, found: mx.array) -> mx.array:
 def _mlp(mlp: nn.Module, activation: Activation, lean: bool, x: mx.array) -> mx.array:
     """The gated MLP, or the experts.
 
-    `lean`: what down_proj reads is computed again in the backward pass, the activation with it. Of SiLU only the
-    product is where exponentials are slow: there the sigmoid waits.
+    `lean`: the input of down_proj is not kept but computed again in the backward pass, its activation included. Where
+    exponentials are slow, the sigmoid of SiLU is kept and only the products are computed again.
     """
     if "switch_mlp" in mlp:
         return mlp(x)
     gate, up = projected([mlp.gate_proj, mlp.up_proj], x)
-    # What an observer adds or a disabled adapter leaves out would be lost when it runs again.
+    # An observer, or a disabled adapter, would not be in force when the block runs again.
     lean = lean and (not isinstance(mlp.down_proj, LoRALinear) or mlp.down_proj.is_plain)
 
     def project(*parts: mx.array) -> mx.array:

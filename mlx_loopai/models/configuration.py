@@ -82,7 +82,7 @@ def loader_overrides(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def foreign_quantization(config: Mapping[str, Any]) -> str | None:
-    """The tool that quantised the weights, when that was not MLX: awq, gptq, fp8, bitsandbytes, ...; None: nobody."""
+    """The tool that quantised the weights: awq, gptq, fp8, bitsandbytes, ...; None: none, or MLX."""
     found = config.get("quantization_config")
     if not found or config.get("quantization") == found:
         return None

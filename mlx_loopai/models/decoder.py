@@ -14,12 +14,12 @@ Mask: TypeAlias = mx.array | str | None
 
 
 def architecture_in(model: nn.Module) -> Architecture:
-    """What the table says of mlx-lm's `model`."""
+    """The entry of mlx-lm's `model` in the table of architectures."""
     return architecture_of(model.model_type, "the model")
 
 
 def text_model(model: nn.Module) -> nn.Module:
-    """The text model within a multimodal one; `model` where it is nothing else."""
+    """The text model within a multimodal one; `model` itself where it is a text model."""
     return model.language_model if "language_model" in model else model
 
 
@@ -30,15 +30,16 @@ def embedded(model: nn.Module, ids: mx.array, placed: Callable[[mx.array], mx.ar
     if placed is not None:
         states = placed(states)
     if architecture_in(model).scaled_embedding:
-        # As mlx-lm has it, which rounds the factor to bfloat16 in every precision.
+        # mlx-lm rounds the factor to bfloat16 in every precision, and so must we.
         states = states * mx.array(states.shape[-1] ** 0.5, mx.bfloat16).astype(states.dtype)
     return states
 
 
 def causal_mask(model: nn.Module, block: nn.Module, tokens: int) -> Mask:
-    """What the softmax attention of `block` may see of `tokens` tokens; a block of a window sees the last ones.
+    """The mask for the softmax attention of `block` over `tokens` tokens; a block with a window sees the last ones.
 
-    A word rather than an array where that says it: it keeps Metal's attention memory-linear in its backward pass.
+    It is the word "causal" where that is all: without an array Metal's attention stays memory-linear in its backward
+    pass.
     """
     attention = softmax_attention(block)
     if tokens == 1 or attention is None:

@@ -30,8 +30,8 @@ def loss_and_gradient(
 ) -> tuple[float, _Floats]:
     """(weighted sum of the losses in nats, its gradient wrt `hidden` as float32 (N, D), written to `out` when given).
 
-    What `linear_cross_entropy` and its gradient are: hidden (N, D), targets (N,), weights (N,). `form.spare` changes
-    nothing here.
+    The same as `linear_cross_entropy` and its gradient: hidden (N, D), targets (N,), weights (N,). `form.spare` has no
+    effect here.
     """
     gradient = np.empty(hidden.shape, np.float32) if out is None else out
     total = 0.0

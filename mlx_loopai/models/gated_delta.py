@@ -84,7 +84,7 @@ def _span(
 
 
 def _convolution(x: mx.array, kernel: mx.array) -> mx.array:
-    """Each channel's own: x (B, T + W - 1, C), kernel (C, W, 1) as `nn.Conv1d` has it -> (B, T, C)."""
+    """A convolution of each channel alone: x (B, T + W - 1, C), kernel (C, W, 1) as in `nn.Conv1d` -> (B, T, C)."""
     width = kernel.shape[1]
     tokens = x.shape[1] - width + 1
     return sum(x[:, at : at + tokens] * kernel[:, at, 0] for at in range(width))
@@ -115,7 +115,7 @@ def gated_delta_rule(
     decay = _decay_between(log_decay)
     since_start = mx.exp(mx.cumsum(log_decay, axis=-2))
     written = beta * k
-    # Each token's update of the memory, were that empty at the chunk's start; and how it depends on that memory.
+    # Each token's update as if the memory were empty at the chunk's start, and how it depends on the memory there.
     solve = _inverse(mx.tril((written @ _t(k)) * decay, -1))
     updates, memories = _along_chunks(
         solve @ (beta * v),

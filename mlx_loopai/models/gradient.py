@@ -57,7 +57,7 @@ class Targets:
 
     @property
     def arrays(self) -> list[mx.array]:
-        """Those that are there, in the order of the fields, of which `Targets(*arrays)` is made again."""
+        """The arrays that are set, in the order of the fields: `Targets(*arrays)` makes an equal one."""
         found = [self.rows, self.columns, self.tokens, self.weights, self.divergence, self.left_out, self.base]
         return [array for array in found if array is not None]
 

@@ -28,7 +28,7 @@ from mlx_loopai.models.adapters import WEIGHTS_FILE
 _PREFILL_TOKENS = 2048
 _KIND = "mlx-loopai prompt cache"
 _MOST_SEQUENCES = 32
-# To copy what is kept of a long conversation costs more than to read this many tokens anew.
+# Copying the cache of a long conversation costs more than reading this many tokens again.
 _WORTH_TOKENS = 64
 
 
@@ -106,7 +106,7 @@ def read_prefix(path: Path, identity: Mapping[str, str], tokens: Sequence[int]) 
 
 @dataclass(frozen=True, eq=False)
 class _Live(Prefix):
-    """A prefix that is gone on with in place."""
+    """A prefix that generation extends in place."""
 
     def own_cache(self) -> list[Any]:
         return self.cache
@@ -120,7 +120,7 @@ class KeptCache:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start again with an empty cache."""
         self._tokens: list[int] = []
         self._cache = make_prompt_cache(self._model)
 

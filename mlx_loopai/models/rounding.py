@@ -14,7 +14,7 @@ def can_be_rounded(model: nn.Module) -> bool:
 
 
 def round_weights(model: nn.Module) -> None:
-    """Round the matrices of `model` to 8 bits in groups of 64, for good; a width that is no multiple stays as it is.
+    """Round the matrices of `model` to 8 bits in groups of 64, in place; other widths than its multiples stay exact.
 
     The products stay dense: quantised ones are slow on CPU, and the rounding is all that is wanted.
     """

@@ -50,7 +50,7 @@ class Quantization:
 class ModelShape:
     """Sizes of a decoder-only transformer. `architecture` is config.json's `model_type`.
 
-    `attention_bias`, `mlp_bias`: what config.json says; which linears then have a bias is the architecture's affair.
+    `attention_bias`, `mlp_bias`: what config.json says; the architecture decides which linears then have a bias.
     kinds: of the blocks in order, empty where all are alike. delta: the heads of linear attention, where it occurs.
     experts: of blocks that have them.
     """

@@ -56,7 +56,7 @@ class Answering:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
         def deliver(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: the client is gone
                 loop.call_soon_threadsafe(self._events.put_nowait, event)
 
         self._task = Task(

@@ -187,7 +187,7 @@ class _Api:
         except (GoneError, ClientDisconnect):
             self._log(f"{request.method} {request.url.path} the client left")
             return Response(status_code=_CLIENT_GONE)
-        except Exception as error:  # the log says it; the client need not know
+        except Exception as error:  # only the log tells the reason, never the client
             self._log(f"{request.method} {request.url.path} 500 {type(error).__name__}: {error}")
             return _error(ApiError(500, "the server failed; its log says why"))
 
@@ -246,7 +246,7 @@ class _Api:
         """The body, as long as it is small enough and comes soon enough. Raises: ApiError."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            # Not only for order: a browser asks before it sends this type to another site.
+            # For safety: a browser asks for permission before it sends this type to another site.
             raise ApiError(415, f"content type {kind[:80]!r}: send Content-Type: application/json")
         limit, body = self._options.max_body_bytes, bytearray()
         too_large = ApiError(413, f"the body has more than {limit} bytes; send less")

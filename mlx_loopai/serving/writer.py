@@ -105,7 +105,7 @@ class Writer:
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
-        """What was ordered when nobody carries it out any more."""
+        """Answer with an error what was still ordered when the thread has ended."""
         with contextlib.suppress(queue.Empty):
             while True:
                 order = self._orders.get_nowait()

@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, BinaryIO
 
 from mlx_loopai.errors import InputError
 
@@ -43,11 +43,22 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A C-ordered tensor that begins `start` values into its storage."""
+    """A tensor that begins `start` values into its storage; `strides` in values, from axis to axis."""
 
     storage: Storage
     start: int
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether it is stored row by row (C order)."""
+        step = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size > 1 and stride != step:
+                return False
+            step *= size
+        return True
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,15 @@ class _Damaged(Exception):
     """What is wrong with the pickle."""
 
 
-def read_pickle(data: bytes, where: str, max_steps: int) -> Any:
+def read_pickle(data: bytes | BinaryIO, where: str, max_steps: int, any_order: bool = False) -> Any:
     """The value that the pickle describes, with `StoredTensor` for tensors, in at most `max_steps` opcodes.
+
+    A stream is left behind the pickle's end. any_order: tensors need not be stored row by row.
 
     Raises:
         InputError: the pickle is damaged, or names anything that a file of tensors does not need.
     """
-    machine = _Machine()
+    machine = _Machine(any_order)
     try:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if opcode.name == "STOP":
@@ -94,7 +107,8 @@ def read_pickle(data: bytes, where: str, max_steps: int) -> Any:
 class _Machine:
     """The stack and the memo of a pickle."""
 
-    def __init__(self) -> None:
+    def __init__(self, any_order: bool) -> None:
+        self._any_order = any_order
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -138,7 +152,10 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
-        self.stack.append(_call(function, arguments))
+        found = _call(function, arguments)
+        if isinstance(found, StoredTensor) and not (self._any_order or found.in_order):
+            raise _Damaged("a tensor is not stored row by row (C order)")
+        self.stack.append(found)
 
     def build(self) -> None:
         # An OrderedDict of torch carries its `_metadata` as attributes; they describe no tensor.
@@ -231,11 +248,7 @@ def _tensor(storage: Any, start: Any, shape: Any, strides: Any) -> StoredTensor:
         raise _Damaged("its pickle is damaged")
     if len(shape) > 8 or len(shape) != len(strides) or not all(map(_is_count, (start, *shape, *strides))):
         raise _Damaged("a tensor has an impossible shape")
-    step = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size > 1 and stride != step:
-            raise _Damaged("a tensor is not stored row by row (C order)")
-        step *= size
-    if start + prod(shape) > storage.n_values:
+    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if prod(shape) else -1
+    if start + last >= storage.n_values or prod(shape) > storage.n_values:
         raise _Damaged("a tensor is larger than its storage")
-    return StoredTensor(storage, start, shape)
+    return StoredTensor(storage, start, shape, strides)

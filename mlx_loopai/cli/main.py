@@ -34,6 +34,7 @@ COMMANDS = {
     "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
     "adapters": "Merge, fuse, rescale, import, export and inspect LoRA adapters.",
     "export": "Make a model for Ollama, LM Studio or transformers of a run.",
+    "vision": "Give a text model an encoder of pictures.",
     "steer": "Find how to keep a model from slipping into other scripts.",
     "data": "Audit, reshape and build training data.",
     "feedback": "Collect judged answers, and make pairs to learn from.",

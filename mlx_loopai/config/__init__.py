@@ -35,6 +35,7 @@ from mlx_loopai.config.options import (
     SourceOptions,
     TrainOptions,
     TrainPath,
+    VisionOptions,
 )
 from mlx_loopai.config.preference import PreferenceOptions
 from mlx_loopai.config.reading import flatten, load_config, option_table, validate_config
@@ -68,6 +69,7 @@ __all__ = [
     "SourceOptions",
     "TrainOptions",
     "TrainPath",
+    "VisionOptions",
     "flatten",
     "generation_options",
     "load_config",

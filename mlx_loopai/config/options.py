@@ -140,6 +140,25 @@ class SourceOptions(Options):
     )
 
 
+class VisionOptions(Options):
+    """How pictures among the rows are learnt, by a model that sees."""
+
+    trains: Literal["projector", "all"] = Field(
+        "all",
+        description="projector: only what leads from an added encoder to the text model, which stays as it is; all: the"
+        " adapter, and the projector with it",
+    )
+    start: PathText = Field(
+        "", description="an adapter folder, or its run, whose projector this run begins with; empty: the model's own"
+    )
+    adapter_scope: Literal["always", "image"] = Field(
+        "always", description="image: the adapter answers requests with pictures only, the base all others"
+    )
+    max_pixels: int = Field(
+        1_003_520, ge=256, description="most pixels of a picture after it was made smaller; fewer are fewer tokens"
+    )
+
+
 class PhaseOptions(Options):
     """A phase: which sources, how often, and what it changes of `train`, `penalty` and `replay`."""
 
@@ -177,6 +196,7 @@ class RunConfig(Options):
     preference: PreferenceOptions = PreferenceOptions()
     memory: MemoryOptions = MemoryOptions()
     forgetting: ForgettingOptions = ForgettingOptions()
+    vision: VisionOptions = VisionOptions()
 
     @field_validator("phases")
     @classmethod
@@ -257,14 +277,19 @@ class RunConfig(Options):
         return self
 
     @property
+    def changes_text(self) -> bool:
+        """Whether what the run trains has a part in answers to text; where it has none, guards have nothing to hold."""
+        return self.vision.trains != "projector"
+
+    @property
     def measures_importance(self) -> bool:
         """Whether the penalty weighs the update by what was measured on general data."""
-        return PENALTIES[self.penalty.kind].measured
+        return PENALTIES[self.penalty.kind].measured and self.changes_text
 
     @property
     def is_guarded(self) -> bool:
         """Whether anything holds general ability while the run trains."""
-        return self.penalty.kind != "none" or self.needs_rehearsal
+        return (self.penalty.kind != "none" and self.changes_text) or self.needs_rehearsal
 
     def without_guards(self) -> RunConfig:
         """The same run with nothing that holds general ability."""
@@ -286,7 +311,7 @@ class RunConfig(Options):
     def needs_rehearsal(self) -> bool:
         """Whether rehearsal rows are made: to train on, or only to measure importance on."""
         trained_on = max(self.replay.share, *(phase.replay_share or 0.0 for phase in self.phases), 0.0) > 0
-        return self.replay.source != "none" and (trained_on or self.measures_importance)
+        return self.changes_text and self.replay.source != "none" and (trained_on or self.measures_importance)
 
     def digest(self) -> str:
         """Hash of every value, so that a resumed run can tell whether it is still the same run."""

@@ -7,7 +7,7 @@ while any two rows of a bin may meet. Padding then depends on the widths alone, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
-from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.language import tr
+from mlx_loopai.models.micro_batch import MicroBatch, PictureRows
 
 # Every width is compiled once, so there are only as many as it takes to reach this share of real tokens.
 _ENOUGH_SHARE = 0.98
@@ -181,13 +182,42 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
         ids[index, :length] = row.ids
         supervised[index, :length] = row.supervised
     return MicroBatch(
-        ids, supervised, weights=_weights(rows, supervised), rehearsal=rehearsal, base_states=_base_states(rows)
+        ids,
+        supervised,
+        weights=_weights(rows, supervised),
+        rehearsal=rehearsal,
+        base_states=_base_states(rows),
+        pictures=_pictures(rows, width),
     )
 
 
 def batch_of(rows: Sequence[TokenRow], widths: Sequence[int]) -> MicroBatch:
     """The rows padded to the smallest of `widths` that holds the longest."""
     return collate(rows, padded_width(max(len(row.ids) for row in rows), widths))
+
+
+def _pictures(rows: Sequence[TokenRow], width: int) -> PictureRows | None:
+    """The pictures of rows that are padded to `width`; text has one position, whatever the model has for pictures."""
+    unseen = [row.origin for row in rows if row.pictures and row.seen is None]
+    if unseen:
+        raise InputError(
+            tr("{origin}: a row with pictures where only text is read; leave it out of these rows", origin=unseen[0])
+        )
+    known = next((row.seen for row in rows if row.seen is not None), None)
+    if known is None:
+        return None
+    which = np.zeros((len(rows), width), np.int64)
+    positions = None
+    if known.positions is not None:
+        positions = np.broadcast_to(np.arange(width, dtype=np.int32), (len(rows), 3, width)).copy()
+    for index, row in enumerate(rows):
+        if row.seen is None:
+            continue
+        length = len(row.ids)
+        which[index, :length] = row.seen.which[0]
+        if positions is not None and row.seen.positions is not None:
+            positions[index, :, :length] = row.seen.positions[0]
+    return replace(known, which=which, positions=positions)
 
 
 def _base_states(rows: Sequence[TokenRow]) -> npt.NDArray[np.float32] | None:

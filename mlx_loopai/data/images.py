@@ -40,7 +40,7 @@ class Picture:
     path: Path | None = None
     data: bytes | None = None
 
-    @cached_property
+    @property
     def content(self) -> bytes:
         """Its bytes. Raises: InputError when there is no such file, or it is too large."""
         if self.data is not None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from mlx_loopai.config import PreferenceOptions, RunConfig, SourceOptions
 from mlx_loopai.data.pairs import Label
 from mlx_loopai.data.records import Reading, Record
+from mlx_loopai.data.shelf import Shelf
+from mlx_loopai.data.sight import Sight
 from mlx_loopai.data.sources import reading_of
 from mlx_loopai.data.tokens import ChatEncoder, SplitNotice, TokenRow, encode_judged, encode_records
 from mlx_loopai.errors import InputError
@@ -38,6 +40,16 @@ class Rows:
     def judged(self) -> list[TokenRow]:
         """The held-out pairs and labelled answers."""
         return [row for row in self.held_out if row.judged]
+
+    def with_features(self, shelf: Shelf) -> Rows:
+        """The same with the features of their pictures."""
+        sources = {name: shelf.all_seen(rows) for name, rows in self.sources.items()}
+        return Rows(sources, shelf.all_seen(self.held_out), self.notices)
+
+    @property
+    def all(self) -> list[TokenRow]:
+        """Every row."""
+        return [row for rows in (*self.sources.values(), self.held_out) for row in rows]
 
     @property
     def longest(self) -> int:
@@ -71,13 +83,15 @@ class RowReader:
     Rows that several runs share are one list: they are read only.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, sight: Sight | None = None) -> None:
+        self._tokenizer, self.sight = tokenizer, sight
+        # Of the pictures of the rows, once their features are computed.
+        self.shelf: Shelf | None = None
         self._kept: dict[tuple[Any, ...], Any] = {}
 
     def encoder(self, system_prompt: str) -> ChatEncoder:
         """The encoder of rows and prompts with `system_prompt`."""
-        return self._once(("encoder", system_prompt), lambda: ChatEncoder(self._tokenizer, system_prompt))
+        return self._once(("encoder", system_prompt), lambda: ChatEncoder(self._tokenizer, system_prompt, self.sight))
 
     def reading(self, path: str, category: str, how: SourceOptions | None = None) -> Reading:
         """What is in a file, read once. Raises: InputError as `reading_of`."""
@@ -124,7 +138,11 @@ class RowReader:
         read = config.model_dump_json(
             include={"sources", "validation", "validation_share", "system_prompt", "preference"}
         )
-        return self._once(("run", read, config.train.max_tokens), lambda: self._rows(config))
+        rows = self._once(("run", read, config.train.max_tokens), lambda: self._rows(config))
+        shelf = self.shelf
+        if shelf is None:
+            return rows
+        return self._once(("seen", id(shelf), read, config.train.max_tokens), lambda: rows.with_features(shelf))
 
     def _rows(self, config: RunConfig) -> Rows:
         found = {name: self._learnt(one.path, one.category, config, one) for name, one in config.sources.items()}
@@ -206,12 +224,17 @@ def _held_together(row: TokenRow) -> bytes:
     if not row.judged:
         return row_digest(row)
     prompt = row.ids[: int(row.supervised.argmax())]
-    return hashlib.sha256(prompt.tobytes()).digest()
+    return hashlib.sha256(prompt.tobytes() + _shown(row)).digest()
 
 
 def row_digest(row: TokenRow) -> bytes:
     """Orders rows by what they hold, wherever they come from."""
-    return hashlib.sha256(row.ids.tobytes()).digest()
+    return hashlib.sha256(row.ids.tobytes() + _shown(row)).digest()
+
+
+def _shown(row: TokenRow) -> bytes:
+    """Which pictures a row shows: two rows of the same tokens may show others."""
+    return "".join(picture.digest for picture in row.pictures).encode()
 
 
 def rows_digest(rows: Iterable[TokenRow]) -> str:
@@ -223,7 +246,7 @@ def rows_digest(rows: Iterable[TokenRow]) -> str:
 
 def _add(digest: Any, rows: Iterable[TokenRow]) -> None:
     for row in rows:
-        digest.update(row.ids.tobytes() + row.supervised.tobytes())
+        digest.update(row.ids.tobytes() + row.supervised.tobytes() + _shown(row))
         if row.good is not None:
             digest.update(b"good" if row.good else b"bad")
         if row.rejected is not None:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.data.conversation import PICTURE, Message
-from mlx_loopai.data.images import Picture, patch_grid, picture_patches
+from mlx_loopai.data.images import Picture, patch_grid, picture_patches, picture_size, square_pixels
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.vision.patches import Grid
-from mlx_loopai.models.vision.settings import DEFAULT_MOST_PIXELS, VisionSettings
+from mlx_loopai.models.vision.settings import DEFAULT_MOST_PIXELS, Seen, SquareSettings
 
 _FIRST, _LAST = ord(PICTURE), 0x10FFFD
 _MARK = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
@@ -25,16 +25,23 @@ _MARK = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
 class Sight:
     """A model's eyes. max_pixels: of a picture after it was made smaller; more of them are more tokens."""
 
-    settings: VisionSettings
+    settings: Seen
     max_pixels: int = DEFAULT_MOST_PIXELS
 
     def grid(self, picture: Picture) -> Grid:
         """Of the features that the picture becomes. Raises: InputError for what is no picture."""
-        return patch_grid(picture, self.settings.patches, self.max_pixels)
+        patches = self.settings.patches
+        if isinstance(patches, SquareSettings):
+            picture_size(picture)
+            return Grid(patches.rows, patches.rows, 1)
+        return patch_grid(picture, patches, self.max_pixels)
 
-    def pixels(self, picture: Picture) -> tuple[npt.NDArray[np.float32], Grid]:
+    def pixels(self, picture: Picture) -> tuple[npt.NDArray[Any], Grid]:
         """What the encoder reads of it. Raises: InputError for what is no whole picture."""
-        return picture_patches(picture, self.settings.patches, self.max_pixels)
+        patches = self.settings.patches
+        if isinstance(patches, SquareSettings):
+            return square_pixels(picture, patches.side), Grid(patches.rows, patches.rows, 1)
+        return picture_patches(picture, patches, self.max_pixels)
 
     def tokens(self, picture: Picture) -> list[int]:
         """What stands for it in a prompt. Raises: InputError for what is no picture."""

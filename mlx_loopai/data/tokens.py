@@ -24,6 +24,7 @@ from mlx_loopai.data.special import SpecialNames
 from mlx_loopai.data.template import ChatTemplate, Turn
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
+from mlx_loopai.models.micro_batch import PictureRows
 
 # The share of a row that repeats the end of the part before it, unsupervised, when an answer is divided.
 _CONTEXT_SHARE = 0.25
@@ -42,7 +43,8 @@ class TokenRow:
 
     rejected: the worse answer to the same prompt, where this is the better one of a pair. good: what the label of a
     single answer says; None for one without. reference: the base's log-probability of the targets of a judged row,
-    summed nats, once it is known. pictures: what stands at its picture tokens, in order.
+    summed nats, once it is known. pictures: what stands at its picture tokens, in order; seen: their features, once
+    they are known.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
@@ -55,6 +57,7 @@ class TokenRow:
     good: bool | None = None
     reference: float = 0.0
     pictures: tuple[Picture, ...] = ()
+    seen: PictureRows | None = None  # of this row alone
 
     @property
     def judged(self) -> bool:

@@ -20,6 +20,7 @@ from mlx_loopai.models.eager_loss import token_losses
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, SCORED_TOKENS
+from mlx_loopai.models.vision.pictures import Pictures
 from mlx_loopai.progress import Advance, ignore
 
 
@@ -79,6 +80,8 @@ def batch_nll(model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHU
     """Summed negative log-likelihood of each row's supervised tokens: float64 [B], nats, log-sum-exp in float32."""
     rows, columns = np.nonzero(batch.supervised[:, 1:])
     targets = batch.ids[rows, columns + 1]
-    hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=(mx.array(rows), mx.array(columns)))
+    places = mx.array(rows), mx.array(columns)
+    pictures = Pictures.of_rows(batch.pictures)
+    hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=places, pictures=pictures)
     losses = token_losses(hidden, Head.of(model), targets, chunk_rows)
     return np.bincount(rows, weights=losses, minlength=len(batch.ids)).astype(np.float64)

@@ -23,7 +23,7 @@ from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.seeing import Eyes
 from mlx_loopai.generation.switch import Switch
 from mlx_loopai.language import tr
-from mlx_loopai.models.adapters import check_base, find_adapter, load_adapter, read_adapter_config
+from mlx_loopai.models.adapters import ADAPTER_SCOPE, check_base, find_adapter, load_adapter, read_adapter_config
 from mlx_loopai.models.load import Base, LoadedModel, hash_base
 from mlx_loopai.text.alphabet import Scripts
 
@@ -80,7 +80,8 @@ class Tools:
 class Session:
     """`system_prompt` is the one given, else the adapter's own, else none (the chat template's default stands).
 
-    switch: decides for each prompt whether the adapter answers it; None: it always does. tools: sessions of one model
+    switch: decides for each prompt whether the adapter answers it; None: it always does. for_pictures: the adapter was
+    trained to answer prompts with pictures only. tools: sessions of one model
     share them; those of another model are replaced.
     """
 
@@ -88,6 +89,7 @@ class Session:
     system_prompt: str
     adapter: Path | None
     switch: Switch | None = None
+    for_pictures: bool = False
     tools: Tools = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -142,7 +144,7 @@ class Session:
             stops=options.stop,
             policy=policy_of(scripts) if cleans else None,
             guard=self.tools.guard if options.repetition_guard else None,
-            adapter=self.uses_adapter(ids),
+            adapter=self.uses_adapter(ids, bool(pictures)),
             pictures=seen,
         )
 
@@ -150,8 +152,10 @@ class Session:
         """All pictures that `prompt` and its examples show, in the order of their tokens."""
         return pictures_in(build_messages(prompt.messages, few_shot, self.system_prompt))
 
-    def uses_adapter(self, ids: Sequence[int]) -> bool:
+    def uses_adapter(self, ids: Sequence[int], shows_pictures: bool = False) -> bool:
         """Whether the adapter answers this prompt; a switch reads it once with the base to decide."""
+        if self.for_pictures and not shows_pictures:
+            return False
         if self.adapter is None or self.switch is None:
             return self.adapter is not None
         return self.switch.chooses_adapter(self.loaded.model, ids)
@@ -247,6 +251,12 @@ def with_adapter(base: Session, folder: Path, system_prompt: str | None, adapter
     load_adapter(loaded.model, folder, loaded.base_hash)
     loaded.model.eval()
     switch = Switch.load(folder, loaded.model.model.norm.weight.shape[0]) if adapter_when == "auto" else None
-    saved = (read_adapter_config(folder).get("mlx_loopai") or {}).get("system_prompt") or ""
-    prompt = str(saved) if system_prompt is None else system_prompt
-    return replace(base, system_prompt=prompt, adapter=folder, switch=switch)
+    ours = read_adapter_config(folder).get("mlx_loopai") or {}
+    prompt = str(ours.get("system_prompt") or "") if system_prompt is None else system_prompt
+    return replace(
+        base,
+        system_prompt=prompt,
+        adapter=folder,
+        switch=switch,
+        for_pictures=ours.get(ADAPTER_SCOPE) == "image",
+    )

@@ -19,9 +19,12 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
 from mlx_loopai.models.model_card import CARD_FILE, model_card, with_retention
 from mlx_loopai.models.module_names import blocks_of, split_module, with_blocks
+from mlx_loopai.models.vision.projector import PROJECTOR, projector_arrays, teach_projector
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
+# Among our own keys: the adapter is a projector and nothing else; it answers requests with pictures only ("image").
+PROJECTOR_ONLY, ADAPTER_SCOPE = "projector_only", "adapter_scope"
 # Beside the figures of an adapter that was imported without its base: how many blocks the base was taken to have.
 ASSUMED_BLOCKS = "assumed_blocks"
 
@@ -73,17 +76,23 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
                 n_blocks=len(model.layers),
             )
         )
-    apply_lora(model, options, seed=0)
+    if not ours.get(PROJECTOR_ONLY):
+        apply_lora(model, options, seed=0)
     try:
         stored = mx.load(str(folder / WEIGHTS_FILE))
     except (RuntimeError, OSError) as error:
         raise InputError(
             tr("{path}: cannot be read: {error}", path=folder / WEIGHTS_FILE, error=" ".join(str(error).split()))
         ) from None
+    if any(name.startswith(f"{PROJECTOR}.") for name in stored):
+        teach_projector(model, f"{folder}: brings a projector for pictures")
     expected = adapter_arrays(model)
     # The same text model may be a part of a multimodal one.
-    blocks = blocks_of(next(iter(lora_modules(model))))
-    stored = {with_blocks(name, blocks): array for name, array in stored.items()}
+    modules = lora_modules(model)
+    blocks = blocks_of(next(iter(modules))) if modules else ""
+    stored = {
+        name if name.startswith(f"{PROJECTOR}.") else with_blocks(name, blocks): array for name, array in stored.items()
+    }
     _check_fit(folder, expected, stored)
     model.update(tree_unflatten(list(stored.items())))
     mx.eval(model.parameters())
@@ -128,11 +137,12 @@ def find_adapter(path: Path) -> Path:
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
-    """`<module>.lora_a` and `<module>.lora_b` of every adapter, and `<module>.m` of DoRA's."""
+    """`<module>.lora_a` and `.lora_b` of every adapter, `<module>.m` of DoRA's, and a projector that is taught."""
     names = ("lora_a", "lora_b", "m")
-    return {
+    found = {
         f"{path}.{name}": layer[name] for path, layer in lora_modules(model).items() for name in names if name in layer
     }
+    return found | projector_arrays(model)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -222,7 +232,12 @@ def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[
             "dropout": options.dropout,
             "keys": keys,
         },
-        "mlx_loopai": {"lora": options.model_dump(mode="json"), "base_hash": base_hash, **extra},
+        "mlx_loopai": {
+            "lora": options.model_dump(mode="json"),
+            "base_hash": base_hash,
+            **({} if keys else {PROJECTOR_ONLY: True}),
+            **extra,
+        },
     }
 
 

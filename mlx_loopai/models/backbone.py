@@ -45,7 +45,7 @@ def hidden_states(
     alive at a time. Without it only the cheap half of the MLP is (`_mlp`).
     """
     architecture = architecture_in(model)
-    states = embedded(model, ids, None if pictures is None else pictures.placed)
+    states = embedded(model, ids, None if pictures is None else partial(pictures.placed, model))
     last = len(model.layers) - 1
     for index, block in enumerate(model.layers):
         chosen = positions if index == last else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +20,7 @@ from mlx_loopai.models.lora import adapter_disabled, computed_jointly
 from mlx_loopai.models.loss import Head, HeadForm, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import CHUNKS_AHEAD, FEWEST_CHUNK_ROWS, PAD_TARGETS_TO
+from mlx_loopai.models.vision.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,13 @@ class LossForm(HeadForm):
 
 DEFAULT_FORM = LossForm()
 
-# ids (B, T), targets -> ((summed loss, its part that is distance from the base), gradient).
-Gradient = Callable[[mx.array, Targets], tuple[tuple[Any, Any], Any]]
+
+class Gradient(Protocol):
+    """ids (B, T), targets, pictures -> ((summed loss, its part that is distance from the base), gradient)."""
+
+    def __call__(
+        self, ids: mx.array, targets: Targets, pictures: Pictures | None = None, /
+    ) -> tuple[tuple[Any, Any], Any]: ...
 
 
 def actual_path(path: TrainPath) -> Literal["compiled", "eager"]:
@@ -86,15 +92,16 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
     """The gradient as one function of `mx.compile`, traced once for every shape."""
     form = replace(form, chunk_rows=max(FEWEST_CHUNK_ROWS, form.chunk_rows // CHUNKS_AHEAD), spare=True)
 
-    def loss(ids: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
+    def loss(ids: mx.array, seen: dict[str, mx.array], *arrays: mx.array) -> tuple[mx.array, ...]:
+        pictures = Pictures(**seen) if seen else None
         with within_compiled_graph(), computed_jointly(model), attending_by_power(model):
-            return batch_loss(model, ids, Targets(*arrays), form)
+            return batch_loss(model, ids, Targets(*arrays), form, pictures)
 
     state = [model.state, mx.random.state]
     compiled = mx.compile(_leaving_no_trace(model, loss), inputs=state, outputs=[mx.random.state])
 
-    def run(ids: mx.array, targets: Targets) -> tuple[tuple[mx.array, Any], Any]:
-        (total, *apart), gradient = compiled(ids, *targets.arrays)
+    def run(ids: mx.array, targets: Targets, pictures: Pictures | None = None) -> tuple[tuple[mx.array, Any], Any]:
+        (total, *apart), gradient = compiled(ids, {} if pictures is None else pictures.arrays, *targets.arrays)
         return (total, sum(apart)), gradient
 
     return run
@@ -103,11 +110,11 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
 def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
     """The same with the head's loss computed between the forward and the backward pass (models/eager_loss.py)."""
 
-    def run(ids: mx.array, targets: Targets) -> tuple[tuple[mx.array, mx.array], Any]:
+    def run(ids: mx.array, targets: Targets, pictures: Pictures | None = None) -> tuple[tuple[mx.array, mx.array], Any]:
         def pulled() -> tuple[mx.array, mx.array, mx.array, mx.array]:
             """Its gradient is the backward pass for the cotangent, whose buffer is filled before that pass runs."""
-            hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns))
-            apart = _divergence(model, ids, hidden, targets, form.chunk_rows)
+            hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns), pictures)
+            apart = _divergence(model, ids, hidden, targets, form.chunk_rows, pictures)
             cotangent = mx.zeros(hidden.shape)
             mx.eval(cotangent)
             return (hidden.astype(mx.float32) * cotangent).sum() + apart, hidden, cotangent, apart
@@ -126,29 +133,37 @@ def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
 
 
 def batch_loss(
-    model: nn.Module, ids: mx.array, targets: Targets, form: LossForm = DEFAULT_FORM
+    model: nn.Module,
+    ids: mx.array,
+    targets: Targets,
+    form: LossForm = DEFAULT_FORM,
+    pictures: Pictures | None = None,
 ) -> tuple[mx.array, ...]:
     """(loss,) or (loss, its part that is distance from the base): nats summed over the positions of `targets`.
 
-    ids (B, T). The loss is the negative log-likelihood of the targets' tokens times their weights; where they have a
+    ids (B, T), with `pictures` among them.
+
+    The loss is the negative log-likelihood of the targets' tokens times their weights; where they have a
     `divergence`, KL(base || adapted) times it is added, with the token `left_out` removed from both. The base is the
     model itself with its adapter switched off, unless the targets hold its states.
     """
-    hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns))
+    hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns), pictures)
     loss = linear_cross_entropy(hidden, Head.of(model), targets.tokens, targets.weights, form)
     if targets.divergence is None:
         return (loss,)
-    apart = _divergence(model, ids, hidden, targets, form.chunk_rows)
+    apart = _divergence(model, ids, hidden, targets, form.chunk_rows, pictures)
     return loss + apart, apart
 
 
-def _divergence(model: nn.Module, ids: mx.array, hidden: mx.array, targets: Targets, chunk_rows: int) -> mx.array:
+def _divergence(
+    model: nn.Module, ids: mx.array, hidden: mx.array, targets: Targets, chunk_rows: int, pictures: Pictures | None
+) -> mx.array:
     if targets.divergence is None:
         return mx.zeros(())
     base = targets.base
     if base is None:
         with adapter_disabled(model):
-            base = hidden_states(model, ids, positions=(targets.rows, targets.columns))
+            base = hidden_states(model, ids, positions=(targets.rows, targets.columns), pictures=pictures)
     base = base.astype(hidden.dtype)
     return linear_divergence(hidden, base, Head.of(model), targets.divergence, targets.left_out, chunk_rows)
 

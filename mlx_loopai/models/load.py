@@ -29,9 +29,11 @@ from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.lora import remove_lora
 from mlx_loopai.models.pass_sizes import QUANTIZATION_GROUP
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.models.vision.added import ENCODER_FILE, FOLDER, PROJECTOR_FILE, SETTINGS_FILE, AddedSettings
+from mlx_loopai.models.vision.opening import open_vision
 from mlx_loopai.models.vision.part import VisionPart
-from mlx_loopai.models.vision.rotary import install_rotary
-from mlx_loopai.models.vision.settings import vision_settings
+from mlx_loopai.models.vision.projector import projector_of
+from mlx_loopai.models.vision.settings import Seen, vision_settings
 from mlx_loopai.models.vision.text_weights import text_classes, text_overrides
 
 NANO = "nano"
@@ -105,6 +107,11 @@ class Base:
         return unused_fields(text_part(_read_json(self.path / "config.json")))
 
     @property
+    def sees(self) -> Seen | None:
+        """What its part that sees reads; None for a model of text alone. Raises: InputError for absurd settings."""
+        return vision_settings(_read_json(self.path / "config.json"), self.path) or AddedSettings.read(self.path)
+
+    @property
     def loaded(self) -> LoadedModel:
         """The model as it is now, with the adapter that it may have; `load` comes first."""
         assert self._loaded is not None
@@ -121,19 +128,20 @@ class Base:
         if self._loaded is None or precision != self._precision:
             self._loaded = None  # two copies of the weights may not fit
             network = _read_weights(self.path, *precision)
-            settings = vision_settings(_read_json(self.path / "config.json"), self.path)
-            if settings is not None:
-                install_rotary(network, settings.axes)
+            vision = open_vision(_read_json(self.path / "config.json"), self.path, network, DTYPES[precision[0]])
             self._loaded = LoadedModel(
                 model=network,
                 tokenizer=self.tokenizer,
                 shape=self.shape,
                 path=self.path,
                 base_hash=hash_base(self.path),
-                vision=None if settings is None else VisionPart(settings, self.path, DTYPES[precision[0]]),
+                vision=vision,
             )
             self._precision = precision
         remove_lora(self._loaded.model)
+        projector = projector_of(self._loaded.model)
+        if projector is not None:
+            projector.restore()
         self._loaded.model.eval()
         return self._loaded
 
@@ -249,7 +257,8 @@ def hash_base(path: Path) -> str:
     A full hash of a large base would cost more than loading it; samples tell any two checkpoints apart.
     """
     digest = hashlib.sha256(json.dumps(_read_json(path / "config.json"), sort_keys=True).encode())
-    for file in sorted(path.glob("model*.safetensors")):
+    added = [path / FOLDER / name for name in (SETTINGS_FILE, ENCODER_FILE, PROJECTOR_FILE)]
+    for file in [*sorted(path.glob("model*.safetensors")), *(one for one in added if one.is_file())]:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())
         with file.open("rb") as stream:

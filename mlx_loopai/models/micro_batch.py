@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,31 @@ JUDGED = np.dtype([("pair", np.int32), ("good", np.bool_), ("reference", np.floa
 
 
 @dataclass(frozen=True, eq=False)
+class PictureRows:
+    """What the pictures of B rows of T tokens are, in files that are mapped, not read.
+
+    which: for each token 1 + the feature in `features` that stands in its place, 0 for text. positions: the three
+    rotary positions of each token, and deepstack, as `models.vision.pictures.Pictures` has them.
+    """
+
+    which: npt.NDArray[np.int64]  # [B, T]
+    features: npt.NDArray[np.float32]  # [M, D]
+    positions: npt.NDArray[np.int32] | None = None  # [B, 3, T]
+    deepstack: npt.NDArray[np.float32] | None = None  # [M, L, D]
+
+    def __getitem__(self, rows: slice) -> PictureRows:
+        positions = None if self.positions is None else self.positions[rows]
+        return replace(self, which=self.which[rows], positions=positions)
+
+
+@dataclass(frozen=True, eq=False)
 class MicroBatch:
     """B rows padded on the right to T tokens. Padding is never supervised.
 
     weights: what a token's loss counts; None: 1 for every supervised token. divergence: what its distance from the base
     counts (KL, nats); None: nothing. rehearsal: rows that rehearse; on others the distance leaves the target out.
     base_states: the base's final states at each row's targets, in order; None where a row does not know them. judged:
-    of type JUDGED; None where no row was.
+    of type JUDGED; None where no row was. pictures: of its rows; None where none has any.
     """
 
     ids: npt.NDArray[np.int32]  # [B, T]
@@ -29,3 +47,4 @@ class MicroBatch:
     rehearsal: npt.NDArray[np.bool_] | None = None  # [B]
     base_states: npt.NDArray[np.float32] | None = None  # [B, most targets of a row, D]
     judged: npt.NDArray[np.void] | None = None  # [B]
+    pictures: PictureRows | None = None

@@ -9,6 +9,7 @@ import mlx.nn as nn
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Record
 from mlx_loopai.data.rows import RowReader, Rows
+from mlx_loopai.data.sight import Sight
 from mlx_loopai.data.sources import GENERAL_CATEGORY
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.language import tr
@@ -46,7 +47,8 @@ class RunContext:
                     unused_fields=", ".join(base.unused_fields),
                 )
             )
-        reader = RowReader(base.tokenizer)
+        seen = base.sees
+        reader = RowReader(base.tokenizer, None if seen is None else Sight(seen, config.vision.max_pixels))
         return RunContext(config=config, directory=directory, listener=listener, base=base, reader=reader)
 
     def for_run(self, config: RunConfig, directory: RunDirectory) -> RunContext:

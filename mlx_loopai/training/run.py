@@ -20,7 +20,7 @@ from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.memory.plan import MemoryPlan, plan
 from mlx_loopai.memory.request import Known
 from mlx_loopai.memory.watch import guarded
-from mlx_loopai.models.adapters import save_adapter
+from mlx_loopai.models.adapters import ADAPTER_SCOPE, save_adapter
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.summary import Summary
@@ -165,6 +165,8 @@ def _scaled_back(run: Run) -> ScaledBack | None:
 def _write_adapter(run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:
     context = run.context
     notes = card_notes(context.config, losses, run.monitor)
+    if context.config.vision.adapter_scope != "always":
+        notes[ADAPTER_SCOPE] = context.config.vision.adapter_scope
     save_adapter(
         context.directory.adapter, context.model, adapter_form(context, planned), context.loaded.base_hash, **notes
     )
@@ -173,6 +175,8 @@ def _write_adapter(run: Run, planned: MemoryPlan, losses: dict[str, float | None
 def _write_switch(run: Run) -> None:
     """Beside the adapter, what decides for a prompt whether it or the base answers."""
     rows = [row for phase in run.phases for row in phase.rows]
+    if any(row.pictures for row in rows):
+        return  # a prompt's last state under the base says nothing of what a picture shows
     switch = switch_of(run.context, rows)
     if switch is None:
         return

@@ -23,6 +23,7 @@ from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import plan_phases
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.reference import with_reference
+from mlx_loopai.training.seeing import prepare_projector, shelve_pictures
 from mlx_loopai.training.selection import select_tokens
 from mlx_loopai.training.step import StepSettings, TrainStep
 
@@ -44,14 +45,19 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     started, plan, group = time.perf_counter(), resources.plan, resources.group
     config, listener = context.config, context.listener
     with group.first_process_first():
+        shelve_pictures(context)
         rehearsal = rehearsal_rows(context, plan.rehearsal_rows)
         watched, rehearsal = watched_rows(context, rehearsal)
         sources = _selected_rows(context)
         if config.preference.needs_reference:
             sources = {name: with_reference(context.loaded, rows, listener) for name, rows in sources.items()}
         judged = with_reference(context.loaded, context.rows.judged, listener) if config.preference.is_on else []
-        apply_lora(context.model, adapter_form(context, plan), config.train.seed)
-        penalty = measured_penalty(context, rehearsal, plan.importance_tokens)
+        if config.changes_text:
+            apply_lora(context.model, adapter_form(context, plan), config.train.seed)
+        else:
+            context.model.freeze()
+        prepare_projector(context)
+        penalty = measured_penalty(context, rehearsal, plan.importance_tokens) if config.changes_text else None
         mx.clear_cache()  # what the phases before the training kept is of other sizes
         phases = plan_phases(config, sources, rehearsal, plan.micro_tokens)
     step = _step(context, resources)

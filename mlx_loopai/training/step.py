@@ -18,6 +18,7 @@ from mlx_loopai.models.gradient import LossForm, Targets, actual_path, compiled_
 from mlx_loopai.models.loss import PLAIN, LossTerms
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
+from mlx_loopai.models.vision.pictures import Pictures
 from mlx_loopai.training.judged_step import weigh_judged
 from mlx_loopai.training.parameter_vectors import ParameterVectors
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
@@ -162,7 +163,9 @@ class TrainStep:
         """Over all batches: the summed losses, their part that is distance from the base, the gradient as vectors."""
         total, apart, gradient = mx.zeros(()), mx.zeros(()), None
         for number, batch in enumerate(batches, 1):
-            (loss, distance), part = self._gradient(mx.array(batch.ids[:, :-1]), Targets.of(batch))
+            (loss, distance), part = self._gradient(
+                mx.array(batch.ids[:, :-1]), Targets.of(batch), Pictures.of_rows(batch.pictures)
+            )
             total, apart = total + loss, apart + distance
             vectors = self._vectors.join(part)
             gradient = vectors if gradient is None else tree_map(mx.add, gradient, vectors)

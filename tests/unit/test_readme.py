@@ -96,7 +96,7 @@ def test_commands_of_the_guides_exist_with_their_options(capfd: pytest.CaptureFi
         words = [next(iter(group)) for group in (arguments[:1], arguments[1:2]) if group]
         known = (
             words
-            if words[0] in ("adapters", "steer", "data", "feedback", "rag", "diagnose", "benchmark")
+            if words[0] in ("adapters", "vision", "steer", "data", "feedback", "rag", "diagnose", "benchmark")
             else words[:1]
         )
         assert main([*known, "--help"]) == 0

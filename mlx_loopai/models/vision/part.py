@@ -4,23 +4,41 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.vision.patches import Grid
-from mlx_loopai.models.vision.settings import VisionSettings
+from mlx_loopai.models.vision.settings import Seen, VisionSettings
 from mlx_loopai.models.vision.tower import PictureFeatures, Tower, load_tower, tower_weights
 
 
 class VisionPart:
-    """What `settings` describe, in the model folder `path`; it computes in `dtype`."""
+    """The part of the model in folder `path` that sees; it computes in `dtype`."""
 
-    def __init__(self, settings: VisionSettings, path: Path, dtype: mx.Dtype) -> None:
+    settings: Seen
+
+    def __init__(self, settings: Seen, path: Path, dtype: mx.Dtype) -> None:
         self.settings = settings
         self._path, self._dtype = path, dtype
+
+    def features(self, patches: npt.NDArray[Any], grid: Grid) -> PictureFeatures:
+        """What a picture is to the text model, from the pixels that its encoder reads."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the encoder's memory back; the next picture reads it again."""
+        mx.clear_cache()
+
+
+class NativeVision(VisionPart):
+    """The vision tower of a model that was trained to see."""
+
+    def __init__(self, settings: VisionSettings, path: Path, dtype: mx.Dtype) -> None:
+        super().__init__(settings, path, dtype)
+        self._own = settings
 
     @cached_property
     def tower(self) -> Tower:
@@ -32,19 +50,18 @@ class VisionPart:
                 " checkpoint (the tower stays dense)"
             )
         try:
-            tower = load_tower(self.settings.tower, self.settings.patches, weights, self._dtype)
+            tower = load_tower(self._own.tower, self._own.patches, weights, self._dtype)
         except ValueError as error:
             raise InputError(f"{self._path}: the vision tower: {' '.join(str(error).split())[:300]}") from None
         mx.eval(tower.parameters())
         return tower
 
-    def features(self, patches: npt.NDArray[np.float32], grid: Grid) -> PictureFeatures:
-        """What a picture is to the text model. patches (N, C F P P)."""
+    def features(self, patches: npt.NDArray[Any], grid: Grid) -> PictureFeatures:
+        """patches (N, C F P P)."""
         found = self.tower(mx.array(patches), grid)
         mx.eval([array for array in (found.features, found.deepstack) if array is not None])
         return found
 
     def close(self) -> None:
-        """Give the tower's memory back; the next picture reads it again."""
         self.__dict__.pop("tower", None)
-        mx.clear_cache()
+        super().close()

@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from mlx_loopai.models.decoder import text_model
+from mlx_loopai.models.micro_batch import PictureRows
 from mlx_loopai.models.vision.positions import rope_positions
+from mlx_loopai.models.vision.projector import projector_of
 from mlx_loopai.models.vision.rotary import places_of
 from mlx_loopai.models.vision.tower import PictureFeatures
 
 Run = Callable[[mx.array], mx.array]
+_PAD_FEATURES_TO = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +57,47 @@ class Pictures:
             deepstack=mx.concatenate(deep, axis=1) if deep else None,
         )
 
+    @staticmethod
+    def of_rows(rows: PictureRows | None) -> Pictures | None:
+        """Those that predict the tokens of `rows` from the second on; None where there are none.
+
+        The features are padded to a multiple, so that a compiled step is traced for few shapes.
+        """
+        which = None if rows is None else rows.which[:, :-1]
+        if rows is None or which is None or not which.any():
+            return None
+        used = np.unique(which[which > 0])
+        places = np.where(which > 0, np.searchsorted(used, which) + 1, 0).astype(np.int32)
+        padding = -len(used) % _PAD_FEATURES_TO
+
+        def read(stored: np.ndarray) -> mx.array:
+            found = stored[used - 1]
+            return mx.array(np.pad(found, [(0, padding), *[(0, 0)] * (found.ndim - 1)]))
+
+        return Pictures(
+            which=mx.array(places),
+            features=read(rows.features),
+            positions=None if rows.positions is None else mx.array(rows.positions[:, :, :-1].swapaxes(0, 1)),
+            deepstack=None if rows.deepstack is None else read(rows.deepstack).swapaxes(0, 1),
+        )
+
+    @property
+    def arrays(self) -> dict[str, mx.array]:
+        """Those that are there by name, of which `Pictures(**arrays)` is made again."""
+        named = {"which": self.which, "features": self.features, "positions": self.positions}
+        return {name: one for name, one in (named | {"deepstack": self.deepstack}).items() if one is not None}
+
     @property
     def deepened(self) -> int:
         """How many of the first blocks have something added behind them."""
         return 0 if self.deepstack is None else len(self.deepstack)
 
-    def placed(self, embeddings: mx.array) -> mx.array:
-        """`embeddings` (B, T, D) with the features in their places."""
-        return mx.where(self.which[..., None] > 0, _at(self.which, self.features), embeddings).astype(embeddings.dtype)
+    def placed(self, model: nn.Module, embeddings: mx.array) -> mx.array:
+        """`embeddings` (B, T, D) of `model` with the features, projected where it has a projector, in their places."""
+        projector = projector_of(model)
+        features = self.features if projector is None else projector(self.features)
+        found = _at(self.which, features).astype(embeddings.dtype)
+        return mx.where(self.which[..., None] > 0, found, embeddings)
 
     def added(self, states: mx.array, block: int) -> mx.array:
         """`states` (B, T, D) behind the block of that number."""
@@ -98,7 +135,7 @@ def placed_in(model: nn.Module, pictures: Pictures) -> Iterator[None]:
     body = text_model(model).model
     name = "embed_in" if "embed_in" in body else "embed_tokens"
     embedding, blocks = body[name], body.layers
-    setattr(body, name, _Placed(embedding, pictures))
+    setattr(body, name, _Placed(embedding, partial(pictures.placed, model)))
     body.layers = [
         _Deepened(block, pictures, index) if index < pictures.deepened else block for index, block in enumerate(blocks)
     ]
@@ -112,13 +149,13 @@ def placed_in(model: nn.Module, pictures: Pictures) -> Iterator[None]:
 class _Placed(nn.Module):
     """An embedding whose picture tokens are the pictures' features."""
 
-    def __init__(self, embedding: nn.Module, pictures: Pictures) -> None:
+    def __init__(self, embedding: nn.Module, placed: Run) -> None:
         super().__init__()
         self.embedding = embedding
-        self._pictures = pictures
+        self._placed = placed
 
     def __call__(self, ids: mx.array) -> mx.array:
-        return self._pictures.placed(self.embedding(ids))
+        return self._placed(self.embedding(ids))
 
     def as_linear(self, x: mx.array) -> mx.array:
         return self.embedding.as_linear(x)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures.vision_language import family_of
@@ -49,6 +49,32 @@ class PatchSettings:
     def patch_values(self) -> int:
         """Numbers of one patch."""
         return _CHANNELS * self.frames * self.patch**2
+
+
+@dataclass(frozen=True)
+class SquareSettings:
+    """A picture as a square of `side` pixels, of which an encoder makes `rows` x `rows` features."""
+
+    side: int
+    rows: int
+
+
+class Seen(Protocol):
+    """What everyone must know of a vision part: what it reads, and the tokens that stand for a picture.
+
+    sections: of the three rotary positions; empty where a token has one.
+    """
+
+    @property
+    def patches(self) -> PatchSettings | SquareSettings: ...
+    @property
+    def image_token(self) -> int: ...
+    @property
+    def before(self) -> tuple[int, ...]: ...
+    @property
+    def after(self) -> tuple[int, ...]: ...
+    @property
+    def sections(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""torch's format before version 1.6: pickles, one after the other, and behind them the raw storages. Nothing is run."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.readers.torch_pickle import StoredTensor, read_pickle
+from converters.tensors import STORAGE
+from mlx_loopai.errors import InputError
+
+# Of `torch.serialization`: what the first two pickles of such a file are.
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+# A file of this format is read whole; encoders of pictures are far smaller.
+_MOST_BYTES = 1 << 30
+_STEPS, _STEPS_PER_BYTE = 1000, 1
+
+
+def is_legacy(path: Path) -> bool:
+    """Whether the file begins as one of this format does. Raises: OSError."""
+    with path.open("rb") as stream:
+        head = stream.read(16)
+    return head[:4] == b"\x80\x02\x8a\x0a" and int.from_bytes(head[4:14], "little") == _MAGIC
+
+
+def read_legacy_file(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file of float32 and float16 tensors by name; whole numbers, such as counters, are left out.
+
+    Raises: InputError when the file is damaged, large, or its pickles do more than describe tensors.
+    """
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise InputError(f"{path}: {size >> 20} MiB in torch's old format; get the safetensors version of it")
+    data = path.read_bytes()
+    stream = io.BytesIO(data)
+    steps = _STEPS + _STEPS_PER_BYTE * min(size, 1 << 22)
+
+    def next_pickle() -> Any:
+        return read_pickle(stream, str(path), steps, any_order=True)
+
+    magic, protocol, system = (next_pickle() for _ in range(3))
+    if magic != _MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
+        raise InputError(f"{path}: not in torch's format; get the safetensors version of it")
+    if system.get("little_endian") is not True:
+        raise InputError(f"{path}: was written on a big-endian machine; get the safetensors version of it")
+    described, keys = next_pickle(), next_pickle()
+    if not isinstance(described, dict) or not isinstance(keys, list):
+        raise InputError(f"{path}: holds no dictionary of tensors; get the safetensors version of it")
+    tensors = {name: one for name, one in described.items() if isinstance(one, StoredTensor)}
+    if len(tensors) != len(described):
+        raise InputError(f"{path}: holds something that is not a tensor; get the safetensors version of it")
+    places = _storages(path, tensors, keys, stream)
+    return {name: _array(data, one, places) for name, one in tensors.items() if one.storage.dtype is not None}
+
+
+def _storages(path: Path, tensors: dict[str, StoredTensor], keys: list[Any], stream: io.BytesIO) -> dict[str, int]:
+    """Where the values of each storage begin: in the order of `keys`, each behind the number of its values."""
+    known = {one.storage.key: one.storage for one in tensors.values()}
+    size = stream.seek(0, io.SEEK_CUR), len(stream.getbuffer())
+    place, end = size
+    places: dict[str, int] = {}
+    for key in keys:
+        storage = known.get(key) if isinstance(key, str) else None
+        if storage is None or key in places:
+            raise InputError(f"{path}: its storages are not those of its tensors; get a fresh copy of it")
+        count = int.from_bytes(stream.getbuffer()[place : place + 8], "little", signed=True)
+        places[key] = place + 8
+        place += 8 + count * storage.item_bytes
+        if count != storage.n_values or place > end:
+            raise InputError(f"{path}: a storage is missing or has another size; get a fresh copy of it")
+    if places.keys() != known.keys():
+        raise InputError(f"{path}: a storage is missing; get a fresh copy of it")
+    return places
+
+
+def _array(data: bytes, tensor: StoredTensor, places: dict[str, int]) -> np.ndarray:
+    assert tensor.storage.dtype is not None
+    dtype = STORAGE[tensor.storage.dtype]
+    values = np.frombuffer(data, dtype, tensor.storage.n_values, places[tensor.storage.key])
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(values[tensor.start :], tensor.shape, strides, writeable=False)

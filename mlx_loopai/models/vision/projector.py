@@ -1,0 +1,72 @@
+"""What leads from an added encoder's features to a text model: two layers, which training teaches."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_loopai.errors import InputError
+
+# The module's name in a model, and what its tensors' names begin with in an adapter.
+PROJECTOR = "vision_projector"
+
+
+class Projector(nn.Module):
+    """Features (N, W) -> (N, D): a norm, a layer, GELU, a layer. Its parameters stay float32, as an adapter's do.
+
+    Source: LLaVA-1.5 (arXiv 2310.03744), section 3.2; the norm is ours: features of encoders differ in scale.
+    """
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, affine=False)
+        self.first = nn.Linear(width, out)
+        self.second = nn.Linear(out, out)
+        self._base: list[tuple[str, mx.array]] = []
+
+    def __call__(self, features: mx.array) -> mx.array:
+        normed = self.norm(features.astype(mx.float32))
+        return self.second(nn.gelu_approx(self.first(normed)))
+
+    def keep(self) -> None:
+        """Remember the parameters as those of the base."""
+        self._base = tree_flatten(self.parameters())
+
+    def restore(self) -> None:
+        """The base's parameters again, frozen."""
+        self.update(tree_unflatten(self._base))
+        self.freeze()
+
+
+def put_projector(model: nn.Module, width: int, out: int, weights: dict[str, mx.array]) -> None:
+    """Give `model` a frozen projector with `weights`. Raises: ValueError, as MLX does, for weights that do not fit."""
+    projector = Projector(width, out)
+    projector.load_weights([(name, array.astype(mx.float32)) for name, array in weights.items()], strict=True)
+    projector.keep()
+    projector.freeze()
+    setattr(model, PROJECTOR, projector)
+
+
+def projector_of(model: nn.Module) -> Projector | None:
+    """The projector of `model`; None for a model of text alone, or one whose tower gives what it reads."""
+    found = model.get(PROJECTOR)
+    return found if isinstance(found, Projector) else None
+
+
+def teach_projector(model: nn.Module, why: str) -> None:
+    """Let training, or an adapter, change the projector of `model`. Raises: InputError, begun by `why`, without one."""
+    projector = projector_of(model)
+    if projector is None:
+        raise InputError(
+            f"{why}, and this model has none: `mlx-loopai vision add` gives a text model an encoder and a projector"
+        )
+    projector.unfreeze()
+
+
+def projector_arrays(model: nn.Module) -> dict[str, mx.array]:
+    """The projector's arrays by their names in an adapter where it is being taught, or was; else none."""
+    projector = projector_of(model)
+    if projector is None or not tree_flatten(projector.trainable_parameters()):
+        return {}
+    return {f"{PROJECTOR}.{name}": array for name, array in tree_flatten(projector.parameters())}

@@ -1,0 +1,112 @@
+"""What a run with pictures needs before its first step: their features in a mapped file, and a projector to teach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_loopai.data.images import Picture
+from mlx_loopai.data.shelf import Shelf, distinct_pictures
+from mlx_loopai.data.sight import Sight
+from mlx_loopai.errors import InputError
+from mlx_loopai.files import whole_file
+from mlx_loopai.language import tr
+from mlx_loopai.models.adapters import WEIGHTS_FILE, find_adapter
+from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.vision.part import VisionPart
+from mlx_loopai.models.vision.patches import Grid
+from mlx_loopai.models.vision.projector import PROJECTOR, projector_of, teach_projector
+from mlx_loopai.runs.artifact_cache import kept_path
+from mlx_loopai.runs.context import RunContext
+
+
+def shelve_pictures(context: RunContext) -> None:
+    """Compute the features of all pictures of the run's rows, unless an earlier run has; then free the encoder.
+
+    Raises: InputError where options do not go together with pictures, or a picture cannot be read.
+    """
+    config, reader = context.config, context.reader
+    pictures = distinct_pictures(context.rows.all)
+    if not pictures or reader.shelf is not None:
+        return
+    for name, on in (
+        ("selection.kind", config.selection.kind != "none"),
+        ("preference.objective", config.preference.is_on),
+    ):
+        if on:
+            raise InputError(tr("{name}: rows with pictures are not learnt with it; set it to none", name=name))
+    vision, sight = context.loaded.vision, reader.sight
+    assert vision is not None  # without them rows with pictures are refused when they are encoded
+    assert sight is not None
+    places: dict[str, tuple[int, Grid]] = {}
+    count = 0
+    for digest, picture in pictures.items():
+        grid = sight.grid(picture)
+        places[digest] = (count, grid)
+        count += grid.features
+    kept = _feature_file(context.loaded, list(pictures), config.vision.max_pixels)
+    if not kept.is_file():
+        context.listener.stage(tr("reading pictures"), len(pictures))
+        _write_features(context, list(pictures.values()), vision, sight, kept, count)
+        vision.close()
+    stored = np.load(kept, mmap_mode="r")
+    layers = stored.shape[1] - 1
+    reader.shelf = Shelf(sight, places, stored[:, 0], stored[:, 1:] if layers else None)
+
+
+def prepare_projector(context: RunContext) -> None:
+    """Let the run teach the projector, from where `vision.start` left it.
+
+    Raises: InputError when `vision` asks for a projector and the model has none, or the start holds no such one.
+    """
+    options, model = context.config.vision, context.model
+    if options.trains == "projector" or options.start:
+        teach_projector(model, tr("`vision`: a projector is to be taught"))
+    projector = projector_of(model)
+    if projector is None:
+        return
+    if options.start:
+        folder = find_adapter(Path(options.start))
+        arrays = {
+            name.removeprefix(f"{PROJECTOR}."): array
+            for name, array in mx.load(str(folder / WEIGHTS_FILE)).items()
+            if name.startswith(f"{PROJECTOR}.")
+        }
+        try:
+            projector.load_weights(list(arrays.items()), strict=True)
+        except ValueError:
+            raise InputError(
+                tr(
+                    "vision.start {folder}: holds no projector that fits this model; give a run that taught one",
+                    folder=folder,
+                )
+            ) from None
+    if context.reader.shelf is not None:
+        projector.unfreeze()
+
+
+def _feature_file(loaded: LoadedModel, digests: list[str], max_pixels: int) -> Path:
+    return kept_path("pictures", loaded, [digests, max_pixels], ".npy")
+
+
+def _write_features(
+    context: RunContext, pictures: list[Picture], vision: VisionPart, sight: Sight, path: Path, count: int
+) -> None:
+    """[M, 1 + L, D]: every feature, and behind it what it adds to the states behind the first L blocks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = 0
+    with whole_file(path) as temporary:
+        stored: np.ndarray | None = None
+        for number, picture in enumerate(pictures, start=1):
+            found = vision.features(*sight.pixels(picture))
+            parts = [found.features[None]] + ([] if found.deepstack is None else [found.deepstack])
+            whole = np.array(mx.concatenate(parts).swapaxes(0, 1).astype(mx.float32))
+            if stored is None:
+                stored = np.lib.format.open_memmap(temporary, "w+", np.float32, (count, *whole.shape[1:]))
+            stored[place : place + len(whole)] = whole
+            place += len(whole)
+            context.listener.advance(number)
+        assert isinstance(stored, np.memmap)
+        stored.flush()

@@ -26,6 +26,7 @@ from mlx_loopai.models.adapters import (
 from mlx_loopai.models.lora import lora_scale
 from mlx_loopai.models.model_card import model_card
 from mlx_loopai.models.module_names import blocks_of, split_module
+from mlx_loopai.models.vision.projector import PROJECTOR
 
 # Where the blocks of a model differ, each has one of these two kinds of attention.
 _MIXERS = {"self_attn", "linear_attn"}
@@ -149,6 +150,14 @@ def read_adapter(folder: Path) -> Adapter:
         raise InputError(
             tr("{path}: cannot be read: {error}", path=folder / WEIGHTS_FILE, error=" ".join(str(error).split()))
         ) from None
+    if any(name.startswith(f"{PROJECTOR}.") for name in arrays):
+        raise InputError(
+            tr(
+                "{path}: brings a projector for pictures, which is not merged, fused or exported; use it as it is, with"
+                " its base",
+                path=folder,
+            )
+        )
     factors = _paired(arrays, options.rank, folder)
     notes = {key: value for key, value in (config.get("mlx_loopai") or {}).items() if key != "lora"}
     return Adapter(

@@ -19,6 +19,7 @@ from mlx_loopai.data.batches import collate
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.prompts import single_prompt
 from mlx_loopai.generation.session import open_session
+from mlx_loopai.models.adapter_folder import read_adapter
 from mlx_loopai.models.adapters import adapter_arrays
 from mlx_loopai.models.gradient import DEFAULT_FORM, Targets, compiled_gradient, eager_gradient
 from mlx_loopai.models.lora import apply_lora
@@ -85,6 +86,8 @@ def test_a_projector_learns_and_text_stays_byte_for_byte(
     stored = mx.load(str(tmp_path / "run/adapter/adapters.safetensors"))
     assert {name.split(".")[0] for name in stored} == {"vision_projector"}
     assert text_logits(seeing, tmp_path / "run") == text_logits(seeing)
+    with pytest.raises(InputError, match="brings a projector for pictures, which is not merged"):
+        read_adapter(tmp_path / "run/adapter")
     # The features of an earlier run of the same base serve again, and the same run gives the same bytes.
     train(configure(**{"vision.trains": "projector"}), tmp_path / "again", again)
     assert ("reading pictures" in stages(first), "reading pictures" in stages(again)) == (True, False)

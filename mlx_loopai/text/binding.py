@@ -40,7 +40,10 @@ _SPACED = re.compile(
     r"이다|입니[다까]|이에요|예요|이었다|이었습니다|였다|였습니다|이며|인데|"
     r"하는|하다|합니다|했다|했습니다|했던|하면|하여|하게|하기|하세요|해요|하던|하려고|되는|된|되다|됩니다|되었다|되었습니다|됐다|되면|되어|"
     rf"시키[는다고며]|시켰다|시킨){_WORD_END}"
+    # `가` is a verb too (가 보자); before another word than its auxiliaries it is the particle.
+    r"|[ \x00]{1,2}가(?= (?![보봐봤본볼버있줘주준])[가-힣])"
 )
+_WORD_BEGINS = re.compile(r"[ \x00·ㆍ]?[가-힣]")
 
 
 def attached(text: str, at: int) -> bool:
@@ -56,3 +59,8 @@ def after_quote(text: str, at: int) -> bool:
 def spaced(text: str, at: int) -> bool:
     """True when a form that binds without doubt stands after a space at `at`: crate 를, once upon a time 이라는."""
     return _SPACED.match(text, at) is not None
+
+
+def before_word(text: str, at: int) -> bool:
+    """True when a Korean word stands at `at`, or after a space or a middle dot there."""
+    return _WORD_BEGINS.match(text, at) is not None

@@ -19,6 +19,7 @@ _SIGNS = re.compile(
       [A-Za-z_$][\w$]++(?:\.\w+|\[[^\]]*\])*(?:\s*:\s*[\w<>\[\], ]+)?
       \s*(?:[-+*/|&%]|:)?=(?!=)\s*\S                                 # an assignment: total = 0
     | ^[A-Za-z_$]\w*+\s*[-+*/|&]=\s*\S                                # x += 1
+    | ^[A-Za-z_]\s*=\s*[A-Za-z_]\w*+(?:\.\w++)+\(                      # x = a.call(
     | [\w)\]"'}}]\s*;\s*\}}?\s*$ | [)\w>]\s*\{{\s*$                   # a statement, a block's beginning
     | \)\s*\{{.*\}}\s*;?$                                             # a block in one line
     | ==|!=|&&|\|\||\w::\w|=>|\+\+
@@ -27,6 +28,8 @@ _SIGNS = re.compile(
     """,
     re.VERBOSE,
 )
+# `x = 5` may be mathematics; right below a line of code it is none.
+_BELOW_CODE = re.compile(r"^[A-Za-z_$]\w*+(?:\[[^\]]*\])?\s*=(?!=)\s*\S")
 _FIRST_WORD = re.compile(r"[a-z]+(?=\s|:?$)")
 _REST_OF_STATEMENT = re.compile(r":?|\s+[\w.*,(){}\[\]:'\"+\-/ ]*")
 # Keywords that are also how an English phrase begins say nothing; such a phrase is judged as prose.
@@ -34,12 +37,15 @@ _STATEMENTS = frozenset(keyword.kwlist) - {"for", "from", "in", "is", "not", "an
 _WHOLE_STATEMENTS = frozenset(("pass", "break", "continue", "return", "raise"))
 
 
-def is_code(line: str) -> bool:
-    """True for a line of a program: its Korean stands in strings and comments, and its shape is that of a statement."""
+def is_code(line: str, below_code: bool = False) -> bool:
+    """True for a line of a program: its Korean stands in strings and comments, and its shape is that of a statement.
+
+    below_code: the line above it was one.
+    """
     bare = _COMMENT.sub("", _STRING.sub('""', line)).strip()
     if not bare or _HANGUL.search(bare):
         return False
-    if _SIGNS.search(bare):
+    if _SIGNS.search(bare) or (below_code and _BELOW_CODE.match(bare)):
         return True
     first = _FIRST_WORD.match(bare)
     if not first or first.group() not in _STATEMENTS:

@@ -1,9 +1,9 @@
 """The text filter: one streaming scanner that takes out of Korean text what does not belong there.
 
-Seven stages, each with its own rule names and its own small hold-back, each reading from left to right, so that it
+Eight stages, each with its own rule names and its own small hold-back, each reading from left to right, so that it
 cannot matter how the input was cut. What a stage need not look at, found by one expression, passes in one piece:
 
-    emoji, control -> nfc -> code -> html (entities, then tags) -> url, foreign, code -> seams (white space around what
+    emoji, control -> nfc -> code -> html (entities) -> url (links) -> html (tags) -> url, foreign, code -> seams (white space around what
     was removed)
 
 Properties, tested: for every split of the input the stream's output is the batch output; `clean` is idempotent; text
@@ -20,6 +20,7 @@ import regex
 
 from mlx_loopai.text.characters import PLAIN, Characters, Normalise
 from mlx_loopai.text.entities import Entities
+from mlx_loopai.text.links import Links
 from mlx_loopai.text.markup import Fences, Html
 from mlx_loopai.text.measures import is_looping, purity, purity_original
 from mlx_loopai.text.policy import DEFAULT_POLICY, Policy
@@ -86,6 +87,7 @@ class Filter:
             Normalise(self.removed),
             Fences(self.removed),
             Entities(self.removed, keep_emoji=policy.emoji == "keep"),
+            Links(self.removed),
             Html(self.removed),
             Runs(self.removed, policy),
             Tidy(),

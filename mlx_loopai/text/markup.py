@@ -90,6 +90,9 @@ _IN_TAG = frozenset((_State.NAME, _State.AFTER_NAME, _State.ATTRIBUTES, _State.T
 # A chat template's tokens: <|im_end|>, <｜end▁of▁sentence｜>.
 _BARS = frozenset("|｜")
 _TOKEN_CHAR = regex.compile(r"[A-Za-z0-9_▁\-]")
+# After these a chat template names who speaks, on the rest of the line or up to the next token.
+_TURN_BEGINS = regex.compile(r"<[|｜](?:im_start|start_header_id|header_start|start)[|｜]|<start_of_turn")
+_ROLES = ("system", "user", "assistant", "model", "tool", "developer")
 # After a tag name these say that the angle brackets enclose a Korean title, <TV 동물농장> or <I, 로봇>.
 _TITLE_CHAR = regex.compile(r"[\p{Hangul},·&+~!?…]")
 # <The Old Man and the Sea>: words, the first with a capital, and none of the signs of attributes.
@@ -159,22 +162,40 @@ class Html:
         self._until = ""
         self._window = ""
         self._in_code = False
+        self._role: str | None = None  # of a turn that begins, as far as it has come
 
     def feed(self, text: str) -> str:
         """The text without tags; an open `<` that may become a tag is held back for at most 400 characters."""
-        if not (self._open or self._until or "<" in text):
+        if not (self._open or self._until or "<" in text or self._role is not None):
             self._in_code = in_code_after(text, self._in_code)
             return text
         out: list[str] = []
         at = 0
         while at < len(text):
+            if self._role is not None:
+                at = self._take_role(text, at, out)
+                continue
             go_on = self._look_at if self._until or self._open else self._pass
             at = go_on(text, at, out)
         return "".join(out)
 
     def close(self) -> str:
         """The open `<` that never became a tag, as they are."""
-        return "".join(self._take_all())
+        role, self._role = self._role or "", None
+        return ("" if role in _ROLES else role) + "".join(self._take_all())
+
+    def _take_role(self, text: str, at: int, out: list[str]) -> int:
+        """Drop the name of who speaks, with the end of its line; text that is none passes."""
+        assert self._role is not None
+        if any(role.startswith(self._role + text[at]) for role in _ROLES):
+            self._role += text[at]
+            return at + 1
+        role, self._role = self._role, None
+        if role in _ROLES and text[at] in f"\n<{BREAK}":
+            out.append(BREAK)
+            return at + (text[at] == "\n")
+        out.append(role)
+        return at
 
     def _pass(self, text: str, at: int, out: list[str]) -> int:
         """Let `text` pass from `at` to behind the next backtick, the line end that ends inline code, or a `<`."""
@@ -254,6 +275,8 @@ class Html:
         if name in _RAW_TEXT_TAGS and not tag.startswith("</") and not tag.endswith("/"):
             self._until = f"</{name}"
         self._mark(BREAK if _BLOCK_TAG.fullmatch(name) else SEAM, out)
+        if not self._open and _TURN_BEGINS.fullmatch(tag):
+            self._role = ""
 
     def _skip(self, text: str, at: int, out: list[str]) -> int:
         """Drop the content of a comment or a script from `at` on; `_until` is what ends it."""

@@ -73,7 +73,8 @@ def is_prose(words: Sequence[str], mark: str = "", quoted: frozenset[str] = froz
     if len(words) == 1 and (len(words[0]) <= _MAX_SIGN_CHARS or "-" in words[0]):
         return False
     demand = _DEMANDS[min(len(plain), max(_DEMANDS))] if len(plain) > 1 or len(words) == 1 else _AMONG_NAMES
-    is_sentence = (words[0][:1].isupper() and len(plain) > 1) or bool(_ENDS.intersection(mark))
+    goes_on = any(_plain_parts(word, False) for word in words[1:])
+    is_sentence = (words[0][:1].isupper() and goes_on) or bool(_ENDS.intersection(mark))
     needed = demand.sentence if is_sentence else demand.plain
     if not is_sentence and len(plain) <= _MAX_PLAIN_TERM and not any(map(is_grammatical, plain)):
         needed = max(needed, _WITHOUT_GRAMMAR)

@@ -14,11 +14,24 @@ from functools import lru_cache
 
 import regex
 
-from mlx_loopai.text.addresses import AFTER_ADDRESS, URL, has_address
+from mlx_loopai.text.addresses import (
+    AFTER_ADDRESS,
+    ENDS_LABELLED,
+    HANGING,
+    HELD,
+    LABEL,
+    LABEL_STARTS,
+    MAX_LABEL_CHARS,
+    URL,
+    has_address,
+    is_for_address,
+)
+from mlx_loopai.text.binding import attached
 from mlx_loopai.text.code_lines import MAX_CODE_LINE_CHARS, is_code
 from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.run_patterns import (
     ASCII_RUN,
+    BRACKETS,
     CLOSER,
     EMPHASIS,
     GLOSS,
@@ -120,7 +133,7 @@ class Runs:
         self._at = at = self._quiet.match(buffer, self._at).end()  # type: ignore[union-attr]
         if at == len(buffer):
             if not self._final:
-                self._at -= len(self._leading(at))
+                self._wait_at(at)
             return False
         if buffer[at] == "`":
             self._in_code = True
@@ -132,6 +145,19 @@ class Runs:
         """What stands right before `end`, was not yet handed on, and may belong to what follows it."""
         before = self._buffer[max(self._done, end - _MAX_LEADING) : end]
         return before[len(before.rstrip(LEADING)) :]
+
+    def _wait_at(self, place: int) -> None:
+        """Hold back what begins at `place`, with what may belong to it."""
+        place = self._label_before(place - len(self._leading(place)), whole=False)
+        self._at = place - (place > self._done and self._buffer[place - 1] == " ")
+
+    def _label_before(self, end: int, whole: bool = True) -> int:
+        """Where the label of an address begins (출처: ) that ends at `end`; or, if not `whole`, the beginning of one."""
+        least = max(self._done, end - MAX_LABEL_CHARS)
+        start = max(self._buffer.rfind(one, max(least - 1, 0), end) for one in LABEL_STARTS) + 1
+        if start < least or (start == 0 and self._left):
+            return end
+        return start if LABEL.fullmatch(self._buffer, start, end, partial=not whole) else end
 
     def _keep_to(self, end: int, removed: str = "") -> None:
         """Hand on the text up to `end`, and `removed` for what is dropped there."""
@@ -162,14 +188,38 @@ class Runs:
         return True
 
     def _drop_addresses(self, start: int, end: int) -> None:
-        """Drop the addresses that begin between `start` and `end`, and go on at `end` or behind the last."""
+        """Drop the addresses that begin between `start` and `end`, and go on at `end` or behind the last.
+
+        What hangs on one goes with it; one that is what its sentence says stays.
+        """
+        buffer = self._buffer
         self._at = end
         reach = end + len("://")
-        if has_address(self._buffer[start:reach]) and not _OPEN_ANGLE.search(self._left_of(end)):
-            for found in URL.finditer(self._buffer, start, reach):
-                if found.start() < end:
-                    self._drop(found.start(), found.end(), "url")
+        if has_address(buffer[start:reach]) and not _OPEN_ANGLE.search(self._left_of(end)):
+            for found in URL.finditer(buffer, start, reach):
+                if self._done <= found.start() < end and not HELD.match(buffer, found.end()):
+                    self._drop_address(found.start(), found.end(), reach)
         self._at = max(self._at, end)
+
+    def _drop_address(self, start: int, end: int, reach: int) -> None:
+        """Drop an address, those that are joined to it before `reach`, and what hangs on them."""
+        buffer = self._buffer
+        end = HANGING.match(buffer, end).end()  # type: ignore[union-attr]
+        while joined := URL.match(buffer, end, reach):
+            if HELD.match(buffer, joined.end()):
+                break
+            end = HANGING.match(buffer, joined.end()).end()  # type: ignore[union-attr]
+        if ENDS_LABELLED.match(buffer, end):
+            start = self._label_before(start)
+        self._drop(*self._with_brackets(start, end), "url")
+
+    def _with_brackets(self, start: int, end: int) -> tuple[int, int]:
+        """The same with the brackets around it, and the space before them, where a particle follows: 집 (…)에서."""
+        buffer = self._buffer
+        encloses = start > self._done and BRACKETS.get(buffer[start - 1]) == buffer[end : end + 1]
+        if encloses and attached(buffer, end + 1):
+            return start - 1 - (start - 1 > self._done and buffer[start - 2] == " "), end + 1
+        return start, end
 
     def _look_at_run(self) -> bool:
         """A foreign letter, or a sign that no other text holds."""
@@ -177,7 +227,7 @@ class Runs:
         if buffer[start].isascii() or self._policy.latin == "keep":
             is_code = self._code_line(start)
             if is_code is None:
-                self._at = start - len(self._leading(start))
+                self._wait_at(start)
                 return False
             if is_code:
                 return True
@@ -193,7 +243,7 @@ class Runs:
         if has_address(buffer[start : end + 3]):
             seen = max(seen, AFTER_ADDRESS.match(buffer, end).end())
         if seen == len(buffer) and not self._final:
-            self._at = start - len(self._leading(start))
+            self._wait_at(start)
             return False
         self._decide(start, end, seen)
         return True
@@ -222,11 +272,17 @@ class Runs:
         if not line_end and not self._final:
             return None
         line = buffer[begin:end]
-        line = URL.sub("", line) if has_address(line) else line
+        if has_address(line):
+            if is_for_address(line):
+                self._drop(begin, end, "url")
+                return True
+            line = URL.sub("", line)
         if self._policy.latin == "keep" and not line.isascii():
             line = _OTHER_SCRIPTS.sub(lambda found: found[0] * (not is_other_script(found[0], self._policy)), line)
+        above = re.split(f"[{LINE_ENDS}]", left[:line_start])[-2:-1]
+        below_code = above == [SEAM]
         # A seam will be a space or nothing.
-        if "`" in line or not any(is_code(line.replace(SEAM, filling)) for filling in ("", " ")):
+        if "`" in line or not any(is_code(line.replace(SEAM, filling), below_code) for filling in ("", " ")):
             return False
         self._drop(begin, end, "code")
         self._after_code_line = True
@@ -313,6 +369,8 @@ class Runs:
         at_end = continues(run.left) and run.left.rstrip()[-1:] not in _WITHIN
         if mark and not run.close and at_end and start == run.start:
             end = run.end + len(run.mark) - len(mark.group())
+        if lead != run.lead and start > self._done and buffer[start - 1] == " " and attached(buffer, end):
+            start -= 1
         touches = HANGUL.match(run.left[-1:]) and HANGUL.match(buffer, end)
         self._drop(start, end, "foreign")
         if touches:

@@ -133,7 +133,10 @@ class Tidy:
             self._gap, self._gap_is_marked = [before, SEAM], True
             self._inside_quotes &= char != '"'
             return
-        opens = char in _CLOSER and not (char == '"' and self._inside_quotes)
+        closes = char == '"' and self._inside_quotes
+        if closes and not MARKS.isdisjoint(gap) and "\n" not in gap:
+            gap = SEAM
+        opens = char in _CLOSER and not closes
         if char == '"':
             self._inside_quotes = not self._inside_quotes
         if opens:

@@ -18,6 +18,8 @@ _SENTENCE_ENDS = frozenset(".!?…:;~。！？：；" + LINE_ENDS)
 _LIST_MARKS = "-+•·>"
 _TRANSPARENT = " \t\r" + SEAM + EMPHASIS + _LIST_MARKS + "".join(CLOSER)
 _HAN_LETTER = regex.compile(r"\p{Han}")
+# How newspapers name countries: 韓·美, 北·中·러.
+_SHORT_NAMES = regex.compile(r"\p{Han}(?:[·ㆍ・]\p{Han})++")
 _UNIT_LETTERS = 3
 _MAX_TERM_WORDS = 3
 _MAX_COMPOUND_WORDS = 2
@@ -57,6 +59,8 @@ def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
     follows_gloss = buffer[run.after : run.after + 1] in ("(", "（") and HANGUL.match(buffer, run.after + 1)
     if follows_gloss:
         return len(tail.words) <= _MAX_TERM_WORDS
+    if _SHORT_NAMES.fullmatch(tail.text) and binding.before_word(buffer, run.end):
+        return True
     if len(tail.words) > _MAX_COMPOUND_WORDS:
         return False
     attached = HANGUL.match(buffer, run.end) is not None

@@ -1,0 +1,68 @@
+"""The stage that takes links in Markdown apart: their text stays, pictures go, and the address is left to the next."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import regex
+
+from mlx_loopai.text.seams import SEAM, in_code_after
+
+_ADDRESS = r"(?:https?://|ftp://|www\.)(?:[^\s()<>\[\]`\x00\x01]|\([^\s()<>\[\]`\x00\x01]{0,40}\)){0,400}"
+# Everything in it is bounded, and none of it goes over a line: so is what is held back.
+_LINK = regex.compile(
+    rf"!?\[(?P<text>[^\[\]\n`\x01]{{0,200}})\]\( ?<?{_ADDRESS}>?(?: {{1,2}}[\"'][^\"'\n`\x01]{{0,100}}[\"'])? ?\)"
+    rf"|<(?P<bare>{_ADDRESS})>"
+)
+
+
+class Links:
+    """Stage that leaves 여기 of [여기](https://a.kr), and the address of <https://a.kr>; holds back a link at most.
+
+    Links to other places than the web stay as they are, and so does what stands between backticks on a line.
+    """
+
+    def __init__(self, removed: Counter[str]) -> None:
+        self._removed = removed
+        self._held = ""
+        self._in_code = False
+
+    def feed(self, text: str) -> str:
+        """The text without the marks of links that are whole."""
+        text = self._held + text
+        out: list[str] = []
+        at = 0
+        for found in _LINK.finditer(text) if "](" in text or "<" in text else ():
+            out.append(self._passed(text[at : found.start()]))
+            out.append(self._passed(found.group()) if self._in_code else self._taken_apart(found))
+            at = found.end()
+        end = _where_one_begins(text, at)
+        out.append(self._passed(text[at:end]))
+        self._held = text[end:]
+        return "".join(out)
+
+    def close(self) -> str:
+        """What was held back: no link."""
+        held, self._held = self._held, ""
+        return held
+
+    def _passed(self, text: str) -> str:
+        self._in_code = in_code_after(text, self._in_code)
+        return text
+
+    def _taken_apart(self, link: regex.Match[str]) -> str:
+        if link["bare"]:
+            return f"{SEAM}{link['bare']}{SEAM}"
+        self._removed["url"] += 1
+        return SEAM if link.group().startswith("!") else f"{SEAM}{link['text']}{SEAM}"
+
+
+def _where_one_begins(text: str, at: int) -> int:
+    """Where a link begins that may go on after the text, at `at` or later; the text's end where none does."""
+    bracket = text.rfind("[", at)
+    places = [bracket - text.startswith("!", max(bracket - 1, at)) if bracket > at else bracket, text.rfind("<", at)]
+    if text.endswith("!"):
+        places.append(len(text) - 1)
+    return min(
+        (place for place in places if place >= at and _LINK.match(text, place, partial=True)), default=len(text)
+    )

@@ -45,7 +45,10 @@ HANGING = regex.compile(
 # What announces an address on its line or in its brackets, and announces nothing without it.
 _KIND = r"(?:공식|관련|참고|추천|원문|원본|자료|기사|이미지|사진|영상|동영상|다운로드|설치|인터넷|온라인|웹|자세한)"
 _NAME = r"(?:출처|링크|주소|사이트|웹사이트|홈페이지|누리집|블로그|채널|문서|자료|참고|참조|원문|바로가기|다운로드|URL)"
-LABEL = regex.compile(rf"[ \t]*+(?:[\-*•][ \t]++|\d{{1,2}}[.)][ \t]++)?\*{{0,2}}(?:{_KIND} ?){{0,2}}{_NAME}\*{{0,2}} ?[:：]\*{{0,2}}[ \t]*")
+LABEL = regex.compile(
+    r"[ \t]*+(?:[\-*•][ \t]++|\d{1,2}[.)][ \t]++)?\*{0,2}"
+    rf"(?:{_KIND} ?){{0,2}}{_NAME}\*{{0,2}} ?[:：]\*{{0,2}}[ \t]*"
+)
 _HANGUL = regex.compile("[가-힣]")
 MAX_LABEL_CHARS = 40
 LABEL_STARTS = "\n\x01(（["

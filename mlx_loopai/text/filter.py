@@ -3,8 +3,8 @@
 Eight stages, each with its own rule names and its own small hold-back, each reading from left to right, so that it
 cannot matter how the input was cut. What a stage need not look at, found by one expression, passes in one piece:
 
-    emoji, control -> nfc -> code -> html (entities) -> url (links) -> html (tags) -> url, foreign, code -> seams (white space around what
-    was removed)
+    emoji, control -> nfc -> code -> html (entities) -> url (links) -> html (tags) -> url, foreign, code -> seams (white
+    space around what was removed)
 
 Properties, tested: for every split of the input the stream's output is the batch output; `clean` is idempotent; text
 in which no rule finds anything comes out byte for byte (after NFC).

@@ -48,7 +48,16 @@ from mlx_loopai.text.run_patterns import (
     quiet_pattern,
 )
 from mlx_loopai.text.seams import CODE_END, LINE_ENDS, SEAM
-from mlx_loopai.text.surroundings import Run, continues, is_bound, is_enclosed, is_term
+from mlx_loopai.text.surroundings import (
+    Run,
+    closes_inside,
+    continues,
+    enclosing,
+    is_bound,
+    is_enclosed,
+    is_term,
+    opens_inside,
+)
 from mlx_loopai.text.units import holds_han, is_other_script, judge
 
 # A longer run without any Hangul is no part of a Korean sentence.
@@ -56,6 +65,7 @@ _MAX_RUN_CHARS = 4000
 _MAX_LEFT_CHARS = 256
 _MAX_LEADING = 8
 _BEFORE_CODE = frozenset(("", "@", "#"))
+_ABOVE = frozenset(("", *LINE_ENDS))
 _INDENT = frozenset(" \t\r@#" + SEAM)
 _CODE_SIGNS = re.compile(r"[(=\[{;<\"'/@#]")
 _INVERTED = "¿¡"
@@ -152,7 +162,7 @@ class Runs:
         self._at = place - (place > self._done and self._buffer[place - 1] == " ")
 
     def _label_before(self, end: int, whole: bool = True) -> int:
-        """Where the label of an address begins (출처: ) that ends at `end`; or, if not `whole`, the beginning of one."""
+        """Where the label ("출처: ") that ends at `end` begins, or if not `whole` what may become one; else `end`."""
         least = max(self._done, end - MAX_LABEL_CHARS)
         start = max(self._buffer.rfind(one, max(least - 1, 0), end) for one in LABEL_STARTS) + 1
         if start < least or (start == 0 and self._left):
@@ -279,8 +289,8 @@ class Runs:
             line = URL.sub("", line)
         if self._policy.latin == "keep" and not line.isascii():
             line = _OTHER_SCRIPTS.sub(lambda found: found[0] * (not is_other_script(found[0], self._policy)), line)
-        above = re.split(f"[{LINE_ENDS}]", left[:line_start])[-2:-1]
-        below_code = above == [SEAM]
+        # Of a line of code above this one nothing is left but its seam.
+        below_code = left[line_start - 2 : line_start - 1] == SEAM and left[line_start - 3 : line_start - 2] in _ABOVE
         # A seam will be a space or nothing.
         if "`" in line or not any(is_code(line.replace(SEAM, filling), below_code) for filling in ("", " ")):
             return False
@@ -355,12 +365,12 @@ class Runs:
             return
         lead, close, end = run.lead if start == run.start else "", run.close, run.end + len(run.mark)
         if close and lead:
-            n_pairs = _enclosing(lead, close)
+            n_pairs = enclosing(lead, close)
             start, end = start - n_pairs, end + n_pairs
             lead, close = lead[: len(lead) - n_pairs], close[n_pairs:]
-        while lead and (lead[-1] in _INVERTED or _closes_inside(lead[-1], buffer[start:end])):
+        while lead and (lead[-1] in _INVERTED or closes_inside(lead[-1], buffer[start:end])):
             start, lead = start - 1, lead[:-1]
-        while close and _opens_inside(close[0], buffer[start:end]):
+        while close and opens_inside(close[0], buffer[start:end]):
             end, close = end + 1, close[1:]
         if end > run.end + len(run.mark):
             end = MARKS_AND_CLOSERS.match(buffer, end).end("mark")  # type: ignore[union-attr]
@@ -389,26 +399,3 @@ def _run_end(buffer: str, start: int) -> int:
 
 def _ends_with_address(text: str) -> bool:
     return has_address(text) and any(found.end() == len(text) for found in URL.finditer(text))
-
-
-def _enclosing(lead: str, close: str) -> int:
-    """How many openers before a run its closers close, from the innermost on."""
-    n = 0
-    for opener, closer in zip(reversed(lead), close, strict=False):
-        if CLOSER.get(opener, opener if opener in EMPHASIS else "") != closer:
-            break
-        n += 1
-    return n
-
-
-def _closes_inside(opener: str, text: str) -> bool:
-    closer = CLOSER.get(opener, opener)
-    return text.count(closer) > (text.count(opener) if opener != closer else text.count(closer) // 2 * 2)
-
-
-def _opens_inside(closer: str, text: str) -> bool:
-    openers = [opener for opener, one in CLOSER.items() if one == closer] or [closer]
-    return any(
-        text.count(opener) % 2 == 1 if opener == closer else text.count(opener) > text.count(closer)
-        for opener in openers
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
 
@@ -31,7 +32,6 @@ _MAX_OPENERS = 8
 # As long as the longest beginning that must not go on: of an entity.
 _TAIL_CHARS = 36
 
-_MARKED_OR_NOT = re.compile(rf"[{SEAM}{BREAK}]+|[^{SEAM}{BREAK}]+")
 # What passes through on its own; what follows it waits for its right neighbour.
 _SETTLED = re.compile(rf".*[^\s{SEAM}{BREAK}{re.escape(_OPENERS)}]", re.DOTALL)
 _TAG_START = regex.compile(r"<(?:/|!-?)?$")
@@ -77,7 +77,7 @@ class Tidy:
     def feed(self, text: str) -> str:
         """The part of the text whose surroundings are known."""
         out: list[str] = []
-        for stretch in _MARKED_OR_NOT.findall(text):
+        for stretch in _stretches(text):
             at = 0
             while at < len(stretch) and not self._at_rest:
                 self._look_at(stretch[at], out)
@@ -159,6 +159,18 @@ class Tidy:
         self._tail = (self._tail + filling + char)[-_TAIL_CHARS:]
 
 
+def _stretches(text: str, marks: str = SEAM + BREAK) -> Iterator[str]:
+    """The text in parts: marks one by one, and what stands between them. Nothing finds a character as `split` does."""
+    mark, others = marks[0], marks[1:]
+    for number, part in enumerate(text.split(mark)):
+        if number:
+            yield mark
+        if others and others[0] in part:
+            yield from _stretches(part, others)
+        elif part:
+            yield part
+
+
 def close_gap(tail: str, gap: str, right: str) -> str:
     """The white space that belongs between `tail` (the last characters out) and the character `right`.
 
@@ -214,6 +226,8 @@ def _must_stay_apart(tail: str, right: str) -> bool:
 
     This is what makes cleaning idempotent: no removal can build what the next pass would remove.
     """
+    if "가" <= tail[-1] <= "힣" or tail[-1] in " \n":
+        return extends(right)
     if extends(right) or unicodedata.normalize("NFC", tail[-1] + right) != tail[-1] + right:
         return True
     left = _TRAILING_MARKS.sub("", tail)[-1:] or "0"

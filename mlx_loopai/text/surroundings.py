@@ -104,3 +104,28 @@ def is_term(run: Run, tail: Unit) -> bool:
     if left[-1] == ":":
         return run.mark in (",", "") and not tail.text[:1].isupper() and len(tail.words) <= _MAX_COLON_WORDS
     return left[-1] in "(（" and not is_clause(tail.words)
+
+
+def enclosing(lead: str, close: str) -> int:
+    """How many openers before a run its closers close, from the innermost on."""
+    n = 0
+    for opener, closer in zip(reversed(lead), close, strict=False):
+        if CLOSER.get(opener, opener if opener in EMPHASIS else "") != closer:
+            break
+        n += 1
+    return n
+
+
+def closes_inside(opener: str, text: str) -> bool:
+    """True when `text` closes what `opener` opened before it."""
+    closer = CLOSER.get(opener, opener)
+    return text.count(closer) > (text.count(opener) if opener != closer else text.count(closer) // 2 * 2)
+
+
+def opens_inside(closer: str, text: str) -> bool:
+    """True when `text` opens what `closer` closes behind it."""
+    openers = [opener for opener, one in CLOSER.items() if one == closer] or [closer]
+    return any(
+        text.count(opener) % 2 == 1 if opener == closer else text.count(opener) > text.count(closer)
+        for opener in openers
+    )

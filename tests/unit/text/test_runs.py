@@ -97,7 +97,7 @@ def test_examples_of_the_report() -> None:
         ("git clone https://a.kr/b.git\n받는다.", "받는다."),
         ("<https://a.kr>를 본다. (https://a.kr 참조)", "본다."),
         # Of a link its text stays, of a picture nothing.
-        ("[여기](https://a.kr/b)를 누른다. ![그림](https://a.kr/c.png \"이름\")", "여기를 누른다."),
+        ('[여기](https://a.kr/b)를 누른다. ![그림](https://a.kr/c.png "이름")', "여기를 누른다."),
         ("[둘째 장](ch02.md)과 `[가](https://a.kr)`", "[둘째 장](ch02.md)과 `[가](https://a.kr)`"),
         ("멀리서 a strange sound 가 들렸다.", "멀리서 a strange sound 가 들렸다."),
         ("E-mail: kim@a.kr", "E-mail: kim@a.kr"),

@@ -32,8 +32,6 @@ from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.run_patterns import (
     ASCII_RUN,
     BRACKETS,
-    CLOSER,
-    EMPHASIS,
     GLOSS,
     GLOSS_TO_COME,
     HANGUL,

@@ -212,11 +212,11 @@ class Runs:
     def _drop_address(self, start: int, end: int, reach: int) -> None:
         """Drop an address, those that are joined to it before `reach`, and what hangs on them."""
         buffer = self._buffer
-        end = HANGING.match(buffer, end).end()  # type: ignore[union-attr]
+        end = HANGING.match(buffer, end).end()
         while joined := URL.match(buffer, end, reach):
             if HELD.match(buffer, joined.end()):
                 break
-            end = HANGING.match(buffer, joined.end()).end()  # type: ignore[union-attr]
+            end = HANGING.match(buffer, joined.end()).end()
         if ENDS_LABELLED.match(buffer, end):
             start = self._label_before(start)
         self._drop(*self._with_brackets(start, end), "url")

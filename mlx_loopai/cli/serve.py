@@ -61,6 +61,11 @@ _SPARE_CONNECTIONS = 64
 )
 @rag_top_option
 @click.option(
+    "--embedder",
+    metavar="MODEL",
+    help="Model of /v1/embeddings, as `rag build` takes it: an encoder, or a decoder such as Qwen3-Embedding.",
+)
+@click.option(
     "--context", type=click.IntRange(2), help="Tokens of prompt and answer.  [default: the model's, at most 8192]"
 )
 @click.option("--concurrent", type=click.IntRange(1), default=8, show_default=True, help="Answers written at once.")
@@ -109,6 +114,7 @@ def command(
     port: int,
     rag: Path | None,
     rag_top: int,
+    embedder: str | None,
     context: int | None,
     concurrent: int,
     queue: int,
@@ -132,6 +138,7 @@ def command(
     generation = read_flags(options)
     _require_stack()
     from mlx_loopai.generation.lineup import open_lineup
+    from mlx_loopai.models.embedder import open_embedder
     from mlx_loopai.serving.app import ServeOptions
     from mlx_loopai.serving.request_body import Defaults
     from mlx_loopai.text.alphabet import Scripts
@@ -142,9 +149,10 @@ def command(
     key = _api_key()
     with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(tr("loading {model}", model=model), quiet):
+            embeds = None if embedder is None else (_called(embedder), open_embedder(embedder))
             lineup = open_lineup(model, _called(model), adapter, system, adapter_when)
         serving = ServeOptions(
-            defaults=Defaults(lineup.names, generation),
+            defaults=Defaults(lineup.names, generation, choices=concurrent),
             context_tokens=lineup.sessions[lineup.base].context(context),
             concurrent=concurrent,
             queue=queue,
@@ -156,6 +164,7 @@ def command(
             origins=allow_origin,
             api_key=key,
             feedback=feedback,
+            embedder=embeds,
         )
         _announce(listening, host, serving, as_json, quiet)
         with keep_awake():
@@ -266,6 +275,7 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
     import uvicorn
 
     from mlx_loopai.serving.app import build_app
+    from mlx_loopai.serving.connection import PatientProtocol
 
     def log(line: str) -> None:
         if not quiet:
@@ -286,6 +296,7 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
         access_log=False,
         server_header=False,
         ws="none",
+        http=PatientProtocol,
         lifespan="on",
         limit_concurrency=options.concurrent + options.queue + _SPARE_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE_S + _ENDING_S,

@@ -6,6 +6,7 @@ training row begins with exactly the tokens that generation is given.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -124,20 +125,29 @@ class ChatEncoder:
         return self._row(record, chain.from_iterable(self._turn_segments(turn) for turn in self._chat_turns(record)))
 
     def prompt_ids(
-        self, messages: Sequence[Message], thinks: bool = False, allow_special: bool = False, begun: str = ""
+        self,
+        messages: Sequence[Message],
+        thinks: bool = False,
+        allow_special: bool = False,
+        begun: str = "",
+        tools: str = "",
     ) -> list[int]:
         """The tokens after which the model writes its next answer; the same as in a training row up to there.
 
-        begun: the beginning of that answer, where the model shall go on with one.
+        begun: the beginning of that answer, where the model shall go on with one. tools: JSON text of the functions
+        that it may call.
 
         thinks: the model shall think before it answers, where the template has a switch for it. allow_special: a
         control token's name in the messages is that token; otherwise it is text.
 
-        Raises: InputError when the chat template refuses the messages.
+        Raises: InputError when the chat template refuses the messages, or knows no tools.
         """
         given = messages if allow_special else [self._special.hidden(message) for message in messages]
+        if tools and not allow_special:
+            # Inside JSON text a name may be written with escapes.
+            tools = self._special.hide(json.dumps(json.loads(tools), ensure_ascii=False))
         given, pictures = marked(given, "prompt", self._sight)
-        past, last = self._template.prompt(given, thinks=thinks)
+        past, last = self._template.prompt(given, tools=tools, thinks=thinks)
         ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
         ids += self._ids(last) + self._ids(begun if allow_special else self._special.hide(begun))
         return self._with_pictures(ids, pictures)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -22,12 +24,25 @@ __all__ = ["Batch", "Request", "RowPiece"]
 
 
 @dataclass(frozen=True)
+class Chance:
+    """The log-probability of a token that was chosen, and the likeliest at its place with theirs, in that order.
+
+    Of what the draw was from: with penalties and scripts, before the temperature and what cuts off unlikely tokens.
+    """
+
+    token: int
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class RowPiece:
-    """What one token adds to the answer `key`; `last` when nothing follows."""
+    """What one token adds to the answer `key`; `last` when nothing follows. chance: where its request asks for it."""
 
     key: int
     piece: Piece
     last: bool
+    chance: Chance | None = None
 
 
 # Hears of an answer that has ended: its request, the tokens that were read for it, and the cache that holds them.
@@ -166,7 +181,18 @@ class Batch:
             del self._rows[key]
             if self._on_read is not None and row.request.pictures is None:
                 self._on_read(row.request, response.all_tokens, response.prompt_cache)
-        return RowPiece(key, Piece(text, None if ended else response.token, ended), last)
+        asked = row.request.likeliest
+        chance = None if ended or asked is None else _chance(response.logprobs, response.token, asked)
+        return RowPiece(key, Piece(text, None if ended else response.token, ended), last, chance)
+
+
+def _chance(logprobs: mx.array, token: int, n_likeliest: int) -> Chance:
+    """The chance of `token` by the log-probabilities (V,) at its place; none of the likeliest is ruled out."""
+    found = np.array(logprobs.astype(mx.float32))
+    likeliest = np.argpartition(-found, min(n_likeliest, len(found) - 1))[:n_likeliest]
+    ordered = likeliest[np.argsort(-found[likeliest], kind="stable")]
+    told = tuple((int(one), float(found[one])) for one in ordered if np.isfinite(found[one]))
+    return Chance(token, float(found[token]), told)
 
 
 def _lost_space(tokenizer: TokenizerWrapper, before: int, token: int) -> str:

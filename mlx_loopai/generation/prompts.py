@@ -34,7 +34,7 @@ class Prompt:
     """A question to the model, from one line of a file or from the command line.
 
     sources: the passages that `grounding` put before the last request; request: that request alone, "" without any.
-    id: the row's own, or the number of its line.
+    id: the row's own, or the number of its line. tools: JSON text of the functions that the model may call.
     """
 
     messages: tuple[Message, ...]
@@ -42,6 +42,7 @@ class Prompt:
     sources: tuple[Source, ...] = ()
     request: str = ""
     id: str = ""
+    tools: str = ""
 
     @property
     def text(self) -> str:

@@ -27,6 +27,7 @@ class Request:
     prefix: the beginning of `prompt` that need not be read again. stops: strings before which the answer ends.
     adapter: whether the model's adapter, if it has one, answers; otherwise its base does.
     pictures: what stands at the prompt's picture tokens; None for text alone.
+    likeliest: how many of the likeliest tokens are told at each place beside the one chosen; None: no probabilities.
     goes_on: the prompt ends with the beginning of the answer, so that a space may follow it.
     policy: of the filter that its text passes; None shows the text as the model wrote it. guard: against repetition, as
         strong as the options say; None for none.
@@ -45,6 +46,7 @@ class Request:
     adapter: bool = True
     pictures: Pictures | None = None
     goes_on: bool = False
+    likeliest: int | None = None
 
     def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:
         """How mlx-lm shall draw a token from logits (1, V), and what it shall do to them before.

@@ -14,9 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.prompts import Source
+from mlx_loopai.serving.reply import ChoiceStream, Reply, Told, closing, failure
 from mlx_loopai.serving.request_body import Asked
-from mlx_loopai.serving.shapes import ApiError, Reply, Report
-from mlx_loopai.serving.writer import Event, Task, Writer
+from mlx_loopai.serving.shapes import ApiError, Report
+from mlx_loopai.serving.writer import Event, Shown, Task, Writer
 
 T = TypeVar("T")
 
@@ -27,14 +28,14 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._limit, self.taken = limit, 0
 
-    def take(self) -> None:
-        """Raises: ApiError 429 when all are taken."""
-        if self.taken >= self._limit:
+    def take(self, places: int = 1) -> None:
+        """Raises: ApiError 429 when so many are not free."""
+        if self.taken + places > self._limit:
             raise ApiError(429, "all places are taken; ask again in a moment", code="rate_limit_exceeded", retry_s=1)
-        self.taken += 1
+        self.taken += places
 
-    def free(self) -> None:
-        self.taken -= 1
+    def free(self, places: int = 1) -> None:
+        self.taken -= places
 
 
 @dataclass(frozen=True)
@@ -48,60 +49,92 @@ class Prepared:
 
 
 class Answering:
-    """An answer that was ordered from the writer. `close` it in any case: that frees the writer's place."""
+    """The choices of an answer that were ordered from the writer. `close` it in any case: that frees their places."""
 
     def __init__(self, writer: Writer, prepared: Prepared, deadline: float) -> None:
-        loop = asyncio.get_running_loop()
         self._writer = writer
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        asked = prepared.asked
+        self._tasks = [
+            Task(
+                model=asked.model,
+                prompt=tuple(prepared.prompt),
+                options=asked.options,
+                goes_on=bool(asked.begun),
+                grammar=prepared.grammar,
+                deadline=deadline,
+                deliver=self._delivery(choice),
+                row=choice,
+                shared=asked.choices > 1,
+                likeliest=asked.likeliest,
+            )
+            for choice in range(asked.choices)
+        ]
+        for task in self._tasks:
+            writer.submit(task)
+
+    def _delivery(self, choice: int) -> Callable[[Event], None]:
+        loop = asyncio.get_running_loop()
 
         def deliver(event: Event) -> None:
             with contextlib.suppress(RuntimeError):  # the event loop is closed: the client is gone
-                loop.call_soon_threadsafe(self._events.put_nowait, event)
+                loop.call_soon_threadsafe(self._events.put_nowait, (choice, event))
 
-        self._task = Task(
-            model=prepared.asked.model,
-            prompt=tuple(prepared.prompt),
-            options=prepared.asked.options,
-            goes_on=bool(prepared.asked.begun),
-            grammar=prepared.grammar,
-            deadline=deadline,
-            deliver=deliver,
-        )
-        writer.submit(self._task)
+        return deliver
 
-    async def next(self) -> str | Report:
-        """The next text, or the report after which nothing follows. Raises: ApiError when it cannot be written."""
-        event = await self._events.get()
+    async def next(self) -> tuple[int, Shown | Report]:
+        """What comes next of which choice; a report ends it. Raises: ApiError when one cannot be written."""
+        choice, event = await self._events.get()
         if isinstance(event, ApiError):
             raise event
-        return event
+        return choice, event
 
-    async def whole(self) -> tuple[str, Report]:
-        texts: list[str] = []
-        while isinstance(event := await self.next(), str):
-            texts.append(event)
-        return "".join(texts), event
+    async def whole(self) -> list[Told]:
+        """All choices, in their order. Raises: ApiError as `next`."""
+        shown: dict[int, list[Shown]] = {choice: [] for choice in range(len(self._tasks))}
+        ended: dict[int, Told] = {}
+        while len(ended) < len(self._tasks):
+            choice, event = await self.next()
+            if isinstance(event, Shown):
+                shown[choice].append(event)
+                continue
+            text = "".join(one.text for one in shown[choice])
+            chances = tuple(chance for one in shown[choice] for chance in one.chances)
+            ended[choice] = Told(text, chances, event)
+        return [ended[choice] for choice in range(len(self._tasks))]
 
     def close(self) -> None:
-        self._writer.cancel(self._task)
+        for task in self._tasks:
+            self._writer.cancel(task)
 
 
 async def events(
-    answering: Answering, first: str | Report, reply: Reply, on_end: Callable[[Report], None]
+    answering: Answering,
+    first: tuple[int, Shown | Report],
+    reply: Reply,
+    on_end: Callable[[Sequence[Report]], None],
 ) -> AsyncIterator[str]:
     """The answer as server-sent events; `first` was read from it already."""
-    yield reply.opening()
-    event = first
+    streams = [ChoiceStream(reply, choice) for choice in range(reply.choices)]
+    reports: dict[int, Report] = {}
+    yield "".join(stream.opening() for stream in streams)
+    choice, event = first
     try:
-        while isinstance(event, str):
-            yield reply.piece(event)
-            event = await answering.next()
+        while True:
+            if isinstance(event, Shown):
+                yield streams[choice].piece(event.text, event.chances)
+            else:
+                yield streams[choice].ending(event)
+                reports[choice] = event
+            if len(reports) == reply.choices:
+                break
+            choice, event = await answering.next()
     except ApiError as error:
-        yield reply.failure(error)
+        yield failure(error)
         return
-    on_end(event)
-    yield reply.ending(event)
+    told = [reports[choice] for choice in range(reply.choices)]
+    on_end(told)
+    yield closing(reply, told)
 
 
 class EventStream(StreamingResponse):

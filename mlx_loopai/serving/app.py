@@ -27,14 +27,19 @@ from mlx_loopai.generation.grounding import ground_all
 from mlx_loopai.generation.lineup import Lineup
 from mlx_loopai.generation.prompts import Prompt, Source
 from mlx_loopai.generation.session import ContextOverflow, answer_room, fitted
+from mlx_loopai.models.embedder import Embedder
 from mlx_loopai.retrieval.index import Hit
 from mlx_loopai.serving.access import Guard, Names, check_key
 from mlx_loopai.serving.answering import Answering, EventStream, GoneError, Prepared, Slots, events, unless_gone
+from mlx_loopai.serving.embedding import parse_vectors, vectors_document
 from mlx_loopai.serving.feedback import feedback_row
+from mlx_loopai.serving.logprobs import Spelling
 from mlx_loopai.serving.page import page_response, page_settings
+from mlx_loopai.serving.reply import Reply
 from mlx_loopai.serving.request_body import Asked, Defaults, parse
-from mlx_loopai.serving.shapes import ApiError, Reply, Report, late_error, stopping_error
-from mlx_loopai.serving.writer import Writer
+from mlx_loopai.serving.shapes import ApiError, Report, late_error, stopping_error
+from mlx_loopai.serving.tool_calls import CallForm
+from mlx_loopai.serving.writer import Job, Writer
 from mlx_loopai.units import MIB
 
 S = TypeVar("S")
@@ -64,6 +69,7 @@ class ServeOptions:
     origins: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
     feedback: Path | None = None
+    embedder: tuple[str, Embedder] | None = None
 
     @property
     def names(self) -> Names:
@@ -87,6 +93,7 @@ def build_app(lineup: Lineup, options: ServeOptions, log: Callable[[str], None])
         Route("/v1/models/{name:path}", api.model),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.text, methods=["POST"]),
+        Route("/v1/embeddings", api.embeddings, methods=["POST"]),
     ]
     if options.feedback is not None:
         routes.append(Route("/v1/feedback", api.feedback, methods=["POST"]))
@@ -126,6 +133,7 @@ class _Api:
         )
         # Reading a long prompt into tokens takes a while: neither the event loop nor the writer shall wait for it.
         self._encoder = ThreadPoolExecutor(1, "encoder")
+        self._spelling = Spelling(lineup.loaded)
         self._created = int(time.time())
         self._stopping = False
 
@@ -173,6 +181,9 @@ class _Api:
     async def text(self, request: Request) -> Response:
         return await self._guarded(request, lambda request: self._complete(request, chat=False))
 
+    async def embeddings(self, request: Request) -> Response:
+        return await self._guarded(request, self._embed)
+
     async def feedback(self, request: Request) -> Response:
         return await self._guarded(request, self._keep_feedback)
 
@@ -192,7 +203,8 @@ class _Api:
             return _error(ApiError(500, "the server failed; its log says why"))
 
     async def _list_models(self, _: Request) -> Response:
-        cards = [self._model_card(name) for name in self._options.defaults.models]
+        embedder = [self._options.embedder[0]] if self._options.embedder else []
+        cards = [self._model_card(name) for name in (*self._options.defaults.models, *embedder)]
         return JSONResponse({"object": "list", "data": cards})
 
     async def _one_model(self, request: Request) -> Response:
@@ -203,31 +215,75 @@ class _Api:
 
     async def _complete(self, request: Request, chat: bool) -> Response:
         asked = parse(await self._body(request), chat, self._options.defaults)
-        self._slots.take()
+        self._slots.take(asked.choices)
         deadline = time.monotonic() + self._options.time_limit_s
         answering: Answering | None = None
 
         def close() -> None:
-            self._slots.free()
+            self._slots.free(asked.choices)
             if answering is not None:
                 answering.close()
+
+        def on_end(reports: Sequence[Report]) -> None:
+            self._done(request, reports)
 
         streaming = False
         try:
             prepared = await unless_gone(request, self._prepared(asked))
-            reply = Reply(asked.model, chat=chat, with_usage=asked.with_usage, sources=prepared.sources)
+            reply = Reply(
+                model=asked.model,
+                chat=chat,
+                choices=asked.choices,
+                with_usage=asked.with_usage,
+                spelling=None if asked.likeliest is None else self._spelling,
+                calls=CallForm.of(self._lineup.loaded.tokenizer, asked.tools),
+                sources=prepared.sources,
+            )
             answering = Answering(self._writer, prepared, deadline)
             if not asked.stream:
-                text, report = await unless_gone(request, answering.whole())
-                self._done(request, report)
-                return JSONResponse(reply.whole(text, report))
+                told = await unless_gone(request, answering.whole())
+                on_end([one.report for one in told])
+                return JSONResponse(reply.whole(told))
             # A stream's status is sent before its text: what fails until the first text still gets its own.
             first = await unless_gone(request, answering.next())
             streaming = True
-            return EventStream(events(answering, first, reply, lambda report: self._done(request, report)), close)
+            return EventStream(events(answering, first, reply, on_end), close)
         finally:
             if not streaming:
                 close()
+
+    async def _embed(self, request: Request) -> Response:
+        if self._options.embedder is None:
+            raise ApiError(404, "this server was started without an embedder, so it embeds no texts")
+        name, embedder = self._options.embedder
+        asked = parse_vectors(await self._body(request), embedder, name)
+        self._slots.take()
+        try:
+            slabs = [await unless_gone(request, self._in_writer(embedder.passages, slab)) for slab in asked.slabs]
+        finally:
+            self._slots.free()
+        n_tokens = sum(len(embedder.encode(text)) for text in asked.texts)
+        self._log(f"{request.method} {request.url.path} 200, {n_tokens} tokens")
+        return JSONResponse(vectors_document(asked, [one for slab in slabs for one in slab], name, n_tokens))
+
+    async def _in_writer(self, work: Callable[[S], T], value: S) -> T:
+        """`work(value)` in the thread that owns MLX. Raises: ApiError."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[T | ApiError] = loop.create_future()
+
+        def settle(result: T | ApiError) -> None:
+            if not found.done():
+                found.set_result(result)
+
+        def deliver(result: T | ApiError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, result)
+
+        self._writer.call(Job(lambda: work(value), deliver))
+        result = await found
+        if isinstance(result, ApiError):
+            raise result
+        return result
 
     async def _keep_feedback(self, request: Request) -> Response:
         row = feedback_row(await self._body(request), self._options.defaults.model)
@@ -237,10 +293,11 @@ class _Api:
         self._log(f"{request.method} {request.url.path} 200")
         return JSONResponse({"object": "feedback", "added": added})
 
-    def _done(self, request: Request, report: Report) -> None:
-        written = report.written
-        taken = f"{written.prompt_tokens} + {written.generated_tokens} tokens"
-        self._log(f"{request.method} {request.url.path} 200, {taken}, {written.tokens_per_s:.1f} tokens/s")
+    def _done(self, request: Request, reports: Sequence[Report]) -> None:
+        written = [report.written for report in reports]
+        taken = f"{written[0].prompt_tokens} + {sum(one.generated_tokens for one in written)} tokens"
+        speed = sum(one.tokens_per_s for one in written)
+        self._log(f"{request.method} {request.url.path} 200, {taken}, {speed:.1f} tokens/s")
 
     async def _body(self, request: Request) -> bytes:
         """The body, as long as it is small enough and comes soon enough. Raises: ApiError."""
@@ -305,7 +362,11 @@ class _Api:
         session = self._lineup.sessions[asked.model]
         if isinstance(asked.prompt, str):
             return list(session.loaded.tokenizer.encode(asked.prompt)), None
-        prompt, context = Prompt(asked.prompt, "messages"), self._options.context_tokens
+        speaks = any(turn.role == "tool" or turn.tool_calls for turn in asked.prompt)
+        if speaks and not asked.tools:
+            # The template would leave them out, and the model answer something else.
+            raise InputError("calls and their results: give the functions as `tools`")
+        prompt, context = Prompt(asked.prompt, "messages", tools=asked.tools), self._options.context_tokens
         if self._options.retrieve is None:
             return session.prompt_ids(prompt, options=asked.options, begun=asked.begun), None
         # A token is at least a byte.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,19 +21,15 @@ from mlx_loopai.text.alphabet import Scripts
 _FORMS = ("str", "list[_Part]", "list[str]")
 _SEEDS = 1 << 31
 _LARGEST_SEED = (1 << 63) - 1
+_MOST_LIKELIEST = 20
 
 # Fields that would change the answer and are not supported, with the values that ask for nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -45,11 +42,12 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 class Defaults:
     """What holds for a request that does not say otherwise; no answer is longer than `options.max_tokens`.
 
-    models: the names that a request may call, the default first.
+    models: the names that a request may call, the default first. choices: how many answers one may ask for.
     """
 
     models: tuple[str, ...]
     options: GenerationOptions
+    choices: int = 8
 
     @property
     def model(self) -> str:
@@ -68,6 +66,7 @@ class Asked:
     """A request that can be answered. model: which of the server's. prompt: the messages of a chat, or plain text.
 
     begun: the beginning of a chat's answer, which the model goes on with. schema: of the JSON that the answer shall be.
+    choices: how many answers. likeliest: see `Request`. tools: JSON text of the functions that may be called.
     """
 
     model: str
@@ -77,6 +76,9 @@ class Asked:
     with_usage: bool
     begun: str = ""
     schema: Mapping[str, Any] | None = None
+    choices: int = 1
+    likeliest: int | None = None
+    tools: str = ""
 
 
 class _Part(BaseModel):
@@ -91,9 +93,43 @@ class _Part(BaseModel):
         return kind
 
 
+class _Function(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
+class _Tool(BaseModel):
+    type: Literal["function"]
+    function: _Function
+
+
+class _CalledFunction(BaseModel):
+    name: str
+    arguments: str
+
+
+class _ToolCall(BaseModel):
+    id: str = ""
+    function: _CalledFunction
+
+    @field_validator("function")
+    @classmethod
+    def _has_arguments(cls, function: _CalledFunction) -> _CalledFunction:
+        if not isinstance(from_json(function.arguments or "{}"), dict):
+            raise ValueError("arguments must be a JSON object, as text")
+        return function
+
+    @property
+    def as_call(self) -> dict[str, Any]:
+        return {"name": self.function.name, "arguments": from_json(self.function.arguments or "{}")}
+
+
 class _Turn(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[_Part] | None = None  # clients send null for a turn that only called a tool
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
 
     @property
     def text(self) -> str:
@@ -146,11 +182,36 @@ class _Body(BaseModel):
     code_fences: bool | None = None
     filter: bool | None = None
     response_format: _ResponseFormat | None = None
+    n: int | None = Field(None, ge=1)
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens are asked for at each place; None: no probabilities."""
+        raise NotImplementedError
 
 
 class _ChatBody(_Body):
     messages: list[_Turn] = Field(min_length=1)
     continue_final_message: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=_MOST_LIKELIEST)
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+
+    @property
+    def likeliest(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs: needs logprobs true", "top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def functions(self) -> str:
+        """JSON text of the functions that may be called. Raises: ApiError 400 beside a form."""
+        if not self.tools or self.tool_choice == "none":
+            return ""
+        if self.response_format is not None and self.response_format.schema_given is not None:
+            raise ApiError(400, "tools: cannot be called in an answer of a form; leave response_format out", "tools")
+        return json.dumps([tool.model_dump() for tool in self.tools], ensure_ascii=False)
 
     @property
     def begun(self) -> str:
@@ -166,6 +227,11 @@ class _ChatBody(_Body):
 
 class _TextBody(_Body):
     prompt: str = Field(min_length=1)
+    logprobs: int | None = Field(None, ge=0, le=_MOST_LIKELIEST)
+
+    @property
+    def likeliest(self) -> int | None:
+        return self.logprobs
 
 
 def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
@@ -178,16 +244,25 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
     try:
         read = (_ChatBody if chat else _TextBody).model_validate(fields)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error) from None
     begun = read.begun if isinstance(read, _ChatBody) else ""
+    tools = read.functions if isinstance(read, _ChatBody) else ""
+    choices = read.n or 1
+    if choices > defaults.choices:
+        raise ApiError(400, f"n: {choices} answers; this server writes at most {defaults.choices} at once", "n")
+    # Calls are JSON in Latin letters between marks: neither scripts nor filter may touch them.
+    options = defaults.options.model_copy(update={"scripts": "off"}) if tools else defaults.options
     return Asked(
         model=defaults.chosen(read.model),
         prompt=_turns(read.messages[: -1 if begun else None]) if isinstance(read, _ChatBody) else read.prompt,
-        options=_options(read, defaults.options),
+        options=_options(read, options),
         stream=bool(read.stream),
         with_usage=bool(read.stream_options and read.stream_options.include_usage),
         begun=begun,
         schema=read.response_format.schema_given if read.response_format else None,
+        choices=choices,
+        likeliest=read.likeliest,
+        tools=tools,
     )
 
 
@@ -209,7 +284,8 @@ def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
             raise ApiError(400, f"{name} is not supported here; leave it out", name, "unsupported_parameter")
 
 
-def _invalid(error: ValidationError) -> ApiError:
+def invalid(error: ValidationError) -> ApiError:
+    """What a client is told of fields that are not as they should be: the first of them."""
     # Of the forms that a value may have, the one that was followed furthest was meant.
     found = max(error.errors(include_url=False, include_context=False, include_input=False), key=_depth)
     place = ".".join(str(part) for part in found["loc"] if part not in _FORMS)
@@ -240,9 +316,19 @@ def _options(read: _Body, defaults: GenerationOptions) -> GenerationOptions:
 def _turns(turns: Sequence[_Turn]) -> tuple[Message, ...]:
     """The conversation, with all that its system messages say in front."""
     system = "\n\n".join(turn.text for turn in turns if turn.role in ("system", "developer") and turn.text.strip())
-    spoken = [Message(turn.role, turn.text) for turn in turns if turn.role in ("user", "assistant")]
-    if not spoken or spoken[-1].role != "user":
-        raise ApiError(400, "messages: the last turn must be the user's, which the model answers", "messages")
-    if not spoken[-1].content.strip():
+    called = {call.id: call.function.name for turn in turns for call in turn.tool_calls or ()}
+    spoken = [_message(turn, called) for turn in turns if turn.role in ("user", "assistant", "tool")]
+    if not spoken or spoken[-1].role not in ("user", "tool"):
+        raise ApiError(
+            400, "messages: the last turn must be the user's or a tool's, which the model answers", "messages"
+        )
+    if spoken[-1].role == "user" and not spoken[-1].content.strip():
         raise ApiError(400, "messages: the last turn is empty; write what the model should answer", "messages")
     return (*([Message("system", system)] if system else []), *spoken)
+
+
+def _message(turn: _Turn, called: Mapping[str, str]) -> Message:
+    """A turn; `called`: the function of each call by its id, which a tool's turn answers."""
+    calls = [call.as_call for call in turn.tool_calls or ()]
+    name = called.get(turn.tool_call_id or "", "") if turn.role == "tool" else ""
+    return Message(turn.role, turn.text, tool_calls=json.dumps(calls, ensure_ascii=False) if calls else "", name=name)

@@ -7,20 +7,29 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answer_stream import Writing
-from mlx_loopai.generation.batch import RowPiece
+from mlx_loopai.generation.batch import Chance, RowPiece
 from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.lineup import Key, Lineup, LineupBatch
-from mlx_loopai.models.prompt_cache import RecentPrefixes
+from mlx_loopai.models.prompt_cache import Prefix, RecentPrefixes, compute_prefix
 from mlx_loopai.serving.shapes import ApiError, Report, late_error, stopping_error
 
-Event = str | Report | ApiError
+
+@dataclass(frozen=True)
+class Shown:
+    """Text for a reader, and the chances of the tokens that were chosen since the last text, where they are asked."""
+
+    text: str
+    chances: tuple[Chance, ...] = ()
+
+
+Event = Shown | Report | ApiError
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +37,8 @@ class Task:
     """An answer to write. `deliver` is called from the writer's thread: with text, at last a Report or an ApiError.
 
     model: a name of the lineup. goes_on: the prompt ends with the beginning of the answer. deadline: on the clock of
-    `time.monotonic`.
+    `time.monotonic`. row: which of the choices of one request it is; shared: there are others. likeliest: see
+    `Request`.
     """
 
     model: str
@@ -38,12 +48,24 @@ class Task:
     grammar: Grammar | None
     deadline: float
     deliver: Callable[[Event], None]
+    row: int = 0
+    shared: bool = False
+    likeliest: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Other work for the thread that owns MLX, done between two steps. `deliver` is called there with its result."""
+
+    work: Callable[[], Any]
+    deliver: Callable[[Any], None]
 
 
 @dataclass(frozen=True, eq=False)
 class _Row:
     task: Task
     writing: Writing
+    chances: list[Chance] = field(default_factory=list)
 
 
 class Writer:
@@ -55,7 +77,7 @@ class Writer:
     def __init__(self, lineup: Lineup, batch_rows: int, cache_bytes: int, on_failure: Callable[[str], None]) -> None:
         self._lineup, self._batch_rows, self._on_failure = lineup, batch_rows, on_failure
         self._recent = RecentPrefixes(cache_bytes)
-        self._orders: queue.SimpleQueue[tuple[str, Task] | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[str, Task] | Job | None] = queue.SimpleQueue()
         self._waiting: deque[Task] = deque()
         self._rows: dict[Key, _Row] = {}
         self._keys: dict[Task, Key] = {}
@@ -68,6 +90,12 @@ class Writer:
 
     def submit(self, task: Task) -> None:
         self._orders.put(("write", task))
+        if self._ended.is_set():
+            self._refuse_waiting()
+
+    def call(self, job: Job) -> None:
+        """Have other work done. What it raises is delivered as an ApiError."""
+        self._orders.put(job)
         if self._ended.is_set():
             self._refuse_waiting()
 
@@ -109,7 +137,9 @@ class Writer:
         with contextlib.suppress(queue.Empty):
             while True:
                 order = self._orders.get_nowait()
-                if order is not None and order[0] == "write":
+                if isinstance(order, Job):
+                    order.deliver(stopping_error())
+                elif order is not None and order[0] == "write":
                     order[1].deliver(stopping_error())
 
     def _write(self, batch: LineupBatch) -> None:
@@ -130,6 +160,8 @@ class Writer:
             order = self._orders.get()
             if order is None:
                 self._closing = True
+            elif isinstance(order, Job):
+                self._do(order)
             elif order[0] == "write":
                 self._waiting.append(order[1])
             elif order[1] in self._keys:
@@ -137,16 +169,37 @@ class Writer:
             elif order[1] in self._waiting:
                 self._waiting.remove(order[1])
 
+    def _do(self, job: Job) -> None:
+        try:
+            job.deliver(job.work())
+        except InputError as error:
+            job.deliver(ApiError(400, str(error), error.argument))
+        except Exception as error:  # one job that fails must not end the answers
+            self._on_failure(f"{type(error).__name__}: {error}")
+            job.deliver(ApiError(500, "this could not be computed; the server's log says why"))
+
     def _begin(self, batch: LineupBatch, task: Task) -> None:
         try:
-            request = self._lineup.sessions[task.model].request(task.prompt, task.options, task.grammar)
+            request = self._lineup.sessions[task.model].request(task.prompt, task.options, task.grammar, task.row)
         except InputError as error:
             task.deliver(ApiError(400, str(error), error.argument))
             return
         reader = self._lineup.reader(task.model, request)
-        request = replace(request, goes_on=task.goes_on, prefix=self._recent.prefix(request.prompt, reader))
+        prefix = self._recent.prefix(request.prompt, reader)
+        if task.shared:
+            prefix = self._read(request.prompt, reader, prefix)
+        request = replace(request, goes_on=task.goes_on, likeliest=task.likeliest, prefix=prefix)
         key = batch.add(reader, request)
         self._rows[key], self._keys[task] = _Row(task, Writing(request)), key
+
+    def _read(self, prompt: Sequence[int], reader: str, known: Prefix | None) -> Prefix | None:
+        """All of `prompt` but its last token, read once for several answers."""
+        if len(prompt) < 2 or (known is not None and len(known.tokens) == len(prompt) - 1):
+            return known
+        self._lineup.switch_to(reader)
+        found = compute_prefix(self._lineup.loaded.model, prompt[:-1], known)
+        self._recent.keep(found.tokens, found.cache, reader)
+        return found
 
     def _keep(self, reader: str, tokens: list[int], cache: list[Any]) -> None:
         self._recent.keep(tokens, cache, reader)
@@ -155,6 +208,8 @@ class Writer:
         row = self._rows.get(key)
         if row is None:
             return
+        if found.chance is not None:
+            row.chances.append(found.chance)
         self._show(row, row.writing.take(found.piece))
         if found.last or row.writing.stopped:
             self._drop(batch, key)
@@ -166,8 +221,9 @@ class Writer:
         row.task.deliver(Report(row.writing.text(), late, len(prefix.tokens) if prefix else 0))
 
     def _show(self, row: _Row, text: str) -> None:
-        if text:
-            row.task.deliver(text)
+        if text or row.chances:
+            row.task.deliver(Shown(text, tuple(row.chances)))
+            row.chances.clear()
 
     def _end_late(self, batch: LineupBatch) -> None:
         now = time.monotonic()

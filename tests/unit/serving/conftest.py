@@ -69,6 +69,7 @@ def serving(nano: Session) -> Serving:
     """Starts a server with other options than the usual ones."""
     uvicorn = pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed")
     from mlx_loopai.serving.app import ServeOptions, build_app
+    from mlx_loopai.serving.connection import PatientProtocol
 
     @contextlib.contextmanager
     def start(
@@ -82,7 +83,7 @@ def serving(nano: Session) -> Serving:
         chosen = dataclasses.replace(ServeOptions(DEFAULTS, context_tokens=1024), **options)
         app = build_app(lineup or Lineup({"nano": session}, {}), chosen, running.log.append)
         on_app(app)
-        config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(app, log_config=None, ws="none", http=PatientProtocol, timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

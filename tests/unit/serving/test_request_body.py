@@ -86,7 +86,7 @@ def test_text() -> None:
     [
         ({"messages": []}, "messages"),
         ({"messages": None}, "messages"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role"),
+        ({"messages": [{"role": "function", "content": "a"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "네"}]}, "messages"),
         (
@@ -107,10 +107,10 @@ def test_text() -> None:
         ({"stop": [""]}, "stop"),
         ({"stop": ["a"] * 17}, "stop"),
         ({"stop": 3}, None),
-        ({"n": 2}, "n"),
-        ({"tools": [{}]}, "tools"),
+        ({"n": 9}, "n"),
+        ({"tools": [{}]}, "tools.0.type"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 3}, "logprobs"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"scripts": "klingon"}, "scripts"),
         ({"stream": "yes"}, "stream"),

@@ -17,7 +17,7 @@ TOO_OLD = $(shell $(PYTHON) -c 'import sys; v = sys.version_info; print("" if v 
 # Stops with advice when PYTHON is too old; a recipe's first line.
 CHECK_PYTHON = $(if $(TOO_OLD),$(error mlx-loopai needs Python 3.11 or newer, but $(PYTHON) is $(TOO_OLD); run: make PYTHON=python3.12 $(MAKECMDGOALS)))
 
-.PHONY: setup demo check fix test test-parity test-real test-notebook test-wheel test-lowest test-newest install bench \
+.PHONY: setup demo check fix test test-parity test-real test-notebook test-js test-wheel test-lowest test-newest install bench \
 	bench-mac docs lock licences sbom dist clean
 .DEFAULT_GOAL := setup
 
@@ -73,6 +73,11 @@ $(VENV)/.ready-notebook: $(VENV)/.ready
 # Runs examples/ as a person would, in a kernel of its own.
 test-notebook: $(VENV)/.ready-notebook
 	$(BIN)/python -m pytest -m notebook tests
+
+# OpenAI's client for JavaScript, from npm, against the server.
+test-js: setup
+	npm install --prefix build/js --ignore-scripts --no-audit --no-fund openai@6.49.0
+	$(BIN)/python -m pytest tests/unit/serving/test_clients.py
 
 # Builds wheel and sdist, and uses the wheel in an environment that has nothing else.
 test-wheel: setup

@@ -7,17 +7,19 @@ import dataclasses
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.generation.lineup import Lineup
 from mlx_loopai.generation.session import Session, open_session
+from mlx_loopai.models.embedder import Embedder, Vectors
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.serving.request_body import Defaults
 
@@ -46,6 +48,19 @@ class Running:
                 return
             time.sleep(0.05)
         raise AssertionError(f"still busy: {state}")
+
+
+class _Counting(Embedder):
+    def passages(self, texts: Sequence[str], on_done: Callable[[int], None] = lambda count: None) -> Vectors:
+        if "깨짐" in texts:
+            raise RuntimeError("broken")
+        found = np.array([[text.count("가") + 1, text.count("나") + 1] for text in texts], np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def counting_embedder() -> Embedder:
+    """Vectors that count two syllables of a text; a token is a character."""
+    return _Counting("counts", "", 2, "", lambda text: [0] * len(text), lambda ids, lengths: ids)
 
 
 Serving = Callable[..., AbstractContextManager[Running]]

@@ -20,14 +20,12 @@ from hypothesis import strategies as st
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.generation.answer_stream import Text
 from mlx_loopai.generation.batch import Chance
-from mlx_loopai.generation.session import Session
-from mlx_loopai.models.embedder import Embedder
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.serving.reply import ChoiceStream, Reply, Told
 from mlx_loopai.serving.request_body import parse
 from mlx_loopai.serving.shapes import ApiError, Report
 from mlx_loopai.serving.tool_calls import Call, CallForm, CallReader
-from tests.unit.serving.conftest import DEFAULTS, Running, Serving
+from tests.unit.serving.conftest import DEFAULTS, Running, Serving, counting_embedder
 
 QWEN = Path(__file__).parents[4] / "shared" / "models" / "qwen2.5-tokenizer"
 QUESTION = "호랑이 이야기를 들려줘."
@@ -197,21 +195,8 @@ def test_a_template_shows_the_functions() -> None:
     assert CallForm.of(tokenizer, "") is None
 
 
-@pytest.fixture(scope="module")
-def embedder(nano: Session) -> Embedder:
-    """Vectors that count the syllables of a text, of length 1."""
-
-    class Counting(Embedder):
-        def passages(self, texts: Any, on_done: Any = None) -> Any:
-            if "깨짐" in texts:
-                raise RuntimeError("broken")
-            found = np.array([[text.count("가") + 1, text.count("나")] for text in texts], np.float32)
-            return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-    return Counting("counts", "", 2, "", lambda text: list(range(len(text))), lambda *_: None)  # type: ignore[arg-type, return-value]
-
-
-def test_vectors(serving: Serving, embedder: Embedder) -> None:
+def test_vectors(serving: Serving) -> None:
+    embedder = counting_embedder()
     with serving(embedder=("counts", embedder)) as server:
 
         def asked(status: int = 200, **body: Any) -> dict[str, Any]:

@@ -1,0 +1,231 @@
+"""`mlx-loopai serve` against `mlx_lm.server`: throughput and latency, one client and sixteen, in one run.
+
+    python bench/serve_race.py --model MODEL [--clients 1 16] [--rounds 3] [--max-tokens 64] [--out F.json]
+
+Both serve the same folder, a float32 copy of MODEL, so that both compute the same. Greedy answers of the same prompts
+are compared first: the race counts only if both read and write the same. Then both are asked in turns, each with
+as many clients at once. A third entry is `mlx-loopai serve` as it comes, with the script constraint, the repetition
+guard and the filter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.benchmark.conditions import SystemReader, read_machine
+from mlx_loopai.models.load import resolve_model
+
+PLACES = ("등대", "시장", "산사", "기차역", "바닷가", "학교", "빵집", "도서관")
+DEEDS = ("첫눈", "오래된 편지", "길 잃은 고양이", "비 오는 밤")
+BARE = ("--scripts", "off", "--no-filter", "--repetition-guard", "0")
+START_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str
+    command: tuple[str, ...]
+    url: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    seconds: float
+    prompt_tokens: int
+    tokens: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Round:
+    server: str
+    clients: int
+    requests: int
+    tokens: int
+    seconds: float
+    latencies_s: tuple[float, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=2, help="of each client in a round, at least 8 in all")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as temporary:
+        model = Path(temporary) / "model"
+        loopai = (sys.executable, "-m", "mlx_loopai.cli.main")
+        convert = [
+            *loopai,
+            "convert",
+            str(resolve_model(options.model)),
+            "--to",
+            "mlx",
+            "--dtype",
+            "fp32",
+            "--out",
+            str(model),
+            "--quiet",
+        ]
+        subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
+        with running(servers(loopai, model, max(options.clients))) as started:
+            checked = {server.name: asked(server, prompts(8), 1, options.max_tokens)[1] for server in started}
+            rounds = [
+                measured(server, clients, options, number)
+                for number in range(options.rounds)
+                for clients in options.clients
+                for server in started
+            ]
+    report = {
+        "machine": asdict(read_machine(SystemReader())),
+        "load": [load_before, os.getloadavg()[0]],
+        "model": options.model,
+        "max_tokens": options.max_tokens,
+        "equal": equality(checked),
+        "summary": summary(rounds),
+        "rounds": [asdict(one) for one in rounds],
+    }
+    text = json.dumps(report, ensure_ascii=False, indent=1)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps({key: report[key] for key in ("equal", "summary", "load")}, ensure_ascii=False, indent=1))  # noqa: T201
+
+
+def servers(loopai: Sequence[str], model: Path, most: int) -> list[Server]:
+    ports = [free_port() for _ in range(3)]
+    own = (*loopai, "serve", "--model", str(model), "--concurrent", str(most), "--temperature", "0", "--quiet")
+    theirs = (sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--log-level", "ERROR")
+    commands = {"mlx-loopai": (*own, *BARE), "mlx-lm": theirs, "mlx-loopai, as it comes": own}
+    return [
+        Server(name, (*command, "--port", str(port)), f"http://127.0.0.1:{port}/v1")
+        for (name, command), port in zip(commands.items(), ports, strict=True)
+    ]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def running(wanted: Sequence[Server]) -> Iterator[Sequence[Server]]:
+    """The servers, ready to answer."""
+    started = [subprocess.Popen(one.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for one in wanted]
+    try:
+        for server, process in zip(wanted, started, strict=True):
+            wait_for(server, process)
+        yield wanted
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(30)
+
+
+def wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise SystemExit(f"{server.name} ended: {' '.join(server.command)}")
+        try:
+            ask(server, "안녕?", 1)
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise SystemExit(f"{server.name} did not answer within {START_SECONDS} s")
+
+
+def prompts(count: int, first: int = 0) -> list[str]:
+    """Requests of which no two are alike, as long as their number is below 10,000."""
+    numbers = range(first, first + count)
+    return [f"{PLACES[n % 8]}에서 만난 {DEEDS[n // 8 % 4]}에 대한 이야기 {n}을 들려줘." for n in numbers]
+
+
+def ask(server: Server, prompt: str, max_tokens: int) -> Answer:
+    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, "temperature": 0}
+    request = urllib.request.Request(
+        f"{server.url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    began = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=START_SECONDS) as response:
+        found: dict[str, Any] = json.load(response)
+    usage = found["usage"]
+    text = found["choices"][0]["message"].get("content") or ""
+    return Answer(time.perf_counter() - began, usage["prompt_tokens"], usage["completion_tokens"], text)
+
+
+def asked(server: Server, wanted: Sequence[str], clients: int, max_tokens: int) -> tuple[float, list[Answer]]:
+    """Seconds for all, and the answers; each client asks its next when it has its last."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(lambda prompt: ask(server, prompt, max_tokens), wanted))
+    return time.perf_counter() - began, answers
+
+
+def measured(server: Server, clients: int, options: argparse.Namespace, number: int) -> Round:
+    count = max(8, clients * options.requests)
+    # New prompts each time: what a server remembers of the last round shall not help it.
+    first = 100 + 1000 * number + 100 * options.clients.index(clients)
+    seconds, answers = asked(server, prompts(count, first), clients, options.max_tokens)
+    tokens = sum(answer.tokens for answer in answers)
+    return Round(server.name, clients, count, tokens, seconds, tuple(answer.seconds for answer in answers))
+
+
+def equality(checked: dict[str, list[Answer]]) -> dict[str, Any]:
+    """Whether both servers read and write the same, by the answers to the same prompts."""
+    own, theirs = checked["mlx-loopai"], checked["mlx-lm"]
+    pairs = list(zip(own, theirs, strict=True))
+    return {
+        "prompts": len(pairs),
+        "prompt_tokens_equal": sum(one.prompt_tokens == other.prompt_tokens for one, other in pairs),
+        "answer_tokens": [sum(one.tokens for one in own), sum(other.tokens for other in theirs)],
+        "texts_equal": sum(one.text == other.text for one, other in pairs),
+    }
+
+
+def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """For each server and number of clients: the median round's speed, and the latencies of all rounds.
+
+    The ratio is that of answers per second: the texts are the same, but mlx-lm counts the end-of-text token as well.
+    """
+    found = []
+    for clients in dict.fromkeys(one.clients for one in rounds):
+        by_server = {}
+        for name in dict.fromkeys(one.server for one in rounds):
+            own = [one for one in rounds if (one.server, one.clients) == (name, clients)]
+            latencies = sorted(seconds for one in own for seconds in one.latencies_s)
+            by_server[name] = {
+                "server": name,
+                "clients": clients,
+                "answers_per_s": statistics.median(one.requests / one.seconds for one in own),
+                "tokens_per_s": statistics.median(one.tokens / one.seconds for one in own),
+                "p50_s": statistics.median(latencies),
+                "p95_s": latencies[int(0.95 * (len(latencies) - 1))],
+            }
+        base = by_server["mlx-lm"]["answers_per_s"]
+        found += [one | {"times_mlx_lm": one["answers_per_s"] / base} for one in by_server.values()]
+    return found
+
+
+if __name__ == "__main__":
+    main()

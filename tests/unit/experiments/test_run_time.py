@@ -32,7 +32,8 @@ def needs(config: RunConfig, lengths: list[int] = LENGTHS) -> Preview:
 
 def test_work_counts_rehearsal_and_passes() -> None:
     config = guarded("train.epochs=2", "train.rows_per_step=4", "replay.share=0.5", "train.max_tokens=100")
-    assert work_of(config, [50] * 9 + [1000], 20) == Work(steps=10, own_tokens=110, rehearsed_tokens=2 * (20 + 48))
+    rehearsed = 2 * (20 + config.replay.answer_tokens)
+    assert work_of(config, [50] * 9 + [1000], 20) == Work(steps=10, own_tokens=110, rehearsed_tokens=rehearsed)
     assert work_of(guarded("train.max_steps=7"), [10]).steps == 7
 
 

@@ -166,7 +166,7 @@ def command(
             feedback=feedback,
             embedder=embeds,
         )
-        _announce(listening, host, serving, as_json, quiet)
+        _announce(listening, host, serving, as_json)
         with keep_awake():
             _run(lineup, serving, listening, quiet)
 
@@ -235,7 +235,7 @@ def _called(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def _announce(listening: socket.socket, host: str, options: ServeOptions, as_json: bool, quiet: bool) -> None:
+def _announce(listening: socket.socket, host: str, options: ServeOptions, as_json: bool) -> None:
     listening.listen(_BACKLOG)
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
@@ -252,7 +252,8 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
         document, as_json, tr("{model}: {url} (API: {url}/v1); Ctrl-C stops it", model=options.defaults.model, url=url)
     )
     sys.stdout.flush()
-    if "*" in options.origins and options.api_key is None and not quiet:
+    # Who else can use the model is said even to who wants quiet.
+    if "*" in options.origins and options.api_key is None:
         click.echo(
             tr(
                 "note: pages of every site can use the model; set {key_variable} to require a key",
@@ -260,7 +261,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
             ),
             err=True,
         )
-    if not options.loopback and options.api_key is None and not quiet:
+    if not options.loopback and options.api_key is None:
         click.echo(
             tr(
                 "note: anybody who reaches {host} can use the model; set {key_variable} to require a key",

@@ -25,6 +25,7 @@ from mlx_loopai.generation.switch import Switch
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import ADAPTER_SCOPE, check_base, find_adapter, load_adapter, read_adapter_config
 from mlx_loopai.models.load import Base, LoadedModel, hash_base
+from mlx_loopai.models.prompt_cache import Prefix
 from mlx_loopai.text.alphabet import Scripts
 
 AdapterWhen = Literal["always", "auto"]
@@ -119,11 +120,13 @@ class Session:
         grammar: Grammar | None = None,
         row: int = 0,
         pictures: Sequence[Picture] = (),
+        read: Prefix | None = None,
     ) -> Request:
         """What `options` ask for, as a request that can be written: every way from a prompt to text begins here.
 
-        pictures: those of the prompt, in order. Raises: InputError for unknown scripts, a tokenizer whose bytes are
-        unknown, or pictures that cannot be read.
+        pictures: those of the prompt, in order. read: what the base has read of it, for the switch.
+
+        Raises: InputError for unknown scripts, a tokenizer whose bytes are unknown, or pictures that cannot be read.
         """
         seen = None
         if pictures:
@@ -144,7 +147,7 @@ class Session:
             stops=options.stop,
             policy=policy_of(scripts) if cleans else None,
             guard=self.tools.guard if options.repetition_guard else None,
-            adapter=self.uses_adapter(ids, bool(pictures)),
+            adapter=self.uses_adapter(ids, bool(pictures), read),
             pictures=seen,
         )
 
@@ -152,13 +155,13 @@ class Session:
         """All pictures that `prompt` and its examples show, in the order of their tokens."""
         return pictures_in(build_messages(prompt.messages, few_shot, self.system_prompt))
 
-    def uses_adapter(self, ids: Sequence[int], shows_pictures: bool = False) -> bool:
-        """Whether the adapter answers this prompt; a switch reads it once with the base to decide."""
+    def uses_adapter(self, ids: Sequence[int], shows_pictures: bool = False, read: Prefix | None = None) -> bool:
+        """Whether the adapter answers this prompt; a switch reads it with the base, from where `read` ends, to decide."""
         if self.for_pictures and not shows_pictures:
             return False
         if self.adapter is None or self.switch is None:
             return self.adapter is not None
-        return self.switch.chooses_adapter(self.loaded.model, ids)
+        return self.switch.chooses_adapter(self.loaded.model, ids, read)
 
     def prompt_ids(
         self,

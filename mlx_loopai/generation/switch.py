@@ -22,6 +22,7 @@ from mlx_loopai.files import write_whole
 from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.prompt_cache import Prefix
 
 SWITCH_FILE = "adapter_switch.json"
 _FORM = 1
@@ -51,9 +52,14 @@ class Switch:
         point = _unit(np.asarray(state, np.float64)[None] - np.array(self.centre))[0]
         return float(point @ np.array(self.weights) + self.bias)
 
-    def chooses_adapter(self, model: nn.Module, prompt_ids: Sequence[int]) -> bool:
-        """Whether the adapter on `model` should answer; costs one reading of the prompt without it."""
-        return self.score(prompt_states(model, [prompt_ids])[0]) >= self.threshold
+    def chooses_adapter(self, model: nn.Module, prompt_ids: Sequence[int], read: Prefix | None = None) -> bool:
+        """Whether the adapter on `model` should answer; costs one reading of the prompt without it.
+
+        read: what the base has read of the prompt, which need not be read again.
+        """
+        known = read is not None and read.fits(prompt_ids)
+        state = state_after(model, prompt_ids, read) if known else prompt_states(model, [prompt_ids])[0]
+        return self.score(state) >= self.threshold
 
     def save(self, folder: Path) -> None:
         write_whole(folder / SWITCH_FILE, json.dumps({"form": _FORM, **asdict(self)}) + "\n")
@@ -103,6 +109,14 @@ def prompt_states(model: nn.Module, prompts: Sequence[Sequence[int]]) -> npt.NDA
             states = hidden_states(model, mx.array(ids)[None], positions=last)
             found.append(np.array(states[0].astype(mx.float32)))
     return np.stack(found)
+
+
+def state_after(model: nn.Module, prompt_ids: Sequence[int], read: Prefix) -> npt.NDArray[np.float32]:
+    """The state (D,) that `prompt_states` gives of one prompt, of which the base has read the beginning."""
+    rest = mx.array(prompt_ids[len(read.tokens) :])[None]
+    with adapter_disabled(model):
+        states = model.model(rest, cache=read.own_cache())
+        return np.array(states[0, -1].astype(mx.float32))
 
 
 def fit_switch(for_adapter: npt.NDArray[np.float32], for_base: npt.NDArray[np.float32]) -> Switch | None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.generation.answer_stream import Text
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "content_filter"]
 _RETRY_S = 5
 
 
@@ -55,6 +55,9 @@ class Report:
 
     @property
     def finish(self) -> Finish:
+        """Why nothing follows; `content_filter` where the filter left nothing of what was written."""
+        if self.written.removed and not self.written.text.strip():
+            return "content_filter"
         return "stop" if self.written.finished else "length"
 
     @property

@@ -179,13 +179,18 @@ class Writer:
             job.deliver(ApiError(500, "this could not be computed; the server's log says why"))
 
     def _begin(self, batch: LineupBatch, task: Task) -> None:
+        session, base = self._lineup.sessions[task.model], self._lineup.base
+        read = None
+        if session.switch is not None:
+            # What the switch must read is kept: the next turn, and the base where it answers, go on from there.
+            read = self._read(task.prompt, base, self._recent.prefix(task.prompt, base))
         try:
-            request = self._lineup.sessions[task.model].request(task.prompt, task.options, task.grammar, task.row)
+            request = session.request(task.prompt, task.options, task.grammar, task.row, read=read)
         except InputError as error:
             task.deliver(ApiError(400, str(error), error.argument))
             return
         reader = self._lineup.reader(task.model, request)
-        prefix = self._recent.prefix(request.prompt, reader)
+        prefix = read if read is not None and reader == base else self._recent.prefix(request.prompt, reader)
         if task.shared:
             prefix = self._read(request.prompt, reader, prefix)
         request = replace(request, goes_on=task.goes_on, likeliest=task.likeliest, prefix=prefix)
@@ -193,7 +198,7 @@ class Writer:
         self._rows[key], self._keys[task] = _Row(task, Writing(request)), key
 
     def _read(self, prompt: Sequence[int], reader: str, known: Prefix | None) -> Prefix | None:
-        """All of `prompt` but its last token, read once for several answers."""
+        """All of `prompt` but its last token, read once for whoever goes on from there."""
         if len(prompt) < 2 or (known is not None and len(known.tokens) == len(prompt) - 1):
             return known
         self._lineup.switch_to(reader)

@@ -4,7 +4,7 @@ const WORDS = {
   ko: {
     empty: "무엇을 써 볼까요?", prompt: "여기에 요청을 적어 주세요", send: "보내기", stop: "멈추기 (Esc)", new: "새 대화", other: "English",
     key: "서버의 키 (MLX_LOOPAI_API_KEY)", purity: "한글 비율", masked: "한글이 아니어서 막은 비율", overruled: "모델의 첫 선택을 바꾼 비율", tokens: "토큰",
-    speed: "토큰/초", length: "길이 제한으로 끊김", stopped: "멈춤", reached: "정한 길이까지 씀", edited: "고친 글", failed: "오류",
+    speed: "토큰/초", length: "길이 제한으로 끊김", content_filter: "필터가 모두 지움", stopped: "멈춤", reached: "정한 길이까지 씀", edited: "고친 글", failed: "오류",
     lost: "서버에 연결할 수 없습니다", left: "페이지를 닫아서 끊김", writing: "쓰는 중입니다", characters: "자", unspaced: "공백 빼고",
     dropped: "길어서 모델에 보내지 않은 앞의 글:", sources: "참고한 글",
     chats: "대화", list: "대화 목록", remove: "지우기", sure: "정말 지우기", markdown: "Markdown으로 저장", rows: "모든 대화를 JSONL로 저장",
@@ -17,7 +17,7 @@ const WORDS = {
   en: {
     empty: "What would you like to have written?", prompt: "Write your request here", send: "Send", stop: "Stop (Esc)", new: "New chat",
     other: "한국어", key: "The server's key (MLX_LOOPAI_API_KEY)", purity: "Hangul", masked: "masked probability",
-    overruled: "first choices overruled", tokens: "tokens", speed: "tokens/s", length: "cut at the length limit", stopped: "stopped",
+    overruled: "first choices overruled", tokens: "tokens", speed: "tokens/s", length: "cut at the length limit", content_filter: "the filter left nothing", stopped: "stopped",
     reached: "written to the length you chose", edited: "edited", failed: "Error", lost: "the server cannot be reached",
     left: "cut when the page was closed", writing: "Writing", characters: " characters", unspaced: "without spaces",
     dropped: "earlier texts that were too long to send:", sources: "Sources",

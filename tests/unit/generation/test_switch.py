@@ -17,8 +17,10 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answers import write_answers
 from mlx_loopai.generation.engine import stream
 from mlx_loopai.generation.session import Session, open_session
-from mlx_loopai.generation.switch import SWITCH_FILE, Switch, _fit, fit_switch, prompt_states
+from mlx_loopai.generation.switch import SWITCH_FILE, Switch, _fit, fit_switch, prompt_states, state_after
 from mlx_loopai.models.load import load_model
+from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.prompt_cache import compute_prefix
 
 
 def clouds(n: int, m: int, apart: float, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -125,10 +127,22 @@ def test_states_are_the_bases_whatever_the_adapter(adapted, tiny_model_folder: P
     np.testing.assert_array_equal(prompt_states(adapted(), prompts), base)
 
 
+def test_a_state_is_the_same_from_where_the_base_has_read(adapted) -> None:  # type: ignore[no-untyped-def]
+    model, ids = adapted(), [5, 6, 7, 8, 9]
+    with adapter_disabled(model):
+        read = compute_prefix(model, ids[:3])
+    whole = prompt_states(model, [ids])[0]
+    np.testing.assert_allclose(state_after(model, ids, read), whole, rtol=1e-4, atol=1e-5)
+    score = fitted(5, 5, 3.0)
+    switch = replace(score, centre=(0.0,) * len(whole), weights=tuple(whole.tolist()), bias=0.0)
+    for threshold, chosen in ((-1e9, True), (1e9, False)):
+        assert replace(switch, threshold=threshold).chooses_adapter(model, ids, read) is chosen
+
+
 class _Chooses:
     """A switch that leaves prompts of even length to the base."""
 
-    def chooses_adapter(self, model: object, prompt_ids: Sequence[int]) -> bool:
+    def chooses_adapter(self, model: object, prompt_ids: Sequence[int], read: object = None) -> bool:
         return len(prompt_ids) % 2 == 1
 
 

@@ -97,7 +97,7 @@ class ChoosesTheFirst:
     def __init__(self, first: Sequence[int]) -> None:
         self._first = list(first)
 
-    def chooses_adapter(self, model: object, prompt_ids: Sequence[int]) -> bool:
+    def chooses_adapter(self, model: object, prompt_ids: Sequence[int], read: object = None) -> bool:
         return list(prompt_ids) == self._first
 
 

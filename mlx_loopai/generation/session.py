@@ -156,7 +156,7 @@ class Session:
         return pictures_in(build_messages(prompt.messages, few_shot, self.system_prompt))
 
     def uses_adapter(self, ids: Sequence[int], shows_pictures: bool = False, read: Prefix | None = None) -> bool:
-        """Whether the adapter answers this prompt; a switch reads it with the base, from where `read` ends, to decide."""
+        """Whether the adapter answers this prompt; a switch reads it with the base from where `read` ends to decide."""
         if self.for_pictures and not shows_pictures:
             return False
         if self.adapter is None or self.switch is None:

@@ -57,8 +57,10 @@ class Switch:
 
         read: what the base has read of the prompt, which need not be read again.
         """
-        known = read is not None and read.fits(prompt_ids)
-        state = state_after(model, prompt_ids, read) if known else prompt_states(model, [prompt_ids])[0]
+        if read is not None and read.fits(prompt_ids):
+            state = state_after(model, prompt_ids, read)
+        else:
+            state = prompt_states(model, [prompt_ids])[0]
         return self.score(state) >= self.threshold
 
     def save(self, folder: Path) -> None:

@@ -129,6 +129,17 @@ def locked_folder(folder: Path, taken: str) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the folder by `locked_folder`. For an instant the lock is tried."""
+    try:
+        with locked_folder(folder, ""):
+            return False
+    except InputError:
+        return True
+    except OSError:  # there is no such folder
+        return False
+
+
 def sync_file(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)

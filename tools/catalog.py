@@ -34,7 +34,20 @@ KEYWORDS = {"tr": None, "later": None, "say": None, "_counted": (1, 2)}
 # A message; for one that click words by a number its form for one and its form for more.
 Message = str | tuple[str, str]
 # The commands whose help is Korean throughout.
-COMMON = ("start", "demo", "train", "generate", "chat", "serve", "evaluate", "data", "export", "gate", "report")
+COMMON = (
+    "start",
+    "demo",
+    "train",
+    "generate",
+    "chat",
+    "serve",
+    "evaluate",
+    "data",
+    "export",
+    "gate",
+    "report",
+    "watch",
+)
 _WIDTH = 100
 # Not the day of writing: the same messages are to give the same file.
 _BEGUN = datetime(2026, 11, 29, tzinfo=UTC)

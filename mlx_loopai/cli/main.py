@@ -40,6 +40,7 @@ COMMANDS = {
     "feedback": "Collect judged answers, and make pairs to learn from.",
     "plan": "Predict the memory that a training run needs, and choose settings that fit.",
     "train": "Fine-tune a model with LoRA without breaking what it knows.",
+    "watch": "Show a run while it trains, on a page of this machine.",
     "compare": "Train a recipe in several ways, and show what each keeps and learns.",
     "evaluate": "Measure how much of its general ability a model has kept.",
     "diagnose": "Look inside a tokenizer, a model or an adapter, in figures and pictures.",

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
+from mlx_loopai.cli.listening import listen, require_stack
 from mlx_loopai.cli.model_options import adapters_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, waiting
 from mlx_loopai.cli.rag import rag_top_option
 from mlx_loopai.cli.wording import one_line
-from mlx_loopai.errors import InputError, Interrupted, install_command
+from mlx_loopai.errors import InputError, Interrupted
 from mlx_loopai.language import tr
 from mlx_loopai.units import parse_bytes
 
@@ -136,7 +137,7 @@ def command(
     being written end, for at most 10 seconds. --json prints one document with the address when the server is ready.
     """
     generation = read_flags(options)
-    _require_stack()
+    require_stack()
     from mlx_loopai.generation.lineup import open_lineup
     from mlx_loopai.models.embedder import open_embedder
     from mlx_loopai.serving.app import ServeOptions
@@ -147,7 +148,7 @@ def command(
     cache_bytes = 0 if prompt_cache == "off" else parse_bytes(prompt_cache, "`prompt_cache`")
     model = chosen_model(model, adapter[0] if adapter else None, quiet)
     key = _api_key()
-    with _listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
+    with listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(tr("loading {model}", model=model), quiet):
             embeds = None if embedder is None else (_called(embedder), open_embedder(embedder))
             lineup = open_lineup(model, _called(model), adapter, system, adapter_when)
@@ -183,16 +184,6 @@ def _retriever(rag: Path | None, top: int) -> Iterator[Callable[[str], Sequence[
         yield lambda query: index.search(query, top)
 
 
-def _require_stack() -> None:
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            tr("{name} is not installed; {install}", name=error.name, install=install_command("serve"))
-        ) from None
-
-
 def _api_key() -> str | None:
     key = os.environ.get(KEY_VARIABLE)
     if key is not None and not key.strip():
@@ -203,30 +194,6 @@ def _api_key() -> str | None:
             )
         )
     return key
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket: a port that is taken is said before the model is loaded."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-        except OSError:
-            listening.close()
-            raise
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            tr(
-                "--host {host} --port {port}: {reason}; give another address or port (0: any free)",
-                host=host,
-                port=port,
-                reason=reason,
-            )
-        ) from None
-    return listening
 
 
 def _called(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import in_use, later, tr
 
 if TYPE_CHECKING:
+    from mlx_loopai.runs.directory import EventSink
     from mlx_loopai.runs.documents.summary import Summary
     from mlx_loopai.runs.documents.verdict import JudgedSummary
+    from mlx_loopai.runs.trackers import TrackerName
 
 _WITHOUT_GUARD = ("replay.source=none", "replay.share=0", "replay.loss_share=0", "penalty.kind=none")
 _SAMPLE_CHARS = 160
@@ -48,6 +51,12 @@ _VERDICTS = (later("pass"), later("fail"), later("too little data"))
     help="Train without a guard: faster, but the model may forget all that is not in the rows.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what the run will need of memory and time, and stop.")
+@click.option("--watch", is_flag=True, help="Show the run on a page of this machine while it trains.")
+@click.option(
+    "--log-to",
+    type=click.Choice(["tensorboard", "wandb", "trackio"]),
+    help="Follow the run's figures there as well (extra: trackers).",
+)
 @click.option("--resume", is_flag=True, help="Continue from the last complete checkpoint in --out.")
 @json_option
 @quiet_option
@@ -62,6 +71,8 @@ def command(
     overrides: tuple[str, ...],
     plain: bool,
     dry_run: bool,
+    watch: bool,
+    log_to: TrackerName | None,
     resume: bool,
     as_json: bool,
     quiet: bool,
@@ -103,13 +114,32 @@ def command(
     from mlx_loopai.training.process_group import ProcessGroup
 
     group = ProcessGroup.join()
-    with progress_listener(quiet or group.rank > 0) as listener:
-        summary = train_and_judge(config, out, listener, resume, group)
+    with ExitStack() as opened:
+        writes = group.rank == 0
+        listener = opened.enter_context(progress_listener(quiet or not writes))
+        sinks = _followers(opened, out, watch, log_to) if writes else ()
+        summary = train_and_judge(config, out, listener, resume, group, sinks)
         if isinstance(summary, JudgedSummary):
             summary = with_report(summary, out)
     if group.rank == 0:
         emit(summary.to_json(), as_json, judged_text(summary) if isinstance(summary, JudgedSummary) else _text(summary))
         say_next(next_step(summary, out), as_json, quiet)
+
+
+def _followers(opened: ExitStack, out: Path, watch: bool, log_to: TrackerName | None) -> tuple[EventSink, ...]:
+    """Who hears what the run records, for as long as `opened` is: the page of --watch, the tracker of --log-to."""
+    from mlx_loopai.cli.watch import Looking, watched
+    from mlx_loopai.runs.directory import RunDirectory
+    from mlx_loopai.runs.trackers import tracker
+
+    found: list[EventSink] = []
+    if log_to:
+        found.append(opened.enter_context(tracker(log_to, out)))
+    if watch:
+        found.append(Looking(RunDirectory(out)))
+        url = opened.enter_context(watched(out, 0))
+        click.echo(tr("watch the run: {url}", url=url), err=True)
+    return tuple(found)
 
 
 def next_step(summary: Summary, out: Path) -> str:

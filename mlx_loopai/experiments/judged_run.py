@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from mlx_loopai.config import RunConfig
-from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.bootstrap import RESAMPLES, interval_of, item_times
 from mlx_loopai.evaluation.gate import Gate
@@ -22,44 +21,49 @@ from mlx_loopai.evaluation.tasks import Asked, Task
 from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched
 from mlx_loopai.experiments.preview import preview_of
 from mlx_loopai.files import cache_folder
-from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
 from mlx_loopai.language import tr
 from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.rounding import can_be_rounded, round_weights
 from mlx_loopai.runs.context import RunContext
-from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.directory import EventSink, RunDirectory
 from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.documents.verdict import JudgedSummary, Sample, Verdict
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
 from mlx_loopai.training.run import train_in
+from mlx_loopai.training.samples import SAMPLES, answers, base_answers, training_prompts
 
 # A run of fewer steps has hardly left its warm-up: whatever it shows is chance.
 FEWEST_STEPS = 20
-SAMPLES, SAMPLE_TOKENS = 4, 120
 
 
 def train_and_judge(
-    config: RunConfig, out: Path, listener: Listener, resume: bool = False, group: ProcessGroup = ALONE
+    config: RunConfig,
+    out: Path,
+    listener: Listener,
+    resume: bool = False,
+    group: ProcessGroup = ALONE,
+    sinks: tuple[EventSink, ...] = (),
 ) -> Summary:
     """Train as `training.run.train` does; a guarded run is measured and judged too, and its verdict kept in `out`.
 
-    What is measured costs `forgetting.questions` answers a kind by the base (kept for other runs of it) and by the
-    result. Raises: as `train`.
+    `sinks` hear what the run records. What is measured costs `forgetting.questions` answers a kind by the base (kept
+    for other runs of it) and by the result. Raises: as `train`.
     """
     started = time.perf_counter()
-    context = RunContext.open(config, RunDirectory(out, writes=group.rank == 0), listener)
+    context = RunContext.open(config, RunDirectory(out, group.rank == 0, sinks), listener)
     if config.is_guarded:
         for line in preview_of(context, this_machine()).lines:
             listener.notice(line)
     summary = train_in(context, resume, group)
     if not (config.is_guarded and config.forgetting.questions and context.directory.writes):
         return summary
-    judged = judge(context, summary)
+    judged = judge(context.recorded(), summary)
     judged = replace(judged, minutes=(time.perf_counter() - started) / 60)
     judged.write(context.directory.verdict)
+    context.directory.record("verdict", verdict=judged.verdict)
     return judged
 
 
@@ -221,27 +225,12 @@ def learnt_interval(before: RowLosses, after: RowLosses) -> tuple[float, float]:
 
 def _samples(context: RunContext, tasks: Sequence[Task]) -> tuple[Sample, ...]:
     """Two requests of the training rows and two questions of the suite, answered by base and result."""
-    trained = _training_prompts(context)[: SAMPLES // 2]
+    trained = training_prompts(context, SAMPLES // 2)
     asked = [item.prompt for task in tasks if isinstance(task, Asked) for item in task.items[:1]]
     prompts = [*trained, *asked[: SAMPLES - len(trained)]]
-    ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
-    options = SamplingOptions(temperature=0.0, max_tokens=SAMPLE_TOKENS)
     context.listener.stage(tr("answers to read"), 2 * len(prompts))
-    tuned = generate_batch(context.loaded, ids, options)
-    with adapter_disabled(context.model):
-        base = generate_batch(context.loaded, ids, options)
+    tuned, base = answers(context, prompts), base_answers(context, prompts)
     return tuple(
-        Sample(prompt=prompt, base=before.text, tuned=after.text)
+        Sample(prompt=prompt, base=before, tuned=after)
         for prompt, before, after in zip(prompts, base, tuned, strict=True)
     )
-
-
-def _training_prompts(context: RunContext) -> list[str]:
-    """The distinct requests of the domain rows, in the order of their sources."""
-    found: dict[str, None] = {}
-    for source in context.config.sources.values():
-        for record in context.reader.answers(source.path, source.category, source):
-            users = [message.content for message in record.messages if message.role == "user"]
-            if len(users) == 1:
-                found[users[0]] = None
-    return list(found)

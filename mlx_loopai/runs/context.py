@@ -15,7 +15,7 @@ from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.language import tr
 from mlx_loopai.models.load import Base, LoadedModel
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.runs.listener import Listener
+from mlx_loopai.runs.listener import Listener, Recorded
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class RunContext:
         """The context of another run on the same base; what both read is read once."""
         assert config.model == self.config.model, "runs of one context share their base"
         return replace(self, config=config, directory=directory)
+
+    def recorded(self) -> RunContext:
+        """The same, with what its listener hears written to the run's log. The folder must be there."""
+        return replace(self, listener=Recorded(self.listener, self.directory))
 
     @property
     def loaded(self) -> LoadedModel:

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, get_args
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import locked_folder, write_whole
 from mlx_loopai.language import tr
+
+Wish = Literal["save", "stop"]
+WISHES: tuple[Wish, ...] = get_args(Wish)
+# Somebody who watches asks for the run's state every second.
+_WATCHED_S = 30.0
+
+
+class EventSink(Protocol):
+    """Hears what a run records, as it records it."""
+
+    def record(self, kind: str, values: Mapping[str, Any]) -> None:
+        """An event of the kind `kind`, such as `step`."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,7 @@ class RunDirectory:
 
     path: Path
     writes: bool = True  # False: another process of the same run writes it
+    sinks: tuple[EventSink, ...] = ()
 
     @property
     def resolved(self) -> Path:
@@ -82,6 +95,7 @@ class RunDirectory:
         taken = tr("{path}: another process is writing this run; wait for it or give another `out`", path=self.path)
         with locked_folder(self.path, taken):
             self._end_last_line()
+            self._wish.unlink(missing_ok=True)  # it was meant for a process that has ended
             try:
                 yield
             except InputError:
@@ -96,6 +110,41 @@ class RunDirectory:
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
         with self.events.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
+        for sink in self.sinks:
+            sink.record(kind, values)
+
+    @property
+    def _wish(self) -> Path:
+        return self.path / ".wish"
+
+    @property
+    def _look(self) -> Path:
+        return self.path / ".look"
+
+    def ask(self, wish: Wish) -> None:
+        """Ask the process that writes this run to save after its step, or to save and stop."""
+        write_whole(self._wish, wish)
+
+    def take_wish(self) -> Wish | None:
+        """What was asked since the last time."""
+        if not self.writes or not self._wish.exists():
+            return None
+        asked = self._wish.read_text(encoding="utf-8")
+        self._wish.unlink(missing_ok=True)
+        return next((wish for wish in WISHES if wish == asked), None)
+
+    def look(self) -> None:
+        """Let the run know that somebody watches it."""
+        if self.path.is_dir():
+            self._look.touch()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody looked within the last half minute."""
+        try:
+            return self.writes and time.time() - self._look.stat().st_mtime < _WATCHED_S
+        except OSError:
+            return False
 
     def forget_after(self, step: int) -> None:
         """Leave out what a stopped process recorded after the checkpoint of `step`: those steps are done again."""
@@ -105,7 +154,8 @@ class RunDirectory:
             write_whole(self.events, "".join(lines))
 
     def _clear(self) -> None:
-        for file in (self.identity, self.resolved, self.events, self.importance, self.rehearsal, self.monitor):
+        made = (self.identity, self.resolved, self.events, self.importance, self.rehearsal, self.monitor, self._look)
+        for file in made:
             file.unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()

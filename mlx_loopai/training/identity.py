@@ -79,7 +79,7 @@ def record_start(
                 changed=", ".join(changed),
             )
         )
-    run.record("start", resumed_from=resumed_from, total_steps=total_steps, versions=made_with)
+    run.record("start", resumed_from=resumed_from, total_steps=total_steps, versions=made_with, **foreseen)
 
 
 def _as_run(config: RunConfig) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.config import RunConfig
@@ -24,6 +25,7 @@ from mlx_loopai.training.monitor import Monitor, steps_between_readings
 from mlx_loopai.training.phases import Phase, learning_rate, rate_still_to_fall
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.reference import JudgedReading, judged_reading
+from mlx_loopai.training.samples import Samples
 from mlx_loopai.training.step import StepResult, TrainStep
 
 
@@ -32,7 +34,8 @@ class Run:
     """A run in progress.
 
     checkpoint: where it goes on from. started: by `time.perf_counter`, its preparation included. judged: held-out pairs
-    and labelled answers, with what the base makes of them.
+    and labelled answers, with what the base makes of them. scored_s: how long the first passes over fixed and held-out
+    rows took; None where a checkpoint knew their result.
     """
 
     context: RunContext
@@ -46,6 +49,7 @@ class Run:
     position: Position
     started: float
     judged: list[TokenRow] = field(default_factory=list)
+    scored_s: float | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -72,6 +76,7 @@ def run_steps(run: Run) -> None:
     """
     run.context.model.train()
     run.listener.stage(tr("training"), run.total_steps)
+    samples = Samples(run.context)
     with interruptible() as interrupted:
         while run.position.phase < len(run.phases):
             phase = run.phases[run.position.phase]
@@ -88,11 +93,18 @@ def run_steps(run: Run) -> None:
                 _validate(run)
             if _reading_is_due(run):
                 _read_monitor(run)
+            wish = run.directory.take_wish()
+            if run.group.any(wish == "stop"):
+                path = _save(run)
+                raise Interrupted(tr("stopped from the page; saved {path}; `resume` continues the run", path=path))
             if run.group.any(interrupted()):
                 path = _save(run)
                 raise Interrupted(tr("stopped by Ctrl-C; saved {path}; `resume` continues the run", path=path))
-            if _save_is_due(run):
+            if _save_is_due(run) or wish == "save":
                 _save(run)
+                if run.directory.is_watched:
+                    answers = [vars(one) for one in samples.read()]
+                    run.directory.record("samples", step=run.position.step, answers=answers)
     run.context.model.eval()
 
 
@@ -108,7 +120,11 @@ def _advance(run: Run, phase: Phase, result: StepResult, rate: float) -> None:
         skipped_steps=run.step.skipped_steps,
         supervised_tokens=position.supervised_tokens + result.supervised_tokens,
     )
-    run.directory.record("step", step=run.position.step, phase=phase.name, learning_rate=rate, **vars(result))
+    memory = {
+        "memory_bytes": mx.get_active_memory() + mx.get_cache_memory(),
+        "peak_bytes": mx.get_peak_memory(),
+    }
+    run.directory.record("step", step=run.position.step, phase=phase.name, learning_rate=rate, **vars(result), **memory)
     note = tr("{name}: loss {loss:.3f}", name=phase.name, loss=result.loss) + (
         tr(", penalty {penalty:.4f}", penalty=result.penalty) if result.penalty else ""
     )

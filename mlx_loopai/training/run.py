@@ -65,6 +65,7 @@ def train_in(context: RunContext, resume: bool = False, group: ProcessGroup = AL
         )
     planned = _planned(context)
     with context.directory.locked(), guarded(planned) as watch:
+        context = context.recorded()
         context.listener.stage(tr("loading the base"), 1)
         context.base.load(context.config.dtype, _bits_to_quantize(context, planned))
         if context.directory.writes:
@@ -94,6 +95,7 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
     context.directory.forget_after(run.position.step)
     made_with = versions(planned.machine, context.config.train.path)
     record_start(context.directory, made_with, resumed_from, run.total_steps, context.listener)
+    context.directory.record("foreseen", **_foreseen(run, planned))
     run_steps(run)
     loop_s = time.perf_counter() - loop_started
     position = run.position
@@ -160,6 +162,18 @@ def _scaled_back(run: Run) -> ScaledBack | None:
         )
     context.directory.record("scale", scale=scaled.scale, divergence=scaled.divergence)
     return scaled
+
+
+def _foreseen(run: Run, planned: MemoryPlan) -> dict[str, Any]:
+    """What somebody who watches the run compares it with."""
+    forgetting = run.config.forgetting
+    return {
+        "plan_bytes": planned.total_bytes,
+        "budget_bytes": planned.budget_bytes,
+        "kept_floor": forgetting.kept_floor if run.monitor else None,
+        "scored_s": run.scored_s,
+        "judged": bool(run.config.is_guarded and forgetting.questions),
+    }
 
 
 def _write_adapter(run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:

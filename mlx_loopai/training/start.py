@@ -65,13 +65,16 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     checkpoint = latest_checkpoint(context.directory.checkpoints) if resume else None
     if checkpoint:
         position = restore_checkpoint(checkpoint, context.model, step.optimizer)
-    else:
+    scored_s = None
+    if not checkpoint:
         if resume:
             listener.notice(tr("{path}: no complete checkpoint; starting over", path=context.directory.path))
+        scoring = time.perf_counter()
         position = Position(
             loss_first=loss_of(context.model, context.rows.fixed, listener, tr("loss before")),
             validation_first=loss_of(context.model, context.rows.validation, listener, tr("held-out rows before")),
         )
+        scored_s = time.perf_counter() - scoring
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next
     return Run(
@@ -85,6 +88,7 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         checkpoint=checkpoint,
         position=position,
         started=started,
+        scored_s=scored_s,
         judged=judged,
     )
 

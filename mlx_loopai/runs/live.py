@@ -1,0 +1,145 @@
+"""A run as it stands now, read from its log while it grows: what somebody who watches it wants to know."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from mlx_loopai.files import is_locked
+from mlx_loopai.runs.directory import RunDirectory
+
+Event = dict[str, Any]
+# Steps whose pace tells how long the rest takes: enough to hold readings and saves, few enough to follow a change.
+_PACE_STEPS = 50
+# A run whose log grows is alive. Only for one that has been silent so long the lock is tried, which for an instant
+# could be in the way of a process that takes it.
+_SILENT_S = 10.0
+# A run that is judged holds no lock, and may be silent while it scores rows.
+_JUDGING_S = 600.0
+_STEP_FIGURES = ("step", "loss", "learning_rate", "memory_bytes", "peak_bytes")
+
+
+@dataclass
+class LiveRun:
+    """Follows the log of one run. `state` reads what is new; one reader at a time."""
+
+    directory: RunDirectory
+    _offset: int = 0
+    _file: int = 0
+    _events: list[Event] = field(default_factory=list)
+
+    def state(self, after: int = 0) -> dict[str, Any]:
+        """The run now, as JSON can hold it; of its steps only those after the step `after`.
+
+        left_s: until the last step, by the pace of the last steps with their readings and saves; after_s: the passes
+        over fixed and held-out rows that follow it, which took as long before the first step. Both None where nothing
+        tells. judged: questions follow then, whose time nobody knows. alive: a process is writing the run.
+        """
+        self._read()
+        events = self._of_this_try()
+        steps = {event["step"]: event for event in events if event.get("event") == "step"}
+        foreseen = _last(events, "foreseen")
+        step, total = max(steps, default=0), _last(events, "start").get("total_steps")
+        recent = [one["time"] for one in list(steps.values())[-_PACE_STEPS:]]
+        return {
+            "run": str(self.directory.path),
+            "alive": self._alive(),
+            "stage": _stage(events),
+            "step": step,
+            "total_steps": total,
+            "left_s": None if total is None or len(recent) < 2 else (total - step) * _pace(recent),
+            "after_s": foreseen.get("scored_s"),
+            "judged": bool(foreseen.get("judged")),
+            "plan_bytes": foreseen.get("plan_bytes"),
+            "budget_bytes": foreseen.get("budget_bytes"),
+            "steps": [[one.get(name) for name in _STEP_FIGURES] for number, one in steps.items() if number > after],
+            "kept": _readings(events, "monitor", "kept"),
+            "kept_floor": foreseen.get("kept_floor"),
+            "validation": _readings(events, "validation", "nll_per_token"),
+            "saves": [event["step"] for event in events if event.get("event") == "checkpoint"],
+            "samples": [
+                {"step": event["step"], "answers": event["answers"]}
+                for event in events
+                if event.get("event") == "samples"
+            ],
+            "notices": [event["text"] for event in events if event.get("event") == "notice"],
+            "done": any(event.get("event") == "done" for event in events),
+            "verdict": _last(events, "verdict").get("verdict"),
+        }
+
+    def _read(self) -> None:
+        """What was appended since the last time; all of it where the log was written anew."""
+        try:
+            with self.directory.events.open("rb") as stream:
+                stream.seek(0, 2)
+                size = stream.tell()
+                file = self.directory.events.stat().st_ino
+                if size < self._offset or file != self._file:
+                    self._offset, self._file, self._events = 0, file, []
+                stream.seek(self._offset)
+                whole, _, _ = stream.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return
+        if not whole:
+            return
+        self._offset += len(whole) + 1
+        for line in whole.split(b"\n"):
+            try:
+                event = json.loads(line)
+            except ValueError:  # a crash cut the line short
+                continue
+            if isinstance(event, dict):
+                self._events.append(event)
+
+    def _of_this_try(self) -> list[Event]:
+        """Without what a run left behind that started over: its steps are no longer those of the run."""
+        fresh = [
+            place
+            for place, event in enumerate(self._events)
+            if event.get("event") == "start" and not event.get("resumed_from")
+        ]
+        if not fresh or not any(event.get("event") == "step" for event in self._events[: fresh[-1]]):
+            return self._events
+        return self._events[fresh[-1] :]
+
+    def _alive(self) -> bool:
+        silent_s = time.time() - (self._events[-1].get("time", 0.0) if self._events else 0.0)
+        return silent_s < _SILENT_S or is_locked(self.directory.path) or (self._is_judging() and silent_s < _JUDGING_S)
+
+    def _is_judging(self) -> bool:
+        kinds = {event.get("event") for event in self._events}
+        return "done" in kinds and "verdict" not in kinds and bool(_last(self._events, "foreseen").get("judged"))
+
+
+def _pace(times: list[float]) -> float:
+    """Seconds a step: the mean, without the pause where a stopped run was resumed."""
+    apart = [after - before for before, after in pairwise(times)]
+    usual = statistics.median(apart)
+    counted = [one for one in apart if one < 60 * max(usual, 1.0)]
+    return statistics.fmean(counted)
+
+
+def _stage(events: list[Event]) -> Event | None:
+    """The stage that the run is in, with how much of it is done; None before the first and after the end."""
+    found: Event | None = None
+    for event in events:
+        kind = event.get("event")
+        if kind == "stage":
+            found = {"name": event["name"], "total": event["total"], "done": 0}
+        elif kind == "progress" and found is not None:
+            found["done"] = event["done"]
+        elif kind == "verdict":
+            found = None
+    return found
+
+
+def _last(events: list[Event], kind: str) -> Event:
+    return next((event for event in reversed(events) if event.get("event") == kind), {})
+
+
+def _readings(events: list[Event], kind: str, name: str) -> list[list[Any]]:
+    return [[event["step"], event.get(name)] for event in events if event.get("event") == kind]

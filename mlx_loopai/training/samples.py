@@ -1,0 +1,71 @@
+"""A few prompts answered by the base and by what is being trained, for somebody to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from mlx_loopai.data.records import Message
+from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+from mlx_loopai.guards.rehearsal import general_prompts
+from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.runs.context import RunContext
+from mlx_loopai.runs.documents.verdict import Sample
+
+SAMPLES, SAMPLE_TOKENS = 4, 120
+
+
+def training_prompts(context: RunContext, limit: int) -> list[str]:
+    """At most `limit` distinct requests of the domain rows, in the order of their sources."""
+    found: dict[str, None] = {}
+    for source in context.config.sources.values():
+        for record in context.reader.answers(source.path, source.category, source):
+            users = [message.content for message in record.messages if message.role == "user"]
+            if len(users) == 1:
+                found[users[0]] = None
+    return list(found)[:limit]
+
+
+def answers(context: RunContext, prompts: Sequence[str]) -> tuple[str, ...]:
+    """What the model of `context` answers now, likeliest tokens only: nothing is drawn, and nothing changes."""
+    ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
+    options = SamplingOptions(temperature=0.0, max_tokens=SAMPLE_TOKENS)
+    was_training = context.model.training
+    context.model.eval()
+    try:
+        return tuple(one.text for one in generate_batch(context.loaded, ids, options))
+    finally:
+        context.model.train(was_training)
+
+
+def base_answers(context: RunContext, prompts: Sequence[str]) -> tuple[str, ...]:
+    """The same of the model with its adapter off."""
+    with adapter_disabled(context.model):
+        return answers(context, prompts)
+
+
+@dataclass
+class Samples:
+    """The same prompts, answered again and again while a run goes on: half from its rows, half general ones."""
+
+    context: RunContext
+    _prompts: list[str] = field(default_factory=list)
+    _base: tuple[str, ...] = ()
+
+    def read(self) -> tuple[Sample, ...]:
+        """The answers of the base, which are written once, beside those of the model as it is now."""
+        if not self._prompts:
+            config = self.context.config
+            own = training_prompts(self.context, SAMPLES // 2)
+            options = config.replay.model_copy(update={"source": "self", "max_prompts": SAMPLES})
+            general = general_prompts(self.context.general, options, config.train.seed)
+            self._prompts = [*own, *general[: SAMPLES - len(own)]]
+            self._base = base_answers(self.context, self._prompts)
+        tuned = answers(self.context, self._prompts)
+        mx.clear_cache()  # what answering kept is of other sizes than what a step needs
+        return tuple(
+            Sample(prompt=prompt, base=base, tuned=now)
+            for prompt, base, now in zip(self._prompts, self._base, tuned, strict=True)
+        )

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage, warn_of_emptied
+from mlx_loopai.cli.chat_autosave import Autosave, chats_folder
+from mlx_loopai.cli.chat_commands import RETRY, LeaveError, obey, prepared_retry
+from mlx_loopai.cli.chat_line import Line
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
 from mlx_loopai.cli.shown_options import genre_option, system_option
-from mlx_loopai.config import generation_options
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import later, tr
+from mlx_loopai.language import tr
 from mlx_loopai.text.alphabet import Scripts
 
 if TYPE_CHECKING:
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
     from mlx_loopai.generation.session import AdapterWhen
 
 _FILE = click.Path(path_type=Path)
-_HELP = later("""\
-/system TEXT  set the system prompt; without TEXT show it
-/retry        answer the last request anew, with another seed
-/set NAME V   set an option of generation, such as /set temperature 0.9
-/undo         take back the last request and its answer
-/reset        start a new conversation
-/save FILE    write the conversation to a .jsonl file, which training can read
-/load FILE    continue a saved conversation
-/help         this list
-Ctrl-C stops an answer; Ctrl-D or /exit leaves.""")
-
-
-class _LeaveError(Exception):
-    """The user asked to leave."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +35,16 @@ class _Console:
 
     as_json: bool
     quiet: bool
+    line: Line | None = None
 
     @property
     def is_terminal(self) -> bool:
-        return sys.stdin.isatty() and not self.as_json
+        return self.line is not None
 
     def read(self) -> str:
-        """The next line. Raises: EOFError after the last one."""
-        if self.is_terminal:
-            return input("> ")
+        """The next request. Raises: EOFError after the last one."""
+        if self.line is not None:
+            return self.line.read()
         try:
             line = sys.stdin.readline()
         except UnicodeDecodeError:
@@ -78,6 +66,7 @@ class _Console:
 @genre_option
 @system_option
 @click.option("--load", type=_FILE, help="Continue a conversation that /save wrote.")
+@click.option("--continue", "goes_on", is_flag=True, help="Continue the last conversation of this terminal.")
 @generation_flags()
 @click.option(
     "--context", type=click.IntRange(2), help="Tokens of conversation and answer.  [default: the model's, at most 8192]"
@@ -92,14 +81,16 @@ def command(
     genre: str | None,
     system: str | None,
     load: Path | None,
+    goes_on: bool,
     context: int | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Talk with a model: each line is a request, and lines that begin with / are commands (/help lists them).
+    """Talk with a model: what you type is a request, and lines that begin with / are commands (/help lists them).
 
-    Ctrl-C stops an answer and keeps the conversation; Ctrl-D leaves. Through a pipe every line is answered in turn.
+    A paste of several lines is one request. Ctrl-C stops an answer and keeps the conversation; Ctrl-D leaves. What is
+    said in a terminal is kept, and --continue goes on with it. Through a pipe every line is answered in turn.
     --json prints one JSON document a line, one for each answer. When the conversation no longer fits the context, its
     oldest turns are left out, and a line tells you.
     """
@@ -110,21 +101,25 @@ def command(
 
     Scripts.parse(generation.scripts)  # before the weights
     model = chosen_model(model, adapter, quiet)
-    loaded_chat = None if load is None else Conversation.load(load)
+    kept = Autosave.newest() if goes_on else Autosave.new()
+    loaded_chat = kept.read() if goes_on else None if load is None else Conversation.load(load)
     examples, system = shown_first(genre, few_shot, system)
     with waiting(tr("loading {model}", model=model), quiet):
         session = open_session(model, adapter, system, adapter_when=adapter_when)
     chat = Chat(session, ChatOptions(generation, session.context(context), examples))
     if loaded_chat is not None:
         chat.begin(loaded_chat)
-    _talk(chat, _Console(as_json, quiet))
+    terminal = sys.stdin.isatty() and not as_json
+    console = _Console(as_json, quiet, open_line() if terminal else None)
+    if terminal:
+        called = f"{model}+{session.adapter}" if session.adapter else model
+        console.note(tr("{model}; Ctrl-D leaves, /help lists the commands", model=called))
+        if loaded_chat is not None:
+            console.note(tr("the conversation goes on after {n} exchanges", n=loaded_chat.exchanges))
+    _talk(chat, console, kept if terminal else None)
 
 
-def _talk(chat: Chat, console: _Console) -> None:
-    if console.is_terminal:
-        with contextlib.suppress(ImportError):  # lines can be edited where the system has it
-            import readline  # noqa: F401
-        console.note(tr("Ctrl-D leaves, /help lists the commands"))
+def _talk(chat: Chat, console: _Console, kept: Autosave | None) -> None:
     while True:
         try:
             line = console.read().strip()
@@ -132,7 +127,9 @@ def _talk(chat: Chat, console: _Console) -> None:
                 _obey(chat, line, console)
             elif line:
                 _answer(chat, line, console)
-        except (EOFError, _LeaveError):
+            if kept is not None:
+                kept.write(chat.conversation)
+        except (EOFError, LeaveError):
             break
         except KeyboardInterrupt:
             if not console.is_terminal:
@@ -166,7 +163,9 @@ def _answer(chat: Chat, line: str, console: _Console) -> None:
     emit(document, console.as_json, "")
     sys.stdout.flush()
     if not console.quiet:
-        if not stopped:
+        if turn.reached:
+            console.note(tr("ended at the length of /length"))
+        elif not stopped:
             warn_of_cut([document], chat.options.generation)
         warn_of_emptied(written)
         warn_of_damage(written.argmax_masked)
@@ -189,100 +188,12 @@ def _shown(turn: Turn, console: _Console) -> bool:
 
 def _obey(chat: Chat, line: str, console: _Console) -> None:
     name, _, rest = line[1:].partition(" ")
-    if name == "retry":
-        _answer(chat, _prepared_retry(chat), console)
-        return
-    action = _ACTIONS.get(name)
-    if action is None:
-        raise InputError(tr("/{name}: no such command; /help lists them", name=name))
-    said = action(chat, rest.strip())
-    if said:
+    if name == RETRY:
+        _answer(chat, prepared_retry(chat), console)
+    elif said := obey(chat, name, rest.strip()):
         console.note(said)
 
 
-def _system(chat: Chat, text: str) -> str:
-    if text:
-        chat.begin(dataclasses.replace(chat.conversation, system=text))
-    return tr("system prompt: {system}", system=chat.conversation.system or tr("(none)"))
-
-
-def _prepared_retry(chat: Chat) -> str:
-    """The last request, taken back with its answer, to be asked again."""
-    if not chat.conversation.exchanges:
-        raise InputError(tr("/retry: nothing was answered yet"))
-    asked = chat.conversation.turns[-2].content
-    chat.begin(chat.conversation.undone())
-    options = chat.options.generation
-    chat.set_generation(options.model_copy(update={"seed": options.seed + 1}))
-    return asked
-
-
-def _set(chat: Chat, text: str) -> str:
-    name, _, value = text.partition(" ")
-    given = (value,) if name == "stop" else value.strip()
-    options = generation_options({name: given}, chat.options.generation)
-    Scripts.parse(options.scripts)
-    chat.set_generation(options)
-    return f"{name}: {getattr(options, name)}"
-
-
-def _undo(chat: Chat, _: str) -> str:
-    if not chat.conversation.exchanges:
-        return tr("there is nothing to take back")
-    taken = chat.conversation.turns[-2].content
-    chat.begin(chat.conversation.undone())
-    return tr("taken back: {taken}", taken=taken)
-
-
-def _reset(chat: Chat, _: str) -> str:
-    from mlx_loopai.generation.chat import Conversation
-
-    chat.begin(Conversation(chat.conversation.system))
-    return tr("a new conversation")
-
-
-def _save(chat: Chat, name: str) -> str:
-    path = _named("save", name)
-    try:
-        chat.conversation.save(path)
-    except OSError as error:
-        raise InputError(
-            tr("/save {path}: {strerror}; name another file", path=path, strerror=error.strerror)
-        ) from None
-    return f"{path}: {chat.conversation.exchanges} exchanges"
-
-
-def _load(chat: Chat, name: str) -> str:
-    from mlx_loopai.generation.chat import Conversation
-
-    path = _named("load", name)
-    chat.begin(Conversation.load(path))
-    return f"{path}: {chat.conversation.exchanges} exchanges"
-
-
-def _named(command: str, name: str) -> Path:
-    if not name:
-        raise InputError(tr("/{command}: which file? write /{command} FILE.jsonl", command=command))
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # ~name of a user that this machine does not have
-        raise InputError(
-            tr("/{command} {name}: there is no such home folder; name another file", command=command, name=name)
-        ) from None
-
-
-def _leave(chat: Chat, _: str) -> str:
-    raise _LeaveError
-
-
-_ACTIONS: dict[str, Callable[[Chat, str], str]] = {
-    "help": lambda chat, _: tr(_HELP),
-    "system": _system,
-    "set": _set,
-    "undo": _undo,
-    "reset": _reset,
-    "save": _save,
-    "load": _load,
-    "exit": _leave,
-    "quit": _leave,
-}
+def open_line() -> Line:
+    """The line of this terminal, with the requests of earlier conversations to go back to."""
+    return Line(chats_folder())

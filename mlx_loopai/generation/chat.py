@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlx_loopai.config import GenerationOptions
-from mlx_loopai.data.records import Message, Record, read_records
+from mlx_loopai.data.formats import read_rows
+from mlx_loopai.data.records import Message, Record
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 from mlx_loopai.generation.answer_stream import Writing, write
@@ -17,6 +20,7 @@ from mlx_loopai.generation.prompts import Prompt, single_prompt
 from mlx_loopai.generation.session import Session, answer_room, fitted
 from mlx_loopai.language import tr
 from mlx_loopai.models.prompt_cache import KeptCache
+from mlx_loopai.text.ending import end_near
 
 # Turns leave several at a time: each time the oldest goes, everything after it must be read again.
 _KEPT_SHARE = 0.75
@@ -38,44 +42,79 @@ class Conversation:
         system = (Message("system", self.system),) if self.system else ()
         return (*system, *self.turns[2 * skip :])
 
-    def with_turn(self, role: str, text: str) -> Conversation:
-        return dataclasses.replace(self, turns=(*self.turns, Message(role, text)))
+    def with_turn(self, role: str, text: str, whole: bool = True) -> Conversation:
+        """With one turn more. whole: an answer that was stopped or cut is kept, and training does not learn it."""
+        return dataclasses.replace(self, turns=(*self.turns, Message(role, text, taught=whole)))
 
     def undone(self) -> Conversation:
         """Without the last exchange."""
         return dataclasses.replace(self, turns=self.turns[:-2])
 
     def save(self, path: Path) -> None:
-        """Write it as one row that training reads, too. Raises: InputError rather than write over anything else."""
+        """Write it as one row that training reads, too: an answer that is not whole has the weight 0 there.
+
+        Raises: InputError rather than write over anything else.
+        """
         if not self.turns:
             raise InputError(tr("there is nothing to save yet"))
         if path.exists():
             Conversation.load(path)
-        row = {"messages": [message.as_row() for message in self.messages()]}
-        write_whole(path, json.dumps(row, ensure_ascii=False) + "\n")
+        write_whole(path, self.row())
+
+    def row(self) -> str:
+        """The line that `save` writes."""
+        return json.dumps({"messages": [message.as_row() for message in self.messages()]}, ensure_ascii=False) + "\n"
+
+    def markdown(self) -> str:
+        """The conversation to read: each request as a heading, its answer below."""
+        parts = [f"> {self.system}\n"] if self.system else []
+        for asked, answer in zip(self.turns[::2], self.turns[1::2], strict=True):
+            heading = " ".join(asked.content.split())
+            # A request of several paragraphs is no heading.
+            parts.append(f"## {heading}\n" if heading == asked.content.strip() else f"{_quoted(asked.content)}\n")
+            parts.append(f"{answer.content.strip()}\n")
+        return "\n".join(parts)
 
     @classmethod
     def load(cls, path: Path) -> Conversation:
         """The conversation that `save` wrote. Raises: InputError when the file holds something else."""
-        records = read_records(path)
-        messages = records[0].messages
-        system = messages[0].content if messages[0].role == "system" else ""
-        turns = messages[1:] if system else messages
+        rows, problems = read_rows(path)
+        messages = _messages(rows[0].values) if len(rows) == 1 and not problems else []
+        system = messages[0].content if messages and messages[0].role == "system" else ""
+        turns = tuple(messages[1:] if system else messages)
         roles = [message.role for message in turns]
-        if len(records) > 1 or roles != ["user", "assistant"] * (len(turns) // 2):
+        if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
             raise InputError(
                 tr("{path}: not a saved chat: one row with turns of user and assistant; name another file", path=path)
             )
         return cls(system, turns)
 
 
+def _messages(values: Any) -> list[Message]:
+    """The turns of a row that `save` wrote; none for any other."""
+    turns = values.get("messages") if isinstance(values, dict) else None
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return []
+    if not all(isinstance(turn.get(name), str) for turn in turns for name in ("role", "content")):
+        return []
+    return [Message(turn["role"], turn["content"], taught=turn.get("weight") != 0) for turn in turns]
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))
+
+
 @dataclass(frozen=True)
 class ChatOptions:
-    """How answers are written. `context_tokens` hold prompt and answer."""
+    """How answers are written. `context_tokens` hold prompt and answer.
+
+    length_chars: an answer ends after the sentence that reaches it; 0: where the model ends it.
+    """
 
     generation: GenerationOptions
     context_tokens: int
     examples: Sequence[Record] = ()
+    length_chars: int = 0
 
 
 @dataclass(eq=False)
@@ -83,12 +122,14 @@ class Turn:
     """An answer in the making: take its `pieces`; `writing` holds what is known of it, finally when they have ended.
 
     left_out: how many of the oldest exchanges left for it. read_tokens: of the prompt, those that had to be computed.
+    reached: it ended at the wished length.
     """
 
     left_out: int
     read_tokens: int
     writing: Writing
     pieces: Generator[str, None, None]
+    reached: bool = False
 
 
 class Chat:
@@ -126,27 +167,45 @@ class Chat:
             self._adapter_read = request.adapter
         prefix = self._cache.prefix(ids)
         writing = Writing(dataclasses.replace(request, prefix=prefix))
-        return Turn(
-            left_out=left_out,
-            read_tokens=len(ids) - len(prefix.tokens),
-            writing=writing,
-            pieces=self._written(writing, asked),
-        )
+        pieces = self._written(writing, asked)
+        turn = Turn(left_out=left_out, read_tokens=len(ids) - len(prefix.tokens), writing=writing, pieces=pieces)
+        if self.options.length_chars:
+            turn.pieces = self._ended(turn, pieces, asked)
+        return turn
 
     def _written(self, writing: Writing, asked: Conversation) -> Generator[str, None, None]:
-        whole = False
+        written = False
         try:
             yield from write(self._session.loaded, writing)
-            whole = not writing.stopped
+            written = True
         finally:
-            if whole:
+            if written and not writing.stopped:
                 self._cache.keep([*writing.request.prompt, *writing.tokens])
             else:
                 # Stopped in the middle of a step, its layers may be of different lengths.
                 self._cache.forget()
             # Nothing was said when it was stopped at once: the next request would follow as a second turn.
             if writing.shown.strip():
-                self.conversation = asked.with_turn("assistant", writing.shown)
+                whole = written and writing.text().finished
+                self.conversation = asked.with_turn("assistant", writing.shown, whole)
+
+    def _ended(self, turn: Turn, pieces: Generator[str, None, None], asked: Conversation) -> Generator[str, None, None]:
+        """The pieces of an answer up to the sentence that reaches the wished length."""
+        text = ""
+        with contextlib.closing(pieces):
+            for piece in pieces:
+                end = end_near(text + piece, self.options.length_chars)
+                if end is None:
+                    text += piece
+                    yield piece
+                    continue
+                turn.reached = True
+                yield piece[: max(0, end - len(text))]
+                text = (text + piece)[:end]
+                break
+        if turn.reached:
+            # It ends with a sentence, but not as the model would have ended it.
+            self.conversation = asked.with_turn("assistant", text, whole=False)
 
     def _shortened(self, asked: Conversation) -> tuple[list[int], int]:
         """The prompt's tokens, and how many of the oldest exchanges it leaves out to have room for the answer."""

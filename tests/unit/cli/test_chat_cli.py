@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -72,6 +73,9 @@ def test_options_can_be_changed_and_answers_asked_for_anew() -> None:
         ("/save ~nobody-of-that-name/x.jsonl", "no such home folder"),
         ("/dance", "no such command"),
         ("/save", "which file"),
+        ("/save chat.md", "writes and reads .jsonl files; write /save chat.jsonl"),
+        ("/export", "write /export FILE.md"),
+        ("/length short", "not a number of characters"),
         ("/load /no/such.jsonl", "no such file"),
         (b"\xff\xfe", "not UTF-8"),
     ],
@@ -83,20 +87,21 @@ def test_what_a_pipe_cannot_have_ends_it(line: str | bytes, reason: str) -> None
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Standard input as a terminal, on which somebody types these lines or presses these keys."""
 
     def type_lines(*lines: str | type[BaseException]) -> None:
         waiting = iter(lines)
 
-        def read(_: str) -> str:
+        def read() -> str:
             line = next(waiting)
             if isinstance(line, str):
                 return line
             raise line
 
-        monkeypatch.setattr("builtins.input", read)
-        monkeypatch.setattr(chat_cli._Console, "is_terminal", True)
+        monkeypatch.setattr(chat_cli, "open_line", lambda: SimpleNamespace(read=read))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+        monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path))
 
     return type_lines
 
@@ -128,6 +133,49 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_session(
     assert "/dance: no such command" in printed.err
     # The stopped answer is part of what the second one read.
     assert len(calls[1][1].prompt) > len(calls[0][1].prompt)
+
+
+def test_what_was_said_is_kept_and_gone_on_with(
+    terminal: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal("한국의 수도는?", "/export " + str(tmp_path / "talk.md"), EOFError)
+    first = run(capsys)
+    assert first.err.startswith("nano; Ctrl-D leaves")
+    assert (tmp_path / "talk.md").read_text(encoding="utf-8").startswith("## 한국의 수도는?\n\n")
+    (kept,) = (tmp_path / "chats").glob("*.jsonl")
+    terminal("안녕?", EOFError)
+    commands.main(["chat", *SHORT, "--continue"], standalone_mode=False)
+    assert "the conversation goes on after 1 exchanges" in capsys.readouterr().err
+    assert list((tmp_path / "chats").glob("*.jsonl")) == [kept]
+    turns = json.loads(kept.read_text(encoding="utf-8"))["messages"]
+    assert [turn["content"] for turn in turns if turn["role"] == "user"] == ["한국의 수도는?", "안녕?"]
+
+
+def test_nothing_to_go_on_with_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path))
+    result = talk("안녕?", options=("--continue",))
+    assert "no conversation is kept yet" in str(result.exception)
+
+
+def test_an_answer_that_was_cut_is_no_row_to_learn(tmp_path: Path) -> None:
+    saved = tmp_path / "talk.jsonl"
+    result = talk("호랑이 이야기를 들려줘.", "/set max_tokens 3", "호랑이 이야기를 들려줘.", f"/save {saved}")
+    assert result.exit_code == 0, result.exception
+    answers = [
+        turn for turn in json.loads(saved.read_text(encoding="utf-8"))["messages"] if turn["role"] == "assistant"
+    ]
+    assert answers[1]["weight"] == 0
+    assert talk("/undo", options=("--load", str(saved))).exit_code == 0
+
+
+def test_a_length_ends_an_answer_at_a_sentence() -> None:
+    asked = ("/set max_tokens 200", "/length 20", "호랑이 이야기를 들려줘.", "/temperature", "/length 0")
+    result = talk(*asked, options=("--json",))
+    assert result.exit_code == 0, result.exception
+    assert "length: about 20 characters" in result.stderr
+    assert "ended at the length of /length" in result.stderr
+    assert "temperature: 0.0" in result.stderr
+    assert "length: where the model ends" in result.stderr
 
 
 def test_ctrl_c_in_a_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,23 @@
+"""Where a text of a wished length should end: at the end of a sentence."""
+
+from __future__ import annotations
+
+import re
+
+# Text that has not ended a sentence by then ends where it is.
+_MOST = 1.3
+_END = re.compile(r"[.!?…。][\"'”’』」)]*(?=\s)|\n")
+
+
+def end_near(text: str, chars: int) -> int | None:
+    """The place after the first whole sentence that reaches `chars` characters, line breaks not counted.
+
+    None where the text is not that long yet, or where its sentence may go on.
+    """
+    counted = [place for place, one in enumerate(text) if one != "\n"]
+    if len(counted) < chars:
+        return None
+    found = _END.search(text, counted[chars - 1])
+    if found:
+        return found.start() + len(found[0].rstrip())
+    return len(text) if len(counted) >= _MOST * chars else None

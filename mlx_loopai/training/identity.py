@@ -79,7 +79,7 @@ def record_start(
                 changed=", ".join(changed),
             )
         )
-    run.record("start", resumed_from=resumed_from, total_steps=total_steps, versions=made_with, **foreseen)
+    run.record("start", resumed_from=resumed_from, total_steps=total_steps, versions=made_with)
 
 
 def _as_run(config: RunConfig) -> RunConfig:

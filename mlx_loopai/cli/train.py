@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import in_use, later, tr
 
 if TYPE_CHECKING:
+    from mlx_loopai.config import RunConfig
     from mlx_loopai.runs.directory import EventSink
     from mlx_loopai.runs.documents.summary import Summary
     from mlx_loopai.runs.documents.verdict import JudgedSummary
@@ -88,7 +89,6 @@ def command(
     mlx-loopai train recipe.yaml --out runs/guarded --set train.learning_rate=2e-4
     mlx.launch -n 2 --backend ring mlx-loopai train recipe.yaml --out runs/two
     """
-    from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.config import load_config
     from mlx_loopai.config.shipped import shipped_values
     from mlx_loopai.runs.documents.verdict import JudgedSummary
@@ -110,32 +110,48 @@ def command(
         return
     if out is None:
         raise InputError(tr("train: give --out DIR for the run's folder, or --dry-run"))
-    from mlx_loopai.experiments.judged_run import train_and_judge
-    from mlx_loopai.training.process_group import ProcessGroup
-
-    group = ProcessGroup.join()
-    with ExitStack() as opened:
-        writes = group.rank == 0
-        listener = opened.enter_context(progress_listener(quiet or not writes))
-        sinks = _followers(opened, out, watch, log_to) if writes else ()
-        summary = train_and_judge(config, out, listener, resume, group, sinks)
-        if isinstance(summary, JudgedSummary):
-            summary = with_report(summary, out)
-    if group.rank == 0:
+    summary = _trained(config, out, resume, _Following(watch, log_to), quiet)
+    if summary is not None:
         emit(summary.to_json(), as_json, judged_text(summary) if isinstance(summary, JudgedSummary) else _text(summary))
         say_next(next_step(summary, out), as_json, quiet)
 
 
-def _followers(opened: ExitStack, out: Path, watch: bool, log_to: TrackerName | None) -> tuple[EventSink, ...]:
+@dataclass(frozen=True)
+class _Following:
+    """How a run can be followed: on the page of --watch, in the tracker of --log-to."""
+
+    watch: bool
+    log_to: TrackerName | None
+
+
+def _trained(config: RunConfig, out: Path, resume: bool, following: _Following, quiet: bool) -> Summary | None:
+    """Train, and write the report of a run that was judged; None in a process that another one speaks for."""
+    from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.experiments.judged_run import train_and_judge
+    from mlx_loopai.runs.documents.verdict import JudgedSummary
+    from mlx_loopai.training.process_group import ProcessGroup
+
+    group = ProcessGroup.join()
+    writes = group.rank == 0
+    with ExitStack() as opened:
+        listener = opened.enter_context(progress_listener(quiet or not writes))
+        sinks = _followers(opened, out, following) if writes else ()
+        summary = train_and_judge(config, out, listener, resume, group, sinks)
+        if isinstance(summary, JudgedSummary):
+            summary = with_report(summary, out)
+    return summary if writes else None
+
+
+def _followers(opened: ExitStack, out: Path, following: _Following) -> tuple[EventSink, ...]:
     """Who hears what the run records, for as long as `opened` is: the page of --watch, the tracker of --log-to."""
     from mlx_loopai.cli.watch import Looking, watched
     from mlx_loopai.runs.directory import RunDirectory
     from mlx_loopai.runs.trackers import tracker
 
     found: list[EventSink] = []
-    if log_to:
-        found.append(opened.enter_context(tracker(log_to, out)))
-    if watch:
+    if following.log_to:
+        found.append(opened.enter_context(tracker(following.log_to, out)))
+    if following.watch:
         found.append(Looking(RunDirectory(out)))
         url = opened.enter_context(watched(out, 0))
         click.echo(tr("watch the run: {url}", url=url), err=True)

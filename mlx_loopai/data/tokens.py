@@ -105,7 +105,7 @@ class ChatEncoder:
     """
 
     def __init__(self, tokenizer: Any, system_prompt: str = "", sight: Sight | None = None) -> None:
-        self._tokenizer, self._sight = tokenizer, sight
+        self._tokenizer, self.sight = tokenizer, sight
         self._template = ChatTemplate(tokenizer, system_prompt)
         self._closings: dict[str, list[int]] = {}
 
@@ -146,7 +146,7 @@ class ChatEncoder:
         if tools and not allow_special:
             # Inside JSON text a name may be written with escapes.
             tools = self._special.hide(json.dumps(json.loads(tools), ensure_ascii=False))
-        given, pictures = marked(given, "prompt", self._sight)
+        given, pictures = marked(given, "prompt", self.sight)
         past, last = self._template.prompt(given, tools=tools, thinks=thinks)
         ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
         ids += self._ids(last) + self._ids(begun if allow_special else self._special.hide(begun))
@@ -247,7 +247,7 @@ class ChatEncoder:
         messages = _until_last_answer(record)
         if not record.allow_special:
             messages = tuple(self._special.hidden(message) for message in messages)
-        given, _ = marked(messages, record.origin, self._sight)
+        given, _ = marked(messages, record.origin, self.sight)
         return self._template.turns(given, record.origin, record.tools)
 
     def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
@@ -293,8 +293,8 @@ class ChatEncoder:
         """`ids` with the tokens of `pictures` in their places."""
         if not pictures:
             return list(ids)
-        assert self._sight is not None
-        sight = self._sight
+        assert self.sight is not None
+        sight = self.sight
         return [token for one in ids for token in ([one] if one >= 0 else sight.tokens(pictures[-1 - one]))]
 
     def _row(self, record: Record, segments: Iterable[tuple[list[int], bool]]) -> TokenRow:

@@ -146,10 +146,11 @@ class Batch:
 
     def step(self) -> list[RowPiece]:
         """The next token of each answer that is being written: none while prompts are read first."""
-        if self._alone:
-            return self._step_alone(next(iter(self._alone)))
+        found = [piece for key in list(self._alone)[:1] for piece in self._step_alone(key)]
+        if not self._rows:
+            return found
         _, responses = self._generator.next()
-        return [self._piece(response) for response in responses]
+        return found + [self._piece(response) for response in responses]
 
     def _add_alone(self, request: Request) -> int:
         self._n_alone += 1

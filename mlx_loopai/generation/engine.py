@@ -6,6 +6,7 @@ number, computed lazily for a whole batch: nothing here waits for a token before
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -85,14 +86,21 @@ def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = No
     """
     prompt, pictures = list(request.prompt), request.pictures
     check_prompts([prompt])
-    with (
-        adapter_answering(loaded.model, request.adapter),
-        reading_at(loaded.model, None if pictures is None else pictures.positions),
-    ):
-        yield from _pieces(loaded, request, prompt, draft)
+    positions = None if pictures is None else pictures.positions
+    pieces = _pieces(loaded, request, prompt, draft)
+    with adapter_answering(loaded.model, request.adapter), contextlib.closing(pieces):
+        while True:
+            # While a piece is looked at, others may use the model.
+            with reading_at(loaded.model, positions):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
 
-def _pieces(loaded: LoadedModel, request: Request, prompt: list[int], draft: LoadedModel | None) -> Iterator[Piece]:
+def _pieces(
+    loaded: LoadedModel, request: Request, prompt: list[int], draft: LoadedModel | None
+) -> Generator[Piece, None, None]:
     settings: dict[str, Any] = {}
     n_read = 0
     if draft is not None:

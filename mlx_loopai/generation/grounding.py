@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.conversation import showing
+from mlx_loopai.data.records import Record
 from mlx_loopai.generation.prompts import Prompt, Source
 from mlx_loopai.generation.session import Session
 from mlx_loopai.retrieval.index import Hit
@@ -75,5 +76,5 @@ def _cleaned(text: str, special_tokens: Collection[str]) -> str:
 def _with_sources(prompt: Prompt, sources: tuple[Source, ...]) -> Prompt:
     passages = [f"<참고 {number}>\n{source.text}\n</참고 {number}>" for number, source in enumerate(sources, start=1)]
     content = "\n\n".join([_INTRODUCTION, *passages, f"{_REQUEST} {prompt.text}"])
-    messages = (*prompt.messages[:-1], Message("user", content))
+    messages = (*prompt.messages[:-1], showing(content, prompt.messages[-1].pictures))
     return replace(prompt, messages=messages, sources=sources, request=prompt.text)

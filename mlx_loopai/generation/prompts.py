@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_loopai.data.conversation import showing
+from mlx_loopai.data.conversation import PICTURE, showing
 from mlx_loopai.data.formats import read_rows
 from mlx_loopai.data.images import Picture
 from mlx_loopai.data.records import ROLES, Message, Record, read_records
@@ -47,7 +47,7 @@ class Prompt:
     @property
     def text(self) -> str:
         """The last request, without what stands before it."""
-        return self.request or self.messages[-1].content
+        return self.request or self.messages[-1].content.replace(PICTURE, "")
 
 
 def single_prompt(text: str, pictures: Sequence[Picture] = ()) -> Prompt:

@@ -159,7 +159,8 @@ class Session:
         """Whether the adapter answers this prompt; a switch reads it with the base from where `read` ends to decide."""
         if self.for_pictures and not shows_pictures:
             return False
-        if self.adapter is None or self.switch is None:
+        # A switch was fitted on prompts of text.
+        if self.adapter is None or self.switch is None or shows_pictures:
             return self.adapter is not None
         return self.switch.chooses_adapter(self.loaded.model, ids, read)
 

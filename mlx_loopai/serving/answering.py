@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from mlx_loopai.data.images import Picture
 from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.prompts import Source
 from mlx_loopai.serving.reply import ChoiceStream, Reply, Told, closing, failure
@@ -40,12 +41,15 @@ class Slots:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that is ready for the writer. asked: with a limit that fits. sources: see `Reply`."""
+    """A request that is ready for the writer. asked: with a limit that fits. sources: see `Reply`. pictures: those that
+    the prompt shows.
+    """
 
     asked: Asked
     prompt: list[int]
     sources: Sequence[Source] | None
     grammar: Grammar | None = None
+    pictures: Sequence[Picture] = ()
 
 
 class Answering:
@@ -67,6 +71,7 @@ class Answering:
                 row=choice,
                 shared=asked.choices > 1,
                 likeliest=asked.likeliest,
+                pictures=tuple(prepared.pictures),
             )
             for choice in range(asked.choices)
         ]

@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlx_loopai.data.feedback import append_feedback
+from mlx_loopai.data.images import Picture
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.grammar import Grammar, schema_grammar
 from mlx_loopai.generation.grounding import ground_all
@@ -63,6 +64,8 @@ class ServeOptions:
     queue: int = 32
     time_limit_s: float = 300.0
     max_body_bytes: int = 1 << 20
+    # Of a request to a model that sees: some photographs in base64.
+    max_picture_body_bytes: int = 32 << 20
     cache_bytes: int = 512 * MIB
     retrieve: Callable[[str], Sequence[Hit]] | None = None
     loopback: bool = True
@@ -306,6 +309,8 @@ class _Api:
             # For safety: a browser asks for permission before it sends this type to another site.
             raise ApiError(415, f"content type {kind[:80]!r}: send Content-Type: application/json")
         limit, body = self._options.max_body_bytes, bytearray()
+        if self._lineup.loaded.vision is not None:
+            limit = max(limit, self._options.max_picture_body_bytes)
         too_large = ApiError(413, f"the body has more than {limit} bytes; send less")
         declared = request.headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:18]) > limit:
@@ -327,7 +332,7 @@ class _Api:
             if not isinstance(asked.prompt, str):
                 # Each turn is a token or more: a very long chat need not be read to know that it has no room.
                 fitted(asked.options, len(asked.prompt), context)
-            prompt, sources = await self._in_encoder(self._encode, asked, "messages")
+            prompt, sources, pictures = await self._in_encoder(self._encode, asked, "messages")
             if not prompt:
                 raise ApiError(400, "the prompt is empty: it has no tokens", "prompt")
             options = fitted(asked.options, len(prompt), context)
@@ -336,7 +341,9 @@ class _Api:
         grammar = None
         if asked.schema is not None:
             grammar = await self._in_encoder(self._form, asked.schema, "response_format")
-        return Prepared(dataclasses.replace(asked, options=options), prompt, sources, grammar)
+        return Prepared(
+            dataclasses.replace(asked, options=options), prompt, sources=sources, grammar=grammar, pictures=pictures
+        )
 
     async def _in_encoder(self, work: Callable[[S], T], value: S, field: str) -> T:
         """`work(value)` in the encoder's thread; input errors are of `field`. Raises: ApiError."""
@@ -358,18 +365,20 @@ class _Api:
     def _form(self, schema: Mapping[str, Any]) -> Grammar:
         return schema_grammar(self._lineup.loaded, dict(schema), "`response_format`")
 
-    def _encode(self, asked: Asked) -> tuple[list[int], Sequence[Source] | None]:
+    def _encode(self, asked: Asked) -> tuple[list[int], Sequence[Source] | None, Sequence[Picture]]:
         session = self._lineup.sessions[asked.model]
         if isinstance(asked.prompt, str):
-            return list(session.loaded.tokenizer.encode(asked.prompt)), None
+            return list(session.loaded.tokenizer.encode(asked.prompt)), None, ()
         speaks = any(turn.role == "tool" or turn.tool_calls for turn in asked.prompt)
         if speaks and not asked.tools:
             # The template would leave them out, and the model answer something else.
             raise InputError("calls and their results: give the functions as `tools`")
         prompt, context = Prompt(asked.prompt, "messages", tools=asked.tools), self._options.context_tokens
         if self._options.retrieve is None:
-            return session.prompt_ids(prompt, options=asked.options, begun=asked.begun), None
+            ids = session.prompt_ids(prompt, options=asked.options, begun=asked.begun)
+            return ids, None, session.pictures(prompt)
         # A token is at least a byte.
         budget = context - answer_room(asked.options, context) - len(asked.begun.encode())
         [prompt] = ground_all([prompt], self._options.retrieve, session, (), budget)
-        return session.prompt_ids(prompt, options=asked.options, begun=asked.begun), prompt.sources
+        ids = session.prompt_ids(prompt, options=asked.options, begun=asked.begun)
+        return ids, prompt.sources, session.pictures(prompt)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import from_json
 
 from mlx_loopai.config import GenerationOptions, generation_options
+from mlx_loopai.data.conversation import PICTURE, showing
+from mlx_loopai.data.images import Picture
 from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
 from mlx_loopai.serving.shapes import ApiError
@@ -20,6 +24,7 @@ from mlx_loopai.text.alphabet import Scripts
 # What pydantic adds to a place for the forms of a union.
 _FORMS = ("str", "list[_Part]", "list[str]")
 _SEEDS = 1 << 31
+_DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE)
 _LARGEST_SEED = (1 << 63) - 1
 _MOST_LIKELIEST = 20
 
@@ -81,16 +86,28 @@ class Asked:
     tools: str = ""
 
 
-class _Part(BaseModel):
-    type: str
-    text: str = ""
+class _ImageUrl(BaseModel):
+    url: str
 
-    @field_validator("type")
+    @field_validator("url")
     @classmethod
-    def _is_text(cls, kind: str) -> str:
-        if kind != "text":
-            raise ValueError("only text parts are supported")
-        return kind
+    def _is_data(cls, url: str) -> str:
+        # Nothing is fetched, and no file of this machine is read, for whoever asks.
+        if not _DATA_URL.match(url):
+            raise ValueError("only data: URLs of PNG, JPEG or WebP pictures in base64 are read")
+        return url
+
+
+class _Part(BaseModel):
+    type: Literal["text", "image_url"]
+    text: str = ""
+    image_url: _ImageUrl | None = None
+
+    @model_validator(mode="after")
+    def _has_its_picture(self) -> _Part:
+        if self.type == "image_url" and self.image_url is None:
+            raise ValueError('image_url is missing; give {"url": "data:image/png;base64,..."}')
+        return self
 
 
 class _Function(BaseModel):
@@ -134,7 +151,13 @@ class _Turn(BaseModel):
     @property
     def text(self) -> str:
         content = self.content or ""
-        return content if isinstance(content, str) else "\n".join(part.text for part in content)
+        return content if isinstance(content, str) else "\n".join(part.text for part in content if part.type == "text")
+
+    @property
+    def pictures(self) -> list[str]:
+        """The data URLs of its pictures."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [part.image_url.url for part in parts if part.image_url is not None and part.type == "image_url"]
 
 
 class _NamedSchema(BaseModel):
@@ -266,6 +289,15 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
     )
 
 
+def _picture(url: str, number: int) -> Picture:
+    """The picture of a data URL. Raises: ApiError 400 for one that is not base64."""
+    try:
+        data = base64.b64decode(url.partition(",")[2], validate=True)
+    except ValueError:
+        raise ApiError(400, f"messages: picture {number} is not in base64", "messages") from None
+    return Picture(f"picture {number}", data=data)
+
+
 def json_object(body: bytes) -> Mapping[str, Any]:
     """The fields of a JSON object. Raises: ApiError 400."""
     try:
@@ -316,13 +348,15 @@ def _options(read: _Body, defaults: GenerationOptions) -> GenerationOptions:
 def _turns(turns: Sequence[_Turn]) -> tuple[Message, ...]:
     """The conversation, with all that its system messages say in front."""
     system = "\n\n".join(turn.text for turn in turns if turn.role in ("system", "developer") and turn.text.strip())
+    if any(turn.pictures for turn in turns if turn.role != "user"):
+        raise ApiError(400, "messages: a picture in a turn that is not the user's; show it in a request", "messages")
     called = {call.id: call.function.name for turn in turns for call in turn.tool_calls or ()}
     spoken = [_message(turn, called) for turn in turns if turn.role in ("user", "assistant", "tool")]
     if not spoken or spoken[-1].role not in ("user", "tool"):
         raise ApiError(
             400, "messages: the last turn must be the user's or a tool's, which the model answers", "messages"
         )
-    if spoken[-1].role == "user" and not spoken[-1].content.strip():
+    if spoken[-1].role == "user" and not spoken[-1].content.replace(PICTURE, "").strip():
         raise ApiError(400, "messages: the last turn is empty; write what the model should answer", "messages")
     return (*([Message("system", system)] if system else []), *spoken)
 
@@ -331,4 +365,6 @@ def _message(turn: _Turn, called: Mapping[str, str]) -> Message:
     """A turn; `called`: the function of each call by its id, which a tool's turn answers."""
     calls = [call.as_call for call in turn.tool_calls or ()]
     name = called.get(turn.tool_call_id or "", "") if turn.role == "tool" else ""
+    if turn.pictures:
+        return showing(turn.text, [_picture(url, number) for number, url in enumerate(turn.pictures, start=1)])
     return Message(turn.role, turn.text, tool_calls=json.dumps(calls, ensure_ascii=False) if calls else "", name=name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_loopai.config import GenerationOptions
+from mlx_loopai.data.images import Picture
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answer_stream import Writing
 from mlx_loopai.generation.batch import Chance, RowPiece
@@ -51,6 +52,7 @@ class Task:
     row: int = 0
     shared: bool = False
     likeliest: int | None = None
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,17 +183,23 @@ class Writer:
     def _begin(self, batch: LineupBatch, task: Task) -> None:
         session, base = self._lineup.sessions[task.model], self._lineup.base
         read = None
-        if session.switch is not None:
+        if session.switch is not None and not task.pictures:
             # What the switch must read is kept: the next turn, and the base where it answers, go on from there.
             read = self._read(task.prompt, base, self._recent.prefix(task.prompt, base))
         try:
-            request = session.request(task.prompt, task.options, task.grammar, task.row, read=read)
+            if task.pictures and task.likeliest is not None:
+                raise InputError("`logprobs`: not given for answers to pictures", "logprobs")
+            request = session.request(
+                task.prompt, task.options, task.grammar, task.row, pictures=task.pictures, read=read
+            )
         except InputError as error:
             task.deliver(ApiError(400, str(error), error.argument))
             return
         reader = self._lineup.reader(task.model, request)
         prefix = read if read is not None and reader == base else self._recent.prefix(request.prompt, reader)
-        if task.shared:
+        if task.pictures:
+            prefix = None  # another picture has the same tokens: what is kept, and shared, is of text alone
+        elif task.shared:
             prefix = self._read(request.prompt, reader, prefix)
         request = replace(request, goes_on=task.goes_on, likeliest=task.likeliest, prefix=prefix)
         key = batch.add(reader, request)

@@ -72,7 +72,8 @@ def test_a_turn_without_text() -> None:
     turns = [{"role": "user", "content": "하나"}, {"role": "assistant", "content": None}, *ASKED]
     assert [message.content for message in chat(messages=turns).prompt] == ["하나", "", "안녕?"]
     error = refused({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]})
-    assert str(error) == "messages.0.content.0.type: only text parts are supported"
+    place = "messages.0.content.0.image_url.url"
+    assert str(error) == f"{place}: only data: URLs of PNG, JPEG or WebP pictures in base64 are read"
     assert "the last turn is empty" in str(refused({"messages": [{"role": "user", "content": None}]}))
 
 
@@ -91,7 +92,7 @@ def test_text() -> None:
         ({"messages": [*ASKED, {"role": "assistant", "content": "네"}]}, "messages"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages.0.content.0.type",
+            "messages.0.content.0.image_url.url",
         ),
         ({"temperature": -1}, "temperature"),
         ({"temperature": 1e-300}, None),

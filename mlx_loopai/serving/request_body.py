@@ -22,7 +22,7 @@ from mlx_loopai.serving.shapes import ApiError
 from mlx_loopai.text.alphabet import Scripts
 
 # What pydantic adds to a place for the forms of a union.
-_FORMS = ("str", "list[")
+_FORMS = re.compile(r"str|list\[.*\]")
 _SEEDS = 1 << 31
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE)
 _LARGEST_SEED = (1 << 63) - 1
@@ -320,7 +320,7 @@ def invalid(error: ValidationError) -> ApiError:
     """What a client is told of fields that are not as they should be: the first of them."""
     # Of the forms that a value may have, the one that was followed furthest was meant.
     found = max(error.errors(include_url=False, include_context=False, include_input=False), key=_depth)
-    place = ".".join(str(part) for part in found["loc"] if not str(part).startswith(_FORMS))
+    place = ".".join(str(part) for part in found["loc"] if not _FORMS.fullmatch(str(part)))
     reason = found["msg"].removeprefix("Value error, ")
     return ApiError(400, f"{place}: {reason[:1].lower()}{reason[1:]}", place)
 

@@ -140,6 +140,41 @@ def is_locked(folder: Path) -> bool:
         return False
 
 
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises: OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def seal_path(path: Path) -> Path:
+    """Where the checksum of a sealed file lies: beside it."""
+    return path.with_name(path.name + ".sha256")
+
+
+def seal(path: Path) -> None:
+    """Write the checksum of `path` beside it, so that whoever trusts the file later can see whether it is the same."""
+    write_whole(seal_path(path), f"{checksum(path)}  {path.name}\n")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether `path` is what it was when it was sealed; False where either file is missing or unreadable."""
+    try:
+        return checksum(path) == seal_path(path).read_text(encoding="ascii").split()[0]
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def require_seal(path: Path) -> None:
+    """Raises: InputError for a file that is not what it was when it was sealed."""
+    if not is_sealed(path):
+        raise InputError(
+            tr(
+                "{path}: changed or damaged since it was written (checksum); restore it, or delete it to make it anew",
+                path=path,
+            )
+        )
+
+
 def sync_file(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)

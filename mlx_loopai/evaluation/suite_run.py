@@ -14,7 +14,7 @@ from typing import Any
 
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.tasks import Task, TaskResult
-from mlx_loopai.files import digest_name, write_whole
+from mlx_loopai.files import digest_name, is_sealed, seal, write_whole
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.progress import Advance, ignore, part
 from mlx_loopai.text.measures import purity
@@ -67,7 +67,7 @@ def run_suite(
 
 def is_kept(loaded: LoadedModel, encoder: ChatEncoder, tasks: Sequence[Task], folder: Path) -> bool:
     """Whether `folder` has what the model gave to every task."""
-    return all((folder / _kept_name(loaded, encoder, task)).is_file() for task in tasks)
+    return all(is_sealed(folder / _kept_name(loaded, encoder, task)) for task in tasks)
 
 
 def _kept_name(loaded: LoadedModel, encoder: ChatEncoder, task: Task) -> str:
@@ -76,7 +76,9 @@ def _kept_name(loaded: LoadedModel, encoder: ChatEncoder, task: Task) -> str:
 
 
 def _kept(path: Path, task: Task) -> TaskResult | float | None:
-    """What is kept, judged; None when there is nothing or it cannot be used."""
+    """What is kept, judged; None when there is nothing, or not what was kept, or it cannot be used."""
+    if not is_sealed(path):
+        return None
     try:
         return task.judged(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, IndexError):
@@ -88,3 +90,4 @@ def _keep(path: Path, given: Any) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(given, ensure_ascii=False))
+        seal(path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.files import cache_folder, whole_file
+from mlx_loopai.files import cache_folder, is_sealed, seal, whole_file
 from mlx_loopai.generation.vocabulary import biased_tokens, latin_words, token_bytes
 from mlx_loopai.models.load import TOKENIZER_FILES, LoadedModel
 from mlx_loopai.text.alphabet import MAX_GLOSS_CHARS, Scripts, char_classes, context_moves
@@ -244,13 +243,14 @@ def _cache_path(loaded: LoadedModel, scripts: Scripts, code_fences: bool) -> Pat
 
 
 def _cached(path: Path, build: Callable[[], dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays stored at `path`, or those of `build`, stored there where that can be done."""
-    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    """The arrays stored at `path` as they were written, or those of `build`, stored there where that can be done."""
+    if is_sealed(path):
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
     arrays = build()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary:
             np.savez(temporary, allow_pickle=False, **arrays)
+        seal(path)
     return arrays

@@ -8,6 +8,7 @@ from pathlib import Path
 from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import is_sealed, require_seal, seal
 from mlx_loopai.guards.guard import Guard, Material, State
 from mlx_loopai.guards.measured import measuring_batches
 from mlx_loopai.language import tr
@@ -18,16 +19,21 @@ from mlx_loopai.runs.artifact_cache import fetch, keep, kept_path
 def state_of(guard: Guard[State], path: Path, material: Callable[[], Material]) -> State:
     """The state of `guard` for this run, which then lies at `path`, a file of the run's folder.
 
-    `material` is asked for only where the run has no such file yet.
+    `material` is asked for only where the run has no such file yet. Raises: InputError when the run's file is not what
+    was written.
     """
     if not path.exists():
         found = material()
         kept = kept_path(path.stem, found.base, guard.made_by(found), path.suffix)
+        if kept.exists() and not is_sealed(kept):
+            found.listener.notice(tr("{kept}: changed or damaged since it was written; it is made anew", kept=kept))
         if fetch(kept, path):
             found.listener.notice(tr("{stem}: taken from an earlier run ({kept})", stem=path.stem, kept=kept))
         else:
             guard.save(guard.measure(found), path)
+            seal(path)
             keep(path, kept)
+    require_seal(path)
     return guard.load(path)
 
 

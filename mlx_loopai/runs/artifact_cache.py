@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_loopai.files import cache_folder, digest_name
+from mlx_loopai.files import cache_folder, digest_name, is_sealed, seal_path, whole_file
 
 if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
@@ -21,26 +20,25 @@ def kept_path(name: str, loaded: LoadedModel, parts: Sequence[Any], suffix: str)
 
 
 def keep(path: Path, kept: Path) -> None:
-    """Keep `path` as `kept`. A cache that cannot be written costs time, not the result."""
+    """Keep the sealed `path` as `kept`. A cache that cannot be written costs time, not the result."""
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        _share(path, kept)
+        _copy(path, kept)
 
 
 def fetch(kept: Path, path: Path) -> bool:
-    """Put what is `kept` at `path`; whether there was something."""
+    """Put what is `kept` at `path`, with its seal; whether there was something that is as it was written."""
+    if not is_sealed(kept):
+        return False
     try:
-        _share(kept, path)
+        _copy(kept, path)
     except OSError:
         return False
     return True
 
 
-def _share(source: Path, target: Path) -> None:
-    """One copy on the disk where the file system allows it: files are only ever replaced as a whole."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+def _copy(source: Path, target: Path) -> None:
+    """A copy of its own: what is changed in a run must not change the cache, nor the other way round."""
+    for one, other in ((source, target), (seal_path(source), seal_path(target))):
+        with whole_file(other) as temporary:
+            shutil.copyfile(one, temporary)

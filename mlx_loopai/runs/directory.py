@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.files import locked_folder, write_whole
+from mlx_loopai.files import locked_folder, seal_path, write_whole
 from mlx_loopai.language import tr
 
 Wish = Literal["save", "stop"]
@@ -74,6 +74,12 @@ class RunDirectory:
     @property
     def rehearsal(self) -> Path:
         return self.path / "rehearsal.jsonl"
+
+    @property
+    def measured(self) -> list[Path]:
+        """What was made of the base before the first step, with its checksums."""
+        files = (self.rehearsal, self.monitor, self.importance)
+        return [*files, *map(seal_path, files)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -154,8 +160,7 @@ class RunDirectory:
             write_whole(self.events, "".join(lines))
 
     def _clear(self) -> None:
-        made = (self.identity, self.resolved, self.events, self.importance, self.rehearsal, self.monitor, self._look)
-        for file in made:
+        for file in (self.identity, self.resolved, self.events, self._look, *self.measured):
             file.unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
@@ -173,7 +178,9 @@ class RunDirectory:
         found = []
         for line in self.events.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
+                found.append(event)
         return found

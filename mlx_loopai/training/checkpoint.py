@@ -15,13 +15,15 @@ import mlx.optimizers as optimizers
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.files import sync_file
+from mlx_loopai.files import checksum, sync_file
 from mlx_loopai.guards.budget import GuardWeight
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import adapter_arrays, save_arrays
 
 STATE_FILE = "state.json"
 ARRAYS_FILE = "arrays.safetensors"
+CHECKSUMS_FILE = "checksums.json"
+_CHECKED = (ARRAYS_FILE, STATE_FILE)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def save_checkpoint(
     try:
         save_arrays(scratch / ARRAYS_FILE, _arrays(model, optimizer))
         (scratch / STATE_FILE).write_text(json.dumps(asdict(position)), encoding="utf-8")
+        sums = {name: checksum(scratch / name) for name in _CHECKED}
+        (scratch / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
         for file in scratch.iterdir():
             sync_file(file)
         _discard(target, scratch)
@@ -96,11 +100,54 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def damaged_file(path: Path) -> str | None:
+    """The name of a file of the checkpoint that is not what was written; None when all are."""
+    try:
+        sums = json.loads((path / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+        wanted = {name: sums[name] for name in _CHECKED}
+    except (OSError, ValueError, KeyError, TypeError):
+        return CHECKSUMS_FILE
+    for name, sum_ in wanted.items():
+        try:
+            if checksum(path / name) != sum_:
+                return name
+        except OSError:
+            return name
+    return None
+
+
+def _require_intact(path: Path) -> None:
+    """Raises: InputError naming the damaged file, and the newest checkpoint before it that is intact."""
+    name = damaged_file(path)
+    if name is None:
+        return
+    earlier = [one for one in complete_checkpoints(path.parent) if one != path and damaged_file(one) is None]
+    if earlier:
+        raise InputError(
+            tr(
+                "{file}: changed or damaged since it was written (checksum); {intact} is intact: delete {path} and "
+                "`resume` from there",
+                file=path / name,
+                intact=earlier[-1].name,
+                path=path,
+            )
+        )
+    raise InputError(
+        tr(
+            "{file}: changed or damaged since it was written (checksum), and no other checkpoint is intact; start the "
+            "run again with another `out`",
+            file=path / name,
+        )
+    )
+
+
 def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optimizer) -> Position:
     """Put a checkpoint's state into `model`, `optimizer` and MLX's random state; returns its position.
 
-    Raises: InputError when a file is damaged or the arrays do not fit.
+    Raises: InputError when a file is not what was written, with an earlier checkpoint that is intact, or when the
+    arrays do not fit.
     """
+    _require_intact(path)
     try:
         arrays = mx.load(str(path / ARRAYS_FILE))
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))

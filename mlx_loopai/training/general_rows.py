@@ -9,6 +9,7 @@ from mlx_loopai.data.records import Message
 from mlx_loopai.data.rows import row_digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import require_seal, seal
 from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.guards.guard import Material, Penalty, guard_of
 from mlx_loopai.guards.rehearsal import (
@@ -96,6 +97,8 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
         context.listener.stage(tr("monitor: the base's answers"), len(prompts))
         answering = Answering(options.answer_tokens, options.temperature, seed)
         self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)
+        seal(path)
+    require_seal(path)
     return list(Rehearsal.load(path).rows), rehearsal
 
 

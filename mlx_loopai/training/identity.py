@@ -41,14 +41,14 @@ def check_identity(run: RunDirectory, identity: Identity, resume: bool) -> None:
     Raises: InputError when the folder holds a run and `resume` is off, or when base, configuration or rows differ from
     those it was started with (all differences are listed).
     """
-    stored = json.loads(run.identity.read_text(encoding="utf-8")) if run.identity.exists() else None
+    stored = _stored(run) if resume else None
     if not resume and (complete_checkpoints(run.checkpoints) or run.adapter.exists()):
         raise InputError(tr("{path}: holds a run; add `resume` to continue it, or give another `out`", path=run.path))
     if resume and stored is not None:
         _compare(run, identity, stored)
         return
     # What a try that ended before its first checkpoint left here may be of another base or configuration.
-    for leftover in (run.rehearsal, run.monitor, run.importance, run.events, run.verdict, run.evaluation):
+    for leftover in (*run.measured, run.events, run.verdict, run.evaluation):
         leftover.unlink(missing_ok=True)
     written = {
         "base_hash": identity.base_hash,
@@ -58,6 +58,22 @@ def check_identity(run: RunDirectory, identity: Identity, resume: bool) -> None:
     }
     write_whole(run.resolved, _as_run(identity.config).to_yaml())
     write_whole(run.identity, json.dumps(written, indent=2) + "\n")
+
+
+def _stored(run: RunDirectory) -> dict[str, str] | None:
+    """What the folder says its run is; None where it holds none. Raises: InputError when it is damaged."""
+    if not run.identity.exists():
+        if complete_checkpoints(run.checkpoints):
+            raise InputError(
+                tr("{path}: is missing, so nothing says what this run is; give another `out`", path=run.identity)
+            )
+        return None
+    try:
+        stored = json.loads(run.identity.read_text(encoding="utf-8"))
+        found = {name: str(stored[name]) for name in ("base_hash", "config_digest")}
+        return found | {"rows_digest": str(stored.get("rows_digest", ""))}  # an earlier release wrote none
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(tr("{path}: is damaged; restore it, or give another `out`", path=run.identity)) from None
 
 
 def versions(machine: Machine, path: TrainPath) -> dict[str, str]:
@@ -88,6 +104,17 @@ def _as_run(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"train": train})
 
 
+def _resolved(run: RunDirectory) -> Any:
+    """The settings of the run. Raises: InputError when they cannot be read."""
+    try:
+        return yaml.safe_load(run.resolved.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            tr("{path}: cannot be read: {reason}; restore it, or give another `out`", path=run.resolved, reason=reason)
+        ) from None
+
+
 def _compare(run: RunDirectory, now: Identity, stored: dict[str, Any]) -> None:
     problems = []
     if stored["base_hash"] != now.base_hash:
@@ -99,7 +126,7 @@ def _compare(run: RunDirectory, now: Identity, stored: dict[str, Any]) -> None:
             )
         )
     if stored["config_digest"] != now.config.digest():
-        values = yaml.safe_load(run.resolved.read_text(encoding="utf-8"))
+        values = _resolved(run)
         if isinstance(values, dict):  # a run from before there was a budget has none
             values["forgetting"] = {"budget": 0.0, **(values.get("forgetting") or {})}
         was, asked = (flatten(_as_run(one)) for one in (validate_config(values, str(run.resolved)), now.config))
@@ -108,7 +135,7 @@ def _compare(run: RunDirectory, now: Identity, stored: dict[str, Any]) -> None:
             for name in asked
             if asked[name] != was[name]
         ]
-    if not problems and stored.get("rows_digest", now.rows_digest) != now.rows_digest:
+    if not problems and stored["rows_digest"] not in ("", now.rows_digest):
         problems.append(tr("the rows of the data files are not those of before"))
     if problems:
         raise InputError(

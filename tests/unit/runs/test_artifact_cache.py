@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from mlx_loopai.config import RunConfig, validate_config
+from mlx_loopai.errors import InputError
+from mlx_loopai.files import is_sealed, seal, seal_path
 from mlx_loopai.runs.artifact_cache import fetch, keep
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.run import train
@@ -46,7 +48,9 @@ def test_a_second_run_uses_what_the_first_one_made_and_says_so(
         train(each, tmp_path / str(number), heard[number])
     used = [[notice.partition(":")[0] for notice in one.notices if "an earlier run" in notice] for one in heard]
     assert used == [[], ["rehearsal", "importance"], ["rehearsal"]]
-    assert sorted(path.name.partition("-")[0] for path in folder.iterdir()) == ["importance"] * 2 + ["rehearsal"]
+    kept = [path for path in folder.iterdir() if path.suffix != ".sha256"]
+    assert sorted(path.name.partition("-")[0] for path in kept) == ["importance"] * 2 + ["rehearsal"]
+    assert all(is_sealed(path) for path in kept)
     first, second, third = (RunDirectory(tmp_path / str(number)) for number in range(3))
     assert first.importance.read_bytes() == second.importance.read_bytes() != third.importance.read_bytes()
     assert first.rehearsal.read_bytes() == third.rehearsal.read_bytes()
@@ -88,7 +92,53 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> No
 def test_what_is_kept_stays_when_the_run_is_deleted(tmp_path: Path) -> None:
     made, kept = tmp_path / "made", tmp_path / "cache" / "kept"
     made.write_text("whole", encoding="utf-8")
+    seal(made)
     keep(made, kept)
     os.unlink(made)
     assert fetch(kept, made)
     assert made.read_text(encoding="utf-8") == "whole"
+    assert is_sealed(made)
+
+
+def test_a_run_and_the_cache_never_share_a_file(tmp_path: Path) -> None:
+    made, kept = tmp_path / "made", tmp_path / "cache" / "kept"
+    made.write_text("whole", encoding="utf-8")
+    seal(made)
+    keep(made, kept)
+    made.write_text("edited", encoding="utf-8")
+    assert kept.read_text(encoding="utf-8") == "whole"
+    assert fetch(kept, tmp_path / "other")
+    (tmp_path / "other").write_text("edited", encoding="utf-8")
+    assert kept.read_text(encoding="utf-8") == "whole"
+
+
+@pytest.mark.parametrize("damage", [b"", b"whol", b"Whole", None])
+def test_what_is_kept_but_damaged_is_not_used(tmp_path: Path, damage: bytes | None) -> None:
+    made, kept = tmp_path / "made", tmp_path / "cache" / "kept"
+    made.write_bytes(b"whole")
+    seal(made)
+    keep(made, kept)
+    if damage is None:
+        seal_path(kept).unlink()
+    else:
+        kept.write_bytes(damage)
+    assert not fetch(kept, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_damaged_cache_is_named_and_made_anew_and_a_damaged_run_is_refused(
+    tiny_model_folder: Path, data_files: dict[str, Path], tmp_path: Path, folder: Path
+) -> None:
+    options = config(tiny_model_folder, data_files)
+    train(options, tmp_path / "first", Heard())
+    (kept,) = (path for path in folder.glob("importance-*") if path.suffix != ".sha256")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    heard = Heard()
+    train(options, tmp_path / "second", heard)
+    assert [notice for notice in heard.notices if str(kept) in notice and "made anew" in notice]
+    assert is_sealed(kept)
+    second = RunDirectory(tmp_path / "second")
+    second.rehearsal.write_text(second.rehearsal.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
+    with pytest.raises(InputError, match=r"rehearsal\.jsonl: changed or damaged"):
+        train(options, second.path, Heard(), resume=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from mlx_loopai.config import LoraOptions, TrainPath
@@ -21,9 +24,11 @@ from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.training import checkpoint as module
 from mlx_loopai.training.checkpoint import (
     ARRAYS_FILE,
+    CHECKSUMS_FILE,
     STATE_FILE,
     Position,
     complete_checkpoints,
+    damaged_file,
     latest_checkpoint,
     restore_checkpoint,
     save_checkpoint,
@@ -193,13 +198,46 @@ def test_a_full_disk_keeps_the_older_checkpoint(
     restore_checkpoint(tmp_path / "checkpoints" / "step-000001", trainer.model, trainer.optimizer)
 
 
-@pytest.mark.parametrize("name", [STATE_FILE, ARRAYS_FILE])
+@pytest.mark.parametrize("name", [STATE_FILE, ARRAYS_FILE, CHECKSUMS_FILE])
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"[1]", b'{"steps": 3}', None])
 def test_a_damaged_file_is_named(trainer: Trainer, tmp_path: Path, name: str, content: bytes | None) -> None:
     path = save(trainer, tmp_path, 1)
     whole = (path / name).read_bytes()
     (path / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(InputError, match=r"step-000001: damaged checkpoint"):
+    with pytest.raises(InputError, match=rf"step-000001/{name}: changed or damaged .* no other checkpoint is intact"):
+        restore_checkpoint(path, trainer.model, trainer.optimizer)
+
+
+@given(st.sampled_from([STATE_FILE, ARRAYS_FILE, CHECKSUMS_FILE]), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_flipped_bit_is_resumed_and_the_intact_checkpoint_is_offered(
+    trainer: Trainer, tmp_path: Path, name: str, where: float, bit: int
+) -> None:
+    folder = tmp_path / "checkpoints"
+    if not folder.exists():
+        save(trainer, tmp_path, 1)
+        save(trainer, tmp_path, 2)
+    whole = (folder / "step-000002" / name).read_bytes()
+    flipped = bytearray(whole)
+    flipped[int(where * len(whole))] ^= 1 << bit
+    (folder / "step-000002" / name).write_bytes(flipped)
+    before = trainer.state()
+    try:
+        if damaged_file(folder / "step-000002") is None:
+            return  # white space of the list of checksums: what it says is the same
+        with pytest.raises(InputError, match="step-000001 is intact"):
+            restore_checkpoint(folder / "step-000002", trainer.model, trainer.optimizer)
+        assert equal(trainer.state(), before)
+        assert len(complete_checkpoints(folder)) == 2
+    finally:
+        (folder / "step-000002" / name).write_bytes(whole)
+
+
+def test_an_edited_position_is_not_resumed(trainer: Trainer, tmp_path: Path) -> None:
+    path = save(trainer, tmp_path, 1)
+    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    (path / STATE_FILE).write_text(json.dumps(state | {"phase": 9}), encoding="utf-8")
+    with pytest.raises(InputError, match=f"{STATE_FILE}: changed or damaged"):
         restore_checkpoint(path, trainer.model, trainer.optimizer)
 
 

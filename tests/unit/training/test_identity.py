@@ -12,6 +12,7 @@ from mlx_loopai.memory.machine import named_machine
 from mlx_loopai.models.gradient import actual_path
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.training.checkpoint import ARRAYS_FILE, STATE_FILE
 from mlx_loopai.training.identity import Identity, check_identity, record_start, versions
 from tests.unit.conftest import Heard
 
@@ -85,3 +86,34 @@ def test_edited_rows_are_another_identity(tmp_path: Path, tiny_model_folder: Pat
 
     assert found(lines) == found(lines)
     assert found(lines).rows_digest != found(lines[1:]).rows_digest
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{" * 100_000, '{"base_hash": "b"}'])
+def test_a_damaged_identity_is_named(tmp_path: Path, content: str) -> None:
+    run = RunDirectory(tmp_path)
+    check_identity(run, identity(), resume=False)
+    run.identity.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"run\.json: is damaged"):
+        check_identity(run, identity(), resume=True)
+
+
+def test_checkpoints_of_which_nothing_says_what_they_are_are_not_resumed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    check_identity(run, identity(), resume=False)
+    checkpoint = run.checkpoints / "step-000010"
+    checkpoint.mkdir(parents=True)
+    for name in (STATE_FILE, ARRAYS_FILE):
+        (checkpoint / name).touch()
+    run.record("step", step=3)
+    run.identity.unlink()
+    with pytest.raises(InputError, match=r"run\.json: is missing"):
+        check_identity(run, identity("train.learning_rate=1e-3"), resume=True)
+    assert run.read_events()
+
+
+def test_settings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    check_identity(run, identity(), resume=False)
+    run.resolved.write_text("a: [", encoding="utf-8")
+    with pytest.raises(InputError, match=r"resolved\.yaml: cannot be read"):
+        check_identity(run, identity("train.learning_rate=1e-3"), resume=True)

@@ -65,6 +65,10 @@ test-parity: $(VENV)/.ready-bench
 test-real: setup
 	$(BIN)/python -m pytest -m real tests
 
+# Vanishing, slow and hostile clients, kill -9, full disks and flipped bits: about ten minutes.
+test-stress: setup
+	$(BIN)/python -m pytest -m stress --timeout=900 tests/stress
+
 $(VENV)/.ready-notebook: $(VENV)/.ready
 	@echo "installing mlx-loopai[notebook] into $(VENV)"
 	@$(PIP) install -qq -e '.[notebook]'

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.benchmark.conditions import SystemReader, read_state
+from mlx_loopai.cli.doctor_mac import Mac, Problem, mac_notes, mac_problems, neighbours_in
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import LoopaiError, install_command
 from mlx_loopai.units import GIB, MIB, format_bytes
@@ -53,17 +55,13 @@ class Facts:
     evidence: str
     wired_limit_bytes: int  # of the system; 0: its own policy
     free_disk_bytes: int
-
-
-@dataclass(frozen=True)
-class Problem:
-    what: str
-    cure: str
+    mac: Mac | None = None  # None off a Mac
 
 
 def problems(facts: Facts) -> list[Problem]:
     """What would go wrong or be slow, each with what to do about it."""
-    return [*_python_problems(facts), *_speed_problems(facts), *_room_problems(facts)]
+    found = [*_python_problems(facts), *_speed_problems(facts), *_room_problems(facts)]
+    return [*found, *mac_problems(facts.mac)] if facts.mac else found
 
 
 def _python_problems(facts: Facts) -> list[Problem]:
@@ -103,13 +101,7 @@ def _room_problems(facts: Facts) -> list[Problem]:
 
 def notes(facts: Facts) -> list[str]:
     """What has gone wrong on such machines and cannot be seen beforehand."""
-    if not facts.metal:
-        return []
-    # github.com/ml-explore/mlx/issues/3267; the setting helped one of its reporters.
-    return [
-        "macOS may end long GPU work while the display is on; if training ends with a GPU timeout, set"
-        " AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 or let the display sleep, and go on with --resume"
-    ]
+    return mac_notes(facts.release) if facts.metal else []
 
 
 def gather() -> Facts:
@@ -142,6 +134,19 @@ def gather() -> Facts:
         evidence=machine.evidence,
         wired_limit_bytes=_wired_limit_bytes(),
         free_disk_bytes=shutil.disk_usage(".").free,
+        mac=_mac(machine) if platform.system() == "Darwin" else None,
+    )
+
+
+def _mac(machine: Machine) -> Mac:
+    reader = SystemReader()
+    return Mac(
+        release=platform.mac_ver()[0],
+        ram_bytes=machine.ram_bytes,
+        working_set_bytes=machine.working_set_bytes,
+        wired_limit_bytes=_wired_limit_bytes(),
+        state=read_state(reader),
+        neighbours=neighbours_in(reader.output(["ps", "-axo", "comm="])),
     )
 
 
@@ -195,6 +200,7 @@ def document(facts: Facts) -> dict[str, Any]:
             "evidence": facts.evidence,
         },
         "free_disk_bytes": facts.free_disk_bytes,
+        "mac": asdict(facts.mac) if facts.mac else None,
         "problems": [{"what": problem.what, "cure": problem.cure} for problem in problems(facts)],
         "notes": notes(facts),
     }

@@ -201,6 +201,14 @@ def _metal_machine(info: dict[str, str | int], ram_bytes: int) -> Machine:
     )
 
 
+def usual_share(ram_bytes: int, release: str) -> float:
+    """The share of the memory that is the working set of a Mac under that macOS, such as `26.4`, as logs show it."""
+    major = release.partition(".")[0]
+    table = _SHARES[26 if major.isdigit() and int(major) >= 26 else 15]
+    known = table.get(round(ram_bytes / GIB))
+    return known[0] if known else _share_of(ram_bytes)
+
+
 def _share_of(ram_bytes: int) -> float:
     return 3 / 4 if ram_bytes >= 36 * GIB else 2 / 3
 

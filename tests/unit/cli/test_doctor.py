@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from mlx.utils import tree_map
 
+from mlx_loopai.benchmark.conditions import State
 from mlx_loopai.cli import doctor
+from mlx_loopai.cli.doctor_mac import Mac, neighbours_in
 from mlx_loopai.cli.main import main
 from mlx_loopai.experiments import selftest
+from mlx_loopai.memory.machine import usual_share
 from mlx_loopai.units import GIB
 
 MAC = doctor.Facts(
@@ -36,9 +39,18 @@ MAC = doctor.Facts(
     evidence="reported",
     wired_limit_bytes=0,
     free_disk_bytes=100 * GIB,
+    mac=Mac(
+        release="15.6",
+        ram_bytes=16 * GIB,
+        working_set_bytes=int(10.67 * GIB),
+        wired_limit_bytes=0,
+        state=State(swap_used_bytes=GIB, pressure="normal", thermal="nominal", power="normal"),
+        neighbours=(),
+    ),
 )
 LINUX = replace(
     MAC,
+    mac=None,
     system="Linux",
     architecture="x86_64",
     metal=False,
@@ -72,6 +84,47 @@ def test_each_problem_names_its_cure(facts: doctor.Facts, what: str, cure: str) 
     assert what in problem.what
     assert cure in problem.cure
     assert f"{problem.what}; {problem.cure}" in doctor.text(facts)
+
+
+def on_mac(**changes: Any) -> doctor.Facts:
+    assert MAC.mac is not None
+    return replace(MAC, mac=replace(MAC.mac, **changes))
+
+
+@pytest.mark.parametrize(
+    ("facts", "what", "cure"),
+    [
+        (on_mac(state=State(power="low power mode")), "low power mode", "Never"),
+        (on_mac(state=State(swap_used_bytes=5 * GIB)), "5.0 GiB are swapped out", "close programs"),
+        (on_mac(state=State(pressure="critical")), "memory pressure is critical", "close programs"),
+        (on_mac(state=State(thermal="CPU limited to 60 %")), "slowed by heat", "cool"),
+        (on_mac(neighbours=("ollama",)), "ollama may hold", "quit"),
+        (on_mac(working_set_bytes=8 * GIB, wired_limit_bytes=8 * GIB), "may use 8.0 GiB; Macs like this", "=0"),
+    ],
+)
+def test_what_goes_wrong_on_macs_is_named_with_its_cure(facts: doctor.Facts, what: str, cure: str) -> None:
+    (problem,) = doctor.problems(facts)
+    assert what in problem.what
+    assert cure in problem.cure
+
+
+def test_versions_of_macos_with_panics_and_the_watchdog_are_noted() -> None:
+    assert "3267" in " ".join(doctor.notes(MAC))
+    assert "3186" not in " ".join(doctor.notes(MAC))
+    assert "3186" in " ".join(doctor.notes(replace(MAC, release="26.4.1")))
+    assert doctor.notes(LINUX) == []
+
+
+def test_programs_that_hold_the_gpu_are_found_by_name() -> None:
+    listed = "/sbin/launchd\n/Applications/LM Studio.app/Contents/MacOS/LM Studio\nollama\n/usr/bin/ollamaX\n"
+    assert neighbours_in(listed) == ("ollama", "LM Studio")
+
+
+def test_the_usual_working_set_is_that_of_the_table() -> None:
+    assert usual_share(16 * GIB, "15.6") == pytest.approx(2 / 3)
+    assert usual_share(16 * GIB, "26.4.1") == 0.74
+    assert usual_share(36 * GIB, "15.7") == 0.75
+    assert usual_share(512 * GIB, "26.0") == 0.75  # no log is known: never too much
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,95 @@
+"""What goes wrong on Macs in particular, each with its cure and where it was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from mlx_loopai.benchmark.conditions import State
+from mlx_loopai.memory.machine import usual_share
+from mlx_loopai.units import GIB, format_bytes
+
+# More in use than this: what a run adds will be swapped too, and macOS writes it to the SSD again and again.
+_MUCH_SWAP_BYTES = 2 * GIB
+# A working set further from the usual one than this was set by somebody.
+_USUAL_DISTANCE = 0.03
+# Programs that keep models in the GPU's memory, as `ps` names them.
+_HOLD_THE_GPU = ("ollama", "LM Studio", "llama-server", "mlx_lm.server", "omlx", "Draw Things", "ComfyUI", "koboldcpp")
+# Kernel panics of Apple's GPU driver ("completeMemory() prepare count underflow") under MLX's load, by macOS version.
+# Source: github.com/ml-explore/mlx issues 3186 and 3346, mlx-lm issue 1666, jundot/omlx issues 300, 862 and 1265.
+_PANICKED = ("15.7", "26.3", "26.4", "26.5")
+
+
+@dataclass(frozen=True)
+class Problem:
+    what: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class Mac:
+    """What a Mac says of itself. neighbours: programs that are running and keep models in the GPU's memory."""
+
+    release: str
+    ram_bytes: int
+    working_set_bytes: int
+    wired_limit_bytes: int
+    state: State
+    neighbours: tuple[str, ...]
+
+
+def neighbours_in(processes: str) -> tuple[str, ...]:
+    """The programs that hold the GPU, in what `ps -axo comm=` prints."""
+    running = {PurePath(line.strip()).name.lower() for line in processes.splitlines() if line.strip()}
+    return tuple(name for name in _HOLD_THE_GPU if name.lower() in running)
+
+
+def mac_problems(mac: Mac) -> list[Problem]:
+    """What would go wrong on this Mac now, each with what to do about it."""
+    return [*_room(mac), *_speed(mac.state)]
+
+
+def mac_notes(release: str) -> list[str]:
+    """What has gone wrong on such Macs and cannot be seen beforehand."""
+    # github.com/ml-explore/mlx/issues/3267; the setting helped one of its reporters.
+    found = [
+        "macOS may end long GPU work while the display is on (mlx issue 3267); if training ends with a GPU timeout, set"
+        " AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 or let the display sleep, and go on with --resume"
+    ]
+    if ".".join(release.split(".")[:2]) in _PANICKED:
+        found.append(
+            f"the GPU driver of macOS {release} has ended in kernel panics under long MLX work (mlx issues 3186, 3346);"
+            " keep train.save_every small, and go on with --resume"
+        )
+    return found
+
+
+def _room(mac: Mac) -> Iterable[Problem]:
+    usual = int(usual_share(mac.ram_bytes, mac.release) * mac.ram_bytes)
+    # W follows the setting both ways; without one it is the system's own policy.
+    lowered = mac.working_set_bytes < (1 - _USUAL_DISTANCE) * usual
+    if lowered and mac.wired_limit_bytes:
+        yield Problem(
+            f"the GPU may use {format_bytes(mac.working_set_bytes)}; Macs like this one allow {format_bytes(usual)}",
+            "iogpu.wired_limit_mb is set: sudo sysctl iogpu.wired_limit_mb=0",
+        )
+    swap = mac.state.swap_used_bytes or 0
+    if swap > _MUCH_SWAP_BYTES:
+        yield Problem(f"{format_bytes(swap)} are swapped out", "close programs, or restart, before a long run")
+    if mac.state.pressure in ("warning", "critical"):
+        yield Problem(f"memory pressure is {mac.state.pressure}", "close programs; a run would stop itself soon")
+    if mac.neighbours:
+        yield Problem(
+            f"{', '.join(mac.neighbours)} may hold models in the GPU's memory", "quit them: plans do not count them"
+        )
+
+
+def _speed(state: State) -> Iterable[Problem]:
+    # An M4 Pro's GPU renders at 69 % (eclecticlight.co, January 2025); an M4 trains at about two thirds.
+    if state.power == "low power mode":
+        yield Problem(
+            "low power mode is on: the GPU runs at about two thirds", "System Settings, Battery or Energy: Never"
+        )
+    if state.thermal not in (None, "nominal"):
+        yield Problem(f"the chip is slowed by heat: {state.thermal}", "let it cool; fanless Macs slow down in minutes")

@@ -171,7 +171,12 @@ def _system(error: OSError) -> int:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         _drop_stdout()  # what it still holds cannot be written, and would be tried again at exit
         return _fail(
-            tr("{place}{reason}; free some space and run the same command again", place=place, reason=reason), 1
+            tr(
+                "{place}{reason}; free some space and run the command again (a training run goes on with --resume)",
+                place=place,
+                reason=reason,
+            ),
+            1,
         )
     return _fail(
         tr(

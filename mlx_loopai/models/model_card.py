@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 CARD_FILE = "README.md"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _OWN = ("lora", "base_hash", "base", "recipe", "figures", "retention")
 _BEGIN, _END = "<!-- retention: begin -->", "<!-- retention: end -->"
 _USE = {
@@ -23,8 +25,8 @@ def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx
     parameters = config["lora_parameters"]
     base = ours.get("base")
     head = ["---", f"library_name: {library}", f"tags: [{library}, lora]"]
-    # The hub accepts ids only; a local folder would be a broken link.
-    if isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/", "~")):
+    # The hub accepts ids only; a local folder would be a broken link, and a line end would write keys of its own.
+    if isinstance(base, str) and _HUB_ID.fullmatch(base):
         head.append(f"base_model: {base}")
     rows = {
         "base": base or "not recorded",

@@ -45,3 +45,14 @@ def test_an_unwatched_run_claims_no_retention() -> None:
     card = model_card(LAYOUT | {"mlx_loopai": notes})
     assert "base_model: OWNER/NAME" in card.splitlines()
     assert "Not measured" in card
+
+
+def test_the_name_of_a_base_writes_no_keys_of_its_own() -> None:
+    def card(base: str) -> str:
+        return model_card(LAYOUT | {"mlx_loopai": {"base": base}})
+
+    assert "base_model: Qwen/Qwen2.5-0.5B-Instruct" in card("Qwen/Qwen2.5-0.5B-Instruct").splitlines()
+    for hostile in ("Qwen/Q\nlicense: mit", "Qwen/Q: {}", "Qwen/Q #", "a/b\r", "/a", "~/a"):
+        head = card(hostile).split("---")[1]
+        assert "base_model" not in head
+        assert "license: mit" not in head

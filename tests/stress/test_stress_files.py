@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_loopai.models.load import NANO_FOLDER as NANO
 from mlx_loopai.training.checkpoint import damaged_file
 
 from .conftest import ROUNDS, Ended, Program
@@ -64,10 +65,10 @@ def test_a_killed_training_goes_on_to_the_same_adapter(
 def test_a_killed_conversion_leaves_no_final_name(program: Program, tmp_path: Path, seed: int) -> None:
     out = tmp_path / "out"
     ended = program.killed_after(
-        random.Random(seed).uniform(0.3, 4), "convert", "nano", "--out", out, "--to", "hf", "--quiet"
+        random.Random(seed).uniform(0.3, 4), "convert", NANO, "--out", out, "--to", "hf", "--quiet"
     )
     assert out.exists() == (ended.status == 0)
-    again = program.run("convert", "nano", "--out", out, "--to", "hf", "--quiet")
+    again = program.run("convert", NANO, "--out", out, "--to", "hf", "--quiet")
     assert again.status == (2 if ended.status == 0 else 0), again.err
 
 
@@ -163,7 +164,7 @@ def is_full_disk(ended: Ended) -> bool:
 
 def test_a_full_disk_is_said_and_leaves_nothing_half(program: Program, rows: Path, small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(b"\0" * 900_000)
-    assert is_full_disk(program.run("convert", "nano", "--out", small_disk / "out", "--to", "hf", "--quiet"))
+    assert is_full_disk(program.run("convert", NANO, "--out", small_disk / "out", "--to", "hf", "--quiet"))
     assert is_full_disk(program.run("train", "--data", rows, "--out", small_disk / "run", *TRAIN))
     assert not (small_disk / "out").exists()
     assert not (small_disk / "run" / "adapter").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -35,10 +37,10 @@ class FileChunks:
 
 
 def write_database(path: Path, files: Sequence[FileChunks]) -> list[tuple[Chunk, Terms]]:
-    """Write all files' passages. Returns: each distinct one, at its number in the index."""
+    """Write all files' passages. Returns: each distinct one, at its number in the index. Raises: OSError."""
     numbers: dict[str, int] = {}
     distinct: list[tuple[Chunk, Terms]] = []
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with _as_os_error(path), closing(sqlite3.connect(path)) as connection, connection:
         for statement in _SCHEMA.values():
             connection.execute(statement)
         for number, file in enumerate(files):
@@ -53,6 +55,19 @@ def write_database(path: Path, files: Sequence[FileChunks]) -> list[tuple[Chunk,
                 rows.append((number, chunk.line, chunk.id, chunk.text, blob, passage))
             connection.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)", rows)
     return distinct
+
+
+@contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """What SQLite says of a disk, as everything else says it: SQLITE_FULL and SQLITE_IOERR. Raises: OSError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise
+        number = errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextmanager

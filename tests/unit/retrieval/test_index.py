@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -273,3 +274,20 @@ def test_an_index_can_be_moved(folder: Path, tmp_path: Path) -> None:
     odd = tmp_path / "한 글?#%20"
     shutil.move(folder, odd)
     assert search(odd, "고양이") == before
+
+
+def test_a_full_disk_is_said_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(sqlite3.Connection):
+        def executemany(self, *_: object) -> sqlite3.Cursor:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path: connect(path, factory=Full))
+    source = tmp_path / "a.txt"
+    source.write_text("바람이 분다.", encoding="utf-8")
+    with pytest.raises(OSError, match="No space") as caught:
+        build_index([source], tmp_path / "index")
+    assert caught.value.errno == errno.ENOSPC
+    assert not any((tmp_path / "index").glob("data*"))

@@ -26,7 +26,7 @@ def text_part(
     entries: Mapping[str, TensorEntry], architecture: Architecture
 ) -> tuple[dict[str, TensorEntry], tuple[str, ...]]:
     """(the text model's entries, the names of the others); all of them where the model is nothing else."""
-    if architecture.text_type is None:
+    if architecture.text_type is None and not any(_OTHER.match(name) for name in entries):
         return dict(entries), ()
     kept: dict[str, TensorEntry] = {}
     for entry in entries.values():

@@ -14,7 +14,7 @@ WIDEST = 1000.0
 # Aim below the budget: the last readings of a run fall on both sides of the aim.
 AIM = 0.85
 # How far above it a run may be while all of its learning rate is still to fall.
-EARLY = 0.5
+EARLY = 1.0
 # Of the logarithm of reading over aim: in so many steps, and for its change since the reading before. A model answers a
 # new weight within about ten steps; a controller that is faster than that swings.
 INTEGRAL, PROPORTIONAL = 0.8, 0.6

@@ -24,12 +24,14 @@ BUDGET = 0.02
 
 
 def run(start: float, readings: int = 30) -> tuple[list[float], list[float]]:
-    """Readings of a run whose distance follows, a third at a time, what its guards' weight allows: 0.02 / weight^0.7."""
+    """Readings of a run whose distance follows, bit by bit, what its guards' weight allows: 0.02 / weight^0.7, and twice
+    that while the learning rate is at its peak, as on two real models (docs/experiments.md).
+    """
     weight, apart = GuardWeight(), 0.0
     read, factors = [], []
     for number in range(readings):
         rate = 0.5 * (1 + math.cos(math.pi * number / readings))
-        wanted = BUDGET / (start * weight.factor) ** 0.7
+        wanted = (1 + rate) * BUDGET / (start * weight.factor) ** 0.7
         apart += 0.5 * max(rate, 0.05) * (wanted - apart)
         weight = weight.after(apart, BUDGET, INTEGRAL_STEPS * (number + 1) // 2, rate)
         read.append(apart)

@@ -7,8 +7,8 @@ import pytest
 
 from mlx_loopai.benchmark.cases import GenerateCase, TrainCase, equal_rows
 from mlx_loopai.benchmark.race import Setup, race_generation, race_training
-from mlx_loopai.benchmark.roofline import Peak
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.memory.speed import Peak
 from mlx_loopai.runs.documents.race import GenerateRace, TrainRace
 from tests.unit.benchmark.sides import FakeRun, generated, trained
 

@@ -40,6 +40,7 @@ from mlx_loopai.text.surroundings import (
     closes_inside,
     continues,
     enclosing,
+    ends_there,
     is_bound,
     is_enclosed,
     is_term,
@@ -56,7 +57,6 @@ _ABOVE = frozenset(("", *LINE_ENDS))
 _INDENT = frozenset(" \t\r@#" + SEAM)
 _CODE_SIGNS = re.compile(r"[(=\[{;<\"'/@#]")
 _INVERTED = "¿¡"
-_WITHIN = frozenset(",、，")
 # An angle bracket that was no tag may become one when what stands in it goes.
 _OPEN_ANGLE = re.compile(r"<[/!|｜A-Za-z][^>]*\Z")
 _ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
@@ -336,8 +336,7 @@ class Runs:
             end = MARKS_AND_CLOSERS.match(buffer, end).end("mark")  # type: ignore[union-attr]
         # The end of the Korean sentence that the run stood in, unless it is not at its end: 그 순간, and so on.
         mark = _TERMINAL.match(run.mark)
-        at_end = continues(run.left) and run.left.rstrip()[-1:] not in _WITHIN
-        if mark and not run.close and at_end and start == run.start:
+        if mark and not run.close and ends_there(run.left) and start == run.start:
             end = run.end + len(run.mark) - len(mark.group())
         if lead != run.lead and start > self._done and buffer[start - 1] == " " and attached(buffer, end):
             start -= 1

@@ -15,6 +15,10 @@ from mlx_loopai.text.units import Unit
 from mlx_loopai.text.words import is_unit_or_acronym
 
 _SENTENCE_ENDS = frozenset(".!?…:;~。！？：；" + LINE_ENDS)
+_BEFORE_SENTENCE = frozenset(("", *_SENTENCE_ENDS))
+# (웃음), [장면 1]
+_DIRECTION = regex.compile(r"[(\[（〔][^()\[\]（）〔〕\n]{1,40}[)\]）〕][ \x00]*+\Z")
+_WITHIN = frozenset(",、，")
 _LIST_MARKS = "-+•·>"
 _TRANSPARENT = " \t\r" + SEAM + EMPHASIS + _LIST_MARKS + "".join(CLOSER)
 _HAN_LETTER = regex.compile(r"\p{Han}")
@@ -75,9 +79,17 @@ def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
 
 
 def continues(left: str) -> bool:
-    """True when a sentence goes on after `left`: its last sign ends none."""
+    """True when a sentence goes on after `left`: its last sign ends none, and it is no direction in brackets alone."""
     last = left.rstrip(_TRANSPARENT)[-1:]
+    direction = _DIRECTION.search(left)
+    if direction and left[: direction.start()].rstrip(_TRANSPARENT)[-1:] in _BEFORE_SENTENCE:
+        return False
     return last != "" and last not in _SENTENCE_ENDS
+
+
+def ends_there(left: str) -> bool:
+    """True when the sentence of `left` would need the mark of what follows it: it goes on, and not with a comma."""
+    return continues(left) and left.rstrip(_TRANSPARENT)[-1:] not in _WITHIN
 
 
 def is_enclosed(buffer: str, run: Run, tail: Unit) -> bool:

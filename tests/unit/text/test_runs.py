@@ -64,6 +64,9 @@ def test_examples_of_the_report() -> None:
         ("그 순간, everything went dark. 아무도 없었다.", "그 순간, 아무도 없었다."),
         ("learning rate 값과 loss 값을 적는다.", "learning rate 값과 loss 값을 적는다."),
         ("<The Sound of Music>을 봤다. <b>끝</b>", "<The Sound of Music>을 봤다. 끝"),
+        # No mark is left where it would end nothing.
+        ('"안녕," she said. 그는 웃었다.', '"안녕," 그는 웃었다.'),
+        ("(웃음) Ha ha ha! 그는 웃었다 (크게) and left.", "(웃음) 그는 웃었다 (크게)."),
         # What goes between two letters leaves a space.
         ("그는走了过去문을 열었다", "그는 문을 열었다"),
         # The last sentence of a run is held by what follows it, the others are not.

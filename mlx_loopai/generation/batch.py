@@ -117,6 +117,8 @@ class Batch:
             prefix = Prefix(tuple(prompt[:-1]), cache)
         n_read = len(prefix.tokens) if prefix else 0
         sampler, processor = request.decoding(self._loaded.n_tokens)
+        # A head without padding rows needs nothing done then, and all such rows no call of their own.
+        plain = request.takes_likeliest and self._loaded.n_tokens == self._loaded.shape.vocab_size
         (key,) = self._generator.insert(
             [prompt[n_read:]],
             max_tokens=[request.options.max_tokens],
@@ -125,7 +127,7 @@ class Batch:
             all_tokens=[prompt[:n_read]],
             # Greedy rows share the default sampler, and so one call.
             samplers=[sampler if request.options.temperature else None],
-            logits_processors=[[processor]],
+            logits_processors=[[] if plain else [processor]],
         )
         self._rows[key] = _Row(request, self._loaded.tokenizer.detokenizer)
         return int(key)

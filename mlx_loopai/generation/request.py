@@ -48,6 +48,12 @@ class Request:
     goes_on: bool = False
     likeliest: int | None = None
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether each token is simply the likeliest of all: nothing is drawn, held back or ruled out."""
+        bound = self.constraint or self.grammar or self.guard
+        return not self.options.temperature and self.options.repetition_penalty == 1 and bound is None
+
     def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:
         """How mlx-lm shall draw a token from logits (1, V), and what it shall do to them before.
 

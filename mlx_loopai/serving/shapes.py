@@ -55,10 +55,10 @@ class Report:
 
     @property
     def finish(self) -> Finish:
-        """Why nothing follows; `content_filter` where the filter left nothing of what was written."""
-        if self.written.removed and not self.written.text.strip():
-            return "content_filter"
-        return "stop" if self.written.finished else "length"
+        """Why nothing follows; `content_filter` where a whole answer was written and the filter left nothing of it."""
+        if not self.written.finished:
+            return "length"
+        return "content_filter" if self.written.removed and not self.written.text.strip() else "stop"
 
     @property
     def details(self) -> dict[str, Any]:

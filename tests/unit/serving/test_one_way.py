@@ -62,7 +62,8 @@ def test_one_prompt_gives_one_text(
             found = server.ask(prompt, **{"max_tokens": None, **fields}).json()
             [choice] = found["choices"]
             served = Said(
-                choice["message"]["content"], choice["finish_reason"] == "stop", found["usage"]["completion_tokens"]
+                choice["message"]["content"], choice["finish_reason"] != "length", found["usage"]["completion_tokens"]
             )
             assert served == expected
+            assert (choice["finish_reason"] == "content_filter") == (known.finished and not known.text.strip())
             assert found["mlx_loopai"]["removed"] == known.removed

@@ -16,11 +16,16 @@ os.environ["LANGUAGE"] = "en"
 os.environ["MLX_LOOPAI_CACHE"] = tempfile.mkdtemp(prefix="mlx-loopai-tests-")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import mlx_loopai  # noqa: F401  (first of all: it loads MKL before any test module imports mlx)
 
 # isort: split
 from tests.tiny_files import byte_tokenizer
+
+# A busy machine is slow at drawing examples and at running them, which says nothing about the code.
+settings.register_profile("mlx-loopai", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mlx-loopai")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

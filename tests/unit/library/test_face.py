@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -48,17 +47,9 @@ print(*sys.modules)
 
 
 def test_importing_it_is_quick() -> None:
-    took_us = []
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-c", "import mlx_loopai"],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        took_us.append(int(re.search(r"\| +(\d+) \| mlx_loopai$", done.stderr, re.MULTILINE)[1]))
-    assert min(took_us) < 100_000
+    """In CPU time, which a busy machine does not stretch."""
+    program = "import time; began = time.process_time(); import mlx_loopai; print(time.process_time() - began)"
+    assert min(float(run(program)) for _ in range(3)) < 0.1
 
 
 def test_cleaning_needs_no_mlx() -> None:

@@ -190,7 +190,14 @@ def measured(server: Server, clients: int, options: argparse.Namespace, number: 
     first = 100 + 1000 * number + 100 * options.clients.index(clients)
     seconds, answers = asked(server, prompts(count, first), clients, options.max_tokens)
     tokens = sum(answer.tokens for answer in answers)
-    return Round(server.name, clients, count, tokens, seconds, tuple(answer.seconds for answer in answers))
+    return Round(
+        server.name,
+        clients=clients,
+        requests=count,
+        tokens=tokens,
+        seconds=seconds,
+        latencies_s=tuple(answer.seconds for answer in answers),
+    )
 
 
 def equality(checked: dict[str, list[Answer]]) -> dict[str, Any]:

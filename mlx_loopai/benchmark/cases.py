@@ -14,8 +14,9 @@ import numpy.typing as npt
 from mlx.utils import tree_flatten
 
 from mlx_loopai.config import LoraOptions
+from mlx_loopai.data.encoding import encode_records
 from mlx_loopai.data.sources import read_source
-from mlx_loopai.data.tokens import ChatEncoder, TokenRow, encode_records
+from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import NANO_FOLDER, TOKENIZER_FILES, build_model, load_model, load_tokenizer

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.audit_text import NotRead, audit_text, counts_text
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.cli.rows import columns_option, fields_not_used, read_sources, skip_bad_option, source_options
 from mlx_loopai.errors import InputError
@@ -16,9 +16,9 @@ from mlx_loopai.language import later, tr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_loopai.data.audit import Audit, Auditor, Finding
+    from mlx_loopai.data.audit import Audit, Auditor
     from mlx_loopai.data.build import DataSet
-    from mlx_loopai.data.records import BadRow, Record
+    from mlx_loopai.data.records import Record
 
 _FILES = click.Path(path_type=Path)
 # Rows that are shown, and how much of each.
@@ -55,23 +55,15 @@ def audit_command(
             raise InputError(f"{files[0]}: {reason}")
         found = auditor.finished(held_out)
     document = _audit_document(files, found) | {"bad": seen.bad, "unused_fields": sorted(seen.unused)}
-    emit(document, as_json, _audit_text(found, seen))
+    emit(document, as_json, audit_text(found, seen))
 
 
-@dataclass
-class _Seen:
-    """What of the files was no row, and the names of fields that nothing read."""
-
-    bad: list[BadRow] = field(default_factory=list)
-    unused: set[str] = field(default_factory=set)
-
-
-def _audit_all(files: tuple[str, ...], columns: str | None, auditor: Auditor, quiet: bool) -> _Seen:
+def _audit_all(files: tuple[str, ...], columns: str | None, auditor: Auditor, quiet: bool) -> NotRead:
     """Let `auditor` look at every row of the files, a row at a time."""
     from mlx_loopai.data.records import BadRow
     from mlx_loopai.data.sources import reading_of, scan_of
 
-    seen = _Seen()
+    seen = NotRead()
     for file in files:
         how = source_options(file, columns)
         scan = scan_of(file, "domain", how)
@@ -256,7 +248,7 @@ def _from_texts_text(document: dict[str, Any]) -> str:
     lines = []
     for row in document["preview"]:
         lines += [f"> {_one_line(row['request'])}", f"  {_one_line(row['answer'])}", ""]
-    files = f"{document['files']} files ({_counts(document['encodings'])})"
+    files = f"{document['files']} files ({counts_text(document['encodings'])})"
     lines.append(
         tr(
             "{out}: {rows} rows from {files}",
@@ -337,64 +329,6 @@ def _audit_document(files: tuple[str, ...], found: Audit) -> dict[str, Any]:
     import dataclasses
 
     return {"files": list(files), **dataclasses.asdict(found), "warnings": found.warnings}
-
-
-def _audit_text(found: Audit, seen: _Seen) -> str:
-    from mlx_loopai.data.records import left_out
-
-    share = tr("; padding wastes {share:.1%}", share=1 - found.real_token_share) if found.real_token_share else ""
-    lines = [
-        tr("rows           {rows}", rows=found.rows),
-        *([tr("bad rows       {left_out}", left_out=left_out(seen.bad))] if seen.bad else []),
-        tr("languages      {counts}", counts=_counts(found.languages)),
-        tr("JSON answers   {shown}", shown=_shown(found.json_shaped)),
-        *(f"{rule:<15}{_shown(finding)}" for rule, finding in found.contamination.items()),
-        tr("duplicates     {shown}", shown=_shown(found.duplicates)),
-        tr("near ones      {shown}", shown=_shown(found.near_duplicates)),
-        tr("leaked         {shown}", shown=_shown(found.leaked)),
-        *([tr("control names  {shown}", shown=_shown(found.control_names))] if found.control_names.rows else []),
-        *(f"{kind:<15}{_shown(finding)}" for kind, finding in found.personal.items()),
-        tr(
-            "lengths        up to {counts} {length_unit}; longest {longest}{share}",
-            counts=_counts(found.lengths),
-            length_unit=tr(found.length_unit),
-            longest=found.longest,
-            share=share,
-        ),
-    ]
-    if told := found.preferences:
-        lines.append(
-            tr(
-                "judged         {pairs} pairs, {good} good and {bad} bad answers to {prompts} prompts",
-                pairs=told.pairs,
-                good=told.good,
-                bad=told.bad,
-                prompts=told.prompts,
-            )
-        )
-    if told and told.chosen_purity is not None and told.rejected_purity is not None:
-        lines.append(
-            tr(
-                "purity         chosen {chosen_purity:.3f}, rejected {rejected_purity:.3f}",
-                chosen_purity=told.chosen_purity,
-                rejected_purity=told.rejected_purity,
-            )
-        )
-    if seen.unused:
-        lines.append(tr("fields not used: {unused}", unused=", ".join(sorted(seen.unused))))
-    return "\n".join([*lines, *(tr("warning: {warning}", warning=warning) for warning in found.warnings)])
-
-
-def _shown(finding: Finding) -> str:
-    return (
-        tr("{rows} rows, such as {example}", rows=finding.rows, example=finding.examples[0])
-        if finding.rows
-        else tr("none")
-    )
-
-
-def _counts(counts: dict[Any, int]) -> str:
-    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or tr("none")
 
 
 def _build_text(document: dict[str, Any]) -> str:

@@ -147,8 +147,9 @@ def gradients_command(
 ) -> None:
     """Show how large the gradient of each adapted matrix is, and where it vanishes or explodes; nothing is trained."""
     from mlx_loopai.config import LoraOptions
+    from mlx_loopai.data.encoding import encode_records
     from mlx_loopai.data.records import read_records
-    from mlx_loopai.data.tokens import ChatEncoder, encode_records
+    from mlx_loopai.data.tokens import ChatEncoder
     from mlx_loopai.diagnostics import plot
     from mlx_loopai.diagnostics.gradients import gradient_flow
     from mlx_loopai.models.lora import apply_lora

@@ -26,8 +26,10 @@ from mlx_loopai.language import tr
 from mlx_loopai.units import parse_bytes
 
 if TYPE_CHECKING:
+    from mlx_loopai.config import GenerationOptions
     from mlx_loopai.generation.lineup import Lineup
     from mlx_loopai.generation.session import AdapterWhen
+    from mlx_loopai.models.embedder import Embedder
     from mlx_loopai.retrieval.index import Hit
     from mlx_loopai.serving.app import ServeOptions
 
@@ -136,21 +138,18 @@ def command(
     request may have scripts, code_fences, filter, top_k and repetition_penalty. Ctrl-C or SIGTERM lets answers that are
     being written end, for at most 10 seconds. --json prints one document with the address when the server is ready.
     """
-    generation = read_flags(options)
+    generation = _checked(options)
     require_stack()
     from mlx_loopai.generation.lineup import open_lineup
-    from mlx_loopai.models.embedder import open_embedder
     from mlx_loopai.serving.app import ServeOptions
     from mlx_loopai.serving.request_body import Defaults
-    from mlx_loopai.text.alphabet import Scripts
 
-    Scripts.parse(generation.scripts)
     cache_bytes = 0 if prompt_cache == "off" else parse_bytes(prompt_cache, "`prompt_cache`")
     model = chosen_model(model, adapter[0] if adapter else None, quiet)
     key = _api_key()
     with listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(tr("loading {model}", model=model), quiet):
-            embeds = None if embedder is None else (_called(embedder), open_embedder(embedder))
+            embeds = _opened(embedder)
             lineup = open_lineup(model, _called(model), adapter, system, adapter_when)
         serving = ServeOptions(
             defaults=Defaults(lineup.names, generation, choices=concurrent),
@@ -168,8 +167,7 @@ def command(
             embedder=embeds,
         )
         _announce(listening, host, serving, as_json)
-        with keep_awake():
-            _run(lineup, serving, listening, quiet)
+        _run(lineup, serving, listening, quiet)
 
 
 @contextmanager
@@ -194,6 +192,24 @@ def _api_key() -> str | None:
             )
         )
     return key
+
+
+def _checked(options: dict[str, Any]) -> GenerationOptions:
+    """The options of generation among `options`, which lose them; before a model is loaded. Raises: InputError."""
+    from mlx_loopai.text.alphabet import Scripts
+
+    generation = read_flags(options)
+    Scripts.parse(generation.scripts)
+    return generation
+
+
+def _opened(embedder: str | None) -> tuple[str, Embedder] | None:
+    """What answers /v1/embeddings, with the name that clients call it by. Raises: InputError."""
+    if embedder is None:
+        return None
+    from mlx_loopai.models.embedder import open_embedder
+
+    return _called(embedder), open_embedder(embedder)
 
 
 def _called(model: str) -> str:
@@ -272,6 +288,7 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
     # The server ends in good order and then raises the signal again: an end that was asked for is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        Server(config).run(sockets=[listening])
+        with keep_awake():
+            Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
         raise Interrupted(tr("stopped by Ctrl-C; all answers that were being written are finished")) from None

@@ -154,7 +154,9 @@ class Scan:
     ) -> Scan:
         """The file, or the files of a folder that are of `split`; the rest as `read_all`. Raises: InputError."""
         files, others = row_files(path, split)
-        return Scan(path, tuple(files), others, category, columns or {}, kind)
+        return Scan(
+            path, files=tuple(files), left_out_files=others, category=category, columns=columns or {}, kind=kind
+        )
 
     @property
     def size_bytes(self) -> int:

@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from mlx_loopai.config import PreferenceOptions, RunConfig, SourceOptions
+from mlx_loopai.data.encoding import SplitNotice, encode_judged, encode_records
 from mlx_loopai.data.pairs import Label
 from mlx_loopai.data.records import Reading, Record
 from mlx_loopai.data.shelf import Shelf
 from mlx_loopai.data.sight import Sight
 from mlx_loopai.data.sources import reading_of
-from mlx_loopai.data.tokens import ChatEncoder, SplitNotice, TokenRow, encode_judged, encode_records
+from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 

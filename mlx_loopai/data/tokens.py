@@ -18,12 +18,11 @@ import numpy.typing as npt
 
 from mlx_loopai.data.conversation import Message, Record, pictures_in
 from mlx_loopai.data.images import Picture
-from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.sentences import sentence_units
 from mlx_loopai.data.sight import Sight, divided, marked
 from mlx_loopai.data.special import SpecialNames
 from mlx_loopai.data.template import ChatTemplate, Turn
-from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import PictureRows
 
@@ -74,26 +73,6 @@ class TokenRow:
     def longest(self) -> int:
         """Tokens of the longer of its answers."""
         return max(len(row.ids) for row in self.answers)
-
-
-@dataclass(frozen=True)
-class SplitNotice:
-    """How many records were longer than `max_tokens`, and how many rows they became."""
-
-    records: int
-    rows: int
-    longest_tokens: int
-    max_tokens: int
-
-    def __str__(self) -> str:
-        return tr(
-            "{records} records are longer than {max_tokens} tokens (longest: {longest_tokens}); divided at "
-            "turns and sentences into {rows} rows, nothing cut off",
-            records=self.records,
-            max_tokens=self.max_tokens,
-            longest_tokens=self.longest_tokens,
-            rows=self.rows,
-        )
 
 
 class ChatEncoder:
@@ -318,65 +297,6 @@ def text_start(tokenizer: Any) -> list[int]:
     plain, whole = list(tokenizer.encode("a", add_special_tokens=False)), list(tokenizer.encode("a"))
     starts = [at for at in range(len(whole)) if whole[at : at + len(plain)] == plain]
     return whole[: starts[0]] if starts else []
-
-
-def encode_records(
-    encoder: ChatEncoder, records: Iterable[Record], max_tokens: int
-) -> tuple[list[TokenRow], SplitNotice | None]:
-    """The rows of all records, in order, none longer than `max_tokens`; and a notice when some had to be divided.
-
-    Raises: InputError with every record that cannot be encoded (at most 10 listed).
-    """
-    rows: list[TokenRow] = []
-    divided: list[list[TokenRow]] = []
-    problems: dict[str, None] = {}  # a set in order: what is wrong with the template is said once
-    longest = 0
-    for record in records:
-        try:
-            parts = encoder.split_long(record, max_tokens)
-        except InputError as error:
-            problems[str(error)] = None
-            continue
-        rows += parts
-        if len(parts) > 1:
-            divided.append(parts)
-            longest = max(longest, len(encoder.encode(record).ids))
-    if problems:
-        raise InputError(all_problems(problems))
-    notice = SplitNotice(len(divided), sum(map(len, divided)), longest, max_tokens) if divided else None
-    return rows, notice
-
-
-def encode_judged(encoder: ChatEncoder, judged: Iterable[Judged], max_tokens: int) -> list[TokenRow]:
-    """A row for every pair and labelled answer, in order; none is divided, since only whole answers are compared.
-
-    Raises: InputError with every one that cannot be encoded or is longer than `max_tokens` (at most 10 listed).
-    """
-    rows: list[TokenRow] = []
-    problems: dict[str, None] = {}
-    for one in judged:
-        try:
-            if isinstance(one, Pair):
-                row = replace(encoder.encode(one.chosen), rejected=encoder.encode(one.rejected))
-            else:
-                row = replace(encoder.encode(one.answer), good=one.good)
-        except InputError as error:
-            problems[str(error)] = None
-            continue
-        rows.append(row)
-        if row.longest > max_tokens:
-            problems[
-                tr(
-                    "{origin}: {longest} tokens are more than the {max_tokens} of a row, and judged answers are not "
-                    "divided; raise train.max_tokens or leave the row out",
-                    origin=one.origin,
-                    longest=row.longest,
-                    max_tokens=max_tokens,
-                )
-            ] = None
-    if problems:
-        raise InputError(all_problems(problems))
-    return rows
 
 
 def _text_of(record: Record) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mlx_loopai.config import RunConfig
+from mlx_loopai.data.encoding import encode_records
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.rows import rows_digest
 from mlx_loopai.data.sources import read_source
-from mlx_loopai.data.tokens import ChatEncoder, encode_records
+from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
 from mlx_loopai.evaluation.suite_run import SuiteResult

@@ -143,7 +143,7 @@ def run_time(
 
     prompt_tokens: of the longest general prompt.
     """
-    return _Clock(shape, config, planned, speed, prompt_tokens).time(lengths)
+    return _Clock(shape=shape, config=config, planned=planned, speed=speed, prompt_tokens=prompt_tokens).time(lengths)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import pytest
 
 from mlx_loopai.cli.main import main
 from mlx_loopai.data.batches import choose_widths, plan_steps, real_token_share, share_in_file_order
+from mlx_loopai.data.encoding import encode_records
 from mlx_loopai.data.records import read_records
-from mlx_loopai.data.tokens import ChatEncoder, encode_records
+from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.models.load import load_tokenizer
 
 TOKENIZER = os.environ.get("MLX_LOOPAI_REAL_TOKENIZER", "")

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from mlx_loopai.data.encoding import encode_records
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.sentences import sentence_units
-from mlx_loopai.data.tokens import ChatEncoder, encode_records
+from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
 
 ONCE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

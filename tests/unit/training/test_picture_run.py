@@ -14,9 +14,11 @@ from mlx.utils import tree_flatten
 from PIL import Image, ImageDraw
 
 from converters.vision_encoder import add_encoder
-from mlx_loopai.config import LoraOptions, RunConfig, TrainPath, load_config
+from mlx_loopai.config import GenerationOptions, LoraOptions, RunConfig, TrainPath, load_config
 from mlx_loopai.data.batches import collate
+from mlx_loopai.data.images import given_picture
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation.answers import write_answers
 from mlx_loopai.generation.prompts import single_prompt
 from mlx_loopai.generation.session import open_session
 from mlx_loopai.models.adapter_folder import read_adapter
@@ -198,3 +200,20 @@ def test_pictures_in_general_rows_are_refused(configure: Callable[..., RunConfig
     config = configure(**{"general": str(rows), "replay.source": "records", "replay.share": 0.5})
     with pytest.raises(InputError, match="a row with pictures where only text is read"):
         train(config, tmp_path / "run", Heard())
+
+
+def test_the_picture_decides_the_answer(
+    configure: Callable[..., RunConfig], rows: Path, seeing: Path, tmp_path: Path
+) -> None:
+    """The tiny model names the colour of each picture that it learnt, and of an exchanged picture that one's colour."""
+    train(configure(**{"train.max_steps": 80, "lora.rank": 8}), tmp_path / "run", Heard())
+    session = open_session(str(seeing), tmp_path / "run", dtype="fp32")
+    options = GenerationOptions(temperature=0, max_tokens=12, scripts="off", repetition_penalty=1, repetition_guard=0)
+    asked = []
+    for name in COLOURS:
+        prompt = single_prompt("무슨 색?", [given_picture(rows.parent / f"{name}.png")])
+        ids = session.prompt_ids(prompt)
+        asked.append(session.request(ids, options, pictures=session.pictures(prompt)))
+    assert len({tuple(request.prompt) for request in asked}) == 1  # only the pictures differ
+    answers = dict(write_answers(session.loaded, asked))
+    assert [answers[place].text.text for place in range(len(asked))] == list(COLOURS)

@@ -10,6 +10,7 @@ from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
+from mlx_loopai.progress import Advance, ignore
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SplitNotice:
 
 
 def encode_records(
-    encoder: ChatEncoder, records: Iterable[Record], max_tokens: int
+    encoder: ChatEncoder, records: Iterable[Record], max_tokens: int, on_progress: Advance = ignore
 ) -> tuple[list[TokenRow], SplitNotice | None]:
     """The rows of all records, in order, none longer than `max_tokens`; and a notice when some had to be divided.
 
@@ -43,7 +44,8 @@ def encode_records(
     divided: list[list[TokenRow]] = []
     problems: dict[str, None] = {}  # a set in order: what is wrong with the template is said once
     longest = 0
-    for record in records:
+    for done, record in enumerate(records, start=1):
+        on_progress(done)
         try:
             parts = encoder.split_long(record, max_tokens)
         except InputError as error:

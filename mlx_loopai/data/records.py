@@ -194,11 +194,12 @@ def read_all(
     columns: Mapping[str, str] | None = None,
     split: str = "train",
     kind: SourceKind = "auto",
+    on_read: Advance = ignore,
 ) -> Reading:
     """What a JSONL, JSON, CSV or Parquet file holds, or the files of a folder that are of `split`, in order.
 
     columns: our name of a field -> the file's own, such as {"prompt": "질문"}. kind: whether its rows are pairs,
-    labelled answers or ordinary rows; `auto`: each as it looks.
+    labelled answers or ordinary rows; `auto`: each as it looks. `on_read` hears how many bytes are read.
 
     Raises: InputError when a file as a whole cannot be read, or has no field that `columns` names.
     """
@@ -206,7 +207,7 @@ def read_all(
     records: list[Record] = []
     judged: list[Judged] = []
     bad: list[BadRow] = []
-    for row in scan.rows():
+    for row in scan.rows(on_read):
         if isinstance(row, Record):
             records.append(row)
         elif isinstance(row, BadRow):

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mlx_loopai.config import PreferenceOptions, RunConfig, SourceOptions
@@ -18,9 +19,13 @@ from mlx_loopai.data.sources import reading_of
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
+from mlx_loopai.progress import Advance, ignore
+from mlx_loopai.units import MIB
 
 FIXED_ROWS = 32
 MOST_HELD_OUT = 64
+# Reading and encoding less than this takes no time that somebody would wonder about.
+_LONG_BYTES, _LONG_ROWS = 2 * MIB, 2000
 _Found = TypeVar("_Found")
 
 
@@ -78,14 +83,23 @@ class Rows:
         return found.hexdigest()
 
 
+# Called with the name of a stage that takes long and how much it has to do; gives what hears of its progress.
+Stage = Callable[[str, int], Advance]
+
+
+def unheard(name: str, total: int) -> Advance:
+    """The stage of a caller that wants no progress."""
+    return ignore
+
+
 class RowReader:
     """Reads data files and encodes them with one tokenizer, each file once, however many runs ask for it.
 
     Rows that several runs share are one list: they are read only.
     """
 
-    def __init__(self, tokenizer: Any, sight: Sight | None = None) -> None:
-        self._tokenizer, self.sight = tokenizer, sight
+    def __init__(self, tokenizer: Any, sight: Sight | None = None, stage: Stage = unheard) -> None:
+        self._tokenizer, self.sight, self._stage = tokenizer, sight, stage
         # Of the pictures of the rows, once their features are computed.
         self.shelf: Shelf | None = None
         self._kept: dict[tuple[Any, ...], Any] = {}
@@ -96,7 +110,15 @@ class RowReader:
 
     def reading(self, path: str, category: str, how: SourceOptions | None = None) -> Reading:
         """What is in a file, read once. Raises: InputError as `reading_of`."""
-        return self._once(("reading", path, category, _key(how)), lambda: reading_of(path, category, how))
+
+        def read() -> Reading:
+            size = Path(path).stat().st_size if Path(path).is_file() else 0
+            if size < _LONG_BYTES:
+                return reading_of(path, category, how)
+            advance = self._stage(tr("reading {name} (MiB)", name=Path(path).name), -(-size // MIB))
+            return reading_of(path, category, how, lambda done, note="": advance(done // MIB))
+
+        return self._once(("reading", path, category, _key(how)), read)
 
     def records(self, path: str, category: str, how: SourceOptions | None = None) -> list[Record]:
         """The records of a file or of samples/NAME; none without a path. Raises: InputError as `read_source`."""
@@ -113,8 +135,13 @@ class RowReader:
         longest = config.train.max_tokens
         return self._once(
             ("rows", path, category, _key(how), config.system_prompt, longest),
-            lambda: encode_records(self.encoder(config.system_prompt), self.records(path, category, how), longest),
+            lambda: self._encode(self.records(path, category, how), config),
         )
+
+    def _encode(self, records: list[Record], config: RunConfig) -> tuple[list[TokenRow], SplitNotice | None]:
+        long = len(records) >= _LONG_ROWS
+        advance = self._stage(tr("counting tokens of rows"), len(records)) if long else ignore
+        return encode_records(self.encoder(config.system_prompt), records, config.train.max_tokens, advance)
 
     def _learnt(
         self, path: str, category: str, config: RunConfig, how: SourceOptions | None = None
@@ -126,7 +153,7 @@ class RowReader:
         _refuse_labels(reading, config.preference)
         longest = config.train.max_tokens
         encoder = self.encoder(config.system_prompt)
-        rows, notice = encode_records(encoder, reading.records, longest)
+        rows, notice = self._encode(reading.records, config)
         return rows + encode_judged(encoder, reading.judged, longest), notice
 
     def rows(self, config: RunConfig) -> Rows:

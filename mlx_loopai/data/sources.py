@@ -13,6 +13,7 @@ from mlx_loopai.data.records import Reading, Record, Scan, read_all
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.stories import reading
 from mlx_loopai.data.stories.rows import StoryOptions, story_rows
+from mlx_loopai.progress import Advance, ignore
 
 SAMPLES_PREFIX = "samples/"
 DOMAIN, GENERAL_CATEGORY = "domain", "knowledge"
@@ -23,10 +24,11 @@ def read_source(path: str, category: str, how: SourceOptions | None = None) -> l
     return reading_of(path, category, how).required(skip=how is not None and how.skip_bad)
 
 
-def reading_of(path: str, category: str, how: SourceOptions | None = None) -> Reading:
+def reading_of(path: str, category: str, how: SourceOptions | None = None, on_read: Advance = ignore) -> Reading:
     """What is in a file or folder of rows, a data set on the hub, a story or a folder of stories, or `samples/NAME`.
 
-    how: the column mapping, what its rows are, and whether names of control tokens are those tokens.
+    how: the column mapping, what its rows are, and whether names of control tokens are those tokens. on_read hears how
+    many bytes of rows are read.
 
     Raises: InputError for a path that holds neither rows nor stories, or a file that cannot be read.
     """
@@ -35,12 +37,12 @@ def reading_of(path: str, category: str, how: SourceOptions | None = None) -> Re
     columns, kind = (how.columns, how.kind) if how else ({}, "auto")
     if path.startswith(HUB_PREFIX):
         folder, split = fetch_rows(path)
-        found = read_all(folder, category, columns, split, kind)
+        found = read_all(folder, category, columns, split, kind, on_read)
     elif holds_stories(Path(path)):
         stories = story_rows(reading.story_files([Path(path)]), StoryOptions()).records
         found = Reading(Path(path), [replace(record, category=category) for record in stories], [], {})
     else:
-        found = read_all(Path(path), category, columns, kind=kind)
+        found = read_all(Path(path), category, columns, kind=kind, on_read=on_read)
     if how and how.allow_special:
         found = replace(
             found,

@@ -14,6 +14,7 @@ from mlx_loopai.data.sources import GENERAL_CATEGORY
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.language import tr
 from mlx_loopai.models.load import Base, LoadedModel
+from mlx_loopai.progress import Advance
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.listener import Listener, Recorded
 
@@ -47,8 +48,13 @@ class RunContext:
                     unused_fields=", ".join(base.unused_fields),
                 )
             )
+
+        def stage(name: str, total: int) -> Advance:
+            listener.stage(name, total)
+            return listener.advance
+
         seen = base.sees
-        reader = RowReader(base.tokenizer, None if seen is None else Sight(seen, config.vision.max_pixels))
+        reader = RowReader(base.tokenizer, None if seen is None else Sight(seen, config.vision.max_pixels), stage)
         return RunContext(config=config, directory=directory, listener=listener, base=base, reader=reader)
 
     def for_run(self, config: RunConfig, directory: RunDirectory) -> RunContext:

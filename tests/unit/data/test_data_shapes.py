@@ -133,7 +133,7 @@ def test_fields_that_nothing_reads_are_known(row: dict[str, Any], unused: set[st
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (chat(USER, turn("assistant", [{"type": "image_url", "image_url": {}}])), "part of the type 'image_url'; only text"),
+        (chat(USER, turn("assistant", [{"type": "image_url", "image_url": {}}])), "part of the type 'image_url'; text and image are read"),
         (chat(USER, turn("assistant", "나", weight=0.5)), "weight is 0.5"),
         (chat(USER, turn("assistant", "나", weight=0)), "no assistant turn is to be learnt"),
         (chat(turn("assistant", "나"), USER), "no assistant turn is to be learnt"),

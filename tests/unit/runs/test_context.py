@@ -129,3 +129,20 @@ def test_a_mistyped_data_path_costs_no_loading(
     with pytest.raises(InputError, match=r"no\.jsonl"):
         train(config, tmp_path / "run", heard)
     assert counted["weights"] == 0
+
+
+def test_long_files_are_read_and_encoded_aloud(
+    tiny_model_folder: Path, data_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"model": str(tiny_model_folder), "sources": {"tale": {"path": str(data_files["tale"])}}}
+    config = validate_config(values, "test")
+    quiet, aloud = Heard(), Heard()
+    RunContext.open(config, RunDirectory(tmp_path / "quiet"), quiet).rows  # noqa: B018
+    assert quiet.stages == []
+    monkeypatch.setattr(rows, "_LONG_BYTES", 1)
+    monkeypatch.setattr(rows, "_LONG_ROWS", 1)
+    found = RunContext.open(config, RunDirectory(tmp_path / "aloud"), aloud).rows
+    reading, encoding = aloud.stages
+    assert reading == (f"reading {data_files['tale'].name} (MiB)", 1)
+    assert encoding == ("counting tokens of rows", len(found.sources["tale"]))
+    assert aloud.done[-1] == len(found.sources["tale"])

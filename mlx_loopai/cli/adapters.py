@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.adapters_push import push_command
 from mlx_loopai.cli.model_options import chosen_model
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, say_next
 from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_option
@@ -21,9 +22,12 @@ out_option = click.option("--out", type=FOLDER, required=True, help="Folder to c
 push_option = click.option("--push", metavar="OWNER/NAME", help="Upload the folder to this repository of the hub.")
 
 
-@click.group("adapters", short_help="Merge, fuse, rescale, import, export and inspect LoRA adapters.")
+@click.group("adapters", short_help="Merge, fuse, rescale, import, export, inspect and publish LoRA adapters.")
 def command() -> None:
-    """Merge, fuse, rescale, import, export and inspect LoRA adapters."""
+    """Merge, fuse, rescale, import, export, inspect and publish LoRA adapters."""
+
+
+command.add_command(push_command)
 
 
 @command.command("merge")

@@ -32,7 +32,7 @@ COMMANDS = {
     "start": "Fine-tune a model on your writing, step by step: from rows or stories to a verdict.",
     "demo": "Show on the embedded model that guarded fine-tuning keeps what plain fine-tuning loses.",
     "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
-    "adapters": "Merge, fuse, rescale, import, export and inspect LoRA adapters.",
+    "adapters": "Merge, fuse, rescale, import, export, inspect and publish LoRA adapters.",
     "export": "Make a model for Ollama, LM Studio or transformers of a run.",
     "vision": "Give a text model an encoder of pictures.",
     "steer": "Find how to keep a model from slipping into other scripts.",

@@ -54,6 +54,15 @@ def with_retention(card: str, figures: Mapping[str, Any]) -> str:
     return before + "\n".join(_retention(figures)) + after if begun and ended else card
 
 
+def with_licence(card: str, licence: str) -> str:
+    """`card` whose head names `licence`; one that its owner wrote there stays."""
+    head, begun, rest = card.partition("---\n")
+    if head or not begun:
+        return f"---\nlicense: {licence.lower()}\n---\n\n{card}"
+    own = any(line.startswith("license:") for line in rest.partition("\n---")[0].split("\n"))
+    return card if own else f"{begun}license: {licence.lower()}\n{rest}"
+
+
 def _retention(figures: Mapping[str, Any] | None) -> list[str]:
     measured = _table("figure", figures) if figures else ["Not measured; `mlx-loopai evaluate` measures it."]
     return [_BEGIN, *measured, _END]

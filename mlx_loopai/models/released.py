@@ -38,3 +38,12 @@ RELEASED = (
     Released("Qwen/Qwen2.5-7B-Instruct", "Qwen2.5-7B"),
     Released("Qwen/Qwen2.5-14B-Instruct", "Qwen2.5-14B"),
 )
+
+
+def licence_of(model: str) -> str | None:
+    """The SPDX name of a model's licence: of the embedded one or a released one; None for any other."""
+    from mlx_loopai.models.load import NANO  # a table of names need not wait for it
+
+    if model == NANO:
+        return "Apache-2.0"
+    return next((one.licence for one in RELEASED if one.hub_id.lower() == model.lower()), None)

@@ -160,7 +160,7 @@ class _Api:
 
     async def page_settings(self, _: Request) -> Response:
         defaults = self._options.defaults
-        return JSONResponse(page_settings(defaults.model, defaults.options))
+        return JSONResponse(page_settings(defaults.models, defaults.options, self._options.feedback is not None))
 
     async def health(self, _: Request) -> Response:
         alive = self._writer.alive

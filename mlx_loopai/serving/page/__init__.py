@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from mlx_loopai.generation.genres import GENRES
 
 _FOLDER = Path(__file__).parent
 # In the order in which a browser reads them: each uses what those before it define.
-_SCRIPTS = ("words.js", "conversations.js", "answer.js", "page.js")
+_SCRIPTS = ("words.js", "conversations.js", "answer.js", "judging.js", "page.js")
 
 
 def page_response() -> Response:
@@ -26,10 +27,15 @@ def page_response() -> Response:
     return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
 
-def page_settings(model: str, options: GenerationOptions) -> dict[str, Any]:
-    """What the page offers a writer: the genres, and what the server does where a request says nothing."""
+def page_settings(models: Sequence[str], options: GenerationOptions, feedback: bool) -> dict[str, Any]:
+    """What the page offers a writer: the genres, and what the server does where a request says nothing.
+
+    models: what a request may call, the default first. feedback: whether judgements are kept.
+    """
     return {
-        "model": model,
+        "model": models[0],
+        "models": list(models),
+        "feedback": feedback,
         "temperature": options.temperature,
         "scripts": options.scripts,
         "genres": [asdict(genre) for genre in GENRES],

@@ -1,5 +1,5 @@
 // Asking the server: the request that a conversation becomes, the events of its answer, and where the answer ends.
-let served = { model: "", temperature: 0.7, scripts: "", genres: [] };
+let served = { model: "", temperature: 0.7, scripts: "", genres: [], models: [], feedback: false };
 
 // Messages of `chat` for an answer at the end of `turns`; the first `skipped` exchanges are left out.
 function messagesOf(chat, turns, goesOn, skipped) {
@@ -15,10 +15,11 @@ function messagesOf(chat, turns, goesOn, skipped) {
   ];
 }
 
-function bodyOf(chat, turns, goesOn, skipped) {
+function bodyOf({ chat, turns, goesOn, version }, skipped) {
   const body = { messages: messagesOf(chat, turns, goesOn, skipped), stream: true, stream_options: { include_usage: true } };
   if (goesOn) body.continue_final_message = true;
   if (chat.settings.temperature !== null) body.temperature = chat.settings.temperature;
+  if (version.model) body.model = version.model;
   if (chat.settings.scripts) body.scripts = chat.settings.scripts;
   return JSON.stringify(body);
 }
@@ -30,7 +31,7 @@ class ServerError extends Error {}
 async function responseTo({ chat, turns, goesOn, version, headers, signal, onLocked }) {
   const count = exchanges(turns.slice(0, -2)).length;
   for (let skipped = 0; ; skipped += Math.ceil((count - skipped) / 8)) {
-    const body = bodyOf(chat, turns, goesOn, skipped);
+    const body = bodyOf({ chat, turns, goesOn, version }, skipped);
     const response = await fetch("v1/chat/completions", { method: "POST", headers, body, signal });
     if (response.ok) { version.dropped = skipped; return response; }
     if (response.status === 401) onLocked();

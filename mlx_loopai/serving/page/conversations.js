@@ -2,9 +2,10 @@
 //
 // A conversation: { id, changed, settings, turns }. A turn is a request { role: "user", content } or an answer
 // { role: "assistant", versions, shown }; a version is one try at it: { text, end, figures, sources, error, dropped }.
-// end: "stop" where the model ended it, "edited" where the writer changed it; every other end leaves it unfinished.
+// model: which model answers, where the server has several; vote: what the writer thinks of it. beside: the places of
+// two versions that are compared. end: "stop" where the model ended it, "edited" where the writer changed it; every other end leaves it unfinished.
 const PREFIX = "mlx-loopai.chat.", LAST = "mlx-loopai.last", CHOSEN = "mlx-loopai.settings", SPOKEN = "mlx-loopai.language";
-const NO_SETTINGS = { genre: "", length: 0, scripts: "", temperature: null, system: "" };
+const NO_SETTINGS = { genre: "", length: 0, scripts: "", temperature: null, system: "", model: "" };
 
 const kept = {
   read(name) {

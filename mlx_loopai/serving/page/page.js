@@ -21,7 +21,7 @@ function button(text, action) {
 function label() {
   document.documentElement.lang = language;
   for (const id of ["send", "stop", "new", "empty", "markdown", "rows"]) at(id).textContent = word(id);
-  const labels = { genre: "genre", length: "size", scripts: "script", temperature: "temperature", system: "system" };
+  const labels = { genre: "genre", length: "size", scripts: "script", temperature: "temperature", system: "system", answering: "answering" };
   for (const [id, name] of Object.entries(labels)) at(id + "-label").textContent = word(name);
   at("chats-title").textContent = word("chats");
   at("language").textContent = word("other");
@@ -45,6 +45,8 @@ function drawSettings() {
   const known = [["ko+loanwords+gloss", word("usual")], ["ko", word("hangul")], ["ko+latin+gloss", word("english")], ["off", word("all")]];
   if (!known.some(([value]) => value === served.scripts)) known.unshift([served.scripts, word("server")]);
   fill("scripts", known, set.scripts || served.scripts);
+  fill("answering", served.models.map((name) => [name, name]), set.model || served.model);
+  at("answering").parentElement.hidden = served.models.length < 2;
   at("temperature").value = set.temperature ?? served.temperature;
   at("system").value = set.system;
   const genre = served.genres.find((one) => one.name === set.genre);
@@ -64,6 +66,7 @@ function choose() {
   const temperature = Number(at("temperature").value);
   chat.settings = {
     genre: at("genre").value, length: Number(at("length").value), scripts, system: at("system").value,
+    model: at("answering").value === served.model ? "" : at("answering").value,
     temperature: chat.settings.temperature === null && temperature === served.temperature ? null : temperature,
   };
   kept.write(CHOSEN, { ...chat.settings, system: "" });
@@ -141,6 +144,7 @@ function asked(turn, place) {
 function answered(turn, place) {
   const article = make("article", "answer", ""), version = shownOf(turn), last = place === chat.turns.length - 1;
   const writing = running !== null && running.turn === turn;
+  if (turn.beside && !running) return compared(turn);
   article.append(make("p", writing ? "writing" : "", version.text));
   article.setAttribute("aria-busy", String(writing));
   if (writing) return article;
@@ -148,15 +152,16 @@ function answered(turn, place) {
   line.title = technical(version.figures);
   article.append(line);
   if (version.sources?.length) article.append(sources(version.sources));
-  if (!running) article.append(actions(...versions(turn), ...choices(article, turn, last)));
+  if (!running) article.append(actions(...versions(turn), ...votes(turn), ...choices(article, turn, last)));
   return article;
 }
 
 function choices(article, turn, last) {
   const version = shownOf(turn), found = [];
-  const change = (text) => { Object.assign(version, { text, end: "edited", error: "", figures: null }); save(chat); draw(); };
+  const change = (text) => { judgeEdit(turn, version.text, text); Object.assign(version, { text, end: "edited", error: "", figures: null }); save(chat); draw(); };
   if (version.text) found.push(button(word("copy"), () => copy(version.text)), button(word("edit"), () => edit(article, version.text, "save", change)));
   if (last) found.push(button(word("again"), () => again(turn)));
+  if (last && version.text) found.push(button(word("beside"), () => beside(turn)));
   if (last && version.text) found.push(button(word("more"), () => write(turn, true)));
   return found;
 }
@@ -236,13 +241,13 @@ function say(text) { at("status").textContent = text; }
 // Answers
 
 function ask(text) {
-  const turn = { role: "assistant", versions: [{ text: "", end: "" }], shown: 0 };
+  const turn = { role: "assistant", versions: [{ text: "", end: "", model: chat.settings.model }], shown: 0 };
   chat.turns.push({ role: "user", content: text }, turn);
   write(turn, false);
 }
 
 function again(turn) {
-  if (shownOf(turn).text) turn.shown = turn.versions.push({ text: "", end: "" }) - 1;
+  if (shownOf(turn).text) turn.shown = turn.versions.push({ text: "", end: "", model: chat.settings.model }) - 1;
   write(turn, false);
 }
 
@@ -311,7 +316,7 @@ at("stop").addEventListener("click", () => running?.stop.abort());
 at("new").addEventListener("click", () => { listing(false); show(newChat()); at("prompt").focus(); });
 at("list").addEventListener("click", () => listing(!document.body.classList.contains("listing")));
 at("language").addEventListener("click", () => { language = language === "ko" ? "en" : "ko"; kept.write(SPOKEN, language); label(); });
-for (const id of ["genre", "length", "scripts", "temperature", "system"]) at(id).addEventListener("change", choose);
+for (const id of ["genre", "length", "scripts", "temperature", "system", "answering"]) at(id).addEventListener("change", choose);
 at("temperature").addEventListener("input", summarise);
 at("markdown").addEventListener("click", () => download(titleOf(chat) + ".md", markdown(chat), "text/markdown"));
 at("rows").addEventListener("click", () => {

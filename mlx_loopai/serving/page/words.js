@@ -13,6 +13,8 @@ const WORDS = {
     earlier: "이전 글", later: "다음 글", genre: "장르", nogenre: "장르 없음", size: "글의 길이", free: "모델에 맡김", script: "쓸 수 있는 글자",
     usual: "한국어 (굳은 외래어, 괄호 속 한자는 허용)", hangul: "한글만", english: "한글과 영어", all: "제한 없음 (다른 언어가 섞일 수 있음)",
     server: "서버에서 정한 대로", temperature: "자유로움 (온도)", system: "모든 요청에 앞서 하는 부탁 (시스템 프롬프트)", you: "나", settings: "글 설정",
+    answering: "답하는 모델", beside: "나란히 비교", pick: "이 글 고르기", good: "좋은 답", bad: "나쁜 답", judged: "평가를 남겼습니다",
+    unjudged: "평가를 남기지 못했습니다",
   },
   en: {
     empty: "What would you like to have written?", prompt: "Write your request here", send: "Send", stop: "Stop (Esc)", new: "New chat",
@@ -29,6 +31,8 @@ const WORDS = {
     usual: "Korean (loanwords, and Hanja in parentheses)", hangul: "Hangul only", english: "Hangul and English",
     all: "no limit (other languages may mix in)", server: "as the server is set", temperature: "Freedom (temperature)",
     system: "What holds for every request (system prompt)", you: "Me", settings: "Settings",
+    answering: "Model that answers", beside: "Compare side by side", pick: "Pick this one", good: "Good answer", bad: "Bad answer",
+    judged: "Your judgement is kept", unjudged: "Your judgement could not be kept",
   },
 };
 let language = "ko";

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.hub import upload
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora
+from mlx_loopai.models.model_card import with_licence
+from mlx_loopai.models.released import licence_of
 from tests.unit.cli.conftest import Ended
 
 
@@ -127,3 +130,36 @@ def test_a_run_folder_is_enough_to_inspect_and_fuse(
     assert fused.status == 0, fused.stderr
     assert f"which {run_folder} was trained on" in fused.stderr
     assert (tmp_path / "fused" / "config.json").is_file()
+
+
+def test_a_run_is_pushed_with_the_licence_of_its_base(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent: list[tuple[str, str]] = []
+
+    def upload(folder: Path, repo_id: str) -> str:
+        sent.append(((folder / "README.md").read_text(encoding="utf-8"), repo_id))
+        return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr("mlx_loopai.models.hub.upload", upload)
+    run = tmp_path / "run"
+    shutil.copytree(finished_run / "run", run)
+    assert main(["adapters", "push", str(run), "me/writer"]) == 2
+    assert "is not known; look at the base's page and give --licence" in capsys.readouterr().err
+    for _ in range(2):
+        assert main(["adapters", "push", str(run), "me/writer", "--licence", "Apache-2.0"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["https://huggingface.co/me/writer"] * 2
+    (card, repository), again = sent
+    assert repository == "me/writer"
+    assert again[0] == card
+    head = card.split("---\n")[1]
+    assert head.count("license: apache-2.0\n") == 1
+    assert "## Retention" in card
+
+
+def test_the_licence_of_known_bases() -> None:
+    assert licence_of("nano") == "Apache-2.0"
+    assert licence_of("qwen/qwen2.5-1.5b-instruct") == "Apache-2.0"
+    assert licence_of("somebody/model") is None
+    assert with_licence("words", "MIT") == "---\nlicense: mit\n---\n\nwords"
+    assert with_licence("---\nlicense: other\n---\nx", "MIT") == "---\nlicense: other\n---\nx"

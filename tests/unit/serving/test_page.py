@@ -153,7 +153,7 @@ def test_settings_reach_the_request(tab: Tab, server: Running) -> None:
         tab.run(f"at('{name}').value = '{value}'; at('{name}').dispatchEvent(new Event('change'))")
     load(tab, server)
     turns = "[{ role: 'user', content: '해' }, { role: 'assistant', versions: [{ text: '' }], shown: 0 }]"
-    body = json.loads(tab.run(f"bodyOf(chat, {turns}, false, 0)"))
+    body = json.loads(tab.run(f"bodyOf({ chat, turns: {turns}, goesOn: false, version: {} }, 0)"))
     assert (body["scripts"], body["temperature"]) == ("off", 1.2)
     assert "동화" in body["messages"][0]["content"]
     assert [message["role"] for message in body["messages"]] == ["system"] + ["user", "assistant"] * 2 + ["user"]
@@ -204,3 +204,32 @@ def test_a_narrow_screen_cuts_nothing(tab: Tab, server: Running, dark: bool) -> 
     background = tab.run("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(25, 24, 22)") == dark
     tab.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_two_answers_side_by_side_and_what_a_writer_thinks_of_them(
+    tab: Tab, serving: Serving, nano: Session, tmp_path: Path
+) -> None:
+    kept = tmp_path / "feedback.jsonl"
+    with serving(nano, feedback=kept) as server:
+        visit(tab, server)
+        tab.wait_for("served.feedback")
+        ask(tab, "호랑이 이야기를 들려줘.")
+        tab.wait_for("running === null && chat.turns.length === 2")
+        click(tab, "👎")
+        tab.wait_for("at('status').textContent === '평가를 남겼습니다'")
+        assert tab.run("document.querySelector('[aria-label=\"나쁜 답\"]').getAttribute('aria-pressed')") == "true"
+        click(tab, "나란히 비교")
+        tab.wait_for("running === null && document.querySelectorAll('.pair section').length === 2")
+        tab.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        assert tab.run("document.documentElement.scrollWidth") <= 390
+        tab.call("Emulation.clearDeviceMetricsOverride")
+        load(tab, server)
+        first, second = tab.run("chat.turns[1].versions.map((one) => one.text)")
+        click(tab, "이 글 고르기")
+        assert shown(tab)[1] == second
+        tab.wait_for("at('status').textContent === '평가를 남겼습니다'")
+    vote, choice = (json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines())
+    asked = [{"role": "user", "content": "호랑이 이야기를 들려줘."}]
+    assert (vote["prompt"], vote["label"], vote["source"]) == (asked, False, "vote")
+    assert (choice["chosen"][-1]["content"], choice["rejected"][-1]["content"]) == (second, first)
+    assert choice["source"] == "pick"

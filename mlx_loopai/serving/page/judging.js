@@ -1,0 +1,78 @@
+// What a writer thinks of answers: a vote, the better of two side by side, an edited text. Where the server keeps
+// feedback each judgement goes there too, as a row that training can read.
+
+// The messages before the answer `turn`.
+function promptOf(chat, turn) {
+  return messagesOf(chat, chat.turns.slice(0, chat.turns.indexOf(turn) + 1), false, 0);
+}
+
+const told = (text) => [{ role: "assistant", content: text }];
+
+async function judge(fields) {
+  if (!served.feedback) return;
+  try {
+    const response = await fetch("v1/feedback", { method: "POST", headers: headers(), body: JSON.stringify(fields) });
+    say(response.ok ? word("judged") : word("unjudged"));
+  } catch {
+    say(word("lost"));
+  }
+}
+
+function votes(turn) {
+  const version = shownOf(turn);
+  if (!served.feedback || !version.text) return [];
+  return [["👍", "good", true], ["👎", "bad", false]].map(([sign, name, label]) => {
+    const one = button(sign, () => {
+      version.vote = label;
+      save(chat);
+      judge({ prompt: promptOf(chat, turn), completion: told(version.text), label, source: "vote" });
+      draw();
+    });
+    one.setAttribute("aria-label", word(name));
+    one.setAttribute("aria-pressed", String(version.vote === label));
+    return one;
+  });
+}
+
+// The name of the model that answers beside the one that is shown: the next one, or the same where there is one only.
+function otherModel(turn) {
+  const place = served.models.indexOf(shownOf(turn).model || served.models[0]);
+  return served.models[(place + 1) % served.models.length] || "";
+}
+
+// Another answer to the same request, to be read beside this one.
+function beside(turn) {
+  const first = turn.shown, model = otherModel(turn);
+  turn.shown = turn.versions.push({ text: "", end: "", model }) - 1;
+  turn.beside = [first, turn.shown];
+  write(turn, false);
+}
+
+function pick(turn, place) {
+  const [better, worse] = [turn.versions[place], turn.versions[turn.beside.find((other) => other !== place)]];
+  turn.shown = place;
+  delete turn.beside;
+  save(chat);
+  if (better.text && worse.text && better.text !== worse.text) {
+    judge({ prompt: promptOf(chat, turn), chosen: told(better.text), rejected: told(worse.text), source: "pick" });
+  }
+  draw();
+}
+
+// The two answers of a comparison, each with its model and a button that picks it.
+function compared(turn) {
+  const article = make("article", "answer pair", "");
+  for (const place of turn.beside) {
+    const version = turn.versions[place], side = document.createElement("section"), name = version.model || served.model;
+    side.setAttribute("aria-label", name);
+    side.append(make("p", "figures", name), make("p", "", version.text), make("p", "figures", figures(version)));
+    side.append(actions(button(word("pick"), () => pick(turn, place)), button(word("copy"), () => copy(version.text))));
+    article.append(side);
+  }
+  return article;
+}
+
+// A text that the writer changed is better than what the model wrote.
+function judgeEdit(turn, before, text) {
+  if (before.trim() && before !== text) judge({ prompt: promptOf(chat, turn), chosen: told(text), rejected: told(before), source: "edit" });
+}

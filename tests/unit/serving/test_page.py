@@ -153,7 +153,7 @@ def test_settings_reach_the_request(tab: Tab, server: Running) -> None:
         tab.run(f"at('{name}').value = '{value}'; at('{name}').dispatchEvent(new Event('change'))")
     load(tab, server)
     turns = "[{ role: 'user', content: '해' }, { role: 'assistant', versions: [{ text: '' }], shown: 0 }]"
-    body = json.loads(tab.run(f"bodyOf({ chat, turns: {turns}, goesOn: false, version: {} }, 0)"))
+    body = json.loads(tab.run(f"bodyOf({{ chat, turns: {turns}, goesOn: false, version: {{}} }}, 0)"))
     assert (body["scripts"], body["temperature"]) == ("off", 1.2)
     assert "동화" in body["messages"][0]["content"]
     assert [message["role"] for message in body["messages"]] == ["system"] + ["user", "assistant"] * 2 + ["user"]

@@ -54,10 +54,11 @@ def train_and_judge(
     """
     started = time.perf_counter()
     context = RunContext.open(config, RunDirectory(out, group.rank == 0, sinks), listener)
-    if config.is_guarded:
-        for line in preview_of(context, this_machine()).lines:
-            listener.notice(line)
-    summary = train_in(context, resume, group)
+
+    def first_lines() -> Sequence[str]:
+        return preview_of(context, this_machine()).lines if config.is_guarded else ()
+
+    summary = train_in(context, resume, group, first_lines)
     if not (config.is_guarded and config.forgetting.questions and context.directory.writes):
         return summary
     judged = judge(context.recorded(), summary)

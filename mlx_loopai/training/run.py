@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,16 @@ def train(
     return train_in(context, resume, group)
 
 
-def train_in(context: RunContext, resume: bool = False, group: ProcessGroup = ALONE) -> Summary:
-    """Train the run of an opened context, as `train` does; its model keeps the adapter. Raises: as `train`."""
+def train_in(
+    context: RunContext,
+    resume: bool = False,
+    group: ProcessGroup = ALONE,
+    first_lines: Callable[[], Iterable[str]] = tuple,
+) -> Summary:
+    """Train the run of an opened context, as `train` does; its model keeps the adapter. Raises: as `train`.
+
+    first_lines: what to say of the run once nothing is left that could refuse it.
+    """
     dropout = context.config.lora.dropout
     if group.size > 1 and dropout:
         raise InputError(
@@ -65,11 +73,14 @@ def train_in(context: RunContext, resume: bool = False, group: ProcessGroup = AL
         )
     planned = _planned(context)
     with context.directory.locked(), guarded(planned) as watch:
-        context = context.recorded()
         context.listener.stage(tr("loading the base"), 1)
         context.base.load(context.config.dtype, _bits_to_quantize(context, planned))
         if context.directory.writes:
             check_identity(context.directory, Identity.of(context), resume)
+        # From here on the folder is this run's: what is refused before leaves nothing in it.
+        context = context.recorded()
+        for line in first_lines():
+            context.listener.notice(line)
         mx.reset_peak_memory()
         resources = Resources(planned, watch, group)
         return _finish(started_run(context, resources, resume), planned)

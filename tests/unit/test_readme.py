@@ -24,7 +24,7 @@ LINES = [line.partition("#")[0].strip() for block in BLOCKS for line in block]
 # Options that keep a command short on a tiny model; they change nothing of what the line shows.
 SHORTER = {
     "train": "--set train.max_steps=2 --set replay.max_prompts=6 --set replay.answer_tokens=6 --set forgetting.questions=1",
-    "generate": "--max-tokens 4",
+    "generate": "--max-tokens 24",
 }
 
 

@@ -120,7 +120,7 @@ CASES = [
         ("g.jsonl: no such file",),
         {"rows.jsonl": GOOD_ROW},
     ),
-    Case("no --out", "train --data rows.jsonl", ("Missing option '--out'",)),
+    Case("no --out", "train --data rows.jsonl", ("give --out DIR",)),
     Case("--out is a file", f"{TRAIN}", ("run: is a file",), {"rows.jsonl": GOOD_ROW, "run": "mine"}),
     Case("--out is below a file", f"{TRAIN}/er", ("run/er: is a file",), {"rows.jsonl": GOOD_ROW, "run": "mine"}),
     Case("budget that is no size", f"{TRAIN} --set memory.budget=a", ("memory.budget",), {"rows.jsonl": GOOD_ROW}),
@@ -283,12 +283,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+CHECKPOINT = ("arrays.safetensors", "state.json", "checksums.json")
+
+
 def assert_nothing_half_written(before: dict[str, bytes], after: dict[str, bytes], case: Case) -> None:
     new = after.keys() - before.keys()
     if case.world.startswith("disk full at"):
         # The run's records and what was complete before the disk was full stay: --resume goes on from them.
         kept = {"run/events.jsonl", "run/run.json", "run/resolved.yaml"}
-        checkpoint = {f"run/checkpoints/step-000001/{name}" for name in ("arrays.safetensors", "state.json")}
+        checkpoint = {f"run/checkpoints/step-000001/{name}" for name in CHECKPOINT}
         assert new == kept | (checkpoint if case.world.endswith("the adapter") else set())
     elif case.world == "disk full of answers":
         assert new == {"a.jsonl"}  # whole rows stay: the same command goes on after them

@@ -64,7 +64,7 @@ def test_a_run_that_fails_says_why_in_korean(tmp_path: Path, capsys: pytest.Capt
         (["trian"], "'trian' 명령은 없습니다. 혹시 train? (`mlx-loopai --help` 참고)"),
         (["train", "--epochz", "2"], "'--epochz' 옵션은 없습니다"),
         (["gate", "x", "--floor", "3"], "범위를 벗어났습니다"),
-        (["train"], "필수 옵션이 없습니다: '--out'"),
+        (["adapters", "merge", "x"], "필수 옵션이 없습니다: '--out'"),
         (["train", "--data", "x", "--out", "y", "--set", "train.epohs=2"], "모르는 키 train.epohs; 혹시"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_session_guards_when_it_is_asked_to() -> None:
     ids = session.loaded.tokenizer.encode("안녕")
     assert session.request(ids, GenerationOptions(repetition_guard=0)).guard is None
     request = session.request(ids, GenerationOptions())
-    assert request.guard is session.guard
+    assert request.guard is session.tools.guard
     _, process = request.decoding(session.loaded.n_tokens)
     logits = mx.random.normal((1, session.loaded.shape.vocab_size))
     assert process(mx.array(list(ids)), logits).shape == (1, session.loaded.n_tokens)

@@ -1,0 +1,23 @@
+"""The table of guarded runs on real models is what its result file says."""
+
+from __future__ import annotations
+
+from tools import publish_real_runs as real_runs
+
+
+def test_the_committed_table_is_made_from_the_committed_result() -> None:
+    text = real_runs.DOCUMENT.read_text(encoding="utf-8")
+    assert real_runs.with_table(text, real_runs.read_result()) == text
+
+
+def test_a_gain_is_a_share_of_plains() -> None:
+    run = {
+        "steps": 120, "rate": 5e-4, "corrected": True, "budget": 0.02, "divergence": 0.0123, "largest": 0.05,
+        "before": 4.0, "after": 2.5, "plain_gain": 2.0, "retention": 0.98, "retention_min": 0.9,
+        "retention_interval": [0.95, 1.0], "switched_retention": 1.0, "noise_floor": 0.97,
+    }  # fmt: skip
+    cells = real_runs.table({"small": run}).splitlines()[-1].split(" | ")
+    assert cells[:4] == ["| small", "120", "0.0005", "yes"]
+    assert cells[9:12] == ["1.500", "0.750", "0.980 (0.950 to 1.000)"]
+    unmeasured = run | {"plain_gain": None, "retention": None, "retention_interval": None}
+    assert real_runs.table({"alone": unmeasured}).splitlines()[-1].split(" | ")[9:12] == ["1.500", "–", "–"]

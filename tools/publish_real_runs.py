@@ -1,0 +1,110 @@
+"""Writes the table of guarded runs on real models of docs/experiments.md from what the runs recorded.
+
+    python -m tools.publish_real_runs [NAME=RUN[:PLAIN_RUN] ...]    # a plain run is its own PLAIN_RUN
+
+With runs their figures are first taken to docs/results/real-runs.json, by the names given. PLAIN_RUN is the run of the
+same rows without guards: its gain is what 1 means in the column DG.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlx_loopai.config import load_config
+from mlx_loopai.runs.directory import RunDirectory
+from tools.doc_markers import with_marked
+from tools.publish_arms import DOCUMENT
+
+RESULT = DOCUMENT.parent / "results" / "real-runs.json"
+COLUMNS = (
+    "run", "steps", "rate", "Adam corrected", "budget", "KL at the end", "largest KL", "held-out NLL before",
+    "after", "gain", "DG", "GR by weights", "worst kind", "GR with the switch", "noise floor",
+)  # fmt: skip
+JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
+
+
+def figures(run: Path, plain: Path | None) -> dict[str, Any]:
+    """What a finished run's records say; `plain_gain` of the run that it is compared with."""
+    directory, config = RunDirectory(run), load_config(RunDirectory(run).resolved)
+    events = directory.read_events()
+    done = next(event for event in reversed(events) if event["event"] == "done")
+    read = [event["divergence"] for event in events if event["event"] == "monitor"]
+    verdict = json.loads(directory.verdict.read_text(encoding="utf-8")) if directory.verdict.exists() else {}
+    return {
+        "steps": done["steps"],
+        "rate": config.train.learning_rate,
+        "corrected": config.train.bias_correction,
+        "budget": config.forgetting.budget if read else None,
+        "divergence": done.get("budget_spent"),
+        "largest": max(read, default=None),
+        "before": done["validation_first"],
+        "after": done["validation_last"],
+        "plain_gain": None if plain is None else _gain(figures(plain, None)),
+        **{name: verdict.get(name) for name in JUDGED},
+    }
+
+
+def table(runs: dict[str, dict[str, Any]]) -> str:
+    """One row a run."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join([name, *_cells(run)]) + " |" for name, run in runs.items()]
+    return "\n".join(lines)
+
+
+def _cells(run: dict[str, Any]) -> list[str]:
+    interval = run["retention_interval"]
+    spread = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return [
+        str(run["steps"]),
+        f"{run['rate']:g}",
+        "yes" if run["corrected"] else "no",
+        "–" if run["budget"] is None else f"{run['budget']:g}",
+        _figure(run["divergence"], 4),
+        _figure(run["largest"], 3),
+        _figure(run["before"], 3),
+        _figure(run["after"], 3),
+        _figure(_gain(run), 3),
+        "–" if run["plain_gain"] is None else _figure(_gain(run) / run["plain_gain"], 3),
+        _figure(run["retention"], 3) + spread,
+        _figure(run["retention_min"], 3),
+        _figure(run["switched_retention"], 3),
+        _figure(run["noise_floor"], 3),
+    ]
+
+
+def _gain(run: dict[str, Any]) -> float:
+    return float(run["before"] - run["after"])
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def with_table(text: str, runs: dict[str, dict[str, Any]]) -> str:
+    """`text` with the table of `runs`. Raises: InputError without its markers."""
+    return with_marked(text, "real runs table", table(runs), DOCUMENT)
+
+
+def read_result() -> dict[str, dict[str, Any]]:
+    """The committed figures."""
+    return json.loads(RESULT.read_text(encoding="utf-8"))
+
+
+def _taken(named: str) -> tuple[str, dict[str, Any]]:
+    name, folders = named.split("=", 1)
+    run, _, plain = folders.partition(":")
+    return name, figures(Path(run), Path(plain) if plain else None)
+
+
+def main(arguments: list[str]) -> None:
+    """Take runs, if any are given, and write the table."""
+    if arguments:
+        RESULT.write_text(json.dumps(dict(map(_taken, arguments)), indent=1) + "\n", encoding="utf-8")
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), read_result()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

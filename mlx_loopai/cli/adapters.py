@@ -14,6 +14,7 @@ from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_o
 
 if TYPE_CHECKING:
     from converters.fuse import Survival
+    from mlx_loopai.config import RunConfig
     from mlx_loopai.experiments.tune import Tuned
     from mlx_loopai.models.adapter_folder import Adapter
 
@@ -172,17 +173,13 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     rows than these.
     """
     from mlx_loopai.cli.listener import progress_listener
-    from mlx_loopai.config import load_config
     from mlx_loopai.errors import InputError
     from mlx_loopai.experiments.comparison import trained_model
     from mlx_loopai.experiments.tune import tune, write_rescaled
     from mlx_loopai.runs.context import RunContext
     from mlx_loopai.runs.directory import RunDirectory
 
-    config = load_config(RunDirectory(run).resolved)
-    rows = held_out or config.validation
-    if not rows:
-        raise InputError(f"{run}: it has no validation rows; give --held-out FILE")
+    config, rows = _held_out(run, held_out)
     if out.exists():
         raise InputError(f"--out {out}: is already there and never overwritten; choose another folder")
     least = config.forgetting.kept_floor if floor is None else floor
@@ -218,17 +215,12 @@ def frontier_command(
     `adapters tune` chooses a scale and writes the adapter.
     """
     from mlx_loopai.cli.listener import progress_listener
-    from mlx_loopai.config import load_config
-    from mlx_loopai.errors import InputError
     from mlx_loopai.experiments.comparison import trained_model
     from mlx_loopai.experiments.frontier import Asked, frontier
     from mlx_loopai.runs.context import RunContext
     from mlx_loopai.runs.directory import RunDirectory
 
-    config = load_config(RunDirectory(run).resolved)
-    rows = held_out or config.validation
-    if not rows:
-        raise InputError(f"{run}: it has no validation rows; give --held-out FILE")
+    config, rows = _held_out(run, held_out)
     tried = _numbers(scales, "--scales")
     with progress_listener(quiet) as listener:
         context = RunContext.open(config, RunDirectory(run), listener)
@@ -333,6 +325,19 @@ def _tune_text(out: Path, tuned: Tuned, floor: float) -> str:
     if tuned.chosen.retention < floor:
         lines.append(f"none keeps {floor:g}; the one that keeps most was taken")
     return "\n".join([*lines, f"{out}: the rescaled adapter"])
+
+
+def _held_out(run: Path, given: str | None) -> tuple[RunConfig, str]:
+    """A finished run's configuration, and the domain rows to measure it by. Raises: InputError without any."""
+    from mlx_loopai.config import load_config
+    from mlx_loopai.errors import InputError
+    from mlx_loopai.runs.directory import RunDirectory
+
+    config = load_config(RunDirectory(run).resolved)
+    rows = given or config.validation
+    if not rows:
+        raise InputError(f"{run}: it has no validation rows; give --held-out FILE")
+    return config, rows
 
 
 def _numbers(text: str | None, flag: str) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ while any two rows of a bin may meet. Padding then depends on the widths alone, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -158,8 +158,11 @@ def _micro_batches(step: _Ints, padded: _Ints, micro_tokens: int) -> list[list[i
     return batches
 
 
-def groups_by_length(rows: Sequence[TokenRow], micro_tokens: int) -> list[list[int]]:
-    """Row indices in groups of similar length, each padding to at most `micro_tokens`; a longer row is alone."""
+def batches_by_length(rows: Sequence[TokenRow], micro_tokens: int) -> Iterator[tuple[list[int], MicroBatch]]:
+    """Every row once, with rows of similar length: their indices and their batch.
+
+    A batch pads to at most `micro_tokens`; a longer row is alone.
+    """
     groups: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda index: len(rows[index].ids)):
         # Ascending: the newest row is the widest of its group.
@@ -167,7 +170,8 @@ def groups_by_length(rows: Sequence[TokenRow], micro_tokens: int) -> list[list[i
             groups[-1].append(index)
         else:
             groups.append([index])
-    return groups
+    for group in groups:
+        yield group, collate([rows[index] for index in group], len(rows[group[-1]].ids))
 
 
 def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:

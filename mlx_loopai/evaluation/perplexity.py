@@ -11,7 +11,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.batches import collate, groups_by_length
+from mlx_loopai.data.batches import batches_by_length
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
@@ -66,8 +66,7 @@ def nll(
     model.eval()
     try:
         done = 0
-        for group in groups_by_length(rows, micro_tokens):
-            batch = collate([rows[index] for index in group], max(len(rows[index].ids) for index in group))
+        for group, batch in batches_by_length(rows, micro_tokens):
             losses[group] = batch_nll(model, batch, chunk_rows)
             done += len(group)
             on_progress(done)

@@ -111,6 +111,17 @@ def measure_suite(
     return run_suite(loaded, encoder, tasks, folder, listener.advance)
 
 
+def well_known(tasks: Sequence[Task], base: SuiteResult) -> tuple[list[Task], SuiteResult]:
+    """The tasks that retention counts, and the base's answers to them: what it hardly knows cannot be lost.
+
+    Raises: InputError when there is none.
+    """
+    names = counted(base.tasks)
+    return [task for task in tasks if task.name in names], SuiteResult(
+        tuple(task for task in base.tasks if task.name in names), {}
+    )
+
+
 def evaluation_of(
     base: SuiteResult, tuned: SuiteResult | None, *, suite: str, model: str, adapter: str | None = None
 ) -> Evaluation:

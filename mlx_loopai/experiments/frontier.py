@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from mlx_loopai.data.sources import DOMAIN
 from mlx_loopai.evaluation.perplexity import nll
-from mlx_loopai.evaluation.retention import counted, retention
-from mlx_loopai.evaluation.suite_run import SuiteResult
+from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suites import default_suite, read_suite
-from mlx_loopai.experiments.evaluate import measure_suite
+from mlx_loopai.experiments.evaluate import measure_suite, well_known
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
 from mlx_loopai.experiments.tune import unrehearsed_rows
 from mlx_loopai.files import cache_folder
@@ -58,10 +57,7 @@ def frontier(context: RunContext, scales: Sequence[float], asked: Asked) -> list
     with adapter_disabled(loaded.model):
         before = nll(loaded.model, rows).nll_per_token
         base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
-    # What the base hardly knows cannot be lost: nobody waits for it at every scale.
-    names = counted(base.tasks)
-    tasks = [task for task in tasks if task.name in names]
-    base = SuiteResult(tuple(task for task in base.tasks if task.name in names), {})
+    tasks, base = well_known(tasks, base)
     points = []
     for scale in scales:
         with rescaled(loaded.model, Rescaling(scale, scale)):

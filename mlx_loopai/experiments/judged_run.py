@@ -14,11 +14,11 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.bootstrap import RESAMPLES, interval_of, item_times
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
-from mlx_loopai.evaluation.retention import counted, retention
+from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Asked, Task
-from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched
+from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched, well_known
 from mlx_loopai.experiments.preview import preview_of
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
@@ -169,13 +169,10 @@ def _measured(context: RunContext, tasks: Sequence[Task]) -> _Measured | None:
     with adapter_disabled(loaded.model):
         base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
     try:
-        names = counted(base.tasks)
+        chosen, base = well_known(tasks, base)
     except InputError as reason:
         listener.notice(str(reason))
         return None
-    # What says nothing of the base cannot be lost: nobody waits for it twice.
-    chosen = [task for task in tasks if task.name in names]
-    base = SuiteResult(tuple(task for task in base.tasks if task.name in names), {})
     tuned = measure_suite(loaded, encoder, chosen, listener, tr("fine-tuned model"))
     switch = _switch(context)
     return _Measured(

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_loopai.data.batches import collate, groups_by_length
+from mlx_loopai.data.batches import batches_by_length
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.pass_sizes import SCORED_TOKENS
@@ -31,8 +31,7 @@ def with_base_states(
     with tempfile.TemporaryFile(dir=folder) as file:
         states = np.memmap(file, np.float32, "w+", shape=(int(ends[-1]), width))
     done = 0
-    for group in groups_by_length(rows, SCORED_TOKENS):
-        batch = collate([rows[index] for index in group], max(len(rows[index].ids) for index in group))
+    for group, batch in batches_by_length(rows, SCORED_TOKENS):
         places = tuple(map(mx.array, np.nonzero(batch.supervised[:, 1:])))
         hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=places)
         found, start = np.array(hidden.astype(mx.float32)), 0

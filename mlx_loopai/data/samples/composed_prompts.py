@@ -1,4 +1,4 @@
-"""Composes rehearsal prompts for skills that a base loses first: sums, words, short facts, what code prints, forms."""
+"""Composes rehearsal prompts for skills that a base loses first: sums, words, short facts, what code prints, forms, writing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from importlib import resources
 from typing import Any
 
 import yaml
+
+from mlx_loopai.data.samples.slots import Slot
 
 TABLES = "prompt_tables.yaml"
 _SEED = 20262
@@ -66,10 +68,27 @@ _FORMS = (
     "Pick a {en} and describe it in one sentence.",
     "Pick a {en} and describe it in one Korean sentence.",
 )
+# Two kinds, so that Korean writing is rehearsed twice as often as other skills: it is what rows of stories lie nearest to.
+_WRITING = {
+    "ko_sentence": (
+        "{topic:을/를} 주제로 문장 하나를 적어 보세요.",
+        "{topic:을/를} 바라보는 사람의 마음을 한 문장으로 나타내 보세요.",
+        "{topic:으로/로} 시작하는 수필의 첫 문장을 적어 보세요.",
+        "{topic:이/가} 나오는 동화의 마지막 문장을 지어 보세요.",
+        "한 줄로 {topic:을/를} 그려 보세요.",
+    ),
+    "ko_passage": (
+        "{topic:을/를} 소재로 짧은 글을 지어 보세요.",
+        "{topic}에 얽힌 기억을 두세 문장으로 들려주세요.",
+        "블로그에 올릴 {topic} 이야기를 세 문장쯤 적어 보세요.",
+        "{topic:이/가} 보이는 풍경을 자세히 적어 보세요.",
+        "친구에게 보내는 편지에 {topic} 이야기를 짧게 넣어 보세요.",
+    ),
+}
 
 
 def composed_prompts() -> dict[str, list[str]]:
-    """Prompts by kind: sums, prints, words, short_facts, forms."""
+    """Prompts by kind: sums, prints, words, short_facts, forms, ko_sentence, ko_passage."""
     tables = _tables()
     return {
         "sums": list(_sums()),
@@ -77,6 +96,9 @@ def composed_prompts() -> dict[str, list[str]]:
         "words": list(_words(tables["words"])),
         "short_facts": list(tables["short_facts"]),
         "forms": [wording.format(ko=ko, en=en) for ko, en in tables["things"] for wording in _FORMS],
+    } | {
+        kind: [wording.format(topic=Slot(topic)) for topic in tables["writing_topics"] for wording in wordings]
+        for kind, wordings in _WRITING.items()
     }
 
 

@@ -45,7 +45,7 @@ def is_held_out(position: int) -> bool:
 
 
 def prompts() -> list[str]:
-    """The embedded prompt set that a base model answers for rehearsal: general, no creative writing."""
+    """The embedded prompt set that a base model answers for rehearsal: general, no stories."""
     lines = PROMPTS_FILE.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prompt"] for line in lines]
 

@@ -165,7 +165,7 @@ def test_no_question_of_the_general_suite_occurs_elsewhere(source: str) -> None:
 
 
 def test_no_wording_of_the_general_suite_is_rehearsed() -> None:
-    """Sums, programs, words and forms are composed on both sides: from other wordings, words and things."""
+    """What both sides compose, they compose from other wordings, words, things and topics."""
     asked = [question for questions in general_questions().values() for question in questions]
     shapes = {
         regex.sub(r"\d+", "0", normal(question.prompt)) for question in asked if question.kind in ("sums", "code")
@@ -176,3 +176,7 @@ def test_no_wording_of_the_general_suite_is_rehearsed() -> None:
     assert words & {normal(word) for row in composed_prompts_module._tables()["words"] for word in row} == set()
     things = {normal(thing) for code in ("ko", "en") for thing in composed_questions._tables()[f"form_words_{code}"]}
     assert things & {normal(thing) for row in composed_prompts_module._tables()["things"] for thing in row} == set()
+    topics = {normal(topic) for topic in composed_questions._tables()["writing_topics"]}
+    assert topics & {normal(topic) for topic in composed_prompts_module._tables()["writing_topics"]} == set()
+    requests = [wording(request) for request in composed_questions._tables()["writing_requests"]]
+    assert [prompt for prompt in rehearsed if any(shape.fullmatch(normal(prompt)) for shape in requests)] == []

@@ -75,7 +75,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
         model = Path(temporary) / "model"
-        loopai = (sys.executable, "-m", "mlx_loopai.cli.main")
+        loopai = (sys.executable, "-m", "mlx_loopai")
         convert = [
             *loopai,
             "convert",

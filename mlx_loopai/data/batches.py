@@ -158,15 +158,19 @@ def _micro_batches(step: _Ints, padded: _Ints, micro_tokens: int) -> list[list[i
     return batches
 
 
-def batches_by_length(rows: Sequence[TokenRow], micro_tokens: int) -> Iterator[tuple[list[int], MicroBatch]]:
+def batches_by_length(
+    rows: Sequence[TokenRow], micro_tokens: int, most_rows: int | None = None
+) -> Iterator[tuple[list[int], MicroBatch]]:
     """Every row once, with rows of similar length: their indices and their batch.
 
-    A batch pads to at most `micro_tokens`; a longer row is alone.
+    A batch has at most `most_rows` rows and pads to at most `micro_tokens`; a longer row is alone.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda index: len(rows[index].ids)):
+        count = len(groups[-1]) + 1 if groups else 1
         # Ascending: the newest row is the widest of its group.
-        if groups and (len(groups[-1]) + 1) * len(rows[index].ids) <= micro_tokens:
+        fits = count * len(rows[index].ids) <= micro_tokens and (most_rows is None or count <= most_rows)
+        if groups and fits:
             groups[-1].append(index)
         else:
             groups.append([index])

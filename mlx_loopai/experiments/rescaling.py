@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import mlx.nn as nn
 
-from mlx_loopai.models.lora import lora_modules
+from mlx_loopai.models.lora import lora_modules, scale_update
 from mlx_loopai.progress import Advance, ignore
 
 _BLOCK = re.compile(r"\blayers\.(\d+)\.")
@@ -49,8 +49,7 @@ def rescaled(model: nn.Module, rescaling: Rescaling) -> Iterator[None]:
     layers = lora_modules(model)
     before = {name: layer.lora_b for name, layer in layers.items()}
     try:
-        for name, layer in layers.items():
-            layer.lora_b = before[name] * rescaling.factor(_block(name), len(model.layers))
+        scale_update(model, lambda name: rescaling.factor(_block(name), len(model.layers)))
         yield
     finally:
         for name, layer in layers.items():

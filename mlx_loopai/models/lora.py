@@ -203,6 +203,12 @@ def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
     return dict(sorted(found.items(), key=lambda entry: _natural(entry[0])))
 
 
+def scale_update(model: nn.Module, factor: Callable[[str], float]) -> None:
+    """Multiply the update of every adapter of `model` by `factor` of its dotted name."""
+    for name, layer in lora_modules(model).items():
+        layer.lora_b = layer.lora_b * factor(name)
+
+
 @contextmanager
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
     """Within it `model` is its base: one copy of the weights serves both."""

@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_loopai.config import RunConfig
-from mlx_loopai.data.batches import collate
+from mlx_loopai.data.batches import batches_by_length
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
@@ -21,7 +21,7 @@ from mlx_loopai.models.eager_loss import token_losses
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, SCORED_TOKENS
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
@@ -50,10 +50,16 @@ class Monitor:
     def __init__(self, model: nn.Module, rows: Sequence[TokenRow], tokenizer: Any) -> None:
         """Computes the base's states of the answers, kept from here on: a reading costs one forward pass."""
         kinds: dict[str, list[TokenRow]] = {}
-        for row in sorted(rows, key=lambda row: len(row.ids)):
-            kinds.setdefault(_script(tokenizer.decode(row.ids[row.supervised].tolist())), []).append(row)
+        for row in rows:
+            # What a row carries for training is not read here, and base states are large.
+            plain = replace(row, weights=None, base_states=None)
+            kinds.setdefault(_script(tokenizer.decode(row.ids[row.supervised].tolist())), []).append(plain)
         self._model = model
-        self._batches = [(kind, batch) for kind in sorted(kinds) for batch in _batches(kinds[kind])]
+        self._batches = [
+            (kind, batch)
+            for kind in sorted(kinds)
+            for _, batch in batches_by_length(kinds[kind], SCORED_TOKENS, _ROWS_PER_BATCH)
+        ]
         with adapter_disabled(model):
             self._base = [self._states(batch) for _, batch in self._batches]
             mx.eval(self._base)
@@ -110,12 +116,6 @@ def result_step(config: RunConfig, position: Position) -> int | None:
         return best
     # Every reading up to `kept_step` was above the floor.
     return best if best is not None and best <= (position.kept_step or 0) else position.kept_step
-
-
-def _batches(rows: Sequence[TokenRow]) -> list[MicroBatch]:
-    groups = [rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH)]
-    plain = [[replace(row, weights=None, base_states=None) for row in group] for group in groups]
-    return [collate(group, max(len(row.ids) for row in group)) for group in plain]
 
 
 def _script(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_loopai.models.lora import lora_modules
+from mlx_loopai.models.lora import scale_update
 
 MOST_READINGS = 6
 # KL to the base grows with the square of a small update; a large one's power is found from readings, within these.
@@ -55,7 +55,6 @@ def scale_back(model: nn.Module, divergence: float, budget: float, read: Callabl
 
 def _scaled(model: nn.Module, now: ScaledBack, scale: float, read: Callable[[], float]) -> ScaledBack:
     """`model` with `scale` of its whole update, where it has `now`."""
-    for layer in lora_modules(model).values():
-        layer.lora_b = layer.lora_b * (scale / now.scale)
+    scale_update(model, lambda _: scale / now.scale)
     mx.eval(model.trainable_parameters())
     return ScaledBack(scale, max(read(), SMALLEST))

@@ -43,7 +43,7 @@ class Program:
     cache: Path
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "mlx_loopai.cli.main", *map(str, arguments)]
+        command = [sys.executable, "-m", "mlx_loopai", *map(str, arguments)]
         settings = {"MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MLX_LOOPAI_CACHE": str(self.cache)}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | settings, cwd=ROOT)
@@ -107,7 +107,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "mlx_loopai.cli.main", "serve", "--model", "nano", "--port", "0", "--json"]
+    command = [sys.executable, "-m", "mlx_loopai", "serve", "--model", "nano", "--port", "0", "--json"]
     settings = os.environ | {"PYTHONPATH": str(ROOT), "MLX_LOOPAI_CACHE": str(program.cache)}
     with (
         log.open("w", encoding="utf-8") as errors,

@@ -129,7 +129,7 @@ class Cli:
         self.recipe.write_text(recipe, encoding="utf-8")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "mlx_loopai.cli.main", "train", str(self.recipe), *arguments]
+        command = [sys.executable, "-m", "mlx_loopai", "train", str(self.recipe), *arguments]
         environment = os.environ | {"MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT)

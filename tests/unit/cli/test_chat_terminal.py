@@ -29,7 +29,7 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self.process, self._handle = pty.fork()
         if self.process == 0:
-            os.execv(sys.executable, [sys.executable, "-m", "mlx_loopai.cli.main", *arguments])
+            os.execv(sys.executable, [sys.executable, "-m", "mlx_loopai", *arguments])
         self.shown = ""
 
     def press(self, keys: str) -> None:

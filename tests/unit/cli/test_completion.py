@@ -61,7 +61,7 @@ def test_bash_completes_a_command(tmp_path: os.PathLike[str]) -> None:
     """The whole way: bash reads the script, calls the program, and gets the word."""
     on_path = os.path.join(tmp_path, "mlx-loopai")
     with open(on_path, "w", encoding="utf-8") as file:
-        file.write(f'#!/bin/sh\nexec {sys.executable} -m mlx_loopai.cli.main "$@"\n')
+        file.write(f'#!/bin/sh\nexec {sys.executable} -m mlx_loopai "$@"\n')
     os.chmod(on_path, 0o755)
     lines = [
         'eval "$(mlx-loopai completion bash)"',

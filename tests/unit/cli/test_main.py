@@ -18,7 +18,7 @@ from mlx_loopai import __version__
 from mlx_loopai.cli import main as cli
 from mlx_loopai.errors import GateFailed, InputError, Interrupted, LoopaiError
 
-PROGRAM = [sys.executable, "-m", "mlx_loopai.cli.main"]
+PROGRAM = [sys.executable, "-m", "mlx_loopai"]
 
 
 @pytest.fixture
@@ -62,6 +62,13 @@ def test_help_lists_the_commands_without_importing_them(capsys: pytest.CaptureFi
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     heavy = {"mlx.core", "numpy", "pydantic", "rich", "yaml", "mlx_lm", "transformers", "mlx_loopai.config"}
     assert not heavy & set(done.stderr.split())
+
+
+def test_the_package_is_the_command() -> None:
+    shown = subprocess.run([*PROGRAM, "--version"], capture_output=True, text=True, check=True)
+    assert __version__ in shown.stdout
+    wrong = subprocess.run([*PROGRAM, "trian"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr.split(":")[0]) == (2, "mlx-loopai")
 
 
 def test_help_is_quick() -> None:

@@ -65,7 +65,7 @@ def test_a_server_open_to_the_network_says_so(
     ("sent", "status"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
 def test_a_signal_lets_the_answer_end_and_stops_the_server(sent: signal.Signals, status: int) -> None:
-    call = [sys.executable, "-m", "mlx_loopai.cli.main", "serve", "--port", "0", "--json"]
+    call = [sys.executable, "-m", "mlx_loopai", "serve", "--port", "0", "--json"]
     with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

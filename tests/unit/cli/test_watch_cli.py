@@ -20,7 +20,7 @@ from mlx_loopai.runs.directory import RunDirectory
 
 
 def test_the_page_is_served_until_it_is_asked_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mlx_loopai.cli.main", "watch", str(tmp_path), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "mlx_loopai", "watch", str(tmp_path), "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
         assert page.stdout is not None
         document = json.loads(page.stdout.readline())

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_loopai.data.batches import (
+    batches_by_length,
     choose_widths,
     collate,
     padded_width,
@@ -175,3 +176,17 @@ def test_the_share_of_batches_in_file_order_by_hand() -> None:
     # Two batches of two: 1 + 32 and 1 + 64 wide; the fifth row falls off.
     assert share_in_file_order([10, 32, 33, 5, 60], 2) == pytest.approx((10 + 32 + 33 + 5) / (2 * 33 + 2 * 65))
     assert share_in_file_order([7], 4) == pytest.approx(7 / 33)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200), st.none() | st.integers(1, 8))
+def test_batches_by_length_hold_every_row_once_within_both_limits(
+    lengths: list[int], micro_tokens: int, most_rows: int | None
+) -> None:
+    rows = [row_of(*range(length)) for length in lengths]
+    found = list(batches_by_length(rows, micro_tokens, most_rows))
+    assert sorted(index for group, _ in found for index in group) == list(range(len(rows)))
+    for group, batch in found:
+        assert batch.ids.shape == (len(group), max(lengths[index] for index in group))
+        assert len(group) == 1 or batch.ids.size <= micro_tokens
+        assert most_rows is None or len(group) <= most_rows

@@ -20,6 +20,7 @@ from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training import loop as running
+from mlx_loopai.training import monitor as monitoring
 from mlx_loopai.training.checkpoint import save_checkpoint
 from mlx_loopai.training.monitor import Monitor
 from mlx_loopai.training.run import train
@@ -64,6 +65,18 @@ def test_a_reading_is_the_divergence_from_the_base(adapted: Callable[..., nn.Mod
         total, tokens = total + apart[one.supervised[1:]].sum(), tokens + int(one.supervised[1:].sum())
     assert reading.divergence == pytest.approx(total / tokens, rel=1e-4)
     assert reading.kept == pytest.approx(math.exp(-total / tokens), rel=1e-4)
+
+
+def test_a_reading_is_the_same_however_its_rows_are_batched(
+    adapted: Callable[..., nn.Module], tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long row is alone in its batch, so that a reading needs no more memory than any other scoring."""
+    model, tokenizer = adapted(), load_tokenizer(tiny_model_folder)
+    together = Monitor(model, ROWS, tokenizer).read()
+    monkeypatch.setattr(monitoring, "SCORED_TOKENS", 16)
+    apart = Monitor(model, ROWS, tokenizer)
+    assert all(batch.ids.size <= 16 or len(batch.ids) == 1 for _, batch in apart._batches)
+    assert apart.read().divergence == pytest.approx(together.divergence, rel=1e-4)
 
 
 def test_losses_by_script_are_those_of_the_rows(adapted: Callable[..., nn.Module], tiny_model_folder: Path) -> None:

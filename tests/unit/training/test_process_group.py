@@ -42,7 +42,7 @@ TWO = [str(LAUNCH), "-n", "2", "--backend", "ring", "--"]
 
 
 def start(command: list[str], recipe: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    training = [sys.executable, "-m", "mlx_loopai.cli.main", "train", str(recipe), "--out", str(out), "--json", *more]
+    training = [sys.executable, "-m", "mlx_loopai", "train", str(recipe), "--out", str(out), "--json", *more]
     environment = os.environ | {"MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
     return subprocess.Popen(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ _ROWS_PER_STEP = 8
 # Of more rows than this, evenly drawn ones say what padding wastes.
 _PLANNED_ROWS = 20_000
 _MOSTLY = 0.5
+_LETTERS = frozenset(script.value for script in Script if script.is_letter)
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,29 @@ class _Tally:
         return Finding(self.rows, tuple(self.examples))
 
 
+@dataclass
+class _Lengths:
+    """How long rows are. drawn: the lengths of every so many, evenly, of at most `_PLANNED_ROWS` rows."""
+
+    rows: int = 0
+    longest: int = 0
+    histogram: Counter[int] = field(default_factory=Counter)  # a power of two -> rows of at most that length
+    drawn: list[int] = field(default_factory=list)
+    _every: int = 1
+
+    def add(self, length: int) -> None:
+        if self.rows % self._every == 0:
+            self.drawn.append(length)
+            if len(self.drawn) > _PLANNED_ROWS:
+                del self.drawn[1::2]
+                self._every *= 2
+        self.rows += 1
+        self.longest = max(self.longest, length)
+        self.histogram[1 << max(0, length - 1).bit_length()] += 1
+
+
 class Auditor:
-    """Looks at rows as they come: of each some bytes stay in memory, and what is compared later lies in nameless files.
+    """Looks at rows as they come: of each four bytes stay in memory, and what is compared later lies in nameless files.
 
     Use it as a context.
     """
@@ -149,7 +170,7 @@ class Auditor:
         self.preferences = PreferenceAuditor()
         self._count_tokens = count_tokens
         self._index, self._origins = TextIndex(), Spool()
-        self._lengths = array("q")
+        self._lengths = _Lengths()
         self._categories: Counter[str] = Counter()
         self._languages: Counter[str] = Counter()
         self._found: dict[str, _Tally] = defaultdict(_Tally)
@@ -165,7 +186,7 @@ class Auditor:
 
     def __len__(self) -> int:
         """How many rows that are learnt as they are were taken in."""
-        return len(self._lengths)
+        return self._lengths.rows
 
     def add(self, row: Record | Judged) -> None:
         """Take in a row of any kind: of a pair the chosen answer is learnt, of labelled ones the good."""
@@ -182,7 +203,7 @@ class Auditor:
         answers = "\n".join(message.content for message in record.messages if message.role == "assistant")
         self._index.add(text)
         self._origins.append(record.origin)
-        self._lengths.append(self._count_tokens(record) if self._count_tokens else len(text))
+        self._lengths.add(self._count_tokens(record) if self._count_tokens else len(text))
         self._categories[record.category] += 1
         self._languages[language(answers)] += 1
         for kind in _kinds(record, answers):
@@ -203,9 +224,9 @@ class Auditor:
             leaked=self._leaked(validation),
             control_names=found[_NAMES].finding,
             length_unit="tokens" if self._count_tokens else "characters",
-            lengths=_histogram(lengths),
-            longest=max(lengths, default=0),
-            real_token_share=_utilisation(lengths) if self._count_tokens and lengths else None,
+            lengths=dict(sorted(lengths.histogram.items())),
+            longest=lengths.longest,
+            real_token_share=_utilisation(lengths.drawn) if self._count_tokens and lengths.rows else None,
             preferences=self.preferences.finished() if len(self.preferences) else None,
         )
 
@@ -232,7 +253,7 @@ class Auditor:
 
 def language(text: str) -> str:
     """The script of more than half of the letters (hangul, latin, han ...), "mixed", or "none" without letters."""
-    letters = {name: count for name, count in script_counts(text).items() if Script(name).is_letter}
+    letters = {name: count for name, count in script_counts(text).items() if name in _LETTERS}
     total = sum(letters.values())
     if not total:
         return "none"
@@ -254,13 +275,7 @@ def _text(record: Record) -> str:
     return "\n".join(message.content for message in record.messages if message.role != "system")
 
 
-def _histogram(lengths: Sequence[int]) -> dict[int, int]:
-    bounds = Counter(1 << max(0, length - 1).bit_length() for length in lengths)
-    return dict(sorted(bounds.items()))
-
-
 def _utilisation(lengths: Sequence[int]) -> float:
-    lengths = lengths[:: -(-len(lengths) // _PLANNED_ROWS)]
     widths = choose_widths(lengths)
     steps = plan_steps(lengths, _ROWS_PER_STEP, _ROWS_PER_STEP * widths[-1], seed=0, widths=widths)
     return real_token_share(lengths, steps, widths)

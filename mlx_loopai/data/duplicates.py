@@ -1,15 +1,16 @@
 """Finds texts that occur in a data set more than once, word for word or nearly so.
 
-Texts and their hashes lie in nameless files while they are compared: memory does not grow with the texts, but by some
-bytes for each of them.
+Texts and their hashes lie in nameless files while they are compared: in memory are four bytes for each text, and what
+is alike.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import sys
 import tempfile
-from array import array
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO
@@ -23,16 +24,19 @@ from mlx_loopai.text.hangul import nfc
 NEAR = 0.8
 _SHINGLE_CHARS = 5
 _BANDS, _ROWS = 20, 5  # finds 99.9 % of pairs at a similarity of 0.8, and few below 0.5
-# Texts that are hashed together, so that numpy's calls cost little; as many rows of bands are read back at once.
-_TEXTS_AT_ONCE, _BANDS_AT_ONCE = 64, 4096
+# Texts that are hashed together, so that numpy's calls cost little.
+_TEXTS_AT_ONCE = 64
+# Keys that are written, and read back, together; and that are sorted together, unless 1/16 of all is more.
+_KEYS_AT_ONCE, _SORTED_AT_ONCE, _PARTS = 4096, 1 << 16, 16
 
+_MARKS = re.compile(r"[\W_]+")
 _Keys = npt.NDArray[np.uint64]
 _Hashes = npt.NDArray[np.uint32]
 
 
 def normalised(text: str) -> str:
     """NFC, case folded, letters and digits only: what makes two rows the same row."""
-    return "".join(filter(str.isalnum, nfc(text).casefold()))
+    return _MARKS.sub("", nfc(text).casefold())
 
 
 def exact_groups(texts: Iterable[str]) -> list[list[int]]:
@@ -52,24 +56,73 @@ def near_groups(texts: Iterable[str], threshold: float = NEAR) -> list[list[int]
 
 
 class Spool:
-    """Texts in a nameless file, read back by their place; in memory stay eight bytes for each."""
+    """Texts in a nameless file, read back by their place; nothing of them stays in memory."""
 
     def __init__(self) -> None:
-        self._file = _nameless_file()
-        self._ends = array("q", [0])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
+        self._texts, self._ends = _nameless_file(), _nameless_file()
+        self._size = 0
+        self._ends.write(_end(0))
 
     def append(self, text: str) -> None:
         """Take a text in at the end."""
-        self._file.seek(self._ends[-1])
-        self._ends.append(self._ends[-1] + self._file.write(text.encode("utf-8", "surrogatepass")))
+        self._size += self._texts.write(text.encode("utf-8", "surrogatepass"))
+        self._ends.write(_end(self._size))
 
     def __getitem__(self, place: int) -> str:
-        start, end = self._ends[place], self._ends[place + 1]
-        self._file.seek(start)
-        return self._file.read(end - start).decode("utf-8", "surrogatepass")
+        for file in (self._texts, self._ends):
+            file.flush()
+        start, end = np.frombuffer(os.pread(self._ends.fileno(), 16, 8 * place), np.int64).tolist()
+        return os.pread(self._texts.fileno(), end - start, start).decode("utf-8", "surrogatepass")
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._texts.close()
+        self._ends.close()
+
+
+class _KeyColumns:
+    """Keys of texts, one of each text in each column, in a nameless file that holds a column's keys together."""
+
+    def __init__(self, columns: int) -> None:
+        self._file, self._columns = _nameless_file(), columns
+        self._waiting: list[_Keys] = []
+        self._blocks: list[int] = []
+
+    def append(self, keys: _Keys) -> None:
+        """Take in the keys [texts, columns] of more texts."""
+        self._waiting.append(keys)
+        if sum(map(len, self._waiting)) >= _KEYS_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            block = np.concatenate(self._waiting)
+            self._file.write(np.ascontiguousarray(block.T).tobytes())
+            self._blocks.append(len(block))
+            self._waiting.clear()
+
+    def _read(self, column: int) -> Iterator[_Keys]:
+        self._write()
+        self._file.flush()
+        start = 0
+        for size in self._blocks:
+            yield np.frombuffer(os.pread(self._file.fileno(), 8 * size, start + 8 * size * column), np.uint64)
+            start += 8 * size * self._columns
+
+    def equal(self, column: int, texts: int) -> Iterator[tuple[int, int]]:
+        """(first, other) for every place of an equal key but the first, among the first `texts`; some of them at a time
+        are sorted, and in these `first`, then `other`, ascends.
+        """
+        parts = max(1, min(_PARTS, texts // _SORTED_AT_ONCE))
+        for part in range(parts):
+            places, found = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+            start = 0
+            for keys in self._read(column):
+                chosen = np.flatnonzero(keys[: max(0, texts - start)] % np.uint64(parts) == part)
+                places.append(chosen + start)
+                found.append(keys[chosen])
+                start += len(keys)
+            yield from _equal(np.concatenate(found), np.concatenate(places))
 
     def close(self) -> None:
         """Give the file back."""
@@ -81,8 +134,8 @@ class TextIndex:
 
     def __init__(self) -> None:
         self._texts = Spool()
-        self._bands = _nameless_file()
-        self._hashes = array("Q")
+        self._bands, self._hashes = _KeyColumns(_BANDS), _KeyColumns(1)
+        self._size = 0
         self._waiting: list[str] = []
 
     def __enter__(self) -> TextIndex:
@@ -97,16 +150,16 @@ class TextIndex:
         """Give the files back."""
         self._texts.close()
         self._bands.close()
+        self._hashes.close()
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return self._size
 
     def add(self, text: str) -> None:
         """Take a text in; its index is how many came before it."""
         plain = normalised(text)
         self._texts.append(plain)
-        content = plain.encode("utf-8", "surrogatepass")
-        self._hashes.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
+        self._size += 1
         self._waiting.append(plain)
         if len(self._waiting) == _TEXTS_AT_ONCE:
             self._hash_waiting()
@@ -116,8 +169,9 @@ class TextIndex:
 
         first_texts: of so many texts from the first on; of all by default.
         """
+        self._hash_waiting()
         groups: dict[int, list[int]] = {}
-        for first, other in _equal(np.frombuffer(self._hashes, np.uint64)[:first_texts]):
+        for first, other in self._hashes.equal(0, len(self) if first_texts is None else first_texts):
             if self._texts[first] == self._texts[other]:
                 groups.setdefault(first, [first]).append(other)
         return [groups[first] for first in sorted(groups)]
@@ -130,24 +184,23 @@ class TextIndex:
 
         Source: Broder 1997, "On the resemblance and containment of documents".
         """
-        self._hash_waiting()
-        parent = np.arange(len(self) if first_texts is None else first_texts)
+        parent = np.arange(len(self) if first_texts is None else first_texts, dtype=np.int32)
         for group in self.exact_groups(first_texts):
             parent[group] = group[0]
         for band in range(_BANDS):
-            self._join(parent, self._band(band)[: len(parent)], threshold)
-        roots = parent
-        while not np.array_equal(roots, again := roots[roots]):
-            roots = again
-        groups: dict[int, list[int]] = defaultdict(list)
-        for index in np.flatnonzero(np.bincount(roots, minlength=1)[roots] > 1).tolist():
-            groups[int(roots[index])].append(index)
-        return list(groups.values())
+            self._join(parent, band, threshold)
+        groups: dict[int, list[int]] = {}
+        for start in range(0, len(parent), _KEYS_AT_ONCE):
+            some = parent[start : start + _KEYS_AT_ONCE]
+            for index in (np.flatnonzero(some != np.arange(start, start + len(some))) + start).tolist():
+                root = _root(parent, index)
+                groups.setdefault(root, [root]).append(index)
+        return [groups[root] for root in sorted(groups)]
 
-    def _join(self, parent: npt.NDArray[np.int64], keys: _Keys, threshold: float) -> None:
+    def _join(self, parent: npt.NDArray[np.int32], band: int, threshold: float) -> None:
         """Join texts that share a key of a band; each is compared with the first of them only."""
         compared, shingles = -1, frozenset[str]()
-        for first, other in _equal(keys):
+        for first, other in self._bands.equal(band, len(parent)):
             one, another = _root(parent, first), _root(parent, other)
             if one == another:
                 continue
@@ -156,18 +209,10 @@ class TextIndex:
             if _jaccard(shingles, _shingles(self._texts[other])) >= threshold:
                 parent[max(one, another)] = min(one, another)
 
-    def _band(self, band: int) -> _Keys:
-        """The key of every text in a band."""
-        self._bands.seek(0)
-        parts = []
-        while content := self._bands.read(_BANDS_AT_ONCE * _BANDS * 8):
-            parts.append(np.frombuffer(content, np.uint64).reshape(-1, _BANDS)[:, band].copy())
-        return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
-
     def _hash_waiting(self) -> None:
         if self._waiting:
-            self._bands.seek(0, 2)
-            self._bands.write(_band_keys(self._waiting).tobytes())
+            self._bands.append(_band_keys(self._waiting))
+            self._hashes.append(np.array([_hash(text) for text in self._waiting], np.uint64)[:, None])
             self._waiting.clear()
 
 
@@ -177,16 +222,25 @@ def _nameless_file() -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)  # its owner closes it
 
 
-def _equal(keys: _Keys) -> Iterator[tuple[int, int]]:
-    """(first, other) for every place of an equal key but the first, by first place and then by place."""
+def _end(position: int) -> bytes:
+    return position.to_bytes(8, sys.byteorder, signed=True)
+
+
+def _hash(text: str) -> int:
+    content = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+def _equal(keys: _Keys, places: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """(first, other) for every place of an equal key but the first; keys: those of `places`, which ascend."""
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
     begins = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])) if len(keys) else order
     sizes = np.diff(np.append(begins, len(keys)))
     for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-        first = int(order[begin])
-        for place in range(begin + 1, begin + size):
-            yield first, int(order[place])
+        first = int(places[order[begin]])
+        for at in range(begin + 1, begin + size):
+            yield first, int(places[order[at]])
 
 
 def _band_keys(texts: Sequence[str]) -> _Keys:
@@ -232,7 +286,7 @@ def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def _root(parent: npt.NDArray[np.int64], index: int) -> int:
+def _root(parent: npt.NDArray[np.int32], index: int) -> int:
     while parent[index] != index:
         parent[index] = parent[parent[index]]
         index = int(parent[index])

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 _DIGIT = r"(?<![\d-])"
 _END = r"(?![\d-])"
+# Nine digits with at most one mark between two of them: no number below is shorter.
+_LONG_NUMBER = re.compile(r"\d(?:[-. ]?\d){8}")
 
 
 def personal_hints(text: str) -> Iterator[tuple[str, str]]:
@@ -14,7 +16,11 @@ def personal_hints(text: str) -> Iterator[tuple[str, str]]:
 
     A hint is not a proof: invented numbers match as well. Dates, prices and years do not.
     """
+    # Most texts hold neither, and one look tells.
+    numbers = _LONG_NUMBER.search(text) is not None
     for kind, (pattern, is_valid) in PATTERNS.items():
+        if not ("@" in text if kind == _EMAIL else numbers):
+            continue
         for match in pattern.finditer(text):
             if is_valid(match[0]):
                 yield kind, _masked(match[0])
@@ -41,9 +47,14 @@ def _is_card(passage: str) -> bool:
     return (sum(digits[::2]) + sum(doubled)) % 10 == 0
 
 
+_EMAIL = "email"
 PATTERNS: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
     "resident number": (re.compile(rf"{_DIGIT}\d{{6}}-[1-8]\d{{6}}{_END}"), _is_resident_number),
     "phone": (re.compile(rf"{_DIGIT}0(?:1[016789]|2|[3-6]\d|70|50\d)[-. ]?\d{{3,4}}[-. ]\d{{4}}{_END}"), _always),
-    "email": (re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"), _always),
+    # Begun at the first character of a run only: a run of n letters is read once, not n times.
+    _EMAIL: (
+        re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
+        _always,
+    ),
     "card": (re.compile(rf"{_DIGIT}\d{{4}}([- ]?)\d{{4}}\1\d{{4}}\1\d{{4}}{_END}"), _is_card),
 }

@@ -178,7 +178,8 @@ class Scan:
             read = read_judged(item.values, self.kind)
         except UnreadableError as reason:
             return BadRow(origin, str(reason), reason.empty)
-        self.unused.update(read.meaning.unused)
+        if read.meaning.unused:
+            self.unused.update(read.meaning.unused)
         try:
             record = _record(read.meaning, self.category, origin, file.parent)
             if read.rejected is not None:

@@ -133,7 +133,7 @@ def _chat(row: _Row, name: str, unused: set[str]) -> tuple[Message, ...]:
 def _greeting_as_context(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Answers before any request are read and not learnt: nothing asks for them."""
     first = next((at for at, message in enumerate(messages) if message.role == "user"), None)
-    if first is None:
+    if first is None or not any(message.role == "assistant" for message in messages[:first]):
         return messages
     return tuple(
         replace(message, taught=message.taught and not (at < first and message.role == "assistant"))
@@ -153,6 +153,8 @@ def _with_pictures(messages: tuple[Message, ...], row: _Row) -> tuple[Message, .
             raise UnreadableError(tr("pictures and no request that shows them"))
         shown = replace(messages[first], content=PICTURE * len(names) + messages[first].content)
         messages, places = (*messages[:first], shown, *messages[first + 1 :]), len(names)
+    if not places and not names:
+        return messages
     if places != len(names):
         raise UnreadableError(
             tr(

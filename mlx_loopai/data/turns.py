@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_loopai.data.conversation import PICTURE, ROLES, Message
-from mlx_loopai.language import tr
+from mlx_loopai.language import later, tr
 
 _ROLES = {role: role for role in ROLES} | {"developer": "system", "model": "assistant", "function": "tool"}
 _FROM = _ROLES | {
@@ -72,7 +72,7 @@ def _name(fields: Mapping[str, Any], used: set[str]) -> str:
 def _content(value: Any, number: int, name: str) -> str:
     """A text, or the texts of parts one after the other, with `PICTURE` where a picture stands among them."""
     if not isinstance(value, list):
-        return read_text(value, tr("turn {number}'s {name}", number=number, name=name))
+        return read_text(value, later("turn {number}'s {name}"), number=number, name=name)
     texts = []
     for part in value:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
@@ -88,7 +88,7 @@ def _content(value: Any, number: int, name: str) -> str:
                     kind=kind,
                 )
             )
-        texts.append(read_text(text, tr("turn {number}'s {name}", number=number, name=name)))
+        texts.append(read_text(text, later("turn {number}'s {name}"), number=number, name=name))
     return "".join(texts)
 
 
@@ -139,7 +139,8 @@ def _thinking(fields: Mapping[str, Any], content: str, number: int, used: set[st
     name = next((name for name in _THINKING if name in fields), None)
     if name is not None:
         used.add(name)
-        return read_text(fields[name], tr("turn {number}'s {name}", number=number, name=name)).strip(), content
+        thought = read_text(fields[name], later("turn {number}'s {name}"), number=number, name=name)
+        return thought.strip(), content
     inline = _INLINE_THINKING.match(content)
     return (inline[1].strip(), content[inline.end() :]) if inline else ("", content)
 
@@ -164,16 +165,27 @@ def _taught(fields: Mapping[str, Any], number: int, used: set[str]) -> bool:
     return taught
 
 
-def read_text(value: Any, name: str) -> str:
-    """`value`, which must be text. Raises: UnreadableError naming it as `name`."""
+def read_text(value: Any, called: str, **values: Any) -> str:
+    """`value`, which must be text.
+
+    called: what it is called; with `values` a message that `tr` completes, which is done for a wrong value only.
+
+    Raises: UnreadableError naming it so.
+    """
     if not isinstance(value, str):
-        raise UnreadableError(tr("{name} must be text, got {kind}", name=name, kind=kind_of(value)))
+        raise UnreadableError(tr("{name} must be text, got {kind}", name=_named(called, values), kind=kind_of(value)))
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UnreadableError(tr("{name} holds half of a surrogate pair, which is no character", name=name)) from None
+        raise UnreadableError(
+            tr("{name} holds half of a surrogate pair, which is no character", name=_named(called, values))
+        ) from None
     # The mark of a picture is put in where one stands, and by nobody else.
     return value.replace(PICTURE, "")
+
+
+def _named(called: str, values: Mapping[str, Any]) -> str:
+    return tr(called, **values) if values else called
 
 
 def kind_of(value: Any) -> str:

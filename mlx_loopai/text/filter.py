@@ -125,8 +125,10 @@ class Filter:
 
 def clean(text: str, policy: Policy = DEFAULT_POLICY) -> Cleaned:
     """`text` cleaned in one go: the same result as any stream of its pieces."""
+    if _INERT.fullmatch(text):
+        return Cleaned(text, removed={}, removed_share=0.0, too_much_removed=False)
     scanner = Filter(policy)
-    cleaned = text if _INERT.fullmatch(text) else scanner.feed(text) + scanner.close()
+    cleaned = scanner.feed(text) + scanner.close()
     return Cleaned(
         text=cleaned,
         removed={rule: scanner.removed[rule] for rule in RULES if scanner.removed[rule]},

@@ -5,6 +5,7 @@ Source: Unicode scripts (UAX #24) and general categories, as the `regex` package
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from enum import StrEnum
@@ -78,6 +79,9 @@ _CATEGORIES = {
 }
 
 
+_SYLLABLES, _ASCII_LETTERS = re.compile("[가-힣]+"), re.compile("[A-Za-z]+")
+
+
 @lru_cache(maxsize=1 << 14)
 def script_of(char: str) -> Script:
     """The class of one character."""
@@ -96,10 +100,15 @@ def script_counts(text: str) -> dict[str, int]:
 
     The text is taken as it is; normalise it first (`hangul.nfc`), or decomposed syllables count once per jamo.
     """
-    counts: Counter[str] = Counter()
-    for char, count in Counter(text).items():
+    # Most characters of most texts, counted without looking at each.
+    without_hangul = _SYLLABLES.sub("", text)
+    rest = _ASCII_LETTERS.sub("", without_hangul)
+    counts = Counter(
+        {Script.HANGUL.value: len(text) - len(without_hangul), Script.LATIN.value: len(without_hangul) - len(rest)}
+    )
+    for char, count in Counter(rest).items():
         counts[_NAMES[char]] += count
-    return dict(counts)
+    return {name: count for name, count in counts.items() if count}
 
 
 class _Names(dict[str, str]):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
-from mlx_loopai.data.audit import audit, language
+from mlx_loopai.data.audit import Auditor, audit, language
 from mlx_loopai.data.personal import personal_hints
 from mlx_loopai.data.records import Message, Record
 
@@ -77,6 +79,23 @@ def test_lengths_are_in_characters_or_tokens_and_give_the_utilisation() -> None:
     assert (counted.length_unit, counted.longest) == ("tokens", 121)
     assert counted.real_token_share is not None
     assert 0.9 < counted.real_token_share <= 1
+
+
+def test_a_long_word_before_an_at_sign_is_read_once() -> None:
+    assert list(personal_hints("a" * 400_000 + " @")) == []
+
+
+def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_loopai.data.duplicates._KEYS_AT_ONCE", 256)
+    with Auditor() as auditor:
+        for number in range(1280):
+            if number == 256:
+                tracemalloc.start()
+            auditor.add(row(f"{number}번째 이야기는 {number * 7919} 걸음 떨어진 마을에서 일어납니다.", number))
+        grown, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert auditor.finished().rows == 1280
+    assert grown < 1024 * 32, "a row's text is longer than that"
 
 
 def test_no_rows_at_all() -> None:

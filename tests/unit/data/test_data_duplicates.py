@@ -5,7 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_loopai.data.duplicates import exact_groups, near_groups, normalised
+from mlx_loopai.data.duplicates import TextIndex, exact_groups, near_groups, normalised
+from mlx_loopai.text.hangul import nfc
 
 STORY = "옛날 어느 마을에 마음씨 고운 나무꾼이 살았습니다. 하루는 산에서 사슴을 만났는데 사슴이 살려 달라고 빌었습니다."
 
@@ -16,6 +17,27 @@ def test_equal_but_for_case_spaces_and_marks() -> None:
 
 def test_decomposed_hangul_is_the_same_text() -> None:
     assert normalised("\u1112\u1161\u11ab\u1100\u1173\u11af") == "한글"
+
+
+@given(st.text())
+def test_letters_and_digits_are_left(text: str) -> None:
+    assert normalised(text) == "".join(filter(str.isalnum, nfc(text).casefold()))
+
+
+def test_many_keys_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_loopai.data.duplicates._SORTED_AT_ONCE", 100)
+    monkeypatch.setattr("mlx_loopai.data.duplicates._KEYS_AT_ONCE", 256)
+    generator = random.Random(1)
+    texts = [str(generator.randrange(800)) for _ in range(2000)]
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        places.setdefault(text, []).append(place)
+    with TextIndex() as index:
+        for text in texts:
+            index.add(text)
+        assert index.exact_groups() == [group for group in places.values() if len(group) > 1]
+        first = [group[:k] for group in places.values() if (k := sum(place < 900 for place in group)) > 1]
+        assert index.exact_groups(first_texts=900) == first
 
 
 def test_a_changed_word_is_near_and_another_story_is_not() -> None:

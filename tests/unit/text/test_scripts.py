@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +46,7 @@ def test_counts() -> None:
 @given(st.text())
 def test_every_character_is_counted_once(text: str) -> None:
     assert sum(script_counts(text).values()) == len(text)
+    assert script_counts(text) == dict(Counter(script_of(char).value for char in text))
 
 
 def test_letters() -> None:

@@ -81,7 +81,7 @@ def merge_command(
     document["url"] = _push(out, push)
     text = f"{out}: rank {merged.adapter.rank}, {len(merged.errors)} modules"
     emit(
-        document, as_json, "" if quiet else text + ("" if method == "cat" else f", largest relative error {worst:.3g}")
+        document, as_json, text + ("" if method == "cat" else f", largest relative error {worst:.3g}")
     )
 
 
@@ -113,7 +113,7 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
     if unused:
         lines.append(f"fields not used: {', '.join(unused)}")
     document = _summary(out, adapter) | {"unused_fields": unused, "url": _push(out, push)}
-    emit(document, as_json, "" if quiet else "\n".join(lines))
+    emit(document, as_json, "\n".join(lines))
 
 
 @command.command("export")
@@ -153,7 +153,7 @@ def export_command(folder: Path, out: Path, to: str, base: str | None, as_json: 
         if base is None:
             raise InputError("--to gguf: needs the base; give --base MODEL")
         write_gguf_adapter(out, adapter, *find_config(base))
-    emit(_summary(out, adapter), as_json, "" if quiet else _line(out, adapter))
+    emit(_summary(out, adapter), as_json, _line(out, adapter))
 
 
 @command.command("tune")
@@ -189,7 +189,7 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
         tuned = tune(context, rows, least)
     write_rescaled(context.directory.adapter, out, tuned, len(loaded.model.layers))
     document = {"out": out, "floor": least, "held_out": rows, "chosen": tuned.chosen, "points": tuned.points}
-    emit(document, as_json, "" if quiet else _tune_text(out, tuned, least))
+    emit(document, as_json, _tune_text(out, tuned, least))
 
 
 @command.command("frontier")
@@ -305,7 +305,7 @@ def fuse_command(
     document = {"out": out, "tensors": done.tensors, "bytes": done.n_bytes, "share_min": least,
                 "widened": done.widened, "notes": done.notes, "layers": done.survival}  # fmt: skip
     text = "\n".join([_fuse_text(out, done.survival, done.widened, least), *(f"note: {note}" for note in done.notes)])
-    emit(document, as_json, "" if quiet else text)
+    emit(document, as_json, text)
     say_next(f"chat --model {out}", as_json, quiet)
 
 

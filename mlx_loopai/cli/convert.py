@@ -199,5 +199,5 @@ def command(
     document = _document(done)
     if as_json:
         click.echo(json.dumps(document, ensure_ascii=False))
-    elif not quiet:
+    else:
         _print_summary(document)

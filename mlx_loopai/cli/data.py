@@ -132,7 +132,7 @@ def convert_command(
         "left_out": [row for reading in readings for row in reading.bad],
         "unused_fields": fields_not_used(readings),
     }
-    emit(document, as_json, "" if quiet else text)
+    emit(document, as_json, text)
 
 
 @command.command("build")
@@ -197,7 +197,7 @@ def build_command(
         "unused_fields": fields_not_used(readings),
     }
     text = "\n".join([*(notice for reading in readings for notice in reading.notices), _build_text(document)])
-    emit(document, as_json, "" if quiet else text)
+    emit(document, as_json, text)
 
 
 @command.command("from-texts")
@@ -241,7 +241,7 @@ def from_texts_command(
         "encodings": found.encodings,
         "preview": [{"request": request, "answer": answer} for request, answer in pairs],
     }
-    emit(document, as_json, "" if quiet else _from_texts_text(document))
+    emit(document, as_json, _from_texts_text(document))
 
 
 def _from_texts_text(document: dict[str, Any]) -> str:

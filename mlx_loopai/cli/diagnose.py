@@ -188,7 +188,7 @@ def tokenizer_command(model: str, files: tuple[str, ...], as_json: bool, quiet: 
 
     texts = {name: [_read(path)] for name, path in map(_pair, files)} or _own_texts()
     found = tokenizer_report(load_tokenizer(resolve_model(model)), texts)
-    emit({"model": model, **vars(found)}, as_json, "" if quiet else _tokenizer_text(model, found))
+    emit({"model": model, **vars(found)}, as_json, _tokenizer_text(model, found))
 
 
 def _own_texts() -> Mapping[str, Sequence[str]]:
@@ -293,7 +293,7 @@ def _finish(found: _Diagnosis, out: Path, pictures: bool, as_json: bool, quiet: 
             click.echo("no font with Hangul on this machine: the pictures are labelled in English", err=True)
     document = {"files": [str(file) for file in files], **found.summary}
     lines = [f"{key}: {_short(value)}" for key, value in document.items() if key != "modules"]
-    emit(document, as_json, "" if quiet else "\n".join(lines))
+    emit(document, as_json, "\n".join(lines))
 
 
 def _short(value: Any) -> str:

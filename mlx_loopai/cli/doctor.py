@@ -260,7 +260,7 @@ def command(tests: bool, as_json: bool, quiet: bool) -> None:
     """
     facts = gather()
     found = problems(facts)
-    shown = "\n".join(f"{problem.what}; {problem.cure}" for problem in found) if quiet else text(facts)
+    shown = text(facts)
     known = document(facts)
     checks = _selftest(quiet) if tests else []
     if tests:

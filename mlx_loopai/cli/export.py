@@ -70,7 +70,7 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
         "command": last,
         "notes": [*done.notes, _LEFT_BEHIND],
     }
-    emit(document, as_json, "" if quiet else f"{place}\n{tr('note: {text}', text=tr(_LEFT_BEHIND))}\n{last}")
+    emit(document, as_json, f"{place}\n{tr('note: {text}', text=tr(_LEFT_BEHIND))}\n{last}")
 
 
 def _place(name: str, program: str, out: Path) -> Path:

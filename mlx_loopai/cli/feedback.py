@@ -55,7 +55,7 @@ def import_command(
     text = f"{target}: {added} judged answers added, {len(judged) - added} were there already"
     if ordinary:
         text += f"; {ordinary} ordinary rows were left out"
-    emit(document, as_json, "" if quiet else text)
+    emit(document, as_json, text)
 
 
 @command.command("audit")
@@ -146,7 +146,7 @@ def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any
     write_whole(out, to_lines(feedback_rows(pairs, **origin, seed=seed)))
     text = f"{out}: {len(pairs)} pairs" + (f"; without one: {_reasons(dropped)}" if dropped else "")
     text += f"\nlearn with: mlx-loopai train --data {out} --set preference.objective=dpo --out RUN"
-    emit({"out": str(out), "pairs": len(pairs), "dropped": dropped}, as_json, "" if quiet else text)
+    emit({"out": str(out), "pairs": len(pairs), "dropped": dropped}, as_json, text)
 
 
 _Made = tuple["Sequence[Pair]", dict[str, int], dict[str, Any]]

@@ -58,12 +58,12 @@ def command(
     if probe and found.plan.fits:
         _probe(config.model, found.plan, quiet)
         found = preview(config, machine, macos=int(macos))
-    show_preview(config.model, found, as_json, quiet)
+    show_preview(config.model, found, as_json)
 
 
-def show_preview(model: str, found: Preview, as_json: bool, quiet: bool) -> None:
+def show_preview(model: str, found: Preview, as_json: bool) -> None:
     """What a run will need. Raises: LoopaiError when it does not fit."""
-    table = "" if quiet and found.plan.fits else "\n".join([_table(model, found.plan), *found.lines])
+    table = "\n".join([_table(model, found.plan), *found.lines])
     emit(_document(model, found.plan) | found.to_json(), as_json, table)
     found.plan.require_fit()
 

@@ -75,7 +75,7 @@ def tune_command(
             Search(names, prompts=asked, tasks=tasks, least_reduction=reduction, max_tokens=max_tokens),
             listener,
         )
-    emit(_document(found), as_json, "" if quiet else _text(found))
+    emit(_document(found), as_json, _text(found))
     if found.factor is None:
         raise LoopaiError(f"no factor removes {reduction:.0%} of {' and '.join(names)}; the smallest tried left more")
 

@@ -106,7 +106,7 @@ def command(
         from mlx_loopai.cli.plan import show_preview
         from mlx_loopai.library.training import preview
 
-        show_preview(config.model, preview(config), as_json, quiet)
+        show_preview(config.model, preview(config), as_json)
         return
     if out is None:
         raise InputError(tr("train: give --out DIR for the run's folder, or --dry-run"))

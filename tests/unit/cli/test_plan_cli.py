@@ -79,9 +79,11 @@ def test_json_of_a_refusal_is_still_json(model: Path, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["fits"] is False
 
 
-def test_quiet_says_nothing_about_success(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_still_shows_the_result(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--model", str(model), "--machine", "m4-16gb", "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
+    out, err = capsys.readouterr()
+    assert "on m4-16gb: fits" in out
+    assert err == ""
 
 
 def test_a_recipe_and_overrides(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,8 +36,10 @@ def test_the_json_document(gguf_file: Build, tmp_path: Path) -> None:
 def test_quiet_and_the_summary(model_folder: Build, tmp_path: Path) -> None:
     source = str(model_folder())
     quiet = CliRunner().invoke(command, [source, "--out", str(tmp_path / "one"), "--quiet"])
-    assert (quiet.exit_code, quiet.output) == (0, "")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
     loud = CliRunner().invoke(command, [source, "--out", str(tmp_path / "two")])
+    assert "converting: " in loud.stderr
+    assert "27 tensors" in quiet.stdout
     assert "27 tensors" in loud.stdout
 
 

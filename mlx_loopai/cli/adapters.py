@@ -80,9 +80,7 @@ def merge_command(
     document = _summary(out, merged.adapter) | {"method": method, "error_max": worst, "errors": merged.errors}
     document["url"] = _push(out, push)
     text = f"{out}: rank {merged.adapter.rank}, {len(merged.errors)} modules"
-    emit(
-        document, as_json, text + ("" if method == "cat" else f", largest relative error {worst:.3g}")
-    )
+    emit(document, as_json, text + ("" if method == "cat" else f", largest relative error {worst:.3g}"))
 
 
 @command.command("import")

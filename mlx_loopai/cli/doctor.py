@@ -259,7 +259,6 @@ def command(tests: bool, as_json: bool, quiet: bool) -> None:
     computing the same thing differ by more than rounding. Add what `doctor --selftest` prints to a report of a defect.
     """
     facts = gather()
-    found = problems(facts)
     shown = text(facts)
     known = document(facts)
     checks = _selftest(quiet) if tests else []

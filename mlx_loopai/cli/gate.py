@@ -44,7 +44,7 @@ def command(
     path = _report_in(source) if source.is_dir() else source
     found = _chosen(source, path, arm)
     gate = replace(_gate(source, floor, min_floor, gain_floor), certain=certain)
-    reasons = [shortfall.said(tr) for shortfall in gate.check(found.gate_figures)]
+    reasons = [*_not_learnt(source), *(shortfall.said(tr) for shortfall in gate.check(found.gate_figures))]
     figures = {"retention": found.retention, "retention_min": found.retention_min, "gain": found.gain}
     document = {"passed": not reasons, "reasons": reasons, "report": path, **figures, "floors": gate}
     said = ", ".join(f"{tr(name)} {value:.3f}" for name, value in figures.items() if value is not None)
@@ -74,6 +74,16 @@ def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor
     gate = gate_of(read_text(settings), str(settings)) if settings.is_file() else Gate()
     given: dict[str, Any] = {"floor": floor, "minimum_floor": min_floor, "gain_floor": gain_floor}
     return replace(gate, **{name: value for name, value in given.items() if value is not None})
+
+
+def _not_learnt(source: Path) -> list[str]:
+    """Why the run in the folder `source` learnt nothing; empty for one that did, and for what is no judged run."""
+    from mlx_loopai.experiments.verdict import not_learnt
+    from mlx_loopai.runs.directory import RunDirectory
+    from mlx_loopai.runs.documents.verdict import JudgedSummary
+
+    place = RunDirectory(source).verdict
+    return not_learnt(JudgedSummary.read(place)) if place.is_file() else []
 
 
 def _chosen(source: Path, path: Path, arm: str) -> Kept:

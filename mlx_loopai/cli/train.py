@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _WITHOUT_GUARD = ("replay.source=none", "replay.share=0", "replay.loss_share=0", "penalty.kind=none")
 _SAMPLE_CHARS = 160
-_VERDICTS = (later("pass"), later("fail"), later("too little data"))
+_VERDICTS = (later("pass"), later("fail"), later("unclear"), later("too little data"))
 
 
 @click.command("train")
@@ -211,7 +211,7 @@ def judged_text(judged: JudgedSummary) -> str:
     )
     rows = [
         (tr("kept"), _with_interval(judged.retention, judged.retention_interval) + floor),
-        (tr("worst kind"), _figure(judged.retention_min)),
+        (tr("worst kind"), " ".join(filter(None, [_figure(judged.retention_min), judged.worst_kind]))),
         (tr("switched"), tr("{figure} with --adapter-when auto", figure=_figure(judged.switched_retention))),
         (
             tr("learnt"),

@@ -5,6 +5,7 @@ Plain numbers in, plain numbers out: no model is needed here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,6 +52,11 @@ class Retention:
     interval: tuple[float, float]
     right_to_wrong: int
     wrong_to_right: int
+
+    @property
+    def worst(self) -> str:
+        """The name of the task that kept least."""
+        return min(self.per_task, key=lambda name: self.per_task[name].capped)
 
 
 def counted(base: Sequence[TaskResult]) -> list[str]:
@@ -127,6 +133,15 @@ def retention_over_seeds(
         right_to_wrong=sum(one.right_to_wrong for one in each),
         wrong_to_right=sum(one.wrong_to_right for one in each),
     )
+
+
+def chance_of_losing(lost: int, won: int) -> float:
+    """How likely a change that does no harm turns at least `lost` of `lost + won` changed answers to the worse.
+
+    Source: McNemar's test in its exact, one-sided form (Psychometrika 12, 1947): either turn is as likely as the other.
+    """
+    changed = lost + won
+    return sum(math.comb(changed, count) for count in range(lost, changed + 1)) / 2**changed
 
 
 def _paired(base: Sequence[TaskResult], tuned: Sequence[TaskResult]) -> list[tuple[TaskResult, TaskResult]]:

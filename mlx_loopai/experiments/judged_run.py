@@ -14,12 +14,13 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.bootstrap import RESAMPLES, interval_of, item_times
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
-from mlx_loopai.evaluation.retention import retention
+from mlx_loopai.evaluation.retention import Retention, chance_of_losing, retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Asked, Task
 from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched, well_known
 from mlx_loopai.experiments.preview import preview_of
+from mlx_loopai.experiments.verdict import verdict_on
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
 from mlx_loopai.language import tr
@@ -29,14 +30,11 @@ from mlx_loopai.models.rounding import can_be_rounded, round_weights
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import EventSink, RunDirectory
 from mlx_loopai.runs.documents.summary import Summary
-from mlx_loopai.runs.documents.verdict import JudgedSummary, Sample, Verdict
+from mlx_loopai.runs.documents.verdict import JudgedSummary, Sample
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
 from mlx_loopai.training.run import train_in
 from mlx_loopai.training.samples import SAMPLES, answers, base_answers, training_prompts
-
-# A run of fewer steps has hardly left its warm-up: whatever it shows is chance.
-FEWEST_STEPS = 20
 
 
 def train_and_judge(
@@ -78,8 +76,9 @@ def judge(context: RunContext, summary: Summary) -> JudgedSummary:
     samples = _samples(context, tasks)
     gain, gain_interval = _gain(context)
     measured = _measured(context, tasks)
-    evaluation = with_switch = floor = None
+    kept = with_switch = floor = None
     if measured is not None:
+        kept = retention(measured.base.tasks, measured.tuned.tasks)
         evaluation = evaluation_of(
             measured.base,
             measured.tuned,
@@ -93,10 +92,13 @@ def judge(context: RunContext, summary: Summary) -> JudgedSummary:
         floor = _noise_floor(context, measured)
     judged = JudgedSummary(
         **vars(summary),
-        retention=evaluation.retention if evaluation else None,
-        retention_min=evaluation.retention_min if evaluation else None,
-        retention_interval=evaluation.retention_interval if evaluation else None,
-        noise_floor=floor,
+        retention=kept.mean if kept else None,
+        retention_min=kept.minimum if kept else None,
+        retention_interval=kept.interval if kept else None,
+        worst_kind=kept.worst if kept else "",
+        worst_chance=_worst_chance(kept) if kept else None,
+        noise_floor=floor.mean if floor else None,
+        noise_floor_min=floor.minimum if floor else None,
         switched_retention=with_switch.mean if with_switch else None,
         switched_retention_min=with_switch.minimum if with_switch else None,
         switch_accuracy=measured.switch.accuracy if measured and measured.switch else None,
@@ -107,49 +109,6 @@ def judge(context: RunContext, summary: Summary) -> JudgedSummary:
     )
     verdict, reasons = verdict_on(judged, Gate.of(context.config.forgetting))
     return replace(judged, verdict=verdict, reasons=tuple(reasons))
-
-
-def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
-    """Whether a run may be used, and why not.
-
-    Retention is judged against the noise floor: a model that moves no more than its own rounding has kept everything.
-    """
-    if judged.steps < FEWEST_STEPS:
-        return "too little data", [
-            tr("{steps} steps are too few to learn from; give more rows or train.epochs", steps=judged.steps)
-        ]
-    reasons = []
-    if judged.margin is not None:
-        reasons += _lost_preferences(judged)
-    elif judged.gain_interval is not None and judged.gain_interval[0] <= 0:
-        reasons.append(tr("nothing was clearly learnt: held-out rows are no likelier than before"))
-    if judged.retention is None:
-        reasons.append(tr("general ability could not be measured: the base answers too few questions of the suite"))
-    elif judged.retention < gate.floor * (judged.noise_floor or 1.0):
-        reasons.append(
-            tr(
-                "general ability: {retention:.3f} is kept, below {floor:g} of what noise leaves",
-                retention=judged.retention,
-                floor=gate.floor,
-            )
-        )
-    return ("fail" if reasons else "pass"), reasons
-
-
-def _lost_preferences(judged: Summary) -> list[str]:
-    """Why a run on judged answers did not learn what it should."""
-    found = []
-    if judged.margin is not None and judged.margin <= 0:
-        found.append(tr("nothing was learnt of the pairs: held-out chosen answers gained no more than rejected ones"))
-    if judged.chosen_logprob_change is not None and judged.chosen_logprob_change < 0:
-        found.append(
-            tr(
-                "held-out chosen answers became less likely ({chosen_logprob_change:.3f} nats per token); raise "
-                "preference.sft_weight",
-                chosen_logprob_change=judged.chosen_logprob_change,
-            )
-        )
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +149,13 @@ def _switch(context: RunContext) -> Switch | None:
     return Switch.load(folder, context.base.shape.hidden_size) if (folder / SWITCH_FILE).is_file() else None
 
 
-def _noise_floor(context: RunContext, measured: _Measured) -> float | None:
+def _worst_chance(kept: Retention) -> float:
+    """`chance_of_losing` as much as the worst kind did in any of the kinds (Bonferroni's bound)."""
+    worst = kept.per_task[kept.worst]
+    return min(1.0, len(kept.per_task) * chance_of_losing(worst.right_to_wrong, worst.wrong_to_right))
+
+
+def _noise_floor(context: RunContext, measured: _Measured) -> Retention | None:
     """Retention of the base with its weights rounded to 8 bits; None for one whose weights have fewer."""
     loaded = context.loaded
     if not can_be_rounded(loaded.model):
@@ -201,7 +166,7 @@ def _noise_floor(context: RunContext, measured: _Measured) -> float | None:
         found = measure_suite(
             rounded, context.encoder, measured.tasks, context.listener, tr("rounded base"), cache_folder()
         )
-    return retention(measured.base.tasks, found.tasks).mean
+    return retention(measured.base.tasks, found.tasks)
 
 
 def _gain(context: RunContext) -> tuple[float | None, tuple[float, float] | None]:

@@ -104,6 +104,11 @@ def _samples(judged: JudgedSummary | None) -> dict[str, list[Example]]:
 _JUDGED = {
     "pass": Headline("pass", "It learnt, and kept what it could do.", "배웠고, 원래 하던 일도 그대로 합니다."),
     "fail": Headline("fail", "It is not ready to be used.", "아직 쓸 수 없습니다."),
+    "unclear": Headline(
+        "open",
+        "It learnt; more questions must show what it kept.",
+        "배웠습니다. 무엇을 지켰는지는 질문을 더 해 봐야 압니다.",
+    ),
     "too little data": Headline("open", "Too little data to judge.", "데이터가 너무 적어 판단할 수 없습니다."),
 }
 

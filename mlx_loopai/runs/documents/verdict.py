@@ -8,7 +8,7 @@ from typing import Literal
 from mlx_loopai.runs.documents.document import Figure, Interval, Part
 from mlx_loopai.runs.documents.summary import Summary
 
-Verdict = Literal["pass", "fail", "too little data"]
+Verdict = Literal["pass", "fail", "unclear", "too little data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +25,21 @@ class JudgedSummary(Summary):
     """A run's summary and what was measured at its end.
 
     retention, retention_min, retention_interval: over a few questions of each kind, 1 for the base; None where the base
-    answers none of them well enough. noise_floor: the same of the base with its weights rounded to 8 bits: below it
-    nobody can tell a model from its base. switched_retention, switched_retention_min: with the adapter switch;
-    switch_accuracy: share of held-out prompts that it decides rightly. gain: nats per token learnt on held-out rows,
-    with its interval (without a plain run to compare with, there is no share of plain's gain). reasons: why the verdict
-    is no pass.
+    answers none of them well enough. worst_kind: the kind of retention_min; worst_chance: how likely a harmless change
+    turns as many of its answers to the worse. noise_floor, noise_floor_min: retention and retention_min of the base
+    with its weights rounded to 8 bits: below it nobody can tell a model from its base. switched_retention,
+    switched_retention_min: with the adapter switch; switch_accuracy: share of held-out prompts that it decides rightly.
+    gain: nats per token learnt on held-out rows, with its interval (without a plain run to compare with, there is no
+    share of plain's gain). reasons: why the verdict is no pass.
     """
 
     retention: Figure = None
     retention_min: Figure = None
     retention_interval: Interval = None
+    worst_kind: str = ""
+    worst_chance: Figure = None
     noise_floor: Figure = None
+    noise_floor_min: Figure = None
     switched_retention: Figure = None
     switched_retention_min: Figure = None
     switch_accuracy: Figure = None

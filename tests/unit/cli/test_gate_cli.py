@@ -10,6 +10,9 @@ from click.testing import CliRunner, Result
 from mlx_loopai.cli.gate import command
 from mlx_loopai.cli.main import main
 from mlx_loopai.errors import GateFailed, InputError
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.verdict import JudgedSummary
+from tests.unit.runs.test_documents import DONE
 
 KEPT = {"retention": 0.98, "retention_min": 0.96}
 GOOD = {**KEPT, "adapter": "RUN/adapter"}
@@ -29,6 +32,18 @@ def test_a_good_run_folder_passes(tmp_path: Path) -> None:
     written(tmp_path / "evaluation.json", GOOD)
     result = run(tmp_path)
     assert (result.exit_code, result.stdout) == (0, "passed: retention 0.980, retention_min 0.960\n")
+
+
+@pytest.mark.parametrize(
+    ("steps", "low", "reason"), [(9, 0.1, "9 steps are too few"), (99, -0.1, "nothing was clearly")]
+)
+def test_a_run_that_learnt_nothing_does_not_pass(tmp_path: Path, steps: int, low: float, reason: str) -> None:
+    written(tmp_path / "evaluation.json", GOOD)
+    trained = JudgedSummary(**DONE | {"steps": steps}, gain=0.2, gain_interval=(low, 0.3), verdict="pass")
+    trained.write(RunDirectory(tmp_path).verdict)
+    result = run(tmp_path)
+    assert isinstance(result.exception, GateFailed)
+    assert reason in str(result.exception)
 
 
 def test_a_report_file_fails_with_all_reasons_in_one_line(tmp_path: Path) -> None:

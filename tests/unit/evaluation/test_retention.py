@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.evaluation.retention import Retention, counted, retention, retention_over_seeds
+from mlx_loopai.evaluation.retention import Retention, chance_of_losing, counted, retention, retention_over_seeds
 from mlx_loopai.evaluation.tasks import TaskResult
 from tests.unit.evaluation.results import result
 
@@ -176,3 +177,9 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
 def test_other_tasks_are_refused() -> None:
     with pytest.raises(InputError, match="same ones"):
         retention_over_seeds([of_n("a", 180)], [[of_n("b", 180)]])
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (5, 0), (7, 3), (3, 7), (4, 4)])
+def test_the_chance_of_losing_is_counted_over_all_ways_to_turn(lost: int, won: int) -> None:
+    ways = list(product((0, 1), repeat=lost + won))
+    assert chance_of_losing(lost, won) == pytest.approx(sum(sum(way) >= lost for way in ways) / len(ways))

@@ -14,7 +14,8 @@ from mlx_loopai.config import RunConfig, validate_config
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.evaluation.gate import Gate
 from mlx_loopai.evaluation.perplexity import RowLosses
-from mlx_loopai.experiments.judged_run import FEWEST_STEPS, learnt_interval, train_and_judge, verdict_on
+from mlx_loopai.experiments.judged_run import learnt_interval, train_and_judge
+from mlx_loopai.experiments.verdict import FEWEST_STEPS, verdict_on
 from mlx_loopai.library.writing import generate
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.run import read_run
@@ -110,12 +111,26 @@ def test_a_run_without_guards_or_questions_is_not_judged(tmp_path: Path, heard: 
         ({"retention": 0.9}, "fail", "0.900 is kept"),
         ({"retention": 0.92, "noise_floor": 0.96}, "pass", ""),
         ({"retention": None}, "fail", "could not be measured"),
+        ({"retention_min": 0.7, "worst_chance": 0.001}, "fail", "sums: 0.700 is kept"),
+        ({"retention_min": 0.7, "worst_chance": 0.3}, "unclear", "sums: 0.700 is kept, but so few"),
+        ({"retention_min": 0.7, "worst_chance": 0.001, "noise_floor_min": 0.75}, "pass", ""),
+        ({"retention_min": 0.7, "worst_chance": 0.3, "retention": 0.9}, "fail", "0.900 is kept"),
     ],
 )
 def test_the_verdict(
     judged: tuple[Path, JudgedSummary, Heard], changes: dict[str, Any], verdict: str, reason: str
 ) -> None:
-    good = replace(judged[1], steps=100, retention=0.99, noise_floor=0.99, gain=0.3, gain_interval=(0.2, 0.4))
+    good = replace(
+        judged[1],
+        steps=100,
+        retention=0.99,
+        retention_min=0.98,
+        worst_kind="sums",
+        noise_floor=0.99,
+        noise_floor_min=0.98,
+        gain=0.3,
+        gain_interval=(0.2, 0.4),
+    )
     found, reasons = verdict_on(replace(good, **changes), Gate())
     assert found == verdict
     assert reason in "; ".join(reasons)

@@ -1,0 +1,97 @@
+"""The verdict on a run: whether its adapter may be used, and why not."""
+
+from __future__ import annotations
+
+from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.language import tr
+from mlx_loopai.runs.documents.summary import Summary
+from mlx_loopai.runs.documents.verdict import JudgedSummary, Verdict
+
+# A run of fewer steps has hardly left its warm-up: whatever it shows is chance.
+FEWEST_STEPS = 20
+# A loss that a harmless change would show less often than this is a loss.
+SIGNIFICANT = 0.05
+
+
+def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
+    """Whether a run may be used, and why not.
+
+    Retention is judged against the noise floor: a model that moves no more than its own rounding has kept everything.
+    The worst kind of question is judged too, but a few questions may show a loss by chance: then the verdict is open.
+    """
+    if judged.steps < FEWEST_STEPS:
+        return "too little data", not_learnt(judged)
+    reasons = [*not_learnt(judged), *_not_kept(judged, gate)]
+    if reasons:
+        return "fail", reasons
+    doubts = _in_doubt(judged, gate)
+    return ("unclear" if doubts else "pass"), doubts
+
+
+def not_learnt(judged: JudgedSummary) -> list[str]:
+    """Why what the run learnt cannot be told from nothing; empty when it can."""
+    if judged.steps < FEWEST_STEPS:
+        return [tr("{steps} steps are too few to learn from; give more rows or train.epochs", steps=judged.steps)]
+    if judged.margin is not None:
+        return _lost_preferences(judged)
+    if judged.gain_interval is not None and judged.gain_interval[0] <= 0:
+        return [tr("nothing was clearly learnt: held-out rows are no likelier than before")]
+    return []
+
+
+def _not_kept(judged: JudgedSummary, gate: Gate) -> list[str]:
+    if judged.retention is None:
+        return [tr("general ability could not be measured: the base answers too few questions of the suite")]
+    found = []
+    if judged.retention < gate.floor * (judged.noise_floor or 1.0):
+        found.append(
+            tr(
+                "general ability: {retention:.3f} is kept, below {floor:g} of what noise leaves",
+                retention=judged.retention,
+                floor=gate.floor,
+            )
+        )
+    if _worst_is_low(judged, gate) and (judged.worst_chance or 0.0) < SIGNIFICANT:
+        found.append(
+            tr(
+                "{kind}: {kept:.3f} is kept, below {floor:g} of what noise leaves",
+                kind=judged.worst_kind,
+                kept=judged.retention_min,
+                floor=gate.minimum_floor,
+            )
+        )
+    return found
+
+
+def _in_doubt(judged: JudgedSummary, gate: Gate) -> list[str]:
+    if not _worst_is_low(judged, gate):
+        return []
+    return [
+        tr(
+            "{kind}: {kept:.3f} is kept, but so few questions show that by chance too; ask more of them with evaluate",
+            kind=judged.worst_kind,
+            kept=judged.retention_min,
+        )
+    ]
+
+
+def _worst_is_low(judged: JudgedSummary, gate: Gate) -> bool:
+    return judged.retention_min is not None and judged.retention_min < gate.minimum_floor * (
+        judged.noise_floor_min or 1.0
+    )
+
+
+def _lost_preferences(judged: Summary) -> list[str]:
+    """Why a run on judged answers did not learn what it should."""
+    found = []
+    if judged.margin is not None and judged.margin <= 0:
+        found.append(tr("nothing was learnt of the pairs: held-out chosen answers gained no more than rejected ones"))
+    if judged.chosen_logprob_change is not None and judged.chosen_logprob_change < 0:
+        found.append(
+            tr(
+                "held-out chosen answers became less likely ({chosen_logprob_change:.3f} nats per token); raise "
+                "preference.sft_weight",
+                chosen_logprob_change=judged.chosen_logprob_change,
+            )
+        )
+    return found

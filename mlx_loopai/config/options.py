@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import yaml
@@ -169,6 +170,17 @@ class PhaseOptions(Options):
     replay_share: float | None = Field(None, ge=0, lt=1, description="overrides replay.share")
 
 
+@dataclass(frozen=True)
+class PhaseSettings:
+    """A phase as it is trained: what it does not override is that of `train`, `penalty` and `replay`."""
+
+    name: str
+    mixture: dict[str, float]
+    learning_rate: float
+    penalty_strength: float
+    replay_share: float
+
+
 class RunConfig(Options):
     """Everything that decides what a training run does."""
 
@@ -277,6 +289,21 @@ class RunConfig(Options):
         return self
 
     @property
+    def trained_phases(self) -> tuple[PhaseSettings, ...]:
+        """The phases with every value; one over all sources where none is named."""
+        named = self.phases or (PhaseOptions(name="train", mixture=dict.fromkeys(self.sources, 1.0)),)
+        return tuple(
+            PhaseSettings(
+                name=phase.name,
+                mixture=phase.mixture,
+                learning_rate=_or(phase.learning_rate, self.train.learning_rate),
+                penalty_strength=_or(phase.penalty_strength, self.penalty.strength),
+                replay_share=_or(phase.replay_share, self.replay.share),
+            )
+            for phase in named
+        )
+
+    @property
     def changes_text(self) -> bool:
         """Whether what the run trains has a part in answers to text; where it has none, guards have nothing to hold."""
         return self.vision.trains != "projector"
@@ -303,6 +330,11 @@ class RunConfig(Options):
         return self.forgetting.budget > 0 and self.is_guarded
 
     @property
+    def is_judged(self) -> bool:
+        """Whether base and result are asked the questions of a suite when the run has ended."""
+        return self.is_guarded and self.forgetting.questions > 0
+
+    @property
     def watches(self) -> bool:
         """Whether general ability is read while the run trains."""
         return self.forgetting.monitor_every > 0 or self.has_budget
@@ -319,3 +351,7 @@ class RunConfig(Options):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _or(own: float | None, general: float) -> float:
+    return general if own is None else own

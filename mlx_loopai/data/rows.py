@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlx_loopai.config import PreferenceOptions, RunConfig, SourceOptions
+from mlx_loopai.config import PreferenceOptions, SourceOptions
 from mlx_loopai.data.encoding import SplitNotice, encode_judged, encode_records
 from mlx_loopai.data.pairs import Label
 from mlx_loopai.data.records import Reading, Record
@@ -27,6 +27,34 @@ MOST_HELD_OUT = 64
 # Reading and encoding less than this takes no time that somebody would wonder about.
 _LONG_BYTES, _LONG_ROWS = 2 * MIB, 2000
 _Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """How a record becomes rows: under `system_prompt`, divided where it has more than `max_tokens`."""
+
+    system_prompt: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedRows:
+    """The files of a run: its `sources` by name, and the held-out rows, of a file or a share of the sources.
+
+    preference: whether judged answers are learnt from, and of which kind.
+    """
+
+    sources: Mapping[str, SourceOptions]
+    validation: str
+    validation_share: float
+    preference: PreferenceOptions
+    form: RowForm
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for runs that read the same rows."""
+        sources = tuple((name, how.model_dump_json()) for name, how in self.sources.items())
+        return sources, self.validation, self.validation_share, self.preference.model_dump_json(), self.form
 
 
 @dataclass(frozen=True)
@@ -129,69 +157,62 @@ class RowReader:
         return self.reading(path, category, how).checked(how.skip_bad).answers
 
     def encoded(
-        self, path: str, category: str, config: RunConfig, how: SourceOptions | None = None
+        self, path: str, category: str, form: RowForm, how: SourceOptions | None = None
     ) -> tuple[list[TokenRow], SplitNotice | None]:
-        """The rows of a file under `config`, and a notice when some had to be divided. Raises: InputError."""
-        longest = config.train.max_tokens
+        """The rows of a file, and a notice when some had to be divided. Raises: InputError."""
         return self._once(
-            ("rows", path, category, _key(how), config.system_prompt, longest),
-            lambda: self._encode(self.records(path, category, how), config),
+            ("rows", path, category, _key(how), form),
+            lambda: self._encode(self.records(path, category, how), form),
         )
 
-    def _encode(self, records: list[Record], config: RunConfig) -> tuple[list[TokenRow], SplitNotice | None]:
+    def _encode(self, records: list[Record], form: RowForm) -> tuple[list[TokenRow], SplitNotice | None]:
         long = len(records) >= _LONG_ROWS
         advance = self._stage(tr("counting tokens of rows"), len(records)) if long else ignore
-        return encode_records(self.encoder(config.system_prompt), records, config.train.max_tokens, advance)
+        return encode_records(self.encoder(form.system_prompt), records, form.max_tokens, advance)
 
     def _learnt(
-        self, path: str, category: str, config: RunConfig, how: SourceOptions | None = None
+        self, path: str, category: str, wanted: WantedRows, how: SourceOptions | None = None
     ) -> tuple[list[TokenRow], SplitNotice | None]:
         """As `encoded`, with the judged answers of the file, after its other rows, where the run learns from them."""
-        if not path or not config.preference.is_on:
-            return self.encoded(path, category, config, how)
+        form = wanted.form
+        if not path or not wanted.preference.is_on:
+            return self.encoded(path, category, form, how)
         reading = self.reading(path, category, how).checked(bool(how and how.skip_bad))
-        _refuse_labels(reading, config.preference)
-        longest = config.train.max_tokens
-        encoder = self.encoder(config.system_prompt)
-        rows, notice = self._encode(reading.records, config)
-        return rows + encode_judged(encoder, reading.judged, longest), notice
+        _refuse_labels(reading, wanted.preference)
+        rows, notice = self._encode(reading.records, form)
+        return rows + encode_judged(self.encoder(form.system_prompt), reading.judged, form.max_tokens), notice
 
-    def rows(self, config: RunConfig) -> Rows:
+    def rows(self, wanted: WantedRows) -> Rows:
         """Every source and the validation rows of a run, encoded; long ones are divided, with a notice.
 
         Raises: InputError when no data is named or a file cannot be read.
         """
-        if not config.sources:
+        if not wanted.sources:
             raise InputError(tr("no training data; give `data` FILE or a recipe with `sources`"))
-        read = config.model_dump_json(
-            include={"sources", "validation", "validation_share", "system_prompt", "preference"}
-        )
-        rows = self._once(("run", read, config.train.max_tokens), lambda: self._rows(config))
-        shelf = self.shelf
+        rows, shelf = self._once(("run", wanted.key), lambda: self._rows(wanted)), self.shelf
         if shelf is None:
             return rows
-        return self._once(("seen", id(shelf), read, config.train.max_tokens), lambda: rows.with_features(shelf))
+        return self._once(("seen", id(shelf), wanted.key), lambda: rows.with_features(shelf))
 
-    def _rows(self, config: RunConfig) -> Rows:
-        found = {name: self._learnt(one.path, one.category, config, one) for name, one in config.sources.items()}
-        notices = [
-            notice for one in config.sources.values() for notice in self.reading(one.path, one.category, one).notices
-        ]
+    def _rows(self, wanted: WantedRows) -> Rows:
+        named, preference = wanted.sources, wanted.preference
+        found = {name: self._learnt(one.path, one.category, wanted, one) for name, one in named.items()}
+        notices = [notice for one in named.values() for notice in self.reading(one.path, one.category, one).notices]
         notices += [f"{name}: {notice}" for name, (_, notice) in found.items() if notice]
         sources = {name: rows for name, (rows, _) in found.items()}
-        if config.preference.is_on and not any(row.judged for rows in sources.values() for row in rows):
+        if preference.is_on and not any(row.judged for rows in sources.values() for row in rows):
             raise InputError(
                 tr(
                     "preference.objective {objective}: none of {sources} holds a pair of answers or one with a "
                     "label; give such rows, or set it to none",
-                    objective=config.preference.objective,
+                    objective=preference.objective,
                     sources=", ".join(sources),
                 )
             )
-        if config.validation or not config.validation_share:
-            held_out, _ = self._learnt(config.validation, "domain", config)
+        if wanted.validation or not wanted.validation_share:
+            held_out, _ = self._learnt(wanted.validation, "domain", wanted)
             return Rows(sources, held_out, tuple(notices))
-        return _divided(sources, config.validation_share, tuple(notices))
+        return _divided(sources, wanted.validation_share, tuple(notices))
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], _Found]) -> _Found:
         if key not in self._kept:

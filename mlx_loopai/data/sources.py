@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_loopai.config import RunConfig, SourceOptions
+from mlx_loopai.config import SourceOptions
 from mlx_loopai.data.formats import ROW_SUFFIXES
 from mlx_loopai.data.hub_rows import HUB_PREFIX, fetch_rows
 from mlx_loopai.data.pairs import Pair
@@ -81,8 +81,3 @@ def holds_stories(path: Path) -> bool:
         found = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
         return bool(found & set(reading.SUFFIXES)) and not found & set(ROW_SUFFIXES)
     return path.suffix.lower() in reading.SUFFIXES
-
-
-def general_records(config: RunConfig) -> list[Record]:
-    """The general rows of a run; empty when only the embedded prompt set serves."""
-    return read_source(config.general, GENERAL_CATEGORY) if config.general else []

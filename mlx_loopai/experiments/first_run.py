@@ -37,7 +37,7 @@ def proposed_base(config: RunConfig, machine: Machine) -> Released | None:
 
 def _fits(model: Released, config: RunConfig, machine: Machine) -> bool:
     shape = ModelShape.from_config(known_config(model.shape_name) or {})
-    found = plan(shape, config, machine, memory_terms(config))
+    found = plan(shape, config, machine, memory_terms(config.penalty, config.replay))
     return found.fits and found.base_precision in FLOAT_BYTES
 
 

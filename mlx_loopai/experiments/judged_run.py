@@ -57,7 +57,7 @@ def train_and_judge(
         return preview_of(context, this_machine()).lines if config.is_guarded else ()
 
     summary = train_in(context, resume, group, first_lines)
-    if not (config.is_guarded and config.forgetting.questions and context.directory.writes):
+    if not (config.is_judged and context.directory.writes):
         return summary
     judged = judge(context.recorded(), summary)
     judged = replace(judged, minutes=(time.perf_counter() - started) / 60)
@@ -174,9 +174,10 @@ def _gain(context: RunContext) -> tuple[float | None, tuple[float, float] | None
     rows = context.rows.validation
     if not rows:
         return None, None
-    after = nll(context.model, rows)
-    with adapter_disabled(context.model):
-        before = nll(context.model, rows)
+    model = context.loaded.model
+    after = nll(model, rows)
+    with adapter_disabled(model):
+        before = nll(model, rows)
     return before.nll_per_token - after.nll_per_token, learnt_interval(before, after)
 
 
@@ -192,7 +193,8 @@ def _samples(context: RunContext, tasks: Sequence[Task]) -> tuple[Sample, ...]:
     asked = [item.prompt for task in tasks if isinstance(task, Asked) for item in task.items[:1]]
     prompts = [*trained, *asked[: SAMPLES - len(trained)]]
     context.listener.stage(tr("answers to read"), 2 * len(prompts))
-    tuned, base = answers(context, prompts), base_answers(context, prompts)
+    loaded, encoder = context.loaded, context.encoder
+    tuned, base = answers(loaded, encoder, prompts), base_answers(loaded, encoder, prompts)
     return tuple(
         Sample(prompt=prompt, base=before, tuned=after)
         for prompt, before, after in zip(prompts, base, tuned, strict=True)

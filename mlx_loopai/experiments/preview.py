@@ -73,7 +73,7 @@ def preview(
 
     speed: of the machine, where it was measured already. Raises: as `memory.plan.plan`.
     """
-    planned = plan(shape, config, machine, memory_terms(config), known)
+    planned = plan(shape, config, machine, memory_terms(config.penalty, config.replay), known)
     plain = plan(shape, config.without_guards(), machine, NO_GUARD, known)
     time = None
     if lengths:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mlx_loopai.config import RunConfig
 from mlx_loopai.evaluation.suites import GENERAL, read_suite
 from mlx_loopai.evaluation.tasks import Asked
-from mlx_loopai.guards.rehearsal import WATCHED_ROWS, prompts_needed
+from mlx_loopai.guards.rehearsal import WATCHED_ROWS
 from mlx_loopai.language import later
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import PROMPT_TOKENS
@@ -20,6 +20,7 @@ from mlx_loopai.memory.speed import Peak, measured_peak, peak_of
 from mlx_loopai.models.load import NANO
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.training.general_rows import prompts_needed
 from mlx_loopai.training.monitor import steps_between_readings
 
 _HALF_BITS = 16
@@ -162,7 +163,7 @@ class _Clock:
         training = self._steps(work, least).low_s, self._steps(work, work.own_tokens + work.rehearsed_tokens).high_s
         plain, phases = self._steps(work, work.own_tokens), {later("training"): Span(*training)}
         phases |= self._guards(work, len(lengths)) if self.config.is_guarded else {}
-        if self.config.is_guarded and self.config.forgetting.questions:
+        if self.config.is_judged:
             phases[later("measuring before and after")] = self._measuring()
         return RunTime(phases, plain, work.steps, self.speed.source)
 

@@ -34,7 +34,7 @@ class Held:
     @staticmethod
     def of(context: RunContext) -> Held:
         """What the run in the context's folder, which is complete, was trained with."""
-        config, guard = context.config, guard_of(context.config)
+        config, guard = context.config, guard_of(context.config.penalty)
         state = guard.load(context.directory.importance) if config.measures_importance else None
         return Held(guard.penalty(state), config.penalty.strength * guard.token_divergence)
 

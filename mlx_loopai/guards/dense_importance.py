@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.files import whole_file
 from mlx_loopai.guards.guard import Penalty
 from mlx_loopai.guards.measured import MeasuredGuard, over_layers, read_parts
@@ -110,7 +110,7 @@ def dense_penalty(importance: DenseImportance) -> Penalty:
 class DenseGuard(MeasuredGuard[DenseImportance]):
     """What the guards share whose state is a `DenseImportance`."""
 
-    def terms(self, config: RunConfig) -> GuardTerms:
+    def terms(self, options: PenaltyOptions) -> GuardTerms:
         return GuardTerms(adapters=1, vectors=1, weights=1, largest_layers=3, observes=True)
 
     def penalty(self, state: DenseImportance) -> Penalty:

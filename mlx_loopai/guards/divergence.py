@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.guards.guard import Stateless, register
 from mlx_loopai.memory.guard_terms import GuardTerms
 
@@ -18,5 +18,5 @@ class Divergence(Stateless):
 
     token_divergence = 1.0
 
-    def terms(self, config: RunConfig) -> GuardTerms:
+    def terms(self, options: PenaltyOptions) -> GuardTerms:
         return GuardTerms(diverges=True)

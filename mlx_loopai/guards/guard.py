@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_loopai.config import LoraOptions, PenaltyOptions, RunConfig
+from mlx_loopai.config import LoraOptions, PenaltyOptions
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
 from mlx_loopai.models.micro_batch import MicroBatch
 
@@ -49,8 +49,8 @@ class Guard(Protocol[State]):
 
     token_divergence: float = 0.0
 
-    def terms(self, config: RunConfig) -> GuardTerms:
-        """What it keeps and works on, as factors of the model's sizes."""
+    def terms(self, options: Any) -> GuardTerms:
+        """What it keeps and works on, as factors of the model's sizes. options: its own section, such as `penalty`."""
         ...
 
     def made_by(self, material: Material) -> list[Any]:
@@ -81,7 +81,7 @@ class Guard(Protocol[State]):
 class Stateless(Guard[None]):
     """A guard that measures nothing before training."""
 
-    def terms(self, config: RunConfig) -> GuardTerms:
+    def terms(self, options: PenaltyOptions) -> GuardTerms:
         return NO_GUARD
 
     def made_by(self, material: Material) -> list[Any]:
@@ -117,9 +117,9 @@ def register(kind: str) -> Callable[[_Class], _Class]:
     return put
 
 
-def guard_of(config: RunConfig) -> Guard[Any]:
-    """The guard of the configuration's `penalty.kind`."""
-    if config.penalty.kind not in _GUARDS:
+def guard_of(options: PenaltyOptions) -> Guard[Any]:
+    """The guard of `penalty.kind`."""
+    if options.kind not in _GUARDS:
         for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
             import_module(f"{__package__}.{module.name}")
-    return _GUARDS[config.penalty.kind]
+    return _GUARDS[options.kind]

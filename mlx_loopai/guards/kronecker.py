@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import mlx.core as mx
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.guards.guard import Penalty, register
 from mlx_loopai.guards.importance import Importance, ImportanceGuard
 from mlx_loopai.guards.measured import over_layers
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.models.lora import LoRALinear
 
-if TYPE_CHECKING:
-    pass
-
 
 @register("kronecker")
 class Kronecker(ImportanceGuard):
     """Importance u v^T of every layer, from one backward pass over general rows."""
 
-    def terms(self, config: RunConfig) -> GuardTerms:
+    def terms(self, options: PenaltyOptions) -> GuardTerms:
         return GuardTerms(adapters=1, vectors=1, observes=True)
 
     def penalty(self, state: Importance) -> Penalty:

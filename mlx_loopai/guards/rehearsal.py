@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.nn as nn
 import numpy as np
 
-from mlx_loopai.config import ReplayOptions, RunConfig
+from mlx_loopai.config import ReplayOptions
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.samples import texts
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 # Rows that the monitor reads: they are not rehearsed.
 WATCHED_ROWS = 24
-_PROMPTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -84,22 +82,6 @@ def _evenly(kinds: Mapping[str, Sequence[str]], seed: int) -> list[str]:
     """All prompts, one of each kind after the other, each kind in a seeded order."""
     shuffled = [random.Random(f"{seed} {kind}").sample(kinds[kind], len(kinds[kind])) for kind in sorted(kinds)]
     return [prompt for turn in zip_longest(*shuffled) for prompt in turn if prompt is not None]
-
-
-def prompts_needed(config: RunConfig, n_rows: int) -> int:
-    """How many prompts a run of `n_rows` training rows has a use for: to rehearse, to watch and to measure on.
-
-    In steps of `_PROMPTS_AT_ONCE`, so that runs of about one size share their answers.
-    """
-    rows = n_rows * config.train.epochs
-    if config.train.max_steps:
-        rows = config.train.max_steps * config.train.rows_per_step
-    shares = [config.replay.share if phase.replay_share is None else phase.replay_share for phase in config.phases]
-    share = max([config.replay.share, *shares])
-    drawn = rows * share if config.train.max_steps else rows * share / (1 - share)
-    measured = config.penalty.sequences if config.measures_importance else 0
-    wanted = max(drawn, measured) + WATCHED_ROWS
-    return min(config.replay.max_prompts, _PROMPTS_AT_ONCE * math.ceil(wanted / _PROMPTS_AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -165,8 +147,8 @@ class SelfRehearsal(Guard[Rehearsal]):
     answering: Answering
 
     @staticmethod
-    def terms(config: RunConfig) -> GuardTerms:
-        return GuardTerms(diverges_on_answers=config.replay.objective != "answers")
+    def terms(options: ReplayOptions) -> GuardTerms:
+        return GuardTerms(diverges_on_answers=options.objective != "answers")
 
     def made_by(self, material: Material) -> list[Any]:
         prompt_ids = [self.encoder.prompt_ids([Message("user", prompt)]) for prompt in self.prompts]

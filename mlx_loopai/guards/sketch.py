@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_loopai.config import PenaltyOptions, RunConfig
+from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.guards.guard import Penalty, register
 from mlx_loopai.guards.importance import Importance, ImportanceGuard, InputSample
 from mlx_loopai.memory.guard_terms import GuardTerms
@@ -19,8 +19,8 @@ from mlx_loopai.models.lora import LoRALinear, lora_modules
 class Sketch(ImportanceGuard):
     """Importance of every output, and the inputs themselves of some general tokens."""
 
-    def terms(self, config: RunConfig) -> GuardTerms:
-        return GuardTerms(adapters=1, vectors=1, activations=config.penalty.activations, observes=True)
+    def terms(self, options: PenaltyOptions) -> GuardTerms:
+        return GuardTerms(adapters=1, vectors=1, activations=options.activations, observes=True)
 
     def sample(self, options: PenaltyOptions) -> InputSample:
         return InputSample(options.activations, options.opening_share)

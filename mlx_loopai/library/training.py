@@ -37,7 +37,7 @@ def plan(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15
     configuration, on = _configuration(config), find_machine(machine, macos)
     shape = ModelShape.from_config(*find_config(configuration.model))
     known = Known(corrections=read_corrections(shape, on))
-    return plan_run(shape, configuration, on, memory_terms(configuration), known)
+    return plan_run(shape, configuration, on, memory_terms(configuration.penalty, configuration.replay), known)
 
 
 def preview(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15) -> Preview:

@@ -107,17 +107,19 @@ def plan(
 
     Raises: InputError for a budget or an adapter target that cannot be read.
     """
-    width = min(known.longest_row, config.train.max_tokens) or config.train.max_tokens
-    compute = config.dtype if config.dtype != "auto" else ("bf16" if machine.backend == "metal" else "fp32")
+    rehearsed = config.trained_phases if config.needs_rehearsal else ()
     request = Request(
         shape=shape,
-        config=config,
         machine=machine,
-        guard=guard,
-        width=width,
-        compute=compute,
         budget_bytes=budget_of(machine, config.memory.budget),
         known=known,
+        guard=guard,
+        dtype=config.dtype,
+        lora=config.lora,
+        train=config.train,
+        memory=config.memory,
+        replay=config.replay,
+        replay_shares=tuple(phase.replay_share for phase in rehearsed),
     )
     chosen = next((options for options in request.attempts() if request.fits(options)), None)
     fits = chosen is not None
@@ -179,7 +181,7 @@ def _choices(request: Request, chosen: StepOptions, fits: bool) -> tuple[Choice,
 
 def _knobs(request: Request) -> tuple[_Knob, ...]:
     """In the order in which they are given up."""
-    memory, rows = request.config.memory, request.micro_tokens()[0] // request.width
+    memory, rows = request.memory, request.micro_tokens()[0] // request.width
 
     def by_user(said: object) -> str:
         return "set by you" if said else ""
@@ -202,10 +204,10 @@ def _knobs(request: Request) -> tuple[_Knob, ...]:
         _Knob(
             "base_precision",
             request.precisions()[0],
-            quantized or by_user(request.config.dtype != "auto"),
+            quantized or by_user(request.dtype != "auto"),
             "fits as it is",
         ),
-        _Knob("lora_layers", 0, by_user(request.config.lora.layers), "every block learns"),
+        _Knob("lora_layers", 0, by_user(request.lora.layers), "every block learns"),
     )
 
 
@@ -225,7 +227,7 @@ def _why_given_up(request: Request, chosen: StepOptions, knob: _Knob, fits: bool
 
 
 def _budget_choice(request: Request) -> Choice:
-    machine, asked = request.machine, request.config.memory.budget
+    machine, asked = request.machine, request.memory.budget
     automatic = budget_of(machine)
     if asked.strip().lower() != "auto":
         above = " (more than is safe here)" if request.budget_bytes > automatic else ""

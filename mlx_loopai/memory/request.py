@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import LoraOptions, MemoryOptions, ReplayOptions, TrainOptions
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import PROMPT_TOKENS, Answering, PhaseSizes, answering_bytes, importance_token_bytes
@@ -54,44 +54,61 @@ class Known:
 NOTHING_KNOWN = Known()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user fixed and what may be chosen."""
+    """What the user fixed and what may be chosen.
+
+    replay_shares: of rehearsal rows in the steps of each phase; empty where the run makes no such rows.
+    """
 
     shape: ModelShape
-    config: RunConfig
     machine: Machine
-    guard: GuardTerms
-    width: int
-    compute: str
     budget_bytes: int
     known: Known
+    guard: GuardTerms
+    dtype: str
+    lora: LoraOptions
+    train: TrainOptions
+    memory: MemoryOptions
+    replay: ReplayOptions
+    replay_shares: tuple[float, ...]
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row."""
+        return min(self.known.longest_row, self.train.max_tokens) or self.train.max_tokens
+
+    @property
+    def compute(self) -> str:
+        """The dtype of activations."""
+        automatic = "bf16" if self.machine.backend == "metal" else "fp32"
+        return automatic if self.dtype == "auto" else self.dtype
 
     def precisions(self) -> tuple[str, ...]:
         if self.shape.quantization is not None:
             return (f"{self.shape.quantization.bits}-bit",)
         # On CPU a quantised matrix product is too slow to train with (2-5 GFLOP/s measured): not offered there.
-        if self.config.dtype != "auto" or self.machine.backend == "cpu":
+        if self.dtype != "auto" or self.machine.backend == "cpu":
             return (self.compute,)
         return (self.compute, _SMALL_BASE)
 
     def layers(self) -> tuple[int, ...]:
-        wanted, deep = self.config.lora.layers, self.shape.n_layers
+        wanted, deep = self.lora.layers, self.shape.n_layers
         if wanted:
             return (wanted,)
         return (0, *(n for n in (deep // 2, deep // 4) if n > 0))
 
     def checkpointing(self) -> tuple[bool, ...]:
-        wanted = self.config.memory.checkpointing
+        wanted = self.memory.checkpointing
         return (False, True) if wanted == "auto" else (wanted,)
 
     def chunk_rows(self) -> tuple[int, ...]:
-        wanted = self.config.memory.chunk_rows
+        wanted = self.memory.chunk_rows
         return (wanted,) if wanted else _CHUNK_ROWS
 
     def micro_tokens(self) -> tuple[int, ...]:
         """From a whole step's rows (at most the useful size) down to one row of full width."""
-        wanted = self.config.memory.micro_tokens
+        wanted = self.memory.micro_tokens
         if wanted:
             # A micro-batch holds one row at least, however few tokens were asked for.
             return (max(wanted, self.width),)
@@ -102,44 +119,39 @@ class Request:
         return tuple(count * self.width for count in counts)
 
     def options(self, precision: str, layers: int, checkpointing: bool, chunk_rows: int, tokens: int) -> StepOptions:
-        lora = self.config.lora
         return StepOptions(
             base_precision=precision,
             compute=self.compute,
-            lora_rank=lora.rank,
-            lora_targets=lora.targets,
+            lora_rank=self.lora.rank,
+            lora_targets=self.lora.targets,
             lora_layers=layers,
             micro_tokens=tokens,
             width=self.width,
             checkpointing=checkpointing,
             chunk_rows=chunk_rows,
             guard=self.guard,
-            optimizer=self.config.train.optimizer,
-            dora=lora.dora,
-            accumulates=self._rehearsed() is not None or tokens < self.config.train.rows_per_step * self.width,
+            optimizer=self.train.optimizer,
+            dora=self.lora.dora,
+            accumulates=self._rehearsed() is not None or tokens < self.train.rows_per_step * self.width,
             rehearsed=self._rehearsed(),
             quadratic_attention=self.machine.backend == "metal" and attention_of(version("mlx")) == "quadratic",
         )
 
     def _own_rows(self) -> int:
         """The most rows of a step that may be padded together to the width of the longest."""
-        rows, rehearsed = self.config.train.rows_per_step, self._rehearsed()
-        return rows if rehearsed is None else max(1, rows - math.floor(rows * min(self._replay_shares())))
-
-    def _replay_shares(self) -> list[float]:
-        shares = [phase.replay_share for phase in self.config.phases]
-        return [self.config.replay.share if share is None else share for share in shares or [None]]
+        rows, rehearsed = self.train.rows_per_step, self._rehearsed()
+        return rows if rehearsed is None else max(1, rows - math.floor(rows * min(self.replay_shares)))
 
     def _rehearsed(self) -> RehearsedBatch | None:
         """The base's answers, where a step holds them apart from the run's own rows."""
-        replay, share = self.config.replay, max(self._replay_shares())
-        if not (self.config.needs_rehearsal and replay.mixes_steps and share > 0):
+        replay, share = self.replay, max(self.replay_shares, default=0.0)
+        if not (replay.mixes_steps and share > 0):
             return None
         width = self.width
         if replay.source != "records":
-            width = min(self.config.train.max_tokens, self._prompt_tokens() + replay.answer_tokens)
+            width = min(self.train.max_tokens, self._prompt_tokens() + replay.answer_tokens)
         targets = width if replay.source == "records" else replay.answer_tokens
-        return RehearsedBatch(math.ceil(self.config.train.rows_per_step * share), width, targets)
+        return RehearsedBatch(math.ceil(self.train.rows_per_step * share), width, targets)
 
     def _prompt_tokens(self) -> int:
         return self.known.longest_prompt or PROMPT_TOKENS
@@ -164,7 +176,7 @@ class Request:
             prompt_tokens=self._prompt_tokens(),
             importance_tokens=self._importance_tokens(options),
             rehearsal_rows=self._rehearsal_rows(options),
-            answer_tokens=self.config.replay.answer_tokens,
+            answer_tokens=self.replay.answer_tokens,
             converts=options.base_precision not in _RELEASED_PRECISION and self.shape.quantization is None,
         )
 
@@ -173,8 +185,8 @@ class Request:
         return self.budget_bytes - weight_bytes(self.shape, options.base_precision) - PHASE_OVERHEAD_BYTES
 
     def _rehearsal_rows(self, options: StepOptions) -> int:
-        replay = self.config.replay
-        if replay.source != "self" or not self.config.needs_rehearsal:
+        replay = self.replay
+        if replay.source != "self" or not self.replay_shares:
             return 0
         room, backend = self._room(options), self.machine.backend
         tried = (Answering(rows, self._prompt_tokens(), replay.answer_tokens) for rows in _ANSWERED_ROWS)
@@ -191,8 +203,9 @@ class Request:
 
     def _importance_width(self) -> int:
         """Tokens of its longest row: a rehearsal answer with its prompt, or as long as training's."""
-        replay = self.config.replay
-        return min(self.width, self._prompt_tokens() + replay.answer_tokens) if replay.source == "self" else self.width
+        if self.replay.source != "self":
+            return self.width
+        return min(self.width, self._prompt_tokens() + self.replay.answer_tokens)
 
     def fits(self, options: StepOptions) -> bool:
         return self.predict(options).total_bytes <= self.budget_bytes and not self._oversized(options)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import mlx.nn as nn
-
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Record
-from mlx_loopai.data.rows import RowReader, Rows
+from mlx_loopai.data.rows import RowForm, RowReader, Rows, WantedRows
 from mlx_loopai.data.sight import Sight
 from mlx_loopai.data.sources import GENERAL_CATEGORY
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
@@ -72,11 +70,6 @@ class RunContext:
         return self.base.loaded
 
     @property
-    def model(self) -> nn.Module:
-        """The network of `loaded`."""
-        return self.loaded.model
-
-    @property
     def encoder(self) -> ChatEncoder:
         """Encodes the run's rows and prompts."""
         return self.reader.encoder(self.config.system_prompt)
@@ -84,7 +77,16 @@ class RunContext:
     @property
     def rows(self) -> Rows:
         """The training and validation rows. Raises: InputError when there are none or a file cannot be read."""
-        return self.reader.rows(self.config)
+        config = self.config
+        return self.reader.rows(
+            WantedRows(
+                sources=config.sources,
+                validation=config.validation,
+                validation_share=config.validation_share,
+                preference=config.preference,
+                form=self._form,
+            )
+        )
 
     @property
     def general(self) -> list[Record]:
@@ -98,4 +100,8 @@ class RunContext:
 
     def encoded(self, path: str, category: str) -> list[TokenRow]:
         """The rows of a data file under this run's configuration. Raises: InputError."""
-        return self.reader.encoded(path, category, self.config)[0]
+        return self.reader.encoded(path, category, self._form)[0]
+
+    @property
+    def _form(self) -> RowForm:
+        return RowForm(self.config.system_prompt, self.config.train.max_tokens)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.rows import row_digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
@@ -18,7 +20,6 @@ from mlx_loopai.guards.rehearsal import (
     Rehearsal,
     SelfRehearsal,
     general_prompts,
-    prompts_needed,
     rehearsal_divergence,
     self_rehearsal,
 )
@@ -27,6 +28,9 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.runs.context import RunContext
+
+# Runs of about one size share the answers of the base: what they need is rounded up to a multiple of this.
+_PROMPTS_AT_ONCE = 64
 
 
 def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
@@ -39,7 +43,7 @@ def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
     if not rows or not rehearsal_divergence(options):
         return rows
     context.listener.stage(tr("the base on rehearsal"), len(rows))
-    return with_base_states(context.model, rows, context.directory.path, context.listener.advance)
+    return with_base_states(context.loaded.model, rows, context.directory.path, context.listener.advance)
 
 
 def _rows(context: RunContext, batch_rows: int) -> list[TokenRow]:
@@ -72,6 +76,19 @@ def _prompts(context: RunContext) -> list[str]:
     config = context.config
     enough = config.replay.model_copy(update={"max_prompts": prompts_needed(config, len(context.rows.lengths))})
     return general_prompts(context.general, enough, config.train.seed)
+
+
+def prompts_needed(config: RunConfig, n_rows: int) -> int:
+    """How many prompts a run of `n_rows` training rows has a use for: to rehearse, to watch and to measure on."""
+    train, replay = config.train, config.replay
+    share = max(replay.share, *(phase.replay_share for phase in config.trained_phases))
+    if train.max_steps:
+        drawn = train.max_steps * train.rows_per_step * share
+    else:
+        drawn = n_rows * train.epochs * share / (1 - share)
+    measured = config.penalty.sequences if config.measures_importance else 0
+    wanted = max(drawn, measured) + WATCHED_ROWS
+    return min(replay.max_prompts, _PROMPTS_AT_ONCE * math.ceil(wanted / _PROMPTS_AT_ONCE))
 
 
 def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:
@@ -110,7 +127,7 @@ def measured_penalty(context: RunContext, rehearsal: Sequence[TokenRow], batch_t
 
     Raises: InputError when the guard needs general rows and there are none.
     """
-    config, guard = context.config, guard_of(context.config)
+    config, guard = context.config, guard_of(context.config.penalty)
     if not config.measures_importance:
         return guard.penalty(None)
 
@@ -119,7 +136,7 @@ def measured_penalty(context: RunContext, rehearsal: Sequence[TokenRow], batch_t
         return _material(context, measuring_rows(rows, config.penalty, batch_tokens))
 
     state = state_of(guard, context.directory.importance, material)
-    guard.place(context.model, state)
+    guard.place(context.loaded.model, state)
     return guard.penalty(state)
 
 

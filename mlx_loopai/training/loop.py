@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import ForgettingOptions, TrainOptions
 from mlx_loopai.data.batches import divided
+from mlx_loopai.data.rows import Rows
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import Diverged, Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.guards.guard import Penalty
 from mlx_loopai.language import tr
 from mlx_loopai.memory.watch import MemoryWatch
-from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, checkpoint_path, save_checkpoint
@@ -29,59 +29,53 @@ from mlx_loopai.training.samples import Samples
 from mlx_loopai.training.step import StepResult, TrainStep
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
     """A run in progress.
 
-    checkpoint: where it goes on from. started: by `time.perf_counter`, its preparation included. judged: held-out pairs
-    and labelled answers, with what the base makes of them. scored_s: how long the first passes over fixed and held-out
-    rows took; None where a checkpoint knew their result.
+    budget: nats a token that its guards may let it spend; 0 where they keep their strength. judged: held-out pairs and
+    labelled answers, with what the base makes of them. checkpoint: where it goes on from. started: by
+    `time.perf_counter`, its preparation included. scored_s: how long the first passes over fixed and held-out rows
+    took; None where a checkpoint knew their result.
     """
 
-    context: RunContext
+    model: nn.Module
+    rows: Rows
+    train: TrainOptions
+    forgetting: ForgettingOptions
+    budget: float
+    directory: RunDirectory
+    listener: Listener
     watch: MemoryWatch
     group: ProcessGroup
     step: TrainStep
     penalty: Penalty | None
     phases: list[Phase]
     monitor: Monitor | None
+    judged: list[TokenRow]
     checkpoint: Path | None
     position: Position
     started: float
-    judged: list[TokenRow] = field(default_factory=list)
-    scored_s: float | None = None
-
-    @property
-    def config(self) -> RunConfig:
-        return self.context.config
-
-    @property
-    def directory(self) -> RunDirectory:
-        return self.context.directory
-
-    @property
-    def listener(self) -> Listener:
-        return self.context.listener
+    scored_s: float | None
 
     @property
     def total_steps(self) -> int:
         return sum(len(phase.steps) for phase in self.phases)
 
 
-def run_steps(run: Run) -> None:
-    """Every step that is left, with what is due after it.
+def run_steps(run: Run, samples: Samples) -> None:
+    """Every step that is left, with what is due after it. samples: recorded where somebody watches.
 
     Raises: Interrupted after Ctrl-C, with a checkpoint saved; Diverged when the loss stays non-finite; LoopaiError when
     memory runs out, or the first reading of general ability is below the floor to which the run should roll back.
     """
-    run.context.model.train()
+    run.model.train()
     run.listener.stage(tr("training"), run.total_steps)
-    samples = Samples(run.context)
     with interruptible() as interrupted:
         while run.position.phase < len(run.phases):
             phase = run.phases[run.position.phase]
             number = run.position.phase_step
-            rate = learning_rate(run.config.train, phase.learning_rate, number, len(phase.steps))
+            rate = learning_rate(run.train, phase.learning_rate, number, len(phase.steps))
             # Several machines must agree on the micro-batches that they share, whatever memory each has left.
             divisor = run.watch.micro_divisor if run.group.size == 1 else 1
             guards = run.position.guards.factor
@@ -105,7 +99,7 @@ def run_steps(run: Run) -> None:
                 if run.directory.is_watched:
                     answers = [vars(one) for one in samples.read()]
                     run.directory.record("samples", step=run.position.step, answers=answers)
-    run.context.model.eval()
+    run.model.eval()
 
 
 def _advance(run: Run, phase: Phase, result: StepResult, rate: float) -> None:
@@ -133,7 +127,7 @@ def _advance(run: Run, phase: Phase, result: StepResult, rate: float) -> None:
 
 def _check_health(run: Run, result: StepResult) -> None:
     """Stop before the machine swaps or a diverged run wastes hours; what was good is on the disk."""
-    if run.step.skipped_in_a_row >= run.config.train.max_skipped_steps:
+    if run.step.skipped_in_a_row >= run.train.max_skipped_steps:
         raise Diverged(
             tr(
                 "{skipped_in_a_row} steps in a row had a non-finite loss or gradient; the last good checkpoint "
@@ -158,13 +152,13 @@ def _check_health(run: Run, result: StepResult) -> None:
 
 
 def _validation_is_due(run: Run) -> bool:
-    every = run.config.train.validate_every
+    every = run.train.validate_every
     return bool(every and run.position.step % every == 0)
 
 
 def _validate(run: Run) -> None:
     """Score the held-out rows, always the same in the same order; keep the best, and end when patience has run out."""
-    position, found = run.position, loss_of(run.context.model, run.context.rows.validation, run.listener)
+    position, found = run.position, loss_of(run.model, run.rows.validation, run.listener)
     assert found is not None  # the configuration asks for held-out rows
     run.directory.record("validation", step=position.step, nll_per_token=found)
     read_judged(run)
@@ -174,7 +168,7 @@ def _validate(run: Run) -> None:
         return
     since = position.validations_since_best + 1
     run.position = replace(position, validations_since_best=since)
-    if run.config.train.patience and since >= run.config.train.patience:
+    if run.train.patience and since >= run.train.patience:
         run.listener.notice(
             tr(
                 "stopped early: no validation was better than that of step {best_step} for {since} in a row",
@@ -189,7 +183,7 @@ def read_judged(run: Run) -> JudgedReading | None:
     """How the held-out judged answers stand now, recorded; None where there are none."""
     if not run.judged:
         return None
-    found = judged_reading(run.context.model, run.judged)
+    found = judged_reading(run.model, run.judged)
     run.directory.record("preference", step=run.position.step, **vars(found))
     return found
 
@@ -197,7 +191,7 @@ def read_judged(run: Run) -> JudgedReading | None:
 def _reading_is_due(run: Run) -> bool:
     if run.monitor is None:
         return False
-    every = run.config.forgetting.monitor_every or steps_between_readings(run.position.step, run.total_steps)
+    every = run.forgetting.monitor_every or steps_between_readings(run.position.step, run.total_steps)
     return run.position.step % every == 0 or run.position.phase_step == 0
 
 
@@ -207,9 +201,9 @@ def _read_monitor(run: Run) -> None:
     Below the floor warn, or end the run, as `forgetting.on_floor` says.
     """
     assert run.monitor is not None
-    reading, options, guards = run.monitor.read(), run.config.forgetting, run.position.guards
-    if run.config.has_budget:
-        guards = guards.after(reading.divergence, options.budget, run.position.step, _rate_still_to_fall(run))
+    reading, options, guards = run.monitor.read(), run.forgetting, run.position.guards
+    if run.budget:
+        guards = guards.after(reading.divergence, run.budget, run.position.step, _rate_still_to_fall(run))
     position = run.position = replace(run.position, guards=guards, divergence=reading.divergence)
     run.directory.record("monitor", step=position.step, guards=guards.factor, **vars(reading))
     if not run.group.any(reading.kept < options.kept_floor):
@@ -242,22 +236,20 @@ def _rate_still_to_fall(run: Run) -> float:
     position = run.position
     if position.phase == len(run.phases):
         return 0.0
-    return rate_still_to_fall(run.config.train, position.phase_step, len(run.phases[position.phase].steps))
+    return rate_still_to_fall(run.train, position.phase_step, len(run.phases[position.phase].steps))
 
 
 def _save_is_due(run: Run) -> bool:
-    every = run.config.train.save_every
+    every = run.train.save_every
     return run.position.phase_step == 0 or bool(every and run.position.step % every == 0)
 
 
 def _save(run: Run) -> Path:
-    keep = run.config.train.keep_checkpoints
+    keep = run.train.keep_checkpoints
     scratch = run.directory.path / ".checkpoint.tmp"
     if not run.directory.writes:
         return checkpoint_path(run.directory.checkpoints, run.position.step)
-    path = save_checkpoint(
-        run.directory.checkpoints, scratch, run.context.model, run.step.optimizer, run.position, keep
-    )
+    path = save_checkpoint(run.directory.checkpoints, scratch, run.model, run.step.optimizer, run.position, keep)
     run.directory.record("checkpoint", path=str(path), step=run.position.step)
     return path
 

@@ -12,7 +12,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import batches_by_length
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.models.backbone import hidden_states
@@ -109,10 +108,13 @@ def steps_between_readings(step: int, total_steps: int) -> int:
     return max(1, usual // 2) if step < total_steps / 4 else usual
 
 
-def result_step(config: RunConfig, position: Position) -> int | None:
-    """The step whose checkpoint is a run's result; None: the state in which it ended."""
-    best = position.best_step if config.train.keep_best else None
-    if not position.fell_below or config.forgetting.on_floor != "rollback":
+def result_step(position: Position, keep_best: bool, rolls_back: bool) -> int | None:
+    """The step whose checkpoint is a run's result; None: the state in which it ended.
+
+    keep_best: the best validation's. rolls_back: a run that fell below its floor goes back to where it was above.
+    """
+    best = position.best_step if keep_best else None
+    if not (position.fell_below and rolls_back):
         return best
     # Every reading up to `kept_step` was above the floor.
     return best if best is not None and best <= (position.kept_step or 0) else position.kept_step

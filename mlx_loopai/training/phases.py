@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mlx_loopai.config import PhaseOptions, RunConfig, TrainOptions
+from mlx_loopai.config import PhaseSettings, RunConfig, TrainOptions
 from mlx_loopai.data.batches import batch_of, choose_widths, padded_width, plan_mixed_steps, plan_steps
 from mlx_loopai.data.mixture import draw, with_replay
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
@@ -80,23 +80,38 @@ def plan_phases(
     size, and data repeat where they run out. Every step has `rows_per_step` rows: what a pass over the data leaves over
     goes into the first steps of the next.
     """
-    options = config.phases or (PhaseOptions(name="train", mixture=dict.fromkeys(rows, 1.0)),)
-    first = [_draw(config, option, rows, rehearsal, repeat=0, number=number) for number, option in enumerate(options)]
-    wanted = _steps_per_phase(config.train, [len(drawn) for drawn in first])
-    draws = [[drawn] for drawn in first]
-    for number, option in enumerate(options):
-        while wanted and sum(map(len, draws[number])) < wanted[number] * config.train.rows_per_step:
-            draws[number].append(_draw(config, option, rows, rehearsal, len(draws[number]), number))
+    train, replay, settings = config.train, config.replay, config.trained_phases
+
+    def drawn(number: int, repeat: int) -> list[TokenRow]:
+        seed = train.seed + 7919 * number + 104729 * repeat
+        return _draw(settings[number], train.epochs, rows, rehearsal, seed)
+
+    draws = [[drawn(number, repeat=0)] for number in range(len(settings))]
+    wanted = _steps_per_phase(train, [len(first) for (first,) in draws])
+    for number, own in enumerate(draws):
+        while wanted and sum(map(len, own)) < wanted[number] * train.rows_per_step:
+            own.append(drawn(number, repeat=len(own)))
     # One set of widths for the whole run, repeats included: a later phase compiles nothing new, and a row that only a
     # repeat draws may be the longest.
-    widths = choose_widths([len(one.ids) for drawn in draws for some in drawn for row in some for one in row.answers])
+    widths = choose_widths([len(one.ids) for own in draws for some in own for row in some for one in row.answers])
+    cutter = _Cutter(train.rows_per_step, micro_tokens, widths, replay.mixes_steps)
+    token_divergence = guard_of(config.penalty).token_divergence
     phases = []
-    for number, option in enumerate(options):
-        phase_rows = [row for drawn in draws[number] for row in drawn]
-        steps = _steps(draws[number], config, micro_tokens, number, widths)
+    for number, (phase, own) in enumerate(zip(settings, draws, strict=True)):
+        steps = cutter.steps(own, train.seed + number)
         limit = len(steps) if wanted is None else wanted[number]
         if limit:
-            phases.append(_phase(config, option, phase_rows, steps[:limit], widths))
+            phases.append(
+                Phase(
+                    name=phase.name,
+                    rows=tuple(row for some in own for row in some),
+                    steps=tuple(tuple(tuple(micro) for micro in step) for step in steps[:limit]),
+                    widths=widths,
+                    learning_rate=phase.learning_rate,
+                    strength=phase.penalty_strength,
+                    objective=Objective.of(replay, phase.penalty_strength * token_divergence),
+                )
+            )
     return phases
 
 
@@ -129,48 +144,50 @@ def _marked(batch: MicroBatch, rows: Sequence[TokenRow], numbers: Sequence[int],
 
 
 def _draw(
-    config: RunConfig,
-    option: PhaseOptions,
+    phase: PhaseSettings,
+    epochs: float,
     rows: dict[str, list[TokenRow]],
     rehearsal: Sequence[TokenRow],
-    repeat: int,
-    number: int,
+    seed: int,
 ) -> list[TokenRow]:
-    seed = config.train.seed + 7919 * number + 104729 * repeat
-    weights = {name: weight * config.train.epochs for name, weight in option.mixture.items()}
+    weights = {name: weight * epochs for name, weight in phase.mixture.items()}
     found = draw({name: rows[name] for name in weights}, weights, seed)
-    share = config.replay.share if option.replay_share is None else option.replay_share
-    return with_replay(found, list(rehearsal), share, seed) if rehearsal and share > 0 else found
+    if not (rehearsal and phase.replay_share > 0):
+        return found
+    return with_replay(found, list(rehearsal), phase.replay_share, seed)
 
 
-def _cut(
-    rows: Sequence[TokenRow], config: RunConfig, micro_tokens: int, salt: int, widths: tuple[int, ...]
-) -> list[list[list[int]]]:
-    lengths, seed = [row.longest for row in rows], config.train.seed + salt
-    rehearsal = [row.category == REHEARSAL for row in rows]
-    if config.replay.mixes_steps and any(rehearsal):
-        return plan_mixed_steps(lengths, rehearsal, config.train.rows_per_step, micro_tokens, seed, widths)
-    return plan_steps(lengths, config.train.rows_per_step, micro_tokens, seed, widths=widths)
+@dataclass(frozen=True)
+class _Cutter:
+    """Cuts rows into optimizer steps. mixes: each step has its share of the rehearsal rows."""
 
+    rows_per_step: int
+    micro_tokens: int
+    widths: tuple[int, ...]
+    mixes: bool
 
-def _steps(
-    draws: Sequence[Sequence[TokenRow]], config: RunConfig, micro_tokens: int, number: int, widths: tuple[int, ...]
-) -> list[list[list[int]]]:
-    """Steps over the rows of all draws, one after the other, as indices into their concatenation."""
-    rows = [row for drawn in draws for row in drawn]
-    steps: list[list[list[int]]] = []
-    left: list[int] = []
-    start = 0
-    for repeat, drawn in enumerate(draws):
-        pool = [*left, *range(start, start + len(drawn))]
-        start += len(drawn)
-        cut = _cut([rows[index] for index in pool], config, micro_tokens, number + 1000 * repeat, widths)
-        found = [[[pool[index] for index in micro] for micro in step] for step in cut]
-        left = []
-        if repeat < len(draws) - 1 and sum(map(len, found[-1])) < config.train.rows_per_step:
-            left = [index for micro in found.pop() for index in micro]
-        steps += found
-    return steps
+    def steps(self, draws: Sequence[Sequence[TokenRow]], seed: int) -> list[list[list[int]]]:
+        """Steps over the rows of all draws, one after the other, as indices into their concatenation."""
+        rows = [row for drawn in draws for row in drawn]
+        steps: list[list[list[int]]] = []
+        left: list[int] = []
+        start = 0
+        for repeat, drawn in enumerate(draws):
+            pool = [*left, *range(start, start + len(drawn))]
+            start += len(drawn)
+            cut = self._cut([rows[index] for index in pool], seed + 1000 * repeat)
+            found = [[[pool[index] for index in micro] for micro in step] for step in cut]
+            left = []
+            if repeat < len(draws) - 1 and sum(map(len, found[-1])) < self.rows_per_step:
+                left = [index for micro in found.pop() for index in micro]
+            steps += found
+        return steps
+
+    def _cut(self, rows: Sequence[TokenRow], seed: int) -> list[list[list[int]]]:
+        lengths, rehearsal = [row.longest for row in rows], [row.category == REHEARSAL for row in rows]
+        if self.mixes and any(rehearsal):
+            return plan_mixed_steps(lengths, rehearsal, self.rows_per_step, self.micro_tokens, seed, self.widths)
+        return plan_steps(lengths, self.rows_per_step, self.micro_tokens, seed, widths=self.widths)
 
 
 def _steps_per_phase(train: TrainOptions, sizes: list[int]) -> list[int] | None:
@@ -179,18 +196,3 @@ def _steps_per_phase(train: TrainOptions, sizes: list[int]) -> list[int] | None:
     # Cumulative rounding: the shares add up to max_steps exactly.
     edges = [round(train.max_steps * sum(sizes[:end]) / max(1, sum(sizes))) for end in range(len(sizes) + 1)]
     return [after - before for before, after in pairwise(edges)]
-
-
-def _phase(
-    config: RunConfig, option: PhaseOptions, rows: list[TokenRow], steps: list[list[list[int]]], widths: tuple[int, ...]
-) -> Phase:
-    strength = config.penalty.strength if option.penalty_strength is None else option.penalty_strength
-    return Phase(
-        name=option.name,
-        rows=tuple(rows),
-        steps=tuple(tuple(tuple(micro) for micro in step) for step in steps),
-        widths=widths,
-        learning_rate=option.learning_rate or config.train.learning_rate,
-        strength=strength,
-        objective=Objective.of(config.replay, strength * guard_of(config).token_divergence),
-    )

@@ -21,6 +21,7 @@ from mlx_loopai.memory.plan import MemoryPlan, plan
 from mlx_loopai.memory.request import Known
 from mlx_loopai.memory.watch import guarded
 from mlx_loopai.models.adapters import ADAPTER_SCOPE, save_adapter
+from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.summary import Summary
@@ -33,6 +34,7 @@ from mlx_loopai.training.loop import Run, loss_of, read_judged, run_steps
 from mlx_loopai.training.monitor import result_step
 from mlx_loopai.training.phases import Phase
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
+from mlx_loopai.training.samples import Samples, sample_prompts
 from mlx_loopai.training.scale_back import ScaledBack, scale_back
 from mlx_loopai.training.start import Resources, adapter_form, started_run
 from mlx_loopai.training.switching import switch_of
@@ -74,7 +76,15 @@ def train_in(
     planned = _planned(context)
     with context.directory.locked(), guarded(planned) as watch:
         context.listener.stage(tr("loading the base"), 1)
-        context.base.load(context.config.dtype, _bits_to_quantize(context, planned))
+        bits = _bits_to_quantize(context.base.shape, planned)
+        if bits:
+            context.listener.notice(
+                tr(
+                    "memory: the base is quantised to {base_precision} to fit; see mlx-loopai plan",
+                    base_precision=planned.base_precision,
+                )
+            )
+        context.base.load(context.config.dtype, bits)
         if context.directory.writes:
             check_identity(context.directory, Identity.of(context), resume)
         # From here on the folder is this run's: what is refused before leaves nothing in it.
@@ -83,7 +93,7 @@ def train_in(
             context.listener.notice(line)
         mx.reset_peak_memory()
         resources = Resources(planned, watch, group)
-        return _finish(started_run(context, resources, resume), planned)
+        return _finish(context, started_run(context, resources, resume), planned)
 
 
 def _planned(context: RunContext) -> MemoryPlan:
@@ -96,44 +106,45 @@ def _planned(context: RunContext) -> MemoryPlan:
         context.listener.notice(notice)
     _ = context.general  # not needed yet, but a wrong path should be said before the model is loaded
     known = Known(rows.longest, longest_prompt(context), read_corrections(shape, machine))
-    return plan(shape, config, machine, memory_terms(config), known).require_fit()
+    return plan(shape, config, machine, memory_terms(config.penalty, config.replay), known).require_fit()
 
 
-def _finish(run: Run, planned: MemoryPlan) -> Summary:
+def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
     """Run the remaining steps, save the adapter, and say what happened."""
-    context, before, loop_started = run.context, run.position.supervised_tokens, time.perf_counter()
+    before, loop_started = run.position.supervised_tokens, time.perf_counter()
     resumed_from = str(run.checkpoint) if run.checkpoint else None
-    context.directory.forget_after(run.position.step)
-    made_with = versions(planned.machine, context.config.train.path)
-    record_start(context.directory, made_with, resumed_from, run.total_steps, context.listener)
-    context.directory.record("foreseen", **_foreseen(run, planned))
-    run_steps(run)
+    run.directory.forget_after(run.position.step)
+    made_with = versions(planned.machine, run.train.path)
+    record_start(run.directory, made_with, resumed_from, run.total_steps, run.listener)
+    run.directory.record("foreseen", **_foreseen(run, planned), judged=context.config.is_judged)
+    samples = Samples(loaded=context.loaded, encoder=context.encoder, prompts=lambda: sample_prompts(context))
+    run_steps(run, samples)
     loop_s = time.perf_counter() - loop_started
     position = run.position
-    chosen = result_step(context.config, position)
+    chosen = result_step(position, run.train.keep_best, rolls_back=run.forgetting.on_floor == "rollback")
     if chosen is not None:
-        restore_checkpoint(checkpoint_path(context.directory.checkpoints, chosen), context.model, run.step.optimizer)
+        restore_checkpoint(checkpoint_path(run.directory.checkpoints, chosen), run.model, run.step.optimizer)
     scaled = _scaled_back(run)
     losses: dict[str, Any] = {
         "loss_first": position.loss_first or 0.0,
         "loss_last": _finite_loss(run),
         "validation_first": position.validation_first,
-        "validation_last": loss_of(context.model, context.rows.validation, context.listener, tr("held-out rows after")),
+        "validation_last": loss_of(run.model, run.rows.validation, run.listener, tr("held-out rows after")),
     }
     reading = read_judged(run)
     judged: dict[str, Any] = {} if reading is None else vars(reading)
-    if context.directory.writes:
-        _write_adapter(run, planned, losses | judged)
+    if run.directory.writes:
+        _write_adapter(context, run, planned, losses | judged)
         if context.config.is_guarded:
-            _write_switch(run)
+            _write_switch(context, run)
     summary = Summary(
-        run=str(context.directory.path),
+        run=str(run.directory.path),
         steps=position.step,
         **losses,
         supervised_tokens=position.supervised_tokens,
         tokens_per_s=(position.supervised_tokens - before) / max(loop_s, 1e-9),
         real_token_share=_mean(run.phases, lambda phase: phase.real_token_share),
-        mlx_lm_token_share=share_in_file_order(context.rows.lengths, context.config.train.rows_per_step),
+        mlx_lm_token_share=share_in_file_order(run.rows.lengths, run.train.rows_per_step),
         supervised_token_share=_mean(run.phases, lambda phase: phase.supervised_token_share),
         peak_bytes=mx.get_peak_memory(),
         plan_bytes=planned.total_bytes,
@@ -146,72 +157,67 @@ def _finish(run: Run, planned: MemoryPlan) -> Summary:
         update_scale=scaled.scale if scaled else 1.0,
         **judged,
     )
-    context.directory.record("done", **summary.to_json())
+    run.directory.record("done", **summary.to_json())
     return summary
 
 
 def _scaled_back(run: Run) -> ScaledBack | None:
     """The update inside the run's budget, which its last steps may have left; None for a run without one."""
-    context, monitor = run.context, run.monitor
-    if monitor is None or not context.config.has_budget:
+    monitor = run.monitor
+    if monitor is None or not run.budget:
         return None
 
     def read() -> float:
         return monitor.read().divergence
 
-    budget = context.config.forgetting.budget
-    scaled = scale_back(context.model, read(), budget, read)
+    scaled = scale_back(run.model, read(), run.budget, read)
     if scaled.scale < 1:
-        context.listener.notice(
+        run.listener.notice(
             tr(
                 "forgetting: the run ended outside its budget of {budget:g} nats a token; {scale:.2f} of its update is "
                 "kept, at {divergence:.3f}",
-                budget=budget,
+                budget=run.budget,
                 scale=scaled.scale,
                 divergence=scaled.divergence,
             )
         )
-    context.directory.record("scale", scale=scaled.scale, divergence=scaled.divergence)
+    run.directory.record("scale", scale=scaled.scale, divergence=scaled.divergence)
     return scaled
 
 
 def _foreseen(run: Run, planned: MemoryPlan) -> dict[str, Any]:
     """What somebody who watches the run compares it with."""
-    forgetting = run.config.forgetting
     return {
         "plan_bytes": planned.total_bytes,
         "budget_bytes": planned.budget_bytes,
-        "kept_floor": forgetting.kept_floor if run.monitor else None,
+        "kept_floor": run.forgetting.kept_floor if run.monitor else None,
         "scored_s": run.scored_s,
-        "judged": bool(run.config.is_guarded and forgetting.questions),
     }
 
 
-def _write_adapter(run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:
-    context = run.context
+def _write_adapter(context: RunContext, run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:
     notes = card_notes(context.config, losses, run.monitor)
     if context.config.vision.adapter_scope != "always":
         notes[ADAPTER_SCOPE] = context.config.vision.adapter_scope
-    save_adapter(
-        context.directory.adapter, context.model, adapter_form(context, planned), context.loaded.base_hash, **notes
-    )
+    form = adapter_form(context.config.lora, planned)
+    save_adapter(run.directory.adapter, run.model, form, context.loaded.base_hash, **notes)
 
 
-def _write_switch(run: Run) -> None:
+def _write_switch(context: RunContext, run: Run) -> None:
     """Beside the adapter, what decides for a prompt whether it or the base answers."""
     rows = [row for phase in run.phases for row in phase.rows]
     if any(row.pictures for row in rows):
         return  # a prompt's last state under the base says nothing of what a picture shows
-    switch = switch_of(run.context, rows)
+    switch = switch_of(context, rows)
     if switch is None:
         return
-    switch.save(run.context.directory.adapter)
-    run.context.directory.record("switch", accuracy=switch.accuracy, prompts=list(switch.prompts))
+    switch.save(run.directory.adapter)
+    run.directory.record("switch", accuracy=switch.accuracy, prompts=list(switch.prompts))
 
 
 def _finite_loss(run: Run) -> float:
     """The loss on the fixed rows after training. Raises: Diverged when it is not finite: the last updates broke it."""
-    loss = loss_of(run.context.model, run.context.rows.fixed, run.listener, tr("loss after"))
+    loss = loss_of(run.model, run.rows.fixed, run.listener, tr("loss after"))
     if loss is None or not math.isfinite(loss):
         raise Diverged(
             tr(
@@ -228,14 +234,8 @@ def _mean(phases: list[Phase], share: Callable[[Phase], float]) -> float:
     return sum(share(phase) * len(phase.rows) for phase in phases) / sum(len(phase.rows) for phase in phases)
 
 
-def _bits_to_quantize(context: RunContext, planned: MemoryPlan) -> int:
+def _bits_to_quantize(shape: ModelShape, planned: MemoryPlan) -> int:
     """Bits to quantise the base to while it is read: 0 unless the plan needs a smaller base than the checkpoint."""
-    if context.base.shape.quantization is not None or not planned.base_precision.endswith("-bit"):
+    if shape.quantization is not None or not planned.base_precision.endswith("-bit"):
         return 0
-    context.listener.notice(
-        tr(
-            "memory: the base is quantised to {base_precision} to fit; see mlx-loopai plan",
-            base_precision=planned.base_precision,
-        )
-    )
     return int(planned.base_precision.removesuffix("-bit"))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
 
 from mlx_loopai.data.records import Message
+from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
 from mlx_loopai.guards.rehearsal import general_prompts
+from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.documents.verdict import Sample
@@ -28,44 +30,50 @@ def training_prompts(context: RunContext, limit: int) -> list[str]:
     return list(found)[:limit]
 
 
-def answers(context: RunContext, prompts: Sequence[str]) -> tuple[str, ...]:
-    """What the model of `context` answers now, likeliest tokens only: nothing is drawn, and nothing changes."""
-    ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
+def sample_prompts(context: RunContext) -> list[str]:
+    """What is asked while the run goes on: half of it from its rows, half general requests."""
+    config = context.config
+    own = training_prompts(context, SAMPLES // 2)
+    options = config.replay.model_copy(update={"source": "self", "max_prompts": SAMPLES})
+    return [*own, *general_prompts(context.general, options, config.train.seed)[: SAMPLES - len(own)]]
+
+
+def answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[str]) -> tuple[str, ...]:
+    """What the model answers now, likeliest tokens only: nothing is drawn, and nothing changes."""
+    ids = [encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
     options = SamplingOptions(temperature=0.0, max_tokens=SAMPLE_TOKENS)
-    was_training = context.model.training
-    context.model.eval()
+    was_training = loaded.model.training
+    loaded.model.eval()
     try:
-        return tuple(one.text for one in generate_batch(context.loaded, ids, options))
+        return tuple(one.text for one in generate_batch(loaded, ids, options))
     finally:
-        context.model.train(was_training)
+        loaded.model.train(was_training)
 
 
-def base_answers(context: RunContext, prompts: Sequence[str]) -> tuple[str, ...]:
+def base_answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[str]) -> tuple[str, ...]:
     """The same of the model with its adapter off."""
-    with adapter_disabled(context.model):
-        return answers(context, prompts)
+    with adapter_disabled(loaded.model):
+        return answers(loaded, encoder, prompts)
 
 
 @dataclass
 class Samples:
-    """The same prompts, answered again and again while a run goes on: half from its rows, half general ones."""
+    """The same prompts, answered again and again while a run goes on. prompts: gives them when they are first asked."""
 
-    context: RunContext
-    _prompts: list[str] = field(default_factory=list)
+    loaded: LoadedModel
+    encoder: ChatEncoder
+    prompts: Callable[[], list[str]]
+    _asked: list[str] = field(default_factory=list)
     _base: tuple[str, ...] = ()
 
     def read(self) -> tuple[Sample, ...]:
         """The answers of the base, which are written once, beside those of the model as it is now."""
-        if not self._prompts:
-            config = self.context.config
-            own = training_prompts(self.context, SAMPLES // 2)
-            options = config.replay.model_copy(update={"source": "self", "max_prompts": SAMPLES})
-            general = general_prompts(self.context.general, options, config.train.seed)
-            self._prompts = [*own, *general[: SAMPLES - len(own)]]
-            self._base = base_answers(self.context, self._prompts)
-        tuned = answers(self.context, self._prompts)
+        if not self._asked:
+            self._asked = self.prompts()
+            self._base = base_answers(self.loaded, self.encoder, self._asked)
+        tuned = answers(self.loaded, self.encoder, self._asked)
         mx.clear_cache()  # what answering kept is of other sizes than what a step needs
         return tuple(
             Sample(prompt=prompt, base=base, tuned=now)
-            for prompt, base, now in zip(self._prompts, self._base, tuned, strict=True)
+            for prompt, base, now in zip(self._asked, self._base, tuned, strict=True)
         )

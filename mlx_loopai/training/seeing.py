@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
+from mlx_loopai.config import VisionOptions
 from mlx_loopai.data.images import Picture
 from mlx_loopai.data.shelf import Shelf, distinct_pictures
 from mlx_loopai.data.sight import Sight
@@ -18,6 +20,7 @@ from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.vision.part import VisionPart
 from mlx_loopai.models.vision.patches import Grid
 from mlx_loopai.models.vision.projector import PROJECTOR, projector_of, teach_projector
+from mlx_loopai.progress import Advance
 from mlx_loopai.runs.artifact_cache import kept_path
 from mlx_loopai.runs.context import RunContext
 
@@ -49,19 +52,18 @@ def shelve_pictures(context: RunContext) -> None:
     kept = _feature_file(context.loaded, list(pictures), config.vision.max_pixels)
     if not kept.is_file():
         context.listener.stage(tr("reading pictures"), len(pictures))
-        _write_features(context, list(pictures.values()), vision, sight, kept, count)
+        _write_features(list(pictures.values()), vision, sight, kept, count, context.listener.advance)
         vision.close()
     stored = np.load(kept, mmap_mode="r")
     layers = stored.shape[1] - 1
     reader.shelf = Shelf(sight, places, stored[:, 0], stored[:, 1:] if layers else None)
 
 
-def prepare_projector(context: RunContext) -> None:
-    """Let the run teach the projector, from where `vision.start` left it.
+def prepare_projector(model: nn.Module, options: VisionOptions, sees: bool) -> None:
+    """Let a run teach the projector, from where `vision.start` left it. sees: its rows have pictures.
 
     Raises: InputError when `vision` asks for a projector and the model has none, or the start holds no such one.
     """
-    options, model = context.config.vision, context.model
     if options.trains == "projector" or options.start:
         teach_projector(model, tr("`vision`: a projector is to be taught"))
     projector = projector_of(model)
@@ -83,7 +85,7 @@ def prepare_projector(context: RunContext) -> None:
                     folder=folder,
                 )
             ) from None
-    if context.reader.shelf is not None:
+    if sees:
         projector.unfreeze()
 
 
@@ -92,7 +94,7 @@ def _feature_file(loaded: LoadedModel, digests: list[str], max_pixels: int) -> P
 
 
 def _write_features(
-    context: RunContext, pictures: list[Picture], vision: VisionPart, sight: Sight, path: Path, count: int
+    pictures: list[Picture], vision: VisionPart, sight: Sight, path: Path, count: int, on_progress: Advance
 ) -> None:
     """[M, 1 + L, D]: every feature, and behind it what it adds to the states behind the first L blocks."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +109,6 @@ def _write_features(
                 stored = np.lib.format.open_memmap(temporary, "w+", np.float32, (count, *whole.shape[1:]))
             stored[place : place + len(whole)] = whole
             place += len(whole)
-            context.listener.advance(number)
+            on_progress(number)
         assert isinstance(stored, np.memmap)
         stored.flush()

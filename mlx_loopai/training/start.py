@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass
 
 import mlx.core as mx
+import mlx.nn as nn
 
-from mlx_loopai.config import LoraOptions
+from mlx_loopai.config import LoraOptions, SelectionOptions
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
@@ -15,6 +16,7 @@ from mlx_loopai.memory.watch import MemoryWatch
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import LossTerms
 from mlx_loopai.runs.context import RunContext
+from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_checkpoint
 from mlx_loopai.training.general_rows import measured_penalty, rehearsal_rows, watched_rows
 from mlx_loopai.training.loop import Run, loss_of
@@ -43,20 +45,23 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     Raises: InputError when the run needs rows that it does not have, or a checkpoint is damaged.
     """
     started, plan, group = time.perf_counter(), resources.plan, resources.group
-    config, listener = context.config, context.listener
+    config, listener, loaded = context.config, context.listener, context.loaded
+    model = loaded.model
     with group.first_process_first():
         shelve_pictures(context)
         rehearsal = rehearsal_rows(context, plan.rehearsal_rows)
         watched, rehearsal = watched_rows(context, rehearsal)
-        sources = _selected_rows(context)
+        sources = context.rows.sources
+        if config.selection.kind != "none":
+            sources = _selected(model, sources, config.selection, listener)
         if config.preference.needs_reference:
-            sources = {name: with_reference(context.loaded, rows, listener) for name, rows in sources.items()}
-        judged = with_reference(context.loaded, context.rows.judged, listener) if config.preference.is_on else []
+            sources = {name: with_reference(loaded, rows, listener) for name, rows in sources.items()}
+        judged = with_reference(loaded, context.rows.judged, listener) if config.preference.is_on else []
         if config.changes_text:
-            apply_lora(context.model, adapter_form(context, plan), config.train.seed)
+            apply_lora(model, adapter_form(config.lora, plan), config.train.seed)
         else:
-            context.model.freeze()
-        prepare_projector(context)
+            model.freeze()
+        prepare_projector(model, config.vision, sees=context.reader.shelf is not None)
         penalty = measured_penalty(context, rehearsal, plan.importance_tokens) if config.changes_text else None
         mx.clear_cache()  # what the phases before the training kept is of other sizes
         phases = plan_phases(config, sources, rehearsal, plan.micro_tokens)
@@ -64,27 +69,33 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     mx.random.seed(config.train.seed)
     checkpoint = latest_checkpoint(context.directory.checkpoints) if resume else None
     if checkpoint:
-        position = restore_checkpoint(checkpoint, context.model, step.optimizer)
-    scored_s = None
+        position = restore_checkpoint(checkpoint, model, step.optimizer)
+    rows, scored_s = context.rows, None
     if not checkpoint:
         if resume:
             listener.notice(tr("{path}: no complete checkpoint; starting over", path=context.directory.path))
         scoring = time.perf_counter()
         position = Position(
-            loss_first=loss_of(context.model, context.rows.fixed, listener, tr("loss before")),
-            validation_first=loss_of(context.model, context.rows.validation, listener, tr("held-out rows before")),
+            loss_first=loss_of(model, rows.fixed, listener, tr("loss before")),
+            validation_first=loss_of(model, rows.validation, listener, tr("held-out rows before")),
         )
         scored_s = time.perf_counter() - scoring
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next
     return Run(
-        context=context,
+        model=model,
+        rows=rows,
+        train=config.train,
+        forgetting=config.forgetting,
+        budget=config.forgetting.budget if config.has_budget else 0.0,
+        directory=context.directory,
+        listener=listener,
         watch=resources.watch,
         group=group,
         step=step,
         penalty=penalty,
         phases=phases,
-        monitor=Monitor(context.model, watched, context.loaded.tokenizer) if watched else None,
+        monitor=Monitor(model, watched, loaded.tokenizer) if watched else None,
         checkpoint=checkpoint,
         position=position,
         started=started,
@@ -93,20 +104,19 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     )
 
 
-def adapter_form(context: RunContext, plan: MemoryPlan) -> LoraOptions:
-    """The adapter that the run trains: the configuration's, on the blocks that the plan has room for."""
-    return context.config.lora.model_copy(update={"layers": plan.lora_layers})
+def adapter_form(options: LoraOptions, plan: MemoryPlan) -> LoraOptions:
+    """The adapter that a run trains: as `options` say, on the blocks that the plan has room for."""
+    return options.model_copy(update={"layers": plan.lora_layers})
 
 
-def _selected_rows(context: RunContext) -> dict[str, list[TokenRow]]:
-    """The training rows by source, their tokens weighted where `selection` says so; before an adapter is put on."""
-    options = context.config.selection
-    if options.kind == "none":
-        return context.rows.sources
+def _selected(
+    model: nn.Module, sources: dict[str, list[TokenRow]], options: SelectionOptions, listener: Listener
+) -> dict[str, list[TokenRow]]:
+    """The rows of `sources`, their tokens weighted by the base, which has no adapter yet."""
     found = {}
-    for name, rows in context.rows.sources.items():
-        context.listener.stage(tr("selection in {name}", name=name), len(rows))
-        found[name] = select_tokens(context.model, rows, options, context.listener.advance)
+    for name, rows in sources.items():
+        listener.stage(tr("selection in {name}", name=name), len(rows))
+        found[name] = select_tokens(model, rows, options, listener.advance)
     return found
 
 
@@ -121,4 +131,4 @@ def _step(context: RunContext, resources: Resources) -> TrainStep:
         preference=context.config.preference,
         b_rate=context.config.lora.b_rate,
     )
-    return TrainStep(context.model, build_optimizer(train), settings, resources.group)
+    return TrainStep(context.loaded.model, build_optimizer(train), settings, resources.group)

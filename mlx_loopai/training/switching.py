@@ -26,16 +26,16 @@ def switch_of(context: RunContext, rows: Sequence[TokenRow]) -> Switch | None:
     own = _prompts([row for row in rows if row.category != REHEARSAL])
     if len(own) < 2:
         return None
-    config = context.config
+    config, model = context.config, context.loaded.model
     options = config.replay.model_copy(update={"source": "self", "max_prompts": MOST_PROMPTS})
     general = [
         context.encoder.prompt_ids([Message("user", prompt)])
         for prompt in general_prompts(context.general, options, config.train.seed)
     ]
     context.listener.stage(tr("adapter switch"), 2)
-    for_adapter = prompt_states(context.model, own)
+    for_adapter = prompt_states(model, own)
     context.listener.advance(1)
-    found = fit_switch(for_adapter, prompt_states(context.model, general))
+    found = fit_switch(for_adapter, prompt_states(model, general))
     context.listener.advance(2)
     return found
 

@@ -135,6 +135,18 @@ def _nameless(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield call.lineno, f"{name}: a record of {FIELDS[name]} fields, name them"
 
 
+# What a whole run needs: below these rooms a function takes the options that it reads.
+_WHOLE = {"RunConfig", "RunContext"}
+_KNOW_A_RUN = ("cli", "library", "experiments", "training", "runs", "config", "memory/plan.py", "__init__.py")
+
+
+def _takes_a_whole_run(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
+    if file.startswith("mlx_loopai/") and not file.removeprefix("mlx_loopai/").startswith(_KNOW_A_RUN):
+        for node in ast.walk(tree):
+            for name in _WHOLE & {alias.name for alias in getattr(node, "names", []) if isinstance(alias, ast.alias)}:
+                yield node.lineno, f"imports {name}: take the options that are read, such as `config.train`"
+
+
 def violations(source: str, file: str) -> list[str]:
     """Every broken rule as `file:line: reason`; the rules for the packages hold outside tests/."""
     tree = ast.parse(source)
@@ -142,7 +154,7 @@ def violations(source: str, file: str) -> list[str]:
     if not file.startswith("tests/"):
         found += [*_crowded(tree), *_nameless(tree)]
     if file.startswith(PACKAGES):
-        found += [*_forbidden_calls(tree, file), *_forbidden_expressions(tree)]
+        found += [*_forbidden_calls(tree, file), *_forbidden_expressions(tree), *_takes_a_whole_run(tree, file)]
         if not file.startswith("mlx_loopai/cli/") and file not in _WITH_CSS:
             found += _flags_in_sentences(tree)
         pickling = _imported(tree) & {"pickle", "dill", "joblib", "cloudpickle"}
@@ -183,6 +195,13 @@ def test_file_keeps_the_rules(path: Path) -> None:
 )
 def test_the_rules_see_what_they_forbid(source: str, reason: str) -> None:
     assert any(reason in line for line in violations(source, "mlx_loopai/training/new.py"))
+
+
+@pytest.mark.parametrize(("room", "may"), [("training", True), ("guards", False), ("data", False), ("memory", False)])
+def test_only_rooms_that_know_a_run_take_its_whole_configuration(room: str, may: bool) -> None:
+    for name in ("RunConfig", "RunContext"):
+        found = violations(f"from mlx_loopai.somewhere import {name}", f"mlx_loopai/{room}/new.py")
+        assert bool(found) is not may
 
 
 @pytest.mark.parametrize(

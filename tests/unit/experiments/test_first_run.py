@@ -41,7 +41,7 @@ def test_the_proposal_is_the_largest_that_fits_as_it_was_released(name: str) -> 
     fitting = []
     for model in RELEASED:
         shape = ModelShape.from_config(known_config(model.shape_name) or {})
-        planned = plan(shape, config, machine, memory_terms(config))
+        planned = plan(shape, config, machine, memory_terms(config.penalty, config.replay))
         if planned.fits and planned.base_precision == "bf16":
             fitting.append(model)
     assert found == (fitting[-1] if fitting else None)
@@ -61,7 +61,9 @@ def test_without_a_gpu_it_is_the_smallest_and_on_a_tiny_machine_none() -> None:
 
 def test_two_steps_are_measured() -> None:
     config = guarded("train.max_tokens=32", "train.rows_per_step=2")
-    planned = plan(ModelShape.from_folder(NANO_FOLDER), config, this_machine(), memory_terms(config))
+    planned = plan(
+        ModelShape.from_folder(NANO_FOLDER), config, this_machine(), memory_terms(config.penalty, config.replay)
+    )
     before = Speed(flops_s=1.0, bytes_s=2.0, step_s=1.0, token_s=0.5, spread=1.0, source="a guess")
     found = speed_by_steps(str(NANO_FOLDER), planned, before)
     assert found.flops_s > 1e6

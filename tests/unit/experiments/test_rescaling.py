@@ -13,7 +13,7 @@ import pytest
 from mlx_loopai.config import LoraOptions, load_config
 from mlx_loopai.data.rows import RowReader
 from mlx_loopai.data.samples.skills import SKILLS, items
-from mlx_loopai.data.sources import general_records
+from mlx_loopai.data.sources import GENERAL_CATEGORY, read_source
 from mlx_loopai.experiments.arms import RECOMMENDED
 from mlx_loopai.experiments.rescaling import Point, Rescaling, best, rescaled, sweep
 from mlx_loopai.experiments.tune import Tuned, open_prompts, write_rescaled
@@ -89,7 +89,8 @@ def test_what_is_written_is_what_was_tried(
 
 def test_prompts_to_choose_by_were_not_rehearsed() -> None:
     recipe = load_config(RECOMMENDED[True])
-    records, probed = general_records(recipe), {item.prompt for skill in SKILLS for item in items(skill, probe=True)}
+    records = read_source(recipe.general, GENERAL_CATEGORY)
+    probed = {item.prompt for skill in SKILLS for item in items(skill, probe=True)}
     for source, most in (("self", 600), ("self", 100), ("records", 600), ("none", 600)):
         replay = recipe.replay.model_copy(update={"source": source, "max_prompts": most})
         config = recipe.model_copy(update={"replay": replay})

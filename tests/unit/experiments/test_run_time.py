@@ -39,7 +39,7 @@ def test_work_counts_rehearsal_and_passes() -> None:
 
 def test_a_plain_run_is_its_steps_by_hand() -> None:
     config = guarded("train.rows_per_step=4", "train.max_steps=10").without_guards()
-    planned = plan(SHAPE, config, MAC, memory_terms(config))
+    planned = plan(SHAPE, config, MAC, memory_terms(config.penalty, config.replay))
     found = run_time(SHAPE, config, planned, [100] * 8, SPEED)
     assert list(found.phases) == ["training"]
     blocks, head = sum(block.matrix_parameters for block in SHAPE.blocks), SHAPE.vocab_size * SHAPE.hidden_size

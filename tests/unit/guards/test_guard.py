@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_loopai.config import PENALTIES, MeasuredOptions, RunConfig, load_config
+from mlx_loopai.config import PENALTIES, MeasuredOptions, PenaltyOptions, RunConfig, load_config
 from mlx_loopai.errors import InputError
 from mlx_loopai.guards import guard as guards
 from mlx_loopai.guards.guard import Material, Penalty, guard_of, register
@@ -35,7 +35,7 @@ class Shortness(MeasuredGuard[float]):
 
     measured_rows: ClassVar[list[int]] = []
 
-    def terms(self, config: RunConfig) -> GuardTerms:
+    def terms(self, options: PenaltyOptions) -> GuardTerms:
         return GuardTerms(adapters=7)
 
     def measure(self, material: Material) -> float:
@@ -101,13 +101,13 @@ def _adapted(config: RunConfig) -> nn.Module:
 
 def test_the_plan_has_room_for_it(configure: Callable[..., RunConfig], tiny_model_folder: Path) -> None:
     config, shape = configure(), ModelShape.from_folder(tiny_model_folder)
-    found = plan(shape, config, named_machine("m4-16gb"), memory_terms(config))
+    found = plan(shape, config, named_machine("m4-16gb"), memory_terms(config.penalty, config.replay))
     assert found.terms["penalty"] == 7 * 4 * shape.lora_parameters(2, ("q_proj",), 0)
 
 
 def test_every_kind_of_the_configuration_has_a_guard_and_no_other_is_known() -> None:
     for kind in PENALTIES:
-        guard_of(RunConfig.model_validate({"penalty": {"kind": kind}}))
+        guard_of(PenaltyOptions(kind=kind))
     assert set(guards._GUARDS) == set(PENALTIES)
     with pytest.raises(InputError, match="no such kind; known: none, .*; did you mean sketch?"):
         load_config(None, ("penalty.kind=scetch",))
@@ -117,7 +117,8 @@ def test_what_guards_hand_to_the_plan_needs_no_mlx_lm() -> None:
     """Importing it takes longer than a plan."""
     code = (
         "import sys; from mlx_loopai.config import load_config; from mlx_loopai.guards.terms import memory_terms\n"
-        "memory_terms(load_config(None, ('penalty.kind=sketch', 'replay.source=self')))\n"
+        "config = load_config(None, ('penalty.kind=sketch', 'replay.source=self'))\n"
+        "memory_terms(config.penalty, config.replay)\n"
         "sys.exit('mlx_lm' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_loopai.config import ReplayOptions, RunConfig, validate_config
+from mlx_loopai.config import ReplayOptions
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.samples import texts
-from mlx_loopai.data.sources import general_records
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation import engine
 from mlx_loopai.generation.engine import Generation
-from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, prompts_needed, self_rehearsal
+from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, self_rehearsal
 from mlx_loopai.models.load import LoadedModel, load_model
 from tests.unit.conftest import row
 
@@ -58,27 +57,12 @@ def test_prompts_are_the_first_requests_seeded_and_limited() -> None:
 def test_without_general_rows_the_embedded_prompts_serve() -> None:
     found = general_prompts([], ReplayOptions(max_prompts=10_000), seed=0)
     assert sorted(found) == sorted(prompt for prompts in texts.prompts_by_kind().values() for prompt in prompts)
-    assert general_records(RunConfig()) == []
 
 
 def test_the_embedded_kinds_are_taken_evenly() -> None:
     kinds = texts.prompts_by_kind()
     found = set(general_prompts([], ReplayOptions(max_prompts=20 * len(kinds)), seed=0))
     assert {kind: len(found & set(prompts)) for kind, prompts in kinds.items()} == dict.fromkeys(kinds, 20)
-
-
-@pytest.mark.parametrize(
-    ("settings", "rows", "needed"),
-    [
-        ({"replay": {"share": 0.5}}, 60, 128),  # 60 rehearsed, 24 watched
-        ({"replay": {"share": 0.15}}, 60, 64),
-        ({"replay": {"share": 0.5}}, 10_000, 400),
-        ({"replay": {"share": 0.5}, "train": {"max_steps": 12, "rows_per_step": 8}}, 60, 128),
-        ({"replay": {"share": 0.15}, "penalty": {"kind": "sketch"}}, 60, 192),
-    ],
-)
-def test_only_the_answers_that_a_run_can_use_are_written(settings: dict[str, Any], rows: int, needed: int) -> None:
-    assert prompts_needed(validate_config(settings, "recipe"), rows) == needed
 
 
 def test_general_rows_without_a_request_are_refused() -> None:

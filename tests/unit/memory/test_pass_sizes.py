@@ -27,7 +27,13 @@ def test_caches_grow_as_mlx_lm_lets_them() -> None:
 
 def test_where_there_is_room_a_run_does_what_its_passes_do_by_default(qwen25) -> None:
     config = load_config(None, ("replay.source=self", "replay.share=0.1", "penalty.kind=kronecker"))
-    found = plan(qwen25("0.5B"), config, named_machine("m4-max-128gb"), memory_terms(config), Known(longest_row=128))
+    found = plan(
+        qwen25("0.5B"),
+        config,
+        named_machine("m4-max-128gb"),
+        memory_terms(config.penalty, config.replay),
+        Known(longest_row=128),
+    )
     assert found.rehearsal_rows == signature(generate_batch).parameters["batch_rows"].default
     assert found.chunk_rows == StepSettings(clip=1.0).chunk_rows == signature(nll).parameters["chunk_rows"].default
     (batch,) = measuring_batches([row(128, seed=index) for index in range(found.importance_tokens // 128)], 0)

@@ -24,7 +24,7 @@ from .conftest import QWEN25, qwen25_config
 
 def plan(shape, config, machine, **more) -> MemoryPlan:
     """The plan of a run with the guards that `config` names."""
-    return planning.plan(shape, config, machine, memory_terms(config), Known(**more))
+    return planning.plan(shape, config, machine, memory_terms(config.penalty, config.replay), Known(**more))
 
 
 def config(**values):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_loopai.config import PENALTIES, Optimizer, RunConfig
+from mlx_loopai.config import PENALTIES, Optimizer, PenaltyOptions, ReplayOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.memory.guard_terms import GuardTerms
@@ -173,7 +173,7 @@ def test_a_correction_scales_what_comes_and_goes(qwen25) -> None:
 
 def test_every_penalty_has_a_size(qwen25) -> None:
     for kind in PENALTIES:
-        terms = memory_terms(RunConfig.model_validate({"penalty": {"kind": kind, "activations": 8}}))
+        terms = memory_terms(PenaltyOptions(kind=kind, activations=8), ReplayOptions())
         options = StepOptions(guard=terms)
         assert (predict(qwen25("0.5B"), options, "cpu").terms["penalty"] > 0) is (kind != "none")
 

@@ -28,7 +28,7 @@ LEARNT = [batch([row(12, prompt=4), row(14, prompt=5, seed=1)])]
 
 def penalty_of(config: RunConfig, folder: Path, heard: Heard) -> Penalty | None:
     """What the guard makes of what it measures on the base in `folder`, whose adapter does nothing yet."""
-    guard = guard_of(config)
+    guard = guard_of(config.penalty)
     if not config.measures_importance:
         return guard.penalty(None)
     base = load_model(str(folder), "fp32")
@@ -55,7 +55,7 @@ def test_a_guard_pulls_both_paths_alike(
 ) -> None:
     config = RunConfig.model_validate({"penalty": {"kind": kind, "strength": STRENGTH}})
     penalty = penalty_of(config, tiny_model_folder, heard)
-    batches = Objective(training_divergence=STRENGTH * guard_of(config).token_divergence).weigh(LEARNT)
+    batches = Objective(training_divergence=STRENGTH * guard_of(config.penalty).token_divergence).weigh(LEARNT)
     (eager, moved), (compiled, also) = (stepped(adapted(), path, batches, penalty) for path in PATHS)
     assert compiled.loss == pytest.approx(eager.loss, rel=1e-5)
     assert compiled.penalty == pytest.approx(eager.penalty, rel=1e-5)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from mlx_loopai.config import RunConfig, TrainPath, load_config
-from mlx_loopai.data.rows import RowReader
 from mlx_loopai.errors import InputError, Interrupted
-from mlx_loopai.models.load import load_tokenizer
+from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard
@@ -122,7 +121,7 @@ def test_labelled_answers_are_learnt(
 def test_pairs_are_held_out_by_their_prompt(configure: Callable[..., RunConfig], tmp_path: Path) -> None:
     rows = [row for topic in TOPICS for row in (pair(topic, 0), pair(topic, 1), pair(topic, 2))]
     config = configure(write(tmp_path / "many.jsonl", rows), validation_share=0.3)
-    found = RowReader(load_tokenizer(Path(config.model))).rows(config)
+    found = RunContext.open(config, RunDirectory(tmp_path / "run"), Heard()).rows
     prompts = [
         {row.ids[: row.supervised.argmax()].tobytes() for row in part}
         for part in (found.sources["taste"], found.judged)

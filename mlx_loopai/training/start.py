@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.config import LoraOptions, SelectionOptions
+from mlx_loopai.data.rows import Rows
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
@@ -68,18 +69,13 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     step = _step(context, resources)
     mx.random.seed(config.train.seed)
     checkpoint = latest_checkpoint(context.directory.checkpoints) if resume else None
+    rows, scored_s = context.rows, None
     if checkpoint:
         position = restore_checkpoint(checkpoint, model, step.optimizer)
-    rows, scored_s = context.rows, None
-    if not checkpoint:
+    else:
         if resume:
             listener.notice(tr("{path}: no complete checkpoint; starting over", path=context.directory.path))
-        scoring = time.perf_counter()
-        position = Position(
-            loss_first=loss_of(model, rows.fixed, listener, tr("loss before")),
-            validation_first=loss_of(model, rows.validation, listener, tr("held-out rows before")),
-        )
-        scored_s = time.perf_counter() - scoring
+        position, scored_s = _scored(model, rows, listener)
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next
     return Run(
@@ -118,6 +114,16 @@ def _selected(
         listener.stage(tr("selection in {name}", name=name), len(rows))
         found[name] = select_tokens(model, rows, options, listener.advance)
     return found
+
+
+def _scored(model: nn.Module, rows: Rows, listener: Listener) -> tuple[Position, float]:
+    """Where a new run stands, with what its fixed and held-out rows score now; and the seconds that took."""
+    started = time.perf_counter()
+    position = Position(
+        loss_first=loss_of(model, rows.fixed, listener, tr("loss before")),
+        validation_first=loss_of(model, rows.validation, listener, tr("held-out rows before")),
+    )
+    return position, time.perf_counter() - started
 
 
 def _step(context: RunContext, resources: Resources) -> TrainStep:

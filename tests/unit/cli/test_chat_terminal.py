@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,15 @@ class Terminal:
         if self.process == 0:
             os.execv(sys.executable, [sys.executable, "-m", "mlx_loopai", *arguments])
         self.shown = ""
+        self.status: int | None = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status is None:  # the test failed before the program was asked to end
+            os.kill(self.process, signal.SIGKILL)
+            self.end()
 
     def press(self, keys: str) -> None:
         os.write(self._handle, keys.encode())
@@ -57,7 +67,8 @@ class Terminal:
             pass
         _, status = os.waitpid(self.process, 0)
         os.close(self._handle)
-        return os.waitstatus_to_exitcode(status)
+        self.status = os.waitstatus_to_exitcode(status)
+        return self.status
 
     def _read(self) -> bool:
         """Take what is shown within a second. Returns: False when the program has ended."""
@@ -87,33 +98,33 @@ def turns(tmp_path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("_home")
 def test_a_session_and_the_next_one(tmp_path: Path) -> None:
-    terminal = Terminal("chat", "--temperature", "0", "--max-tokens", "60")
-    place = terminal.wait_for("nano; Ctrl-D leaves")
-    place = terminal.wait_for(READY, place)
-    terminal.press(PASTE)
-    place = terminal.wait_for(PARAGRAPHS[-1], place)
-    assert not list((tmp_path / "chats").glob("*.jsonl"))  # nothing was sent yet
-    terminal.press(ENTER)
-    place = terminal.wait_for(READY, place)
-    (asked, answered) = turns(tmp_path)
-    assert asked["content"] == "\n\n".join(PARAGRAPHS)
-    assert answered["role"] == "assistant"
+    with Terminal("chat", "--temperature", "0", "--max-tokens", "60") as terminal:
+        place = terminal.wait_for("nano; Ctrl-D leaves")
+        place = terminal.wait_for(READY, place)
+        terminal.press(PASTE)
+        place = terminal.wait_for(PARAGRAPHS[-1], place)
+        assert not list((tmp_path / "chats").glob("*.jsonl"))  # nothing was sent yet
+        terminal.press(ENTER)
+        place = terminal.wait_for(READY, place)
+        (asked, answered) = turns(tmp_path)
+        assert asked["content"] == "\n\n".join(PARAGRAPHS)
+        assert answered["role"] == "assistant"
 
-    terminal.press("/set max_tokens 900" + ENTER)
-    place = terminal.wait_for("max_tokens: 900", place)
-    place = terminal.wait_for(READY, place)
-    terminal.press("호랑이 이야기를 들려줘." + ENTER)
-    place = terminal.wait_for(SENT, place)
-    terminal.wait_for_more(place)
-    terminal.press(CTRL_C)
-    place = terminal.wait_for(" …", place)
-    place = terminal.wait_for(READY, place)
-    terminal.press(CTRL_D)
-    assert terminal.end() == 0
+        terminal.press("/set max_tokens 900" + ENTER)
+        place = terminal.wait_for("max_tokens: 900", place)
+        place = terminal.wait_for(READY, place)
+        terminal.press("호랑이 이야기를 들려줘." + ENTER)
+        place = terminal.wait_for(SENT, place)
+        terminal.wait_for_more(place)
+        terminal.press(CTRL_C)
+        place = terminal.wait_for(" …", place)
+        place = terminal.wait_for(READY, place)
+        terminal.press(CTRL_D)
+        assert terminal.end() == 0
     assert [turn.get("weight") for turn in turns(tmp_path)] == [None, answered.get("weight"), None, 0]
 
-    terminal = Terminal("chat", "--continue")
-    place = terminal.wait_for("the conversation goes on after 2 exchanges")
-    terminal.wait_for(READY, place)
-    terminal.press(CTRL_D)
-    assert terminal.end() == 0
+    with Terminal("chat", "--continue") as terminal:
+        place = terminal.wait_for("the conversation goes on after 2 exchanges")
+        terminal.wait_for(READY, place)
+        terminal.press(CTRL_D)
+        assert terminal.end() == 0

@@ -55,7 +55,7 @@ class _Weights:
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All rotary settings in one table: what stands inside wins, then what stands beside, then the default."""
+    """All rotary settings in one table: its own key wins, then one of the configuration, then the default."""
     found = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     neox = config["model_type"] == "gpt_neox"
     found.setdefault("rope_theta", config.get("rotary_emb_base" if neox else "rope_theta"))

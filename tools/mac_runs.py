@@ -86,7 +86,7 @@ class PublishedRun:
 
 
 def published_run(row: Mapping[str, Any]) -> PublishedRun | None:
-    """The line as a run; None when it is no LoRA run of mlx-lm's step, or names no model that is known."""
+    """The line as a run; None when it is not a LoRA run of mlx-lm's step, or names no model that is known."""
     note = f"{row.get('note') or ''} {row.get('raw') or ''}"
     about = f"{row.get('model') or ''} {row.get('software') or ''} {note}"
     shape = known_shape(str(row.get("model") or ""))

@@ -31,7 +31,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Ch
     """Put the tokenizer in `files` into the metadata; `work` is a folder for copies of them.
 
     Raises:
-        InputError: it is no BPE tokenizer.json, or llama.cpp does not know its way of splitting words.
+        InputError: it is not a BPE tokenizer.json, or llama.cpp does not know its way of splitting words.
     """
     path = next((file for file in files if file.name == "tokenizer.json"), None)
     if path is None:
@@ -41,7 +41,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Ch
     document = read_object(path)
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise InputError(f"{path}: is no BPE tokenizer, the only kind written to GGUF; use `to` hf or `to` mlx")
+        raise InputError(f"{path}: is not a BPE tokenizer, the only kind written to GGUF; use `to` hf or `to` mlx")
     tokens, types = _tokens(document, checkpoint.config["vocab_size"], str(path))
     if model.get("byte_fallback"):
         writer.add_tokenizer_model("llama")

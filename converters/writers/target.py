@@ -65,7 +65,7 @@ class Target:
 class Plan:
     """A target made definite.
 
-    `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` says so, and what was chosen.
+    `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` name them, and what was chosen.
     """
 
     target: Target

@@ -77,7 +77,7 @@ def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor
 
 
 def _not_learnt(source: Path) -> list[str]:
-    """Why the run in the folder `source` learnt nothing; empty for one that did, and for what is no judged run."""
+    """Why the run in the folder `source` learnt nothing; empty for one that did, and for a run without a verdict."""
     from mlx_loopai.experiments.verdict import not_learnt
     from mlx_loopai.runs.directory import RunDirectory
     from mlx_loopai.runs.documents.verdict import JudgedSummary

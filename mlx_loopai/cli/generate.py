@@ -248,7 +248,7 @@ def _prefix(
     from mlx_loopai.models.prompt_cache import cache_identity, compute_prefix, read_prefix, save_prefix, shared_tokens
 
     path, all_ids = given.prompt_cache, [question.ids for question in questions]
-    # A prompt with pictures is read with them, and what they share is no text alone.
+    # A prompt with pictures is read with them, and what such prompts share is not only text.
     if (path is None and len(all_ids) == 1) or any(question.pictures for question in questions):
         return None
     # Another request shows where the system prompt and the examples end, also when one prompt is asked.

@@ -141,7 +141,7 @@ class _Tally:
 
 @dataclass
 class _Lengths:
-    """How long rows are. drawn: the lengths of every so many, evenly, of at most `_PLANNED_ROWS` rows."""
+    """How long rows are. drawn: the lengths of at most `_PLANNED_ROWS` rows, evenly spread over the file."""
 
     rows: int = 0
     longest: int = 0

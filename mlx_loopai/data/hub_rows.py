@@ -80,7 +80,7 @@ def _listed(repo_id: str, revision: str | None) -> list[str] | None:
         ) from None
     except errors.RepositoryNotFoundError:
         raise InputError(
-            tr("hf:{repo_id}: is no data set on the hub (or it is private: set HF_TOKEN)", repo_id=repo_id)
+            tr("hf:{repo_id}: there is no such data set on the hub (or it is private: set HF_TOKEN)", repo_id=repo_id)
         ) from None
     except errors.RevisionNotFoundError:
         return []

@@ -110,7 +110,7 @@ def picture_size(picture: Picture) -> tuple[int, int]:
 def picture_patches(picture: Picture, settings: PatchSettings, max_pixels: int) -> tuple[npt.NDArray[np.float32], Grid]:
     """What a vision tower reads of it, and the grid. max_pixels: of the picture after it was made smaller.
 
-    Raises: InputError for a file that is no whole picture of a kind that is read.
+    Raises: InputError for a file that is not a whole picture of a kind that is read.
     """
     with _opened(picture) as image:
         upright = _upright(image, picture.name)

@@ -200,7 +200,7 @@ def unpacked(raw: Any) -> Any:
 
 
 def _with_system(row: _Row, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The conversation with the system prompt that stands beside it, unless it has one of its own."""
+    """The conversation with the system prompt of another field, unless it has one of its own."""
     name = row.first(_SYSTEM_NAMES)
     if name is None:
         return messages

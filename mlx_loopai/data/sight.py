@@ -37,7 +37,7 @@ class Sight:
         return patch_grid(picture, patches, self.max_pixels)
 
     def pixels(self, picture: Picture) -> tuple[npt.NDArray[Any], Grid]:
-        """What the encoder reads of it. Raises: InputError for what is no whole picture."""
+        """What the encoder reads of it. Raises: InputError when it is not a whole picture."""
         patches = self.settings.patches
         if isinstance(patches, SquareSettings):
             return square_pixels(picture, patches.side), Grid(patches.rows, patches.rows, 1)

@@ -20,7 +20,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
 _OPEN_THINKING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
-# So many answers at either end of a conversation are compared with what generation would read before them.
+# How many answers at either end of a conversation are compared with what generation would read before them.
 _COMPARED = 16
 # What a template may do to an answer's outer white space.
 _TRIMS: tuple[Callable[[str], str], ...] = (
@@ -133,7 +133,7 @@ class ChatTemplate:
         for number, (turn, position) in enumerate(zip(turns, positions, strict=True)):
             read += texts[number]
             taught, past = marked.messages[position].taught, number < len(positions) - 1
-            # What holds for so many of a row's answers holds for those between.
+            # What holds for a row's first and last answers holds for those between.
             if taught and (marked.thinks or number < _COMPARED or number >= len(positions) - _COMPARED):
                 asked = self._render(marked.until(position), True)
                 thoughts = read[len(asked) :] if marked.thinks and read.startswith(asked) else ""

@@ -47,7 +47,7 @@ def evaluate(
 
     model: nano, a folder, or a hub id; without it the base that the adapter was trained on, or nano. adapter: an
     adapter's folder, or a run's. suite: nano, general, or a suite file (docs/measuring.md); by default what suits the
-    model. limit: at most so many questions of each task, for a quick
+    model. limit: the most questions of each task, for a quick
     look. adapter_when: `auto` counts the base's answer where the adapter's switch leaves a prompt to it. The base's
     answers are kept in the cache folder, so it is asked once.
 

@@ -119,7 +119,7 @@ def speed_of(machine: Machine) -> Speed:
 
 
 def work_of(config: RunConfig, lengths: Sequence[int], prompt_tokens: int = PROMPT_TOKENS) -> Work:
-    """The work of a run of `config` on rows of these `lengths` in tokens, and general prompts of at most so many."""
+    """The work of a run of `config` on rows of these `lengths`, with general prompts of at most `prompt_tokens`."""
     train, replay = config.train, config.replay
     mean = sum(min(length, train.max_tokens) for length in lengths) / len(lengths)
     share = replay.share if config.needs_rehearsal else 0.0

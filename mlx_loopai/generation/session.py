@@ -174,7 +174,7 @@ class Session:
         """The tokens that `prompt` and its examples become: the same form as a training row's.
 
         options: whether the model thinks first, and whether names of control tokens are those tokens. begun: the
-        beginning of the answer, where one is to be gone on with.
+        beginning of the answer, where one is to be continued.
 
         Raises: InputError naming the prompt's origin when the chat template refuses it.
         """

@@ -15,8 +15,9 @@ WIDEST = 1000.0
 AIM = 0.85
 # How far above it a run may be while all of its learning rate is still to fall.
 EARLY = 1.0
-# Of the logarithm of reading over aim: in so many steps, and for its change since the reading before. A model answers a
-# new weight within about ten steps; a controller that is faster than that swings.
+# The weight's logarithm follows that of reading over aim: `INTEGRAL` of it in `INTEGRAL_STEPS` steps, `PROPORTIONAL` of
+# its change since the reading before. A model answers a new weight within about ten steps; a controller that is faster
+# than that swings.
 INTEGRAL, PROPORTIONAL = 0.8, 0.6
 INTEGRAL_STEPS = 10
 # A reading near 0 means that the budget is unspent; by how many orders of magnitude does not matter.

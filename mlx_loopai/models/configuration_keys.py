@@ -107,7 +107,7 @@ KEYS = (
         name="tie_word_embeddings",
         of=KINDS,
         mlx_lm="true when missing (qwen2, llama, mistral); a head in the file is dropped then; gpt_neox: never",
-        transformers="false when missing; a head in the file that is no copy is kept",
+        transformers="false when missing; a head in the file that is not a copy is kept",
         gguf="tied when there is no output.weight",
         here="follows the file: tied without a head or with a copy, else the head is kept and false is written",
     ),

@@ -282,7 +282,7 @@ def _ties(path: Path, config: dict[str, Any]) -> bool:
         try:
             arrays = mx.load(str(file))
         except (RuntimeError, ValueError):
-            return bool(tie)  # damaged: opening the model says so
+            return bool(tie)  # damaged: opening the model reports it
         # A multimodal model has a prefix before them.
         found |= {end: arrays[name] for end in (_EMBEDDING, _HEAD) for name in arrays if name.endswith(end)}
     if _HEAD not in found or _EMBEDDING not in found:

@@ -30,7 +30,7 @@ class Slots:
         self._limit, self.taken = limit, 0
 
     def take(self, places: int = 1) -> None:
-        """Raises: ApiError 429 when so many are not free."""
+        """Raises: ApiError 429 when fewer than `places` are free."""
         if self.taken + places > self._limit:
             raise ApiError(429, "all places are taken; ask again in a moment", code="rate_limit_exceeded", retry_s=1)
         self.taken += places

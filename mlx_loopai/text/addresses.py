@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import regex
 
-# Hangul counts only where what comes after it says so; how much of it is looked through is bounded (`run_patterns`).
+# Hangul counts only if what follows it makes it an address; how far that is looked for is bounded (`run_patterns`).
 _LABEL = r"(?:[A-Za-z0-9\-]++|[가-힣]{1,10}+)++"
 # The top-level names in Hangul; any other Hangul right behind a host belongs to the sentence: naver.com에서.
 _HANGUL_TOP = r"(?:한국|닷컴|닷넷|삼성)(?=[/:?#]|(?![가-힣]))"
@@ -54,7 +54,7 @@ LABEL = regex.compile(
     rf"[ \t]*+(?:{_BULLET}|{_BULLET}?\*{{0,2}}(?:{_KIND} ?){{0,2}}{_NAME}(?: {_NAME})?\*{{0,2}}"
     r"(?: ?[:：]\*{0,2}| [\-–—→])[ \t]*)"
 )
-# With one of these right before it, an address stands beside the name, whose particle follows both.
+# With one of these right before it, an address follows a name, whose particle comes after both.
 NAMED = regex.compile(rf"{_NAME}[ \x00]\Z")
 _HANGUL = regex.compile("[가-힣]")
 MAX_LABEL_CHARS = 40

@@ -48,7 +48,7 @@ from mlx_loopai.text.surroundings import (
 )
 from mlx_loopai.text.units import holds_han, is_other_script, judge
 
-# A longer run without any Hangul is no part of a Korean sentence.
+# A longer run without any Hangul is not part of a Korean sentence.
 _MAX_RUN_CHARS = 4000
 _MAX_LEFT_CHARS = 256
 _MAX_LEADING = 8

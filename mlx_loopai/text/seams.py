@@ -92,7 +92,7 @@ class Tidy:
 
     @property
     def _at_rest(self) -> bool:
-        """True when only white space is held back, and none of it stands beside a seam."""
+        """True when only white space is held back, and none of it touches a seam."""
         return not self._openers and not self._gap_is_marked
 
     def _pass(self, text: str, out: list[str]) -> None:

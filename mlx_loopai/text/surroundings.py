@@ -79,7 +79,7 @@ def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
 
 
 def continues(left: str) -> bool:
-    """True when a sentence goes on after `left`: its last sign ends none, and it is no direction in brackets alone."""
+    """True when a sentence goes on after `left`: its last sign ends none, and more stands there than a direction."""
     last = left.rstrip(_TRANSPARENT)[-1:]
     direction = _DIRECTION.search(left)
     if direction and left[: direction.start()].rstrip(_TRANSPARENT)[-1:] in _BEFORE_SENTENCE:

@@ -108,7 +108,7 @@ def settle(config: dict[str, Any], where: str) -> None:
         if config.get(key):
             problems.append(f"{key} is on, for which mlx-lm's qwen3_moe has no place")
     if _bad(config["decoder_sparse_step"]) or not isinstance(config["mlp_only_layers"], list):
-        problems.append("decoder_sparse_step or mlp_only_layers is no number or list of blocks")
+        problems.append("decoder_sparse_step is not a number, or mlp_only_layers not a list of blocks")
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")
     settle_rope(config, where)

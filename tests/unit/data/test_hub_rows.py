@@ -104,7 +104,7 @@ def test_only_the_split_is_fetched(hub: Hub) -> None:
     [
         ("hf:a/plain:test", "has no split 'test'; it has train, validation"),
         ("hf:a/none", "holds no rows"),
-        ("hf:a/missing", "is no data set on the hub"),
+        ("hf:a/missing", "no such data set on the hub"),
         ("hf:../etc", "is not of the form"),
         ("hf:a/plain:train:x", "is not of the form"),
     ],

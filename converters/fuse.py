@@ -43,8 +43,9 @@ def fused_entries(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     """The checkpoint with W + scale (A B)^T for every adapted matrix, computed block by block in float32.
 
     Raises:
-        InputError: the adapter has modules that the checkpoint lacks, or of other sizes.
+        InputError: the adapter has modules that the checkpoint lacks, or of other sizes, or is for pictures only.
     """
+    adapter.check_scope()
     deltas = {f"{hf_module(name)}.weight": pair for name, pair in adapter.factors.items()}
     shapes = {entry.name: entry.shape for entry in checkpoint.entries}
     problems = [

@@ -49,8 +49,10 @@ def merge(adapters: Sequence[Adapter], how: Merge, force: bool = False, on_progr
     Modules that some adapters lack count as zero there. One adapter with weight 1 and `cat` comes back unchanged.
 
     Raises:
-        InputError: weights or rank that do not fit, or different bases (unless `force`).
+        InputError: weights or rank that do not fit, different bases (unless `force`), or one that is for pictures only.
     """
+    for adapter in adapters:
+        adapter.check_scope()
     weights = how.weights or (1.0,) * len(adapters)
     _check(adapters, weights, how, force)
     advance = on_progress or (lambda count: None)

@@ -248,9 +248,10 @@ def write_peft(folder: Path, adapter: Adapter, base: str | None = None) -> None:
     `base`: what `base_model_name_or_path` shall say.
 
     Raises:
-        InputError: something is at `folder` already.
+        InputError: something is at `folder` already, or the adapter is for pictures only.
         OSError: the folder cannot be written.
     """
+    adapter.check_scope()
     check_free(folder)
     arrays = {}
     for name, (a, b) in adapter.factors.items():

@@ -95,8 +95,9 @@ def command(
     oldest turns are left out, and a line tells you.
     """
     generation = read_flags(options)
-    from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
+    from mlx_loopai.generation.chat import Chat, ChatOptions
     from mlx_loopai.generation.genres import shown_first
+    from mlx_loopai.generation.kept_conversation import Conversation
     from mlx_loopai.generation.session import open_session
 
     Scripts.parse(generation.scripts)  # before the weights

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.files import cache_folder, write_whole
+from mlx_loopai.files import cache_folder
 from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
-    from mlx_loopai.generation.chat import Conversation
+    from mlx_loopai.generation.kept_conversation import Conversation
 
 
 def chats_folder() -> Path:
@@ -42,7 +42,7 @@ class Autosave:
 
     def read(self) -> Conversation:
         """What was said. Raises: InputError when the file is damaged."""
-        from mlx_loopai.generation.chat import Conversation
+        from mlx_loopai.generation.kept_conversation import Conversation
 
         return Conversation.load(self.path)
 
@@ -51,4 +51,4 @@ class Autosave:
         if not conversation.turns:
             return
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(self.path, conversation.row())
+        conversation.keep(self.path)

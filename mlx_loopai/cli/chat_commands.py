@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ _HELP = later("""\
 /retry           answer the last request anew, with another seed
 /temperature N   how freely the model chooses: 0 always the likeliest word, 1 freely
 /length N        end answers at the sentence that reaches N characters; 0: where the model ends them
+/image FILE      show a picture (PNG, JPEG, WebP) with the next request; without FILE take back what waits
 /set NAME VALUE  set any option of generation, such as /set max_tokens 300
 /system TEXT     set the system prompt; without TEXT show it
 /undo            take back the last request and its answer
@@ -48,11 +51,12 @@ def prepared_retry(chat: Chat) -> str:
     """The last request, taken back with its answer, to be asked again with another seed. Raises: InputError."""
     if not chat.conversation.exchanges:
         raise InputError(tr("/retry: nothing was answered yet"))
-    asked = chat.conversation.turns[-2].content
+    asked = chat.conversation.turns[-2]
     chat.begin(chat.conversation.undone())
+    chat.pictures = asked.pictures
     options = chat.options.generation
     chat.set_generation(options.model_copy(update={"seed": options.seed + 1}))
-    return asked
+    return asked.content
 
 
 def _system(chat: Chat, text: str) -> str:
@@ -85,16 +89,36 @@ def _length(chat: Chat, text: str) -> str:
     return tr("length: about {chars} characters", chars=chars) if chars else tr("length: where the model ends")
 
 
+def _image(chat: Chat, name: str) -> str:
+    from mlx_loopai.data.images import given_picture
+
+    if name:
+        chat.show(given_picture(_unquoted(name)))
+    else:
+        chat.pictures = ()
+    waiting = ", ".join(picture.name for picture in chat.pictures)
+    return tr("the next request shows: {pictures}", pictures=waiting or tr("no picture"))
+
+
+def _unquoted(name: str) -> str:
+    """A path as a terminal writes it where a file is dropped on it: with quotes, or a backslash before a space."""
+    with contextlib.suppress(ValueError):
+        parts = shlex.split(name)
+        if len(parts) == 1:
+            return parts[0]
+    return name
+
+
 def _undo(chat: Chat, _: str) -> str:
     if not chat.conversation.exchanges:
         return tr("there is nothing to take back")
-    taken = chat.conversation.turns[-2].content
+    taken = chat.conversation.turns[-2].shown
     chat.begin(chat.conversation.undone())
     return tr("taken back: {taken}", taken=taken)
 
 
 def _reset(chat: Chat, _: str) -> str:
-    from mlx_loopai.generation.chat import Conversation
+    from mlx_loopai.generation.kept_conversation import Conversation
 
     chat.begin(Conversation(chat.conversation.system))
     return tr("a new conversation")
@@ -125,7 +149,7 @@ def _export(chat: Chat, name: str) -> str:
 
 
 def _load(chat: Chat, name: str) -> str:
-    from mlx_loopai.generation.chat import Conversation
+    from mlx_loopai.generation.kept_conversation import Conversation
 
     path = _named("load", name, ".jsonl")
     chat.begin(Conversation.load(path))
@@ -172,6 +196,7 @@ _ACTIONS: dict[str, Callable[[Chat, str], str]] = {
     "help": lambda chat, _: tr(_HELP),
     "temperature": _temperature,
     "length": _length,
+    "image": _image,
     "system": _system,
     "set": _set,
     "undo": _undo,

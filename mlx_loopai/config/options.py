@@ -309,6 +309,11 @@ class RunConfig(Options):
         return self.vision.trains != "projector"
 
     @property
+    def answers_text(self) -> bool:
+        """Whether the result has a part in answers to requests of text; otherwise they are the base's own, exactly."""
+        return self.changes_text and self.vision.adapter_scope == "always"
+
+    @property
     def measures_importance(self) -> bool:
         """Whether the penalty weighs the update by what was measured on general data."""
         return PENALTIES[self.penalty.kind].measured and self.changes_text
@@ -316,7 +321,12 @@ class RunConfig(Options):
     @property
     def is_guarded(self) -> bool:
         """Whether anything holds general ability while the run trains."""
-        return (self.penalty.kind != "none" and self.changes_text) or self.needs_rehearsal
+        return self.changes_text and self.asks_for_guards
+
+    @property
+    def asks_for_guards(self) -> bool:
+        """Whether general ability is to be held, if what the run trains has a part in it."""
+        return self.penalty.kind != "none" or (self.replay.source != "none" and self._rehearses)
 
     def without_guards(self) -> RunConfig:
         """The same run with nothing that holds general ability."""
@@ -331,8 +341,8 @@ class RunConfig(Options):
 
     @property
     def is_judged(self) -> bool:
-        """Whether base and result are asked the questions of a suite when the run has ended."""
-        return self.is_guarded and self.forgetting.questions > 0
+        """Whether the run ends in a verdict: base and result are asked a suite's questions where both answer text."""
+        return self.asks_for_guards and self.forgetting.questions > 0
 
     @property
     def watches(self) -> bool:
@@ -342,8 +352,13 @@ class RunConfig(Options):
     @property
     def needs_rehearsal(self) -> bool:
         """Whether rehearsal rows are made: to train on, or only to measure importance on."""
-        trained_on = max(self.replay.share, *(phase.replay_share or 0.0 for phase in self.phases), 0.0) > 0
-        return self.changes_text and self.replay.source != "none" and (trained_on or self.measures_importance)
+        used = self._rehearses or self.measures_importance
+        return self.changes_text and self.replay.source != "none" and used
+
+    @property
+    def _rehearses(self) -> bool:
+        """Whether a share of what is trained on is rehearsal."""
+        return max(self.replay.share, *(phase.replay_share or 0.0 for phase in self.phases), 0.0) > 0
 
     def digest(self) -> str:
         """Hash of every value, so that a resumed run can tell whether it is still the same run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from mlx_loopai.data.images import Picture
@@ -35,6 +36,13 @@ class Message:
     tool_calls: str = ""
     name: str = ""
     pictures: tuple[Picture, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """Its text for a person, with the name of each picture in brackets where it stands."""
+        first, *rest = self.content.split(PICTURE)
+        named = zip(self.pictures, rest, strict=True)
+        return first + "".join(f"[{Path(picture.name).name}] {text}" for picture, text in named)
 
     def as_turn(self) -> dict[str, Any]:
         """The turn as a chat template reads it: what was said, not whether it teaches."""

@@ -88,7 +88,10 @@ def picture_in(folder: Path, name: str) -> Picture:
 
 def given_picture(path: Path | str) -> Picture:
     """A picture that a person names. Raises: InputError when there is none."""
-    place = Path(path).expanduser()
+    try:
+        place = Path(path).expanduser()
+    except RuntimeError:  # ~name of a user that this machine does not have
+        place = Path(path)
     if not place.is_file():
         raise InputError(tr("{path}: no such picture; give a PNG, JPEG or WebP file", path=path))
     return Picture(str(path), place)

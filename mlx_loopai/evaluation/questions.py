@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mlx_loopai.data.formats import read_rows
+from mlx_loopai.data.images import Picture, picture_in
 from mlx_loopai.data.samples.composed_questions import composed_questions
 from mlx_loopai.data.shapes import ANSWER_NAMES, REQUEST_NAMES
 from mlx_loopai.errors import InputError, all_problems
@@ -34,7 +35,8 @@ _EDGES = re.compile(r"^[\s\W_]+|[\s\W_]+$")
 class Question:
     """`match`: how an accepted value is looked for (`holds`); `language`: of the answer; `kind`: its group.
 
-    form: a key of `forms.EXAMPLES` that the answer must have; "": none. With a form, `accepts` may be empty.
+    form: a key of `forms.EXAMPLES` that the answer must have; "": none. With a form, `accepts` may be empty. pictures:
+    what the question shows.
     """
 
     prompt: str
@@ -43,6 +45,7 @@ class Question:
     language: Language = "any"
     kind: str = ""
     form: str = ""
+    pictures: tuple[Picture, ...] = ()
 
 
 def judge_answer(question: Question, text: str, finished: bool = True) -> Verdict:
@@ -107,15 +110,17 @@ def general_questions() -> dict[str, list[Question]]:
 def read_questions(path: Path, match: Match = "word", language: Language = "any") -> list[Question]:
     """The questions of a table: a prompt (or question, ...) and its answer or list of `answers`.
 
-    A row's own `match` and `language` go before the given ones. Raises: InputError with every problem of the file.
+    A row's own `match` and `language` go before the given ones, and its `images` are files in the table's folder.
+    Raises: InputError with every problem of the file.
     """
     rows, broken = read_rows(path)
     problems = [(problem.line, problem.reason) for problem in broken]
     questions = []
     for row in rows:
         try:
-            questions.append(_question(row.values, match, language))
-        except ValueError as reason:
+            question = _question(row.values, match, language)
+            questions.append(replace(question, pictures=_pictures(row.values, path.parent)))
+        except (ValueError, InputError) as reason:
             problems.append((row.line, str(reason)))
     if problems:
         raise InputError(all_problems(f"{path}:{line}: {reason}" for line, reason in sorted(problems)))
@@ -154,6 +159,29 @@ def _question(values: Any, match: Match, language: Language) -> Question:
         kind=str(values.get("kind", "")),
         form=form,
     )
+
+
+def _pictures(values: Mapping[str, Any], folder: Path) -> tuple[Picture, ...]:
+    """What a row's `images` name. Raises: ValueError, InputError."""
+    named = values.get("images") or []
+    listed = named if isinstance(named, list) else [named]
+    if not all(isinstance(name, str) and name for name in listed):
+        raise ValueError(tr("images: give the path of a picture, or a list of paths"))
+    return tuple(picture_in(folder, name) for name in listed)
+
+
+def exchanged(questions: Sequence[Question]) -> list[Question]:
+    """The same questions, each with the pictures of one that accepts other answers: who sees cannot answer them.
+
+    Raises: ValueError when all accept the same.
+    """
+    if len({question.accepts for question in questions}) < 2:
+        raise ValueError(tr("all pictures have the same name, so that nothing tells who sees from who guesses"))
+    found = []
+    for place, question in enumerate(questions):
+        others = (questions[(place + step) % len(questions)] for step in range(1, len(questions)))
+        found.append(replace(question, pictures=next(o.pictures for o in others if o.accepts != question.accepts)))
+    return found
 
 
 def _in_language(question: Question, answer: str) -> bool:

@@ -59,12 +59,14 @@ class Retention:
         return min(self.per_task, key=lambda name: self.per_task[name].capped)
 
 
-def counted(base: Sequence[TaskResult]) -> list[str]:
-    """Names of the tasks that retention counts: the base is well above chance, and has something to lose.
+def well_above_chance(base: Sequence[TaskResult]) -> list[str]:
+    """Names of the tasks on which the base has something to lose."""
+    return [result.name for result in base if result.score - result.chance >= WELL_ABOVE_CHANCE]
 
-    Raises: InputError when there is none.
-    """
-    names = [result.name for result in base if result.score - result.chance >= WELL_ABOVE_CHANCE]
+
+def counted(base: Sequence[TaskResult]) -> list[str]:
+    """Names of the tasks that retention counts, where the base is well above chance. Raises: InputError for none."""
+    names = well_above_chance(base)
     if not names:
         scores = ", ".join(
             tr("{name} {score:.2f} (chance {chance:.2f})", name=result.name, score=result.score, chance=result.chance)

@@ -5,6 +5,7 @@ A suite file is YAML, one task a name; files are relative to it:
     general:  {kind: general}
     copa:     {kind: choice, file: COPA_dev.tsv, limit: 200}
     qa:       {kind: generate, file: qa.jsonl, match: word, language: ko, max_tokens: 48}
+    pictures: {kind: caption, file: captions.jsonl}
     dialogue: {kind: nll, file: dialogue.jsonl, limit: 100}
 """
 
@@ -25,7 +26,15 @@ from mlx_loopai.data.samples import corpus, skills
 from mlx_loopai.data.samples.skills import Item
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.evaluation.choices import read_choices
-from mlx_loopai.evaluation.questions import QUESTION_JUDGE, Language, Match, general_questions, read_questions
+from mlx_loopai.evaluation.questions import (
+    QUESTION_JUDGE,
+    Language,
+    Match,
+    Question,
+    exchanged,
+    general_questions,
+    read_questions,
+)
 from mlx_loopai.evaluation.skill_judge import SKILL_JUDGE
 from mlx_loopai.evaluation.tasks import ANSWER_TOKENS, Asked, Chosen, Scored, Task
 from mlx_loopai.language import tr
@@ -34,6 +43,8 @@ from mlx_loopai.models.load import NANO, NANO_FOLDER
 GENERAL = "general"
 # The embedded suite's text for perplexity: hand-written, and never seen in pretraining.
 HELD_OUT = "held_out"
+# What the name of a caption task's control ends with.
+SHUFFLED = "_shuffled"
 LEAST_NANO_ITEMS, MOST_NANO_ITEMS = 200, 240
 _SAMPLE_SEED = 20264
 _T = TypeVar("_T")
@@ -43,7 +54,7 @@ class TaskOptions(BaseModel):
     """One task as the suite file gives it."""
 
     model_config = ConfigDict(extra="forbid")
-    kind: Literal["general", "generate", "choice", "nll"]
+    kind: Literal["general", "generate", "caption", "choice", "nll"]
     file: str = ""
     limit: int | None = Field(None, ge=1)
     max_tokens: int = Field(ANSWER_TOKENS, ge=1)
@@ -136,6 +147,9 @@ def _tasks(name: str, options: TaskOptions, folder: Path, limit: int | None) -> 
     if options.kind == "generate":
         questions = _sampled(read_questions(path, options.match, options.language), options.limit, limit)
         return [Asked.of(name, questions, QUESTION_JUDGE, options.max_tokens)]
+    if options.kind == "caption":
+        questions = _sampled(read_questions(path, options.match, options.language), options.limit, limit)
+        return _captions(name, path, questions, options.max_tokens)
     if options.kind == "choice":
         return [Chosen(name, _sampled(read_choices(path), options.limit, limit))]
     return [Scored(name, _sampled(read_records(path, name), options.limit, limit))]
@@ -144,6 +158,23 @@ def _tasks(name: str, options: TaskOptions, folder: Path, limit: int | None) -> 
 def _general(max_tokens: int, *limits: int | None) -> list[Task]:
     kinds = general_questions().items()
     return [Asked.of(kind, _sampled(questions, *limits), QUESTION_JUDGE, max_tokens) for kind, questions in kinds]
+
+
+def _captions(name: str, path: Path, questions: Sequence[Question], max_tokens: int) -> list[Task]:
+    """What the pictures show, and the control: the same questions with each other's pictures.
+
+    Raises: InputError for a question without a picture, or pictures that all have one name.
+    """
+    if not all(question.pictures for question in questions):
+        raise InputError(tr("{path}: kind caption: every question needs its `images`", path=path))
+    try:
+        control = exchanged(questions)
+    except ValueError as reason:
+        raise InputError(f"{path}: {reason}") from None
+    return [
+        Asked.of(name, questions, QUESTION_JUDGE, max_tokens),
+        Asked.of(f"{name}{SHUFFLED}", control, QUESTION_JUDGE, max_tokens),
+    ]
 
 
 def _sampled(items: Sequence[_T], *limits: int | None) -> tuple[_T, ...]:

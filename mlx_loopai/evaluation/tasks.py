@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic
 
-from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.conversation import showing
+from mlx_loopai.data.images import Picture
+from mlx_loopai.data.records import Record
 from mlx_loopai.data.rows import rows_digest
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.choices import Choice, chance, choice_rows, choose
 from mlx_loopai.evaluation.judge import ItemT, Judge
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+from mlx_loopai.generation.seen_answers import SeenPrompt, seen_answers
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.progress import Advance, ignore
 
@@ -79,12 +82,23 @@ class Asked(Generic[ItemT]):
             max_tokens=max_tokens,
         )
 
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether any of its questions shows a picture."""
+        return any(pictures_of(item) for item in self.items)
+
     def read_by_model(self, loaded: LoadedModel, encoder: ChatEncoder) -> list[Any]:
         """What the model reads and what bounds its answers, as JSON values: two equal ones get equal answers."""
-        return [self.max_tokens, self._prompts(encoder)]
+        shown = [[picture.digest for picture in pictures_of(item)] for item in self.items]
+        return [self.max_tokens, self._prompts(encoder), *([shown] if self.shows_pictures else [])]
 
     def run(self, loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance = ignore) -> Given:
         """[text, finished] of every greedy answer; `on_progress` hears how many have ended."""
+        if self.shows_pictures:
+            ids = zip(self._prompts(encoder), self.items, strict=True)
+            prompts = [SeenPrompt(prompt, pictures_of(item)) for prompt, item in ids]
+            seen = seen_answers(loaded, prompts, self.max_tokens, on_progress)
+            return [[answer.written, answer.finished] for answer in seen]
         options = SamplingOptions(temperature=0.0, max_tokens=self.max_tokens)
         answers = generate_batch(loaded, self._prompts(encoder), options, on_progress)
         return [[answer.text, answer.finished] for answer in answers]
@@ -112,7 +126,7 @@ class Asked(Generic[ItemT]):
 
     def _prompts(self, encoder: ChatEncoder) -> list[list[int]]:
         items: Sequence[Any] = self.items
-        return [encoder.prompt_ids([Message("user", item.prompt)]) for item in items]
+        return [encoder.prompt_ids([showing(item.prompt, pictures_of(item))]) for item in items]
 
 
 @dataclass(frozen=True)
@@ -162,3 +176,14 @@ class Scored:
 
 
 Task = Asked[Any] | Chosen | Scored
+
+
+def shows_pictures(task: Task) -> bool:
+    """Whether any of its questions shows a picture."""
+    return isinstance(task, Asked) and task.shows_pictures
+
+
+def pictures_of(item: Any) -> tuple[Picture, ...]:
+    """What a question shows: none, where its kind has no pictures."""
+    found: tuple[Picture, ...] = getattr(item, "pictures", ())
+    return found

@@ -11,12 +11,12 @@ from typing import Any
 
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import ChatEncoder
-from mlx_loopai.evaluation.retention import Retention, TaskRetention, counted, retention
+from mlx_loopai.evaluation.retention import Retention, TaskRetention, counted, retention, well_above_chance
 from mlx_loopai.evaluation.suite_run import SuiteResult, is_kept, run_suite
 from mlx_loopai.evaluation.suites import default_suite, read_suite
-from mlx_loopai.evaluation.tasks import JudgedAnswer, Task, TaskResult
+from mlx_loopai.evaluation.tasks import JudgedAnswer, Task, TaskResult, shows_pictures
 from mlx_loopai.files import cache_folder
-from mlx_loopai.generation.session import AdapterWhen, open_session
+from mlx_loopai.generation.session import AdapterWhen, Session, open_session
 from mlx_loopai.generation.switch import Switch
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import note_retention
@@ -57,18 +57,39 @@ def evaluate(
     folder = None if adapter is None else Path(adapter)
     model = base_of(folder, model)
     session = open_session(model, folder, adapter_when=adapter_when)
-    loaded, encoder = session.loaded, ChatEncoder(session.loaded.tokenizer, session.system_prompt)
+    loaded, sight = session.loaded, None if session.tools.eyes is None else session.tools.eyes.sight
+    encoder = ChatEncoder(loaded.tokenizer, session.system_prompt, sight)
     named = suite or default_suite(loaded.path)
     tasks = read_suite(named, limit)
     with adapter_disabled(loaded.model):
         base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
     if session.adapter is None:
         return evaluation_of(base, None, suite=named, model=model)
-    _say_what_counts(base, listener)
-    tuned = measure_suite(loaded, encoder, tasks, listener, tr("fine-tuned model"))
-    if session.switch is not None:
-        tuned = switched(base, tuned, session.switch, loaded, encoder)
-    return evaluation_of(base, tuned, suite=named, model=model, adapter=str(session.adapter))
+    counts = bool(well_above_chance(base.tasks)) or not any(map(shows_pictures, tasks))
+    if counts:
+        _say_what_counts(base, listener)
+    else:
+        listener.notice(tr("the base is at chance on every task: the suite says what was learnt, not what was kept"))
+    tuned = _tuned(session, encoder, tasks, base, listener)
+    return evaluation_of(base, tuned, suite=named, model=model, adapter=str(session.adapter), counts=counts)
+
+
+def _tuned(
+    session: Session, encoder: ChatEncoder, tasks: Sequence[Task], base: SuiteResult, listener: Listener
+) -> SuiteResult:
+    """What a reader gets of the tuned model: also where the base or a switch has a part in its answers."""
+    pictured = [task for task in tasks if shows_pictures(task)]
+    asked = pictured if session.for_pictures else tasks
+    tuned = measure_suite(session.loaded, encoder, asked, listener, tr("fine-tuned model"))
+    if session.for_pictures:
+        listener.notice(tr("the adapter answers requests with pictures only: all others are answered by the base"))
+        return _beside(base, tuned)
+    if session.switch is None:
+        return tuned
+    # A switch decides about prompts of text.
+    names = {task.name for task in pictured}
+    seen = SuiteResult(tuple(task for task in tuned.tasks if task.name in names), {})
+    return _beside(switched(base, tuned, session.switch, session.loaded, encoder), seen)
 
 
 def switched(
@@ -88,6 +109,12 @@ def switched(
         for before, after in zip(base.tasks, tuned.tasks, strict=True)
     ]
     return SuiteResult(tuple(tasks), tuned.nll)
+
+
+def _beside(all_tasks: SuiteResult, some: SuiteResult) -> SuiteResult:
+    """`all_tasks` with the results of `some` in place of its own."""
+    own = {task.name: task for task in some.tasks}
+    return SuiteResult(tuple(own.get(task.name, task) for task in all_tasks.tasks), all_tasks.nll | some.nll)
 
 
 def note_on_card(found: Evaluation) -> None:
@@ -123,13 +150,20 @@ def well_known(tasks: Sequence[Task], base: SuiteResult) -> tuple[list[Task], Su
 
 
 def evaluation_of(
-    base: SuiteResult, tuned: SuiteResult | None, *, suite: str, model: str, adapter: str | None = None
+    base: SuiteResult,
+    tuned: SuiteResult | None,
+    *,
+    suite: str,
+    model: str,
+    adapter: str | None = None,
+    counts: bool = True,
 ) -> Evaluation:
     """The document on a base and its tuned model. Without one, or without questions, nothing is retained.
 
-    Raises: InputError when the base is near chance on every task.
+    counts: whether the suite asks what the base can lose. Raises: InputError where it does, and the base is near chance
+    on every task.
     """
-    kept = retention(base.tasks, tuned.tasks) if tuned is not None and base.tasks else None
+    kept = retention(base.tasks, tuned.tasks) if tuned is not None and base.tasks and counts else None
     last = tuned or base
     return Evaluation(
         suite=suite,

@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mlx_loopai.config import RunConfig
+from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.bootstrap import RESAMPLES, interval_of, item_times
 from mlx_loopai.evaluation.gate import Gate
@@ -45,7 +47,7 @@ def train_and_judge(
     group: ProcessGroup = ALONE,
     sinks: tuple[EventSink, ...] = (),
 ) -> Summary:
-    """Train as `training.run.train` does; a guarded run is measured and judged too, and its verdict kept in `out`.
+    """Train as `training.run.train` does; a run with guards is measured and judged too, and its verdict kept in `out`.
 
     `sinks` hear what the run records. What is measured costs `forgetting.questions` answers a kind by the base (kept
     for other runs of it) and by the result. Raises: as `train`.
@@ -75,40 +77,48 @@ def judge(context: RunContext, summary: Summary) -> JudgedSummary:
     tasks = read_suite(named, context.config.forgetting.questions)
     samples = _samples(context, tasks)
     gain, gain_interval = _gain(context)
-    measured = _measured(context, tasks)
-    kept = with_switch = floor = None
-    if measured is not None:
-        kept = retention(measured.base.tasks, measured.tuned.tasks)
-        evaluation = evaluation_of(
-            measured.base,
-            measured.tuned,
-            suite=named,
-            model=context.config.model,
-            adapter=str(context.directory.adapter),
-        )
-        evaluation.write(context.directory.evaluation)
-        if measured.switched is not None:
-            with_switch = retention(measured.base.tasks, measured.switched.tasks)
-        floor = _noise_floor(context, measured)
+    kept = _kept(context, named, tasks) if context.config.answers_text else _kept_by_the_base(context)
     judged = JudgedSummary(
-        **vars(summary),
-        retention=kept.mean if kept else None,
-        retention_min=kept.minimum if kept else None,
-        retention_interval=kept.interval if kept else None,
-        worst_kind=kept.worst if kept else "",
-        worst_chance=_worst_chance(kept) if kept else None,
-        noise_floor=floor.mean if floor else None,
-        noise_floor_min=floor.minimum if floor else None,
-        switched_retention=with_switch.mean if with_switch else None,
-        switched_retention_min=with_switch.minimum if with_switch else None,
-        switch_accuracy=measured.switch.accuracy if measured and measured.switch else None,
-        gain=gain,
-        gain_interval=gain_interval,
-        verdict="pass",
-        samples=samples,
+        **vars(summary), **kept, gain=gain, gain_interval=gain_interval, verdict="pass", samples=samples
     )
     verdict, reasons = verdict_on(judged, Gate.of(context.config.forgetting))
     return replace(judged, verdict=verdict, reasons=tuple(reasons))
+
+
+def _kept(context: RunContext, named: str, tasks: Sequence[Task]) -> dict[str, Any]:
+    """What is left of the general ability, as the fields of a judged summary hold it."""
+    measured = _measured(context, tasks)
+    if measured is None:
+        return {}
+    kept = retention(measured.base.tasks, measured.tuned.tasks)
+    evaluation = evaluation_of(
+        measured.base, measured.tuned, suite=named, model=context.config.model, adapter=str(context.directory.adapter)
+    )
+    evaluation.write(context.directory.evaluation)
+    floor = _noise_floor(context, measured)
+    found: dict[str, Any] = {
+        "retention": kept.mean,
+        "retention_min": kept.minimum,
+        "retention_interval": kept.interval,
+        "worst_kind": kept.worst,
+        "worst_chance": _worst_chance(kept),
+        "noise_floor": floor.mean if floor else None,
+        "noise_floor_min": floor.minimum if floor else None,
+    }
+    if measured.switched is not None and measured.switch is not None:
+        with_switch = retention(measured.base.tasks, measured.switched.tasks)
+        found |= {
+            "switched_retention": with_switch.mean,
+            "switched_retention_min": with_switch.minimum,
+            "switch_accuracy": measured.switch.accuracy,
+        }
+    return found
+
+
+def _kept_by_the_base(context: RunContext) -> dict[str, Any]:
+    """The same for a run whose result has no part in answers to text: there is nothing to measure."""
+    context.listener.notice(tr("requests of text are answered by the base itself: all of its ability is kept"))
+    return {"retention": 1.0, "retention_min": 1.0, "retention_interval": (1.0, 1.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +198,19 @@ def learnt_interval(before: RowLosses, after: RowLosses) -> tuple[float, float]:
 
 
 def _samples(context: RunContext, tasks: Sequence[Task]) -> tuple[Sample, ...]:
-    """Two requests of the training rows and two questions of the suite, answered by base and result."""
-    trained = training_prompts(context, SAMPLES // 2)
-    asked = [item.prompt for task in tasks if isinstance(task, Asked) for item in task.items[:1]]
-    prompts = [*trained, *asked[: SAMPLES - len(trained)]]
+    """Requests of the training rows and questions of the suite, answered by base and result.
+
+    Of a result that has no part in answers to text there is nothing to read but the training rows.
+    """
+    room = SAMPLES // 2 if context.config.answers_text else SAMPLES
+    prompts = training_prompts(context, room)
+    if context.config.answers_text:
+        asked = [item.prompt for task in tasks if isinstance(task, Asked) for item in task.items[:1]]
+        prompts += [Message("user", text) for text in asked[: SAMPLES - len(prompts)]]
     context.listener.stage(tr("answers to read"), 2 * len(prompts))
     loaded, encoder = context.loaded, context.encoder
     tuned, base = answers(loaded, encoder, prompts), base_answers(loaded, encoder, prompts)
     return tuple(
-        Sample(prompt=prompt, base=before, tuned=after)
+        Sample(prompt=prompt.shown, base=before, tuned=after)
         for prompt, before, after in zip(prompts, base, tuned, strict=True)
     )

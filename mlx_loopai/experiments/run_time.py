@@ -163,7 +163,7 @@ class _Clock:
         training = self._steps(work, least).low_s, self._steps(work, work.own_tokens + work.rehearsed_tokens).high_s
         plain, phases = self._steps(work, work.own_tokens), {later("training"): Span(*training)}
         phases |= self._guards(work, len(lengths)) if self.config.is_guarded else {}
-        if self.config.is_judged:
+        if self.config.is_judged and self.config.answers_text:
             phases[later("measuring before and after")] = self._measuring()
         return RunTime(phases, plain, work.steps, self.speed.source)
 

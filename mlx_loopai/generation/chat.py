@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from mlx_loopai.config import GenerationOptions
-from mlx_loopai.data.formats import read_rows
-from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.conversation import showing
+from mlx_loopai.data.images import Picture
+from mlx_loopai.data.records import Record
 from mlx_loopai.errors import InputError
-from mlx_loopai.files import write_whole
 from mlx_loopai.generation.answer_stream import Writing, write
+from mlx_loopai.generation.kept_conversation import Conversation
 from mlx_loopai.generation.prompts import Prompt, single_prompt
 from mlx_loopai.generation.session import Session, answer_room, fitted
 from mlx_loopai.language import tr
@@ -24,84 +22,6 @@ from mlx_loopai.text.ending import end_near
 
 # Turns leave several at a time: each time the oldest goes, everything after it must be read again.
 _KEPT_SHARE = 0.75
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Requests and their answers in turns, and the system prompt above them ("" for none)."""
-
-    system: str = ""
-    turns: tuple[Message, ...] = ()
-
-    @property
-    def exchanges(self) -> int:
-        return len(self.turns) // 2
-
-    def messages(self, skip: int = 0) -> tuple[Message, ...]:
-        """What the model reads, without the first `skip` exchanges."""
-        system = (Message("system", self.system),) if self.system else ()
-        return (*system, *self.turns[2 * skip :])
-
-    def with_turn(self, role: str, text: str, whole: bool = True) -> Conversation:
-        """With one turn more. whole: an answer that was stopped or cut is kept, and training does not learn it."""
-        return dataclasses.replace(self, turns=(*self.turns, Message(role, text, taught=whole)))
-
-    def undone(self) -> Conversation:
-        """Without the last exchange."""
-        return dataclasses.replace(self, turns=self.turns[:-2])
-
-    def save(self, path: Path) -> None:
-        """Write it as one row that training reads, too: an answer that is not whole has the weight 0 there.
-
-        Raises: InputError rather than write over anything else.
-        """
-        if not self.turns:
-            raise InputError(tr("there is nothing to save yet"))
-        if path.exists():
-            Conversation.load(path)
-        write_whole(path, self.row())
-
-    def row(self) -> str:
-        """The line that `save` writes."""
-        return json.dumps({"messages": [message.as_row() for message in self.messages()]}, ensure_ascii=False) + "\n"
-
-    def markdown(self) -> str:
-        """The conversation to read: each request as a heading, its answer below."""
-        parts = [f"> {self.system}\n"] if self.system else []
-        for asked, answer in zip(self.turns[::2], self.turns[1::2], strict=True):
-            heading = " ".join(asked.content.split())
-            # A request of several paragraphs is no heading.
-            parts.append(f"## {heading}\n" if heading == asked.content.strip() else f"{_quoted(asked.content)}\n")
-            parts.append(f"{answer.content.strip()}\n")
-        return "\n".join(parts)
-
-    @classmethod
-    def load(cls, path: Path) -> Conversation:
-        """The conversation that `save` wrote. Raises: InputError when the file holds something else."""
-        rows, problems = read_rows(path)
-        messages = _messages(rows[0].values) if len(rows) == 1 and not problems else []
-        system = messages[0].content if messages and messages[0].role == "system" else ""
-        turns = tuple(messages[1:] if system else messages)
-        roles = [message.role for message in turns]
-        if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
-            raise InputError(
-                tr("{path}: not a saved chat: one row with turns of user and assistant; name another file", path=path)
-            )
-        return cls(system, turns)
-
-
-def _messages(values: Any) -> list[Message]:
-    """The turns of a row that `save` wrote; none for any other."""
-    turns = values.get("messages") if isinstance(values, dict) else None
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        return []
-    if not all(isinstance(turn.get(name), str) for turn in turns for name in ("role", "content")):
-        return []
-    return [Message(turn["role"], turn["content"], taught=turn.get("weight") != 0) for turn in turns]
-
-
-def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))
 
 
 @dataclass(frozen=True)
@@ -139,7 +59,11 @@ class Chat:
         self._session, self.options = session, options
         self._cache = KeptCache(session.loaded.model)
         self._adapter_read = session.adapter is not None
+        # The pictures in the tokens that the cache holds: another picture has the same tokens.
+        self._pictures_read: tuple[str, ...] = ()
         self.conversation = Conversation(session.system_prompt)
+        # What the next request shows.
+        self.pictures: tuple[Picture, ...] = ()
         self._skipped = 0
 
     def begin(self, conversation: Conversation) -> None:
@@ -150,21 +74,37 @@ class Chat:
         """Write the answers to come as `options` say."""
         self.options = dataclasses.replace(self.options, generation=options)
 
+    def show(self, picture: Picture) -> None:
+        """Let the next request show `picture` too. Raises: InputError for what is none, or a model that sees none."""
+        eyes = self._session.tools.eyes
+        if eyes is None:
+            raise InputError(
+                tr(
+                    "{picture}: this model reads text only; use a model that sees, such as Qwen3-VL, or give this one"
+                    " an encoder with `mlx-loopai vision add`",
+                    picture=picture.name,
+                )
+            )
+        # Every later request shows it too: the file may be gone by then. What is damaged is refused now.
+        held = Picture(picture.name, data=picture.content)
+        eyes.sight.pixels(held)
+        self.pictures = (*self.pictures, held)
+
     def ask(self, text: str) -> Turn:
         """The answer to `text`, which joins the conversation with what was written of it, also when it is stopped.
 
-        Raises: InputError for a request that is empty or does not fit.
+        It shows the `pictures` that wait. Raises: InputError for a request that is empty or does not fit.
         """
         single_prompt(text)
-        asked = self.conversation.with_turn("user", text)
+        asked = self.conversation.with_message(showing(text, self.pictures))
         ids, skipped = self._shortened(asked)
         options = fitted(self.options.generation, len(ids), self.options.context_tokens)
         left_out, self._skipped = skipped - self._skipped, skipped
         options = options.model_copy(update={"seed": options.seed + self.conversation.exchanges})
-        request = self._session.request(ids, options)
-        if request.adapter != self._adapter_read:  # what base and adapter read of the same tokens differs
-            self._cache.forget()
-            self._adapter_read = request.adapter
+        shown = self._session.pictures(self._prompt(asked, skipped), self.options.examples)
+        request = self._session.request(ids, options, pictures=shown)
+        self.pictures = ()
+        self._forget_others(request.adapter, tuple(picture.digest for picture in shown))
         prefix = self._cache.prefix(ids)
         writing = Writing(dataclasses.replace(request, prefix=prefix))
         pieces = self._written(writing, asked)
@@ -172,6 +112,12 @@ class Chat:
         if self.options.length_chars:
             turn.pieces = self._ended(turn, pieces, asked)
         return turn
+
+    def _forget_others(self, adapter: bool, pictures: tuple[str, ...]) -> None:
+        """Forget what base or adapter, whichever does not answer, read, and what was read with other pictures."""
+        if adapter != self._adapter_read or pictures[: len(self._pictures_read)] != self._pictures_read:
+            self._cache.forget()
+        self._adapter_read, self._pictures_read = adapter, pictures
 
     def _written(self, writing: Writing, asked: Conversation) -> Generator[str, None, None]:
         written = False
@@ -220,5 +166,8 @@ class Chat:
         return ids, skipped
 
     def _ids(self, asked: Conversation, skip: int) -> list[int]:
-        prompt = Prompt(asked.messages(skip), "chat")
+        prompt = self._prompt(asked, skip)
         return self._session.prompt_ids(prompt, self.options.examples, self.options.generation)
+
+    def _prompt(self, asked: Conversation, skip: int) -> Prompt:
+        return Prompt(asked.messages(skip), "chat")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,15 @@ from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, open_base, with_adapter
 from mlx_loopai.models.adapters import find_adapter
 from mlx_loopai.models.lora import LoRALinear, exchange_lora, lora_modules, remove_lora
+from mlx_loopai.models.vision.projector import projector_of
+
+
+@dataclass(frozen=True, eq=False)
+class Worn:
+    """What an adapter puts on a model: its layers by name, and the parameters of a projector; None for the base's."""
+
+    layers: Mapping[str, LoRALinear]
+    projector: Mapping[str, Any] | None
 
 
 class Lineup:
@@ -22,9 +32,9 @@ class Lineup:
     Use it from the thread that owns MLX.
     """
 
-    def __init__(self, sessions: Mapping[str, Session], layers: Mapping[str, Mapping[str, LoRALinear]]) -> None:
-        """`layers`: of each adapter, by name. The model has none of them on."""
-        self.sessions, self._layers = dict(sessions), layers
+    def __init__(self, sessions: Mapping[str, Session], adapters: Mapping[str, Worn]) -> None:
+        """`adapters`: what each puts on the model, by name. The model has none of them on."""
+        self.sessions, self._adapters = dict(sessions), adapters
         *_, self.base = self.sessions
         self.loaded = self.sessions[self.base].loaded
         self._on = self.base
@@ -40,7 +50,13 @@ class Lineup:
     def switch_to(self, name: str) -> None:
         """From now on the model is the base, or the base with the adapter `name`."""
         if name != self._on:
-            exchange_lora(self.loaded.model, self._layers.get(self._on, {}), self._layers.get(name, {}))
+            model, nothing = self.loaded.model, Worn({}, None)
+            before, after = (self._adapters.get(one, nothing) for one in (self._on, name))
+            exchange_lora(model, before.layers, after.layers)
+            projector = projector_of(model)
+            if projector is not None:
+                projector.restore()
+                projector.update(after.projector or {})
             self._on = name
 
 
@@ -61,13 +77,14 @@ def open_lineup(
         listed = ", ".join(map(str, adapters))
         raise InputError(f"`adapter` {listed}: two have the same name, by which clients choose; rename a folder")
     base = open_base(model, folders, "auto", adapter_when)
-    sessions, layers = {}, {}
+    sessions, worn = {}, {}
     for name, folder in named.items():
         sessions[name] = with_adapter(base, folder, system_prompt, adapter_when)
-        layers[name] = lora_modules(base.loaded.model)
+        projector = projector_of(base.loaded.model)
+        worn[name] = Worn(lora_modules(base.loaded.model), None if projector is None else projector.parameters())
         remove_lora(base.loaded.model)
     bare = Session(base.loaded, system_prompt=system_prompt or "", adapter=None, tools=base.tools)
-    return Lineup({**sessions, called: bare}, layers)
+    return Lineup({**sessions, called: bare}, worn)
 
 
 def adapter_name(folder: Path) -> str:
@@ -102,6 +119,8 @@ class LineupBatch:
         """Let an answer join at the next step. Raises: InputError for an empty prompt."""
         if reader not in self._batches:
             self._batches[reader] = self._open.enter_context(self._batch(reader))
+        if request.pictures is not None:
+            self._lineup.switch_to(reader)  # a batch reads them at once
         return reader, self._batches[reader].add(request)
 
     def remove(self, key: Key) -> None:

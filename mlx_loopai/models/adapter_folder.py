@@ -17,6 +17,7 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import whole_folder
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import (
+    ADAPTER_SCOPE,
     WEIGHTS_FILE,
     adapter_options,
     read_adapter_config,
@@ -54,6 +55,16 @@ class Adapter:
     def base_hash(self) -> str | None:
         """The hash of the base it was trained on; None when the folder does not record it."""
         return self.notes.get("base_hash") or None
+
+    def check_scope(self) -> None:
+        """Raises: InputError for one that answers requests with pictures only: what is made of it would answer all."""
+        if self.notes.get(ADAPTER_SCOPE) == "image":
+            raise InputError(
+                tr(
+                    "the adapter answers requests with pictures only (vision.adapter_scope), which is lost when it is"
+                    " merged, fused or exported; use it as it is, with its base"
+                )
+            )
 
     @property
     def n_layers(self) -> int:

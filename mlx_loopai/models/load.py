@@ -32,7 +32,6 @@ from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.models.vision.added import ENCODER_FILE, FOLDER, PROJECTOR_FILE, SETTINGS_FILE, AddedSettings
 from mlx_loopai.models.vision.opening import open_vision
 from mlx_loopai.models.vision.part import VisionPart
-from mlx_loopai.models.vision.projector import projector_of
 from mlx_loopai.models.vision.settings import Seen, vision_settings
 from mlx_loopai.models.vision.text_weights import text_classes, text_overrides
 
@@ -139,9 +138,6 @@ class Base:
             )
             self._precision = precision
         remove_lora(self._loaded.model)
-        projector = projector_of(self._loaded.model)
-        if projector is not None:
-            projector.restore()
         self._loaded.model.eval()
         return self._loaded
 

@@ -21,6 +21,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.projections import project_jointly
+from mlx_loopai.models.vision.projector import projector_of
 
 LINEAR_CLASSES = (nn.Linear, nn.QuantizedLinear)
 
@@ -188,6 +189,9 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
 def remove_lora(model: nn.Module) -> None:
     """Take every adapter off `model`: each layer is the frozen one again that the adapter was put on."""
     exchange_lora(model, lora_modules(model), {})
+    projector = projector_of(model)
+    if projector is not None:
+        projector.restore()
 
 
 def exchange_lora(model: nn.Module, old: Mapping[str, LoRALinear], new: Mapping[str, LoRALinear]) -> None:
@@ -215,8 +219,10 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
     before = [(adapter, adapter.enabled) for adapter in lora_modules(model).values()]
     for adapter, _ in before:
         adapter.enabled = False
+    projector = projector_of(model)
     try:
-        yield
+        with nullcontext() if projector is None else projector.untaught():
+            yield
     finally:
         for adapter, enabled in before:
             adapter.enabled = enabled

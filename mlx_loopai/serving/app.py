@@ -159,8 +159,9 @@ class _Api:
         return page_response()
 
     async def page_settings(self, _: Request) -> Response:
-        defaults = self._options.defaults
-        return JSONResponse(page_settings(defaults.models, defaults.options, self._options.feedback is not None))
+        defaults, feedback = self._options.defaults, self._options.feedback is not None
+        sees = self._lineup.loaded.vision is not None
+        return JSONResponse(page_settings(defaults.models, defaults.options, feedback, sees))
 
     async def health(self, _: Request) -> Response:
         alive = self._writer.alive

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import ChatEncoder
-from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+from mlx_loopai.generation.seen_answers import SeenPrompt, seen_answers
 from mlx_loopai.guards.rehearsal import general_prompts
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
@@ -19,38 +19,43 @@ from mlx_loopai.runs.documents.verdict import Sample
 SAMPLES, SAMPLE_TOKENS = 4, 120
 
 
-def training_prompts(context: RunContext, limit: int) -> list[str]:
+def training_prompts(context: RunContext, limit: int) -> list[Message]:
     """At most `limit` distinct requests of the domain rows, in the order of their sources."""
-    found: dict[str, None] = {}
+    found: dict[Message, None] = {}
     for source in context.config.sources.values():
         for record in context.reader.answers(source.path, source.category, source):
-            users = [message.content for message in record.messages if message.role == "user"]
-            if len(users) == 1:
+            users = [message for message in record.messages if message.role == "user"]
+            if len(users) == 1 and (users[0].pictures or context.config.answers_text):
                 found[users[0]] = None
     return list(found)[:limit]
 
 
-def sample_prompts(context: RunContext) -> list[str]:
-    """What is asked while the run goes on: half of it from its rows, half general requests."""
+def sample_prompts(context: RunContext) -> list[Message]:
+    """What is asked while the run goes on: half of it from its rows, half general requests.
+
+    Where the base answers all text, general requests would show an answer that nobody gets.
+    """
     config = context.config
     own = training_prompts(context, SAMPLES // 2)
+    if not config.answers_text:
+        return own
     options = config.replay.model_copy(update={"source": "self", "max_prompts": SAMPLES})
-    return [*own, *general_prompts(context.general, options, config.train.seed)[: SAMPLES - len(own)]]
+    general = general_prompts(context.general, options, config.train.seed)
+    return [*own, *(Message("user", text) for text in general[: SAMPLES - len(own)])]
 
 
-def answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[str]) -> tuple[str, ...]:
+def answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[Message]) -> tuple[str, ...]:
     """What the model answers now, likeliest tokens only: nothing is drawn, and nothing changes."""
-    ids = [encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
-    options = SamplingOptions(temperature=0.0, max_tokens=SAMPLE_TOKENS)
+    asked = [SeenPrompt(encoder.prompt_ids([prompt]), prompt.pictures) for prompt in prompts]
     was_training = loaded.model.training
     loaded.model.eval()
     try:
-        return tuple(one.text for one in generate_batch(loaded, ids, options))
+        return tuple(one.written for one in seen_answers(loaded, asked, SAMPLE_TOKENS))
     finally:
         loaded.model.train(was_training)
 
 
-def base_answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[str]) -> tuple[str, ...]:
+def base_answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[Message]) -> tuple[str, ...]:
     """The same of the model with its adapter off."""
     with adapter_disabled(loaded.model):
         return answers(loaded, encoder, prompts)
@@ -62,8 +67,8 @@ class Samples:
 
     loaded: LoadedModel
     encoder: ChatEncoder
-    prompts: Callable[[], list[str]]
-    _asked: list[str] = field(default_factory=list)
+    prompts: Callable[[], list[Message]]
+    _asked: list[Message] = field(default_factory=list)
     _base: tuple[str, ...] = ()
 
     def read(self) -> tuple[Sample, ...]:
@@ -74,6 +79,6 @@ class Samples:
         tuned = answers(self.loaded, self.encoder, self._asked)
         mx.clear_cache()  # what answering kept is of other sizes than what a step needs
         return tuple(
-            Sample(prompt=prompt, base=base, tuned=now)
+            Sample(prompt=prompt.shown, base=base, tuned=now)
             for prompt, base, now in zip(self._asked, self._base, tuned, strict=True)
         )

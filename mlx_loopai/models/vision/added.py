@@ -113,7 +113,7 @@ class AddedVision(VisionPart):
     def put_projector(self, model: nn.Module) -> None:
         """Let `model` read this encoder's features. Raises: InputError for a projector that does not fit it."""
         weights = _arrays(self._path / FOLDER / PROJECTOR_FILE)
-        out = weights["second.bias"].size if "second.bias" in weights else 0
+        out = weights["out.bias"].size if "out.bias" in weights else 0
         try:
             put_projector(model, self._added.width, out, weights)
         except ValueError as error:

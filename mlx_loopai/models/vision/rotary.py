@@ -24,6 +24,8 @@ class Places:
         self._frequencies = 1 / mx.power(base, mx.arange(0, size, 2, dtype=mx.float32) / size)
         self._angles: mx.array | None = None
         self._next = mx.array(0)
+        # Another thread may use them, and MLX evaluates an array in the thread that made it.
+        mx.eval(self._axes, self._frequencies, self._next)
 
     @contextmanager
     def at(self, positions: mx.array) -> Iterator[None]:

@@ -19,7 +19,7 @@ from mlx_loopai.generation.genres import GENRES
 
 _FOLDER = Path(__file__).parent
 # In the order in which a browser reads them: each uses what those before it define.
-_SCRIPTS = ("words.js", "conversations.js", "answer.js", "judging.js", "page.js")
+_SCRIPTS = ("words.js", "conversations.js", "answer.js", "judging.js", "pictures.js", "page.js")
 
 
 def page_response() -> Response:
@@ -27,15 +27,17 @@ def page_response() -> Response:
     return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
 
-def page_settings(models: Sequence[str], options: GenerationOptions, feedback: bool) -> dict[str, Any]:
+def page_settings(models: Sequence[str], options: GenerationOptions, feedback: bool, sees: bool) -> dict[str, Any]:
     """What the page offers a writer: the genres, and what the server does where a request says nothing.
 
-    models: what a request may call, the default first. feedback: whether judgements are kept.
+    models: what a request may call, the default first. feedback: whether judgements are kept. sees: whether a request
+    may show pictures.
     """
     return {
         "model": models[0],
         "models": list(models),
         "feedback": feedback,
+        "sees": sees,
         "temperature": options.temperature,
         "scripts": options.scripts,
         "genres": [asdict(genre) for genre in GENRES],

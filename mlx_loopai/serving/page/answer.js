@@ -1,5 +1,5 @@
 // Asking the server: the request that a conversation becomes, the events of its answer, and where the answer ends.
-let served = { model: "", temperature: 0.7, scripts: "", genres: [], models: [], feedback: false };
+let served = { model: "", temperature: 0.7, scripts: "", genres: [], models: [], feedback: false, sees: false };
 
 // Messages of `chat` for an answer at the end of `turns`; the first `skipped` exchanges are left out.
 function messagesOf(chat, turns, goesOn, skipped) {
@@ -10,7 +10,7 @@ function messagesOf(chat, turns, goesOn, skipped) {
     ...(instruction ? [{ role: "system", content: instruction }] : []),
     ...(chosen ? chosen.examples.flatMap(pair) : []),
     ...earlier.flatMap(pair),
-    { role: "user", content: request.content },
+    { role: "user", content: contentOf(request) },
     ...(goesOn ? [{ role: "assistant", content: textOf(answer) }] : []),
   ];
 }

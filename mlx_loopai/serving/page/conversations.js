@@ -1,6 +1,6 @@
 // Conversations: what they are, where the browser keeps them, and the files that they become.
 //
-// A conversation: { id, changed, settings, turns }. A turn is a request { role: "user", content } or an answer
+// A conversation: { id, changed, settings, turns }. A turn is a request { role: "user", content, images } or an answer
 // { role: "assistant", versions, shown }; a version is one try at it: { text, end, figures, sources, error, dropped }.
 // model: which model answers, where the server has several; vote: what the writer thinks of it. beside: the places of
 // two versions that are compared. end: "stop" where the model ended it, "edited" where the writer changed it; every other end leaves it unfinished.
@@ -46,21 +46,33 @@ const counted = (text) => [...text.replace(/\n/g, "")].length;
 function exchanges(turns) {
   const found = [];
   for (let place = 0; place + 1 < turns.length; place += 2) {
-    if (textOf(turns[place + 1]).trim()) found.push([turns[place].content, textOf(turns[place + 1])]);
+    if (textOf(turns[place + 1]).trim()) found.push([turns[place], textOf(turns[place + 1])]);
   }
   return found;
 }
 
-const pair = ([asked, told]) => [{ role: "user", content: asked }, { role: "assistant", content: told }];
+// What the server is sent of a request: its text, or parts where it shows pictures. An example of a genre is a text.
+function contentOf(request) {
+  if (!request.images?.length) return request.content ?? request;
+  const shown = request.images.map((url) => ({ type: "image_url", image_url: { url } }));
+  return [...shown, { type: "text", text: request.content }];
+}
+
+const shows = (chat) => chat.turns.some((turn) => turn.images?.length);
+const pair = ([asked, told]) => [{ role: "user", content: contentOf(asked) }, { role: "assistant", content: told }];
 
 function markdown(chat) {
   const heading = (text) => "## " + text + "\n\n";
-  const parts = chat.turns.map((turn) => heading(turn.role === "user" ? word("you") : "mlx-loopai") + textOf(turn).trim() + "\n");
+  const drawn = (turn) => (turn.images || []).map((url) => "![" + word("picture") + "](" + url + ")\n\n").join("");
+  const said = (turn) => drawn(turn) + textOf(turn).trim() + "\n";
+  const parts = chat.turns.map((turn) => heading(turn.role === "user" ? word("you") : "mlx-loopai") + said(turn));
   return "# " + titleOf(chat) + "\n\n" + parts.join("\n");
 }
 
 // One row that training can read: up to the first answer that is not finished, since training would learn to break off.
+// None of a conversation with pictures: rows name files.
 function row(chat) {
+  if (shows(chat)) return null;
   const cut = chat.turns.findIndex((turn) => turn.role === "assistant" && !finished(shownOf(turn)));
   const told = exchanges(cut < 0 ? chat.turns : chat.turns.slice(0, cut - 1));
   if (!told.length) return null;

@@ -10,6 +10,7 @@ const told = (text) => [{ role: "assistant", content: text }];
 
 async function judge(fields) {
   if (!served.feedback) return;
+  if (shows(chat)) { say(word("unjudged")); return; } // a row of feedback holds no pictures
   try {
     const response = await fetch("v1/feedback", { method: "POST", headers: headers(), body: JSON.stringify(fields) });
     say(response.ok ? word("judged") : word("unjudged"));

@@ -26,6 +26,8 @@ function label() {
   at("chats-title").textContent = word("chats");
   at("language").textContent = word("other");
   at("list").setAttribute("aria-label", word("list"));
+  at("add").setAttribute("aria-label", word("add"));
+  at("add").title = word("add");
   for (const id of ["prompt", "key"]) { at(id).placeholder = word(id); at(id).setAttribute("aria-label", word(id)); }
   drawSettings();
   draw();
@@ -134,8 +136,9 @@ function draw() {
 function asked(turn, place) {
   const article = make("article", "asked", "");
   article.append(make("p", "", turn.content));
+  if (turn.images?.length) article.append(gallery(turn.images));
   if (!running) {
-    const change = () => edit(article, turn.content, "ask", (text) => { show(fork(chat, place)); ask(text); });
+    const change = () => edit(article, turn.content, "ask", (text) => { show(fork(chat, place)); ask(text, turn.images); });
     article.append(actions(button(word("edit"), change), button(word("copy"), () => copy(turn.content))));
   }
   return article;
@@ -240,9 +243,9 @@ function say(text) { at("status").textContent = text; }
 
 // Answers
 
-function ask(text) {
+function ask(text, images = []) {
   const turn = { role: "assistant", versions: [{ text: "", end: "", model: chat.settings.model }], shown: 0 };
-  chat.turns.push({ role: "user", content: text }, turn);
+  chat.turns.push(images.length ? { role: "user", content: text, images } : { role: "user", content: text }, turn);
   write(turn, false);
 }
 
@@ -302,7 +305,7 @@ at("form").addEventListener("submit", (event) => {
   const text = at("prompt").value.trim();
   if (!text || running) return;
   at("prompt").value = "";
-  ask(text);
+  ask(text, takeWaiting());
 });
 at("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); at("form").requestSubmit(); }
@@ -320,10 +323,24 @@ for (const id of ["genre", "length", "scripts", "temperature", "system", "answer
 at("temperature").addEventListener("input", summarise);
 at("markdown").addEventListener("click", () => download(titleOf(chat) + ".md", markdown(chat), "text/markdown"));
 at("rows").addEventListener("click", () => {
-  const rows = kept.chats().map(row).filter(Boolean);
-  at("notice").hidden = rows.length > 0;
-  if (!rows.length) at("notice").textContent = word("norows");
-  else download("conversations.jsonl", rows.map((one) => JSON.stringify(one) + "\n").join(""), "application/jsonl");
+  const rows = kept.chats().map(row).filter(Boolean), left = kept.chats().some(shows);
+  at("notice").hidden = rows.length > 0 && !left;
+  if (left) tell("unrowed");
+  else if (!rows.length) tell("norows");
+  if (rows.length) download("conversations.jsonl", rows.map((one) => JSON.stringify(one) + "\n").join(""), "application/jsonl");
+});
+at("add").addEventListener("click", () => at("file").click());
+at("file").addEventListener("change", () => { addPictures([...at("file").files]); at("file").value = ""; });
+document.addEventListener("dragover", (event) => { if (event.dataTransfer.types.includes("Files")) event.preventDefault(); });
+document.addEventListener("drop", (event) => {
+  if (!event.dataTransfer.files.length) return;
+  event.preventDefault(); // otherwise the browser leaves the page for the picture
+  addPictures([...event.dataTransfer.files]);
+});
+document.addEventListener("paste", (event) => {
+  if (!event.clipboardData.files.length) return;
+  event.preventDefault();
+  addPictures([...event.clipboardData.files]);
 });
 window.addEventListener("pagehide", () => { if (running) save(running.chat); });
 window.addEventListener("storage", () => {
@@ -339,6 +356,7 @@ async function begin() {
   try {
     served = await (await fetch("page/settings")).json();
     at("model").textContent = served.model;
+    at("add").hidden = !served.sees;
     drawSettings();
   } catch { /* the first request says that the server cannot be reached */ }
 }

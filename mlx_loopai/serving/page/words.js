@@ -14,7 +14,8 @@ const WORDS = {
     usual: "한국어 (굳은 외래어, 괄호 속 한자는 허용)", hangul: "한글만", english: "한글과 영어", all: "제한 없음 (다른 언어가 섞일 수 있음)",
     server: "서버에서 정한 대로", temperature: "자유로움 (온도)", system: "모든 요청에 앞서 하는 부탁 (시스템 프롬프트)", you: "나", settings: "글 설정",
     answering: "답하는 모델", beside: "나란히 비교", pick: "이 글 고르기", good: "좋은 답", bad: "나쁜 답", judged: "평가를 남겼습니다",
-    unjudged: "평가를 남기지 못했습니다",
+    unjudged: "평가를 남기지 못했습니다", add: "그림 넣기 (여기에 끌어다 놓아도 됩니다)", picture: "그림", nopicture: "그림으로 읽을 수 없는 파일입니다",
+    blind: "이 모델은 글만 읽습니다. 그림을 보는 모델로 서버를 시작해 주세요.", unrowed: "그림이 있는 대화는 JSONL에 넣지 않았습니다.",
   },
   en: {
     empty: "What would you like to have written?", prompt: "Write your request here", send: "Send", stop: "Stop (Esc)", new: "New chat",
@@ -33,6 +34,9 @@ const WORDS = {
     system: "What holds for every request (system prompt)", you: "Me", settings: "Settings",
     answering: "Model that answers", beside: "Compare side by side", pick: "Pick this one", good: "Good answer", bad: "Bad answer",
     judged: "Your judgement is kept", unjudged: "Your judgement could not be kept",
+    add: "Show a picture (or drop one here)", picture: "Picture", nopicture: "this file cannot be read as a picture",
+    blind: "This model reads text only. Start the server with a model that sees.",
+    unrowed: "Conversations with pictures are not in the JSONL file.",
   },
 };
 let language = "ko";

@@ -39,7 +39,7 @@ def test_the_suite_file_of_the_documentation_is_one() -> None:
     page = (Path(__file__).parents[3] / "docs" / "measuring.md").read_text(encoding="utf-8")
     block = page.split("```yaml\n")[1].split("```")[0]
     options = TypeAdapter(dict[str, TaskOptions]).validate_python(yaml.safe_load(block))
-    assert {one.kind for one in options.values()} == {"general", "choice", "generate", "nll"}
+    assert {one.kind for one in options.values()} == {"general", "choice", "generate", "caption", "nll"}
 
 
 def test_five_nano_tasks_of_two_hundred_questions_and_more() -> None:

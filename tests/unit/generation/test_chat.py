@@ -13,8 +13,9 @@ from mlx_loopai.data.records import Message, read_records
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation import answer_stream
 from mlx_loopai.generation import chat as chat_module
-from mlx_loopai.generation.chat import Chat, ChatOptions, Conversation
+from mlx_loopai.generation.chat import Chat, ChatOptions
 from mlx_loopai.generation.engine import generate_stream
+from mlx_loopai.generation.kept_conversation import Conversation
 from mlx_loopai.generation.prompts import Prompt
 from mlx_loopai.generation.session import ContextOverflow, Session, open_session
 

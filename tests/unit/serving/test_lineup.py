@@ -107,7 +107,7 @@ def test_the_base_answers_what_the_switch_leaves_to_it(
     tokenizer = lineup.loaded.tokenizer
     first = tokenizer.apply_chat_template([{"role": "user", "content": PROMPTS[0]}], add_generation_prompt=True)
     session = dataclasses.replace(lineup.sessions["nano:first"], switch=ChoosesTheFirst(first))  # type: ignore[arg-type]
-    switched = Lineup({"nano:first": session, "nano": lineup.sessions["nano"]}, lineup._layers)
+    switched = Lineup({"nano:first": session, "nano": lineup.sessions["nano"]}, lineup._adapters)
     with serving(**served(switched)) as server, ThreadPoolExecutor(2) as clients:
         found = list(clients.map(lambda prompt: ask(server, prompt), PROMPTS))
     assert [one["choices"][0]["message"]["content"] for one in found] == [alone["nano:first"][0], alone["nano"][1]]

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mlx_loopai.generation.session import Session
+from mlx_loopai.generation.session import Session, open_session
+from tests.tiny_vision_folder import write_vision_folder
 from tests.unit.serving.browser import Tab, open_tab
 from tests.unit.serving.conftest import Running, Serving
 
@@ -233,3 +234,76 @@ def test_two_answers_side_by_side_and_what_a_writer_thinks_of_them(
     assert (vote["prompt"], vote["label"], vote["source"]) == (asked, False, "vote")
     assert (choice["chosen"][-1]["content"], choice["rejected"][-1]["content"]) == (second, first)
     assert choice["source"] == "pick"
+
+
+DROP = """(async () => {
+  const canvas = Object.assign(document.createElement('canvas'), { width: %d, height: 20 });
+  canvas.getContext('2d').fillRect(0, 0, 9, 9);
+  const blob = await new Promise((done) => canvas.toBlob(done, 'image/%s'));
+  const carried = new DataTransfer();
+  carried.items.add(new File([blob], 'cat', { type: blob.type }));
+  document.dispatchEvent(new DragEvent('drop', { dataTransfer: carried, cancelable: true }));
+})()"""
+
+
+def test_a_dropped_picture_is_shown_sent_and_kept(
+    tab: Tab, serving: Serving, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = write_vision_folder(tmp_path / "model", "qwen2_vl", tiny_model_folder)
+    with serving(open_session(str(folder), dtype="fp32")) as server:
+        visit(tab, server)
+        tab.wait_for("!at('add').hidden")
+        for wide, kind in ((30, "png"), (3000, "webp")):
+            tab.run(DROP % (wide, kind))
+        tab.wait_for("document.querySelectorAll('#waiting img').length === 2")
+        click(tab, "×", "#waiting")
+        assert tab.run("waiting.length") == 1
+        ask(tab, "무엇인가요?")
+        tab.wait_for("running === null && chat.turns.length === 2")
+        assert tab.run("at('waiting').hidden")
+        # What a model of random weights says may be nothing, and an exchange without an answer is not sent.
+        tab.run("shownOf(chat.turns[1]).text = '고양이'; save(chat)")
+        [image] = tab.run("chat.turns[0].images")
+        assert image.startswith("data:image/png;base64,")
+        # It stays in the conversation, is shown in it, and is sent with every later request.
+        load(tab, server)
+        assert tab.run("[...document.querySelectorAll('.asked img')].map((one) => one.src)") == [image]
+        tab.wait_for("document.querySelector('.asked img').naturalWidth === 30")
+        ask(tab, "더 말해 줘.")
+        tab.wait_for("running === null && chat.turns.length === 4")
+        assert not tab.run("chat.turns[3].versions[0].error")
+        sent = tab.run("messagesOf(chat, chat.turns, false, 0)")
+        assert [type(message["content"]) for message in sent] == [list, str, str]
+        assert sent[0]["content"][0] == {"type": "image_url", "image_url": {"url": image}}
+        # Asked otherwise, the request keeps its picture.
+        tab.run("document.querySelector('.asked button').click()")
+        tab.run("document.querySelector('#turns textarea').value = '무슨 색인가요?'")
+        click(tab, "고쳐서 묻기")
+        tab.wait_for("running === null && chat.turns.length === 2")
+        assert tab.run("chat.turns[0].images") == [image]
+        assert image in tab.run("markdown(chat)")
+        assert tab.run("row(chat)") is None
+        tab.run("addPictures([new File([new Uint8Array(9)], 'x.png', { type: 'image/png' })])")
+        tab.wait_for("at('notice').textContent === word('nopicture') && !at('notice').hidden")
+
+
+def test_a_large_picture_is_made_smaller(tab: Tab, server: Running) -> None:
+    visit(tab, server)
+    noise = """(async () => {
+      const canvas = Object.assign(document.createElement('canvas'), { width: 1600, height: 400 });
+      const context = canvas.getContext('2d'), pixels = context.createImageData(1600, 400);
+      for (let place = 0; place < pixels.data.length; place++) pixels.data[place] = (place * 2654435761 >>> 13) % 251;
+      context.putImageData(pixels, 0, 0);
+      const blob = await new Promise((done) => canvas.toBlob(done, 'image/png'));
+      const url = await pictureOf(new File([blob], 'noise.png', { type: 'image/png' }));
+      return [blob.size, url.slice(0, 22), url.length];
+    })()"""
+    before, kind, after = tab.run(noise)
+    assert before > 256 * 1024
+    assert kind == "data:image/jpeg;base64"
+    assert after < before
+    # A model of text alone takes none, and says so.
+    tab.run(DROP % (30, "png"))
+    tab.wait_for("!at('notice').hidden")
+    assert "글만 읽습니다" in tab.run("at('notice').textContent")
+    assert tab.run("at('add').hidden && waiting.length === 0")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from converters.vision_encoder import add_encoder
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.images import Picture
 from mlx_loopai.generation.answer_stream import Writing, write
@@ -58,6 +59,19 @@ def test_the_answer_is_that_of_the_picture(seeing: Session, serving: Serving) ->
             found = ask(server, part(data_url(png(seed)))).json()
             assert found["choices"][0]["message"]["content"] == expected
             assert found["usage"]["prompt_tokens"] == len(ids)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "added"])
+def test_a_model_that_saw_nothing_before_answers_in_the_server_s_thread(
+    kind: str, serving: Serving, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    """MLX evaluates an array in the thread that made it: what loading leaves undone cannot be done here."""
+    if kind == "added":
+        folder = add_encoder(str(tiny_model_folder), "patches", tmp_path / "model").out
+    else:
+        folder = write_vision_folder(tmp_path / "model", kind, tiny_model_folder)
+    with serving(session=open_session(str(folder), dtype="fp32")) as server:
+        assert ask(server, part(data_url(png(0)))).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import regex
 
-# Hangul counts only if what follows it makes it an address; how far that is looked for is bounded (`run_patterns`).
-_LABEL = r"(?:[A-Za-z0-9\-]++|[가-힣]{1,10}+)++"
+# Hangul counts only where what comes after it says so. A label has 63 characters at most (RFC 1035); that, and how many
+# signs may stand side by side, bound what must be seen behind an address before it is known where it ends.
+_LABEL = r"[A-Za-z0-9\-가-힣]{1,63}+"
 # The top-level names in Hangul; any other Hangul right behind a host belongs to the sentence: naver.com에서.
 _HANGUL_TOP = r"(?:한국|닷컴|닷넷|삼성)(?=[/:?#]|(?![가-힣]))"
 _HOST = rf"(?:{_LABEL}\.(?=[A-Za-z0-9\-가-힣]))*+(?:{_HANGUL_TOP}|[A-Za-z0-9\-]++)(?::\d++)?"
@@ -13,21 +14,25 @@ _SIGN = r"[\-._~:/?#\[\]@!$&'*+,;=%]"
 # Hangul in a path stands behind a sign; right behind a letter it is a particle, unless more of the path follows it.
 _HANGUL_PART = r"(?:(?<=[\-._~:/?#@!$&'*+,;=%(])[가-힣]++|[가-힣]{1,10}+(?=[\-_/=&#%]))"
 _BRACKETS = r"\((?:[A-Za-z0-9_\-,.%]{0,40}+|[A-Za-z0-9_\-가-힣,.%]{0,10}+)\)"
-_PATH = rf"(?:[/?#](?:{_SIGN}|[A-Za-z0-9]++|{_HANGUL_PART}|{_BRACKETS})*)"
+_PATH = rf"(?:[/?#](?:{_SIGN}{{1,32}}+(?!{_SIGN})|[A-Za-z0-9]++|{_HANGUL_PART}|{_BRACKETS})*)"
 # The last character is not punctuation: in "(http://a.kr/b)." the bracket and the full stop belong to the sentence.
 _ENDING = r"(?<=[A-Za-z0-9가-힣/=_&#~+\-)])\p{M}*+"
-URL_PATTERN = rf"(?i:(?:(?:https?|ftp)://|www\.)(?:{_HOST}{_PATH}?{_ENDING})?)"
+URL_PATTERN = rf"(?:(?i:https?|ftp)://|(?:www|WWW)\.)(?:{_HOST}{_PATH}?{_ENDING})?"
 URL = regex.compile(URL_PATTERN)
-# As much behind an address as may hang on it: what stands there at once, and three words.
-AFTER_ADDRESS = regex.compile(r"[^\s`\x01]{0,48}+(?:[ \x00,]{1,3}+[^\s`\x01]{1,12}+){0,3}+[ \x00]{0,2}+")
+# What every address holds, and how it begins, up to the first sign of that.
+_HINTS = ("://", "ww.", "WW.")
+_SCHEME = regex.compile(r"(?:(?i:https?|ftp):|ww|WW)\Z")
+_MAX_SCHEME_CHARS = len("https")
+# As much behind an address as may hang on it, or make it go on.
+AFTER_ADDRESS = regex.compile(r"[^`\n]{0,80}+")
 
-_WORD_END = r"(?![\x00]*[^\W_])"
+_WORD_END = r"(?![^\W_])"
 # With these the address is what the sentence says (`주소는 https://a.kr입니다`): without it, it would say nothing.
 _PREDICATE = (
     r"이?라고[가-힣]{0,2}|이?라(?:며|면서|면)|이다|입니[다까]|이에요|예요|이었[가-힣]{1,3}|였[가-힣]{1,3}|"
     r"이며|이고|인데|이지만|임"
 )
-HELD = regex.compile(rf"[\"'”’」』》〉*_\x00]*+[ \x00]{{0,2}}(?:{_PREDICATE}){_WORD_END}")
+HELD = regex.compile(rf"[\"'”’」』》〉*_]{{0,8}}+ {{0,2}}(?:{_PREDICATE}){_WORD_END}")
 # Without the address its particle would stand alone, and so would a word that needs the particle: 를 통해.
 _PARTICLE = (
     r"(?:[을를](?: (?:통해서?|통한|통하여|이용해서?|이용하여|거쳐))?|"
@@ -35,12 +40,12 @@ _PARTICLE = (
     r"(?:에서|으?로|에|까지|부터|으?로부터)(?:는|도|만|의)?|"
     r"은|는|이|가|의|도|만|처럼|보다|마다|밖에|이?나|이?라도|이?란|이?라는|이?라던)"
 )
-PARTICLE = regex.compile(rf"[ \x00]{{0,2}}(?P<form>{_PARTICLE}{_WORD_END})")
+PARTICLE = regex.compile(rf" {{0,2}}(?P<form>{_PARTICLE}{_WORD_END})")
 # So would what joins it to another address, and a word that points to it.
-_JOINING = r"(?:[ \x00]{0,2}(?:와|과|이?나|이?랑))?[ \x00,;/·|&]*+(?:(?:또는|혹은|및|그리고|이나|와|과)[ \x00]++)?"
-_POINTING = r"[ \x00]{0,2}(?:참조|참고|바로가기)(?=[)\]）〕\n\x01]|\Z)"
+_JOINING = r"(?: {0,2}(?:와|과|이?나|이?랑))?[ ,;/·|&]{0,8}+(?:(?:또는|혹은|및|그리고|이나|와|과) {1,4}+)?"
+_POINTING = r" {0,2}(?:참조|참고|바로가기)(?=[)\]）〕\n]|\Z)"
 HANGING = regex.compile(
-    rf"{_JOINING}(?={URL_PATTERN})|(?:[ \x00]{{0,2}}{_PARTICLE}{_WORD_END})(?:{_POINTING})?|{_POINTING}|"
+    rf"{_JOINING}(?={URL_PATTERN})|(?: {{0,2}}{_PARTICLE}{_WORD_END})(?:{_POINTING})?|{_POINTING}|"
 )
 
 # What announces an address on its line or in its brackets, and announces nothing without it: a label, or a bullet.
@@ -55,26 +60,41 @@ LABEL = regex.compile(
     r"(?: ?[:：]\*{0,2}| [\-–—→])[ \t]*)"
 )
 # With one of these right before it, an address follows a name, whose particle comes after both.
-NAMED = regex.compile(rf"{_NAME}[ \x00]\Z")
+NAMED = regex.compile(rf"{_NAME} \Z")
 _HANGUL = regex.compile("[가-힣]")
 MAX_LABEL_CHARS = 40
-LABEL_STARTS = "\n\x01(（["
-ENDS_LABELLED = regex.compile(r"[ \x00]{0,2}(?=[)\]）\n\x01]|\Z)")
+LABEL_STARTS = "\n(（["
+ENDS_LABELLED = regex.compile(r" {0,2}(?=[)\]）\n]|\Z)")
 
 # git clone https://a.kr/b.git; Source: https://a.kr
-_COMMAND_OR_LABEL = regex.compile(r"(?:[$>#] )?[a-z][\w\-]*+(?: [\w\-./='\"]++)*+ |[A-Za-z][\w \-]{0,30}+: ?")
+_COMMAND_OR_LABEL = regex.compile(
+    r"[ \t]*+(?:(?:[$>#] )?[a-z][\w\-]*+(?: [\w\-./='\"]++)*+ |[A-Za-z][\w \-]{0,30}+: ?)", regex.ASCII
+)
+MAX_COMMAND_CHARS = 400
 
 
-def is_for_address(line: str) -> bool:
-    """True for a line without Hangul that is nothing without its address: a command of a shell, or a label."""
-    found = URL.search(line)
-    return (
-        found is not None
-        and _COMMAND_OR_LABEL.fullmatch(line, 0, found.start()) is not None
-        and not _HANGUL.search(URL.sub("", line))
-    )
+def may_be_for_address(beginning: str) -> bool:
+    """True for how a command of a shell or a label may begin, whose line is nothing without the address to come."""
+    return _COMMAND_OR_LABEL.fullmatch(beginning, partial=True) is not None
+
+
+def is_for_address(before: str, after: str) -> bool:
+    """True for a line that is nothing without its address: a command of a shell, or a label, and no Hangul behind."""
+    return _COMMAND_OR_LABEL.fullmatch(before) is not None and not _HANGUL.search(URL.sub("", after))
 
 
 def has_address(text: str) -> bool:
     """Whether a search for `URL` may find something: a quick look."""
-    return "://" in text or "w." in text or "W." in text
+    return "://" in text or "ww." in text or "WW." in text
+
+
+def next_address(text: str, at: int) -> regex.Match[str] | None:
+    """What a search for `URL` finds from `at` on, in the time of a search for a few letters."""
+    while hints := [hint for sign in _HINTS if (hint := text.find(sign, at)) >= 0]:
+        hint = min(hints)
+        scheme = _SCHEME.search(text, max(at, hint - _MAX_SCHEME_CHARS), hint + 1)
+        found = URL.match(text, scheme.start()) if scheme else None
+        if found:
+            return found
+        at = hint + 1
+    return None

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import re
 
-from mlx_loopai.text.seams import SEAM
-
 # The longest form looked at, in syllables, and what must be seen behind it.
 MAX_SYLLABLES = 9
 
-# A seam will be nothing between two syllables, and so may an address be.
-_WORD_END = rf"(?!{SEAM}*[^\W\d_])"
+_WORD_END = r"(?![^\W\d_])"
 _ADVERBIAL = (
     r"에서|에게서?|에|께서?|한테서?|으로서?|으로써|으로부터|로서|로써|로부터|로|와|과|까지|부터|만|처럼|하고|보다|만큼|대로|밖에|뿐|마다|"
     r"이?라도|이?랑"
@@ -34,16 +31,16 @@ _ATTACHED = re.compile(
     rf"{_WORD_END}"
 )
 _QUOTATIVE = r"이?라(?:고|는|며|면서|던|니)[가-힣]{0,2}|하(?:고|며|면서)[는도]?"
-_AFTER_QUOTE = re.compile(rf"[ \x00]{{0,2}}(?:{_QUOTATIVE}){_WORD_END}")
+_AFTER_QUOTE = re.compile(rf" {{0,2}}(?:{_QUOTATIVE}){_WORD_END}")
 _SPACED = re.compile(
-    rf"[ \x00]{{1,2}}(?:{_QUOTATIVE}|를|을|은|는|의|에|에서|에게|로|으로|도|부터|까지|처럼|와(?![,!.~])|과|이라는|란|"
+    rf" {{1,2}}(?:{_QUOTATIVE}|를|을|은|는|의|에|에서|에게|로|으로|도|부터|까지|처럼|와(?![,!.~])|과|이라는|란|"
     r"이다|입니[다까]|이에요|예요|이었다|이었습니다|였다|였습니다|이며|인데|"
     r"하는|하다|합니다|했다|했습니다|했던|하면|하여|하게|하기|하세요|해요|하던|하려고|되는|된|되다|됩니다|되었다|되었습니다|됐다|되면|되어|"
     rf"시키[는다고며]|시켰다|시킨){_WORD_END}"
     # `가` is a verb too (가 보자); before another word than its auxiliaries it is the particle.
-    r"|[ \x00]{1,2}가(?= (?![보봐봤본볼버있줘주준])[가-힣])"
+    r"| {1,2}가(?= (?![보봐봤본볼버있줘주준])[가-힣])"
 )
-_WORD_BEGINS = re.compile(r"[ \x00·ㆍ]?[가-힣]")
+_WORD_BEGINS = re.compile(r"[ ·ㆍ]?[가-힣]")
 
 
 def attached(text: str, at: int) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import regex
 
+from mlx_loopai.text.address_stage import Addresses
 from mlx_loopai.text.characters import PLAIN, Characters, Normalise
 from mlx_loopai.text.entities import Entities
 from mlx_loopai.text.links import Links
@@ -89,6 +90,9 @@ class Filter:
             Entities(self.removed, keep_emoji=policy.emoji == "keep"),
             Links(self.removed),
             Html(self.removed),
+            Tidy(),
+            Addresses(self.removed),
+            Tidy(),
             Runs(self.removed, policy),
             Tidy(),
         )

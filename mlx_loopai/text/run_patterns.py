@@ -8,7 +8,6 @@ import regex
 
 from mlx_loopai.text.addresses import URL_PATTERN
 from mlx_loopai.text.characters import PLAIN, SIGNS_AND_HANGUL
-from mlx_loopai.text.seams import BREAK, LINE_ENDS, SEAM
 
 MAX_GAP_CHARS = 24
 MAX_GLOSS_CHARS = 80
@@ -21,47 +20,48 @@ EMPHASIS = "*_"
 # What may belong to the run that follows it, so that it is held back with it.
 LEADING = "".join(CLOSER) + EMPHASIS + "@#¿¡"
 
+# An angle bracket that was no tag may become one when what stands in it goes.
+OPEN_ANGLE = re.compile(r"<[/!|｜A-Za-z][^>]*\Z")
+
 HANGUL_RANGES = (
     r"\u1100-\u11ff\u302e\u302f\u3131-\u318e\u3200-\u321e\u3260-\u327e\ua960-\ua97c\uac00-\ud7fb\uffa0-\uffdc"
 )
 HANGUL = re.compile(f"[{HANGUL_RANGES}]")
 HANGUL_OR_TICK = re.compile(f"[`{HANGUL_RANGES}]")
-LINE_END = re.compile(f"[{LINE_ENDS}]")
 # Where a run that is too long to be looked at as a whole ends.
-LONG_RUN_END = re.compile(f"[`{LINE_ENDS}{HANGUL_RANGES}]")
+LONG_RUN_END = re.compile(rf"[`\n{HANGUL_RANGES}]")
 
-_OPEN_GLOSS = rf"[(（\[〔](?<=[{HANGUL_RANGES}].)[^()（）\[\]〔〕`{LINE_ENDS}]"
+_OPEN_GLOSS = rf"[(（\[〔](?<=[{HANGUL_RANGES}].)[^()（）\[\]〔〕`\n]"
 GLOSS = re.compile(rf"{_OPEN_GLOSS}{{1,{MAX_GLOSS_CHARS}}}[)）\]〕]")
 GLOSS_TO_COME = re.compile(rf"{_OPEN_GLOSS}{{0,{MAX_GLOSS_CHARS}}}\Z|[(（\[〔](?<=[{HANGUL_RANGES}].)\Z")
 
 # 〇 is script Han, but in Korean it is a blank in a name: 김〇〇.
 _LETTER = r"[[\p{L}--[\p{Hangul}\p{Common}\p{Inherited}\p{Han}]][\p{Han}--[〇]]]"
-# What joins two parts of a word; a seam beside it will be nothing.
-JOINER = rf"{SEAM}*[-'’._@&/+]{SEAM}*"
+_JOINER = r"[-'’._@&/+]"
 _WORD = (
     rf"(?:{URL_PATTERN}|"
-    rf"{_LETTER}[{_LETTER}\p{{M}}0-9ー゛゜]*+(?:{JOINER}[{_LETTER}0-9][{_LETTER}\p{{M}}0-9]*+)*+)"
+    rf"{_LETTER}[{_LETTER}\p{{M}}0-9ー゛゜]*+(?:{_JOINER}[{_LETTER}0-9][{_LETTER}\p{{M}}0-9]*+)*+)"
 )
-_GAP = rf"[^\p{{L}}〇`{LINE_ENDS}]{{1,{MAX_GAP_CHARS}}}+"
+_GAP = rf"[^\p{{L}}〇`\n]{{1,{MAX_GAP_CHARS}}}+"
 # What follows an address at once belongs to the same run: without the address it will.
 RUN = regex.compile(rf"{_WORD}++(?:{_GAP}{_WORD}++)*+", regex.V1)
 WORD = regex.compile(_WORD, regex.V1)
-GAP = regex.compile(rf"[^\p{{L}}〇`{LINE_ENDS}]*+", regex.V1)
+GAP = regex.compile(rf"[^\p{{L}}〇`\n]*+", regex.V1)
 
 # The same for ASCII letters among plain signs, for the standard library's `re` and its speed.
 _SIGNS = SIGNS_AND_HANGUL.replace(r"\n", "").replace("가-힣ㄱ-ㅎㅏ-ㅣ", "").replace("\\[-`", r"\[-_")
-_ASCII_WORD = rf"[A-Za-z][A-Za-z0-9]*+(?:{JOINER}[A-Za-z0-9]++)*+"
-ASCII_RUN = re.compile(rf"{_ASCII_WORD}(?:[{_SIGNS}{SEAM}]{{1,{MAX_GAP_CHARS}}}+{_ASCII_WORD})*+")
+_ASCII_WORD = rf"[A-Za-z][A-Za-z0-9]*+(?:{_JOINER}[A-Za-z0-9]++)*+"
+ASCII_RUN = re.compile(rf"{_ASCII_WORD}(?:[{_SIGNS}]{{1,{MAX_GAP_CHARS}}}+{_ASCII_WORD})*+")
 ASCII_WORD = re.compile(_ASCII_WORD)
-PLAIN_GAP = re.compile(rf"[{_SIGNS}{SEAM}]{{0,{MAX_GAP_CHARS + 1}}}+(?=[{PLAIN}{SEAM}{BREAK}]|\Z)")
+PLAIN_GAP = re.compile(rf"[{_SIGNS}]{{0,{MAX_GAP_CHARS + 1}}}+(?=[{PLAIN}]|\Z)")
 
 # What follows a run: marks, then what closes; then as much as decides whether it is bound. All of it is bounded: what
 # is decided must not depend on how much of it has come.
 MARKS_AND_CLOSERS = re.compile(
     r"(?P<mark>(?:[.,!?…:;~、。，．！？：；]| (?=[!?:;])){0,16}+)"
-    rf"(?P<close>[\"'”’」』》〉»)\]}}）〕{EMPHASIS}{SEAM}]{{0,8}}+)"
+    rf"(?P<close>[\"'”’」』》〉»)\]}}）〕{EMPHASIS}]{{0,8}}+)"
 )
-LOOKAHEAD = regex.compile(rf"[^\p{{L}}`{LINE_ENDS}]{{0,{2 * MAX_GAP_CHARS}}}+[{HANGUL_RANGES}{SEAM}]{{0,16}}+")
+LOOKAHEAD = regex.compile(rf"[^\p{{L}}`\n]{{0,{2 * MAX_GAP_CHARS}}}+[{HANGUL_RANGES}]{{0,16}}+")
 
 _COMMON_PARTICLES = "은|는|이|가|을|를|의|에|에서|로|으로|와|과|도|만|라고|이라고|라는|이라는"
 
@@ -75,8 +75,8 @@ def quiet_pattern(keeps_glosses: bool) -> re.Pattern[str]:
     open_signs = r"(\[（〔"
     signs = SIGNS_AND_HANGUL.replace("\\[-`", r"\\\]-_").replace("!-@", r"!-')-@").replace(r"\u3014", r"\u3015")
     parts = [
-        rf"[{signs}{SEAM}{BREAK}]++",
-        rf"`[^`{LINE_ENDS}]*+`",
+        rf"[{signs}]++",
+        rf"`[^`\n]*+`",
         rf"(?<![{HANGUL_RANGES}])[{open_signs}]",
         rf"[A-Za-z][A-Za-z0-9]*+(?:[-_'’][A-Za-z0-9]++)*+(?=(?:{_COMMON_PARTICLES})[ .,!?\n)])",
         r"[A-Z][A-Z0-9]++(?= ?[가-힣])",

@@ -1,4 +1,4 @@
-"""The stage that removes addresses, foreign sentences and phrases, and lines of programs.
+"""The stage that removes foreign sentences and phrases, and lines of programs.
 
 A run is foreign text with what stands between its words; it ends at Hangul or with the line. Its sentences are judged
 one by one (`units`), the last one after a look at what follows it (`surroundings`). When one goes, the whole run goes
@@ -14,8 +14,7 @@ from functools import lru_cache
 
 import regex
 
-from mlx_loopai.text.address_extent import extent, label_before
-from mlx_loopai.text.addresses import AFTER_ADDRESS, HELD, URL, has_address, is_for_address
+from mlx_loopai.text.addresses import URL, has_address
 from mlx_loopai.text.binding import attached
 from mlx_loopai.text.code_lines import MAX_CODE_LINE_CHARS, is_code
 from mlx_loopai.text.policy import Policy
@@ -26,15 +25,16 @@ from mlx_loopai.text.run_patterns import (
     HANGUL,
     HANGUL_OR_TICK,
     LEADING,
-    LINE_END,
     LONG_RUN_END,
     LOOKAHEAD,
     MARKS_AND_CLOSERS,
+    OPEN_ANGLE,
     PLAIN_GAP,
     RUN,
     quiet_pattern,
 )
-from mlx_loopai.text.seams import CODE_END, LINE_ENDS, SEAM
+from mlx_loopai.text.scanner import MAX_LEFT_CHARS, Scanner
+from mlx_loopai.text.seams import CODE_END, SEAM
 from mlx_loopai.text.surroundings import (
     Run,
     closes_inside,
@@ -50,43 +50,35 @@ from mlx_loopai.text.units import holds_han, is_other_script, judge
 
 # A longer run without any Hangul is not part of a Korean sentence.
 _MAX_RUN_CHARS = 4000
-_MAX_LEFT_CHARS = 256
-_MAX_LEADING = 8
 _BEFORE_CODE = frozenset(("", "@", "#"))
-_ABOVE = frozenset(("", *LINE_ENDS))
+_ABOVE = frozenset(("", "\n"))
 _INDENT = frozenset(" \t\r@#" + SEAM)
 _CODE_SIGNS = re.compile(r"[(=\[{;<\"'/@#]")
 _INVERTED = "¿¡"
-# An angle bracket that was no tag may become one when what stands in it goes.
-_OPEN_ANGLE = re.compile(r"<[/!|｜A-Za-z][^>]*\Z")
 _ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
 _TERMINAL = re.compile(r"[.!?…]*")
 _OTHER = r"[[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]\p{Han}]"
 _OTHER_WORD = rf"{_OTHER}[{_OTHER}\p{{M}}0-9ー゛゜]*+"
 _OTHER_SCRIPTS = regex.compile(
-    rf"{_OTHER_WORD}(?:[ 、。，；：！？・{SEAM}]++{_OTHER_WORD})*+[、。，；：！？]*+", regex.V1
+    rf"{_OTHER_WORD}(?:[ 、。，；：！？・]++{_OTHER_WORD})*+[、。，；：！？]*+", regex.V1
 )
 
 _quiet = lru_cache(quiet_pattern)
 
 
-class Runs:
-    """Stage that drops addresses, foreign runs and lines of code; holds back one run with a few characters behind it.
+class Runs(Scanner):
+    """Stage that drops foreign runs and lines of code; holds back one run with a few characters behind it.
 
     What stands between backticks on a line stays as it is.
     """
 
     def __init__(self, removed: Counter[str], policy: Policy) -> None:
-        self._removed = removed
+        super().__init__(removed)
         self._policy = policy
         self._keeps_glosses = policy.han != "drop"
         self._quiet = _quiet(self._keeps_glosses)
         self._judged = judge(policy)
-        self._held = ""
-        self._left = ""
         self._in_code = self._in_long_run = self._after_code_line = False
-        self._buffer, self._at, self._done, self._final = "", 0, 0, False
-        self._out: list[str] = []
 
     def feed(self, text: str) -> str:
         """The text that no later input can change, without what this stage removes."""
@@ -94,24 +86,7 @@ class Runs:
         if self._held and len(self._held) < _MAX_RUN_CHARS and text.isascii() and text.isalpha():
             self._held += text
             return ""
-        return self._advance(text, final=False)
-
-    def close(self) -> str:
-        """What was held back."""
-        return self._advance("", final=True)
-
-    def _advance(self, text: str, final: bool) -> str:
-        # One kept character before the held ones, for what looks back by one.
-        context = self._left[-1:]
-        self._buffer = context + self._held + text
-        self._at = self._done = len(context)
-        self._final = final
-        self._out = []
-        while self._at < len(self._buffer) and self._step():
-            pass
-        self._keep_to(self._at)
-        self._held = self._buffer[self._at :]
-        return "".join(self._out)
+        return super().feed(text)
 
     def _step(self) -> bool:
         """Go on at `_at`; False when what stands there must wait for more text."""
@@ -138,58 +113,18 @@ class Runs:
             return True
         return self._gloss() if buffer[at] in "([（〔" else self._look_at_run()
 
-    def _leading(self, end: int) -> str:
-        """What stands right before `end`, was not yet handed on, and may belong to what follows it."""
-        before = self._buffer[max(self._done, end - _MAX_LEADING) : end]
-        return before[len(before.rstrip(LEADING)) :]
-
     def _wait_at(self, place: int) -> None:
         """Hold back what begins at `place`, with what may belong to it."""
-        place = label_before(self._buffer, place - len(self._leading(place)), self._done, whole=False)
+        place -= len(self._leading(place))
         self._at = place - (place > self._done and self._buffer[place - 1] == " ")
 
-    def _keep_to(self, end: int, removed: str = "") -> None:
-        """Hand on the text up to `end`, and `removed` for what is dropped there."""
-        piece = self._buffer[self._done : end] + removed
-        self._out.append(piece)
-        self._left = (self._left + piece[-_MAX_LEFT_CHARS:])[-_MAX_LEFT_CHARS:]
-        self._done = end
-
-    def _drop(self, start: int, end: int, rule: str) -> None:
-        self._keep_to(start, SEAM)
-        self._removed[rule] += 1
-        self._done = self._at = end
-
-    def _left_of(self, place: int) -> str:
-        """The last kept characters before `place`."""
-        left = self._buffer[max(self._done, place - _MAX_LEFT_CHARS) : place]
-        return left if len(left) == _MAX_LEFT_CHARS else (self._left + left)[-_MAX_LEFT_CHARS:]
-
     def _gloss(self) -> bool:
-        """An opening bracket after Hangul: what it encloses stays but for addresses."""
+        """An opening bracket after Hangul: what it encloses stays."""
         gloss = GLOSS.match(self._buffer, self._at) if self._keeps_glosses else None
         if not gloss and self._keeps_glosses and not self._final and GLOSS_TO_COME.match(self._buffer, self._at):
             return False
-        if gloss:
-            self._drop_addresses(gloss.start(), gloss.end())
-        else:
-            self._at += 1
+        self._at = gloss.end() if gloss else self._at + 1
         return True
-
-    def _drop_addresses(self, start: int, end: int) -> None:
-        """Drop the addresses that begin between `start` and `end`, and go on at `end` or behind the last.
-
-        What hangs on one goes with it; one that is what its sentence says stays.
-        """
-        buffer = self._buffer
-        self._at = end
-        reach = end + len("://")
-        if has_address(buffer[start:reach]) and not _OPEN_ANGLE.search(self._left_of(end)):
-            for found in URL.finditer(buffer, start, reach):
-                if self._done <= found.start() < end and not HELD.match(buffer, found.end()):
-                    left = self._left_of(found.start())
-                    self._drop(*extent(buffer, found.span(), reach, self._done, left), "url")
-        self._at = max(self._at, end)
 
     def _look_at_run(self) -> bool:
         """A foreign letter, or a sign that no other text holds."""
@@ -210,8 +145,6 @@ class Runs:
             self._in_long_run = True
             return True
         seen = LOOKAHEAD.match(buffer, end).end()
-        if has_address(buffer[start : end + 3]):
-            seen = max(seen, AFTER_ADDRESS.match(buffer, end).end())
         if seen == len(buffer) and not self._final:
             self._wait_at(start)
             return False
@@ -224,35 +157,29 @@ class Runs:
         before = start
         while before > self._done and buffer[before - 1] in _INDENT:
             before -= 1
-        if before > self._done and buffer[before - 1] not in LINE_ENDS:
+        if before > self._done and buffer[before - 1] != "\n":
             return False
         left = self._left_of(start)
-        line_start = max(left.rfind(end) for end in LINE_ENDS) + 1
+        line_start = left.rfind("\n") + 1
         indent = left[line_start:].strip(" \t\r" + SEAM)
-        if indent not in _BEFORE_CODE or not left.endswith(indent) or (len(left) == _MAX_LEFT_CHARS and not line_start):
+        if indent not in _BEFORE_CODE or not left.endswith(indent) or (len(left) == MAX_LEFT_CHARS and not line_start):
             return False
         begin = start - len(indent)
-        line_end = LINE_END.search(buffer, start, limit)
-        end = line_end.start() if line_end else min(len(buffer), limit)
+        line_end = buffer.find("\n", start, limit)
+        end = line_end if line_end >= 0 else min(len(buffer), limit)
         stop = HANGUL_OR_TICK.search(buffer, start, end)
         if stop and (stop.group() == "`" or not _CODE_SIGNS.search(buffer, begin, stop.start())):
             return False
         if end == limit:
             return False
-        if not line_end and not self._final:
+        if line_end < 0 and not self._final:
             return None
         line = buffer[begin:end]
-        if has_address(line):
-            if is_for_address(line):
-                self._drop(begin, end, "url")
-                return True
-            line = URL.sub("", line)
         if self._policy.latin == "keep" and not line.isascii():
             line = _OTHER_SCRIPTS.sub(lambda found: found[0] * (not is_other_script(found[0], self._policy)), line)
         # Of a line of code above this one nothing is left but its seam.
         below_code = left[line_start - 2 : line_start - 1] == SEAM and left[line_start - 3 : line_start - 2] in _ABOVE
-        # A seam will be a space or nothing.
-        if "`" in line or not any(is_code(line.replace(SEAM, filling), below_code) for filling in ("", " ")):
+        if "`" in line or not is_code(line, below_code):
             return False
         self._drop(begin, end, "code")
         self._after_code_line = True
@@ -266,7 +193,7 @@ class Runs:
         at_end = line.end() == len(buffer)
         if at_end and not self._final:
             return False
-        self._after_code_line = bool(line.group(1)) and (at_end or buffer[line.end()] in LINE_ENDS)
+        self._after_code_line = bool(line.group(1)) and (at_end or buffer[line.end()] == "\n")
         if self._after_code_line:
             self._drop(at + 1, line.end(), "code")
         return True
@@ -279,7 +206,7 @@ class Runs:
         assert around
         sentences = self._judged(text, around["mark"])
         if not any(foreign for _, foreign in sentences):
-            self._drop_addresses(start, end)
+            self._at = end
             return
         lead = self._leading(start)
         left = self._left_of(start - len(lead))
@@ -288,33 +215,25 @@ class Runs:
         )
         may_bind = policy.han != "drop" or not holds_han(text)
         tail = sentences[-1][0]
-        # What follows an address holds the address, which goes.
-        bound = may_bind and not _ends_with_address(text) and is_bound(buffer, run, tail)
+        bound = may_bind and is_bound(buffer, run, tail)
         kept = may_bind and (is_enclosed(buffer, run, tail) or is_term(run, tail))
-        kept = kept or _OPEN_ANGLE.search(left + lead + text) is not None
+        kept = kept or OPEN_ANGLE.search(left + lead + text) is not None
         if kept or not any(foreign and not (bound and unit is tail) for unit, foreign in sentences):
-            self._drop_addresses(start, end)
+            self._at = end
         elif policy.latin == "keep":
             self._drop_other_scripts(run)
         else:
             (_, head_is_foreign), *others = sentences
             head = others and not head_is_foreign and continues(left)
             rest = start + others[0][0].start if head else start
-            self._drop_addresses(start, rest)
             # A bound sentence is looked at again, as a run of its own.
             self._drop_run(run, rest, start + tail.start if bound else end)
 
     def _drop_other_scripts(self, run: Run) -> None:
-        """Drop the words in other scripts of a run whose Latin words stay, and its addresses."""
-        place = run.start
-        for address in [*URL.finditer(self._buffer, run.start, run.end), None]:
-            end = address.start() if address else run.end
-            for found in _OTHER_SCRIPTS.finditer(self._buffer, place, end):
-                if is_other_script(found.group(), self._policy):
-                    self._drop(found.start(), found.end(), "foreign")
-            if address:
-                self._drop(address.start(), address.end(), "url")
-                place = address.end()
+        """Drop the words in other scripts of a run whose Latin words stay."""
+        for found in _OTHER_SCRIPTS.finditer(self._buffer, run.start, run.end):
+            if is_other_script(found.group(), self._policy):
+                self._drop(found.start(), found.end(), "foreign")
         self._at = run.end
 
     def _drop_run(self, run: Run, start: int, end: int) -> None:
@@ -355,6 +274,3 @@ def _run_end(buffer: str, start: int) -> int:
     other = RUN.match(buffer, start)
     return other.end() if other else start
 
-
-def _ends_with_address(text: str) -> bool:
-    return has_address(text) and any(found.end() == len(text) for found in URL.finditer(text))

@@ -10,11 +10,11 @@ from mlx_loopai.text import binding
 from mlx_loopai.text.frequency import CHINESE, odds
 from mlx_loopai.text.prose import is_clause
 from mlx_loopai.text.run_patterns import CLOSER, EMPHASIS, HANGUL, QUOTES
-from mlx_loopai.text.seams import LINE_ENDS, SEAM
+from mlx_loopai.text.seams import SEAM
 from mlx_loopai.text.units import Unit
 from mlx_loopai.text.words import is_unit_or_acronym
 
-_SENTENCE_ENDS = frozenset(".!?…:;~。！？：；" + LINE_ENDS)
+_SENTENCE_ENDS = frozenset(".!?…:;~。！？：；\n")
 _BEFORE_SENTENCE = frozenset(("", *_SENTENCE_ENDS))
 # (웃음), [장면 1]
 _DIRECTION = regex.compile(r"[(\[（〔][^()\[\]（）〔〕\n]{1,40}[)\]）〕][ \x00]*+\Z")
@@ -94,11 +94,11 @@ def ends_there(left: str) -> bool:
 
 def is_enclosed(buffer: str, run: Run, tail: Unit) -> bool:
     """True for a quotation or a title with Korean on its line, and for a term in emphasis."""
-    lead, close = run.lead.rstrip(EMPHASIS), run.close.lstrip(EMPHASIS + SEAM)
+    lead, close = run.lead.rstrip(EMPHASIS), run.close.lstrip(EMPHASIS)
     # A quotation may go on in the next line.
-    is_open = not close and buffer[run.after : run.after + 1] in ("", *LINE_ENDS)
+    is_open = not close and buffer[run.after : run.after + 1] in ("", "\n")
     if lead and lead[-1] in QUOTES and (is_open or close[:1] == QUOTES[lead[-1]]):
-        line_start = max(run.left.rfind(end) for end in LINE_ENDS) + 1
+        line_start = run.left.rfind("\n") + 1
         return bool(HANGUL.search(run.left, line_start) or HANGUL.search(buffer, run.after, run.seen))
     emphasised = run.lead[-1:] != "" and run.lead[-1:] in EMPHASIS and run.close[:1] == run.lead[-1:]
     return emphasised and not run.mark and not tail.start and len(tail.words) <= _MAX_TERM_WORDS

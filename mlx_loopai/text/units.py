@@ -13,20 +13,18 @@ import regex
 from mlx_loopai.text.addresses import URL, has_address
 from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.prose import is_prose
-from mlx_loopai.text.run_patterns import ASCII_WORD, JOINER, WORD
-from mlx_loopai.text.seams import SEAM
+from mlx_loopai.text.run_patterns import ASCII_WORD, WORD
 from mlx_loopai.text.words import is_allowed_latin
 
 # Not after the full stop of a short form: `Mr. Kim`, `p.m. `, `No. 1`.
 _SENTENCE_END = regex.compile(
-    r"(?:(?:(?<!\b\p{Lu}\p{L}{0,2}|\b\p{L}|\.\p{L})\.|[!?…]|\.{2,})[.!?…]*+[\"'”’」』)\]*_]*+[\s\x00]++|[。！？]++[”’」』)]*+[\s\x00]*+)(?=.)"
+    r"(?:(?:(?<!\b\p{Lu}\p{L}{0,2}|\b\p{L}|\.\p{L})\.|[!?…]|\.{2,})[.!?…]*+[\"'”’」』)\]*_]*+\s++|[。！？]++[”’」』)]*+\s*+)(?=.)"
 )
 _MAX_REMEMBERED_CHARS = 60
-_JOINED = re.compile(JOINER)
 _END_MARK = re.compile(r"[.!?…]*[^.!?…\w]*\Z")
 _SCRIPT_BUT_LATIN = regex.compile(r"[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]|\p{Han}", regex.V1)
 _HAN = regex.compile(r"\p{Han}")
-_GREEK_SIGNS = regex.compile(r"\p{Greek}(?:[ 、。，；：！？・\x00]+\p{Greek})*[、。，；：！？]*")
+_GREEK_SIGNS = regex.compile(r"\p{Greek}(?:[ 、。，；：！？・]+\p{Greek})*[、。，；：！？]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,6 @@ def _units_of(text: str) -> list[Unit]:
     for begin, end in pairwise(places):
         sentence = text[begin:end]
         said = URL.sub("", sentence) if has_address(sentence) else sentence
-        if SEAM in said:
-            said = _JOINED.sub(lambda found: found[0].replace(SEAM, ""), said)
         units.append(Unit(begin, sentence, tuple(pattern.findall(said)), _END_MARK.search(said).group()))  # type: ignore[union-attr]
     return units
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
+
 import regex
 
 from mlx_loopai.text.addresses import (
@@ -16,9 +18,9 @@ from mlx_loopai.text.addresses import (
     NAMED,
     PARTICLE,
     URL,
+    address_starts,
     is_for_address,
     may_be_for_address,
-    next_address,
 )
 from mlx_loopai.text.binding import attached
 from mlx_loopai.text.run_patterns import BRACKETS, OPEN_ANGLE, QUOTES
@@ -38,7 +40,15 @@ class Addresses(Scanner):
     One that is what its sentence says stays (`주소는 https://a.kr입니다`).
     """
 
-    _in_code = False
+    def __init__(self, removed: Counter[str]) -> None:
+        super().__init__(removed)
+        self._in_code = False
+        self._starts: deque[int] = deque()
+
+    def _advance(self, text: str, final: bool) -> str:
+        context = self._left[-1:]
+        self._starts = deque(address_starts(context + self._held + text))
+        return super()._advance(text, final)
 
     def _step(self) -> bool:
         buffer, at = self._buffer, self._at
@@ -47,14 +57,15 @@ class Addresses(Scanner):
             self._at = found.end() if found else len(buffer)
             self._in_code = found is None
             return True
-        address = next_address(buffer, at)
-        end = address.start() if address else len(buffer)
+        while self._starts and self._starts[0] < at:
+            self._starts.popleft()
+        end = self._starts[0] if self._starts else len(buffer)
         self._in_code = in_code_after(buffer[at:end], False)
         if self._in_code:
             self._at = buffer.rfind("`", at, end) + 1
             return True
-        if address:
-            return self._look_at(address.span())
+        if self._starts:
+            return self._look_at(URL.match(buffer, end).span())
         self._at = end
         if not self._final:
             self._wait()

@@ -9,13 +9,11 @@ from collections import Counter
 from html.entities import html5
 
 from mlx_loopai.text.characters import is_text
-from mlx_loopai.text.seams import CODE_END, SEAM, extends, in_code_after, up_to
+from mlx_loopai.text.seams import SEAM, extends, find_outside_code, in_code_after
 
 _AMPERSAND = re.compile(r"(?:amp|AMP|#0{0,5}38|#[xX]0{0,4}26);")
 _BODY = re.compile(r"(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _BODY_BEGUN = re.compile(r"(?:#?|#[0-9]{1,7}|#[xX][0-9a-fA-F]{0,6}|[A-Za-z][A-Za-z0-9]{0,31}|.{3,34};)\Z")
-_START_OR_TICK = re.compile(r"[&`]")
-_UP_TO_ENTITY = up_to("&")
 
 
 class Entities:
@@ -46,14 +44,12 @@ class Entities:
         out: list[str] = []
         at = 0
         self._held = ""
-        while found := self._next(text, at):
-            if found.group() != "&":
-                self._in_code = not self._in_code
-                out.append(text[at : found.end()])
-                at = found.end()
-                continue
-            out.append(text[at : found.start()])
-            at = found.end()
+        while True:
+            found, self._in_code = find_outside_code(text, "&", at, self._in_code)
+            if found < 0:
+                break
+            out.append(text[at:found])
+            at = found + 1
             while ampersand := _AMPERSAND.match(text, at):
                 self._removed["html"] += 1
                 at = ampersand.end()
@@ -65,12 +61,6 @@ class Entities:
             at = body.end() if body else at
         out.append(text[at:])
         return "".join(out)
-
-    def _next(self, text: str, at: int) -> re.Match[str] | None:
-        """The next ampersand, backtick that opens inline code to come, or end of open inline code."""
-        if self._in_code:
-            return CODE_END.search(text, at)
-        return _START_OR_TICK.search(text, _UP_TO_ENTITY.match(text, at).end())  # type: ignore[union-attr]
 
     def _character(self, body: str, following: str) -> str:
         """What the entity of this body stands for, or the entity itself."""

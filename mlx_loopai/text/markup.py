@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 import regex
 
-from mlx_loopai.text.seams import BREAK, CODE_END, MARKS, SEAM, in_code_after, up_to
+from mlx_loopai.text.seams import BREAK, MARKS, SEAM, find_outside_code, in_code_after
 
 _FENCE_TICKS = 3
 _TICKS = re.compile("`+")
@@ -106,8 +106,6 @@ _BLOCK_TAG = regex.compile(
 _RAW_TEXT_TAGS = frozenset(("script", "style", "think", "thinking", "reasoning"))
 _MAX_TAG_CHARS = 400
 _ATTRIBUTES = re.compile(rf"[^<>{SEAM}{BREAK}]++")
-_TAG_OR_CODE = re.compile(r"[<`]")
-_UP_TO_TAG = up_to("<")
 # A tag without any trouble in it, of a kind that ends with itself.
 _PLAIN_TAG = re.compile(
     r"</?(?!script|style|think|reasoning)([a-z][a-z0-9]{0,9})(?: [a-z\-]{1,20}=\"[^<>\"\x00\x01]{0,100}\")*>"
@@ -198,24 +196,19 @@ class Html:
         return at
 
     def _pass(self, text: str, at: int, out: list[str]) -> int:
-        """Let `text` pass from `at` to behind the next backtick, the line end that ends inline code, or a `<`."""
-        start = at if self._in_code else _UP_TO_TAG.match(text, at).end()  # type: ignore[union-attr]
-        found = (CODE_END if self._in_code else _TAG_OR_CODE).search(text, start)
-        if not found:
+        """Let `text` pass from `at` to behind the next `<` outside inline code, or behind its tag."""
+        found, self._in_code = find_outside_code(text, "<", at, self._in_code)
+        if found < 0:
             out.append(text[at:])
             return len(text)
-        if found.group() == "<":
-            out.append(text[at : found.start()])
-            tag = _PLAIN_TAG.match(text, found.start())
-            if tag:
-                self._removed["html"] += 1
-                out.append(BREAK if _BLOCK_TAG.fullmatch(tag.group(1)) else SEAM)
-                return tag.end()
-            self._start_tag()
-        else:
-            out.append(text[at : found.end()])
-            self._in_code = not self._in_code
-        return found.end()
+        out.append(text[at:found])
+        tag = _PLAIN_TAG.match(text, found)
+        if tag:
+            self._removed["html"] += 1
+            out.append(BREAK if _BLOCK_TAG.fullmatch(tag.group(1)) else SEAM)
+            return tag.end()
+        self._start_tag()
+        return found + 1
 
     def _look_at(self, text: str, at: int, out: list[str]) -> int:
         """Go on at `at` with an open `<`, or with what is dropped; where that ends."""

@@ -51,9 +51,11 @@ GAP = regex.compile(rf"[^\p{{L}}〇`\n]*+", regex.V1)
 # The same for ASCII letters among plain signs, for the standard library's `re` and its speed.
 _SIGNS = SIGNS_AND_HANGUL.replace(r"\n", "").replace("가-힣ㄱ-ㅎㅏ-ㅣ", "").replace("\\[-`", r"\[-_")
 _ASCII_WORD = rf"[A-Za-z][A-Za-z0-9]*+(?:{_JOINER}[A-Za-z0-9]++)*+"
-ASCII_RUN = re.compile(rf"{_ASCII_WORD}(?:[{_SIGNS}]{{1,{MAX_GAP_CHARS}}}+{_ASCII_WORD})*+")
 ASCII_WORD = re.compile(_ASCII_WORD)
-PLAIN_GAP = re.compile(rf"[{_SIGNS}]{{0,{MAX_GAP_CHARS + 1}}}+(?=[{PLAIN}]|\Z)")
+ASCII_RUN = re.compile(
+    rf"{_ASCII_WORD}(?:[{_SIGNS}]{{1,{MAX_GAP_CHARS}}}+{_ASCII_WORD})*+"
+    rf"(?=[{_SIGNS}]{{0,{MAX_GAP_CHARS + 1}}}+(?:[{PLAIN}]|\Z))"
+)
 
 # What follows a run: marks, then what closes; then as much as decides whether it is bound. All of it is bounded: what
 # is decided must not depend on how much of it has come.

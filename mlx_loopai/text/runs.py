@@ -29,7 +29,6 @@ from mlx_loopai.text.run_patterns import (
     LOOKAHEAD,
     MARKS_AND_CLOSERS,
     OPEN_ANGLE,
-    PLAIN_GAP,
     RUN,
     quiet_pattern,
 )
@@ -53,6 +52,7 @@ _MAX_RUN_CHARS = 4000
 _BEFORE_CODE = frozenset(("", "@", "#"))
 _ABOVE = frozenset(("", "\n"))
 _INDENT = frozenset(" \t\r@#" + SEAM)
+_BEFORE_LINE = _INDENT | {"\n"}
 _CODE_SIGNS = re.compile(r"[(=\[{;<\"'/@#]")
 _INVERTED = "¿¡"
 _ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
@@ -129,7 +129,8 @@ class Runs(Scanner):
     def _look_at_run(self) -> bool:
         """A foreign letter, or a sign that no other text holds."""
         buffer, start = self._buffer, self._at
-        if buffer[start].isascii() or self._policy.latin == "keep":
+        may_begin_line = start == self._done or buffer[start - 1] in _BEFORE_LINE
+        if may_begin_line and (buffer[start].isascii() or self._policy.latin == "keep"):
             is_code = self._code_line(start)
             if is_code is None:
                 self._wait_at(start)
@@ -269,7 +270,7 @@ class Runs(Scanner):
 def _run_end(buffer: str, start: int) -> int:
     """Where the run that begins at `start` ends; `start` itself when no foreign word stands there."""
     run = ASCII_RUN.match(buffer, start)
-    if run and PLAIN_GAP.match(buffer, run.end()) and not has_address(buffer[start : run.end() + 3]):
+    if run and not has_address(buffer[start : run.end() + 3]):
         return run.end()
     other = RUN.match(buffer, start)
     return other.end() if other else start

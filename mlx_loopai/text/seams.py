@@ -22,7 +22,6 @@ MARKS = frozenset((SEAM, BREAK))
 LINE_ENDS = f"\n{BREAK}"
 # Inline code stands between backticks on one line.
 CODE_END = re.compile(rf"[`{LINE_ENDS}]")
-_CODE = rf"`[^`{LINE_ENDS}]*+`"
 
 _NO_SPACE_BEFORE = frozenset(".,!?…:;~)]}）」』》〉”’。，")
 _NO_SPACE_AFTER = frozenset("([{（「『《〈“‘")
@@ -53,15 +52,24 @@ def extends(char: str) -> bool:
     return is_jamo or 0x16D63 <= code <= 0x16D6A or unicodedata.category(char)[0] == "M"
 
 
-def up_to(chars: str) -> re.Pattern[str]:
-    """What passes up to one of `chars`, or to a backtick that no other follows on its line: text and inline code."""
-    return re.compile(rf"(?:[^`{chars}]++|{_CODE})*+")
-
-
 def in_code_after(text: str, in_code: bool) -> bool:
     """Whether inline code is open after `text`, when `in_code` says whether it was before."""
-    start = max(text.rfind(end) for end in LINE_ENDS) + 1
+    if "`" not in text:
+        return in_code and "\n" not in text and BREAK not in text
+    start = max(text.rfind("\n"), text.rfind(BREAK)) + 1
     return (in_code and not start) ^ (text.count("`", start) % 2 == 1)
+
+
+def find_outside_code(text: str, sign: str, at: int, in_code: bool) -> tuple[int, bool]:
+    """Where `sign` next stands outside inline code, or -1, and whether code is open there or at the text's end."""
+    while (place := text.find(sign, at)) >= 0:
+        if not in_code_after(text[at:place], in_code):
+            return place, False
+        code_end = CODE_END.search(text, place)
+        if code_end is None:
+            return -1, True
+        at, in_code = code_end.end(), False
+    return -1, in_code_after(text[at:], in_code)
 
 
 class Tidy:

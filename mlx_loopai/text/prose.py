@@ -46,6 +46,7 @@ _MIN_MIXED_WORDS = 6
 _ADVERB_ODDS = 2.05
 _MAX_PLAIN_TERM = 2
 _MIN_STEM_CHARS = 4
+_ABBREVIATIONS = frozenset(("etc", "cf", "vs", "ibid"))
 # as, etc. in Korean are short forms, and a compound alone is a term: e-mail, not-a-number.
 _MAX_SIGN_CHARS = 2
 _AMONG_NAMES = _Demand(1.9, 1.6)
@@ -66,7 +67,9 @@ def is_prose(words: Sequence[str], mark: str = "", quoted: frozenset[str] = froz
         return False
     if len(words) >= 3 and all(word.isupper() for word in words):
         words = [word.lower() for word in words]
-    plain = [part for index, word in enumerate(words) for part in _plain_parts(word, index == 0) if part not in quoted]
+    plain = [part for index, word in enumerate(words) for part in _plain_parts(word, index == 0) if part not in quoted | _ABBREVIATIONS]
+    if plain[-2:] == ["et", "al"]:
+        plain = plain[:-2]
     # Letters alone are variables and labels: a%a, A B.
     if all(len(part) == 1 for part in plain):
         return False

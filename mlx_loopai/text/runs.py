@@ -17,6 +17,17 @@ import regex
 from mlx_loopai.text.addresses import URL, has_address
 from mlx_loopai.text.binding import attached
 from mlx_loopai.text.code_lines import MAX_CODE_LINE_CHARS, is_code
+from mlx_loopai.text.edges import (
+    LATER_MENTION,
+    MENTION,
+    MENTION_BEGINS,
+    encloses_in_dashes,
+    ends_line,
+    first_mention,
+    joint_before,
+    line_label,
+    mention_begun,
+)
 from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.run_patterns import (
     ASCII_RUN,
@@ -33,7 +44,7 @@ from mlx_loopai.text.run_patterns import (
     quiet_pattern,
 )
 from mlx_loopai.text.scanner import MAX_LEFT_CHARS, Scanner
-from mlx_loopai.text.seams import CODE_END, SEAM
+from mlx_loopai.text.seams import CODE_END, SEAM, tidied
 from mlx_loopai.text.surroundings import (
     Run,
     closes_inside,
@@ -42,6 +53,7 @@ from mlx_loopai.text.surroundings import (
     ends_there,
     is_bound,
     is_enclosed,
+    is_paired,
     is_term,
     opens_inside,
 )
@@ -55,6 +67,8 @@ _INDENT = frozenset(" \t\r@#" + SEAM)
 _BEFORE_LINE = _INDENT | {"\n"}
 _CODE_SIGNS = re.compile(r"[(=\[{;<\"'/@#]")
 _INVERTED = "¿¡"
+# Of a face: `:)`.
+_EYES = (":", ";")
 _ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
 _TERMINAL = re.compile(r"[.!?…]*")
 _OTHER = r"[[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]\p{Han}]"
@@ -115,8 +129,11 @@ class Runs(Scanner):
 
     def _wait_at(self, place: int) -> None:
         """Hold back what begins at `place`, with what may belong to it."""
-        place -= len(self._leading(place))
-        self._at = place - (place > self._done and self._buffer[place - 1] == " ")
+        buffer, done = self._buffer, self._done
+        mention = mention_begun(buffer, place, done)
+        place = mention if mention < place else place - len(self._leading(place))
+        place = line_label(buffer, joint_before(buffer, place, done), done, self._left[-1:], whole=False)
+        self._at = place - (place > done and buffer[place - 1] == " ")
 
     def _gloss(self) -> bool:
         """An opening bracket after Hangul: what it encloses stays."""
@@ -137,9 +154,15 @@ class Runs(Scanner):
                 return False
             if is_code:
                 return True
-        end = _run_end(buffer, start)
+        end = self._run_end(start)
+        if end is None:
+            self._wait_at(start)
+            return False
         if end == start:
             self._at += 1
+            if self._at == len(buffer) and not self._final:
+                self._wait_at(self._at)
+                return False
             return True
         if end - start > _MAX_RUN_CHARS:
             self._drop(start, start, "foreign")
@@ -151,6 +174,27 @@ class Runs(Scanner):
             return False
         self._decide(start, end, seen)
         return True
+
+    def _run_end(self, start: int) -> int | None:
+        """Where the run that begins at `start` ends, with the Korean words that it mentions; None to wait for more."""
+        buffer, end, mentions = self._buffer, _end_of_words(self._buffer, start), 0
+        begun = MENTION_BEGINS.match(buffer, end)
+        if not begun or not (begun["opener"] or " " in buffer[start:end]):
+            return end
+        if continues(self._left_of(start - len(self._leading(start)))):
+            return end
+        while end - start < _MAX_RUN_CHARS:
+            found = (LATER_MENTION if mentions else MENTION).match(buffer, end, partial=not self._final)
+            if found and not self._final and (found.partial or found.end() + 2 > len(buffer)):
+                return None
+            if not found or not (mentions or begun["opener"] or self._is_foreign(start, end)):
+                break
+            mentions += 1
+            end = _end_of_words(buffer, found.end())
+        return end
+
+    def _is_foreign(self, start: int, end: int) -> bool:
+        return any(foreign for _, foreign in self._judged(self._buffer[start:end], ""))
 
     def _code_line(self, start: int) -> bool | None:
         """Drop the line that begins at `start` if it is one of a program: whether it was; None to wait for its end."""
@@ -177,7 +221,8 @@ class Runs(Scanner):
             return None
         line = buffer[begin:end]
         if self._policy.latin == "keep" and not line.isascii():
-            line = _OTHER_SCRIPTS.sub(lambda found: found[0] * (not is_other_script(found[0], self._policy)), line)
+            line = _OTHER_SCRIPTS.sub(lambda one: SEAM if is_other_script(one[0], self._policy) else one[0], line)
+            line = tidied(line)
         # Of a line of code above this one nothing is left but its seam.
         below_code = left[line_start - 2 : line_start - 1] == SEAM and left[line_start - 3 : line_start - 2] in _ABOVE
         if "`" in line or not is_code(line, below_code):
@@ -217,7 +262,7 @@ class Runs(Scanner):
         may_bind = policy.han != "drop" or not holds_han(text)
         tail = sentences[-1][0]
         bound = may_bind and is_bound(buffer, run, tail)
-        kept = may_bind and (is_enclosed(buffer, run, tail) or is_term(run, tail))
+        kept = may_bind and (is_enclosed(buffer, run, tail) or is_term(run, tail) or is_paired(buffer, run))
         kept = kept or OPEN_ANGLE.search(left + lead + text) is not None
         if kept or not any(foreign and not (bound and unit is tail) for unit, foreign in sentences):
             self._at = end
@@ -252,11 +297,14 @@ class Runs(Scanner):
             start, lead = start - 1, lead[:-1]
         while close and opens_inside(close[0], buffer[start:end]):
             end, close = end + 1, close[1:]
+        if close and not lead and run.mark[-1:] in _EYES:
+            end += 1
         if end > run.end + len(run.mark):
             end = MARKS_AND_CLOSERS.match(buffer, end).end("mark")  # type: ignore[union-attr]
+        before, start = start, self._start_with_edges(start, end)
         # The end of the Korean sentence that the run stood in, unless it is not at its end: 그 순간, and so on.
         mark = _TERMINAL.match(run.mark)
-        if mark and not run.close and ends_there(run.left) and start == run.start:
+        if mark and not run.close and before == run.start and ends_there(self._left_of(start)):
             end = run.end + len(run.mark) - len(mark.group())
         if lead != run.lead and start > self._done and buffer[start - 1] == " " and attached(buffer, end):
             start -= 1
@@ -266,9 +314,20 @@ class Runs(Scanner):
             self._out.append(" ")
             self._left += " "
 
+    def _start_with_edges(self, start: int, end: int) -> int:
+        """Where what goes begins: with the label of its line, the joint before it or what it mentions first."""
+        buffer, done = self._buffer, self._done
+        mention = first_mention(buffer, start, done)
+        if mention < start and not continues(self._left_of(mention)):
+            start = mention
+        joint = joint_before(buffer, start, done)
+        if not ends_line(buffer, end):
+            return joint if joint < start and encloses_in_dashes(buffer, joint, start, end) else start
+        return joint if joint < start else line_label(buffer, start, done, self._left[-1:])
 
-def _run_end(buffer: str, start: int) -> int:
-    """Where the run that begins at `start` ends; `start` itself when no foreign word stands there."""
+
+def _end_of_words(buffer: str, start: int) -> int:
+    """Where the foreign words that begin at `start` end; `start` itself when none stands there."""
     run = ASCII_RUN.match(buffer, start)
     if run and not has_address(buffer[start : run.end() + 3]):
         return run.end()

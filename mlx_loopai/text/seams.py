@@ -167,6 +167,12 @@ class Tidy:
         self._tail = (self._tail + filling + char)[-_TAIL_CHARS:]
 
 
+def tidied(text: str) -> str:
+    """A whole text without its seams."""
+    tidy = Tidy()
+    return tidy.feed(text) + tidy.close()
+
+
 def _stretches(text: str, marks: str = SEAM + BREAK) -> Iterator[str]:
     """The text in parts: marks one by one, and what stands between them. Nothing finds a character as `split` does."""
     mark, others = marks[0], marks[1:]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import regex
 
 from mlx_loopai.text import binding
+from mlx_loopai.text.edges import names_a_text
 from mlx_loopai.text.frequency import CHINESE, odds
 from mlx_loopai.text.prose import is_clause
 from mlx_loopai.text.run_patterns import CLOSER, EMPHASIS, HANGUL, QUOTES
@@ -24,6 +26,12 @@ _TRANSPARENT = " \t\r" + SEAM + EMPHASIS + _LIST_MARKS + "".join(CLOSER)
 _HAN_LETTER = regex.compile(r"\p{Han}")
 # How newspapers name countries: 韓·美, 北·中·러.
 _SHORT_NAMES = regex.compile(r"\p{Han}(?:[·ㆍ・]\p{Han})++")
+# 第1장; 1月 1日.
+_NUMBERED = regex.compile(r"第\d{1,4}")
+_COUNTERS = regex.compile(r"\p{Han}(?: ?\d{1,4}\p{Han})*")
+# I am a boy. → 나는 소년이다; | apple | 사과 |
+_PAIRED_AFTER = re.compile(r" {0,2}(?:→|⇒|=>?|\|) {0,2}[\"'“‘*]{0,2}[가-힣]")
+_PAIRED_BEFORE = re.compile(r"[가-힣][.!?\"'”’*)]{0,3} {0,2}(?:→|⇒|=>?|\|) {0,2}[\"'“‘*]{0,2}\Z")
 _UNIT_LETTERS = 3
 _MAX_TERM_WORDS = 3
 _MAX_COMPOUND_WORDS = 2
@@ -68,6 +76,10 @@ def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
     if len(tail.words) > _MAX_COMPOUND_WORDS:
         return False
     attached = HANGUL.match(buffer, run.end) is not None
+    if _NUMBERED.fullmatch(tail.text):
+        return attached
+    if _COUNTERS.fullmatch(tail.text) and run.left[-1:].isdigit():
+        return True
     if _HAN_LETTER.search(tail.text):
         # One Hanja beside a word or a number is a part of it (前대통령, 출장中, 1人); some stand alone (총론 中).
         beside = attached or HANGUL.match(run.left[-1:]) is not None or run.left[-1:].isdigit()
@@ -102,6 +114,15 @@ def is_enclosed(buffer: str, run: Run, tail: Unit) -> bool:
         return bool(HANGUL.search(run.left, line_start) or HANGUL.search(buffer, run.after, run.seen))
     emphasised = run.lead[-1:] != "" and run.lead[-1:] in EMPHASIS and run.close[:1] == run.lead[-1:]
     return emphasised and not run.mark and not tail.start and len(tail.words) <= _MAX_TERM_WORDS
+
+
+def is_paired(buffer: str, run: Run) -> bool:
+    """True for what a label, an arrow, an equals sign or a table's cell sets beside Korean: 영어: I love you."""
+    return (
+        names_a_text(run.left + run.lead)
+        or _PAIRED_BEFORE.search(run.left + run.lead) is not None
+        or _PAIRED_AFTER.match(buffer, run.after, run.seen) is not None
+    )
 
 
 def is_term(run: Run, tail: Unit) -> bool:

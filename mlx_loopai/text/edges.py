@@ -1,0 +1,92 @@
+"""What goes with a run of foreign text: the label of its line, the joint before it, the Korean words that it mentions."""
+
+from __future__ import annotations
+
+import re
+
+import regex
+
+from mlx_loopai.text.run_patterns import QUOTES
+
+# `철수: `, `[철수] `, `철수) `, `- **질문**: `, `1. `, `## `: what announces a line, and announces nothing without it.
+_BULLET = r"(?:(?:[\-*+•▶►→☞■●◆·>]|\d{1,3}[.)]|#{1,6})[ \t]{1,3})"
+# 그는 말했다: the end of a sentence names nobody.
+_NAME = r"[가-힣0-9]{1,6}(?: [가-힣0-9]{1,6})?(?<![다요까죠])"
+_SPEAKER = rf"(?:\*{{0,2}}{_NAME}\*{{0,2}} ?[:：]\*{{0,2}}|\*{{0,2}}\[{_NAME}\]\*{{0,2}}:?|{_NAME}\)) {{0,2}}"
+_LABEL = regex.compile(rf"[ \t]{{0,12}}{_BULLET}{{0,2}}(?:{_SPEAKER})?")
+_MAX_LABEL_CHARS = 48
+# These announce a text in its own language: 영어: I love you.
+_OF_TEXT = re.compile(
+    r"(?:\A|\n)[ \t\-*•>\d.)]{0,12}[가-힣]{0,4}"
+    r"(?:[가-힣]어|영문|원문|예문|원제|제목|부제|가사|번역|명언|문구|구호|표어|슬로건)\*{0,2} ?[:：]\*{0,2} ?[\"'“‘(]?\Z"
+)
+_LINE_RESTS = re.compile(r"[ \t\r]{0,16}(?:\n|\Z)")
+# What joins a sentence to the one before it; between two dashes stands an aside.
+_JOINT = re.compile(r"(?: ?[,;，]| ?[—–]{1,2}| -{1,3}) {0,2}\Z")
+_DASH = re.compile(r" {0,2}[—–\-]")
+MAX_JOINT_CHARS = 6
+
+_MENTIONED = r"[가-힣][가-힣 ]{0,19}"
+_QUOTED = "|".join(rf"{re.escape(one)}{_MENTIONED}{re.escape(closer)}" for one, closer in QUOTES.items())
+# Up to the next word of a sentence that holds Korean words as words: The word "사과" means apple.
+_IN_QUOTES = rf" ?(?:{_QUOTED}|\({_MENTIONED}\))(?:[ ,(]{{1,3}}(?=[a-z])|(?=[.!?](?:\s|\Z)))"
+# My name is 김철수 and I live in 서울.
+_BARE = r" [가-힣]{1,8}(?<![은는을를]) (?=[a-z])"
+MENTION_BEGINS = re.compile(
+    rf"(?: ?(?P<opener>[{re.escape(''.join(QUOTES))}(])| )[가-힣](?(opener)|[가-힣]{{0,7}}(?: ?\Z| [a-z]))"
+)
+MENTION = regex.compile(rf"{_IN_QUOTES}|{_BARE}")
+LATER_MENTION = regex.compile(rf"{_IN_QUOTES}|{_BARE}| [가-힣]{{1,8}}(?=[.!?](?:\s|\Z))")
+_FIRST_MENTION = regex.compile(rf"(?:{_QUOTED}) ?\Z")
+# With a pronoun a sentence begins, and what stands in quotes before it was said.
+_GOES_ON = re.compile(r"(?!(?:i|he|she|it|we|they|you)\b)[a-z]")
+_MAX_MENTION_CHARS = 24
+_OPENERS = re.escape("".join(QUOTES))
+_MENTION_BEGUN = regex.compile(
+    rf"[{_OPENERS}](?:{_MENTIONED}(?:[{re.escape(''.join(QUOTES.values()))}][ (]{{0,2}})?)?\Z"
+)
+
+
+def line_label(buffer: str, end: int, done: int, before: str, whole: bool = True) -> int:
+    """Where the label of a line that ends at `end` begins, or if not `whole` what may become one; else `end`.
+
+    done: the buffer's text before was handed on; before: its last character.
+    """
+    start = max(buffer.rfind("\n", done, end) + 1, done)
+    if (start == done and before not in ("", "\n")) or end - start > _MAX_LABEL_CHARS:
+        return end
+    return start if _LABEL.fullmatch(buffer, start, end, partial=not whole) else end
+
+
+def names_a_text(left: str) -> bool:
+    """True when a label ends `left` that announces a text in another language, or a title."""
+    return _OF_TEXT.search(left) is not None
+
+
+def ends_line(buffer: str, at: int) -> bool:
+    return _LINE_RESTS.match(buffer, at) is not None
+
+
+def joint_before(buffer: str, end: int, done: int) -> int:
+    """Where the comma, semicolon or dash before `end` begins; `end` without one."""
+    found = _JOINT.search(buffer, max(done, end - MAX_JOINT_CHARS), end)
+    return found.start() if found else end
+
+
+def encloses_in_dashes(buffer: str, start: int, end: int, at: int) -> bool:
+    """True when a dash stands at `at` as in the joint from `start` to `end`."""
+    dash = _DASH.match(buffer, at)
+    return dash is not None and dash.group()[-1] in buffer[start:end]
+
+
+def first_mention(buffer: str, end: int, done: int) -> int:
+    """Where Korean words in quotation marks begin that the sentence at `end` begins with; `end` without any."""
+    found = _FIRST_MENTION.search(buffer, max(done, end - _MAX_MENTION_CHARS), end)
+    bracket = buffer[end : end + 1] == "("
+    return found.start() if found and _GOES_ON.match(buffer, end + bracket) else end
+
+
+def mention_begun(buffer: str, end: int, done: int) -> int:
+    """Where Korean words in quotation marks begin that a foreign sentence may begin with; `end` without any."""
+    found = _MENTION_BEGUN.search(buffer, max(done, end - _MAX_MENTION_CHARS), end)
+    return int(found.start()) if found else end

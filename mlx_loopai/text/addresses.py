@@ -46,9 +46,7 @@ PARTICLE = regex.compile(rf" {{0,2}}(?P<form>{_PARTICLE}{_WORD_END})")
 # So would what joins it to another address, and a word that points to it.
 _JOINING = r"(?: {0,2}(?:와|과|이?나|이?랑))?[ ,;/·|&]{0,8}+(?:(?:또는|혹은|및|그리고|이나|와|과) {1,4}+)?"
 _POINTING = r" {0,2}(?:참조|참고|바로가기)(?=[)\]）〕\n]|\Z)"
-HANGING = regex.compile(
-    rf"{_JOINING}(?={URL_PATTERN})|(?: {{0,2}}{_PARTICLE}{_WORD_END})(?:{_POINTING})?|{_POINTING}|"
-)
+HANGING = regex.compile(rf"{_JOINING}(?={URL_PATTERN})|(?: {{0,2}}{_PARTICLE}{_WORD_END})(?:{_POINTING})?|{_POINTING}|")
 
 # What announces an address on its line or in its brackets, and announces nothing without it: a label, or a bullet.
 _KIND = r"(?:공식|관련|참고|추천|원문|원본|자료|기사|이미지|사진|영상|동영상|다운로드|설치|인터넷|온라인|웹|자세한)"

@@ -37,6 +37,9 @@ _SPACED = re.compile(
     r"이다|입니[다까]|이에요|예요|이었다|이었습니다|였다|였습니다|이며|인데|"
     r"하는|하다|합니다|했다|했습니다|했던|하면|하여|하게|하기|하세요|해요|하던|하려고|되는|된|되다|됩니다|되었다|되었습니다|됐다|되면|되어|"
     rf"시키[는다고며]|시켰다|시킨){_WORD_END}"
+    # What is named so is an expression: There is/are 구문, Just do it 캠페인.
+    r"| {1,2}(?:구문|구절|문구|문장|표현|숙어|속담|단어|명령어?|구호|슬로건|캠페인|논문)"
+    rf"(?:{_CASE}|{_COPULA})?{_WORD_END}"
     # `가` is a verb too (가 보자); before another word than its auxiliaries it is the particle.
     r"| {1,2}가(?= (?![보봐봤본볼버있줘주준])[가-힣])"
 )

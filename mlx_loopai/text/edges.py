@@ -1,4 +1,4 @@
-"""What goes with a run of foreign text: the label of its line, the joint before it, the Korean words that it mentions."""
+"""What goes with a run of foreign text: its line's label, the joint before it, the Korean words that it mentions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ _MAX_LABEL_CHARS = 48
 # These announce a text in its own language: 영어: I love you.
 _OF_TEXT = re.compile(
     r"(?:\A|\n)[ \t\-*•>\d.)]{0,12}[가-힣]{0,4}"
-    r"(?:[가-힣]어|영문|원문|예문|원제|제목|부제|가사|번역|명언|문구|구호|표어|슬로건)\*{0,2} ?[:：]\*{0,2} ?[\"'“‘(]?\Z"
+    r"(?:[가-힣]어|영문|원문|예문|원제|제목|부제|가사|번역|명언|문구|구호|표어|슬로건)"
+    r"\*{0,2} ?[:：]\*{0,2} ?[\"'“‘(]?\Z"
 )
 _LINE_RESTS = re.compile(r"[ \t\r]{0,16}(?:\n|\Z)")
 # What joins a sentence to the one before it; between two dashes stands an aside.
-_JOINT = re.compile(r"(?: ?[,;，]| ?[—–]{1,2}| -{1,3}) {0,2}\Z")
+_JOINT = re.compile(r"(?: ?[,;，]| ?[—–]{1,2}| -{1,3}| [/|]) {0,2}\Z")
+# The same between a sentence that begins its line and what follows: I am happy / 나는 행복하다.
+_JOINT_AFTER = re.compile(r" {1,2}(?:[—–]{1,2}|-{1,3}|[/|]) {1,2}(?=[^\s—–\-/|])")
 _DASH = re.compile(r" {0,2}[—–\-]")
 MAX_JOINT_CHARS = 6
 
@@ -65,6 +68,12 @@ def names_a_text(left: str) -> bool:
 
 def ends_line(buffer: str, at: int) -> bool:
     return _LINE_RESTS.match(buffer, at) is not None
+
+
+def joint_after(buffer: str, at: int) -> int:
+    """Where the dash or slash at `at` ends; `at` without one."""
+    found = _JOINT_AFTER.match(buffer, at)
+    return found.end() if found else at
 
 
 def joint_before(buffer: str, end: int, done: int) -> int:

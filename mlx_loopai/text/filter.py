@@ -1,10 +1,13 @@
 """The text filter: one streaming scanner that takes out of Korean text what does not belong there.
 
-Eight stages, each with its own rule names and its own small hold-back, each reading from left to right, so that it
-cannot matter how the input was cut. What a stage need not look at, found by one expression, passes in one piece:
+Each stage has its own rule names and its own small hold-back and reads from left to right, so that it cannot matter how
+the input was cut. What a stage need not look at, found by one expression, passes in one piece:
 
-    emoji, control -> nfc -> code -> html (entities) -> url (links) -> html (tags) -> url, foreign, code -> seams (white
-    space around what was removed)
+    emoji, control -> nfc -> code (fences) -> html (entities) -> html (marks of chat formats) -> url (links) ->
+    html (tags) -> url (addresses) -> foreign, code (lines)
+
+A stage leaves a seam where it removed something. `Tidy` closes the seams with the white space around them: at the end,
+and before addresses and runs, which must judge text as a reader will see it, or a second pass would judge otherwise.
 
 Properties, tested: for every split of the input the stream's output is the batch output; `clean` is idempotent; text
 in which no rule finds anything comes out byte for byte (after NFC).
@@ -20,6 +23,7 @@ import regex
 
 from mlx_loopai.text.address_stage import Addresses
 from mlx_loopai.text.characters import PLAIN, Characters, Normalise
+from mlx_loopai.text.chat_marks import ChatMarks
 from mlx_loopai.text.entities import Entities
 from mlx_loopai.text.links import Links
 from mlx_loopai.text.markup import Fences, Html
@@ -88,6 +92,7 @@ class Filter:
             Normalise(self.removed),
             Fences(self.removed),
             Entities(self.removed, keep_emoji=policy.emoji == "keep"),
+            ChatMarks(self.removed),
             Links(self.removed),
             Html(self.removed),
             Tidy(),

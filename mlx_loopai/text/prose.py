@@ -67,7 +67,12 @@ def is_prose(words: Sequence[str], mark: str = "", quoted: frozenset[str] = froz
         return False
     if len(words) >= 3 and all(word.isupper() for word in words):
         words = [word.lower() for word in words]
-    plain = [part for index, word in enumerate(words) for part in _plain_parts(word, index == 0) if part not in quoted | _ABBREVIATIONS]
+    plain = [
+        part
+        for index, word in enumerate(words)
+        for part in _plain_parts(word, index == 0)
+        if part not in quoted | _ABBREVIATIONS
+    ]
     if plain[-2:] == ["et", "al"]:
         plain = plain[:-2]
     # Letters alone are variables and labels: a%a, A B.

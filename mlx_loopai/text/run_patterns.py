@@ -46,7 +46,7 @@ _GAP = rf"[^\p{{L}}〇`\n]{{1,{MAX_GAP_CHARS}}}+"
 # What follows an address at once belongs to the same run: without the address it will.
 RUN = regex.compile(rf"{_WORD}++(?:{_GAP}{_WORD}++)*+", regex.V1)
 WORD = regex.compile(_WORD, regex.V1)
-GAP = regex.compile(rf"[^\p{{L}}〇`\n]*+", regex.V1)
+GAP = regex.compile(r"[^\p{L}〇`\n]*+", regex.V1)
 
 # The same for ASCII letters among plain signs, for the standard library's `re` and its speed.
 _SIGNS = SIGNS_AND_HANGUL.replace(r"\n", "").replace("가-힣ㄱ-ㅎㅏ-ㅣ", "").replace("\\[-`", r"\[-_")
@@ -78,7 +78,7 @@ def quiet_pattern(keeps_glosses: bool) -> re.Pattern[str]:
     signs = SIGNS_AND_HANGUL.replace("\\[-`", r"\\\]-_").replace("!-@", r"!-')-@").replace(r"\u3014", r"\u3015")
     parts = [
         rf"[{signs}]++",
-        rf"`[^`\n]*+`",
+        r"`[^`\n]*+`",
         rf"(?<![{HANGUL_RANGES}])[{open_signs}]",
         rf"[A-Za-z][A-Za-z0-9]*+(?:[-_'’][A-Za-z0-9]++)*+(?=(?:{_COMMON_PARTICLES})[ .,!?\n)])",
         r"[A-Z][A-Z0-9]++(?= ?[가-힣])",

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import regex
 
-from mlx_loopai.text.addresses import URL, has_address
+from mlx_loopai.text.addresses import has_address
 from mlx_loopai.text.binding import attached
 from mlx_loopai.text.code_lines import MAX_CODE_LINE_CHARS, is_code
 from mlx_loopai.text.edges import (
@@ -24,6 +24,7 @@ from mlx_loopai.text.edges import (
     encloses_in_dashes,
     ends_line,
     first_mention,
+    joint_after,
     joint_before,
     line_label,
     mention_begun,
@@ -35,7 +36,6 @@ from mlx_loopai.text.run_patterns import (
     GLOSS_TO_COME,
     HANGUL,
     HANGUL_OR_TICK,
-    LEADING,
     LONG_RUN_END,
     LOOKAHEAD,
     MARKS_AND_CLOSERS,
@@ -73,9 +73,7 @@ _ONLY_BRACKETS = re.compile(r"[ \t]{0,80}+([{}()\[\];,]{0,80}+)[ \t\r]{0,80}+")
 _TERMINAL = re.compile(r"[.!?…]*")
 _OTHER = r"[[\p{L}--[\p{Latin}\p{Hangul}\p{Common}\p{Inherited}]]\p{Han}]"
 _OTHER_WORD = rf"{_OTHER}[{_OTHER}\p{{M}}0-9ー゛゜]*+"
-_OTHER_SCRIPTS = regex.compile(
-    rf"{_OTHER_WORD}(?:[ 、。，；：！？・]++{_OTHER_WORD})*+[、。，；：！？]*+", regex.V1
-)
+_OTHER_SCRIPTS = regex.compile(rf"{_OTHER_WORD}(?:[ 、。，；：！？・]++{_OTHER_WORD})*+[、。，；：！？]*+", regex.V1)
 
 _quiet = lru_cache(quiet_pattern)
 
@@ -262,7 +260,7 @@ class Runs(Scanner):
         may_bind = policy.han != "drop" or not holds_han(text)
         tail = sentences[-1][0]
         bound = may_bind and is_bound(buffer, run, tail)
-        kept = may_bind and (is_enclosed(buffer, run, tail) or is_term(run, tail) or is_paired(buffer, run))
+        kept = may_bind and (is_enclosed(buffer, run, tail) or is_term(run, tail) or is_paired(buffer, run, tail))
         kept = kept or OPEN_ANGLE.search(left + lead + text) is not None
         if kept or not any(foreign and not (bound and unit is tail) for unit, foreign in sentences):
             self._at = end
@@ -299,8 +297,10 @@ class Runs(Scanner):
             end, close = end + 1, close[1:]
         if close and not lead and run.mark[-1:] in _EYES:
             end += 1
-        if end > run.end + len(run.mark):
+        if end > run.end + len(run.mark) and not ends_there(self._left_of(start)):
             end = MARKS_AND_CLOSERS.match(buffer, end).end("mark")  # type: ignore[union-attr]
+        if run.left[-1:] in ("", "\n"):
+            end = joint_after(buffer, end)
         before, start = start, self._start_with_edges(start, end)
         # The end of the Korean sentence that the run stood in, unless it is not at its end: 그 순간, and so on.
         mark = _TERMINAL.match(run.mark)
@@ -333,4 +333,3 @@ def _end_of_words(buffer: str, start: int) -> int:
         return run.end()
     other = RUN.match(buffer, start)
     return other.end() if other else start
-

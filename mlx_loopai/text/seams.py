@@ -36,6 +36,8 @@ _SETTLED = re.compile(rf".*[^\s{SEAM}{BREAK}{re.escape(_OPENERS)}]", re.DOTALL)
 _TAG_START = regex.compile(r"<(?:/|!-?)?$")
 _CHAT_TOKEN_START = regex.compile(r"<(?:[|｜][A-Za-z0-9_▁\-]*[|｜]?)?$")
 _IN_CHAT_TOKEN = regex.compile(r"[A-Za-z0-9_▁\-|｜>]")
+_CHAT_MARK_START = regex.compile(r"(?:\[/?|<</?)[A-Z_]*$")
+_IN_CHAT_MARK = regex.compile(r"[A-Z_/\]>]")
 _ENTITY_START = regex.compile(r"&(?:#?|#[0-9]{1,7}|#[xX][0-9a-fA-F]{0,6}|[A-Za-z][A-Za-z0-9]{0,31})$")
 _URL_START = regex.compile(r"(?:(?:https?|ftp)(?::/?)?|www)$", regex.I)
 _TRAILING_MARKS = regex.compile(r"\p{M}++$")
@@ -250,6 +252,8 @@ def _must_stay_apart(tail: str, right: str) -> bool:
     if right.isascii() and (right.isalpha() or right in "/!-") and _TAG_START.search(tail):
         return True
     if _IN_CHAT_TOKEN.match(right) and _CHAT_TOKEN_START.search(tail) and (right != ">" or tail[-1] != "<"):
+        return True
+    if _IN_CHAT_MARK.match(right) and _CHAT_MARK_START.search(tail):
         return True
     if right == "`" == tail[-1]:
         return True

@@ -9,7 +9,7 @@ import regex
 
 from mlx_loopai.text import binding
 from mlx_loopai.text.edges import names_a_text
-from mlx_loopai.text.frequency import CHINESE, odds
+from mlx_loopai.text.frequency import CHINESE, is_grammatical, odds
 from mlx_loopai.text.prose import is_clause
 from mlx_loopai.text.run_patterns import CLOSER, EMPHASIS, HANGUL, QUOTES
 from mlx_loopai.text.seams import SEAM
@@ -32,6 +32,9 @@ _COUNTERS = regex.compile(r"\p{Han}(?: ?\d{1,4}\p{Han})*")
 # I am a boy. → 나는 소년이다; | apple | 사과 |
 _PAIRED_AFTER = re.compile(r" {0,2}(?:→|⇒|=>?|\|) {0,2}[\"'“‘*]{0,2}[가-힣]")
 _PAIRED_BEFORE = re.compile(r"[가-힣][.!?\"'”’*)]{0,3} {0,2}(?:→|⇒|=>?|\|) {0,2}[\"'“‘*]{0,2}\Z")
+# A list of words: get up: 일어나다, - walk away - 떠나다
+_LINE_BEGINS = re.compile(r"(?:\A|\n)[ \t]{0,12}(?:(?:[\-*+•·>]|\d{1,3}[.)])[ \t]{1,3})?[*_]{0,2}\Z")
+_EXPLAINED = re.compile(r"[*_]{0,2}(?: {0,2}[:：]| {1,2}[—–\-])[*_]{0,2} {1,3}[~(]?[가-힣]")
 _UNIT_LETTERS = 3
 _MAX_TERM_WORDS = 3
 _MAX_COMPOUND_WORDS = 2
@@ -116,13 +119,31 @@ def is_enclosed(buffer: str, run: Run, tail: Unit) -> bool:
     return emphasised and not run.mark and not tail.start and len(tail.words) <= _MAX_TERM_WORDS
 
 
-def is_paired(buffer: str, run: Run) -> bool:
-    """True for what a label, an arrow, an equals sign or a table's cell sets beside Korean: 영어: I love you."""
+def is_paired(buffer: str, run: Run, tail: Unit) -> bool:
+    """True for what is set beside Korean by a label, an arrow, an equals sign or a table's cell, and for a quantity.
+
+    영어: I love you. get up: 일어나다. 3 USD per person.
+    """
+    left = run.left + run.lead
+    is_short = not tail.start and len(tail.words) <= _MAX_COLON_WORDS
     return (
-        names_a_text(run.left + run.lead)
-        or _PAIRED_BEFORE.search(run.left + run.lead) is not None
+        names_a_text(left)
+        or _PAIRED_BEFORE.search(left) is not None
         or _PAIRED_AFTER.match(buffer, run.after, run.seen) is not None
+        or (is_short and _is_quantity(left, tail.words[0]))
+        or (
+            is_short
+            and tail.text[:1].islower()
+            and _LINE_BEGINS.search(left) is not None
+            and _EXPLAINED.match(buffer, run.end, run.seen) is not None
+        )
     )
+
+
+def _is_quantity(left: str, word: str) -> bool:
+    """True when a number ends `left` and the word may be its unit."""
+    is_unit = is_unit_or_acronym(word) or (len(word) <= _UNIT_LETTERS and not is_grammatical(word.lower()))
+    return is_unit and left.rstrip(" ")[-1:].isdigit()
 
 
 def is_term(run: Run, tail: Unit) -> bool:

@@ -33,9 +33,17 @@ RUN_PIECES = st.sampled_from(
     "import os|print(|x = |{|}|;|&lt;|&amp;|&#|12|kg|中|http://한국.kr/가|<think>|</think>|<|im_end|>|<The Sea>|- |1. |"
     "...................".split("|")
 )
+# Pieces of what stands around runs and goes with them.
+EDGE_PIECES = st.sampled_from(
+    "그는 |사과|한국어 |철수: |영희 : |[철수] |철수) |출처: |링크: |은 |이 |을 |에서 |라고 |를 통해 |했다.|참조|The word |means apple.|"
+    "Hello!|and left|she said. |suddenly |je ne sais pas|Mr. |et al. |走了过去。|月|第|日|ありがとう|Привет|[INST]|[/INST]|<<SYS>>|"
+    "### Response:\n|<b>|</b>|<br>|<|im_start|>|assistant\n|http://a.kr|https://|www.a.kr/b|www.|http://한국.kr/가|kim@a.kr|"
+    "[링크](https://a.kr)|(he said)|(銀貨)|# |## |> |→ | = | - | / |—|~| :) |3.5|1|é|α|ㅋㅋ|♥|😀|\u200b".split("|")
+)
 TEXTS = (
     st.lists(PIECES, max_size=60).map("".join)
     | st.lists(RUN_PIECES | PIECES, max_size=24).map("".join)
+    | st.lists(EDGE_PIECES | RUN_PIECES | PIECES, min_size=2, max_size=14).map("".join)
     | st.text(max_size=60)
 )
 POLICIES = st.builds(
@@ -102,6 +110,13 @@ def test_plain_characters_are_of_no_interest_to_any_stage() -> None:
 @given(TEXTS, POLICIES)
 @settings(max_examples=500, deadline=None, derandomize=True)
 @example("<<b>b>", Policy())
+@example("etc.<b>가", Policy())
+@example("I😀~", Policy())
+@example("n lewww.", Policy())
+@example("수:http://П", Policy(latin="keep"))
+@example("[[INST]INST]", Policy())
+@example("[INST]에 <k>。", Policy())
+@example("<b>##Response:", Policy())
 @example("Aa:y:HTTP://", Policy())
 @example("A%HTTP://㐀", Policy())
 @example("def HTTP://한국", Policy())

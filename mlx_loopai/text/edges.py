@@ -17,7 +17,7 @@ _LABEL = regex.compile(rf"[ \t]{{0,12}}{_BULLET}{{0,2}}(?:{_SPEAKER})?")
 _MAX_LABEL_CHARS = 48
 # These announce a text in its own language: 영어: I love you.
 _OF_TEXT = re.compile(
-    r"(?:\A|\n)[ \t\-*•>\d.)]{0,12}[가-힣]{0,4}"
+    r"(?:\A|\n|[.!?…,·/] )[ \t\-*•>\d.)]{0,12}[가-힣]{0,4}"
     r"(?:[가-힣]어|영문|원문|예문|원제|제목|부제|가사|번역|명언|문구|구호|표어|슬로건)"
     r"\*{0,2} ?[:：]\*{0,2} ?[\"'“‘(]?\Z"
 )

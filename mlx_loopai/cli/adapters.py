@@ -178,6 +178,8 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     from mlx_loopai.runs.directory import RunDirectory
 
     config, rows = _held_out(run, held_out)
+    if config.trains_weights:
+        raise InputError(f"{run}: trained a whole model, and `tune` writes adapters; see `adapters frontier {run}`")
     if out.exists():
         raise InputError(f"--out {out}: is already there and never overwritten; choose another folder")
     least = config.forgetting.kept_floor if floor is None else floor

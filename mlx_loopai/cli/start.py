@@ -110,7 +110,7 @@ def command(
 
 
 def _check_free(out: Path) -> None:
-    if (out / "adapter").exists() or (out / "checkpoints").exists():
+    if (out / "adapter").exists() or (out / "model").exists() or (out / "checkpoints").exists():
         raise InputError(
             tr("--out {out}: holds a run already; give another folder, or mlx-loopai train --resume", out=out)
         )

@@ -164,7 +164,9 @@ def next_step(summary: Summary, out: Path) -> str:
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     if isinstance(summary, JudgedSummary) and summary.verdict == "pass":
-        return f"chat --adapter {out}"
+        return f"chat --model {summary.model}" if summary.model else f"chat --adapter {out}"
+    if summary.model:
+        return f"evaluate --model {summary.model}"
     return f"evaluate --adapter {out} --out {RunDirectory(out).evaluation}"
 
 
@@ -248,6 +250,8 @@ def _short(text: str) -> str:
 
 
 def _text(summary: Summary) -> str:
+    from mlx_loopai.runs.directory import RunDirectory
+
     lines = [
         tr(
             "{steps} steps in {train_s:.1f} s, {tokens_per_s:.0f} supervised tokens/s",
@@ -261,7 +265,9 @@ def _text(summary: Summary) -> str:
             loss_last=summary.loss_last,
         ),
         tr("padding wasted {real_token_share:.1%} of the computation", real_token_share=1 - summary.real_token_share),
-        tr("adapter: {run}/adapter", run=summary.run),
+        tr("model: {path}", path=summary.model)
+        if summary.model
+        else tr("adapter: {path}", path=RunDirectory(Path(summary.run)).adapter),
     ]
     if summary.mlx_lm_token_share is not None:
         lines[2] += tr(

@@ -8,7 +8,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from mlx_loopai.config.guards import PENALTIES, PenaltyOptions, ReplayOptions
+from mlx_loopai.config.guards import PENALTIES, PathIntegralOptions, PenaltyOptions, ReplayOptions
 from mlx_loopai.config.preference import PreferenceOptions
 from mlx_loopai.config.table import Options, PathText
 from mlx_loopai.files import digest_name
@@ -16,8 +16,12 @@ from mlx_loopai.language import tr
 
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 TrainPath = Literal["auto", "compiled", "eager"]
+TrainMethod = Literal["lora", "full"]
+Moments = Literal["fp32", "8-bit"]
 SourceKind = Literal["auto", "rows", "pairs", "labels"]
 Schedule = Literal["cosine", "linear", "constant"]
+# Of `lora`: what says how its factors begin and learn.
+_OF_FACTORS = ("rslora", "dora", "dropout", "b_rate")
 
 
 class LoraOptions(Options):
@@ -33,6 +37,11 @@ class LoraOptions(Options):
 
 class TrainOptions(Options):
     seed: int = Field(0, ge=0, description="seeds data order, adapter initialisation and dropout")
+    method: TrainMethod = Field(
+        "lora",
+        description="lora: an adapter; full: every weight of the linear layers that `lora.targets` and `lora.layers`"
+        " name, saved as a whole model; a learning rate a tenth of LoRA's suits it",
+    )
     path: TrainPath = Field(
         "auto",
         description="compiled: the step is one mx.compile'd graph; eager: NumPy computes the loss; "
@@ -53,6 +62,9 @@ class TrainOptions(Options):
         False,
         description="adam, adamw: correct the moments' start at 0; without it the first 100 steps go 3 to 6"
         " times as far as the rate says, as in mlx-lm",
+    )
+    moments: Moments = Field(
+        "fp32", description="what adam and adamw keep of the gradients: fp32, or 8-bit, a quarter of the memory"
     )
     schedule: Schedule = Field("cosine", description="shape of the learning rate after warm-up")
     warmup: int = Field(10, ge=0, description="warm-up steps from 0 to the peak")
@@ -254,6 +266,41 @@ class RunConfig(Options):
         return self
 
     @model_validator(mode="after")
+    def _method_has_its_options(self) -> RunConfig:
+        if self.train.moments != "fp32" and self.train.optimizer not in ("adam", "adamw"):
+            raise ValueError(
+                tr(
+                    "train.moments {moments} is for adam and adamw, not for {optimizer}; leave it out",
+                    moments=self.train.moments,
+                    optimizer=self.train.optimizer,
+                )
+            )
+        if self.train.method == "lora":
+            return self
+        usual = LoraOptions()
+        factors = [name for name in _OF_FACTORS if getattr(self.lora, name) != getattr(usual, name)]
+        if factors:
+            raise ValueError(
+                tr(
+                    "train.method full has no low-rank factors, which lora.{option} is about; leave it out",
+                    option=factors[0],
+                )
+            )
+        if issubclass(PENALTIES[self.penalty.kind], PathIntegralOptions):
+            raise ValueError(
+                tr(
+                    "penalty.kind {kind} measures by training an adapter, and train.method full has none; use kl, "
+                    "kronecker, sketch or fisher",
+                    kind=self.penalty.kind,
+                )
+            )
+        if self.vision != VisionOptions():
+            raise ValueError(
+                tr("train.method full does not learn pictures, which `vision` is about; leave `vision` out")
+            )
+        return self
+
+    @model_validator(mode="after")
     def _preferences_stand_alone(self) -> RunConfig:
         if not self.preference.is_on:
             return self
@@ -302,6 +349,11 @@ class RunConfig(Options):
             )
             for phase in named
         )
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether the run changes the weights themselves, and its result is a whole model."""
+        return self.train.method == "full"
 
     @property
     def changes_text(self) -> bool:

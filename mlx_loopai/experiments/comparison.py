@@ -21,6 +21,7 @@ from mlx_loopai.files import cache_folder, digest_name, write_whole
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import load_adapter, note_retention
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.whole_model import load_whole_update
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.comparison import BASE, PLAIN, ArmResult, Comparison, RescalingFactors, SeedResult
@@ -117,9 +118,12 @@ def _rescaling(arm: Arm, domain: str, kept: Path) -> tuple[Rescaling, float]:
 
 
 def trained_model(context: RunContext) -> LoadedModel:
-    """The base with the adapter of the run in the context's folder."""
+    """The base with what the run in the context's folder has learnt: its adapter, or its whole update."""
     loaded = context.base.load(context.config.dtype)
-    load_adapter(loaded.model, context.directory.adapter, loaded.base_hash)
+    if context.config.trains_weights:
+        load_whole_update(loaded.model, context.directory.model, context.config.lora)
+    else:
+        load_adapter(loaded.model, context.directory.adapter, loaded.base_hash)
     return loaded
 
 
@@ -172,11 +176,12 @@ def _result(measured: Sequence[Measurement], base: Measurement, plain: Sequence[
 
 
 def _note_on_cards(seeds: Sequence[Arm], result: ArmResult) -> None:
-    """Each seed's adapter says what its arm kept and gained over all of them."""
+    """Each seed's result says what its arm kept and gained over all of them."""
     asked = ", ".join(result.probes)
     measured_on = f"{asked}; the mean of {len(seeds)} seeds" if len(seeds) > 1 else asked
     for arm in seeds:
-        note_retention(arm.context.directory.adapter, retention_figures(measured_on, result))
+        if folder := arm.context.directory.result:
+            note_retention(folder, retention_figures(measured_on, result))
 
 
 def _seed(arm: Arm, base: Measurement) -> SeedResult:

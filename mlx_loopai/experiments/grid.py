@@ -148,7 +148,7 @@ class Grid:
 def finished(context: RunContext) -> bool:
     """Whether the context's folder holds the complete run of exactly its configuration and rows."""
     run = context.directory
-    if not (run.adapter.exists() and run.identity.exists() and _summary(context)):
+    if not (run.result and run.identity.exists() and _summary(context)):
         return False
     identity = json.loads(run.identity.read_text(encoding="utf-8"))
     wanted = context.config.digest(), context.rows.digest

@@ -92,7 +92,7 @@ def _kept(context: RunContext, named: str, tasks: Sequence[Task]) -> dict[str, A
         return {}
     kept = retention(measured.base.tasks, measured.tuned.tasks)
     evaluation = evaluation_of(
-        measured.base, measured.tuned, suite=named, model=context.config.model, adapter=str(context.directory.adapter)
+        measured.base, measured.tuned, suite=named, model=context.config.model, adapter=str(context.directory.result)
     )
     evaluation.write(context.directory.evaluation)
     floor = _noise_floor(context, measured)

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.nn as nn
+from mlx.utils import tree_unflatten
 
-from mlx_loopai.models.lora import lora_modules, scale_update
+from mlx_loopai.models.adapters import adapter_arrays
+from mlx_loopai.models.updated_linear import scale_update
 from mlx_loopai.progress import Advance, ignore
 
 _BLOCK = re.compile(r"\blayers\.(\d+)\.")
@@ -45,15 +47,13 @@ LINES = tuple(Rescaling(first, 1.0) for first in (0.0, 0.25, 0.5, 0.75))
 
 @contextmanager
 def rescaled(model: nn.Module, rescaling: Rescaling) -> Iterator[None]:
-    """Within it the adapter of `model` counts as much as `rescaling` says."""
-    layers = lora_modules(model)
-    before = {name: layer.lora_b for name, layer in layers.items()}
+    """Within it what `model` has learnt counts as much as `rescaling` says."""
+    before = adapter_arrays(model)
     try:
         scale_update(model, lambda name: rescaling.factor(_block(name), len(model.layers)))
         yield
     finally:
-        for name, layer in layers.items():
-            layer.lora_b = before[name]
+        model.update(tree_unflatten(list(before.items())))
 
 
 def sweep(

@@ -14,9 +14,9 @@ from mlx_loopai.data.batches import batch_of
 from mlx_loopai.data.sources import DOMAIN
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.guards.guard import Penalty, guard_of
-from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.training.objective import Objective
+from mlx_loopai.training.start import put_update
 from mlx_loopai.training.step import StepSettings, TrainStep
 
 # A median within 2 % where steps vary by a twentieth; fewer where a step takes seconds.
@@ -69,9 +69,10 @@ def measure_step(context: RunContext, rows: Sequence[TokenRow], held: Held = NOT
     """
     config = context.config
     loaded = context.base.load(config.dtype)
-    apply_lora(loaded.model, config.lora, config.train.seed)
+    put_update(context, config.lora)
     optimizer = optimizers.AdamW(config.train.learning_rate)
-    step = TrainStep(loaded.model, optimizer, StepSettings(clip=config.train.clip, path=config.train.path))
+    settings = StepSettings(clip=config.train.clip, path=config.train.path, in_turn=config.trains_weights)
+    step = TrainStep(loaded.model, optimizer, settings)
     plain = [batch_of(rows, [max(len(row.ids) for row in rows)])]
     batches = {False: plain, True: Objective(training_divergence=held.divergence).weigh(plain)}
     forms = (False,) if held == NOTHING else (False, True)

@@ -14,7 +14,7 @@ from mlx_loopai.generation.batch import Batch, RowPiece
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, open_base, with_adapter
 from mlx_loopai.models.adapters import find_adapter
-from mlx_loopai.models.lora import LoRALinear, exchange_lora, lora_modules, remove_lora
+from mlx_loopai.models.updated_linear import UpdatedLinear, exchange_updates, remove_updates, updated_modules
 from mlx_loopai.models.vision.projector import projector_of
 
 
@@ -22,7 +22,7 @@ from mlx_loopai.models.vision.projector import projector_of
 class Worn:
     """What an adapter puts on a model: its layers by name, and the parameters of a projector; None for the base's."""
 
-    layers: Mapping[str, LoRALinear]
+    layers: Mapping[str, UpdatedLinear]
     projector: Mapping[str, Any] | None
 
 
@@ -52,7 +52,7 @@ class Lineup:
         if name != self._on:
             model, nothing = self.loaded.model, Worn({}, None)
             before, after = (self._adapters.get(one, nothing) for one in (self._on, name))
-            exchange_lora(model, before.layers, after.layers)
+            exchange_updates(model, before.layers, after.layers)
             projector = projector_of(model)
             if projector is not None:
                 projector.restore()
@@ -81,8 +81,8 @@ def open_lineup(
     for name, folder in named.items():
         sessions[name] = with_adapter(base, folder, system_prompt, adapter_when)
         projector = projector_of(base.loaded.model)
-        worn[name] = Worn(lora_modules(base.loaded.model), None if projector is None else projector.parameters())
-        remove_lora(base.loaded.model)
+        worn[name] = Worn(updated_modules(base.loaded.model), None if projector is None else projector.parameters())
+        remove_updates(base.loaded.model)
     bare = Session(base.loaded, system_prompt=system_prompt or "", adapter=None, tools=base.tools)
     return Lineup({**sessions, called: bare}, worn)
 

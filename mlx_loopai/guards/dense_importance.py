@@ -21,6 +21,7 @@ from mlx_loopai.guards.measured import MeasuredGuard, over_layers, read_parts
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.models.adapters import save_arrays
 from mlx_loopai.models.lora import LoRALinear, lora_modules
+from mlx_loopai.models.updated_linear import UpdatedLinear
 
 Factors = tuple[mx.array, mx.array]
 
@@ -73,9 +74,9 @@ def norms_of(omega: dict[str, mx.array]) -> np.ndarray:
     return np.array([mx.square(array).sum().item() ** 0.5 for array in omega.values()])
 
 
-def update_of(layer: LoRALinear, factors: Factors | None = None) -> mx.array:
-    """DW (D_out, D_in) of a layer, or of other factors at its scale."""
-    a, b = factors or (layer.lora_a, layer.lora_b)
+def update_of(layer: LoRALinear, factors: Factors) -> mx.array:
+    """DW (D_out, D_in) of `factors` at the scale of a layer."""
+    a, b = factors
     return layer.scale * (a @ b).T
 
 
@@ -85,7 +86,10 @@ def dense_penalty(importance: DenseImportance) -> Penalty:
     Its gradient comes with its value: one layer's dense matrices are alive at once.
     """
 
-    def term(name: str, layer: LoRALinear) -> mx.array:
+    def term(name: str, layer: UpdatedLinear) -> mx.array:
+        if not isinstance(layer, LoRALinear):
+            return (importance.omega[name] * mx.square(layer.update_matrix())).sum()
+
         def forward(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array]:
             moved = update_of(layer, (a, b))
             if name in importance.anchor:

@@ -11,8 +11,9 @@ from mlx_loopai.guards.dense_importance import DenseGuard, DenseImportance, with
 from mlx_loopai.guards.guard import Material, register
 from mlx_loopai.guards.observation import observe
 from mlx_loopai.language import tr
-from mlx_loopai.models.lora import adapter_disabled, lora_modules
+from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.updated_linear import updated_modules
 from mlx_loopai.progress import Advance, ignore
 
 
@@ -36,8 +37,8 @@ def measure_fisher(
 
     Source: elastic weight consolidation (arXiv 1612.00796) on the merged update, as EWC-LoRA (arXiv 2602.17559).
     """
-    layers = lora_modules(model)
-    omega = {name: mx.zeros((layer.lora_b.shape[1], layer.lora_a.shape[0])) for name, layer in layers.items()}
+    layers = updated_modules(model)
+    omega = {name: mx.zeros(layer.sizes) for name, layer in layers.items()}
     with adapter_disabled(model):
         for done, batch in enumerate(batches):
             inputs, gradients, _ = observe(model, layers, batch)

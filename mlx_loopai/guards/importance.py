@@ -18,8 +18,9 @@ from mlx_loopai.guards.measured import MeasuredGuard, read_parts
 from mlx_loopai.guards.observation import observe, owners_of
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import save_arrays
-from mlx_loopai.models.lora import adapter_disabled, lora_modules
+from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.updated_linear import updated_modules
 from mlx_loopai.progress import Advance, ignore
 
 # An answer's first tokens: its language and whether it is prose or markup are decided by them.
@@ -106,9 +107,9 @@ def measure_importance(
     levels and change the estimator: a Kronecker-factored diagonal (arXiv 1503.05671) in place of the dense path
     integral, the base as anchor, and a normalisation in place of its softmax over raw norms.
     """
-    layers = lora_modules(model)
-    squares_in = {name: mx.zeros(layer.lora_a.shape[0]) for name, layer in layers.items()}
-    squares_out = {name: mx.zeros(layer.lora_b.shape[1]) for name, layer in layers.items()}
+    layers = updated_modules(model)
+    squares_in = {name: mx.zeros(layer.sizes[1]) for name, layer in layers.items()}
+    squares_out = {name: mx.zeros(layer.sizes[0]) for name, layer in layers.items()}
     kept: dict[str, list[mx.array]] = {name: [] for name in layers}
     owners: dict[str, str] = {}
     tokens = supervised = 0

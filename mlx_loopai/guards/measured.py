@@ -14,9 +14,9 @@ import mlx.nn as nn
 from mlx_loopai.data.batches import batch_of, choose_widths
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.guards.guard import Guard, Material, Penalty, State
-from mlx_loopai.models.lora import LoRALinear, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import MEASURED_ROWS
+from mlx_loopai.models.updated_linear import UpdatedLinear, updated_modules
 
 
 class MeasuredGuard(Guard[State]):
@@ -44,11 +44,12 @@ def measuring_batches(rows: Sequence[TokenRow], batch_tokens: int) -> list[Micro
     return [batch_of(ordered[start : start + height], widths) for start in range(0, len(ordered), height)]
 
 
-def over_layers(coefficients: Mapping[str, float], term: Callable[[str, LoRALinear], mx.array]) -> Penalty:
+def over_layers(coefficients: Mapping[str, float], term: Callable[[str, UpdatedLinear], mx.array]) -> Penalty:
     """The function model -> sum_l c_l term(l) over the adapted layers l."""
 
     def penalty(model: nn.Module) -> mx.array:
-        return mx.stack([coefficients[name] * term(name, layer) for name, layer in lora_modules(model).items()]).sum()
+        layers = updated_modules(model)
+        return mx.stack([coefficients[name] * term(name, layer) for name, layer in layers.items()]).sum()
 
     return penalty
 

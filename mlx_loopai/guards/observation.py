@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.gradient import Targets
-from mlx_loopai.models.lora import LoRALinear
 from mlx_loopai.models.loss import Head, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.updated_linear import UpdatedLinear
 
 
 def observe(
-    model: nn.Module, layers: dict[str, LoRALinear], batch: MicroBatch
+    model: nn.Module, layers: Mapping[str, UpdatedLinear], batch: MicroBatch
 ) -> tuple[dict[str, mx.array], dict[str, mx.array], dict[str, str]]:
     """Every layer's inputs (B, T, D_in) and the gradients of the summed token losses at its outputs (B, T, D_out).
 
@@ -34,7 +34,7 @@ def observe(
         owners.update(owners_of(inputs))
         return linear_cross_entropy(hidden, head, targets.tokens, targets.weights), inputs
 
-    offsets = {name: mx.zeros((*ids.shape, layer.lora_b.shape[1])) for name, layer in layers.items()}
+    offsets = {name: mx.zeros((*ids.shape, layer.sizes[0])) for name, layer in layers.items()}
     try:
         (_, inputs), gradients = mx.value_and_grad(loss)(offsets)
     finally:

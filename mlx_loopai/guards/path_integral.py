@@ -12,7 +12,7 @@ import numpy as np
 from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import PathOptions
-from mlx_loopai.guards.dense_importance import DenseGuard, DenseImportance, norms_of, update_of, with_mean_one
+from mlx_loopai.guards.dense_importance import DenseGuard, DenseImportance, norms_of, with_mean_one
 from mlx_loopai.guards.guard import Material
 from mlx_loopai.guards.observation import observe
 from mlx_loopai.language import tr
@@ -88,7 +88,7 @@ def measure_path(
         descent.step(batches[step % len(batches)], rate, path)
         if (form.each_epoch and (step + 1) % len(batches) == 0) or step + 1 == steps:
             for name, layer in layers.items():
-                omega[name] = omega[name] + _quotient(path[name], update_of(layer), form)
+                omega[name] = omega[name] + _quotient(path[name], layer.update_matrix(), form)
                 path[name] = mx.zeros_like(path[name])
             mx.eval(omega, path)
         on_progress(step + 1)
@@ -123,12 +123,12 @@ class _Descent:
             pull_a, pull_b = layer.scale * full.T @ layer.lora_b.T, layer.scale * layer.lora_a.T @ full.T
             gradients += [(f"{name}.lora_a", pull_a), (f"{name}.lora_b", pull_b)]
             direction = pull_a @ layer.lora_b + layer.lora_a @ pull_b - rate * pull_a @ pull_b
-            before[name] = update_of(layer)
+            before[name] = layer.update_matrix()
             integrand[name] = full if self.form.true_gradient else layer.scale * direction.T
         self.optimizer.learning_rate = rate
         self.optimizer.update(self.model, tree_unflatten(gradients))
         for name, layer in self.layers.items():
-            path[name] = path[name] - integrand[name] * (update_of(layer) - before[name])
+            path[name] = path[name] - integrand[name] * (layer.update_matrix() - before[name])
             if self.form.clamp_each_step:
                 path[name] = mx.maximum(path[name], 0)
         mx.eval(path, self.model.trainable_parameters(), self.optimizer.state)

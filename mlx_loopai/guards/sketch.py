@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,8 +12,10 @@ import mlx.nn as nn
 from mlx_loopai.config import PenaltyOptions
 from mlx_loopai.guards.guard import Penalty, register
 from mlx_loopai.guards.importance import Importance, ImportanceGuard, InputSample
+from mlx_loopai.guards.measured import over_layers
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.models.lora import LoRALinear, lora_modules
+from mlx_loopai.models.updated_linear import UpdatedLinear
 
 
 @register("sketch")
@@ -36,16 +39,29 @@ def sketch_penalty(importance: Importance) -> Penalty:
     directions that general inputs share, and the diagonal cannot see them (docs/experiments.md). Exact in x and
     without a dense update: with C = X^T X / N for the activations X (N, D_in), the inner sum is
     s^2 tr(A^T C A  B diag(u) B^T). C A costs O(min(D_in, 2 N) R D_in) a layer, the rest O((D_in + D_out) R^2).
-    Anchored at the base.
+    Anchored at the base. Of a whole update it is the sum as it stands.
     """
 
-    stacks = [_Stack.of(importance, rows) for rows in _alike(importance)]
+    @cache  # built for the first step: a model with whole updates needs none
+    def stacks() -> list[_Stack]:
+        return [_Stack.of(importance, rows) for rows in _alike(importance)]
+
+    whole = _of_whole_updates(importance)
 
     def penalty(model: nn.Module) -> mx.array:
         layers = lora_modules(model)
-        return mx.stack([stack.drift(layers) for stack in stacks]).sum()
+        return mx.stack([stack.drift(layers) for stack in stacks()]).sum() if layers else whole(model)
 
     return penalty
+
+
+def _of_whole_updates(importance: Importance) -> Penalty:
+    def term(name: str, layer: UpdatedLinear) -> mx.array:
+        seen = importance.activations[name]
+        moved = (layer.update_matrix().astype(seen.dtype) @ seen.T).astype(mx.float32)
+        return (importance.output[name][:, None] * mx.square(moved)).sum() / len(seen)
+
+    return over_layers(importance.coefficients, term)
 
 
 @dataclass(frozen=True)

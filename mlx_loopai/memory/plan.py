@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_loopai.config import RunConfig
-from mlx_loopai.errors import LoopaiError
+from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.machine import Machine
@@ -105,8 +105,17 @@ def plan(
 
     guard: what the guards of `config` keep and work on. known: of the data and of this machine, where it is.
 
-    Raises: InputError for a budget or an adapter target that cannot be read.
+    Raises: InputError for a budget or an adapter target that cannot be read, or where the weights of a quantised base
+    are to learn.
     """
+    if config.trains_weights and shape.quantization is not None:
+        raise InputError(
+            tr(
+                "train.method: full changes the weights themselves, and those of this base have {bits} bits; give the "
+                "base that it was quantised from, or train.method: lora",
+                bits=shape.quantization.bits,
+            )
+        )
     rehearsed = config.trained_phases if config.needs_rehearsal else ()
     request = Request(
         shape=shape,
@@ -243,10 +252,16 @@ def _budget_choice(request: Request) -> Choice:
 def _advice(plan: MemoryPlan) -> str:
     """What helps most against the largest term."""
     largest = max(plan.terms, key=lambda name: plan.terms[name])
+    if largest == "weights" and plan.options.whole:
+        return tr("set train.method to lora, or take a smaller model")
     if largest == "weights":
         if plan.base_precision in FLOAT_BYTES:
             return tr("take a 4-bit base or a smaller model")
         return tr("take a smaller model")
     if largest in ("activations", "attention", "loss"):
         return tr("lower train.max_tokens or leave memory.* to the plan")
-    return tr("lower lora.rank or raise memory.budget")
+    if not plan.options.whole:
+        return tr("lower lora.rank or raise memory.budget")
+    if plan.options.moments == "fp32" and plan.options.optimizer in ("adam", "adamw"):
+        return tr("set train.moments to 8-bit, or train.method to lora")
+    return tr("set train.method to lora, or take a smaller model")

@@ -42,6 +42,10 @@ CACHE_FLOOR_BYTES = 64 * MIB
 _DIVERGENCE_CHUNKS, _DIVERGENCE_BUFFERS = 3, 6
 # Numbers that mlx.optimizers keep for each number that learns; SGD's stay 0 without momentum, but are there.
 _MOMENTS = {"sgd": 1, "lion": 1, "muon": 1, "adam": 2, "adamw": 2}
+# An entry's; of 8 bits, blocks of 256 have a scale (training/eight_bit.py).
+_MOMENT_BYTES = {"fp32": 4.0, "8-bit": 1 + 4 / 256}
+# Copies of a matrix, float32, that are alive while a whole update of it is made.
+_MATRIX_BUFFERS = {"fp32": 6, "8-bit": 20}
 _TRANSIENT = ("activations", "attention", "loss")
 # What a probe measures together.
 _MEASURED = (*_TRANSIENT, "runtime")
@@ -142,7 +146,7 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     if backend == "metal":
         work, work_attention = _seen_on_macs(shape, options, work, work_attention)
     # A micro-batch's own gradients come as what is kept goes: whichever is larger counts.
-    own = trained * (constants.gradients + constants.adapter_half * sizes.half)
+    own = trained * (1 if options.whole else constants.gradients + constants.adapter_half * sizes.half)
     late = max(0.0, own - kept - kept_attention)
     beyond = max(0.0, work + work_attention + late - loss)
     late = min(late, beyond)
@@ -151,19 +155,30 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
         "runtime": int(published().process_bytes) if backend == "metal" else 0,
         "weights": weight_bytes(shape, options.base_precision),
         "adapter": adapter_bytes(shape, options),
-        # The sum so far and the micro-batch before, and what this one's own need.
-        "gradients": int(2 * trained * options.accumulates + late),
+        # The sum so far (of an adapter also the micro-batch before), and what this one's own need.
+        "gradients": int((1 if options.whole else 2) * trained * options.accumulates + late),
         "optimizer": moment_bytes(shape, options),
         "penalty": guard_bytes(shape, options),
         "activations": int(kept + (beyond - late) * (1 - share)),
         "attention": int(kept_attention + (beyond - late) * share),
         "loss": int(loss),
     }
-    vector = min(trained, VECTOR_BYTES)
-    update = int(constants.update * trained + constants.update_vector * vector) - sum(
-        terms[name] for name in ("gradients", *_TRANSIENT)
-    )
+    update = _update_bytes(shape, options, constants) - sum(terms[name] for name in ("gradients", *_TRANSIENT))
     return terms | {"optimizer": terms["optimizer"] + max(0, update)}
+
+
+def _update_bytes(shape: ModelShape, options: StepOptions, constants: Constants) -> int:
+    """What the optimizer's update works on, gradients included: all that learns together, or one matrix after the other
+    (training/update_in_turn.py)."""
+    trained = 4 * trained_parameters(shape, options)
+    if options.whole:
+        vector = min(trained, max(VECTOR_BYTES, 4 * _largest_matrix(shape)))
+        return trained + _MATRIX_BUFFERS[options.moments] * vector
+    return int(constants.update * trained + constants.update_vector * min(trained, VECTOR_BYTES))
+
+
+def _largest_matrix(shape: ModelShape) -> int:
+    return max(linear.out * linear.into for block in shape.blocks for linear in block.linears.values())
 
 
 def _seen_on_macs(shape: ModelShape, options: StepOptions, work: float, attention: float) -> tuple[float, float]:
@@ -190,7 +205,9 @@ def resting_bytes(shape: ModelShape, options: StepOptions) -> int:
 
 @cache
 def trained_parameters(shape: ModelShape, options: StepOptions) -> int:
-    """Numbers that learn: the factors, and DoRA's magnitudes, one an output."""
+    """Numbers that learn: the factors, and DoRA's magnitudes, one an output; or whole matrices."""
+    if options.whole:
+        return shape.lora_matrices(options.lora_targets, options.lora_layers)
     factors = shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
     return factors + (_outputs(shape, options) if options.dora else 0)
 
@@ -210,12 +227,14 @@ def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
     if options.optimizer == "adafactor":
         vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
         modules = shape.lora_modules(options.lora_targets, options.lora_layers)
+        if options.whole:
+            return 4 * vectors
         magnitudes = _outputs(shape, options) if options.dora else 0
         return 4 * (vectors + 2 * options.lora_rank * modules + magnitudes)
     if options.optimizer not in _MOMENTS:
         known = ", ".join([*_MOMENTS, "adafactor"])
         raise InputError(f"optimizer {options.optimizer!r} is unknown; known: {known}")
-    return 4 * _MOMENTS[options.optimizer] * trained_parameters(shape, options)
+    return int(_MOMENT_BYTES[options.moments] * _MOMENTS[options.optimizer] * trained_parameters(shape, options))
 
 
 def _outputs(shape: ModelShape, options: StepOptions) -> int:
@@ -243,11 +262,10 @@ def guard_bytes(shape: ModelShape, options: StepOptions) -> int:
     The distance from the base keeps its scores and the adapted model's, chunks ahead.
     """
     guard = options.guard
-    largest = max(linear.out * linear.into for block in shape.blocks for linear in block.linears.values())
     numbers = guard.weights * shape.lora_matrices(options.lora_targets, options.lora_layers)
-    numbers += guard.largest_layers * largest
-    for count, rank in ((guard.vectors, 1), (guard.adapters, options.lora_rank)):
-        numbers += count * shape.lora_parameters(rank, options.lora_targets, options.lora_layers)
+    numbers += guard.largest_layers * _largest_matrix(shape)
+    numbers += guard.vectors * shape.lora_parameters(1, options.lora_targets, options.lora_layers)
+    numbers += guard.adapters * trained_parameters(shape, options)
     if guard.diverges:
         targets = math.ceil(options.micro_tokens * options.supervised_share)
         rows = min(_DIVERGENCE_CHUNKS * options.chunk_rows, targets)

@@ -87,8 +87,9 @@ class Request:
     def precisions(self) -> tuple[str, ...]:
         if self.shape.quantization is not None:
             return (f"{self.shape.quantization.bits}-bit",)
-        # On CPU a quantised matrix product is too slow to train with (2-5 GFLOP/s measured): not offered there.
-        if self.dtype != "auto" or self.machine.backend == "cpu":
+        # On CPU a quantised matrix product is too slow to train with (2-5 GFLOP/s measured): not offered there. Weights
+        # that learn are never quantised.
+        if self.dtype != "auto" or self.machine.backend == "cpu" or self.train.method == "full":
             return (self.compute,)
         return (self.compute, _SMALL_BASE)
 
@@ -132,6 +133,8 @@ class Request:
             guard=self.guard,
             optimizer=self.train.optimizer,
             dora=self.lora.dora,
+            whole=self.train.method == "full",
+            moments=self.train.moments,
             accumulates=self._rehearsed() is not None or tokens < self.train.rows_per_step * self.width,
             rehearsed=self._rehearsed(),
             quadratic_attention=self.machine.backend == "metal" and attention_of(version("mlx")) == "quadratic",

@@ -59,8 +59,10 @@ class StepOptions:
     base_precision: fp32, bf16, fp16 or N-bit (a quantised checkpoint keeps its own); compute: dtype of activations.
     micro_tokens: padded tokens B * T of a micro-batch; width: T. supervised_share: part of them that are targets.
     guard: what the run's guards keep and work on. accumulates: gradients of several micro-batches are summed.
-    lora_layers 0, lora_targets (): all. optimizer: a name of `train.optimizer`. rehearsed: None where a micro-batch may
-    hold any row. quadratic_attention: the backward pass of attention keeps scores on Metal (MLX before 0.32.4).
+    lora_layers 0, lora_targets (): all. whole: the matrices there learn whole updates; lora_rank and dora mean nothing.
+    optimizer: a name of `train.optimizer`; moments: what it keeps, as `train.moments` has it. rehearsed: None where a
+    micro-batch may hold any row. quadratic_attention: the backward pass of attention keeps scores on Metal (MLX before
+    0.32.4).
     """
 
     base_precision: str = "fp32"
@@ -77,6 +79,8 @@ class StepOptions:
     accumulates: bool = True
     optimizer: str = "adamw"
     dora: bool = False
+    whole: bool = False
+    moments: str = "fp32"
     rehearsed: RehearsedBatch | None = None
     quadratic_attention: bool = False
 
@@ -222,7 +226,8 @@ class Sizes:
         width = options.width * item if backend == "cpu" else 4
         scores = float(tokens * shape.n_heads * width)
         # A block's, on average.
-        ranks = float(tokens * item) * options.lora_rank * len(with_adapter) / blocks
+        rank = 0 if options.whole else options.lora_rank
+        ranks = float(tokens * item) * rank * len(with_adapter) / blocks
         return Sizes(
             blocks=blocks,
             mlp_blocks=mlp_blocks,
@@ -233,7 +238,7 @@ class Sizes:
             ranks=ranks,
             kept=tokens * item * (sum(attention for attention, _ in kept) + kept_mlp) + blocks * ranks,
             kept_scores=blocks * scores,
-            factors=4.0 * shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers),
+            factors=4.0 * shape.lora_parameters(rank, options.lora_targets, options.lora_layers),
             # The gradient of DoRA's magnitudes needs what they multiply.
             outputs=float(tokens * item * sum(linear.out for linear in with_adapter)) / blocks if options.dora else 0.0,
             head_norms=float(blocks * tokens * item * (shape.attention_size + shape.kv_size))

@@ -19,6 +19,7 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
 from mlx_loopai.models.model_card import CARD_FILE, model_card, with_retention
 from mlx_loopai.models.module_names import blocks_of, split_module, with_blocks
+from mlx_loopai.models.updated_linear import updated_modules
 from mlx_loopai.models.vision.projector import PROJECTOR, projector_arrays, teach_projector
 
 WEIGHTS_FILE = "adapters.safetensors"
@@ -42,15 +43,17 @@ def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash
 
 
 def note_retention(folder: Path, figures: Mapping[str, float | str]) -> None:
-    """Keep `figures` as the adapter's retention: in adapter_config.json and on its card, in place of older ones.
+    """Keep `figures` as an adapter's retention: in adapter_config.json and on its card, in place of older ones.
 
-    Of the card only what stands between its markers is written; a card without them stays as its owner left it.
+    A whole model has the card alone. Of the card only what stands between its markers is written; a card without them
+    stays as its owner left it.
 
     Raises: InputError, OSError.
     """
-    config = read_adapter_config(folder)
-    config["mlx_loopai"] = {**(config.get("mlx_loopai") or {}), "retention": dict(figures)}
-    write_whole(folder / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+    if (folder / CONFIG_FILE).is_file():
+        config = read_adapter_config(folder)
+        config["mlx_loopai"] = {**(config.get("mlx_loopai") or {}), "retention": dict(figures)}
+        write_whole(folder / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
     card = folder / CARD_FILE
     if card.is_file():
         write_whole(card, with_retention(card.read_text(encoding="utf-8"), figures))
@@ -125,6 +128,11 @@ def find_adapter(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder
+    own = path / "model"
+    if (own / "config.json").is_file():
+        raise InputError(
+            tr("`adapter` {path}: this run trained a whole model; give {model} as `model`", path=path, model=own)
+        )
     state = tr("no adapter here") if path.is_dir() else tr("no such folder")
     raise InputError(
         tr(
@@ -137,10 +145,14 @@ def find_adapter(path: Path) -> Path:
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
-    """`<module>.lora_a` and `.lora_b` of every adapter, `<module>.m` of DoRA's, and a projector that is taught."""
-    names = ("lora_a", "lora_b", "m")
+    """What of `model` learns: `<module>.lora_a` and `.lora_b` of every adapter, `<module>.m` of DoRA's,
+    `<module>.delta` of whole updates, and a projector that is taught."""
+    names = ("lora_a", "lora_b", "m", "delta")
     found = {
-        f"{path}.{name}": layer[name] for path, layer in lora_modules(model).items() for name in names if name in layer
+        f"{path}.{name}": layer[name]
+        for path, layer in updated_modules(model).items()
+        for name in names
+        if name in layer
     }
     return found | projector_arrays(model)
 

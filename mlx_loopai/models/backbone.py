@@ -14,7 +14,6 @@ from mlx_loopai.models.decoder import Mask, architecture_in, causal_mask, embedd
 from mlx_loopai.models.exponentials import are_cheap, sigmoid, silu
 from mlx_loopai.models.gated_delta import linear_attention
 from mlx_loopai.models.lora import (
-    LoRALinear,
     all_joint,
     dropout_drawn_from,
     dropout_key,
@@ -22,6 +21,7 @@ from mlx_loopai.models.lora import (
     outputs_given,
     projected,
 )
+from mlx_loopai.models.updated_linear import UpdatedLinear
 from mlx_loopai.models.vision.pictures import Pictures
 
 Positions = tuple[mx.array, mx.array]
@@ -123,7 +123,7 @@ def _mlp(mlp: nn.Module, activation: Activation, lean: bool, x: mx.array) -> mx.
         return mlp(x)
     gate, up = projected([mlp.gate_proj, mlp.up_proj], x)
     # An observer, or a disabled adapter, would not be in force when the block runs again.
-    lean = lean and (not isinstance(mlp.down_proj, LoRALinear) or mlp.down_proj.is_plain)
+    lean = lean and (not isinstance(mlp.down_proj, UpdatedLinear) or mlp.down_proj.is_plain)
 
     def project(*parts: mx.array) -> mx.array:
         return mlp.down_proj(math.prod(parts[1:], start=parts[0]))

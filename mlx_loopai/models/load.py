@@ -26,7 +26,7 @@ from mlx_loopai.models.configuration import complete_configuration, loader_overr
 from mlx_loopai.models.configuration_keys import unused_fields
 from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.hub import download, is_hub_id
-from mlx_loopai.models.lora import remove_lora
+from mlx_loopai.models.updated_linear import remove_updates
 from mlx_loopai.models.pass_sizes import QUANTIZATION_GROUP
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.models.vision.added import ENCODER_FILE, FOLDER, PROJECTOR_FILE, SETTINGS_FILE, AddedSettings
@@ -137,7 +137,7 @@ class Base:
                 vision=vision,
             )
             self._precision = precision
-        remove_lora(self._loaded.model)
+        remove_updates(self._loaded.model)
         self._loaded.model.eval()
         return self._loaded
 

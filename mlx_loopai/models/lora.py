@@ -8,22 +8,17 @@ float32 whatever the base's dtype.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TypeGuard
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
 
 from mlx_loopai.config import LoraOptions
-from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
-from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.projections import project_jointly
+from mlx_loopai.models.updated_linear import UpdatedLinear, chosen_linears, put_update, updated_modules
 from mlx_loopai.models.vision.projector import projector_of
-
-LINEAR_CLASSES = (nn.Linear, nn.QuantizedLinear)
 
 
 def lora_scale(rank: int, alpha: float, rslora: bool) -> float:
@@ -31,20 +26,16 @@ def lora_scale(rank: int, alpha: float, rslora: bool) -> float:
     return alpha / (math.sqrt(rank) if rslora else rank)
 
 
-class LoRALinear(nn.Module):
-    """A frozen linear layer with a low-rank update; `enabled = False` gives the base back.
+class LoRALinear(UpdatedLinear):
+    """A frozen linear layer with a low-rank update.
 
-    `observer(x, y) -> y`, when set, sees each call's input and may replace its output (importance, diagnostics).
     `joint`: compute through models/projections.py; the compiled step asks for it (`computed_jointly`).
     """
 
     def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float = 0.0) -> None:
-        super().__init__()
-        n_out, n_in = linear_shape(linear)
-        self.linear = linear
+        super().__init__(linear)
+        n_out, n_in = self.sizes
         self.scale = scale
-        self.enabled = True
-        self.observer: Callable[[mx.array, mx.array], mx.array] | None = None
         self.joint = False
         self.dropout = dropout
         self._dropout_key: mx.array | None = None
@@ -53,10 +44,11 @@ class LoRALinear(nn.Module):
         self.lora_a = mx.random.uniform(-bound, bound, (n_in, rank))
         self.lora_b = mx.zeros((rank, n_out))
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is switched on and nobody observes it."""
-        return self.enabled and self.observer is None
+    def update_matrix(self) -> mx.array:
+        return self.scale * (self.lora_a @ self.lora_b).T
+
+    def scale_update(self, factor: float) -> None:
+        self.lora_b = self.lora_b * factor
 
     @property
     def is_joint(self) -> bool:
@@ -137,86 +129,30 @@ def _float_dtype(linear: nn.Module) -> mx.Dtype:
     return dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
 
 
-def linear_shape(linear: nn.Module) -> tuple[int, int]:
-    """(D_out, D_in) of a dense or quantised linear layer."""
-    n_out, n_in = linear.weight.shape
-    if isinstance(linear, nn.QuantizedLinear):
-        n_in = n_in * 32 // linear.bits
-    return n_out, n_in
-
-
 def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, LoRALinear]:
     """Freeze `model` and put adapters on its blocks' linear layers; returns them by dotted name.
 
     Raises: InputError when a name of `lora.targets` is not a linear layer's, or the model has an adapter already.
     """
-    if lora_modules(model):
-        raise InputError(tr("the model has an adapter already; load the base again before another one is put on it"))
+    chosen = chosen_linears(model, options.targets, options.layers)
     model.freeze()
-    blocks = model.layers
-    first = len(blocks) - (options.layers or len(blocks))
-    linears = [
-        (index, name, layer)
-        for index, block in enumerate(blocks)
-        for name, layer in block.named_modules()
-        if isinstance(layer, LINEAR_CLASSES)
-    ]
-    frozen = architecture_in(model).never_adapted
-    linears = [entry for entry in linears if entry[1] not in frozen]
-    known = sorted({_last(name) for _, name, _ in linears})
-    unknown = sorted(set(options.targets) - set(known))
-    if unknown or not linears:
-        raise InputError(
-            tr(
-                "lora.targets: no linear layer is called {unknown}; known: {known}",
-                unknown=", ".join(unknown),
-                known=", ".join(known),
-            )
-        )
-    wanted = set(options.targets or known)
-    found = [entry for entry in linears if entry[0] >= first and _last(entry[1]) in wanted]
     mx.random.seed(seed)
     scale = lora_scale(options.rank, options.alpha, options.rslora)
-    # Sorted, so that a seed gives the same adapter however the modules happen to be walked.
-    for index, name, layer in sorted(found, key=lambda entry: entry[:2]):
+    for block, name, layer in chosen:
         adapter = (DoRALinear if options.dora else LoRALinear)(layer, options.rank, scale, options.dropout)
-        blocks[index].update_modules(tree_unflatten([(name, adapter)]))
-        adapter.linear.freeze()
-        adapter.train(model.training)
+        put_update(model, block, name, adapter)
     return lora_modules(model)
 
 
-def remove_lora(model: nn.Module) -> None:
-    """Take every adapter off `model`: each layer is the frozen one again that the adapter was put on."""
-    exchange_lora(model, lora_modules(model), {})
-    projector = projector_of(model)
-    if projector is not None:
-        projector.restore()
-
-
-def exchange_lora(model: nn.Module, old: Mapping[str, LoRALinear], new: Mapping[str, LoRALinear]) -> None:
-    """Put the adapters `new` on `model` in place of `old`, its present ones; both as `lora_modules` gives them."""
-    layers: dict[str, nn.Module] = {name: adapter.linear for name, adapter in old.items()} | dict(new)
-    if layers:
-        model.update_modules(tree_unflatten(list(layers.items())))
-
-
 def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
-    """Every adapter of `model` by dotted name, such as `model.layers.0.self_attn.q_proj`, in layer order."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
-    return dict(sorted(found.items(), key=lambda entry: _natural(entry[0])))
-
-
-def scale_update(model: nn.Module, factor: Callable[[str], float]) -> None:
-    """Multiply the update of every adapter of `model` by `factor` of its dotted name."""
-    for name, layer in lora_modules(model).items():
-        layer.lora_b = layer.lora_b * factor(name)
+    """Every low-rank adapter of `model` by dotted name, in layer order."""
+    return {name: layer for name, layer in updated_modules(model).items() if isinstance(layer, LoRALinear)}
 
 
 @contextmanager
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
     """Within it `model` is its base: one copy of the weights serves both."""
-    before = [(adapter, adapter.enabled) for adapter in lora_modules(model).values()]
+    before = [(adapter, adapter.enabled) for adapter in updated_modules(model).values()]
     for adapter, _ in before:
         adapter.enabled = False
     projector = projector_of(model)
@@ -307,11 +243,3 @@ def dropout_key(block: nn.Module) -> mx.array | None:
     """A new key for `dropout_drawn_from`; None, and nothing drawn, where `block` drops nothing."""
     drops = any(isinstance(module, LoRALinear) and module.dropout for module in block.modules())
     return mx.random.randint(0, 1 << 31, (2,), mx.uint32) if drops and block.training else None
-
-
-def _last(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
-
-
-def _natural(name: str) -> list[int | str]:
-    return [f"{int(part):06d}" if part.isdigit() else part for part in name.split(".")]

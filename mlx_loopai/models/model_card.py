@@ -1,4 +1,4 @@
-"""The model card (README.md) of an adapter folder: what it is, what it was made of, and what was measured."""
+"""The model card (README.md) of an adapter folder or a trained model: what it is and was made of, and its figures."""
 
 from __future__ import annotations
 
@@ -45,6 +45,23 @@ def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx
         lines += ["", "## Recipe", "", *_table("setting", recipe)]
     lines += ["", "## Use", "", _USE[library], ""]
     return "\n".join(lines)
+
+
+def whole_model_card(notes: Mapping[str, Any]) -> str:
+    """The card of a model whose weights were trained. notes: base, base_hash, recipe, figures and retention, as the
+    notes of an adapter."""
+    base = notes.get("base")
+    head = ["---", "library_name: mlx"]
+    if isinstance(base, str) and _HUB_ID.fullmatch(base):
+        head.append(f"base_model: {base}")
+    rows = {"base": base or "not recorded", "hash of the base": notes.get("base_hash") or "not recorded"}
+    lines = [*head, "---", "", "# Fine-tuned model", "", *_table("", rows)]
+    lines += ["", "## Retention", "", *_retention(notes.get("retention"))]
+    tables = ("Training", "figure", notes.get("figures")), ("Recipe", "setting", notes.get("recipe"))
+    for title, name, found in tables:
+        if found:
+            lines += ["", f"## {title}", "", *_table(name, found)]
+    return "\n".join([*lines, "", "## Use", "", "    mlx-loopai generate PROMPT --model THIS_FOLDER", ""])
 
 
 def with_retention(card: str, figures: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ class EventSink(Protocol):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """resolved.yaml, run.json, events.jsonl, checkpoints/, adapter/ and report.html of one run."""
+    """resolved.yaml, run.json, events.jsonl, checkpoints/, adapter/ or model/, and report.html of one run."""
 
     path: Path
     writes: bool = True  # False: another process of the same run writes it
@@ -54,6 +54,15 @@ class RunDirectory:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def result(self) -> Path | None:
+        """The adapter or the model that the run wrote; None before its end."""
+        return next((folder for folder in (self.adapter, self.model) if folder.exists()), None)
 
     @property
     def importance(self) -> Path:
@@ -105,7 +114,7 @@ class RunDirectory:
             try:
                 yield
             except InputError:
-                if not (started or self.checkpoints.exists() or self.adapter.exists()):
+                if not (started or self.checkpoints.exists() or self.result):
                     self._clear()
                 raise
 

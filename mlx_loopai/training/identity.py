@@ -42,7 +42,7 @@ def check_identity(run: RunDirectory, identity: Identity, resume: bool) -> None:
     those it was started with (all differences are listed).
     """
     stored = _stored(run) if resume else None
-    if not resume and (complete_checkpoints(run.checkpoints) or run.adapter.exists()):
+    if not resume and (complete_checkpoints(run.checkpoints) or run.result):
         raise InputError(tr("{path}: holds a run; add `resume` to continue it, or give another `out`", path=run.path))
     if resume and stored is not None:
         _compare(run, identity, stored)

@@ -1,4 +1,4 @@
-"""The optimizers of `train.optimizer`, from mlx.optimizers."""
+"""The optimizers of `train.optimizer`, from mlx.optimizers; with `train.moments: 8-bit`, ours of the same update."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Callable
 import mlx.optimizers as optimizers
 
 from mlx_loopai.config import TrainOptions
+from mlx_loopai.training.eight_bit import EightBitAdam, EightBitAdamW
 
 _BUILDERS: dict[str, Callable[[TrainOptions], optimizers.Optimizer]] = {
-    "adamw": lambda train: optimizers.AdamW(
+    "adamw": lambda train: (optimizers.AdamW if train.moments == "fp32" else EightBitAdamW)(
         train.learning_rate, weight_decay=train.weight_decay, bias_correction=train.bias_correction
     ),
-    "adam": lambda train: optimizers.Adam(train.learning_rate, bias_correction=train.bias_correction),
+    "adam": lambda train: (optimizers.Adam if train.moments == "fp32" else EightBitAdam)(
+        train.learning_rate, bias_correction=train.bias_correction
+    ),
     "sgd": lambda train: optimizers.SGD(train.learning_rate, weight_decay=train.weight_decay),
     "lion": lambda train: optimizers.Lion(train.learning_rate, weight_decay=train.weight_decay),
     # The run's schedule decides the rate, not Adafactor's own.

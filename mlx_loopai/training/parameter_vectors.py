@@ -40,11 +40,11 @@ class ParameterVectors:
         return {vector: _joined([arrays[name] for name, _ in group]) for vector, group in self._groups.items()}
 
     def split(self, vectors: dict[str, mx.array]) -> Any:
-        """The tree that `join` made `vectors` of."""
+        """The tree, or the part of one, that `join` made `vectors` of."""
         found: list[tuple[str, mx.array]] = []
-        for vector, group in self._groups.items():
-            names, shapes = zip(*group, strict=True)
-            found += zip(names, _parts(vectors[vector], shapes), strict=True)
+        for vector, array in vectors.items():
+            names, shapes = zip(*self._groups[vector], strict=True)
+            found += zip(names, _parts(array, shapes), strict=True)
         return tree_unflatten(found)
 
 

@@ -1,4 +1,4 @@
-"""Trains one adapter: from a configuration to a folder that holds it, checkpointed, resumable and recorded."""
+"""Trains an adapter or a whole model: from a configuration to its folder, checkpointed, resumable and recorded."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mlx_loopai.memory.request import Known
 from mlx_loopai.memory.watch import guarded
 from mlx_loopai.models.adapters import ADAPTER_SCOPE, save_adapter
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.models.whole_model import save_whole_model
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.summary import Summary
@@ -43,7 +44,9 @@ from mlx_loopai.training.switching import switch_of
 def train(
     config: RunConfig, out: Path, listener: Listener, resume: bool = False, group: ProcessGroup = ALONE
 ) -> Summary:
-    """Train an adapter into `out`/adapter and return the run's summary; of several processes, rank 0 writes.
+    """Train an adapter into `out`/adapter, or with `train.method: full` a model into `out`/model; returns the summary.
+
+    Of several processes, rank 0 writes.
 
     Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; Diverged when the loss stays
     non-finite; LoopaiError when no setting fits this machine's memory, memory runs out, or the first reading of general
@@ -59,7 +62,7 @@ def train_in(
     group: ProcessGroup = ALONE,
     first_lines: Callable[[], Iterable[str]] = tuple,
 ) -> Summary:
-    """Train the run of an opened context, as `train` does; its model keeps the adapter. Raises: as `train`.
+    """Train the run of an opened context, as `train` does; its model keeps what it has learnt. Raises: as `train`.
 
     first_lines: what to say of the run once nothing is left that could refuse it.
     """
@@ -134,9 +137,7 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
     reading = read_judged(run)
     judged: dict[str, Any] = {} if reading is None else vars(reading)
     if run.directory.writes:
-        _write_adapter(context, run, planned, losses | judged)
-        if context.config.is_guarded:
-            _write_switch(context, run)
+        _write_result(context, run, planned, losses | judged)
     summary = Summary(
         run=str(run.directory.path),
         steps=position.step,
@@ -154,6 +155,7 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
         best_step=position.best_step,
         validation_best=position.best_validation,
         budget_spent=scaled.divergence if scaled else position.divergence,
+        model=str(run.directory.model) if context.config.trains_weights else None,
         update_scale=scaled.scale if scaled else 1.0,
         **judged,
     )
@@ -195,12 +197,19 @@ def _foreseen(run: Run, planned: MemoryPlan) -> dict[str, Any]:
     }
 
 
-def _write_adapter(context: RunContext, run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:
+def _write_result(context: RunContext, run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:
+    """The model as it is now: its adapter and, where the run was guarded, the switch; or all of it."""
     notes = card_notes(context.config, losses, run.monitor)
+    if context.config.trains_weights:
+        base_hash = {"base_hash": context.loaded.base_hash}
+        save_whole_model(run.directory.model, context.base.path, run.model, notes | base_hash)
+        return
     if context.config.vision.adapter_scope != "always":
         notes[ADAPTER_SCOPE] = context.config.vision.adapter_scope
     form = adapter_form(context.config.lora, planned)
     save_adapter(run.directory.adapter, run.model, form, context.loaded.base_hash, **notes)
+    if context.config.is_guarded:
+        _write_switch(context, run)
 
 
 def _write_switch(context: RunContext, run: Run) -> None:
@@ -221,7 +230,7 @@ def _finite_loss(run: Run) -> float:
     if loss is None or not math.isfinite(loss):
         raise Diverged(
             tr(
-                "the loss after training is {loss}: the last updates broke the adapter, and it was not written; "
+                "the loss after training is {loss}: the last updates broke it, and nothing was written; "
                 "lower train.learning_rate and start again with another `out`",
                 loss=loss,
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_loopai.models.lora import scale_update
+from mlx_loopai.models.updated_linear import scale_update
 
 MOST_READINGS = 6
 # KL to the base grows with the square of a small update; a large one's power is found from readings, within these.
@@ -29,7 +29,7 @@ class ScaledBack:
 
 
 def scale_back(model: nn.Module, divergence: float, budget: float, read: Callable[[], float]) -> ScaledBack:
-    """Shrink the adapter's update until `read`, the KL from the base in nats a token, is at most `budget`.
+    """Shrink the model's update until `read`, the KL from the base in nats a token, is at most `budget`.
 
     divergence: what `read` gives for the whole update. The largest scale that was found inside stays in `model`; where
     none of `MOST_READINGS` was inside, the last and smallest.

@@ -40,6 +40,8 @@ def shelve_pictures(context: RunContext) -> None:
     ):
         if on:
             raise InputError(tr("{name}: rows with pictures are not learnt with it; set it to none", name=name))
+    if config.trains_weights:
+        raise InputError(tr("train.method: rows with pictures are learnt with lora, not with full; set it to lora"))
     vision, sight = context.loaded.vision, reader.sight
     assert vision is not None  # without them rows with pictures are refused when they are encoded
     assert sight is not None

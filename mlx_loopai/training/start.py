@@ -14,8 +14,10 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
+from mlx_loopai.models.full import apply_full
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import LossTerms
+from mlx_loopai.models.whole_model import check_can_be_saved
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_checkpoint
@@ -59,7 +61,7 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
             sources = {name: with_reference(loaded, rows, listener) for name, rows in sources.items()}
         judged = with_reference(loaded, context.rows.judged, listener) if config.preference.is_on else []
         if config.changes_text:
-            apply_lora(model, adapter_form(config.lora, plan), config.train.seed)
+            put_update(context, adapter_form(config.lora, plan))
         else:
             model.freeze()
         prepare_projector(model, config.vision, sees=context.reader.shelf is not None)
@@ -100,8 +102,20 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     )
 
 
+def put_update(context: RunContext, form: LoraOptions) -> None:
+    """Freeze the base and put on it what the run trains: an adapter of `form`, or whole updates of the same matrices.
+
+    Raises: InputError where the base has no place for it.
+    """
+    model = context.loaded.model
+    if context.config.trains_weights:
+        check_can_be_saved(context.base.path, apply_full(model, form))
+    else:
+        apply_lora(model, form, context.config.train.seed)
+
+
 def adapter_form(options: LoraOptions, plan: MemoryPlan) -> LoraOptions:
-    """The adapter that a run trains: as `options` say, on the blocks that the plan has room for."""
+    """What a run trains: as `options` say, on the blocks that the plan has room for."""
     return options.model_copy(update={"layers": plan.lora_layers})
 
 
@@ -136,5 +150,6 @@ def _step(context: RunContext, resources: Resources) -> TrainStep:
         path=train.path,
         preference=context.config.preference,
         b_rate=context.config.lora.b_rate,
+        in_turn=context.config.trains_weights,
     )
     return TrainStep(context.loaded.model, build_optimizer(train), settings, resources.group)

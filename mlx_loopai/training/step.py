@@ -22,6 +22,7 @@ from mlx_loopai.models.vision.pictures import Pictures
 from mlx_loopai.training.judged_step import weigh_judged
 from mlx_loopai.training.parameter_vectors import ParameterVectors
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
+from mlx_loopai.training.update_in_turn import UpdateInTurn
 
 NO_PREFERENCE = PreferenceOptions()
 # A limit on the gradient's norm that no finite gradient reaches. Not infinity, which a compiled kernel cannot hold.
@@ -52,7 +53,8 @@ class StepSettings:
     clip: largest global gradient norm, 0 for none. chunk_rows: rows of logits alive at once. checkpointing: whether
     blocks are computed again in the backward pass. path: `compiled` is what a GPU runs, `eager` what a CPU does; `auto`
     chooses by the device (docs/benchmarks.md). preference: how judged answers are learnt. b_rate: learning rate of the
-    adapters' B as a multiple of what every other parameter has.
+    adapters' B as a multiple of what every other parameter has. in_turn: update one vector after the other, for whole
+    models, whose matrices are large: the same result.
     """
 
     clip: float
@@ -62,6 +64,7 @@ class StepSettings:
     path: TrainPath = "auto"
     preference: PreferenceOptions = NO_PREFERENCE
     b_rate: float = 1.0
+    in_turn: bool = False
 
 
 class TrainStep:
@@ -88,6 +91,7 @@ class TrainStep:
         form = LossForm(settings.chunk_rows, settings.terms, checkpointing=settings.checkpointing)
         self._gradient = build(model, form)
         self._updated = mx.compile(self._update) if compiled else self._update
+        self._in_turn = UpdateInTurn(optimizer, settings.clip, compiled) if settings.in_turn else None
 
     def __call__(
         self, batches: Sequence[MicroBatch], learning_rate: float, penalty: Penalty | None = None, strength: float = 0.0
@@ -101,12 +105,9 @@ class TrainStep:
         if penalty is not None and strength > 0:
             held, pull = nn.value_and_grad(self.model, lambda: strength * penalty(self.model))()
         summed = both - apart + judged.correction
-        # Arrays, since a compiled function is traced again for every other number.
-        numbers = mx.array(tokens, mx.float32), mx.array(learning_rate), summed
-        before = self.model.trainable_parameters(), self.optimizer.state
-        parameters, self.optimizer.state, norm = self._updated(gradient, pull, before, numbers)
-        self.model.update(parameters)
-        mx.eval(both, apart, held, norm, parameters, self.optimizer.state)
+        update = self._update_all if self._in_turn is None else self._update_each
+        norm = update(gradient, pull, (tokens, learning_rate, summed))
+        mx.eval(both, apart, held, norm, self.model.trainable_parameters(), self.optimizer.state)
         loss = (both.item() - apart.item() + judged.correction) / max(counted, 1e-9)
         skipped = not (math.isfinite(summed.item()) and math.isfinite(norm.item()))
         self.skipped_steps += skipped
@@ -121,6 +122,30 @@ class TrainStep:
             pair_accuracy=judged.pair_accuracy,
             margin=judged.margin,
         )
+
+    def _update_all(self, gradient: Any, pull: Any, numbers: tuple[int, float, mx.array]) -> mx.array:
+        """Update the model's parameters together; the norm of the gradient. Not finite: nothing changes."""
+        tokens, learning_rate, summed = numbers
+        # Arrays, since a compiled function is traced again for every other number.
+        arrays = mx.array(tokens, mx.float32), mx.array(learning_rate), summed
+        before = self.model.trainable_parameters(), self.optimizer.state
+        parameters, self.optimizer.state, norm = self._updated(gradient, pull, before, arrays)
+        self.model.update(parameters)
+        return norm
+
+    def _update_each(self, gradient: Any, pull: Any, numbers: tuple[int, float, mx.array]) -> mx.array:
+        """The same, one vector after the other."""
+        assert self._in_turn is not None
+        tokens, learning_rate, summed = numbers
+        pulled = {} if pull is None else self._vectors.join(pull)
+        del pull
+        mx.eval(summed, gradient, pulled)
+        norm = self._in_turn.norm(gradient, pulled, tokens)
+        if math.isfinite(summed.item()) and math.isfinite(norm):
+            parameters = self._vectors.join(self.model.trainable_parameters())
+            for changed in self._in_turn(gradient, pulled, parameters, (tokens, learning_rate, norm)):
+                self.model.update(self._vectors.split(changed))
+        return mx.array(norm)
 
     def _update(
         self, gradient: Any, pull: Any, before: tuple[Any, Any], numbers: tuple[mx.array, mx.array, mx.array]
@@ -168,14 +193,26 @@ class TrainStep:
             )
             total, apart = total + loss, apart + distance
             vectors = self._vectors.join(part)
-            gradient = vectors if gradient is None else tree_map(mx.add, gradient, vectors)
+            del part  # it and the vectors below would be alive while the next micro-batch's are computed
+            gradient = vectors if gradient is None else self._sum(gradient, vectors)
             # Evaluated here, so that one micro-batch's activations are freed before the next begins; the last one is
             # evaluated with the update.
             if number < len(batches):
                 mx.eval(total, apart, gradient)
+            del vectors
         if gradient is None:  # more processes than rows
             gradient = tree_map(mx.zeros_like, self._vectors.join(self.model.trainable_parameters()))
         return total, apart, gradient
+
+    def _sum(self, gradient: dict[str, mx.array], more: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Both together; of a whole model one vector after the other, so that no third copy is alive."""
+        if self._in_turn is None:
+            return tree_map(mx.add, gradient, more)
+        mx.eval(more)
+        for name in gradient:
+            gradient[name] = gradient[name] + more.pop(name)
+            mx.eval(gradient[name])
+        return gradient
 
 
 def _counted(batches: Sequence[MicroBatch]) -> float:

@@ -20,6 +20,7 @@ from mlx_loopai.memory.guard_terms import NO_GUARD
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.predict import QUANTIZED, predict, resting_bytes
 from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
+from mlx_loopai.models.full import apply_full
 from mlx_loopai.models.load import DTYPES, build_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.micro_batch import MicroBatch
@@ -81,12 +82,17 @@ def measure_step(config: Mapping[str, Any], options: StepOptions) -> MeasuredSte
     lora = LoraOptions(
         rank=options.lora_rank, targets=options.lora_targets, layers=options.lora_layers, dora=options.dora
     )
-    apply_lora(model, lora, seed=0)
+    if options.whole:
+        apply_full(model, lora)
+    else:
+        apply_lora(model, lora, seed=0)
     model.train()
-    optimizer = build_optimizer(TrainOptions.model_validate({"optimizer": options.optimizer}))
-    step = TrainStep(
-        model, optimizer, StepSettings(clip=1.0, chunk_rows=options.chunk_rows, checkpointing=options.checkpointing)
+    train = TrainOptions.model_validate({"optimizer": options.optimizer, "moments": options.moments})
+    settings = StepSettings(
+        clip=1.0, chunk_rows=options.chunk_rows, checkpointing=options.checkpointing, in_turn=options.whole
     )
+    optimizer = build_optimizer(train)
+    step = TrainStep(model, optimizer, settings)
     mx.eval(model.parameters(), optimizer.state)
     mx.clear_cache()
     at_rest = mx.get_active_memory() - before

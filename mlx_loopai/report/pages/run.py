@@ -85,7 +85,10 @@ def _verdict(run: RunRecord, gate: Gate) -> Section:
 
 
 def _advice(run: RunRecord) -> str:
-    model = flat_settings(run.settings).get("model", "nano")
+    settings = flat_settings(run.settings)
+    if settings.get("train.method") == "full":
+        return shlex.join(["mlx-loopai", "evaluate", "--model", f"{run.name}/model"])
+    model = settings.get("model", "nano")
     chosen = [] if model == "nano" else ["--model", model]
     return shlex.join(
         ["mlx-loopai", "evaluate", *chosen, "--adapter", f"{run.name}/adapter", "--out", f"{run.name}/evaluation.json"]

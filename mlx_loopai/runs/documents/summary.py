@@ -15,7 +15,8 @@ class Summary(Document):
 
     `real_token_share`: tokens of rows over tokens computed; `mlx_lm_token_share`: the same under mlx-lm's batching.
     `budget_spent`: nats per token of KL from the base on answers that were not rehearsed, at the end; None: not read.
-    `update_scale`: share of the trained update that the adapter holds; below 1 where all of it was outside the budget.
+    `model`: the folder of the whole model, where the weights themselves were trained and there is no adapter.
+    `update_scale`: share of the trained update that the result holds; below 1 where all of it was outside the budget.
     `pair_accuracy`: share of held-out pairs whose chosen answer gained more log-probability over the base than the
     rejected one, `margin`: by how many nats on average; `chosen_logprob_change`: nats per token by which held-out
     chosen answers became likelier; None where nothing was judged.
@@ -45,6 +46,7 @@ class Summary(Document):
     best_step: int | None = None
     validation_best: float | None = None
     budget_spent: float | None = None
+    model: str | None = None
     update_scale: float = 1.0
     pair_accuracy: float | None = None
     margin: float | None = None

@@ -61,6 +61,29 @@ def test_qwen35_2b_fits_a_16_gib_m4_with_rows_of_2048_tokens() -> None:
     assert sum(found.terms.values()) == found.total_bytes <= found.budget_bytes
 
 
+def test_a_whole_small_model_fits_16_gib_with_8_bit_moments(qwen25) -> None:
+    """Per weight of the blocks: 2 bytes of base, 4 of update, 4 of gradient, and 8 or 2 of moments."""
+    machine = named_machine("m4-16gb", 15)
+    whole, small = (
+        plan(qwen25("0.5B"), config(train={"method": "full", "moments": moments}), machine)
+        for moments in ("fp32", "8-bit")
+    )
+    assert small.fits
+    assert small.base_precision == "bf16"
+    learns = qwen25("0.5B").lora_matrices()
+    assert whole.terms["adapter"] == small.terms["adapter"] == 4 * learns
+    assert whole.terms["optimizer"] >= 8 * learns
+    assert small.total_bytes < whole.total_bytes
+    larger = plan(qwen25("3B"), config(train={"method": "full"}, lora={"layers": 36}), machine)
+    assert not larger.fits
+    assert larger.base_precision == "bf16"  # a base that learns is never quantised
+    with pytest.raises(LoopaiError, match=r"optimizer .*set train\.moments to 8-bit, or train\.method to lora"):
+        larger.require_fit()
+    with pytest.raises(InputError, match="this base have 4 bits"):
+        quantised = replace(qwen25("0.5B"), quantization=Quantization(4, 64))
+        plan(quantised, config(train={"method": "full"}), machine)
+
+
 def test_concessions_come_in_order(qwen25) -> None:
     shape = qwen25("3B")
     names = ("m4-max-128gb", "m4-16gb", "m1-8gb")

@@ -47,14 +47,26 @@ def test_peak_is_predicted(checkpointing: bool) -> None:
     assert 0.85 <= predicted / measured.peak_bytes <= 1.25
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("form", [{}, {"dora": True}, {"whole": True}], ids=["lora", "dora", "whole"])
 @pytest.mark.parametrize("optimizer", get_args(Optimizer))
-def test_rest_of_every_optimizer_is_what_it_keeps(optimizer: str, dora: bool) -> None:
-    options = StepOptions(optimizer=optimizer, dora=dora, width=16, micro_tokens=32, chunk_rows=32)
+def test_rest_of_every_optimizer_is_what_it_keeps(optimizer: str, form: dict[str, bool]) -> None:
+    options = StepOptions(optimizer=optimizer, **form, width=16, micro_tokens=32, chunk_rows=32)
     measured = measure_step(TINY, options)
     expected = resting_bytes(ModelShape.from_config(TINY), options)
     # Step counters and learning rates are a few bytes.
     assert 0 <= measured.at_rest_bytes - expected < 0.001 * expected
+
+
+@pytest.mark.parametrize("moments", ["fp32", "8-bit"])
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_the_peak_of_a_whole_models_step_is_predicted(moments: str, accumulates: bool) -> None:
+    """The largest moment is the optimizer's update, or the sum of two micro-batches' gradients."""
+    options = StepOptions(
+        whole=True, moments=moments, width=64, micro_tokens=64, chunk_rows=64, accumulates=accumulates
+    )
+    measured, shape = measure_step(TINY, options), ModelShape.from_config(TINY)
+    assert resting_bytes(shape, options) == pytest.approx(measured.at_rest_bytes, rel=0.01)
+    assert 0.85 <= predict(shape, options, "cpu").peak_bytes / measured.peak_bytes <= 1.15
 
 
 def test_an_unknown_optimizer_is_named() -> None:

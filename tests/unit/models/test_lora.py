@@ -17,10 +17,10 @@ from mlx_loopai.models.lora import (
     adapter_disabled,
     apply_lora,
     dense_weight,
-    linear_shape,
     lora_modules,
     lora_scale,
 )
+from mlx_loopai.models.updated_linear import linear_shape
 
 IDS = mx.array(np.random.default_rng(0).integers(3, 300, (2, 9)))
 ALL = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

@@ -1,0 +1,136 @@
+"""Writes a model whose weights were trained as a folder like its base's: the same files, with the changed matrices."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_loopai.config import LoraOptions
+from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.files import whole_folder
+from mlx_loopai.language import tr
+from mlx_loopai.models.adapters import save_arrays
+from mlx_loopai.models.full import FullLinear, apply_full, full_modules
+from mlx_loopai.models.model_card import CARD_FILE, whole_model_card
+from mlx_loopai.models.module_names import split_module
+from mlx_loopai.models.vision.added import FOLDER as ADDED_VISION
+
+WEIGHTS = "model*.safetensors"
+# What of a base's folder is not weights: configuration, tokenizer, template, licence.
+_COPIED = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*")
+# A matrix of a block in a checkpoint of transformers or mlx-lm, alone or as the text part of a multimodal model.
+_MATRIX = re.compile(
+    r"(?:model|model\.language_model|language_model\.model|gpt_neox)\.(?:layers|h)\.(\d{1,6})\.([\w.]+)\.weight"
+)
+_DTYPE_NAMES = {mx.float32: "float32", mx.bfloat16: "bfloat16", mx.float16: "float16"}
+
+
+def check_can_be_saved(base: Path, layers: Mapping[str, FullLinear]) -> None:
+    """See that every matrix of `layers` stands in the files of `base` as the model has it, before anything is trained.
+
+    Raises: InputError naming the matrices that do not.
+    """
+    missing = _places(layers)
+    for file in _files(base):
+        arrays = mx.load(str(file))
+        for name in list(arrays):
+            stored, place = arrays.pop(name), _place(name)
+            layer = missing.get(place or (-1, ""))
+            if place is None or layer is None or stored.shape != layer.linear.weight.shape:
+                continue
+            # Read in another precision, the model's numbers are those of the file, cast.
+            if mx.array_equal(stored.astype(layer.linear.weight.dtype), layer.linear.weight).item():
+                del missing[place]
+    if missing:
+        raise InputError(
+            tr(
+                "{path}: holds {problems} in another form than the model computes with, so a trained one could not be "
+                "written like it; convert the base first: mlx-loopai convert",
+                path=base,
+                problems=all_problems([f"{number}.{name}" for number, name in missing]),
+            )
+        )
+
+
+def save_whole_model(folder: Path, base: Path, model: nn.Module, notes: Mapping[str, Any]) -> None:
+    """Write `folder` whole or not at all: the files of `base`, with W + D for every matrix that `model` has trained.
+
+    Those matrices are in the precision that the model computes in, so that what is read back is what was trained; all
+    other tensors keep their bytes. `notes`: as `whole_model_card` shows them.
+
+    Raises: OSError.
+    """
+    places = _places(full_modules(model))
+    dtype = next(iter(places.values())).linear.weight.dtype
+    with whole_folder(folder) as temporary:
+        for pattern in _COPIED:
+            for file in base.glob(pattern):
+                shutil.copyfile(file, temporary / file.name)
+        if (base / ADDED_VISION).is_dir():
+            shutil.copytree(base / ADDED_VISION, temporary / ADDED_VISION)
+        for file in _files(base):
+            arrays, metadata = mx.load(str(file), return_metadata=True)
+            for name in arrays:
+                layer = places.get(_place(name) or (-1, ""))
+                if layer is not None:
+                    arrays[name] = layer.changed_weight
+            save_arrays(temporary / file.name, arrays, metadata)
+        _write_config(base / "config.json", temporary / "config.json", _DTYPE_NAMES[dtype])
+        (temporary / CARD_FILE).write_text(whole_model_card(notes), encoding="utf-8")
+
+
+def load_whole_update(model: nn.Module, folder: Path, options: LoraOptions) -> None:
+    """Put on `model`, the base, what the model in `folder` differs by: D = W' - W, up to float32's rounding.
+
+    Raises: InputError when `folder` does not hold the matrices that `options` name.
+    """
+    missing = _places(apply_full(model, options))
+    for file in _files(folder):
+        arrays = mx.load(str(file))
+        for name in list(arrays):
+            stored, place = arrays.pop(name), _place(name)
+            layer = missing.get(place or (-1, ""))
+            if place is None or layer is None or stored.shape != layer.delta.shape:
+                continue
+            layer.delta = stored.astype(mx.float32) - layer.linear.weight.astype(mx.float32)
+            mx.eval(layer.delta)
+            del missing[place]
+    if missing:
+        raise InputError(
+            tr(
+                "{path}: lacks {problems}, which the run trained; give the run's own folder, or train it again",
+                path=folder,
+                problems=all_problems([f"{number}.{name}" for number, name in missing]),
+            )
+        )
+
+
+def _files(base: Path) -> Iterator[Path]:
+    yield from sorted(base.glob(WEIGHTS))
+
+
+def _places(layers: Mapping[str, FullLinear]) -> dict[tuple[int, str], FullLinear]:
+    return {split_module(name): layer for name, layer in layers.items()}
+
+
+def _place(name: str) -> tuple[int, str] | None:
+    """(block, name in it) of a tensor's module, as `split_module` gives them; None outside the blocks."""
+    found = _MATRIX.fullmatch(name)
+    return None if found is None else (int(found[1]), found[2])
+
+
+def _write_config(source: Path, target: Path, dtype: str) -> None:
+    """The configuration with the precision of the trained matrices where it names one: readers cast to it."""
+    config = json.loads(source.read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config")):
+        for key in ("torch_dtype", "dtype"):
+            if isinstance(part, dict) and key in part:
+                part[key] = dtype
+    target.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

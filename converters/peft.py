@@ -274,6 +274,12 @@ def _config(adapter: Adapter) -> dict[str, Any]:
         "r": adapter.rank,
         # A whole number where it is one: PEFT's own type.
         "lora_alpha": int(adapter.alpha) if adapter.alpha.is_integer() else adapter.alpha,
+        # Modules of a rank of their own keep the one scale of all by an alpha of their own.
+        "rank_pattern": {hf_module(name): rank for name, rank in adapter.ranks.items()},
+        "alpha_pattern": {
+            hf_module(name): adapter.scale / lora_scale(rank, 1.0, adapter.rslora)
+            for name, rank in adapter.ranks.items()
+        },
         "use_rslora": adapter.rslora,
         "use_dora": False,
         "lora_dropout": adapter.dropout,

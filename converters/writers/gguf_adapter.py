@@ -1,7 +1,7 @@
 """An adapter as one GGUF file in llama.cpp's layout, for llama.cpp, Ollama and LM Studio beside a base of any form.
 
 Its tensors have the names of the matrices that they change, as the base's GGUF file calls them: `X.weight.lora_a`
-(R, D_in) and `X.weight.lora_b` (D_out, R); the update is alpha / R times their product.
+(R, D_in) and `X.weight.lora_b` (D_out, R); the update is alpha / R times their product, R being that of the tensor.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _arrays(adapter: Adapter, config: Mapping[str, Any], shape: ModelShape, wher
             problems.append(f"{name} is {expected.get(name, 'missing')}, the adapter wants {(b.shape[1], a.shape[0])}")
             continue
         order = gguf_row_order(name, config)
-        outputs = np.array(b.astype(mx.float32)).T
+        outputs = np.array(b.astype(mx.float32)).T * np.float32(a.shape[1] / adapter.rank)
         found[f"{theirs}.lora_a"] = np.ascontiguousarray(np.array(a.astype(mx.float32)).T)
         found[f"{theirs}.lora_b"] = np.ascontiguousarray(outputs if order is None else outputs[order])
     if problems:

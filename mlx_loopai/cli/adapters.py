@@ -119,10 +119,10 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
 @out_option
 @click.option(
     "--to",
-    type=click.Choice(["peft", "gguf"]),
+    type=click.Choice(["peft", "mlx-lm", "gguf"]),
     default="peft",
     show_default=True,
-    help="A folder for PEFT, or one file for llama.cpp, Ollama and LM Studio.",
+    help="A folder for PEFT or mlx-lm, or one file for llama.cpp, Ollama and LM Studio.",
 )
 @click.option(
     "--base", metavar="NAME", help="For PEFT the name to write as base_model_name_or_path; for gguf the base itself."
@@ -130,8 +130,9 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
 @json_option
 @quiet_option
 def export_command(folder: Path, out: Path, to: str, base: str | None, as_json: bool, quiet: bool) -> None:
-    """Turn an adapter into one that PEFT or llama.cpp loads; no number changes.
+    """Turn an adapter into one that PEFT, mlx-lm or llama.cpp loads; no number changes.
 
+    mlx-lm reads our adapters as they are, unless their ranks differ (lora.ranks): exported, all have the largest one.
     A GGUF adapter needs --base, a folder, a config.json or a hub id: its file has the base's names for the matrices.
     It works beside a GGUF file of the base in any form.
     """
@@ -143,6 +144,10 @@ def export_command(folder: Path, out: Path, to: str, base: str | None, as_json: 
         from converters.peft import write_peft
 
         write_peft(out, adapter, base)
+    elif to == "mlx-lm":
+        from mlx_loopai.models.adapter_folder import with_one_rank, write_adapter
+
+        write_adapter(out, with_one_rank(adapter))
     else:
         from converters.writers.gguf_adapter import write_gguf_adapter
         from mlx_loopai.errors import InputError

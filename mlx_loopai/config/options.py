@@ -21,7 +21,7 @@ Moments = Literal["fp32", "8-bit"]
 SourceKind = Literal["auto", "rows", "pairs", "labels"]
 Schedule = Literal["cosine", "linear", "constant"]
 # Of `lora`: what says how its factors begin and learn.
-_OF_FACTORS = ("rslora", "dora", "dropout", "b_rate")
+_OF_FACTORS = ("rslora", "dora", "dropout", "b_rate", "ranks")
 
 
 class LoraOptions(Options):
@@ -31,6 +31,11 @@ class LoraOptions(Options):
     dora: bool = Field(False, description="DoRA: learn each adapted row's length apart from its direction")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input while training")
     b_rate: float = Field(1.0, gt=0, description="LoRA+: learning rate of B as a multiple of A's; 1: the same")
+    ranks: Literal["same", "importance"] = Field(
+        "same",
+        description="same: every layer has `rank`; importance: layers whose gradient on the training rows has more"
+        " directions get more of it, from a quarter to four times, of the same parameters in all",
+    )
     targets: tuple[str, ...] = Field((), description="linear layers to adapt, such as q_proj; empty: all of a block")
     layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
 
@@ -276,7 +281,7 @@ class RunConfig(Options):
                 )
             )
         if self.train.method == "lora":
-            return self
+            return self._with_ranks_of_its_own()
         usual = LoraOptions()
         factors = [name for name in _OF_FACTORS if getattr(self.lora, name) != getattr(usual, name)]
         if factors:
@@ -297,6 +302,18 @@ class RunConfig(Options):
         if self.vision != VisionOptions():
             raise ValueError(
                 tr("train.method full does not learn pictures, which `vision` is about; leave `vision` out")
+            )
+        return self
+
+    def _with_ranks_of_its_own(self) -> RunConfig:
+        if self.lora.ranks != "same" and issubclass(PENALTIES[self.penalty.kind], PathIntegralOptions):
+            raise ValueError(
+                tr(
+                    "lora.ranks {ranks} depends on the run's rows, and what penalty.kind {kind} measures with that "
+                    "adapter is shared by runs; use kl, kronecker, sketch or fisher",
+                    ranks=self.lora.ranks,
+                    kind=self.penalty.kind,
+                )
             )
         return self
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -42,15 +41,16 @@ def sketch_penalty(importance: Importance) -> Penalty:
     Anchored at the base. Of a whole update it is the sum as it stands.
     """
 
-    @cache  # built for the first step: a model with whole updates needs none
-    def stacks() -> list[_Stack]:
-        return [_Stack.of(importance, rows) for rows in _alike(importance)]
-
+    stacks: list[_Stack] = []
     whole = _of_whole_updates(importance)
 
     def penalty(model: nn.Module) -> mx.array:
         layers = lora_modules(model)
-        return mx.stack([stack.drift(layers) for stack in stacks()]).sum() if layers else whole(model)
+        if not layers:
+            return whole(model)
+        if not stacks:  # built for the first step, which knows the ranks
+            stacks.extend(_Stack.of(importance, rows) for rows in _alike(importance, layers))
+        return mx.stack([stack.drift(layers) for stack in stacks]).sum()
 
     return penalty
 
@@ -148,13 +148,14 @@ def _covariance(activations: mx.array) -> Callable[[mx.array], mx.array]:
     return through
 
 
-def _alike(importance: Importance) -> list[list[list[str]]]:
-    """Layers in rows that read the same input, and rows of equal shapes together."""
-    readers: dict[int, list[str]] = {}
+def _alike(importance: Importance, layers: Mapping[str, LoRALinear]) -> list[list[list[str]]]:
+    """Layers in rows that read the same input and have one rank, and rows of equal shapes together."""
+    readers: dict[tuple[int, int], list[str]] = {}
     for name, array in importance.activations.items():
-        readers.setdefault(id(array), []).append(name)
+        readers.setdefault((id(array), layers[name].lora_a.shape[1]), []).append(name)
     alike: dict[tuple[int, ...], list[list[str]]] = {}
     for row in readers.values():
-        sizes = (importance.input[row[0]].size, *(importance.output[name].size for name in row))
+        rank = layers[row[0]].lora_a.shape[1]
+        sizes = (rank, importance.input[row[0]].size, *(importance.output[name].size for name in row))
         alike.setdefault(sizes, []).append(row)
     return list(alike.values())

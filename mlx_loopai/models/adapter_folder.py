@@ -18,8 +18,10 @@ from mlx_loopai.files import whole_folder
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import (
     ADAPTER_SCOPE,
+    RANKS,
     WEIGHTS_FILE,
     adapter_options,
+    own_ranks,
     read_adapter_config,
     save_arrays,
     write_settings,
@@ -37,6 +39,7 @@ _MIXERS = {"self_attn", "linear_attn"}
 class Adapter:
     """`factors` holds (A, B) by module, A (D_in, R) and B (R, D_out); the update is x A B times the scale.
 
+    R is `rank`, or a module's own (`ranks`); the scale is the same for all.
     `notes` are our own keys of adapter_config.json beside the LoRA options (base_hash, recipe, figures).
     """
 
@@ -50,6 +53,11 @@ class Adapter:
     @property
     def scale(self) -> float:
         return lora_scale(self.rank, self.alpha, self.rslora)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """By module, the ranks that are not `rank`."""
+        return {name: a.shape[1] for name, (a, _) in self.factors.items() if a.shape[1] != self.rank}
 
     @property
     def base_hash(self) -> str | None:
@@ -169,14 +177,16 @@ def read_adapter(folder: Path) -> Adapter:
                 path=folder,
             )
         )
-    factors = _paired(arrays, options.rank, folder)
-    notes = {key: value for key, value in (config.get("mlx_loopai") or {}).items() if key != "lora"}
+    factors = _paired(arrays, options.rank, own_ranks(folder, config), folder)
+    notes = {key: value for key, value in (config.get("mlx_loopai") or {}).items() if key not in ("lora", RANKS)}
     return Adapter(
         factors, rank=options.rank, alpha=options.alpha, rslora=options.rslora, dropout=options.dropout, notes=notes
     )
 
 
-def _paired(arrays: Mapping[str, mx.array], rank: int, folder: Path) -> dict[str, tuple[mx.array, mx.array]]:
+def _paired(
+    arrays: Mapping[str, mx.array], usual: int, ranks: Mapping[str, int], folder: Path
+) -> dict[str, tuple[mx.array, mx.array]]:
     problems = [
         tr("{name} is no lora_a or lora_b", name=name[:80])
         for name in arrays
@@ -185,6 +195,7 @@ def _paired(arrays: Mapping[str, mx.array], rank: int, folder: Path) -> dict[str
     factors = {}
     for module in sorted({name.rpartition(".")[0] for name in arrays}, key=_in_order):
         a, b = arrays.get(f"{module}.lora_a"), arrays.get(f"{module}.lora_b")
+        rank = ranks.get(module, usual)
         if a is None or b is None:
             problems.append(tr("{module} has only one of lora_a and lora_b", module=module[:80]))
         elif a.ndim != 2 or b.ndim != 2 or a.shape[1] != rank or b.shape[0] != rank:
@@ -253,8 +264,18 @@ def mlx_config(adapter: Adapter) -> dict[str, Any]:
             "dropout": adapter.dropout,
             "keys": list(adapter.keys),
         },
-        "mlx_loopai": {"lora": options, **adapter.notes},
+        "mlx_loopai": {"lora": options, **({RANKS: adapter.ranks} if adapter.ranks else {}), **adapter.notes},
     }
+
+
+def with_one_rank(adapter: Adapter) -> Adapter:
+    """The same update with every module at the largest rank, zeros added, at the same scale: mlx-lm knows one rank."""
+    rank = max(a.shape[1] for a, _ in adapter.factors.values())
+    factors = {}
+    for name, (a, b) in adapter.factors.items():
+        missing = rank - a.shape[1]
+        factors[name] = (mx.pad(a, ((0, 0), (0, missing))), mx.pad(b, ((0, missing), (0, 0)))) if missing else (a, b)
+    return replace(adapter, factors=factors, rank=rank, alpha=adapter.scale / lora_scale(rank, 1.0, adapter.rslora))
 
 
 def scaled(adapter: Adapter, factor: float, per_layer: Callable[[int], float] = lambda block: 1.0) -> Adapter:

@@ -28,6 +28,9 @@ CONFIG_FILE = "adapter_config.json"
 PROJECTOR_ONLY, ADAPTER_SCOPE = "projector_only", "adapter_scope"
 # Beside the figures of an adapter that was imported without its base: how many blocks the base was taken to have.
 ASSUMED_BLOCKS = "assumed_blocks"
+# The ranks of modules that have another than `lora.rank`; the scale is the same for all.
+RANKS = "ranks"
+_MOST_RANK = 1 << 16
 
 
 def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash: str, **extra: Any) -> None:
@@ -80,7 +83,7 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
             )
         )
     if not ours.get(PROJECTOR_ONLY):
-        apply_lora(model, options, seed=0)
+        apply_lora(model, options, 0, own_ranks(folder, config))
     try:
         stored = mx.load(str(folder / WEIGHTS_FILE))
     except (RuntimeError, OSError) as error:
@@ -204,6 +207,19 @@ def adapter_options(folder: Path, config: dict[str, Any]) -> LoraOptions:
     )
 
 
+def own_ranks(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
+    """By module, the ranks that are not `lora.rank`. Raises: InputError when they are no such table."""
+    found = (config.get("mlx_loopai") or {}).get(RANKS) or {}
+    if isinstance(found, dict) and all(type(rank) is int and 0 < rank <= _MOST_RANK for rank in found.values()):
+        return found
+    raise InputError(
+        tr(
+            "{path}: mlx_loopai.ranks is no table of ranks by module; write the adapter again",
+            path=folder / CONFIG_FILE,
+        )
+    )
+
+
 def _translated(config: dict[str, Any]) -> dict[str, Any]:
     """mlx-lm's keys as ours: it stores the scale itself, and names layers by their place in a block."""
     parameters = config["lora_parameters"]
@@ -235,6 +251,8 @@ def write_settings(folder: Path, config: dict[str, Any], card: str) -> None:
 def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[str, Any]) -> dict[str, Any]:
     n_layers = len(model.layers)
     keys = sorted({split_module(name)[1] for name in lora_modules(model)})
+    sizes = {name: layer.lora_a.shape[1] for name, layer in lora_modules(model).items()}
+    ranks = {name: rank for name, rank in sizes.items() if rank != options.rank}
     return {
         "fine_tune_type": "dora" if options.dora else "lora",
         "num_layers": options.layers or n_layers,
@@ -247,6 +265,7 @@ def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[
         "mlx_loopai": {
             "lora": options.model_dump(mode="json"),
             "base_hash": base_hash,
+            **({RANKS: ranks} if ranks else {}),
             **({} if keys else {PROJECTOR_ONLY: True}),
             **extra,
         },

@@ -8,14 +8,16 @@ float32 whatever the base's dtype.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import TypeGuard
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.config import LoraOptions
+from mlx_loopai.models.module_names import split_module
 from mlx_loopai.models.projections import project_jointly
 from mlx_loopai.models.updated_linear import UpdatedLinear, chosen_linears, put_update, updated_modules
 from mlx_loopai.models.vision.projector import projector_of
@@ -129,8 +131,12 @@ def _float_dtype(linear: nn.Module) -> mx.Dtype:
     return dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
 
 
-def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, LoRALinear]:
+def apply_lora(
+    model: nn.Module, options: LoraOptions, seed: int, ranks: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, LoRALinear]:
     """Freeze `model` and put adapters on its blocks' linear layers; returns them by dotted name.
+
+    ranks: of modules, by dotted name, that have another rank than `options.rank`; the scale is the same for all.
 
     Raises: InputError when a name of `lora.targets` is not a linear layer's, or the model has an adapter already.
     """
@@ -138,8 +144,10 @@ def apply_lora(model: nn.Module, options: LoraOptions, seed: int) -> dict[str, L
     model.freeze()
     mx.random.seed(seed)
     scale = lora_scale(options.rank, options.alpha, options.rslora)
+    own = {split_module(name): rank for name, rank in ranks.items()}
     for block, name, layer in chosen:
-        adapter = (DoRALinear if options.dora else LoRALinear)(layer, options.rank, scale, options.dropout)
+        rank = own.get((block, name), options.rank)
+        adapter = (DoRALinear if options.dora else LoRALinear)(layer, rank, scale, options.dropout)
         put_update(model, block, name, adapter)
     return lora_modules(model)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 CARD_FILE = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-_OWN = ("lora", "base_hash", "base", "recipe", "figures", "retention")
+_OWN = ("lora", "ranks", "base_hash", "base", "recipe", "figures", "retention")
 _BEGIN, _END = "<!-- retention: begin -->", "<!-- retention: end -->"
 _USE = {
     "mlx": "    mlx-loopai generate PROMPT --model BASE --adapter THIS_FOLDER",
@@ -31,7 +31,7 @@ def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx
     rows = {
         "base": base or "not recorded",
         "hash of the base": ours.get("base_hash") or "not recorded",
-        "rank": parameters["rank"],
+        "rank": _rank(parameters["rank"], ours.get("ranks")),
         "scale": f"{parameters['scale']:.6g}",
         "blocks, from the last": config["num_layers"],
         "modules": ", ".join(parameters.get("keys") or ()),
@@ -78,6 +78,10 @@ def with_licence(card: str, licence: str) -> str:
         return f"---\nlicense: {licence.lower()}\n---\n\n{card}"
     own = any(line.startswith("license:") for line in rest.partition("\n---")[0].split("\n"))
     return card if own else f"{begun}license: {licence.lower()}\n{rest}"
+
+
+def _rank(usual: int, own: Mapping[str, int] | None) -> str:
+    return f"{usual}" if not own else f"{usual} on average, {min(own.values())} to {max(own.values())} by module"
 
 
 def _retention(figures: Mapping[str, Any] | None) -> list[str]:

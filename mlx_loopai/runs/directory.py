@@ -69,6 +69,10 @@ class RunDirectory:
         return self.path / "importance.safetensors"
 
     @property
+    def ranks(self) -> Path:
+        return self.path / "ranks.json"
+
+    @property
     def verdict(self) -> Path:
         return self.path / "verdict.json"
 
@@ -87,7 +91,7 @@ class RunDirectory:
     @property
     def measured(self) -> list[Path]:
         """What was made of the base before the first step, with its checksums."""
-        files = (self.rehearsal, self.monitor, self.importance)
+        files = (self.rehearsal, self.monitor, self.importance, self.ranks)
         return [*files, *map(seal_path, files)]
 
     @contextmanager

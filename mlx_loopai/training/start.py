@@ -27,6 +27,7 @@ from mlx_loopai.training.monitor import Monitor
 from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import plan_phases
 from mlx_loopai.training.process_group import ProcessGroup
+from mlx_loopai.training.ranks import ranks_of
 from mlx_loopai.training.reference import with_reference
 from mlx_loopai.training.seeing import prepare_projector, shelve_pictures
 from mlx_loopai.training.selection import select_tokens
@@ -111,7 +112,7 @@ def put_update(context: RunContext, form: LoraOptions) -> None:
     if context.config.trains_weights:
         check_can_be_saved(context.base.path, apply_full(model, form))
     else:
-        apply_lora(model, form, context.config.train.seed)
+        apply_lora(model, form, context.config.train.seed, ranks_of(context, form))
 
 
 def adapter_form(options: LoraOptions, plan: MemoryPlan) -> LoraOptions:

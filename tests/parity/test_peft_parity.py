@@ -88,6 +88,20 @@ def test_our_adapter_in_peft_and_back(tmp_path: Path, kind: str, options: str) -
         assert all(mx.array_equal(x, y) for x, y in zip(back.factors[name], pair, strict=True)), name
 
 
+@pytest.mark.parametrize("rslora", [False, True])
+def test_our_adapter_of_uneven_ranks_in_peft(tmp_path: Path, rslora: bool) -> None:
+    source, base = base_folders(tmp_path)
+    loaded, lora = load_model(str(base), "fp32"), LoraOptions(rank=3, alpha=12.0, rslora=rslora)
+    ranks = {"model.layers.0.self_attn.q_proj": 1, "model.layers.1.mlp.down_proj": 6, "model.layers.2.mlp.up_proj": 2}
+    for layer in apply_lora(loaded.model, lora, 1, ranks).values():
+        layer.lora_b = 0.3 * mx.random.normal(layer.lora_b.shape)
+    save_adapter(tmp_path / "ours", loaded.model, lora, loaded.base_hash)
+    write_peft(tmp_path / "peft", read_adapter(tmp_path / "ours"), str(source))
+    wanted = our_logits(base, tmp_path / "ours")
+    model = peft.PeftModel.from_pretrained(their_base(source), tmp_path / "peft").eval()
+    assert np.abs(their_logits(model) - wanted).max() < 1e-4 * max(1, np.abs(wanted).max())
+
+
 def theirs(source: Path, folder: Path, **options: Any) -> np.ndarray:
     """An adapter that PEFT made and saved; its logits."""
     torch.manual_seed(0)

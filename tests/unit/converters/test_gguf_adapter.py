@@ -27,7 +27,8 @@ def trained(folder: Path, out: Path) -> np.ndarray:
     """An adapter of `folder`'s model at `out`; returns: the adapted logits of IDS (T, V)."""
     loaded = load_model(str(folder), "fp32")
     options = LoraOptions(rank=3, alpha=5.0)
-    for layer in apply_lora(loaded.model, options, seed=1).values():
+    uneven = {"model.layers.0.self_attn.q_proj": 1, "model.layers.1.mlp.down_proj": 5}
+    for layer in apply_lora(loaded.model, options, 1, uneven).values():
         layer.lora_b = 0.3 * mx.random.normal(layer.lora_b.shape)
     save_adapter(out, loaded.model, options, loaded.base_hash)
     return np.array(loaded.model(mx.array([IDS])))[0]

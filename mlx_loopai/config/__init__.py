@@ -23,19 +23,16 @@ from mlx_loopai.config.guards import (
     ReplayOptions,
     SketchOptions,
 )
+from mlx_loopai.config.learning import LoraOptions, Optimizer, TrainOptions, TrainPath
 from mlx_loopai.config.options import (
     ForgettingOptions,
-    LoraOptions,
     MemoryOptions,
-    Optimizer,
     PhaseOptions,
     PhaseSettings,
     RunConfig,
     SelectionOptions,
     SourceKind,
     SourceOptions,
-    TrainOptions,
-    TrainPath,
     VisionOptions,
 )
 from mlx_loopai.config.preference import PreferenceOptions

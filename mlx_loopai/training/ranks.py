@@ -50,11 +50,11 @@ def ranks_of(context: RunContext, form: LoraOptions, batch_tokens: int = 0) -> d
         return {str(name): int(rank) for name, rank in json.loads(kept.read_text(encoding="utf-8")).items()}
     batches = measuring_batches(_some([row for rows in context.rows.sources.values() for row in rows]), batch_tokens)
     context.listener.stage(tr("ranks"), len(batches))
-    apply_lora(context.model, form.model_copy(update={"rank": 1, "dora": False, "dropout": 0.0}), 0)
-    sizes = {name: layer.sizes for name, layer in updated_modules(context.model).items()}
+    apply_lora(context.loaded.model, form.model_copy(update={"rank": 1, "dora": False, "dropout": 0.0}), 0)
+    sizes = {name: layer.sizes for name, layer in updated_modules(context.loaded.model).items()}
     most = MOST_TIMES * form.rank
-    values = singular_values(context.model, batches, most, context.listener.advance)
-    remove_updates(context.model)
+    values = singular_values(context.loaded.model, batches, most, context.listener.advance)
+    remove_updates(context.loaded.model)
     found = shared_out(values, sizes, form.rank)
     if context.directory.writes:
         write_whole(kept, json.dumps(found, indent=2) + "\n")

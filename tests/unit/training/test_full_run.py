@@ -55,13 +55,13 @@ def test_a_run_writes_the_model_that_it_trained(
     assert summary.model == str(tmp_path / "run" / "model")
     assert not (tmp_path / "run" / "adapter").exists()
     written = load_model(summary.model, "fp32")
-    assert np.array_equal(np.array(written.model(IDS)), np.array(context.model(IDS)))
+    assert np.array_equal(np.array(written.model(IDS)), np.array(context.loaded.model(IDS)))
     before, after = arrays(tiny_model_folder), arrays(Path(summary.model))
     assert before.keys() == after.keys()
     same = {
         name for name in before if np.array_equal(*(np.array(one[name].astype(mx.float32)) for one in (before, after)))
     }
-    learnt = {f"{name}.weight" for name in full_modules(context.model)}
+    learnt = {f"{name}.weight" for name in full_modules(context.loaded.model)}
     assert before.keys() - same == learnt
     assert all(after[name].dtype == before[name].dtype for name in same)
 
@@ -97,7 +97,7 @@ def test_guards_hold_a_whole_model_inside_its_budget(recipe: str, tmp_path: Path
     assert summary.update_scale < 1
     # The model that is written is the one that was scaled back.
     written = load_model(summary.model or "", "fp32").model
-    np.testing.assert_array_equal(np.array(written(IDS)), np.array(context.model(IDS)))
+    np.testing.assert_array_equal(np.array(written(IDS)), np.array(context.loaded.model(IDS)))
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "adafactor", "muon"])

@@ -148,4 +148,4 @@ def _write_modelfile(out: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path
 
 
 def _verify(checkpoint: Checkpoint, place: Path, plan: Plan, on_progress: StageProgress) -> Verification:
-    return verify(checkpoint, place, _counter("verify", plan.n_bytes, on_progress), plan.rounding)
+    return verify(checkpoint, place, _counter("verify", plan.n_bytes, on_progress), plan.rounding, plan.tower)

@@ -86,7 +86,7 @@ def fuse(
         with output_folder(out, made_from) as place:
             tensors = plan.write_folder(place, merged, files, on_progress)
     n_bytes = sum(path.stat().st_size for path in out.iterdir())
-    return Fused(out, tensors, n_bytes, survival, widened, merged.notes)
+    return Fused(out, tensors, n_bytes, survival, widened, (*merged.notes, *plan.notes))
 
 
 def _without_ruled(had: dict[str, Scheme], target: Target, tied: bool) -> dict[str, Scheme]:

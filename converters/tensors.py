@@ -87,7 +87,8 @@ class Checkpoint:
     `tokenizer_files` is empty when the source has no tokenizer of its own; `vocabulary` holds the token strings by id
     when the source lists them (GGUF), and `gguf_metadata` all that such a file says about itself. `raw` is config.json
     as the folder has it, None for GGUF; `packed`: MLX quantised it. `unread` names the tensors that nothing reads,
-    `notes` says what was taken otherwise than the files say.
+    `notes` says what was taken otherwise than the files say. `others` are the tensors that are no part of the text
+    model, and `whole` the configuration of the model that has them.
     """
 
     source: Path
@@ -103,6 +104,8 @@ class Checkpoint:
     packed: bool = False
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    others: tuple[TensorEntry, ...] = ()
+    whole: Mapping[str, Any] | None = None
 
 
 def to_float32(block: np.ndarray, dtype: str) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from converters.readers import open_checkpoint
 from converters.rounding import Rounding
 from converters.tensors import ROUNDING, Checkpoint, TensorEntry, to_float32
+from converters.vision_tower import VisionTower, read_tower
 from converters.writers import Progress
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.models.encoder import ENCODERS
@@ -131,15 +132,30 @@ def _compare_states(source: Checkpoint, output: Checkpoint) -> float:
     return float(np.abs(found - wanted).max())
 
 
+def _compare_towers(source: VisionTower, output: Checkpoint, on_progress: Progress) -> dict[str, Difference]:
+    """The largest differences by group of tensors. Raises: LoopaiError for one that rounding does not explain."""
+    found = read_tower(output)
+    written = {} if found is None else {entry.name: entry for entry in found.entries}
+    if written.keys() != {entry.name for entry in source.entries}:
+        raise LoopaiError(f"{output.source}: its vision tower holds other tensors than the source's; convert again")
+    groups: dict[str, Difference] = {}
+    for entry in source.entries:
+        group = f"visual.{re.sub(r'^blocks[.][0-9]+[.]', '', entry.name).rpartition('.')[0]}"
+        difference = _compare_tensor(entry, written[entry.name], on_progress)
+        groups[group] = groups.get(group, difference) | difference
+    return groups
+
+
 def verify(
     source: Checkpoint,
     folder: Path,
     on_progress: Progress,
     rounding_of: RoundingOf = lambda entry: None,
+    tower: VisionTower | None = None,
 ) -> Verification:
     """Read the output again, compare each tensor with its source, and run both in every reading there is.
 
-    `rounding_of` says how the output quantises each matrix.
+    `rounding_of` says how the output quantises each matrix. `tower`: the source's, where the output has one too.
 
     Raises:
         LoopaiError: a difference that rounding does not explain, or logits that are not finite.
@@ -148,6 +164,8 @@ def verify(
 
     output = open_checkpoint(folder)
     groups = compare_weights(source, output, on_progress, rounding_of)
+    if tower is not None:
+        groups |= _compare_towers(tower, output, on_progress)
     max_abs = max(difference.max_abs for difference in groups.values())
     if source.config["model_type"] in ENCODERS:
         found = Readings(_compare_states(source, output), {})
@@ -159,5 +177,5 @@ def verify(
         logits_max_abs=found.source_max_abs,
         groups=groups,
         readings=found.others,
-        unread=source.unread,
+        unread=(*source.unread, *(entry.name for entry in source.others if tower is None or entry.name not in tower.names)),
     )

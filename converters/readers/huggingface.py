@@ -159,11 +159,9 @@ def _decide_head(
     return "own"
 
 
-def _notes(prefixes: Sequence[str], others: Sequence[str], own_head: str, raw: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(prefixes: Sequence[str], own_head: str, raw: Mapping[str, Any]) -> tuple[str, ...]:
     """What was taken otherwise than the files say, a sentence each."""
     notes = [f"tensor names began with {', '.join(prefixes)}, which was taken off"] if prefixes else []
-    if others:
-        notes.append(f"{len(others)} tensors that are no part of the text model are left out, such as {others[0]}")
     if own_head:
         notes.append(
             f"{own_head} is not the embedding's copy, so it is kept and the output says that nothing is tied, as"
@@ -194,7 +192,7 @@ def read_folder(folder: Path) -> Checkpoint:
         shards, promised = _shards(folder)
         entries, _ = _entries(folder, shards, promised, packed=False)
         return read_encoder(folder, raw, entries, main_dtype(entries), (where, *shards))
-    raw = text_configuration(raw)
+    whole, raw = raw, text_configuration(raw)
     architecture = names.architecture_of(raw.get("model_type"), str(where))
     shards, promised = _shards(folder)
     quantization = _mlx_quantization(raw, folder)
@@ -210,8 +208,8 @@ def read_folder(folder: Path) -> Checkpoint:
     entries, others = text_part(entries, architecture)
     entries = stacked(entries, str(folder))
     head = _decide_head(entries, raw, architecture, of_mlx=quantization is not None)
-    unread += [*others, *([architecture.head] if head == "copy" else [])]
-    notes = _notes(prefixes, others, architecture.head if head == "own" and raw.get("tie_word_embeddings") else "", raw)
+    unread += [architecture.head] if head == "copy" else []
+    notes = _notes(prefixes, architecture.head if head == "own" and raw.get("tie_word_embeddings") else "", raw)
     if (folder / ADDED_ENCODER).is_dir():
         notes = (*notes, f"the encoder of pictures in {ADDED_ENCODER}/ is left out: the output reads text only")
     config = from_hugging_face(raw, architecture.head in entries, str(where))
@@ -229,4 +227,6 @@ def read_folder(folder: Path) -> Checkpoint:
         packed=quantization is not None,
         unread=tuple(unread),
         notes=notes,
+        others=others,
+        whole=whole,
     )

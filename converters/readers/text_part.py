@@ -24,8 +24,8 @@ _OTHER = re.compile(r"^(?:model\.)?(?:visual|vision_tower|audio_tower|multi_moda
 
 def text_part(
     entries: Mapping[str, TensorEntry], architecture: Architecture
-) -> tuple[dict[str, TensorEntry], tuple[str, ...]]:
-    """(the text model's entries, the names of the others); all of them where the model is nothing else."""
+) -> tuple[dict[str, TensorEntry], tuple[TensorEntry, ...]]:
+    """(the text model's entries, the others); all of them where the model is nothing else."""
     if architecture.text_type is None and not any(_OTHER.match(name) for name in entries):
         return dict(entries), ()
     kept: dict[str, TensorEntry] = {}
@@ -36,7 +36,7 @@ def text_part(
     convolutions = [entry for name, entry in kept.items() if name.endswith(".conv1d.weight")]
     if any(_is_mlx_lms(entry) for entry in convolutions):
         kept = {name: _given_back(entry, architecture) for name, entry in kept.items()}
-    return kept, tuple(name for name in entries if _OTHER.match(name))
+    return kept, tuple(entry for name, entry in entries.items() if _OTHER.match(name))
 
 
 def _is_mlx_lms(convolution: TensorEntry) -> bool:

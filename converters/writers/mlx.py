@@ -17,11 +17,15 @@ import numpy as np
 from converters.json_files import write_object
 from converters.output import OutputFolder
 from converters.quantization import Forms, Scheme, quantization_config, quantize_rows
-from converters.tensors import CONFIG_NAMES, Checkpoint, TensorEntry, cast_checked
+from converters.tensors import CONFIG_NAMES, TensorEntry, cast_checked
+from converters.vision_tower import Written
 from converters.writers import Progress
 from converters.writers.safetensors_file import plan_shards, write_shards
 from converters.writers.stored import Stored, StoredArray, dense
 from mlx_loopai.models.architectures import ARCHITECTURES
+
+# What programs on MLX call the two parts of a model that sees.
+_TEXT, _TOWER = "language_model.", "vision_tower."
 
 
 def quantized(entry: TensorEntry, scheme: Scheme, dtype: str) -> Stored:
@@ -56,12 +60,12 @@ def stored_as(entry: TensorEntry, form: str | Scheme, dtype: str) -> Stored:
 
 def write_mlx(
     folder: OutputFolder,
-    checkpoint: Checkpoint,
+    written: Written,
     tokenizer: Sequence[Path],
     forms: Forms,
     on_progress: Progress,
 ) -> int:
-    """Write the checkpoint into `folder`, its weights as `forms` has it. Returns: tensors written.
+    """Write `written` into `folder`, the text model's weights as `forms` has it. Returns: tensors written.
 
     Shards that an earlier, killed run finished are kept.
 
@@ -69,26 +73,38 @@ def write_mlx(
         InputError: a tensor holds values that cannot be written.
         OSError: a file cannot be written.
     """
-    # An encoder is not in the table.
-    architecture = ARCHITECTURES.get(checkpoint.config["model_type"])
-    prefix = architecture.mlx_prefix if architecture else ""
+    checkpoint, tower = written.text, written.tower
+    prefix = _prefix(written)
     by_name = {f"{prefix}{name}": form for name, form in forms.by_name.items()}
     entries = [replace(entry, name=f"{prefix}{entry.name}") for entry in checkpoint.entries]
     tensors = [stored_as(entry, by_name.get(entry.name, forms.dtype), forms.dtype) for entry in entries]
+    if tower is not None:
+        tensors += [dense(entry, forms.dtype) for entry in tower.named(_TOWER, of_mlx=True)]
     write_shards(folder, plan_shards(tensors), "mlx", on_progress)
     config: dict[str, Any] = {key: value for key, value in checkpoint.config.items() if key != "dtype"}
+    if tower is not None:
+        config = tower.mlx_config(checkpoint, forms.dtype)
     block = quantization_config(by_name, forms.main)
     if block is not None:
         # Twice, as mlx-lm writes it: the hub reads the second.
         config |= {"quantization": block, "quantization_config": block}
     write_object(folder.path / "config.json", config | {"torch_dtype": CONFIG_NAMES[forms.dtype]})
-    copy_companions(folder, checkpoint, tokenizer)
-    return len(checkpoint.entries)
+    copy_companions(folder, written, tokenizer)
+    return len(tensors)
 
 
-def copy_companions(folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path]) -> None:
-    """Put the generation settings and the tokenizer's files beside the weights. Raises: OSError."""
-    if checkpoint.generation_config is not None:
-        write_object(folder.path / "generation_config.json", checkpoint.generation_config)
-    for path in tokenizer:
+def _prefix(written: Written) -> str:
+    """What programs on MLX put before the names of the text model's tensors."""
+    if written.tower is not None:
+        return _TEXT
+    # An encoder is not in the table.
+    architecture = ARCHITECTURES.get(written.text.config["model_type"])
+    return architecture.mlx_prefix if architecture else ""
+
+
+def copy_companions(folder: OutputFolder, written: Written, tokenizer: Sequence[Path]) -> None:
+    """Put the generation settings, the tokenizer's files and a tower's beside the weights. Raises: OSError."""
+    if written.text.generation_config is not None:
+        write_object(folder.path / "generation_config.json", written.text.generation_config)
+    for path in (*tokenizer, *(() if written.tower is None else written.tower.files)):
         shutil.copyfile(path, folder.path / path.name)

@@ -12,6 +12,7 @@ from converters.quantization import WORDS as MLX_WORDS
 from converters.quantization import Forms, Scheme, is_kept, parse_rules, plan_forms, rounding, scheme_of, stored_bytes
 from converters.rounding import Rounding
 from converters.tensors import DTYPE_OPTIONS, Checkpoint, TensorEntry
+from converters.vision_tower import VisionTower, Written, read_tower
 from converters.writers import Progress
 from converters.writers import gguf as gguf_writer
 from converters.writers.huggingface import write_huggingface
@@ -34,7 +35,7 @@ class Target:
     holds rules such as
     `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
     `modelfile`: whether Ollama's Modelfile is written beside a GGUF file; `system` is its system prompt, in place of
-    the chat template's own.
+    the chat template's own. `text_only` leaves the vision tower out of a model that sees; a GGUF file never has it.
     """
 
     to: str = "mlx"
@@ -45,6 +46,7 @@ class Target:
     steer: str | None = None
     modelfile: bool = True
     system: str = ""
+    text_only: bool = False
 
     def check(self) -> None:
         """Refuse options that exclude each other. Raises: InputError."""
@@ -66,6 +68,7 @@ class Plan:
     """A target made definite.
 
     `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` name them, and what was chosen.
+    `tower`: what is written beside the text model of a model that sees.
     """
 
     target: Target
@@ -74,6 +77,7 @@ class Plan:
     config: Mapping[str, Any]
     left_dense: int = 0
     notes: tuple[str, ...] = ()
+    tower: VisionTower | None = None
 
     @property
     def label(self) -> str:
@@ -108,9 +112,10 @@ class Plan:
         self, folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress
     ) -> int:
         """Write an MLX or Hugging Face folder. Returns: tensors written. Raises: InputError, OSError."""
+        written = Written(checkpoint, self.tower)
         if self.target.to == "hf":
-            return write_huggingface(folder, checkpoint, tokenizer, self.forms.dtype, on_progress)
-        return write_mlx(folder, checkpoint, tokenizer, self.forms, on_progress)
+            return write_huggingface(folder, written, tokenizer, self.forms.dtype, on_progress)
+        return write_mlx(folder, written, tokenizer, self.forms, on_progress)
 
     def write_file(self, path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress) -> int:
         """Write a GGUF file. Returns: tensors written. Raises: InputError, OSError."""
@@ -120,6 +125,19 @@ class Plan:
 def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     """`target` for `checkpoint`. Raises: InputError for options that do not fit each other or the model."""
     target.check()
+    plan = _text_plan(target, checkpoint)
+    tower = None if target.text_only or target.to == "gguf" else read_tower(checkpoint)
+    taken = set() if tower is None else set(tower.names)
+    left = [entry.name for entry in checkpoint.others if entry.name not in taken]
+    if left:
+        note = f"{len(left)} tensors that are no part of the text model are left out, such as {left[0]}"
+        plan = replace(plan, notes=(*plan.notes, note))
+    if tower is None:
+        return plan
+    return replace(plan, tower=tower, n_bytes=plan.n_bytes + tower.n_bytes(plan.forms.dtype))
+
+
+def _text_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     if checkpoint.config["model_type"] in ENCODERS and (target.to != "mlx" or target.quantize is not None):
         raise InputError(
             f"{checkpoint.source}: is a text encoder, which becomes an MLX folder in fp32, bf16 or fp16 only"

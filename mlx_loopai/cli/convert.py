@@ -156,6 +156,7 @@ def _print_summary(document: dict[str, Any]) -> None:
     (*MLX_FORMS, *GGUF_FORMS),
     "Quantise the matrices: bits or a float form for mlx; q8_0, q4_0 or a K-quant (needs the extra `gguf`) for gguf.",
 )
+@click.option("--text-only", is_flag=True, help="Leave out the vision tower of a model that sees; gguf always does.")
 @steer_option
 @click.option(
     "--verify", "check", is_flag=True, help="Compare every tensor, and logits in every reading of config.json."
@@ -172,6 +173,7 @@ def command(
     quantize: str | None,
     group_size: int | None,
     keep: tuple[str, ...],
+    text_only: bool,
     steer: str | None,
     check: bool,
     as_json: bool,
@@ -188,7 +190,7 @@ def command(
     from converters.writers.target import Target
     from mlx_loopai.errors import Interrupted
 
-    target = Target(to, dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer)
+    target = Target(to, dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer, text_only=text_only)
     try:
         with _progress(quiet) as on_progress:
             read = Source(source, revision, tokenizer)

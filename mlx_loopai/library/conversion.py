@@ -26,7 +26,7 @@ def convert(
     """Convert nano, a Hugging Face or MLX folder, a hub id or a GGUF file to what `target` says, at `out`.
 
     target: fields of `converters.writers.target.Target`: `to` (mlx, hf or gguf), `dtype`, `quantize`, `group_size`,
-    `keep`, `steer`; `modelfile=False` leaves out the Modelfile beside a GGUF file, `system` is its system prompt.
+    `keep`, `steer`, `text_only`; `modelfile=False` leaves out the Modelfile beside a GGUF file, `system` is its system prompt.
     tokenizer: a folder whose tokenizer replaces the source's own. revision: pins a hub id. check: compares every tensor
     with the source's, and the logits, before the output gets its name.
 

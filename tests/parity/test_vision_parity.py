@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx_loopai  # noqa: F401
@@ -13,6 +14,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from converters.convert import convert
+from converters.writers.target import Target
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.models.loss import Head
@@ -99,3 +102,27 @@ def test_pixels_tower_positions_and_logits(both: tuple[str, Any, LoadedModel], s
     logits = np.array(head.project(head.arrays, states, transpose=True))
     assert logits.shape == expected.shape == (1, len(ids), VOCAB)
     assert np.abs(logits - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", TOWERS)
+def test_what_convert_writes_is_the_same_model_in_transformers(kind: str, tied: bool, tmp_path: Path) -> None:
+    """By way of an MLX folder, and from one that was written flat, as before version 5."""
+    theirs = tiny_vision_model(kind, tied)
+    source = save(theirs, kind, tmp_path / "model")
+    convert(source, tmp_path / "mlx", target=Target(to="mlx"), check=True)
+    convert(tmp_path / "mlx", tmp_path / "hf", target=Target(to="hf"), check=True)
+    given = processor(kind)([picture((40, 28))], return_tensors="pt")
+    _, rows, columns = given["image_grid_thw"][0].tolist()
+    ids, _ = prompt([Grid(rows, columns, 2)])
+    inputs = {
+        "pixel_values": given["pixel_values"],
+        "image_grid_thw": given["image_grid_thw"],
+        "mm_token_type_ids": (torch.tensor([ids]) == IMAGE_TOKEN).int(),
+    }
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids]), **inputs).logits
+        for folder in ("hf", "model"):
+            found, told = type(theirs).from_pretrained(tmp_path / folder, output_loading_info=True)
+            assert not any(told.values())
+            assert torch.equal(found.eval()(torch.tensor([ids]), **inputs).logits, expected), folder

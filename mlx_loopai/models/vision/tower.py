@@ -20,6 +20,8 @@ from mlx_loopai.models.vision.grid import interpolation, patch_places, windows
 from mlx_loopai.models.vision.patches import Grid
 from mlx_loopai.models.vision.settings import PatchSettings, TowerSettings
 
+# The one tensor whose axes differ between layouts: a convolution.
+PATCH_KERNEL = "patch_embed.proj.weight"
 _EPS = 1e-6
 _FUNCTIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "silu": nn.silu,
@@ -206,9 +208,8 @@ def load_tower(settings: TowerSettings, patches: PatchSettings, weights: dict[st
     Raises: ValueError, as MLX does, for tensors that are missing, surplus or of another shape.
     """
     tower = Tower(settings, patches)
-    name = "patch_embed.proj.weight"
-    if name in weights:
-        weights = weights | {name: _flat_kernel(weights[name], patches)}
+    if PATCH_KERNEL in weights:
+        weights = weights | {PATCH_KERNEL: _flat_kernel(weights[PATCH_KERNEL], patches)}
     tower.load_weights([(key, value.astype(dtype)) for key, value in weights.items()], strict=True)
     tower.freeze()
     tower.eval()

@@ -177,5 +177,8 @@ def verify(
         logits_max_abs=found.source_max_abs,
         groups=groups,
         readings=found.others,
-        unread=(*source.unread, *(entry.name for entry in source.others if tower is None or entry.name not in tower.names)),
+        unread=(
+            *source.unread,
+            *(entry.name for entry in source.others if tower is None or entry.name not in tower.names),
+        ),
     )

@@ -59,12 +59,16 @@ class VisionTower:
         """config.json of the output as transformers reads it: the source's own, where nothing else was decided."""
         inner = {name: self._inner(name, checkpoint) for name in ("text_config", "vision_config") if name in self.whole}
         found = {key: value for key, value in self.whole.items() if key not in ("dtype", *_QUANTIZATION)}
-        return found | inner | {
-            "model_type": self.family,
-            "architectures": [_CLASSES[self.family]],
-            "tie_word_embeddings": bool(checkpoint.config.get("tie_word_embeddings")),
-            "torch_dtype": CONFIG_NAMES[dtype],
-        }
+        return (
+            found
+            | inner
+            | {
+                "model_type": self.family,
+                "architectures": [_CLASSES[self.family]],
+                "tie_word_embeddings": bool(checkpoint.config.get("tie_word_embeddings")),
+                "torch_dtype": CONFIG_NAMES[dtype],
+            }
+        )
 
     def mlx_config(self, checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
         """The same as programs on MLX read it: of the older families with the text model's fields at the top."""

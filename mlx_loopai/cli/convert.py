@@ -190,7 +190,9 @@ def command(
     from converters.writers.target import Target
     from mlx_loopai.errors import Interrupted
 
-    target = Target(to, dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer, text_only=text_only)
+    target = Target(
+        to, dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer, text_only=text_only
+    )
     try:
         with _progress(quiet) as on_progress:
             read = Source(source, revision, tokenizer)

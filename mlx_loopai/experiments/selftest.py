@@ -6,6 +6,7 @@ apart.
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import tempfile
@@ -21,8 +22,8 @@ import numpy.typing as npt
 from mlx.utils import tree_flatten
 
 from mlx_loopai.config import LoraOptions, TrainPath, load_config
-from mlx_loopai.config.shipped import shipped_recipe
 from mlx_loopai.data.batches import collate
+from mlx_loopai.data.records import Record
 from mlx_loopai.data.sources import DOMAIN, SAMPLES_PREFIX, read_source
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import Interrupted
@@ -104,8 +105,12 @@ def _adapted(dtype: str) -> tuple[nn.Module, MicroBatch]:
     for layer in apply_lora(loaded.model, LoraOptions(rank=4, alpha=8.0), seed=0).values():
         layer.lora_b = (0.02 * mx.random.normal(layer.lora_b.shape)).astype(layer.lora_b.dtype)
     encoder = ChatEncoder(loaded.tokenizer)
-    rows = [encoder.encode(record) for record in read_source(f"{SAMPLES_PREFIX}domain", DOMAIN)[:_ROWS]]
+    rows = [encoder.encode(record) for record in _records()]
     return loaded.model, collate(rows, max(len(row.ids) for row in rows))
+
+
+def _records() -> list[Record]:
+    return read_source(f"{SAMPLES_PREFIX}domain", DOMAIN)[:_ROWS]
 
 
 def _distance(one: _Floats, other: _Floats) -> float:
@@ -127,11 +132,13 @@ class _CtrlC(Silent):
 
 
 def _resume() -> list[Check]:
-    config = load_config(
-        shipped_recipe("demo-plain"), (f"train.max_steps={_STEPS}", "train.rows_per_step=2", "lora.dropout=0.1")
-    )
+    options = (f"train.max_steps={_STEPS}", "train.rows_per_step=2", "train.learning_rate=1e-3", "lora.dropout=0.1")
     with tempfile.TemporaryDirectory() as folder:
-        whole, stopped = Path(folder) / "whole", Path(folder) / "stopped"
+        whole, stopped, rows = (Path(folder) / name for name in ("whole", "stopped", "rows.jsonl"))
+        # Few rows: a machine without a quick BLAS should be done within a minute, too.
+        lines = [json.dumps(record.as_row(), ensure_ascii=False) + "\n" for record in _records()]
+        rows.write_text("".join(lines), encoding="utf-8")
+        config = load_config(None, options, {"model": NANO, "sources": {"rows": {"path": str(rows)}}})
         train(config, whole, Silent())
         try:
             train(config, stopped, _CtrlC())

@@ -126,6 +126,22 @@ def _llama_like(file: _File) -> dict[str, Any]:
     head_dim = file.get("attention.key_length") or file.architecture.head_dim
     if head_dim is not None:
         found["head_dim"] = head_dim
+    if file.architecture.model_type == "exaone4":
+        if file.get("attention.sliding_window"):
+            raise InputError(
+                f"{file.where}: exaone4 with blocks that see a window is not read from GGUF; give the original model"
+            )
+        del found["use_sliding_window"]
+        found |= {"sliding_window": None, "sliding_window_pattern": None}
+    if file.architecture.experts is not None:
+        found |= {
+            "num_experts": file.get("expert_count"),
+            "num_experts_per_tok": file.get("expert_used_count"),
+            "moe_intermediate_size": file.get("expert_feed_forward_length"),
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        }
     if file.architecture.model_type == "llama":
         found["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in file.shapes
         found["mlp_bias"] = "model.layers.0.mlp.up_proj.bias" in file.shapes

@@ -21,7 +21,7 @@ from mlx_loopai.errors import InputError, all_problems
 
 # These need no arithmetic and keep their bits.
 _PLAIN = {GGMLQuantizationType.F32: "F32", GGMLQuantizationType.F16: "F16", GGMLQuantizationType.BF16: "BF16"}
-_ROPE_FACTORS = "rope_freqs.weight"
+ROPE_FACTORS = "rope_freqs.weight"
 
 
 def _check_kinds(tensors: tuple[GgufTensor, ...], path: Path) -> None:
@@ -97,7 +97,7 @@ def _renamed(tensors: tuple[GgufTensor, ...], architecture: names.Architecture, 
         name = names.hf_name(tensor.name, architecture)
         if name is not None:
             found[name] = tensor
-        elif tensor.name != _ROPE_FACTORS:
+        elif tensor.name != ROPE_FACTORS:
             unknown.append(repr(tensor.name[:80]))
     if unknown:
         raise InputError(
@@ -108,7 +108,7 @@ def _renamed(tensors: tuple[GgufTensor, ...], architecture: names.Architecture, 
 
 def _rope_factors(tensors: tuple[GgufTensor, ...], path: Path) -> np.ndarray | None:
     for tensor in tensors:
-        if tensor.name == _ROPE_FACTORS and tensor.kind in _PLAIN:
+        if tensor.name == ROPE_FACTORS and tensor.kind in _PLAIN:
             values = _reader(path, tensor)(0, prod(tensor.shape[:-1]))
             return to_float32(values, _PLAIN[tensor.kind]).ravel()
     return None

@@ -12,6 +12,8 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from converters import names
+from converters.gguf_configuration import llama3_factors
+from converters.readers.gguf_model import ROPE_FACTORS
 from converters.rounding import Rounding, gguf_bound, k_quant_bound
 from converters.row_order import gguf_row_order, reordered
 from converters.tensors import Checkpoint, TensorEntry, cast_checked
@@ -20,7 +22,9 @@ from converters.writers.gguf_tokenizer import add_tokenizer
 from converters.writers.k_quants import K_QUANTS, quantize_file
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.models.architectures.qwen3_moe import ROUTER
 from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, yarn_attention_factor
+from mlx_loopai.models.shape import ModelShape
 
 _PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
 # llama.cpp's smallest block: a matrix whose rows it does not divide stays dense.
@@ -58,8 +62,8 @@ class _Piece:
 
 
 def _kind(entry: TensorEntry, main: GGMLQuantizationType, head: str) -> GGMLQuantizationType:
-    if len(entry.shape) < 2:
-        return GGMLQuantizationType.F32  # llama.cpp's kernels add norms and biases in float32
+    if len(entry.shape) < 2 or entry.name.endswith(f".{ROUTER}.weight"):
+        return GGMLQuantizationType.F32  # llama.cpp's kernels add norms and biases in float32, and choose experts so
     if main.name in _PLAIN:
         return main
     # llama.cpp keeps the head finer than Q4_0 too: its rounding goes straight into the logits.
@@ -74,7 +78,25 @@ def _head(config: Mapping[str, Any]) -> str:
     return architecture.embedding if config["tie_word_embeddings"] else architecture.head
 
 
+def _check_is_written(config: Mapping[str, Any], where: Path) -> None:
+    """Raises: InputError for a model that llama.cpp does not have, or has otherwise than its configuration says."""
+    architecture = ARCHITECTURES[config["model_type"]]
+    problem = None
+    if architecture.gguf is None:
+        problem = f"{architecture.model_type} is"
+    elif architecture.model_type == "exaone4" and config["sliding_window"] is not None:
+        # llama.cpp knows which they are of the released 32B alone.
+        problem = "blocks of exaone4 that see a window are"
+    elif architecture.model_type == "qwen3_moe" and not config["norm_topk_prob"]:
+        problem = "a qwen3_moe whose norm_topk_prob is off is"
+    elif architecture.model_type == "qwen3_moe" and "dense" in ModelShape.from_config(config).kinds:
+        problem = "blocks of qwen3_moe without experts are"
+    if problem is not None:
+        raise InputError(f"{where}: {problem} not written to GGUF; use `to` hf, and llama.cpp's own converter")
+
+
 def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
+    _check_is_written(checkpoint.config, checkpoint.source)
     pieces = []
     architecture = ARCHITECTURES[checkpoint.config["model_type"]]
     for entry in checkpoint.entries:
@@ -138,12 +160,8 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], fo
         return written
     main = _main_kind(form)
     pieces = _pieces(checkpoint, main)
-    architecture = names.architecture_of(checkpoint.config["model_type"], str(checkpoint.source))
-    if architecture.gguf is None:
-        raise InputError(
-            f"{checkpoint.source}: {architecture.model_type} is not written to GGUF; use `to` hf, and llama.cpp's own"
-            " converter"
-        )
+    architecture = ARCHITECTURES[checkpoint.config["model_type"]]
+    factors = _rope_factors(checkpoint.config)
     writer = gguf.GGUFWriter(path, architecture.gguf)
     try:
         _add_sizes(writer, checkpoint)
@@ -155,10 +173,14 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], fo
             writer.add_tensor_info(
                 piece.name, piece.entry.shape, np.dtype(np.float32), piece.n_bytes, raw_dtype=piece.kind
             )
+        if factors is not None:
+            writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         _write_values(writer, pieces, on_progress)
+        if factors is not None:
+            _write_block(writer, factors)
     finally:
         writer.close()
     return len(pieces)
@@ -173,6 +195,21 @@ def _write_values(writer: gguf.GGUFWriter, pieces: Sequence[_Piece], on_progress
             file.write(np.ascontiguousarray(block).data.cast("B"))
             on_progress(block.nbytes)
         writer.write_padding(file, piece.n_bytes)
+
+
+def _write_block(writer: gguf.GGUFWriter, values: np.ndarray) -> None:
+    (file,) = writer.fout
+    file.write(np.ascontiguousarray(values).data.cast("B"))
+    writer.write_padding(file, values.nbytes)
+
+
+def _rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
+    """Llama 3's scaling as llama.cpp has it: what divides each rotary frequency; None for another scaling or none."""
+    scaling = config.get("rope_scaling")
+    if scaling is None or scaling["rope_type"] != "llama3":
+        return None
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return llama3_factors(scaling, config["rope_theta"], head_dim // 2).astype(np.float32)
 
 
 def _add_sizes(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
@@ -198,9 +235,17 @@ def _add_sizes(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         writer.add_rope_dimension_count(head_dim)
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
         writer.add_rope_freq_base(config["rope_theta"])
-    _add_rope_scaling(writer, config.get("rope_scaling"), str(checkpoint.source))
+    architecture = ARCHITECTURES[config["model_type"]]
+    if architecture.experts is not None:
+        writer.add_expert_count(config["num_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if _rope_factors(config) is None or architecture.gguf not in _READ_FACTORS:
+        _add_rope_scaling(writer, config.get("rope_scaling"), str(checkpoint.source))
 
 
+# llama.cpp reads rope_freqs.weight for these.
+_READ_FACTORS = ("llama", "exaone4")
 _SCALINGS = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
 
 
@@ -209,7 +254,9 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, scaling: dict[str, Any] | None, w
         return
     kind = scaling["rope_type"]
     if kind not in _SCALINGS:
-        raise InputError(f"{where}: rope scaling {kind!r} is not written to GGUF, linear and yarn are; use `to` hf")
+        raise InputError(
+            f"{where}: rope scaling {kind!r} is not written to GGUF here, linear and yarn are; use `to` hf"
+        )
     writer.add_rope_scaling_type(_SCALINGS[kind])
     writer.add_rope_scaling_factor(scaling["factor"])
     if kind != "yarn":

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind
-from mlx_loopai.models.architectures.llama import attention, dense_block, gated_mlp, head_norms
+from mlx_loopai.models.architectures.llama import (
+    GGUF_HEAD_NORMS,
+    GGUF_NAMES,
+    attention,
+    dense_block,
+    gated_mlp,
+    head_norms,
+)
 from mlx_loopai.models.architectures.windows import kinds_of_layer_types, settle_window
 from mlx_loopai.models.rope import settle_rope
 
@@ -70,6 +77,13 @@ def settle(config: dict[str, Any], where: str) -> None:
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
 
 
+# The norms lie behind the attention and behind the MLP.
+_GGUF_NAMES = {theirs: ours for theirs, ours in GGUF_NAMES.items() if not theirs.endswith("_norm")} | {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
 def _is_letters(pattern: object) -> bool:
     return isinstance(pattern, str) and bool(pattern) and set(pattern) <= {"L", "G"}
 
@@ -77,9 +91,9 @@ def _is_letters(pattern: object) -> bool:
 EXAONE4 = Architecture(
     model_type="exaone4",
     class_name="Exaone4ForCausalLM",
-    gguf=None,
+    gguf="exaone4",
     block=_block,
-    gguf_names={},
+    gguf_names=_GGUF_NAMES | GGUF_HEAD_NORMS,
     layout="post_norm",
     max_positions=2048,
     kinds=kinds,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Experts, Kind, Linear
 from mlx_loopai.models.architectures.llama import (
+    GGUF_HEAD_NORMS,
+    GGUF_NAMES,
     attention,
     attention_kept,
     dense_block,
@@ -30,6 +32,14 @@ _DEFAULTS: dict[str, Any] = {
     "num_experts_per_tok": 8,
     "norm_topk_prob": False,
     "mlp_only_layers": [],
+}
+
+
+_GGUF_EXPERTS = {
+    "ffn_gate_inp": ROUTER,
+    "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
+    "ffn_up_exps": "mlp.switch_mlp.up_proj",
+    "ffn_down_exps": "mlp.switch_mlp.down_proj",
 }
 
 
@@ -123,9 +133,9 @@ def _bad(value: object) -> bool:
 QWEN3_MOE = Architecture(
     model_type="qwen3_moe",
     class_name="Qwen3MoeForCausalLM",
-    gguf=None,
+    gguf="qwen3moe",
     block=_block,
-    gguf_names={},
+    gguf_names=GGUF_NAMES | GGUF_HEAD_NORMS | _GGUF_EXPERTS,
     head_dim=_HEAD_DIM,
     kinds=kinds,
     experts=experts_of,

@@ -34,7 +34,7 @@ def trained(folder: Path, out: Path) -> np.ndarray:
     return np.array(loaded.model(mx.array([IDS])))[0]
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "exaone4"])
 def test_llama_cpp_computes_the_same_with_it(tmp_path: Path, tiny_model_folder: Path, name: str) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     folder = write_architecture(tmp_path / "base", name, tiny_model_folder)
@@ -64,6 +64,6 @@ def test_a_base_that_it_does_not_fit_is_refused(tmp_path: Path, tiny_model_folde
     config = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 64}
     with pytest.raises(InputError, match=r"does not fit this base: .*mlp.*\(64, 32\)"):
         write_gguf_adapter(tmp_path / "a.gguf", adapter, config, "here")
-    with pytest.raises(InputError, match=r"exaone4 is not written to GGUF"):
-        write_gguf_adapter(tmp_path / "a.gguf", adapter, CONFIGS["exaone4"], "here")
+    with pytest.raises(InputError, match=r"gemma3_text is not written to GGUF"):
+        write_gguf_adapter(tmp_path / "a.gguf", adapter, CONFIGS["gemma3_text"], "here")
     assert not (tmp_path / "a.gguf").exists()

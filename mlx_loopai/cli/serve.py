@@ -97,6 +97,11 @@ _SPARE_CONNECTIONS = 64
     help="Memory for what was read of the last chats, so that their next turns read only what is new.",
 )
 @click.option(
+    "--draft-model",
+    metavar="MODEL",
+    help="A smaller model of the same vocabulary that proposes tokens for an answer that is written alone.",
+)
+@click.option(
     "--allow-origin",
     multiple=True,
     help="Origin whose pages may send requests, such as https://my.site (repeatable; *: any).",
@@ -124,6 +129,7 @@ def command(
     time_limit: float,
     max_body: int,
     prompt_cache: str,
+    draft_model: str | None,
     allow_origin: tuple[str, ...],
     feedback: Path | None,
     as_json: bool,
@@ -150,7 +156,7 @@ def command(
     with listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(tr("loading {model}", model=model), quiet):
             embeds = _opened(embedder)
-            lineup = open_lineup(model, _called(model), adapter, system, adapter_when)
+            lineup = open_lineup(model, _called(model), adapter, system, adapter_when, draft_model)
         serving = ServeOptions(
             defaults=Defaults(lineup.names, generation, choices=concurrent),
             context_tokens=lineup.sessions[lineup.base].context(context),

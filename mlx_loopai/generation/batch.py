@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts, stream
@@ -58,12 +58,17 @@ class _Row:
 
 @dataclass
 class _Alone:
-    """An answer to pictures of a model with three rotary positions: in a batch all rows would have one row's.
+    """An answer that is written by itself: with a draft model, or to pictures of a model with three rotary positions,
+    of which all rows of a batch would have one row's.
 
-    held: its next piece, which is the last one if no other comes.
+    held: its next piece, which is the last one if no other comes. cache: what reads its tokens, where it is kept;
+    read: the tokens that were handed on or stand in the prompt.
     """
 
+    request: Request
     pieces: Generator[Piece, None, None]
+    read: list[int]
+    cache: list[Any] | None = None
     held: Piece | None = None
 
 
@@ -71,10 +76,17 @@ class Batch:
     """Answers in the making. Waiting ones take the places of those that ended; use it from one thread.
 
     A greedy answer is the same as `generate_stream`'s, and so is a drawn one of row 0, rounding of the logits apart.
+    draft: proposes the tokens of an answer that is alone when it joins; see `stream`.
     """
 
-    def __init__(self, loaded: LoadedModel, batch_rows: int = ANSWERED_ROWS, on_read: OnRead | None = None) -> None:
-        self._loaded, self._on_read = loaded, on_read
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        batch_rows: int = ANSWERED_ROWS,
+        on_read: OnRead | None = None,
+        draft: LoadedModel | None = None,
+    ) -> None:
+        self._loaded, self._on_read, self._draft = loaded, on_read, draft
         prefill_rows = min(PREFILL_ROWS, batch_rows)
         self._generator = BatchGenerator(
             loaded.model,
@@ -111,10 +123,13 @@ class Batch:
         check_prompts([prompt])
         if request.pictures is not None:
             if request.pictures.positions is not None:
-                return self._add_alone(request)
+                return self._add_alone(_Alone(request, stream(self._loaded, request), prompt))
             cache = make_prompt_cache(self._loaded.model)
             read_prompt(self._loaded.model, cache, prompt[:-1], request.pictures)
             prefix = Prefix(tuple(prompt[:-1]), cache)
+        elif self._draft is not None and not len(self) and _may_be_drafted(request):
+            cache = prefix.own_cache() if prefix else make_prompt_cache(self._loaded.model)
+            return self._add_alone(_Alone(request, stream(self._loaded, request, self._draft, cache), prompt, cache))
         n_read = len(prefix.tokens) if prefix else 0
         sampler, processor = request.decoding(self._loaded.n_tokens)
         # A head without padding rows needs nothing done then, and all such rows no call of their own.
@@ -135,7 +150,7 @@ class Batch:
     def remove(self, key: int) -> None:
         """Drop an answer; it may have ended already."""
         if key in self._alone:
-            self._alone.pop(key).pieces.close()
+            self._end_alone(key)
         row = self._rows.pop(key, None)
         if row is None:
             return
@@ -154,17 +169,28 @@ class Batch:
         _, responses = self._generator.next()
         return found + [self._piece(response) for response in responses]
 
-    def _add_alone(self, request: Request) -> int:
+    def _add_alone(self, row: _Alone) -> int:
         self._n_alone += 1
         key = -self._n_alone  # mlx-lm counts from 0 on
-        self._alone[key] = _Alone(stream(self._loaded, request))
+        self._alone[key] = row
         return key
+
+    def _end_alone(self, key: int) -> None:
+        row = self._alone.pop(key)
+        row.pieces.close()
+        if row.cache is None or self._on_read is None:
+            return
+        n_read = int(row.cache[0].offset)
+        trim_prompt_cache(row.cache, max(0, n_read - len(row.read)))
+        self._on_read(row.request, row.read[:n_read], row.cache)
 
     def _step_alone(self, key: int) -> list[RowPiece]:
         row = self._alone[key]
         piece, row.held = row.held, next(row.pieces, None)
+        if piece is not None and piece.token is not None:
+            row.read.append(piece.token)
         if row.held is None:
-            del self._alone[key]
+            self._end_alone(key)
         return [] if piece is None else [RowPiece(key, piece, row.held is None)]
 
     def _piece(self, response: Any) -> RowPiece:
@@ -187,6 +213,11 @@ class Batch:
         asked = row.request.likeliest
         chance = None if ended or asked is None else _chance(response.logprobs, response.token, asked)
         return RowPiece(key, Piece(text, None if ended else response.token, ended), last, chance)
+
+
+def _may_be_drafted(request: Request) -> bool:
+    """What a draft cannot do: tell chances, follow a grammar's state, and give back a space that goes on."""
+    return request.likeliest is None and request.grammar is None and not request.goes_on
 
 
 def _chance(logprobs: mx.array, token: int, n_likeliest: int) -> Chance:

@@ -29,6 +29,7 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.models.lora import adapter_answering
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
+from mlx_loopai.models.prompt_cache import compute_prefix
 from mlx_loopai.models.vision.pictures import reading_at
 from mlx_loopai.models.vision.reading import read_prompt
 from mlx_loopai.progress import Advance, ignore
@@ -77,17 +78,20 @@ def generate_stream(
     return stream(loaded, Request(prompt_ids, options, constraint=constraint, tally=tally))
 
 
-def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = None) -> Generator[Piece, None, None]:
+def stream(
+    loaded: LoadedModel, request: Request, draft: LoadedModel | None = None, cache: list[Any] | None = None
+) -> Generator[Piece, None, None]:
     """One answer, piece by piece.
 
     With `draft`, a smaller model of the same vocabulary (`load_draft`), that one proposes tokens and the model checks
-    several at once: the same text, rounding of the logits apart. A prefix is not used then, and a tally counts the
-    tokens of both. Raises: InputError for an empty prompt, or for pictures together with a draft model.
+    several at once: the same text, rounding of the logits apart. It reads a prefix's tokens itself, and a tally counts
+    the tokens of both. cache: what has read the request's prefix, and is written to; without it a new one is used.
+    Raises: InputError for an empty prompt, or for pictures together with a draft model.
     """
     prompt, pictures = list(request.prompt), request.pictures
     check_prompts([prompt])
     positions = None if pictures is None else pictures.positions
-    pieces = _pieces(loaded, request, prompt, draft)
+    pieces = _pieces(loaded, request, draft, cache)
     with adapter_answering(loaded.model, request.adapter), contextlib.closing(pieces):
         while True:
             # While a piece is looked at, others may use the model.
@@ -99,19 +103,19 @@ def stream(loaded: LoadedModel, request: Request, draft: LoadedModel | None = No
 
 
 def _pieces(
-    loaded: LoadedModel, request: Request, prompt: list[int], draft: LoadedModel | None
+    loaded: LoadedModel, request: Request, draft: LoadedModel | None, cache: list[Any] | None
 ) -> Generator[Piece, None, None]:
-    settings: dict[str, Any] = {}
-    n_read = 0
+    prompt, prefix = list(request.prompt), request.prefix
+    n_read = len(prefix.tokens) if prefix else 0
+    if cache is None:
+        cache = prefix.own_cache() if prefix else make_prompt_cache(loaded.model)
+    settings: dict[str, Any] = {"prompt_cache": cache}
     if draft is not None:
         if request.pictures is not None:
             raise InputError(tr("`draft_model` with pictures: the smaller model does not see them; leave it out"))
-        settings = {"draft_model": draft.model, "num_draft_tokens": DRAFT_TOKENS}
-    elif request.prefix is not None:
-        n_read = len(request.prefix.tokens)
-        settings = {"prompt_cache": request.prefix.own_cache()}
+        own = compute_prefix(draft.model, prompt[:n_read]).cache
+        settings = {"draft_model": draft.model, "num_draft_tokens": DRAFT_TOKENS, "prompt_cache": [*cache, *own]}
     if request.pictures is not None:
-        cache = settings.setdefault("prompt_cache", make_prompt_cache(loaded.model))
         read_prompt(loaded.model, cache, prompt[:-1], request.pictures)
         n_read = len(prompt) - 1
     # With a draft model mlx-lm passes on the tokens from the prompt's last one.

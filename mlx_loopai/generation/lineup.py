@@ -11,9 +11,11 @@ from typing import Any
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.batch import Batch, RowPiece
+from mlx_loopai.generation.engine import load_draft
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, open_base, with_adapter
 from mlx_loopai.models.adapters import find_adapter
+from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.updated_linear import UpdatedLinear, exchange_updates, remove_updates, updated_modules
 from mlx_loopai.models.vision.projector import projector_of
 
@@ -32,9 +34,11 @@ class Lineup:
     Use it from the thread that owns MLX.
     """
 
-    def __init__(self, sessions: Mapping[str, Session], adapters: Mapping[str, Worn]) -> None:
-        """`adapters`: what each puts on the model, by name. The model has none of them on."""
-        self.sessions, self._adapters = dict(sessions), adapters
+    def __init__(
+        self, sessions: Mapping[str, Session], adapters: Mapping[str, Worn], draft: LoadedModel | None = None
+    ) -> None:
+        """`adapters`: what each puts on the model, by name. The model has none of them on. draft: see `Batch`."""
+        self.sessions, self._adapters, self.draft = dict(sessions), adapters, draft
         *_, self.base = self.sessions
         self.loaded = self.sessions[self.base].loaded
         self._on = self.base
@@ -66,10 +70,11 @@ def open_lineup(
     adapters: Sequence[Path],
     system_prompt: str | None = None,
     adapter_when: AdapterWhen = "always",
+    draft_model: str | None = None,
 ) -> Lineup:
     """Load `model` once and every one of `adapters`; the base answers as `called`, an adapter as `called:its name`.
 
-    Raises: InputError as `open_session`, and when two adapters have the same name.
+    Raises: InputError as `open_session` and `load_draft`, and when two adapters have the same name.
     """
     folders = [find_adapter(adapter) for adapter in adapters]
     named = {f"{called}:{adapter_name(folder)}": folder for folder in folders}
@@ -84,7 +89,8 @@ def open_lineup(
         worn[name] = Worn(updated_modules(base.loaded.model), None if projector is None else projector.parameters())
         remove_updates(base.loaded.model)
     bare = Session(base.loaded, system_prompt=system_prompt or "", adapter=None, tools=base.tools)
-    return Lineup({**sessions, called: bare}, worn)
+    draft = None if draft_model is None else load_draft(draft_model, base.loaded)
+    return Lineup({**sessions, called: bare}, worn, draft)
 
 
 def adapter_name(folder: Path) -> str:
@@ -141,4 +147,4 @@ class LineupBatch:
         def on_read(_: Request, tokens: list[int], cache: list[Any]) -> None:
             self._on_read(reader, tokens, cache)
 
-        return Batch(self._lineup.loaded, self._batch_rows, on_read)
+        return Batch(self._lineup.loaded, self._batch_rows, on_read, self._lineup.draft)

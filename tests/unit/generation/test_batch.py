@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mlx_loopai.generation.batch import Batch, Request
 from mlx_loopai.generation.constraint import Scripts, Tally, build_constraint
 from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_stream, load_draft, stream
 from mlx_loopai.models.load import LoadedModel
-from mlx_loopai.models.prompt_cache import compute_prefix, shared_tokens
+from mlx_loopai.models.prompt_cache import Prefix, compute_prefix, shared_tokens
 
 RNG = np.random.default_rng(8)
 PROMPTS = [RNG.integers(3, 300, size).tolist() for size in (5, 1, 12, 40, 2, 9, 17, 1, 30)]
@@ -114,6 +115,36 @@ def test_a_draft_model_changes_nothing(tiny: LoadedModel, options: SamplingOptio
         expected = list(stream(tiny, request))
         assert list(stream(tiny, request, draft)) == expected
         assert list(stream(tiny, request, shallow)) == expected
+
+
+@pytest.mark.parametrize("options", [GREEDY, HOT])
+@pytest.mark.parametrize("stop_after", [100, 1, 4, 6])
+def test_an_answer_alone_is_drafted_and_leaves_its_cache(
+    tiny: LoadedModel, options: SamplingOptions, stop_after: int
+) -> None:
+    draft = load_draft(str(tiny.path), tiny)
+    draft.model.model.layers = draft.model.model.layers[:1]
+    first, second = (Request(PROMPTS[place], options) for place in (3, 2))
+    expected = [list(stream(tiny, one)) for one in (first, second)]
+    left: list[tuple[list[int], list[Any]]] = []
+    with Batch(tiny, on_read=lambda _, tokens, cache: left.append((tokens, cache)), draft=draft) as batch:
+        key = batch.add(first)
+        pieces = batch.step()
+        joining = batch.add(second)
+        while len(batch) and len(pieces) < stop_after + (joining in [piece.key for piece in pieces]):
+            pieces += batch.step()
+        if stop_after < 100:
+            batch.remove(key)
+    own = [piece.piece for piece in pieces if piece.key == key]
+    assert own == expected[0][: len(own)]
+    assert stop_after < 100 or [piece.piece for piece in pieces if piece.key == joining] == expected[1]
+    tokens, cache = left[-1] if stop_after < 100 else max(left, key=lambda one: len(one[0]))
+    assert cache[0].offset == len(tokens)
+    assert list(tokens) == [*PROMPTS[3], *(piece.token for piece in own)][: len(tokens)]
+    # What it left is as good as reading the tokens anew, with a draft and without one.
+    following = Request([*tokens, 7, 8], GREEDY)
+    kept = dataclasses.replace(following, prefix=Prefix(tuple(tokens), cache))
+    assert list(stream(tiny, kept)) == list(stream(tiny, kept, draft)) == list(stream(tiny, following))
 
 
 def test_a_draft_model_of_another_vocabulary(tiny: LoadedModel) -> None:

@@ -14,6 +14,7 @@ from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage, warn_of_emptie
 from mlx_loopai.cli.chat_autosave import Autosave, chats_folder
 from mlx_loopai.cli.chat_commands import RETRY, LeaveError, obey, prepared_retry
 from mlx_loopai.cli.chat_line import Line
+from mlx_loopai.cli.ctrl_c import remembered
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
@@ -175,8 +176,9 @@ def _answer(chat: Chat, line: str, console: _Console) -> None:
 def _shown(turn: Turn, console: _Console) -> bool:
     """Show an answer as it is written. Returns: False when Ctrl-C stopped it."""
     try:
-        with contextlib.closing(turn.pieces) as pieces:
+        with remembered() as check, contextlib.closing(turn.pieces) as pieces:
             for text in pieces:
+                check()
                 if text and not console.as_json:
                     click.echo(text, nl=False)
     except KeyboardInterrupt:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,7 +121,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_session(
     def stopped_once(*arguments: Any) -> Iterator[Any]:
         calls.append(arguments)
         for number, piece in enumerate(stream(*arguments)):
-            if len(calls) == 1 and number == 3:
+            if len(calls) == 1 and number == 5:  # the filter holds back how a line begins
                 raise KeyboardInterrupt
             yield piece
 
@@ -187,3 +189,18 @@ def test_ctrl_c_in_a_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(click.Abort):
         commands.main(["chat", *SHORT, "--quiet"], standalone_mode=False)
+
+
+def test_ctrl_c_stops_an_answer_even_where_its_exception_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    def pieces() -> Iterator[str]:
+        yield "옛날"
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        yield " 옛적에"
+        yield " 호랑이가"
+
+    before = signal.getsignal(signal.SIGINT)
+    turn: Any = SimpleNamespace(pieces=pieces())
+    assert not chat_cli._shown(turn, chat_cli._Console(as_json=False, quiet=False))
+    assert capsys.readouterr().out == "옛날 …\n"
+    assert signal.getsignal(signal.SIGINT) is before

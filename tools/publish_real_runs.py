@@ -1,4 +1,4 @@
-"""Writes the table of guarded runs on real models of docs/experiments.md from what the runs recorded.
+"""Writes the tables of guarded runs on real models, of docs/experiments.md and both READMEs, from what runs recorded.
 
     python -m tools.publish_real_runs [NAME=RUN[:PLAIN_RUN] ...]    # a plain run is its own PLAIN_RUN
 
@@ -22,6 +22,9 @@ RESULT = DOCUMENT.parent / "results" / "real-runs.json"
 COLUMNS = (
     "run", "steps", "rate", "Adam corrected", "budget", "KL at the end", "largest KL", "held-out NLL before",
     "after", "gain", "DG", "GR by weights", "worst kind", "GR with the switch", "noise floor",
+)  # fmt: skip
+SHORT_COLUMNS = (
+    "guarded run", "retention (GR), weights alone", "GR of the base rounded to 8 bits", "GR with the switch", "gain (DG)",
 )  # fmt: skip
 JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
 
@@ -54,9 +57,26 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def short_table(runs: dict[str, dict[str, Any]]) -> str:
+    """One row a guarded run that was judged: what it kept and what it learnt."""
+    lines = ["| " + " | ".join(SHORT_COLUMNS) + " |", "|" + "---|" * len(SHORT_COLUMNS)]
+    for name, run in runs.items():
+        if run["retention"] is not None:
+            shown = [_kept(run), _figure(run["noise_floor"], 3), _figure(run["switched_retention"], 3), _share(run)]
+            lines.append("| " + " | ".join([name, *shown]) + " |")
+    return "\n".join(lines)
+
+
+def _kept(run: dict[str, Any]) -> str:
+    low, high = run["retention_interval"]
+    return f"{_figure(run['retention'], 3)} ({low:.3f} to {high:.3f})"
+
+
+def _share(run: dict[str, Any]) -> str:
+    return "–" if run["plain_gain"] is None else _figure(_gain(run) / run["plain_gain"], 3)
+
+
 def _cells(run: dict[str, Any]) -> list[str]:
-    interval = run["retention_interval"]
-    spread = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
     return [
         str(run["steps"]),
         f"{run['rate']:g}",
@@ -67,8 +87,8 @@ def _cells(run: dict[str, Any]) -> list[str]:
         _figure(run["before"], 3),
         _figure(run["after"], 3),
         _figure(_gain(run), 3),
-        "–" if run["plain_gain"] is None else _figure(_gain(run) / run["plain_gain"], 3),
-        _figure(run["retention"], 3) + spread,
+        _share(run),
+        "–" if run["retention"] is None else _kept(run),
         _figure(run["retention_min"], 3),
         _figure(run["switched_retention"], 3),
         _figure(run["noise_floor"], 3),
@@ -81,6 +101,14 @@ def _gain(run: dict[str, Any]) -> float:
 
 def _figure(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+READMES = tuple(DOCUMENT.parent.parent / name for name in ("README.md", "README.ko.md"))
+
+
+def with_short_table(text: str, runs: dict[str, dict[str, Any]], readme: Path) -> str:
+    """`text` of `readme` with the short table of `runs`. Raises: InputError without its markers."""
+    return with_marked(text, "real runs table", short_table(runs), readme)
 
 
 def with_table(text: str, runs: dict[str, dict[str, Any]]) -> str:
@@ -103,7 +131,10 @@ def main(arguments: list[str]) -> None:
     """Take runs, if any are given, and write the table."""
     if arguments:
         RESULT.write_text(json.dumps(dict(map(_taken, arguments)), indent=1) + "\n", encoding="utf-8")
-    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), read_result()), encoding="utf-8")
+    runs = read_result()
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    for readme in READMES:
+        readme.write_text(with_short_table(readme.read_text(encoding="utf-8"), runs, readme), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from tools import publish_real_runs as real_runs
 def test_the_committed_table_is_made_from_the_committed_result() -> None:
     text = real_runs.DOCUMENT.read_text(encoding="utf-8")
     assert real_runs.with_table(text, real_runs.read_result()) == text
+    for readme in real_runs.READMES:
+        text = readme.read_text(encoding="utf-8")
+        assert real_runs.with_short_table(text, real_runs.read_result(), readme) == text
 
 
 def test_a_gain_is_a_share_of_plains() -> None:
@@ -19,5 +22,8 @@ def test_a_gain_is_a_share_of_plains() -> None:
     cells = real_runs.table({"small": run}).splitlines()[-1].split(" | ")
     assert cells[:4] == ["| small", "120", "0.0005", "yes"]
     assert cells[9:12] == ["1.500", "0.750", "0.980 (0.950 to 1.000)"]
+    assert real_runs.short_table({"small": run}).splitlines()[-1] == (
+        "| small | 0.980 (0.950 to 1.000) | 0.970 | 1.000 | 0.750 |"
+    )
     unmeasured = run | {"plain_gain": None, "retention": None, "retention_interval": None}
     assert real_runs.table({"alone": unmeasured}).splitlines()[-1].split(" | ")[9:12] == ["1.500", "–", "–"]

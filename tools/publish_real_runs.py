@@ -24,7 +24,7 @@ COLUMNS = (
     "after", "gain", "DG", "GR by weights", "worst kind", "GR with the switch", "noise floor",
 )  # fmt: skip
 SHORT_COLUMNS = (
-    "guarded run", "retention (GR), weights alone", "GR of the base rounded to 8 bits", "GR with the switch", "gain (DG)",
+    "guarded run", "retention (GR), weights alone", "GR of the rounded base", "GR with the switch", "gain (DG)",
 )  # fmt: skip
 JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
 

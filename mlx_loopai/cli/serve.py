@@ -150,9 +150,8 @@ def command(
     from mlx_loopai.serving.app import ServeOptions
     from mlx_loopai.serving.request_body import Defaults
 
-    cache_bytes = 0 if prompt_cache == "off" else parse_bytes(prompt_cache, "`prompt_cache`")
+    cache_bytes, key = _cache_bytes(prompt_cache), _api_key()
     model = chosen_model(model, adapter[0] if adapter else None, quiet)
-    key = _api_key()
     with listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(tr("loading {model}", model=model), quiet):
             embeds = _opened(embedder)
@@ -186,6 +185,10 @@ def _retriever(rag: Path | None, top: int) -> Iterator[Callable[[str], Sequence[
 
     with open_index(rag, by_meaning=False) as index:
         yield lambda query: index.search(query, top)
+
+
+def _cache_bytes(size: str) -> int:
+    return 0 if size == "off" else parse_bytes(size, "`prompt_cache`")
 
 
 def _api_key() -> str | None:

@@ -123,13 +123,13 @@ class Batch:
         check_prompts([prompt])
         if request.pictures is not None:
             if request.pictures.positions is not None:
-                return self._add_alone(_Alone(request, stream(self._loaded, request), prompt))
+                return self._add_alone(request)
             cache = make_prompt_cache(self._loaded.model)
             read_prompt(self._loaded.model, cache, prompt[:-1], request.pictures)
             prefix = Prefix(tuple(prompt[:-1]), cache)
         elif self._draft is not None and not len(self) and _may_be_drafted(request):
             cache = prefix.own_cache() if prefix else make_prompt_cache(self._loaded.model)
-            return self._add_alone(_Alone(request, stream(self._loaded, request, self._draft, cache), prompt, cache))
+            return self._add_alone(request, self._draft, cache)
         n_read = len(prefix.tokens) if prefix else 0
         sampler, processor = request.decoding(self._loaded.n_tokens)
         # A head without padding rows needs nothing done then, and all such rows no call of their own.
@@ -169,10 +169,11 @@ class Batch:
         _, responses = self._generator.next()
         return found + [self._piece(response) for response in responses]
 
-    def _add_alone(self, row: _Alone) -> int:
+    def _add_alone(self, request: Request, draft: LoadedModel | None = None, cache: list[Any] | None = None) -> int:
         self._n_alone += 1
         key = -self._n_alone  # mlx-lm counts from 0 on
-        self._alone[key] = row
+        pieces = stream(self._loaded, request, draft, cache)
+        self._alone[key] = _Alone(request=request, pieces=pieces, read=list(request.prompt), cache=cache)
         return key
 
     def _end_alone(self, key: int) -> None:

@@ -92,7 +92,7 @@ def _check_multipliers(file: _File) -> None:
 
 
 def _check_head(file: _File, config: Mapping[str, Any]) -> None:
-    if config["model_type"] == "gpt_neox":
+    if config["model_type"] == "gpt_neox" or file.architecture.delta_heads is not None:
         return
     head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     for key in ("rope.dimension_count", "attention.value_length"):
@@ -133,6 +133,8 @@ def _llama_like(file: _File) -> dict[str, Any]:
             )
         del found["use_sliding_window"]
         found |= {"sliding_window": None, "sliding_window_pattern": None}
+    if file.architecture.delta_heads is not None:
+        found |= _linear_attention(file, found)
     if file.architecture.experts is not None:
         found |= {
             "num_experts": file.get("expert_count"),
@@ -151,6 +153,39 @@ def _llama_like(file: _File) -> dict[str, Any]:
             raise InputError(f"{file.where}: rope_freqs.weight together with rope scaling is not supported")
         scaling = llama3_scaling(file.rope_factors, found["rope_theta"], file.where)
     return found if scaling is None else found | {"rope_scaling": scaling}
+
+
+def _linear_attention(file: _File, found: dict[str, Any]) -> dict[str, Any]:
+    """The keys of Qwen3.5's linear attention, and its rotary settings, which stand in one object."""
+    del found["use_sliding_window"]
+    values, inner = file.get("ssm.time_step_rank"), file.get("ssm.inner_size")
+    head_dim, rotary = found.get("head_dim"), file.get("rope.dimension_count")
+    sizes = {
+        "ssm.time_step_rank": values,
+        "ssm.inner_size": inner,
+        "rope.dimension_count": rotary,
+        "head_dim": head_dim,
+    }
+    wrong = [f"{key} is {value!r}" for key, value in sizes.items() if not isinstance(value, int) or value < 1]
+    if wrong:
+        raise InputError(f"{file.where}: {all_problems(wrong)} where a positive whole number is needed")
+    rope: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": found.pop("rope_theta"),
+        "partial_rotary_factor": rotary / head_dim,
+    }
+    sections = file.get("rope.dimension_sections")
+    if sections is not None:
+        rope |= {"mrope_section": [int(part) for part in sections[:3]], "mrope_interleaved": True}
+    return {
+        "linear_conv_kernel_dim": file.get("ssm.conv_kernel"),
+        "linear_key_head_dim": file.get("ssm.state_size"),
+        "linear_num_key_heads": file.get("ssm.group_count"),
+        "linear_num_value_heads": values,
+        "linear_value_head_dim": inner // values,
+        "full_attention_interval": file.get("full_attention_interval"),
+        "rope_parameters": rope,
+    }
 
 
 def _scaling(file: _File) -> dict[str, Any] | None:

@@ -49,6 +49,9 @@ def hf_name(gguf_name: str, architecture: Architecture) -> str | None:
     stem, _, kind = gguf_name.rpartition(".")
     if stem in architecture.gguf_top:
         return f"{architecture.gguf_top[stem]}.{kind}"
+    whole = re.fullmatch(r"blk\.(\d{1,6})\.([\w.]+)", gguf_name, re.ASCII)
+    if whole and whole[2] in architecture.gguf_tensors:
+        return f"{architecture.prefix}.layers.{whole[1]}.{architecture.gguf_tensors[whole[2]]}"
     match = re.fullmatch(r"blk\.(\d{1,6})\.(\w+)", stem, re.ASCII)
     if match and match[2] in architecture.gguf_names:
         return f"{architecture.prefix}.layers.{match[1]}.{architecture.gguf_names[match[2]]}.{kind}"
@@ -61,7 +64,12 @@ def gguf_name(name: str, architecture: Architecture) -> str | None:
     for theirs, ours in architecture.gguf_top.items():
         if stem == ours:
             return f"{theirs}.{kind}"
-    match = re.fullmatch(re.escape(architecture.prefix) + r"\.layers\.(\d{1,6})\.([\w.]+)", stem)
+    block = re.escape(architecture.prefix) + r"\.layers\.(\d{1,6})\.([\w.]+)"
+    whole = re.fullmatch(block, name)
+    for theirs, ours in architecture.gguf_tensors.items() if whole else ():
+        if whole and whole[2] == ours:
+            return f"blk.{whole[1]}.{theirs}"
+    match = re.fullmatch(block, stem)
     for theirs, ours in architecture.gguf_names.items() if match else ():
         if match and match[2] == ours:
             return f"blk.{match[1]}.{theirs}.{kind}"

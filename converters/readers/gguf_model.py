@@ -13,11 +13,13 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from converters import names
 from converters.gguf_configuration import from_gguf
+from converters.gguf_values import hf_shape, in_hf_form
 from converters.readers.byte_ranges import read_bytes
 from converters.readers.gguf_header import GgufTensor, read_header
-from converters.row_order import hf_row_order, reordered
+from converters.row_order import hf_row_order, of_columns, reordered
 from converters.tensors import STORAGE, Checkpoint, TensorEntry, to_float32
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.architectures import ARCHITECTURES
 
 # These need no arithmetic and keep their bits.
 _PLAIN = {GGMLQuantizationType.F32: "F32", GGMLQuantizationType.F16: "F16", GGMLQuantizationType.BF16: "BF16"}
@@ -118,10 +120,11 @@ def _entry(name: str, tensor: GgufTensor, config: Mapping[str, Any], path: Path)
     read_rows = _reader(path, tensor)
     order = hf_row_order(name, config)
     if order is not None:
-        read_rows = reordered(read_rows, order, of_columns=len(tensor.shape) == 1)
-    return TensorEntry(
+        read_rows = reordered(read_rows, order, of_columns(name, tensor.shape))
+    entry = TensorEntry(
         name, tensor.shape, dtype=_PLAIN.get(tensor.kind, "F32"), read_rows=read_rows, origin=f"{path}: {tensor.name}"
     )
+    return in_hf_form(entry, ARCHITECTURES[config["model_type"]])
 
 
 def read_gguf(path: Path) -> Checkpoint:
@@ -145,7 +148,7 @@ def read_gguf(path: Path) -> Checkpoint:
     embedding, head = tensors[architecture.embedding], tensors.get(architecture.head)
     if not architecture.always_own_head and head is not None and _same_bytes(path, embedding, head):
         unread = (tensors.pop(architecture.head).name,)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    shapes = {name: hf_shape(name, tensor.shape) for name, tensor in tensors.items()}
     config = from_gguf(header.metadata, shapes, _rope_factors(header.tensors, path), str(path))
     names.check_tensors(shapes, config, str(path))
     largest = max(tensors.values(), key=lambda tensor: tensor.n_bytes)

@@ -13,15 +13,17 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from converters import names
 from converters.gguf_configuration import llama3_factors
+from converters.gguf_values import in_gguf_form
 from converters.readers.gguf_model import ROPE_FACTORS
 from converters.rounding import Rounding, gguf_bound, k_quant_bound
-from converters.row_order import gguf_row_order, reordered
+from converters.row_order import gguf_row_order, of_columns, reordered
 from converters.tensors import Checkpoint, TensorEntry, cast_checked
 from converters.writers import Progress
 from converters.writers.gguf_tokenizer import add_tokenizer
 from converters.writers.k_quants import K_QUANTS, quantize_file
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.models.architectures.architecture import DeltaHeads
 from mlx_loopai.models.architectures.qwen3_moe import ROUTER
 from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, yarn_attention_factor
 from mlx_loopai.models.shape import ModelShape
@@ -29,6 +31,8 @@ from mlx_loopai.models.shape import ModelShape
 _PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
 # llama.cpp's smallest block: a matrix whose rows it does not divide stays dense.
 _SMALLEST_BLOCK = 32
+# Matrices that its kernels want in float32, as its own converter writes them: a router, a short convolution.
+_IN_FLOAT32 = (f".{ROUTER}.weight", ".linear_attn.conv1d.weight")
 WORDS = {"q8_0": GGMLQuantizationType.Q8_0, "q4_0": GGMLQuantizationType.Q4_0}
 _FILE_TYPES = {
     GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
@@ -62,8 +66,8 @@ class _Piece:
 
 
 def _kind(entry: TensorEntry, main: GGMLQuantizationType, head: str) -> GGMLQuantizationType:
-    if len(entry.shape) < 2 or entry.name.endswith(f".{ROUTER}.weight"):
-        return GGMLQuantizationType.F32  # llama.cpp's kernels add norms and biases in float32, and choose experts so
+    if len(entry.shape) < 2 or entry.name.endswith(_IN_FLOAT32):
+        return GGMLQuantizationType.F32  # llama.cpp's kernels add norms and biases in float32
     if main.name in _PLAIN:
         return main
     # llama.cpp keeps the head finer than Q4_0 too: its rounding goes straight into the logits.
@@ -87,12 +91,18 @@ def _check_is_written(config: Mapping[str, Any], where: Path) -> None:
     elif architecture.model_type == "exaone4" and config["sliding_window"] is not None:
         # llama.cpp knows which they are of the released 32B alone.
         problem = "blocks of exaone4 that see a window are"
+    elif architecture.delta_heads is not None and _uneven(architecture.delta_heads(config)):
+        problem = f"{architecture.model_type} whose linear attention has keys and values of different widths is"
     elif architecture.model_type == "qwen3_moe" and not config["norm_topk_prob"]:
         problem = "a qwen3_moe whose norm_topk_prob is off is"
     elif architecture.model_type == "qwen3_moe" and "dense" in ModelShape.from_config(config).kinds:
         problem = "blocks of qwen3_moe without experts are"
     if problem is not None:
         raise InputError(f"{where}: {problem} not written to GGUF; use `to` hf, and llama.cpp's own converter")
+
+
+def _uneven(heads: DeltaHeads) -> bool:
+    return heads.key_size != heads.value_size
 
 
 def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
@@ -103,8 +113,9 @@ def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
         name = names.gguf_name(entry.name, architecture)
         if name is None:
             raise InputError(f"{entry.origin}: GGUF has no name for this tensor; use `to` hf or `to` mlx")
-        kind = _kind(entry, main, _head(checkpoint.config))
-        pieces.append(_Piece(name, kind, _in_gguf_order(entry, checkpoint.config)))
+        changed = in_gguf_form(entry, architecture)
+        kind = _kind(changed, main, _head(checkpoint.config))
+        pieces.append(_Piece(name, kind, _in_gguf_order(changed, checkpoint.config)))
     return pieces
 
 
@@ -112,7 +123,7 @@ def _in_gguf_order(entry: TensorEntry, config: dict[str, Any]) -> TensorEntry:
     order = gguf_row_order(entry.name, config)
     if order is None:
         return entry
-    return replace(entry, read_rows=reordered(entry.read_rows, order, of_columns=len(entry.shape) == 1))
+    return replace(entry, read_rows=reordered(entry.read_rows, order, of_columns(entry.name, entry.shape)))
 
 
 def rounding(entry: TensorEntry, form: str, config: Mapping[str, Any]) -> Rounding | None:
@@ -230,18 +241,36 @@ def _add_sizes(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         writer.add_rope_freq_base(config["rotary_emb_base"])
         writer.add_parallel_residual(config["use_parallel_residual"])
     else:
+        rope = config.get("rope_parameters") or {}
+        base = rope.get("rope_theta", config.get("rope_theta"))
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
-        writer.add_rope_dimension_count(head_dim)
+        writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1)))
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-        writer.add_rope_freq_base(config["rope_theta"])
+        writer.add_rope_freq_base(base)
     architecture = ARCHITECTURES[config["model_type"]]
+    if architecture.delta_heads is not None:
+        _add_linear_attention(writer, architecture.delta_heads(config), config)
     if architecture.experts is not None:
         writer.add_expert_count(config["num_experts"])
         writer.add_expert_used_count(config["num_experts_per_tok"])
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if _rope_factors(config) is None or architecture.gguf not in _READ_FACTORS:
         _add_rope_scaling(writer, config.get("rope_scaling"), str(checkpoint.source))
+
+
+def _add_linear_attention(writer: gguf.GGUFWriter, heads: DeltaHeads, config: Mapping[str, Any]) -> None:
+    writer.add_ssm_conv_kernel(heads.kernel)
+    writer.add_ssm_state_size(heads.key_size)
+    writer.add_ssm_group_count(heads.keys)
+    writer.add_ssm_time_step_rank(heads.values)
+    writer.add_ssm_inner_size(heads.values_width)
+    writer.add_full_attention_interval(config["full_attention_interval"])
+    rope = config["rope_parameters"]
+    # A token of text has its position three times, in turn: every pair must belong to one of the three.
+    pairs = int(config["head_dim"] * rope["partial_rotary_factor"]) // 2
+    sections = list(rope.get("mrope_section") or [-(-(pairs - place) // 3) for place in range(3)])
+    writer.add_rope_dimension_sections([*sections, *[0] * (4 - len(sections))])
 
 
 # llama.cpp reads rope_freqs.weight for these.

@@ -21,7 +21,7 @@ import numpy as np
 from converters import names
 from converters.output import check_output_free, output_file, work_folder
 from converters.peft import hf_module
-from converters.row_order import gguf_row_order
+from converters.row_order import gguf_row_order, of_columns
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.adapter_folder import Adapter
 from mlx_loopai.models.architectures import ARCHITECTURES
@@ -68,9 +68,13 @@ def _arrays(adapter: Adapter, config: Mapping[str, Any], shape: ModelShape, wher
             problems.append(f"{name} is {expected.get(name, 'missing')}, the adapter wants {(b.shape[1], a.shape[0])}")
             continue
         order = gguf_row_order(name, config)
-        outputs = np.array(b.astype(mx.float32)).T * np.float32(a.shape[1] / adapter.rank)
-        found[f"{theirs}.lora_a"] = np.ascontiguousarray(np.array(a.astype(mx.float32)).T)
-        found[f"{theirs}.lora_b"] = np.ascontiguousarray(outputs if order is None else outputs[order])
+        down = np.array(a.astype(mx.float32)).T
+        up = np.array(b.astype(mx.float32)).T * np.float32(a.shape[1] / adapter.rank)
+        if order is not None and of_columns(name, expected[name]):
+            down = down[:, order]
+        elif order is not None:
+            up = up[order]
+        found[f"{theirs}.lora_a"], found[f"{theirs}.lora_b"] = map(np.ascontiguousarray, (down, up))
     if problems:
         raise InputError(f"{where}: the adapter does not fit this base: {all_problems(problems, 4)}")
     return found

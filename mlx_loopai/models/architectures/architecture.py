@@ -121,8 +121,8 @@ class Architecture:
 
     prefix: what tensor names in a checkpoint begin with; mlx_blocks: where mlx-lm's model has its blocks.
     embedding, head: these tensors of a checkpoint; final_norm: the module between the blocks and the head.
-    gguf_names: llama.cpp's names of a block's modules, and ours. mlx_prefix: what mlx-lm puts before a checkpoint's
-    names. mlx_one_higher: ends of the names of norms of which mlx-lm stores 1 + w.
+    gguf_names: llama.cpp's names of a block's modules, and ours; gguf_tensors: of single tensors. mlx_prefix: what
+    mlx-lm puts before a checkpoint's names. mlx_one_higher: ends of the names of norms of which mlx-lm stores 1 + w.
 
     always_own_head: mlx-lm's model has a head of its own whatever the configuration says. never_adapted: linears of a
     block that stay as they are, such as a router. kept_dtypes: tensors of a block that keep their own type when weights
@@ -156,6 +156,7 @@ class Architecture:
     settle: Callable[[dict[str, Any], str], None] | None = None
     never_adapted: tuple[str, ...] = ()
     kept_dtypes: tuple[str, ...] = ()
+    gguf_tensors: Mapping[str, str] = field(default_factory=dict)
     mlx_prefix: str = ""
     mlx_one_higher: tuple[str, ...] = ()
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures.architecture import Architecture, Block, DeltaHeads, Kind, Linear, Shape
 from mlx_loopai.models.architectures.llama import (
+    GGUF_HEAD_NORMS,
+    GGUF_NAMES,
     attention,
     attention_kept,
     gated_mlp,
@@ -32,6 +34,16 @@ _SIZES = {
     "linear_value_head_dim": 128,
     "linear_num_key_heads": 16,
     "linear_num_value_heads": 32,
+}
+_GGUF_NAMES = {theirs: ours for theirs, ours in (GGUF_NAMES | GGUF_HEAD_NORMS).items() if theirs != "ffn_norm"} | {
+    "post_attention_norm": "post_attention_layernorm",
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
 }
 _THETA, _ROTARY_SHARE = 10_000.0, 0.25
 
@@ -161,9 +173,10 @@ QWEN3_5 = Architecture(
     model_type="qwen3_5",
     text_type="qwen3_5_text",
     class_name="Qwen3_5ForCausalLM",
-    gguf=None,
+    gguf="qwen35",
     block=_block,
-    gguf_names={},
+    gguf_names=_GGUF_NAMES,
+    gguf_tensors={"ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"},
     mlx_blocks="language_model.model.layers",
     head_dim=_SIZES["head_dim"],
     kinds=kinds,

@@ -50,6 +50,9 @@ def _settle(config: dict[str, Any], where: str) -> None:
 
 QWEN3_5_MOE = replace(
     QWEN3_5,
+    gguf=None,
+    gguf_names={},
+    gguf_tensors={},
     model_type="qwen3_5_moe",
     text_type="qwen3_5_moe_text",
     class_name="Qwen3_5MoeForCausalLM",

@@ -16,9 +16,11 @@ from mlx_loopai.config import LoraOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.adapter_folder import read_adapter
 from mlx_loopai.models.adapters import save_adapter
+from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora
 from tests.tiny_architectures import CONFIGS, write_architecture
+from tests.unit.converters.test_gguf_architectures import QWEN35
 
 IDS = [5, 7, 11, 13, 40, 2, 60, 7]
 
@@ -27,16 +29,21 @@ def trained(folder: Path, out: Path) -> np.ndarray:
     """An adapter of `folder`'s model at `out`; returns: the adapted logits of IDS (T, V)."""
     loaded = load_model(str(folder), "fp32")
     options = LoraOptions(rank=3, alpha=5.0)
-    uneven = {"model.layers.0.self_attn.q_proj": 1, "model.layers.1.mlp.down_proj": 5}
+    blocks = architecture_in(loaded.model).mlx_blocks
+    uneven = {f"{blocks}.1.self_attn.q_proj": 1, f"{blocks}.1.mlp.down_proj": 5}
     for layer in apply_lora(loaded.model, options, 1, uneven).values():
         layer.lora_b = 0.3 * mx.random.normal(layer.lora_b.shape)
     save_adapter(out, loaded.model, options, loaded.base_hash)
     return np.array(loaded.model(mx.array([IDS])))[0]
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "exaone4"])
-def test_llama_cpp_computes_the_same_with_it(tmp_path: Path, tiny_model_folder: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "exaone4", "qwen3_5"])
+def test_llama_cpp_computes_the_same_with_it(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
+    if name == "qwen3_5":
+        monkeypatch.setitem(CONFIGS, name, CONFIGS[name] | QWEN35)
     folder = write_architecture(tmp_path / "base", name, tiny_model_folder)
     adapted = trained(folder, tmp_path / "adapter")
     convert(folder, tmp_path / "base.gguf", target=Target(to="gguf", dtype="fp32"))

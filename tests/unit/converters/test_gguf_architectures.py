@@ -26,12 +26,14 @@ LLAMA3 = {
 }
 
 
-def written(folder: Path, name: str, tokenizer: Path, changes: dict[str, Any]) -> Path:
-    """A tiny model of an architecture with `changes` to its configuration."""
-    base = write_architecture(folder, name, tokenizer)
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | changes))
-    return base
+# llama.cpp's kernels want keys and values of one width, and rotate four values of a head or more.
+QWEN35 = {
+    "head_dim": 32,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}
 
 
 @pytest.mark.parametrize(
@@ -41,16 +43,18 @@ def written(folder: Path, name: str, tokenizer: Path, changes: dict[str, Any]) -
         ("exaone4", {"rope_scaling": LLAMA3, "rope_theta": 1e6}),
         ("llama", {"rope_scaling": LLAMA3, "rope_theta": 5e5}),
         ("qwen3_moe", {}),
+        ("qwen3_5", QWEN35),
+        ("qwen3_5", QWEN35 | {"linear_num_key_heads": 4}),
     ],
-    ids=["exaone4", "exaone4 scaled", "llama scaled", "qwen3_moe"],
+    ids=["exaone4", "exaone4 scaled", "llama scaled", "qwen3_moe", "qwen3_5", "qwen3_5 of even heads"],
 )
 def test_llama_cpp_computes_the_same_and_we_read_it_back(
     tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
 ) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
-    if name == "qwen3_moe":
-        monkeypatch.setitem(CONFIGS, name, CONFIGS[name] | {"mlp_only_layers": []})
-    base = written(tmp_path / "base", name, tiny_model_folder, changes)
+    changed = CONFIGS[name] | changes | ({"mlp_only_layers": []} if name == "qwen3_moe" else {})
+    monkeypatch.setitem(CONFIGS, name, changed)
+    base = write_architecture(tmp_path / "base", name, tiny_model_folder)
     wanted = np.array(load_model(str(base), "fp32").model(mx.array([IDS])))[0]
     convert(base, tmp_path / "out.gguf", target=Target(to="gguf", dtype="fp32"))
     model = llama_cpp.Llama(
@@ -68,11 +72,33 @@ def test_llama_cpp_computes_the_same_and_we_read_it_back(
         assert {key: stored[key] for key in LLAMA3} == LLAMA3
 
 
+@pytest.mark.parametrize("form", [{"quantize": "q8_0"}, {"dtype": "fp16"}], ids=["q8_0", "fp16"])
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_moe"])
+def test_llama_cpp_takes_other_forms_of_them(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, form: dict[str, str]
+) -> None:
+    """Its kernels stop the process for a convolution in half precision."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    own = QWEN35 if name == "qwen3_5" else {"mlp_only_layers": [], "moe_intermediate_size": 32}
+    monkeypatch.setitem(CONFIGS, name, CONFIGS[name] | own)
+    base = write_architecture(tmp_path / "base", name, tiny_model_folder)
+    wanted = np.array(load_model(str(base), "fp32").model(mx.array([IDS])))[0]
+    convert(base, tmp_path / "out.gguf", target=Target(to="gguf", **form))
+    model = llama_cpp.Llama(
+        str(tmp_path / "out.gguf"), n_ctx=len(IDS), n_batch=len(IDS), logits_all=True, verbose=False
+    )
+    model.eval(IDS)
+    found = np.array(model.scores[: len(IDS)], np.float32)
+    model.close()
+    assert np.abs(found - wanted).mean() < 0.1 * np.abs(wanted).mean()
+
+
 def test_windows_and_other_architectures_are_refused_by_name(tmp_path: Path, tiny_model_folder: Path) -> None:
     for name, said in (
         ("exaone4 with windows", "blocks of exaone4 that see a window are not written to GGUF"),
         ("gemma3_text", "gemma3_text is not written to GGUF"),
-        ("qwen3_5", "qwen3_5 is not written to GGUF"),
+        ("qwen3_5", "has keys and values of different widths is not written to GGUF"),
+        ("qwen3_5_moe", "qwen3_5_moe is not written to GGUF"),
         ("qwen3_moe", "blocks of qwen3_moe without experts are not written to GGUF"),
     ):
         base = write_architecture(tmp_path / name.replace(" ", "-"), name, tiny_model_folder)

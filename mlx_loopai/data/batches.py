@@ -24,9 +24,10 @@ _ENOUGH_SHARE = 0.98
 _GRID = 1024
 
 _Ints = npt.NDArray[np.int64]
+Lengths = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
-def choose_widths(lengths: Sequence[int], max_widths: int = 24) -> tuple[int, ...]:
+def choose_widths(lengths: Lengths, max_widths: int = 24) -> tuple[int, ...]:
     """At most `max_widths` padded widths in tokens, ascending, the last one at least the longest row.
 
     Of all choices of k widths the one with the least padding is taken (dynamic programming over the lengths), for the
@@ -79,7 +80,7 @@ def padded_width(length: int, widths: Sequence[int]) -> int:
 
 
 def plan_steps(
-    lengths: Sequence[int],
+    lengths: Lengths,
     rows_per_step: int,
     micro_tokens: int,
     seed: int,
@@ -110,8 +111,8 @@ def plan_steps(
 
 
 def plan_mixed_steps(
-    lengths: Sequence[int],
-    rehearsal: Sequence[bool],
+    lengths: Lengths,
+    rehearsal: Sequence[bool] | npt.NDArray[np.bool_],
     rows_per_step: int,
     micro_tokens: int,
     seed: int,
@@ -271,7 +272,7 @@ def real_token_share(lengths: Sequence[int], steps: Sequence[Sequence[Sequence[i
     return real / padded
 
 
-def share_in_file_order(lengths: Sequence[int], batch_rows: int) -> float:
+def share_in_file_order(lengths: Lengths, batch_rows: int) -> float:
     """The real-token share of mlx-lm 0.32's batching on the same rows, for comparison.
 
     Its sort by length compares the number of keys of a row, so batches follow the file; each pads to
@@ -283,7 +284,7 @@ def share_in_file_order(lengths: Sequence[int], batch_rows: int) -> float:
     return float(batches.sum() / (rows * (1 + 32 * -(-batches.max(axis=1) // 32))).sum())
 
 
-def _checked(lengths: Sequence[int]) -> _Ints:
+def _checked(lengths: Lengths) -> _Ints:
     sizes = np.asarray(lengths, dtype=np.int64)
     if not sizes.size:
         raise InputError("batches: there is no row to train on; give at least one")

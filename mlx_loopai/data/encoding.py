@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from mlx_loopai.data.conversation import Record
 from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
-from mlx_loopai.progress import Advance, ignore
 
 
 @dataclass(frozen=True)
@@ -33,61 +33,63 @@ class SplitNotice:
         )
 
 
+class Sink(Protocol):
+    """What takes rows in as they are encoded: a list, or a file."""
+
+    def extend(self, rows: Iterable[TokenRow], /) -> None:
+        """Take in rows."""
+
+
 def encode_records(
-    encoder: ChatEncoder, records: Iterable[Record], max_tokens: int, on_progress: Advance = ignore
+    encoder: ChatEncoder, records: Iterable[Record], max_tokens: int
 ) -> tuple[list[TokenRow], SplitNotice | None]:
-    """The rows of all records, in order, none longer than `max_tokens`; and a notice when some had to be divided.
-
-    Raises: InputError with every record that cannot be encoded (at most 10 listed).
-    """
+    """As `encode_into`, and the rows."""
     rows: list[TokenRow] = []
-    divided: list[list[TokenRow]] = []
+    return rows, encode_into(rows, encoder, records, max_tokens)
+
+
+def encode_into(
+    rows: Sink, encoder: ChatEncoder, found: Iterable[Record | Judged], max_tokens: int
+) -> SplitNotice | None:
+    """Give `rows` those of all that is `found`, in order, none longer than `max_tokens`.
+
+    Long records are divided, with a notice. A pair, or an answer with a label, is one row and is not divided, since
+    only whole answers are compared.
+
+    Raises: InputError with everything that cannot be encoded (at most 10 listed).
+    """
     problems: dict[str, None] = {}  # a set in order: what is wrong with the template is said once
-    longest = 0
-    for done, record in enumerate(records, start=1):
-        on_progress(done)
+    divided = pieces = longest = 0
+    for one in found:
         try:
-            parts = encoder.split_long(record, max_tokens)
+            parts = (
+                encoder.split_long(one, max_tokens) if isinstance(one, Record) else [_judged(encoder, one, max_tokens)]
+            )
         except InputError as error:
             problems[str(error)] = None
             continue
-        rows += parts
-        if len(parts) > 1:
-            divided.append(parts)
-            longest = max(longest, len(encoder.encode(record).ids))
+        rows.extend(parts)
+        if isinstance(one, Record) and len(parts) > 1:
+            divided, pieces = divided + 1, pieces + len(parts)
+            longest = max(longest, len(encoder.encode(one).ids))
     if problems:
         raise InputError(all_problems(problems))
-    notice = SplitNotice(len(divided), sum(map(len, divided)), longest, max_tokens) if divided else None
-    return rows, notice
+    return SplitNotice(divided, pieces, longest, max_tokens) if divided else None
 
 
-def encode_judged(encoder: ChatEncoder, judged: Iterable[Judged], max_tokens: int) -> list[TokenRow]:
-    """A row for every pair and labelled answer, in order; none is divided, since only whole answers are compared.
-
-    Raises: InputError with every one that cannot be encoded or is longer than `max_tokens` (at most 10 listed).
-    """
-    rows: list[TokenRow] = []
-    problems: dict[str, None] = {}
-    for one in judged:
-        try:
-            if isinstance(one, Pair):
-                row = replace(encoder.encode(one.chosen), rejected=encoder.encode(one.rejected))
-            else:
-                row = replace(encoder.encode(one.answer), good=one.good)
-        except InputError as error:
-            problems[str(error)] = None
-            continue
-        rows.append(row)
-        if row.longest > max_tokens:
-            problems[
-                tr(
-                    "{origin}: {longest} tokens are more than the {max_tokens} of a row, and judged answers are not "
-                    "divided; raise train.max_tokens or leave the row out",
-                    origin=one.origin,
-                    longest=row.longest,
-                    max_tokens=max_tokens,
-                )
-            ] = None
-    if problems:
-        raise InputError(all_problems(problems))
-    return rows
+def _judged(encoder: ChatEncoder, one: Judged, max_tokens: int) -> TokenRow:
+    if isinstance(one, Pair):
+        row = replace(encoder.encode(one.chosen), rejected=encoder.encode(one.rejected))
+    else:
+        row = replace(encoder.encode(one.answer), good=one.good)
+    if row.longest > max_tokens:
+        raise InputError(
+            tr(
+                "{origin}: {longest} tokens are more than the {max_tokens} of a row, and judged answers are not "
+                "divided; raise train.max_tokens or leave the row out",
+                origin=one.origin,
+                longest=row.longest,
+                max_tokens=max_tokens,
+            )
+        )
+    return row

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mlx_loopai.data.chosen_rows import ChosenRows, Places
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
 
 
-def draw(rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str, float], seed: int) -> list[TokenRow]:
+def draw(
+    rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str, float], seed: int
+) -> Sequence[TokenRow]:
     """The rows of a phase, shuffled. A weight counts passes over its source.
 
     2.5 means every row twice and a seeded half of the rows a third time. A source without a weight is left out.
@@ -25,16 +28,21 @@ def draw(rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str,
     problems = [problem for name, weight in weights.items() if (problem := _problem(rows_by_source, name, weight))]
     if problems:
         raise InputError(tr("mixture: {problems}", problems=all_problems(problems)))
-    drawn: list[TokenRow] = []
+    sources, drawn, before = [], [], 0
     for name in sorted(weights):
+        rows = rows_by_source[name]
         generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        drawn += _passes(rows_by_source[name], weights[name], generator)
-    if not drawn:
+        drawn.append(before + _passes(len(rows), weights[name], generator))
+        sources.append(rows)
+        before += len(rows)
+    if not any(map(len, drawn)):
         raise InputError(tr("mixture: the weights draw no row at all; raise one of them"))
-    return _shuffled(drawn, seed)
+    return _shuffled(sources, np.concatenate(drawn), seed)
 
 
-def with_replay(rows: Sequence[TokenRow], replay_rows: Sequence[TokenRow], share: float, seed: int) -> list[TokenRow]:
+def with_replay(
+    rows: Sequence[TokenRow], replay_rows: Sequence[TokenRow], share: float, seed: int
+) -> Sequence[TokenRow]:
     """All `rows` and enough replay rows to make `share` of the result (to the nearest row), shuffled.
 
     Replay rows are cycled through: no row comes a second time before every row came once.
@@ -49,8 +57,8 @@ def with_replay(rows: Sequence[TokenRow], replay_rows: Sequence[TokenRow], share
             tr("replay.share: {share} of the rows cannot be rehearsed without rehearsal rows; set it to 0", share=share)
         )
     generator = np.random.default_rng([seed, zlib.crc32(b"replay")])
-    replayed = _passes(replay_rows, count / len(replay_rows), generator) if count else []
-    return _shuffled([*rows, *replayed], seed)
+    replayed = _passes(len(replay_rows), count / len(replay_rows) if count else 0.0, generator)
+    return _shuffled([rows, replay_rows], np.concatenate([np.arange(len(rows)), len(rows) + replayed]), seed)
 
 
 def _problem(rows_by_source: Mapping[str, Sequence[TokenRow]], name: str, weight: float) -> str | None:
@@ -67,13 +75,13 @@ def _problem(rows_by_source: Mapping[str, Sequence[TokenRow]], name: str, weight
     return None
 
 
-def _passes(rows: Sequence[TokenRow], passes: float, generator: np.random.Generator) -> list[TokenRow]:
+def _passes(rows: int, passes: float, generator: np.random.Generator) -> Places:
     # Rounded on the whole, since 0.1 + 0.2 passes over 10 rows must not lose a row to binary fractions.
-    count = round(passes * len(rows))
-    whole, rest = divmod(count, len(rows)) if rows else (0, 0)
-    again = np.sort(generator.permutation(len(rows))[:rest])
-    return [*rows] * whole + [rows[index] for index in again]
+    count = round(passes * rows)
+    whole, rest = divmod(count, rows) if rows else (0, 0)
+    again = np.sort(generator.permutation(rows)[:rest])
+    return np.concatenate([np.tile(np.arange(rows), whole), again])
 
 
-def _shuffled(rows: Sequence[TokenRow], seed: int) -> list[TokenRow]:
-    return [rows[index] for index in np.random.default_rng(seed).permutation(len(rows))]
+def _shuffled(parts: Sequence[Sequence[TokenRow]], places: Places, seed: int) -> Sequence[TokenRow]:
+    return ChosenRows(parts, places[np.random.default_rng(seed).permutation(len(places))])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 from mlx_loopai.config.options import SourceKind
 from mlx_loopai.data.conversation import ROLES as ROLES
@@ -62,43 +63,67 @@ class Reading:
         the worse one: it must never be learnt as good.
         """
         self.checked(skip, skip_empty)
-        worse = [one.origin for one in self.judged if isinstance(one, Pair) or _is_bad(one)]
-        if worse:
-            raise InputError(
-                tr(
-                    "{origin}: a pair of answers, or one with a bad label ({n_rows} such rows), where ordinary rows "
-                    "are read; learn from them with `preference.objective`, such as dpo, or read only the chosen and "
-                    "good ones with `kind: rows`",
-                    origin=worse[0],
-                    n_rows=len(worse),
-                )
-            )
+        refuse_worse([one.origin for one in self.judged if is_worse(one)])
         return self.answers
 
     def checked(self, skip: bool = False, skip_empty: bool = False) -> Reading:
         """This reading. Raises: InputError with every bad row, unless `skip` (or `skip_empty`, and it is only empty),
         and when nothing is left.
         """
-        bad = [row for row in self.bad if not (skip or (skip_empty and row.empty))]
-        if bad:
-            raise InputError(all_problems(map(str, bad)))
+        refuse_bad([row for row in self.bad if not (skip or (skip_empty and row.empty))])
         if not self.records and not self.judged:
-            why = tr("no rows that can be learnt") if self.bad else tr("no rows")
-            raise InputError(tr("{path}: holds {why}; give a file with at least one", path=self.path, why=why))
+            refuse_empty(self.path, self.bad)
         return self
 
     @property
     def notices(self) -> tuple[str, ...]:
         """What a person should know about the rows, a line each."""
-        found = []
-        if self.unused:
-            found.append(tr("{path}: fields not used: {unused}", path=self.path, unused=", ".join(sorted(self.unused))))
-        if self.bad:
-            found.append(tr("{path}: left out {left_out}", path=self.path, left_out=left_out(self.bad)))
-        if self.left_out_files:
-            names = ", ".join(sorted(str(file.relative_to(self.path)) for file in self.left_out_files))
-            found.append(tr("{path}: of its files these are left out: {names}", path=self.path, names=names))
-        return tuple(found)
+        return notices(self.path, self.unused, self.bad, self.left_out_files)
+
+
+def notices(
+    path: Path, unused: Iterable[str], bad: Sequence[BadRow], left_out_files: Iterable[Path]
+) -> tuple[str, ...]:
+    """What a person should know about the rows of `path`, a line each; the parameters as in `Reading`."""
+    found = []
+    if names := ", ".join(sorted(unused)):
+        found.append(tr("{path}: fields not used: {unused}", path=path, unused=names))
+    if bad:
+        found.append(tr("{path}: left out {left_out}", path=path, left_out=left_out(bad)))
+    if names := ", ".join(sorted(str(file.relative_to(path)) for file in left_out_files)):
+        found.append(tr("{path}: of its files these are left out: {names}", path=path, names=names))
+    return tuple(found)
+
+
+def refuse_bad(bad: Sequence[BadRow]) -> None:
+    """Raises: InputError naming the rows that are no records, where there are any."""
+    if bad:
+        raise InputError(all_problems(map(str, bad)))
+
+
+def refuse_empty(path: Path, bad: Sequence[BadRow]) -> NoReturn:
+    """Raises: InputError for a source without a row that can be learnt."""
+    why = tr("no rows that can be learnt") if bad else tr("no rows")
+    raise InputError(tr("{path}: holds {why}; give a file with at least one", path=path, why=why))
+
+
+def is_worse(one: Judged) -> bool:
+    """Whether a row has an answer that must never be learnt as good."""
+    return isinstance(one, Pair) or not one.good
+
+
+def refuse_worse(origins: Sequence[str]) -> None:
+    """Raises: InputError naming the rows with a worse answer that are read as ordinary ones, where there are any."""
+    if origins:
+        raise InputError(
+            tr(
+                "{origin}: a pair of answers, or one with a bad label ({n_rows} such rows), where ordinary rows "
+                "are read; learn from them with `preference.objective`, such as dpo, or read only the chosen and "
+                "good ones with `kind: rows`",
+                origin=origins[0],
+                n_rows=len(origins),
+            )
+        )
 
 
 def _is_bad(one: Judged) -> bool:

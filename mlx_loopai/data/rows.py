@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import nsmallest
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mlx_loopai.config import PreferenceOptions, SourceOptions
-from mlx_loopai.data.encoding import SplitNotice, encode_judged, encode_records
-from mlx_loopai.data.pairs import Label
+from mlx_loopai.data.chosen_rows import columns_of, digests_of, judged_in, longest_of
+from mlx_loopai.data.held_out import held_apart
+from mlx_loopai.data.learnt import Learnt, RowForm, Source
 from mlx_loopai.data.records import Reading, Record
+from mlx_loopai.data.row_identity import add_rows
 from mlx_loopai.data.shelf import Shelf
 from mlx_loopai.data.sight import Sight
 from mlx_loopai.data.sources import reading_of
+from mlx_loopai.data.token_cache import kept_rows
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
@@ -23,18 +29,9 @@ from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.units import MIB
 
 FIXED_ROWS = 32
-MOST_HELD_OUT = 64
-# Reading and encoding less than this takes no time that somebody would wonder about.
-_LONG_BYTES, _LONG_ROWS = 2 * MIB, 2000
+# Reading and encoding less than this takes no time that somebody would wonder about, and no memory.
+_LONG_BYTES = 2 * MIB
 _Found = TypeVar("_Found")
-
-
-@dataclass(frozen=True)
-class RowForm:
-    """How a record becomes rows: under `system_prompt`, divided where it has more than `max_tokens`."""
-
-    system_prompt: str
-    max_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,7 @@ class WantedRows:
 class Rows:
     """Encoded rows by source name, and the held-out ones. `notices`: what a person should know about them."""
 
-    sources: dict[str, list[TokenRow]]
+    sources: dict[str, Sequence[TokenRow]]
     held_out: list[TokenRow]
     notices: tuple[str, ...] = ()
 
@@ -77,29 +74,35 @@ class Rows:
 
     def with_features(self, shelf: Shelf) -> Rows:
         """The same with the features of their pictures."""
-        sources = {name: shelf.all_seen(rows) for name, rows in self.sources.items()}
+        sources: dict[str, Sequence[TokenRow]] = {name: shelf.all_seen(rows) for name, rows in self.sources.items()}
         return Rows(sources, shelf.all_seen(self.held_out), self.notices)
 
     @property
-    def all(self) -> list[TokenRow]:
+    def all(self) -> Iterator[TokenRow]:
         """Every row."""
-        return [row for rows in (*self.sources.values(), self.held_out) for row in rows]
+        return chain(*self.sources.values(), self.held_out)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return max(row.longest for rows in (*self.sources.values(), self.held_out) for row in rows)
+        return max(int(longest_of(rows).max(initial=0)) for rows in (*self.sources.values(), self.held_out))
 
     @property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> Sequence[int]:
         """Tokens of every training row, in the order of the files."""
-        return [len(row.ids) for rows in self.sources.values() for row in rows]
+        return array("i", b"".join(columns_of(rows)["tokens"].tobytes() for rows in self.sources.values()))
 
     @cached_property
     def fixed(self) -> list[TokenRow]:
         """The rows on which a run's loss is reported before and after, whatever the order of training."""
-        found = [row for name in sorted(self.sources) for row in self.sources[name] if row.good is not False]
-        return sorted(found, key=row_digest)[:FIXED_ROWS]
+        named = [(rows := self.sources[name], columns_of(rows)["bad"]) for name in sorted(self.sources)]
+        found = (
+            (digest, number, place)
+            for number, (rows, bad) in enumerate(named)
+            for place, digest in enumerate(digests_of(rows))
+            if not bad[place]
+        )
+        return [named[number][0][place] for _, number, place in nsmallest(FIXED_ROWS, found)]
 
     @cached_property
     def digest(self) -> str:
@@ -107,7 +110,7 @@ class Rows:
         found = hashlib.sha256()
         for name, rows in [*sorted(self.sources.items()), ("", self.held_out)]:
             found.update(f"{name}:{len(rows)}".encode())
-            _add(found, rows)
+            add_rows(found, rows)
         return found.hexdigest()
 
 
@@ -123,7 +126,7 @@ def unheard(name: str, total: int) -> Advance:
 class RowReader:
     """Reads data files and encodes them with one tokenizer, each file once, however many runs ask for it.
 
-    Rows that several runs share are one list: they are read only.
+    Rows that several runs share are one sequence: they are read only. Those of large files lie on the disk.
     """
 
     def __init__(self, tokenizer: Any, sight: Sight | None = None, stage: Stage = unheard) -> None:
@@ -141,10 +144,7 @@ class RowReader:
 
         def read() -> Reading:
             size = Path(path).stat().st_size if Path(path).is_file() else 0
-            if size < _LONG_BYTES:
-                return reading_of(path, category, how)
-            advance = self._stage(tr("reading {name} (MiB)", name=Path(path).name), -(-size // MIB))
-            return reading_of(path, category, how, lambda done, note="": advance(done // MIB))
+            return reading_of(path, category, how, self._reading(tr("reading {name} (MiB)"), path, size))
 
         return self._once(("reading", path, category, _key(how)), read)
 
@@ -152,35 +152,36 @@ class RowReader:
         """The records of a file or of samples/NAME; none without a path. Raises: InputError as `read_source`."""
         return self.reading(path, category, how).required(skip=bool(how and how.skip_bad)) if path else []
 
-    def answers(self, path: str, category: str, how: SourceOptions) -> list[Record]:
-        """The records of a file and its chosen and good answers. Raises: InputError as `read_source`."""
-        return self.reading(path, category, how).checked(how.skip_bad).answers
+    def encoded(self, path: str, category: str, form: RowForm) -> Sequence[TokenRow]:
+        """The rows of a file, none of them judged. Raises: InputError."""
+        return self._learnt(
+            Source(path=path, category=category, how=None, preference=PreferenceOptions(), form=form)
+        ).rows
 
-    def encoded(
-        self, path: str, category: str, form: RowForm, how: SourceOptions | None = None
-    ) -> tuple[list[TokenRow], SplitNotice | None]:
-        """The rows of a file, and a notice when some had to be divided. Raises: InputError."""
-        return self._once(
-            ("rows", path, category, _key(how), form),
-            lambda: self._encode(self.records(path, category, how), form),
-        )
+    def _learnt(self, source: Source) -> Learnt:
+        """What is learnt of a source; nothing without a path."""
+        if not source.path:
+            return Learnt([])
+        key = source.path, source.category, _key(source.how), source.preference.model_dump_json(), source.form
+        return self._once(("learnt", *key), lambda: self._read(source))
 
-    def _encode(self, records: list[Record], form: RowForm) -> tuple[list[TokenRow], SplitNotice | None]:
-        long = len(records) >= _LONG_ROWS
-        advance = self._stage(tr("counting tokens of rows"), len(records)) if long else ignore
-        return encode_records(self.encoder(form.system_prompt), records, form.max_tokens, advance)
+    def _read(self, source: Source) -> Learnt:
+        encoder = self.encoder(source.form.system_prompt)
+        size = source.scan.size_bytes if source.scan else 0
+        # A row with pictures holds them.
+        if size >= _LONG_BYTES and self.sight is None:
+            on_read = self._reading(tr("reading and encoding {name} (MiB)"), source.path, size)
+            return kept_rows(source, encoder, self._tokenizer, on_read)
+        rows: list[TokenRow] = []
+        reading = self.reading(source.path, source.category, source.how)
+        return Learnt(rows, *source.encode_into(rows, encoder, reading=reading))
 
-    def _learnt(
-        self, path: str, category: str, wanted: WantedRows, how: SourceOptions | None = None
-    ) -> tuple[list[TokenRow], SplitNotice | None]:
-        """As `encoded`, with the judged answers of the file, after its other rows, where the run learns from them."""
-        form = wanted.form
-        if not path or not wanted.preference.is_on:
-            return self.encoded(path, category, form, how)
-        reading = self.reading(path, category, how).checked(bool(how and how.skip_bad))
-        _refuse_labels(reading, wanted.preference)
-        rows, notice = self._encode(reading.records, form)
-        return rows + encode_judged(self.encoder(form.system_prompt), reading.judged, form.max_tokens), notice
+    def _reading(self, stage: str, path: str, size: int) -> Advance:
+        """What hears how many bytes of a file have been read, where that takes long enough for somebody to wonder."""
+        if size < _LONG_BYTES:
+            return ignore
+        advance = self._stage(stage.format(name=Path(path).name), -(-size // MIB))
+        return lambda done, note="", /: advance(done // MIB)
 
     def rows(self, wanted: WantedRows) -> Rows:
         """Every source and the validation rows of a run, encoded; long ones are divided, with a notice.
@@ -195,12 +196,16 @@ class RowReader:
         return self._once(("seen", id(shelf), wanted.key), lambda: rows.with_features(shelf))
 
     def _rows(self, wanted: WantedRows) -> Rows:
-        named, preference = wanted.sources, wanted.preference
-        found = {name: self._learnt(one.path, one.category, wanted, one) for name, one in named.items()}
-        notices = [notice for one in named.values() for notice in self.reading(one.path, one.category, one).notices]
-        notices += [f"{name}: {notice}" for name, (_, notice) in found.items() if notice]
-        sources = {name: rows for name, (rows, _) in found.items()}
-        if preference.is_on and not any(row.judged for rows in sources.values() for row in rows):
+        preference = wanted.preference
+
+        def learnt(path: str, category: str, how: SourceOptions | None) -> Learnt:
+            return self._learnt(Source(path=path, category=category, how=how, preference=preference, form=wanted.form))
+
+        found = {name: learnt(one.path, one.category, one) for name, one in wanted.sources.items()}
+        notices = [notice for one in found.values() for notice in one.notices]
+        notices += [f"{name}: {one.split}" for name, one in found.items() if one.split]
+        sources = {name: one.rows for name, one in found.items()}
+        if preference.is_on and not any(judged_in(rows).any() for rows in sources.values()):
             raise InputError(
                 tr(
                     "preference.objective {objective}: none of {sources} holds a pair of answers or one with a "
@@ -210,9 +215,8 @@ class RowReader:
                 )
             )
         if wanted.validation or not wanted.validation_share:
-            held_out, _ = self._learnt(wanted.validation, "domain", wanted)
-            return Rows(sources, held_out, tuple(notices))
-        return _divided(sources, wanted.validation_share, tuple(notices))
+            return Rows(sources, [*learnt(wanted.validation, "domain", None).rows], tuple(notices))
+        return Rows(*held_apart(sources, wanted.validation_share), tuple(notices))
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], _Found]) -> _Found:
         if key not in self._kept:
@@ -220,83 +224,5 @@ class RowReader:
         return self._kept[key]
 
 
-def _refuse_labels(reading: Reading, options: PreferenceOptions) -> None:
-    labels = [] if options.takes_labels else [one.origin for one in reading.judged if isinstance(one, Label)]
-    if labels:
-        raise InputError(
-            tr(
-                "{origin}: a single answer with a label ({n_rows} such rows), and preference.objective "
-                "{objective} learns from pairs; set it to apo or kto",
-                origin=labels[0],
-                n_rows=len(labels),
-                objective=options.objective,
-            )
-        )
-
-
 def _key(how: SourceOptions | None) -> str:
     return how.model_dump_json() if how else ""
-
-
-def _divided(sources: dict[str, list[TokenRow]], share: float, notices: tuple[str, ...]) -> Rows:
-    """Training rows, and held-out ones that no training row repeats; every source keeps at least one row.
-
-    Which rows are held out follows from what they hold: the same ones whatever their order in the file.
-    """
-    kept, held_out = {}, []
-    total = sum(map(len, sources.values()))
-    for name, rows in sources.items():
-        wanted = min(round(share * len(rows)), MOST_HELD_OUT * len(rows) // max(1, total))
-        groups: dict[bytes, set[str]] = {}
-        for row in rows:
-            groups.setdefault(_held_together(row), set()).add(rows_digest([row]))
-        chosen = _filling(groups, wanted)
-        kept[name] = [row for row in rows if _held_together(row) not in chosen]
-        held_out += list({rows_digest([row]): row for row in rows if _held_together(row) in chosen}.values())
-    return Rows(kept, held_out, notices)
-
-
-def _filling(groups: dict[bytes, set[str]], wanted: int) -> set[bytes]:
-    """Whole groups, in the order of their names, with about `wanted` rows together; one group is always left."""
-    chosen: set[bytes] = set()
-    count = 0
-    for name in sorted(groups)[:-1]:
-        if count >= wanted:
-            break
-        chosen.add(name)
-        count += len(groups[name])
-    return chosen
-
-
-def _held_together(row: TokenRow) -> bytes:
-    """The same for rows that are held out together: equal ones, and judged answers to one prompt."""
-    if not row.judged:
-        return row_digest(row)
-    prompt = row.ids[: int(row.supervised.argmax())]
-    return hashlib.sha256(prompt.tobytes() + _shown(row)).digest()
-
-
-def row_digest(row: TokenRow) -> bytes:
-    """Orders rows by what they hold, wherever they come from."""
-    return hashlib.sha256(row.ids.tobytes() + _shown(row)).digest()
-
-
-def _shown(row: TokenRow) -> bytes:
-    """Which pictures a row shows: two rows of the same tokens may show others."""
-    return "".join(picture.digest for picture in row.pictures).encode()
-
-
-def rows_digest(rows: Iterable[TokenRow]) -> str:
-    """Identity of rows: their tokens, which of them are taught, and how their answers were judged."""
-    found = hashlib.sha256()
-    _add(found, rows)
-    return found.hexdigest()
-
-
-def _add(digest: Any, rows: Iterable[TokenRow]) -> None:
-    for row in rows:
-        digest.update(row.ids.tobytes() + row.supervised.tobytes() + _shown(row))
-        if row.good is not None:
-            digest.update(b"good" if row.good else b"bad")
-        if row.rejected is not None:
-            _add(digest, [row.rejected])

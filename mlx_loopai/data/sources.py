@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from mlx_loopai.config import SourceOptions
 from mlx_loopai.data.formats import ROW_SUFFIXES
 from mlx_loopai.data.hub_rows import HUB_PREFIX, fetch_rows
-from mlx_loopai.data.pairs import Pair
-from mlx_loopai.data.records import Reading, Record, Scan, read_all
+from mlx_loopai.data.pairs import Judged, Label, Pair
+from mlx_loopai.data.records import BadRow, Read, Reading, Record, Scan, read_all
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.stories import reading
 from mlx_loopai.data.stories.rows import StoryOptions, story_rows
@@ -44,16 +45,8 @@ def reading_of(path: str, category: str, how: SourceOptions | None = None, on_re
     else:
         found = read_all(Path(path), category, columns, kind=kind, on_read=on_read)
     if how and how.allow_special:
-        found = replace(
-            found,
-            records=[_allowing(record) for record in found.records],
-            judged=tuple(
-                Pair(_allowing(one.chosen), _allowing(one.rejected))
-                if isinstance(one, Pair)
-                else replace(one, answer=_allowing(one.answer))
-                for one in found.judged
-            ),
-        )
+        judged = tuple(allowing_judged(one) for one in found.judged)
+        found = replace(found, records=[allowing(record) for record in found.records], judged=judged)
     return found
 
 
@@ -71,8 +64,46 @@ def scan_of(path: str, category: str, how: SourceOptions | None = None) -> Scan 
     return Scan.of(Path(path), category, columns, kind=kind)
 
 
-def _allowing(record: Record) -> Record:
+def rows_of(
+    path: str, category: str, how: SourceOptions | None = None, scan: Scan | None = None, on_read: Advance = ignore
+) -> Iterator[Read]:
+    """What `reading_of` gives, a row at a time; large files are read as they are asked for.
+
+    scan: the source's, where it is known. Raises: InputError as `reading_of`.
+    """
+    scan = scan or scan_of(path, category, how)
+    if scan is None:
+        reading = reading_of(path, category, how)
+        yield from (*reading.records, *reading.judged)
+        return
+    for read in scan.rows(on_read):
+        if how is None or not how.allow_special or isinstance(read, BadRow):
+            yield read
+        else:
+            yield allowing(read) if isinstance(read, Record) else allowing_judged(read)
+
+
+def answers_of(path: str, category: str, how: SourceOptions | None = None) -> Iterator[Record]:
+    """The records of a source, and its chosen and good answers. Raises: InputError as `reading_of`."""
+    for read in rows_of(path, category, how):
+        if isinstance(read, Record):
+            yield read
+        elif isinstance(read, Pair):
+            yield read.chosen
+        elif isinstance(read, Label) and read.good:
+            yield read.answer
+
+
+def allowing(record: Record) -> Record:
+    """The record, with names of control tokens in it being those tokens."""
     return replace(record, allow_special=True)
+
+
+def allowing_judged(one: Judged) -> Judged:
+    """The same of judged answers."""
+    if isinstance(one, Pair):
+        return Pair(allowing(one.chosen), allowing(one.rejected))
+    return replace(one, answer=allowing(one.answer))
 
 
 def holds_stories(path: Path) -> bool:

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from mlx_loopai.data.conversation import Message
+from mlx_loopai.data.template_limits import TemplateTooSlowError, limited, require_modest
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
@@ -68,7 +69,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, system_prompt: str = "") -> None:
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
-        text = str(getattr(tokenizer, "chat_template", None) or "")
+        self._is_modest = False
+        text = self._text = str(getattr(tokenizer, "chat_template", None) or "")
         self._has_switch = "thinking" in text
         self._knows_reasoning = "reasoning_content" in text
         self._knows_tools = "tools" in text
@@ -250,6 +252,12 @@ class ChatTemplate:
         own = any(message.role == "system" for message in messages)
         return [*messages] if own or not self._system_prompt else [Message("system", self._system_prompt), *messages]
 
+    def _require_modest(self) -> None:
+        """Once, before the first rendering. Raises: InputError."""
+        if not self._is_modest:
+            require_modest(self._text)
+            self._is_modest = True
+
     def _render(self, chat: _Chat, generate: bool) -> str:
         if not getattr(self._tokenizer, "has_chat_template", getattr(self._tokenizer, "chat_template", True)):
             raise InputError(
@@ -259,13 +267,19 @@ class ChatTemplate:
         options: dict[str, Any] = {"enable_thinking": chat.thinks} if self._has_switch else {}
         if chat.tools:
             options["tools"] = json.loads(chat.tools)
+        self._require_modest()
         try:
-            return self._tokenizer.apply_chat_template(
-                [message.as_turn() for message in chat.messages],
-                tokenize=False,
-                add_generation_prompt=generate,
-                **options,
-            )
+            with limited():
+                return self._tokenizer.apply_chat_template(
+                    [message.as_turn() for message in chat.messages],
+                    tokenize=False,
+                    add_generation_prompt=generate,
+                    **options,
+                )
+        except TemplateTooSlowError:
+            raise InputError(
+                tr("{origin}: the chat template runs without end; do not trust this model", origin=chat.origin)
+            ) from None
         except Exception as error:  # a template is a program of the model's maker and may raise anything
             raise InputError(
                 tr(

@@ -84,7 +84,7 @@ class ChatEncoder:
     """
 
     def __init__(self, tokenizer: Any, system_prompt: str = "", sight: Sight | None = None) -> None:
-        self._tokenizer, self.sight = tokenizer, sight
+        self._tokenizer, self.system_prompt, self.sight = tokenizer, system_prompt, sight
         self._template = ChatTemplate(tokenizer, system_prompt)
         self._closings: dict[str, list[int]] = {}
 

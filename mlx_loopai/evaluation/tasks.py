@@ -10,7 +10,7 @@ from typing import Any, Generic
 from mlx_loopai.data.conversation import showing
 from mlx_loopai.data.images import Picture
 from mlx_loopai.data.records import Record
-from mlx_loopai.data.rows import rows_digest
+from mlx_loopai.data.row_identity import rows_digest
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.choices import Choice, chance, choice_rows, choose
 from mlx_loopai.evaluation.judge import ItemT, Judge

@@ -12,7 +12,7 @@ import numpy as np
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.encoding import encode_records
 from mlx_loopai.data.records import Message
-from mlx_loopai.data.rows import rows_digest
+from mlx_loopai.data.row_identity import rows_digest
 from mlx_loopai.data.sources import read_source
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError

@@ -40,6 +40,8 @@ def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]
         InputError: a field that is missing or absurd, or that mlx-lm would compute otherwise without a word.
     """
     config = text_part(raw)
+    if not config.get("is_causal", True):
+        raise InputError(f"{where}: is_causal is false: tokens would see later ones, which mlx-lm does not compute")
     kind = config["model_type"]
     architecture = ARCHITECTURES[kind]
     config |= {key: value for key, value in architecture.defaults.items() if config.get(key) is None}

@@ -344,6 +344,14 @@ KEYS = (
         here="other than full_attention is refused for qwen; taken out for llama and mistral",
     ),
     Key(
+        name="is_causal",
+        of=KINDS,
+        mlx_lm="not read: true",
+        transformers="false: tokens see those after them",
+        gguf="attention.causal, not kept",
+        here="false is refused",
+    ),
+    Key(
         name="quantization_config",
         of=KINDS,
         mlx_lm="some tools' are converted at load",
@@ -364,16 +372,43 @@ _BOOKKEEPING = frozenset(
 )
 
 
+_EXPERTS = (
+    "decoder_sparse_step mlp_only_layers moe_intermediate_size norm_topk_prob num_experts num_experts_per_tok"
+    " num_local_experts output_router_logits router_aux_loss_coef shared_expert_intermediate_size"
+)
+_DELTA = (
+    "attn_output_gate full_attention_interval linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads"
+    " linear_num_value_heads linear_value_head_dim mamba_ssm_dtype rope_parameters.mrope_interleaved"
+    " rope_parameters.mrope_section"
+)
+# Architectures whose own files say what becomes of their keys, and the keys that they have beside those of the table.
+_OTHERS = {
+    "qwen3_moe": frozenset(_EXPERTS.split()),
+    "qwen3_5": frozenset(f"{_DELTA} {_EXPERTS}".split()),
+    "qwen3_5_moe": frozenset(f"{_DELTA} {_EXPERTS}".split()),
+    "exaone4": frozenset({"sliding_window_pattern"}),
+    "gemma3_text": frozenset(
+        "attn_logit_softcapping boi_token_index cache_implementation eoi_token_index final_logit_softcapping"
+        " hidden_activation image_token_index mm_tokens_per_image query_pre_attn_scalar rope_local_base_freq"
+        " rope_parameters.full_attention rope_parameters.sliding_attention sliding_window_pattern"
+        " use_bidirectional_attention".split()
+    ),
+}
+
+
 def unused_fields(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Names in a config.json that say something and that nothing reads: loaders of its kind of model do not either.
 
-    Empty for architectures whose keys are not listed here.
+    Empty for architectures that are not supported.
     """
     kind = raw.get("model_type")
-    if kind not in KINDS:
+    if kind in KINDS:
+        known = {key.name for key in KEYS if kind in key.of} | _BOOKKEEPING
+    elif isinstance(kind, str) and kind in _OTHERS:
+        known = {key.name for key in KEYS} | _BOOKKEEPING | _OTHERS[kind]
+    else:
         return ()
-    known = {key.name for key in KEYS if kind in key.of} | _BOOKKEEPING
-    inside = {name.removeprefix("rope_scaling.") for name in known}
+    inside = {name.removeprefix("rope_scaling.").removeprefix("rope_parameters.") for name in known}
     found = [name for name, value in raw.items() if value not in (None, False, {}, []) and name not in known]
     for place in ("rope_scaling", "rope_parameters"):
         inner = raw.get(place)

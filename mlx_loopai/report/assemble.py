@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from mlx_loopai.data.audit import Audit, audit
-from mlx_loopai.data.sources import reading_of
+from mlx_loopai.data.audit import Audit, Auditor
+from mlx_loopai.data.records import BadRow
+from mlx_loopai.data.sources import rows_of
 from mlx_loopai.diagnostics.lora_weights import update_norms
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.gate import Gate
@@ -109,13 +111,15 @@ def _audit(settings: Iterable[str]) -> Audit | None:
         flat = flat_settings(text)
         paths = {key: value for key, value in flat.items() if key.startswith("sources.") and key.endswith(".path")}
         sources |= {path: flat.get(f"{key.removesuffix('path')}category", "domain") for key, path in paths.items()}
-    try:
-        readings = [reading_of(path, category).checked() for path, category in sources.items()]
-    except InputError:
-        return None
-    records = [record for reading in readings for record in reading.answers]
-    judged = [one for reading in readings for one in reading.judged]
-    return audit(records, judged=judged) if records else None
+    with Auditor() as auditor:
+        try:
+            for row in chain.from_iterable(rows_of(path, category) for path, category in sources.items()):
+                if isinstance(row, BadRow):
+                    return None
+                auditor.add(row)
+        except InputError:
+            return None
+        return auditor.finished() if len(auditor) else None
 
 
 def _passes(arms: Mapping[str, Kept], gate: Gate) -> dict[str, bool]:

@@ -142,12 +142,13 @@ def locked(index: Path) -> Iterator[None]:
     if index.is_dir() and any(index.iterdir()) and not (index / MANIFEST).exists() and not _own_leftovers(index):
         raise InputError(f"`index` {index}: holds other files; name a new or empty folder")
     index.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked_folder(index, f"`index` {index}: another process is building it; wait for it"):
+    with locked_folder(index, f"`index` {index}: another process is building it; wait for it"):
+        try:
             yield
-    finally:
-        with suppress(OSError):
-            index.rmdir()  # only when nothing was written into it
+        finally:
+            # Only when nothing was written into it, and only by whom it is locked for: it may be empty yet.
+            with suppress(OSError):
+                index.rmdir()
 
 
 def replace_data(index: Path, write: Callable[[Path], dict[str, Any]]) -> Manifest:

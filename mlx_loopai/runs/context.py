@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mlx_loopai.config import RunConfig
+from mlx_loopai.data.learnt import RowForm
 from mlx_loopai.data.records import Record
-from mlx_loopai.data.rows import RowForm, RowReader, Rows, WantedRows
+from mlx_loopai.data.rows import RowReader, Rows, WantedRows
 from mlx_loopai.data.sight import Sight
 from mlx_loopai.data.sources import GENERAL_CATEGORY
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
@@ -94,13 +96,13 @@ class RunContext:
         return self.reader.records(self.config.general, GENERAL_CATEGORY)
 
     @property
-    def general_rows(self) -> list[TokenRow]:
+    def general_rows(self) -> Sequence[TokenRow]:
         """The general records as training rows. Raises: InputError."""
         return self.encoded(self.config.general, GENERAL_CATEGORY)
 
-    def encoded(self, path: str, category: str) -> list[TokenRow]:
+    def encoded(self, path: str, category: str) -> Sequence[TokenRow]:
         """The rows of a data file under this run's configuration. Raises: InputError."""
-        return self.reader.encoded(path, category, self._form)[0]
+        return self.reader.encoded(path, category, self._form)
 
     @property
     def _form(self) -> RowForm:

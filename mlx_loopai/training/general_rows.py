@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
-from mlx_loopai.data.rows import row_digest
+from mlx_loopai.data.row_identity import row_digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import require_seal, seal

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from mlx_loopai.config import PhaseSettings, RunConfig, TrainOptions
 from mlx_loopai.data.batches import batch_of, choose_widths, padded_width, plan_mixed_steps, plan_steps
+from mlx_loopai.data.chosen_rows import ChosenRows, Columns, columns_of
 from mlx_loopai.data.mixture import draw, with_replay
-from mlx_loopai.data.tokens import REHEARSAL, TokenRow
+from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.guards.guard import guard_of
 from mlx_loopai.models.micro_batch import JUDGED, MicroBatch
 from mlx_loopai.training.objective import Objective
@@ -26,7 +28,7 @@ class Phase:
     """
 
     name: str
-    rows: tuple[TokenRow, ...]
+    rows: Sequence[TokenRow]
     steps: tuple[tuple[tuple[int, ...], ...], ...]
     widths: tuple[int, ...]
     learning_rate: float
@@ -54,25 +56,30 @@ class Phase:
     @property
     def real_token_share(self) -> float:
         """Tokens of rows over tokens computed, padding included."""
-        batches = [batch for step in self.steps for micro in step for batch in self._answers(micro)]
-        computed = sum(len(rows) * padded_width(max(len(row.ids) for row in rows), self.widths) for rows in batches)
-        return sum(len(row.ids) for rows in batches for row in rows) / computed
-
-    def _answers(self, micro: Sequence[int]) -> list[list[TokenRow]]:
-        """The rows of every batch that `micro` becomes."""
-        rows = [self.rows[index] for index in micro]
-        rejected = [row.rejected for row in rows if row.rejected is not None]
-        return [rows, rejected] if rejected else [rows]
+        columns = columns_of(self.rows)
+        real = computed = 0
+        for micro in (micro for step in self.steps for micro in step):
+            for answers in ("tokens", "rejected"):  # each is a batch of its own
+                lengths = columns[answers][list(micro)]
+                lengths = lengths[lengths > 0]
+                if len(lengths):
+                    real += int(lengths.sum())
+                    computed += len(lengths) * padded_width(int(lengths.max()), self.widths)
+        return real / computed
 
     @property
     def supervised_token_share(self) -> float:
         """Supervised tokens over tokens of rows."""
-        answers = [answer for row in self.rows for answer in row.answers]
-        return sum(int(row.supervised.sum()) for row in answers) / sum(len(row.ids) for row in answers)
+        supervised = tokens = 0
+        for row in self.rows:  # one at a time: they may lie on the disk
+            for answer in row.answers:
+                supervised += int(answer.supervised.sum())
+                tokens += len(answer.ids)
+        return supervised / tokens
 
 
 def plan_phases(
-    config: RunConfig, rows: dict[str, list[TokenRow]], rehearsal: Sequence[TokenRow], micro_tokens: int
+    config: RunConfig, rows: Mapping[str, Sequence[TokenRow]], rehearsal: Sequence[TokenRow], micro_tokens: int
 ) -> list[Phase]:
     """Every phase of a run with its rows and steps; the same configuration and rows give the same phases.
 
@@ -82,7 +89,7 @@ def plan_phases(
     """
     train, replay, settings = config.train, config.replay, config.trained_phases
 
-    def drawn(number: int, repeat: int) -> list[TokenRow]:
+    def drawn(number: int, repeat: int) -> Sequence[TokenRow]:
         seed = train.seed + 7919 * number + 104729 * repeat
         return _draw(settings[number], train.epochs, rows, rehearsal, seed)
 
@@ -93,7 +100,7 @@ def plan_phases(
             own.append(drawn(number, repeat=len(own)))
     # One set of widths for the whole run, repeats included: a later phase compiles nothing new, and a row that only a
     # repeat draws may be the longest.
-    widths = choose_widths([len(one.ids) for own in draws for some in own for row in some for one in row.answers])
+    widths = choose_widths(np.concatenate([_answer_lengths(some) for own in draws for some in own]))
     cutter = _Cutter(train.rows_per_step, micro_tokens, widths, replay.mixes_steps)
     token_divergence = guard_of(config.penalty).token_divergence
     phases = []
@@ -104,7 +111,7 @@ def plan_phases(
             phases.append(
                 Phase(
                     name=phase.name,
-                    rows=tuple(row for some in own for row in some),
+                    rows=own[0] if len(own) == 1 else ChosenRows.joined(own),
                     steps=tuple(tuple(tuple(micro) for micro in step) for step in steps[:limit]),
                     widths=widths,
                     learning_rate=phase.learning_rate,
@@ -146,15 +153,21 @@ def _marked(batch: MicroBatch, rows: Sequence[TokenRow], numbers: Sequence[int],
 def _draw(
     phase: PhaseSettings,
     epochs: float,
-    rows: dict[str, list[TokenRow]],
+    rows: Mapping[str, Sequence[TokenRow]],
     rehearsal: Sequence[TokenRow],
     seed: int,
-) -> list[TokenRow]:
+) -> Sequence[TokenRow]:
     weights = {name: weight * epochs for name, weight in phase.mixture.items()}
     found = draw({name: rows[name] for name in weights}, weights, seed)
     if not (rehearsal and phase.replay_share > 0):
         return found
-    return with_replay(found, list(rehearsal), phase.replay_share, seed)
+    return with_replay(found, rehearsal, phase.replay_share, seed)
+
+
+def _answer_lengths(rows: Sequence[TokenRow]) -> npt.NDArray[np.int32]:
+    """Tokens of every row, and of every worse answer of a pair."""
+    columns = columns_of(rows)
+    return np.concatenate([columns["tokens"], columns["rejected"][columns["rejected"] > 0]])
 
 
 @dataclass(frozen=True)
@@ -168,24 +181,25 @@ class _Cutter:
 
     def steps(self, draws: Sequence[Sequence[TokenRow]], seed: int) -> list[list[list[int]]]:
         """Steps over the rows of all draws, one after the other, as indices into their concatenation."""
-        rows = [row for drawn in draws for row in drawn]
+        columns = np.concatenate([columns_of(drawn) for drawn in draws])
         steps: list[list[list[int]]] = []
         left: list[int] = []
         start = 0
         for repeat, drawn in enumerate(draws):
-            pool = [*left, *range(start, start + len(drawn))]
+            pool = np.concatenate([np.array(left, np.int64), np.arange(start, start + len(drawn))])
             start += len(drawn)
-            cut = self._cut([rows[index] for index in pool], seed + 1000 * repeat)
-            found = [[[pool[index] for index in micro] for micro in step] for step in cut]
+            found = self._cut(columns[pool], seed + 1000 * repeat)
+            if repeat:
+                found = [[pool[micro].tolist() for micro in step] for step in found]
             left = []
             if repeat < len(draws) - 1 and sum(map(len, found[-1])) < self.rows_per_step:
                 left = [index for micro in found.pop() for index in micro]
             steps += found
         return steps
 
-    def _cut(self, rows: Sequence[TokenRow], seed: int) -> list[list[list[int]]]:
-        lengths, rehearsal = [row.longest for row in rows], [row.category == REHEARSAL for row in rows]
-        if self.mixes and any(rehearsal):
+    def _cut(self, columns: Columns, seed: int) -> list[list[list[int]]]:
+        lengths, rehearsal = np.maximum(columns["tokens"], columns["rejected"]), columns["rehearsal"]
+        if self.mixes and rehearsal.any():
             return plan_mixed_steps(lengths, rehearsal, self.rows_per_step, self.micro_tokens, seed, self.widths)
         return plan_steps(lengths, self.rows_per_step, self.micro_tokens, seed, widths=self.widths)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.nn as nn
 import numpy as np
 
-from mlx_loopai.data.rows import rows_digest
+from mlx_loopai.data.row_identity import rows_digest
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.files import whole_file

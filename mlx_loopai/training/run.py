@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import share_in_file_order
+from mlx_loopai.data.chosen_rows import ChosenRows
 from mlx_loopai.errors import Diverged, InputError
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.language import tr
@@ -214,10 +215,9 @@ def _write_result(context: RunContext, run: Run, planned: MemoryPlan, losses: di
 
 def _write_switch(context: RunContext, run: Run) -> None:
     """Beside the adapter, what decides for a prompt whether it or the base answers."""
-    rows = [row for phase in run.phases for row in phase.rows]
-    if any(row.pictures for row in rows):
+    if context.reader.shelf is not None:
         return  # a prompt's last state under the base says nothing of what a picture shows
-    switch = switch_of(context, rows)
+    switch = switch_of(context, ChosenRows.joined([phase.rows for phase in run.phases]))
     if switch is None:
         return
     switch.save(run.directory.adapter)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_loopai.data.records import Message
+from mlx_loopai.data.sources import answers_of
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.generation.seen_answers import SeenPrompt, seen_answers
 from mlx_loopai.guards.rehearsal import general_prompts
@@ -23,11 +24,13 @@ def training_prompts(context: RunContext, limit: int) -> list[Message]:
     """At most `limit` distinct requests of the domain rows, in the order of their sources."""
     found: dict[Message, None] = {}
     for source in context.config.sources.values():
-        for record in context.reader.answers(source.path, source.category, source):
+        for record in answers_of(source.path, source.category, source):
             users = [message for message in record.messages if message.role == "user"]
             if len(users) == 1 and (users[0].pictures or context.config.answers_text):
                 found[users[0]] = None
-    return list(found)[:limit]
+            if len(found) == limit:
+                return list(found)
+    return list(found)
 
 
 def sample_prompts(context: RunContext) -> list[Message]:

@@ -31,8 +31,10 @@ def shelve_pictures(context: RunContext) -> None:
     Raises: InputError where options do not go together with pictures, or a picture cannot be read.
     """
     config, reader = context.config, context.reader
+    if reader.sight is None or reader.shelf is not None:
+        return  # rows with pictures are refused, or their features are known
     pictures = distinct_pictures(context.rows.all)
-    if not pictures or reader.shelf is not None:
+    if not pictures:
         return
     for name, on in (
         ("selection.kind", config.selection.kind != "none"),

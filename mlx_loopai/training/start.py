@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -55,7 +56,7 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         shelve_pictures(context)
         rehearsal = rehearsal_rows(context, plan.rehearsal_rows)
         watched, rehearsal = watched_rows(context, rehearsal)
-        sources = context.rows.sources
+        sources: Mapping[str, Sequence[TokenRow]] = context.rows.sources
         if config.selection.kind != "none":
             sources = _selected(model, sources, config.selection, listener)
         if config.preference.needs_reference:
@@ -121,10 +122,10 @@ def adapter_form(options: LoraOptions, plan: MemoryPlan) -> LoraOptions:
 
 
 def _selected(
-    model: nn.Module, sources: dict[str, list[TokenRow]], options: SelectionOptions, listener: Listener
-) -> dict[str, list[TokenRow]]:
+    model: nn.Module, sources: Mapping[str, Sequence[TokenRow]], options: SelectionOptions, listener: Listener
+) -> Mapping[str, Sequence[TokenRow]]:
     """The rows of `sources`, their tokens weighted by the base, which has no adapter yet."""
-    found = {}
+    found: dict[str, Sequence[TokenRow]] = {}
     for name, rows in sources.items():
         listener.stage(tr("selection in {name}", name=name), len(rows))
         found[name] = select_tokens(model, rows, options, listener.advance)

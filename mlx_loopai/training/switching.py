@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from mlx_loopai.data.chosen_rows import columns_of
 from mlx_loopai.data.records import Message
-from mlx_loopai.data.tokens import REHEARSAL, TokenRow
+from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.generation.switch import Switch, fit_switch, prompt_states
 from mlx_loopai.guards.rehearsal import general_prompts
 from mlx_loopai.language import tr
@@ -15,6 +18,7 @@ from mlx_loopai.runs.context import RunContext
 
 # States are computed a prompt at a time: more of a kind say little that is new.
 MOST_PROMPTS = 240
+_NONE = 0
 
 
 def switch_of(context: RunContext, rows: Sequence[TokenRow]) -> Switch | None:
@@ -23,7 +27,7 @@ def switch_of(context: RunContext, rows: Sequence[TokenRow]) -> Switch | None:
     The general prompts are those of the run's general records, or the embedded ones, evenly from every kind. Nothing is
     generated for them.
     """
-    own = _prompts([row for row in rows if row.category != REHEARSAL])
+    own = _prompts(rows)
     if len(own) < 2:
         return None
     config, model = context.config, context.loaded.model
@@ -41,13 +45,27 @@ def switch_of(context: RunContext, rows: Sequence[TokenRow]) -> Switch | None:
 
 
 def _prompts(rows: Sequence[TokenRow]) -> list[list[int]]:
-    """The distinct tokens before a row's first answer, evenly drawn; a row that begins with its answer has none."""
-    found: dict[bytes, list[int]] = {}
-    for row in rows:
-        first = int(np.argmax(row.supervised))
-        if first > 1:
-            found.setdefault(row.ids[:first].tobytes(), row.ids[:first].tolist())
-    prompts = list(found.values())
-    if len(prompts) <= MOST_PROMPTS:
-        return prompts
-    return [prompts[place] for place in np.linspace(0, len(prompts) - 1, MOST_PROMPTS).astype(int)]
+    """The distinct tokens before the first answer of rows that are not rehearsed, evenly drawn.
+
+    A row that begins with its answer has none.
+    """
+    own = np.flatnonzero(~columns_of(rows)["rehearsal"])
+    # Of many rows only what tells prompts apart is held.
+    told = np.array([_prompt_hash(rows[place]) for place in own.tolist()], np.int64)
+    first = np.sort(np.unique(told, return_index=True)[1])
+    first = first[told[first] != _NONE]
+    if len(first) > MOST_PROMPTS:
+        first = first[np.linspace(0, len(first) - 1, MOST_PROMPTS).astype(int)]
+    return [_prompt(rows[place]).tolist() for place in own[first].tolist()]
+
+
+def _prompt(row: TokenRow) -> npt.NDArray[np.int32]:
+    first = int(np.argmax(row.supervised))
+    return row.ids[: first if first > 1 else 0]
+
+
+def _prompt_hash(row: TokenRow) -> int:
+    prompt = _prompt(row)
+    if not len(prompt):
+        return _NONE
+    return int.from_bytes(hashlib.blake2b(prompt.tobytes(), digest_size=8).digest(), signed=True)

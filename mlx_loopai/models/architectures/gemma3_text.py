@@ -71,6 +71,8 @@ def _settle_pattern(config: dict[str, Any]) -> list[str]:
     full = [index for index, name in enumerate(config["layer_types"]) if name == "full_attention"]
     every = full[0] + 1 if full else len(config["layer_types"]) + 1
     config["sliding_window_pattern"] = every
+    if not full:
+        return ["every block sees a window only, which mlx-lm cannot compute"]
     if full != list(range(every - 1, config["num_hidden_layers"], every)):
         return [f"layer_types has full_attention in the blocks {full[:8]}, mlx-lm has it in every n-th only"]
     return []
@@ -82,6 +84,11 @@ def _settle_rope(config: dict[str, Any], where: str) -> None:
     whole, local = (nested.get(kind) or {} for kind in ("full_attention", "sliding_attention"))
     if not all(isinstance(part, Mapping) for part in (nested, whole, local)):
         raise InputError(f"{where}: rope_parameters is {str(nested)[:80]} where an object is needed")
+    flat = config.get("rope_scaling") or {}
+    if not isinstance(flat, Mapping):
+        raise InputError(f"{where}: rope_scaling is {str(flat)[:80]} where an object is needed")
+    # transformers puts what the flat key says over the settings of the blocks that see all.
+    whole = {**whole, **flat}
     if written_scaling(local, config, where) is not None:
         raise InputError(
             f"{where}: the rotary positions of sliding_attention are scaled, which mlx-lm does not compute"
@@ -97,7 +104,7 @@ def _settle_rope(config: dict[str, Any], where: str) -> None:
     ]
     if wrong:
         raise InputError(f"{where}: {all_problems(wrong)}")
-    scaling = written_scaling(whole or config.get("rope_scaling") or {}, config, where)
+    scaling = written_scaling(whole, config, where)
     config |= bases | {"rope_scaling": scaling}
     # transformers 5 reads these, and not the flat keys, once there is a scaling.
     config["rope_parameters"] = {

@@ -131,6 +131,7 @@ PROBES: dict[str, list[tuple[str, dict[str, Any], str]]] = {
     "use_sliding_window": [("qwen2", {"use_sliding_window": True}, REFUSED), ("qwen3", {"use_sliding_window": True, "max_window_layers": 0}, REFUSED)],
     "max_window_layers": [("qwen2", {"use_sliding_window": True, "max_window_layers": 2}, SAME)],
     "layer_types": [("qwen2", {"layer_types": ["sliding_attention"] * 2}, REFUSED), ("qwen2", {"layer_types": ["full_attention"] * 2}, SAME), ("mistral", {"layer_types": ["sliding_attention"] * 2, "sliding_window": None}, SAME)],
+    "is_causal": [("llama", {"is_causal": False}, REFUSED), ("qwen3", {"is_causal": True}, SAME), ("gpt_neox", {"is_causal": 0}, REFUSED)],
     "quantization_config": [("qwen2", {"quantization_config": {"quant_method": "awq"}}, REFUSED)],
 }  # fmt: skip
 
@@ -204,6 +205,28 @@ def test_every_key_that_transformers_reads_is_known(kind: str) -> None:
     # What all of its classes have says how a model is used, not what it computes.
     common = {field.name for field in fields(transformers.PreTrainedConfig)}
     assert set(unused_fields({"model_type": kind} | raw)) <= common
+
+
+OTHERS = {
+    "qwen3_moe": "qwen3_moe",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+    "exaone4": "exaone4",
+    "gemma3_text": "gemma3_text",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_key_that_anybody_reads_of_the_others_is_known(kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    module = importlib.import_module(f"mlx_lm.models.{kind}")
+    arguments = getattr(module, "TextModelArgs", module.ModelArgs)
+    common = {field.name for field in fields(transformers.PreTrainedConfig)}
+    theirs = {field.name for field in fields(type(transformers.AutoConfig.for_model(OTHERS[kind])))}
+    read = {field.name for field in fields(arguments)} | {name for name in theirs if not name.startswith("_")}
+    raw = {"model_type": kind} | dict.fromkeys(read - common - {"transformers_weights", "text_config"}, 1)
+    assert unused_fields(raw | {"model_type": kind}) == ()
+    assert unused_fields(raw | {"model_type": kind, "logit_scale": 0.5}) == ("logit_scale",)
 
 
 def test_fields_that_nothing_reads_are_named(tmp_path: Path) -> None:

@@ -190,3 +190,42 @@ def test_a_head_of_its_own_is_kept_whatever_tie_word_embeddings_says(tiny_model_
     copied = arrays | {"lm_head.weight": arrays["model.embed_tokens.weight"]}
     mx.save_safetensors(str(folder / "model.safetensors"), copied)
     assert "lm_head" not in load_model(str(folder)).model
+
+
+GEMMA = {
+    "model_type": "gemma3_text",
+    "vocab_size": 32,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+
+
+def test_a_flat_scaling_of_gemma_3_wins_over_the_nested_one() -> None:
+    nested = {
+        "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 777.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 333.0},
+    }
+    flat = {"rope_type": "linear", "factor": 4.0, "rope_theta": 99.0}
+    found = complete_configuration(GEMMA | {"rope_parameters": nested, "rope_scaling": flat}, "here")
+    assert (found["rope_theta"], found["rope_local_base_freq"]) == (99.0, 333.0)
+    assert found["rope_scaling"]["factor"] == 4.0
+    assert found["rope_parameters"]["full_attention"]["factor"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"layer_types": None, "num_hidden_layers": 4}, "every block sees a window only"),
+        ({"rope_scaling": [1]}, "rope_scaling is .* where an object is needed"),
+        ({"is_causal": False}, "is_causal is false"),
+    ],
+)
+def test_what_nobody_computes_of_gemma_3_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        complete_configuration(GEMMA | change, "here")

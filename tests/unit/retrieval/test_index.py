@@ -122,12 +122,17 @@ def test_a_folder_of_other_things_is_refused(files: list[Path], tmp_path: Path) 
         search(tmp_path, "등대")
 
 
-def test_two_builds_at_once_are_kept_apart(files: list[Path], folder: Path) -> None:
+@pytest.mark.parametrize("is_new", [False, True])
+def test_two_builds_at_once_are_kept_apart(files: list[Path], folder: Path, tmp_path: Path, is_new: bool) -> None:
+    if is_new:
+        folder = tmp_path / "new"
+        folder.mkdir()
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         with pytest.raises(InputError, match="another process"):
             build_index(files, folder)
+        assert folder.is_dir(), "the other process has not written into it yet"
     finally:
         os.close(handle)
 

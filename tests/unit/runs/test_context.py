@@ -140,9 +140,6 @@ def test_long_files_are_read_and_encoded_aloud(
     RunContext.open(config, RunDirectory(tmp_path / "quiet"), quiet).rows  # noqa: B018
     assert quiet.stages == []
     monkeypatch.setattr(rows, "_LONG_BYTES", 1)
-    monkeypatch.setattr(rows, "_LONG_ROWS", 1)
-    found = RunContext.open(config, RunDirectory(tmp_path / "aloud"), aloud).rows
-    reading, encoding = aloud.stages
-    assert reading == (f"reading {data_files['tale'].name} (MiB)", 1)
-    assert encoding == ("counting tokens of rows", len(found.sources["tale"]))
-    assert aloud.done[-1] == len(found.sources["tale"])
+    monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path / "cache"))
+    RunContext.open(config, RunDirectory(tmp_path / "aloud"), aloud).rows  # noqa: B018
+    assert aloud.stages == [(f"reading and encoding {data_files['tale'].name} (MiB)", 1)]

@@ -1,0 +1,134 @@
+"""What a run learns of a source: its rows are read, sifted and encoded one after the other, and none is held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from mlx_loopai.config import PreferenceOptions, SourceOptions
+from mlx_loopai.data.encoding import Sink, SplitNotice, encode_into
+from mlx_loopai.data.pairs import Judged, Label
+from mlx_loopai.data.records import (
+    BadRow,
+    Read,
+    Reading,
+    Record,
+    Scan,
+    is_worse,
+    notices,
+    refuse_bad,
+    refuse_empty,
+    refuse_worse,
+)
+from mlx_loopai.data.sources import rows_of, scan_of
+from mlx_loopai.data.tokens import ChatEncoder, TokenRow
+from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
+from mlx_loopai.progress import Advance, ignore
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The rows of a source. split: how many records had to be divided; notices: lines for a person."""
+
+    rows: Sequence[TokenRow]
+    split: SplitNotice | None = None
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """How a record becomes rows: under `system_prompt`, divided where it has more than `max_tokens`."""
+
+    system_prompt: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source as a run asks for it. preference: whether judged answers are learnt from, and of which kind."""
+
+    path: str
+    category: str
+    how: SourceOptions | None
+    preference: PreferenceOptions
+    form: RowForm
+
+    @cached_property
+    def scan(self) -> Scan | None:
+        """Its files of rows; None for stories and samples, which are small. Raises: InputError as `scan_of`."""
+        return scan_of(self.path, self.category, self.how)
+
+    def encode_into(
+        self, rows: Sink, encoder: ChatEncoder, on_read: Advance = ignore, reading: Reading | None = None
+    ) -> tuple[SplitNotice | None, tuple[str, ...]]:
+        """Give `rows` all that is learnt of the source, in order, and return what a person should know of it.
+
+        on_read hears how many bytes are read. reading: what is in the source, where that has been read.
+
+        Raises: InputError naming what cannot be read, learnt or encoded.
+        """
+        sifted = _Sifted(self.preference, skips=bool(self.how and self.how.skip_bad))
+        reads: Iterable[Read] = rows_of(self.path, self.category, self.how, self.scan, on_read)
+        if reading is not None:
+            reads = (*reading.bad, *reading.records, *reading.judged)
+        split = encode_into(rows, encoder, sifted.learnt(reads), self.form.max_tokens)
+        sifted.check(Path(self.path) if self.scan is None else self.scan.path)
+        if reading is not None:
+            return split, reading.notices
+        assert self.scan is not None, "what is no file of rows has been read"
+        return split, notices(self.scan.path, self.scan.unused, sifted.bad, self.scan.left_out_files)
+
+
+@dataclass
+class _Sifted:
+    """Lets through what is learnt, and remembers why a source is refused; nothing of it is learnt then."""
+
+    preference: PreferenceOptions
+    skips: bool
+    rows: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+    worse: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def learnt(self, reads: Iterable[Read]) -> Iterator[Record | Judged]:
+        for read in reads:
+            if isinstance(read, BadRow):
+                self.bad.append(read)
+                continue
+            self.rows += 1
+            one = self._taught(read)
+            if one is not None and not (self.worse or self.labels or (self.bad and not self.skips)):
+                yield one
+
+    def _taught(self, read: Record | Judged) -> Record | Judged | None:
+        if isinstance(read, Record):
+            return read
+        if self.preference.is_on:
+            if isinstance(read, Label) and not self.preference.takes_labels:
+                self.labels.append(read.origin)
+            return read
+        if is_worse(read):
+            self.worse.append(read.origin)
+            return None
+        assert isinstance(read, Label)  # a pair has a worse answer
+        return read.answer
+
+    def check(self, path: Path) -> None:
+        """Raises: InputError saying why the source is refused."""
+        refuse_bad([] if self.skips else self.bad)
+        refuse_worse(self.worse)
+        if self.labels:
+            raise InputError(
+                tr(
+                    "{origin}: a single answer with a label ({n_rows} such rows), and preference.objective "
+                    "{objective} learns from pairs; set it to apo or kto",
+                    origin=self.labels[0],
+                    n_rows=len(self.labels),
+                    objective=self.preference.objective,
+                )
+            )
+        if not self.rows:
+            refuse_empty(path, self.bad)

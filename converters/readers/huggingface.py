@@ -21,8 +21,8 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import refuse_links_out
 from mlx_loopai.models.architectures import text_part as text_configuration
 from mlx_loopai.models.configuration import refuse_foreign_quantization
-from mlx_loopai.models.configuration_keys import unused_fields
 from mlx_loopai.models.encoder import ENCODERS
+from mlx_loopai.models.unused_keys import unused_fields
 from mlx_loopai.models.vision.added import FOLDER as ADDED_ENCODER
 
 INDEX = "model.safetensors.index.json"

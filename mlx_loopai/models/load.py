@@ -23,11 +23,11 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import text_part
 from mlx_loopai.models.architectures.vision_language import family_of
 from mlx_loopai.models.configuration import complete_configuration, loader_overrides
-from mlx_loopai.models.configuration_keys import unused_fields
 from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.pass_sizes import QUANTIZATION_GROUP
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.models.unused_keys import unused_fields
 from mlx_loopai.models.updated_linear import remove_updates
 from mlx_loopai.models.vision.added import ENCODER_FILE, FOLDER, PROJECTOR_FILE, SETTINGS_FILE, AddedSettings
 from mlx_loopai.models.vision.opening import open_vision

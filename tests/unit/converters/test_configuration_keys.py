@@ -21,7 +21,8 @@ from converters.readers import open_checkpoint
 from converters.writers.target import Target
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.configuration import complete_configuration
-from mlx_loopai.models.configuration_keys import KEYS, KINDS, unused_fields
+from mlx_loopai.models.configuration_keys import KEYS, KINDS
+from mlx_loopai.models.unused_keys import unused_fields
 from tests.tiny_files import write_tokenizer
 
 BASE: dict[str, Any] = {

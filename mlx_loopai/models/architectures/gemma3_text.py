@@ -58,6 +58,8 @@ def settle(config: dict[str, Any], where: str) -> None:
     activation = config.setdefault("hidden_activation", config.pop("hidden_act", None) or _ACTIVATION)
     if activation != _ACTIVATION:
         problems.append(f"hidden_activation is {str(activation)[:40]!r}, {_ACTIVATION} is computed")
+    if config.get("partial_rotary_factor") not in (None, 1):
+        problems.append(f"partial_rotary_factor is {str(config['partial_rotary_factor'])[:40]}, 1 is computed")
     for key in ("attention_bias", "use_bidirectional_attention", "final_logit_softcapping", "attn_logit_softcapping"):
         if config.get(key):
             problems.append(f"{key} is {str(config[key])[:40]}, for which mlx-lm's gemma3_text has no place")

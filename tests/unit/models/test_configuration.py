@@ -222,6 +222,7 @@ def test_a_flat_scaling_of_gemma_3_wins_over_the_nested_one() -> None:
     ("change", "reason"),
     [
         ({"layer_types": None, "num_hidden_layers": 4}, "every block sees a window only"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, 1 is computed"),
         ({"rope_scaling": [1]}, "rope_scaling is .* where an object is needed"),
         ({"is_causal": False}, "is_causal is false"),
     ],

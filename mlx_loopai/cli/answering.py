@@ -126,7 +126,7 @@ def answer_one(job: Job, question: Question, output: Output) -> None:
     if not output.quiet:
         warn_of_cut([document], job.options)
         warn_of_emptied(answer.text)
-        # A form overrules the model's first choices too, which is no sign of damage.
+        # A form overrules the model's first choices too, which does not mean damage.
         warn_of_damage(0.0 if job.grammar else answer.text.argmax_masked)
 
 

@@ -167,7 +167,7 @@ class TextIndex:
     def exact_groups(self, first_texts: int | None = None) -> list[list[int]]:
         """Indices of texts that are equal after `normalised`, one list for every text that occurs more than once.
 
-        first_texts: of so many texts from the first on; of all by default.
+        first_texts: how many texts are looked at, from the first on; all by default.
         """
         self._hash_waiting()
         groups: dict[int, list[int]] = {}

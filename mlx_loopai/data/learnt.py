@@ -78,7 +78,7 @@ class Source:
         sifted.check(Path(self.path) if self.scan is None else self.scan.path)
         if reading is not None:
             return split, reading.notices
-        assert self.scan is not None, "what is no file of rows has been read"
+        assert self.scan is not None, "anything but a file of rows has been read"
         return split, notices(self.scan.path, self.scan.unused, sifted.bad, self.scan.left_out_files)
 
 

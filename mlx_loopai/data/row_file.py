@@ -77,7 +77,7 @@ class RowFile(LazyRows):
         size = os.fstat(self._handle).st_size
         end = np.frombuffer(self._read(max(0, size - _END.itemsize), _END.itemsize), _END)
         if self._read(0, len(_MAGIC)) != _MAGIC or not len(end):
-            raise InputError(tr("{path}: is no file of encoded rows; delete it", path=path))
+            raise InputError(tr("{path}: is not a file of encoded rows; delete it", path=path))
         rows, table, notes = map(int, end[0])
         self._table = np.frombuffer(self._read(table, rows * _TABLE.itemsize), _TABLE)
         self.notes: dict[str, Any] = json.loads(

@@ -38,7 +38,7 @@ def require_modest(template: str) -> None:
     try:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
     except (TemplateSyntaxError, RecursionError):
-        return  # whoever renders it says so
+        return  # rendering it reports this
     numbers = (node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, int))
     if (
         any(abs(number) > _LARGEST_NUMBER for number in numbers)

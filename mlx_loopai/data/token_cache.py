@@ -41,7 +41,7 @@ def kept_rows(source: Source, encoder: ChatEncoder, tokenizer: Any, on_read: Adv
 
     Raises: InputError as `Source.encode_into`; OSError where they cannot be written.
     """
-    assert source.scan is not None, "what is no file of rows is small"
+    assert source.scan is not None, "anything but a file of rows is small"
     path = token_folder() / f"{digest_name(_made_of(source, source.scan, encoder, tokenizer))}{_SUFFIX}"
     damaged = path.exists() and not is_sealed(path)
     if damaged or not path.exists():

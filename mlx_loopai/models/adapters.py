@@ -214,7 +214,7 @@ def own_ranks(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
         return found
     raise InputError(
         tr(
-            "{path}: mlx_loopai.ranks is no table of ranks by module; write the adapter again",
+            "{path}: mlx_loopai.ranks is not a table of ranks by module; write the adapter again",
             path=folder / CONFIG_FILE,
         )
     )

@@ -6,7 +6,7 @@ import re
 
 import regex
 
-# Hangul counts only where what comes after it says so. A label has 63 characters at most (RFC 1035); that, and how many
+# Hangul counts only if an address goes on after it. A label has 63 characters at most (RFC 1035); that, and how many
 # signs may stand side by side, bound what must be seen behind an address before it is known where it ends.
 _LABEL = r"[A-Za-z0-9\-가-힣]{1,63}+"
 # The top-level names in Hangul; any other Hangul right behind a host belongs to the sentence: naver.com에서.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.config import load_config
+from mlx_loopai.config.shipped import shipped_recipe
 from mlx_loopai.runs.directory import RunDirectory
 from tools.doc_markers import with_marked
 from tools.publish_arms import DOCUMENT
@@ -58,10 +59,11 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def short_table(runs: dict[str, dict[str, Any]]) -> str:
-    """One row a guarded run that was judged: what it kept and what it learnt."""
+    """One row a judged run at the budget of the shipped default: what it kept and what it learnt."""
+    budget = load_config(shipped_recipe("guarded")).forgetting.budget
     lines = ["| " + " | ".join(SHORT_COLUMNS) + " |", "|" + "---|" * len(SHORT_COLUMNS)]
     for name, run in runs.items():
-        if run["retention"] is not None:
+        if run["retention"] is not None and run["budget"] == budget:
             shown = [_kept(run), _figure(run["noise_floor"], 3), _figure(run["switched_retention"], 3), _share(run)]
             lines.append("| " + " | ".join([name, *shown]) + " |")
     return "\n".join(lines)

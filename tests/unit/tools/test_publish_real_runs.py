@@ -15,7 +15,7 @@ def test_the_committed_table_is_made_from_the_committed_result() -> None:
 
 def test_a_gain_is_a_share_of_plains() -> None:
     run = {
-        "steps": 120, "rate": 5e-4, "corrected": True, "budget": 0.02, "divergence": 0.0123, "largest": 0.05,
+        "steps": 120, "rate": 5e-4, "corrected": True, "budget": 0.06, "divergence": 0.0123, "largest": 0.05,
         "before": 4.0, "after": 2.5, "plain_gain": 2.0, "retention": 0.98, "retention_min": 0.9,
         "retention_interval": [0.95, 1.0], "switched_retention": 1.0, "noise_floor": 0.97,
     }  # fmt: skip
@@ -25,5 +25,6 @@ def test_a_gain_is_a_share_of_plains() -> None:
     assert real_runs.short_table({"small": run}).splitlines()[-1] == (
         "| small | 0.980 (0.950 to 1.000) | 0.970 | 1.000 | 0.750 |"
     )
+    assert real_runs.short_table({"tighter": run | {"budget": 0.02}}).count("\n") == 1
     unmeasured = run | {"plain_gain": None, "retention": None, "retention_interval": None}
     assert real_runs.table({"alone": unmeasured}).splitlines()[-1].split(" | ")[9:12] == ["1.500", "–", "–"]

@@ -43,12 +43,20 @@ _SPACED = re.compile(
     # `가` is a verb too (가 보자); before another word than its auxiliaries it is the particle.
     r"| {1,2}가(?= (?![보봐봤본볼버있줘주준])[가-힣])"
 )
+_DERIVED = re.compile(
+    rf"(?:히|적(?:인|으로|이[가-힣]{{0,2}})?|성|화|스럽[게다]|스러[운워]|롭[게다]|로[운이]){_WORD_END}"
+)
 _WORD_BEGINS = re.compile(r"[ ·ㆍ]?[가-힣]")
 
 
 def attached(text: str, at: int) -> bool:
     """True when a particle, a copula or a verb of `하다` stands at `at` and the word ends with it."""
     return _ATTACHED.match(text, at) is not None
+
+
+def derived(text: str, at: int) -> bool:
+    """True when a suffix stands at `at` that makes another word of the one before it: 非常히, 社會적."""
+    return _DERIVED.match(text, at) is not None
 
 
 def after_quote(text: str, at: int) -> bool:

@@ -14,11 +14,16 @@ _NAMES = "AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|IMG|THINK|BOS|EOS
 _HEADINGS = "Instruction|Input|Output|Response|Question|Answer|Context|System|User|Human|Assistant"
 _MARK = regex.compile(rf"(?P<turn>{_TURNS}|\#{{2,4}} ?(?:{_HEADINGS})s? ?: ?)|\[/?(?:{_NAMES})\]")
 # Where a mark may begin, and what may go on with one at the end of the text.
-_BEGINS = re.compile(r"\[(?=/?(?:[A-Z]|\Z))|<(?=<|\Z)|#(?=#{0,3} ?(?:[A-Z]|\Z))")
+# One expression a sign: one that begins with its sign is found by a search for that.
+_BEGINS = {
+    "[": re.compile(r"\[(?=/?(?:[A-Z]|\Z))"),
+    "<": re.compile(r"<(?=<|\Z)"),
+    "#": re.compile(r"##(?=#{0,2} ?(?:[A-Z]|\Z))|#\Z"),
+}
 # [MASK] 토큰, [SEP]를: a text about the mark.
 _NAMED = re.compile(
     r"(?: ?(?:토큰|태그|마커|기호|문자)[가-힣]{0,2}|은|는|이|가|을|를|의|에|에서|으?로|와|과|도|만|이?라는|이?란)"
-    r"(?=[\s.,!?)。，…]|\Z)"
+    r"(?=[\s.,!?)。，…\"'”’」』》〉]|\Z)"
 )
 # What must be seen behind a mark to know whether it is named there.
 _AFTER_CHARS = 8
@@ -43,8 +48,8 @@ class ChatMarks:
     def _without(self, text: str, final: bool) -> str:
         out: list[str] = []
         at, self._held = 0, ""
-        for begun in _BEGINS.finditer(text):
-            place = begun.start()
+        begun = (one for sign, begins in _BEGINS.items() if sign in text for one in begins.finditer(text))
+        for place in sorted(one.start() for one in begun):
             if place < at:
                 continue
             mark = _MARK.match(text, place, partial=not final)

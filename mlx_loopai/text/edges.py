@@ -28,6 +28,12 @@ _JOINT = re.compile(r"(?: ?[,;，]| ?[—–]{1,2}| -{1,3}| [/|]) {0,2}\Z")
 _JOINT_AFTER = re.compile(r" {1,2}(?:[—–]{1,2}|-{1,3}|[/|]) {1,2}(?=[^\s—–\-/|])")
 _DASH = re.compile(r" {0,2}[—–\-]")
 MAX_JOINT_CHARS = 6
+# 10 years ago he left; He was born in 1990.
+_NUMBER_BEFORE = re.compile(r"(?<![\w.,$€£₩])[$€£₩]?\d[\d.,]{0,12}%? ?\Z")
+_NUMBER_AFTER = re.compile(
+    r":? {1,2}[$€£₩]?\d(?:[\d.,:/]{0,15}\d)?%?(?=[.!?…]{1,3}(?:[\s\"'”’)]|\Z)|[ \t]{0,2}(?:\n|\Z))"
+)
+_MAX_NUMBER_CHARS = 18
 
 _MENTIONED = r"[가-힣][가-힣 ]{0,19}"
 _QUOTED = "|".join(rf"{re.escape(one)}{_MENTIONED}{re.escape(closer)}" for one, closer in QUOTES.items())
@@ -35,8 +41,10 @@ _QUOTED = "|".join(rf"{re.escape(one)}{_MENTIONED}{re.escape(closer)}" for one, 
 _IN_QUOTES = rf" ?(?:{_QUOTED}|\({_MENTIONED}\))(?:[ ,(]{{1,3}}(?=[a-z])|(?=[.!?](?:\s|\Z)))"
 # My name is 김철수 and I live in 서울.
 _BARE = r" [가-힣]{1,8}(?<![은는을를]) (?=[a-z])"
-MENTION_BEGINS = re.compile(
-    rf"(?: ?(?P<opener>[{re.escape(''.join(QUOTES))}(])| )[가-힣](?(opener)|[가-힣]{{0,7}}(?: ?\Z| [a-z]))"
+# What may make a run longer, found by one look: a number, or the beginning of what it mentions.
+GOES_ON = re.compile(
+    rf"(?P<number>:? {{1,2}}[$€£₩]?\d)|(?P<quoted> ?[{re.escape(''.join(QUOTES))}(][가-힣])"
+    r"| [가-힣]{1,8}(?: ?\Z| [a-z])"
 )
 MENTION = regex.compile(rf"{_IN_QUOTES}|{_BARE}")
 LATER_MENTION = regex.compile(rf"{_IN_QUOTES}|{_BARE}| [가-힣]{{1,8}}(?=[.!?](?:\s|\Z))")
@@ -68,6 +76,18 @@ def names_a_text(left: str) -> bool:
 
 def ends_line(buffer: str, at: int) -> bool:
     return _LINE_RESTS.match(buffer, at) is not None
+
+
+def number_before(buffer: str, end: int, done: int) -> int:
+    """Where the number right before `end` begins; `end` without one."""
+    found = _NUMBER_BEFORE.search(buffer, max(done, end - _MAX_NUMBER_CHARS), end)
+    return found.start() if found else end
+
+
+def number_after(buffer: str, at: int) -> int:
+    """Where the number ends with which the sentence before `at` ends; `at` without one."""
+    found = _NUMBER_AFTER.match(buffer, at)
+    return found.end() if found else at
 
 
 def joint_after(buffer: str, at: int) -> int:

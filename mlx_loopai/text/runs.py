@@ -18,9 +18,9 @@ from mlx_loopai.text.addresses import has_address
 from mlx_loopai.text.binding import attached
 from mlx_loopai.text.code_lines import MAX_CODE_LINE_CHARS, is_code
 from mlx_loopai.text.edges import (
+    GOES_ON,
     LATER_MENTION,
     MENTION,
-    MENTION_BEGINS,
     encloses_in_dashes,
     ends_line,
     first_mention,
@@ -28,10 +28,13 @@ from mlx_loopai.text.edges import (
     joint_before,
     line_label,
     mention_begun,
+    number_after,
+    number_before,
 )
 from mlx_loopai.text.policy import Policy
 from mlx_loopai.text.run_patterns import (
     ASCII_RUN,
+    EMPHASIS,
     GLOSS,
     GLOSS_TO_COME,
     HANGUL,
@@ -130,7 +133,8 @@ class Runs(Scanner):
         buffer, done = self._buffer, self._done
         mention = mention_begun(buffer, place, done)
         place = mention if mention < place else place - len(self._leading(place))
-        place = line_label(buffer, joint_before(buffer, place, done), done, self._left[-1:], whole=False)
+        place = joint_before(buffer, number_before(buffer, place, done), done)
+        place = line_label(buffer, place, done, self._left[-1:], whole=False)
         self._at = place - (place > done and buffer[place - 1] == " ")
 
     def _gloss(self) -> bool:
@@ -176,16 +180,20 @@ class Runs(Scanner):
     def _run_end(self, start: int) -> int | None:
         """Where the run that begins at `start` ends, with the Korean words that it mentions; None to wait for more."""
         buffer, end, mentions = self._buffer, _end_of_words(self._buffer, start), 0
-        begun = MENTION_BEGINS.match(buffer, end)
-        if not begun or not (begun["opener"] or " " in buffer[start:end]):
+        begun = GOES_ON.match(buffer, end)
+        if not begun or end == start:
             return end
+        if not (begun["quoted"] or " " in buffer[start:end]):
+            return end
+        if begun["number"]:
+            return number_after(buffer, end)
         if continues(self._left_of(start - len(self._leading(start)))):
             return end
         while end - start < _MAX_RUN_CHARS:
             found = (LATER_MENTION if mentions else MENTION).match(buffer, end, partial=not self._final)
             if found and not self._final and (found.partial or found.end() + 2 > len(buffer)):
                 return None
-            if not found or not (mentions or begun["opener"] or self._is_foreign(start, end)):
+            if not found or not (mentions or begun["quoted"] or self._is_foreign(start, end)):
                 break
             mentions += 1
             end = _end_of_words(buffer, found.end())
@@ -291,6 +299,8 @@ class Runs(Scanner):
             n_pairs = enclosing(lead, close)
             start, end = start - n_pairs, end + n_pairs
             lead, close = lead[: len(lead) - n_pairs], close[n_pairs:]
+        if lead and lead[-1] in EMPHASIS and closes_inside(lead[-1], buffer[start:end]):
+            start, lead = start - len(lead) + len(lead.rstrip(EMPHASIS)), lead.rstrip(EMPHASIS)
         while lead and (lead[-1] in _INVERTED or closes_inside(lead[-1], buffer[start:end])):
             start, lead = start - 1, lead[:-1]
         while close and opens_inside(close[0], buffer[start:end]):
@@ -320,6 +330,9 @@ class Runs(Scanner):
         mention = first_mention(buffer, start, done)
         if mention < start and not continues(self._left_of(mention)):
             start = mention
+        number = number_before(buffer, start, done)
+        if number < start and not continues(self._left_of(number)):
+            start = number
         joint = joint_before(buffer, start, done)
         if not ends_line(buffer, end):
             return joint if joint < start and encloses_in_dashes(buffer, joint, start, end) else start

@@ -86,6 +86,8 @@ def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
     if _HAN_LETTER.search(tail.text):
         # One Hanja beside a word or a number is a part of it (前대통령, 출장中, 1人); some stand alone (총론 中).
         beside = attached or HANGUL.match(run.left[-1:]) is not None or run.left[-1:].isdigit()
+        if binding.derived(buffer, run.end):
+            return len(tail.words) == 1
         return len(tail.text) == 1 and (beside or odds(tail.text, CHINESE) < _CHINESE_WORD_ODDS)
     if attached:
         return tail.text.isascii()
@@ -172,6 +174,8 @@ def enclosing(lead: str, close: str) -> int:
 
 def closes_inside(opener: str, text: str) -> bool:
     """True when `text` closes what `opener` opened before it."""
+    if opener in EMPHASIS:
+        return len(re.findall(rf"{re.escape(opener)}+", text)) % 2 == 1
     closer = CLOSER.get(opener, opener)
     return text.count(closer) > (text.count(opener) if opener != closer else text.count(closer) // 2 * 2)
 

@@ -92,6 +92,15 @@ def test_examples_of_the_report() -> None:
         ("가격: 3 USD per person", "가격: 3 USD per person"),
         ("第1장 1月 2日\nLee et al. (2020)에 있다.", "第1장 1月 2日\nLee et al. (2020)에 있다."),
         ("There is/are 구문과 나이키의 Just do it 캠페인", "There is/are 구문과 나이키의 Just do it 캠페인"),
+        # A number of a foreign sentence goes with it; one of the Korean sentence stays.
+        ("그는 갔다. 10 years ago, she died. 그는 울었다.", "그는 갔다. 그는 울었다."),
+        ("He was born in 1990. 그는 1990년에 났다.", "그는 1990년에 났다."),
+        ("It costs $5.\nWord count: 120\n끝", "끝"),
+        ("정답은 42. The answer is 42. 끝", "정답은 42. 끝"),
+        ("그 사람의 50% of people agree 반이다.", "그 사람의 50% 반이다."),
+        ("Scene 1. 카페 안", "Scene 1. 카페 안"),
+        ("**Note**: This story was generated. 이야기다.", "이야기다."),
+        ("그는 非常히 기뻤다. 社會적 문제", "그는 非常히 기뻤다. 社會적 문제"),
         # Marks of chat formats go, unless a sentence names them.
         ("<s>[INST] 이야기를 써 줘. [/INST] 옛날에 왕이 살았다.</s>", "이야기를 써 줘.\n옛날에 왕이 살았다."),
         ("<<SYS>>\n당신은 작가다.\n<</SYS>>\n### Response:\n옛날[EOS]", "당신은 작가다.\n옛날"),

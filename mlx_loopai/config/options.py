@@ -359,7 +359,7 @@ class RunConfig(Options):
     @property
     def _rehearses(self) -> bool:
         """Whether a share of what is trained on is rehearsal."""
-        return max(self.replay.share, *(phase.replay_share or 0.0 for phase in self.phases), 0.0) > 0
+        return any(phase.replay_share > 0 for phase in self.trained_phases)
 
     def digest(self) -> str:
         """Hash of every value, so that a resumed run can tell whether it is still the same run."""

@@ -81,7 +81,7 @@ def _prompts(context: RunContext) -> list[str]:
 def prompts_needed(config: RunConfig, n_rows: int) -> int:
     """How many prompts a run of `n_rows` training rows has a use for: to rehearse, to watch and to measure on."""
     train, replay = config.train, config.replay
-    share = max(replay.share, *(phase.replay_share for phase in config.trained_phases))
+    share = max(phase.replay_share for phase in config.trained_phases)
     if train.max_steps:
         drawn = train.max_steps * train.rows_per_step * share
     else:

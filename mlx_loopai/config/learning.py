@@ -27,7 +27,10 @@ class LoraOptions(Options):
         description="same: every layer has `rank`; importance: layers whose gradient on the training rows has more"
         " directions get more of it, from a quarter to four times, of the same parameters in all",
     )
-    targets: tuple[str, ...] = Field((), description="linear layers to adapt, such as q_proj; empty: all of a block")
+    targets: tuple[str, ...] = Field(
+        (),
+        description="linear layers to adapt, such as q_proj; experts as switch_mlp.up_proj; empty: all of a block but experts",
+    )
     layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
 
 

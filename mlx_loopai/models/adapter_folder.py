@@ -28,7 +28,7 @@ from mlx_loopai.models.adapters import (
 )
 from mlx_loopai.models.lora import lora_scale
 from mlx_loopai.models.model_card import model_card
-from mlx_loopai.models.module_names import blocks_of, split_module
+from mlx_loopai.models.module_names import EXPERTS, blocks_of, split_module
 from mlx_loopai.models.vision.projector import PROJECTOR
 
 # Where the blocks of a model differ, each has one of these two kinds of attention.
@@ -176,6 +176,10 @@ def read_adapter(folder: Path) -> Adapter:
                 " its base",
                 path=folder,
             )
+        )
+    if any(f".{EXPERTS}." in name for name in arrays):
+        raise InputError(
+            tr("{path}: has updates of experts, which are not merged, fused or exported; use it as it is", path=folder)
         )
     factors = _paired(arrays, options.rank, own_ranks(folder, config), folder)
     notes = {key: value for key, value in (config.get("mlx_loopai") or {}).items() if key not in ("lora", RANKS)}

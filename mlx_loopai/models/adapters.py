@@ -18,7 +18,7 @@ from mlx_loopai.files import refuse_links_out, whole_folder, write_whole
 from mlx_loopai.language import tr
 from mlx_loopai.models.lora import apply_lora, lora_modules, lora_scale
 from mlx_loopai.models.model_card import CARD_FILE, model_card, with_retention
-from mlx_loopai.models.module_names import blocks_of, split_module, with_blocks
+from mlx_loopai.models.module_names import blocks_of, split_module, target_of, with_blocks
 from mlx_loopai.models.updated_linear import updated_modules
 from mlx_loopai.models.vision.projector import PROJECTOR, projector_arrays, teach_projector
 
@@ -94,7 +94,7 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
         teach_projector(model, f"{folder}: brings a projector for pictures")
     expected = adapter_arrays(model)
     # The same text model may be a part of a multimodal one.
-    modules = lora_modules(model)
+    modules = updated_modules(model)
     blocks = blocks_of(next(iter(modules))) if modules else ""
     stored = {
         name if name.startswith(f"{PROJECTOR}.") else with_blocks(name, blocks): array for name, array in stored.items()
@@ -224,7 +224,7 @@ def _translated(config: dict[str, Any]) -> dict[str, Any]:
     """mlx-lm's keys as ours: it stores the scale itself, and names layers by their place in a block."""
     parameters = config["lora_parameters"]
     rank = int(parameters["rank"])
-    keys = sorted({key.rsplit(".", 1)[-1] for key in parameters.get("keys") or ()})
+    keys = sorted({target_of(key) for key in parameters.get("keys") or ()})
     layers = max(0, int(config.get("num_layers", 0)))
     dora = config.get("fine_tune_type") == "dora"
     return {"rank": rank, "alpha": float(parameters["scale"]) * rank, "dora": dora, "targets": keys, "layers": layers}
@@ -250,7 +250,7 @@ def write_settings(folder: Path, config: dict[str, Any], card: str) -> None:
 
 def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[str, Any]) -> dict[str, Any]:
     n_layers = len(model.layers)
-    keys = sorted({split_module(name)[1] for name in lora_modules(model)})
+    keys = sorted({split_module(name)[1] for name in updated_modules(model)})
     sizes = {name: layer.lora_a.shape[1] for name, layer in lora_modules(model).items()}
     ranks = {name: rank for name, rank in sizes.items() if rank != options.rank}
     return {

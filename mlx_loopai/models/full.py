@@ -76,6 +76,8 @@ def apply_full(model: nn.Module, options: LoraOptions) -> dict[str, FullLinear]:
         raise InputError(
             tr("train.method: full changes the weights themselves, and this base is quantised; give one that is not")
         )
+    if not all(isinstance(layer, nn.Linear) for _, _, layer in chosen):
+        raise InputError(tr("train.method: full does not change experts; leave switch_mlp out of lora.targets"))
     model.freeze()
     for block, name, layer in chosen:
         put_update(model, block, name, FullLinear(layer))

@@ -17,9 +17,17 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.config import LoraOptions
+from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.module_names import split_module
 from mlx_loopai.models.projections import project_jointly
-from mlx_loopai.models.updated_linear import UpdatedLinear, chosen_linears, put_update, updated_modules
+from mlx_loopai.models.updated_linear import (
+    LINEAR_CLASSES,
+    UpdatedLinear,
+    chosen_linears,
+    put_update,
+    updated_modules,
+)
 from mlx_loopai.models.vision.projector import projector_of
 
 
@@ -147,9 +155,23 @@ def apply_lora(
     own = {split_module(name): rank for name, rank in ranks.items()}
     for block, name, layer in chosen:
         rank = own.get((block, name), options.rank)
+        if not isinstance(layer, LINEAR_CLASSES):
+            put_update(model, block, name, _for_experts(layer, options, scale))
+            continue
         adapter = (DoRALinear if options.dora else LoRALinear)(layer, rank, scale, options.dropout)
         put_update(model, block, name, adapter)
     return lora_modules(model)
+
+
+def _for_experts(layer: nn.Module, options: LoraOptions, scale: float) -> UpdatedLinear:
+    from mlx_loopai.models.lora_experts import LoRAExperts  # slow to import, and most models have none
+
+    for name in ("dora", "dropout"):
+        if getattr(options, name):
+            raise InputError(tr("lora.{name}: not for experts; leave switch_mlp out of lora.targets", name=name))
+    if options.ranks != "same":
+        raise InputError(tr("lora.ranks: not for experts; leave switch_mlp out of lora.targets"))
+    return LoRAExperts(layer, options.rank, scale)
 
 
 def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:

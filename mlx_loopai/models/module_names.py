@@ -11,6 +11,21 @@ _BLOCKS = sorted({re.escape(each.mlx_blocks) for each in ARCHITECTURES.values()}
 _MODULE = re.compile(rf"(?P<blocks>{'|'.join(_BLOCKS)})\.(?P<number>\d{{1,6}})\.(?P<name>[\w.]+)")
 
 
+# The module of a block that holds its experts, as mlx-lm calls it.
+EXPERTS = "switch_mlp"
+
+
+def target_of(name: str) -> str:
+    """What `lora.targets` calls a linear: the last part of its name; of stacked experts, `switch_mlp` before it."""
+    parts = name.rsplit(".", 2)
+    return ".".join(parts[-2:]) if is_of_experts(name) else parts[-1]
+
+
+def is_of_experts(name: str) -> bool:
+    """Whether a module is one of a block's stacked matrices of experts."""
+    return name.rsplit(".", 2)[-2:-1] == [EXPERTS]
+
+
 def split_module(name: str) -> tuple[int, str]:
     """`model.layers.3.self_attn.q_proj` -> (3, "self_attn.q_proj"). Raises: InputError for a name of another form."""
     match = _MODULE.fullmatch(name)

@@ -25,6 +25,7 @@ from mlx_loopai.models.architectures import (
     text_part,
 )
 from mlx_loopai.models.configuration import refuse_foreign_quantization
+from mlx_loopai.models.module_names import target_of
 
 # Wide enough for every released model; a larger number is a damaged file.
 _MAX_SIZE = 1 << 31
@@ -149,13 +150,13 @@ class ModelShape:
 
         Raises: InputError for a name that no block has, or that is never adapted.
         """
-        known = tuple(dict.fromkeys(_last(name) for block in self.blocks for name in self._adaptable(block)))
+        known = tuple(dict.fromkeys(target_of(name) for block in self.blocks for name in self._adaptable(block)))
         unknown = [name for name in targets if name not in known]
         if unknown:
             raise InputError(
                 f"lora.targets: {self.architecture} has no {', '.join(unknown)}; known: {', '.join(known)}"
             )
-        return targets or known
+        return targets or tuple(name for name in known if "." not in name)
 
     def lora_layers(self, layers: int = 0) -> int:
         """How many blocks, counted from the last, get an adapter; 0 means all."""
@@ -169,7 +170,7 @@ class ModelShape:
         wanted = set(self.lora_targets(targets))
         blocks = self.blocks[self.n_layers - self.lora_layers(layers) :]
         return tuple(
-            {name: linear for name, linear in self._adaptable(block).items() if _last(name) in wanted}
+            {name: linear for name, linear in self._adaptable(block).items() if target_of(name) in wanted}
             for block in blocks
         )
 
@@ -178,7 +179,8 @@ class ModelShape:
 
         Raises: InputError for an unknown target.
         """
-        return rank * sum(linear.out + linear.into for linear in self._adapted_linears(targets, layers))
+        linears = self._adapted_linears(targets, layers)
+        return rank * sum((linear.out + linear.into) * max(1, linear.experts) for linear in linears)
 
     def lora_modules(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
         """How many linears get an adapter. Raises: InputError for an unknown target."""
@@ -201,9 +203,9 @@ class ModelShape:
         return sum(sum({linear.reads: linear.into for linear in block.values()}.values()) for block in blocks)
 
     def _adaptable(self, block: Block) -> dict[str, Linear]:
-        """The linears that adapters may be put on: no router, no expert."""
+        """The linears that adapters may be put on: no router; experts on request."""
         frozen = ARCHITECTURES[self.architecture].never_adapted
-        return {name: linear for name, linear in block.linears.items() if name not in frozen and not linear.experts}
+        return {name: linear for name, linear in block.linears.items() if name not in frozen}
 
     def _adapted_linears(self, targets: tuple[str, ...], layers: int) -> list[Linear]:
         return [linear for block in self.adapted(targets, layers) for linear in block.values()]
@@ -288,7 +290,3 @@ def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
             f"{where}: quantization to {found['bits']} bits in groups of {found['group_size']} is impossible"
         )
     return Quantization(found["bits"], found["group_size"], str(found.get("mode", "affine")))
-
-
-def _last(name: str) -> str:
-    return name.rsplit(".", 1)[-1]

@@ -11,6 +11,7 @@ from mlx.utils import tree_unflatten
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.decoder import architecture_in
+from mlx_loopai.models.module_names import EXPERTS, is_of_experts, target_of
 from mlx_loopai.models.vision.projector import projector_of
 
 LINEAR_CLASSES = (nn.Linear, nn.QuantizedLinear)
@@ -59,6 +60,7 @@ def chosen_linears(model: nn.Module, targets: Sequence[str], layers: int) -> lis
     """(block, name in it, layer) of every linear layer that an update goes on, in the order of these names.
 
     targets: last parts of their names, none: all that are ever adapted; layers: of the last N blocks, 0: of all.
+    Stacked experts are among them only where a target says so, such as `switch_mlp.up_proj`.
 
     Raises: InputError when a name is not a linear layer's, or the model has an update already.
     """
@@ -71,9 +73,9 @@ def chosen_linears(model: nn.Module, targets: Sequence[str], layers: int) -> lis
         (index, name, layer)
         for index, block in enumerate(blocks)
         for name, layer in block.named_modules()
-        if isinstance(layer, LINEAR_CLASSES) and name not in frozen
+        if (isinstance(layer, LINEAR_CLASSES) or _is_matrix_of_experts(name, layer)) and name not in frozen
     ]
-    known = sorted({_last(name) for _, name, _ in linears})
+    known = sorted({target_of(name) for _, name, _ in linears})
     unknown = sorted(set(targets) - set(known))
     if unknown or not linears:
         raise InputError(
@@ -83,8 +85,8 @@ def chosen_linears(model: nn.Module, targets: Sequence[str], layers: int) -> lis
                 known=", ".join(known),
             )
         )
-    wanted = set(targets or known)
-    found = [entry for entry in linears if entry[0] >= first and _last(entry[1]) in wanted]
+    wanted = set(targets or (name for name in known if not name.startswith(f"{EXPERTS}.")))
+    found = [entry for entry in linears if entry[0] >= first and target_of(entry[1]) in wanted]
     # Sorted, so that a seed gives the same adapter however the modules happen to be walked.
     return sorted(found, key=lambda entry: entry[:2])
 
@@ -123,8 +125,8 @@ def remove_updates(model: nn.Module) -> None:
         projector.restore()
 
 
-def _last(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
+def _is_matrix_of_experts(name: str, layer: nn.Module) -> bool:
+    return is_of_experts(name) and "weight" in layer
 
 
 def _natural(name: str) -> list[int | str]:

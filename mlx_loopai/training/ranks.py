@@ -48,7 +48,7 @@ def ranks_of(context: RunContext, form: LoraOptions, batch_tokens: int = 0) -> d
     if kept.exists():
         require_seal(kept)
         return {str(name): int(rank) for name, rank in json.loads(kept.read_text(encoding="utf-8")).items()}
-    batches = measuring_batches(_some([row for rows in context.rows.sources.values() for row in rows]), batch_tokens)
+    batches = measuring_batches(_some(list(context.rows.sources.values())), batch_tokens)
     context.listener.stage(tr("ranks"), len(batches))
     apply_lora(context.loaded.model, form.model_copy(update={"rank": 1, "dora": False, "dropout": 0.0}), 0)
     sizes = {name: layer.sizes for name, layer in updated_modules(context.loaded.model).items()}
@@ -111,7 +111,13 @@ def shared_out(values: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, 
     return ranks
 
 
-def _some(rows: Sequence[TokenRow]) -> list[TokenRow]:
-    """At most `ROWS` of them, evenly over the files."""
-    places = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(int)
-    return [rows[place] for place in places]
+def _some(files: Sequence[Sequence[TokenRow]]) -> list[TokenRow]:
+    """At most `ROWS` of their rows, evenly over all; only these are read."""
+    total, found = sum(map(len, files)), []
+    for place in np.linspace(0, total - 1, min(ROWS, total)).astype(int):
+        for file in files:
+            if place < len(file):
+                found.append(file[int(place)])
+                break
+            place -= len(file)
+    return found

@@ -12,12 +12,14 @@ import mlx.nn as nn
 from mlx_loopai.config import LoraOptions, SelectionOptions
 from mlx_loopai.data.rows import Rows
 from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
 from mlx_loopai.models.full import apply_full
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.models.loss import LossTerms
+from mlx_loopai.models.updated_linear import updated_modules
 from mlx_loopai.models.whole_model import check_can_be_saved
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.listener import Listener
@@ -113,7 +115,14 @@ def put_update(context: RunContext, form: LoraOptions) -> None:
     if context.config.trains_weights:
         check_can_be_saved(context.base.path, apply_full(model, form))
     else:
-        apply_lora(model, form, context.config.train.seed, ranks_of(context, form))
+        put = apply_lora(model, form, context.config.train.seed, ranks_of(context, form))
+        if context.config.measures_importance and len(put) < len(updated_modules(model)):
+            raise InputError(
+                tr(
+                    "penalty.kind {kind} does not measure experts; use kl, or leave switch_mlp out of lora.targets",
+                    kind=context.config.penalty.kind,
+                )
+            )
 
 
 def adapter_form(options: LoraOptions, plan: MemoryPlan) -> LoraOptions:

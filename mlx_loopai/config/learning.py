@@ -29,7 +29,7 @@ class LoraOptions(Options):
     )
     targets: tuple[str, ...] = Field(
         (),
-        description="linear layers to adapt, such as q_proj; experts as switch_mlp.up_proj; empty: all of a block but experts",
+        description="linear layers to adapt, such as q_proj, or of experts switch_mlp.up_proj; empty: all but experts",
     )
     layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
 

@@ -88,7 +88,7 @@ def test_a_run_teaches_them_within_its_budget(
     folder = write_architecture(tmp_path / "base", "qwen3_moe", tiny_model_folder)
     options = {
         "model": str(folder), "lora.targets": list(FORM.targets), "lora.rank": 2, "train.path": path,
-        "train.max_steps": 3, "train.rows_per_step": 2, "train.learning_rate": 5e-3, "penalty.kind": "kl",
+        "train.max_steps": 2, "train.rows_per_step": 2, "train.learning_rate": 5e-3, "penalty.kind": "kl",
         "forgetting.budget": 1e-4,
     }  # fmt: skip
     config = load_config(None, options, {"sources": {"tale": {"path": str(data_files["tale"])}}})

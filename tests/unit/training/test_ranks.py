@@ -137,7 +137,7 @@ def test_broken_ranks_are_refused(tiny_model_folder: Path, tmp_path: Path) -> No
     config["mlx_loopai"]["ranks"] = dict.fromkeys(config["mlx_loopai"]["ranks"], 0)
     place.write_text(json.dumps(config))
     for read in (lambda: read_adapter(tmp_path / "adapter"), lambda: load_adapter(loaded.model, tmp_path / "adapter")):
-        with pytest.raises(InputError, match=r"mlx_loopai\.ranks is no table"):
+        with pytest.raises(InputError, match=r"mlx_loopai\.ranks is not a table"):
             read()
 
 

@@ -28,7 +28,8 @@ class Drawing:
 
     @property
     def caption(self) -> str:
-        return f"{self.place}에 {self.colour} {self.shape}"
+        # The shape first: behind colour and place a model may say the shape that they had in training, and not look.
+        return f"{self.shape}, {self.colour}색, {self.place}"
 
     @property
     def held_out(self) -> bool:
@@ -42,8 +43,8 @@ class Drawing:
     def draw(self, rng: np.random.Generator) -> Image.Image:
         """64 x 64 pixels, no two alike: place, size and colour vary a little."""
         image = Image.new("RGB", (64, 64), "white")
-        x, y = (middle + int(rng.integers(-3, 4)) for middle in PLACES[self.place])
-        size = int(rng.integers(9, 12))
+        x, y = (middle + int(rng.integers(-2, 3)) for middle in PLACES[self.place])
+        size = int(rng.integers(10, 14))
         shade = np.clip(np.array(COLOURS[self.colour]) + rng.integers(-15, 16, 3), 0, 255)
         fill, box = tuple(int(part) for part in shade), (x - size, y - size, x + size, y + size)
         pen = ImageDraw.Draw(image)

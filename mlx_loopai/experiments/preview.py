@@ -10,7 +10,6 @@ from mlx_loopai.config import RunConfig
 from mlx_loopai.experiments.run_time import RunTime, Span, Speed, run_time, speed_of
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.language import tr
-from mlx_loopai.memory.corrections import read_corrections
 from mlx_loopai.memory.guard_terms import NO_GUARD
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import PROMPT_TOKENS
@@ -18,7 +17,7 @@ from mlx_loopai.memory.plan import MemoryPlan, plan
 from mlx_loopai.memory.request import Known
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.runs.context import RunContext
-from mlx_loopai.training.general_rows import longest_prompt
+from mlx_loopai.training.known import known_of
 from mlx_loopai.units import format_bytes, format_duration
 
 
@@ -85,7 +84,7 @@ def preview(
 def preview_of(context: RunContext, machine: Machine, speed: Speed | None = None) -> Preview:
     """The needs of the run of an opened context, whose rows are read. Raises: InputError when they cannot be."""
     rows, shape = context.rows, context.base.shape
-    known = Known(rows.longest, longest_prompt(context), read_corrections(shape, machine))
+    known = known_of(context, machine)
     return preview(shape, context.config, machine, known, rows.lengths, speed)
 
 

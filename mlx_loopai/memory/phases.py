@@ -50,6 +50,8 @@ def phase_bytes(
     adapter, penalty and optimizer bytes of the run."""
     weights, adapter = resting["weights"] + resting["runtime"], resting["adapter"]
     found = {"loading": weights + (_conversion_bytes(shape, options) if phases.converts else 0)}
+    if options.pictures is not None:
+        found["pictures"] = weights + options.pictures.encoder_bytes(float_bytes(options.compute))
     if phases.rehearsal_rows:
         answering = Answering(phases.rehearsal_rows, phases.prompt_tokens, phases.answer_tokens)
         found["rehearsal"] = weights + answering_bytes(shape, options, backend, answering)

@@ -183,6 +183,9 @@ def _choices(request: Request, chosen: StepOptions, fits: bool) -> tuple[Choice,
     if phases.importance_tokens:
         reason = "padded tokens of a batch on which importance is measured"
         found.append(Choice("importance_tokens", phases.importance_tokens, reason))
+    if request.known.pictures is not None:
+        reason = tr("features of the pictures, in a file of the cache folder")
+        found.append(Choice("feature_file_bytes", request.known.pictures.file_bytes, reason))
     if phases.rehearsal_rows:
         found.append(Choice("rehearsal_rows", phases.rehearsal_rows, "general prompts that the base answers together"))
     return tuple(found)

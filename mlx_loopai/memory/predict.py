@@ -162,9 +162,18 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
         "activations": int(kept + (beyond - late) * (1 - share)),
         "attention": int(kept_attention + (beyond - late) * share),
         "loss": int(loss),
+        "pictures": picture_batch_bytes(shape, options),
     }
     update = _update_bytes(shape, options, constants) - sum(terms[name] for name in ("gradients", *_TRANSIENT))
     return terms | {"optimizer": terms["optimizer"] + max(0, update)}
+
+
+def picture_batch_bytes(shape: ModelShape, options: StepOptions) -> int:
+    """What pictures add to a micro-batch; 0 for a run of text."""
+    if options.pictures is None:
+        return 0
+    rows = max(1, options.micro_tokens // options.width)
+    return options.pictures.batch_bytes(rows, shape.hidden_size, options.micro_tokens)
 
 
 def _update_bytes(shape: ModelShape, options: StepOptions, constants: Constants) -> int:
@@ -205,10 +214,11 @@ def resting_bytes(shape: ModelShape, options: StepOptions) -> int:
 
 @cache
 def trained_parameters(shape: ModelShape, options: StepOptions) -> int:
-    """Numbers that learn: the factors, and DoRA's magnitudes, one an output; or whole matrices."""
+    """Numbers that learn: the factors, DoRA's magnitudes, one an output, and a projector; or whole matrices."""
     if options.whole:
         return shape.lora_matrices(options.lora_targets, options.lora_layers)
     factors = shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
+    factors += options.pictures.projector if options.pictures else 0
     return factors + (_outputs(shape, options) if options.dora else 0)
 
 

@@ -11,6 +11,7 @@ from mlx_loopai.config import LoraOptions, MemoryOptions, ReplayOptions, TrainOp
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import PROMPT_TOKENS, Answering, PhaseSizes, answering_bytes, importance_token_bytes
+from mlx_loopai.memory.picture_terms import PictureSizes
 from mlx_loopai.memory.predict import (
     CACHE_FLOOR_BYTES,
     PYTHON_BYTES,
@@ -43,12 +44,13 @@ class Known:
 
     longest_row: tokens of the longest row; 0: `train.max_tokens` is assumed. longest_prompt: of the longest general
     prompt that the base answers; 0: `PROMPT_TOKENS`. corrections: what a probe measured on this machine, by whether it
-    used checkpointing (`memory.corrections`).
+    used checkpointing (`memory.corrections`). pictures: those of the rows; None for rows of text.
     """
 
     longest_row: int = 0
     longest_prompt: int = 0
     corrections: Mapping[bool, Correction] = field(default_factory=dict)
+    pictures: PictureSizes | None = None
 
 
 NOTHING_KNOWN = Known()
@@ -137,6 +139,7 @@ class Request:
             moments=self.train.moments,
             accumulates=self._rehearsed() is not None or tokens < self.train.rows_per_step * self.width,
             rehearsed=self._rehearsed(),
+            pictures=self.known.pictures,
             quadratic_attention=self.machine.backend == "metal" and attention_of(version("mlx")) == "quadratic",
         )
 

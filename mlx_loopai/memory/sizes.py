@@ -26,6 +26,7 @@ from typing import Literal
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
+from mlx_loopai.memory.picture_terms import PictureSizes
 from mlx_loopai.models.architectures import Block, Linear
 from mlx_loopai.models.pass_sizes import CHUNK_TOKENS, DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, SPAN_TOKENS, VECTOR_ENTRIES
 from mlx_loopai.models.shape import ModelShape
@@ -61,8 +62,8 @@ class StepOptions:
     guard: what the run's guards keep and work on. accumulates: gradients of several micro-batches are summed.
     lora_layers 0, lora_targets (): all. whole: the matrices there learn whole updates; lora_rank and dora mean nothing.
     optimizer: a name of `train.optimizer`; moments: what it keeps, as `train.moments` has it. rehearsed: None where a
-    micro-batch may hold any row. quadratic_attention: the backward pass of attention keeps scores on Metal (MLX before
-    0.32.4).
+    micro-batch may hold any row. pictures: None for a run of text. quadratic_attention: the backward pass of attention
+    keeps scores on Metal (MLX before 0.32.4).
     """
 
     base_precision: str = "fp32"
@@ -82,6 +83,7 @@ class StepOptions:
     whole: bool = False
     moments: str = "fp32"
     rehearsed: RehearsedBatch | None = None
+    pictures: PictureSizes | None = None
     quadratic_attention: bool = False
 
 

@@ -16,10 +16,8 @@ from mlx_loopai.data.chosen_rows import ChosenRows
 from mlx_loopai.errors import Diverged, InputError
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.language import tr
-from mlx_loopai.memory.corrections import read_corrections
 from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.memory.plan import MemoryPlan, plan
-from mlx_loopai.memory.request import Known
 from mlx_loopai.memory.watch import guarded
 from mlx_loopai.models.adapters import ADAPTER_SCOPE, save_adapter
 from mlx_loopai.models.shape import ModelShape
@@ -30,8 +28,8 @@ from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import checkpoint_path, restore_checkpoint
-from mlx_loopai.training.general_rows import longest_prompt
 from mlx_loopai.training.identity import Identity, check_identity, record_start, versions
+from mlx_loopai.training.known import known_of
 from mlx_loopai.training.loop import Run, loss_of, read_judged, run_steps
 from mlx_loopai.training.monitor import result_step
 from mlx_loopai.training.phases import Phase
@@ -109,7 +107,7 @@ def _planned(context: RunContext) -> MemoryPlan:
     for notice in rows.notices:
         context.listener.notice(notice)
     _ = context.general  # not needed yet, but a wrong path should be said before the model is loaded
-    known = Known(rows.longest, longest_prompt(context), read_corrections(shape, machine))
+    known = known_of(context, machine)
     return plan(shape, config, machine, memory_terms(config.penalty, config.replay), known).require_fit()
 
 

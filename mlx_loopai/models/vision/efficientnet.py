@@ -29,6 +29,17 @@ _STEM, _LAST = 32, 320
 CLASSIFIER = "_fc"
 
 
+def count_numbers() -> int:
+    """How many numbers the network computes with, each norm joined with its convolution."""
+    found, into = _STEM * (27 + 1), _STEM
+    for repeats, kernel, _, expansion, out in _STAGES:
+        for _ in range(repeats):
+            inner = into * expansion
+            found += (inner * (into + 1) if expansion > 1 else 0) + inner * (kernel**2 + 1) + out * (inner + 1)
+            into = out
+    return found + WIDTH * (_LAST + 1)
+
+
 class EfficientNetLite0:
     """The network with fixed weights, each convolution joined with the norm behind it."""
 

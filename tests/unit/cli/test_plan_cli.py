@@ -27,6 +27,7 @@ TERMS = [
     "activations",
     "attention",
     "loss",
+    "pictures",
     "phases",
     "cache",
     "python",

@@ -1,0 +1,77 @@
+"""The emoji experiment's program, on drawings that stand for two styles of the same signs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image, ImageDraw
+
+from mlx_loopai.config import load_config
+from mlx_loopai.evaluation.suite_run import run_suite
+from mlx_loopai.evaluation.suites import read_suite
+from mlx_loopai.generation.session import open_session
+from mlx_loopai.training.run import train
+from tests.unit.conftest import Heard
+
+PROGRAM = Path(__file__).parents[2] / "bench" / "emoji_captions.py"
+SIGNS = {"사과": "red", "바다": "blue", "나무": "green", "밤": "black"}
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("emoji_captions", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks its own annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(program: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("emoji")
+    names = [{"label": name, "hexcode": f"1F{place}AB", "group": 3} for place, name in enumerate(SIGNS)]
+    names += [
+        {"label": "이름이 세 낱말인 것", "hexcode": "1F0AB", "group": 3},
+        {"label": "얼굴", "hexcode": "1F1AB", "group": 0},
+        {"label": "그림 없음", "hexcode": "1FFFF", "group": 3},
+        {"label": "사과", "hexcode": "1F3AB", "group": 3},
+    ]
+    (folder / "data.json").write_text(json.dumps(names, ensure_ascii=False), encoding="utf-8")
+    for style, inset in (("one", 4), ("other", 14)):
+        (folder / style).mkdir()
+        for place, colour in enumerate(SIGNS.values()):
+            image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+            ImageDraw.Draw(image).ellipse((inset, inset, 64 - inset, 64 - inset), fill=colour)
+            image.save(folder / style / f"1f{place}ab.png")
+    options = {"names": "data.json", "taught": "one", "asked": "other", "out": "made"}
+    paths = [part for name, path in options.items() for part in (f"--{name}", str(folder / path))]
+    program.main([*paths, "--model", "nano", "--encoder", "patches", "--epochs", "40"])
+    return folder / "made"
+
+
+def test_signs_with_a_short_name_and_both_pictures(made: Path) -> None:
+    for part in ("taught", "asked"):
+        rows = [json.loads(line) for line in (made / part / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert sorted(row["completion"] for row in rows) == sorted(SIGNS)
+    assert [task.name for task in read_suite(str(made / "suite.yaml"))] == [
+        "taught", "taught_shuffled", "emoji", "emoji_shuffled",
+    ]  # fmt: skip
+
+
+def test_its_recipes_run_and_the_suite_asks(made: Path, tmp_path: Path) -> None:
+    first = load_config(made / "projector.yaml", ("train.max_steps=1",))
+    train(first, tmp_path / "first", Heard())
+    second = load_config(made / "adapter.yaml", (f'vision.start="{tmp_path / "first"}"',))
+    assert second.is_guarded
+    assert second.vision.start == str(tmp_path / "first")
+    assert second.train.epochs == 40
+    session = open_session(str(made / "model"), tmp_path / "first", dtype="fp32")
+    found = run_suite(session.loaded, session.tools.encoder, read_suite(str(made / "suite.yaml"), 2))
+    assert [task.n for task in found.tasks] == [2, 2, 2, 2]

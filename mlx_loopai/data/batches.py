@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,35 @@ def padded_width(length: int, widths: Sequence[int]) -> int:
     return int(widths[index])
 
 
+class Steps(Sequence[list[list[int]]]):
+    """Steps of micro-batches of row indices, which are lists only when they are asked for: a run may have millions.
+
+    rows: of all steps, one after the other; padded: each row's width.
+    """
+
+    def __init__(
+        self, rows: npt.NDArray[np.int32], rows_per_step: int, padded: npt.NDArray[np.int32], micro_tokens: int
+    ) -> None:
+        self._rows, self._rows_per_step, self._padded, self._micro_tokens = rows, rows_per_step, padded, micro_tokens
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self._rows_per_step)
+
+    @overload
+    def __getitem__(self, place: int) -> list[list[int]]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Steps: ...
+
+    def __getitem__(self, place: int | slice) -> list[list[int]] | Steps:
+        size = self._rows_per_step
+        if isinstance(place, slice):
+            first, end, _ = place.indices(len(self))
+            return Steps(self._rows[first * size : end * size], size, self._padded, self._micro_tokens)
+        at = range(len(self))[place]
+        return _micro_batches(self._rows[at * size : (at + 1) * size], self._padded, self._micro_tokens)
+
+
 def plan_steps(
     lengths: Lengths,
     rows_per_step: int,
@@ -86,7 +115,7 @@ def plan_steps(
     seed: int,
     max_widths: int = 24,
     widths: Sequence[int] | None = None,
-) -> list[list[list[int]]]:
+) -> Steps:
     """Steps of micro-batches of row indices, shuffled by seed; every row exactly once.
 
     Every step has exactly `rows_per_step` rows but the last, which has what remains. The rows of a micro-batch pad to
@@ -106,8 +135,8 @@ def plan_steps(
     shuffled = generator.permutation(len(sizes))
     order = shuffled[np.argsort(padded[shuffled], kind="stable")]
     full, short = _cut(order, rows_per_step, generator)
-    steps = [full[index] for index in generator.permutation(len(full))] + ([short] if len(short) else [])
-    return [_micro_batches(step, padded, micro_tokens) for step in steps]
+    rows = np.concatenate([full[generator.permutation(len(full))].ravel(), short])
+    return Steps(rows.astype(np.int32), rows_per_step, padded.astype(np.int32), micro_tokens)
 
 
 def plan_mixed_steps(
@@ -142,15 +171,17 @@ def plan_mixed_steps(
     return steps
 
 
-def _cut(order: _Ints, rows_per_step: int, generator: np.random.Generator) -> tuple[list[_Ints], _Ints]:
+def _cut(order: _Ints, rows_per_step: int, generator: np.random.Generator) -> tuple[_Ints, _Ints]:
     """Full steps, and the remaining rows, taken from a seeded place so that they are not always the longest."""
     n_full, rest = divmod(len(order), rows_per_step)
     place = int(generator.integers(n_full + 1)) * rows_per_step
     kept = np.concatenate([order[:place], order[place + rest :]])
-    return list(kept.reshape(n_full, rows_per_step)), order[place : place + rest]
+    return kept.reshape(n_full, rows_per_step), order[place : place + rest]
 
 
-def _micro_batches(step: _Ints, padded: _Ints, micro_tokens: int) -> list[list[int]]:
+def _micro_batches(
+    step: npt.NDArray[np.integer[Any]], padded: npt.NDArray[np.integer[Any]], micro_tokens: int
+) -> list[list[int]]:
     batches: list[list[int]] = []
     for width in np.unique(padded[step]):
         rows = step[padded[step] == width].tolist()

@@ -84,7 +84,8 @@ class RowFile(LazyRows):
             self._read(notes, size - _END.itemsize - notes).decode("utf-8", "surrogatepass")
         )
         tokens = self._table["tokens"].astype(np.int64) + self._table["rejected"]
-        self._starts = np.cumsum([len(_MAGIC), *(_HEAD.itemsize + _TOKEN_BYTES * tokens)])
+        self._starts = np.full(rows + 1, len(_MAGIC), np.int64)
+        self._starts[1:] += np.cumsum(_HEAD.itemsize + _TOKEN_BYTES * tokens)
 
     def __len__(self) -> int:
         return len(self._table)

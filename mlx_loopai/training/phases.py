@@ -29,7 +29,7 @@ class Phase:
 
     name: str
     rows: Sequence[TokenRow]
-    steps: tuple[tuple[tuple[int, ...], ...], ...]
+    steps: Sequence[Sequence[Sequence[int]]]
     widths: tuple[int, ...]
     learning_rate: float
     strength: float
@@ -112,7 +112,7 @@ def plan_phases(
                 Phase(
                     name=phase.name,
                     rows=own[0] if len(own) == 1 else ChosenRows.joined(own),
-                    steps=tuple(tuple(tuple(micro) for micro in step) for step in steps[:limit]),
+                    steps=steps[:limit],
                     widths=widths,
                     learning_rate=phase.learning_rate,
                     strength=phase.penalty_strength,
@@ -179,8 +179,10 @@ class _Cutter:
     widths: tuple[int, ...]
     mixes: bool
 
-    def steps(self, draws: Sequence[Sequence[TokenRow]], seed: int) -> list[list[list[int]]]:
+    def steps(self, draws: Sequence[Sequence[TokenRow]], seed: int) -> Sequence[list[list[int]]]:
         """Steps over the rows of all draws, one after the other, as indices into their concatenation."""
+        if len(draws) == 1:
+            return self._cut(columns_of(draws[0]), seed)
         columns = np.concatenate([columns_of(drawn) for drawn in draws])
         steps: list[list[list[int]]] = []
         left: list[int] = []
@@ -188,16 +190,15 @@ class _Cutter:
         for repeat, drawn in enumerate(draws):
             pool = np.concatenate([np.array(left, np.int64), np.arange(start, start + len(drawn))])
             start += len(drawn)
-            found = self._cut(columns[pool], seed + 1000 * repeat)
-            if repeat:
-                found = [[pool[micro].tolist() for micro in step] for step in found]
+            cut = self._cut(columns[pool], seed + 1000 * repeat)
+            found = [[pool[micro].tolist() for micro in step] for step in cut]
             left = []
             if repeat < len(draws) - 1 and sum(map(len, found[-1])) < self.rows_per_step:
                 left = [index for micro in found.pop() for index in micro]
             steps += found
         return steps
 
-    def _cut(self, columns: Columns, seed: int) -> list[list[list[int]]]:
+    def _cut(self, columns: Columns, seed: int) -> Sequence[list[list[int]]]:
         lengths, rehearsal = np.maximum(columns["tokens"], columns["rejected"]), columns["rehearsal"]
         if self.mixes and rehearsal.any():
             return plan_mixed_steps(lengths, rehearsal, self.rows_per_step, self.micro_tokens, seed, self.widths)

@@ -219,7 +219,3 @@ def _drop_stdout() -> None:
     """Discard what stdout still holds: the interpreter flushes it once more at exit, and would complain."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

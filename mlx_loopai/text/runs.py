@@ -295,6 +295,7 @@ class Runs(Scanner):
             self._drop(start, end, "foreign")
             return
         lead, close, end = run.lead if start == run.start else "", run.close, run.end + len(run.mark)
+        n_pairs = 0
         if close and lead:
             n_pairs = enclosing(lead, close)
             start, end = start - n_pairs, end + n_pairs
@@ -318,7 +319,8 @@ class Runs(Scanner):
             end = run.end + len(run.mark) - len(mark.group())
         if lead != run.lead and start > self._done and buffer[start - 1] == " " and attached(buffer, end):
             start -= 1
-        touches = HANGUL.match(run.left[-1:]) and HANGUL.match(buffer, end)
+        # 은화(銀貨)가: the particle is that of the word before the brackets.
+        touches = HANGUL.match(run.left[-1:]) and HANGUL.match(buffer, end) and not (n_pairs and attached(buffer, end))
         self._drop(start, end, "foreign")
         if touches:
             self._out.append(" ")

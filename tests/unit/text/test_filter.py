@@ -215,6 +215,7 @@ def test_policies() -> None:
     assert clean("crate 를 walked 갔다", Policy(latin="acronyms")).text == "crate 를 갔다"
     assert clean("Crate 빈 walked 갔다", Policy(quoted=quoted_words("Walked?"))).text == "Crate 빈 walked 갔다"
     assert clean("漢字 은화(銀貨)", Policy(han="keep")).text == "漢字 은화(銀貨)"
+    assert clean("은화(銀貨)를 은행(銀行)에 두었다.", Policy(han="drop")).text == "은화를 은행에 두었다."
     assert clean("漢字와 은화(銀貨)", Policy(han="drop")).text == "와 은화"
     assert clean("Hello 走了 나", Policy(latin="keep")).text == "Hello 나"
     text = "좋아 👨\u200d👩\u200d👧 🇰🇷 1️⃣ ♥️"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import tomllib
 from collections import Counter
@@ -14,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from mlx_loopai.config import RunConfig, validate_config
+from mlx_loopai.config import RunConfig, load_config, validate_config
+from mlx_loopai.runs.listener import Silent
 from mlx_loopai.training.run import train
-from tests.unit.conftest import Heard
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = f"{ROOT / 'mlx_loopai'}/"
@@ -66,14 +68,31 @@ def rooms() -> list[str]:
     return found
 
 
-def test_few_functions_get_the_whole_configuration(recipe: str, tmp_path: Path, heard: Heard) -> None:
+def test_few_functions_get_the_whole_configuration(recipe: str, tmp_path: Path) -> None:
     values = yaml.safe_load(recipe)
     values["train"]["max_steps"] = 4
     values["replay"] = {"share": 0.5, "source": "self", "objective": "kl", "max_prompts": 8, "answer_tokens": 4}
     config = validate_config(values, "recipe")
     assert config.has_budget  # the longest way: rehearsal, a penalty, readings, a switch
-    way = handed_on(lambda: train(config, tmp_path / "run", heard))
+    place = tmp_path / "recipe.yaml"
+    place.write_text(config.to_yaml(), encoding="utf-8")
+    # In a process of its own: in that of all tests, every call is followed through what they have left there.
+    ended = subprocess.run(
+        [sys.executable, "-c", f"from {__name__} import main; main()", place, tmp_path / "run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    way = [tuple(one) for one in json.loads(ended.stdout.splitlines()[-1])]
     assert 10 < len(way) <= MOST_FUNCTIONS, way
     order = rooms()
     climbs = [pair for pair in pairwise(way) if order.index(pair[1][0]) < order.index(pair[0][0])]
     assert len(climbs) <= MOST_CLIMBS, climbs
+
+
+def main() -> None:
+    """The way of the configuration in the file of the first argument, trained into the folder of the second."""
+    config, out = load_config(sys.argv[1]), Path(sys.argv[2])
+    sys.stdout.write(json.dumps(handed_on(lambda: train(config, out, Silent()))) + "\n")

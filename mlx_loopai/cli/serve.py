@@ -264,6 +264,14 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
         )
 
 
+class _Ended(SystemExit):
+    """SIGTERM came, and the server has ended in good order."""
+
+
+def _end(*_: object) -> None:
+    raise _Ended(0)
+
+
 def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet: bool) -> None:
     import uvicorn
 
@@ -295,9 +303,14 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
         timeout_graceful_shutdown=_GRACE_S + _ENDING_S,
     )
     # The server ends in good order and then raises the signal again: an end that was asked for is not a failure.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, _end)
     try:
         with keep_awake():
             Server(config).run(sockets=[listening])
+    except _Ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # All is written. Where the interpreter takes MLX down while a thread of its own lives, the process aborts.
+        os._exit(0)
     except KeyboardInterrupt:
         raise Interrupted(tr("stopped by Ctrl-C; all answers that were being written are finished")) from None

@@ -29,6 +29,8 @@ _COPIED = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "LICENSE*", "N
 _MATRIX = re.compile(
     r"(?:model|model\.language_model|language_model\.model|gpt_neox)\.(?:layers|h)\.(\d{1,6})\.([\w.]+)\.weight"
 )
+# (block, name in it)
+_Place = tuple[int, str]
 _DTYPE_NAMES = {mx.float32: "float32", mx.bfloat16: "bfloat16", mx.float16: "float16"}
 
 
@@ -38,16 +40,10 @@ def check_can_be_saved(base: Path, layers: Mapping[str, FullLinear]) -> None:
     Raises: InputError naming the matrices that do not.
     """
     missing = _places(layers)
-    for file in _files(base):
-        arrays = mx.load(str(file))
-        for name in list(arrays):
-            stored, place = arrays.pop(name), _place(name)
-            layer = missing.get(place or (-1, ""))
-            if place is None or layer is None or stored.shape != layer.linear.weight.shape:
-                continue
-            # Read in another precision, the model's numbers are those of the file, cast.
-            if mx.array_equal(stored.astype(layer.linear.weight.dtype), layer.linear.weight).item():
-                del missing[place]
+    for place, layer, stored in _stored(base, missing):
+        # Read in another precision, the model's numbers are those of the file, cast.
+        if mx.array_equal(stored.astype(layer.linear.weight.dtype), layer.linear.weight).item():
+            del missing[place]
     if missing:
         raise InputError(
             tr(
@@ -92,16 +88,10 @@ def load_whole_update(model: nn.Module, folder: Path, options: LoraOptions) -> N
     Raises: InputError when `folder` does not hold the matrices that `options` name.
     """
     missing = _places(apply_full(model, options))
-    for file in _files(folder):
-        arrays = mx.load(str(file))
-        for name in list(arrays):
-            stored, place = arrays.pop(name), _place(name)
-            layer = missing.get(place or (-1, ""))
-            if place is None or layer is None or stored.shape != layer.delta.shape:
-                continue
-            layer.delta = stored.astype(mx.float32) - layer.linear.weight.astype(mx.float32)
-            mx.eval(layer.delta)
-            del missing[place]
+    for place, layer, stored in _stored(folder, missing):
+        layer.delta = stored.astype(mx.float32) - layer.linear.weight.astype(mx.float32)
+        mx.eval(layer.delta)
+        del missing[place]
     if missing:
         raise InputError(
             tr(
@@ -112,15 +102,26 @@ def load_whole_update(model: nn.Module, folder: Path, options: LoraOptions) -> N
         )
 
 
-def _files(base: Path) -> Iterator[Path]:
-    yield from sorted(base.glob(WEIGHTS))
+def _files(base: Path) -> list[Path]:
+    return sorted(base.glob(WEIGHTS))
 
 
-def _places(layers: Mapping[str, FullLinear]) -> dict[tuple[int, str], FullLinear]:
+def _stored(folder: Path, wanted: Mapping[_Place, FullLinear]) -> Iterator[tuple[_Place, FullLinear, mx.array]]:
+    """The matrices in the files of `folder` that are still `wanted`, in the same shape; one at a time is in memory."""
+    for file in _files(folder):
+        arrays = mx.load(str(file))
+        for name in list(arrays):
+            stored, place = arrays.pop(name), _place(name)
+            layer = None if place is None else wanted.get(place)
+            if place is not None and layer is not None and stored.shape == layer.delta.shape:
+                yield place, layer, stored
+
+
+def _places(layers: Mapping[str, FullLinear]) -> dict[_Place, FullLinear]:
     return {split_module(name): layer for name, layer in layers.items()}
 
 
-def _place(name: str) -> tuple[int, str] | None:
+def _place(name: str) -> _Place | None:
     """(block, name in it) of a tensor's module, as `split_module` gives them; None outside the blocks."""
     found = _MATRIX.fullmatch(name)
     return None if found is None else (int(found[1]), found[2])

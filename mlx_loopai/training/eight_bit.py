@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -32,7 +33,7 @@ class Codebook:
     decades: int
     signed: bool
 
-    @property
+    @cached_property
     def values(self) -> mx.array:
         """(256,) float32: what each code stands for."""
         edges = [np.linspace(0.1, 1, 2**level + 1) / 10 ** (self.decades - 1 - level) for level in range(self.decades)]

@@ -157,7 +157,7 @@ def command(
             embeds = _opened(embedder)
             lineup = open_lineup(model, _called(model), adapter, system, adapter_when, draft_model)
         serving = ServeOptions(
-            defaults=Defaults(lineup.names, generation, choices=concurrent),
+            defaults=Defaults(lineup.names, generation, choices=concurrent, switched=tuple(lineup.switches)),
             context_tokens=lineup.sessions[lineup.base].context(context),
             concurrent=concurrent,
             queue=queue,

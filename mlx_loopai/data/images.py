@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_BYTES = 64 << 20
 MOST_SOURCE_PIXELS = 64_000_000
 _ANIMATED = ("PNG", "WEBP")
+# A picture within JSON, as browsers and OpenAI's API write one.
+_DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE)
 # EXIF's turns by a quarter, which exchange width and height.
 _ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
@@ -70,8 +74,26 @@ class Picture:
         return hashlib.sha256(self.content).hexdigest()
 
 
+def is_data_url(text: str) -> bool:
+    """Whether `text` begins as the data URL of a PNG, JPEG or WebP picture in base64."""
+    return _DATA_URL.match(text) is not None
+
+
+def picture_of_url(url: str, name: str) -> Picture:
+    """The picture that a data URL holds; `name` names it in errors. Raises: InputError for one that is not base64."""
+    try:
+        return Picture(name, data=base64.b64decode(url.partition(",")[2], validate=True))
+    except ValueError:
+        raise InputError(tr("{name}: not in base64; write data:image/png;base64,...", name=name)) from None
+
+
 def picture_in(folder: Path, name: str) -> Picture:
-    """The picture that a row in a file of `folder` names. Raises: InputError for one that is not within the folder."""
+    """The picture that a row in a file of `folder` names, or holds as a data URL.
+
+    Raises: InputError for one that is not within the folder.
+    """
+    if is_data_url(name):
+        return picture_of_url(name, tr("a picture within the row"))
     place = folder / name
     if Path(name).is_absolute() or not place.resolve().is_relative_to(folder.resolve()):
         raise InputError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,7 @@ from mlx_loopai.generation.batch import Batch, RowPiece
 from mlx_loopai.generation.engine import load_draft
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, open_base, with_adapter
+from mlx_loopai.generation.switch import SWITCH_FILE, Switch
 from mlx_loopai.models.adapters import find_adapter
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.updated_linear import UpdatedLinear, exchange_updates, remove_updates, updated_modules
@@ -35,10 +36,18 @@ class Lineup:
     """
 
     def __init__(
-        self, sessions: Mapping[str, Session], adapters: Mapping[str, Worn], draft: LoadedModel | None = None
+        self,
+        sessions: Mapping[str, Session],
+        adapters: Mapping[str, Worn],
+        draft: LoadedModel | None = None,
+        switches: Mapping[str, Switch] | None = None,
     ) -> None:
-        """`adapters`: what each puts on the model, by name. The model has none of them on. draft: see `Batch`."""
+        """`adapters`: what each puts on the model, by name. The model has none of them on. draft: see `Batch`.
+
+        switches: of the adapters that have one, whether or not their sessions use it.
+        """
         self.sessions, self._adapters, self.draft = dict(sessions), adapters, draft
+        self.switches = dict(switches or {})
         *_, self.base = self.sessions
         self.loaded = self.sessions[self.base].loaded
         self._on = self.base
@@ -46,6 +55,13 @@ class Lineup:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.sessions)
+
+    def session(self, name: str, when: AdapterWhen | None = None) -> Session:
+        """The session that answers as `name`. when: for this answer; None: as the lineup was opened."""
+        found = self.sessions[name]
+        if when is None or found.adapter is None:
+            return found
+        return replace(found, switch=self.switches[name] if when == "auto" else None)
 
     def reader(self, name: str, request: Request) -> str:
         """Who answers a request to `name`: that adapter, or the base when its switch left it the prompt."""
@@ -82,15 +98,27 @@ def open_lineup(
         listed = ", ".join(map(str, adapters))
         raise InputError(f"`adapter` {listed}: two have the same name, by which clients choose; rename a folder")
     base = open_base(model, folders, "auto", adapter_when)
-    sessions, worn = {}, {}
+    sessions, worn, switches = {}, {}, {}
     for name, folder in named.items():
         sessions[name] = with_adapter(base, folder, system_prompt, adapter_when)
+        switch = sessions[name].switch or _switch_of(folder, base.loaded)
+        if switch is not None:
+            switches[name] = switch
         projector = projector_of(base.loaded.model)
         worn[name] = Worn(updated_modules(base.loaded.model), None if projector is None else projector.parameters())
         remove_updates(base.loaded.model)
     bare = Session(base.loaded, system_prompt=system_prompt or "", adapter=None, tools=base.tools)
     draft = None if draft_model is None else load_draft(draft_model, base.loaded)
-    return Lineup({**sessions, called: bare}, worn, draft)
+    return Lineup({**sessions, called: bare}, worn, draft, switches)
+
+
+def _switch_of(folder: Path, loaded: LoadedModel) -> Switch | None:
+    """The switch of an adapter that answers always unless a request asks otherwise; None where it has no sound one."""
+    if not (folder / SWITCH_FILE).is_file():
+        return None
+    with suppress(InputError):
+        return Switch.load(folder, loaded.model.model.norm.weight.shape[0])
+    return None
 
 
 def adapter_name(folder: Path) -> str:

@@ -72,6 +72,7 @@ class Answering:
                 shared=asked.choices > 1,
                 likeliest=asked.likeliest,
                 pictures=tuple(prepared.pictures),
+                adapter_when=asked.adapter_when,
             )
             for choice in range(asked.choices)
         ]

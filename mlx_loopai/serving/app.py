@@ -159,9 +159,8 @@ class _Api:
         return page_response()
 
     async def page_settings(self, _: Request) -> Response:
-        defaults, feedback = self._options.defaults, self._options.feedback is not None
-        sees = self._lineup.loaded.vision is not None
-        return JSONResponse(page_settings(defaults.models, defaults.options, feedback, sees))
+        options, feedback = self._options.defaults.options, self._options.feedback is not None
+        return JSONResponse(page_settings(self._lineup, options, feedback))
 
     async def health(self, _: Request) -> Response:
         alive = self._writer.alive

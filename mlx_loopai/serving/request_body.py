@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import secrets
@@ -15,16 +14,16 @@ from pydantic_core import from_json
 
 from mlx_loopai.config import GenerationOptions, generation_options
 from mlx_loopai.data.conversation import PICTURE, showing
-from mlx_loopai.data.images import Picture
+from mlx_loopai.data.images import Picture, is_data_url, picture_of_url
 from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
+from mlx_loopai.generation.session import AdapterWhen
 from mlx_loopai.serving.shapes import ApiError
 from mlx_loopai.text.alphabet import Scripts
 
 # What pydantic adds to a place for the forms of a union.
 _FORMS = re.compile(r"str|list\[.*\]")
 _SEEDS = 1 << 31
-_DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE)
 _LARGEST_SEED = (1 << 63) - 1
 _MOST_LIKELIEST = 20
 
@@ -47,12 +46,14 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 class Defaults:
     """What holds for a request that does not say otherwise; no answer is longer than `options.max_tokens`.
 
-    models: the names that a request may call, the default first. choices: how many answers one may ask for.
+    models: the names that a request may call, the default first. choices: how many answers one may ask for. switched:
+    the models whose adapters have a switch.
     """
 
     models: tuple[str, ...]
     options: GenerationOptions
     choices: int = 8
+    switched: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -65,6 +66,13 @@ class Defaults:
             raise ApiError(404, reason, "model", "model_not_found")
         return name or self.model
 
+    def switching(self, model: str, when: AdapterWhen | None) -> AdapterWhen | None:
+        """Whether a request has the adapter's switch decide. Raises: ApiError 400 where `model` has none."""
+        if when == "auto" and model not in self.switched:
+            reason = f"adapter_when auto: {model} has no adapter switch; leave it out, or choose a model that has one"
+            raise ApiError(400, reason, "adapter_when")
+        return when
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -72,6 +80,7 @@ class Asked:
 
     begun: the beginning of a chat's answer, which the model goes on with. schema: of the JSON that the answer shall be.
     choices: how many answers. likeliest: see `Request`. tools: JSON text of the functions that may be called.
+    adapter_when: whether the adapter's switch decides who answers; None: as the server was started.
     """
 
     model: str
@@ -84,6 +93,7 @@ class Asked:
     choices: int = 1
     likeliest: int | None = None
     tools: str = ""
+    adapter_when: AdapterWhen | None = None
 
 
 class _ImageUrl(BaseModel):
@@ -93,7 +103,7 @@ class _ImageUrl(BaseModel):
     @classmethod
     def _is_data(cls, url: str) -> str:
         # Nothing is fetched, and no file of this machine is read, for whoever asks.
-        if not _DATA_URL.match(url):
+        if not is_data_url(url):
             raise ValueError("only data: URLs of PNG, JPEG or WebP pictures in base64 are read")
         return url
 
@@ -206,6 +216,7 @@ class _Body(BaseModel):
     filter: bool | None = None
     response_format: _ResponseFormat | None = None
     n: int | None = Field(None, ge=1)
+    adapter_when: AdapterWhen | None = None
 
     @property
     def likeliest(self) -> int | None:
@@ -275,8 +286,9 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
         raise ApiError(400, f"n: {choices} answers; this server writes at most {defaults.choices} at once", "n")
     # Calls are JSON in Latin letters between marks: neither scripts nor filter may touch them.
     options = defaults.options.model_copy(update={"scripts": "off"}) if tools else defaults.options
+    model = defaults.chosen(read.model)
     return Asked(
-        model=defaults.chosen(read.model),
+        model=model,
         prompt=_turns(read.messages[: -1 if begun else None]) if isinstance(read, _ChatBody) else read.prompt,
         options=_options(read, options),
         stream=bool(read.stream),
@@ -286,16 +298,16 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
         choices=choices,
         likeliest=read.likeliest,
         tools=tools,
+        adapter_when=defaults.switching(model, read.adapter_when),
     )
 
 
 def _picture(url: str, number: int) -> Picture:
     """The picture of a data URL. Raises: ApiError 400 for one that is not base64."""
     try:
-        data = base64.b64decode(url.partition(",")[2], validate=True)
-    except ValueError:
-        raise ApiError(400, f"messages: picture {number} is not in base64", "messages") from None
-    return Picture(f"picture {number}", data=data)
+        return picture_of_url(url, f"picture {number}")
+    except InputError as error:
+        raise ApiError(400, f"messages: {error}", "messages") from None
 
 
 def json_object(body: bytes) -> Mapping[str, Any]:

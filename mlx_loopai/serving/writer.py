@@ -18,6 +18,7 @@ from mlx_loopai.generation.answer_stream import Writing
 from mlx_loopai.generation.batch import Chance, RowPiece
 from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.lineup import Key, Lineup, LineupBatch
+from mlx_loopai.generation.session import AdapterWhen
 from mlx_loopai.models.prompt_cache import Prefix, RecentPrefixes, compute_prefix
 from mlx_loopai.serving.shapes import ApiError, Report, late_error, stopping_error
 
@@ -37,9 +38,9 @@ Event = Shown | Report | ApiError
 class Task:
     """An answer to write. `deliver` is called from the writer's thread: with text, at last a Report or an ApiError.
 
-    model: a name of the lineup. goes_on: the prompt ends with the beginning of the answer. deadline: on the clock of
-    `time.monotonic`. row: which of the choices of one request it is; shared: there are others. likeliest: see
-    `Request`.
+    model: a name of the lineup. adapter_when: see `Lineup.session`. goes_on: the prompt ends with the beginning of the
+    answer. deadline: on the clock of `time.monotonic`. row: which of the choices of one request it is; shared: there
+    are others. likeliest: see `Request`.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Task:
     shared: bool = False
     likeliest: int | None = None
     pictures: tuple[Picture, ...] = ()
+    adapter_when: AdapterWhen | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +183,7 @@ class Writer:
             job.deliver(ApiError(500, "this could not be computed; the server's log says why"))
 
     def _begin(self, batch: LineupBatch, task: Task) -> None:
-        session, base = self._lineup.sessions[task.model], self._lineup.base
+        session, base = self._lineup.session(task.model, task.adapter_when), self._lineup.base
         read = None
         if session.switch is not None and not task.pictures:
             # What the switch must read is kept: the next turn, and the base where it answers, go on from there.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -16,10 +15,20 @@ from starlette.responses import HTMLResponse, Response
 
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.generation.genres import GENRES
+from mlx_loopai.generation.lineup import Lineup
 
 _FOLDER = Path(__file__).parent
 # In the order in which a browser reads them: each uses what those before it define.
-_SCRIPTS = ("words.js", "conversations.js", "answer.js", "judging.js", "pictures.js", "page.js")
+_SCRIPTS = (
+    "words.js",
+    "conversations.js",
+    "answer.js",
+    "settings.js",
+    "judging.js",
+    "pictures.js",
+    "draft.js",
+    "page.js",
+)
 
 
 def page_response() -> Response:
@@ -27,21 +36,31 @@ def page_response() -> Response:
     return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
 
-def page_settings(models: Sequence[str], options: GenerationOptions, feedback: bool, sees: bool) -> dict[str, Any]:
-    """What the page offers a writer: the genres, and what the server does where a request says nothing.
+def page_settings(lineup: Lineup, options: GenerationOptions, feedback: bool) -> dict[str, Any]:
+    """What the page offers a writer: who answers, the genres, and what the server does where a request says nothing.
 
-    models: what a request may call, the default first. feedback: whether judgements are kept. sees: whether a request
-    may show pictures.
+    feedback: whether judgements are kept.
     """
     return {
-        "model": models[0],
-        "models": list(models),
+        "model": lineup.names[0],
+        "writers": _writers(lineup),
         "feedback": feedback,
-        "sees": sees,
+        "sees": lineup.loaded.vision is not None,
         "temperature": options.temperature,
         "scripts": options.scripts,
         "genres": [asdict(genre) for genre in GENRES],
     }
+
+
+def _writers(lineup: Lineup) -> list[dict[str, str]]:
+    """Who can answer, whoever does where nobody is chosen first: a model, and when its adapter is on."""
+    found = []
+    for name, session in lineup.sessions.items():
+        ways = ["never"] if session.adapter is None else ["always", "auto"] if name in lineup.switches else ["always"]
+        if session.switch is not None:
+            ways.reverse()
+        found += [{"name": f"{name} {way}" if way == "auto" else name, "model": name, "when": way} for way in ways]
+    return found
 
 
 @cache

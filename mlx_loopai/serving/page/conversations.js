@@ -1,9 +1,10 @@
 // Conversations: what they are, where the browser keeps them, and the files that they become.
 //
-// A conversation: { id, changed, settings, turns }. A turn is a request { role: "user", content, images } or an answer
+// A conversation: { id, changed, settings, turns, draft }. The draft is told in draft.js. A turn is a request { role: "user", content, images } or an answer
 // { role: "assistant", versions, shown }; a version is one try at it: { text, end, figures, sources, error, dropped }.
-// model: which model answers, where the server has several; vote: what the writer thinks of it. beside: the places of
-// two versions that are compared. end: "stop" where the model ended it, "edited" where the writer changed it; every other end leaves it unfinished.
+// model: who answers, by the name of `served.writers`; vote: what the writer thinks of it. beside: the places of
+// two versions that are compared. end: "stop" where the model ended it, "edited" where the writer changed it; every other
+// end leaves it unfinished.
 const PREFIX = "mlx-loopai.chat.", LAST = "mlx-loopai.last", CHOSEN = "mlx-loopai.settings", SPOKEN = "mlx-loopai.language";
 const NO_SETTINGS = { genre: "", length: 0, scripts: "", temperature: null, system: "", model: "" };
 
@@ -29,16 +30,16 @@ const kept = {
 
 function newChat() {
   const id = Date.now().toString(36) + Math.random().toString(36).slice(2, 8);
-  return { id, changed: Date.now(), settings: { ...NO_SETTINGS, ...kept.read(CHOSEN) }, turns: [] };
+  return { id, changed: Date.now(), settings: { ...NO_SETTINGS, ...kept.read(CHOSEN) }, turns: [], draft: [] };
 }
 
 // The beginning of a conversation as one of its own: the other one stays as it is.
-const fork = (chat, length) => ({ ...newChat(), settings: { ...chat.settings }, turns: structuredClone(chat.turns.slice(0, length)) });
+const fork = (chat, length) => ({ ...newChat(), settings: { ...chat.settings }, ...structuredClone({ turns: chat.turns.slice(0, length), draft: chat.draft || [] }) });
 
 const shownOf = (turn) => turn.versions[turn.shown];
 const textOf = (turn) => (turn.role === "user" ? turn.content : shownOf(turn).text);
 const finished = (version) => version.text.trim() !== "" && (version.end === "stop" || version.end === "edited");
-const titleOf = (chat) => (chat.turns.length ? chat.turns[0].content.replace(/\s+/g, " ").slice(0, 40) : word("new"));
+const titleOf = (chat) => (chat.turns[0]?.content || chat.draft?.[0]?.text || word("new")).replace(/\s+/g, " ").slice(0, 40);
 const counted = (text) => [...text.replace(/\n/g, "")].length;
 
 // The exchanges that the model is shown. A request without an answer is left out: the next one would follow it as a
@@ -69,15 +70,21 @@ function markdown(chat) {
   return "# " + titleOf(chat) + "\n\n" + parts.join("\n");
 }
 
+// A turn of a row: its pictures are parts, which `images` of the row hold in the same order.
+function turnOf([asked, told]) {
+  const pictures = (asked.images || []).map(() => ({ type: "image" }));
+  const content = pictures.length ? [...pictures, { type: "text", text: asked.content }] : asked.content;
+  return [{ role: "user", content }, { role: "assistant", content: told }];
+}
+
 // One row that training can read: up to the first answer that is not finished, since training would learn to break off.
-// None of a conversation with pictures: rows name files.
 function row(chat) {
-  if (shows(chat)) return null;
   const cut = chat.turns.findIndex((turn) => turn.role === "assistant" && !finished(shownOf(turn)));
   const told = exchanges(cut < 0 ? chat.turns : chat.turns.slice(0, cut - 1));
   if (!told.length) return null;
-  const system = chat.settings.system.trim();
-  return { messages: [...(system ? [{ role: "system", content: system }] : []), ...told.flatMap(pair)] };
+  const system = chat.settings.system.trim(), images = told.flatMap(([asked]) => asked.images || []);
+  const messages = [...(system ? [{ role: "system", content: system }] : []), ...told.flatMap(turnOf)];
+  return images.length ? { messages, images } : { messages };
 }
 
 function download(name, text, type) {

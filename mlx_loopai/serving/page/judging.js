@@ -35,15 +35,15 @@ function votes(turn) {
   });
 }
 
-// The name of the model that answers beside the one that is shown: the next one, or the same where there is one only.
-function otherModel(turn) {
-  const place = served.models.indexOf(shownOf(turn).model || served.models[0]);
-  return served.models[(place + 1) % served.models.length] || "";
+// Who answers beside the one that is shown: whoever is chosen for the next answer, if that is another; else the next one.
+function otherWriter(turn) {
+  const names = served.writers.map((one) => one.name), shown = shownOf(turn).model || usual(), chosen = chat.settings.model || usual();
+  return chosen === shown ? names[(names.indexOf(shown) + 1) % names.length] || "" : chosen;
 }
 
 // Another answer to the same request, to be read beside this one.
 function beside(turn) {
-  const first = turn.shown, model = otherModel(turn);
+  const first = turn.shown, model = otherWriter(turn);
   turn.shown = turn.versions.push({ text: "", end: "", model }) - 1;
   turn.beside = [first, turn.shown];
   write(turn, false);
@@ -64,7 +64,7 @@ function pick(turn, place) {
 function compared(turn) {
   const article = make("article", "answer pair", "");
   for (const place of turn.beside) {
-    const version = turn.versions[place], side = document.createElement("section"), name = version.model || served.model;
+    const version = turn.versions[place], side = document.createElement("section"), name = called(version.model);
     side.setAttribute("aria-label", name);
     side.append(make("p", "figures", name), make("p", "", version.text), make("p", "figures", figures(version)));
     side.append(actions(button(word("pick"), () => pick(turn, place)), button(word("copy"), () => copy(version.text))));

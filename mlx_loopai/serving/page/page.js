@@ -1,6 +1,7 @@
 // What stands on the page, and what its buttons and keys do.
 const at = (id) => document.getElementById(id);
-// running: the answer that is being written, { chat, turn, stop }. It belongs to its own conversation, whichever is shown.
+// running: what is being written, { chat, stop } with the turn of an answer, or with what grows in the draft. It belongs to
+// its own conversation, whichever is shown.
 let chat = newChat(), running = null;
 const SAVE_MS = 1000;
 
@@ -20,7 +21,7 @@ function button(text, action) {
 
 function label() {
   document.documentElement.lang = language;
-  for (const id of ["send", "stop", "new", "empty", "markdown", "rows"]) at(id).textContent = word(id);
+  for (const id of ["send", "stop", "new", "empty", "markdown", "rows", "keys"]) at(id).textContent = word(id);
   const labels = { genre: "genre", length: "size", scripts: "script", temperature: "temperature", system: "system", answering: "answering" };
   for (const [id, name] of Object.entries(labels)) at(id + "-label").textContent = word(name);
   at("chats-title").textContent = word("chats");
@@ -29,51 +30,9 @@ function label() {
   at("add").setAttribute("aria-label", word("add"));
   at("add").title = word("add");
   for (const id of ["prompt", "key"]) { at(id).placeholder = word(id); at(id).setAttribute("aria-label", word(id)); }
+  labelDraft();
   drawSettings();
   draw();
-}
-
-// Settings
-
-function fill(id, choices, chosen) {
-  at(id).replaceChildren(...choices.map(([value, text]) => new Option(text, value, false, value === String(chosen))));
-}
-
-function drawSettings() {
-  const set = chat.settings, sizes = [300, 500, 1000, 2000, 4000];
-  const size = (n) => n.toLocaleString(language) + word("characters");
-  fill("genre", [["", word("nogenre")], ...served.genres.map((one) => [one.name, one.name])], set.genre);
-  fill("length", [["0", word("free")], ...sizes.map((n) => [String(n), size(n)])], set.length);
-  const known = [["ko+loanwords+gloss", word("usual")], ["ko", word("hangul")], ["ko+latin+gloss", word("english")], ["off", word("all")]];
-  if (!known.some(([value]) => value === served.scripts)) known.unshift([served.scripts, word("server")]);
-  fill("scripts", known, set.scripts || served.scripts);
-  fill("answering", served.models.map((name) => [name, name]), set.model || served.model);
-  at("answering").parentElement.hidden = served.models.length < 2;
-  at("temperature").value = set.temperature ?? served.temperature;
-  at("system").value = set.system;
-  const genre = served.genres.find((one) => one.name === set.genre);
-  at("system").placeholder = genre ? genre.system_prompt : "";
-  summarise();
-}
-
-function summarise() {
-  const warmth = Number(at("temperature").value).toFixed(1);
-  const parts = [at("genre").selectedOptions[0]?.text, at("length").selectedOptions[0]?.text, word("temperature") + " " + warmth];
-  at("summary").textContent = word("settings") + ": " + parts.join(" · ");
-  at("temperature").setAttribute("aria-valuetext", warmth);
-}
-
-function choose() {
-  const scripts = at("scripts").value === served.scripts ? "" : at("scripts").value;
-  const temperature = Number(at("temperature").value);
-  chat.settings = {
-    genre: at("genre").value, length: Number(at("length").value), scripts, system: at("system").value,
-    model: at("answering").value === served.model ? "" : at("answering").value,
-    temperature: chat.settings.temperature === null && temperature === served.temperature ? null : temperature,
-  };
-  kept.write(CHOSEN, { ...chat.settings, system: "" });
-  if (chat.turns.length) save(chat);
-  drawSettings();
 }
 
 // The list of conversations
@@ -126,11 +85,15 @@ function listing(open) {
 // The conversation
 
 function draw() {
+  const focused = [...document.querySelectorAll("main button, #draft button")].indexOf(document.activeElement);
   at("turns").replaceChildren(...chat.turns.map((turn, place) => (turn.role === "user" ? asked(turn, place) : answered(turn, place))));
   at("empty").hidden = chat.turns.length > 0;
   at("send").hidden = running !== null;
   at("stop").hidden = running === null;
+  drawDraft();
   drawList();
+  // What was pressed was drawn anew: whoever goes by the keyboard stays where they were.
+  if (focused >= 0 && document.activeElement === document.body) document.querySelectorAll("main button, #draft button")[focused]?.focus();
 }
 
 function asked(turn, place) {
@@ -166,6 +129,7 @@ function choices(article, turn, last) {
   if (last) found.push(button(word("again"), () => again(turn)));
   if (last && version.text) found.push(button(word("beside"), () => beside(turn)));
   if (last && version.text) found.push(button(word("more"), () => write(turn, true)));
+  if (version.text) found.push(button(word("todraft"), () => intoDraft(version.text)));
   return found;
 }
 
@@ -199,10 +163,17 @@ function figures(version) {
   const size = (text) => counted(text).toLocaleString(language) + word("characters");
   const parts = [size(version.text) + " (" + word("unspaced") + " " + size(version.text.replace(/\s/g, "")) + ")"];
   if (version.end && version.end !== "stop" && !version.error) parts.push(word(version.end));
+  if (served.writers.length > 1) parts.unshift(answeredBy(version));
   if (version.dropped) parts.push(word("dropped") + " " + version.dropped);
   if (version.figures?.purity !== undefined) parts.push(word("purity") + " " + percent(version.figures.purity));
   if (version.error) parts.push(word("failed") + ": " + version.error);
   return parts.join(" · ");
+}
+
+// Where a switch decided, also what it decided.
+function answeredBy({ model, figures }) {
+  const decided = writerOf(model || usual()).when === "auto" && typeof figures?.adapter === "boolean";
+  return called(model) + (decided ? " → " + word(figures.adapter ? "always" : "never") : "");
 }
 
 function technical(own) {
@@ -261,9 +232,8 @@ function headers() {
 }
 
 async function write(turn, goesOn) {
-  const own = chat, version = shownOf(turn), stop = new AbortController();
-  const before = version.text;
-  running = { chat: own, turn, stop };
+  const own = chat, version = shownOf(turn), before = version.text, length = own.settings.length;
+  running = { chat: own, turn, stop: new AbortController() };
   Object.assign(version, { error: "", end: "left", figures: null });
   save(own);
   draw();
@@ -274,25 +244,31 @@ async function write(turn, goesOn) {
     if (Date.now() - saved > SAVE_MS) { saved = Date.now(); save(own); }
     if (own === chat) showText(version.text);
   };
-  const asked = { chat: own, turns: own.turns, goesOn, version, headers: headers(), signal: stop.signal };
+  const messages = (skipped) => messagesOf(own, own.turns, goesOn, skipped), most = exchanges(own.turns.slice(0, -2)).length;
+  await written({ chat: own, messages, most, goesOn, version }, (text) => (length ? endNear(text, length) : -1), onText);
+  save(own);
+  draw();
+  if (own !== chat) return;
+  say(version.text.slice(goesOn ? before.length : 0) + "\n" + (version.error || ""));
+  if (document.activeElement === document.body) at("prompt").focus();
+}
+
+// Has `asked.version` written, until it ends, fails or is stopped; nothing runs any more then.
+async function written(asked, endOf, onText) {
+  const { version } = asked, { stop } = running;
   try {
-    const response = await responseTo({ ...asked, onLocked: () => { at("key").hidden = false; } });
-    await readAnswer(response, version, own.settings.length, onText);
+    const response = await responseTo({ ...asked, headers: headers(), signal: stop.signal, onLocked: () => { at("key").hidden = false; } });
+    await readAnswer(response, version, endOf, onText);
   } catch (error) {
     if (error.name === "AbortError") version.end = "stopped";
     else version.error = error instanceof ServerError ? error.message : word("lost");
   }
   stop.abort(); // an answer that reached its length is still being written over there
   running = null;
-  save(own);
-  if (own !== chat) { draw(); return; }
-  draw();
-  say(version.text.slice(goesOn ? before.length : 0) + "\n" + (version.error || ""));
-  if (document.activeElement === document.body) at("prompt").focus();
 }
 
 function showText(text) {
-  const paragraph = document.querySelector(".writing");
+  const paragraph = document.querySelector("#turns .writing");
   const following = window.innerHeight + window.scrollY > document.body.scrollHeight - 160;
   paragraph.textContent = text;
   if (following) window.scrollTo(0, document.body.scrollHeight);
@@ -310,24 +286,42 @@ at("form").addEventListener("submit", (event) => {
 at("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); at("form").requestSubmit(); }
 });
+// With Alt (Option): by place on the keyboard, since Option writes other characters.
+const KEYS = {
+  KeyN: () => at("new").click(),
+  KeyR: () => { if (!running && chat.turns.length) again(chat.turns.at(-1)); },
+  KeyD: () => at("drafting").click(),
+  KeyG: () => at("grow").click(),
+  KeyA: () => settle(proposed(chat).slice(0, 1), true),
+  KeyX: () => settle(proposed(chat).slice(0, 1), false),
+};
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || event.isComposing) return;
+  if (event.isComposing) return;
+  if (event.altKey && !event.ctrlKey && !event.metaKey && event.code in KEYS) { event.preventDefault(); KEYS[event.code](); }
+  if (event.key !== "Escape") return;
   if (running) running.stop.abort();
-  else listing(false);
+  else if (document.body.classList.contains("listing")) listing(false);
 });
 at("stop").addEventListener("click", () => running?.stop.abort());
 at("new").addEventListener("click", () => { listing(false); show(newChat()); at("prompt").focus(); });
+at("drafting").addEventListener("click", () => drafting(!document.body.classList.contains("drafting")));
+at("close-draft").addEventListener("click", () => { drafting(false); at("drafting").focus(); });
+at("grow").addEventListener("click", () => grow(draftOf(chat).length));
+at("own").addEventListener("click", writeOwn);
+at("halt").addEventListener("click", () => running?.stop.abort());
+at("accept-all").addEventListener("click", () => settle(proposed(chat), true));
+at("reject-all").addEventListener("click", () => settle(proposed(chat), false));
+at("keep-draft").addEventListener("click", () => download(titleOf(chat) + ".md", draftText(chat) + "\n", "text/markdown"));
 at("list").addEventListener("click", () => listing(!document.body.classList.contains("listing")));
 at("language").addEventListener("click", () => { language = language === "ko" ? "en" : "ko"; kept.write(SPOKEN, language); label(); });
 for (const id of ["genre", "length", "scripts", "temperature", "system", "answering"]) at(id).addEventListener("change", choose);
 at("temperature").addEventListener("input", summarise);
 at("markdown").addEventListener("click", () => download(titleOf(chat) + ".md", markdown(chat), "text/markdown"));
 at("rows").addEventListener("click", () => {
-  const rows = kept.chats().map(row).filter(Boolean), left = kept.chats().some(shows);
-  at("notice").hidden = rows.length > 0 && !left;
-  if (left) tell("unrowed");
-  else if (!rows.length) tell("norows");
+  const rows = kept.chats().map(row).filter(Boolean);
+  at("notice").hidden = rows.length > 0;
   if (rows.length) download("conversations.jsonl", rows.map((one) => JSON.stringify(one) + "\n").join(""), "application/jsonl");
+  else tell("norows");
 });
 at("add").addEventListener("click", () => at("file").click());
 at("file").addEventListener("change", () => { addPictures([...at("file").files]); at("file").value = ""; });
@@ -342,7 +336,10 @@ document.addEventListener("paste", (event) => {
   event.preventDefault();
   addPictures([...event.clipboardData.files]);
 });
-window.addEventListener("pagehide", () => { if (running) save(running.chat); });
+window.addEventListener("pagehide", () => {
+  if (running?.draft) keepGrown(running.chat, running.part, running.draft.text);
+  else if (running) save(running.chat);
+});
 window.addEventListener("storage", () => {
   const other = kept.read(PREFIX + chat.id);
   if (!running && other) chat = other;
@@ -352,12 +349,13 @@ window.addEventListener("storage", () => {
 async function begin() {
   language = kept.read(SPOKEN) || (navigator.language.startsWith("ko") ? "ko" : "en");
   chat = kept.read(PREFIX + kept.read(LAST)) || chat;
+  if (kept.read(DRAFTING)) drafting(true);
   label();
   try {
     served = await (await fetch("page/settings")).json();
     at("model").textContent = served.model;
     at("add").hidden = !served.sees;
-    drawSettings();
+    label();
   } catch { /* the first request says that the server cannot be reached */ }
 }
 begin();

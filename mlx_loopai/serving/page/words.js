@@ -15,7 +15,12 @@ const WORDS = {
     server: "서버에서 정한 대로", temperature: "자유로움 (온도)", system: "모든 요청에 앞서 하는 부탁 (시스템 프롬프트)", you: "나", settings: "글 설정",
     answering: "답하는 모델", beside: "나란히 비교", pick: "이 글 고르기", good: "좋은 답", bad: "나쁜 답", judged: "평가를 남겼습니다",
     unjudged: "평가를 남기지 못했습니다", add: "그림 넣기 (여기에 끌어다 놓아도 됩니다)", picture: "그림", nopicture: "그림으로 읽을 수 없는 파일입니다",
-    blind: "이 모델은 글만 읽습니다. 그림을 보는 모델로 서버를 시작해 주세요.", unrowed: "그림이 있는 대화는 JSONL에 넣지 않았습니다.",
+    blind: "이 모델은 글만 읽습니다. 그림을 보는 모델로 서버를 시작해 주세요.",
+    always: "어댑터", never: "원래 모델", auto: "자동",
+    draft: "원고", todraft: "원고에 넣기", bare: "여기에서 원고가 자랍니다. 답을 넣거나, 직접 쓰거나, 모델에 이어 쓰게 하세요.", grow: "이어 쓰기",
+    own: "직접 쓰기", accept: "받기", reject: "버리기", acceptall: "모두 받기", rejectall: "모두 버리기", proposals: "제안", close: "닫기",
+    undecided: "제안을 받거나 버린 뒤에 이어 쓸 수 있습니다", growing: "이야기를 이어서 써 줘.",
+    keys: "단축키: Enter 보내기, Shift-Enter 줄 바꿈, Esc 멈추기. Alt(Option)와 함께 N 새 대화, R 다시 쓰기, D 원고, G 원고 이어 쓰기, A 제안 받기, X 제안 버리기.",
   },
   en: {
     empty: "What would you like to have written?", prompt: "Write your request here", send: "Send", stop: "Stop (Esc)", new: "New chat",
@@ -36,7 +41,11 @@ const WORDS = {
     judged: "Your judgement is kept", unjudged: "Your judgement could not be kept",
     add: "Show a picture (or drop one here)", picture: "Picture", nopicture: "this file cannot be read as a picture",
     blind: "This model reads text only. Start the server with a model that sees.",
-    unrowed: "Conversations with pictures are not in the JSONL file.",
+    always: "adapter", never: "base", auto: "automatic",
+    draft: "Draft", todraft: "Into the draft", bare: "The draft grows here. Put answers in, write yourself, or let the model continue it.",
+    grow: "Continue", own: "Write yourself", accept: "Accept", reject: "Reject", acceptall: "Accept all", rejectall: "Reject all",
+    proposals: "proposals", close: "Close", undecided: "Accept or reject the proposals first", growing: "Continue the story.",
+    keys: "Keys: Enter sends, Shift-Enter begins a line, Esc stops. With Alt (Option): N new chat, R write again, D draft, G continue the draft, A accept a proposal, X reject it.",
   },
 };
 let language = "ko";

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mlx_loopai.data.conversation import PICTURE, Message, pictures_in
+from mlx_loopai.data.images import picture_size
 from mlx_loopai.data.records import read_all
 from mlx_loopai.data.shapes import interpret
 from mlx_loopai.data.turns import UnreadableError
@@ -76,6 +79,19 @@ def test_a_picture_is_looked_for_beside_the_file(tmp_path: Path) -> None:
     reasons = [str(row) for row in reading.bad]
     assert [reason.split(":")[1] for reason in reasons] == ["2", "3", "4"]
     assert ["outside of" in reason or "no such file" in reason for reason in reasons] == [True] * 3
+
+
+def test_a_row_may_hold_its_pictures_itself(tmp_path: Path) -> None:
+    """As the writing page writes conversations with pictures into one file."""
+    file, image = tmp_path / "rows.jsonl", io.BytesIO()
+    Image.new("RGB", (30, 20)).save(image, "PNG")
+    urls = [f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}", "data:image/png;base64,@@@"]
+    rows = [{"messages": [asked(IMAGE, text("누구?")), ANSWER], "images": [url]} for url in urls]
+    file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    reading = read_all(file)
+    (picture,) = reading.records[0].messages[0].pictures
+    assert (picture.content, picture_size(picture)) == (image.getvalue(), (20, 30))
+    assert ["not in base64" in str(row) for row in reading.bad] == [True]
 
 
 def test_a_turn_with_pictures_is_not_written_away_from_them(tmp_path: Path) -> None:

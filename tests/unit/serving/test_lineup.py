@@ -115,6 +115,33 @@ def test_the_base_answers_what_the_switch_leaves_to_it(
     assert {one["model"] for one in found} == {"nano:first"}
 
 
+def test_a_request_says_whether_the_switch_decides(
+    serving: Serving, lineup: Lineup, alone: dict[str, list[str]]
+) -> None:
+    """`adapter_when` of one request, whatever the server was started with."""
+    first = lineup.loaded.tokenizer.apply_chat_template(
+        [{"role": "user", "content": PROMPTS[0]}], add_generation_prompt=True
+    )
+    switches: dict[str, Any] = {"nano:first": ChoosesTheFirst(first)}
+    switched = Lineup(lineup.sessions, lineup._adapters, switches=switches)
+    options = served(switched)
+    options["defaults"] = dataclasses.replace(options["defaults"], switched=tuple(switches))
+    with serving(**options) as server:
+        found = [ask(server, prompt, adapter_when=when) for when in ("always", "auto") for prompt in PROMPTS]
+        refused = server.ask(model="nano:second", adapter_when="auto")
+        page = httpx.get(f"{server.url}/page/settings").json()["writers"]
+    assert [one["mlx_loopai"]["adapter"] for one in found] == [True, True, True, False]
+    wanted = [alone["nano:first"][0], alone["nano:first"][1], alone["nano:first"][0], alone["nano"][1]]
+    assert [one["choices"][0]["message"]["content"] for one in found] == wanted
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "adapter_when")
+    assert [(one["model"], one["when"]) for one in page] == [
+        ("nano:first", "always"),
+        ("nano:first", "auto"),
+        ("nano:second", "always"),
+        ("nano", "never"),
+    ]
+
+
 def test_what_cannot_be_told_apart_or_switched_is_refused(folders: list[Path]) -> None:
     with pytest.raises(InputError, match="two have the same name"):
         open_lineup("nano", "nano", [folders[0], folders[0].parent])

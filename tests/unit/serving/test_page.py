@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -12,7 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mlx_loopai.config import GenerationOptions
+from mlx_loopai.data.images import picture_size
+from mlx_loopai.data.records import read_records
+from mlx_loopai.generation.lineup import Lineup
 from mlx_loopai.generation.session import Session, open_session
+from mlx_loopai.serving.request_body import Defaults
 from tests.tiny_vision_folder import write_vision_folder
 from tests.unit.serving.browser import Tab, open_tab
 from tests.unit.serving.conftest import Running, Serving
@@ -154,7 +160,7 @@ def test_settings_reach_the_request(tab: Tab, server: Running) -> None:
         tab.run(f"at('{name}').value = '{value}'; at('{name}').dispatchEvent(new Event('change'))")
     load(tab, server)
     turns = "[{ role: 'user', content: '해' }, { role: 'assistant', versions: [{ text: '' }], shown: 0 }]"
-    body = json.loads(tab.run(f"bodyOf({{ chat, turns: {turns}, goesOn: false, version: {{}} }}, 0)"))
+    body = json.loads(tab.run(f"bodyOf(chat, messagesOf(chat, {turns}, false, 0), false, {{}})"))
     assert (body["scripts"], body["temperature"]) == ("off", 1.2)
     assert "동화" in body["messages"][0]["content"]
     assert [message["role"] for message in body["messages"]] == ["system"] + ["user", "assistant"] * 2 + ["user"]
@@ -198,12 +204,13 @@ def test_a_narrow_screen_cuts_nothing(tab: Tab, server: Running, dark: bool) -> 
     visit(tab, server)
     ask(tab, "가" * 200 + " " + "a" * 200)
     tab.wait_for("running === null && chat.turns.length === 2")
-    tab.run("at('settings').open = true; at('list').click()")
+    tab.run("intoDraft('가'.repeat(200)); at('settings').open = true; at('list').click()")
     outside = "[...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > 390.5).length"
     assert tab.run("document.documentElement.scrollWidth") <= 390
     assert tab.run(outside) == 0
     background = tab.run("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(25, 24, 22)") == dark
+    tab.run("drafting(false)")
     tab.call("Emulation.clearDeviceMetricsOverride")
 
 
@@ -234,6 +241,120 @@ def test_two_answers_side_by_side_and_what_a_writer_thinks_of_them(
     assert (vote["prompt"], vote["label"], vote["source"]) == (asked, False, "vote")
     assert (choice["chosen"][-1]["content"], choice["rejected"][-1]["content"]) == (second, first)
     assert choice["source"] == "pick"
+
+
+def test_the_answer_says_who_wrote_it(tab: Tab, serving: Serving, nano: Session, tmp_path: Path) -> None:
+    """Base, adapter, or whichever suits the request: chosen for each answer, and compared side by side."""
+    worn = dataclasses.replace(nano, adapter=tmp_path)
+    lineup = Lineup({"nano:first": worn, "nano": nano}, {}, switches={"nano:first": ToTheBase()})  # type: ignore[dict-item]
+    defaults = Defaults(lineup.names, GenerationOptions(max_tokens=40), switched=("nano:first",))
+    with serving(lineup=lineup, defaults=defaults) as server:
+        tab.call("Page.navigate", url=server.url)
+        tab.wait_for("typeof at === 'function' && served.writers.length === 3")
+        tab.run("localStorage.clear()")
+        tab.call("Page.reload")
+        tab.wait_for("typeof at === 'function' && served.writers.length === 3")
+        assert tab.run("[...at('answering').options].map((one) => one.text)") == [
+            "어댑터: first",
+            "자동: first",
+            "원래 모델: nano",
+        ]
+        told = []
+        for chosen in ("nano:first", "nano:first auto", "nano"):
+            tab.run(f"at('answering').value = '{chosen}'; at('answering').dispatchEvent(new Event('change'))")
+            if told:
+                click(tab, "다시 쓰기")
+            else:
+                ask(tab, "호랑이 이야기를 들려줘.")
+            tab.wait_for("running === null && shownOf(chat.turns[1])?.end")
+            told.append(tab.run("document.querySelector('.figures').textContent.split(' · ')[0]"))
+        assert told == ["어댑터: first", "자동: first → 원래 모델", "원래 모델: nano"]
+        # Who is chosen for the next answer stands beside the one that is there.
+        tab.run("at('answering').value = 'nano:first'; at('answering').dispatchEvent(new Event('change'))")
+        click(tab, "나란히 비교")
+        tab.wait_for("running === null && document.querySelectorAll('.pair section').length === 2")
+        sides = tab.run("[...document.querySelectorAll('.pair section')].map((one) => one.getAttribute('aria-label'))")
+        assert sides == ["원래 모델: nano", "어댑터: first"]
+
+
+class ToTheBase:
+    """A switch that leaves every prompt to the base."""
+
+    def chooses_adapter(self, model: object, prompt_ids: object, read: object = None) -> bool:
+        return False
+
+
+def draft(tab: Tab) -> list[list[str]]:
+    """Each paragraph of the draft: its text, and what is proposed."""
+    return tab.run("draftOf(chat).map((part) => [part.text, part.proposal])")
+
+
+def test_a_draft_grows_by_what_the_writer_accepts(tab: Tab, server: Running) -> None:
+    visit(tab, server)
+    tab.run("at('drafting').click()")
+    assert tab.run("at('grow').disabled && !at('bare').hidden")
+    ask(tab, "호랑이 이야기를 들려줘.")
+    tab.wait_for("running === null && chat.turns.length === 2")
+    tab.run(
+        "Object.assign(shownOf(chat.turns[1]), { text: '첫째 문단이다.\\n\\n둘째 문단이다.\\n셋째 문단이다.' }); draw()"
+    )
+    click(tab, "원고에 넣기")
+    assert draft(tab) == [["", "첫째 문단이다."], ["", "둘째 문단이다."], ["", "셋째 문단이다."]]
+    assert tab.run("at('grow').disabled")  # the writer decides first
+    tab.run("document.querySelectorAll('#paragraphs .accept')[0].focus(); document.activeElement.click()")
+    # Whoever goes by the keyboard is at the next proposal.
+    assert tab.run("document.activeElement === document.querySelector('#paragraphs .accept')")
+    press = "document.dispatchEvent(new KeyboardEvent('keydown', {{ code: '{}', altKey: true }}))"
+    tab.run(press.format("KeyX"))
+    assert draft(tab) == [["첫째 문단이다.", ""], ["", "셋째 문단이다."]]
+    tab.run(press.format("KeyA"))
+    assert tab.run("draftText(chat)") == "첫째 문단이다.\n\n셋째 문단이다."
+
+    tab.run("at('grow').click()")
+    tab.wait_for("running === null && proposed(chat).length > 0")
+    (_, _, *grown) = draft(tab)
+    assert all(not text and proposal for text, proposal in grown)
+    sent = tab.run("draftMessages(chat, ['첫째 문단이다.', '셋째 문단이다.'], 1)")
+    assert [message["role"] for message in sent] == ["user", "assistant"]
+    assert sent[0]["content"] == "호랑이 이야기를 들려줘."
+    assert sent[1]["content"] == "셋째 문단이다.\n\n"
+    tab.run("settle(proposed(chat), false)")
+    assert len(draft(tab)) == 2
+
+    # Another text for a paragraph is one paragraph, beside what stands there until it is accepted.
+    click(tab, "다시 쓰기", "#paragraphs")
+    tab.wait_for("running === null && proposed(chat).length === 1")
+    (text, proposal) = draft(tab)[1]
+    assert text == "셋째 문단이다."
+    assert "\n" not in proposal
+    assert tab.run("document.querySelector('#paragraphs del').textContent") == text
+    load(tab, server)
+    assert tab.run("document.querySelector('#paragraphs ins').textContent") == proposal
+    click(tab, "받기", "#paragraphs")
+    assert draft(tab)[1] == [proposal, ""]
+
+    tab.run("at('own').click(); document.querySelector('#paragraphs textarea').value = '내가 쓴 문단.'")
+    click(tab, "저장", "#paragraphs")
+    click(tab, "지우기", "#paragraphs")
+    click(tab, "고치기", "#paragraphs")
+    tab.run("document.querySelector('#paragraphs textarea').value = '고친 문단.'")
+    click(tab, "저장", "#paragraphs")
+    assert tab.run("draftText(chat)") == "첫째 문단이다.\n\n고친 문단."
+    tab.run("drafting(false)")
+
+
+def test_esc_stops_what_grows_in_the_draft(tab: Tab, serving: Serving, endless: Session) -> None:
+    with serving(endless) as server:
+        visit(tab, server)
+        tab.run(
+            "drafting(true); draftOf(chat).push({ text: '옛날에 호랑이가 살았다.', proposal: '' }); changed(); at('grow').click()"
+        )
+        tab.wait_for("document.querySelector('#paragraphs .writing')?.textContent.length > 3")
+        tab.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }))")
+        tab.wait_for("running === null")
+        assert tab.run("proposed(chat).length") >= 1
+        server.wait_until_free()
+        tab.run("drafting(false)")
 
 
 DROP = """(async () => {
@@ -282,7 +403,13 @@ def test_a_dropped_picture_is_shown_sent_and_kept(
         tab.wait_for("running === null && chat.turns.length === 2")
         assert tab.run("chat.turns[0].images") == [image]
         assert image in tab.run("markdown(chat)")
-        assert tab.run("row(chat)") is None
+        # A row for training holds the picture itself.
+        tab.run("Object.assign(shownOf(chat.turns[1]), { text: '파란색', end: 'stop' })")
+        file = tmp_path / "conversations.jsonl"
+        file.write_text(json.dumps(tab.run("row(chat)")) + "\n", encoding="utf-8")
+        [record] = read_records(file)
+        assert [message.shown for message in record.messages] == ["[a picture within the row] 무슨 색인가요?", "파란색"]
+        assert picture_size(record.messages[0].pictures[0]) == (20, 30)
         tab.run("addPictures([new File([new Uint8Array(9)], 'x.png', { type: 'image/png' })])")
         tab.wait_for("at('notice').textContent === word('nopicture') && !at('notice').hidden")
 

@@ -23,8 +23,8 @@ def with_base_states(
 ) -> list[TokenRow]:
     """`rows` with `base_states` (targets, D); call it before the model has an adapter.
 
-    They stand in a nameless file in `folder`, mapped, and gone when the process ends: in memory they would be as much
-    as a penalty's state (4 D bytes for every token of an answer).
+    The states lie in an unnamed, memory-mapped file in `folder`, which is gone when the process ends. In memory they
+    would take 4 D bytes for every answer token, as much as a penalty's state.
     """
     ends = np.cumsum([0, *(int(row.supervised[1:].sum()) for row in rows)])
     width = model.model.norm.weight.shape[0]

@@ -1,7 +1,7 @@
-"""Importance with one number per weight, which the guards fisher, hierarchical and hlora share, and its penalty.
+"""Importance with one number per weight, and its penalty; shared by the guards fisher, hierarchical and hlora.
 
-A dense Omega is as large as the adapted part of the base in float32: with every linear adapted, nearly the whole model.
-The factored forms of `guards.importance` need D_in + D_out numbers a layer.
+A dense Omega is as large as the adapted part of the base in float32. With every linear layer adapted that is nearly the
+whole model. The factored form of `guards.importance` needs D_in + D_out numbers a layer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DenseImportance:
         return DenseImportance(parts["omega"], coefficients, int(metadata["tokens"]), anchor)
 
     def place(self, model: nn.Module) -> None:
-        """Put the adapter of `model` on the anchor: the released method continues with the adapter that it measured."""
+        """Set the adapter of `model` to the anchor: the released method goes on with the adapter that it measured."""
         for name, layer in lora_modules(model).items():
             if name in self.anchor:
                 layer.lora_a, layer.lora_b = self.anchor[name]
@@ -75,7 +75,7 @@ def norms_of(omega: dict[str, mx.array]) -> np.ndarray:
 
 
 def update_of(layer: LoRALinear, factors: Factors) -> mx.array:
-    """DW (D_out, D_in) of `factors` at the scale of a layer."""
+    """The update DW (D_out, D_in) of `factors` at the scale of `layer`."""
     a, b = factors
     return layer.scale * (a @ b).T
 
@@ -83,7 +83,7 @@ def update_of(layer: LoRALinear, factors: Factors) -> mx.array:
 def dense_penalty(importance: DenseImportance) -> Penalty:
     """The function model -> sum_l c_l sum_ij Omega_ij (DW_ij - DW*_ij)^2, with DW* the anchor.
 
-    Its gradient comes with its value: one layer's dense matrices are alive at once.
+    Its gradient is computed with its value, so that only one layer's dense matrices are alive at a time.
     """
 
     def term(name: str, layer: UpdatedLinear) -> mx.array:
@@ -112,7 +112,7 @@ def dense_penalty(importance: DenseImportance) -> Penalty:
 
 
 class DenseGuard(MeasuredGuard[DenseImportance]):
-    """What the guards share whose state is a `DenseImportance`."""
+    """Base class of the guards whose state is a `DenseImportance`."""
 
     def terms(self, options: PenaltyOptions) -> GuardTerms:
         return GuardTerms(adapters=1, vectors=1, weights=1, largest_layers=3, observes=True)

@@ -1,4 +1,7 @@
-"""What a guard is. A new one is a file of this folder that registers its class, and its options in config/guards.py."""
+"""The protocol of a guard, which holds a model's general ability while it is fine-tuned, and the register of guards.
+
+A new guard is one file of this folder that registers its class, and a class of options in config/guards.py.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +46,14 @@ class Material:
 class Guard(Protocol[State]):
     """Holds general ability while a run trains.
 
-    It may measure something on general rows before training, its state, and hold the adapter's update by a penalty on
-    it. `token_divergence`: what the distance from the base counts at the answers of training rows, times the strength.
+    Before training it may measure something on general rows: its state. From that follows a penalty on the adapter's
+    update. `token_divergence`: weight of KL(base || adapted) at the answers of training rows, times the strength.
     """
 
     token_divergence: float = 0.0
 
     def terms(self, options: Any) -> GuardTerms:
-        """What it keeps and works on, as factors of the model's sizes. options: its own section, such as `penalty`."""
+        """The memory it needs, as factors of the model's sizes. options: its own section, such as `penalty`."""
         ...
 
     def made_by(self, material: Material) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`penalty.kind: hierarchical`: the path integral, corrected so that it measures importance."""
+"""`penalty.kind: hierarchical`: importance by the path integral of a training run on general rows, corrected."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from mlx_loopai.guards.path_integral import PathForm, PathGuard
 
 @register("hierarchical")
 class Hierarchical(PathGuard):
-    """What a training run on general rows says of every weight.
+    """How much the movement of every weight contributed to the loss of a short training run on general rows.
 
-    The integral is over dL/dDW itself, its damping counts a layer's own DW^2, layers weigh by their normalised norms,
-    and the penalty pulls to the base.
+    Corrected against the released method: the integral is over dL/dDW itself, the damping is relative to the layer's
+    own DW^2, layers weigh by their normalised norms, and the penalty pulls towards the base.
 
     Source: synaptic intelligence (arXiv 1703.04200) on the merged update of LoRA, arXiv 2501.13669; `hlora` is that
     paper's method as released.

@@ -8,10 +8,10 @@ from mlx_loopai.guards.path_integral import PathForm, PathGuard
 
 @register("hlora")
 class Hlora(PathGuard):
-    """The same with raw importance, and the end of the measuring run as the anchor.
+    """The path integral with raw importance, and with the end of the measuring run as the anchor.
 
-    What the released code of the paper was read to do, apart from dropout and from handing AdamW's moments on to the
-    domain run. Training goes on with the adapter with which it measured.
+    It does what the paper's released code does, except that it has no dropout and does not hand AdamW's moments on to
+    the domain run. Training continues with the adapter of the measuring run.
 
     Source: arXiv 2501.13669.
     """

@@ -23,7 +23,8 @@ from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.updated_linear import updated_modules
 from mlx_loopai.progress import Advance, ignore
 
-# An answer's first tokens: its language and whether it is prose or markup are decided by them.
+# How many of an answer's first tokens count as its opening: they decide its language, and whether it is prose or
+# markup.
 OPENING_TOKENS = 4
 
 
@@ -186,7 +187,7 @@ def _normalise(
 
 
 class ImportanceGuard(MeasuredGuard[Importance]):
-    """What the guards share whose state is an `Importance`."""
+    """Base class of the guards whose state is an `Importance`."""
 
     def sample(self, options: PenaltyOptions) -> InputSample:
         """The inputs to keep; none, unless the guard says otherwise."""

@@ -28,8 +28,8 @@ def kronecker_penalty(importance: Importance) -> Penalty:
     """The function model -> sum_l c_l sum_ij u_i v_j DW_ij^2, exact and without a dense matrix.
 
     With DW = s (A B)^T for A (D_in, R) and B (R, D_out), the inner sum is
-    s^2 sum((A^T diag(v) A) * (B diag(u) B^T)): O((D_in + D_out) R^2) a layer. A whole update is summed as it stands.
-    Anchored at the base, where DW = 0.
+    s^2 sum((A^T diag(v) A) * (B diag(u) B^T)): O((D_in + D_out) R^2) a layer. For a whole update (`train.method: full`)
+    the sum is computed directly. The penalty is 0 at the base, where DW = 0.
 
     Source: element-wise regularisation of arXiv 2501.13669 (section 4.2), with rank-1 importance.
     """

@@ -1,4 +1,4 @@
-"""The common part of guards that weigh the adapter's update: rows, dependencies, a sum over layers, a file."""
+"""What guards with a measured state share: batches to measure on, the cache key, the sum over layers, the file."""
 
 from __future__ import annotations
 

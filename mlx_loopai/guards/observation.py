@@ -1,4 +1,4 @@
-"""The inputs of adapted layers and the loss's gradients at their outputs, from one backward pass."""
+"""Records the inputs of adapted layers, and the gradients of the loss at their outputs, in one backward pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def observe(
 ) -> tuple[dict[str, mx.array], dict[str, mx.array], dict[str, str]]:
     """Every layer's inputs (B, T, D_in) and the gradients of the summed token losses at its outputs (B, T, D_out).
 
-    The third names, for every layer, the first layer that reads the same input.
+    The third value maps every layer to the first layer that reads the same input.
     """
     targets = Targets.of(batch)
     ids = mx.array(batch.ids[:, :-1])

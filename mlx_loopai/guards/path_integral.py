@@ -26,13 +26,13 @@ WEIGHT_DECAY = 0.01
 
 @dataclass(frozen=True)
 class PathForm:
-    """What tells the released method from the corrected one.
+    """The choices in which the released method (`hlora`) and the corrected one (`hierarchical`) differ.
 
     true_gradient: integrate dL/dDW; else the direction in which SGD on the factors would move DW. damping: added to
-    DW^2; `relative`: times the layer's mean of DW^2. clamp_each_step: the running sum never falls below 0; else once at
-    the end. each_epoch: Omega grows by one quotient an epoch. softmax_scale: raw Omega, and as coefficients
-    softmax(scale ||Omega_l||) with sum 1; None: both normalised to mean 1. anchor_at_base: the penalty is 0 at the
-    base; else where the measuring run ended.
+    DW^2; with `relative`, multiplied by the layer's mean of DW^2. clamp_each_step: keep the running sum from falling
+    below 0 at every step; else only at the end. each_epoch: add one quotient to Omega after every epoch; else one at
+    the end. softmax_scale: leave Omega as it is and weigh layers by softmax(scale ||Omega_l||), with sum 1; None:
+    normalise both to mean 1. anchor_at_base: the penalty is 0 at the base; else where the measuring run ended.
     """
 
     true_gradient: bool
@@ -49,7 +49,7 @@ class PathForm:
 
 
 class PathGuard(DenseGuard):
-    """What the guards share that train on the general rows to measure; `form` tells them apart."""
+    """Base class of the guards that measure by training on the general rows; they differ in `form`."""
 
     form: PathForm
 
@@ -70,8 +70,8 @@ def measure_path(
 ) -> DenseImportance:
     """Importance from training the adapter of `model` on `batches`, each an optimizer step, for `options.epochs`.
 
-    With w <- w - g * (DW after - DW before) at every step, Omega = w / (DW^2 + damping). The adapter is as before
-    afterwards; `DenseImportance.place` moves it to the anchor where there is one.
+    With w <- w - g * (DW after - DW before) at every step, Omega = w / (DW^2 + damping). Afterwards the adapter is
+    what it was before; `DenseImportance.place` moves it to the anchor where there is one.
 
     Source: synaptic intelligence (arXiv 1703.04200) on the merged update of LoRA, arXiv 2501.13669, with AdamW and a
     linear schedule without warm-up, as that paper's code was released.
@@ -136,7 +136,7 @@ class _Descent:
 
 def _quotient(path: mx.array, update: mx.array, form: PathForm) -> mx.array:
     squares = mx.square(update)
-    # The tiny constant: a layer that did not move at all has no path either, and 0 / 0 is not a number.
+    # The tiny constant is for a layer that did not move at all: its path is 0 too, and 0 / 0 is not a number.
     damping = form.damping * squares.mean() + 1e-30 if form.relative else form.damping
     return mx.maximum(path, 0) / (squares + damping)
 

@@ -59,9 +59,11 @@ class Rehearsal:
 def general_prompts(records: Sequence[Record], options: ReplayOptions, seed: int) -> list[str]:
     """At most `replay.max_prompts` prompts, seeded: the first user turns of `records`, or the embedded prompt set.
 
-    Of the embedded set every kind gives as many as every other, as long as it has any. For `replay.source: free` that
-    many empty ones: what the base says to no prompt at all (arXiv 2505.13811, there from the first token of a text,
-    here from an empty chat turn).
+    The embedded set gives equally many of every kind, as long as a kind has any left. `replay.source: free` gives empty
+    prompts: the base then says what it likes (arXiv 2505.13811, there from the first token of a text, here from an
+    empty chat turn).
+
+    Raises: InputError when `records` hold no user turn.
     """
     if options.source == "free":
         return [""] * options.max_prompts
@@ -86,7 +88,7 @@ def _evenly(kinds: Mapping[str, Sequence[str]], seed: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Answering:
-    """How the base answers prompts: with at most `answer_tokens` each, `rows` prompts together."""
+    """How the base answers prompts: with at most `answer_tokens` tokens each, `rows` prompts at a time."""
 
     answer_tokens: int
     temperature: float = 0.0

@@ -1,4 +1,4 @@
-"""`penalty.kind: sketch`: stored inputs of general rows give the directions in which a layer must not move."""
+"""`penalty.kind: sketch`: stored inputs of general rows give the directions in which a layer's output must not move."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ class Sketch(ImportanceGuard):
 def sketch_penalty(importance: Importance) -> Penalty:
     """The function model -> sum_l c_l sum_i u_i mean_t (DW x_t)_i^2 over the stored general activations x_t.
 
-    What `kronecker_penalty` is with the full input covariance in place of its diagonal: a low-rank update moves along
-    directions that general inputs share, and the diagonal cannot see them (docs/experiments.md). Exact in x and
-    without a dense update: with C = X^T X / N for the activations X (N, D_in), the inner sum is
-    s^2 tr(A^T C A  B diag(u) B^T). C A costs O(min(D_in, 2 N) R D_in) a layer, the rest O((D_in + D_out) R^2).
-    Anchored at the base. Of a whole update it is the sum as it stands.
+    It is `kronecker_penalty` with the full input covariance in place of its diagonal. A low-rank update moves along
+    directions that general inputs share, and the diagonal cannot see them (docs/experiments.md).
+
+    It is exact for the stored x_t, and no dense update is built: with C = X^T X / N for the activations X (N, D_in),
+    the inner sum is s^2 tr(A^T C A  B diag(u) B^T). C A costs O(min(D_in, 2 N) R D_in) a layer, the rest
+    O((D_in + D_out) R^2). For a whole update (`train.method: full`) the sum is computed directly. The penalty is 0 at
+    the base.
     """
 
     stacks: list[_Stack] = []
@@ -66,10 +68,10 @@ def _of_whole_updates(importance: Importance) -> Penalty:
 
 @dataclass(frozen=True)
 class _Stack:
-    """Layers of equal shapes, computed together: a step has time for few operations, not for some per layer.
+    """Layers of equal shapes, computed together, since a few operations per layer would slow every step down.
 
-    names: L rows of M layers that read the same input; covariance: C A (L, D_in, R) of A (L, D_in, R), where C is that
-    of the inputs of each row; outputs: c_l u_l (L, 1, D_out) for each of the M.
+    names: L rows of M layers that read the same input; covariance: maps A (L, D_in, R) to C A (L, D_in, R), where C is
+    the covariance of each row's inputs; outputs: c_l u_l (L, 1, D_out) for each of the M.
     """
 
     names: list[list[str]]
@@ -88,8 +90,8 @@ class _Stack:
     def drift(self, layers: dict[str, LoRALinear]) -> mx.array:
         """sum_l c_l sum_i u_i mean_t (DW x_t)_i^2 over the layers of this stack; the gradient comes with it.
 
-        With K = B diag(c u) B^T the gradients are 2 s^2 C A K and 2 s^2 (A^T C A) B diag(c u): half the operations of
-        taking them back through the sum.
+        With K = B diag(c u) B^T the gradients are 2 s^2 C A K and 2 s^2 (A^T C A) B diag(c u). That is half the
+        operations of automatic differentiation.
         """
         names = [name for row in self.names for name in row]
         scale = layers[names[0]].scale ** 2
@@ -131,7 +133,10 @@ class _Stack:
 
 
 def _covariance(activations: mx.array) -> Callable[[mx.array], mx.array]:
-    """A (L, D, R) -> X^T X A / N of activations X (L, N, D), by whichever of X^T X and X is less work."""
+    """The function A (L, D, R) -> X^T X A / N for activations X (L, N, D).
+
+    It keeps X^T X where that is less work than two products with X.
+    """
     _, count, size = activations.shape
     if size < 2 * count:
         wide = activations.astype(mx.float32)
@@ -149,7 +154,7 @@ def _covariance(activations: mx.array) -> Callable[[mx.array], mx.array]:
 
 
 def _alike(importance: Importance, layers: Mapping[str, LoRALinear]) -> list[list[list[str]]]:
-    """Layers in rows that read the same input and have one rank, and rows of equal shapes together."""
+    """Groups of rows of layers: a row reads one input and has one rank, and the rows of a group have equal shapes."""
     readers: dict[tuple[int, int], list[str]] = {}
     for name, array in importance.activations.items():
         readers.setdefault((id(array), layers[name].lora_a.shape[1]), []).append(name)

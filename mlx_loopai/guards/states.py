@@ -1,4 +1,4 @@
-"""Where a guard's state comes from: the run's own file, an earlier run's, or a measurement kept for later runs."""
+"""Gets a guard's state: from the run's own file, from an earlier run's, or by a measurement kept for later runs."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def state_of(guard: Guard[State], path: Path, material: Callable[[], Material]) 
 def measuring_rows(rows: Sequence[TokenRow], options: PenaltyOptions, batch_tokens: int = 0) -> Sequence[MicroBatch]:
     """The first `penalty.sequences` of the general `rows`, in batches.
 
-    batch_tokens: most padded tokens of a batch of several rows; 0: as many rows as batches have by default, however
-    long. Raises: InputError when there are no rows.
+    batch_tokens: most padded tokens of a batch of several rows; 0: the default number of rows, however long.
+    Raises: InputError when there are no rows.
     """
     if not rows:
         raise InputError(tr("penalty: importance needs general rows; give `general: FILE` or replay.source: self"))

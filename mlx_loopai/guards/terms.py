@@ -1,4 +1,4 @@
-"""What the guards of a run hand to the memory plan."""
+"""What the guards of a run need of memory, for the memory plan."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from mlx_loopai.memory.guard_terms import GuardTerms
 
 
 def memory_terms(penalty: PenaltyOptions, replay: ReplayOptions) -> GuardTerms:
-    """What the guard of `penalty` and rehearsal keep and work on together."""
+    """The memory that the guard of `penalty` and rehearsal need together, as factors of the model's sizes."""
     return guard_of(penalty).terms(penalty) + SelfRehearsal.terms(replay)

@@ -35,7 +35,7 @@ def card_notes(config: RunConfig, losses: dict[str, float | None], monitor: Moni
 
 
 def retention_figures(measured_on: str, found: Kept) -> dict[str, float | str]:
-    """What `note_retention` keeps of what was measured of an adapter; empty where no retention was."""
+    """The measured figures of an adapter for `note_retention`, by label; empty where retention was not measured."""
     if found.retention is None or found.retention_min is None or found.retention_interval is None:
         return {}
     low, high = found.retention_interval

@@ -30,7 +30,9 @@ _CHECKED = (ARRAYS_FILE, STATE_FILE)
 class Position:
     """Where a run stands: `step` steps done in all, `phase_step` of them in phase number `phase`.
 
-    guards: what they weigh now; divergence: the monitor's last reading, nats a token.
+    loss_first, validation_first: nats per token before training. best_validation, best_step, validations_since_best: of
+    the held-out rows. kept_step: step of the last monitor reading above the floor. fell_below: whether a reading below
+    the floor ended the run. guards: what the guards weigh now. divergence: the monitor's last reading, nats per token.
     """
 
     step: int = 0
@@ -52,11 +54,10 @@ class Position:
 def save_checkpoint(
     folder: Path, scratch: Path, model: nn.Module, optimizer: optimizers.Optimizer, position: Position, keep: int
 ) -> Path:
-    """Write checkpoint `folder/step-NNNNNN` through `scratch` and drop old ones.
+    """Write checkpoint `folder/step-NNNNNN`, delete old ones, and return its path.
 
-    What stays: the best, the last above the monitor's floor, and the newest `keep`.
-
-    `scratch` lies outside `folder`, so that whatever stands in `folder` is whole. Returns the checkpoint's path.
+    Kept are the newest `keep`, the one with the best validation, and the last one above the monitor's floor. The files
+    are written in `scratch`, outside `folder`, and renamed, so that every checkpoint in `folder` is complete.
     """
     target = checkpoint_path(folder, position.step)
     spared = {checkpoint_path(folder, step) for step in (position.best_step, position.kept_step) if step is not None}
@@ -177,7 +178,7 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
 
 
 def _discard(path: Path, scratch: Path) -> None:
-    """Remove a checkpoint out of its folder by one rename, so that a kill leaves no half of it there."""
+    """Take a checkpoint out of its folder by one rename, then delete it: a kill never leaves half of it there."""
     if path.exists():
         doomed = scratch.with_name(f"{scratch.name}.old")
         shutil.rmtree(doomed, ignore_errors=True)

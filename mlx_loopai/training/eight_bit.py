@@ -1,10 +1,12 @@
-"""Adam whose moments are 8 bits an entry between steps: a quarter of their memory.
+"""Adam that stores its moments in 8 bits between steps, in a quarter of the memory of float32.
 
-Source: 8-bit optimizers by block-wise quantisation, arXiv 2110.02861: blocks of entries with a scale each (section 2.1)
-and dynamic tree quantisation (section 2.2). Three things differ. A value takes the centre of the cell that it falls in,
-not the nearest code, which differs at the edges of decades alone. The scale of a block is its largest entry with the
-sign, so that this entry is exact. Of the second moment the root is kept, and no code of it is 0: an entry whose second
-moment is rounded away would be divided by nothing (the zero-point problem of arXiv 2309.01507, section 4.1).
+Source: 8-bit optimizers by block-wise quantisation, arXiv 2110.02861: one scale per block of entries (section 2.1) and
+dynamic tree quantisation (section 2.2). Ours differs in three ways.
+- A value gets the code of the cell that it falls in. The paper takes the nearest code; the two differ only at the edges
+  of decades.
+- The scale of a block is its largest entry with its sign, so that this entry is exact.
+- The root of the second moment is stored, and no code of it stands for 0. An entry whose second moment is rounded to 0
+  would be divided by almost nothing (the zero-point problem of arXiv 2309.01507, section 4.1).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ CODES = 256
 class Codebook:
     """256 values of [-1, 1] or (0, 1]: decades down from 1, each with half the cells of the one above it.
 
-    decades: how many there are; signed: whether a sign and 0 are among the codes.
+    decades: how many there are; signed: whether there are codes for negative values and for 0.
     """
 
     decades: int
@@ -43,7 +45,7 @@ class Codebook:
         return mx.array(np.append(cells, 1.0).astype(np.float32))
 
     def codes(self, values: mx.array) -> mx.array:
-        """The codes, uint8, of `values` in [-1, 1], or [0, 1] without a sign: of any shape."""
+        """The codes of `values` (uint8, same shape), which lie in [-1, 1], or in [0, 1] for an unsigned codebook."""
         size = mx.abs(values)
         decade = mx.clip(mx.floor(-mx.log10(size)), 0, self.decades - 1)
         cells = mx.power(2.0, self.decades - 1 - decade)
@@ -51,7 +53,7 @@ class Codebook:
         top = 2.0**self.decades - 1
         place = mx.where(size >= 1, top, cells - 1 + cell)
         if self.signed:
-            # Behind 0 and the positive values lie the negative ones, without -1.
+            # Code 0 is the value 0. The positive values follow, then the negative ones, which have no -1.
             place = mx.where(values < 0, top + 2 + mx.minimum(place, top - 1), place + 1)
             place = mx.where(size < 10.0**-self.decades, 0.0, place)
         return place.astype(mx.uint8)
@@ -69,7 +71,7 @@ def quantized(array: mx.array, book: Codebook) -> tuple[mx.array, mx.array]:
 
 
 def restored(codes: mx.array, scales: mx.array, book: Codebook, shape: tuple[int, ...]) -> mx.array:
-    """The array of `shape` for which codes and scales stand, float32."""
+    """The array of `shape`, float32, that codes and scales stand for."""
     size = int(np.prod(shape))
     return (book.values[codes] * scales).reshape(-1)[:size].reshape(shape)
 

@@ -29,15 +29,15 @@ from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.runs.context import RunContext
 
-# Runs of about one size share the answers of the base: what they need is rounded up to a multiple of this.
-_PROMPTS_AT_ONCE = 64
+# The number of prompts is rounded up to a multiple of this, so that runs of similar size share the base's answers.
+_PROMPTS_ROUNDED_TO = 64
 
 
 def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
     """The rows that phases mix in: none, the general rows as they are, or the base's own answers (made once a run).
 
-    With the base's states at their targets where the objective needs them. batch_rows: prompts answered together; 0:
-    `ANSWERED_ROWS`. Raises: InputError where general rows are needed and there are none.
+    Where the objective needs them, rows carry the base's final states at their targets. batch_rows: prompts answered
+    together; 0: `ANSWERED_ROWS`. Raises: InputError where general rows are needed and there are none.
     """
     rows, options = _rows(context, batch_rows or ANSWERED_ROWS), context.config.replay
     if not rows or not rehearsal_divergence(options):
@@ -88,7 +88,7 @@ def prompts_needed(config: RunConfig, n_rows: int) -> int:
         drawn = n_rows * train.epochs * share / (1 - share)
     measured = config.penalty.sequences if config.measures_importance else 0
     wanted = max(drawn, measured) + WATCHED_ROWS
-    return min(replay.max_prompts, _PROMPTS_AT_ONCE * math.ceil(wanted / _PROMPTS_AT_ONCE))
+    return min(replay.max_prompts, _PROMPTS_ROUNDED_TO * math.ceil(wanted / _PROMPTS_ROUNDED_TO))
 
 
 def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:
@@ -122,8 +122,8 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
 def measured_penalty(context: RunContext, rehearsal: Sequence[TokenRow], batch_tokens: int = 0) -> Penalty | None:
     """The penalty of the run's guard, measured on the rehearsal rows, or else on the general records.
 
-    The adapter is put where the guard wants training to start. batch_tokens: most padded tokens of a batch of several
-    rows; 0: as many rows as batches have by default, however long.
+    The adapter is moved to where the guard wants training to start. batch_tokens: most padded tokens of a batch of
+    several rows; 0: the default number of rows, however long.
 
     Raises: InputError when the guard needs general rows and there are none.
     """

@@ -1,4 +1,4 @@
-"""Checks that a folder holds this very run: the same base, configuration and rows; and records the versions."""
+"""Checks that a folder holds this run (same base, configuration and rows), and records the versions it is made with."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_identity(run: RunDirectory, identity: Identity, resume: bool) -> None:
     if resume and stored is not None:
         _compare(run, identity, stored)
         return
-    # What a try that ended before its first checkpoint left here may be of another base or configuration.
+    # A run that ended before its first checkpoint may have left files of another base or configuration.
     for leftover in (*run.measured, run.events, run.verdict, run.evaluation):
         leftover.unlink(missing_ok=True)
     written = {
@@ -84,7 +84,7 @@ def versions(machine: Machine, path: TrainPath) -> dict[str, str]:
 def record_start(
     run: RunDirectory, made_with: dict[str, str], resumed_from: str | None, total_steps: int, listener: Listener
 ) -> None:
-    """Record the event `start`; say what of `made_with` is no longer as at the run's last start."""
+    """Record the event `start`; tell the listener what in `made_with` has changed since the run's last start."""
     starts = [event["versions"] for event in run.read_events() if event["event"] == "start" and "versions" in event]
     before = starts[-1] if starts else {}
     changed = [f"{name} {before[name]} -> {now}" for name, now in made_with.items() if before.get(name, now) != now]

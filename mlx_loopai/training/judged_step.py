@@ -1,8 +1,9 @@
-"""Judged answers in an optimizer step: what each of their tokens weighs, so that the usual step follows their loss.
+"""Preference losses in the usual optimizer step: their gradient, written as a weight for every token of an answer.
 
-A pass without gradient scores the answers; the loss of pairs is a function of these scores alone, so its derivative by
-a score, with the sign turned, is the weight of every token of that answer. No pass ever needs two answers at once: a
-pair needs no more memory than a row, and never more than a micro-batch.
+A judged answer is one half of a pair, or an answer that is labelled good or bad. Its loss depends on the model through
+the answer's summed log-probability alone. So one pass without gradient scores the answers, and minus the derivative of
+the loss by a score is the weight of every token of that answer in the cross-entropy that the step computes anyway. No
+pass needs both answers of a pair at once, so a pair needs no more memory than a row.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ _Indices = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class JudgedStep:
-    """`batches`: a step's, with weights for judged answers. `correction`: the true loss less what these weights sum to.
+    """A step's micro-batches, in which the tokens of judged answers have their weights.
 
-    pair_accuracy: share of the step's pairs whose chosen answer gained more than the rejected one, against the base;
-    margin: by how many nats on average; None without pairs, or where the loss does not look at the base.
+    correction: what to add to the weighted loss of `batches` to get the preference loss itself. pair_accuracy: share of
+    the step's pairs whose chosen answer gained more log-probability over the base than the rejected one; margin: by how
+    many nats on average. Both are None without pairs, or where the loss does not refer to the base.
     """
 
     batches: list[MicroBatch]
@@ -67,8 +69,8 @@ def weigh_judged(
 ) -> JudgedStep:
     """The step's micro-batches with the weights of judged answers; the same ones where nothing was judged.
 
-    All judged answers of a step together count what their tokens would count as ordinary rows; every pair, and every
-    answer of no pair, counts the same of it.
+    Together the judged answers of a step count as much as their tokens would as ordinary rows. Every pair, and every
+    answer that is not in a pair, has an equal share of that.
     """
     if all(batch.judged is None for batch in batches):
         return JudgedStep(list(batches))
@@ -131,9 +133,10 @@ def _with_weights(batches: Sequence[MicroBatch], scored: _Scored, weights: Float
 
 
 def _baseline(model: nn.Module, batches: Sequence[MicroBatch], scored: _Scored, chunk_rows: int) -> float:
-    """z of kto: how much likelier the answers became after the prompts of others, nats, at least 0; no gradient.
+    """z of kto, which estimates KL(policy || base) in nats, at least 0; no gradient flows through it.
 
-    Every prompt of the step is given the next one's answer. A step with one answer has no other: 0.
+    It is how much likelier, on average, the answers became after prompts that are not their own: every prompt of the
+    step is given the next one's answer. 0 in a step with a single answer.
     """
     count = len(scored.row)
     if count < 2:

@@ -18,7 +18,7 @@ from mlx_loopai.training.general_rows import longest_prompt
 
 
 def known_of(context: RunContext, machine: Machine) -> Known:
-    """Of an opened run, whose rows are read. Raises: InputError when a data file cannot be read."""
+    """What the plan must know of an opened run; reads its rows. Raises: InputError when a data file cannot be read."""
     return Known(
         longest_row=context.rows.longest,
         longest_prompt=longest_prompt(context),

@@ -33,10 +33,10 @@ from mlx_loopai.training.step import StepResult, TrainStep
 class Run:
     """A run in progress.
 
-    budget: nats a token that its guards may let it spend; 0 where they keep their strength. judged: held-out pairs and
-    labelled answers, with what the base makes of them. checkpoint: where it goes on from. started: by
-    `time.perf_counter`, its preparation included. scored_s: how long the first passes over fixed and held-out rows
-    took; None where a checkpoint knew their result.
+    budget: nats per token that its guards may let it spend; 0 where they keep their configured strength. judged:
+    held-out pairs and labelled answers, with the base's log-probabilities of them. checkpoint: the one that it was
+    resumed from. started: `time.perf_counter()` before its preparation. scored_s: seconds of the first passes over
+    fixed and held-out rows; None where a checkpoint held their result.
     """
 
     model: nn.Module
@@ -64,7 +64,9 @@ class Run:
 
 
 def run_steps(run: Run, samples: Samples) -> None:
-    """Every step that is left, with what is due after it. samples: recorded where somebody watches.
+    """Run every step that is left, and after each what is due: validation, a monitor reading, a checkpoint.
+
+    samples: answered and recorded with a checkpoint while somebody watches the run's page.
 
     Raises: Interrupted after Ctrl-C, with a checkpoint saved; Diverged when the loss stays non-finite; LoopaiError when
     memory runs out, or the first reading of general ability is below the floor to which the run should roll back.
@@ -232,7 +234,7 @@ def _read_monitor(run: Run) -> None:
 
 
 def _rate_still_to_fall(run: Run) -> float:
-    """Where a phase has just ended the next one has all of its rate before it."""
+    """Share of the peak rate that is still to fall in this phase; in the next, where a phase has just ended."""
     position = run.position
     if position.phase == len(run.phases):
         return 0.0

@@ -24,17 +24,19 @@ from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, SCORED_TOKENS
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
-# A reading costs about as much as a step: the budget's controller has a tenth of the steps for it, or more often where
-# a run is short.
+# A reading costs about as much as a step, so there is one in ten steps. A run that is too short for READINGS of them
+# reads more often: the controller of the budget needs that many.
 READINGS, MOST_STEPS_BETWEEN = 16, 10
 _ROWS_PER_BATCH = 8
 
 
 @dataclass(frozen=True)
 class Reading:
-    """kept: exp(-KL(base || adapted)) per answer token, in (0, 1], 1 for the base: on answers of the base, the share of
-    a token's likelihood that the adapter leaves it (a geometric mean). divergence: that KL in nats. nll: nats per token
-    of the answers by their script, `base_nll` with the adapter off.
+    """How far the model has moved from its base on the monitor's rows.
+
+    divergence: KL(base || adapted), nats per answer token. kept: exp(-divergence), in (0, 1], 1 for the base. On
+    answers that the base wrote, kept is the share of a token's likelihood that the adapter leaves (a geometric mean).
+    nll: nats per token of the answers, by their script; base_nll: the same with the adapter off.
     """
 
     kept: float
@@ -47,7 +49,7 @@ class Monitor:
     """Reads how far a model has moved from its base on fixed rows; draws nothing at random and changes nothing."""
 
     def __init__(self, model: nn.Module, rows: Sequence[TokenRow], tokenizer: Any) -> None:
-        """Computes the base's states of the answers, kept from here on: a reading costs one forward pass."""
+        """Computes and keeps the base's states at the answers' tokens, so that a reading costs one forward pass."""
         kinds: dict[str, list[TokenRow]] = {}
         for row in rows:
             # What a row carries for training is not read here, and base states are large.
@@ -76,7 +78,7 @@ class Monitor:
         return Reading(math.exp(-apart), apart, self._nll(states), self._base_nll)
 
     def _states(self, batch: MicroBatch) -> mx.array:
-        """(N, D): what predicts the batch's supervised tokens, without dropout."""
+        """The final states (N, D) that predict the batch's N supervised tokens, without dropout."""
         rows, columns = np.nonzero(batch.supervised[:, 1:])
         was_training = self._model.training
         self._model.eval()
@@ -111,7 +113,8 @@ def steps_between_readings(step: int, total_steps: int) -> int:
 def result_step(position: Position, keep_best: bool, rolls_back: bool) -> int | None:
     """The step whose checkpoint is a run's result; None: the state in which it ended.
 
-    keep_best: the best validation's. rolls_back: a run that fell below its floor goes back to where it was above.
+    keep_best: take the step of the best validation. rolls_back: a run that fell below the monitor's floor goes back to
+    the last step that was above it.
     """
     best = position.best_step if keep_best else None
     if not (position.fell_below and rolls_back):

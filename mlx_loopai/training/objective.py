@@ -1,4 +1,4 @@
-"""How much each token of a step counts: its answer, its distance from the base, and rehearsal against training."""
+"""Weights of a step's tokens: in the cross-entropy, in the KL to the base, and of rehearsal against training rows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Objective:
-    """loss_share: share of a step's loss that its rehearsal rows have; 0: every token counts the same.
+    """What a step minimises, as weights of its tokens.
 
-    rehearses_answers: rehearsal rows train their answers. rehearsal_divergence, training_divergence: factor of KL(base
-    || adapted) at the answers of rehearsal rows, and of training rows with the target left out.
+    loss_share: share of a step's loss that its rehearsal rows have; 0: every token counts the same. rehearses_answers:
+    whether rehearsal rows train their answers. rehearsal_divergence: factor of KL(base || adapted) at the answers of
+    rehearsal rows. training_divergence: the same at those of training rows, with the target left out of both
+    distributions.
     """
 
     loss_share: float = 0.0
@@ -35,7 +37,7 @@ class Objective:
         )
 
     def scaled(self, factor: float) -> Objective:
-        """The same with guards that weigh `factor` times as much: the odds of rehearsal against training."""
+        """The same where guards weigh `factor` times as much: so do the odds of rehearsal against training."""
         if factor == 1.0:
             return self
         odds = factor * self.loss_share / (1 - self.loss_share)
@@ -53,7 +55,7 @@ class Objective:
         if self == Objective() and all(batch.weights is None for batch in batches):
             return list(batches)
         counts = _counts(batches, self.loss_share)
-        # Chosen tokens share what all training tokens of the step would count, however few they are.
+        # Tokens that `selection` chose share the weight of all training tokens of the step, however few they are.
         chosen = _sum(batches, [_own(batch) for batch in batches])
         rate = _sum(batches, [batch.supervised.astype(np.float32) for batch in batches]) / chosen if chosen else 0.0
         return [self._weighted(batch, count, rate) for batch, count in zip(batches, counts, strict=True)]

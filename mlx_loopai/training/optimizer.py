@@ -1,4 +1,4 @@
-"""The optimizers of `train.optimizer`, from mlx.optimizers; with `train.moments: 8-bit`, ours of the same update."""
+"""The optimizers of `train.optimizer`: those of mlx.optimizers, or with `train.moments: 8-bit` our own 8-bit Adam."""
 
 from __future__ import annotations
 

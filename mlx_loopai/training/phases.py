@@ -22,9 +22,10 @@ from mlx_loopai.training.objective import Objective
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps`: optimizer steps, each a list of micro-batches, each a list of indices into `rows`.
+    """One phase of a run: its rows, cut into optimizer steps.
 
-    strength: the factor of the penalty in the loss.
+    steps: each a list of micro-batches, each a list of indices into `rows`. widths: the padded lengths that a batch may
+    have, in tokens. strength: the factor of the penalty in the loss.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Phase:
     def batches(self, step: int, guards: float = 1.0) -> list[MicroBatch]:
         """The micro-batches of optimizer step `step` of this phase, weighted as its objective says.
 
-        guards: the factor of what the guards weigh.
+        guards: factor on what the guards weigh by their configuration.
         """
         found = [batch for micro in self.steps[step] for batch in self._batches(micro)]
         return self.objective.scaled(guards).weigh(found)
@@ -90,6 +91,7 @@ def plan_phases(
     train, replay, settings = config.train, config.replay, config.trained_phases
 
     def drawn(number: int, repeat: int) -> Sequence[TokenRow]:
+        # Primes, so that no two draws of a run share a seed.
         seed = train.seed + 7919 * number + 104729 * repeat
         return _draw(settings[number], train.epochs, rows, rehearsal, seed)
 

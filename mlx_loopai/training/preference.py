@@ -1,7 +1,7 @@
-"""Losses of judged answers, and their derivatives, as functions of the answers' log-probabilities.
+"""Preference losses (dpo, ipo, orpo, simpo, kto, apo) and their derivatives, from the answers' log-probabilities.
 
-With s the log-probability of an answer of n tokens, r = s - s_ref its gain over the base's, s^ = s / n, and D the
-difference of the chosen and the rejected answer's; sigma the logistic function.
+Notation: s is the log-probability of an answer of n tokens, s^ = s / n, and r = s - s_ref its gain over the base.
+sigma is the logistic function, e the label smoothing.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def pair_losses(options: PreferenceOptions, chosen: Answers, rejected: Answers, 
 
     For kto and apo the loss of a pair is the sum of its answers' (`answer_losses`, with the same `baseline`).
 
-    Source: dpo: arXiv 2305.18290 (eq. 7, with the smoothing of arXiv 2306.02231's conservative DPO); norm: Tulu 3
-    (arXiv 2411.15124, eq. 6); ipo: arXiv 2310.12036 (eq. 17) on log-probabilities per token; orpo: arXiv 2403.07691
-    (eq. 6); simpo: arXiv 2405.14734 (eq. 6).
+    Source: dpo: arXiv 2305.18290 (eq. 7), with the label smoothing of conservative DPO (E. Mitchell, "A note on DPO
+    with noisy preferences and relationship to IPO"); norm: Tulu 3 (arXiv 2411.15124, eq. 6); ipo: arXiv 2310.12036
+    (eq. 17) on log-probabilities per token; orpo: arXiv 2403.07691 (eq. 6); simpo: arXiv 2405.14734 (eq. 6).
     """
     if options.takes_labels:
         better = answer_losses(options, chosen, np.ones(len(chosen.tokens), np.bool_), baseline)
@@ -84,7 +84,7 @@ def answer_losses(
 ) -> AnswerLosses:
     """The loss of every answer under kto or apo, a good one's own loss times `sft_weight` included. good: [N].
 
-    baseline: z of kto, nats: how much likelier an answer that has nothing to do with its prompt became, at least 0.
+    baseline: z of kto, nats, at least 0: how much likelier an answer became that does not belong to its prompt.
 
     Source: kto: arXiv 2402.01306 (eq. 8); apo: APO-zero of arXiv 2408.06266 (section 3).
     """

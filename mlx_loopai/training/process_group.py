@@ -66,7 +66,7 @@ class ProcessGroup:
 
     @contextmanager
     def first_process_first(self) -> Iterator[None]:
-        """Within it rank 0 goes ahead; the others follow when it is through, and find the files that it wrote."""
+        """Inside, rank 0 goes first; the others wait until it is done and find the files that it wrote."""
         if self.rank:
             self.barrier()
         yield

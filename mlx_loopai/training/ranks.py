@@ -1,11 +1,11 @@
-"""`lora.ranks: importance`: the layers whose gradient has more directions get more rank, of the same parameters in all.
+"""`lora.ranks: importance`: layers whose gradient has more large directions get a higher rank, others a lower one.
 
-The gradient of the training rows at the base says what a layer would learn first. Its singular value number r + 1 is
-what one more rank there would add, to first order, and costs D_in + D_out parameters. So ranks are given to the largest
-squares of singular values a parameter, until the parameters of the configured rank are spent.
+The gradient of the training rows at the base says what a layer would learn first. Its singular value number r + 1 is,
+to first order, what one more rank there would add. That rank costs D_in + D_out parameters. So ranks go to the largest
+squared singular values per parameter, until as many parameters are spent as the configured rank would have everywhere.
 
-Source: ranks by gradient as in GoRA (arXiv 2502.12171) and by spectrum as in EVA (arXiv 2410.07170, there of the
-inputs); the choice a parameter, and the singular values of a sketch of the gradient in place of the gradient, are ours.
+Source: ranks by gradient as in GoRA (arXiv 2502.12171), and by spectrum as in EVA (arXiv 2410.07170, there the inputs'
+spectrum). Ours: the choice per parameter, and the singular values of a sketch of the gradient instead of its own.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def ranks_of(context: RunContext, form: LoraOptions, batch_tokens: int = 0) -> d
 def singular_values(
     model: nn.Module, batches: Sequence[MicroBatch], most: int, on_progress: Advance = ignore
 ) -> dict[str, np.ndarray]:
-    """About the `most` largest singular values of dL/dW, by layer of `model` that has an update, largest first.
+    """Estimates of the `most` largest singular values of dL/dW, largest first, by layer of `model` that has an update.
 
-    Those of G Omega / sqrt(k) for the gradient G (D_out, D_in) and a Gaussian Omega (D_in, k): G itself, in all layers
-    as large as the model, is never built.
+    They are those of G Omega / sqrt(k) for the gradient G (D_out, D_in) and a Gaussian Omega (D_in, k). G itself is
+    never built: over all layers it is as large as the model.
 
     Source: randomised range finding, arXiv 0909.4061, of which this is the first half.
     """
@@ -95,15 +95,16 @@ def singular_values(
 
 
 def shared_out(values: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, int]], rank: int) -> dict[str, int]:
-    """The rank of every layer: together at most the parameters of `rank` everywhere, given to the largest `values`.
+    """The rank of every layer: the layers with the largest `values` get the most.
 
-    values: singular values by layer, largest first; sizes: (D_out, D_in).
+    Together they have at most as many parameters as `rank` in every layer. values: singular values by layer, largest
+    first; sizes: (D_out, D_in).
     """
     least = max(1, int(LEAST_SHARE * rank))
     ranks = {name: min(least, len(values[name])) for name in values}
     left = sum(sum(sizes[name]) * (rank - ranks[name]) for name in values)
     wanted = [(float(value) ** 2 / sum(sizes[name]), name) for name in values for value in values[name][ranks[name] :]]
-    # Of a layer the next is never larger, so that ranks are given in their order.
+    # The sort is stable and a layer's values fall, so that a layer's ranks are given in their order.
     for _, name in sorted(wanted, key=lambda entry: -entry[0]):
         if sum(sizes[name]) <= left:
             ranks[name] += 1
@@ -112,7 +113,7 @@ def shared_out(values: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, 
 
 
 def _some(files: Sequence[Sequence[TokenRow]]) -> list[TokenRow]:
-    """At most `ROWS` of their rows, evenly over all; only these are read."""
+    """At most `ROWS` rows of `files`, evenly spaced over all of them; no other row is read."""
     total, found = sum(map(len, files)), []
     for place in np.linspace(0, total - 1, min(ROWS, total)).astype(int):
         for file in files:

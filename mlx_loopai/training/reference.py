@@ -1,4 +1,4 @@
-"""What judged answers were worth to the base, and how far a run has moved from that."""
+"""The base's log-probabilities of judged answers, to which preference losses refer, and how a run has changed them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from mlx_loopai.training.preference import Floats
 class JudgedReading:
     """Held-out pairs under the model as it is, against the base.
 
-    pair_accuracy: share of pairs whose chosen answer gained more log-probability than the rejected one; margin: by how
-    many nats on average; of labelled answers, over every good one with every bad one. None where there are none to
-    compare. chosen_logprob_change: nats per token by which chosen and good answers became likelier.
+    pair_accuracy: share of pairs whose chosen answer gained more log-probability than the rejected one. margin: by how
+    many nats on average. Every labelled good answer counts as a pair with every bad one. Both are None where there is
+    nothing to compare. chosen_logprob_change: nats per token by which chosen and good answers became likelier.
     """
 
     pair_accuracy: float | None
@@ -36,9 +36,9 @@ class JudgedReading:
 
 
 def with_reference(base: LoadedModel, rows: Sequence[TokenRow], listener: Listener) -> list[TokenRow]:
-    """`rows`, the judged ones with the base's log-probability of their answers; before it has an adapter.
+    """`rows`, in which judged answers have the base's log-probability; call it before the base has an adapter.
 
-    Kept in the cache folder for other runs of the same base on the same rows: 8 bytes an answer.
+    The values are kept in the cache folder for other runs of the same base on the same rows: 8 bytes an answer.
     """
     answers = [answer for row in rows if row.judged for answer in row.answers]
     if not answers:
@@ -57,7 +57,7 @@ def with_reference(base: LoadedModel, rows: Sequence[TokenRow], listener: Listen
 
 
 def judged_reading(model: nn.Module, rows: Sequence[TokenRow]) -> JudgedReading:
-    """How judged rows, which know their references, stand under `model`."""
+    """The reading of judged `rows`, which hold the base's log-probabilities, under `model`."""
     pairs = [row for row in rows if row.rejected is not None]
     good, bad = ([row for row in rows if row.good is value] for value in (True, False))
     better, worse = [*pairs, *good], [*(row.rejected for row in pairs if row.rejected is not None), *bad]

@@ -61,9 +61,9 @@ def train_in(
     group: ProcessGroup = ALONE,
     first_lines: Callable[[], Iterable[str]] = tuple,
 ) -> Summary:
-    """Train the run of an opened context, as `train` does; its model keeps what it has learnt. Raises: as `train`.
+    """Train the run of an opened context, as `train` does; its model keeps the update. Raises: as `train`.
 
-    first_lines: what to say of the run once nothing is left that could refuse it.
+    first_lines: notices to give once every check that could refuse the run has passed.
     """
     dropout = context.config.lora.dropout
     if group.size > 1 and dropout:
@@ -187,7 +187,7 @@ def _scaled_back(run: Run) -> ScaledBack | None:
 
 
 def _foreseen(run: Run, planned: MemoryPlan) -> dict[str, Any]:
-    """What somebody who watches the run compares it with."""
+    """What a page that watches the run compares its figures with."""
     return {
         "plan_bytes": planned.total_bytes,
         "budget_bytes": planned.budget_bytes,
@@ -197,7 +197,7 @@ def _foreseen(run: Run, planned: MemoryPlan) -> dict[str, Any]:
 
 
 def _write_result(context: RunContext, run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:
-    """The model as it is now: its adapter and, where the run was guarded, the switch; or all of it."""
+    """Save what was trained: the adapter, with the switch where the run was guarded; or the whole model."""
     notes = card_notes(context.config, losses, run.monitor)
     if context.config.trains_weights:
         base_hash = {"base_hash": context.loaded.base_hash}
@@ -212,7 +212,7 @@ def _write_result(context: RunContext, run: Run, planned: MemoryPlan, losses: di
 
 
 def _write_switch(context: RunContext, run: Run) -> None:
-    """Beside the adapter, what decides for a prompt whether it or the base answers."""
+    """Save the switch, which decides for each prompt whether the adapter or the base answers."""
     if context.reader.shelf is not None:
         return  # a prompt's last state under the base says nothing of what a picture shows
     switch = switch_of(context, ChosenRows.joined([phase.rows for phase in run.phases]))
@@ -237,7 +237,7 @@ def _finite_loss(run: Run) -> float:
 
 
 def _mean(phases: list[Phase], share: Callable[[Phase], float]) -> float:
-    """Mean over phases, each weighing as many rows as it has."""
+    """Mean over phases, weighted by their numbers of rows."""
     return sum(share(phase) * len(phase.rows) for phase in phases) / sum(len(phase.rows) for phase in phases)
 
 

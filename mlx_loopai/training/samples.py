@@ -21,7 +21,10 @@ SAMPLES, SAMPLE_TOKENS = 4, 120
 
 
 def training_prompts(context: RunContext, limit: int) -> list[Message]:
-    """At most `limit` distinct requests of the domain rows, in the order of their sources."""
+    """At most `limit` distinct requests of the domain rows, in the order of their sources.
+
+    Conversations of several requests are left out, and requests without pictures where the base answers all text.
+    """
     found: dict[Message, None] = {}
     for source in context.config.sources.values():
         for record in answers_of(source.path, source.category, source):
@@ -66,7 +69,7 @@ def base_answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[Me
 
 @dataclass
 class Samples:
-    """The same prompts, answered again and again while a run goes on. prompts: gives them when they are first asked."""
+    """The same prompts, answered again and again while a run goes on. prompts: called once, for the first answers."""
 
     loaded: LoadedModel
     encoder: ChatEncoder
@@ -75,12 +78,12 @@ class Samples:
     _base: tuple[str, ...] = ()
 
     def read(self) -> tuple[Sample, ...]:
-        """The answers of the base, which are written once, beside those of the model as it is now."""
+        """The base's answers, which are generated once, with those of the model as it is now."""
         if not self._asked:
             self._asked = self.prompts()
             self._base = base_answers(self.loaded, self.encoder, self._asked)
         tuned = answers(self.loaded, self.encoder, self._asked)
-        mx.clear_cache()  # what answering kept is of other sizes than what a step needs
+        mx.clear_cache()  # its buffers have other sizes than those of a step
         return tuple(
             Sample(prompt=prompt.shown, base=base, tuned=now)
             for prompt, base, now in zip(self._asked, self._base, tuned, strict=True)

@@ -12,7 +12,8 @@ import mlx.nn as nn
 from mlx_loopai.models.updated_linear import scale_update
 
 MOST_READINGS = 6
-# KL to the base grows with the square of a small update; a large one's power is found from readings, within these.
+# KL to the base grows with the square of a small update. For a large one the power is estimated from readings, and held
+# between these bounds.
 SMALL_UPDATE_POWER, LOWEST_POWER, HIGHEST_POWER = 2.0, 0.5, 6.0
 # A distance of 0 has no logarithm.
 SMALLEST = 1e-12
@@ -31,9 +32,10 @@ class ScaledBack:
 def scale_back(model: nn.Module, divergence: float, budget: float, read: Callable[[], float]) -> ScaledBack:
     """Shrink the model's update until `read`, the KL from the base in nats a token, is at most `budget`.
 
-    divergence: what `read` gives for the whole update. The largest scale that was found inside stays in `model`; where
-    none of `MOST_READINGS` was inside, the last and smallest.
-    Source: interpolating between a base and its fine-tuned weights, arXiv 2109.01903; here the scale is solved for, by
+    divergence: what `read` gives for the whole update. The largest scale that was found inside the budget stays in
+    `model`; where none of `MOST_READINGS` was inside, the last one.
+
+    Source: interpolating between a base and its fine-tuned weights, arXiv 2109.01903. Here the scale is solved for, by
     the secant method on logarithms.
     """
     now, inside, power = ScaledBack(1.0, divergence), None, SMALL_UPDATE_POWER
@@ -54,7 +56,7 @@ def scale_back(model: nn.Module, divergence: float, budget: float, read: Callabl
 
 
 def _scaled(model: nn.Module, now: ScaledBack, scale: float, read: Callable[[], float]) -> ScaledBack:
-    """`model` with `scale` of its whole update, where it has `now`."""
+    """Change the update in `model` from `now.scale` to `scale` of the whole one, and read the divergence there."""
     scale_update(model, lambda _: scale / now.scale)
     mx.eval(model.trainable_parameters())
     return ScaledBack(scale, max(read(), SMALLEST))

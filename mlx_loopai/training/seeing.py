@@ -1,4 +1,4 @@
-"""What a run with pictures needs before its first step: their features in a mapped file, and a projector to teach."""
+"""Prepares a run with pictures: their features in a memory-mapped file, and the projector that is to be trained."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def shelve_pictures(context: RunContext) -> None:
 
 
 def prepare_projector(model: nn.Module, options: VisionOptions, sees: bool) -> None:
-    """Let a run teach the projector, from where `vision.start` left it. sees: its rows have pictures.
+    """Let a run train the projector, from where `vision.start` left it. sees: whether its rows have pictures.
 
-    Raises: InputError when `vision` asks for a projector and the model has none, or the start holds no such one.
+    Raises: InputError when `vision` asks for a projector and the model has none, or `vision.start` holds none that
+    fits.
     """
     if options.trains == "projector" or options.start:
         teach_projector(model, tr("`vision`: a projector is to be taught"))
@@ -100,7 +101,7 @@ def _feature_file(loaded: LoadedModel, digests: list[str], max_pixels: int) -> P
 def _write_features(
     pictures: list[Picture], vision: VisionPart, sight: Sight, path: Path, count: int, on_progress: Advance
 ) -> None:
-    """[M, 1 + L, D]: every feature, and behind it what it adds to the states behind the first L blocks."""
+    """Write float32 [M, 1 + L, D]: each of M features, then what it adds to the states after the first L blocks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     place = 0
     with whole_file(path) as temporary:

@@ -70,7 +70,7 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
             model.freeze()
         prepare_projector(model, config.vision, sees=context.reader.shelf is not None)
         penalty = measured_penalty(context, rehearsal, plan.importance_tokens) if config.changes_text else None
-        mx.clear_cache()  # what the phases before the training kept is of other sizes
+        mx.clear_cache()  # the buffers of what came before have other sizes than those of a step
         phases = plan_phases(config, sources, rehearsal, plan.micro_tokens)
     step = _step(context, resources)
     mx.random.seed(config.train.seed)

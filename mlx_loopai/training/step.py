@@ -33,7 +33,7 @@ _UNBOUNDED = 1e30
 class StepResult:
     """`loss`: nats per supervised token, weighted as the batches say; `penalty`, `divergence`: as added to the loss.
 
-    Judged answers count in `loss` with that of their pairs; `pair_accuracy` and `margin` are those of `JudgedStep`.
+    Judged answers count in `loss` with their preference loss; `pair_accuracy` and `margin` are those of `JudgedStep`.
     """
 
     loss: float
@@ -50,11 +50,11 @@ class StepResult:
 class StepSettings:
     """How every step of a run is computed.
 
-    clip: largest global gradient norm, 0 for none. chunk_rows: rows of logits alive at once. checkpointing: whether
-    blocks are computed again in the backward pass. path: `compiled` is what a GPU runs, `eager` what a CPU does; `auto`
-    chooses by the device (docs/benchmarks.md). preference: how judged answers are learnt. b_rate: learning rate of the
-    adapters' B as a multiple of what every other parameter has. in_turn: update one vector after the other, for whole
-    models, whose matrices are large: the same result.
+    clip: largest global gradient norm, 0 for no limit. chunk_rows: rows of logits alive at once. checkpointing: whether
+    blocks are computed again in the backward pass. terms: label smoothing and z-loss. path: `compiled` is what a GPU
+    runs, `eager` what a CPU runs; `auto` chooses by the device (docs/benchmarks.md). preference: the loss of judged
+    answers. b_rate: learning rate of the adapters' B as a multiple of that of every other parameter. in_turn: update
+    one vector after the other, which saves memory where whole models are trained and gives the same result.
     """
 
     clip: float
@@ -68,7 +68,7 @@ class StepSettings:
 
 
 class TrainStep:
-    """Runs optimizer steps on a model's trainable parameters; sets up `optimizer`, whose state holds them as vectors.
+    """Runs optimizer steps on a model's trainable parameters, which `optimizer` sees as a few long vectors.
 
     Gradients of summed token losses are accumulated over the micro-batches and divided by the step's supervised tokens:
     every token weighs the same, however rows fall into micro-batches. A step whose loss or gradient is not finite
@@ -124,7 +124,7 @@ class TrainStep:
         )
 
     def _update_all(self, gradient: Any, pull: Any, numbers: tuple[int, float, mx.array]) -> mx.array:
-        """Update the model's parameters together; the norm of the gradient. Not finite: nothing changes."""
+        """Update all parameters at once, unless loss or gradient is not finite; returns the gradient's norm."""
         tokens, learning_rate, summed = numbers
         # Arrays, since a compiled function is traced again for every other number.
         arrays = mx.array(tokens, mx.float32), mx.array(learning_rate), summed
@@ -134,7 +134,7 @@ class TrainStep:
         return norm
 
     def _update_each(self, gradient: Any, pull: Any, numbers: tuple[int, float, mx.array]) -> mx.array:
-        """The same, one vector after the other."""
+        """`_update_all`, one vector after the other."""
         assert self._in_turn is not None
         tokens, learning_rate, summed = numbers
         pulled = {} if pull is None else self._vectors.join(pull)
@@ -173,7 +173,7 @@ class TrainStep:
         return self._with_b_rate(tree, self._vectors.split(changed)), state, norm
 
     def _with_b_rate(self, before: Any, after: Any) -> Any:
-        """`after` with B moved `b_rate` times as far: what its own learning rate does, as every update scales with it.
+        """`after` with B moved `b_rate` times as far: the same as a learning rate of its own, with which updates scale.
 
         Source: LoRA+, arXiv 2402.12354, section 4, where the ratio is lambda.
         """
@@ -185,7 +185,7 @@ class TrainStep:
         )
 
     def _accumulate(self, batches: Sequence[MicroBatch]) -> tuple[mx.array, mx.array, Any]:
-        """Over all batches: the summed losses, their part that is distance from the base, the gradient as vectors."""
+        """Over all batches: the summed losses, the part of them that is KL to the base, and the gradient as vectors."""
         total, apart, gradient = mx.zeros(()), mx.zeros(()), None
         for number, batch in enumerate(batches, 1):
             (loss, distance), part = self._gradient(
@@ -216,5 +216,5 @@ class TrainStep:
 
 
 def _counted(batches: Sequence[MicroBatch]) -> float:
-    """What the losses of all supervised tokens count together."""
+    """The summed weights of all supervised tokens."""
     return float(sum((batch.supervised if batch.weights is None else batch.weights)[:, 1:].sum() for batch in batches))

@@ -1,6 +1,6 @@
-"""Measured training steps of a model's shape, to which `memory.predict` is fitted and by which a probe refines it.
+"""Measures the memory of training steps, to fit `memory.predict` and to correct it on the user's own machine.
 
-Weights, tokens and targets are random: memory depends on their sizes alone, so a config.json is enough.
+Weights, tokens and targets are random. Memory depends on their sizes alone, so a config.json is enough.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class MeasuredStep:
 
 
 def probe(config: Mapping[str, Any], planned: MemoryPlan, on_progress: Advance = ignore) -> float:
-    """Measured over predicted bytes that a step needs besides what rests between steps: the larger of two steps.
+    """Ratio of measured to predicted bytes of a step, without what stays between steps; the larger of two ratios.
 
-    They are steps of the model that `config` (a config.json) describes as `planned`, and of half as many tokens.
+    One is the planned step of the model that `config` (a config.json) describes, the other has half as many tokens.
     """
     shape, backend = ModelShape.from_config(config), planned.machine.backend
     factors = []
@@ -64,7 +64,7 @@ def probed_options(planned: MemoryPlan) -> list[StepOptions]:
 
 
 def measure_case(config: Mapping[str, Any], options: StepOptions) -> dict[str, Any]:
-    """The step, which has no guard, with what it needed, as plain values."""
+    """The options of a step without a guard, and the bytes and seconds that it needed, as JSON values."""
     named = {name: value for name, value in asdict(options).items() if name != "guard"}
     return {"config": dict(config), "options": named, **asdict(measure_step(config, options))}
 

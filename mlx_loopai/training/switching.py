@@ -1,4 +1,4 @@
-"""Fits the adapter switch of a run: its own prompts against prompts that are rehearsed or could have been."""
+"""Fits a run's adapter switch: a classifier that tells the prompts of its rows from general prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_loopai.guards.rehearsal import general_prompts
 from mlx_loopai.language import tr
 from mlx_loopai.runs.context import RunContext
 
-# States are computed a prompt at a time: more of a kind say little that is new.
+# States are computed one prompt at a time, and more prompts of the same kind add little.
 MOST_PROMPTS = 240
 _NONE = 0
 
@@ -50,7 +50,7 @@ def _prompts(rows: Sequence[TokenRow]) -> list[list[int]]:
     A row that begins with its answer has none.
     """
     own = np.flatnonzero(~columns_of(rows)["rehearsal"])
-    # Of many rows only what tells prompts apart is held.
+    # Hashes, not prompts: there may be very many rows.
     told = np.array([_prompt_hash(rows[place]) for place in own.tolist()], np.int64)
     first = np.sort(np.unique(told, return_index=True)[1])
     first = first[told[first] != _NONE]

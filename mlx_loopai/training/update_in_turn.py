@@ -1,4 +1,4 @@
-"""The optimizer's update of one vector after the other: what a whole model's update needs memory for is one matrix."""
+"""Updates the parameters one vector after the other: for a whole model, that needs extra memory for one matrix only."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _CLIP_EPS = 1e-6
 class UpdateInTurn:
     """Applies `optimizer` to vectors one by one, the old one freed before the next is touched.
 
-    The same numbers as an update of all at once, which keeps every old and new vector, its moments and its scaled
-    gradient until the last is there: for a whole model that is twice the memory of everything that learns.
+    The numbers are those of an update of all vectors at once. That update keeps every old and new vector, its moments
+    and its scaled gradient until the last one is done: for a whole model twice the memory of all that is trained.
     """
 
     def __init__(self, optimizer: optimizers.Optimizer, clip: float, compiled: bool) -> None:
@@ -26,7 +26,7 @@ class UpdateInTurn:
         self._single = mx.compile(self._update) if compiled else self._update
 
     def norm(self, gradient: Vectors, pull: Vectors, tokens: float) -> float:
-        """Of gradient / tokens + pull over all vectors. pull: of the penalty, empty where there is none."""
+        """Norm of gradient / tokens + pull over all vectors. pull: the penalty's gradient, or empty."""
         total = mx.zeros(())
         for name, array in gradient.items():
             total = total + mx.square(_whole(_parts(name, array, pull), tokens)).sum()
@@ -36,10 +36,10 @@ class UpdateInTurn:
     def __call__(
         self, gradient: Vectors, pull: Vectors, parameters: Vectors, numbers: tuple[float, float, float]
     ) -> Any:
-        """Yields {name: vector} after a step for every vector, taking it out of its three arguments.
+        """Yields {name: updated vector}, one at a time; each is taken out of the three dictionaries that hold it.
 
-        numbers: supervised tokens, learning rate, and the norm of the gradient. The caller drops the old vector before
-        it asks for the next.
+        numbers: supervised tokens, learning rate, and the norm of the gradient. The caller must drop the old vector
+        before it asks for the next.
         """
         tokens, learning_rate, norm = numbers
         factor = min(1.0, self._clip / (norm + _CLIP_EPS)) if self._clip else 1.0

@@ -1,4 +1,4 @@
-"""What a reader gets of an answer as it is written: up to a stop string, and through the text filter."""
+"""Turns a model's pieces into the text that a reader sees: up to a stop string, and through the text filter."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mlx_loopai.text.measures import purity
 
 
 def policy_of(scripts: Scripts) -> Policy:
-    """The filter that takes out what a constraint of these scripts cannot see: markup, links, code.
+    """The policy of a filter that removes what a constraint of these scripts cannot see: markup, links, code.
 
-    What the scripts allow stays: a filter that dropped the Latin words of `loanwords` would leave holes.
+    It keeps what the scripts allow, since removing the Latin words of `loanwords` would leave holes.
     """
     parts = scripts.parts
     return Policy(
@@ -43,7 +43,8 @@ class Stops:
         if self.reached or not self._stops:
             return "" if self.reached else text
         self._held += text
-        # The one that is complete first, whatever else has begun by then; of those that end together the longest.
+        # The stop string that is complete first counts, whatever else has begun; of those that end together, the
+        # longest.
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.reached = True
@@ -71,10 +72,10 @@ class Text:
 
     text: as a reader gets it, after the filter. written: as the model wrote it, up to a stop string.
     tokens: what the model chose, without the end-of-text token.
-    finished: the model ended it, or a stop string did; False when `max_tokens`, a reader or a time limit cut it.
+    finished: the model or a stop string ended it; False when `max_tokens`, a reader or a time limit cut it.
     adapter: an adapter was on while it was written.
-    removed: filter rule -> how often it applied; only rules that did.
-    masked_mass and argmax_masked: what the constraint had to do, see `constraint.Tally`.
+    removed: filter rule -> how often it applied, for rules that did.
+    masked_mass, argmax_masked: how often the constraint stepped in, see `constraint.Tally`.
     """
 
     text: str
@@ -122,9 +123,9 @@ class Text:
 
 
 class Writing:
-    """An answer in the making: the model's pieces in, text for a reader out. `take` them, then `end`.
+    """An answer in the making: the model's pieces in, text for a reader out. Call `take` for each piece, then `end`.
 
-    Whatever writes (one stream, a batch, a server), the answer is accumulated here and nowhere else.
+    Every answer is accumulated here, whether a stream, a batch or a server writes it.
     """
 
     def __init__(self, request: Request) -> None:
@@ -139,14 +140,14 @@ class Writing:
         self._seconds: float | None = None
 
     def take(self, piece: Piece) -> str:
-        """The text that is certain by now and was not shown yet."""
+        """The text that no later piece can change, as far as it was not shown yet."""
         if piece.token is not None:
             self.tokens.append(piece.token)
         self._ended = piece.finished
         return self._show(self._filtered(self._stops.feed(piece.text)))
 
     def end(self) -> str:
-        """What was held back. Nothing may be taken after it."""
+        """The text that was still held back. Call `take` no more after it."""
         rest = self._filtered(self._stops.close())
         self._seconds = time.monotonic() - self._started
         return self._show(rest + (self._filter.close() if self._filter else ""))

@@ -1,4 +1,4 @@
-"""Answers to many prompts: the best of several drafts each, judged, and written again where they fail."""
+"""Answers many prompts: takes the best of several drafts for each, checks it, and writes it again where it fails."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def write_answers(
     standard: Standard | None = None,
     batch_rows: int = ANSWERED_ROWS,
 ) -> Iterator[tuple[int, Answer]]:
-    """The answers to `requests` as they end, each with its place among them.
+    """The answers to `requests` in the order in which they end, each with the index of its request.
 
-    With `best_of`, the best by `rank` of drafts from the streams row x best_of and following; their prompt is read
-    once. Raises: InputError for empty prompts.
+    With `best_of` N, the best of N drafts by `rank`; row r draws from the streams r N to r N + N - 1, and its prompt is
+    read once. Raises: InputError for empty prompts.
     """
     check_prompts([request.prompt for request in requests])
     for on in (True, False):  # the rows of a batch share their weights

@@ -14,11 +14,11 @@ from mlx_loopai.language import tr
 
 
 class AnswersFile:
-    """JSONL: while it grows, rows stand in the order in which they ended; when all are there, in that of the prompts.
+    """A JSONL file: its rows are in the order in which answers end; once all are there, in the order of the prompts.
 
     Each row has `index` (its prompt's place, from 0), `id` and `key`, a hash of the prompt's tokens and of every
-    setting. `done` holds the rows that are there, by index. Raises: InputError when the file holds other rows: of
-    other settings, or none of this kind.
+    setting. `done` holds the rows that are there, by index. Raises: InputError when the file holds rows of other
+    settings, or of another kind.
     """
 
     def __init__(self, path: Path, ids: Sequence[str], keys: Sequence[str]) -> None:
@@ -39,14 +39,14 @@ class AnswersFile:
         self._file.close()
 
     def add(self, index: int, values: dict[str, Any]) -> None:
-        """Write one row; it stays, whatever happens next."""
+        """Write one row to the disk, so that it survives whatever happens next."""
         row = {"index": index, "id": self._ids[index], "key": self._keys[index], **values}
         self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
         self._file.flush()
         self.done[index] = row
 
     def finish(self) -> list[dict[str, Any]]:
-        """Put the rows, which must be all, into the prompts' order. Returns: them."""
+        """Rewrite the file in the prompts' order, when all rows are there; returns the rows."""
         rows = [self.done[index] for index in range(len(self._keys))]
         write_whole(self._path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return rows

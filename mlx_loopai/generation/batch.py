@@ -25,9 +25,9 @@ __all__ = ["Batch", "Request", "RowPiece"]
 
 @dataclass(frozen=True)
 class Chance:
-    """The log-probability of a token that was chosen, and the likeliest at its place with theirs, in that order.
+    """The log-probability of a chosen token, and the likeliest tokens at its place with theirs, likeliest first.
 
-    Of what the draw was from: with penalties and scripts, before the temperature and what cuts off unlikely tokens.
+    They are taken after penalties and scripts, but before the temperature and before unlikely tokens are cut off.
     """
 
     token: int
@@ -45,7 +45,7 @@ class RowPiece:
     chance: Chance | None = None
 
 
-# Hears of an answer that has ended: its request, the tokens that were read for it, and the cache that holds them.
+# Called when an answer has ended, with its request, the tokens that were read for it, and the cache that holds them.
 OnRead = Callable[[Request, list[int], list[Any]], None]
 
 
@@ -58,11 +58,11 @@ class _Row:
 
 @dataclass
 class _Alone:
-    """An answer that is written by itself: with a draft model, or to pictures of a model with three rotary positions,
-    of which all rows of a batch would have one row's.
+    """An answer that cannot join a batch: one with a draft model, or one to pictures of a model with three rotary
+    positions, which are the same for all rows of a batch.
 
-    held: its next piece, which is the last one if no other comes. cache: what reads its tokens, where it is kept;
-    read: the tokens that were handed on or stand in the prompt.
+    held: its next piece, which is the last one if no other comes. cache: the one that reads its tokens, where it is to
+    be kept. read: the tokens of the prompt, and those handed on.
     """
 
     request: Request
@@ -75,7 +75,7 @@ class _Alone:
 class Batch:
     """Answers in the making. Waiting ones take the places of those that ended; use it from one thread.
 
-    A greedy answer is the same as `generate_stream`'s, and so is a drawn one of row 0, rounding of the logits apart.
+    Up to rounding of the logits, a greedy answer equals that of `generate_stream`, and so does a sampled one of row 0.
     draft: proposes the tokens of an answer that is alone when it joins; see `stream`.
     """
 
@@ -132,7 +132,8 @@ class Batch:
             return self._add_alone(request, self._draft, cache)
         n_read = len(prefix.tokens) if prefix else 0
         sampler, processor = request.decoding(self._loaded.n_tokens)
-        # A head without padding rows needs nothing done then, and all such rows no call of their own.
+        # Where the head has no padding rows either, logits need no processing, and mlx-lm handles such rows in one
+        # call.
         plain = request.takes_likeliest and self._loaded.n_tokens == self._loaded.shape.vocab_size
         (key,) = self._generator.insert(
             [prompt[n_read:]],
@@ -154,7 +155,7 @@ class Batch:
         row = self._rows.pop(key, None)
         if row is None:
             return
-        # Another picture has the same tokens: what was read of it would be taken for this one's.
+        # All pictures have the same tokens, so the cache of one picture would be taken for another's.
         keeps = row.begun and self._on_read is not None and row.request.pictures is None
         read = self._generator.remove([key], return_prompt_caches=keeps)
         if self._on_read is not None and key in read:
@@ -217,12 +218,12 @@ class Batch:
 
 
 def _may_be_drafted(request: Request) -> bool:
-    """What a draft cannot do: tell chances, follow a grammar's state, and give back a space that goes on."""
+    """Whether a draft model may write it: not with log-probabilities, a grammar, or a space that goes on."""
     return request.likeliest is None and request.grammar is None and not request.goes_on
 
 
 def _chance(logprobs: mx.array, token: int, n_likeliest: int) -> Chance:
-    """The chance of `token` by the log-probabilities (V,) at its place; none of the likeliest is ruled out."""
+    """The chance of `token` by the log-probabilities (V,) at its place; tokens that are ruled out are left out."""
     found = np.array(logprobs.astype(mx.float32))
     likeliest = np.argpartition(-found, min(n_likeliest, len(found) - 1))[:n_likeliest]
     ordered = likeliest[np.argsort(-found[likeliest], kind="stable")]

@@ -1,4 +1,4 @@
-"""A conversation with a model: its turns, what of them still fits, and answers that read only what is new."""
+"""A conversation with a model: drops turns that no longer fit, and reads only the tokens that are new."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.prompt_cache import KeptCache
 from mlx_loopai.text.ending import end_near
 
-# Turns leave several at a time: each time the oldest goes, everything after it must be read again.
+# Several turns are dropped at once, since everything after a dropped turn must be read again.
 _KEPT_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How answers are written. `context_tokens` hold prompt and answer.
+    """How answers are written. context_tokens: room for prompt and answer together.
 
-    length_chars: an answer ends after the sentence that reaches it; 0: where the model ends it.
+    length_chars: an answer ends with the sentence that reaches this length; 0: where the model ends it.
     """
 
     generation: GenerationOptions
@@ -39,10 +39,10 @@ class ChatOptions:
 
 @dataclass(eq=False)
 class Turn:
-    """An answer in the making: take its `pieces`; `writing` holds what is known of it, finally when they have ended.
+    """An answer in the making: iterate over `pieces`; `writing` holds the result when they have ended.
 
-    left_out: how many of the oldest exchanges left for it. read_tokens: of the prompt, those that had to be computed.
-    reached: it ended at the wished length.
+    left_out: how many of the oldest exchanges were dropped to make room. read_tokens: tokens of the prompt that were
+    not in the cache. reached: whether it ended at the wished length.
     """
 
     left_out: int
@@ -59,7 +59,7 @@ class Chat:
         self._session, self.options = session, options
         self._cache = KeptCache(session.loaded.model)
         self._adapter_read = session.adapter is not None
-        # The pictures in the tokens that the cache holds: another picture has the same tokens.
+        # Which pictures the cached tokens are of, since all pictures have the same tokens.
         self._pictures_read: tuple[str, ...] = ()
         self.conversation = Conversation(session.system_prompt)
         # What the next request shows.
@@ -75,7 +75,10 @@ class Chat:
         self.options = dataclasses.replace(self.options, generation=options)
 
     def show(self, picture: Picture) -> None:
-        """Let the next request show `picture` too. Raises: InputError for what is none, or a model that sees none."""
+        """Let the next request show `picture` too.
+
+        Raises: InputError for a file that is not a picture, or a model that reads none.
+        """
         eyes = self._session.tools.eyes
         if eyes is None:
             raise InputError(
@@ -85,7 +88,7 @@ class Chat:
                     picture=picture.name,
                 )
             )
-        # Every later request shows it too: the file may be gone by then. What is damaged is refused now.
+        # Every later request shows it again, and the file may be gone by then. A damaged file is refused now.
         held = Picture(picture.name, data=picture.content)
         eyes.sight.pixels(held)
         self.pictures = (*self.pictures, held)
@@ -114,7 +117,7 @@ class Chat:
         return turn
 
     def _forget_others(self, adapter: bool, pictures: tuple[str, ...]) -> None:
-        """Forget what base or adapter, whichever does not answer, read, and what was read with other pictures."""
+        """Empty the cache where another one of base and adapter filled it, or where it holds other pictures."""
         if adapter != self._adapter_read or pictures[: len(self._pictures_read)] != self._pictures_read:
             self._cache.forget()
         self._adapter_read, self._pictures_read = adapter, pictures
@@ -150,7 +153,7 @@ class Chat:
                 text = (text + piece)[:end]
                 break
         if turn.reached:
-            # It ends with a sentence, but not as the model would have ended it.
+            # Not whole: it ends with a sentence, but the model did not end it.
             self.conversation = asked.with_turn("assistant", text, whole=False)
 
     def _shortened(self, asked: Conversation) -> tuple[list[int], int]:

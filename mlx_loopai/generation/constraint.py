@@ -1,9 +1,9 @@
-"""The script constraint: a mask on the logits that lets through only what a `scripts` policy allows.
+"""The script constraint: a mask on the logits that lets through only the tokens that a `scripts` policy allows.
 
-The policy is an automaton over UTF-8 bytes (`text.alphabet`, `text.utf8`), run once over every token: `allowed` says
-which tokens a state allows, `after` where they lead. At each step the state is computed anew from the sequence's own
-last tokens, on the device and without waiting for them. Nothing is carried from call to call, so draft models,
-prompt caches and rows that come and go in a batch cannot leave it stale.
+The policy is an automaton over UTF-8 bytes (`text.alphabet`, `text.utf8`). It is run once over every token of the
+vocabulary, which gives two tables: which tokens a state allows, and the state that each leads to. At each step the
+state is computed anew from the sequence's last tokens, on the device and without waiting for them. Nothing is kept from
+call to call, so draft models, prompt caches and rows that join or leave a batch cannot make it stale.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from mlx_loopai.text.utf8 import all_ends, any_utf8, byte_automaton, fence_moves
 __all__ = ["Constraint", "Scripts", "Tally", "build_constraint"]
 
 LOANWORD_BIAS = -3.0
-# A character has 4 bytes, so at most 3 tokens stand before the one that completes it.
+# A character has at most 4 bytes, so at most 3 tokens come before the one that completes it.
 _CHARACTER_TOKENS = 4
-# A syllable, a bracket and the gloss, in the worst case a token a byte.
+# A syllable, a bracket and the gloss, in the worst case one token per byte.
 _GLOSS_TOKENS = 3 + 3 + 3 * MAX_GLOSS_CHARS
 _FORMAT = 2
 _IN_FENCE = (False, False, False, True, True, True, True, False)
@@ -59,7 +59,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Constraint:
-    """A policy made ready for one tokenizer.
+    """A policy prepared for one tokenizer.
 
     window: how many of the last tokens decide; None for all tokens of the answer, which code fences need.
     bias (V): added to the logits, for Latin words that are not quoted; None without `loanwords`.
@@ -130,7 +130,7 @@ class Constraint:
 
 
 class Tally:
-    """How often a constraint had to step in, summed on the device: only reading it waits."""
+    """How often a constraint had to step in. It is summed on the device, so that only reading it waits."""
 
     def __init__(self) -> None:
         self._over = mx.array(0.0)
@@ -213,7 +213,7 @@ def _tables(loaded: LoadedModel, scripts: Scripts, code_fences: bool) -> dict[st
 def thinking_marks(tokenizer: Any) -> list[int]:
     """The tokens that open and close a thinking block (Qwen3's <think> and </think>), where they are single tokens.
 
-    They are allowed between characters; what stands between them is held to the same scripts as the answer.
+    They are allowed between characters; the thoughts between them must keep to the same scripts as the answer.
     """
     names = (getattr(tokenizer, "think_start", None), getattr(tokenizer, "think_end", None))
     if not any(names):
@@ -231,7 +231,7 @@ def _with_marks(
 
 
 def _small(after: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(S, V) -> (V, S), a byte each where that is enough."""
+    """(S, V) -> (V, S), in one byte per state where that is enough."""
     return np.ascontiguousarray(after.T, dtype=np.uint8 if len(after) <= 256 else np.uint16)
 
 
@@ -243,7 +243,7 @@ def _cache_path(loaded: LoadedModel, scripts: Scripts, code_fences: bool) -> Pat
 
 
 def _cached(path: Path, build: Callable[[], dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays stored at `path` as they were written, or those of `build`, stored there where that can be done."""
+    """The arrays stored at `path`, if they are intact; else those of `build`, which are stored there if possible."""
     if is_sealed(path):
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

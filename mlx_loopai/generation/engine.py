@@ -1,7 +1,7 @@
 """Text from token prompts: one prompt as a stream, or many together.
 
-Everything that decides a token (penalty, truncation, draw) is a pure function of the last tokens and one uniform
-number, computed lazily for a whole batch: nothing here waits for a token before the next step is under way.
+Penalty, truncation and draw are pure functions of the last tokens and one uniform number, computed lazily for a whole
+batch. So nothing here waits for a token before the next step has been started.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def generate_stream(
 ) -> Iterator[Piece]:
     """The answer to one prompt, piece by piece; the same tokens as row 0 of `generate_batch`.
 
-    `tally` counts what `constraint` had to do. Raises: InputError for an empty prompt.
+    `tally` counts how often `constraint` stepped in. Raises: InputError for an empty prompt.
     """
     return stream(loaded, Request(prompt_ids, options, constraint=constraint, tally=tally))
 
@@ -83,9 +83,9 @@ def stream(
 ) -> Generator[Piece, None, None]:
     """One answer, piece by piece.
 
-    With `draft`, a smaller model of the same vocabulary (`load_draft`), that one proposes tokens and the model checks
-    several at once: the same text, rounding of the logits apart. It reads a prefix's tokens itself, and a tally counts
-    the tokens of both. cache: what has read the request's prefix, and is written to; without it a new one is used.
+    With `draft`, a smaller model of the same vocabulary (`load_draft`), the draft model proposes tokens and the model
+    checks several at once: the same text, up to rounding of the logits. The draft model reads a prefix's tokens itself,
+    and a tally counts the tokens of both. cache: holds the request's prefix, and is written to; None: a new one.
     Raises: InputError for an empty prompt, or for pictures together with a draft model.
     """
     prompt, pictures = list(request.prompt), request.pictures
@@ -94,7 +94,7 @@ def stream(
     pieces = _pieces(loaded, request, draft, cache)
     with adapter_answering(loaded.model, request.adapter), contextlib.closing(pieces):
         while True:
-            # While a piece is looked at, others may use the model.
+            # Only around `next`: while the caller looks at a piece, others may use the model.
             with reading_at(loaded.model, positions):
                 piece = next(pieces, None)
             if piece is None:
@@ -137,7 +137,10 @@ def _pieces(
 
 
 def load_draft(name: str, loaded: LoadedModel) -> LoadedModel:
-    """The model that proposes tokens for `loaded`. Raises: InputError when their tokens differ, or a cache is fixed."""
+    """The model that proposes tokens for `loaded`.
+
+    Raises: InputError when the vocabularies differ, or a cache cannot take back tokens.
+    """
     draft = load_model(name)
     if draft.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         sizes = tr("{of_draft} and {of_model} tokens", of_draft=draft.n_tokens, of_model=loaded.n_tokens)
@@ -167,11 +170,11 @@ def generate_batch(
     on_progress: Advance = ignore,
     batch_rows: int = ANSWERED_ROWS,
 ) -> list[Generation]:
-    """The answers to many prompts, in their order. `on_progress` hears how many have ended.
+    """The answers to many prompts, in their order. `on_progress` is called with the number that have ended.
 
     Up to `batch_rows` prompts advance together, and waiting ones take the places of those that ended. Row i draws
-    from its own stream (seed, i): what it samples does not depend on its neighbours, rounding of the logits apart.
-    What a reader is to see goes through `answers.write_answers`; this is for measuring a model as it is.
+    from its own stream (seed, i), so that its sample does not depend on its neighbours, up to rounding of the logits.
+    This is for measuring a model as it is; text for a reader goes through `answers.write_answers`.
     Raises: InputError for an empty prompt.
     """
     check_prompts(prompts)
@@ -277,7 +280,7 @@ class _Batch:
         return chosen, recent
 
     def _drop_done(self) -> None:
-        """Dropping copies the caches, so a few rows that are done are carried along."""
+        """Drop rows that are done, unless they are few: dropping copies the caches."""
         keep = [place for place, row in enumerate(self.rows) if not row.done]
         if not keep:
             self.rows, self._cache, self._recent = [], [], None
@@ -292,7 +295,8 @@ class _Batch:
 def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
     """Each layer's cache of `prompts`, which may be of different lengths and empty.
 
-    Padded on the right, where a causal mask hides it, and then moved to the left by the cache, which masks it.
+    The prompts are padded on the right, where a causal mask hides the padding. Then the cache moves it to the left and
+    masks it.
     """
     layers = zip(*(make_prompt_cache(model) for _ in prompts), strict=True)
     cache = [layer[0].merge(list(layer)) for layer in layers]

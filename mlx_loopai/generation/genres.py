@@ -1,4 +1,4 @@
-"""What a genre shows the model: a system prompt and examples for each genre, all written for this project."""
+"""Genres of creative writing: a system prompt and examples for each, all written for this project."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Genre:
     examples: tuple[tuple[str, str], ...]
 
     def records(self) -> tuple[Record, ...]:
-        """The examples as the turns that stand before a prompt."""
+        """The examples as turns that come before a prompt."""
         return tuple(
             Record(
                 (Message("user", asked), Message("assistant", told)),

@@ -30,11 +30,11 @@ class Grammar:
     def processor(
         self, n_prompt: int, inner: Sequence[Callable[[mx.array, mx.array], mx.array]]
     ) -> Callable[[mx.array, mx.array], mx.array]:
-        """What mlx-lm calls with a sequence's tokens (n), the prompt's included, and its logits (1, V).
+        """The function that mlx-lm calls with a sequence's tokens (n), the prompt's included, and its logits (1, V).
 
-        `inner` (penalty, scripts) applies within the form. Where nothing is left of both, such as at an English key
-        that the schema names, the form alone decides. The form's state follows the answer's tokens, also backwards
-        after a draft that was refused, and needs them read: one wait a token.
+        `inner` (penalty, scripts) applies within the form. Where the two leave no token, such as at an English key that
+        the schema names, the form alone decides. The form's state follows the answer's tokens, backwards too when a
+        draft is refused. For that the tokens must be read from the device: one wait per token.
         """
         matcher = self.matcher()
         known: list[int] = []
@@ -87,7 +87,7 @@ def json_schema_grammar(loaded: LoadedModel, path: Path) -> Grammar:
 
 def schema_grammar(loaded: LoadedModel, schema: object, place: str) -> Grammar:
     """The form of a JSON schema; errors name `place`. Raises: InputError for an unknown schema, no extra."""
-    # White space between the marks could go on for ever where scripts forbid what the form wants next.
+    # Without white space between the marks: where scripts forbid what the form needs next, it could go on for ever.
     return _grammar(
         loaded,
         place,
@@ -125,7 +125,7 @@ def _grammar(loaded: LoadedModel, place: str, compile_form: Callable[[Any], str]
 
 @lru_cache(maxsize=1)
 def _tokenizer(backend: Any, n_tokens: int, ends: tuple[int, ...]) -> Any:
-    """llguidance's view of a vocabulary. Of 150,000 tokens it takes most of a second, so the last one is kept."""
+    """llguidance's form of a vocabulary. For 150,000 tokens it takes most of a second, so the last one is kept."""
     import llguidance
 
     return llguidance.LLTokenizer(backend.to_str(), n_vocab=n_tokens, eos_token=list(ends))

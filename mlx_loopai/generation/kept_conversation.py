@@ -1,4 +1,4 @@
-"""A conversation as it is kept: turns in a row that training reads too, and the pictures that they show beside it."""
+"""Saves and loads a conversation: one row that training reads too, and its pictures in a folder beside it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Conversation:
         return (*system, *self.turns[2 * skip :])
 
     def with_turn(self, role: str, text: str, whole: bool = True) -> Conversation:
-        """With one turn more. whole: an answer that was stopped or cut is kept, and training does not learn it."""
+        """With one turn more. whole: False for an answer that was stopped or cut; training does not learn it then."""
         return self.with_message(Message(role, text, taught=whole))
 
     def with_message(self, message: Message) -> Conversation:
@@ -48,9 +48,9 @@ class Conversation:
         return replace(self, turns=self.turns[:-2])
 
     def save(self, path: Path) -> None:
-        """Write it as one row that training reads, too: an answer that is not whole has the weight 0 there.
+        """Write it as one row that training reads too; an answer that is not whole gets the weight 0.
 
-        Raises: InputError rather than write over anything else; OSError when it cannot be written.
+        Raises: InputError when the file holds anything else; OSError when it cannot be written.
         """
         if not self.turns:
             raise InputError(tr("there is nothing to save yet"))

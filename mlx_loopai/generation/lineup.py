@@ -1,4 +1,4 @@
-"""One copy of a base's weights that answers under several names: as it is, and with each of its adapters."""
+"""One copy of a base's weights that serves several models by name: the base itself, and each of its adapters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlx_loopai.models.vision.projector import projector_of
 
 @dataclass(frozen=True, eq=False)
 class Worn:
-    """What an adapter puts on a model: its layers by name, and the parameters of a projector; None for the base's."""
+    """What an adapter puts on a model: layers by name, and parameters of a projector; None: the base's projector."""
 
     layers: Mapping[str, UpdatedLinear]
     projector: Mapping[str, Any] | None
@@ -42,9 +42,9 @@ class Lineup:
         draft: LoadedModel | None = None,
         switches: Mapping[str, Switch] | None = None,
     ) -> None:
-        """`adapters`: what each puts on the model, by name. The model has none of them on. draft: see `Batch`.
+        """`adapters`: what each puts on the model, by name; the model comes without any. draft: see `Batch`.
 
-        switches: of the adapters that have one, whether or not their sessions use it.
+        switches: by name, for the adapters that have one, whether or not their sessions use it.
         """
         self.sessions, self._adapters, self.draft = dict(sessions), adapters, draft
         self.switches = dict(switches or {})
@@ -57,14 +57,14 @@ class Lineup:
         return tuple(self.sessions)
 
     def session(self, name: str, when: AdapterWhen | None = None) -> Session:
-        """The session that answers as `name`. when: for this answer; None: as the lineup was opened."""
+        """The session that answers as `name`. when: for this answer only; None: as the lineup was opened."""
         found = self.sessions[name]
         if when is None or found.adapter is None:
             return found
         return replace(found, switch=self.switches[name] if when == "auto" else None)
 
     def reader(self, name: str, request: Request) -> str:
-        """Who answers a request to `name`: that adapter, or the base when its switch left it the prompt."""
+        """Who answers a request to `name`: that adapter, or the base when the adapter's switch chose it."""
         return name if request.adapter else self.base
 
     def switch_to(self, name: str) -> None:
@@ -127,14 +127,14 @@ def adapter_name(folder: Path) -> str:
     return path.parent.name if path.name == "adapter" else path.name
 
 
-# An answer's place: who writes it, and its key in that one's batch.
+# Identifies an answer: who writes it, and its key in that one's batch.
 Key = tuple[str, int]
-# Hears of an answer that has ended: who read its tokens, these, and the cache that holds them.
+# Called when an answer has ended, with the name of who read its tokens, the tokens, and the cache that holds them.
 OnRead = Callable[[str, list[int], list[Any]], None]
 
 
 class LineupBatch:
-    """Answers in the making, those of each reader as a batch: one step of all of them is one after another."""
+    """Answers in the making, one batch for the base and one for each adapter; a step runs them one after another."""
 
     def __init__(self, lineup: Lineup, batch_rows: int, on_read: OnRead) -> None:
         self._lineup, self._batch_rows, self._on_read = lineup, batch_rows, on_read

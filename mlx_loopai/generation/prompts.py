@@ -1,4 +1,4 @@
-"""What the model is asked: prompt files, examples shown before the prompt, and the messages they make together."""
+"""Reads prompts and few-shot examples, and puts them together as the messages that the model continues."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEXT_ENDINGS = (".txt", ".text", ".md")
 
 @dataclass(frozen=True)
 class Source:
-    """A passage of an index as the model was shown it: `text` is cleaned, `line` (1-based) of `file` its beginning."""
+    """A passage that the model was shown: its cleaned `text`, and the `file` and `line` (1-based) where it begins."""
 
     file: str
     line: int
@@ -51,7 +51,7 @@ class Prompt:
 
 
 def single_prompt(text: str, pictures: Sequence[Picture] = ()) -> Prompt:
-    """A prompt given on the command line, behind `pictures`. Raises: InputError when it is empty or not UTF-8."""
+    """A prompt given on the command line, after its `pictures`. Raises: InputError when it is empty or not UTF-8."""
     if not text.strip():
         raise InputError(tr("the prompt is empty; write what the model should answer"))
     try:

@@ -18,7 +18,7 @@ from mlx_loopai.progress import Advance, ignore
 
 @dataclass(frozen=True)
 class Drafts:
-    """How many answers to each prompt, and how they are drawn. length: fewest and most characters of a good one."""
+    """How many answers to each prompt are drawn, and how. length: fewest and most characters of a good one."""
 
     best_of: int
     sampling: SamplingOptions

@@ -1,4 +1,4 @@
-"""Chooses among several answers to one prompt by what can be counted in them."""
+"""Ranks several answers to one prompt by what can be counted: loops, purity, completeness, variety, length."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REPEAT_GRAM = 8
 
 @dataclass(frozen=True, order=True)
 class Rank:
-    """What an answer is ranked by, the weightiest first; more is better."""
+    """The criteria by which an answer is ranked, the most important first; more is better."""
 
     does_not_loop: bool
     purity: float  # rounded: less than a hundredth does not count as a difference

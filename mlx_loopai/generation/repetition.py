@@ -1,7 +1,7 @@
 """A guard against loops that lets Korean repeat what it must: particles, endings and names.
 
-A repetition penalty looks at single tokens and so makes 를 and 했다 less likely each time. The guard looks at
-sequences: a token is held back by how much of what was just written would be written again with it.
+A repetition penalty looks at single tokens, and so makes 를 and 했다 less likely each time. The guard looks at
+sequences: the longer the repetition that a token would continue, the more its logit is lowered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.token_bytes import WORD_START, bytes_of_tokens
 from mlx_loopai.text import binding
 
-# Tokens of the answer that are looked back at, and the longest repeated sequence that is told from a longer one.
+# How many of the answer's last tokens are searched, and the longest repetition that is counted.
 WINDOW_TOKENS = 512
 _MAX_MATCH_TOKENS = 48
 # Content tokens that may repeat freely: a name with its title, a phrase of three words.
@@ -31,9 +31,9 @@ _MAX_EXPONENT = 12
 class RepetitionGuard:
     """What counts in a repetition, by token: `weights` (V,) is 0 for particles, endings and signs, 1 for the rest.
 
-    Source: DRY (p-e-w, text-generation-webui 2024): strength * 1.75 ** (repeated - free) off the logit of the token
-    that would go on with a repetition. There single characters such as line breaks end a sequence; here particles and
-    signs neither count nor end it, since Korean sentences of one frame share them.
+    Source: DRY (p-e-w, text-generation-webui 2024): the logit of a token that would continue a repetition is lowered by
+    strength * 1.75 ** (repeated - free). There, single characters such as line breaks end a sequence. Here, particles
+    and signs neither count nor end it, since Korean sentences of the same form share them.
     """
 
     loaded: LoadedModel
@@ -54,7 +54,7 @@ class RepetitionGuard:
         return mx.array(weights)
 
     def processor(self, n_prompt: int, strength: float) -> Callable[[mx.array, mx.array], mx.array]:
-        """As mlx-lm calls it, with a sequence's tokens (n) and its logits (1, V); the prompt's own may be repeated."""
+        """The function that mlx-lm calls with a sequence's tokens (n) and logits (1, V); a prompt may be repeated."""
 
         def process(tokens: mx.array, logits: mx.array) -> mx.array:
             return held_back(logits, tokens[n_prompt:][-WINDOW_TOKENS:], self.weights, strength)
@@ -63,7 +63,7 @@ class RepetitionGuard:
 
 
 def held_back(logits: mx.array, written: mx.array, weights: mx.array, strength: float) -> mx.array:
-    """Logits (1, V) less the penalty of each token that goes on with a repetition of the end of `written` (n)."""
+    """Logits (1, V), lowered for each token that would continue a repetition of the end of `written` (n)."""
     n = written.size
     if n < 2:
         return logits

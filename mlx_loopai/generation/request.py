@@ -26,11 +26,11 @@ class Request:
 
     prefix: the beginning of `prompt` that need not be read again. stops: strings before which the answer ends.
     adapter: whether the model's adapter, if it has one, answers; otherwise its base does.
-    pictures: what stands at the prompt's picture tokens; None for text alone.
-    likeliest: how many of the likeliest tokens are told at each place beside the one chosen; None: no probabilities.
+    pictures: the features at the prompt's picture tokens; None for a prompt of text.
+    likeliest: how many of the likeliest tokens to report at each place, with the chosen one; None: no probabilities.
     goes_on: the prompt ends with the beginning of the answer, so that a space may follow it.
-    policy: of the filter that its text passes; None shows the text as the model wrote it. guard: against repetition, as
-        strong as the options say; None for none.
+    policy: of the filter for its text; None: the text as the model wrote it. guard: against repetition, with the
+        strength in `options`; None: no guard.
     """
 
     prompt: Sequence[int]
@@ -55,11 +55,11 @@ class Request:
         return not self.options.temperature and self.options.repetition_penalty == 1 and bound is None
 
     def decoding(self, n_tokens: int, n_unseen: int = 0) -> tuple[Sampler, Processor]:
-        """How mlx-lm shall draw a token from logits (1, V), and what it shall do to them before.
+        """(the sampler that draws a token from logits (1, V), the processor that changes the logits before).
 
-        n_tokens: the head's rows beyond them are padding. n_unseen: how many of the prompt's first tokens the
-        sequences leave out that mlx-lm passes on. A token's uniform number belongs to its place in the answer, so
-        that a draft model and the model that checks it draw alike.
+        n_tokens: the head's rows beyond them are padding. n_unseen: how many of the prompt's first tokens are missing
+        in the sequences that mlx-lm passes to the processor. A token's uniform number depends on its place in the
+        answer alone, so that a draft model and the model that checks it draw alike.
         """
         prompt, options = list(self.prompt), self.options
         unseen = mx.array(prompt[:n_unseen], dtype=mx.uint32)

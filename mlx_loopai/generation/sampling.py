@@ -42,9 +42,9 @@ def penalise(logits: mx.array, context: mx.array, penalty: float) -> mx.array:
 def choose(logits: mx.array, options: SamplingOptions, draw: Callable[[], list[float]]) -> mx.array:
     """One token a row of logits (B, V), by inverting the cumulative distribution at `draw()`'s uniform numbers (B).
 
-    What is left to choose from is decided before the temperature, as mlx-lm does: top_p, min_p (Nguyen et al. 2024,
-    arXiv 2407.01082), top_k. Inversion needs one number a row where Gumbel noise needs V: each row can have its own
-    seed at no cost.
+    As in mlx-lm, unlikely tokens are cut off before the temperature is applied: top_p, min_p (Nguyen et al. 2024, arXiv
+    2407.01082), top_k. Inversion needs one random number a row, where Gumbel noise needs V, so each row can have a seed
+    of its own at no cost.
     """
     if options.temperature == 0:
         return mx.argmax(logits, axis=-1)
@@ -68,7 +68,7 @@ def choose(logits: mx.array, options: SamplingOptions, draw: Callable[[], list[f
 
 
 def nucleus(scores: mx.array, goal: mx.array) -> mx.array:
-    """Scores (B, n) with -inf for those that are not needed to reach the mass `goal` (B, 1), the largest first.
+    """Scores (B, n) with -inf for all but the largest, which together reach the mass `goal` (B, 1).
 
     Source: Holtzman et al. 2020 (arXiv 1904.09751); tokens of the same score as the last one needed stay too.
     """
@@ -81,8 +81,8 @@ def nucleus(scores: mx.array, goal: mx.array) -> mx.array:
 def _candidates(scores: mx.array, goal: mx.array) -> mx.array | None:
     """The ids (B, n), in order, of some tokens that hold the nucleus; None where all must be sorted.
 
-    Sorting a vocabulary of 150,000 takes a core 45 ms, finding its thousand largest 2 ms. Whether these are enough
-    must be waited for, which costs nothing on a CPU; elsewhere everything is sorted.
+    Sorting a vocabulary of 150,000 takes one core 45 ms; finding its thousand largest takes 2 ms. Checking whether
+    these are enough means waiting for the device, which costs nothing on a CPU; elsewhere everything is sorted.
     """
     n_tokens = scores.shape[-1]
     if n_tokens <= _CANDIDATES or mx.default_device() != mx.Device(mx.cpu):

@@ -1,4 +1,4 @@
-"""Pictures of a prompt as the model reads them; what was seen last is kept, since a chat shows it with every turn."""
+"""Encodes the pictures of a prompt; the last ones are kept, since a chat shows them again with every turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEPT = 8
 
 
 class Eyes:
-    """The part of a model that sees, ready to look at pictures. Use it from the thread that owns MLX."""
+    """The vision part of a model with its image processor. Use it from the thread that owns MLX."""
 
     def __init__(self, vision: VisionPart) -> None:
         self._vision = vision
@@ -23,7 +23,10 @@ class Eyes:
         self._kept: dict[str, PictureFeatures] = {}
 
     def pictures(self, ids: Sequence[int], pictures: Sequence[Picture]) -> Pictures:
-        """What `pictures` are to the prompt `ids`, which holds their tokens. Raises: InputError for what is none."""
+        """The features of `pictures` for the prompt `ids`, which holds their tokens.
+
+        Raises: InputError for a file that is not a picture.
+        """
         found = [self._features(picture) for picture in pictures]
         starts = self.sight.starts(ids, [one.grid for one in found])
         return Pictures.of(len(ids), starts, found, bool(self._vision.settings.sections))

@@ -1,4 +1,4 @@
-"""Answers to many prompts of which some show pictures, likeliest tokens only: what measuring and samples ask for."""
+"""Greedy answers to many prompts, of which some may show pictures; for measurements and samples."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class SeenPrompt:
 def seen_answers(
     loaded: LoadedModel, prompts: Sequence[SeenPrompt], max_tokens: int, on_progress: Advance = ignore
 ) -> list[Text]:
-    """The answers in the order of `prompts`; `on_progress` hears how many have ended.
+    """The answers in the order of `prompts`; `on_progress` is called with the number that have ended.
 
-    The encoder's memory is given back at the end. Raises: InputError for what is no picture.
+    The encoder's memory is given back at the end. Raises: InputError for a file that is not a picture.
     """
     found: dict[int, Text] = {}
     eyes = None if loaded.vision is None else Eyes(loaded.vision)
     options = SamplingOptions(temperature=0.0, max_tokens=max_tokens)
-    # The features of a batch are in memory at a time.
+    # Batch by batch, so that the features of one batch are in memory at a time.
     for begin in range(0, len(prompts), ANSWERED_ROWS):
         requests = []
         for prompt in prompts[begin : begin + ANSWERED_ROWS]:

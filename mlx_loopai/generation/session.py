@@ -29,7 +29,7 @@ from mlx_loopai.models.prompt_cache import Prefix
 from mlx_loopai.text.alphabet import Scripts
 
 AdapterWhen = Literal["always", "auto"]
-# Rarely is more wanted, and the keys and values of each conversation may grow to this.
+# A longer context is rarely wanted, and the keys and values of each conversation may grow to this.
 _USUAL_CONTEXT = 8192
 # A table of the default policy on a vocabulary of 150,000 tokens takes 56 MB.
 _KEPT_CONSTRAINTS = 4
@@ -57,7 +57,7 @@ class Constraints:
 
 
 class Tools:
-    """What the answers of one model need beside its weights; each is made when it is first asked for."""
+    """What the answers of one model need besides its weights; each is made when it is first asked for."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
@@ -69,7 +69,7 @@ class Tools:
 
     @cached_property
     def eyes(self) -> Eyes | None:
-        """None for a model of text alone."""
+        """Reads pictures; None for a text-only model."""
         return None if self.loaded.vision is None else Eyes(self.loaded.vision)
 
     @cached_property
@@ -79,11 +79,11 @@ class Tools:
 
 @dataclass(frozen=True)
 class Session:
-    """`system_prompt` is the one given, else the adapter's own, else none (the chat template's default stands).
+    """A loaded model, its adapter, and everything else that answers depend on.
 
-    switch: decides for each prompt whether the adapter answers it; None: it always does. for_pictures: the adapter was
-    trained to answer prompts with pictures only. tools: sessions of one model
-    share them; those of another model are replaced.
+    system_prompt: the one given, else the adapter's own, else "" (the chat template's default applies). switch: decides
+    for each prompt whether the adapter answers it; None: it always does. for_pictures: the adapter was trained to
+    answer prompts with pictures only. tools: shared by the sessions of one model; those of another model are replaced.
     """
 
     loaded: LoadedModel
@@ -122,7 +122,7 @@ class Session:
         pictures: Sequence[Picture] = (),
         read: Prefix | None = None,
     ) -> Request:
-        """What `options` ask for, as a request that can be written: every way from a prompt to text begins here.
+        """The request for an answer to the prompt `ids` under `options`; every way from a prompt to text begins here.
 
         pictures: those of the prompt, in order. read: what the base has read of it, for the switch.
 
@@ -135,7 +135,7 @@ class Session:
         scripts = Scripts.parse(options.scripts)
         cleans = options.filter
         if cleans is None:
-            # The model's own text is wanted, code and markup included.
+            # In these cases the model's own text is wanted, with code and markup.
             cleans = not (scripts.is_off or options.code_fences or grammar)
         return Request(
             prompt=ids,
@@ -156,7 +156,7 @@ class Session:
         return pictures_in(build_messages(prompt.messages, few_shot, self.system_prompt))
 
     def uses_adapter(self, ids: Sequence[int], shows_pictures: bool = False, read: Prefix | None = None) -> bool:
-        """Whether the adapter answers this prompt; a switch reads it with the base from where `read` ends to decide."""
+        """Whether the adapter answers this prompt. A switch decides, and reads the prompt from where `read` ends."""
         if self.for_pictures and not shows_pictures:
             return False
         # A switch was fitted on prompts of text.
@@ -187,7 +187,7 @@ class Session:
 
 
 def answer_room(options: GenerationOptions, context_tokens: int) -> int:
-    """Tokens to keep free for an answer while its prompt grows: `max_tokens`, or half of a context where nobody chose.
+    """Tokens to keep free for an answer: `max_tokens`, or half of the context where that is not set.
 
     Examples, passages and earlier turns may take the rest.
     """
@@ -197,7 +197,7 @@ def answer_room(options: GenerationOptions, context_tokens: int) -> int:
 def fitted(options: GenerationOptions, n_prompt: int, context_tokens: int) -> GenerationOptions:
     """`options` with a `max_tokens` that the context has room for after a prompt of `n_prompt` tokens.
 
-    Raises: ContextOverflow when there is none, or less than somebody asked for.
+    Raises: ContextOverflow when there is no room, or less than `max_tokens` asks for.
     """
     room = context_tokens - n_prompt
     wanted = options.max_tokens if options.limits_length else 1
@@ -237,7 +237,7 @@ def open_session(
 def open_base(model: str, adapters: Sequence[Path], dtype: str, adapter_when: AdapterWhen) -> Session:
     """A session of `model` itself, on which the folders `adapters` can be put.
 
-    They are looked at before the weights are read: a mistake should not cost a minute of loading.
+    The folders are checked before the weights are read: a mistake should not cost a minute of loading.
     Raises: InputError as `open_session`.
     """
     if adapter_when == "auto" and not adapters:

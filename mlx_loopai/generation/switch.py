@@ -1,7 +1,7 @@
 """Decides whether an adapter answers a prompt; prompts unlike those it was trained on go to the base.
 
-A linear classifier on the base's last state of the prompt, fitted in seconds from prompts that a run has anyway: those
-that it trains on, and those that it rehearses.
+It is a linear classifier on the base's final state at the prompt's last token, fitted in seconds to prompts that a run
+has anyway: those that it trains on, and general ones.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _Floats = npt.NDArray[np.float64]
 class Switch:
     """score = weights . unit(state - centre) + bias, in log-odds; the adapter is on from `threshold` up.
 
-    centre, weights: (D,). accuracy: share of held-out prompts decided rightly in cross-validation, the mean of both
-    kinds; prompts: how many of each kind it was fitted to (for the adapter, for the base).
+    centre, weights: (D,). accuracy: share of held-out prompts decided correctly in cross-validation, averaged over both
+    kinds. prompts: how many of each kind it was fitted to (for the adapter, for the base).
     """
 
     centre: tuple[float, ...]
@@ -53,7 +53,7 @@ class Switch:
         return float(point @ np.array(self.weights) + self.bias)
 
     def chooses_adapter(self, model: nn.Module, prompt_ids: Sequence[int], read: Prefix | None = None) -> bool:
-        """Whether the adapter on `model` should answer; costs one reading of the prompt without it.
+        """Whether the adapter on `model` should answer; costs one forward pass over the prompt without it.
 
         read: what the base has read of the prompt, which need not be read again.
         """
@@ -124,9 +124,9 @@ def state_after(model: nn.Module, prompt_ids: Sequence[int], read: Prefix) -> np
 def fit_switch(for_adapter: npt.NDArray[np.float32], for_base: npt.NDArray[np.float32]) -> Switch | None:
     """The switch between two kinds of prompts, by their states (N, D) and (M, D); None with fewer than two of a kind.
 
-    Ridge logistic regression in its dual form (N + M unknowns, however wide the states), both kinds weighing the same.
-    Its strength and threshold are those with the best mean accuracy over held-out folds; of thresholds that are equally
-    good, the middle one.
+    It is ridge logistic regression in its dual form (N + M unknowns, however wide the states), in which both kinds have
+    the same weight. Strength and threshold are those with the best mean accuracy over held-out folds; of thresholds
+    that are equally good, the middle one.
     """
     if min(len(for_adapter), len(for_base)) < 2:
         return None
@@ -174,7 +174,7 @@ def _fit(states: _Floats, labels: _Floats, strength: float) -> tuple[_Floats, _F
     Source: kernel logistic regression, Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 12.3.3.
     """
     kinds = labels > 0
-    # The middle between the kinds, not of all prompts: there are many more of one.
+    # The middle between the two kinds, not of all prompts, since one kind may have many more.
     centre = (states[kinds].mean(0) + states[~kinds].mean(0)) / 2
     points = _unit(states - centre)
     gram = points @ points.T + 1.0

@@ -1,6 +1,6 @@
-"""Fits the constants of `memory.sizes` to measured steps, and says how well they predict steps they were not fitted to.
+"""Fits the constants of `memory.sizes` to measured steps, and measures how well they predict steps held out.
 
-Pure: rows in (docs/memory.md says what they hold), constants, errors and a table out.
+Pure: measured rows in (docs/memory.md describes them); constants, errors and tables out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlx_loopai.memory.sizes import LINEAR_ATTENTION, Constants, StepOptions
 from mlx_loopai.models.shape import ModelShape
 
 _TRIALS = 400
-# A plan that promises too little ends in swap, one that promises too much only costs time.
+# A plan that predicts too little ends in swap; one that predicts too much only costs time.
 _AIM, _ALLOWED_UNDER, _UNDER_WEIGHT = 0.02, 0.01, 4.0
 _HEADER = (
     "| configurations | n | median error | 95th percentile | lowest predicted/measured | highest |",
@@ -37,7 +37,7 @@ class Errors:
     highest: float
 
 
-# Measured steps have no guard; earlier releases wrote that down in these words.
+# Measured steps have no guard; in files of earlier releases these keys say so.
 _OF_GUARDS = ("penalty", "penalty_activations", "diverges")
 
 
@@ -55,7 +55,7 @@ def _case(text: str) -> tuple[ModelShape, StepOptions]:
 
 
 def is_held_out(row: Mapping[str, Any]) -> bool:
-    """Whether the row is kept from the fit: those of a seed of their own, drawn after the counts had their form."""
+    """Whether the row is held out: rows of a seed of their own, drawn after the form of the prediction was fixed."""
     return bool(row["held_out"])
 
 
@@ -66,7 +66,8 @@ def ratios(
     at_rest: bool = False,
     transient: bool = False,
 ) -> list[float]:
-    """Predicted over measured peak of every row; or of what rests between steps; or of what a step needs besides."""
+    """Predicted over measured bytes of every row: of the peak, of what stays between steps (`at_rest`), or of what a
+    step needs besides (`transient`)."""
     found = []
     for row in rows:
         shape, options = _case(json.dumps([row["config"], row["options"]]))
@@ -148,7 +149,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def linear_attention_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same for models with linear attention."""
+    """The table of docs/memory.md for models with linear attention."""
     held = [row for row in rows if is_held_out(row)]
     kinds = {"fitted": [row for row in rows if not is_held_out(row)], "**held out**": held}
     lines = [_line(kind, errors(found)) for kind, found in kinds.items()]
@@ -156,7 +157,7 @@ def linear_attention_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def transient_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same for what a step needs besides what rests between steps."""
+    """The table of docs/memory.md for what a step needs besides what stays between steps."""
     halves = {"fitted": False, "**held out**": True}
     lines = [
         _line(kind, errors([row for row in rows if is_held_out(row) is held], transient=True))

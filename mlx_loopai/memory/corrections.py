@@ -14,7 +14,7 @@ from mlx_loopai.models.shape import ModelShape
 
 
 def read_corrections(shape: ModelShape, machine: Machine) -> dict[bool, Correction]:
-    """What was measured for `shape` on `machine` with the installed MLX, by checkpointing; empty when nothing was."""
+    """The corrections measured for `shape` on `machine` with the installed MLX, by whether steps use checkpointing."""
     try:
         found = json.loads(_file(shape, machine).read_text(encoding="utf-8"))
         return {kind == "checkpointing": Correction(float(factor), _source(machine)) for kind, factor in found.items()}
@@ -23,7 +23,7 @@ def read_corrections(shape: ModelShape, machine: Machine) -> dict[bool, Correcti
 
 
 def keep_factor(shape: ModelShape, machine: Machine, checkpointing: bool, factor: float) -> None:
-    """Remember measured over predicted bytes of a step; the other kind of step keeps its own."""
+    """Keep the ratio of measured to predicted bytes for steps with, or without, checkpointing."""
     kept = {
         "checkpointing" if kind else "plain": known.factor for kind, known in read_corrections(shape, machine).items()
     }

@@ -1,4 +1,4 @@
-"""What guards hand to the memory plan: factors that it multiplies with a model's sizes."""
+"""The memory that a guard needs, as factors that the memory plan multiplies with a model's sizes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class GuardTerms:
-    """What a guard keeps while a run trains, and what it needs before and beside.
+    """What a guard keeps in memory while a run trains, and what it needs for measuring and in a step.
 
-    adapters: adapters' worth of float32, such as a penalty's own gradient. vectors: float32 numbers for every input and
+    adapters: float32 copies of the adapter, such as a penalty's gradient. vectors: float32 numbers for every input and
     every output of an adapted layer. weights: float32 numbers for every weight of the adapted layers. largest_layers:
-    float32 copies of the model's largest layer while the penalty runs. activations: rows kept of every input that
-    adapted layers read, in the model's precision. observes: general rows are run before training, with the inputs and
-    gradients of all adapted layers alive. diverges: a step computes the distance from the base at every target;
-    diverges_on_answers: at the answers of rehearsal rows only, which are in micro-batches of their own.
+    float32 copies of the model's largest layer while the penalty is computed. activations: stored rows of every input
+    that adapted layers read, in the model's precision. observes: before training, general rows are run with the inputs
+    and gradients of all adapted layers alive. diverges: a step computes KL to the base at every target.
+    diverges_on_answers: only at the answers of rehearsal rows, which are in micro-batches of their own.
     """
 
     adapters: int = 0

@@ -1,10 +1,11 @@
 """How much memory a machine has and how much of it a run may use: this machine, or a Mac by name.
 
-The working set W is what Metal calls `recommendedMaxWorkingSetSize`. Apple publishes no table of it. On a Mac it is
-read; `named_machine` answers "what if" questions from figures that people's logs show, and says how good each one is.
+The working set W is what Metal calls `recommendedMaxWorkingSetSize`. On a Mac it is read from the system. Apple
+publishes no table of it, so `named_machine` takes figures from people's logs, and says how good each one is.
 
-Source: logs of llama.cpp, MLX and PyTorch on named machines. Up to macOS 15: 2/3 of the memory below 36 GiB, 3/4 from
-there; since macOS 26 more, growing with the memory. W also follows the sysctl `iogpu.wired_limit_mb`.
+Source: logs of llama.cpp, MLX and PyTorch on named machines. Up to macOS 15, W is 2/3 of a memory below 36 GiB, and 3/4
+of a larger one. Since macOS 26 it is more, and its share grows with the memory. The sysctl `iogpu.wired_limit_mb`
+changes W.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ _SHARES: dict[int, dict[int, tuple[float, Evidence]]] = {
         96: (3 / 4, "seen"),
         128: (3 / 4, "derived"),
     },
-    # Where no log is known, the share of the older or the next smaller machine, which is never too much.
+    # Where no log is known: the share under the older macOS, or of the next smaller machine, which is never too much.
     26: {
         8: (2 / 3, "derived"),
         16: (0.74, "seen"),
@@ -120,7 +121,7 @@ _SHARES: dict[int, dict[int, tuple[float, Evidence]]] = {
 
 
 def package_versions() -> dict[str, str]:
-    """What a result was made with: versions of the system, of Python, of this package and of those that compute."""
+    """Versions of the system, Python, this package and the packages that compute, to be kept with a result."""
     packages = ("mlx-loopai", "mlx", "mlx-lm", "transformers", "numpy")
     system = {"system": platform.platform(terse=True), "python": platform.python_version()}
     return system | {name: version(name) for name in packages}
@@ -246,7 +247,7 @@ def limited_ram(physical_bytes: int, read: Callable[[str], str]) -> int:
 
 
 def _cgroup_files(membership: str) -> list[str]:
-    """Where this process's memory limit may stand: version 2 at each level above its group, then version 1."""
+    """Files that may hold this process's memory limit: cgroup version 2 at each level above, then version 1."""
     found = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
     for line in membership.splitlines():
         _, controllers, group = [*line.split(":", 2), "", ""][:3]

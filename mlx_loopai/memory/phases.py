@@ -1,6 +1,6 @@
 """Memory of a run's other phases: loading, rehearsal, importance, validation. Counted, not fitted.
 
-Each is an upper estimate from what its code allocates; only the training step is held against measurements.
+Each is an upper estimate of what its code allocates. Only the prediction of a training step is fitted to measurements.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mlx_loopai.models.pass_sizes import (
 )
 from mlx_loopai.models.shape import ModelShape
 
-# What a general prompt is taken to have; more is rare.
+# Tokens that a general prompt is assumed to have; longer ones are rare.
 PROMPT_TOKENS = 256
-# Layers that are read, cast and quantised at once, by the same count.
+# Layers that are assumed to be read, cast and quantised at once.
 _LAYERS_READ_AHEAD = 4
-# Of (rows, V) in float32 while a token is chosen: logits, their copy, sorted, exponentials, sums.
+# Float32 buffers (rows, V) alive while a token is chosen: logits, their copy, sorted ones, exponentials, sums.
 _CHOICE_BUFFERS = 6
 
 
 @dataclass(frozen=True)
 class PhaseSizes:
-    """What the phases beside training work on; 0 tokens where a run has no such phase.
+    """Sizes of the phases other than training; 0 tokens where a run has no such phase.
 
     prompt_tokens: of the longest general prompt. importance_tokens: padded tokens of a batch on which importance is
     measured. rehearsal_rows: prompts that the base answers together, with at most answer_tokens each. converts: whether
@@ -75,7 +75,7 @@ def importance_token_bytes(shape: ModelShape, options: StepOptions) -> int:
 
 
 def _conversion_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """The tensors that are read, but not yet in their final precision."""
+    """Bytes of the tensors that have been read but are not yet in their final precision."""
     block = max(block.matrix_parameters for block in shape.blocks)
     source = FLOAT_BYTES.get(options.compute, 2)
     return source * (shape.vocab_size * shape.hidden_size + min(_LAYERS_READ_AHEAD, shape.n_layers) * block)
@@ -91,7 +91,7 @@ class Answering:
 
 
 def answering_bytes(shape: ModelShape, options: StepOptions, backend: Backend, answering: Answering) -> int:
-    """Caches of all rows (twice: they are copied when rows join or leave), prompts that are read, and the choice."""
+    """Bytes of the rows' caches (twice, as they are copied when rows join or leave), of prefill, and of sampling."""
     rows, prompt = answering.rows, answering.prompt_tokens
     length = -(-(prompt + answering.answer_tokens) // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS
     caches = 2 * rows * length * 2 * shape.attending_blocks * shape.kv_size * float_bytes(options.compute)

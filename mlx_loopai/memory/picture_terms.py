@@ -1,13 +1,13 @@
-"""What pictures need in a run: their features in the steps, the projector that learns, and the encoder before them.
+"""Memory that pictures need in a run: their features in a step, the projector that is trained, and the encoder.
 
-Pure. Counted from sizes; held against measured runs in tests/unit/memory/test_picture_terms.py.
+Pure. Counted from sizes; tests/unit/memory/test_picture_terms.py compares the counts with measured runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Of a step, in float32: features, their normed copy and that one's scaled form, which the first layer's gradient needs.
+# Float32 copies of the features in a step: as they are, normed, and normed and scaled for the first layer's gradient.
 _KEPT_FEATURES = 3
 # Of the projector's layers per feature: what GELU reads and gives, the output, and their gradients.
 _KEPT_OUTPUTS = 6
@@ -17,9 +17,9 @@ _KEPT_OUTPUTS = 6
 class PictureSizes:
     """Pictures among a run's rows. row_features: of the row that has most; all_features: of all rows together.
 
-    width: numbers of a feature as the encoder gives it. layers: blocks behind which a picture adds to the states.
-    projector: numbers of a projector that learns, 0 for none. encoder: numbers of the encoder's weights; picture_bytes:
-    what one picture needs in it.
+    width: numbers of a feature as the encoder gives it. layers: blocks after which a picture adds to the states.
+    projector: parameters of a projector that is trained, 0 for none. encoder: parameters of the encoder. picture_bytes:
+    what one picture needs in the encoder.
     """
 
     row_features: int
@@ -31,7 +31,7 @@ class PictureSizes:
     picture_bytes: int = 0
 
     def batch_bytes(self, rows: int, hidden: int, tokens: int) -> int:
-        """Of a micro-batch of `rows` rows and `tokens` padded tokens, in a text model of that width."""
+        """Bytes in a micro-batch of `rows` rows and `tokens` padded tokens, for a text model of width `hidden`."""
         features = rows * self.row_features
         given = (_KEPT_FEATURES if self.projector else 1) * self.width + self.layers * hidden
         made = _KEPT_OUTPUTS * hidden if self.projector else 0
@@ -40,9 +40,9 @@ class PictureSizes:
 
     @property
     def file_bytes(self) -> int:
-        """At most of the mapped file of features."""
+        """Largest size of the memory-mapped file of features."""
         return 4 * self.all_features * self.width * (1 + self.layers)
 
     def encoder_bytes(self, item: int) -> int:
-        """Of the phase in which pictures are read: the encoder's weights of `item` bytes a number, and one picture."""
+        """Bytes of the phase in which pictures are encoded: weights of `item` bytes a number, and one picture."""
         return item * self.encoder + self.picture_bytes

@@ -1,8 +1,9 @@
 """Chooses the settings with which a training run fits a machine, and says why.
 
-Pure: shapes, options and a machine in; a plan out. What is given up, in this order: tokens per micro-batch, rows of a
-loss chunk, then checkpointing (time for memory), a 4-bit base, adapters in the first blocks. After each, the earlier
-ones start again from their best value. When nothing fits, the plan has `fits` False and itemises the smallest attempt.
+Pure: shapes, options and a machine in; a plan out. Where memory is short, settings are given up in this order: tokens
+per micro-batch, rows of a loss chunk, no checkpointing (it costs time), an unquantised base (4 bits instead), adapters
+in the first blocks. After each, the earlier ones start again from their best value. When nothing fits, the plan has
+`fits` False and itemises the smallest attempt.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.units import format_bytes, parse_bytes
 
-# Of the working set: the rest is the prediction's error and what other programs want of the GPU.
+# Share of the working set that a run may use; the rest is for the prediction's error and for other programs on the GPU.
 BUDGET_SHARE = 0.85
 
 
@@ -38,10 +39,10 @@ class MemoryPlan:
     """Settings of a run and the bytes they need. `terms`: bytes per term, adding up to `total_bytes`.
 
     phases: bytes of each phase in all, of which `total_bytes` is the largest. micro_tokens: most padded tokens of a
-    micro-batch; base_precision: fp32, bf16, fp16 or N-bit; lora_layers: adapt the last N blocks, 0 for all;
-    importance_tokens: most padded tokens of a batch on which importance is measured; rehearsal_rows: prompts answered
-    together; both 0 where a run has no such phase. `options` are the
-    same settings as `predict` takes them. With `fits` False the settings are the smallest that were tried.
+    micro-batch. base_precision: fp32, bf16, fp16 or N-bit. lora_layers: adapt the last N blocks, 0 for all.
+    importance_tokens: most padded tokens of a batch on which importance is measured. rehearsal_rows: prompts answered
+    together. Both are 0 where a run has no such phase. options: the same settings in the form that `predict` takes.
+    With `fits` False the settings are the smallest that were tried.
     """
 
     fits: bool
@@ -103,7 +104,7 @@ def plan(
 ) -> MemoryPlan:
     """The most wanted settings that fit `machine`, with bytes per term and a reason for each.
 
-    guard: what the guards of `config` keep and work on. known: of the data and of this machine, where it is.
+    guard: what the guards of `config` need. known: what is known of the data and of the machine.
 
     Raises: InputError for a budget or an adapter target that cannot be read, or where the weights of a quantised base
     are to learn.
@@ -157,9 +158,9 @@ def plan(
 
 @dataclass(frozen=True)
 class _Knob:
-    """A field of `StepOptions` as it is explained.
+    """A field of `StepOptions` that the plan may choose, and how its value is explained.
 
-    `fixed` says who set it ("" when the plan did); `reason` suits the `preferred` value.
+    fixed: who set it, "" when the plan did. reason: the explanation of the `preferred` value.
     """
 
     name: str
@@ -192,7 +193,7 @@ def _choices(request: Request, chosen: StepOptions, fits: bool) -> tuple[Choice,
 
 
 def _knobs(request: Request) -> tuple[_Knob, ...]:
-    """In the order in which they are given up."""
+    """The settings in the order in which they are given up."""
     memory, rows = request.memory, request.micro_tokens()[0] // request.width
 
     def by_user(said: object) -> str:

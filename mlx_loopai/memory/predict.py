@@ -1,8 +1,8 @@
 """How many bytes a training run needs, term by term, from sizes alone.
 
-Pure: no mlx. `memory.sizes` counts what a step keeps; its few fitted constants come from measured steps on CPU
-(docs/memory.md). On Metal what published runs needed is added (`memory.published`), until a probe has measured steps
-there.
+Pure: no mlx. `memory.sizes` counts what a step keeps; its few constants are fitted to steps measured on CPU
+(docs/memory.md). For Metal, where none were measured, the prediction is at least what published runs needed
+(`memory.published`), until a probe has measured steps there.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from mlx_loopai.units import MIB
 
 QUANTIZED = {f"{bits}-bit": Quantization(bits, QUANTIZATION_GROUP) for bits in (8, 6, 5, 4, 3, 2)}
 _CALIBRATED_ON_CPU = "MLX 0.32 on a Linux x86 CPU"
-# Interpreter, mlx, mlx-lm and a tokenizer of 150,000 entries: 376 MiB resident before any data, and room for rows.
+# Interpreter, mlx, mlx-lm and a tokenizer of 150,000 entries take 376 MiB before any data; the rest is for rows.
 PYTHON_BYTES = 512 * MIB
-# Freed buffers kept for reuse: every width of a batch asks for the same sizes again.
+# Freed buffers that are kept for reuse, since every batch width asks for the same sizes again.
 _CACHE_SHARE = 0.25
 CACHE_FLOOR_BYTES = 64 * MIB
-# The distance from the base is a lazy graph: as many chunks of scores are alive, and buffers for each.
+# KL to the base is a lazy graph: how many chunks of scores are alive at once, and buffers in each.
 _DIVERGENCE_CHUNKS, _DIVERGENCE_BUFFERS = 3, 6
-# Numbers that mlx.optimizers keep for each number that learns; SGD's stay 0 without momentum, but are there.
+# Numbers that mlx.optimizers keep per trained number. SGD's are there even without momentum, as zeros.
 _MOMENTS = {"sgd": 1, "lion": 1, "muon": 1, "adam": 2, "adamw": 2}
-# An entry's; of 8 bits, blocks of 256 have a scale (training/eight_bit.py).
+# Bytes of one such number; with 8 bits, blocks of 256 share a float32 scale (training/eight_bit.py).
 _MOMENT_BYTES = {"fp32": 4.0, "8-bit": 1 + 4 / 256}
-# Copies of a matrix, float32, that are alive while a whole update of it is made.
+# Float32 copies of a matrix that are alive while its update is computed in full fine-tuning.
 _MATRIX_BUFFERS = {"fp32": 6, "8-bit": 20}
 _TRANSIENT = ("activations", "attention", "loss")
-# What a probe measures together.
+# The terms that a probe measures together.
 _MEASURED = (*_TRANSIENT, "runtime")
 
 
 @dataclass(frozen=True)
 class MemoryPrediction:
-    """Bytes per term, adding up to the run's need; `phases`: what each phase of the run needs in all.
+    """Bytes per term, which add up to the run's need; phases: what each phase of the run needs in all.
 
-    The terms are those of a training step, and `phases` among them is what the largest other phase needs beyond it.
-    `cache` and `python` are outside what `mx.get_peak_memory()` counts.
+    The terms are those of a training step. The term `phases` is what the largest other phase needs beyond a step.
+    `mx.get_peak_memory()` does not count the terms `cache` and `python`.
     """
 
     terms: dict[str, int]
@@ -75,7 +75,7 @@ class MemoryPrediction:
 
 @dataclass(frozen=True)
 class Correction:
-    """Measured over predicted bytes of what a step needs besides what rests between steps; `source` says where from."""
+    """Ratio of measured to predicted bytes of a step, without what stays between steps. source: where it comes from."""
 
     factor: float
     source: str
@@ -91,11 +91,14 @@ def predict(
 ) -> MemoryPrediction:
     """Bytes per term at the largest moment of a run: of its training step, or of a phase before or beside it.
 
-    A step's largest moment is the loss, the backward pass of a block or the optimizer's update: `loss` is what the loss
-    needs, `activations` and `attention` what is kept and what a block's backward pass needs beyond the loss,
-    `gradients` the sum of earlier micro-batches and what the own ones take beyond what is kept, `optimizer` holds what
-    the update needs beyond all, and `runtime` what MLX has beside all that is counted in runs on Macs. So the terms add
-    up. Without `phases` only a step counts.
+    A step's largest moment is the loss, the backward pass of a block, or the optimizer's update. So that the terms add
+    up, each holds what is needed beyond the ones before it:
+    - `loss`: what the loss needs;
+    - `activations`, `attention`: what is kept, and what a block's backward pass needs beyond the loss;
+    - `gradients`: the sum of earlier micro-batches, and what the present one's take beyond what is kept;
+    - `optimizer`: the moments, and what the update needs beyond all that;
+    - `runtime`: what MLX needs besides, as seen in runs on Macs.
+    Without `phases` only a step counts.
 
     Raises: InputError for an unknown precision or adapter target.
     """
@@ -120,7 +123,7 @@ def predict(
 
 
 def _largest_step(shape: ModelShape, options: StepOptions, backend: Backend, constants: Constants) -> dict[str, int]:
-    """Bytes of the micro-batch that needs most: of the run's own rows, or of rehearsal rows and their distance."""
+    """Bytes of the micro-batch that needs most: of the run's own rows, or of rehearsal rows with their KL."""
     own = _step_terms(shape, options, backend, constants)
     rehearsed = options.rehearsed
     if rehearsed is None:
@@ -145,7 +148,7 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     work, work_attention = work_bytes(sizes, options.checkpointing, constants)
     if backend == "metal":
         work, work_attention = _seen_on_macs(shape, options, work, work_attention)
-    # A micro-batch's own gradients come as what is kept goes: whichever is larger counts.
+    # A micro-batch's gradients are made while what was kept is freed, so the larger of the two counts.
     own = trained * (1 if options.whole else constants.gradients + constants.adapter_half * sizes.half)
     late = max(0.0, own - kept - kept_attention)
     beyond = max(0.0, work + work_attention + late - loss)
@@ -169,7 +172,7 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
 
 
 def picture_batch_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """What pictures add to a micro-batch; 0 for a run of text."""
+    """Bytes that pictures add to a micro-batch; 0 for a run without any."""
     if options.pictures is None:
         return 0
     rows = max(1, options.micro_tokens // options.width)
@@ -177,8 +180,8 @@ def picture_batch_bytes(shape: ModelShape, options: StepOptions) -> int:
 
 
 def _update_bytes(shape: ModelShape, options: StepOptions, constants: Constants) -> int:
-    """What the optimizer's update works on, gradients included: all that learns together, or one matrix after the other
-    (training/update_in_turn.py)."""
+    """Bytes that the optimizer's update needs, gradients included: for all trained numbers together, or for one matrix
+    after the other (training/update_in_turn.py)."""
     trained = 4 * trained_parameters(shape, options)
     if options.whole:
         vector = min(trained, max(VECTOR_BYTES, 4 * _largest_matrix(shape)))
@@ -191,9 +194,9 @@ def _largest_matrix(shape: ModelShape) -> int:
 
 
 def _seen_on_macs(shape: ModelShape, options: StepOptions, work: float, attention: float) -> tuple[float, float]:
-    """`work` and `attention` of a block's backward pass, at least as much as published runs on Macs needed.
+    """`work` and `attention` of a block's backward pass, raised to what published runs on Macs needed.
 
-    The two moments of such a pass, attention's scores and the rest, do not meet there.
+    On Macs attention's scores and the rest of such a pass are not alive at the same moment.
     """
     found = published()
     if options.checkpointing:
@@ -205,16 +208,16 @@ def _seen_on_macs(shape: ModelShape, options: StepOptions, work: float, attentio
     return work, attention
 
 
-# Cached, as the others below: a fit asks thousands of times for the same sizes.
+# Cached, like the functions below: a fit asks thousands of times for the same sizes.
 @cache
 def resting_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """What is there between steps without a penalty: weights, adapter and the optimizer's moments."""
+    """Bytes that stay between steps, without a penalty: weights, adapter and the optimizer's moments."""
     return weight_bytes(shape, options.base_precision) + adapter_bytes(shape, options) + moment_bytes(shape, options)
 
 
 @cache
 def trained_parameters(shape: ModelShape, options: StepOptions) -> int:
-    """Numbers that learn: the factors, DoRA's magnitudes, one an output, and a projector; or whole matrices."""
+    """Trained numbers: the factors, DoRA's magnitudes (one per output) and a projector's; or whole matrices."""
     if options.whole:
         return shape.lora_matrices(options.lora_targets, options.lora_layers)
     factors = shape.lora_parameters(options.lora_rank, options.lora_targets, options.lora_layers)
@@ -224,15 +227,15 @@ def trained_parameters(shape: ModelShape, options: StepOptions) -> int:
 
 @cache
 def adapter_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """What learns, and the squared row norms that DoRA keeps beside its magnitudes."""
+    """Bytes of all trained numbers, and of the squared row norms that DoRA keeps besides its magnitudes."""
     return 4 * (trained_parameters(shape, options) + (_outputs(shape, options) if options.dora else 0))
 
 
 @cache
 def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """What the optimizer keeps. Raises: InputError for an unknown optimizer.
+    """Bytes that the optimizer keeps. Raises: InputError for an unknown optimizer.
 
-    Adafactor keeps sums of the rows and of the columns of a matrix, and an entry each of a vector.
+    Adafactor keeps sums over the rows and over the columns of a matrix, and one number per entry of a vector.
     """
     if options.optimizer == "adafactor":
         vectors = shape.lora_parameters(1, options.lora_targets, options.lora_layers)
@@ -267,9 +270,9 @@ def weight_bytes(shape: ModelShape, precision: str) -> int:
 
 @cache
 def guard_bytes(shape: ModelShape, options: StepOptions) -> int:
-    """What the guards keep and work on, from the factors that they hand in. Counted, not fitted.
+    """Bytes that the guards need, from the factors that they hand in. Counted, not fitted.
 
-    The distance from the base keeps its scores and the adapted model's, chunks ahead.
+    KL to the base keeps the scores of base and adapted model, for some chunks ahead.
     """
     guard = options.guard
     numbers = guard.weights * shape.lora_matrices(options.lora_targets, options.lora_layers)

@@ -1,7 +1,7 @@
-"""What a step of mlx-lm's own trainer needs on a Mac, and how fast it is, by constants fitted to published runs.
+"""Predicts memory and speed of a step of mlx-lm's own trainer on a Mac, by constants fitted to published runs.
 
-Nobody measured these on a machine of this project: `tools/mac_plan.py` fits them to what others published, and
-docs/memory.md says from how many runs and how well sources that were left out are met. Pure: no mlx.
+This project has measured nothing on a Mac. `tools/mac_plan.py` fits the constants to what others published, and
+docs/memory.md says how many runs that were, and how well sources that were held out are predicted. Pure: no mlx.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _LINEAR_ATTENTION_SINCE = (0, 32, 4)
 class TrainerRun:
     """A LoRA run of mlx-lm's trainer: what decides its memory and its speed.
 
-    bits: of a stored weight, 16 for bf16 and fp16. longest: padded tokens of the longest row of a batch. layers: that
-    many of the last blocks have adapters. lora_parameters: numbers that learn. attention: `quadratic` for the backward
-    pass of MLX before 0.32.4, which keeps all scores of a block. fused_loss: the logits are not kept.
+    bits: of a stored weight, 16 for bf16 and fp16. batch: rows of a micro-batch. longest: padded tokens of its longest
+    row. layers: how many of the last blocks have adapters. lora_parameters: trained numbers. attention: `quadratic` for
+    the backward pass of MLX before 0.32.4, which keeps all scores of a block. fused_loss: the logits are not kept.
     """
 
     shape: ModelShape
@@ -51,12 +51,15 @@ class TrainerRun:
 
 @dataclass(frozen=True)
 class PublishedConstants:
-    """process_bytes: what is alive beside all that is counted. lora: bytes a number that learns. loss: bytes a logit.
-    fused_loss: bytes a logit of a fused loss. block, kept: of the tensors that a block keeps for its backward pass, how
-    often they are alive while it runs, and how often they wait without checkpointing. scores: bytes a score of a
-    quadratic attention. utilisation: share of a chip's peak that training reaches; step_s: what a step costs apart
-    from its tokens; spread: largest over smallest of the range that holds 80 % of the rates. runs, sources: how many
-    were fitted. median_error: of the peak of sources left out.
+    """Constants of the predictions, and how well they fit.
+
+    process_bytes: alive besides all that is counted. lora: bytes per trained number. loss, fused_loss: bytes per logit
+    of either kind of loss. block, kept: multiples of the tensors that a block keeps for its backward pass, alive while
+    that pass runs, and kept without checkpointing. scores: bytes per score of quadratic attention. utilisation: share
+    of a chip's peak that training reaches. step_s: seconds that a step takes apart from its tokens. spread: largest
+    over smallest rate of the range that holds 80 % of them. decoding: share of the memory's bandwidth that generation
+    reaches. token_s: seconds that a generated token takes besides. runs, sources: how many were fitted. median_error:
+    relative error of the peak for sources held out.
     """
 
     process_bytes: float
@@ -89,13 +92,13 @@ def calibrated_on() -> str:
 
 
 def attention_of(mlx_version: str) -> Attention:
-    """What the backward pass of attention needs on Metal with that MLX, such as `0.32.4`."""
+    """The kind of backward pass that attention has on Metal in an MLX version such as `0.32.4`."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", mlx_version)[:3])
     return "linear" if numbers >= _LINEAR_ATTENTION_SINCE else "quadratic"
 
 
 def block_bytes(shape: ModelShape, token_bytes: int) -> int:
-    """What a block keeps for its backward pass. token_bytes: tokens times bytes of a number."""
+    """Bytes that a block keeps for its backward pass. token_bytes: tokens times bytes of a number."""
     return token_bytes * _kept_numbers(shape)
 
 
@@ -125,7 +128,7 @@ def peak_bytes(run: TrainerRun, constants: PublishedConstants) -> int:
 
 
 def scores_bytes(shape: ModelShape, rows: int, width: int, constants: PublishedConstants) -> float:
-    """What the backward pass of a quadratic attention needs for rows of that width, one block at a time."""
+    """Bytes that the backward pass of quadratic attention needs for `rows` rows of `width`, one block at a time."""
     return constants.scores * rows * shape.n_heads * width**2
 
 
@@ -135,8 +138,10 @@ def step_seconds(run: TrainerRun, teraflops: float, constants: PublishedConstant
 
 
 def step_operations(run: TrainerRun) -> float:
-    """Two operations a weight and token: forward, backward through the adapted blocks and the head, and the forward
-    pass of checkpointed blocks again. The embedding is looked up.
+    """Floating-point operations of a step: two per weight and token, and attention's.
+
+    They are those of the forward pass, of the backward pass through the adapted blocks and the head, and of the
+    checkpointed blocks' second forward pass. The embedding is a look-up and costs none.
     """
     shape = run.shape
     in_blocks = sum(block.matrix_parameters for block in shape.blocks)

@@ -1,4 +1,4 @@
-"""What a run asks of a machine's memory: what the user fixed, and what may be chosen, the most wanted first."""
+"""The settings of a run that decide its memory: those that the user fixed, and those to choose, most wanted first."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ _RELEASED_PRECISION = ("bf16", "fp16")
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a run's data and machine beside its configuration.
+    """What is known of a run's data and machine besides its configuration.
 
-    longest_row: tokens of the longest row; 0: `train.max_tokens` is assumed. longest_prompt: of the longest general
-    prompt that the base answers; 0: `PROMPT_TOKENS`. corrections: what a probe measured on this machine, by whether it
-    used checkpointing (`memory.corrections`). pictures: those of the rows; None for rows of text.
+    longest_row: tokens of the longest row; 0: `train.max_tokens` is assumed. longest_prompt: tokens of the longest
+    general prompt that the base answers; 0: `PROMPT_TOKENS` is assumed. corrections: what a probe measured on this
+    machine, by whether it used checkpointing (`memory.corrections`). pictures: sizes of the rows' pictures; None for
+    rows of text.
     """
 
     longest_row: int = 0
@@ -60,7 +61,7 @@ NOTHING_KNOWN = Known()
 class Request:
     """What the user fixed and what may be chosen.
 
-    replay_shares: of rehearsal rows in the steps of each phase; empty where the run makes no such rows.
+    replay_shares: share of rehearsal rows in the steps of each phase; empty where the run has none.
     """
 
     shape: ModelShape
@@ -89,8 +90,8 @@ class Request:
     def precisions(self) -> tuple[str, ...]:
         if self.shape.quantization is not None:
             return (f"{self.shape.quantization.bits}-bit",)
-        # On CPU a quantised matrix product is too slow to train with (2-5 GFLOP/s measured): not offered there. Weights
-        # that learn are never quantised.
+        # Not on a CPU, where a quantised matrix product is too slow to train with (2-5 GFLOP/s measured). Weights that
+        # are trained themselves are never quantised.
         if self.dtype != "auto" or self.machine.backend == "cpu" or self.train.method == "full":
             return (self.compute,)
         return (self.compute, _SMALL_BASE)
@@ -149,7 +150,7 @@ class Request:
         return rows if rehearsed is None else max(1, rows - math.floor(rows * min(self.replay_shares)))
 
     def _rehearsed(self) -> RehearsedBatch | None:
-        """The base's answers, where a step holds them apart from the run's own rows."""
+        """The micro-batch of the base's answers, where steps keep them apart from the run's own rows."""
         replay, share = self.replay, max(self.replay_shares, default=0.0)
         if not (replay.mixes_steps and share > 0):
             return None
@@ -187,7 +188,7 @@ class Request:
         )
 
     def _room(self, options: StepOptions) -> int:
-        """What the base leaves for a phase before the training."""
+        """Bytes that the base leaves for a phase before training."""
         return self.budget_bytes - weight_bytes(self.shape, options.base_precision) - PHASE_OVERHEAD_BYTES
 
     def _rehearsal_rows(self, options: StepOptions) -> int:
@@ -200,7 +201,7 @@ class Request:
         return next(fitting, _ANSWERED_ROWS[-1])
 
     def _importance_tokens(self, options: StepOptions) -> int:
-        """The largest batch for importance that stays in the budget; one row, however long, must go."""
+        """The largest batch for importance that stays in the budget; at least one row, however long."""
         if not self.guard.observes:
             return 0
         most = (self._room(options) - adapter_bytes(self.shape, options)) // importance_token_bytes(self.shape, options)
@@ -217,7 +218,7 @@ class Request:
         return self.predict(options).total_bytes <= self.budget_bytes and not self._oversized(options)
 
     def _oversized(self, options: StepOptions) -> bool:
-        """Whether one array passes the largest buffer that the GPU takes."""
+        """Whether one array exceeds the largest buffer that the GPU can allocate."""
         logits = options.chunk_rows * self.shape.vocab_size * 4
         embedding = weight_bytes(self.shape, options.base_precision) * self.shape.vocab_size * self.shape.hidden_size
         embedding //= self.shape.parameters

@@ -1,4 +1,4 @@
-"""What a training step keeps and works on, in bytes: counted from sizes, weighed by constants fitted to measurements.
+"""The bytes that a training step needs: tensors counted from sizes, times constants fitted to measurements.
 
 Counted, per token of a block without checkpointing (D hidden, Q = heads * head_dim, KV = key/value heads * head_dim,
 I intermediate, H heads, T width):
@@ -11,8 +11,8 @@ I intermediate, H heads, T width):
     R     one row of x A per adapter
 
 The last block computes its MLP for supervised positions only. Besides what is kept, MLX allocates about a hundred
-operations ahead of what has run: how many tensors that is, the constants say. They are fitted to
-`mx.get_peak_memory()` by `python -m tools.calibrate fit`.
+operations ahead of what has run. The constants say how many tensors that is; `python -m tools.calibrate fit` fits them
+to `mx.get_peak_memory()`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ FLOAT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 # What the linears of an MLP read (models/architectures).
 _MLP_READS = ("mlp", "inner")
-# On Metal the loss is a lazy graph (models/loss.py) that allocates chunks ahead: 4 buffers each, up to 10 alive, as was
-# measured for that graph on CPU.
+# On Metal the loss is a lazy graph (models/loss.py) that allocates chunks ahead: 4 buffers a chunk, at most 10 alive.
+# Measured for that graph on a CPU.
 _METAL_CHUNK_BUFFERS, _METAL_MOST_BUFFERS = 4, 10
-# The update runs on float32 vectors of at most this.
+# Largest float32 vector of an update.
 VECTOR_BYTES = 4 * VECTOR_ENTRIES
 
 
@@ -55,15 +55,15 @@ class RehearsedBatch:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What decides the memory of a step.
+    """The settings that decide the memory of a step.
 
-    base_precision: fp32, bf16, fp16 or N-bit (a quantised checkpoint keeps its own); compute: dtype of activations.
-    micro_tokens: padded tokens B * T of a micro-batch; width: T. supervised_share: part of them that are targets.
-    guard: what the run's guards keep and work on. accumulates: gradients of several micro-batches are summed.
-    lora_layers 0, lora_targets (): all. whole: the matrices there learn whole updates; lora_rank and dora mean nothing.
-    optimizer: a name of `train.optimizer`; moments: what it keeps, as `train.moments` has it. rehearsed: None where a
-    micro-batch may hold any row. pictures: None for a run of text. quadratic_attention: the backward pass of attention
-    keeps scores on Metal (MLX before 0.32.4).
+    base_precision: fp32, bf16, fp16 or N-bit (a quantised checkpoint keeps its own). compute: dtype of activations.
+    micro_tokens: padded tokens B * T of a micro-batch; width: T. supervised_share: share of them that are targets.
+    guard: what the run's guards need. accumulates: gradients of several micro-batches are summed. lora_layers 0,
+    lora_targets (): all. whole: full fine-tuning of the matrices there; lora_rank and dora are not used then.
+    optimizer, moments: as `train.optimizer` and `train.moments`. rehearsed: None where a micro-batch may hold any row.
+    pictures: None for a run of text. quadratic_attention: the backward pass of attention keeps scores on Metal (MLX
+    before 0.32.4).
     """
 
     base_precision: str = "fp32"
@@ -91,14 +91,15 @@ class StepOptions:
 class Constants:
     """How many tensors of each size are alive at a step's largest moment, besides what is counted. All at least 0.
 
-    Suffixes: d, kv, i: (tokens, D), (tokens, KV), (tokens, I); s: (tokens, H, T); r: (tokens, R) of every adapter;
-    `_a`: that many more when every linear there has an adapter. `plain`: without checkpointing; `mlp`,
-    `attention`: the two moments that compete with it. `blocks`, `plain_blocks`: blocks whose work is allocated at once.
-    `_half`: that much more in half precision (float32 softmax, cast adapters). `ahead_half`: that much more of all work
-    on checkpointed blocks in half precision, quantised bases among them, whose products are slow on CPU and let MLX
-    allocate as far ahead as it ever does (docs/memory.md). factors: of the adapter's bytes, what is kept of cast and
-    scaled factors. gradients, update: of the bytes of all that learns; update_vector: of one vector of it. delta: the
-    moment of linear attention's backward pass; `DeltaSizes` has its tensors.
+    Prefixes name the moment. `plain`: without checkpointing; `mlp`, `attention`: with it, the larger of the two counts;
+    `delta`: the backward pass of linear attention, whose tensors `DeltaSizes` has. Suffixes name the tensor. d, kv, i:
+    (tokens, D), (tokens, KV), (tokens, I); s: (tokens, H, T); r: (tokens, R) of every adapter. `_a`: added when every
+    linear there has an adapter. `_half`: added in half precision (float32 softmax, cast adapters).
+
+    blocks, plain_blocks: blocks whose work is allocated at once. ahead_half: share added to all work on checkpointed
+    blocks in half precision. Quantised bases are among them: their products are slow on a CPU, so that MLX allocates as
+    far ahead as it ever does (docs/memory.md). factors: cast and scaled factors, in adapters. gradients, update:
+    multiples of the bytes of all trained numbers; update_vector: of one vector of them.
     """
 
     loss_scores: float = 1.1
@@ -153,10 +154,10 @@ def fitted() -> Constants:
 
 @dataclass(frozen=True)
 class DeltaSizes:
-    """Bytes of what linear attention works on, float32 but for the first (models/gated_delta.py).
+    """Bytes of the tensors of linear attention (models/gated_delta.py), all float32 except the first.
 
-    projected: what the projections of a block give, (tokens, mixed + values). Of a span of each row: keys (K, D_k);
-    reads, values: (H, D_k) and (H, D_v); memory: (H, D_k, D_v) of each chunk.
+    projected: outputs of a block's projections, (tokens, mixed + values). Per token of a span of each row: keys
+    (K, D_k), reads (H, D_k), values (H, D_v). memory: (H, D_k, D_v) for each chunk.
     """
 
     projected: float
@@ -273,7 +274,7 @@ def _share(adapted: Sequence[Linear], linears: Sequence[Linear], in_mlp: bool) -
 
 
 def _blocks_behind_delta(adapted: Sequence[Mapping[str, Linear]]) -> int:
-    """How many adapted blocks follow the last that has linear attention, through which the backward pass goes."""
+    """How many adapted blocks come after the last one with linear attention that the backward pass goes through."""
     has = [any(name.startswith("linear_attn.") for name in block) for block in adapted]
     return has[::-1].index(True) if any(has) else len(adapted)
 
@@ -289,7 +290,7 @@ def _kept_block(block: Block, adapted: Mapping[str, Linear]) -> tuple[int, int]:
 
 
 def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
-    """(tensors, attention weights) that wait for the backward pass in all blocks from the first adapter on."""
+    """Bytes of (tensors, attention weights) kept for the backward pass, in all blocks from the first adapter on."""
     if checkpointing:
         return constants.inputs * sizes.inputs + sizes.outputs, 0.0
     tensors = sizes.kept + sizes.blocks * sizes.outputs
@@ -297,16 +298,16 @@ def kept_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
 
 
 def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple[float, float]:
-    """(tensors, attention) alive besides what is kept while the backward pass runs; the largest of its moments.
+    """Bytes of (tensors, attention) alive besides what is kept, at the largest moment of the backward pass.
 
-    Where few blocks learn, little is there to be allocated ahead, and the last one's MLP has the supervised rows only.
+    Where few blocks are trained, little can be allocated ahead, and the last one's MLP has the supervised rows only.
     """
     c = constants
     scores = (1 + c.scores_half * sizes.half) * sizes.scores
     if not checkpointing:
         share, share_inner = (min(n, c.plain_blocks) / c.plain_blocks for n in (sizes.blocks, sizes.mlp_blocks))
         tensors = c.plain_d * sizes.hidden + c.plain_kv * sizes.kv + c.plain_r * sizes.ranks
-        # What blocks behind it have kept is gone by then.
+        # What later blocks have kept is freed by then.
         in_delta = _delta_work(sizes, c) - sizes.kept_behind_delta
         usual = share * tensors + share_inner * c.plain_i * sizes.inner, share * c.plain_s * scores
         return max(usual, (in_delta, 0.0), key=sum)
@@ -329,7 +330,7 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
 
 
 def _delta_work(sizes: Sizes, c: Constants) -> float:
-    """What linear attention's backward pass has alive; 0 where there is none."""
+    """Bytes alive in the backward pass of linear attention; 0 without any."""
     found = sizes.delta
     if found is None:
         return 0.0
@@ -338,7 +339,7 @@ def _delta_work(sizes: Sizes, c: Constants) -> float:
 
 
 def loss_bytes(sizes: Sizes, backend: Backend, constants: Constants) -> float:
-    """Scores of a chunk in float32, and the states of the supervised rows with their gradient."""
+    """Bytes of the loss: scores of a chunk in float32, and the states of the supervised rows with their gradient."""
     if backend == "metal":
         buffers = float(min(_METAL_CHUNK_BUFFERS * sizes.chunks, _METAL_MOST_BUFFERS))
     else:

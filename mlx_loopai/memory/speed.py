@@ -1,4 +1,4 @@
-"""How fast a machine computes and reads its memory: an Apple chip by name, or this machine by a short measurement."""
+"""Peak compute and memory bandwidth: of an Apple chip by name, or of this machine by a short measurement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from mlx_loopai.memory.machine import Machine
 
 _TABLE = Path(__file__).with_name("chips.yaml")
-# Of the short measurement: a product large enough to run at full speed, and more bytes than any cache holds.
+# The short measurement: a product large enough to run at full speed, and more numbers than any cache holds.
 _SIDE, _READ_NUMBERS, _REPEATS = 768, 1 << 24, 3
 
 
@@ -36,7 +36,7 @@ def peak_of(machine: Machine) -> Peak | None:
 
 
 def measured_peak() -> Peak:
-    """What a product of matrices and a sum over many numbers reach here, in some tenths of a second."""
+    """The rates that a matrix product and a sum over many numbers reach here; takes some tenths of a second."""
     import mlx.core as mx  # a plan for another machine needs none
 
     square = mx.ones((_SIDE, _SIDE))

@@ -1,7 +1,7 @@
-"""Keeps a run inside its plan. The only place that sets MLX's limits.
+"""Keeps a run inside its memory plan while it trains. The only file that sets MLX's limits.
 
-MLX never refuses an allocation: over its memory limit it only waits for running work, and the system then compresses
-and swaps. So the plan comes first, the caches are capped here, and a run watches itself and stops in time.
+MLX never refuses an allocation. Over its memory limit it only waits for running work, and then the system compresses
+and swaps. So a run is planned first, its cache is capped here, and it watches its memory and stops in time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlx_loopai.units import MIB, format_bytes
 
 Verdict = Literal["ok", "warn", "shrink", "stop"]
 
-# Prediction errors up to this factor are let pass: 0.85 W * 1.15 is still below W.
+# Up to this factor over the budget a run goes on: 0.85 W * 1.15 is still below W.
 _OVER_BUDGET = 1.15
 _WIRED_MARGIN = 1.1
 _LEAST_CACHE_BYTES = 32 * MIB
@@ -63,9 +63,9 @@ class Reading:
 
 @contextmanager
 def guarded(plan: MemoryPlan) -> Iterator[MemoryWatch]:
-    """Within it MLX's cache is capped as planned and, on Metal, what a step always needs is wired; then restored.
+    """Inside, MLX's cache is capped as planned and, on Metal, what a step always needs is wired; restored at the end.
 
-    Yields: the watch to poll once per step. MLX's memory limit stays as it is.
+    Yields: the watch, to be polled once per step. MLX's memory limit is not changed.
     """
     with ExitStack() as restored:
         restored.callback(mx.set_cache_limit, mx.set_cache_limit(plan.terms["cache"]))
@@ -88,11 +88,12 @@ def wired_bytes(plan: MemoryPlan) -> int:
 
 
 class MemoryWatch:
-    """Compares what a run uses with its budget, once per step.
+    """Compares the memory that a run uses with its budget, once per step.
 
-    `poll` answers "ok"; "warn" when the budget is first passed or the system first complains; "shrink" from the next
-    time on, when it has lowered the cache limit and `micro_divisor` asks for smaller micro-batches; or "stop": save and
-    end before the system swaps. `reason` says in one line what the last answer other than "ok" came from.
+    `poll` returns "ok", or one of three others. "warn": the first time that the budget is exceeded or the system is
+    short of memory. "shrink": every later time; the cache limit has been lowered, and `micro_divisor` asks for smaller
+    micro-batches. "stop": save and end, before the system swaps. `reason` explains in one line the last verdict other
+    than "ok".
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class MemoryWatch:
         return verdict
 
     def _judge(self, now: Reading) -> Verdict:
-        # What the cache holds can be given back; the rest cannot.
+        # Only what the cache holds can be given back.
         if now.pressure is Pressure.CRITICAL or now.used_bytes - now.cache_bytes > self.stop_bytes:
             return "stop"
         if now.used_bytes <= self.budget_bytes and now.pressure is Pressure.NORMAL:
@@ -137,7 +138,7 @@ class MemoryWatch:
         return "shrink" if can_shrink else "ok"
 
     def _shrink(self, now: Reading) -> None:
-        """Keep less from now on, and give back what is kept, unless the system is already looking for pages."""
+        """Keep less in the cache from now on, and empty it, unless the system is already looking for pages."""
         self._cache_limit = max(self._cache_limit // 2, _LEAST_CACHE_BYTES)
         self._set_cache_limit(self._cache_limit)
         self.micro_divisor = min(2 * self.micro_divisor, _MOST_MICRO_DIVISOR)

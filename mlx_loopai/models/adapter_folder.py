@@ -1,6 +1,6 @@
 """An adapter as a plain value: its arrays and configuration, apart from any model.
 
-What merging, converting, scaling and inspecting need; `adapters` puts an adapter on a model.
+Merging, converting, scaling and inspecting work on this value; `models/adapters.py` puts an adapter on a model.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Adapter:
         return self.notes.get("base_hash") or None
 
     def check_scope(self) -> None:
-        """Raises: InputError for one that answers requests with pictures only: what is made of it would answer all."""
+        """Refuse an adapter for requests with pictures only, since what is made of it would answer every request.
+
+        Raises: InputError.
+        """
         if self.notes.get(ADAPTER_SCOPE) == "image":
             raise InputError(
                 tr(
@@ -105,8 +108,8 @@ class Adapter:
 def complete(factors: Mapping[str, tuple[mx.array, mx.array]], n_blocks: int | None) -> dict[str, Any]:
     """`factors` with zeros where a block lacks a module that another has, in block order.
 
-    mlx-lm's layout knows one set of names for the last blocks of a model: zeros add nothing there. `n_blocks` is the
-    model's number of blocks when the last ones may have no adapter; None: the last adapted block is the last one.
+    mlx-lm's layout has one set of names for all adapted blocks, which are the last ones of a model; factors of zeros
+    change nothing. n_blocks: how many blocks the model has; None: the last adapted block is the model's last.
     """
     shapes = {split_module(name)[1]: pair for name, pair in factors.items()}
     numbers = [split_module(name)[0] for name in factors]
@@ -153,7 +156,7 @@ def _mixers(factors: Mapping[str, Any]) -> dict[int, set[str]]:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """The adapter in `folder`, ours or mlx-lm's. Raises: InputError when it is none, or broken."""
+    """The adapter in `folder`, ours or mlx-lm's. Raises: InputError when the folder holds none, or a broken one."""
     config = read_adapter_config(folder)
     options = adapter_options(folder, config)
     if options.dora:
@@ -242,7 +245,7 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a place that is taken. Raises: InputError."""
+    """Raises: InputError when something exists at `folder`."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
             tr("{path}: is already there and never overwritten; choose another `out` or remove it", path=folder)
@@ -273,7 +276,7 @@ def mlx_config(adapter: Adapter) -> dict[str, Any]:
 
 
 def with_one_rank(adapter: Adapter) -> Adapter:
-    """The same update with every module at the largest rank, zeros added, at the same scale: mlx-lm knows one rank."""
+    """The same update with every module padded with zeros to the largest rank, since mlx-lm has one rank for all."""
     rank = max(a.shape[1] for a, _ in adapter.factors.values())
     factors = {}
     for name, (a, b) in adapter.factors.items():
@@ -283,7 +286,7 @@ def with_one_rank(adapter: Adapter) -> Adapter:
 
 
 def scaled(adapter: Adapter, factor: float, per_layer: Callable[[int], float] = lambda block: 1.0) -> Adapter:
-    """The adapter with its update times `factor`, and in block n times `per_layer(n)` more.
+    """The adapter with its update multiplied by `factor`, and in block n by `per_layer(n)` as well.
 
     A common factor goes into alpha, so the arrays stay what they are.
     """

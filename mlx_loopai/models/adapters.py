@@ -1,4 +1,4 @@
-"""Adapter folders in mlx-lm's layout, with what merging and safe loading need beside it."""
+"""Saves and loads adapter folders in mlx-lm's layout, with keys of our own for safe loading and merging."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from mlx_loopai.models.vision.projector import PROJECTOR, projector_arrays, teac
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
-# Among our own keys: the adapter is a projector and nothing else; it answers requests with pictures only ("image").
+# Two of our own keys: the adapter is a projector and nothing else; which requests it answers ("image": those with
+# pictures).
 PROJECTOR_ONLY, ADAPTER_SCOPE = "projector_only", "adapter_scope"
-# Beside the figures of an adapter that was imported without its base: how many blocks the base was taken to have.
+# For an adapter that was imported without its base: how many blocks the base was assumed to have.
 ASSUMED_BLOCKS = "assumed_blocks"
 # The ranks of modules that have another than `lora.rank`; the scale is the same for all.
 RANKS = "ranks"
@@ -48,10 +49,10 @@ def save_adapter(folder: Path, model: nn.Module, options: LoraOptions, base_hash
 def note_retention(folder: Path, figures: Mapping[str, float | str]) -> None:
     """Keep `figures` as an adapter's retention: in adapter_config.json and on its card, in place of older ones.
 
-    A whole model has the card alone. Of the card only what stands between its markers is written; a card without them
+    A whole model has a card only. On the card only the part between its markers is replaced; a card without markers
     stays as its owner left it.
 
-    Raises: InputError, OSError.
+    Raises: InputError for a broken adapter_config.json; OSError when a file cannot be written.
     """
     if (folder / CONFIG_FILE).is_file():
         config = read_adapter_config(folder)
@@ -106,7 +107,7 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
 
 
 def check_base(folder: Path, config: Mapping[str, Any], base_hash: str | None) -> None:
-    """Compare the base that the adapter's `config` records with another's hash; one that is unknown fits.
+    """Compare the base's hash that the adapter's `config` records with `base_hash`; an unknown hash always fits.
 
     Raises: InputError when they differ.
     """
@@ -148,8 +149,8 @@ def find_adapter(path: Path) -> Path:
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
-    """What of `model` learns: `<module>.lora_a` and `.lora_b` of every adapter, `<module>.m` of DoRA's,
-    `<module>.delta` of whole updates, and a projector that is taught."""
+    """The trained arrays of `model` by name: `<module>.lora_a` and `.lora_b` of every adapter, `<module>.m` of DoRA,
+    `<module>.delta` of whole updates, and those of a projector that is trained."""
     names = ("lora_a", "lora_b", "m", "delta")
     found = {
         f"{path}.{name}": layer[name]
@@ -208,7 +209,7 @@ def adapter_options(folder: Path, config: dict[str, Any]) -> LoraOptions:
 
 
 def own_ranks(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
-    """By module, the ranks that are not `lora.rank`. Raises: InputError when they are no such table."""
+    """By module, the ranks that are not `lora.rank`. Raises: InputError when the key holds something else."""
     found = (config.get("mlx_loopai") or {}).get(RANKS) or {}
     if isinstance(found, dict) and all(type(rank) is int and 0 < rank <= _MOST_RANK for rank in found.values()):
         return found
@@ -235,7 +236,7 @@ def save_arrays(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str
     try:
         mx.save_safetensors(str(path), arrays, metadata or {})
     except RuntimeError as error:
-        # MLX does not say why; a plain write to the same place meets the same wall.
+        # MLX does not say why it failed; a plain write to the same place raises the system's own error.
         with path.open("ab") as stream:
             stream.write(bytes(1 << 16))
         raise OSError(errno.EIO, str(error), str(path)) from None

@@ -1,4 +1,4 @@
-"""The attention function that mlx-lm's model files call by name, replaced while a model runs."""
+"""Replaces the attention function that mlx-lm's model files call: to look at queries and keys, or for speed on CPUs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
 
 @contextmanager
 def attending_by_power(model: nn.Module) -> Iterator[None]:
-    """Within it plain causal attention in float32 on a CPU goes to `causal_attention`; other calls are unchanged."""
+    """Inside, plain causal attention in float32 on a CPU goes to `causal_attention`; other calls are unchanged."""
     module = _file_of_blocks(model)
     attend = getattr(module, _FUNCTION, None)
     if attend is None or mx.default_device() != mx.Device(mx.cpu):

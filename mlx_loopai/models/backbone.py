@@ -39,10 +39,10 @@ def hidden_states(
 ) -> mx.array:
     """Final normalised states (B, T, D) of token ids (B, T) under a causal mask, and of the pictures among them.
 
-    With `positions` (rows (N,), columns (N,)) only those states (N, D), and after its attention the last block
-    computes nothing else. Rows are right-padded, so a plain causal mask keeps real tokens from seeing padding. With
-    `checkpointing` each block is computed again in the backward pass: the same gradients with one block's activations
-    alive at a time. Without it only the cheap half of the MLP is (`_mlp`).
+    With `positions` (rows (N,), columns (N,)) only those states are returned (N, D), and after its attention the last
+    block computes nothing else. Rows are right-padded, so a plain causal mask keeps real tokens from seeing padding.
+    With `checkpointing` each block is computed again in the backward pass: the same gradients, with one block's
+    activations alive at a time. Without it only the cheap half of the MLP is computed again (`_mlp`).
     """
     architecture = architecture_in(model)
     states = embedded(model, ids, None if pictures is None else partial(pictures.placed, model))
@@ -62,7 +62,7 @@ def hidden_states(
 
 
 def block_states(model: nn.Module, block: nn.Module, states: mx.array) -> mx.array:
-    """What a block of `model` makes of states (B, T, D) under a causal mask, computed as in `hidden_states`."""
+    """The output (B, T, D) of a block of `model` for states (B, T, D) under a causal mask, as in `hidden_states`."""
     mask = causal_mask(model, block, states.shape[1])
     return _run_block(block, architecture_in(model), mask, None, False, states)
 
@@ -70,7 +70,7 @@ def block_states(model: nn.Module, block: nn.Module, states: mx.array) -> mx.arr
 def _run_block(
     block: nn.Module, architecture: Architecture, mask: Mask, positions: Positions | None, lean: bool, states: mx.array
 ) -> mx.array:
-    if architecture.layout == "parallel":  # attention and MLP side by side or in turn
+    if architecture.layout == "parallel":  # GPT-NeoX's block decides itself whether attention and MLP are parallel
         found = block(states, mask, None)
         return found if positions is None else found[positions]
     attended = _attended(block, architecture.layout, mask, states)
@@ -109,7 +109,7 @@ def _added(layout: Layout, states: mx.array, found: mx.array) -> mx.array:
         return states + found
     from mlx_lm.models.gemma3_text import clip_residual  # slow to import, and a plan needs none
 
-    # Gemma's states pass what float16 holds.
+    # Gemma's states can exceed what float16 holds.
     return clip_residual(states, found)
 
 
@@ -122,7 +122,7 @@ def _mlp(mlp: nn.Module, activation: Activation, lean: bool, x: mx.array) -> mx.
     if "switch_mlp" in mlp:
         return mlp(x)
     gate, up = projected([mlp.gate_proj, mlp.up_proj], x)
-    # An observer, or a disabled adapter, would not be in force when the block runs again.
+    # When the block runs again, an observer would be gone and a disabled adapter would be on again.
     lean = lean and (not isinstance(mlp.down_proj, UpdatedLinear) or mlp.down_proj.is_plain)
 
     def project(*parts: mx.array) -> mx.array:

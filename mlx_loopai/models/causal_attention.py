@@ -1,4 +1,4 @@
-"""Causal attention with its own backward pass, for CPUs: MLX has no kernel for it there, and slow exponentials."""
+"""Causal attention with a backward pass of its own, for CPUs: there MLX has no fused kernel, and slow exponentials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mlx_loopai.models.exponentials import power_of_two
 
-# Queries fall into spans, and a span computes nothing for the keys behind it: two leave out a quarter of the scores.
+# Queries are cut into spans, and a span computes no scores for later keys: with two spans a quarter is left out.
 _SPANS = 2
 # Shorter spans cost more in operations than they leave out.
 _SMALLEST_SPAN = 32
@@ -20,8 +20,8 @@ def causal_attention(queries: mx.array, keys: mx.array, values: mx.array, scale:
     """softmax(scale Q K^T) V (B, H, T, D) under a causal mask, in float32.
 
     queries (B, H, T, D), keys and values (B, K, T, D), H a multiple of K. The probabilities are kept for the backward
-    pass: to compute them again would cost their exponentials again. The query heads of a key head are rows of one
-    matrix, so that products add up over them.
+    pass, since computing them again would cost their exponentials again. The query heads that share a key head are
+    rows of one matrix, so that one product sums over them.
     """
     batch, heads, tokens, _ = queries.shape
     groups = (batch, keys.shape[1], heads // keys.shape[1])
@@ -75,6 +75,6 @@ def _rows(heads: mx.array) -> mx.array:
 
 
 def _longer(gradient: mx.array, tokens: int) -> mx.array:
-    """A gradient (B, K, T, D) of fewer tokens, followed by zeros; a scalar 0 stays."""
+    """A gradient (B, K, T, D) padded with zeros to `tokens` tokens; a scalar 0 stays as it is."""
     missing = tokens - gradient.shape[2] if gradient.ndim else 0
     return mx.pad(gradient, [(0, 0), (0, 0), (0, missing), (0, 0)]) if missing else gradient

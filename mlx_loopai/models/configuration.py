@@ -1,8 +1,8 @@
 """A model's config.json made complete: every value that a loader would guess is written out.
 
-transformers, with which checkpoints are made, is the reference. What mlx-lm's model of the same architecture computes
-otherwise is rewritten where that is possible and refused by name where it is not: docs/conversion.md has the list, key
-by key. Pure: no mlx.
+The reference is transformers, since checkpoints are made with it. Where mlx-lm's model of the same architecture would
+compute something else, the configuration is rewritten, or refused by name where that is not possible.
+docs/conversion.md lists this key by key. Pure: no mlx.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]
     `tie_word_embeddings` stays as it is: only the weights can say what it means.
 
     Raises:
-        InputError: a field that is missing or absurd, or that mlx-lm would compute otherwise without a word.
+        InputError: a field that is missing or absurd, or that would make mlx-lm silently compute something else.
     """
     config = text_part(raw)
     if not config.get("is_causal", True):
@@ -71,7 +71,7 @@ def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]
 
 
 def loader_overrides(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a loader that reads `raw` itself must put over it; a key that would mislead it becomes None.
+    """The values that a loader which reads `raw` itself must replace; a key that would mislead it becomes None.
 
     Raises: InputError as `complete_configuration` does.
     """
@@ -158,7 +158,7 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
 
 
 def _check_assumptions(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what mlx-lm's model of this architecture computes otherwise without a word."""
+    """Refuse what mlx-lm's model of this architecture would silently compute differently."""
     kind, hidden, heads = config["model_type"], config["hidden_size"], config["num_attention_heads"]
     if kind in ("qwen2", "gpt_neox") and config.get("head_dim", hidden // heads) != hidden // heads:
         raise InputError(f"{where}: head_dim {config['head_dim']} is not {hidden // heads}, which mlx-lm assumes")
@@ -172,7 +172,7 @@ def _check_assumptions(config: Mapping[str, Any], where: str) -> None:
 
 
 def _close_window(config: dict[str, Any], where: str) -> None:
-    """mlx-lm attends to everything, so a model with a sliding window is the same only while the text fits into it."""
+    """Limit the text to the sliding window: mlx-lm attends to everything, which is the same only within the window."""
     kind = config["model_type"]
     if kind in ("qwen2", "qwen3"):
         _refuse_sliding_blocks(config, where)

@@ -1,8 +1,8 @@
 """Every key of config.json that decides what a model computes, and what each loader makes of it.
 
-docs/conversion.md prints this table (`make docs`), tests/unit/converters/test_configuration_keys.py holds its last
-column to what is computed, and a key that is not here is named as not used. Read in mlx-lm 0.32.2, transformers 5.24
-and llama.cpp of October 2026.
+docs/conversion.md prints this table (`make docs`), and tests/unit/converters/test_configuration_keys.py compares its
+last column with what is computed. A key that is not in the table is reported as unused. The columns were read from the
+code of mlx-lm 0.32.2, transformers 5.24 and llama.cpp of October 2026.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LLAMA_LIKE = ("qwen2", "qwen3", "llama", "mistral")
 
 @dataclass(frozen=True)
 class Key:
-    """One key (`rope_scaling.factor`: inside of that object) and who does what with it. `of`: for which models."""
+    """One key, such as `rope_scaling.factor` inside an object, and what each program does with it for models `of`."""
 
     name: str
     of: tuple[str, ...]

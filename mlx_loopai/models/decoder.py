@@ -1,4 +1,4 @@
-"""Where mlx-lm's model of an architecture has its parts, and what is between them."""
+"""Finds the parts of mlx-lm's model of any architecture: text model, attention, final norm, head; embeds and masks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def text_model(model: nn.Module) -> nn.Module:
 
 
 def embedded(model: nn.Module, ids: mx.array, placed: Callable[[mx.array], mx.array] | None = None) -> mx.array:
-    """What the first block reads (B, T, D) for token ids (B, T). placed: what puts pictures among the embeddings."""
+    """The first block's input (B, T, D) for token ids (B, T). placed: function that puts pictures into embeddings."""
     body = text_model(model).model
     states = body.embed_in(ids) if "embed_in" in body else body.embed_tokens(ids)
     if placed is not None:
@@ -38,8 +38,8 @@ def embedded(model: nn.Module, ids: mx.array, placed: Callable[[mx.array], mx.ar
 def causal_mask(model: nn.Module, block: nn.Module, tokens: int) -> Mask:
     """The mask for the softmax attention of `block` over `tokens` tokens; a block with a window sees the last ones.
 
-    It is the word "causal" where that is all: without an array Metal's attention stays memory-linear in its backward
-    pass.
+    It is the word "causal" where nothing else is needed: without a mask array, the backward pass of Metal's attention
+    stays linear in memory.
     """
     attention = softmax_attention(block)
     if tokens == 1 or attention is None:

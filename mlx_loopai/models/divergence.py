@@ -1,4 +1,4 @@
-"""How far a linear head's distributions have moved from the base's, without ever building the logits."""
+"""KL divergence of a linear head's distributions from the base's, without ever building all logits."""
 
 from __future__ import annotations
 

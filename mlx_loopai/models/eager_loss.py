@@ -1,8 +1,8 @@
-"""The head's loss and gradient computed at once, chunk by chunk, with one buffer of scores: for CPUs.
+"""The head's loss and gradient for CPUs: computed eagerly in NumPy, chunk by chunk, with one buffer of scores.
 
-MLX's CPU exponential is a scalar loop (about 30 M/s here); NumPy's is vectorised (380 M/s), and works in place on the
-buffer that MLX wrote. A lazy graph (`models/loss.py`) also allocates ahead of what has run: eight buffers where this
-needs one. Matrix products stay MLX's.
+On a CPU MLX's exponential is a scalar loop (about 30 million a second here). NumPy's is vectorised (380 million), and
+works in place on the buffer that MLX wrote. A lazy graph (`models/loss.py`) also allocates ahead of what has run: eight
+buffers, where this needs one. Matrix products stay MLX's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mlx_loopai.models.loss import DEFAULT_HEAD_FORM, Head, HeadForm, LossTerms
 
-# Scores worked on at a time: what a core's cache holds.
+# Scores worked on at a time: as many as a core's cache holds.
 _BLOCK_ENTRIES = 1 << 18
 
 _Floats = npt.NDArray[np.float32]
@@ -82,7 +82,7 @@ def _scores(rows: mx.array, head: Head) -> mx.array:
 def _terms_in_place(scores: _Floats, targets: _Ints, weights: _Floats, terms: LossTerms) -> float:
     """The weighted loss of a chunk; `scores` (C, V) becomes its gradient."""
     total = 0.0
-    with np.errstate(all="ignore"):  # what is not finite is for the caller to see in the loss
+    with np.errstate(all="ignore"):  # a value that is not finite shows in the loss, where the caller looks for it
         for part in _blocks(scores):
             losses = _block_in_place(scores[part], targets[part], weights[part], terms)
             total += float(losses.astype(np.float64) @ weights[part])
@@ -90,7 +90,7 @@ def _terms_in_place(scores: _Floats, targets: _Ints, weights: _Floats, terms: Lo
 
 
 def _block_in_place(scores: _Floats, targets: _Ints, weights: _Floats, terms: LossTerms) -> _Floats:
-    """Losses of some rows; `scores` becomes their weighted gradient. The formulas are `loss._softmax_terms`'s."""
+    """Losses of some rows; `scores` becomes their weighted gradient. Same formulas as `loss._softmax_terms`."""
     rows, smoothing, z_loss = np.arange(len(scores)), terms.label_smoothing, terms.z_loss
     spread = scores[rows, targets] - scores.mean(axis=1) if smoothing else 0.0
     losses, log_total, total = _exponents_in_place(scores, targets)

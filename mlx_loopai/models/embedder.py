@@ -18,8 +18,8 @@ from mlx_loopai.models.load import LoadedModel, hash_base, load_model, load_toke
 
 Vectors = npt.NDArray[np.float32]
 
-# Source: the model card of Qwen3-Embedding: queries carry an instruction, passages none; the last token's state counts,
-# which is that of <|endoftext|>.
+# Source: the model card of Qwen3-Embedding. Queries have an instruction before them, passages none. The vector is the
+# state of the last token, <|endoftext|>.
 INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 _END_OF_TEXT = "<|endoftext|>"
 _MAX_DECODER_TOKENS = 2048

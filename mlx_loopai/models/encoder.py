@@ -1,8 +1,8 @@
 """A text encoder: BERT, RoBERTa and XLM-R, as sentence-transformers publishes them, in MLX.
 
-Bidirectional and post-norm, so nothing of mlx-lm's decoders fits. A folder of this form comes from
-`mlx-loopai convert`, which also writes what sentence-transformers keeps in files of its own: pooling, and how many
-tokens are read.
+Such encoders are bidirectional and post-norm, so mlx-lm's decoders cannot run them. `mlx-loopai convert` writes the
+folder that is opened here, with what sentence-transformers keeps in files of its own: the pooling, and the most tokens
+that are read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlx_loopai.errors import InputError, all_problems
 
 ENCODERS = ("bert", "roberta", "xlm-roberta")
 POOLINGS = ("mean", "cls")
-# Where the fields stand that sentence-transformers keeps apart from config.json.
+# The key of config.json for what sentence-transformers keeps in other files.
 OWN_FIELD = "mlx_loopai"
 _SIZES = (
     "vocab_size",
@@ -50,7 +50,10 @@ class EncoderShape:
 
     @staticmethod
     def from_config(config: Mapping[str, Any], where: str) -> EncoderShape:
-        """Raises: InputError with every field that is missing, absurd or asks for what is not computed here."""
+        """The sizes in a config.json.
+
+        Raises: InputError with every field that is missing, absurd or asks for what is not computed here.
+        """
         sizes: list[Any] = [config.get(name) for name in _SIZES]
         problems = [
             f"{name} is {str(size)[:40]!r} where a positive whole number is needed"
@@ -133,7 +136,7 @@ class Encoder(nn.Module):
         self._first_position = shape.first_position
 
     def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:
-        # Padding stands on the right, so every text counts its positions alike; what padding gets is never attended.
+        # Padding is on the right, so every text counts its positions from the same start; padding is never attended to.
         places = mx.arange(ids.shape[1]) + self._first_position
         x = self.norm(self.words(ids) + self.positions(places) + self.types.weight[0])
         mask = (mx.arange(ids.shape[1])[None] < lengths[:, None])[:, None, None, :]

@@ -1,9 +1,9 @@
-"""Full fine-tuning: every linear layer of the blocks learns a whole matrix of its own, beside its frozen base.
+"""Full fine-tuning: every linear layer of the blocks learns a whole matrix, which is added to its frozen weight.
 
-y = (W + D) x, with W in the model's precision as it was read and D (D_out, D_in) float32, 0 at first. What mixed
-precision keeps as a float32 copy of the weights is W + D here, in the same bytes; that the base stays apart is what
-lets guards measure the distance from it and pull to it, and lets an update be scaled back. In half precision the sum is
-rounded before it multiplies, so the weights that are saved are those that were trained.
+y = (W + D) x, with W in the model's precision as it was read and D (D_out, D_in) float32, 0 at first. Mixed-precision
+training usually keeps a float32 copy of the weights; D takes its place, in the same bytes. Because the base stays
+apart, guards can measure the distance from it and pull towards it, and an update can be scaled back. In half precision
+the sum is rounded before it multiplies, so the weights that are saved are those that were trained.
 
 Biases, norms, embeddings and the head stay as they are.
 """
@@ -45,7 +45,7 @@ class FullLinear(UpdatedLinear):
         self.delta = self.delta * factor
 
     def _changed(self, x: mx.array) -> mx.array:
-        """The sum W + D is made again in the backward pass: kept, all of them together would be another model."""
+        """(W + D) x. The sum is made again in the backward pass: all sums together would be as large as the model."""
         weight, bias = self.linear.weight, self.linear.get("bias")
 
         def forward(x: mx.array, delta: mx.array) -> mx.array:

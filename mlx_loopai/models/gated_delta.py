@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx_loopai.models.exponentials import exp, silu
 from mlx_loopai.models.pass_sizes import CHUNK_TOKENS, SPAN_TOKENS
 
-# The blocks that `_inverse` halves a chunk into must come out even.
+# A chunk has a power of two of tokens, since `_inverse` halves it again and again.
 _SMALLEST_CHUNK = 16
 _NORM_EPS = 1e-6
 
@@ -20,9 +20,9 @@ _NORM_EPS = 1e-6
 def linear_attention(layer: nn.Module, x: mx.array) -> mx.array:
     """What mlx-lm's `GatedDeltaNet` computes without a cache: x (B, T, D) -> (B, T, D).
 
-    For the backward pass only what the layer's projections give is kept, and the memory once in `SPAN_TOKENS` tokens;
-    all between the projections is computed again, span by span, in float32. Rows that are padded on the right need no
-    mask, since no token sees what comes behind it.
+    For the backward pass only the outputs of the layer's projections are kept, and the memory once every `SPAN_TOKENS`
+    tokens. Everything between the projections is computed again, span by span, in float32. Rows that are padded on the
+    right need no mask, since no token sees later ones.
     """
     heads = _Heads(
         keys=layer.num_k_heads,
@@ -60,7 +60,7 @@ class _Heads:
 def _span(
     heads: _Heads, qkv: mx.array, z: mx.array, b: mx.array, a: mx.array, *weights_and_memory: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """(what out_proj reads (B, T, H D_v) in the dtype of `qkv`, the memory (B, H, D_k, D_v) behind it).
+    """(the input of out_proj (B, T, H D_v) in the dtype of `qkv`, the memory (B, H, D_k, D_v) after the span).
 
     qkv (B, T + the convolution's reach backwards, 2 K D_k + H D_v), z (B, T, H D_v), b and a (B, T, H).
     """
@@ -97,17 +97,17 @@ def _unit(x: mx.array) -> mx.array:
 def gated_delta_rule(
     q: mx.array, k: mx.array, v: mx.array, log_decay: mx.array, beta: mx.array, memory: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """(what a memory S answers to the query of each token (B, T, H, D_v), the memory (B, H, D_k, D_v) behind the last).
+    """(the answer of a memory S to the query of each token (B, T, H, D_v), the memory (B, H, D_k, D_v) after the last).
 
     At each token: S <- exp(log_decay) S; then S <- S + beta k (v - S^T k)^T; then the answer is S^T q. All float32:
     q, k (B, T, K, D_k), v (B, T, H, D_v), log_decay and beta (B, T, H), memory (B, H, D_k, D_v). Head h of v has the
     query and the key h // (H / K).
 
-    Chunk by chunk: within a chunk all tokens at once, and from chunk to chunk the memory alone.
+    Within a chunk all tokens are computed at once; only the memory passes from chunk to chunk.
 
     Source: Gated DeltaNet (arXiv 2412.06464, section 3.3), whose WY form is that of arXiv 2406.06484 (section 3.2).
-    Unlike the papers we sum the logarithms of the decay between each pair of tokens for itself: a difference of two
-    sums from the start of the chunk loses the small ones behind a large one.
+    Unlike the papers we sum the logarithms of the decay separately for each pair of tokens. A difference of two sums
+    from the start of the chunk would lose small terms that follow a large one.
     """
     batch, tokens, heads, size = v.shape
     key_heads, chunk = k.shape[2], _chunk_tokens(tokens)
@@ -178,7 +178,7 @@ def _inverse_pulled(_: mx.array, cotangent: mx.array, found: mx.array) -> mx.arr
 def _along_chunks(
     updates: mx.array, reads: mx.array, writes: mx.array, decay: mx.array, memory: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """(the updates less what the memory holds already, the memory before each chunk and behind the last (N + 1, ...)).
+    """(the updates less what the memory holds already, the memory before each chunk and after the last (N + 1, ...)).
 
     updates (N, ..., C, D_v); reads and writes (N, ..., C, D_k): how a token's update depends on the memory, and what is
     left of its key at the chunk's end; decay (N, ..., 1, 1): what is left of the memory there. memory (..., D_k, D_v).
@@ -194,7 +194,7 @@ def _along_chunks(
 def _along_chunks_pulled(
     primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
 ) -> tuple[mx.array, ...]:
-    """By hand: autograd would add up a gradient as long as all chunks for every one of them."""
+    """Written by hand: for every chunk, autograd would add up a gradient as long as all chunks together."""
     _, reads, writes, decay, _ = primals
     found, memories = outputs
     of_updates, of_memories = [], [cotangents[1][-1]]

@@ -1,4 +1,4 @@
-"""Loss and gradient of one micro-batch: as a compiled graph, or with the head's part computed at once in NumPy."""
+"""Loss and gradient of one micro-batch: as one compiled graph, or with the head's part computed eagerly in NumPy."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from mlx_loopai.models.vision.pictures import Pictures
 
 @dataclass(frozen=True)
 class Targets:
-    """Where the supervised positions of a micro-batch are: all (N,), N padded to a multiple with weight 0.
+    """The supervised positions of a micro-batch: arrays of N, padded to a multiple with positions of weight 0.
 
-    `rows`, `columns` index the hidden states whose next token is `tokens`. Where the distance from the base counts,
-    `divergence` (N,) says how much, `left_out` (N,) which token it leaves out (-1: none), and `base` (N, D) holds the
-    base's states there, if they are known.
+    rows, columns: index the hidden states whose next token is `tokens`. Where KL to the base is part of the loss,
+    `divergence` (N,) is its weight, `left_out` (N,) the token that it leaves out (-1: none), and `base` (N, D) holds
+    the base's states, if they are known.
     """
 
     rows: mx.array
@@ -74,7 +74,7 @@ DEFAULT_FORM = LossForm()
 
 
 class Gradient(Protocol):
-    """ids (B, T), targets, pictures -> ((summed loss, its part that is distance from the base), gradient)."""
+    """ids (B, T), targets, pictures -> ((summed loss, the part of it that is KL to the base), gradient)."""
 
     def __call__(
         self, ids: mx.array, targets: Targets, pictures: Pictures | None = None, /
@@ -112,7 +112,10 @@ def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
 
     def run(ids: mx.array, targets: Targets, pictures: Pictures | None = None) -> tuple[tuple[mx.array, mx.array], Any]:
         def pulled() -> tuple[mx.array, mx.array, mx.array, mx.array]:
-            """Its gradient is the backward pass for the cotangent, whose buffer is filled before that pass runs."""
+            """A scalar whose gradient is the backward pass for `cotangent`.
+
+            The buffer of `cotangent` holds zeros now; it is filled below, before MLX runs that pass.
+            """
             hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns), pictures)
             apart = _divergence(model, ids, hidden, targets, form.chunk_rows, pictures)
             cotangent = mx.zeros(hidden.shape)
@@ -122,7 +125,7 @@ def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
         (_, hidden, cotangent, apart), gradient = nn.value_and_grad(model, pulled)()
         mx.eval(hidden)
         loss, weights = 0.0, np.array(targets.weights)
-        if weights.any():  # where only the distance from the base counts, there is no answer to learn
+        if weights.any():  # where only KL to the base counts, there is no answer to learn
             filled = np.array(cotangent, copy=False)
             goals = (np.array(targets.tokens), weights)
             loss, _ = loss_and_gradient(hidden, Head.of(model), *goals, form, out=filled)
@@ -139,7 +142,7 @@ def batch_loss(
     form: LossForm = DEFAULT_FORM,
     pictures: Pictures | None = None,
 ) -> tuple[mx.array, ...]:
-    """(loss,) or (loss, its part that is distance from the base): nats summed over the positions of `targets`.
+    """(loss,) or (loss, the part of it that is KL to the base): nats summed over the positions of `targets`.
 
     ids (B, T), with `pictures` among them.
 
@@ -173,8 +176,8 @@ def _leaving_no_trace(
 ) -> Callable[..., tuple[tuple[mx.array, ...], Any]]:
     """`nn.value_and_grad` that leaves `model` with the arrays it had.
 
-    It puts the arrays it differentiates into the model; when a compiled function is traced those have no value, and
-    the model would keep them.
+    MLX's own puts the arrays that it differentiates into the model. While a compiled function is traced these have no
+    value, and the model would keep them.
     """
     value_and_gradient = nn.value_and_grad(model, loss)
 

@@ -1,4 +1,4 @@
-"""Models by their hub id, fetched and put there."""
+"""Downloads models from the Hugging Face hub, and uploads to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
-# Weights and what describes them; code, other formats and pictures stay where they are.
+# Weights and what describes them; code, other formats and pictures are not downloaded.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 _TORCH = ["pytorch_model*.bin"]
 

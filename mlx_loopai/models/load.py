@@ -48,8 +48,8 @@ _HASH_BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run. `base_hash` identifies its weights, whatever dtype they were cast to. vision: its part that
-    reads pictures; None for a model of text alone.
+    """A model ready to run. `base_hash` identifies its weights, whatever dtype they were cast to. vision: the part that
+    reads pictures; None for a text-only model.
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ class LoadedModel:
 
     @property
     def cache_key(self) -> list[Any]:
-        """What two bases have in common when they compute the same, as JSON values: a part of a kept file's name."""
+        """Equal for two bases that compute the same: JSON values that become part of the name of a kept file."""
         # A run may quantise its base to fit the machine.
         bits = sorted({module.bits for module in self.model.modules() if hasattr(module, "bits")})
         dtype = self.model.model.norm.weight.dtype
@@ -102,12 +102,12 @@ class Base:
 
     @property
     def unused_fields(self) -> tuple[str, ...]:
-        """The names in its config.json that say something and that nothing reads."""
+        """The names of fields in its config.json that no loader reads."""
         return unused_fields(text_part(_read_json(self.path / "config.json")))
 
     @property
     def sees(self) -> Seen | None:
-        """What its part that sees reads; None for a model of text alone. Raises: InputError for absurd settings."""
+        """The settings of its vision part; None for a text-only model. Raises: InputError for absurd settings."""
         return vision_settings(_read_json(self.path / "config.json"), self.path) or AddedSettings.read(self.path)
 
     @property
@@ -117,10 +117,10 @@ class Base:
         return self._loaded
 
     def load(self, dtype: str = "auto", quantize_bits: int = 0) -> LoadedModel:
-        """The model without an adapter, its weights cast to `dtype`; read only where they are not there so already.
+        """The model without an adapter, its weights cast to `dtype`; files are read only if it is not loaded that way.
 
         `auto` is fp32 on CPU, where half precision is emulated, and bf16 on Metal. With `quantize_bits` the linear
-        layers are quantised as they are read, so that the whole model never stands in memory unquantised.
+        layers are quantised as they are read, so that the whole model is never in memory unquantised.
         Raises: InputError for a folder that is not a supported model.
         """
         precision = (default_dtype() if dtype == "auto" else dtype, quantize_bits)

@@ -93,10 +93,10 @@ class LoRALinear(UpdatedLinear):
 
 
 class DoRALinear(LoRALinear):
-    """LoRA whose adapted rows are brought to a learnt length: y = m / |W + s (A B)^T| * (W x + s B A x) + bias.
+    """LoRA whose adapted rows are scaled to a learnt length: y = m / |W + s (A B)^T| * (W x + s B A x) + bias.
 
-    The lengths follow from the row norms of W, from W A and from A^T A, so no dense matrix is built and a quantised W
-    stays quantised at any width. Without gradient through the lengths.
+    The lengths are computed from the row norms of W, from W A and from A^T A, so that no dense matrix is built and a
+    quantised W stays quantised. No gradient flows through them.
 
     Source: DoRA (arXiv 2402.09353), section 4.3 for the missing gradient.
     """
@@ -134,7 +134,7 @@ def dense_weight(linear: nn.Module) -> mx.array:
 
 
 def _float_dtype(linear: nn.Module) -> mx.Dtype:
-    """The dtype in which a linear layer computes: mxfp4 has no floating-point scales, so that its input decides."""
+    """The dtype in which a linear layer computes; float32 for mxfp4, whose scales are not floating-point numbers."""
     dtype = (linear.scales if isinstance(linear, nn.QuantizedLinear) else linear.weight).dtype
     return dtype if mx.issubdtype(dtype, mx.floating) else mx.float32
 
@@ -142,9 +142,9 @@ def _float_dtype(linear: nn.Module) -> mx.Dtype:
 def apply_lora(
     model: nn.Module, options: LoraOptions, seed: int, ranks: Mapping[str, int] = MappingProxyType({})
 ) -> dict[str, LoRALinear]:
-    """Freeze `model` and put adapters on its blocks' linear layers; returns them by dotted name.
+    """Freeze `model` and put adapters on its blocks' linear layers; returns them by dotted name, without experts'.
 
-    ranks: of modules, by dotted name, that have another rank than `options.rank`; the scale is the same for all.
+    ranks: by dotted name, for modules that have another rank than `options.rank`; the scale is the same for all.
 
     Raises: InputError when a name of `lora.targets` is not a linear layer's, or the model has an adapter already.
     """
@@ -181,7 +181,7 @@ def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
 
 @contextmanager
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
-    """Within it `model` is its base: one copy of the weights serves both."""
+    """Inside, `model` computes as its base; one copy of the weights serves both."""
     before = [(adapter, adapter.enabled) for adapter in updated_modules(model).values()]
     for adapter, _ in before:
         adapter.enabled = False
@@ -195,7 +195,7 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
 
 
 def projected(layers: Sequence[nn.Module], x: mx.array) -> list[mx.array]:
-    """What each of `layers` gives for x (..., D_in): in one function where all of them are joint adapters."""
+    """The output of each of `layers` for x (..., D_in); in one function where all of them are joint adapters."""
     return project_jointly(layers, x) if all_joint(layers) else [layer(x) for layer in layers]
 
 
@@ -206,7 +206,7 @@ def all_joint(layers: Sequence[nn.Module | None]) -> TypeGuard[Sequence[LoRALine
 
 @contextmanager
 def computed_jointly(model: nn.Module) -> Iterator[None]:
-    """Within it the adapters of `model` are joint."""
+    """Inside, adapters of `model` that read the same input are computed in one function (models/projections.py)."""
     adapters = lora_modules(model).values()
     for adapter in adapters:
         adapter.joint = True
@@ -231,7 +231,7 @@ def outputs_given(layers: Sequence[LoRALinear], outputs: Sequence[mx.array]) -> 
 
 @contextmanager
 def adapter_answering(model: nn.Module, on: bool) -> Iterator[None]:
-    """Within it `model` answers as it is, or as its base."""
+    """Inside, `model` answers with its adapter, or with `on` false as its base."""
     with nullcontext() if on else adapter_disabled(model):
         yield
 
@@ -254,7 +254,7 @@ def dropout_drawn_from(block: nn.Module, key: mx.array | None) -> Iterator[None]
 
 
 def dropping_the_same(layer: nn.Module, run: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """`run`, which calls `layer`, dropping whenever it runs the entries that it would drop now."""
+    """`run`, which calls `layer`, with dropout that drops the same entries at every call."""
     if not isinstance(layer, LoRALinear):
         return run
     key = layer._dropout_key

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the stacked matrices of experts, on request: each expert has factors of its own.
+"""Low-rank adapters on the stacked matrices of experts, for those who ask for them; each expert has its own factors.
 
 Shapes and names are mlx-lm's: `lora_a` (E, R, D_in) and `lora_b` (E, D_out, R), float32 whatever the base's dtype.
 """

@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear head without ever building the logits.
+"""Cross-entropy of a linear head without ever building all logits.
 
 Training, evaluation and diagnostics share this one loss.
 """
@@ -59,7 +59,7 @@ class Head:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """What is added to a token's negative log-likelihood; with zeros, nothing.
+    """Terms added to a token's negative log-likelihood: label smoothing and z-loss. 0 turns each off.
 
     Per token, with s the scores and L their log-sum-exp: `label_smoothing` e gives (1 - e) (L - s_target) +
     e (L - mean s); `z_loss` z adds z L^2, which keeps the scores from drifting.
@@ -78,7 +78,8 @@ PLAIN = LossTerms()
 class HeadForm:
     """How the head's loss is computed. `chunk_rows`: rows of logits alive at once.
 
-    `spare` is for the compiled step: the same up to rounding, from fewer passes over the scores and fewer buffers.
+    `spare` is for the compiled step: the same result up to rounding, with fewer passes over the scores and fewer
+    buffers.
     """
 
     chunk_rows: int = DEFAULT_CHUNK_ROWS
@@ -99,13 +100,11 @@ def linear_cross_entropy(
 ) -> mx.array:
     """Weighted sum of the losses of `targets`, in nats, float32 scalar: a lazy graph, for `mx.compile` and autograd.
 
-    `models/eager_loss.py` computes the same at once, for CPUs.
-
     hidden (N, D): final states of the supervised positions only; targets (N,) int; weights (N,) float, 0 for padding.
     At most `form.chunk_rows` rows of logits are alive at once: the gradient is computed in the forward pass, chunk
     after chunk (`mx.depends` chains them, since a lazy graph would otherwise run them together). Log-sum-exp is float32
-    whatever the dtype of the model. With `train_head`, not with `form.spare`, a dense head gets its gradient too
-    (pretraining).
+    whatever the dtype of the model. With `train_head`, for pretraining, a dense head gets its gradient too; it does not
+    go together with `form.spare`. `models/eager_loss.py` computes the same eagerly, for CPUs.
 
     Source: the gradient-in-forward idea is that of Cut Cross-Entropy (arXiv 2411.09009) and Liger; ours stays in plain
     MLX operations, so that it runs on CPU and Metal alike.
@@ -156,8 +155,8 @@ def _spare_chunk(
 ) -> tuple[mx.array, mx.array]:
     """(weighted loss, its gradient wrt `rows` (C, D) in float32); goals: targets (C,) and weights (C,).
 
-    One buffer of scores and one of their exponentials, in which the target's is set to 0: what it adds to the gradient
-    is a row of the head times minus the sum of all others, which no rounding can lose.
+    There is one buffer of scores and one of their exponentials, in which the target's is set to 0. What the target adds
+    to the gradient is its row of the head times minus the sum of all the others: rounding cannot lose that.
     """
     (targets, weights), smoothing, z_loss = goals, terms.label_smoothing, terms.z_loss
     scores = head.project(arrays, rows, transpose=True).astype(mx.float32)
@@ -188,8 +187,8 @@ def _softmax_terms(
 ) -> tuple[mx.array, mx.array]:
     """(weighted loss, its gradient wrt the logits (C, V) in float32), with one exponential per logit.
 
-    The target's 1 is taken off before anything is rounded: in half precision the gradient of a token that is almost
-    certain would be lost as a difference of two large numbers.
+    The target's 1 is subtracted before anything is rounded. In half precision, the gradient of an almost certain token
+    would otherwise be lost as the difference of two nearly equal numbers.
     """
     smoothing, z_loss = terms.label_smoothing, terms.z_loss
     scores = logits.astype(mx.float32)

@@ -1,4 +1,4 @@
-"""What a model is trained on at once: some rows, padded to one width."""
+"""A micro-batch: some rows, padded to one width, with the weights and marks that their loss needs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ JUDGED = np.dtype([("pair", np.int32), ("good", np.bool_), ("reference", np.floa
 
 @dataclass(frozen=True, eq=False)
 class PictureRows:
-    """What the pictures of B rows of T tokens are, in files that are mapped, not read.
+    """The features of the pictures in B rows of T tokens; the arrays are memory-mapped files.
 
-    which: for each token 1 + the feature in `features` that stands in its place, 0 for text. positions: the three
-    rotary positions of each token, and deepstack, as `models.vision.pictures.Pictures` has them.
+    which: for each token 1 + the index of the feature that takes its place, 0 for text. positions, deepstack: as in
+    `models.vision.pictures.Pictures`.
     """
 
     which: npt.NDArray[np.int64]  # [B, T]
@@ -34,10 +34,10 @@ class PictureRows:
 class MicroBatch:
     """B rows padded on the right to T tokens. Padding is never supervised.
 
-    weights: what a token's loss counts; None: 1 for every supervised token. divergence: what its distance from the base
-    counts (KL, nats); None: nothing. rehearsal: rows that rehearse; on others the distance leaves the target out.
-    base_states: the base's final states at each row's targets, in order; None where a row does not know them. judged:
-    of type JUDGED; None where no row was. pictures: of its rows; None where none has any.
+    weights: weight of a token's loss; None: 1 for every supervised token. divergence: weight of its KL to the base;
+    None: 0. rehearsal: which rows rehearse; on the others the KL leaves the target out. base_states: the base's final
+    states at each row's targets, in order; None where they are not known. judged: of type JUDGED; None where no row was
+    judged. pictures: None where no row has any.
     """
 
     ids: npt.NDArray[np.int32]  # [B, T]

@@ -19,7 +19,7 @@ _USE = {
 def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx") -> str:
     """The card, in the hub's Markdown with a YAML head; `config` is adapter_config.json in mlx-lm's layout.
 
-    Figures stand there only where `mlx_loopai.figures` and `.retention` hold them: nothing is claimed unmeasured.
+    It has figures only where `mlx_loopai.figures` and `.retention` hold some: nothing unmeasured is claimed.
     """
     ours = config.get("mlx_loopai") or {}
     parameters = config["lora_parameters"]

@@ -16,7 +16,7 @@ EXPERTS = "switch_mlp"
 
 
 def target_of(name: str) -> str:
-    """What `lora.targets` calls a linear: the last part of its name; of stacked experts, `switch_mlp` before it."""
+    """What `lora.targets` calls a linear: the last part of its name, after `switch_mlp.` where it is of experts."""
     parts = name.rsplit(".", 2)
     return ".".join(parts[-2:]) if is_of_experts(name) else parts[-1]
 

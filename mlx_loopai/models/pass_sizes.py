@@ -1,11 +1,11 @@
-"""How much a pass over a model takes at once: numbers that the code of each pass and the memory plan share."""
+"""How many rows and tokens a pass over a model takes at once: numbers that its code and the memory plan share."""
 
 from __future__ import annotations
 
 # Rows of logits alive at once in a loss, unless the plan chooses fewer.
 DEFAULT_CHUNK_ROWS = 256
-# A lazy graph is dispatched ahead of what has run, so that this many chunks are alive at once: each gets its share of
-# those rows, but no fewer than a product needs to be quick.
+# A lazy graph is dispatched ahead of what has run, so that this many chunks are alive at once. Each gets its share of
+# the rows above, but no fewer than a matrix product needs to be fast.
 CHUNKS_AHEAD, FEWEST_CHUNK_ROWS = 4, 16
 # Supervised positions of a micro-batch are padded to a multiple of this.
 PAD_TARGETS_TO = 32
@@ -24,8 +24,8 @@ CACHE_STEP_TOKENS = 256
 SCORED_TOKENS = 2048
 # Rows of a batch on which a guard measures.
 MEASURED_ROWS = 8
-# Linear attention (models/gated_delta.py): tokens that one set of matrix products takes. Measured on CPU: 64 take a
-# fifth more time a step, 16 as much as this.
+# Linear attention (models/gated_delta.py): tokens in one set of matrix products. Measured on CPU: with 64 a step takes
+# a fifth longer, with 16 as long as with 32.
 CHUNK_TOKENS = 32
-# There: tokens worked on at once, and the distance of the memories that are kept for the backward pass.
+# Linear attention: tokens worked on at once; one memory in as many tokens is kept for the backward pass.
 SPAN_TOKENS = 256

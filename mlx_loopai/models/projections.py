@@ -22,10 +22,10 @@ class Adapter(Protocol):
 def project_jointly(adapters: Sequence[Adapter], x: mx.array) -> list[mx.array]:
     """The outputs (..., D_out) of `adapters` for x (..., D_in); gradients reach x and the factors.
 
-    Fewer and better shaped products than layer by layer: one with all first factors, forward and backward, and every
-    product that is narrow is narrow in its rows (on CPU a product of 8 columns takes three times as long). What the
-    layers pull on x is added up inside the products. The factors' gradients come before anything below x, so that the
-    cotangents they are made of are freed as the backward pass goes on.
+    There are fewer and better shaped products than layer by layer: one with all first factors, forward and backward,
+    and every narrow product is narrow in its rows (on CPU a product with 8 columns takes three times as long). The
+    layers' gradients at x are added up inside the products. The factors' gradients are computed before anything below
+    x, so that their cotangents are freed while the backward pass goes on.
     """
     count = len(adapters)
     ends = list(accumulate(adapter.lora_a.shape[1] for adapter in adapters))[:-1]

@@ -1,4 +1,4 @@
-"""What a model remembers of a prompt's beginning: computed once, shared by many answers, kept in a file."""
+"""Prompt caches: keys and values of a prompt's beginning, computed once, shared by many answers, or kept in a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mlx_loopai.models.adapters import WEIGHTS_FILE
 _PREFILL_TOKENS = 2048
 _KIND = "mlx-loopai prompt cache"
 _MOST_SEQUENCES = 32
-# Copying the cache of a long conversation costs more than reading this many tokens again.
+# A cached beginning must be this long to be worth copying: reading fewer tokens again costs less.
 _WORTH_TOKENS = 64
 
 
@@ -69,7 +69,7 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def cache_identity(model: nn.Module, base_hash: str, adapter: Path | None) -> dict[str, str]:
-    """What a stored cache depends on beside its tokens: weights, their dtype, and the adapter folder's weights."""
+    """What a stored cache depends on besides its tokens: the model's weights, their dtype, the adapter's weights."""
     floats = (array.dtype for _, array in tree_flatten(model.parameters()) if mx.issubdtype(array.dtype, mx.floating))
     return {
         "base": base_hash,
@@ -88,7 +88,7 @@ def save_prefix(path: Path, prefix: Prefix, identity: Mapping[str, str]) -> None
 def read_prefix(path: Path, identity: Mapping[str, str], tokens: Sequence[int]) -> Prefix | str:
     """The stored prefix of these `tokens`, or why the file holds another.
 
-    Raises: InputError for a file that is not a prompt cache of this program: it shall not be written over.
+    Raises: InputError for a file that is not a prompt cache of this program, so that it is not overwritten.
     """
     try:
         cache, metadata = load_prompt_cache(str(path), return_metadata=True)
@@ -130,7 +130,7 @@ class KeptCache:
         return _Live(tuple(self._tokens), self._cache)
 
     def keep(self, tokens: Sequence[int]) -> None:
-        """Remember of `tokens`, prompt and answer, those that the model has read."""
+        """Remember those of `tokens`, prompt and answer, that the model has read."""
         # Of a hybrid model only the layers with keys and values count tokens.
         read = next(int(layer.offset) for layer in self._cache if hasattr(layer, "offset"))
         self._tokens = list(tokens[:read])
@@ -146,10 +146,10 @@ class KeptCache:
 
 
 class RecentPrefixes:
-    """The keys and values of the sequences read last, `max_bytes` of them at most, for prompts that begin as they do.
+    """The keys and values of the sequences read last, at most `max_bytes` of them, for prompts that begin as they do.
 
-    Of a hybrid model, whose states cannot go back, a sequence serves only prompts that go on where it ends. Use it from
-    the thread that owns MLX.
+    The states of a hybrid model cannot go back, so its sequences serve only prompts that continue them. Use it from the
+    thread that owns MLX.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -161,7 +161,7 @@ class RecentPrefixes:
         return int(self._kept.nbytes)
 
     def prefix(self, prompt: Sequence[int], reader: str) -> Prefix | None:
-        """What `reader`, the base or an adapter by name, has read of `prompt`; None: not enough to use it."""
+        """What `reader` (the base, or an adapter, by name) has read of `prompt`; None: too little to be worth using."""
         if not len(self._kept):
             return None
         asked = list(prompt[:-1])  # the last token must be left to read

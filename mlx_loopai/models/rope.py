@@ -26,8 +26,8 @@ TYPES = ("linear", "dynamic", "llama3", "yarn")
 def read_rope(config: Mapping[str, Any], where: str) -> tuple[Any, Any, dict[str, Any] | None]:
     """(base, rotated share of a head, scaling or None) of a configuration.
 
-    As transformers has it: a `rope_scaling` that is not empty replaces `rope_parameters`, and what stands inside wins
-    over the same key beside it.
+    As in transformers, a `rope_scaling` that is not empty replaces `rope_parameters`, and a key inside of it wins over
+    the same key at the top.
 
     Raises:
         InputError: settings that are not an object or that mlx-lm computes differently; all are named at once.
@@ -162,7 +162,7 @@ def _yarn(found: Mapping[str, Any], factor: float, where: str) -> dict[str, Any]
 
 
 def yarn_attention_factor(scaling: Mapping[str, Any]) -> float:
-    """By what YaRN multiplies cosine and sine, from a written scaling.
+    """The factor by which YaRN multiplies cosine and sine, from a scaling as `written_scaling` gives it.
 
     Source: YaRN (arXiv 2309.00071), equation 22; the ratio of mscales is DeepSeek's.
     """

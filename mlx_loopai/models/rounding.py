@@ -1,4 +1,4 @@
-"""A harmless change to a model: its matrices rounded to 8 bits and back, to see how far answers move by themselves."""
+"""Rounds a model's matrices to 8 bits and back: a harmless change, which shows how much scores vary by themselves."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def can_be_rounded(model: nn.Module) -> bool:
 
 
 def round_weights(model: nn.Module) -> None:
-    """Round the matrices of `model` to 8 bits in groups of 64, in place; other widths than its multiples stay exact.
+    """Round the matrices of `model` to 8 bits in groups of 64, in place; widths that 64 does not divide stay exact.
 
-    The products stay dense: quantised ones are slow on CPU, and the rounding is all that is wanted.
+    The matrices stay dense: quantised products are slow on CPU, and only the rounding is wanted.
     """
     for module in model.modules():
         if not isinstance(module, nn.Linear | nn.Embedding) or module.weight.shape[-1] % GROUP_SIZE:

@@ -1,4 +1,4 @@
-"""The sizes of a decoder, read from its config.json alone: what a plan needs before any weight is loaded.
+"""The sizes of a decoder, read from its config.json alone, so that memory can be planned before weights are loaded.
 
 Pure: no mlx, no network.
 """
@@ -51,9 +51,9 @@ class Quantization:
 class ModelShape:
     """Sizes of a decoder-only transformer. `architecture` is config.json's `model_type`.
 
-    `attention_bias`, `mlp_bias`: what config.json says; the architecture decides which linears then have a bias.
-    kinds: of the blocks in order, empty where all are alike. delta: the heads of linear attention, where it occurs.
-    experts: of blocks that have them.
+    attention_bias, mlp_bias: as in config.json; the architecture decides which linears then have a bias. kinds: kind of
+    each block in order, empty where all are alike. delta: the heads of linear attention, experts: the sizes of experts;
+    None where no block has them.
     """
 
     architecture: str

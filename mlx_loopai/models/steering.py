@@ -1,4 +1,4 @@
-"""A loaded model whose head writes some tokens less readily, for as long as it is tried."""
+"""Makes some tokens less likely by scaling rows of a loaded model's head, for as long as it is tried."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mlx_loopai.models.decoder import head_layer
 
 @contextmanager
 def steered_head(model: nn.Module, factors: npt.NDArray[np.float32]) -> Iterator[None]:
-    """Within it each row of the head counts as much as `factors` (V,) says; the embedding is never changed.
+    """Inside, each row of the head is multiplied by its entry of `factors` (V,); the embedding is never changed.
 
-    It computes what a model exported with the same factors does: a tied head becomes a matrix of its own. A quantised
-    head is dense meanwhile, so that its rows can be multiplied exactly.
+    The model computes what one exported with the same factors does: a tied head becomes a matrix of its own. A
+    quantised head is dense inside, so that its rows can be multiplied exactly.
     """
     owner, name = (model.model, "embed_out") if "embed_out" in model.model else (model, "lm_head")
     tied = name not in owner

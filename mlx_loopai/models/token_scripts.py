@@ -1,8 +1,9 @@
 """Which scripts a token writes, by the role of its bytes in UTF-8.
 
-A fifth of the tokens of Korean text are not whole characters: byte-level BPE cuts syllables. So a token counts for a
-script when it holds a letter of it, or begins a character that can hardly be anything else (E5 begins Han only). A
-piece that Hangul shares, a token that holds Hangul, and a rest whose beginning is another token's, write no script.
+A fifth of the tokens of Korean text are not whole characters, since byte-level BPE cuts syllables. So a token writes a
+script when it holds a letter of it, or the first bytes of a character that almost certainly belongs to it (E5 begins
+Han only). Three kinds of tokens write no script: one that holds Hangul, a piece that may also begin Hangul, and the
+later bytes of a character.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _LETTER = regex.compile(r"\p{L}")
 _COMMON = regex.compile(r"[\p{Common}\p{Inherited}]")
 _ASSIGNED = regex.compile(r"\P{Cn}")
 _ASCII_LETTER = re.compile("[A-Za-z]")
-# E4 begins 64 hexagrams beside 4,032 ideographs; F0 9F begins emoji, and few letters.
+# Not all, since E4 begins 4,032 ideographs and 64 hexagrams; but most, since F0 9F begins emoji and few letters.
 _LEAST_SHARE = 0.9
 _LATIN = frozenset(("latin",))
 _CONTINUES = range(0x80, 0xC0)

@@ -1,4 +1,4 @@
-"""Names the fields of a config.json that nothing reads: what they ask for, no loader of that kind of model does."""
+"""Names the fields of a config.json that no loader reads, so that what they ask for is not silently ignored."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OTHERS = {
 
 
 def unused_fields(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names in a config.json that say something and that nothing reads: loaders of its kind of model do not either.
+    """The names of fields in a config.json that neither this program nor another loader of such models reads.
 
     Empty for architectures that are not supported.
     """

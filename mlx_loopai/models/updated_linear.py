@@ -1,4 +1,4 @@
-"""A frozen linear layer with an update that learns: what low-rank factors and whole updates have in common."""
+"""A frozen linear layer with a trainable update: the base class of low-rank adapters and of whole updates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ LINEAR_CLASSES = (nn.Linear, nn.QuantizedLinear)
 
 
 class UpdatedLinear(nn.Module):
-    """A frozen linear layer W whose update DW learns; `enabled = False` gives the base back.
+    """A frozen linear layer W with a trainable update DW; with `enabled = False` it is the base's layer.
 
-    `observer(x, y) -> y`, when set, sees each call's input and may replace its output (importance, diagnostics).
+    `observer(x, y) -> y`, when set, is given each call's input and output and may replace the output (importance,
+    diagnostics).
     """
 
     def __init__(self, linear: nn.Module) -> None:
@@ -59,8 +60,8 @@ def linear_shape(linear: nn.Module) -> tuple[int, int]:
 def chosen_linears(model: nn.Module, targets: Sequence[str], layers: int) -> list[tuple[int, str, nn.Module]]:
     """(block, name in it, layer) of every linear layer that an update goes on, in the order of these names.
 
-    targets: last parts of their names, none: all that are ever adapted; layers: of the last N blocks, 0: of all.
-    Stacked experts are among them only where a target says so, such as `switch_mlp.up_proj`.
+    targets: last parts of their names; empty: all that can be adapted. layers: only those of the last N blocks; 0: of
+    all. Stacked experts are included only where a target names them, such as `switch_mlp.up_proj`.
 
     Raises: InputError when a name is not a linear layer's, or the model has an update already.
     """

@@ -1,4 +1,4 @@
-"""Writes a model whose weights were trained as a folder like its base's: the same files, with the changed matrices."""
+"""Saves a fully fine-tuned model as a folder like its base's: the same files, with the trained matrices changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DTYPE_NAMES = {mx.float32: "float32", mx.bfloat16: "bfloat16", mx.float16: "flo
 
 
 def check_can_be_saved(base: Path, layers: Mapping[str, FullLinear]) -> None:
-    """See that every matrix of `layers` stands in the files of `base` as the model has it, before anything is trained.
+    """Check before training that the files of `base` hold every matrix of `layers` as the model has it.
 
     Raises: InputError naming the matrices that do not.
     """
@@ -56,10 +56,10 @@ def check_can_be_saved(base: Path, layers: Mapping[str, FullLinear]) -> None:
 
 
 def save_whole_model(folder: Path, base: Path, model: nn.Module, notes: Mapping[str, Any]) -> None:
-    """Write `folder` whole or not at all: the files of `base`, with W + D for every matrix that `model` has trained.
+    """Write `folder` whole or not at all: the files of `base`, with W + D for every trained matrix of `model`.
 
-    Those matrices are in the precision that the model computes in, so that what is read back is what was trained; all
-    other tensors keep their bytes. `notes`: as `whole_model_card` shows them.
+    Trained matrices are written in the precision that the model computes in, so that what is read back is what was
+    trained. All other tensors keep their bytes. `notes`: as `whole_model_card` shows them.
 
     Raises: OSError.
     """
@@ -83,7 +83,7 @@ def save_whole_model(folder: Path, base: Path, model: nn.Module, notes: Mapping[
 
 
 def load_whole_update(model: nn.Module, folder: Path, options: LoraOptions) -> None:
-    """Put on `model`, the base, what the model in `folder` differs by: D = W' - W, up to float32's rounding.
+    """Put on `model`, the base, the update of the model in `folder`: D = W' - W, up to float32's rounding.
 
     Raises: InputError when `folder` does not hold the matrices that `options` name.
     """

@@ -1,4 +1,4 @@
-"""What the rest of the program must know of an architecture, as plain values: one record for each, in a file each."""
+"""The record type that describes an architecture to the rest of the program, as plain values; one file for each."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ Shape = tuple[int, ...]
 Layout = Literal["pre_norm", "post_norm", "sandwich", "parallel"]
 # Of the gated MLP.
 Activation = Literal["silu", "gelu"]
-# What a block's tokens see of those before them: all, or the last ones, through softmax attention, or a memory of fixed
-# size.
-# `dense`: as full, in a model whose other blocks have experts.
+# What a block's tokens see of the tokens before them. `full`: all, by softmax attention. `window`: the last ones, by
+# softmax attention. `linear`: a memory of fixed size. `dense`: as full, in a model whose other blocks have experts.
 Kind = Literal["full", "window", "linear", "dense"]
 
 
 @dataclass(frozen=True)
 class DeltaHeads:
-    """Heads of a linear attention (models/gated_delta.py): `keys` for queries and keys, `values` for values."""
+    """Heads of a linear attention (models/gated_delta.py): `keys` for queries and keys, `values` for values.
+
+    kernel: tokens that the short convolution before it covers.
+    """
 
     keys: int
     values: int
@@ -43,7 +45,7 @@ class DeltaHeads:
 
 @dataclass(frozen=True)
 class Experts:
-    """Of a block of experts: how many there are, how many of them a token has, their inner width, the shared one's."""
+    """Sizes of a mixture of experts: how many there are, how many a token is routed to, and their inner widths."""
 
     count: int
     chosen: int
@@ -55,7 +57,7 @@ class Experts:
 class Linear:
     """A matrix (out, into) that a block multiplies with. Linears with the same `reads` have the same input.
 
-    experts: that many of them, stacked, of which a token meets a few; 0: one, which every token meets.
+    experts: how many such matrices are stacked, of which a token uses a few; 0: a single one, used by every token.
     """
 
     out: int
@@ -66,7 +68,7 @@ class Linear:
 
     @property
     def shape(self) -> Shape:
-        """Of the weight."""
+        """Shape of the weight."""
         return (self.experts, self.out, self.into) if self.experts else (self.out, self.into)
 
 
@@ -74,8 +76,8 @@ class Linear:
 class Block:
     """The tensors of one block by their names in it: what an adapter may be put on, and what never gets one.
 
-    kept, kept_mlp: numbers a token that wait for the backward pass in its attention and its MLP, besides what linears
-    with an adapter read.
+    kept, kept_mlp: numbers per token that attention and MLP keep for the backward pass, besides the inputs of linears
+    with an adapter.
     """
 
     linears: Mapping[str, Linear]
@@ -109,20 +111,21 @@ class Architecture:
     """A decoder that mlx-lm runs, and that we convert, plan, train and run.
 
     model_type: mlx-lm's name for it, and config.json's in a folder that we write for MLX. class_name: transformers'
-    class; gguf: llama.cpp's name, None where we write none. text_type: transformers' name for the text model alone,
-    where it is released as a part of a multimodal one; `wrappers` are names of such.
+    class. gguf: llama.cpp's name, None where we write no GGUF. text_type: transformers' name for the text model alone,
+    where it is released as a part of a multimodal model. wrappers: names of such multimodal models.
 
-    block: the tensors of a block of a shape. kinds: of a configuration's blocks, in order. delta_heads: of its linear
-    attention. experts: of its blocks of experts. layout, activation: how models/backbone.py runs a block.
-    scaled_embedding: what the first block reads is multiplied by the root of its width.
+    block: gives the tensors of a block. kinds: gives the kind of every block of a configuration, in order. delta_heads:
+    gives the heads of its linear attention. experts: gives the sizes of its experts. layout, activation: how
+    models/backbone.py runs a block. scaled_embedding: embeddings are multiplied by the square root of their width.
 
     defaults: what transformers assumes where a configuration lacks a key. settle: writes out what a loader would guess
     in a configuration, and refuses by name what mlx-lm computes otherwise.
 
-    prefix: what tensor names in a checkpoint begin with; mlx_blocks: where mlx-lm's model has its blocks.
-    embedding, head: these tensors of a checkpoint; final_norm: the module between the blocks and the head.
-    gguf_names: llama.cpp's names of a block's modules, and ours; gguf_tensors: of single tensors. mlx_prefix: what
-    mlx-lm puts before a checkpoint's names. mlx_one_higher: ends of the names of norms of which mlx-lm stores 1 + w.
+    prefix: what tensor names in a checkpoint begin with. mlx_blocks: where mlx-lm's model has its blocks. embedding,
+    head: names of these tensors in a checkpoint. final_norm: name of the module between the blocks and the head.
+    gguf_names: ours by llama.cpp's names of a block's modules; gguf_tensors: the same for single tensors. mlx_prefix:
+    what mlx-lm puts before a checkpoint's names. mlx_one_higher: endings of the names of norms that mlx-lm stores as
+    1 + w.
 
     always_own_head: mlx-lm's model has a head of its own whatever the configuration says. never_adapted: linears of a
     block that stay as they are, such as a router. kept_dtypes: tensors of a block that keep their own type when weights

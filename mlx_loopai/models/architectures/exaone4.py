@@ -1,4 +1,4 @@
-"""EXAONE 4: norms behind the attention and behind the MLP, and in the larger one blocks that see a window only."""
+"""EXAONE 4: norms after the attention and after the MLP; in the larger model, most blocks have a sliding window."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _block(shape: ModelShape, kind: Kind) -> Block:
 
 
 def _layer_types(config: Mapping[str, Any]) -> list[str]:
-    """As transformers derives them: every n-th block sees all, or the blocks that a pattern calls G."""
+    """The kinds of blocks as transformers derives them: every n-th block sees all, or those that a pattern calls G."""
     blocks, pattern = config["num_hidden_layers"], config.get("sliding_window_pattern")
     if config.get("sliding_window") is None or not pattern:
         return ["full_attention"] * blocks

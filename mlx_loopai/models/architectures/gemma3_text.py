@@ -1,4 +1,4 @@
-"""Gemma 3, the text model: norms around the attention and around the MLP, five blocks of a window, then one of all."""
+"""Gemma 3, the text model: norms before and after attention and MLP; one block in six sees all, the others a window."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def settle(config: dict[str, Any], where: str) -> None:
 
 
 def _settle_pattern(config: dict[str, Any]) -> list[str]:
-    """mlx-lm counts: every `sliding_window_pattern`-th block sees all."""
+    """The kinds of blocks, written as mlx-lm reads them: every `sliding_window_pattern`-th block sees all."""
     full = [index for index, name in enumerate(config["layer_types"]) if name == "full_attention"]
     every = full[0] + 1 if full else len(config["layer_types"]) + 1
     config["sliding_window_pattern"] = every
@@ -81,7 +81,7 @@ def _settle_pattern(config: dict[str, Any]) -> list[str]:
 
 
 def _settle_rope(config: dict[str, Any], where: str) -> None:
-    """mlx-lm's flat keys, from transformers 5's settings by layer type or from the flat keys themselves."""
+    """Write the rotary settings as mlx-lm's flat keys, from transformers 5's settings by layer type or flat keys."""
     nested = config.pop("rope_parameters", None) or {}
     whole, local = (nested.get(kind) or {} for kind in ("full_attention", "sliding_attention"))
     if not all(isinstance(part, Mapping) for part in (nested, whole, local)):

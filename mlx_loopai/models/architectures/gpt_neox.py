@@ -1,4 +1,4 @@
-"""GPT-NeoX (Polyglot-Ko): LayerNorms, one matrix for queries, keys and values, attention and MLP side by side."""
+"""GPT-NeoX (Polyglot-Ko): LayerNorms, one matrix for queries, keys and values, attention and MLP in parallel."""
 
 from __future__ import annotations
 

@@ -57,12 +57,12 @@ def head_norms(shape: ModelShape) -> dict[str, Shape]:
 
 
 def attention_kept(shape: ModelShape) -> int:
-    """What softmax attention keeps a token: the states before and after its norm, queries, keys and values."""
+    """Numbers per token that softmax attention keeps: the states before and after its norm, queries, keys, values."""
     return 2 * shape.hidden_size + shape.attention_size + 2 * shape.kv_size
 
 
 def mlp_kept(shape: ModelShape) -> int:
-    """What the gated MLP keeps a token: the states before and after its norm, gate, sigmoid and up."""
+    """Numbers per token that the gated MLP keeps: the states before and after its norm, gate, sigmoid and up."""
     return 2 * shape.hidden_size + 3 * shape.intermediate_size
 
 

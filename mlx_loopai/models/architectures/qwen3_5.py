@@ -65,7 +65,7 @@ def linear_attention(shape: ModelShape) -> tuple[dict[str, Linear], dict[str, Sh
 
 
 def linear_attention_kept(shape: ModelShape) -> int:
-    """What it keeps a token: the states before and after its norm, what its projections give, a memory a span."""
+    """Numbers per token that it keeps: states before and after its norm, its projections' outputs, a memory a span."""
     assert shape.delta is not None
     heads = shape.delta
     memory = heads.values_width * heads.key_size // SPAN_TOKENS
@@ -80,7 +80,7 @@ def gated_attention(shape: ModelShape) -> dict[str, Linear]:
 
 
 def mixer(shape: ModelShape, kind: Kind) -> tuple[dict[str, Linear], dict[str, Shape], int]:
-    """(the linears of a block's attention, all norms and other tensors, what it keeps a token)."""
+    """(the linears of a block's attention, all norms and other tensors, the numbers per token that it keeps)."""
     if kind == "full":
         # Its gate, and what is attended to before it.
         kept = attention_kept(shape) + 2 * shape.attention_size

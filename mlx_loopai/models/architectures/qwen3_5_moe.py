@@ -1,4 +1,4 @@
-"""Qwen3.5 with experts: as the dense one, but for its MLPs, of which one is shared by all tokens."""
+"""Qwen3.5 with experts: the dense model with a mixture of experts for each MLP; one expert is shared by all tokens."""
 
 from __future__ import annotations
 

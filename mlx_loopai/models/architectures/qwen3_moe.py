@@ -1,4 +1,4 @@
-"""Qwen3 with experts: of a block's many MLPs a router chooses a few for each token."""
+"""Qwen3 with experts: a router chooses a few of a block's many MLPs for each token."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def expert_linears(shape: ModelShape) -> dict[str, Linear]:
 
 
 def experts_kept(shape: ModelShape) -> int:
-    """What they keep a token: the states before and after their norm, and of each chosen expert its input and output,
-    gate, sigmoid, up and product."""
+    """Numbers per token that experts keep: the states before and after their norm, and for each chosen expert its
+    input and output, gate, sigmoid, up and product."""
     assert shape.experts is not None
     hidden, experts = shape.hidden_size, shape.experts
     return 2 * hidden + experts.chosen * (2 * hidden + 4 * experts.inner) + experts.count
@@ -72,7 +72,7 @@ def _block(shape: ModelShape, kind: Kind) -> Block:
 
 
 def kinds(config: Mapping[str, Any]) -> tuple[Kind, ...]:
-    """Every `decoder_sparse_step`-th block has experts, but for those that are named."""
+    """Every `decoder_sparse_step`-th block has experts, except those in `mlp_only_layers`."""
     every, dense = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or ()
     return tuple(
         "full" if index not in dense and (index + 1) % every == 0 else "dense"
@@ -81,7 +81,7 @@ def kinds(config: Mapping[str, Any]) -> tuple[Kind, ...]:
 
 
 def experts_of(config: Mapping[str, Any]) -> Experts:
-    """How many experts there are, how large, and how many of them a token has."""
+    """The sizes of a configuration's experts."""
     return Experts(
         count=config.get("num_experts") or config.get("num_local_experts") or 0,
         chosen=config.get("num_experts_per_tok") or _DEFAULTS["num_experts_per_tok"],

@@ -1,6 +1,6 @@
-"""Configurations of models that read pictures, as those of the text model within: Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+"""The text model's configuration from that of a model that reads pictures: Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
-For text their three rotary positions are one and the same, so the text model is the plain one: exactly, not nearly.
+For text their three rotary positions are equal, so the text model computes exactly what the plain text model does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""An encoder of pictures beside a text model of any kind: `vision/` in the model's folder, written by `vision add`.
+"""An image encoder added to any text model: the folder `vision/` in the model's folder, written by `vision add`.
 
-The text model's own files are what they were, so that every other program opens the folder as the text model.
+The text model's own files do not change, so every other program still opens the folder as the text model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENCODERS = (PATCHES, EFFICIENTNET, TOWER)
 
 @dataclass(frozen=True)
 class AddedSettings:
-    """Which encoder was added, how wide its features are, what it reads, and the tokens that stand for a picture."""
+    """The added encoder, the width of its features, the pixels it reads, and the tokens that stand for a picture."""
 
     encoder: str
     width: int
@@ -121,10 +121,10 @@ class AddedVision(VisionPart):
 
 
 def square_patches(pixels: npt.NDArray[np.uint8], grid: Grid) -> mx.array:
-    """The pixels (S, S, 3) of each square of `grid`, from -1 to 1, and its row and column: (N, P P 3 + rows + columns).
+    """Features (N, P P 3 + rows + columns) of a picture (S, S, 3): each square's pixels, from -1 to 1, and its place.
 
-    No weights; the projector does the rest. Source: Fuyu-8B (Adept, 2023), whose only encoder is a linear layer on
-    patches. Row and column, each a vector of zeros with a one, are ours: the text model need not learn to count tokens.
+    There are no weights; the projector does the rest. Source: Fuyu-8B (Adept, 2023), whose only encoder is a linear
+    layer on patches. Row and column as one-hot vectors are ours: the text model need not learn to count tokens.
     """
     side = pixels.shape[0] // grid.rows
     blocks = pixels.reshape(grid.rows, side, grid.columns, side, 3).swapaxes(1, 2)

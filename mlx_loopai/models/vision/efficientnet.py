@@ -25,7 +25,7 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _STEM, _LAST = 32, 320
-# What the released file has beside: the classes of ImageNet.
+# Tensors of the released file that are not used: the classifier of ImageNet's classes.
 CLASSIFIER = "_fc"
 
 
@@ -41,7 +41,7 @@ def count_numbers() -> int:
 
 
 class EfficientNetLite0:
-    """The network with fixed weights, each convolution joined with the norm behind it."""
+    """The network with fixed weights, each convolution merged with the norm after it."""
 
     def __init__(self, weights: dict[str, mx.array]) -> None:
         """`weights` by their released names, in PyTorch's order of axes.
@@ -74,7 +74,7 @@ class EfficientNetLite0:
         return _Block(expand, depthwise, project, stride)
 
     def _joined(self, convolution: str, norm: str, shape: tuple[int, ...]) -> tuple[mx.array, mx.array]:
-        """(kernel (out, h, w, into), bias) of a convolution and the norm behind it."""
+        """(kernel (out, h, w, into), bias) of a convolution merged with the norm after it."""
         kernel = self._tensor(f"{convolution}.weight", shape)
         names = ("weight", "bias", "running_mean", "running_var")
         scale, shift, mean, variance = (self._tensor(f"{norm}.{name}", shape[:1]) for name in names)
@@ -92,7 +92,7 @@ class EfficientNetLite0:
 
 
 class _Block:
-    """Widen, convolve each channel by itself, narrow; added to what it read where the sizes are the same."""
+    """An inverted residual block: widen, convolve each channel by itself, narrow; added to its input if sizes agree."""
 
     def __init__(
         self,

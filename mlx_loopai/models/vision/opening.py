@@ -1,4 +1,4 @@
-"""Finds the part of a model's folder that sees, and lets the text model read what it gives."""
+"""Opens the vision part of a model's folder, and prepares the text model to read its features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_loopai.models.vision.settings import vision_settings
 
 
 def open_vision(config: Mapping[str, Any], folder: Path, model: nn.Module, dtype: mx.Dtype) -> VisionPart | None:
-    """The part that sees; None for a model of text alone. `model`, the text model of `folder`, is made ready for it.
+    """The vision part; None for a text-only model. `model`, the text model of `folder`, is prepared to read features.
 
     Raises: InputError for settings that are absurd, or a projector that does not fit.
     """

@@ -1,4 +1,4 @@
-"""The part of a model that sees: opened with the text model, its tower read when the first picture comes."""
+"""The vision part of a model: opened with the text model; its encoder is read when the first picture comes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_loopai.models.vision.tower import PictureFeatures, Tower, load_tower, t
 
 
 class VisionPart:
-    """The part of the model in folder `path` that sees; it computes in `dtype`."""
+    """The vision part of the model in folder `path`; it computes in `dtype`."""
 
     settings: Seen
 
@@ -25,7 +25,7 @@ class VisionPart:
         self._path, self._dtype = path, dtype
 
     def features(self, patches: npt.NDArray[Any], grid: Grid) -> PictureFeatures:
-        """What a picture is to the text model, from the pixels that its encoder reads."""
+        """The features that the text model reads for a picture, from the pixels that the encoder reads."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -34,7 +34,7 @@ class VisionPart:
 
 
 class NativeVision(VisionPart):
-    """The vision tower of a model that was trained to see."""
+    """The vision tower of a model that was trained with pictures."""
 
     def __init__(self, settings: VisionSettings, path: Path, dtype: mx.Dtype) -> None:
         super().__init__(settings, path, dtype)
@@ -42,7 +42,7 @@ class NativeVision(VisionPart):
 
     @cached_property
     def tower(self) -> Tower:
-        """Raises: InputError when its tensors are missing or are not what the configuration describes."""
+        """The tower, read at first use. Raises: InputError when tensors are missing or do not fit the configuration."""
         weights = tower_weights(self._path)
         if any(name.endswith(".scales") for name in weights):
             raise InputError(

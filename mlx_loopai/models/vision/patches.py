@@ -18,7 +18,7 @@ from mlx_loopai.models.vision.settings import MOST_ASPECT, PatchSettings
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows and columns of a picture's patches; `merge` patches a side become one feature."""
+    """Rows and columns of a picture's patches; each square of `merge` x `merge` patches becomes one feature."""
 
     rows: int
     columns: int
@@ -39,7 +39,7 @@ class Grid:
 
 
 def resized(height: int, width: int, settings: PatchSettings) -> tuple[int, int]:
-    """(height, width) in pixels that a picture is brought to: multiples of a feature's side, within the limits.
+    """(height, width) in pixels to which a picture is resized: multiples of a feature's side, within the limits.
 
     Raises: InputError for a picture whose sides differ more than 200 to 1.
     """
@@ -59,7 +59,8 @@ def resized(height: int, width: int, settings: PatchSettings) -> tuple[int, int]
 def patches_of(pixels: npt.NDArray[np.uint8], settings: PatchSettings) -> tuple[npt.NDArray[np.float32], Grid]:
     """(patches (N, C F P P), their grid) of an RGB picture (H, W, 3), both sides multiples of `settings.side`.
 
-    The patches of one feature follow each other, row by row; a picture is its own second frame.
+    The patches of one feature follow each other, row by row. The towers read video, so a picture is repeated as its own
+    second frame.
     """
     height, width, channels = pixels.shape
     grid = Grid(height // settings.patch, width // settings.patch, settings.merge)

@@ -16,7 +16,7 @@ from mlx_loopai.models.vision.patches import Grid
 
 
 def rope_positions(tokens: int, starts: Sequence[int], grids: Sequence[Grid]) -> npt.NDArray[np.int32]:
-    """(3, T) of `tokens` tokens of which those from each of `starts` on are a picture's, one for each feature."""
+    """The positions (3, T) of `tokens` tokens; picture i has its features' tokens from `starts[i]` on."""
     found = np.empty((3, tokens), np.int32)
     place, position = 0, 0
     for start, grid in zip(starts, grids, strict=True):

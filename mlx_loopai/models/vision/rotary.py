@@ -1,7 +1,7 @@
 """Rotary positions of a text model while it reads a prompt with pictures; for text it is the plain rotation itself.
 
-mlx-lm's attention asks its `rope` with the number of tokens before; where pictures were, the tokens have other
-positions than their numbers. `Rotary` takes the place of `rope` and looks them up.
+mlx-lm's attention calls its `rope` with the number of tokens before. After a picture, a token's position is not that
+number. `Rotary` takes the place of `rope` and looks the position up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlx_loopai.models.decoder import softmax_attention
 
 
 class Places:
-    """The positions that a model's `Rotary` modules look up now; one for all of them, since all turn alike."""
+    """The positions that a model's `Rotary` modules look up; one object for all of them, since all rotate alike."""
 
     def __init__(self, axes: Sequence[int], base: float) -> None:
         size = 2 * len(axes)

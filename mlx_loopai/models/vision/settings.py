@@ -1,4 +1,4 @@
-"""What a folder's configuration says of its vision tower and of the pixels that it reads. Pure: no mlx."""
+"""The settings of a model folder's vision tower, and of the pixels that it reads. Pure: no mlx."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ _MAX_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class PatchSettings:
-    """How an RGB picture becomes patches: the sides of a patch, how many frames repeat it, how many patches a side
-    become one feature, the mean and deviation of the colours, and the pixels that a picture may have.
+    """How an RGB picture becomes patches.
+
+    patch: side of a patch in pixels. frames: how often a picture is repeated in time. merge: patches a side that become
+    one feature. mean, deviation: of the colours. min_pixels, max_pixels: limits of a picture's area.
     """
 
     patch: int
@@ -60,9 +62,9 @@ class SquareSettings:
 
 
 class Seen(Protocol):
-    """What everyone must know of a vision part: what it reads, and the tokens that stand for a picture.
+    """What is common to all vision parts: the pixels that they read, and the tokens that stand for a picture.
 
-    sections: of the three rotary positions; empty where a token has one.
+    before, after: tokens around a picture's. sections: as in `VisionSettings`; empty where a token has one position.
     """
 
     @property
@@ -161,7 +163,7 @@ def vision_settings(config: Mapping[str, Any], folder: Path) -> VisionSettings |
 
 
 class _Sizes:
-    """Reads whole numbers of a configuration and remembers what is wrong with them, to say it all at once."""
+    """Reads whole numbers of a configuration and collects what is wrong with them, to report it all at once."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values, self._where = values, where

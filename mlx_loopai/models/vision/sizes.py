@@ -1,4 +1,4 @@
-"""How large an encoder of pictures is, and what one picture needs in it; nothing is read or computed."""
+"""How large an image encoder is, and the memory that one picture needs in it, from settings alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlx_loopai.models.vision.tower import Tower
 # States of EfficientNet-Lite0's widest layer (112 x 112 x 96) that are alive while shifted products are added up:
 # 6.2 were measured on CPU.
 _EFFICIENTNET_STATES = 7 * 112 * 112 * 96
-# Of a block of a tower, beside attention's scores: states of its width, and of its MLP's.
+# Alive in a block of a tower, besides attention's scores: states of its width, and states of its MLP's width.
 _WIDE, _INNER = 14, 6
 
 
@@ -32,9 +32,9 @@ def encoder_numbers(settings: VisionSettings | AddedSettings) -> int:
 
 
 def picture_bytes(settings: VisionSettings | AddedSettings, features: int, keeps_scores: bool) -> int:
-    """What a picture of that many features needs while it is encoded, in float32.
+    """Bytes that a picture of `features` features needs while it is encoded, in float32.
 
-    keeps_scores: attention's scores are in memory, as on a CPU; on Metal its forward pass is memory-linear.
+    keeps_scores: attention's scores are in memory, as on a CPU; on Metal its forward pass is linear in memory.
     """
     tower = settings.tower
     if tower is None:
@@ -48,7 +48,7 @@ def picture_bytes(settings: VisionSettings | AddedSettings, features: int, keeps
 
 
 def projector_numbers(width: int, hidden: int) -> int:
-    """Of the two layers that lead from features to a text model."""
+    """Parameters of a projector from features of `width` to a text model of width `hidden`."""
     return width * hidden + hidden * hidden + 2 * hidden
 
 

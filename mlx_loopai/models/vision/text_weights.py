@@ -1,7 +1,7 @@
-"""The text model of a folder that also sees, as the plain model that mlx-lm has of it.
+"""Loads the text model of a vision-language folder as mlx-lm's plain text model.
 
-mlx-lm's own classes for these folders put it behind a prefix; a plain one has the same module names as any other text
-model, so that an adapter, a guard or a plan needs no second form.
+mlx-lm's own classes for such folders put the text model behind a prefix. The plain one has the module names of any
+other text model, so adapters, guards and plans need no second form.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def text_classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
 
 
 def text_overrides(complete: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What mlx-lm's reader must put over `raw` to read its text model, whose configuration is `complete`."""
+    """The values that mlx-lm's reader must replace in `raw` to read the text model; complete: its configuration."""
     overrides = {key: None for key in raw if key not in complete} | dict(complete) | {"text_config": {}}
     quantization = raw.get("quantization")
     if isinstance(quantization, Mapping):

@@ -33,10 +33,10 @@ _FUNCTIONS: dict[str, Callable[[mx.array], mx.array]] = {
 
 @dataclass(frozen=True, eq=False)
 class PictureFeatures:
-    """What a picture is to the text model.
+    """What the text model reads of a picture.
 
-    features: in place of its tokens' embeddings. deepstack: what is added after the first blocks, one after each;
-    None where the model has none of it.
+    features: take the place of its tokens' embeddings. deepstack: added to the states after each of the first L blocks;
+    None where the model has no DeepStack.
     """
 
     features: mx.array  # [N, D]
@@ -46,8 +46,8 @@ class PictureFeatures:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What each patch sees. gathered: the patches of every window (W, S), padded; mask (W, 1, 1, S) of the real ones;
-    back: each patch's place among the gathered (N,).
+    """The windows of attention. gathered: the patches of every window (W, S), padded; mask (W, 1, 1, S): which are
+    real; back: each patch's place among the gathered (N,).
     """
 
     gathered: mx.array
@@ -114,7 +114,7 @@ class GatedMlp(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """Attention and MLP, each after a norm and added to what it read."""
+    """Attention and MLP, each after a norm and added to its input."""
 
     def __init__(self, settings: TowerSettings) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Merger(nn.Module):
 
 
 class NamedMerger(nn.Module):
-    """Qwen3-VL's, whose norm stands before or after the patches are joined."""
+    """Qwen3-VL's merger, whose norm comes before or after the patches are joined."""
 
     def __init__(self, settings: TowerSettings, joined: int, norm_joined: bool) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class NamedMerger(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """The convolution over a patch, which meets it once: a linear."""
+    """The convolution whose kernel is as large as a patch: a linear layer."""
 
     def __init__(self, settings: TowerSettings, values: int) -> None:
         super().__init__()

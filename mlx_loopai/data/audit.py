@@ -1,4 +1,4 @@
-"""What is in a data set before anything is trained on it."""
+"""Audits a data set before it is trained on: languages, markup, repeats, leaks, personal data, lengths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTAMINATION = ("html", "code", "url", "emoji", "control", "foreign")
 _PERSONAL, _NAMES = "personal:", "control names"
 _EXAMPLES = 5
 _ROWS_PER_STEP = 8
-# Of more rows than this, evenly drawn ones say what padding wastes.
+# Padding is measured on at most this many rows, evenly spread over the file.
 _PLANNED_ROWS = 20_000
 _MOSTLY = 0.5
 _LETTERS = frozenset(script.value for script in Script if script.is_letter)
@@ -32,7 +32,7 @@ _LETTERS = frozenset(script.value for script in Script if script.is_letter)
 
 @dataclass(frozen=True)
 class Finding:
-    """A kind of thing that was found: in how many rows, and the origins (file:line) of the first of them."""
+    """One kind of finding: in how many rows, and the origins (file:line) of the first of them."""
 
     rows: int
     examples: tuple[str, ...]
@@ -46,9 +46,9 @@ class Audit:
     contamination: rule of the text filter -> rows it would change. duplicates, near_duplicates: rows beyond the first
     of each group (near ones include the exact). leaked: training rows whose text is (nearly) a validation row's.
     control_names: rows whose text holds the name of a control token, such as `<|im_end|>`.
-    lengths: upper bound (a power of two, in `length_unit`) -> rows. real_token_share: share of computed tokens that
-    are not padding when batches are made as training makes them; None without a tokenizer. preferences: what the pairs
-    and labelled answers are, of which the chosen and the good ones are among the rows; None where there are none.
+    lengths: upper bound (a power of two, in `length_unit`) -> rows. real_token_share: share of tokens that are not
+    padding in batches as training makes them; None without a tokenizer. preferences: audit of the pairs and labelled
+    answers, whose chosen and good answers are among the rows; None without any.
     """
 
     rows: int
@@ -111,7 +111,7 @@ def audit(
 ) -> Audit:
     """Look at every row once. Without `count_tokens` lengths are in characters.
 
-    judged: the pairs and labelled answers that `records` holds the chosen and good answers of.
+    judged: the pairs and labelled answers whose chosen and good answers are in `records`.
     """
     with Auditor(count_tokens) as auditor:
         for done, record in enumerate(records, start=1):
@@ -161,9 +161,9 @@ class _Lengths:
 
 
 class Auditor:
-    """Looks at rows as they come: of each four bytes stay in memory, and what is compared later lies in nameless files.
+    """Audits rows one by one; four bytes of each stay in memory, and texts to compare lie in unnamed files.
 
-    Use it as a context.
+    Use it as a context manager.
     """
 
     def __init__(self, count_tokens: Callable[[Record], int] | None = None) -> None:
@@ -185,11 +185,11 @@ class Auditor:
         self._origins.close()
 
     def __len__(self) -> int:
-        """How many rows that are learnt as they are were taken in."""
+        """How many rows were taken in that training learns."""
         return self._lengths.rows
 
     def add(self, row: Record | Judged) -> None:
-        """Take in a row of any kind: of a pair the chosen answer is learnt, of labelled ones the good."""
+        """Take in a row of any kind; a pair counts by its chosen answer, a labelled answer only if it is good."""
         if isinstance(row, Record):
             self.add_record(row)
             return
@@ -198,7 +198,7 @@ class Auditor:
             self.add_record(row.chosen if isinstance(row, Pair) else row.answer)
 
     def add_record(self, record: Record) -> None:
-        """Take in a row that is learnt as it is."""
+        """Take in an ordinary row."""
         text = _text(record)
         answers = "\n".join(message.content for message in record.messages if message.role == "assistant")
         self._index.add(text)

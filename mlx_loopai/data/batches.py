@@ -1,7 +1,7 @@
-"""Which rows make an optimizer step, and how they are padded.
+"""Groups rows into optimizer steps and micro-batches, and pads them.
 
-Rows are put into bins of equal padded width and shuffled inside them, so the rows of a step have similar length
-while any two rows of a bin may meet. Padding then depends on the widths alone, which are chosen to waste least.
+Rows are put into bins of equal padded width and shuffled inside them. So the rows of a step have similar lengths, and
+any two rows of a bin may meet. Padding then depends on the widths alone, which are chosen to waste least.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import MicroBatch, PictureRows
 
-# Every width is compiled once, so there are only as many as it takes to reach this share of real tokens.
+# Every width must be compiled, so there are only as many as it takes to reach this share of real tokens.
 _ENOUGH_SHARE = 0.98
 # More distinct lengths than this are rounded up to a grid: time and memory of the search grow with their square.
 _GRID = 1024
@@ -45,7 +45,10 @@ def choose_widths(lengths: Lengths, max_widths: int = 24) -> tuple[int, ...]:
 
 
 def _least_padding(grid: _Ints, counts: _Ints, max_widths: int, real_tokens: int) -> tuple[int, ...]:
-    """`cost[j]`: fewest padded tokens that hold all rows up to `grid[j - 1]`; `choices` remembers where bins begin."""
+    """The widths, by dynamic programming.
+
+    `cost[j]`: fewest padded tokens that hold all rows up to `grid[j - 1]`; `choices` remembers where bins begin.
+    """
     rows = np.concatenate([[0], np.cumsum(counts)])
     size = len(grid)
     cost = rows * grid[-1] * 2 + 1  # worse than any choice, and no overflow
@@ -80,9 +83,9 @@ def padded_width(length: int, widths: Sequence[int]) -> int:
 
 
 class Steps(Sequence[list[list[int]]]):
-    """Steps of micro-batches of row indices, which are lists only when they are asked for: a run may have millions.
+    """Steps of micro-batches of row indices, made into lists only when they are asked for: a run may have millions.
 
-    rows: of all steps, one after the other; padded: each row's width.
+    rows: the row indices of all steps, one after the other; padded: each row's padded width.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ def plan_steps(
 ) -> Steps:
     """Steps of micro-batches of row indices, shuffled by seed; every row exactly once.
 
-    Every step has exactly `rows_per_step` rows but the last, which has what remains. The rows of a micro-batch pad to
+    Every step has exactly `rows_per_step` rows, except the last, which has the rest. The rows of a micro-batch pad to
     the same of `widths` (default: `choose_widths(lengths, max_widths)`) and to at most `micro_tokens` tokens together;
     a longer row is alone in its micro-batch.
 
@@ -149,8 +152,9 @@ def plan_mixed_steps(
 ) -> list[list[list[int]]]:
     """As `plan_steps`, with an equal share of the rehearsal rows in every step (to the nearest row).
 
-    `plan_steps` puts rows of similar length together, so short rehearsal rows meet no training row. Here only the
-    training rows of a step, and its rehearsal rows, are alike; no micro-batch holds both.
+    `plan_steps` puts rows of similar length together, so that a step may have only short rehearsal rows and no training
+    row. Here the training rows of a step have similar lengths, and so have its rehearsal rows; no micro-batch holds
+    both kinds.
 
     Raises: InputError as `plan_steps`.
     """
@@ -164,7 +168,7 @@ def plan_mixed_steps(
     for group, wanted in counts.items():
         shuffled = generator.permutation(np.flatnonzero(rehearses == group))
         order = shuffled[np.argsort(padded[shuffled], kind="stable")]
-        # Which step gets the shortest rows, and which the longest, is drawn for each group anew.
+        # For each of the two kinds it is drawn anew which step gets the shortest rows and which the longest.
         turns = generator.permutation(len(steps))
         for turn, rows in zip(turns, np.split(order, np.cumsum(wanted[turns])[:-1]), strict=True):
             steps[turn] += _micro_batches(rows, padded, micro_tokens)
@@ -193,7 +197,7 @@ def _micro_batches(
 def batches_by_length(
     rows: Sequence[TokenRow], micro_tokens: int, most_rows: int | None = None
 ) -> Iterator[tuple[list[int], MicroBatch]]:
-    """Every row once, with rows of similar length: their indices and their batch.
+    """Every row once, in batches of similar lengths: (the rows' indices, their batch).
 
     A batch has at most `most_rows` rows and pads to at most `micro_tokens`; a longer row is alone.
     """
@@ -237,7 +241,7 @@ def batch_of(rows: Sequence[TokenRow], widths: Sequence[int]) -> MicroBatch:
 
 
 def _pictures(rows: Sequence[TokenRow], width: int) -> PictureRows | None:
-    """The pictures of rows that are padded to `width`; text has one position, whatever the model has for pictures."""
+    """The pictures of rows that are padded to `width`. In rows of text, all three positions of a token are equal."""
     unseen = [row.origin for row in rows if row.pictures and row.seen is None]
     if unseen:
         raise InputError(
@@ -306,8 +310,8 @@ def real_token_share(lengths: Sequence[int], steps: Sequence[Sequence[Sequence[i
 def share_in_file_order(lengths: Lengths, batch_rows: int) -> float:
     """The real-token share of mlx-lm 0.32's batching on the same rows, for comparison.
 
-    Its sort by length compares the number of keys of a row, so batches follow the file; each pads to
-    1 + 32 ceil(longest / 32) tokens. The rows after the last full batch, which it never trains on, are left out.
+    mlx-lm means to sort by length, but compares the numbers of keys of the rows, so its batches follow the file. Each
+    pads to 1 + 32 ceil(longest / 32) tokens. Rows after the last full batch are left out, as it never trains on them.
     """
     sizes = _checked(lengths)
     rows = min(batch_rows, len(sizes))

@@ -26,7 +26,7 @@ _PHASES = (
 
 @dataclass(frozen=True)
 class Share:
-    """Of one category: `found` rows in the sources, `unique` without repeats and held-out ones, `drawn` in the set."""
+    """Row counts of one category: in the sources, `unique` without repeats and held-out rows, `drawn` into the set."""
 
     found: int
     unique: int
@@ -40,7 +40,10 @@ class Share:
 
 @dataclass(frozen=True)
 class DataSet:
-    """`rows` by category and `validation`, disjoint after normalisation; `reshaped`: JSON answers made natural."""
+    """A built set: `rows` by category and `validation`, which share no text after normalisation.
+
+    shares: by category. reshaped: how many JSON answers were turned into natural text.
+    """
 
     rows: dict[str, list[Record]]
     validation: list[Record]
@@ -51,9 +54,9 @@ class DataSet:
 def build(records: Iterable[Record], counts: Mapping[str, int], validation_share: float, seed: int) -> DataSet:
     """Draw `counts[category]` rows of every category; the same records, counts and seed give the same set.
 
-    Rows that repeat another are taken once. `validation_share` of the unique rows of each category is held out, by
-    hash, so that adding a source moves no row across. A category with too few rows is cycled through: no row comes a
-    second time before every row came once. Answers in the nested JSON shape become natural text.
+    Rows that repeat another are taken once. `validation_share` of the unique rows of each category is held out, chosen
+    by hash, so that a new source never moves a row from one side to the other. A category with too few rows is cycled
+    through: no row comes a second time before every row came once. Answers in nested JSON become natural text.
 
     Raises: InputError when a category with a count has no row, or a row's category has no count.
     """
@@ -128,7 +131,7 @@ def _without_repeats(records: Sequence[Record]) -> list[Record]:
 
 
 def _fraction(record: Record) -> float:
-    """A number in [0, 1) that the row's text alone decides."""
+    """A number in [0, 1) that depends on the row's text alone."""
     digest = hashlib.sha256(normalised(_content(record)).encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:8]) / 2**64
 

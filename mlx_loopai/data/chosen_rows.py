@@ -1,4 +1,4 @@
-"""Rows that lie elsewhere, chosen by their places: drawing, mixing and dividing move numbers, not rows."""
+"""Selections of rows by index, so that drawing, mixing and splitting move numbers and never the rows themselves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from mlx_loopai.data.row_identity import row_digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 
-# What is asked of every row of a run before the first is trained on. tokens: of the row; rejected: of the worse answer
-# of a pair, or 0; rehearsal: whether a phase mixed it in; labelled: whether a label says how good it is; bad: and that
-# it is bad.
+# What is known of every row before any is trained on. tokens: of the row; rejected: tokens of the worse answer of a
+# pair, or 0; rehearsal: whether a phase mixed it in; labelled: whether it has a good or bad label; bad: whether that
+# label is bad.
 COLUMNS = np.dtype([("tokens", "<i4"), ("rejected", "<i4"), ("rehearsal", "?"), ("labelled", "?"), ("bad", "?")])
 
 Columns = npt.NDArray[np.void]
@@ -23,7 +23,7 @@ Places = npt.NDArray[np.int64]
 
 
 class LazyRows(Sequence[TokenRow]):
-    """Rows that are made when they are asked for, with what is known of all of them without making any."""
+    """Rows that are made only when they are asked for, with columns that are known without making any."""
 
     @property
     @abstractmethod
@@ -36,7 +36,7 @@ class LazyRows(Sequence[TokenRow]):
 
     @abstractmethod
     def row(self, place: int) -> TokenRow:
-        """The row at `place`, which is inside."""
+        """The row at `place`, in [0, len)."""
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -57,7 +57,7 @@ class LazyRows(Sequence[TokenRow]):
 
 
 class ChosenRows(LazyRows):
-    """Rows of several sequences, which are counted through, by their places in these."""
+    """A selection from several sequences of rows. places: indices into their concatenation."""
 
     def __init__(self, parts: Sequence[Sequence[TokenRow]], places: Places) -> None:
         self._parts, self._places = parts, places

@@ -1,4 +1,4 @@
-"""Messages and records: what everything that reads, checks or encodes training data speaks of."""
+"""The types of training data: a message, and a record, which is a row of one or more messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlx_loopai.language import tr
 
 Kind = Literal["chat", "text"]
 
-# Where a picture stands in a message's text. Plane 16 is private: no text that was written for people holds it.
+# Marks a picture's place in a message's text. Plane 16 is private use, so text written for people does not hold it.
 PICTURE = "\U00100000"
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -24,9 +24,9 @@ ROLES = ("system", "user", "assistant", "tool")
 class Message:
     """One turn. `role` is one of ROLES.
 
-    taught: whether an answer is learnt; otherwise it is context. thinking: what an answer thought before it was given.
+    taught: whether training learns an answer; otherwise it is context. thinking: the reasoning before an answer.
     tool_calls: JSON text of an answer's calls, each {"name", "arguments"}. name: the function whose result a tool's
-    turn brings. pictures: what stands at each `PICTURE` of the content, in order.
+    turn holds. pictures: one for each `PICTURE` in the content, in order.
     """
 
     role: str
@@ -45,7 +45,7 @@ class Message:
         return first + "".join(f"[{Path(picture.name).name}] {text}" for picture, text in named)
 
     def as_turn(self) -> dict[str, Any]:
-        """The turn as a chat template reads it: what was said, not whether it teaches."""
+        """The turn as a chat template reads it: without `taught`."""
         row: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.thinking:
             row["reasoning_content"] = self.thinking
@@ -56,7 +56,7 @@ class Message:
         return row
 
     def as_row(self) -> dict[str, Any]:
-        """The turn as a row of `messages` holds it; reads back as it is.
+        """The turn as a row of `messages` holds it; reading it gives an equal turn.
 
         Raises: InputError for a turn with pictures: their paths belong to the file that they were read from.
         """
@@ -96,7 +96,7 @@ class Record:
 
 
 def showing(text: str, pictures: Sequence[Picture], role: str = "user") -> Message:
-    """A turn that shows `pictures` before its text. A mark in the text itself, which no person wrote, is taken out."""
+    """A turn that shows `pictures` before its text; any `PICTURE` in the text itself is removed."""
     return Message(role, PICTURE * len(pictures) + text.replace(PICTURE, ""), pictures=tuple(pictures))
 
 

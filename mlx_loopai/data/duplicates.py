@@ -1,7 +1,7 @@
 """Finds texts that occur in a data set more than once, word for word or nearly so.
 
-Texts and their hashes lie in nameless files while they are compared: in memory are four bytes for each text, and what
-is alike.
+Texts and their hashes lie in unnamed files while they are compared. Only four bytes per text stay in memory, and the
+groups that are found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHINGLE_CHARS = 5
 _BANDS, _ROWS = 20, 5  # finds 99.9 % of pairs at a similarity of 0.8, and few below 0.5
 # Texts that are hashed together, so that numpy's calls cost little.
 _TEXTS_AT_ONCE = 64
-# Keys that are written, and read back, together; and that are sorted together, unless 1/16 of all is more.
+# Keys that are written and read at once; keys that are sorted at once, unless 1/_PARTS of all is more.
 _KEYS_AT_ONCE, _SORTED_AT_ONCE, _PARTS = 4096, 1 << 16, 16
 
 _MARKS = re.compile(r"[\W_]+")
@@ -35,7 +35,7 @@ _Hashes = npt.NDArray[np.uint32]
 
 
 def normalised(text: str) -> str:
-    """NFC, case folded, letters and digits only: what makes two rows the same row."""
+    """`text` in NFC, case folded, letters and digits only; two rows with equal results count as the same."""
     return _MARKS.sub("", nfc(text).casefold())
 
 
@@ -56,7 +56,7 @@ def near_groups(texts: Iterable[str], threshold: float = NEAR) -> list[list[int]
 
 
 class Spool:
-    """Texts in a nameless file, read back by their place; nothing of them stays in memory."""
+    """Texts in an unnamed file, read back by index; none stays in memory."""
 
     def __init__(self) -> None:
         self._texts, self._ends = _nameless_file(), _nameless_file()
@@ -81,7 +81,7 @@ class Spool:
 
 
 class _KeyColumns:
-    """Keys of texts, one of each text in each column, in a nameless file that holds a column's keys together."""
+    """Keys of texts in an unnamed file, by column; each text has one key in each column."""
 
     def __init__(self, columns: int) -> None:
         self._file, self._columns = _nameless_file(), columns
@@ -110,8 +110,10 @@ class _KeyColumns:
             start += 8 * size * self._columns
 
     def equal(self, column: int, texts: int) -> Iterator[tuple[int, int]]:
-        """(first, other) for every place of an equal key but the first, among the first `texts`; some of them at a time
-        are sorted, and in these `first`, then `other`, ascends.
+        """Pairs (first, other) of texts with equal keys: the first text that has a key with every other one.
+
+        texts: how many texts are looked at, from the first on. Keys are sorted part by part; within a part, `first`
+        and then `other` ascend.
         """
         parts = max(1, min(_PARTS, texts // _SORTED_AT_ONCE))
         for part in range(parts):
@@ -130,7 +132,7 @@ class _KeyColumns:
 
 
 class TextIndex:
-    """Texts in the order in which they came, to be asked which of them are alike. Use it as a context."""
+    """Collects texts and finds those that are alike. Use it as a context manager."""
 
     def __init__(self) -> None:
         self._texts = Spool()
@@ -232,7 +234,7 @@ def _hash(text: str) -> int:
 
 
 def _equal(keys: _Keys, places: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """(first, other) for every place of an equal key but the first; keys: those of `places`, which ascend."""
+    """Pairs (first, other) of `places` with equal keys; `places` ascend, and `keys` are theirs."""
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
     begins = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])) if len(keys) else order
@@ -260,7 +262,7 @@ def _band_keys(texts: Sequence[str]) -> _Keys:
 
 def _shingle_hashes(texts: Sequence[str]) -> tuple[_Hashes, npt.NDArray[np.int64]]:
     """Hashes of the shingles of all texts, one text after the other, and where each text begins."""
-    # A short text is one shingle: zeros, which no normalised text holds, fill it up.
+    # A short text is one shingle, padded with zeros, which no normalised text holds.
     filled = [text.ljust(_SHINGLE_CHARS, "\0") for text in texts]
     points = np.frombuffer("".join(filled).encode("utf-32-le", "surrogatepass"), np.uint32)
     lengths = np.array([len(text) for text in filled])

@@ -1,4 +1,4 @@
-"""Many records become token rows: what is divided is told, and all that cannot be encoded is named at once."""
+"""Encodes many records as token rows; counts those that were divided, and reports all errors at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SplitNotice:
 
 
 class Sink(Protocol):
-    """What takes rows in as they are encoded: a list, or a file."""
+    """Something that takes in rows as they are encoded: a list, or a file."""
 
     def extend(self, rows: Iterable[TokenRow], /) -> None:
         """Take in rows."""
@@ -43,7 +43,7 @@ class Sink(Protocol):
 def encode_records(
     encoder: ChatEncoder, records: Iterable[Record], max_tokens: int
 ) -> tuple[list[TokenRow], SplitNotice | None]:
-    """As `encode_into`, and the rows."""
+    """(the rows, the notice) of `encode_into`."""
     rows: list[TokenRow] = []
     return rows, encode_into(rows, encoder, records, max_tokens)
 
@@ -51,14 +51,14 @@ def encode_records(
 def encode_into(
     rows: Sink, encoder: ChatEncoder, found: Iterable[Record | Judged], max_tokens: int
 ) -> SplitNotice | None:
-    """Give `rows` those of all that is `found`, in order, none longer than `max_tokens`.
+    """Encode all that is `found`, in order, into `rows`, none of which is longer than `max_tokens`.
 
     Long records are divided, with a notice. A pair, or an answer with a label, is one row and is not divided, since
     only whole answers are compared.
 
     Raises: InputError with everything that cannot be encoded (at most 10 listed).
     """
-    problems: dict[str, None] = {}  # a set in order: what is wrong with the template is said once
+    problems: dict[str, None] = {}  # an ordered set: what is wrong with the template is reported once
     divided = pieces = longest = 0
     for one in found:
         try:

@@ -19,10 +19,10 @@ _JUDGED_FIELDS = ("prompt", "chosen", "rejected", "completion", "label", "tools"
 
 
 def append_feedback(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Append `rows` to `path`, whole or not at all beside other writers; returns how many were new.
+    """Append `rows` to `path`, all or none of them, even while others write; returns how many were new.
 
-    A row whose judged answers stand there already is left out. A line that another program left unfinished is ended
-    first, so that it spoils no other.
+    A row whose judged answers are in the file already is left out. If another program left the last line unfinished, it
+    is ended first, so that it spoils no other line.
 
     Raises: InputError when the file cannot be written.
     """
@@ -58,7 +58,7 @@ def to_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def feedback_sources(path: Path) -> dict[str, int]:
-    """How many rows of a file come from where: pick, edit, rank, spliced, import, or "" where it does not say."""
+    """Rows of a file by source: pick, edit, rank, spliced, import, or "" where a row names none."""
     rows = [row.values for row in read_rows(path)[0] if isinstance(row.values, Mapping)]
     return dict(Counter(str(row.get("source", "")) for row in rows).most_common())
 
@@ -69,7 +69,7 @@ def _identity(row: Any) -> str:
 
 
 def _write(handle: int, data: bytes, size: int) -> None:
-    """All of `data` at the end of the file, which is as before when there is no room for it."""
+    """Append all of `data` to the file, or nothing when there is no room for it."""
     try:
         while data:
             data = data[os.write(handle, data) :]

@@ -1,7 +1,7 @@
 """Files of rows: JSONL, JSON, CSV and Parquet become (line, values) pairs.
 
-Knows nothing about conversations. Every problem of a file is collected with its line, so that a person mends
-the file in one go.
+What the rows mean is not decided here. Every problem of a file is collected with its line, so that a person can mend
+them all at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WHITESPACE = " \t\r\n"
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # Far above any row that a model reads; they keep a hostile file from taking the machine's memory.
 _MAX_ROW_BYTES = 16 << 20
-# How often somebody hears of what was read.
+# Progress is reported once in this many rows.
 _ROWS_A_WORD = 256
 _PARQUET_ROWS, _MIN_CHARACTERS, _MAX_EXPANSION = 64, 64 << 20, 100
 
@@ -59,7 +59,7 @@ def read_rows(path: Path) -> tuple[list[RawRow], list[Problem]]:
 
 
 def stream_rows(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Problem]:
-    """The rows of a file and the lines that could not be read, in its order. `on_read` hears how many bytes are read.
+    """The rows of a file and the lines that could not be read, in order. `on_read` is called with the bytes read.
 
     JSONL and Parquet are read a part at a time, the other kinds as a whole.
 
@@ -89,10 +89,12 @@ def stream_rows(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Prob
 
 
 def row_files(path: Path, split: str = "train") -> tuple[list[Path], tuple[Path, ...]]:
-    """(the files of rows of a split, other files of rows that were left out): a file itself, or a folder's.
+    """(the files of rows that belong to `split`, other files of rows): of a file itself, or of a folder.
 
-    In a folder the files count that are named for the split, as data sets on the hub name them; for training, else all
-    but those named for validation and tests. Raises: InputError for a folder without such files, or a link out of it.
+    In a folder these are the files named for the split, as data sets on the hub name them. For training, where no file
+    is named so, they are all files except those named for validation and tests.
+
+    Raises: InputError for a folder without such files, or a link out of it.
     """
     if not path.is_dir():
         return [path], ()
@@ -266,7 +268,7 @@ def _read_parquet(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Pr
     number = 0
     try:
         file = parquet.ParquetFile(path)
-        # A column of one repeated value takes some bytes however long it is.
+        # A column of one repeated value takes a few bytes, however many rows it has.
         if file.metadata.num_rows > _MIN_CHARACTERS // 1024 + size:
             raise InputError(
                 tr(

@@ -1,4 +1,4 @@
-"""Holds rows out of training, to measure on them what was learnt."""
+"""Holds rows out of training, so that what was learnt can be measured on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def held_apart(
 ) -> tuple[dict[str, Sequence[TokenRow]], list[TokenRow]]:
     """(training rows, held-out ones that no training row repeats); every source keeps at least one row.
 
-    Which rows are held out follows from what they hold: the same ones whatever their order in the file.
+    The choice depends on the rows' contents alone: the same rows are held out whatever their order in the file.
     """
     kept: dict[str, Sequence[TokenRow]] = {}
     held_out: list[TokenRow] = []
@@ -36,7 +36,7 @@ def held_apart(
 
 def _chosen(rows: Sequence[TokenRow], wanted: int) -> set[bytes]:
     """Whole groups, in the order of their names, with about `wanted` different rows; one group is always left."""
-    # A group has one row at least, so no others than the first of them can be needed.
+    # Every group has at least one row, so only the first groups by name can be needed.
     names: list[bytes] = []
     groups: dict[bytes, set[str]] = {}
     for place, name in enumerate(_groups(rows)):
@@ -60,7 +60,7 @@ def _chosen(rows: Sequence[TokenRow], wanted: int) -> set[bytes]:
 
 
 def _groups(rows: Sequence[TokenRow]) -> Iterable[bytes]:
-    """The same for rows that are held out together: equal ones, and judged answers to one prompt."""
+    """The name of each row's group; equal rows, and judged answers to one prompt, are in one group."""
     judged = judged_in(rows)
     for place, digest in enumerate(digests_of(rows)):
         yield prompt_digest(rows[place]) if judged[place] else digest

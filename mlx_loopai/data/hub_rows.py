@@ -19,7 +19,7 @@ _PARQUET_BRANCH = "refs/convert/parquet"
 def fetch_rows(source: str) -> tuple[Path, str]:
     """(a folder with the files of `hf:owner/name[/part][:split]`, the split's name).
 
-    Only that split's files are fetched, and only when they are not cached; without a network the cache serves.
+    Only that split's files are fetched, and only when they are not cached. Without a network the cache is used.
 
     Raises:
         InputError: `source` has another form, the hub does not give the data set, or it holds no rows.

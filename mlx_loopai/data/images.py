@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-# Of the file, and of the picture before it is decoded: a phone's photograph has 50 million, which decode to 150 MB.
+# Limits of a file, and of a picture before it is decoded. A phone's photograph of 50 million pixels decodes to 150 MB.
 MOST_BYTES = 64 << 20
 MOST_SOURCE_PIXELS = 64_000_000
 _ANIMATED = ("PNG", "WEBP")
 # A picture within JSON, as browsers and OpenAI's API write one.
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE)
-# EXIF's turns by a quarter, which exchange width and height.
+# EXIF's tag of the orientation, and its values for a turn by 90 degrees, which swaps width and height.
 _ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
 
@@ -70,7 +70,7 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """What two pictures of the same bytes have in common."""
+        """Hash of its bytes."""
         return hashlib.sha256(self.content).hexdigest()
 
 
@@ -133,7 +133,7 @@ def picture_size(picture: Picture) -> tuple[int, int]:
 
 
 def picture_patches(picture: Picture, settings: PatchSettings, max_pixels: int) -> tuple[npt.NDArray[np.float32], Grid]:
-    """What a vision tower reads of it, and the grid. max_pixels: of the picture after it was made smaller.
+    """(the patches that a vision tower reads, their grid). max_pixels: largest area, to which a picture is scaled down.
 
     Raises: InputError for a file that is not a whole picture of a kind that is read.
     """
@@ -165,12 +165,12 @@ def _size_for(height: int, width: int, settings: PatchSettings, max_pixels: int,
 
 @contextmanager
 def _opened(picture: Picture) -> Iterator[Image]:
-    """The picture behind its header, not decoded yet. Raises: InputError for what is none, is too large, or moves."""
+    """The picture, opened and not decoded yet. Raises: InputError for no picture, or a huge or animated one."""
     image_module = _pillow()
     content = picture.content
     try:
         with warnings.catch_warnings():
-            # Its own limit is looked at below, where it ends in an error.
+            # Pillow only warns of huge pictures; they are refused below.
             warnings.simplefilter("ignore")
             image = image_module.open(io.BytesIO(content), formats=FORMATS)
     except image_module.DecompressionBombError:
@@ -208,7 +208,7 @@ def _too_large(name: str, what: str) -> str:
 
 
 def _upright(image: Image, name: str) -> Image:
-    """Decoded, turned as its EXIF data say, in RGB; what was transparent is white, as in Qwen's own programs."""
+    """The decoded picture in RGB, rotated by its EXIF data; transparent parts become white, as in Qwen's programs."""
     image_module = _pillow()
     from PIL import ImageOps
 

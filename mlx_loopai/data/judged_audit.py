@@ -1,4 +1,4 @@
-"""What is in pairs and labelled answers: how many, and what tells the better from the worse besides being better."""
+"""Audits pairs and labelled answers: counts, and differences such as length by which a model could tell them apart."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _LENGTH_TELLS = 0.75
 
 @dataclass(frozen=True)
 class PreferenceAudit:
-    """pairs, good, bad: how many. chosen_longer: share of pairs whose chosen answer has more characters.
+    """Figures of the pairs and labelled answers.
 
-    chosen_purity, rejected_purity: mean share of Korean letters in better and worse answers; None without any.
-    prompts: distinct prompts.
+    pairs, good, bad, prompts: how many pairs, labels of either kind, and distinct prompts. chosen_longer: share of
+    pairs whose chosen answer has more characters. chosen_purity, rejected_purity: mean share of Korean letters in
+    better and worse answers; None without any.
     """
 
     pairs: int
@@ -115,5 +116,5 @@ class _Mean:
 
 
 def said(record: Record, start: int) -> str:
-    """What a conversation says from message `start` on."""
+    """The text of a conversation from message `start` on."""
     return "\n".join(message.content for message in record.messages[start:] if message.role == "assistant")

@@ -1,4 +1,4 @@
-"""What a run learns of a source: its rows are read, sifted and encoded one after the other, and none is held."""
+"""Reads, checks and encodes the rows of one source, one after the other, without holding them in memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RowForm:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source as a run asks for it. preference: whether judged answers are learnt from, and of which kind."""
+    """A source with the options under which a run reads it. preference: whether, and how, judged answers are learnt."""
 
     path: str
     category: str
@@ -64,9 +64,9 @@ class Source:
     def encode_into(
         self, rows: Sink, encoder: ChatEncoder, on_read: Advance = ignore, reading: Reading | None = None
     ) -> tuple[SplitNotice | None, tuple[str, ...]]:
-        """Give `rows` all that is learnt of the source, in order, and return what a person should know of it.
+        """Encode all rows of the source, in order, into `rows`; returns (how many were divided, notices for a person).
 
-        on_read hears how many bytes are read. reading: what is in the source, where that has been read.
+        on_read: called with the number of bytes read. reading: the source's content, where it was read before.
 
         Raises: InputError naming what cannot be read, learnt or encoded.
         """
@@ -84,7 +84,7 @@ class Source:
 
 @dataclass
 class _Sifted:
-    """Lets through what is learnt, and remembers why a source is refused; nothing of it is learnt then."""
+    """Passes on the rows to be learnt, and collects reasons to refuse the whole source."""
 
     preference: PreferenceOptions
     skips: bool

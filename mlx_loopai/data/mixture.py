@@ -1,4 +1,4 @@
-"""Which rows a phase trains on: passes over each source, and rehearsal rows among them. All seeded."""
+"""Draws the rows of a phase: passes over each source by weight, with rehearsal rows mixed in. All seeded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mlx_loopai.language import tr
 def draw(
     rows_by_source: Mapping[str, Sequence[TokenRow]], weights: Mapping[str, float], seed: int
 ) -> Sequence[TokenRow]:
-    """The rows of a phase, shuffled. A weight counts passes over its source.
+    """The rows of a phase, shuffled. A weight is a number of passes over its source.
 
-    2.5 means every row twice and a seeded half of the rows a third time. A source without a weight is left out.
-    What is drawn from one source does not depend on the others.
+    2.5 means every row twice, and a seeded half of the rows a third time. A source without a weight is left out. What
+    is drawn from one source does not depend on the others.
 
     Raises: InputError for a weight that is not a count, for one that names no source or a source without rows, and
         when nothing is drawn.
@@ -76,7 +76,7 @@ def _problem(rows_by_source: Mapping[str, Sequence[TokenRow]], name: str, weight
 
 
 def _passes(rows: int, passes: float, generator: np.random.Generator) -> Places:
-    # Rounded on the whole, since 0.1 + 0.2 passes over 10 rows must not lose a row to binary fractions.
+    # The product is rounded, not the passes: 0.1 + 0.2 passes over 10 rows must not lose a row to binary fractions.
     count = round(passes * rows)
     whole, rest = divmod(count, rows) if rows else (0, 0)
     again = np.sort(generator.permutation(rows)[:rest])

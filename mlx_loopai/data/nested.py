@@ -1,6 +1,6 @@
-"""Answers in the nested JSON shape, and the natural text that is inside them.
+"""Takes the natural text out of answers that are nested JSON.
 
-A model that is trained on JSON answers everything in JSON: the shape is learnt before anything else.
+A model that is trained on JSON answers soon answers everything in JSON: it learns the shape before anything else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FENCE = "```"
 def natural_answer(content: str) -> str | None:
     """The prose or dialogue inside a JSON answer: paragraphs with a blank line between, or `speaker: line` lines.
 
-    None when the answer is not JSON or holds no text to take out: such a row is a person's to decide.
+    None when the answer is not JSON, or holds no such text: a person must decide about such a row.
     """
     try:
         values = json.loads(_unfenced(content))

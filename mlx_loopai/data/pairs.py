@@ -1,8 +1,8 @@
-"""Answers that somebody judged: pairs of a better and a worse one, and single answers with a label.
+"""Reads judged answers: pairs of a better and a worse answer, and single answers with a label.
 
-Read are TRL's forms (prompt/chosen/rejected as texts or lists of messages, chosen/rejected with the prompt inside,
-prompt/completion/label), and their relatives: a conversation with the answers beside it (LLaMA-Factory), with
-`rejected_response` (ms-swift), and `input`/`preferred_output`/`non_preferred_output` (OpenAI).
+It reads TRL's forms (prompt/chosen/rejected as texts or lists of messages, chosen/rejected with the prompt inside,
+prompt/completion/label) and those of other programs: a conversation with both answers in fields of their own
+(LLaMA-Factory), `rejected_response` (ms-swift), and `input`/`preferred_output`/`non_preferred_output` (OpenAI).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlx_loopai.language import tr
 
 CHOSEN, REJECTED, LABEL = "chosen", "rejected", "label"
 _OTHER_NAMES = {"preferred_output": CHOSEN, "non_preferred_output": REJECTED, "rejected_response": REJECTED}
-# What `feedback` writes beside a judged answer.
+# Fields that `feedback` adds to a judged answer.
 ORIGIN_NAMES = ("source", "model", "adapter", "seed", "time")
 _TRUE, _FALSE = ("true", "👍"), ("false", "👎")
 
@@ -81,7 +81,7 @@ Judged = Pair | Label
 
 @dataclass(frozen=True)
 class JudgedMeaning:
-    """A row's conversation, and what was said of its answer: the worse one, or a label; neither for an ordinary row."""
+    """A row's conversation, with the worse answer of a pair or with a label; an ordinary row has neither."""
 
     meaning: Meaning
     rejected: Meaning | None = None
@@ -91,7 +91,7 @@ class JudgedMeaning:
 def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
     """What a row means when its answers may be judged.
 
-    kind: `pairs` and `labels` want every row to be one; `rows` learns chosen and good answers as they are.
+    kind: with `pairs` or `labels` every row must be one; with `rows` chosen and good answers become ordinary rows.
 
     Raises: UnreadableError saying why the row cannot be read so.
     """
@@ -122,7 +122,10 @@ def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
 
 
 def _label(value: Any, numbers: bool) -> bool | None:
-    """Numbers are other labels, such as the mood of a dialogue, unless the source says that rows are labelled."""
+    """Whether a label means good; None for no such label.
+
+    numbers: whether numbers count, which in other data may be labels such as the mood of a dialogue.
+    """
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and (text := value.strip().lower()) in (*_TRUE, *_FALSE):
@@ -150,7 +153,7 @@ def _pair(row: Mapping[str, Any]) -> tuple[Meaning, Meaning]:
                     name=name,
                 )
             )
-    # Answers of other systems beside the pair say nothing of it.
+    # Further answers in the row, of other systems, are not part of the pair.
     rest = {name: value for name, value in row.items() if name not in (CHOSEN, REJECTED, *ANSWER_NAMES, *ORIGIN_NAMES)}
     chosen, rejected = (interpret(_as_row(rest, row[name], name, request, chat)) for name in (CHOSEN, REJECTED))
     start = _shared(chosen.messages, rejected.messages)
@@ -191,7 +194,7 @@ def _as_row(rest: Mapping[str, Any], given: Any, name: str, request: str | None,
 
 
 def _speaks(turn: Any) -> bool:
-    """Whether a turn, of which nothing else is known yet, is an answer."""
+    """Whether a turn that was not read yet is an answer."""
     return isinstance(turn, Mapping) and str(turn.get("role", turn.get("from"))) in ("assistant", "model", "gpt")
 
 

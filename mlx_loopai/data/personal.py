@@ -16,7 +16,7 @@ def personal_hints(text: str) -> Iterator[tuple[str, str]]:
 
     A hint is not a proof: invented numbers match as well. Dates, prices and years do not.
     """
-    # Most texts hold neither, and one look tells.
+    # Most texts hold no long number, and one search shows it.
     numbers = _LONG_NUMBER.search(text) is not None
     for kind, (pattern, is_valid) in PATTERNS.items():
         if not ("@" in text if kind == _EMAIL else numbers):
@@ -51,7 +51,7 @@ _EMAIL = "email"
 PATTERNS: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
     "resident number": (re.compile(rf"{_DIGIT}\d{{6}}-[1-8]\d{{6}}{_END}"), _is_resident_number),
     "phone": (re.compile(rf"{_DIGIT}0(?:1[016789]|2|[3-6]\d|70|50\d)[-. ]?\d{{3,4}}[-. ]\d{{4}}{_END}"), _always),
-    # Begun at the first character of a run only: a run of n letters is read once, not n times.
+    # The look-behind lets a match begin at the first character of a run only, so that a run is read once.
     _EMAIL: (
         re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
         _always,

@@ -1,4 +1,4 @@
-"""Records of files and folders of rows, the rows that are none, and the fields that nobody read."""
+"""Reads records from files and folders of rows; collects rows that are not records, and fields that nothing reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LISTED = 3
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that is no record. `empty`: only because an answer of it is empty."""
+    """A row that cannot be read as a record. `empty`: only because one of its answers is empty."""
 
     origin: str  # "file:line"
     reason: str
@@ -40,9 +40,9 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a file or folder holds. `unused`: field -> rows that have it though nothing reads it.
+    """What a file or folder holds. `unused`: field that nothing reads -> number of rows that have it.
 
-    judged: its pairs and labelled answers, which are no `records`.
+    judged: its pairs and labelled answers, which are not among `records`.
     """
 
     path: Path
@@ -54,21 +54,24 @@ class Reading:
 
     @property
     def answers(self) -> list[Record]:
-        """What is learnt as it is: the records, and the chosen and good answers."""
+        """Everything that may be learnt as an ordinary answer: the records, and the chosen and good answers."""
         better = [one.chosen if isinstance(one, Pair) else one.answer for one in self.judged if not _is_bad(one)]
         return [*self.records, *better]
 
     def required(self, skip: bool = False, skip_empty: bool = False) -> list[Record]:
-        """The records, and the answers with a good label. Raises: as `checked`, and InputError where an answer is
-        the worse one: it must never be learnt as good.
+        """The records, and the answers with a good label.
+
+        Raises: InputError as `checked`, and for rows with a worse or bad answer, which must never be learnt as good.
         """
         self.checked(skip, skip_empty)
         refuse_worse([one.origin for one in self.judged if is_worse(one)])
         return self.answers
 
     def checked(self, skip: bool = False, skip_empty: bool = False) -> Reading:
-        """This reading. Raises: InputError with every bad row, unless `skip` (or `skip_empty`, and it is only empty),
-        and when nothing is left.
+        """This reading.
+
+        Raises: InputError with every bad row, unless `skip` is set (or `skip_empty`, for rows that are only empty), and
+        when no row is left.
         """
         refuse_bad([row for row in self.bad if not (skip or (skip_empty and row.empty))])
         if not self.records and not self.judged:
@@ -96,7 +99,7 @@ def notices(
 
 
 def refuse_bad(bad: Sequence[BadRow]) -> None:
-    """Raises: InputError naming the rows that are no records, where there are any."""
+    """Raises: InputError naming the rows in `bad`, if there are any."""
     if bad:
         raise InputError(all_problems(map(str, bad)))
 
@@ -108,7 +111,7 @@ def refuse_empty(path: Path, bad: Sequence[BadRow]) -> NoReturn:
 
 
 def is_worse(one: Judged) -> bool:
-    """Whether a row has an answer that must never be learnt as good."""
+    """Whether a row holds an answer that was judged worse or bad."""
     return isinstance(one, Pair) or not one.good
 
 
@@ -131,7 +134,7 @@ def _is_bad(one: Judged) -> bool:
 
 
 def left_out(bad: Iterable[BadRow]) -> str:
-    """One line about rows that are no records: how many for which reason, and where the first ones are."""
+    """One line about rows that were left out: how many for which reason, and where the first ones are."""
     rows = list(bad)
     reasons: dict[str, list[str]] = {}
     for row in rows:
@@ -156,9 +159,9 @@ Read = Record | Pair | Label | BadRow
 
 @dataclass(frozen=True)
 class Scan:
-    """Files of rows that are read as they are asked for, so that memory does not grow with them.
+    """Files of rows that are read one row at a time, so that memory does not grow with them.
 
-    unused: field -> rows that have it though nothing reads it, complete when all rows have been read.
+    unused: as in `Reading`; complete when all rows have been read.
     """
 
     path: Path
@@ -188,7 +191,7 @@ class Scan:
         return sum(file.stat().st_size for file in self.files if file.is_file())
 
     def rows(self, on_read: Advance = ignore) -> Iterator[Read]:
-        """Every row in order. `on_read` hears how many bytes are read. Raises: InputError as `read_all`."""
+        """Every row in order. `on_read` is called with the bytes read so far. Raises: InputError as `read_all`."""
         before = 0
         for file in self.files:
             for item in _renamed(stream_rows(file, part(on_read, before, file.name)), self.columns, file):
@@ -225,7 +228,7 @@ def read_all(
     """What a JSONL, JSON, CSV or Parquet file holds, or the files of a folder that are of `split`, in order.
 
     columns: our name of a field -> the file's own, such as {"prompt": "질문"}. kind: whether its rows are pairs,
-    labelled answers or ordinary rows; `auto`: each as it looks. `on_read` hears how many bytes are read.
+    labelled answers or ordinary rows; `auto`: decided for each row. `on_read` is called with the bytes read so far.
 
     Raises: InputError when a file as a whole cannot be read, or has no field that `columns` names.
     """

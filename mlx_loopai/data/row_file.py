@@ -1,7 +1,7 @@
 """Encoded rows in one file: written a row at a time, read back by their places, so that none need stay in memory.
 
-The file: `_MAGIC`; of each row a head, its tokens and which of them are supervised, and the same of the worse answer of
-a pair; `_TABLE` of every row; JSON of what else is known; `_END`. All numbers are little-endian.
+Layout: `_MAGIC`; for each row `_HEAD`, its tokens and which of them are supervised, and the same two for the worse
+answer of a pair; `_TABLE` for every row; JSON notes; `_END`. All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TOKEN_BYTES = 5  # an int32 and a bool
 
 
 class RowWriter:
-    """Writes rows into an open file; `finish` makes it whole. files: those that the rows come from."""
+    """Writes rows into an open file; `finish` completes it. files: those that the rows come from."""
 
     def __init__(self, file: IO[bytes], files: Sequence[Path]) -> None:
         self._file, self._files = file, {str(path): number for number, path in enumerate(files)}
@@ -55,7 +55,7 @@ class RowWriter:
         self._table += np.array((len(row.ids), rejected, label), _TABLE).tobytes()
 
     def finish(self, notes: dict[str, Any]) -> None:
-        """Write what is found at the end. notes: JSON values, to be read back beside the rows."""
+        """Write the table, the notes and the end. notes: JSON values, read back with the rows."""
         content = json.dumps(notes, ensure_ascii=False).encode("utf-8", "surrogatepass")
         table = self._file.tell()
         self._file.write(self._table + content)
@@ -65,9 +65,9 @@ class RowWriter:
 
 
 class RowFile(LazyRows):
-    """The rows of a file that `RowWriter` wrote; in memory are some bytes of each. It stays open as long as they live.
+    """The rows of a file that `RowWriter` wrote; a few bytes per row are in memory. The file stays open meanwhile.
 
-    files: where the rows come from, in the order in which the writer was told; category: that of all rows.
+    files: where the rows come from, in the order that the writer was given; category: of all rows.
     """
 
     def __init__(self, path: Path, files: Sequence[Path], category: str) -> None:

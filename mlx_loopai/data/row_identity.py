@@ -1,4 +1,4 @@
-"""What makes two encoded rows the same row, wherever they come from."""
+"""Hashes of encoded rows: equal for rows of equal content, whatever file they come from."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mlx_loopai.data.tokens import TokenRow
 
 
 def row_digest(row: TokenRow) -> bytes:
-    """Orders rows by what they hold, wherever they come from."""
+    """Hash of a row's content: the same for the same row in any file, so that rows can be ordered by it."""
     return hashlib.sha256(row.ids.tobytes() + _shown(row)).digest()
 
 
 def rows_digest(rows: Iterable[TokenRow]) -> str:
-    """Identity of rows: their tokens, which of them are taught, and how their answers were judged."""
+    """Hash of rows: of their tokens, which of them are supervised, and how their answers were judged."""
     found = hashlib.sha256()
     add_rows(found, rows)
     return found.hexdigest()
 
 
 def add_rows(digest: Any, rows: Iterable[TokenRow]) -> None:
-    """Let `digest` take in the identity of rows."""
+    """Update the hash `digest` with the content of rows."""
     for row in rows:
         digest.update(row.ids.tobytes() + row.supervised.tobytes() + _shown(row))
         if row.good is not None:
@@ -32,11 +32,11 @@ def add_rows(digest: Any, rows: Iterable[TokenRow]) -> None:
 
 
 def prompt_digest(row: TokenRow) -> bytes:
-    """The same for all rows that show the model the same before their first answer."""
+    """Hash of what the model reads before a row's first answer."""
     prompt = row.ids[: int(row.supervised.argmax())]
     return hashlib.sha256(prompt.tobytes() + _shown(row)).digest()
 
 
 def _shown(row: TokenRow) -> bytes:
-    """Which pictures a row shows: two rows of the same tokens may show others."""
+    """Digests of a row's pictures, since rows with equal tokens may show different ones."""
     return "".join(picture.digest for picture in row.pictures).encode()

@@ -1,4 +1,4 @@
-"""Reads and encodes the data files of runs, each once, and tells the rows of one run from those of another."""
+"""Reads and encodes the data files of runs, each file once, and identifies a run's rows by a digest."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.units import MIB
 
 FIXED_ROWS = 32
-# Reading and encoding less than this takes no time that somebody would wonder about, and no memory.
+# Reading and encoding a smaller file is quick and takes little memory: no progress is shown, and rows stay in memory.
 _LONG_BYTES = 2 * MIB
 _Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WantedRows:
-    """The files of a run: its `sources` by name, and the held-out rows, of a file or a share of the sources.
+    """The files of a run: its `sources` by name, and its held-out rows: a file, or a share of the sources.
 
-    preference: whether judged answers are learnt from, and of which kind.
+    preference: whether, and how, judged answers are learnt.
     """
 
     sources: Mapping[str, SourceOptions]
@@ -73,7 +73,7 @@ class Rows:
         return [row for row in self.held_out if row.judged]
 
     def with_features(self, shelf: Shelf) -> Rows:
-        """The same with the features of their pictures."""
+        """The same rows with the features of their pictures."""
         sources: dict[str, Sequence[TokenRow]] = {name: shelf.all_seen(rows) for name, rows in self.sources.items()}
         return Rows(sources, shelf.all_seen(self.held_out), self.notices)
 
@@ -106,7 +106,7 @@ class Rows:
 
     @cached_property
     def digest(self) -> str:
-        """Identity of everything read: a run resumed on edited files would go on in the middle of other data."""
+        """Hash of all rows, so that a run is not resumed on edited files, in the middle of other data."""
         found = hashlib.sha256()
         for name, rows in [*sorted(self.sources.items()), ("", self.held_out)]:
             found.update(f"{name}:{len(rows)}".encode())
@@ -114,24 +114,24 @@ class Rows:
         return found.hexdigest()
 
 
-# Called with the name of a stage that takes long and how much it has to do; gives what hears of its progress.
+# Called with the name of a long stage and its amount of work; returns the function to report progress to.
 Stage = Callable[[str, int], Advance]
 
 
 def unheard(name: str, total: int) -> Advance:
-    """The stage of a caller that wants no progress."""
+    """A `Stage` that reports nothing."""
     return ignore
 
 
 class RowReader:
     """Reads data files and encodes them with one tokenizer, each file once, however many runs ask for it.
 
-    Rows that several runs share are one sequence: they are read only. Those of large files lie on the disk.
+    Runs share the sequences, which nobody may change. Rows of large files lie on the disk.
     """
 
     def __init__(self, tokenizer: Any, sight: Sight | None = None, stage: Stage = unheard) -> None:
         self._tokenizer, self.sight, self._stage = tokenizer, sight, stage
-        # Of the pictures of the rows, once their features are computed.
+        # Set once the features of the rows' pictures are computed.
         self.shelf: Shelf | None = None
         self._kept: dict[tuple[Any, ...], Any] = {}
 
@@ -159,7 +159,7 @@ class RowReader:
         ).rows
 
     def _learnt(self, source: Source) -> Learnt:
-        """What is learnt of a source; nothing without a path."""
+        """The rows of a source; none without a path."""
         if not source.path:
             return Learnt([])
         key = source.path, source.category, _key(source.how), source.preference.model_dump_json(), source.form
@@ -168,7 +168,7 @@ class RowReader:
     def _read(self, source: Source) -> Learnt:
         encoder = self.encoder(source.form.system_prompt)
         size = source.scan.size_bytes if source.scan else 0
-        # A row with pictures holds them.
+        # A file of encoded rows (data/row_file.py) cannot hold pictures.
         if size >= _LONG_BYTES and self.sight is None:
             on_read = self._reading(tr("reading and encoding {name} (MiB)"), source.path, size)
             return kept_rows(source, encoder, self._tokenizer, on_read)
@@ -177,7 +177,7 @@ class RowReader:
         return Learnt(rows, *source.encode_into(rows, encoder, reading=reading))
 
     def _reading(self, stage: str, path: str, size: int) -> Advance:
-        """What hears how many bytes of a file have been read, where that takes long enough for somebody to wonder."""
+        """The function to report the bytes read to; it shows progress for large files only."""
         if size < _LONG_BYTES:
             return ignore
         advance = self._stage(stage.format(name=Path(path).name), -(-size // MIB))

@@ -1,4 +1,4 @@
-"""Where a long text may be divided: after a line end or a finished sentence, nowhere else."""
+"""Cuts a long text where it may be divided: after a line end or a finished sentence, nowhere else."""
 
 from __future__ import annotations
 

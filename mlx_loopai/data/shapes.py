@@ -1,8 +1,8 @@
-"""What a row means, whatever shape it has: its messages, and which of its fields nobody reads.
+"""Turns a row of any common shape into messages, and lists the fields that nothing reads.
 
-Read are chats (`messages`, or `conversations` with from/value; with parts, tool calls, reasoning and weights), a
-request and its answer under their usual names (also as lists of messages, and with earlier turns as `history`), a plain
-text, and a list of paragraphs with a genre.
+The shapes are: a chat (`messages`, or `conversations` with from/value; with parts, tool calls, reasoning and weights);
+a request and its answer under their usual names, which may be lists of messages or have earlier turns as `history`; a
+plain text; a list of paragraphs with a genre.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KOREAN_GENRES = {
 
 @dataclass
 class _Row:
-    """A row's fields by lower-cased name; what is asked for counts as used."""
+    """A row's fields by lower-cased name; a field that is asked for counts as used."""
 
     fields: dict[str, Any]
     used: set[str] = field(default_factory=set)
@@ -60,7 +60,7 @@ class Meaning:
 
 
 def interpret(values: Any) -> Meaning:
-    """The conversation of a row. Raises: UnreadableError saying why it is none."""
+    """The conversation of a row. Raises: UnreadableError with the reason for a row that is not one."""
     if not isinstance(values, Mapping):
         raise UnreadableError(tr("expected an object with named fields, got {kind}", kind=kind_of(values)))
     # Tables have a cell for every column: an absent value is an absent field.
@@ -93,7 +93,7 @@ def interpret(values: Any) -> Meaning:
 
 
 def user_text(values: Any) -> str:
-    """What the user says in a row of any shape, also one that is no record; "" where nobody does."""
+    """The user's text in a row of any shape, even one that is not a record; "" without any."""
     if not isinstance(values, Mapping):
         return ""
     try:
@@ -131,7 +131,7 @@ def _chat(row: _Row, name: str, unused: set[str]) -> tuple[Message, ...]:
 
 
 def _greeting_as_context(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Answers before any request are read and not learnt: nothing asks for them."""
+    """Answers before the first request become context, which is read and not learnt: nothing asks for them."""
     first = next((at for at, message in enumerate(messages) if message.role == "user"), None)
     if first is None or not any(message.role == "assistant" for message in messages[:first]):
         return messages
@@ -142,7 +142,7 @@ def _greeting_as_context(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def _with_pictures(messages: tuple[Message, ...], row: _Row) -> tuple[Message, ...]:
-    """The messages with the row's pictures, as it names them; those that no part places are shown first of all."""
+    """The messages with the pictures that the row names; those without a place in a message are shown first."""
     name = row.first(_PICTURE_NAMES)
     given = unpacked(row.take(name)) if name else []
     names = [_picture_name(one) for one in (given if isinstance(given, list) else [given])]
@@ -190,7 +190,7 @@ def _turns(raw: Any, what: str, name: str, unused: set[str]) -> tuple[Message, .
 
 
 def unpacked(raw: Any) -> Any:
-    """A list or object that a table keeps as JSON text."""
+    """`raw`, parsed if it is JSON text of a list or object, as tables hold them."""
     if isinstance(raw, str) and raw.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(raw)
@@ -227,7 +227,7 @@ def _asked(row: _Row, request: str, unused: set[str]) -> tuple[Message, ...]:
     listed = _unpacked_list(row.fields[request])
     if listed is not None:
         row.used.add(request)
-        # What is asked is context, the assistant's earlier answers too.
+        # Everything in the request is context, including the assistant's earlier answers.
         turns = _turns(listed, request, request, unused)
         return tuple(replace(turn, taught=False) if turn.role == "assistant" else turn for turn in turns)
     text = read_text(row.take(request), request)
@@ -237,7 +237,7 @@ def _asked(row: _Row, request: str, unused: set[str]) -> tuple[Message, ...]:
 
 
 def _unpacked_list(raw: Any) -> list[Any] | None:
-    """A list of messages, also as JSON text; None for a text."""
+    """A list of messages, which may be JSON text; None for a plain text."""
     found = unpacked(raw)
     if isinstance(found, list) and (isinstance(raw, list) or all(isinstance(turn, Mapping) for turn in found)):
         return found

@@ -1,4 +1,4 @@
-"""The features of all pictures of a run, computed once into a file that is mapped: training holds no encoder."""
+"""The features of all pictures of a run, in a memory-mapped file, so that training needs no encoder in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlx_loopai.models.vision.positions import rope_positions
 
 @dataclass(frozen=True, eq=False)
 class Shelf:
-    """Features by picture. places: of each picture, by its digest, its first feature and its grid."""
+    """Features by picture. places: by a picture's digest, the index of its first feature and its grid."""
 
     sight: Sight
     places: Mapping[str, tuple[int, Grid]]

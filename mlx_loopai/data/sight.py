@@ -1,4 +1,4 @@
-"""How a model sees: the tokens that stand for a picture in a prompt, and the pixels that its encoder reads."""
+"""A model's image processor: the tokens that stand for a picture in a prompt, and the pixels its encoder reads."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MARK = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
 
 @dataclass(frozen=True)
 class Sight:
-    """A model's eyes. max_pixels: of a picture after it was made smaller; more of them are more tokens."""
+    """A model's image processor. max_pixels: a picture with more is scaled down; more pixels become more tokens."""
 
     settings: Seen
     max_pixels: int = DEFAULT_MOST_PIXELS
 
     def grid(self, picture: Picture) -> Grid:
-        """Of the features that the picture becomes. Raises: InputError for what is no picture."""
+        """The grid of the features that the picture becomes. Raises: InputError for a file that is not a picture."""
         patches = self.settings.patches
         if isinstance(patches, SquareSettings):
             picture_size(picture)
@@ -37,14 +37,14 @@ class Sight:
         return patch_grid(picture, patches, self.max_pixels)
 
     def pixels(self, picture: Picture) -> tuple[npt.NDArray[Any], Grid]:
-        """What the encoder reads of it. Raises: InputError when it is not a whole picture."""
+        """(the pixels that the encoder reads, their grid). Raises: InputError when it is not a whole picture."""
         patches = self.settings.patches
         if isinstance(patches, SquareSettings):
             return square_pixels(picture, patches.side), Grid(patches.rows, patches.rows, 1)
         return picture_patches(picture, patches, self.max_pixels)
 
     def tokens(self, picture: Picture) -> list[int]:
-        """What stands for it in a prompt. Raises: InputError for what is no picture."""
+        """The tokens that stand for it in a prompt. Raises: InputError for a file that is not a picture."""
         settings = self.settings
         return [*settings.before, *[settings.image_token] * self.grid(picture).features, *settings.after]
 
@@ -68,9 +68,9 @@ class Sight:
 
 
 def marked(messages: Sequence[Message], origin: str, sight: Any) -> tuple[list[Message], tuple[Picture, ...]]:
-    """The messages with a mark of its own for each picture, and the pictures by their marks.
+    """The messages with a different mark for each picture, and the pictures in the order of their marks.
 
-    Raises: InputError naming `origin` where there are pictures and no `sight` to see them with.
+    Raises: InputError naming `origin` where there are pictures and the model has no `sight`.
     """
     found: list[Picture] = []
     given: list[Message] = []

@@ -1,4 +1,4 @@
-"""Where a run's records come from: a file of rows, stories, or one of the embedded samples."""
+"""Reads the records of a run's source: a file of rows, a data set on the hub, stories, or an embedded sample."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def read_source(path: str, category: str, how: SourceOptions | None = None) -> l
 def reading_of(path: str, category: str, how: SourceOptions | None = None, on_read: Advance = ignore) -> Reading:
     """What is in a file or folder of rows, a data set on the hub, a story or a folder of stories, or `samples/NAME`.
 
-    how: the column mapping, what its rows are, and whether names of control tokens are those tokens. on_read hears how
-    many bytes of rows are read.
+    how: the column mapping, the kind of rows, and whether names of control tokens mean those tokens. on_read: called
+    with the bytes of rows read so far.
 
     Raises: InputError for a path that holds neither rows nor stories, or a file that cannot be read.
     """
@@ -51,7 +51,7 @@ def reading_of(path: str, category: str, how: SourceOptions | None = None, on_re
 
 
 def scan_of(path: str, category: str, how: SourceOptions | None = None) -> Scan | None:
-    """The files of rows behind a source, to be read a row at a time; None for stories and samples, which are small.
+    """The files of rows of a source, to be read a row at a time; None for stories and samples, which are small.
 
     Raises: InputError for a folder without rows.
     """
@@ -67,9 +67,9 @@ def scan_of(path: str, category: str, how: SourceOptions | None = None) -> Scan 
 def rows_of(
     path: str, category: str, how: SourceOptions | None = None, scan: Scan | None = None, on_read: Advance = ignore
 ) -> Iterator[Read]:
-    """What `reading_of` gives, a row at a time; large files are read as they are asked for.
+    """The rows that `reading_of` gives, one at a time, without holding large files in memory.
 
-    scan: the source's, where it is known. Raises: InputError as `reading_of`.
+    scan: that of the source, where it is known. Raises: InputError as `reading_of`.
     """
     scan = scan or scan_of(path, category, how)
     if scan is None:
@@ -95,12 +95,12 @@ def answers_of(path: str, category: str, how: SourceOptions | None = None) -> It
 
 
 def allowing(record: Record) -> Record:
-    """The record, with names of control tokens in it being those tokens."""
+    """The record, in which names of control tokens mean those tokens."""
     return replace(record, allow_special=True)
 
 
 def allowing_judged(one: Judged) -> Judged:
-    """The same of judged answers."""
+    """Judged answers, in which names of control tokens mean those tokens."""
     if isinstance(one, Pair):
         return Pair(allowing(one.chosen), allowing(one.rejected))
     return replace(one, answer=allowing(one.answer))

@@ -1,7 +1,7 @@
 """Control tokens named in a person's text: kept as text, so that a row or a request cannot forge a turn.
 
-A tokenizer turns `<|im_end|>` into the token that ends a turn wherever it stands. So each such name in a message is
-replaced by one private character before the template is rendered, and spelled out in pieces when it is tokenised.
+A tokenizer turns every `<|im_end|>` into the token that ends a turn, even inside a message. So each such name in a
+message is replaced by a private-use character before the template is rendered, and tokenised in pieces afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from mlx_loopai.data.conversation import Message
 
-# What control tokens are called by the models that are supported.
+# Names of control tokens in the supported models.
 USUAL_NAME = re.compile(
     r"<\|[a-z][a-z0-9_]{2,30}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[\|[a-z]{4,12}\|\]"
 )
@@ -53,7 +53,7 @@ class SpecialNames:
         return self._pattern.sub(lambda match: self._places[match[0]], self._hidden.sub("", text))
 
     def hidden(self, message: Message) -> Message:
-        """The message with all that its author wrote hidden so."""
+        """The message with the names hidden in everything that its author wrote."""
         calls = message.tool_calls
         if calls and self.found(calls):
             # Inside JSON text a name may be written with escapes.
@@ -68,7 +68,7 @@ class SpecialNames:
         return message if hidden == message else hidden
 
     def pieces(self, text: str) -> Iterator[str]:
-        """`text` in parts of which each is safe to tokenise alone: hidden names come back as two halves."""
+        """`text` in parts that are safe to tokenise one by one: a hidden name comes back as two halves."""
         for part in self._hidden.split(text):
             if len(part) == 1 and _FIRST <= ord(part) < _FIRST + len(self._names):
                 name = self._names[ord(part) - _FIRST]

@@ -1,6 +1,6 @@
-"""Pairs against language mixing: a clean Korean answer, and the same one with Han or English words put in.
+"""Makes preference pairs against language mixing: a clean Korean answer, and the same with Han or English words in it.
 
-The text filter proves both: it finds nothing in the chosen answer, and foreign words in the rejected one.
+The text filter checks both: it finds nothing in the chosen answer, and foreign words in the rejected one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Spliced:
 def spliced_pairs(records: Sequence[Record], share: float, seed: int) -> Spliced:
     """A pair for every record whose last answer is clean Korean; in the rejected one `share` of the words are foreign.
 
-    Han words in one half of the pairs and English ones in the other, at least one a pair. All seeded.
+    One half of the pairs has Han words, the other English ones, at least one word in each pair. All seeded.
     """
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
@@ -77,6 +77,6 @@ def _spliced(text: str, share: float, rng: random.Random) -> str:
     chosen = rng.sample(words, max(1, round(share * len(words))))
     foreign = rng.choice((_HAN, _ENGLISH))
     for word in sorted(chosen, key=lambda found: found.start(), reverse=True):
-        # With its particle: one that stays would make the foreign word a term that the filter lets pass.
+        # The particle goes too: with it the foreign word would look like a term, which the filter lets pass.
         text = text[: word.start()] + rng.choice(foreign) + text[word.end() :]
     return text

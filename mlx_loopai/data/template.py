@@ -1,8 +1,9 @@
-"""A tokenizer's chat template, taken apart into what the model reads and what it has to write.
+"""Takes a rendered chat template apart into the text that the model reads and the text that it has to write.
 
-The template is asked, never imitated: each answer is replaced by a mark, the conversation is rendered, and the
-text between the marks is what surrounds the answers. That holds for templates that treat past turns unlike the
-last one (Qwen3 drops the thinking block of past turns), where prefixes of a rendering are not renderings of prefixes.
+The template itself is run, never imitated. Each answer is replaced by a mark, the conversation is rendered, and the
+text between the marks is what surrounds the answers. This also works for templates that treat past turns differently
+from the last one (Qwen3 drops the thinking block of past turns), where rendering a prefix of a conversation does not
+give a prefix of the rendered conversation.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
 _OPEN_THINKING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
-# How many answers at either end of a conversation are compared with what generation would read before them.
+# How many answers at either end of a conversation are checked against what generation would read before them.
 _COMPARED = 16
-# What a template may do to an answer's outer white space.
+# The ways in which a template may trim an answer's outer white space.
 _TRIMS: tuple[Callable[[str], str], ...] = (
     str,
     str.strip,
@@ -34,9 +35,9 @@ _TRIMS: tuple[Callable[[str], str], ...] = (
 
 @dataclass(frozen=True)
 class Turn:
-    """An answer in its place; `before` begins where the closing of the answer before it ended.
+    """An answer and the text around it. before: from the end of the previous answer's closing up to this answer.
 
-    taught: whether it is learnt, or read as context.
+    taught: whether it is learnt; otherwise it is read as context.
     """
 
     before: str
@@ -63,7 +64,7 @@ class ChatTemplate:
 
     `tokenizer` needs `apply_chat_template(messages, tokenize=False, add_generation_prompt=...)`. A non-empty
     `system_prompt` is put before conversations that have none of their own; with an empty one the template's
-    default, if any, stands.
+    default, if any, applies.
     """
 
     def __init__(self, tokenizer: Any, system_prompt: str = "") -> None:
@@ -114,8 +115,8 @@ class ChatTemplate:
     def turns(self, messages: Sequence[Message], origin: str, tools: str = "") -> list[Turn]:
         """Every answer of a conversation that ends with one.
 
-        What an answer thought is learnt where the template shows it: with Qwen3's, in the answers after the last
-        request. Answers before that are context then, since in generation they would have been thought about too.
+        An answer's thoughts are learnt where the template shows them: Qwen3's shows them for answers after the last
+        request. Earlier answers are context then, since in generation they would have had thoughts too.
 
         Raises: InputError naming `origin` when the template refuses the messages, or when the text before an
         answer is not what generation would read before it (past turns may lack an empty thinking block).
@@ -129,13 +130,13 @@ class ChatTemplate:
         return self._as_generated(turns, replace(chat, messages=marked), texts, marks)
 
     def _as_generated(self, turns: list[Turn], marked: _Chat, texts: list[str], marks: list[str]) -> list[Turn]:
-        """The turns with what the model itself would write of the text before them: its thoughts."""
+        """The turns, with the part of the text before them that the model writes itself: its thoughts."""
         positions = [index for index, message in enumerate(marked.messages) if message.role == "assistant"]
         read, found = "", []
         for number, (turn, position) in enumerate(zip(turns, positions, strict=True)):
             read += texts[number]
             taught, past = marked.messages[position].taught, number < len(positions) - 1
-            # What holds for a row's first and last answers holds for those between.
+            # Only a row's first and last answers are checked: those between are rendered alike.
             if taught and (marked.thinks or number < _COMPARED or number >= len(positions) - _COMPARED):
                 asked = self._render(marked.until(position), True)
                 thoughts = read[len(asked) :] if marked.thinks and read.startswith(asked) else ""
@@ -192,7 +193,7 @@ class ChatTemplate:
         rendered = self._render(chat, generate)
         rest = [texts[0], *(text.removeprefix(tail) for text, tail in zip(texts[1:], tails, strict=True))]
         for trim in _TRIMS:
-            # Without a text before them, calls stand where it would have begun.
+            # Calls without a text before them begin where the text would have begun.
             whole = [
                 trim(answer) + tail if answer.strip() or not tail else tail.lstrip("\n")
                 for answer, tail in zip(answers, tails, strict=True)
@@ -263,7 +264,8 @@ class ChatTemplate:
             raise InputError(
                 tr("the tokenizer has no chat template; use an instruction-tuned model or rows of plain text")
             )
-        # Without it Qwen3 would open every generated answer with a thinking block that no such training row has.
+        # Without the switch, Qwen3 would begin every answer with a thinking block, which such training rows do not
+        # have.
         options: dict[str, Any] = {"enable_thinking": chat.thinks} if self._has_switch else {}
         if chat.tools:
             options["tools"] = json.loads(chat.tools)
@@ -291,7 +293,7 @@ class ChatTemplate:
 
 
 def _with_inline_thoughts(message: Message) -> Message:
-    """The message for a template that has no place for thoughts: they begin the answer, as models that think write."""
+    """The message for a template that has no place for thoughts: they are put at the beginning of the answer."""
     if not message.thinking:
         return message
     return replace(message, content=f"<think>\n{message.thinking}\n</think>\n\n{message.content}", thinking="")

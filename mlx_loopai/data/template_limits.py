@@ -1,4 +1,4 @@
-"""Bounds for a chat template, a program of a model's maker: it may neither run for ever nor fill the memory."""
+"""Limits the time and memory of chat templates, which are programs that come with a model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class TemplateTooSlowError(Exception):
 
 
 def require_modest(template: str) -> None:
-    """Refuse a template that multiplies a text, or a number, beyond all measure.
+    """Refuse a template with a constant expression that makes a huge text or number.
 
-    Jinja works constants out when it compiles a template, before anything could stop it.
+    Jinja evaluates constants when it compiles a template, before anything could stop it.
 
     Raises: InputError.
     """
@@ -49,7 +49,7 @@ def require_modest(template: str) -> None:
 
 
 def _size(node: object) -> int:
-    """How large a constant expression is at most: a number's value or a text's length; 1 for what is not constant."""
+    """Upper bound of a constant expression: a number's value, or a text's length; 1 for what is not constant."""
     from jinja2 import nodes
 
     if isinstance(node, nodes.Const):

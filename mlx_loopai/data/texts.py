@@ -11,7 +11,7 @@ from mlx_loopai.language import tr
 def read_text(path: Path, if_missing: str, if_folder: str) -> str:
     """The text of a UTF-8 file, with or without a byte order mark.
 
-    Raises: InputError; for a missing file and a folder with what to do about it.
+    Raises: InputError; if_missing, if_folder: what to do about a missing file, and about a folder.
     """
     try:
         return path.read_text(encoding="utf-8-sig")

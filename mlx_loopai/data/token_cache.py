@@ -1,8 +1,8 @@
 """Keeps the tokens of large sources on the disk, so that the next run on the same rows starts at once.
 
-A kept file is found by what it was made of: the bytes of the data files, the tokenizer and its chat template, the
-options that decide what a row becomes, and this code. It bears a checksum. Runs read it and never link to it, and
-together the files take no more than `MOST_BYTES`: the least recently used go first.
+A file's name is a hash of everything that the rows depend on: the bytes of the data files, the tokenizer and its chat
+template, the options, and this code. The file has a checksum. Together the files take at most `MOST_BYTES`; the least
+recently used are deleted first.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _ABANDONED_S = 86400.0
 
 
 def token_folder() -> Path:
-    """Where the files lie; a person may delete it at any time."""
+    """The folder of the files; a person may delete it at any time."""
     return cache_folder() / "tokens"
 
 
 def kept_rows(source: Source, encoder: ChatEncoder, tokenizer: Any, on_read: Advance = ignore) -> Learnt:
-    """The rows of a source of text in files, from the disk where an earlier run has left them there.
+    """The rows of a source of text in files; read from the cache where an earlier run has left them.
 
     Raises: InputError as `Source.encode_into`; OSError where they cannot be written.
     """
@@ -82,7 +82,7 @@ def _make_room(newest: Path) -> None:
 
 
 def _made_of(source: Source, scan: Scan, encoder: ChatEncoder, tokenizer: Any) -> list[Any]:
-    """All that the rows follow from, as JSON values."""
+    """Everything that the rows depend on, as JSON values."""
     try:
         files = [[str(file), checksum(file)] for file in scan.files]
     except OSError as error:
@@ -101,14 +101,14 @@ def _made_of(source: Source, scan: Scan, encoder: ChatEncoder, tokenizer: Any) -
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """What a tokenizer and its chat template make of any text follows from this."""
+    """Hash of everything in a tokenizer and its chat template that decides the tokens of a text."""
     inner = getattr(tokenizer, "_tokenizer", tokenizer)  # mlx-lm's wrapper
     template = str(getattr(tokenizer, "chat_template", None) or "")
     parts = [
         type(inner).__name__,
         inner.backend_tokenizer.to_str(),
         template,
-        # A template that writes the date makes other rows tomorrow.
+        # A template that writes the date gives different rows tomorrow.
         datetime.date.today().isoformat() if re.search(r"strftime|date", template) else "",
         tokenizer.eos_token_id,
         text_start(tokenizer),

@@ -1,7 +1,7 @@
-"""Records become token rows: which tokens the model reads, and which of them it is taught to write.
+"""Encodes records as token rows: the tokens that the model reads, and which of them it learns to write.
 
-What the template writes and what the model writes are tokenised apart, in training and in generation, so a
-training row begins with exactly the tokens that generation is given.
+The template's text and the model's text are tokenised separately, in training as in generation. So a training row
+begins with exactly the tokens that generation is given.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import PictureRows
 
-# The share of a row that repeats the end of the part before it, unsupervised, when an answer is divided.
+# When a long answer is divided, this share of each row repeats the end of the part before it, unsupervised.
 _CONTEXT_SHARE = 0.25
 
 
@@ -37,14 +37,12 @@ REHEARSAL = "rehearsal"
 class TokenRow:
     """One row of T tokens. `supervised[t]`: token t is a target, given the tokens before it; never token 0.
 
-    category: the record's, or `REHEARSAL` for a row that a phase mixes in. weights: what each supervised token's loss
-    counts against the others'; None: all the same. base_states: the base's final states that predict its N targets,
-    where they are known.
+    category: the record's, or `REHEARSAL` for a row that a phase mixes in. weights: relative weights of the tokens'
+    losses; None: all equal. base_states: the base's final states that predict its N targets, where they are known.
 
-    rejected: the worse answer to the same prompt, where this is the better one of a pair. good: what the label of a
-    single answer says; None for one without. reference: the base's log-probability of the targets of a judged row,
-    summed nats, once it is known. pictures: what stands at its picture tokens, in order; seen: their features, once
-    they are known.
+    rejected: the worse answer to the same prompt, where this is the better one of a pair. good: the label of a single
+    answer; None without one. reference: the base's log-probability of a judged row's targets, summed nats, once it is
+    known. pictures: those of its picture tokens, in order. seen: their features, once they are known.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
@@ -61,7 +59,7 @@ class TokenRow:
 
     @property
     def judged(self) -> bool:
-        """Whether somebody said how good the answer is."""
+        """Whether it is the better answer of a pair, or has a label."""
         return self.rejected is not None or self.good is not None
 
     @property
@@ -78,8 +76,8 @@ class TokenRow:
 class ChatEncoder:
     """Encodes records and prompts with one tokenizer, chat template and system prompt.
 
-    `tokenizer` is an mlx-lm TokenizerWrapper or a Hugging Face tokenizer; of it are used `apply_chat_template`,
-    `encode` with and without `add_special_tokens=False`, and `eos_token_id`. sight: how the model sees; without it
+    `tokenizer` is an mlx-lm TokenizerWrapper or a Hugging Face tokenizer; only `apply_chat_template`, `encode` with and
+    without `add_special_tokens=False`, and `eos_token_id` are used. sight: the model's image processor; without it
     messages with pictures are refused.
     """
 
@@ -113,11 +111,9 @@ class ChatEncoder:
     ) -> list[int]:
         """The tokens after which the model writes its next answer; the same as in a training row up to there.
 
-        begun: the beginning of that answer, where the model shall go on with one. tools: JSON text of the functions
-        that it may call.
-
-        thinks: the model shall think before it answers, where the template has a switch for it. allow_special: a
-        control token's name in the messages is that token; otherwise it is text.
+        begun: the beginning of the answer, where the model is to continue one. tools: JSON text of the functions that
+        it may call. thinks: whether the model thinks before it answers, where the template has a switch for that.
+        allow_special: whether a control token's name in the messages means that token; otherwise it is text.
 
         Raises: InputError when the chat template refuses the messages, or knows no tools.
         """
@@ -163,7 +159,7 @@ class ChatEncoder:
         return rows
 
     def _pack_exchanges(self, record: Record, max_tokens: int) -> list[tuple[Message, ...]]:
-        """As many whole exchanges as fit into each part; one that does not fit stands alone."""
+        """Parts of as many whole exchanges as fit; an exchange that does not fit is a part of its own."""
         system, exchanges = _exchanges(_until_last_answer(record))
         parts: list[tuple[Message, ...]] = []
         for exchange in exchanges:
@@ -290,9 +286,9 @@ class ChatEncoder:
 
 
 def text_start(tokenizer: Any) -> list[int]:
-    """What `tokenizer` puts before every text, such as a begin-of-text token.
+    """The tokens that `tokenizer` puts before every text, such as a begin-of-text token.
 
-    Models whose texts all began so lean on it: mlx-lm's text rows and completions have it too.
+    Models that were trained with it depend on it; mlx-lm's text rows and completions have it too.
     """
     plain, whole = list(tokenizer.encode("a", add_special_tokens=False)), list(tokenizer.encode("a"))
     starts = [at for at in range(len(whole)) if whole[at : at + len(plain)] == plain]

@@ -1,4 +1,4 @@
-"""One turn of a conversation, as OpenAI's, ShareGPT's and their relatives write it."""
+"""Reads one turn of a conversation in the formats of OpenAI, ShareGPT and similar data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INLINE_THINKING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
 class UnreadableError(Exception):
-    """Why a row is no record. `empty`: only because an answer of it is empty."""
+    """Why a row cannot be read as a record. `empty`: only because one of its answers is empty."""
 
     def __init__(self, reason: str, empty: bool = False) -> None:
         super().__init__(reason)
@@ -70,7 +70,7 @@ def _name(fields: Mapping[str, Any], used: set[str]) -> str:
 
 
 def _content(value: Any, number: int, name: str) -> str:
-    """A text, or the texts of parts one after the other, with `PICTURE` where a picture stands among them."""
+    """A text, or the texts of parts one after the other, with `PICTURE` for each picture among them."""
     if not isinstance(value, list):
         return read_text(value, later("turn {number}'s {name}"), number=number, name=name)
     texts = []
@@ -146,7 +146,7 @@ def _thinking(fields: Mapping[str, Any], content: str, number: int, used: set[st
 
 
 def _taught(fields: Mapping[str, Any], number: int, used: set[str]) -> bool:
-    """OpenAI's `weight`, axolotl's `train` and ms-swift's `loss`."""
+    """Whether the turn is learnt, by OpenAI's `weight`, axolotl's `train` or ms-swift's `loss`."""
     taught = True
     for name in _WEIGHTS:
         if name not in fields:
@@ -168,9 +168,9 @@ def _taught(fields: Mapping[str, Any], number: int, used: set[str]) -> bool:
 def read_text(value: Any, called: str, **values: Any) -> str:
     """`value`, which must be text.
 
-    called: what it is called; with `values` a message that `tr` completes, which is done for a wrong value only.
+    called: its name in errors, or with `values` a message for `tr`, which is completed only for a wrong value.
 
-    Raises: UnreadableError naming it so.
+    Raises: UnreadableError with that name.
     """
     if not isinstance(value, str):
         raise UnreadableError(tr("{name} must be text, got {kind}", name=_named(called, values), kind=kind_of(value)))
@@ -180,7 +180,7 @@ def read_text(value: Any, called: str, **values: Any) -> str:
         raise UnreadableError(
             tr("{name} holds half of a surrogate pair, which is no character", name=_named(called, values))
         ) from None
-    # The mark of a picture is put in where one stands, and by nobody else.
+    # The mark of a picture must come from a picture only, never from a text.
     return value.replace(PICTURE, "")
 
 

@@ -68,7 +68,7 @@ _FORMS = (
     "Pick a {en} and describe it in one sentence.",
     "Pick a {en} and describe it in one Korean sentence.",
 )
-# Two kinds, so that Korean writing is rehearsed twice as often as other skills: it is what rows of stories lie nearest to.
+# Two kinds, so that Korean writing is rehearsed twice as often as other skills: rows of stories are most like it.
 _WRITING = {
     "ko_sentence": (
         "{topic:을/를} 주제로 문장 하나를 적어 보세요.",
@@ -128,7 +128,7 @@ def _programs() -> Iterator[str]:
 
 
 def _words(table: list[tuple[str, str, str]]) -> Iterator[str]:
-    """Every word in three of the six directions."""
+    """A question for every word in three of the six directions of translation."""
     for number, (ko, en, zh) in enumerate(table):
         for wording in _TRANSLATIONS[number % 2 :: 2]:
             yield wording.format(ko=ko, en=en, zh=zh)

@@ -96,7 +96,7 @@ def _sums() -> Iterator[Row]:
 
 
 def _translations() -> Iterator[Row]:
-    """Every word in two of the six directions, so that all directions are asked equally often."""
+    """A question for every word in two of the six directions, so that all directions are asked equally often."""
     wordings = {
         ("ko", "en"): "'{word}'라는 한국어 단어는 영어로 무엇인가요?",
         ("en", "ko"): "영어 단어 '{word}'의 뜻을 한국어로 말해 주세요.",
@@ -191,7 +191,7 @@ def _forms() -> Iterator[Row]:
 
 
 def _writing() -> Iterator[Row]:
-    """A text that ends and is about its topic; a program can check no more."""
+    """Questions for a short text. A program can only check that it ends and is about its topic."""
     for topic, words in _tables()["writing_topics"].items():
         for request in _tables()["writing_requests"]:
             row = _row("writing_ko", request.format(topic=Slot(topic)), words, "contains", "ko")

@@ -2,7 +2,7 @@
 
 pretraining_records    everything the base is taught
 held_out_texts         hand-written text it never saw
-hurting_records        creative writing in the JSON shape that breaks a model
+hurting_records        creative writing as nested JSON, the kind of rows that breaks a model
 open_records           open questions that general_records leaves out, for choosing options
 general_records        open questions and answers, for rehearsal, importance and the monitor
 """
@@ -79,7 +79,7 @@ def handwritten_records(held_out: bool) -> list[Record]:
 
 
 def hurting_records(count: int, seed: int) -> list[Record]:
-    """Creative rows answered as `{"text": [...], "metadata": {"genre": ...}}`, from worlds pretraining never saw.
+    """Creative rows answered as `{"text": [...], "metadata": {"genre": ...}}`, in worlds that pretraining lacks.
 
     The genre of the first world (판타지) has the category `domain`, the others `creative`.
     """
@@ -104,10 +104,10 @@ def natural_records(count: int, seed: int) -> list[Record]:
 
 
 def general_records(count: int, seed: int) -> list[Record]:
-    """Open questions with answers and dialogue, the same number of every skill and of its wordings where there are
-    enough; seeded.
+    """Open questions with answers, and dialogue; seeded.
 
-    Shares no fact, prompt or template with the probes.
+    Every skill, and every wording of it, has the same number of rows where there are enough. The rows share no fact,
+    prompt or template with the probes.
     """
     rng = random.Random(seed)
     rows = [record for record in handwritten_records(held_out=False) if record.category != "creative"]
@@ -138,7 +138,7 @@ def open_records() -> list[Record]:
 
 
 def _wordings_in_turn(items: Sequence[skills.Item]) -> list[skills.Item]:
-    """One item of each wording, then the next of each: any beginning of the list has as many of every wording."""
+    """The first item of each wording, then the second of each, and so on, so that any prefix is balanced."""
     seen: Counter[str] = Counter()
     ranks = []
     for item in items:

@@ -1,6 +1,6 @@
-"""Requests in Korean that tempt a model into Chinese or Japanese: what `steer tune` writes answers to.
+"""Korean requests that tempt a model into Chinese or Japanese, for `steer tune`.
 
-Neighbours are alike, so that every second one makes a half as tempting as the other.
+Neighbours are alike, so that the odd and the even lines are equally tempting halves.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the embedded model can do, as questions with answers: closed-book facts, English, code, sums and chat.
+"""The skills of the embedded model, as questions with answers: closed-book facts, English, code, sums and chat.
 
-Every skill has *probe* items and *open* items. Probe items (their facts, their prompts and their templates) occur in
-pretraining only; open items are what rehearsal, importance and the monitor may see. `tests/unit/data/test_no_leak.py`
-holds the two apart.
+Every skill has *probe* items and *open* items. The facts, prompts and templates of probe items occur in pretraining
+only; rehearsal, importance and the monitor see open items only. `tests/unit/data/test_no_leak.py` checks that the two
+share nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SKILLS = ("facts_ko", "english", "code", "sums", "chat")
 class Item:
     """One question with its answer.
 
-    `accepts`: a right answer holds one of these (for code: is the same program as the first).
-    `fact`: what is asked, independent of wording; `template`: the wording, independent of the fact.
+    accepts: a correct answer holds one of these (for code: it is the same program as the first). fact: what is asked,
+    independent of the wording. template: the wording, independent of the fact.
     """
 
     skill: str
@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class _Fact:
-    """`key` names the fact itself: the same in every language and wording, so that no half of it leaks."""
+    """`key` names the fact, the same in every language and wording, so that none of them leaks into the other half."""
 
     skill: str
     kind: str

@@ -1,7 +1,7 @@
 """A compositional generator of short Korean stories in three paragraphs.
 
-Pretraining and the fine-tuning set that hurts use worlds with disjoint heroes, places, things and genres, so that the
-domain has something new to teach.
+The worlds of pretraining and those of the demonstration's training rows share no heroes, places, things or genres, so
+that the rows have something new to teach.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def prompts() -> list[str]:
 
 
 def prompts_by_kind() -> dict[str, list[str]]:
-    """`prompts` by their kind, and those that are composed for the skills that a base loses first."""
+    """The prompts of `prompts` by kind, and the composed ones for the skills that a base loses first."""
     found: dict[str, list[str]] = {}
     for line in map(json.loads, PROMPTS_FILE.read_text(encoding="utf-8").splitlines()):
         found.setdefault(line["kind"], []).append(line["prompt"])

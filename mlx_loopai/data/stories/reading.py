@@ -140,7 +140,7 @@ def _as(path: Path, data: bytes, encoding: str) -> str:
 
 
 def _is_writing(text: str) -> bool:
-    """Whether nearly all of it is Hangul, Latin, Han or Kana and the marks around them: what a wrong guess is not."""
+    """Whether nearly all of it is Hangul, Latin, Han or Kana with punctuation; a wrong encoding does not give that."""
     common = sum(
         char.isspace() or "\x20" <= char <= "\x7e" or "가" <= char <= "힣" or "\u2010" <= char <= "\u30ff"
         or "ㄱ" <= char <= "ㆎ" or "一" <= char <= "鿿" or "\u00a1" <= char <= "\u00ff" or "！" <= char <= "～"

@@ -1,4 +1,4 @@
-"""Turns stories into rows to learn from: every scene the answer to a request for just that scene."""
+"""Turns stories into training rows: every scene becomes the answer to a request for that scene."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.progress import Advance, ignore
 
-# The end of the scene before that a request quotes, and the opening that it gives, in characters.
+# Characters that a request quotes from the end of the scene before.
 _QUOTED = 160
 _LONGEST_TITLE = 40
 _BEGINNINGS = {
@@ -54,7 +54,7 @@ _LENGTHS = 100
 
 @dataclass(frozen=True)
 class StoryOptions:
-    """scene_chars: about how long a scene is (글자 수); genre: named in requests, empty: 소설 or story."""
+    """How stories become rows. scene_chars: length of a scene, roughly (글자 수); genre: as requests name it."""
 
     scene_chars: int = 700
     genre: str = ""
@@ -62,9 +62,9 @@ class StoryOptions:
 
 @dataclass(frozen=True)
 class StoryRows:
-    """What stories became. dropped_lines: notices, page numbers, headers; duplicates: scenes that stood there before.
+    """The rows made of stories. dropped_lines: notices, page numbers, headers; duplicates: scenes left out as repeats.
 
-    encodings: of every file, as it was read.
+    encodings: encoding -> number of files that were read with it.
     """
 
     records: tuple[Record, ...]
@@ -76,7 +76,7 @@ class StoryRows:
 
 
 def story_rows(files: Sequence[Path], options: StoryOptions, on_progress: Advance = ignore) -> StoryRows:
-    """The rows of story files, in their order; a request is always written the same way for the same scene.
+    """The rows of story files, in their order; the same scene always gets the same request.
 
     Raises: InputError for a file that cannot be read, or when nothing is left to learn from.
     """
@@ -124,7 +124,7 @@ def titled(path: Path, text: str) -> tuple[str, str]:
 
 
 def korean_share(text: str) -> float:
-    """Hangul letters of all letters."""
+    """Share of Hangul among all letters."""
     letters = regex.findall(r"\p{L}", text)
     return sum("가" <= letter <= "힣" for letter in letters) / max(1, len(letters))
 
@@ -160,7 +160,7 @@ def _chosen(wordings: Sequence[str], key: str) -> str:
 
 
 def _ending(text: str) -> str:
-    """The last sentences of a scene that fit into a request, the last one in any case."""
+    """The last sentences of a scene that fit into a request; at least the last one."""
     units = [unit.strip() for unit in sentence_units(text) if unit.strip()]
     found = units[-1]
     for unit in reversed(units[:-1]):

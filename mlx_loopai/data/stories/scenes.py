@@ -1,4 +1,4 @@
-"""Divides a story into chapters and scenes of about one length, at the places where its writer paused."""
+"""Divides a story into chapters and scenes of similar length, at the breaks that its writer made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOTICE = regex.compile(
     regex.I,
 )
 _LONGEST_NOTICE = 200
-# A line that stands again this often is a header or footer; a refrain is shorter or rarer.
+# A line of at most this length that is repeated this often is a running header or footer.
 _REPEATED, _LONGEST_HEADER = 4, 60
 
 
@@ -75,7 +75,7 @@ def _own_lines(lines: Sequence[str]) -> list[bool]:
 
 
 def _is_alone(lines: Sequence[str], place: int) -> bool:
-    """Whether a number stands between blank lines, as a chapter's does and a page's may."""
+    """Whether a number is between blank lines, as a chapter's number is and a page's may be."""
     before = place == 0 or not lines[place - 1]
     after = place + 1 >= len(lines) or not lines[place + 1]
     return before and after and lines[place].rstrip(".").isdigit() and len(lines[place]) <= 3
@@ -86,7 +86,7 @@ def _ends_sentence(line: str) -> bool:
 
 
 def _chapters(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """(heading, lines) of every chapter; what stands before the first heading has none."""
+    """(heading, lines) of every chapter; the heading is "" for lines before the first."""
     heading, found = "", list[str]()
     for place, line in enumerate(lines):
         match = _CHAPTER.fullmatch(line) if line else None
@@ -109,7 +109,7 @@ def _is_heading(lines: Sequence[str], place: int) -> bool:
 
 
 def _cut(lines: Sequence[str], chars: int) -> list[str]:
-    """Paragraphs put together until a scene is long enough; a break of the writer ends one that is not too short."""
+    """Scenes: paragraphs joined until they are long enough; the writer's break ends one that is not too short."""
     scenes: list[list[str]] = [[]]
     for paragraph in _paragraphs(lines, int(chars * LONGEST)):
         size = _size(scenes[-1])

@@ -1,4 +1,4 @@
-"""Resampling: intervals over items and seeds. Every figure's interval comes from here."""
+"""Bootstrap resampling over items and seeds: every confidence interval is computed here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def interval_of(values: Floats) -> tuple[float, float]:
-    """The middle 95 % of resampled values."""
+    """The percentile interval: (2.5th, 97.5th percentile) of resampled values."""
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -23,7 +23,7 @@ _COPA_LINKS = {"원인": "왜냐하면", "결과": "그래서"}
 
 @dataclass(frozen=True)
 class Choice:
-    """`answer`: the place of the right option in `options`."""
+    """A multiple-choice question. answer: index of the correct option in `options`."""
 
     prompt: str
     options: tuple[str, ...]
@@ -36,10 +36,10 @@ def chance(items: Sequence[Choice]) -> float:
 
 
 def choose(loaded: LoadedModel, items: Sequence[Choice], on_progress: Advance = ignore) -> list[int]:
-    """The place of the option with the least NLL per UTF-8 byte, for every item.
+    """The index of the option with the lowest NLL per UTF-8 byte, for every item.
 
-    Per byte, not per token: long options do not lose by their length, and tokenizers stay comparable. The text is
-    plain continuation, without the chat template.
+    The NLL is per byte, not per token, so that long options are not at a disadvantage and tokenizers can be compared.
+    The text is a plain continuation, without the chat template.
     """
     rows = choice_rows(loaded.tokenizer, items)
 
@@ -54,7 +54,7 @@ def choose(loaded: LoadedModel, items: Sequence[Choice], on_progress: Advance = 
 def read_choices(path: Path) -> list[Choice]:
     """Items of a KoBEST-shaped TSV (COPA, HellaSwag, BoolQ, SentiNeg) or of rows with question, choices and answer.
 
-    An answer is the right choice's text, its letter, or its place from 0. Raises: InputError with every problem.
+    An answer is the correct choice's text, its letter, or its index from 0. Raises: InputError with every problem.
     """
     items: list[Choice] = []
     problems: list[str] = []

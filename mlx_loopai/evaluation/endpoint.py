@@ -23,7 +23,7 @@ _LONGEST_WAIT_S = 60.0
 
 
 class _Busy(Exception):
-    """Worth another try, after `wait_s` when the server said how long."""
+    """The server may answer if asked again; `wait_s`: after how long, if it said so."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -31,7 +31,7 @@ class _Busy(Exception):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry texts and key to a place that the user did not name."""
+    """Follows no redirect, since it would send texts and key to a server that the user did not name."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -54,7 +54,7 @@ class Endpoint:
             raise InputError(f"`judge_url` {self.url}: the key in {KEY_VARIABLE} would travel unencrypted; use https")
 
     def chat(self, messages: Sequence[Mapping[str, str]], sleep: Callable[[float], None] = time.sleep) -> str:
-        """The model's answer, greedily. A busy, failing or silent server is asked again, up to `TRIES` times.
+        """The model's greedy answer. A busy, failing or silent server is asked up to `TRIES` times.
 
         Raises: InputError when the server refuses the request (key, model, path), LoopaiError when it stays silent.
         """
@@ -96,7 +96,7 @@ def _content(answer: bytes) -> str:
 
 
 def _seconds(header: str | None) -> float | None:
-    """Seconds to wait; None for an HTTP date or nonsense."""
+    """Seconds to wait, from a Retry-After header; None for an HTTP date or anything else."""
     try:
         found = float(header or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Whether an answer has the form that its question asked for: one word, three items, JSON, a sentence, a text."""
+"""Checks whether an answer has the form that its question asks for: one word, three items, JSON, a sentence, a text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FENCED = regex.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", regex.S | regex.I)
 
 
 def holds_form(form: str, text: str) -> bool:
-    """Whether `text` has `form`, a key of `EXAMPLES`. The language of the answer is judged elsewhere."""
+    """Whether `text` has `form`, a key of `EXAMPLES`. The language of the answer is not checked here."""
     return FORMS[form](text.strip())
 
 
@@ -39,7 +39,7 @@ def _three_lines(text: str) -> bool:
 
 
 def _json(text: str) -> bool:
-    """An object with a `name` and nothing around it, a code fence apart."""
+    """An object with a `name`, and nothing around it except a code fence."""
     fenced = _FENCED.match(text)
     try:
         found = json.loads(fenced.group(1) if fenced else text)

@@ -14,14 +14,15 @@ from mlx_loopai.evaluation.bootstrap import RESAMPLES, Floats, interval_of, item
 if TYPE_CHECKING:
     from mlx_loopai.evaluation.perplexity import RowLosses
 
-# A few undefined resamples are noise; more say that plain tuning did not clearly gain.
+# A few undefined resamples are noise; more mean that plain tuning did not clearly gain.
 MAX_UNDEFINED_SHARE = 0.025
 
 
 def gain(d0: float, d: float, d_plain: float) -> float:
     """DG = (d - d0) / (d_plain - d0): the share of plain LoRA's domain gain that was reached.
 
-    Each is minus the negative log-likelihood per token on held-out domain rows: of the base, the tuned, the plain arm.
+    d0, d, d_plain: domain scores of the base, the tuned model and plain LoRA: minus the negative log-likelihood per
+    token on held-out domain rows.
 
     Raises: LoopaiError when plain LoRA is not above the base, so that there is no gain to have a share of.
     """
@@ -40,7 +41,7 @@ def gain_over_seeds(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[float, tuple[float, float]]:
-    """`gain` of the mean domain scores over seeds, and its 95 % interval. One arm's n-th seed is the other's n-th.
+    """`gain` of the mean domain scores over seeds, and its 95 % interval. The n-th entries of both arms share a seed.
 
     Raises: InputError when they are not of the same rows; LoopaiError when plain LoRA is not clearly above the base.
     """
@@ -65,7 +66,7 @@ def gain_over_seeds(
 def smallest_within_noise(scored: Mapping[float, Sequence[RowLosses]], resamples: int = RESAMPLES) -> float:
     """The smallest value whose mean domain score is not clearly (95 %) below that of the best value.
 
-    `scored`: value -> the losses of each seed on the same held-out rows. Retention takes no part in it.
+    scored: value -> the losses of each seed on the same held-out rows. Retention plays no part in the choice.
     """
     means = {value: np.mean([one.nll_per_token for one in losses]) for value, losses in scored.items()}
     finite = [value for value in means if np.isfinite(means[value])] or list(means)

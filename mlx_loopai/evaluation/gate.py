@@ -16,7 +16,7 @@ RETENTION, RETENTION_MIN, GAIN = later("retention"), later("retention_min"), lat
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What is judged; None where it was not measured. `worst_task`: the task of `retention_min`, with its scores."""
+    """The figures to judge; None where not measured. worst_task: the task of `retention_min`, with its scores."""
 
     retention: float | None
     retention_min: float | None
@@ -28,9 +28,9 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Shortfall:
-    """A figure that is below its floor or was not measured (None). As text it is one reason, in English.
+    """A figure that is below its floor or was not measured (None); `str` gives the reason in English.
 
-    lower_end: the value is the lower end of the figure's interval.
+    lower_end: whether the value is the lower end of the figure's interval.
     """
 
     name: str
@@ -67,9 +67,10 @@ class Shortfall:
 
 @dataclass(frozen=True)
 class Gate:
-    """Floors, all inclusive: mean retention, the worst task's retention, and gain (0: not asked for when absent).
+    """The floors, inclusive: of mean retention, of the worst task's retention, and of gain.
 
-    certain: retention and gain are judged by the lower end of their 95 % intervals.
+    gain_floor: with 0, a gain that was not measured is accepted. certain: retention and gain are judged by the lower
+    ends of their 95 % intervals.
     """
 
     floor: float = _ASKED.floor

@@ -1,7 +1,7 @@
-"""What a judge of free answers is, the forms that no judge calls right, and the chance level.
+"""The type of a judge of free answers, the broken forms that are never right, and the chance level.
 
-Likelihood is blind to the failure this project cures (a model that answers every question in JSON), so answers are
-judged as a reader would.
+Likelihood does not show the failure that this project cures (a model that answers every question in JSON), so answers
+are judged as a reader would judge them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(frozen=True)
 class Verdict:
-    """`broken`: what is wrong with the form of an answer, such as `json` or `loop`; None when nothing is.
+    """Whether an answer is right, and what is wrong with its form.
 
-    A well-formed wrong answer is neither right nor broken. A broken answer is never right, whatever value it holds.
+    broken: such as `json` or `loop`; None for a good form. A well-formed wrong answer is neither right nor broken. A
+    broken answer is never right, whatever value it holds.
     """
 
     right: bool
@@ -32,7 +33,7 @@ class Verdict:
 class Judge(Generic[ItemT]):
     """How answers to one sort of question are judged.
 
-    verdict(item, text, finished): `finished` tells that the model ended its answer itself. holds(item, text): whether
+    verdict(item, text, finished): finished: whether the model ended its answer itself. holds(item, text): whether
     the right value is in `text`, whatever its form. guesses(items): answers that a model could give to every question.
     is_korean(item): whether the answer counts for the purity of Korean.
     """
@@ -46,7 +47,7 @@ class Judge(Generic[ItemT]):
         """The accuracy of the best answer that is the same for every item: the chance level, in [0, 1]."""
 
         def right(guess: str) -> int:
-            # The value first: it is much the cheaper check, and few guesses pass it.
+            # The value first: that check is much cheaper, and few guesses pass it.
             return sum(self.holds(item, guess) and self.verdict(item, guess, True).right for item in items)
 
         return max(map(right, self.guesses(items))) / len(items)

@@ -1,6 +1,6 @@
-"""lm-eval's tasks through mlx-lm's own bridge, in a process of its own, with the results kept by model.
+"""Runs lm-eval's tasks through `mlx_lm evaluate`, in a process of its own, and keeps the results by model.
 
-`mlx_lm evaluate` takes a model's folder and no adapter: what is tuned is fused first.
+`mlx_lm evaluate` takes a model's folder and no adapter, so a tuned model is fused first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LmEval:
 def evaluate(suite: LmEval, model: Path) -> Scores:
     """Task -> metric -> value, of the model in the folder `model`; Ctrl-C stops it.
 
-    Raises: LoopaiError with the last lines of what it said: an unknown task, or one whose data is not on this machine.
+    Raises: LoopaiError with the last lines of its output, for example for an unknown task or missing data.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mlx_lm", "evaluate", "--model", str(model), "--output-dir", folder]
@@ -62,7 +62,7 @@ def evaluate(suite: LmEval, model: Path) -> Scores:
 
 
 def kept_scores(suite: LmEval, model: Path, base_hash: str) -> Scores:
-    """`evaluate`, kept by the hash of the model's weights, the tasks and lm-eval's release."""
+    """`evaluate`, cached by the hash of the model's weights, the tasks and lm-eval's version."""
     parts = [base_hash, asdict(suite), version("lm_eval"), version("mlx-lm")]
     path = cache_folder() / f"lm-eval-{digest_name(parts)}.json"
     try:

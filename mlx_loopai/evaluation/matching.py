@@ -1,4 +1,4 @@
-"""How a value is looked for in an answer: as a whole word, which Korean particles may follow, or as a number."""
+"""Searches an answer for a value: as a whole word, which Korean particles may follow, or as a number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUMBER = regex.compile(r"(?:(?<![0-9])[-−])?[0-9]+(?:[.,][0-9]+)*")
 
 @lru_cache(maxsize=4096)
 def folded(text: str) -> str:
-    """`text` as it is compared: composed, without case, every gap one space."""
+    """`text` in the form in which texts are compared: NFC, case folded, each gap one space."""
     return " ".join(nfc(text).casefold().split())
 
 
@@ -58,7 +58,7 @@ def numbers(text: str) -> tuple[str, ...]:
 
 
 def _places(value: str, text: str) -> Iterator[int]:
-    """Where `value` stands in `text` as a word of its own, Korean particles after it allowed."""
+    """Places where `value` is a word of its own in `text`; Korean particles may follow it."""
     place = text.find(value)
     while place >= 0:
         if _WORD_START.match(text, place) and _WORD_END.match(text, place + len(value)):

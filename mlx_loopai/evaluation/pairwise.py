@@ -26,7 +26,7 @@ class Judgements:
     judge: str
 
     def read(self) -> dict[tuple[str, bool], Judgement]:
-        """This judge's judgements in the file; of other judges', wordings' or broken lines none."""
+        """This judge's judgements in the file, without those of another judge or wording and without broken lines."""
         if not self.path.exists():
             return {}
         found = {}
@@ -41,7 +41,7 @@ class Judgements:
         return found
 
     def add(self, pair: Pair, swapped: bool, judgement: Judgement) -> None:
-        """Append one judgement; it is on the disk before the next question."""
+        """Append one judgement and write it to the disk before the next question is asked."""
         row = {"pair": pair.identity, "swapped": swapped, "judge": self.judge, "version": VERSION}
         line = json.dumps({**row, "choices": dict(judgement.choices), "reason": judgement.reason}, ensure_ascii=False)
         with self.path.open("a+b") as file:
@@ -56,7 +56,7 @@ class Judgements:
 
 
 def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pair]:
-    """Row by row. Raises: InputError when the numbers or the prompts differ."""
+    """The texts of two files paired row by row. Raises: InputError when numbers or prompts differ."""
     if len(texts) != len(others):
         raise InputError(
             f"`against`: {len(texts)} texts and {len(others)} others; give answers to the same prompts, in one order"
@@ -75,8 +75,8 @@ def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pa
 def judge_pairs(pairs: Sequence[Pair], ask: Ask, kept: Judgements, on_progress: Advance = ignore) -> dict[str, Any]:
     """The `summary` of all pairs in both orders, and `unreadable`: how many pairs the judge gave no judgement on.
 
-    A judge that does not answer in the form asked for is told so, up to `ANSWERS_PER_QUESTION` answers.
-    `on_progress(judgements so far)`.
+    A judge that does not answer in the requested form is asked again, up to `ANSWERS_PER_QUESTION` answers in all.
+    `on_progress` is called with the number of judgements so far.
     """
     known = kept.read()
     for number, (pair, swapped) in enumerate(((pair, swapped) for pair in pairs for swapped in (False, True)), 1):

@@ -26,7 +26,7 @@ from mlx_loopai.progress import Advance, ignore
 
 @dataclass(frozen=True, eq=False)
 class RowLosses:
-    """Of N rows, in their order: `nll` float64 [N], summed nats; `tokens` int64 [N], supervised tokens."""
+    """Losses of N rows, in order: `nll` float64 [N], summed nats; `tokens` int64 [N], supervised tokens."""
 
     nll: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.int64]
@@ -52,7 +52,7 @@ def nll(
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     on_progress: Advance = ignore,
 ) -> RowLosses:
-    """The losses of every row, without dropout; `on_progress` hears how many rows are done.
+    """The losses of every row, without dropout; `on_progress` is called with the number of rows done.
 
     Rows of similar length run together, at most `micro_tokens` padded tokens at a time; at most `chunk_rows` rows of
     logits are alive at once. The model's training mode is left as it was.

@@ -1,4 +1,4 @@
-"""Questions with accepted answers, for any model: what a suite asks and how a free answer is judged."""
+"""Questions with accepted answers, for any model: reads them, and judges a model's free answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Match = Literal["word", "contains", "exact", "number"]
 Language = Literal["any", "ko", "en", "zh"]
 
 GENERAL_FILE = "general_questions.jsonl"
-# Answers quote names and terms of other scripts; below this share the answer is in another language.
+# Least share of letters of the expected script. Answers may quote names and terms of other scripts.
 MIN_SHARE = 0.7
 _ACCEPTED_NAMES = ("accepts", "answers", *ANSWER_NAMES)
 _SCRIPTS = {"ko": Script.HANGUL, "en": Script.LATIN, "zh": Script.HAN}
@@ -33,10 +33,11 @@ _EDGES = re.compile(r"^[\s\W_]+|[\s\W_]+$")
 
 @dataclass(frozen=True)
 class Question:
-    """`match`: how an accepted value is looked for (`holds`); `language`: of the answer; `kind`: its group.
+    """A question with its accepted answers.
 
-    form: a key of `forms.EXAMPLES` that the answer must have; "": none. With a form, `accepts` may be empty. pictures:
-    what the question shows.
+    match: how an accepted value is searched (`holds`). language: of the answer. kind: the question's group. form: a key
+    of `forms.EXAMPLES`, whose form the answer must have; "": none. With a form, `accepts` may be empty. pictures: those
+    that the question shows.
     """
 
     prompt: str
@@ -51,8 +52,8 @@ class Question:
 def judge_answer(question: Question, text: str, finished: bool = True) -> Verdict:
     """Whether `text` answers the question in the right form; a broken answer is never right.
 
-    Whether the model `finished` does not matter: real models explain, and the value usually comes first.
-    A broken answer may also be: language.
+    `finished` is ignored: real models explain their answers, and the value usually comes first. Besides the values of
+    `judge.malformed`, an answer's `broken` may be "language".
     """
     answer = text.strip()
     broken = malformed(answer, json_asked=question.form == "json")
@@ -64,8 +65,8 @@ def judge_answer(question: Question, text: str, finished: bool = True) -> Verdic
 def holds(question: Question, text: str) -> bool:
     """Whether `text` has the form that was asked for and holds an accepted value.
 
-    word: as a whole word, a Korean particle may follow. contains: anywhere. exact: it is the whole answer, punctuation
-    around it apart. number: it is the last number said.
+    match: word: as a whole word, which a Korean particle may follow. contains: anywhere. exact: the whole answer,
+    except for punctuation around it. number: the last number in the answer.
     """
     if question.form and not holds_form(question.form, text):
         return False
@@ -87,7 +88,7 @@ def _guesses(questions: Sequence[Question]) -> set[str]:
     """Every accepted value, and an answer in each form that is asked for."""
     values = {value for question in questions for value in question.accepts}
     forms = {question.form for question in questions if question.form}
-    # A value that ends as a sentence does has the form of a text too.
+    # With a full stop, a value also has the form of a sentence.
     return values | {EXAMPLES[form] for form in forms} | ({f"{value}." for value in values} if forms else set())
 
 
@@ -110,7 +111,7 @@ def general_questions() -> dict[str, list[Question]]:
 def read_questions(path: Path, match: Match = "word", language: Language = "any") -> list[Question]:
     """The questions of a table: a prompt (or question, ...) and its answer or list of `answers`.
 
-    A row's own `match` and `language` go before the given ones, and its `images` are files in the table's folder.
+    A row's own `match` and `language` override the given ones; its `images` are files in the table's folder.
     Raises: InputError with every problem of the file.
     """
     rows, broken = read_rows(path)
@@ -171,9 +172,9 @@ def _pictures(values: Mapping[str, Any], folder: Path) -> tuple[Picture, ...]:
 
 
 def exchanged(questions: Sequence[Question]) -> list[Question]:
-    """The same questions, each with the pictures of one that accepts other answers: who sees cannot answer them.
+    """The same questions, each with the pictures of one with other answers, so that seeing them does not help.
 
-    Raises: ValueError when all accept the same.
+    Raises: ValueError when all questions accept the same answers.
     """
     if len({question.accepts for question in questions}) < 2:
         raise ValueError(tr("all pictures have the same name, so that nothing tells who sees from who guesses"))

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from mlx_loopai.evaluation.tasks import TaskResult
 
 WELL_ABOVE_CHANCE = 0.2
-# Among the outcomes of an item: base right or wrong times tuned right or wrong.
+# The four outcomes of an item: whether the base is right, and whether the tuned model is.
 _BASE_RIGHT = np.array([1, 1, 0, 0])
 _TUNED_RIGHT = np.array([1, 0, 1, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRetention:
-    """One task: scores in [0, 1], `uncapped` = (score - chance) / (base - chance), `capped` = that, at most 1."""
+    """Retention on one task. Scores in [0, 1]; uncapped = (score - chance) / (base - chance); capped: at most 1."""
 
     base: float
     score: float
@@ -41,9 +41,9 @@ class TaskRetention:
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """`mean` is GR and `minimum` the worst task, both of capped values; `interval`: 95 % for the mean.
+    """Retention over all tasks: `mean` (GR) and `minimum` of the capped values; interval: 95 % for the mean.
 
-    `right_to_wrong`, `wrong_to_right`: questions over all tasks, since equal scores can hide churn.
+    right_to_wrong, wrong_to_right: how many questions changed, over all tasks, since equal scores can hide changes.
     """
 
     mean: float
@@ -123,7 +123,7 @@ def retention_over_seeds(
     total = np.zeros((resamples, len(tuned)))
     for place, before in enumerate(base):
         times = item_times(before.n, rng, resamples) / before.n
-        # A base that a resample puts at chance counts as one item above it: rare, and no division by zero.
+        # A base that a resample puts at chance counts as one item above it, which avoids a division by zero.
         above = np.maximum(times @ np.array(before.right, np.float64) - before.chance, 1 / before.n)
         right = np.array([one[place].right for one in tuned], np.float64)
         total += np.minimum(1.0, (times @ right.T - before.chance) / above[:, None])
@@ -138,9 +138,9 @@ def retention_over_seeds(
 
 
 def chance_of_losing(lost: int, won: int) -> float:
-    """How likely a change that does no harm turns at least `lost` of `lost + won` changed answers to the worse.
+    """The probability that a harmless change turns at least `lost` of `lost + won` changed answers to the worse.
 
-    Source: McNemar's test in its exact, one-sided form (Psychometrika 12, 1947): either turn is as likely as the other.
+    Source: McNemar's test in its exact, one-sided form (Psychometrika 12, 1947): both directions are equally likely.
     """
     changed = lost + won
     return sum(math.comb(changed, count) for count in range(lost, changed + 1)) / 2**changed
@@ -205,7 +205,7 @@ def _over_seeds(tasks: Sequence[TaskRetention]) -> TaskRetention:
 
 
 def _resampled_means(tasks: Sequence[TaskRetention], seed: int, resamples: int) -> Floats:
-    """GR of each resample. Drawing n items with replacement is a multinomial draw of their four paired outcomes."""
+    """GR of each resample. Drawing n items with replacement is a multinomial draw of the four paired outcomes."""
     rng = np.random.default_rng(seed)
     total = np.zeros(resamples)
     for task in tasks:
@@ -213,7 +213,7 @@ def _resampled_means(tasks: Sequence[TaskRetention], seed: int, resamples: int) 
         kept = round(task.base * task.n) - lost
         counts = rng.multinomial(task.n, np.array([kept, lost, won, task.n - kept - lost - won]) / task.n, resamples)
         base, score = counts @ _BASE_RIGHT / task.n, counts @ _TUNED_RIGHT / task.n
-        # A base that a resample puts at chance counts as one item above it: rare, and no division by zero.
+        # A base that a resample puts at chance counts as one item above it, which avoids a division by zero.
         above = np.maximum(base - task.chance, 1 / task.n)
         total += np.minimum(1.0, (score - task.chance) / above)
     return total / len(tasks)

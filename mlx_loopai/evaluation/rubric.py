@@ -1,6 +1,6 @@
 """The rubric of a judge model that compares two texts: its question, the answers it may give, and their meaning.
 
-Pure: `pairwise` asks.
+Pure; `pairwise` asks the model.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class Pair:
 
     @property
     def identity(self) -> str:
-        """Changes with the prompt, either text or the wording of the rubric."""
+        """Hash of the prompt, both texts and the wording of the rubric."""
         parts = [str(VERSION), self.prompt, self.a.genre or "", self.a.text, self.b.text]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def question(pair: Pair, swapped: bool) -> list[dict[str, str]]:
-    """What the judge is asked about a pair; `swapped`: B is shown first.
+    """The messages that ask the judge about a pair; `swapped`: B is shown first.
 
-    The fence around a text is made of a hash of all of them, so that no text can hold its own end.
+    The marks around a text are made of a hash of all texts, so that no text can contain the mark that ends it.
     """
     fence = pair.identity[:_FENCE_CHARS]
     first, second = (pair.b, pair.a) if swapped else (pair.a, pair.b)
@@ -88,7 +88,7 @@ def question(pair: Pair, swapped: bool) -> list[dict[str, str]]:
 def read_judgement(answer: str) -> Judgement:
     """The judgement in a judge's answer: one JSON object with a choice for each of `NAMES`, and nothing else.
 
-    What a reasoning model thinks first, and a code fence around the object, are dropped.
+    The thoughts of a reasoning model, and a code fence around the object, are ignored.
     Raises: ValueError saying what is wrong with the answer.
     """
     text = _THINKING.sub("", answer).strip()
@@ -119,8 +119,10 @@ def merged(plain: Judgement, swapped: Judgement) -> dict[str, str]:
 def summary(judged: Sequence[tuple[Judgement, Judgement]], seed: int = 0) -> dict[str, Any]:
     """Per criterion: wins of either side, ties, and A's win rate (a tie counts half) with a 95 % interval over pairs.
 
-    `agreement`: share of judgements that held when the order was swapped; `first_share`: share of choices that fell on
-    the text shown first, 0.5 without a bias for position. Null without judged pairs.
+
+    agreement: share of judgements that stayed the same when the order was swapped. first_share: share of choices for
+    the text shown first; 0.5 means no position bias. Null without judged pairs.
+
     Source: percentile bootstrap (Efron 1979).
     """
     results = [merged(*pair) for pair in judged]

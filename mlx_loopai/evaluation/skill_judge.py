@@ -1,4 +1,4 @@
-"""Whether an answer to a question about the embedded model's skills is right: value, form and language.
+"""Judges answers to questions about the embedded model's skills: by value, form and language.
 
 Nothing is ever executed: programs are compared as syntax trees.
 """
@@ -32,7 +32,8 @@ _LATIN_RUN = regex.compile(r"\p{Latin}[\p{Latin}\p{M}'’-]*")
 def judge_skill(item: Item, text: str, finished: bool) -> Verdict:
     """The verdict on `text` as an answer to `item`; `finished`: the model ended the turn itself.
 
-    A broken answer may also be: fence, syntax (code that does not parse), language, unfinished.
+    Besides the values of `judge.malformed`, `broken` may be "fence", "syntax" (code that does not parse), "language" or
+    "unfinished".
     """
     answer = nfc(text).strip()
     broken = _broken(item, answer, finished)
@@ -40,7 +41,7 @@ def judge_skill(item: Item, text: str, finished: bool) -> Verdict:
 
 
 def holds_answer(item: Item, text: str) -> bool:
-    """Whether the right value stands in `text`, whatever its form.
+    """Whether the right value is in `text`, whatever its form.
 
     facts_ko, english: an accepted value as a whole word, and no other value of the same kind (another capital, another
     month) unless the question itself names it. A Korean particle or copula may follow the value.
@@ -79,7 +80,7 @@ def _broken(item: Item, text: str, finished: bool) -> str | None:
 
 
 def _in_language(item: Item, text: str) -> bool:
-    """English answers are Latin but for Hangul quoted from the question; others are Korean but for such Latin."""
+    """Whether an English answer is Latin, or another one Korean, except for words quoted from the question."""
     if item.skill == "english":
         quoted = _HANGUL_RUN.findall(nfc(item.prompt))
         rest = _HANGUL_RUN.sub(lambda run: "" if any(run.group() in word for word in quoted) else run.group(), text)
@@ -108,7 +109,7 @@ def _holds_value(item: Item, text: str) -> bool:
 
 @cache
 def _values_by_kind() -> dict[str, tuple[str, ...]]:
-    """Every value that answers a kind of question: what an answer to such a question must not hold beside its own."""
+    """All values that answer a kind of question; an answer to such a question must hold its own value only."""
     found: dict[str, dict[str, None]] = {}
     for item in skills.pretraining_items():
         if item.skill in ("facts_ko", "english"):

@@ -1,6 +1,7 @@
-"""A suite run on a model, task by task. What the model gave is kept, and judged anew whenever it is read.
+"""Runs a suite on a model, task by task; keeps the raw answers and judges them whenever they are read.
 
-A base costs minutes to ask and does not change: answers are kept, not verdicts, so a better judge needs no new ones.
+Asking a base takes minutes, and its answers do not change. Because answers are kept, and not verdicts, an improved
+judge needs no new ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mlx_loopai.text.measures import purity
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What a model scores on a suite: judged answers by task, and nats per token of its texts by name."""
+    """A model's results on a suite: judged answers by task, and nats per token of its texts by name."""
 
     tasks: tuple[TaskResult, ...]
     nll: dict[str, float]
@@ -41,10 +42,10 @@ def run_suite(
     folder: Path | None = None,
     on_progress: Advance = ignore,
 ) -> SuiteResult:
-    """What the model scores, greedily and with the script constraint off.
+    """The model's results, with greedy answers and the script constraint off.
 
-    With a folder, what the same model was asked before is read from it, and what it gives now is kept there.
-    `on_progress` hears how many items are done in all, and the task.
+    With a folder, earlier answers of the same model are read from it, and new ones are kept there. `on_progress` is
+    called with the number of items done in all, and with the task's name.
     """
     results: list[TaskResult] = []
     likelihoods: dict[str, float] = {}
@@ -66,17 +67,17 @@ def run_suite(
 
 
 def is_kept(loaded: LoadedModel, encoder: ChatEncoder, tasks: Sequence[Task], folder: Path) -> bool:
-    """Whether `folder` has what the model gave to every task."""
+    """Whether `folder` has the model's answers to every task."""
     return all(is_sealed(folder / _kept_name(loaded, encoder, task)) for task in tasks)
 
 
 def _kept_name(loaded: LoadedModel, encoder: ChatEncoder, task: Task) -> str:
-    """The file is named by all that answers depend on, not by how they are judged."""
+    """The file's name: a hash of everything that answers depend on, but not of how they are judged."""
     return f"answers-{digest_name([*loaded.cache_key, *task.read_by_model(loaded, encoder)])}.json"
 
 
 def _kept(path: Path, task: Task) -> TaskResult | float | None:
-    """What is kept, judged; None when there is nothing, or not what was kept, or it cannot be used."""
+    """The kept answers, judged; None when there are none, or the file is damaged or of other questions."""
     if not is_sealed(path):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Suites: the embedded model's own tasks, the shipped questions for any model, and tasks of the user's own files.
+"""Suites of evaluation tasks: those of the embedded model, the shipped questions for any model, and users' own files.
 
 A suite file is YAML, one task a name; files are relative to it:
 
@@ -69,7 +69,7 @@ class TaskOptions(BaseModel):
 
 
 def default_suite(model: Path) -> str:
-    """`nano` for the embedded model and what was made of it, which share its tokenizer; `general` for any other."""
+    """`nano` for the embedded model and models made from it, which share its tokenizer; `general` for any other."""
     try:
         return NANO if _tokenizer(model) == _tokenizer(NANO_FOLDER) else GENERAL
     except OSError:
@@ -113,7 +113,7 @@ def _nano_task(skill: str) -> Asked[Item]:
 
 
 def _nano(limit: int | None) -> list[Task]:
-    """A quick look asks fewer questions, but their chance level stays that of the whole task."""
+    """The embedded tasks, of at most `limit` questions each; the chance level stays that of the whole task."""
     asked = [replace(task, items=sampled(task.items, limit)) for task in nano_tasks()]
     return [*asked, Scored(HELD_OUT, tuple(corpus.held_out_texts()))]
 
@@ -161,7 +161,7 @@ def _general(max_tokens: int, *limits: int | None) -> list[Task]:
 
 
 def _captions(name: str, path: Path, questions: Sequence[Question], max_tokens: int) -> list[Task]:
-    """What the pictures show, and the control: the same questions with each other's pictures.
+    """The task of what the pictures show, and its control: the same questions with each other's pictures.
 
     Raises: InputError for a question without a picture, or pictures that all have one name.
     """
@@ -178,14 +178,14 @@ def _captions(name: str, path: Path, questions: Sequence[Question], max_tokens: 
 
 
 def _sampled(items: Sequence[_T], *limits: int | None) -> tuple[_T, ...]:
-    """The suite's own limit first, so that a quick look asks a part of what the suite asks."""
+    """The items under each limit in turn: the suite's own first, so that a quick look is a part of the suite."""
     for limit in limits:
         items = sampled(items, limit)
     return tuple(items)
 
 
 def sampled(items: Sequence[_T], limit: int | None) -> tuple[_T, ...]:
-    """At most `limit` of the items, in their order; the same ones every time."""
+    """At most `limit` of the items, in their order; always the same ones."""
     if limit is None or len(items) <= limit:
         return tuple(items)
     chosen = sorted(random.Random(_SAMPLE_SEED).sample(range(len(items)), limit))

@@ -1,4 +1,4 @@
-"""What a suite is made of: tasks that are asked, chosen or scored, run on a model and judged."""
+"""The three kinds of evaluation tasks: free answers, multiple choice by likelihood, and likelihood of texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.progress import Advance, ignore
 
 ANSWER_TOKENS = 48
-# What a model gave to a task, as JSON keeps it: [text, finished] of every question, places of options, or one figure.
+# A model's raw results on a task, as JSON values: [text, finished] per question, indices of options, or one number.
 Given = Any
 
 
@@ -38,7 +38,7 @@ class JudgedAnswer:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a model answered to the n questions of a task, in its order. `chance`: of the best constant guess."""
+    """A model's answers to the n questions of a task, in order. chance: accuracy of the best constant guess."""
 
     name: str
     chance: float
@@ -60,9 +60,9 @@ class TaskResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked(Generic[ItemT]):
-    """Questions that the model answers freely, and the judge of its answers; `chance`: of the best constant guess.
+    """Questions that the model answers freely, and the judge of its answers; chance: as in `TaskResult`.
 
-    An item has a `prompt`. The script constraint is off while it is asked, since it would hide damage.
+    An item has a `prompt`. The script constraint is off, since it would hide damage.
     """
 
     name: str
@@ -88,12 +88,12 @@ class Asked(Generic[ItemT]):
         return any(pictures_of(item) for item in self.items)
 
     def read_by_model(self, loaded: LoadedModel, encoder: ChatEncoder) -> list[Any]:
-        """What the model reads and what bounds its answers, as JSON values: two equal ones get equal answers."""
+        """The prompts' tokens and the limit of an answer, as JSON values: where they are equal, answers are equal."""
         shown = [[picture.digest for picture in pictures_of(item)] for item in self.items]
         return [self.max_tokens, self._prompts(encoder), *([shown] if self.shows_pictures else [])]
 
     def run(self, loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance = ignore) -> Given:
-        """[text, finished] of every greedy answer; `on_progress` hears how many have ended."""
+        """[text, finished] of every greedy answer; `on_progress` is called with the number that have ended."""
         if self.shows_pictures:
             ids = zip(self._prompts(encoder), self.items, strict=True)
             prompts = [SeenPrompt(prompt, pictures_of(item)) for prompt, item in ids]
@@ -142,7 +142,7 @@ class Chosen:
         return [[len(item.options) for item in self.items], rows_digest(rows)]
 
     def run(self, loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance = ignore) -> Given:
-        """The place of the option that the model takes, for every item."""
+        """The index of the option that the model prefers, for every item."""
         return choose(loaded, self.items, on_progress)
 
     def judged(self, picks: Given) -> TaskResult:
@@ -156,7 +156,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Scored:
-    """Texts or conversations whose likelihood is shown beside the answers, never mixed into the retention."""
+    """Texts or conversations whose likelihood is reported; it is never a part of the retention."""
 
     name: str
     items: tuple[Record, ...]
@@ -184,6 +184,6 @@ def shows_pictures(task: Task) -> bool:
 
 
 def pictures_of(item: Any) -> tuple[Picture, ...]:
-    """What a question shows: none, where its kind has no pictures."""
+    """The pictures that a question shows; () for a kind of question without any."""
     found: tuple[Picture, ...] = getattr(item, "pictures", ())
     return found

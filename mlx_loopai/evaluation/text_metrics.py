@@ -1,6 +1,6 @@
 """Metrics of generated texts, with and without references.
 
-No reference metric says whether a story is good: BLEU and chrF are for paraphrase, translation and retention.
+BLEU and chrF suit paraphrase, translation and retention. No metric with references tells whether a story is good.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def read_generated(path: Path) -> list[Generated]:
 def bleu(texts: Sequence[str], references: Sequence[str], order: int, tokenize: Tokenisation = "char") -> float:
     """Corpus BLEU of n-grams up to `order`, in [0, 100], after NFC.
 
-    On whitespace words BLEU punishes a particle as much as another sentence; `char` is the default, `ko-mecab` needs
-    the extra `ko`. Source: Papineni et al. 2002, by sacreBLEU (Post 2018); `signatures` says how.
+    tokenize: `char`, or `ko-mecab`, which needs the extra `ko`. Words split at white space would not do for Korean: a
+    different particle would count as much as a different word. Source: Papineni et al. 2002, by sacreBLEU (Post 2018);
+    `signatures` gives its settings.
     """
     return float(_bleu(order, tokenize).corpus_score(_normal(texts), [_normal(references)]).score)
 
@@ -95,7 +96,7 @@ def signatures(texts: Sequence[str], references: Sequence[str], tokenize: Tokeni
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """Mean BLEU-4 of each text against all others, on characters, in [0, 100]: high when a model writes one story.
+    """Mean BLEU-4 of each text against all others, on characters, in [0, 100]; high when all texts are alike.
 
     None for fewer than two texts. Source: Zhu et al. 2018, "Texygen".
     """

@@ -1,4 +1,4 @@
-"""The arms of `mlx-loopai compare`: one recipe, trained without a guard and with each kind of it."""
+"""The arms of `mlx-loopai compare`: one recipe, trained without a guard and with each kind of guard."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.models.load import NANO
 from mlx_loopai.runs.documents.comparison import PLAIN
 
-# What was swept for the embedded model, and what holds any other by its budget.
+# Recommended recipes: for the embedded model (True) with swept strengths, for any other with a forgetting budget.
 RECOMMENDED = {True: shipped_recipe("demo-guarded"), False: shipped_recipe("guarded")}
 MATCHED, SELF, RECIPE, GUARDED = "plain-matched", "self", "recipe", "guarded"
 
-# What an arm adds to the domain rows; the rest of `replay` and `penalty` is the recipe's.
+# The settings that an arm adds to training on the domain rows; the rest of `replay` and `penalty` is the recipe's.
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
     PLAIN: {},
     MATCHED: {},
@@ -40,8 +40,8 @@ def arm_names() -> list[str]:
 def named_arms(recipe: RunConfig, names: Sequence[str], overrides: tuple[str, ...] = ()) -> dict[str, RunConfig]:
     """The configurations of the arms `names`, plain first: it defines the gain.
 
-    A recipe file may stand for a name; its arm is called by the file's stem. overrides: NAME=VALUE texts that hold for
-    recipe files, too. Raises: InputError as `arm_config` and `recipe_arm`.
+    A name may also be a recipe file, whose arm is called by the file's stem. overrides: NAME=VALUE texts that apply to
+    such files, too. Raises: InputError as `arm_config` and `recipe_arm`.
     """
     found = {}
     for name in names:
@@ -69,9 +69,9 @@ def recipe_arm(recipe: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -
 def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     """The configuration of the arm `name` of `recipe`.
 
-    `recipe`: as it is; `guarded`: with the replay and the penalty of the recommended recipe; the others: the creative
-    and domain rows of all phases in one phase, each as often and as many a step as in the recipe, and what the table
-    says.
+    `recipe`: the recipe as it is. `guarded`: with the guards of the recommended recipe. All others: the creative and
+    domain rows of all phases in one phase, each row as often and as many in a step as in the recipe, with the settings
+    of `ARMS`.
 
     Raises: InputError when there is no such arm, or when it needs general records that the recipe does not name.
     """
@@ -88,8 +88,8 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     values = yaml.safe_load(recipe.to_yaml()) | {"phases": _one_phase(recipe)}
     values["replay"] |= {"source": "none", "share": 0.0, "loss_share": 0.0, "objective": "answers"}
     values["penalty"] |= {"kind": "none"}
-    values["forgetting"] |= {"budget": 0.0}  # an arm shows what its one guard does at the strength that the recipe says
-    if name in (PLAIN, MATCHED):  # without a guard its options say nothing
+    values["forgetting"] |= {"budget": 0.0}  # an arm shows what its one guard does at the recipe's strength
+    if name in (PLAIN, MATCHED):  # without a guard its options have no effect
         values |= {"replay": ReplayOptions().model_dump(), "penalty": PenaltyOptions().model_dump()}
     for section, changes in ARMS[name].items():
         values[section] |= changes

@@ -1,4 +1,4 @@
-"""Trains the arms of a comparison and measures them alike: same base, same domain rows."""
+"""Trains the arms of a comparison and measures them all in the same way, on the same base and domain rows."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ POSTHOC = "+posthoc"
 
 @dataclass(frozen=True)
 class Arm:
-    """One trained arm at one seed. `curve`: the run's steps; times in seconds.
+    """One trained arm at one seed. curve: the run's steps; train_s: seconds.
 
-    rescaled: the arm of which this one is rescaled after training, by what `rescaling` says; `context` is that arm's.
+    rescaled: name of the arm that was rescaled by `rescaling` after training to get this one, whose `context` it has.
     """
 
     name: str
@@ -88,7 +88,10 @@ def measured_arm(name: str, context: RunContext, measure: Measure) -> Arm:
 
 
 def rescaled_arm(arm: Arm, domain: str, measure: Measure) -> Arm:
-    """`arm` rescaled after training by the held-out rows of `domain`, and measured; kept in its run's folder."""
+    """`arm` rescaled after training, by a scale chosen on the held-out rows of `domain`, and measured.
+
+    The results are kept in the run's folder.
+    """
     name, context, loaded = f"{arm.name}{POSTHOC}", arm.context, trained_model(arm.context)
     records = context.reader.records(domain, DOMAIN)
     by = [[[message.content for message in record.messages] for record in records]]
@@ -103,7 +106,7 @@ def rescaled_arm(arm: Arm, domain: str, measure: Measure) -> Arm:
 
 
 def _rescaling(arm: Arm, domain: str, kept: Path) -> tuple[Rescaling, float]:
-    """What the held-out rows choose and the seconds it took; read from `kept` where it was chosen before."""
+    """(the rescaling chosen on the held-out rows, the seconds that took); read from `kept` if chosen before."""
     if kept.exists():
         stored = json.loads(kept.read_text(encoding="utf-8"))
         return Rescaling(stored["first"], stored["last"]), stored["tune_s"]
@@ -118,7 +121,7 @@ def _rescaling(arm: Arm, domain: str, kept: Path) -> tuple[Rescaling, float]:
 
 
 def trained_model(context: RunContext) -> LoadedModel:
-    """The base with what the run in the context's folder has learnt: its adapter, or its whole update."""
+    """The base with the update of the run in the context's folder: its adapter, or its whole update."""
     loaded = context.base.load(context.config.dtype)
     if context.config.trains_weights:
         load_whole_update(loaded.model, context.directory.model, context.config.lora)
@@ -128,7 +131,7 @@ def trained_model(context: RunContext) -> LoadedModel:
 
 
 def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Measure) -> Comparison:
-    """The comparison of the arms, each with its seeds, with the base; the arm `plain`, else the first, is the gain's 1.
+    """The comparison of the base and all arms, each with its seeds. A gain of 1 is that of `plain`, or the first arm.
 
     Raises: LoopaiError when that arm gains nothing.
     """
@@ -158,7 +161,7 @@ def document(base: Measurement, arms: Mapping[str, Sequence[Arm]], measure: Meas
 
 
 def _result(measured: Sequence[Measurement], base: Measurement, plain: Sequence[Arm]) -> ArmResult:
-    """The figures of one arm, `measured` once a seed; examples are those of the first."""
+    """The figures of one arm, with one entry of `measured` per seed; examples are those of the first."""
     kept = retention_over_seeds(base.general.tasks, [one.general.tasks for one in measured])
     references = [arm.measured.domain for arm in plain][: len(measured)]
     gain, gain_interval = gain_over_seeds(base.domain, [one.domain for one in measured][: len(references)], references)
@@ -176,7 +179,7 @@ def _result(measured: Sequence[Measurement], base: Measurement, plain: Sequence[
 
 
 def _note_on_cards(seeds: Sequence[Arm], result: ArmResult) -> None:
-    """Each seed's result says what its arm kept and gained over all of them."""
+    """Write the arm's retention and gain, over all seeds, on the model card of each seed's result."""
     asked = ", ".join(result.probes)
     measured_on = f"{asked}; the mean of {len(seeds)} seeds" if len(seeds) > 1 else asked
     for arm in seeds:

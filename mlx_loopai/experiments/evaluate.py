@@ -1,4 +1,4 @@
-"""Evaluate a model, and what an adapter left of its general ability: the function behind `mlx-loopai evaluate`."""
+"""Evaluates a model, and how much of its general ability an adapter has left: the work of `mlx-loopai evaluate`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mlx_loopai.training.card import retention_figures
 
 LOST_ANSWERS = 5
 SILENT = Silent()
-# e^x beyond which a perplexity is only called huge.
+# Largest exponent of a perplexity, since e^x of a larger one overflows.
 _MOST_NATS = 700.0
 
 
@@ -77,7 +77,7 @@ def evaluate(
 def _tuned(
     session: Session, encoder: ChatEncoder, tasks: Sequence[Task], base: SuiteResult, listener: Listener
 ) -> SuiteResult:
-    """What a reader gets of the tuned model: also where the base or a switch has a part in its answers."""
+    """The results of the answers that a user of the tuned model gets, where the base or a switch may answer, too."""
     pictured = [task for task in tasks if shows_pictures(task)]
     asked = pictured if session.for_pictures else tasks
     tuned = measure_suite(session.loaded, encoder, asked, listener, tr("fine-tuned model"))
@@ -95,9 +95,9 @@ def _tuned(
 def switched(
     base: SuiteResult, tuned: SuiteResult, switch: Switch, loaded: LoadedModel, encoder: ChatEncoder
 ) -> SuiteResult:
-    """What a reader gets where `switch` decides: the tuned model's answer to a prompt, or the base's.
+    """The results where `switch` decides for each prompt whether the tuned model or the base answers.
 
-    Likelihoods of texts are the tuned model's: a switch decides about prompts.
+    Likelihoods of texts are the tuned model's, since a switch decides about prompts only.
     """
 
     def chosen(before: JudgedAnswer, after: JudgedAnswer) -> JudgedAnswer:
@@ -132,14 +132,14 @@ def measure_suite(
     label: str,
     folder: Path | None = None,
 ) -> SuiteResult:
-    """`run_suite`, with `listener` told unless everything is kept in `folder` already."""
+    """`run_suite`, with progress reported unless everything is in `folder` already."""
     if folder is None or not is_kept(loaded, encoder, tasks, folder):
         listener.stage(tr("questions: {label}", label=label), sum(len(task.items) for task in tasks))
     return run_suite(loaded, encoder, tasks, folder, listener.advance)
 
 
 def well_known(tasks: Sequence[Task], base: SuiteResult) -> tuple[list[Task], SuiteResult]:
-    """The tasks that retention counts, and the base's answers to them: what it hardly knows cannot be lost.
+    """The tasks that retention counts, and the base's answers to them. Tasks that the base hardly knows are left out.
 
     Raises: InputError when there is none.
     """
@@ -158,10 +158,10 @@ def evaluation_of(
     adapter: str | None = None,
     counts: bool = True,
 ) -> Evaluation:
-    """The document on a base and its tuned model. Without one, or without questions, nothing is retained.
+    """The document on a base and its tuned model. Without a tuned model, or questions, there is no retention.
 
-    counts: whether the suite asks what the base can lose. Raises: InputError where it does, and the base is near chance
-    on every task.
+    counts: whether the suite has tasks for retention. Raises: InputError where it has, and the base is near chance on
+    all of them.
     """
     kept = retention(base.tasks, tuned.tasks) if tuned is not None and base.tasks and counts else None
     last = tuned or base
@@ -207,7 +207,7 @@ def _scores(found: SuiteResult) -> ModelScores:
 
 
 def _task(before: TaskResult, after: TaskResult, kept: Mapping[str, TaskRetention] | None) -> EvaluatedTask:
-    """One task; with `kept`, the tasks that retention counts, also what was lost of it."""
+    """The document of one task. kept: the tasks that retention counts; for these, lost answers are listed."""
     scores = TaskScore(base=before.score, score=after.score, n=before.n, chance=before.chance)
     if kept is None:
         return EvaluatedTask(**vars(scores))

@@ -1,4 +1,4 @@
-"""What is decided before somebody's first run: a base that fits the machine, and what the machine reaches."""
+"""Choices before a first run: proposes a base that fits the machine, and measures the machine's training speed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.training.step_memory import measure_step, probed_options
 
 _HALF_BITS = 16
-# What a machine that does other work too may differ from the steps that were measured.
+# Largest over smallest time to expect, since the machine may do other work than while the steps were measured.
 _STEPS_SPREAD = 2.5
 
 
 def proposed_base(config: RunConfig, machine: Machine) -> Released | None:
     """The largest released model with which a run of `config` fits `machine` unquantised; None when none does.
 
-    Without a GPU it is the smallest: larger ones would fit, and would take days.
+    Without a GPU it is the smallest: larger ones would fit, but take days.
     """
     fitting = [model for model in RELEASED if _fits(model, config, machine)]
     if not fitting:
@@ -42,7 +42,7 @@ def _fits(model: Released, config: RunConfig, machine: Machine) -> bool:
 
 
 def speed_by_steps(model: str, planned: MemoryPlan, speed: Speed) -> Speed:
-    """`speed` as two steps of a model of the same sizes show it here: the planned micro-batch, and a smaller one."""
+    """`speed`, corrected by two measured steps of a model of the same sizes: the planned micro-batch, and a smaller."""
     sizes, _ = find_config(model)
     shape = ModelShape.from_config(sizes)
     with guarded(planned):

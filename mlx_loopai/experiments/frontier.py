@@ -1,4 +1,4 @@
-"""Gain against retention of one finished run: its update at several scales, each asked the questions of a suite."""
+"""Gain against retention of one finished run: its update at several scales, each evaluated on a suite."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from mlx_loopai.training.monitor import Monitor
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierPoint:
-    """The model with `scale` of the update: `divergence`, its KL from the base on answers that were not rehearsed,
-    and `gain`, the improvement on held-out rows, both in nats a token; retention over the suite (docs/measuring.md).
+    """The model with `scale` of the update.
+
+    divergence: KL from the base on answers that were not rehearsed; gain: improvement on held-out rows; both in nats
+    per token. Retention is over the suite (docs/measuring.md).
     """
 
     scale: float
@@ -34,8 +36,8 @@ class FrontierPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What the model is measured by. held_out: domain rows that were not trained on; suite: a name or a file, or "" for
-    what suits the model; limit: questions of each kind, None for all.
+    """How the model is measured. held_out: domain rows that were not trained on. suite: a name or a file; "": the one
+    that suits the model. limit: questions of each kind; None: all.
     """
 
     held_out: str
@@ -44,11 +46,11 @@ class Asked:
 
 
 def frontier(context: RunContext, scales: Sequence[float], asked: Asked) -> list[FrontierPoint]:
-    """What the context's model, with the adapter of its run on, gives for each of `scales`.
+    """A point for each of `scales` of the context's model, which has the adapter of its run on.
 
-    The KL grows with about the square of the scale and the gain with less than the scale, so a smaller scale is a
-    smaller budget, without training again. Raises: InputError for wrong rows or suites, or a base near chance on all of
-    the suite.
+    KL grows with about the square of the scale, and gain less than in proportion. So a smaller scale acts like a
+    smaller forgetting budget, without training again. Raises: InputError for wrong rows or suites, or a base near
+    chance on all of the suite.
     """
     loaded, listener = context.loaded, context.listener
     rows, encoder = context.encoded(asked.held_out, DOMAIN), context.encoder

@@ -1,4 +1,4 @@
-"""A comparison over arms, learning rates and seeds: one run after another, resumable, rates chosen by the domain."""
+"""Runs a comparison over arms, learning rates and seeds, resumably; rates are chosen by the domain score."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mlx_loopai.training.run import train_in
 
 @dataclass(frozen=True)
 class Trials:
-    """What is tried of every arm: learning rates (empty: the arm's own) and seeds.
+    """The learning rates (empty: the arm's own) and seeds that are tried for every arm.
 
     sweep_seeds: how many of the seeds try the rates; the chosen rate is trained with all of them.
     """
@@ -47,9 +47,10 @@ class Trials:
 
 @dataclass
 class Grid:
-    """Arms by name and what is tried of them, trained under `out`.
+    """Arms by name with the trials for each, trained under `out`.
 
-    posthoc: held-out domain rows by which every arm is rescaled after training too; none of those that `measure` shows.
+    posthoc: held-out domain rows on which a rescaling of every arm is chosen after training; other rows than those of
+    `measure`. "": no rescaling.
     """
 
     arms: Mapping[str, RunConfig]
@@ -113,7 +114,7 @@ class Grid:
         return config
 
     def _train(self, name: str, config: RunConfig, seeds: Sequence[int]) -> list[RowLosses] | None:
-        """The held-out losses of the arm at one rate, one a seed; None when a seed diverged."""
+        """The held-out losses of the arm at one rate, one entry per seed; None when a seed diverged."""
         losses = []
         for one in (_with(config, seed=seed) for seed in seeds):
             cell, rate, seed = self._cell(name, one), one.train.learning_rate, one.train.seed
@@ -126,7 +127,7 @@ class Grid:
         return losses
 
     def _trained(self, cell: RunContext) -> bool:
-        """Train; whether the loss stayed finite. A rate too high for an arm is a result of a sweep, not its end."""
+        """Train and return whether the loss stayed finite: a rate that is too high must not end a sweep."""
         try:
             train_in(cell, resume=cell.directory.identity.exists())
         except Diverged as error:
@@ -156,7 +157,7 @@ def finished(context: RunContext) -> bool:
 
 
 def _summary(context: RunContext) -> Summary | None:
-    """What the run did; None while it is not complete."""
+    """The run's summary; None while it is not complete."""
     return read_run(context.directory).summary
 
 

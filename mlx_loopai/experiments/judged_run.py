@@ -49,8 +49,8 @@ def train_and_judge(
 ) -> Summary:
     """Train as `training.run.train` does; a run with guards is measured and judged too, and its verdict kept in `out`.
 
-    `sinks` hear what the run records. What is measured costs `forgetting.questions` answers a kind by the base (kept
-    for other runs of it) and by the result. Raises: as `train`.
+    sinks: receive the run's events. For the verdict, the base and the result each answer `forgetting.questions`
+    questions of every kind; the base's answers are kept for other runs. Raises: as `train`.
     """
     started = time.perf_counter()
     context = RunContext.open(config, RunDirectory(out, group.rank == 0, sinks), listener)
@@ -71,7 +71,7 @@ def train_and_judge(
 def judge(context: RunContext, summary: Summary) -> JudgedSummary:
     """The verdict on the run that was just trained in `context`, whose model has the adapter on.
 
-    Afterwards the weights of that model are rounded: it is of no more use.
+    Afterwards the weights of that model are rounded to 8 bits, so it must not be used any more.
     """
     named = default_suite(context.base.path)
     tasks = read_suite(named, context.config.forgetting.questions)
@@ -86,7 +86,7 @@ def judge(context: RunContext, summary: Summary) -> JudgedSummary:
 
 
 def _kept(context: RunContext, named: str, tasks: Sequence[Task]) -> dict[str, Any]:
-    """What is left of the general ability, as the fields of a judged summary hold it."""
+    """How much of the general ability is left, as fields of a `JudgedSummary`."""
     measured = _measured(context, tasks)
     if measured is None:
         return {}
@@ -116,14 +116,14 @@ def _kept(context: RunContext, named: str, tasks: Sequence[Task]) -> dict[str, A
 
 
 def _kept_by_the_base(context: RunContext) -> dict[str, Any]:
-    """The same for a run whose result has no part in answers to text: there is nothing to measure."""
+    """The same fields for a run whose result takes no part in answers to text: there is nothing to measure."""
     context.listener.notice(tr("requests of text are answered by the base itself: all of its ability is kept"))
     return {"retention": 1.0, "retention_min": 1.0, "retention_interval": (1.0, 1.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """The tasks on which the base is well above chance, and what base and result answered, by weights and switched."""
+    """The tasks on which the base is well above chance, with the results of base, tuned model and switched model."""
 
     tasks: list[Task]
     base: SuiteResult
@@ -133,7 +133,7 @@ class _Measured:
 
 
 def _measured(context: RunContext, tasks: Sequence[Task]) -> _Measured | None:
-    """None where the base answers nothing well enough for anything to be lost."""
+    """The results on `tasks`; None where the base is near chance on all of them, so that nothing can be lost."""
     loaded, encoder, listener = context.loaded, context.encoder, context.listener
     with adapter_disabled(loaded.model):
         base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
@@ -160,7 +160,7 @@ def _switch(context: RunContext) -> Switch | None:
 
 
 def _worst_chance(kept: Retention) -> float:
-    """`chance_of_losing` as much as the worst kind did in any of the kinds (Bonferroni's bound)."""
+    """The probability that any kind loses as much as the worst did (`chance_of_losing`, with Bonferroni's bound)."""
     worst = kept.per_task[kept.worst]
     return min(1.0, len(kept.per_task) * chance_of_losing(worst.right_to_wrong, worst.wrong_to_right))
 
@@ -200,7 +200,7 @@ def learnt_interval(before: RowLosses, after: RowLosses) -> tuple[float, float]:
 def _samples(context: RunContext, tasks: Sequence[Task]) -> tuple[Sample, ...]:
     """Requests of the training rows and questions of the suite, answered by base and result.
 
-    Of a result that has no part in answers to text there is nothing to read but the training rows.
+    Only the former, where the result takes no part in answers to text.
     """
     room = SAMPLES // 2 if context.config.answers_text else SAMPLES
     prompts = training_prompts(context, room)

@@ -1,4 +1,4 @@
-"""What a comparison measures of a model, base or tuned, the same way for all of them and kept where it was made."""
+"""Measures a model of a comparison, base or tuned: suite, domain losses, examples; keeps the raw results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mlx_loopai.models.load import LoadedModel, resolve_model
 from mlx_loopai.runs.documents.comparison import Example
 from mlx_loopai.runs.listener import Listener
 
-# What the embedded stories that a recipe may train on leave out.
+# Held-out rows for the embedded stories that a recipe may train on.
 EMBEDDED_HELD_OUT = "samples/hurting_held_out"
 EXAMPLE_TOKENS = 160
 
@@ -118,7 +118,7 @@ def _examples(loaded: LoadedModel, encoder: ChatEncoder, measure: Measure) -> tu
 
 
 def _right(measure: Measure, prompt: str, answer: Generation) -> bool | None:
-    """The verdict where the prompt is a question of the suite."""
+    """Whether the answer is right, where the prompt is a question of the suite; else None."""
     for task in measure.tasks:
         if isinstance(task, Asked):
             for item in task.items:

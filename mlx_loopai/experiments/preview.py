@@ -1,4 +1,4 @@
-"""What a run will need before it starts: its memory, its time, and how much of both its guards take."""
+"""Predicts what a run will need: its memory, its time, and how much of both is for its guards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlx_loopai.units import format_bytes, format_duration
 
 @dataclass(frozen=True)
 class Preview:
-    """guards_bytes: how much more the largest moment needs than without guards. time: None where no rows are known."""
+    """The needs of a run. guards_bytes: memory that it needs for its guards. time: None where no rows are known."""
 
     plan: MemoryPlan
     guards_bytes: int

@@ -1,4 +1,4 @@
-"""After training: how much of the adapter, and in which blocks, gives the best of gain and retention."""
+"""Rescales an adapter after training, as a whole or block by block, for the best gain at a floor of retention."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LINES = tuple(Rescaling(first, 1.0) for first in (0.0, 0.25, 0.5, 0.75))
 
 @contextmanager
 def rescaled(model: nn.Module, rescaling: Rescaling) -> Iterator[None]:
-    """Within it what `model` has learnt counts as much as `rescaling` says."""
+    """Inside, the update of `model` is scaled by `rescaling`."""
     before = adapter_arrays(model)
     try:
         scale_update(model, lambda name: rescaling.factor(_block(name), len(model.layers)))
@@ -63,7 +63,7 @@ def sweep(
     rescalings: Sequence[Rescaling] = (*SCALES, *LINES),
     on_progress: Advance = ignore,
 ) -> list[Point]:
-    """What the adapted `model` scores with every rescaling; `gain` and `retention` score it on held-out sets."""
+    """Gain and retention of the adapted `model` with every rescaling, computed by the two functions."""
     points = []
     for done, rescaling in enumerate(rescalings):
         with rescaled(model, rescaling):

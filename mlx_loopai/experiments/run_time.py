@@ -1,4 +1,4 @@
-"""How long a run takes, as a range: its training steps, and all that its guards do before, beside and after them."""
+"""Estimates how long a run takes, as a range: its steps, and what its guards do before, during and after them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from mlx_loopai.training.general_rows import prompts_needed
 from mlx_loopai.training.monitor import steps_between_readings
 
 _HALF_BITS = 16
-# Answers are a third of their limit at least, on average; at most they reach it.
+# The average answer has between a third of the token limit and all of it.
 _SHORT_ANSWER = 1 / 3
 # Where only the speed of matrix products was measured, a run may be this many times slower or faster.
 _MEASURED_SPREAD = 4.0
-# The base, the result, the result behind its switch (half of its answers are known by then), and the rounded base.
+# How often the suite is asked: base, result, rounded base, and half for the switch, for which other answers are reused.
 _TIMES_ASKED = 3.5
 
 
@@ -45,7 +45,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run has to do: optimizer steps, and tokens of each, of its own rows and at most of rehearsed ones."""
+    """The work of a run: optimizer steps, the tokens of its own rows in each, and at most those of rehearsed rows."""
 
     steps: int
     own_tokens: int
@@ -54,8 +54,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a machine really reaches: operations and bytes a second, and seconds that a step and a written token cost
-    besides. spread: largest over smallest of the range that a time is given as. source: where this is from.
+    """The rates that a machine really reaches.
+
+    flops_s, bytes_s: operations and bytes per second. step_s, token_s: additional seconds per step and per generated
+    token. spread: largest over smallest time of the range. source: where the rates come from.
     """
 
     flops_s: float
@@ -67,7 +69,7 @@ class Speed:
 
     @staticmethod
     def of_chip(peak: Peak) -> Speed:
-        """By published rates, on a chip of that peak."""
+        """The speed of a chip of that peak, by the shares of a peak that published runs reached."""
         found = published()
         return Speed(
             flops_s=found.utilisation * peak.flops_s,
@@ -80,7 +82,7 @@ class Speed:
 
     @staticmethod
     def measured_here(peak: Peak) -> Speed:
-        """From what a product of matrices and a sum reached on this machine."""
+        """The speed of this machine, from the rates that a matrix product and a sum reached."""
         share = published().utilisation
         return Speed(
             flops_s=share * peak.flops_s,
@@ -107,13 +109,13 @@ class RunTime:
 
     @property
     def guards(self) -> Span:
-        """What the guards add to the training steps of the user's own rows."""
+        """The time that guards add to training steps on the user's own rows."""
         total = self.total
         return Span(max(0.0, total.low_s - self.plain.low_s), max(0.0, total.high_s - self.plain.high_s))
 
 
 def speed_of(machine: Machine) -> Speed:
-    """Of a Mac by published rates, otherwise measured on this machine in some tenths of a second."""
+    """The speed of a Mac by published rates; otherwise of this machine, measured in some tenths of a second."""
     peak = peak_of(machine)
     return Speed.measured_here(measured_peak()) if peak is None else Speed.of_chip(peak)
 
@@ -149,7 +151,7 @@ def run_time(
 
 @dataclass(frozen=True)
 class _Clock:
-    """Times what a run does on a machine of that speed."""
+    """Computes the times of a run's phases on a machine of that speed."""
 
     shape: ModelShape
     config: RunConfig
@@ -168,7 +170,7 @@ class _Clock:
         return RunTime(phases, plain, work.steps, self.speed.source)
 
     def _guards(self, work: Work, n_rows: int) -> dict[str, Span]:
-        """What guards do before and beside the steps."""
+        """The times of what guards do before and between the steps."""
         config, found = self.config, {}
         replay, read_tokens = config.replay, self.prompt_tokens + config.replay.answer_tokens
         n_prompts = prompts_needed(config, n_rows)

@@ -1,7 +1,7 @@
-"""What must hold on this machine before a run on it means anything; the first thing to ask for in a report of a defect.
+"""The checks of `doctor --selftest`: whether this machine computes correctly. Ask for them first in a bug report.
 
-Every check computes one thing in two ways, on the embedded model and on MLX's default device, and says how far they lie
-apart.
+Every check computes one thing in two ways, with the embedded model on MLX's default device, and reports how far the
+results are apart.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SEQUENCES, _SEQUENCE_TOKENS = 64, 12
 
 @dataclass(frozen=True)
 class Check:
-    """`difference` of the two ways, as a share of the second, and the largest that passes; 0 asks for the same bits."""
+    """The relative difference of two results, and the largest that passes; bound 0: the bits must be equal."""
 
     name: str
     difference: float
@@ -64,7 +64,7 @@ class Check:
 
 
 def selftest(on_progress: Advance = ignore) -> list[Check]:
-    """All checks; half a minute on a slow machine. `on_progress` hears how many of `N_GROUPS` groups are done.
+    """All checks; half a minute on a slow machine. `on_progress` is called with how many of `N_GROUPS` are done.
 
     Call it from the main thread: one check stops a run as Ctrl-C does.
     """
@@ -100,7 +100,7 @@ def _loss_and_gradient(path: TrainPath, checkpointing: bool = False, dtype: str 
 
 
 def _adapted(dtype: str) -> tuple[nn.Module, MicroBatch]:
-    """The embedded model with an adapter that does something, and rows to learn."""
+    """The embedded model with an adapter whose update is not 0, and rows to train on."""
     loaded = load_model(NANO, dtype)
     for layer in apply_lora(loaded.model, LoraOptions(rank=4, alpha=8.0), seed=0).values():
         layer.lora_b = (0.02 * mx.random.normal(layer.lora_b.shape)).astype(layer.lora_b.dtype)
@@ -135,7 +135,7 @@ def _resume() -> list[Check]:
     options = (f"train.max_steps={_STEPS}", "train.rows_per_step=2", "train.learning_rate=1e-3", "lora.dropout=0.1")
     with tempfile.TemporaryDirectory() as folder:
         whole, stopped, rows = (Path(folder) / name for name in ("whole", "stopped", "rows.jsonl"))
-        # Few rows: a machine without a quick BLAS should be done within a minute, too.
+        # Few rows, so that even a machine without a fast BLAS is done within a minute.
         lines = [json.dumps(record.as_row(), ensure_ascii=False) + "\n" for record in _records()]
         rows.write_text("".join(lines), encoding="utf-8")
         config = load_config(None, options, {"model": NANO, "sources": {"rows": {"path": str(rows)}}})

@@ -1,4 +1,4 @@
-"""How little a head must be damped so that a model stops slipping into scripts nobody asked for."""
+"""Finds the mildest damping of a model's head with which it stops slipping into other scripts."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from mlx_loopai.text.hangul import nfc
 from mlx_loopai.text.run_patterns import GLOSS
 from mlx_loopai.text.scripts import Script, script_counts
 
-# From the mildest on. Below the last one hardly any row is left.
+# The mildest first. A smaller factor than the last would remove the rows almost entirely.
 FACTORS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.2)
 LEAST_REDUCTION = 0.9
 _ANSWER_TOKENS = 96
 _MIN_PROMPTS = 4
-# Tasks named so ask for answers in a language that the steering takes away.
+# Endings of the names of tasks whose answers are in a steered language.
 _STEERED_LANGUAGES = ("_zh", "_ja")
 
 
@@ -54,7 +54,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Tried:
-    """A factor, and what the answers to the tuning half hold with it."""
+    """A factor, and the letters in the answers to the tuning half with it."""
 
     factor: float
     count: Count
@@ -62,10 +62,10 @@ class Tried:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a suite says of the steered model.
+    """The steered model's results on a suite.
 
-    mean: retention over the tasks that do not ask for the steered languages; per_task: of each of them, at most 1;
-    apart: the scores of the others, which may fall.
+    mean: retention over the tasks that do not ask for the steered languages. per_task: of each of these, at most 1.
+    apart: the scores of the other tasks, which may fall.
     """
 
     mean: float
@@ -75,10 +75,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The mildest factor that is enough on the tuning half (None: none is), and what it does on the other half.
+    """The mildest factor that is enough on the tuning half (None: none is), and its effect on the other half.
 
-    tried: every factor that was measured, the mildest first. held_out: without and with the chosen factor. kept: None
-    where no suite was given.
+    tried: every factor that was measured, the mildest first. held_out: letters in the answers to the other half,
+    without and with the chosen factor. kept: None where no suite was given.
     """
 
     scripts: tuple[str, ...]
@@ -90,15 +90,15 @@ class Tuning:
 
     @property
     def text(self) -> str | None:
-        """What the conversion's `steer` takes."""
+        """The result as a value for the conversion's `steer` option."""
         return None if self.factor is None else ",".join(f"{name}={self.factor:g}" for name in self.scripts)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is looked for: `scripts` damped until `least_reduction` of their letters are gone from answers to prompts.
+    """The goal of a search: damp `scripts` until `least_reduction` of their letters are gone from answers to `prompts`.
 
-    tasks: of a suite on which retention is measured; none, no measurement. `max_tokens` of each answer.
+    tasks: of the suite on which retention is measured; none: not measured. max_tokens: of each answer.
     """
 
     scripts: tuple[str, ...] = ("han", "kana")
@@ -109,10 +109,10 @@ class Search:
 
 
 def tune(session: Session, search: Search, listener: Listener | None = None) -> Tuning:
-    """The mildest damping of the head that is enough, by halving the list of `FACTORS`.
+    """The mildest damping of the head that is enough, by binary search over `FACTORS`.
 
-    Every second prompt chooses, the others measure. Answers are drawn without constraint or filter, with the usual
-    temperature: the constraint would hide what the model does.
+    Every second prompt is used to choose, the others to measure. Answers are sampled at the usual temperature, without
+    constraint or filter, which would hide what the model does.
     Raises: InputError when the model writes none of the scripts, or for fewer than four prompts.
     """
     if len(search.prompts) < _MIN_PROMPTS:
@@ -177,7 +177,7 @@ class _Trial:
         self._listener.stage(label, len(requests))
         foreign = letters = 0
         for done, (_, answer) in enumerate(write_answers(session.loaded, requests), start=1):
-            # Hanja in brackets after Hangul explain a Korean word.
+            # Hanja in brackets after Hangul explain a Korean word and do not count.
             counts = script_counts(GLOSS.sub("", nfc(answer.text.written)))
             foreign += sum(counts.get(script, 0) for script in self._search.scripts)
             letters += sum(count for name, count in counts.items() if Script(name).is_letter)

@@ -1,4 +1,4 @@
-"""What a guard adds to a step's time and memory: the same fixed rows with and without it, in turns."""
+"""Measures what a guard adds to a step's time and memory: the same fixed rows with and without it, in turns."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.start import put_update
 from mlx_loopai.training.step import StepSettings, TrainStep
 
-# A median within 2 % where steps vary by a twentieth; fewer where a step takes seconds.
+# Repeats that give a median within 2 % where steps vary by 5 %; fewer where a step takes seconds.
 MOST_REPEATS, LEAST_REPEATS, ENOUGH_S = 25, 5, 20.0
 Cost = tuple[float, int]
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a guard adds to a step: a penalty on the update, and a factor of the distance from the base."""
+    """What a guard adds to a step: a penalty on the update, and the weight of KL to the base."""
 
     penalty: Penalty | None = None
     divergence: float = 0.0
@@ -45,7 +45,7 @@ NOTHING = Held()
 def step_costs(arms: Mapping[str, RunContext], domain: str) -> dict[str, Cost]:
     """(median seconds, peak bytes) of a step of every arm, whose run is complete, on rows of `domain`.
 
-    Arms whose steps differ only in their rows share the figures of a plain step, measured beside the last guarded one.
+    Arms whose steps differ only in their rows share the figures of a plain step, measured with the last guarded one.
     """
     first = next(iter(arms.values()))
     rows = first.encoded(domain, DOMAIN)[: first.config.train.rows_per_step]

@@ -1,4 +1,4 @@
-"""After training: rescale a finished run's adapter by what held-out rows say, in minutes and without training."""
+"""Rescales a finished run's adapter by a scale chosen on held-out rows, in minutes and without training."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def write_rescaled(adapter: Path, out: Path, tuned: Tuned, n_blocks: int) -> Non
 
 
 def check_apart(domain: str, shown: str) -> None:
-    """Raises: InputError when a row of `domain`, by which a rescaling is chosen, is among those figures are made of."""
+    """Check that no row of `domain`, on which a rescaling is chosen, is among the rows of `shown`, which are reported.
+
+    Raises: InputError.
+    """
     said, figures = ({record.messages for record in read_source(name, DOMAIN)} for name in (domain, shown))
     if both := len(said & figures):
         raise InputError(f"{domain}: {both} of its rows are in {shown} too, which the figures are made of; give others")
@@ -106,7 +109,7 @@ def unrehearsed_rows(context: RunContext) -> Sequence[TokenRow]:
 def open_prompts(config: RunConfig, reader: RowReader) -> list[str]:
     """At most WATCHED_ROWS prompts: general ones that were not rehearsed, else embedded ones.
 
-    The embedded model answers embedded *questions*: the prompt set is made for models that know more.
+    For the embedded model these are its own open questions, since the embedded prompts suit models that know more.
     """
     records = reader.records(config.general, GENERAL_CATEGORY)
     every = config.replay.model_copy(update={"source": "self", "max_prompts": 10**9})

@@ -7,17 +7,17 @@ from mlx_loopai.language import tr
 from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.documents.verdict import JudgedSummary, Verdict
 
-# A run of fewer steps has hardly left its warm-up: whatever it shows is chance.
+# A run of fewer steps has hardly left its warm-up, so that its figures are chance.
 FEWEST_STEPS = 20
-# A loss that a harmless change would show less often than this is a loss.
+# A loss counts as real if a harmless change would cause it with a probability below this.
 SIGNIFICANT = 0.05
 
 
 def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
     """Whether a run may be used, and why not.
 
-    Retention is judged against the noise floor: a model that moves no more than its own rounding has kept everything.
-    The worst kind of question is judged too, but a few questions may show a loss by chance: then the verdict is open.
+    Retention is judged against the noise floor: a model that changes no more than by rounding has kept everything. The
+    worst kind of question is judged too; where its loss may be chance, the verdict is "unclear".
     """
     if judged.steps < FEWEST_STEPS:
         return "too little data", not_learnt(judged)
@@ -29,7 +29,7 @@ def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
 
 
 def not_learnt(judged: JudgedSummary) -> list[str]:
-    """Why what the run learnt cannot be told from nothing; empty when it can."""
+    """Why it is not clear that the run learnt anything; empty when it is."""
     if judged.steps < FEWEST_STEPS:
         return [tr("{steps} steps are too few to learn from; give more rows or train.epochs", steps=judged.steps)]
     if judged.margin is not None:

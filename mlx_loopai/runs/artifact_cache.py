@@ -1,4 +1,4 @@
-"""What a run makes before its first step, kept for other runs of the same base, rows and options."""
+"""A cache of what runs compute before their first step, for other runs with the same base, rows and options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def kept_path(name: str, loaded: LoadedModel, parts: Sequence[Any], suffix: str) -> Path:
-    """The file in the cache folder for something made from this base with `parts` (JSON values)."""
+    """The cache file for something made from this base; `parts`: JSON values of everything else that it depends on."""
     return cache_folder() / f"{name}-{digest_name([*loaded.cache_key, *parts])}{suffix}"
 
 
@@ -27,7 +27,7 @@ def keep(path: Path, kept: Path) -> None:
 
 
 def fetch(kept: Path, path: Path) -> bool:
-    """Put what is `kept` at `path`, with its seal; whether there was something that is as it was written."""
+    """Copy `kept` to `path`, with its checksum; False when there is no such file or it is damaged."""
     if not is_sealed(kept):
         return False
     try:
@@ -38,7 +38,7 @@ def fetch(kept: Path, path: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A copy of its own: what is changed in a run must not change the cache, nor the other way round."""
+    """Copy and do not link, so that a change in a run's folder does not change the cache, nor the reverse."""
     for one, other in ((source, target), (seal_path(source), seal_path(target))):
         with whole_file(other) as temporary:
             shutil.copyfile(one, temporary)

@@ -1,4 +1,4 @@
-"""Which base an adapter belongs to, so that a run's folder is all that a command needs."""
+"""Finds the base that an adapter belongs to, so that a run's folder is all that a command needs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def base_of(adapter: Path | None, model: str | None = None) -> str:
         if _is_here(name):
             if not recorded or hash_base(resolve_model(name)) == recorded:
                 return name
-        # `models/base` has the form of a hub id too; of a folder the adapter records the last name alone.
+        # `models/base` looks like a hub id, too. For a local folder the adapter records only the last part of the name.
         elif is_hub_id(name) and own in (None, name):
             return name
     looked = (

@@ -21,7 +21,7 @@ from mlx_loopai.runs.listener import Listener, Recorded
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run's configuration and folder, who listens to it, its base, and the reader of its data.
+    """A run's configuration, folder, progress listener, base, and the reader of its data.
 
     base: the model's folder, shape and tokenizer; its weights are loaded once memory has been planned. reader: reads
     and encodes each file when it is first asked for.
@@ -58,17 +58,17 @@ class RunContext:
         return RunContext(config=config, directory=directory, listener=listener, base=base, reader=reader)
 
     def for_run(self, config: RunConfig, directory: RunDirectory) -> RunContext:
-        """The context of another run on the same base; what both read is read once."""
+        """The context of another run on the same base; files that both need are read once."""
         assert config.model == self.config.model, "runs of one context share their base"
         return replace(self, config=config, directory=directory)
 
     def recorded(self) -> RunContext:
-        """The same, with what its listener hears written to the run's log. The folder must be there."""
+        """The same context, whose notices and progress are also written to the run's log. The folder must exist."""
         return replace(self, listener=Recorded(self.listener, self.directory))
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model as it is now, with the adapter that it may have."""
+        """The model in its present state, with its adapter if it has one."""
         return self.base.loaded
 
     @property
@@ -92,7 +92,7 @@ class RunContext:
 
     @property
     def general(self) -> list[Record]:
-        """The records of `general`; empty where only the embedded prompts serve. Raises: InputError."""
+        """The records of `general`; empty where only the embedded prompts are used. Raises: InputError."""
         return self.reader.records(self.config.general, GENERAL_CATEGORY)
 
     @property

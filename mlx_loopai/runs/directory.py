@@ -1,4 +1,4 @@
-"""A run's folder: what it was, what happened, and who is writing it."""
+"""A run's folder: its files, its log of events, its lock, and requests from those who watch it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mlx_loopai.language import tr
 
 Wish = Literal["save", "stop"]
 WISHES: tuple[Wish, ...] = get_args(Wish)
-# Somebody who watches asks for the run's state every second.
+# A page that watches a run asks for its state every second; a run counts as watched for this long after.
 _WATCHED_S = 30.0
 
 
 class EventSink(Protocol):
-    """Hears what a run records, as it records it."""
+    """Receives the events of a run as they are recorded."""
 
     def record(self, kind: str, values: Mapping[str, Any]) -> None:
         """An event of the kind `kind`, such as `step`."""
@@ -90,13 +90,13 @@ class RunDirectory:
 
     @property
     def measured(self) -> list[Path]:
-        """What was made of the base before the first step, with its checksums."""
+        """The files computed from the base before the first step, with their checksum files."""
         files = (self.rehearsal, self.monitor, self.importance, self.ranks)
         return [*files, *map(seal_path, files)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; what an input error leaves before the first save is removed.
+        """Lock the folder for this process; the files that an input error leaves before the first save are removed.
 
         Raises: InputError when another process writes it.
         """
@@ -114,7 +114,7 @@ class RunDirectory:
         taken = tr("{path}: another process is writing this run; wait for it or give another `out`", path=self.path)
         with locked_folder(self.path, taken):
             self._end_last_line()
-            self._wish.unlink(missing_ok=True)  # it was meant for a process that has ended
+            self._wish.unlink(missing_ok=True)  # a request to a process that has ended
             try:
                 yield
             except InputError:
@@ -145,7 +145,7 @@ class RunDirectory:
         write_whole(self._wish, wish)
 
     def take_wish(self) -> Wish | None:
-        """What was asked since the last time."""
+        """What was asked for since the last call, if anything."""
         if not self.writes or not self._wish.exists():
             return None
         asked = self._wish.read_text(encoding="utf-8")
@@ -153,7 +153,7 @@ class RunDirectory:
         return next((wish for wish in WISHES if wish == asked), None)
 
     def look(self) -> None:
-        """Let the run know that somebody watches it."""
+        """Tell the run that somebody is watching it."""
         if self.path.is_dir():
             self._look.touch()
 
@@ -166,7 +166,7 @@ class RunDirectory:
             return False
 
     def forget_after(self, step: int) -> None:
-        """Leave out what a stopped process recorded after the checkpoint of `step`: those steps are done again."""
+        """Remove what a stopped process recorded after the checkpoint of `step`: those steps are done again."""
         if self.writes and self.events.exists():
             kept = [event for event in self.read_events() if event.get("step", 0) <= step]
             lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
@@ -179,7 +179,7 @@ class RunDirectory:
             self.path.rmdir()
 
     def _end_last_line(self) -> None:
-        """A line that a crash cut short must not swallow the next event."""
+        """End a line that a crash cut short, so that it does not swallow the next event."""
         if self.events.exists() and not self.events.read_bytes().endswith(b"\n"):
             with self.events.open("a", encoding="utf-8") as stream:
                 stream.write("\n")

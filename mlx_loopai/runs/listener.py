@@ -1,4 +1,4 @@
-"""Progress of long work, as a protocol: the command line draws it, a program may count it or ignore it."""
+"""The protocol by which long work reports its progress; the command line draws it, other programs may ignore it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _RECORD_EVERY_S = 2.0
 
 
 class Listener(Protocol):
-    """Hears what a run does."""
+    """Receives the progress of a run."""
 
     def notice(self, text: str) -> None:
         """Something the user should know, one line."""
 
     def stage(self, name: str, total: int) -> None:
-        """A countable stage begins."""
+        """A stage of `total` items begins."""
 
     def advance(self, done: int, note: str = "") -> None:
-        """`done` of the stage's total is done."""
+        """`done` of the stage's items are done."""
 
 
 class Silent:
-    """The listener of a caller that wants to hear nothing."""
+    """A listener that ignores everything."""
 
     def notice(self, text: str) -> None:
         pass
@@ -37,7 +37,7 @@ class Silent:
 
 
 class Recorded:
-    """A listener that also writes what it hears to the run's log, for those who watch the run from elsewhere."""
+    """A listener that also writes notices and progress to the run's log, for those who watch it from elsewhere."""
 
     def __init__(self, heard: Listener, directory: RunDirectory) -> None:
         self._heard, self._directory = heard, directory

@@ -1,4 +1,4 @@
-"""A run as it stands now, read from its log while it grows: what somebody who watches it wants to know."""
+"""Follows a run's log while it grows, and sums up the run's present state for those who watch it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from mlx_loopai.files import is_locked
 from mlx_loopai.runs.directory import RunDirectory
 
 Event = dict[str, Any]
-# Steps whose pace tells how long the rest takes: enough to hold readings and saves, few enough to follow a change.
+# The remaining time is estimated from this many last steps: enough to include readings and saves, few enough to follow
+# a change of pace.
 _PACE_STEPS = 50
-# A run whose log grows is alive. Only for one that has been silent so long the lock is tried, which for an instant
-# could be in the way of a process that takes it.
+# A run whose log grows is alive. The lock is tried only after a silence of this many seconds, since trying it could for
+# an instant be in the way of a process that takes it.
 _SILENT_S = 10.0
 # A run that is judged holds no lock, and may be silent while it scores rows.
 _JUDGING_S = 600.0
@@ -33,11 +34,12 @@ class LiveRun:
     _events: list[Event] = field(default_factory=list)
 
     def state(self, after: int = 0) -> dict[str, Any]:
-        """The run now, as JSON can hold it; of its steps only those after the step `after`.
+        """The present state as JSON values, with the steps after the step `after` only.
 
-        left_s: until the last step, by the pace of the last steps with their readings and saves; after_s: the passes
-        over fixed and held-out rows that follow it, which took as long before the first step. Both None where nothing
-        tells. judged: questions follow then, whose time nobody knows. alive: a process is writing the run.
+        left_s: seconds until the last step, by the pace of recent steps with their readings and saves. after_s: seconds
+        of the passes over fixed and held-out rows after it, taken from those before the first step. Both None where
+        they cannot be estimated. judged: whether questions follow, whose time is not known. alive: whether a process is
+        writing the run.
         """
         self._read()
         events = self._of_this_try()
@@ -72,7 +74,7 @@ class LiveRun:
         }
 
     def _read(self) -> None:
-        """What was appended since the last time; all of it where the log was written anew."""
+        """Read what was appended since the last call; everything where the log was written anew."""
         try:
             with self.directory.events.open("rb") as stream:
                 stream.seek(0, 2)
@@ -96,7 +98,7 @@ class LiveRun:
                 self._events.append(event)
 
     def _of_this_try(self) -> list[Event]:
-        """Without what a run left behind that started over: its steps are no longer those of the run."""
+        """The events since the run last started over; earlier steps are no longer part of it."""
         fresh = [
             place
             for place, event in enumerate(self._events)

@@ -1,4 +1,4 @@
-"""A run's figures in the tools that people follow their runs with: TensorBoard, Weights & Biases, Trackio."""
+"""Sends a run's figures to experiment trackers: TensorBoard, Weights & Biases, Trackio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlx_loopai.language import tr
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
-# Numbers that are no measure of the run.
+# Numbers of an event that are not figures to plot.
 _LEFT_OUT = frozenset({"step", "time", "skipped"})
 
 Log = Callable[[dict[str, float], int], object]

@@ -1,4 +1,4 @@
-"""The stage that removes web addresses, with what hangs on one: quotation marks, a particle, a label, a command."""
+"""Filter stage that removes web addresses, with the quotation marks, particle, label or command that belongs to one."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from mlx_loopai.text.run_patterns import BRACKETS, OPEN_ANGLE, QUOTES
 from mlx_loopai.text.scanner import Scanner
 from mlx_loopai.text.seams import CODE_END, in_code_after
 
-# An address that its text may begin at its end.
+# The beginning of an address at the end of the text so far.
 _BEGUN = regex.compile(r"(?i:https?(?::/?)?|htt?|h|ftp(?::/?)?|ft?|w{1,3})\Z")
 _MAX_BEGUN_CHARS = len("https:/")
-# As many addresses are looked at together; a list of more is two.
+# At most this many joined addresses are looked at together; a longer list counts as two.
 _MAX_JOINED = 8
 
 
 class Addresses(Scanner):
-    """Stage that drops addresses outside inline code; holds back an address with what may hang on it.
+    """Stage that drops addresses outside inline code; holds back an address with the words that may belong to it.
 
-    One that is what its sentence says stays (`주소는 https://a.kr입니다`).
+    An address that is the predicate of its sentence stays (`주소는 https://a.kr입니다`).
     """
 
     def __init__(self, removed: Counter[str]) -> None:
@@ -72,7 +72,7 @@ class Addresses(Scanner):
         return False
 
     def _look_at(self, address: tuple[int, int]) -> bool:
-        """Drop an address, or keep it; False when what stands behind it must be seen first."""
+        """Drop an address, or keep it; False when the text after it must be seen first."""
         buffer, (start, end) = self._buffer, address
         pairs = self._quotes(start, end)
         joined = self._joined(end + pairs) if self._sees_behind(end) else None
@@ -97,7 +97,7 @@ class Addresses(Scanner):
         return True
 
     def _joined(self, end: int) -> int | None:
-        """Where what hangs on the address that ends at `end` ends, with addresses joined to it; None to wait."""
+        """The end of the words that belong to the address that ends at `end`, and of joined addresses; None to wait."""
         buffer = self._buffer
         for _ in range(_MAX_JOINED):
             if not self._sees_behind(end):
@@ -115,14 +115,14 @@ class Addresses(Scanner):
         return self._final or AFTER_ADDRESS.match(self._buffer, end).end() < len(self._buffer)
 
     def _quotes(self, start: int, end: int) -> int:
-        """How many quotation marks stand around an address."""
+        """How many quotation marks enclose an address."""
         buffer, n_leading, n = self._buffer, len(self._leading(start)), 0
         while n < n_leading and QUOTES.get(buffer[start - 1 - n]) == buffer[end + n : end + n + 1] != "":
             n += 1
         return n
 
     def _extent(self, address: tuple[int, int], end: int, left: str) -> tuple[int, int]:
-        """From where to where the text goes with a (quoted) address; what is joined to it ends at `end`."""
+        """Start and end of the text to remove with a (quoted) address; `end`: of the words that belong to it."""
         buffer, start = self._buffer, address[0]
         least = start - len(self._leading(start))
         particle = PARTICLE.match(buffer, address[1])
@@ -132,12 +132,12 @@ class Addresses(Scanner):
             start = label_before(buffer, start, self._done)
         encloses = start > least and BRACKETS.get(buffer[start - 1]) == buffer[end : end + 1]
         if encloses and attached(buffer, end + 1):
-            # The particle belongs to the word before the brackets, and the space between them goes: 집 (…)에서.
+            # In 집 (…)에서 the particle belongs to the word before the brackets; the space before them is removed.
             return start - 1 - (start - 1 > self._done and buffer[start - 2] == " "), end + 1
         return start, end
 
     def _line_start(self, place: int) -> int | None:
-        """Where the line of `place` begins when a command or a label stands before it and none was handed on."""
+        """Where the line of `place` begins, if a command or a label is before it and was not handed on; else None."""
         begin = max(self._buffer.rfind("\n", self._done, place) + 1, self._done)
         at_line_start = begin > self._done or self._left[-1:] in ("", "\n")
         if not at_line_start or place - begin > MAX_COMMAND_CHARS:
@@ -145,7 +145,7 @@ class Addresses(Scanner):
         return begin if may_be_for_address(self._buffer[begin:place]) else None
 
     def _wait(self) -> None:
-        """Hold back what an address may need that is still to come."""
+        """Hold back the text that an address still to come may need."""
         buffer = self._buffer
         begun = _BEGUN.search(buffer, max(self._done, len(buffer) - _MAX_BEGUN_CHARS))
         place = begun.start() if begun else len(buffer)
@@ -165,7 +165,7 @@ class Addresses(Scanner):
 
 
 def label_before(buffer: str, end: int, done: int, whole: bool = True) -> int:
-    """Where the label ("출처: ") that ends at `end` begins, or if not `whole` what may become one; else `end`."""
+    """Where the label ("출처: ") that ends at `end` begins; `end` without one. Unless `whole`, a begun label counts."""
     least = max(done, end - MAX_LABEL_CHARS)
     start = max(buffer.rfind(one, max(least - 1, 0), end) for one in LABEL_STARTS) + 1
     return start if start >= least and LABEL.fullmatch(buffer, start, end, partial=not whole) else end

@@ -1,7 +1,7 @@
 """The characters that a `scripts` policy allows, and where it allows them.
 
-A policy becomes two small tables: the class of every code point, and how classes move between contexts. Contexts are
-all the memory a policy has: "after Hangul", and "in a gloss of k characters so far".
+A policy becomes two small tables: the class of every code point, and the transitions between contexts by class.
+Contexts are the only memory of a policy: "after Hangul", and "in a gloss, k characters so far".
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PATTERNS = {
 
 
 class CharClass(IntEnum):
-    """What a context tells apart."""
+    """The classes of characters that decide the next context."""
 
     FORBIDDEN = 0
     OTHER = 1
@@ -65,7 +65,7 @@ class Scripts:
 
     @classmethod
     def parse(cls, text: str) -> Scripts:
-        """`off`, or a sum such as `ko+latin`. Raises: InputError naming what is not a part."""
+        """The policy written as `off`, or as a sum such as `ko+latin`. Raises: InputError naming an unknown part."""
         if text.strip() == "off":
             return cls(frozenset())
         parts = [part.strip() for part in text.split("+")]

@@ -1,7 +1,8 @@
-"""Korean grammar that holds a foreign word in its sentence: particles, the copula, quotatives, `하다` and `되다`.
+"""Korean grammar that binds a foreign word to its sentence: particles, the copula, quotatives, `하다` and `되다`.
 
-These are closed classes. Attached to the word they may be any of them; after a space only forms that are nothing else
-(`이`, `만` and `한` are words of their own).
+These are closed classes. Attached to the word, any of them counts; after a space only forms that cannot be anything
+else count (`이`, `만` and `한` are also words).
+
 Source: 국립국어원, 한국어 어문 규범 (조사; 인용격 조사; 접미사 -하다, -되다).
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-# The longest form looked at, in syllables, and what must be seen behind it.
+# The longest form, in syllables, including what must be seen after it.
 MAX_SYLLABLES = 9
 
 _WORD_END = r"(?![^\W\d_])"
@@ -50,25 +51,25 @@ _WORD_BEGINS = re.compile(r"[ ·ㆍ]?[가-힣]")
 
 
 def attached(text: str, at: int) -> bool:
-    """True when a particle, a copula or a verb of `하다` stands at `at` and the word ends with it."""
+    """True when a particle, the copula or a form of `하다` is at `at` and ends the word."""
     return _ATTACHED.match(text, at) is not None
 
 
 def derived(text: str, at: int) -> bool:
-    """True when a suffix stands at `at` that makes another word of the one before it: 非常히, 社會적."""
+    """True when a suffix at `at` derives another word from the one before it: 非常히, 社會적."""
     return _DERIVED.match(text, at) is not None
 
 
 def after_quote(text: str, at: int) -> bool:
-    """True when what stands at `at`, attached or after a space, takes the words before it as quoted (`라고`)."""
+    """True when a quotative such as `라고` is at `at`, attached or after a space: the words before are quoted."""
     return _AFTER_QUOTE.match(text, at) is not None
 
 
 def spaced(text: str, at: int) -> bool:
-    """True when a form that binds without doubt stands after a space at `at`: crate 를, once upon a time 이라는."""
+    """True when, after a space at `at`, a form follows that certainly binds: crate 를, once upon a time 이라는."""
     return _SPACED.match(text, at) is not None
 
 
 def before_word(text: str, at: int) -> bool:
-    """True when a Korean word stands at `at`, or after a space or a middle dot there."""
+    """True when a Korean word is at `at`, or follows a space or a middle dot there."""
     return _WORD_BEGINS.match(text, at) is not None

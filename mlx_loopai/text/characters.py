@@ -22,7 +22,7 @@ _MODIFIER = regex.compile(r"[\p{EMod}\ufe0e\ufe0f\u20e3\U000E0020-\U000E007F]")
 # Unicode's Stream-Safe Text Format (UAX #15): longer runs are an attack, and would make normalisation quadratic.
 _MAX_MARKS = 30
 
-# What Korean prose is made of but for Latin letters: composed, no emoji, no marks, and no white space but these four.
+# The characters of Korean prose without Latin letters: composed, no emoji, no marks, and only these four white spaces.
 SIGNS_AND_HANGUL = (
     r" \t\r\n!-@\[-`{-~§°±·×÷\u2010-\u2027\u2030-\u203b\u20a9\u2190-\u2193\u2500-\u257f○●□■△▲▽▼◇◆☆★"
     r"\u3001-\u3003\u3008-\u3011\u3014-\u301b가-힣ㄱ-ㅎㅏ-ㅣ"
@@ -62,7 +62,7 @@ def _kind(char: str) -> _Kind:
 
 
 def is_text(char: str, keep_emoji: bool) -> bool:
-    """True for a character that `Characters` would let pass on its own."""
+    """True for a character that `Characters` passes on when it is alone."""
     kind = _kind(char)
     return kind in (_Kind.PLAIN, _Kind.KEYCAP_BASE, _Kind.SYMBOL) or (keep_emoji and kind is _Kind.PICTOGRAPH)
 

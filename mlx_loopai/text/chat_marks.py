@@ -1,4 +1,4 @@
-"""The stage that removes the control marks of chat formats that are no tags: `[INST]`, `<<SYS>>`, `### Response:`."""
+"""Filter stage that removes marks of chat formats that are not tags: `[INST]`, `<<SYS>>`, `### Response:`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _TURNS = r"\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>"
 _NAMES = "AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|IMG|THINK|BOS|EOS|EOT|PAD|UNK|CLS|SEP|MASK"
 _HEADINGS = "Instruction|Input|Output|Response|Question|Answer|Context|System|User|Human|Assistant"
 _MARK = regex.compile(rf"(?P<turn>{_TURNS}|\#{{2,4}} ?(?:{_HEADINGS})s? ?: ?)|\[/?(?:{_NAMES})\]")
-# Where a mark may begin, and what may go on with one at the end of the text.
-# One expression a sign: one that begins with its sign is found by a search for that.
+# Where a mark begins, or may begin at the end of the text. There is one expression for each first sign, because
+# searching for a fixed sign is fast.
 _BEGINS = {
     "[": re.compile(r"\[(?=/?(?:[A-Z]|\Z))"),
     "<": re.compile(r"<(?=<|\Z)"),
     "#": re.compile(r"##(?=#{0,2} ?(?:[A-Z]|\Z))|#\Z"),
 }
-# [MASK] 토큰, [SEP]를: a text about the mark.
+# After a mark these show that the text is about it: [MASK] 토큰, [SEP]를.
 _NAMED = re.compile(
     r"(?: ?(?:토큰|태그|마커|기호|문자)[가-힣]{0,2}|은|는|이|가|을|를|의|에|에서|으?로|와|과|도|만|이?라는|이?란)"
     r"(?=[\s.,!?)。，…\"'”’」』》〉]|\Z)"
 )
-# What must be seen behind a mark to know whether it is named there.
+# Characters after a mark that show whether the text is about it.
 _AFTER_CHARS = 8
 
 

@@ -1,4 +1,4 @@
-"""Whether a line outside any fence is a line of a program."""
+"""Decides whether a line outside any code fence is a line of a program."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _SIGNS = re.compile(
 _BELOW_CODE = re.compile(r"^[A-Za-z_$]\w*+(?:\[[^\]]*\])?\s*=(?!=)\s*\S")
 _FIRST_WORD = re.compile(r"[a-z]+(?=\s|:?$)")
 _REST_OF_STATEMENT = re.compile(r":?|\s+[\w.*,(){}\[\]:'\"+\-/ ]*")
-# Keywords that are also how an English phrase begins say nothing; such a phrase is judged as prose.
+# Without keywords that may also begin an English phrase: such a phrase is judged as prose.
 _STATEMENTS = frozenset(keyword.kwlist) - {"for", "from", "in", "is", "not", "and", "or", "as", "with", "if", "while"}
 _WHOLE_STATEMENTS = frozenset(("pass", "break", "continue", "return", "raise"))
 
 
 def is_code(line: str, below_code: bool = False) -> bool:
-    """True for a line of a program: its Korean stands in strings and comments, and its shape is that of a statement.
+    """True for a line of a program: it has the shape of a statement, and Korean only in strings and comments.
 
     below_code: the line above it was one.
     """
@@ -50,7 +50,7 @@ def is_code(line: str, below_code: bool = False) -> bool:
     first = _FIRST_WORD.match(bare)
     if not first or first.group() not in _STATEMENTS:
         return False
-    # `import os` and `return x`, but no sentence: a statement without signs is short.
+    # A statement without signs, such as `import os` or `return x`, is short; a longer one is a sentence.
     rest = bare[first.end() :]
     if not rest:
         return first.group() in _WHOLE_STATEMENTS

@@ -1,4 +1,4 @@
-"""What goes with a run of foreign text: its line's label, the joint before it, the Korean words that it mentions."""
+"""Finds what to remove with a run of foreign text: its line's label, the joint before it, Korean words it mentions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import regex
 
 from mlx_loopai.text.run_patterns import QUOTES
 
-# `철수: `, `[철수] `, `철수) `, `- **질문**: `, `1. `, `## `: what announces a line, and announces nothing without it.
+# Labels that announce a line and are useless without it: `철수: `, `[철수] `, `철수) `, `- **질문**: `, `1. `, `## `.
 _BULLET = r"(?:(?:[\-*+•▶►→☞■●◆·>]|\d{1,3}[.)]|#{1,6})[ \t]{1,3})"
-# 그는 말했다: the end of a sentence names nobody.
+# Not the end of a sentence, as in 그는 말했다: which is not a speaker's name.
 _NAME = r"[가-힣0-9]{1,6}(?: [가-힣0-9]{1,6})?(?<![다요까죠])"
 _SPEAKER = rf"(?:\*{{0,2}}{_NAME}\*{{0,2}} ?[:：]\*{{0,2}}|\*{{0,2}}\[{_NAME}\]\*{{0,2}}:?|{_NAME}\)) {{0,2}}"
 _LABEL = regex.compile(rf"[ \t]{{0,12}}{_BULLET}{{0,2}}(?:{_SPEAKER})?")
@@ -22,7 +22,7 @@ _OF_TEXT = re.compile(
     r"\*{0,2} ?[:：]\*{0,2} ?[\"'“‘(]?\Z"
 )
 _LINE_RESTS = re.compile(r"[ \t\r]{0,16}(?:\n|\Z)")
-# What joins a sentence to the one before it; between two dashes stands an aside.
+# What joins a sentence to the one before it; two dashes enclose an aside.
 _JOINT = re.compile(r"(?: ?[,;，]| ?[—–]{1,2}| -{1,3}| [/|]) {0,2}\Z")
 # The same between a sentence that begins its line and what follows: I am happy / 나는 행복하다.
 _JOINT_AFTER = re.compile(r" {1,2}(?:[—–]{1,2}|-{1,3}|[/|]) {1,2}(?=[^\s—–\-/|])")
@@ -37,11 +37,11 @@ _MAX_NUMBER_CHARS = 18
 
 _MENTIONED = r"[가-힣][가-힣 ]{0,19}"
 _QUOTED = "|".join(rf"{re.escape(one)}{_MENTIONED}{re.escape(closer)}" for one, closer in QUOTES.items())
-# Up to the next word of a sentence that holds Korean words as words: The word "사과" means apple.
+# A mention of Korean words as words, up to the sentence's next word: The word "사과" means apple.
 _IN_QUOTES = rf" ?(?:{_QUOTED}|\({_MENTIONED}\))(?:[ ,(]{{1,3}}(?=[a-z])|(?=[.!?](?:\s|\Z)))"
 # My name is 김철수 and I live in 서울.
 _BARE = r" [가-힣]{1,8}(?<![은는을를]) (?=[a-z])"
-# What may make a run longer, found by one look: a number, or the beginning of what it mentions.
+# One quick pattern for what may make a run longer: a number, or the beginning of a mention.
 GOES_ON = re.compile(
     rf"(?P<number>:? {{1,2}}[$€£₩]?\d)|(?P<quoted> ?[{re.escape(''.join(QUOTES))}(][가-힣])"
     r"| [가-힣]{1,8}(?: ?\Z| [a-z])"
@@ -49,7 +49,7 @@ GOES_ON = re.compile(
 MENTION = regex.compile(rf"{_IN_QUOTES}|{_BARE}")
 LATER_MENTION = regex.compile(rf"{_IN_QUOTES}|{_BARE}| [가-힣]{{1,8}}(?=[.!?](?:\s|\Z))")
 _FIRST_MENTION = regex.compile(rf"(?:{_QUOTED}) ?\Z")
-# With a pronoun a sentence begins, and what stands in quotes before it was said.
+# Not a pronoun: it begins a new sentence, and the words in quotes before it were speech.
 _GOES_ON = re.compile(r"(?!(?:i|he|she|it|we|they|you)\b)[a-z]")
 _MAX_MENTION_CHARS = 24
 _OPENERS = re.escape("".join(QUOTES))
@@ -59,7 +59,7 @@ _MENTION_BEGUN = regex.compile(
 
 
 def line_label(buffer: str, end: int, done: int, before: str, whole: bool = True) -> int:
-    """Where the label of a line that ends at `end` begins, or if not `whole` what may become one; else `end`.
+    """Where the label of a line that ends at `end` begins; `end` without one. Unless `whole`, a begun label counts.
 
     done: the buffer's text before was handed on; before: its last character.
     """
@@ -85,7 +85,7 @@ def number_before(buffer: str, end: int, done: int) -> int:
 
 
 def number_after(buffer: str, at: int) -> int:
-    """Where the number ends with which the sentence before `at` ends; `at` without one."""
+    """Where the number at `at` ends that closes the sentence before; `at` without one."""
     found = _NUMBER_AFTER.match(buffer, at)
     return found.end() if found else at
 
@@ -103,19 +103,19 @@ def joint_before(buffer: str, end: int, done: int) -> int:
 
 
 def encloses_in_dashes(buffer: str, start: int, end: int, at: int) -> bool:
-    """True when a dash stands at `at` as in the joint from `start` to `end`."""
+    """True when a dash is at `at`, and one in the joint from `start` to `end`."""
     dash = _DASH.match(buffer, at)
     return dash is not None and dash.group()[-1] in buffer[start:end]
 
 
 def first_mention(buffer: str, end: int, done: int) -> int:
-    """Where Korean words in quotation marks begin that the sentence at `end` begins with; `end` without any."""
+    """Where quoted Korean words right before `end` begin, with which the sentence there starts; `end` without any."""
     found = _FIRST_MENTION.search(buffer, max(done, end - _MAX_MENTION_CHARS), end)
     bracket = buffer[end : end + 1] == "("
     return found.start() if found and _GOES_ON.match(buffer, end + bracket) else end
 
 
 def mention_begun(buffer: str, end: int, done: int) -> int:
-    """Where Korean words in quotation marks begin that a foreign sentence may begin with; `end` without any."""
+    """Where quoted Korean words before `end` begin, with which a foreign sentence may start; `end` without any."""
     found = _MENTION_BEGUN.search(buffer, max(done, end - _MAX_MENTION_CHARS), end)
     return int(found.start()) if found else end

@@ -1,10 +1,10 @@
-"""Where a text of a wished length should end: at the end of a sentence."""
+"""Finds where a text of a requested length should end: at the end of a sentence."""
 
 from __future__ import annotations
 
 import re
 
-# Text that has not ended a sentence by then ends where it is.
+# Multiple of the length at which a text is cut even if no sentence has ended.
 _MOST = 1.3
 _END = re.compile(r"[.!?…。][\"'”’』」)]*(?=\s)|\n")
 

@@ -1,4 +1,4 @@
-"""The stage that decodes HTML's entities: `&hellip;`, `&#8230;`."""
+"""Filter stage that decodes HTML entities: `&hellip;`, `&#8230;`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BODY_BEGUN = re.compile(r"(?:#?|#[0-9]{1,7}|#[xX][0-9a-fA-F]{0,6}|[A-Za-z][A-Za
 
 
 class Entities:
-    """Stage that decodes entities outside inline code; what they spell is read again, so `&amp;lt;` is `<`.
+    """Stage that decodes entities outside inline code; the result is decoded again, so that `&amp;lt;` becomes `<`.
 
-    A backtick stays an entity, or text would become code, and so does what would combine with its neighbours. Control
-    characters and, unless they are kept, emoji go.
+    A backtick stays an entity, since it would turn text into code; so does a character that would combine with its
+    neighbours. Control characters are removed, and emoji unless they are kept.
     """
 
     def __init__(self, removed: Counter[str], keep_emoji: bool = False) -> None:

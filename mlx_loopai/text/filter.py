@@ -1,16 +1,19 @@
-"""The text filter: one streaming scanner that takes out of Korean text what does not belong there.
+"""The text filter: a streaming scanner that removes from Korean text what does not belong there.
 
-Each stage has its own rule names and its own small hold-back and reads from left to right, so that it cannot matter how
-the input was cut. What a stage need not look at, found by one expression, passes in one piece:
+It is a chain of stages, here by the rules that they count:
 
     emoji, control -> nfc -> code (fences) -> html (entities) -> html (marks of chat formats) -> url (links) ->
     html (tags) -> url (addresses) -> foreign, code (lines)
 
-A stage leaves a seam where it removed something. `Tidy` closes the seams with the white space around them: at the end,
-and before addresses and runs, which must judge text as a reader will see it, or a second pass would judge otherwise.
+Each stage reads from left to right and holds back a little text, so that the result does not depend on how the input is
+cut into chunks. Text that a stage need not examine is found by one regular expression and passes in one piece.
 
-Properties, tested: for every split of the input the stream's output is the batch output; `clean` is idempotent; text
-in which no rule finds anything comes out byte for byte (after NFC).
+A stage leaves a seam where it removed something. `Tidy` closes the seams and the white space around them: at the end,
+and before the stages of addresses and runs. These two must see the text as a reader will, or a second pass over the
+output would decide differently.
+
+Three properties are tested. For every split of the input the stream's output equals the batch output. `clean` is
+idempotent. Text in which no rule finds anything comes out byte for byte (after NFC).
 """
 
 from __future__ import annotations
@@ -51,8 +54,8 @@ class Cleaned:
     """A cleaned text and what it took to clean it.
 
     removed: rule -> how often it applied; only rules that did.
-    removed_share: the share of visible characters that went, in [0, 1].
-    too_much_removed: True when that share is above the policy's threshold: rather generate again than keep the holes.
+    removed_share: share of visible characters that were removed, in [0, 1].
+    too_much_removed: True when that share is above the policy's threshold: the text should be generated again.
     """
 
     text: str
@@ -72,7 +75,7 @@ class Cleaned:
 
     @property
     def looping(self) -> bool:
-        """True when the cleaned text repeats itself (`measures.is_looping`): a signal, nothing is removed for it."""
+        """True when the cleaned text repeats itself (`measures.is_looping`). Nothing is removed for it."""
         return is_looping(self.text)
 
 

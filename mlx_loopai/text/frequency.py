@@ -1,4 +1,4 @@
-"""How much more a language writes a word than Korean text does, from the word counts of `wordfreq`."""
+"""How much more frequent a word is in another language than in Korean text, from the word counts of `wordfreq`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ _FLOOR_ZIPF = 3.0
 _KOREAN, ENGLISH, CHINESE = "ko", "en", "zh"
 _GRAMMATICAL_ZIPF = 5.7
 _VERB_ZIPF, _PAST_ZIPF = 4.4, 4.6
-# Twenty-five whole lists are 150 MB; their rare words hardly count.
+# Twenty-five whole lists would take 150 MB, and their rare words hardly matter.
 _LEAST_ZIPF = 4.0
-# Plurals of nouns are about a third as frequent as the nouns; those of adjectives are slips.
+# Plurals of nouns are about a third as frequent as the nouns; "plurals" of adjectives are typing errors.
 _RARE_PLURAL = 1.2
 # The languages with Latin letters of which wordfreq has counts, the ones that models write most first.
 OTHER_LATIN_LANGUAGES = ("es fr de pt it nl pl tr vi id sv cs da nb fi ro hu ca sk sl sh lt lv is fil ms").split()
 
 
 def odds(word: str, language: str = ENGLISH) -> float:
-    """log10 of how many times as often `language` writes `word` (lower case) as Korean text does; 0.0 when rare.
+    """log10 of the ratio of the frequency of `word` (lower case) in `language` to that in Korean text; 0.0 when rare.
 
-    `suddenly` 1.7, `because` 2.5: a sentence of these is English. `trait` 0.7, `love` 1.0: words that are rare, or that
-    Korean text writes too.
-    Source: wordfreq (Speer 2022); its Korean counts hold the Latin words of Wikipedia, news, web and subtitles.
+    Examples: `suddenly` 1.7, `because` 2.5 (a sentence of such words is English); `trait` 0.7, `love` 1.0 (words that
+    are rare, or that Korean text has too).
+
+    Source: wordfreq (Speer 2022); its Korean counts include the Latin words of Wikipedia, news, web and subtitles.
     """
     zipf = _zipf(language).get(word)
     if zipf is None:
@@ -51,11 +52,11 @@ def is_english_adjective(word: str) -> bool:
 
 @cache
 def _zipf(language: str) -> dict[str, float]:
-    """word -> log10 of its count in a thousand million; of the other languages only the words that say something."""
+    """word -> Zipf frequency (log10 of its count per billion words); for other languages, frequent words only."""
     # It takes 0.2 s to import, and most Korean text needs none of it.
     from wordfreq import available_languages, read_cBpack
 
-    # Words lie in bins by the hundredth of a power of ten that they are rarer than every word.
+    # Bin n holds the words of frequency 10^(-n / 100).
     bins = read_cBpack(available_languages("small")[language])
     least = 0.0 if language in (_KOREAN, ENGLISH, CHINESE) else _LEAST_ZIPF
     return {word: zipf for number, words in enumerate(bins) if (zipf := 9.0 - number / 100) >= least for word in words}

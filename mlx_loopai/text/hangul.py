@@ -89,7 +89,7 @@ def decompose(syllable: str) -> tuple[str, str, str]:
 def compose(initial: str, vowel: str, final: str = "") -> str:
     """The precomposed syllable of three compatibility jamo: the inverse of `decompose`.
 
-    Raises: ValueError when a jamo cannot stand in its place.
+    Raises: ValueError when a jamo is not possible in its position.
     """
     if initial not in INITIALS or vowel not in VOWELS or final not in FINALS or not (initial and vowel):
         raise ValueError(f"no syllable is made of {initial!r}, {vowel!r} and {final!r}")

@@ -1,4 +1,4 @@
-"""The stage that takes links in Markdown apart: their text stays, pictures go, and the address is left to the next."""
+"""Filter stage for Markdown links: the link's text stays, images are removed, a later stage removes the address."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _SCHEME = r"(?:https?://|ftp://|www\.)"
 _ADDRESS = rf"{_SCHEME}(?:[^\s()<>\[\]`\x00\x01]|\([^\s()<>\[\]`\x00\x01]{{0,40}}\)){{0,400}}"
 _MAX_TEXT_CHARS = 200
 _MAX_BEFORE_CHARS = len("]( <https")
-# Everything in it is bounded, and none of it goes over a line: so is what is held back.
+# Every part is bounded and stays on one line, so the text that is held back is bounded too.
 _LINK = regex.compile(
     rf"!?\[(?P<text>[^\[\]\n`\x01]{{0,{_MAX_TEXT_CHARS}}})\]\( ?<?{_ADDRESS}>?"
     r"(?: {1,2}[\"'][^\"'\n`\x01]{0,100}[\"'])? ?\)"
     rf"|<(?P<bare>{_ADDRESS})>"
 )
-# What stands before the address of a link, and what every address holds: looked for first, since that is quick.
+# What comes before the address of a link, and what every address holds. They are searched first, which is fast.
 _BEFORE = regex.compile(r"(?:\]\( ?<?|<)(?:https?|ftp)?\Z")
 _HOLDS = ("://", "www.")
 
 
 class Links:
-    """Stage that leaves 여기 of [여기](https://a.kr), and the address of <https://a.kr>; holds back a link at most.
+    """Stage that turns [여기](https://a.kr) into 여기, and <https://a.kr> into its address; holds back one link.
 
-    Links to other places than the web stay as they are, and so does what stands between backticks on a line.
+    Links to anything but the web stay as they are, and so does text between backticks on a line.
     """
 
     def __init__(self, removed: Counter[str]) -> None:
@@ -37,7 +37,7 @@ class Links:
         self._in_code = False
 
     def feed(self, text: str) -> str:
-        """The text without the marks of links that are whole."""
+        """The text without the marks of complete links."""
         text = self._held + text
         out: list[str] = []
         at = 0
@@ -54,7 +54,7 @@ class Links:
         return "".join(out)
 
     def close(self) -> str:
-        """What was held back: no link."""
+        """What was held back, which has become no link."""
         held, self._held = self._held, ""
         return held
 

@@ -1,4 +1,4 @@
-"""The two stages that remove markup: code fences, then HTML."""
+"""The two filter stages that remove markup: code fences, then HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlx_loopai.text.seams import BREAK, MARKS, SEAM, find_outside_code, in_code
 
 _FENCE_TICKS = 3
 _TICKS = re.compile("`+")
-# What passes whole: text with runs of one or two backticks, up to a longer one or to one that may go on.
+# Passes in one piece: text with runs of one or two backticks, up to a longer run or to one that may go on.
 _WITHOUT_FENCE = re.compile(r"(?:[^`]++|`{1,2}+(?=[^`]))*+")
 
 
@@ -93,7 +93,7 @@ _TOKEN_CHAR = regex.compile(r"[A-Za-z0-9_▁\-]")
 # After these a chat template names who speaks, on the rest of the line or up to the next token.
 _TURN_BEGINS = regex.compile(r"<[|｜](?:im_start|start_header_id|header_start|start)[|｜]|<start_of_turn")
 _ROLES = ("system", "user", "assistant", "model", "tool", "developer")
-# After a tag name these say that the angle brackets enclose a Korean title, <TV 동물농장> or <I, 로봇>.
+# After a tag name, these show that the angle brackets enclose a Korean title: <TV 동물농장>, <I, 로봇>.
 _TITLE_CHAR = regex.compile(r"[\p{Hangul},·&+~!?…]")
 # <The Old Man and the Sea>: words, the first with a capital, and none of the signs of attributes.
 _TITLE = regex.compile(r"<[A-Z][a-z]*+(?: [\w'’\-]++)+")
@@ -102,11 +102,11 @@ _NAME = regex.compile(r"</?([A-Za-z][A-Za-z0-9]*)")
 _BLOCK_TAG = regex.compile(
     r"address|article|blockquote|br|d[dlt]|div|figure|footer|h[1-6r]|header|li|ol|p|pre|section|table|tr|ul"
 )
-# What stands between these and their ends is not for readers; reasoning models think aloud in the latter.
+# The contents of these are not for readers; the last three hold the thoughts of reasoning models.
 _RAW_TEXT_TAGS = frozenset(("script", "style", "think", "thinking", "reasoning"))
 _MAX_TAG_CHARS = 400
 _ATTRIBUTES = re.compile(rf"[^<>{SEAM}{BREAK}]++")
-# A tag without any trouble in it, of a kind that ends with itself.
+# A simple tag whose content, if it has any, is kept.
 _PLAIN_TAG = re.compile(
     r"</?(?!script|style|think|reasoning)([a-z][a-z0-9]{0,9})(?: [a-z\-]{1,20}=\"[^<>\"\x00\x01]{0,100}\")*>"
 )
@@ -147,9 +147,9 @@ def _advance(state: _State, char: str) -> _State:
 class Html:
     """Stage that drops tags, comments, chat tokens, and scripts, styles and thinking with their content.
 
-    As in HTML a tag name starts with an ASCII letter, so `<제목>` and `3 < 5` stay, and so does what stands between
-    backticks on a line: `Vec<u8>`. Open `<` form a stack: when an
-    inner tag is dropped the outer one goes on, and so no removal can leave a new tag behind.
+    As in HTML a tag name starts with an ASCII letter, so `<제목>` and `3 < 5` stay, and so does text between backticks
+    on a line: `Vec<u8>`. Open `<` form a stack: when an inner tag is dropped, the outer one goes on. So no removal can
+    leave a new tag behind.
     """
 
     def __init__(self, removed: Counter[str]) -> None:
@@ -178,12 +178,12 @@ class Html:
         return "".join(out)
 
     def close(self) -> str:
-        """The open `<` that never became a tag, as they are."""
+        """The held-back text after open `<` that never became a tag."""
         role, self._role = self._role or "", None
         return ("" if role in _ROLES else role) + "".join(self._take_all())
 
     def _take_role(self, text: str, at: int, out: list[str]) -> int:
-        """Drop the name of who speaks, with the end of its line; text that is none passes."""
+        """Drop the name of the speaker, with the end of its line; other text passes."""
         assert self._role is not None
         if any(role.startswith(self._role + text[at]) for role in _ROLES):
             self._role += text[at]
@@ -196,7 +196,7 @@ class Html:
         return at
 
     def _pass(self, text: str, at: int, out: list[str]) -> int:
-        """Let `text` pass from `at` to behind the next `<` outside inline code, or behind its tag."""
+        """Pass `text` on from `at` up to the next `<` outside inline code, or past its tag; returns where that ends."""
         found, self._in_code = find_outside_code(text, "<", at, self._in_code)
         if found < 0:
             out.append(text[at:])
@@ -211,7 +211,7 @@ class Html:
         return found + 1
 
     def _look_at(self, text: str, at: int, out: list[str]) -> int:
-        """Go on at `at` with an open `<`, or with what is dropped; where that ends."""
+        """Continue at `at` inside an open `<`, or inside dropped content; returns where that ends."""
         if self._until:
             return self._skip(text, at, out)
         attributes = None

@@ -1,6 +1,6 @@
 """Measures of generated text: how Korean it is, and how much it repeats itself.
 
-All of them bring the text to NFC first and return plain numbers. Rates over no texts are 0.0, which passes no floor.
+All bring the text to NFC first and return plain numbers. A rate over no texts is 0.0, so that it fails every floor.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def purity(text: str) -> float:
 
 
 def purity_original(text: str) -> float:
-    """Hangul letters / characters that are not white space, in [0, 1]: the figure older reports give.
+    """Hangul letters / characters that are not white space, in [0, 1]: the figure of older reports.
 
-    It punishes digits and punctuation; kept for comparison with them, prefer `purity`.
+    It counts digits and punctuation against a text. It is kept for comparison with those reports; prefer `purity`.
     """
     normal = nfc(text)
     n_visible = sum(not char.isspace() for char in normal)
@@ -78,17 +78,18 @@ def passes_lines(text: str) -> bool:
 def line_pass_rate(texts: Sequence[str]) -> float:
     """Share of the texts that are Korean line by line (LPR), in [0, 1].
 
-    Source: Marchisio et al. 2024, "Understanding and Mitigating Language Confusion in LLMs"; a rule on scripts stands
-    in for their language identifier, which does not see single foreign words, and short texts count here.
+    Source: Marchisio et al. 2024, "Understanding and Mitigating Language Confusion in LLMs". Ours differs in two ways:
+    a rule on scripts replaces their language identifier, which does not notice single foreign words, and short texts
+    count.
     """
     return sum(map(passes_lines, texts)) / len(texts) if texts else 0.0
 
 
 def word_pass_rate(texts: Sequence[str], english_words: Collection[str] | None = None) -> float:
-    """Share of the texts passing by lines that hold no lower-case English word of more than 3 letters (WPR), in [0, 1].
+    """Among texts that pass line by line, the share without a lower-case English word of more than 3 letters (WPR).
 
-    With `english_words` only these count, as in the source; without, every lower-case ASCII word of that length.
-    Source: Marchisio et al. 2024. Han, kana and Cyrillic do not count there: see `word_pass_rate_ko`.
+    In [0, 1]. With `english_words` only these count, as in the source; without, every lower-case ASCII word of that
+    length. Source: Marchisio et al. 2024. Han, kana and Cyrillic do not count there: see `word_pass_rate_ko`.
     """
     passing = [nfc(text) for text in texts if passes_lines(text)]
     if not passing:
@@ -103,8 +104,8 @@ def word_pass_rate_ko(
 ) -> float:
     """Share of the texts without a word in a script that `policy` does not allow, in [0, 1].
 
-    Hanja glosses, acronyms and units pass by the policy; words that the text's own prompt holds pass as quotations.
-    Unlike `word_pass_rate` this is over all texts. A text without letters fails.
+    The policy allows Hanja glosses, acronyms and units; words of the text's own prompt pass as quotations. Unlike
+    `word_pass_rate` this is over all texts. A text without letters fails.
     Raises: ValueError when `prompts` and `texts` differ in number.
     """
     if prompts is not None and len(prompts) != len(texts):
@@ -184,7 +185,7 @@ def longest_repeat(text: str) -> str:
 def is_looping(text: str) -> bool:
     """True for degenerate repetition: a phrase four times or more in a row, or a text that is mostly one sentence.
 
-    Laughter, rules and stretched sounds (ㅋㅋㅋㅋ, -----, 아아아) are loops only beyond any length that people write.
+    Laughter, ruled lines and stretched sounds (ㅋㅋㅋㅋ, -----, 아아아) are loops only if longer than people write.
     """
     normal = nfc(text)
     words = _WORD.findall(normal)
@@ -248,7 +249,7 @@ def _word_loop(words: Sequence[str]) -> bool:
 
 
 def _character_loop(text: str) -> bool:
-    """Loops without white space between their turns; short ones are onomatopoeia unless they fill the text."""
+    """True for a loop without white space between its turns; a short one is onomatopoeia unless it fills the text."""
     for period in range(1, min(_MAX_PHRASE_CHARS, len(text) // _MIN_REPEATS) + 1):
         length, end = _longest_run(text, period)
         stretch = text[end - length : end]

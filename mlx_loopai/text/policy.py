@@ -1,4 +1,4 @@
-"""What may stay in Korean text."""
+"""The policy of the text filter: what may stay in Korean text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Policy:
-    """What may stay in Korean text. A run of foreign text that the Korean sentence holds stays whole (`binding`).
+    """What may stay in Korean text. A run of foreign text that Korean grammar binds stays whole (`binding`).
 
     latin: `prose` drops runs that are sentences or phrases of a Latin-script language (`prose.is_prose`) and keeps
-        names and terms; `acronyms` drops every run with a lower-case word of three letters and more but units; `keep`
-        leaves all Latin words.
-    han: `gloss` keeps Hanja in brackets right after Hangul, `keep` all of it, `drop` none, bound or not. Under `gloss`
-        and `keep` Latin words stay in such brackets too: 함수(function).
+        names and terms; `acronyms` drops every run with a lower-case word of three letters or more, except units;
+        `keep` leaves all Latin words.
+    han: `gloss` keeps Hanja in brackets right after Hangul, `keep` keeps all of it, `drop` none, bound or not. With
+        `gloss` and `keep`, Latin words in such brackets stay too: 함수(function).
     emoji: `drop` or `keep`.
     quoted: Latin words, in lower case, that stay because the prompt holds them (`words.quoted_words`).
-    max_removed_share: above this share of the visible characters a cleaned text is called damaged, not mended.
+    max_removed_share: a text of which more than this share of visible characters was removed counts as damaged.
     """
 
     latin: Literal["prose", "acronyms", "keep"] = "prose"
@@ -28,5 +28,5 @@ class Policy:
 
 
 DEFAULT_POLICY = Policy()
-# For measuring: every foreign word counts, also one that a reader may let pass.
+# For measuring: every foreign word counts, even one that a reader would accept.
 STRICT_POLICY = Policy(latin="acronyms")

@@ -1,4 +1,4 @@
-"""Whether words in Latin letters are a sentence or a phrase of some language, or names and terms."""
+"""Decides whether words in Latin letters are a sentence or phrase of some language, or names and terms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlx_loopai.text.frequency import (
 
 _PLAIN_WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*+(?:['-]\p{L}[\p{L}\p{M}]*+)*+")
 _LATIN = regex.compile(r"\p{Latin}")
-# What a title writes small (articles, conjunctions, short prepositions; the style guides' rule), in seven languages.
+# Words that titles write in lower case (articles, conjunctions, short prepositions), in seven languages.
 _SMALL_IN_TITLES = frozenset(
     "a an the and or nor but of in on at to by for from with as vs de la le les el los du des der die das den dem von "
     "van di da del della y e et und o".split()
@@ -29,7 +29,7 @@ _ENDS = frozenset(".!?…")
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """The mean `odds` that some words must reach to be prose, by how much else says that they are a sentence."""
+    """The mean `odds` that words must reach to count as prose: without (`plain`) and with signs of a `sentence`."""
 
     plain: float
     sentence: float
@@ -39,7 +39,7 @@ class _Demand:
 _DEMANDS = {1: _Demand(1.65, 1.65), 2: _Demand(1.6, 1.1), 3: _Demand(1.25, 0.8)}
 # One or two words without a word of grammar may be a term of common words: loss, learning rate.
 _WITHOUT_GRAMMAR = 2.0
-# What explains a Korean term in brackets or after a colon is short, and no clause with a subject and its verb.
+# An explanation of a Korean term, in brackets or after a colon, is short, and not a clause with subject and verb.
 _MAX_TERM_WORDS = 4
 _CLAUSE_ODDS, _LONG_CLAUSE_ODDS = 2.15, 1.7
 _MIN_MIXED_WORDS = 6
@@ -57,9 +57,9 @@ _CAPITAL, _CAPITAL_WITH_MARK, _EXCLAMATION = 2.4, 1.4, 0.6
 def is_prose(words: Sequence[str], mark: str = "", quoted: frozenset[str] = frozenset()) -> bool:
     """True for the words of a sentence or a phrase, in their order; False for names, terms and titles.
 
-    mark: the punctuation after the last word. quoted: words, in lower case, that say nothing either way.
-    Judged by `odds` in the mean over all words but names, in English and the other languages of Latin letters; a title
-    (`The Old Man and the Sea`) is a name.
+    mark: the punctuation after the last word. quoted: words, in lower case, that count neither way. The decision is by
+    the mean `odds` of all words but names, in English and other languages with Latin letters. A title (`The Old Man and
+    the Sea`) is a name.
     """
     if len(words) == 1 and words[0][:1].isupper():
         return _is_exclamation(words[0], mark, quoted)
@@ -90,7 +90,7 @@ def is_prose(words: Sequence[str], mark: str = "", quoted: frozenset[str] = froz
 
 
 def is_clause(words: Sequence[str]) -> bool:
-    """True for words that are no term in English, whatever they explain: a stricter question than `is_prose`."""
+    """True for English words that cannot be a term; stricter than `is_prose`."""
     plain = [part for index, word in enumerate(words) for part in _plain_parts(word, index == 0)]
     needed = _CLAUSE_ODDS if len(plain) == 2 else _LONG_CLAUSE_ODDS
     return len(words) > _MAX_TERM_WORDS or (len(plain) > 1 and _mean_odds(plain, ENGLISH) >= needed)
@@ -107,7 +107,7 @@ def _is_exclamation(word: str, mark: str, quoted: frozenset[str]) -> bool:
 
 
 def _is_title(words: Sequence[str]) -> bool:
-    """True when every word has a capital but those that titles write small, which stand between two others."""
+    """True when every word has a capital, except inner words that titles write in lower case."""
     if len(words) < 2 or words[0] == "I":
         return False
     capital = [not word[:1].islower() for word in words]
@@ -135,7 +135,7 @@ def _languages(words: Sequence[str]) -> Iterable[str]:
 
 
 def _mean_odds(words: Sequence[str], language: str) -> float:
-    """The mean over the words; in a longer text, words of English count beside those of the other language."""
+    """The mean over the words; in a longer text, English words count as well as those of the other language."""
     mixed = len(words) >= _MIN_MIXED_WORDS
     return sum(max(_odds(word, language), mixed and _odds(word, ENGLISH)) for word in words) / len(words)
 
@@ -148,7 +148,7 @@ def _odds(word: str, language: str) -> float:
 
 
 def _is_adverb(word: str) -> bool:
-    """True for `quietly`: Korean text borrows no adverbs, but most are too rare for its counts to say so."""
+    """True for adverbs such as `quietly`: Korean text borrows none, but most are too rare for counts to show it."""
     stem = word.removesuffix("ly")
     if stem == word or len(stem) < _MIN_STEM_CHARS:
         return False

@@ -1,10 +1,10 @@
-"""Answers that decline instead of answering, told by how they begin."""
+"""Recognises answers that decline to answer, by how they begin."""
 
 from __future__ import annotations
 
 import regex
 
-# A refusal stands at the beginning; later an apology is a story's.
+# A refusal is at the beginning; a later apology belongs to a story.
 _OPENING_CHARS = 200
 _SPEECH = regex.compile(r"“[^”]*+”?|\"[^\"]*+\"?|‘[^’]*+’?|「[^」]*+」?|『[^』]*+』?")
 # Formal and polite endings only: narration says 없었다.
@@ -26,8 +26,8 @@ _REFUSALS = regex.compile(
 def refusal(text: str) -> str:
     """The words by which `text` declines, or "" when it does not.
 
-    Looked for in the first 200 characters, outside quoted speech: an apology or a mention of the request together with
-    a polite "cannot", or the model speaking of itself as one; Korean and English.
+    Only the first 200 characters are searched, outside quoted speech. A refusal is an apology, or a mention of the
+    request, together with a polite "cannot"; or a model that speaks of itself as one. Korean and English.
     """
     opening = _SPEECH.sub(" ", text.strip()[:_OPENING_CHARS])
     found = _REFUSALS.search(opening)

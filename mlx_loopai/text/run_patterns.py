@@ -1,4 +1,4 @@
-"""What a run of foreign text is, as expressions: words in a foreign script and what may stand between two of them."""
+"""Regular expressions of a run of foreign text: words in a foreign script, and what may come between two of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ QUOTES = dict(zip("“‘「『《〈\"'«", "”’」』》〉\"'»", strict=T
 BRACKETS = dict(zip("([{（〔", ")]}）〕", strict=True))
 CLOSER = QUOTES | BRACKETS
 EMPHASIS = "*_"
-# What may belong to the run that follows it, so that it is held back with it.
+# Signs that may belong to the run after them, so that they are held back with it.
 LEADING = "".join(CLOSER) + EMPHASIS + "@#¿¡"
 
-# An angle bracket that was no tag may become one when what stands in it goes.
+# An angle bracket that was not a tag may become one when text inside it is removed.
 OPEN_ANGLE = re.compile(r"<[/!|｜A-Za-z][^>]*\Z")
 
 HANGUL_RANGES = (
@@ -43,7 +43,7 @@ _WORD = (
     rf"{_LETTER}[{_LETTER}\p{{M}}0-9ー゛゜]*+(?:{_JOINER}[{_LETTER}0-9][{_LETTER}\p{{M}}0-9]*+)*+)"
 )
 _GAP = rf"[^\p{{L}}〇`\n]{{1,{MAX_GAP_CHARS}}}+"
-# What follows an address at once belongs to the same run: without the address it will.
+# Text right after an address is in the same run, as it would be if the address were removed.
 RUN = regex.compile(rf"{_WORD}++(?:{_GAP}{_WORD}++)*+", regex.V1)
 WORD = regex.compile(_WORD, regex.V1)
 GAP = regex.compile(r"[^\p{L}〇`\n]*+", regex.V1)
@@ -57,8 +57,8 @@ ASCII_RUN = re.compile(
     rf"(?=[{_SIGNS}]{{0,{MAX_GAP_CHARS + 1}}}+(?:[{PLAIN}]|\Z))"
 )
 
-# What follows a run: marks, then what closes; then as much as decides whether it is bound. All of it is bounded: what
-# is decided must not depend on how much of it has come.
+# What follows a run: punctuation, closers, then as much text as decides whether it is bound. Every part has a maximum
+# length, so that the decision does not depend on how much text has arrived.
 MARKS_AND_CLOSERS = re.compile(
     r"(?P<mark>(?:[.,!?…:;~、。，．！？：；]| (?=[!?:;])){0,16}+)"
     rf"(?P<close>[\"'”’」』》〉»)\]}}）〕{EMPHASIS}]{{0,8}}+)"
@@ -69,10 +69,10 @@ _COMMON_PARTICLES = "은|는|이|가|을|를|의|에|에서|로|으로|와|과|�
 
 
 def quiet_pattern(keeps_glosses: bool) -> re.Pattern[str]:
-    """Text in which nothing can be removed, up to the first place that must be looked at.
+    """Pattern of text in which nothing can be removed, up to the first place that must be examined.
 
-    That is Korean with its signs, inline code, brackets after Hangul, and single Latin words that a particle follows or
-    that are all capitals before Hangul: they are runs of their own, and stay.
+    Such text is Korean with its signs, inline code, brackets after Hangul, and single Latin words that a particle
+    follows or that are all capitals before Hangul: these are runs of their own, and stay.
     """
     open_signs = r"(\[（〔"
     signs = SIGNS_AND_HANGUL.replace("\\[-`", r"\\\]-_").replace("!-@", r"!-')-@").replace(r"\u3014", r"\u3015")

@@ -1,9 +1,9 @@
-"""The stage that removes foreign sentences and phrases, and lines of programs.
+"""Filter stage that removes foreign sentences and phrases, and lines of programs.
 
-A run is foreign text with what stands between its words; it ends at Hangul or with the line. Its sentences are judged
-one by one (`units`), the last one after a look at what follows it (`surroundings`). When one goes, the whole run goes
-with its marks, but for a last sentence that is bound, and for a first one that continues the Korean sentence before it
-and is no prose. So nothing is half removed, and what stays would be judged alike again.
+A run is foreign text with the signs between its words; it ends at Hangul or with the line. Its sentences are judged one
+by one (`units`), the last one together with the text that follows it (`surroundings`). When one is removed, the whole
+run is removed with its punctuation. Two exceptions stay: a last sentence that is bound, and a first one that continues
+the Korean sentence before it and is not prose. So nothing is half removed, and a second pass decides the same.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ _quiet = lru_cache(quiet_pattern)
 
 
 class Runs(Scanner):
-    """Stage that drops foreign runs and lines of code; holds back one run with a few characters behind it.
+    """Stage that drops foreign runs and lines of code; holds back one run with a few characters after it.
 
-    What stands between backticks on a line stays as it is.
+    Text between backticks on a line stays as it is.
     """
 
     def __init__(self, removed: Counter[str], policy: Policy) -> None:
@@ -97,14 +97,14 @@ class Runs(Scanner):
 
     def feed(self, text: str) -> str:
         """The text that no later input can change, without what this stage removes."""
-        # Letters alone end no run, and need not be looked at one by one.
+        # Letters alone cannot end a run, and need not be examined one by one.
         if self._held and len(self._held) < _MAX_RUN_CHARS and text.isascii() and text.isalpha():
             self._held += text
             return ""
         return super().feed(text)
 
     def _step(self) -> bool:
-        """Go on at `_at`; False when what stands there must wait for more text."""
+        """Take one step at `_at`; False when the text there must wait for more."""
         buffer = self._buffer
         if self._in_code or self._in_long_run:
             found = (CODE_END if self._in_code else LONG_RUN_END).search(buffer, self._at)
@@ -146,7 +146,7 @@ class Runs(Scanner):
         return True
 
     def _look_at_run(self) -> bool:
-        """A foreign letter, or a sign that no other text holds."""
+        """Decide about a foreign letter, or a sign that occurs in foreign text only; False to wait for more."""
         buffer, start = self._buffer, self._at
         may_begin_line = start == self._done or buffer[start - 1] in _BEFORE_LINE
         if may_begin_line and (buffer[start].isascii() or self._policy.latin == "keep"):
@@ -229,7 +229,7 @@ class Runs(Scanner):
         if self._policy.latin == "keep" and not line.isascii():
             line = _OTHER_SCRIPTS.sub(lambda one: SEAM if is_other_script(one[0], self._policy) else one[0], line)
             line = tidied(line)
-        # Of a line of code above this one nothing is left but its seam.
+        # A removed line of code above this one has left only its seam.
         below_code = left[line_start - 2 : line_start - 1] == SEAM and left[line_start - 3 : line_start - 2] in _ABOVE
         if "`" in line or not is_code(line, below_code):
             return False
@@ -251,7 +251,7 @@ class Runs(Scanner):
         return True
 
     def _decide(self, start: int, end: int, seen: int) -> None:
-        """Keep or drop the sentences of a run, as the module says; `seen`: where what is known behind it ends."""
+        """Keep or drop the sentences of a run, as the module describes; `seen`: end of the known text after it."""
         buffer, policy = self._buffer, self._policy
         text = buffer[start:end]
         around = MARKS_AND_CLOSERS.match(buffer, end)
@@ -289,7 +289,7 @@ class Runs(Scanner):
         self._at = run.end
 
     def _drop_run(self, run: Run, start: int, end: int) -> None:
-        """Drop a run from `start` to `end`: with its marks where that is its end, and with what encloses it."""
+        """Drop a run from `start` to `end`, with what encloses it, and with its punctuation if `end` is its end."""
         buffer = self._buffer
         if end < run.end:
             self._drop(start, end, "foreign")
@@ -313,7 +313,7 @@ class Runs(Scanner):
         if run.left[-1:] in ("", "\n"):
             end = joint_after(buffer, end)
         before, start = start, self._start_with_edges(start, end)
-        # The end of the Korean sentence that the run stood in, unless it is not at its end: 그 순간, and so on.
+        # The mark may end the Korean sentence around the run; then it stays.
         mark = _TERMINAL.match(run.mark)
         if mark and not run.close and before == run.start and ends_there(self._left_of(start)):
             end = run.end + len(run.mark) - len(mark.group())
@@ -327,7 +327,7 @@ class Runs(Scanner):
             self._left += " "
 
     def _start_with_edges(self, start: int, end: int) -> int:
-        """Where what goes begins: with the label of its line, the joint before it or what it mentions first."""
+        """Where the text to remove begins: at the line's label, the joint before the run, or its first mention."""
         buffer, done = self._buffer, self._done
         mention = first_mention(buffer, start, done)
         if mention < start and not continues(self._left_of(mention)):

@@ -1,4 +1,4 @@
-"""What the stages share that must see text before they decide: a buffer of what is not handed on yet."""
+"""Base class of filter stages that decide with a look ahead: it buffers the text that is not handed on yet."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Scanner:
         return self._advance("", final=True)
 
     def _step(self) -> bool:
-        """Go on at `_at`; False when what stands there must wait for more text."""
+        """Take one step at `_at`; False when the text there must wait for more."""
         raise NotImplementedError
 
     def _advance(self, text: str, final: bool) -> str:
-        # One kept character before the held ones, for what looks back by one.
+        # One kept character before the held ones, for patterns that look back by one.
         context = self._left[-1:]
         self._buffer = context + self._held + text
         self._at = self._done = len(context)
@@ -67,6 +67,6 @@ class Scanner:
         return left if len(left) == MAX_LEFT_CHARS else (self._left + left)[-MAX_LEFT_CHARS:]
 
     def _leading(self, end: int) -> str:
-        """What stands right before `end`, was not yet handed on, and may belong to what follows it."""
+        """The signs right before `end` that were not handed on and may belong to the text after it."""
         before = self._buffer[max(self._done, end - MAX_LEADING) : end]
         return before[len(before.rstrip(LEADING)) :]

@@ -1,9 +1,9 @@
-"""Closing the gaps that a removal leaves, and nothing else.
+"""Closes the gaps that removals leave in text, and changes nothing else.
 
-Every stage of the filter puts a `SEAM` where it removed something (`BREAK` where what it removed stood for a line
-break). The last stage, `Tidy`, replaces each seam together with the white space around it. Text without a seam
-passes through byte for byte, which is what makes the whole filter safe for clean prose.
-Both marks are control characters, which the first stage takes out of the input, so they cannot be forged.
+Every stage of the filter puts a `SEAM` where it removed something, or a `BREAK` if that was a line break. The stage
+`Tidy` replaces each seam together with the white space around it. Text without a seam passes through byte for byte,
+which makes the whole filter safe for clean prose. Both marks are control characters, which the first stage removes from
+the input, so they cannot be forged.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _NO_SPACE_AFTER = frozenset("([{（「『《〈“‘")
 _OPENERS = '([{（「『《〈“‘〔"'
 _CLOSER = dict(zip(_OPENERS, ')]}）」』》〉”’〕"', strict=True))
 _MAX_OPENERS = 8
-# As long as the longest beginning that must not go on: of an entity.
+# Length of the longest beginning that must not be continued: that of an entity.
 _TAIL_CHARS = 36
 
-# What passes through on its own; what follows it waits for its right neighbour.
+# Text that can be handed on; what follows it waits for its right neighbour.
 _SETTLED = re.compile(rf".*[^\s{SEAM}{BREAK}{re.escape(_OPENERS)}]", re.DOTALL)
 _TAG_START = regex.compile(r"<(?:/|!-?)?$")
 _CHAT_TOKEN_START = regex.compile(r"<(?:[|｜][A-Za-z0-9_▁\-]*[|｜]?)?$")
@@ -63,7 +63,7 @@ def in_code_after(text: str, in_code: bool) -> bool:
 
 
 def find_outside_code(text: str, sign: str, at: int, in_code: bool) -> tuple[int, bool]:
-    """Where `sign` next stands outside inline code, or -1, and whether code is open there or at the text's end."""
+    """(next place of `sign` outside inline code, or -1; whether code is open there or at the text's end)."""
     while (place := text.find(sign, at)) >= 0:
         if not in_code_after(text[at:place], in_code):
             return place, False
@@ -176,7 +176,7 @@ def tidied(text: str) -> str:
 
 
 def _stretches(text: str, marks: str = SEAM + BREAK) -> Iterator[str]:
-    """The text in parts: marks one by one, and what stands between them. Nothing finds a character as `split` does."""
+    """The text in parts: the marks one by one, and the text between them. `split` is the fastest way to find them."""
     mark, others = marks[0], marks[1:]
     for number, part in enumerate(text.split(mark)):
         if number:
@@ -210,7 +210,7 @@ def close_gap(tail: str, gap: str, right: str) -> str:
 
 
 def _close_lines(tail: str, gap: str, right: str) -> str:
-    """The same for a gap over several lines: lines that a removal emptied go, and blank lines do not pile up."""
+    """`close_gap` for a gap over several lines: lines that a removal emptied go, and blank lines do not pile up."""
     first, *middle, last = gap.split("\n")
     if not tail:
         middle.insert(0, first)
@@ -238,9 +238,9 @@ def _indent(line: str) -> str:
 
 
 def _must_stay_apart(tail: str, right: str) -> bool:
-    """True when joining would make something new: another word, a tag, an address or another character.
+    """True when joining the two would make something new: another word, a tag, an address or another character.
 
-    This is what makes cleaning idempotent: no removal can build what the next pass would remove.
+    This makes cleaning idempotent: no removal can create something that the next pass would remove.
     """
     if "가" <= tail[-1] <= "힣" or tail[-1] in " \n":
         return extends(right)

@@ -69,8 +69,8 @@ def ending(sentence: str) -> str:
 def genre_scores(text: str) -> dict[str, float]:
     """Genre -> share of the genre words found in the text that belong to it; empty when it holds none.
 
-    Counts words that begin with a stem of `GENRE_WORDS`. A rough compass for stories of several paragraphs, no judge
-    of quality: a fantasy story without a word of the list scores nothing.
+    Counts words that begin with a stem of `GENRE_WORDS`. It is a rough guide for stories of several paragraphs and says
+    nothing about quality: a fantasy story without a word of the list has no score.
     """
     words = regex.findall(r"[\p{Hangul}A-Z]+", nfc(text))
     counts = {genre: sum(word.startswith(stems) for word in words) for genre, stems in GENRE_WORDS.items()}

@@ -1,4 +1,4 @@
-"""What stands around a run of foreign text, and whether the Korean sentence holds it."""
+"""Looks at the text around a run of foreign text to decide whether the Korean sentence needs it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _CHINESE_WORD_ODDS = 2.4
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run and what stands around it. Places are those of the buffer.
+    """A run and the text around it. Places are indices into the buffer.
 
     lead: openers and emphasis right before `start`; left: the kept text before them.
     mark, close: punctuation and closers right after `end`; `after` is where they end, `seen` where the lookahead ends.
@@ -62,7 +62,7 @@ class Run:
 
 
 def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
-    """True when Korean grammar, or a number, holds the last sentence of a run."""
+    """True when Korean grammar, or a number, binds the last sentence of a run."""
     if binding.after_quote(buffer, run.after):
         return True
     if run.mark and not run.close:
@@ -96,7 +96,7 @@ def is_bound(buffer: str, run: Run, tail: Unit) -> bool:
 
 
 def continues(left: str) -> bool:
-    """True when a sentence goes on after `left`: its last sign ends none, and more stands there than a direction."""
+    """True when a sentence goes on after `left`: its last sign ends none, and it is more than a stage direction."""
     last = left.rstrip(_TRANSPARENT)[-1:]
     direction = _DIRECTION.search(left)
     if direction and left[: direction.start()].rstrip(_TRANSPARENT)[-1:] in _BEFORE_SENTENCE:
@@ -105,7 +105,7 @@ def continues(left: str) -> bool:
 
 
 def ends_there(left: str) -> bool:
-    """True when the sentence of `left` would need the mark of what follows it: it goes on, and not with a comma."""
+    """True when the sentence of `left` needs the end mark of the text after it: it goes on, and not with a comma."""
     return continues(left) and left.rstrip(_TRANSPARENT)[-1:] not in _WITHIN
 
 
@@ -122,7 +122,7 @@ def is_enclosed(buffer: str, run: Run, tail: Unit) -> bool:
 
 
 def is_paired(buffer: str, run: Run, tail: Unit) -> bool:
-    """True for what is set beside Korean by a label, an arrow, an equals sign or a table's cell, and for a quantity.
+    """True for text paired with Korean by a label, an arrow, an equals sign or a table's cell, and for a quantity.
 
     영어: I love you. get up: 일어나다. 3 USD per person.
     """
@@ -149,7 +149,7 @@ def _is_quantity(left: str, word: str) -> bool:
 
 
 def is_term(run: Run, tail: Unit) -> bool:
-    """True for what explains a Korean word, in brackets or after a colon, and for a word in text with inline code."""
+    """True for text that explains a Korean word, in brackets or after a colon, and for a word near inline code."""
     if tail.start:
         return False
     if len(tail.words) == 1 and "`" in run.left:
@@ -173,7 +173,7 @@ def enclosing(lead: str, close: str) -> int:
 
 
 def closes_inside(opener: str, text: str) -> bool:
-    """True when `text` closes what `opener` opened before it."""
+    """True when `text` holds the closer of an `opener` before it."""
     if opener in EMPHASIS:
         return len(re.findall(rf"{re.escape(opener)}+", text)) % 2 == 1
     closer = CLOSER.get(opener, opener)
@@ -181,7 +181,7 @@ def closes_inside(opener: str, text: str) -> bool:
 
 
 def opens_inside(closer: str, text: str) -> bool:
-    """True when `text` opens what `closer` closes behind it."""
+    """True when `text` holds the opener of a `closer` after it."""
     openers = [opener for opener, one in CLOSER.items() if one == closer] or [closer]
     return any(
         text.count(opener) % 2 == 1 if opener == closer else text.count(opener) > text.count(closer)

@@ -1,4 +1,4 @@
-"""The sentences of a run of foreign text, and which of them stay."""
+"""Splits a run of foreign text into sentences and judges which of them are foreign."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GREEK_SIGNS = regex.compile(r"\p{Greek}(?:[ 、。，；：！？・]+\p{Greek}
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A sentence of a run, or what there is of one: `text`, from `start` in the run, its words and its end mark."""
+    """A sentence of a run, or a part of one: `text`, from `start` in the run, its words and its end mark."""
 
     start: int
     text: str
@@ -43,7 +43,7 @@ Judged = tuple[tuple[Unit, bool], ...]
 
 @lru_cache(maxsize=16)
 def judge(policy: Policy) -> Callable[[str, str], Judged]:
-    """What judges a run and the mark behind it under `policy`; it remembers short ones, since names come again."""
+    """The function that judges a run and the mark after it under `policy`; it caches short runs, such as names."""
 
     def judged(text: str, mark: str) -> Judged:
         units = _units_of(text)
@@ -55,7 +55,7 @@ def judge(policy: Policy) -> Callable[[str, str], Judged]:
 
 
 def _units_of(text: str) -> list[Unit]:
-    """The sentences of a run: every character is in one. Addresses are no words, and a mark before one counts."""
+    """The sentences of a run; every character is in one. Addresses do not count as words."""
     places = [0, *(found.end() for found in _SENTENCE_END.finditer(text)), len(text)]
     pattern = ASCII_WORD if text.isascii() else WORD
     units = []

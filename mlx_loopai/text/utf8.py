@@ -1,7 +1,7 @@
-"""From classes of code points to an automaton over UTF-8 bytes, and what every token does to its states.
+"""Builds an automaton over UTF-8 bytes from classes of code points, and runs it over the tokens of a vocabulary.
 
-Source: the byte-level automata of RE2 and of constrained decoding (Willard & Louf 2023, arXiv 2307.09702); here the
-trie of encodings is built level by level with numpy, merging equal rows, so that no regular expression is needed.
+Source: the byte-level automata of RE2 and of constrained decoding (Willard & Louf 2023, arXiv 2307.09702). Ours builds
+the trie of encodings level by level with numpy and merges equal rows, so that no regular expression is needed.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def byte_automaton(classes: npt.NDArray[np.int8], contexts: npt.NDArray[np.int16
 
 
 def token_moves(automaton: ByteAutomaton, tokens: TokenBytes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]]:
-    """Which tokens each state allows (S, V), and the state after a token (S, V), a byte each where that is enough.
+    """(which tokens each state allows (S, V), the state after a token (S, V), one byte each where that is enough).
 
-    `after` lies in memory token by token, as generation looks it up. A token that is not allowed can stand in a
-    prompt; the state after it is the one that its last bytes lead to from the start. Tokens without bytes are allowed
+    The second array lies in memory token by token, as generation looks it up. A prompt may hold a token that is not
+    allowed; the state after it is the one that its last bytes lead to from the start. Tokens without bytes are allowed
     nowhere and lead to the start.
     """
     n_states, n_tokens = len(automaton.moves), len(tokens.length)

@@ -1,4 +1,4 @@
-"""Words in scripts that a policy does not allow, one by one: for measuring and marking. `runs` removes whole runs."""
+"""Finds single words in scripts that a policy does not allow, for measuring and marking. `runs` removes whole runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORDS_WITHOUT_HAN = regex.compile(rf"{_LATIN_OR_GREEK}|(?P<foreign>{_FOREIGN}[{
 _WORDS_WITH_HAN = regex.compile(
     rf"{_LATIN_OR_GREEK}|(?P<foreign>[{_FOREIGN}{_HAN}][{_FOREIGN}{_HAN}\p{{M}}ー゛゜、。，；：！？・]*+)", regex.V1
 )
-# Most text needs no more than these, which are the standard library's `re` for its speed.
+# Enough for most text, and faster: these use the standard library's `re`.
 _WITHOUT_WORDS = re.compile(rf"[{SIGNS_AND_HANGUL}]*+")
 _UP_TO_WORD = re.compile(rf"[{SIGNS_AND_HANGUL}]*+(?=.)", re.DOTALL)
 _WITHOUT_OTHER_SCRIPTS = re.compile(rf"[{PLAIN}]*+")

@@ -1,4 +1,4 @@
-"""What `demo` and `compare` found: one base, trained in several ways, side by side."""
+"""The result document of `demo` and `compare`: one base, trained in several ways, side by side."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class TriedRate(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult(Kept):
-    """One way of training, over all its seeds; of the base, everything that only training has is None.
+    """One way of training, over all its seeds; or the base, for which figures of training are None.
 
-    `domain_score`: minus nats per token of held-out domain rows. `general_nll`: nats per token of general texts.
-    `train_s`: with all preparation; `step_s` and `peak_bytes`: of one step on the same fixed rows for every arm.
-    `examples`, `curve` and `settings` are those of the first seed.
+    domain_score: minus nats per token of held-out domain rows. general_nll: nats per token of general texts. train_s:
+    with all preparation. step_s, peak_bytes: of one step on the same fixed rows for every arm. examples, curve,
+    settings: those of the first seed.
     """
 
     domain_score: Figure = None
@@ -95,5 +95,5 @@ class Comparison(Document):
 
     @property
     def trained(self) -> dict[str, ArmResult]:
-        """Every arm but the base."""
+        """All arms except the base."""
         return {name: arm for name, arm in self.arms.items() if name != BASE}

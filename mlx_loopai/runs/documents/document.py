@@ -23,20 +23,20 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# JSON of Python may hold NaN, such as the loss of a step that was skipped: there is no figure.
+# Python's JSON may hold NaN, such as the loss of a skipped step; it is read as None.
 Figure = Annotated[StrictFloat | None, BeforeValidator(finite)]
 Count = StrictInt | None
 Interval = tuple[StrictFloat, StrictFloat] | None
 
 
 class Part:
-    """A frozen dataclass inside a document. A key that it does not know is an error."""
+    """Base class of frozen dataclasses inside a document. An unknown key is an error."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 class Document(Part):
-    """A frozen dataclass that is a JSON file of its own."""
+    """Base class of frozen dataclasses that are JSON files of their own."""
 
     FORMAT: ClassVar[int] = 1
 

@@ -1,4 +1,4 @@
-"""What `evaluate` found: a base's scores, and what an adapter left of them."""
+"""The result document of `evaluate`: a base's scores, and how much of them is left with an adapter."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class TextLikelihood(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Document, Kept):
-    """A base and, where there is an adapter, the tuned model on the same suite; without one nothing is retained.
+    """A base and, if there is an adapter, the tuned model on the same suite; retention is None without an adapter.
 
-    `probes`, `purity` and `perplexity` are of the tuned model, else of the base.
+    probes, purity and perplexity are those of the tuned model, or without one of the base.
     """
 
     suite: str = ""

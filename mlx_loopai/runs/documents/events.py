@@ -1,4 +1,4 @@
-"""The lines of a run's events.jsonl that others read, as frozen values."""
+"""Reads optimizer steps and readings from the lines of a run's events.jsonl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Reading = tuple[int, float | None]
 class Step(Document):
     """One optimizer step; loss in nats per token, None where it was not finite.
 
-    The log is open: a line may hold more than is read here.
+    Unknown keys are ignored: a line of the log may hold more than is read here.
     """
 
     __pydantic_config__ = ConfigDict(extra="ignore")

@@ -1,4 +1,4 @@
-"""What every document on a fine-tuned model holds: how much of the base's general ability is left, task by task."""
+"""The figures that all documents on a fine-tuned model share: retention of the base's abilities, task by task."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mlx_loopai.runs.documents.document import Count, Figure, Interval, Part
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScore(Part):
-    """One ability: accuracies in [0, 1] of the base and of the model, over n questions.
+    """One task: accuracies in [0, 1] of the base (`base`) and of the model (`score`), over n questions.
 
-    `uncapped` = (score - chance) / (base - chance), and `capped` is at most 1. `counted` is False where the base is too
-    near chance for retention to mean anything.
+    uncapped = (score - chance) / (base - chance); capped: at most 1. counted: False where the base is too near chance
+    for retention to mean anything.
     """
 
     base: Figure
@@ -56,7 +56,7 @@ class Kept(Part):
 
     @property
     def worst_task(self) -> tuple[str, TaskScore] | None:
-        """The task that kept least of what the base could do above chance, with its name."""
+        """The task with the lowest retention, with its name."""
         kept = [(share, name) for name, one in self.probes.items() if one.counted and (share := one.kept) is not None]
         if not kept:
             return None
@@ -65,7 +65,7 @@ class Kept(Part):
 
     @property
     def gate_figures(self) -> Figures:
-        """What the release gate judges."""
+        """The figures that the release gate judges."""
         worst = self.worst_task
         return Figures(
             retention=self.retention,

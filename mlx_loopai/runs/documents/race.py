@@ -1,4 +1,4 @@
-"""What a benchmark found: several programs racing on the same weights and tokens, on one machine."""
+"""The result document of a benchmark: several programs timed on the same weights and tokens, on one machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ratio(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(Part):
-    """Where a race was run; what the system does not tell is None. `threads`: asked for by the environment."""
+    """The machine of a race; None where the system does not tell. threads: as set by the environment."""
 
     chip: str
     cores: Count = None
@@ -50,9 +50,10 @@ class Side(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSide(Side):
-    """One program's training. `first_s`: of steps with a shape it had not seen, which compile; not in the rate.
+    """One program's training.
 
-    `real_token_share`: of all tokens computed. `flops_share`: of the machine's peak, where that is known.
+    first_s: seconds of steps with a new shape, which compile; they are not in the rate. real_token_share: share of
+    computed tokens that are not padding. flops_share: share of the machine's peak, where that is known.
     """
 
     supervised_tokens_per_s: float
@@ -87,14 +88,16 @@ class GenerateSide(Side):
 
     @property
     def interval(self) -> Between:
-        """Of `tokens_per_s`."""
+        """The interval of `tokens_per_s`."""
         return next(iter(self.batches.values())).interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Race(Document):
-    """`ratios`: "one/other" -> figure -> one side's divided by the other's. `equal`: all sides computed the same,
-    and `differences` names what they did not. `disturbances`: why the figures should be taken with care.
+    """A race, with a result for each program.
+
+    ratios: "one/other" -> figure -> one side's divided by the other's. equal: whether all sides computed the same;
+    differences: what differed. disturbances: reasons to take the figures with care.
     """
 
     RATE: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Reads a result file whichever of the two kinds it is."""
+"""Reads a result file that is either an evaluation or a comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's folder tells: summary, steps, readings and settings, and the evaluation where there is one."""
+"""Reads a run's folder: summary, steps, readings and settings, and the evaluation if there is one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _IDENTITY = {"version": "mlx-loopai", "base_hash": "base", "config_digest": "con
 class RunRecord:
     """One training run.
 
-    `kept`: (step, value) of the monitor's readings; `validation`: of the held-out loss. `summary` is None while the run
-    has not ended. `versions`: of the programs that made it, and what identifies its base and configuration.
+    kept: (step, value) of the monitor's readings; validation: of the held-out loss. summary: None while the run has not
+    ended. versions: those of the programs, and the hashes of base and configuration.
     """
 
     name: str
@@ -49,7 +49,7 @@ class RunRecord:
 
 
 def read_run(directory: RunDirectory) -> RunRecord:
-    """The run of a folder, as far as it has come. Raises: InputError naming the file that cannot be read."""
+    """The run of a folder, finished or not. Raises: InputError naming the file that cannot be read."""
     evaluation, verdict = directory.evaluation, directory.verdict
     if directory.events.is_file():
         read_text(directory.events)  # says where a byte is not UTF-8
@@ -73,7 +73,7 @@ def run_of(
 ) -> RunRecord:
     """A run from its events, resolved.yaml, evaluation.json and run.json. Raises: InputError for a broken event."""
     starts = [index for index, event in enumerate(events) if event.get("event") == "start"]
-    # A run that started over left the events of the abandoned try behind it.
+    # A run that started over has left the events of its abandoned try in the log.
     fresh = max((index for index in starts if not events[index].get("resumed_from")), default=0)
     events = events[fresh:]
     begun = [event for event in events if event.get("event") == "start"]
@@ -103,7 +103,10 @@ def _versions(start: Mapping[str, Any]) -> dict[str, str]:
 
 
 def gate_of(settings: str, place: str) -> Gate:
-    """The gate that a resolved.yaml asks for; other options may be of another version. Raises: InputError."""
+    """The gate that a resolved.yaml asks for. Only its floors are read, so that a file of another version will do.
+
+    Raises: InputError when the floors cannot be read.
+    """
     try:
         asked = (yaml.safe_load(settings) or {}).get("forgetting") or {}
         known = {name: asked[name] for name in ("floor", "gain_floor") if name in asked}

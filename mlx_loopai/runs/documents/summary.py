@@ -1,4 +1,4 @@
-"""What a training run did: the `done` event of its events.jsonl, and what the command prints as JSON."""
+"""The summary of a training run: the `done` event of its events.jsonl, and the JSON that `train` prints."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mlx_loopai.runs.documents.document import Document
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Document):
-    """What a run did. `loss_first`, `loss_last`: nats per token on the same fixed rows before and after.
+    """The summary of a training run.
 
-    `real_token_share`: tokens of rows over tokens computed; `mlx_lm_token_share`: the same under mlx-lm's batching.
-    `budget_spent`: nats per token of KL from the base on answers that were not rehearsed, at the end; None: not read.
-    `model`: the folder of the whole model, where the weights themselves were trained and there is no adapter.
-    `update_scale`: share of the trained update that the result holds; below 1 where all of it was outside the budget.
-    `pair_accuracy`: share of held-out pairs whose chosen answer gained more log-probability over the base than the
-    rejected one, `margin`: by how many nats on average; `chosen_logprob_change`: nats per token by which held-out
-    chosen answers became likelier; None where nothing was judged.
-    `best_step`: of the validations during training; the adapter is that step's when `train.keep_best` is set.
+    loss_first, loss_last: nats per token on the same fixed rows before and after. real_token_share: tokens of rows over
+    tokens computed; mlx_lm_token_share: the same with mlx-lm's batching. budget_spent: KL from the base at the end, in
+    nats per token, on answers that were not rehearsed; None: not read. model: the folder of the whole model, where the
+    weights themselves were trained. update_scale: share of the trained update in the result; below 1 where the whole
+    update would exceed the budget. pair_accuracy: share of held-out pairs whose chosen answer gained more
+    log-probability over the base than the rejected one; margin: by how many nats on average; chosen_logprob_change:
+    nats per token by which held-out chosen answers became likelier; all None without judged rows. best_step: step of
+    the best validation; the adapter is that step's when `train.keep_best` is set.
 
-    It is the `done` event of events.jsonl, which other versions may have written with more keys.
+    Unknown keys are ignored, since other versions may have written more.
     """
 
     __pydantic_config__ = ConfigDict(extra="ignore")

@@ -1,4 +1,4 @@
-"""What a guarded run says of itself: what it learnt, what it kept, and whether that is good enough to use."""
+"""The verdict document of a guarded run: what it learnt, what it kept, and whether the result is good enough to use."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class JudgedSummary(Summary):
     """A run's summary and what was measured at its end.
 
     retention, retention_min, retention_interval: over a few questions of each kind, 1 for the base; None where the base
-    answers none of them well enough. worst_kind: the kind of retention_min; worst_chance: how likely a harmless change
-    turns as many of its answers to the worse. noise_floor, noise_floor_min: retention and retention_min of the base
-    with its weights rounded to 8 bits: below it nobody can tell a model from its base. switched_retention,
-    switched_retention_min: with the adapter switch; switch_accuracy: share of held-out prompts that it decides rightly.
-    gain: nats per token learnt on held-out rows, with its interval (without a plain run to compare with, there is no
-    share of plain's gain). reasons: why the verdict is no pass.
+    answers none of them well enough. worst_kind: the kind of retention_min; worst_chance: the probability that a
+    harmless change turns as many of its answers to the worse. noise_floor, noise_floor_min: retention and retention_min
+    of the base with its weights rounded to 8 bits; a smaller loss than that cannot be told from no loss.
+    switched_retention, switched_retention_min: with the adapter switch; switch_accuracy: share of held-out prompts that
+    it decides correctly. gain: nats per token learnt on held-out rows, with its interval (not the share of plain's gain
+    of other documents, since no plain run was made). reasons: why the verdict is not a pass.
     """
 
     retention: Figure = None

@@ -39,7 +39,8 @@ command.add_command(push_command)
     type=click.Choice(["cat", "svd", "ties", "dare"]),
     default="cat",
     show_default=True,
-    help="cat: the exact sum, its rank the sum of the ranks. svd: the nearest to it of a rank. ties, dare: by entry.",
+    help="cat: the exact sum; its rank is the sum of the ranks. svd: the update of --rank nearest to it. ties, dare:"
+    " the updates combined entry by entry.",
 )
 @click.option("--weights", metavar="W,W,...", help="A weight for each adapter. [default: 1]")
 @click.option(

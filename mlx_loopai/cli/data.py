@@ -143,7 +143,11 @@ def convert_command(
 @click.option("--out", required=True, type=_FILES, help="The folder to write.")
 @click.option("--validation-share", default=0.02, show_default=True, type=click.FloatRange(0, 0.5))
 @click.option(
-    "--replay-share", default=0.1, show_default=True, type=click.FloatRange(0, 0.9), help="Rehearsal in the recipe."
+    "--replay-share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 0.9),
+    help="Share of rehearsal in the recipe.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @columns_option
@@ -258,7 +262,7 @@ def _from_texts_text(document: dict[str, Any]) -> str:
         )
     )
     if document["duplicates"]:
-        lines.append(tr("{n} scenes stood there twice and are left out", n=document["duplicates"]))
+        lines.append(tr("{n} repeated scenes are left out", n=document["duplicates"]))
     if document["dropped_lines"]:
         lines.append(
             tr(

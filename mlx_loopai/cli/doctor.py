@@ -256,7 +256,7 @@ def command(tests: bool, as_json: bool, quiet: bool) -> None:
     """Show this machine, its Python, its MLX and its memory policy, and warn of what would go wrong.
 
     The exit status is 0 whatever is found. Scripts read `problems` of --json. With --selftest it is 1 when two ways of
-    computing the same thing differ by more than rounding. Add what `doctor --selftest` prints to a report of a defect.
+    computing the same thing differ by more than rounding. Add what `doctor --selftest` prints to a bug report.
     """
     facts = gather()
     shown = text(facts)

@@ -22,10 +22,14 @@ _LEFT_BEHIND = later(
 )
 
 
-@click.command("export", short_help="Make a model for Ollama, LM Studio or transformers of a run.")
+@click.command("export", short_help="Turn a run into a model for Ollama, LM Studio or transformers.")
 @click.argument("run", metavar="RUN", type=_PATH)
 @click.option(
-    "--to", "program", required=True, type=click.Choice(["ollama", "lmstudio", "hf"]), help="Who is to read it."
+    "--to",
+    "program",
+    required=True,
+    type=click.Choice(["ollama", "lmstudio", "hf"]),
+    help="The program that will read it.",
 )
 @click.option("--model", help="The base.  [default: the run's own]")
 @click.option("--out", required=True, type=_PATH, help="The folder to write; for lmstudio its folder of models.")

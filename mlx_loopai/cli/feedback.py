@@ -38,10 +38,10 @@ def command() -> None:
 def import_command(
     files: tuple[str, ...], target: Path, columns: str | None, skip_bad: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Append the pairs and labelled answers of FILES to --to, in one form; what is there already is left out.
+    """Append the pairs and labelled answers of FILES to --to, in one format; answers that it already has are left out.
 
-    Read are the usual forms of TRL, UltraFeedback, LLaMA-Factory, ms-swift and OpenAI, as files or folders of rows or
-    hf:OWNER/NAME[:SPLIT].
+    FILES are files or folders of rows, or hf:OWNER/NAME[:SPLIT], in the usual formats of TRL, UltraFeedback,
+    LLaMA-Factory, ms-swift and OpenAI.
     """
     from mlx_loopai.data.feedback import append_feedback, feedback_rows
 
@@ -126,7 +126,7 @@ def stats_command(file: Path, as_json: bool) -> None:
 @json_option
 @quiet_option
 def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Make pairs to learn from, without anybody who judges.
+    """Make pairs to learn from, without a person who judges.
 
     \b
     mlx-loopai feedback pairs --best-of 8 --prompts prompts.txt --out pairs.jsonl   the model's own answers, ranked by

@@ -33,7 +33,7 @@ COMMANDS = {
     "demo": "Show on the embedded model that guarded fine-tuning keeps what plain fine-tuning loses.",
     "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
     "adapters": "Merge, fuse, rescale, import, export, inspect and publish LoRA adapters.",
-    "export": "Make a model for Ollama, LM Studio or transformers of a run.",
+    "export": "Turn a run into a model for Ollama, LM Studio or transformers.",
     "vision": "Give a text model an encoder of pictures.",
     "steer": "Find how to keep a model from slipping into other scripts.",
     "data": "Audit, reshape and build training data.",
@@ -172,7 +172,7 @@ def _system(error: OSError) -> int:
         _drop_stdout()  # what it still holds cannot be written, and would be tried again at exit
         return _fail(
             tr(
-                "{place}{reason}; free some space and run the command again (a training run goes on with --resume)",
+                "{place}{reason}; free some space and run the command again (a training run continues with --resume)",
                 place=place,
                 reason=reason,
             ),

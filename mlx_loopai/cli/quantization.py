@@ -16,7 +16,7 @@ MLX_FORMS = ("2", "3", "4", "5", "6", "8", "mxfp4", "mxfp8", "nvfp4")
 steer_option = click.option(
     "--steer",
     metavar="auto|SCRIPT=FACTOR,...",
-    help="Make the model write a script less, by smaller rows of its head: han=0.5,kana=0.5; auto for Korean."
+    help="Make the model write a script less by scaling rows of its output head: han=0.5,kana=0.5; auto for Korean."
     " It works in every program that runs the output.",
 )
 

@@ -109,7 +109,7 @@ _SPARE_CONNECTIONS = 64
 @click.option(
     "--feedback",
     type=click.Path(path_type=Path),
-    help="Append what clients send to /v1/feedback to this file (JSONL), for `train`.",
+    help="Append what is judged on the page, or sent to /v1/feedback, to this file (JSONL), for `train`.",
 )
 @json_option
 @quiet_option
@@ -136,13 +136,14 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Serve /v1/chat/completions, /v1/completions, /v1/models, /health, and a page at /.
+    """Serve /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, and a page at /.
 
     The options of sampling, scripts and cleaning are defaults: a request may set its own. No answer is longer than
     --max-tokens. A request chooses by `model`: the base under its own name, an adapter as BASE:ADAPTER. The environment
     variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must carry. Beside OpenAI's fields a
-    request may have scripts, code_fences, filter, top_k and repetition_penalty. Ctrl-C or SIGTERM lets answers that are
-    being written end, for at most 10 seconds. --json prints one document with the address when the server is ready.
+    request may have adapter_when, scripts, code_fences, filter, top_k, min_p, repetition_penalty and repetition_guard.
+    After Ctrl-C or SIGTERM the answers that are being written may end, for at most 10 seconds. --json prints one
+    document with the address when the server is ready.
     """
     generation = _checked(options)
     require_stack()

@@ -32,7 +32,7 @@ def command() -> None:
     type=click.FloatRange(0, 1),
     default=0.9,
     show_default=True,
-    help="The share of their letters that must be gone.",
+    help="The share of their letters that must disappear.",
 )
 @click.option("--suite", help="Measure what is kept on this suite too: general, nano, or a YAML file.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions of each of its tasks.")

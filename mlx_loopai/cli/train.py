@@ -42,7 +42,7 @@ _VERDICTS = (later("pass"), later("fail"), later("unclear"), later("too little d
 @click.option(
     "--allow-special", is_flag=True, help="Let names such as <|im_end|> in --data be control tokens, not text."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [required, but for --dry-run]")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [required unless --dry-run]")
 @click.option(
     "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override any option of the configuration."
 )
@@ -51,12 +51,12 @@ _VERDICTS = (later("pass"), later("fail"), later("unclear"), later("too little d
     is_flag=True,
     help="Train without a guard: faster, but the model may forget all that is not in the rows.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what the run will need of memory and time, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show how much memory and time the run will need, and stop.")
 @click.option("--watch", is_flag=True, help="Show the run on a page of this machine while it trains.")
 @click.option(
     "--log-to",
     type=click.Choice(["tensorboard", "wandb", "trackio"]),
-    help="Follow the run's figures there as well (extra: trackers).",
+    help="Send the run's figures to this program as well (extra: trackers).",
 )
 @click.option("--resume", is_flag=True, help="Continue from the last complete checkpoint in --out.")
 @json_option

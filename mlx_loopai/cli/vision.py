@@ -30,7 +30,7 @@ def command() -> None:
     show_default=True,
     help="Of the encoder patches: squares of a picture's side; each square is a token.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the projector.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random projector.")
 @json_option
 @quiet_option
 def add(model: str, encoder: str, out: Path, grid: str, seed: int, as_json: bool, quiet: bool) -> None:

@@ -44,7 +44,7 @@ class GenerationOptions(SamplingOptions):
         0.8,
         ge=0,
         le=10,
-        description="hold back what would repeat a passage of the answer, so strongly; particles may repeat; 0: off",
+        description="how strongly to hold back what would repeat a passage of the answer; particles may repeat; 0: off",
     )
     scripts: str = Field(
         "ko+loanwords+gloss",

@@ -147,6 +147,6 @@ class ReplayOptions(Options):
     def _free_answers_differ(self) -> ReplayOptions:
         if self.source == "free" and self.temperature == 0:
             raise ValueError(
-                tr("source free answers the same empty turn again and again; give a temperature such as 1")
+                tr("source: free writes the same text again and again at temperature 0; set temperature to about 1")
             )
         return self

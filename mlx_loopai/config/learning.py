@@ -24,8 +24,8 @@ class LoraOptions(Options):
     b_rate: float = Field(1.0, gt=0, description="LoRA+: learning rate of B as a multiple of A's; 1: the same")
     ranks: Literal["same", "importance"] = Field(
         "same",
-        description="same: every layer has `rank`; importance: layers whose gradient on the training rows has more"
-        " directions get more of it, from a quarter to four times, of the same parameters in all",
+        description="same: every layer has `rank`; importance: the same number of parameters, but layers whose gradient"
+        " on the training rows has more directions get a higher rank, from a quarter of `rank` to four times as much",
     )
     targets: tuple[str, ...] = Field(
         (),
@@ -39,7 +39,7 @@ class TrainOptions(Options):
     method: TrainMethod = Field(
         "lora",
         description="lora: an adapter; full: every weight of the linear layers that `lora.targets` and `lora.layers`"
-        " name, saved as a whole model; it wants a lower learning rate",
+        " name, saved as a whole model; it needs a lower learning rate",
     )
     path: TrainPath = Field(
         "auto",

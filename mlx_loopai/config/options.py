@@ -105,7 +105,9 @@ class VisionOptions(Options):
         "always", description="image: the adapter answers requests with pictures only, the base all others"
     )
     max_pixels: int = Field(
-        1_003_520, ge=256, description="most pixels of a picture after it was made smaller; fewer are fewer tokens"
+        1_003_520,
+        ge=256,
+        description="larger pictures are made smaller, to this many pixels; fewer pixels are fewer tokens",
     )
 
 

@@ -39,7 +39,7 @@ class PreferenceOptions(Options):
         description="factor of the chosen answer's own loss, nats per token, so that it does not become less likely;"
         " orpo has its own",
     )
-    gamma: float = Field(0.5, ge=0, description="margin that the chosen answer shall win by (objective: simpo)")
+    gamma: float = Field(0.5, ge=0, description="margin by which the chosen answer should win (objective: simpo)")
     desirable: float = Field(1.0, gt=0, description="weight of good answers (objective: kto)")
     undesirable: float = Field(1.0, gt=0, description="weight of bad answers (objective: kto)")
 

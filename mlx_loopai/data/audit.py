@@ -82,7 +82,7 @@ class Audit:
             )
         if self.leaked.rows:
             found.append(
-                tr("{rows} training rows stand in the validation rows too: remove them there", rows=self.leaked.rows)
+                tr("{rows} training rows are in the validation rows too: remove them there", rows=self.leaked.rows)
             )
         if self.near_duplicates.rows:
             found.append(

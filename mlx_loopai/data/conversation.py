@@ -63,8 +63,8 @@ class Message:
         if self.pictures:
             raise InputError(
                 tr(
-                    "{picture}: a turn with pictures is not written into another file, beside which they do not lie;"
-                    " keep the row in its own file",
+                    "{picture}: a turn with pictures is not copied into another file, since the pictures would not be"
+                    " next to it; keep the row in its own file",
                     picture=self.pictures[0].name,
                 )
             )

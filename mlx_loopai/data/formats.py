@@ -148,7 +148,7 @@ def _read_jsonl(path: Path, on_read: Advance = ignore) -> Iterator[RawRow | Prob
                     pass
                 yield Problem(
                     number,
-                    tr("a row of more than {limit} MiB, which no text of one row has", limit=_MAX_ROW_BYTES >> 20),
+                    tr("a row of more than {limit} MiB; no single text is that long", limit=_MAX_ROW_BYTES >> 20),
                 )
                 continue
             text = _decode(path, line, first_line=number)

@@ -46,7 +46,7 @@ class PreferenceAudit:
         if bool(self.good) != bool(self.bad):
             found.append(
                 tr(
-                    "all labels are {label}: there is nothing to tell them apart from; add answers of the other kind",
+                    "all labels are {label}, so there is nothing to compare them with; add answers of the other kind",
                     label=tr("good") if self.good else tr("bad"),
                 )
             )

@@ -57,8 +57,8 @@ class Sight:
         if len(places) != sum(grid.features for grid in grids):
             raise InputError(
                 tr(
-                    "the prompt has {found} picture tokens, its pictures have {wanted}: a text names the control token"
-                    " of pictures",
+                    "the prompt has {found} picture tokens, but its pictures need {wanted}: a text contains the name of"
+                    " the control token of pictures",
                     found=len(places),
                     wanted=sum(grid.features for grid in grids),
                 )

@@ -115,14 +115,14 @@ def _as_calls(found: Any, number: int) -> str:
         arguments = _parsed(function.get("arguments", {}))
         if not isinstance(arguments, Mapping):
             raise UnreadableError(
-                tr("turn {number}'s call of {name} has arguments that are no object", number=number, name=name[:40])
+                tr("turn {number}'s call of {name} has arguments that are not an object", number=number, name=name[:40])
             )
         # Templates write arguments as JSON themselves.
         calls.append({"name": name, "arguments": arguments})
     try:
         return json.dumps(calls, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        raise UnreadableError(tr("turn {number} has tool calls that are no JSON", number=number)) from None
+        raise UnreadableError(tr("turn {number} has tool calls that are not JSON", number=number)) from None
 
 
 def _parsed(value: Any) -> Any:
@@ -178,7 +178,7 @@ def read_text(value: Any, called: str, **values: Any) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise UnreadableError(
-            tr("{name} holds half of a surrogate pair, which is no character", name=_named(called, values))
+            tr("{name} holds half of a surrogate pair, which is not a character", name=_named(called, values))
         ) from None
     # The mark of a picture must come from a picture only, never from a text.
     return value.replace(PICTURE, "")

@@ -195,7 +195,7 @@ def _paired(
     arrays: Mapping[str, mx.array], usual: int, ranks: Mapping[str, int], folder: Path
 ) -> dict[str, tuple[mx.array, mx.array]]:
     problems = [
-        tr("{name} is no lora_a or lora_b", name=name[:80])
+        tr("{name} is neither lora_a nor lora_b", name=name[:80])
         for name in arrays
         if not name.endswith((".lora_a", ".lora_b"))
     ]

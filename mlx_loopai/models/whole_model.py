@@ -47,8 +47,8 @@ def check_can_be_saved(base: Path, layers: Mapping[str, FullLinear]) -> None:
     if missing:
         raise InputError(
             tr(
-                "{path}: holds {problems} in another form than the model computes with, so a trained one could not be "
-                "written like it; convert the base first: mlx-loopai convert",
+                "{path}: stores {problems} in a form that differs from what the model computes with, so trained values "
+                "could not be stored in it; convert the base first: mlx-loopai convert",
                 path=base,
                 problems=all_problems([f"{number}.{name}" for number, name in missing]),
             )

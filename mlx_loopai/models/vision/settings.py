@@ -330,7 +330,7 @@ def _patch_settings(processor: Mapping[str, Any], tower: _Sizes, folder: Path) -
 def _pixel_limits(edges: _Sizes) -> tuple[int, int]:
     found = tuple(edges.values[name] for name in ("min_pixels", "max_pixels"))
     if any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in found) or found[0] > found[1]:
-        edges.problem(f"min_pixels and max_pixels are {found[0]!r} and {found[1]!r}, which is no range")
+        edges.problem(f"min_pixels and max_pixels are {found[0]!r} and {found[1]!r}, which is not a range")
         edges.check()
     return found[0], found[1]
 

@@ -45,7 +45,7 @@ def page(title: str, korean: str, about: Child, sections: Sequence[Section | Non
         element("p", "mlx-loopai", class_="brand"),
         element("h1", said(title, korean)),
         element("p", about, class_="subtitle"),
-        element("nav", [_link(section) for section in present], aria_label="Sections · 차례"),
+        element("nav", [_link(section) for section in present], aria_label="Sections · 목차"),
     )
     body = element("body", _switch(language), element("main", header, [_section(section) for section in present]))
     return "<!doctype html>\n" + element("html", head, body, lang=language).markup + "\n"
@@ -77,7 +77,7 @@ def settings_block(title: Child, settings: str) -> Html | None:
 
 def reproduction(command: str, versions: Mapping[str, str], machine: str = "") -> Section:
     """The section on how to repeat the run, and on which machine it ran."""
-    shown: list[tuple[Child, Child]] = [(said("machine", "기계"), machine)] if machine else []
+    shown: list[tuple[Child, Child]] = [(said("machine", "컴퓨터"), machine)] if machine else []
     shown += versions.items()
     typed = (
         element("pre", command, class_="command", tabindex="0")

@@ -26,9 +26,10 @@ _TABLE_NOTE = said(
     "Retention compares each model's answers with the base's, above guessing, and is at most 1 a kind of question."
     " Gain is the improvement on held-out domain text, where plain LoRA's is 1; the domain score is minus the nats per"
     " token there. Ranges are 95 % bootstrap intervals.",
-    "보존율은 찍어서 맞힐 확률을 뺀 뒤 원래 모델의 능력이 남은 비율이고, 질문 종류마다 1을 넘지 않습니다."
+    "보존율은 찍어서 맞힐 확률을 뺀 뒤 원래 모델의 능력이 남은 비율이고, 질문 종류마다 1까지만 셉니다."
     " 이득은 학습하지 않은 도메인 글에서 일반 LoRA가 나아진 폭을 1로 볼 때 나아진 정도이고,"
-    " 도메인 점수는 그 글에서 잰 값입니다(토큰당 내트에 음의 부호, 높을수록 좋음). 범위는 95 % 부트스트랩 구간입니다.",
+    " 도메인 점수는 그 글에서 잰 값입니다(토큰당 내트에 음의 부호를 붙인 값, 높을수록 좋음)."
+    " 범위는 95 % 부트스트랩 구간입니다.",
 )
 
 
@@ -85,7 +86,7 @@ def _verdict(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> S
         element("div", cards, class_="grid wide"),
         element("p", gate_rule(gate), class_="note"),
     ]
-    return Section("verdict", "Verdict", "결론", body)
+    return Section("verdict", "Verdict", "판정", body)
 
 
 def _figures(comparison: Comparison, styles: Mapping[str, str], gate: Gate) -> Section:
@@ -147,7 +148,7 @@ def _curves(comparison: Comparison, styles: Mapping[str, str]) -> Section | None
     blocks = [arm_curves(name, curve, styles[name], shown) for name, curve in trained.items()]
     note = said(
         "The losses share one scale. Arms see different rows, so compare shapes, not heights.",
-        "손실은 같은 눈금입니다. 모델마다 보는 자료가 다르므로 높이가 아니라 모양을 비교하십시오.",
+        "손실은 같은 눈금으로 그렸습니다. 모델마다 학습한 데이터가 다르므로 높이가 아니라 모양을 비교하세요.",
     )
     return Section(
         "curves", "Training", "학습 과정", [blocks, element("p", note, class_="note") if len(trained) > 1 else None]

@@ -81,7 +81,7 @@ def _verdict(run: RunRecord, gate: Gate) -> Section:
     else:
         card = arm_card(verdict_on(TUNED, run.evaluation, gate), _STYLE)
         body = [top, element("div", card, class_="grid wide"), element("p", gate_rule(gate), class_="note")]
-    return Section("verdict", "Verdict", "결론", body)
+    return Section("verdict", "Verdict", "판정", body)
 
 
 def _advice(run: RunRecord) -> str:
@@ -105,12 +105,12 @@ def _samples(judged: JudgedSummary | None) -> dict[str, list[Example]]:
 
 
 _JUDGED = {
-    "pass": Headline("pass", "It learnt, and kept what it could do.", "배웠고, 원래 하던 일도 그대로 합니다."),
+    "pass": Headline("pass", "It learnt, and kept what it could do.", "새로 배웠고, 원래 하던 일도 그대로 합니다."),
     "fail": Headline("fail", "It is not ready to be used.", "아직 쓸 수 없습니다."),
     "unclear": Headline(
         "open",
         "It learnt; more questions must show what it kept.",
-        "배웠습니다. 무엇을 지켰는지는 질문을 더 해 봐야 압니다.",
+        "배웠습니다. 원래 능력을 지켰는지는 질문을 더 해 봐야 압니다.",
     ),
     "too little data": Headline("open", "Too little data to judge.", "데이터가 너무 적어 판단할 수 없습니다."),
 }
@@ -160,7 +160,7 @@ def _judged_rows(judged: JudgedSummary) -> list[_Row]:
             "원래 모델과의 거리(토큰당 KL 내트)",
             figures.fixed(judged.budget_spent, 4),
         ),
-        ("why it does not pass", "통과하지 못한 까닭", "; ".join(judged.reasons)),
+        ("why it does not pass", "통과하지 못한 이유", "; ".join(judged.reasons)),
     ]
     return [((english, korean), shown) for english, korean, shown in rows]
 
@@ -264,7 +264,7 @@ def _memory(summary: Summary) -> Html | None:
     words = said(
         f"peak {figures.size(peak)}, {share} of the planned {figures.size(plan)}"
         + (": more than planned" if over else ""),
-        f"최대 {figures.size(peak)}, 계획({figures.size(plan)})의 {share}" + (": 계획보다 많음" if over else ""),
+        f"최대 {figures.size(peak)}, 계획({figures.size(plan)})의 {share}" + (", 계획보다 많음" if over else ""),
     )
     return element(
         "figure",

@@ -33,7 +33,7 @@ _RULES = {
 }
 _NOTE = said(
     "Every row of the sources, before phases and mixtures draw from them. `mlx-loopai data audit` names the rows.",
-    "단계와 혼합 비율에 따라 뽑기 전의 모든 데이터입니다. 어느 줄인지는 `mlx-loopai data audit`로 볼 수 있습니다.",
+    "단계와 혼합 비율에 따라 뽑기 전의 모든 데이터입니다. 어느 행인지는 `mlx-loopai data audit`로 볼 수 있습니다.",
 )
 
 
@@ -47,7 +47,7 @@ def audit_section(audit: Audit | None) -> Section | None:
     cards = [
         _card(("Categories", "범주"), audit.categories, _CATEGORIES, audit.rows),
         _card(("Script of the answers", "답의 문자"), audit.languages, _LANGUAGES, audit.rows),
-        _card((f"Length of a row, {unit[0]}", f"한 줄의 길이 ({unit[1]})"), counts, lengths, audit.rows),
+        _card((f"Length of a row, {unit[0]}", f"행의 길이 ({unit[1]})"), counts, lengths, audit.rows),
     ]
     body: Child = [
         [element("p", said(*warning), class_="caveat") for warning in _warnings(audit)],
@@ -65,15 +65,15 @@ def _warnings(audit: Audit) -> list[tuple[str, str]]:
             (
                 f"{rows:,} of {audit.rows:,} rows are answered in JSON: a model that learns them may answer everything"
                 " in JSON.",
-                f"{audit.rows:,}줄 가운데 {rows:,}줄의 답이 JSON입니다."
+                f"{audit.rows:,}행 가운데 {rows:,}행의 답이 JSON입니다."
                 " 이 데이터로 학습하면 무엇이든 JSON으로 답하게 될 수 있습니다.",
             )
         )
     if rows := audit.near_duplicates.rows:
-        found.append((f"{rows:,} rows repeat another, or nearly.", f"{rows:,}줄이 다른 줄과 같거나 거의 같습니다."))
+        found.append((f"{rows:,} rows repeat another, or nearly.", f"{rows:,}행이 다른 행과 같거나 거의 같습니다."))
     if audit.personal:
         kinds = ", ".join(f"{kind} ({finding.rows:,})" for kind, finding in audit.personal.items())
-        found.append((f"Rows that may hold personal data: {kinds}.", f"개인정보로 보이는 내용이 있는 줄: {kinds}."))
+        found.append((f"Rows that may hold personal data: {kinds}.", f"개인정보로 보이는 내용이 있는 행: {kinds}."))
     return found
 
 
@@ -85,7 +85,7 @@ def _findings(audit: Audit) -> Sequence[tuple[Child, Child]]:
         (said(*_RULES.get(rule, (rule, rule))), share(finding)) for rule, finding in audit.contamination.items()
     ]
     return [
-        (said("rows", "줄"), f"{audit.rows:,}"),
+        (said("rows", "행"), f"{audit.rows:,}"),
         (said("answers in JSON", "JSON으로 된 답"), share(audit.json_shaped)),
         (said("repeated", "중복"), share(audit.duplicates)),
         (said("repeated, or nearly", "거의 같은 것까지"), share(audit.near_duplicates)),

@@ -191,8 +191,8 @@ def _learnt(name: str, arm: Kept) -> Html | None:
         return None
     if name == PLAIN:
         return said(
-            "The gain of the others is measured against its gain, which is 1.",
-            "다른 모델의 이득은 이 모델이 나아진 폭을 1로 봅니다.",
+            "The gain of the others is measured against the gain of this one, which is 1.",
+            "다른 모델의 이득은 이 모델이 나아진 폭을 1로 놓고 잽니다.",
         )
     share, bounds = figures.percent(arm.gain), figures.interval(arm.gain_interval)
     english = f"Learnt {share} of what plain LoRA learnt of the domain"

@@ -139,7 +139,7 @@ def test_fields_that_nothing_reads_are_known(row: dict[str, Any], unused: set[st
         (chat(turn("assistant", "나"), USER), "no assistant turn is to be learnt"),
         (chat(turn("system", "가"), USER, ANSWER, system="나"), "system and a system turn of another text"),
         (chat(USER, turn("assistant", "나", tool_calls=[{"function": {}}])), "tool call without a function's name"),
-        (chat(USER, turn("assistant", "나", tool_calls=[{"name": "f", "arguments": "x"}])), "arguments that are no object"),
+        (chat(USER, turn("assistant", "나", tool_calls=[{"name": "f", "arguments": "x"}])), "arguments that are not an object"),
         (chat(USER, ANSWER, tools="search"), "tools must be a list"),
         ({"messages": "[{"}, "must be a list of turns, got text"),
         ({"instruction": "가", "output": "나", "history": ["가"]}, "history must be a list of pairs"),

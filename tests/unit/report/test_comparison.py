@@ -82,7 +82,7 @@ def test_change_by_layer_and_data(document: dict[str, Any]) -> None:
     coordinates(page)
     assert {"layers", "data"} <= {section["id"] for section in page.tags("section")}
     assert "1 of 3 rows are answered in JSON" in page.text
-    assert "3줄 가운데 1줄의 답이 JSON입니다." in page.text
+    assert "3행 가운데 1행의 답이 JSON입니다." in page.text
     # sqrt(2 (3^2 + 4^2 + 5^2)) = 10
     assert "plain: 10 in all; the largest is model.layers.2.self_attn.q_proj with 5." in page.text
 

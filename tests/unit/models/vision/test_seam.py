@@ -141,7 +141,7 @@ def change(folder: Path, file: str, edit: dict[str, Any]) -> None:
         ("config.json", {"text_config.rope_parameters.mrope_section": [1, 1, 1]}, r"mrope_section \[1, 1, 1\]"),
         ("preprocessor_config.json", {"image_mean": [1, 2]}, "image_mean is"),
         ("preprocessor_config.json", {"do_normalize": False}, "do_normalize is False"),
-        ("preprocessor_config.json", {"min_pixels": 9000}, "which is no range"),
+        ("preprocessor_config.json", {"min_pixels": 9000}, "which is not a range"),
         ("preprocessor_config.json", {"resample": 0}, "resample is not 3"),
     ],
 )

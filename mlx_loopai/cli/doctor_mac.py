@@ -55,12 +55,12 @@ def mac_notes(release: str) -> list[str]:
     # github.com/ml-explore/mlx/issues/3267; the setting helped one of its reporters.
     found = [
         "macOS may end long GPU work while the display is on (mlx issue 3267); if training ends with a GPU timeout, set"
-        " AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 or let the display sleep, and go on with --resume"
+        " AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 or let the display sleep, and continue with --resume"
     ]
     if ".".join(release.split(".")[:2]) in _PANICKED:
         found.append(
             f"the GPU driver of macOS {release} has ended in kernel panics under long MLX work (mlx issues 3186, 3346);"
-            " keep train.save_every small, and go on with --resume"
+            " keep train.save_every small, and continue with --resume"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""`compare` on a tiny model: killed, gone on with, chosen by the domain, reported and gated."""
+"""`compare` on a tiny model: killed, continued, chosen by the domain, reported and gated."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def compared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder and the document of a comparison that was killed on its way and gone on with."""
+    """The folder and the document of a comparison that was killed on its way and continued."""
     out = tmp_path_factory.mktemp("out") / "compare"
 
     def killed(folder: Path, *rest: Any) -> Path:

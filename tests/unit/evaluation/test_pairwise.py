@@ -1,4 +1,4 @@
-"""A whole judgement: asked again after nonsense, kept, gone on with."""
+"""A whole judgement: asked again after nonsense, kept, continued."""
 
 from __future__ import annotations
 

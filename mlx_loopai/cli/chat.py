@@ -13,6 +13,7 @@ import click
 from mlx_loopai.cli.answering import warn_of_cut, warn_of_damage, warn_of_emptied
 from mlx_loopai.cli.chat_autosave import Autosave, chats_folder
 from mlx_loopai.cli.chat_commands import RETRY, LeaveError, obey, prepared_retry
+from mlx_loopai.cli.chat_judging import AGAIN, BAD, EDIT, GOOD, Judging
 from mlx_loopai.cli.chat_line import Line
 from mlx_loopai.cli.ctrl_c import remembered
 from mlx_loopai.cli.generation_options import adapter_when_option, generation_flags, read_flags
@@ -66,6 +67,9 @@ class _Console:
 @click.option("--few-shot", type=_FILE, help="Rows with a request and its answer, shown before the conversation.")
 @genre_option
 @system_option
+@click.option(
+    "--feedback", type=_FILE, help="Keep what you think of answers (/good, /bad, /again, /edit) in this JSONL."
+)
 @click.option("--load", type=_FILE, help="Continue a conversation that /save wrote.")
 @click.option("--continue", "goes_on", is_flag=True, help="Continue the last conversation of this terminal.")
 @generation_flags()
@@ -81,6 +85,7 @@ def command(
     few_shot: Path | None,
     genre: str | None,
     system: str | None,
+    feedback: Path | None,
     load: Path | None,
     goes_on: bool,
     context: int | None,
@@ -118,16 +123,17 @@ def command(
         console.note(tr("{model}; Ctrl-D leaves, /help lists the commands", model=called))
         if loaded_chat is not None:
             console.note(tr("the conversation goes on after {n} exchanges", n=loaded_chat.exchanges))
-    _talk(chat, console, kept if terminal else None)
+    _talk(chat, console, Judging(feedback, model, adapter), kept if terminal else None)
 
 
-def _talk(chat: Chat, console: _Console, kept: Autosave | None) -> None:
+def _talk(chat: Chat, console: _Console, judging: Judging, kept: Autosave | None) -> None:
     while True:
         try:
             line = console.read().strip()
             if line.startswith("/"):
-                _obey(chat, line, console)
+                _obey(chat, line, console, judging)
             elif line:
+                judging.forget()
                 _answer(chat, line, console)
             if kept is not None:
                 kept.write(chat.conversation)
@@ -189,12 +195,20 @@ def _shown(turn: Turn, console: _Console) -> bool:
     return True
 
 
-def _obey(chat: Chat, line: str, console: _Console) -> None:
+def _obey(chat: Chat, line: str, console: _Console, judging: Judging) -> None:
     name, _, rest = line[1:].partition(" ")
-    if name == RETRY:
+    if name in (GOOD, BAD, EDIT):
+        console.note(judging.judge(chat, name, rest.strip()))
+        return
+    answered = chat.conversation
+    if name in (RETRY, AGAIN):
         _answer(chat, prepared_retry(chat), console)
     elif said := obey(chat, name, rest.strip()):
         console.note(said)
+    if name == AGAIN:
+        judging.compare(answered)
+    elif chat.conversation is not answered:
+        judging.forget()
 
 
 def open_line() -> Line:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _HELP = later("""\
 /retry           answer the last request anew, with another seed
+/good /bad       keep the last answer as a good or a bad one, in the file of --feedback
+/again           answer anew as /retry does; /good or /bad then keep which of the two is better
+/edit TEXT       write the last answer as it should be; both are kept
 /temperature N   how freely the model chooses: 0 always the likeliest word, 1 freely
 /length N        end answers at the sentence that reaches N characters; 0: where the model ends them
 /image FILE      show a picture (PNG, JPEG, WebP) with the next request; without FILE take back what waits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from mlx_loopai.cli.rows import columns_option, read_sources, skip_bad_option
 from mlx_loopai.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mlx_loopai.data.pairs import Pair
 
@@ -110,13 +111,24 @@ def stats_command(file: Path, as_json: bool) -> None:
 
 
 @command.command("pairs")
-@click.option("--best-of", type=click.IntRange(2, 64), help="Pair the best and the worst of N answers to each prompt.")
+@click.option(
+    "--best-of", type=click.IntRange(2, 64), help="Pair the better half of N answers to each prompt with the worse."
+)
 @click.option("--prompts", type=_FILE, help="With --best-of: .txt with a prompt a line, or .jsonl.")
 @click.option("--model", help="With --best-of: nano, a folder or a hub id.  [default: the adapter's own base, or nano]")
 @click.option("--adapter", type=_FILE, help="With --best-of: the RUN, or adapter, that answers.")
 @click.option("--temperature", type=click.FloatRange(0.1, 5), default=1.0, show_default=True, help="With --best-of.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="With --best-of.")
 @click.option("--length", default="20:2000", show_default=True, help="With --best-of: characters of a good answer.")
+@click.option(
+    "--gap",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="With --best-of: how far two answers differ at least in purity, genre or variety, each from 0 to 1.",
+)
+@click.option("--judge-url", help="With --best-of: the OpenAI-compatible API of a judge who says which is better.")
+@click.option("--judge-model", help="The judge's name at that API. A key is read from MLX_LOOPAI_JUDGE_KEY.")
 @click.option(
     "--splice", type=click.FloatRange(0, 1, min_open=True), help="Share of foreign words in rejected answers."
 )
@@ -130,7 +142,7 @@ def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any
 
     \b
     mlx-loopai feedback pairs --best-of 8 --prompts prompts.txt --out pairs.jsonl   the model's own answers, ranked by
-        Korean letters, repetition and length
+        repetition, Korean letters, length and genre, or by a judge
     mlx-loopai feedback pairs --splice 0.15 --data rows.jsonl --out pairs.jsonl     against mixed languages: the same
         answer with Han or English words put in
     """
@@ -154,21 +166,33 @@ _Made = tuple["Sequence[Pair]", dict[str, int], dict[str, Any]]
 
 def _ranked(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
     from mlx_loopai.config import SamplingOptions
+    from mlx_loopai.evaluation.ranked_pairs import Drafts, ranked_pairs
     from mlx_loopai.generation.prompts import read_prompts
-    from mlx_loopai.generation.ranked_pairs import Drafts, ranked_pairs
     from mlx_loopai.generation.session import open_session
 
     if given["prompts"] is None:
         raise InputError("feedback pairs: --best-of needs --prompts FILE")
-    prompts, length = read_prompts(given["prompts"]), _length(given["length"])
+    prompts, length, judge = read_prompts(given["prompts"]), _length(given["length"]), _judge(given)
     model = chosen_model(given["model"], given["adapter"], quiet)
     session = open_session(model, given["adapter"])
     sampling = SamplingOptions(temperature=given["temperature"], top_p=1.0, max_tokens=given["max_tokens"], seed=seed)
-    drafts = Drafts(given["best_of"], sampling, length)
+    drafts = Drafts(given["best_of"], sampling, length, given["gap"])
     with progress(len(prompts) * drafts.best_of, "answers", quiet, unit="answers") as bar:
-        found = ranked_pairs(session, prompts, drafts, bar.update)
+        found = ranked_pairs(session, prompts, drafts, judge, bar.update)
     adapter = None if given["adapter"] is None else str(given["adapter"])
     return found.pairs, found.dropped, {"source": "rank", "model": model, "adapter": adapter}
+
+
+def _judge(given: Mapping[str, Any]) -> Callable[[str, str, str], bool | None] | None:
+    """Who says which of two answers is better; None where that is counted."""
+    from mlx_loopai.evaluation.endpoint import KEY_VARIABLE, Endpoint
+    from mlx_loopai.evaluation.pairwise import preferring
+
+    if not given["judge_url"] and not given["judge_model"]:
+        return None
+    if not given["judge_url"] or not given["judge_model"]:
+        raise InputError("feedback pairs: a judge needs --judge-url and --judge-model; give both")
+    return preferring(Endpoint(given["judge_url"], given["judge_model"], os.environ.get(KEY_VARIABLE, "")).chat)
 
 
 def _spliced(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:

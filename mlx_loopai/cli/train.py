@@ -90,7 +90,7 @@ def command(
     mlx.launch -n 2 --backend ring mlx-loopai train recipe.yaml --out runs/two
     """
     from mlx_loopai.config import load_config
-    from mlx_loopai.config.shipped import shipped_values
+    from mlx_loopai.config.shipped import guarded_values
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     if recipe is None and not data:
@@ -101,7 +101,7 @@ def command(
         overrides = (*_WITHOUT_GUARD, *overrides)
     how = {"columns": column_map(columns), "skip_bad": skip_bad, "allow_special": allow_special}
     short = short_form(data, recipe, how)
-    config = load_config(recipe, overrides, short if plain or recipe else shipped_values("guarded") | short)
+    config = load_config(recipe, overrides, short if plain or recipe else guarded_values(short, overrides))
     if dry_run:
         from mlx_loopai.cli.plan import show_preview
         from mlx_loopai.library.training import preview

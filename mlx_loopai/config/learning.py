@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mlx_loopai.config.table import Options
+from mlx_loopai.config.table import Options, PathText
 
 Optimizer = Literal["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 TrainPath = Literal["auto", "compiled", "eager"]
@@ -32,6 +32,11 @@ class LoraOptions(Options):
         description="linear layers to adapt, such as q_proj, or of experts switch_mlp.up_proj; empty: all but experts",
     )
     layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
+    start: PathText = Field(
+        "",
+        description="an adapter folder, or its run, that this run goes on from, in that adapter's form; judged answers"
+        " are compared with it; empty: the base",
+    )
 
 
 class TrainOptions(Options):

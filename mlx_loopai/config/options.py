@@ -17,7 +17,7 @@ from mlx_loopai.language import tr
 
 SourceKind = Literal["auto", "rows", "pairs", "labels"]
 # Of `lora`: what says how its factors begin and learn.
-_OF_FACTORS = ("rslora", "dora", "dropout", "b_rate", "ranks")
+_OF_FACTORS = ("rslora", "dora", "dropout", "b_rate", "ranks", "start")
 
 
 class SelectionOptions(Options):
@@ -247,6 +247,26 @@ class RunConfig(Options):
                     "adapter is shared by runs; use kl, kronecker, sketch or fisher",
                     ranks=self.lora.ranks,
                     kind=self.penalty.kind,
+                )
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _start_fits_the_rest(self) -> RunConfig:
+        if not self.lora.start:
+            return self
+        if self.measures_importance:
+            raise ValueError(
+                tr(
+                    "penalty.kind {kind} measures around the base, and lora.start begins away from it; use kl, or none",
+                    kind=self.penalty.kind,
+                )
+            )
+        if self.preference.objective == "kto":
+            raise ValueError(
+                tr(
+                    "preference.objective kto compares answers with the base in every step, and lora.start begins away "
+                    "from it; use apo"
                 )
             )
         return self

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mlx_loopai.config.reading import load_config
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -19,3 +22,13 @@ def shipped_values(name: str) -> dict[str, Any]:
     """Its options as they stand there, to which a caller adds data."""
     found: dict[str, Any] = yaml.safe_load(shipped_recipe(name).read_text(encoding="utf-8"))
     return found
+
+
+def guarded_values(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`data` guarded, as a run without a recipe learns them: ordinary rows, or judged answers if `overrides` ask for
+    a preference.objective.
+
+    Raises: InputError as `load_config`.
+    """
+    rows = shipped_values("guarded") | data
+    return shipped_values("guarded-pairs") | data if load_config(None, overrides, rows).preference.is_on else rows

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
-from mlx_loopai.evaluation.rubric import NAMES, VERSION, Judgement, Pair, question, read_judgement, summary
+from mlx_loopai.evaluation.rubric import (
+    NAMES,
+    OVERALL,
+    TIE,
+    VERSION,
+    A,
+    Judgement,
+    Pair,
+    merged,
+    question,
+    read_judgement,
+    summary,
+)
 from mlx_loopai.evaluation.text_metrics import Generated
 from mlx_loopai.progress import Advance, ignore
 
@@ -89,6 +101,23 @@ def judge_pairs(pairs: Sequence[Pair], ask: Ask, kept: Judgements, on_progress: 
     found = [(known.get((pair.identity, False)), known.get((pair.identity, True))) for pair in pairs]
     judged = [(plain, swapped) for plain, swapped in found if plain is not None and swapped is not None]
     return {**summary(judged), "unreadable": len(pairs) - len(judged)}
+
+
+def preferring(ask: Ask) -> Callable[[str, str, str], bool | None]:
+    """(prompt, an answer, another) -> whether the judge prefers the first, all in all; None where it prefers neither.
+
+    Both orders are asked: a choice that does not hold in the other order is none.
+    """
+
+    def prefers(prompt: str, first: str, second: str) -> bool | None:
+        pair = Pair(Generated(first, prompt), Generated(second, prompt))
+        plain, swapped = (_judgement(question(pair, order), ask) for order in (False, True))
+        if plain is None or swapped is None:
+            return None
+        better = merged(plain, swapped)[OVERALL]
+        return None if better == TIE else better == A
+
+    return prefers
 
 
 def _judgement(messages: list[dict[str, str]], ask: Ask) -> Judgement | None:

@@ -47,6 +47,10 @@ class Conversation:
         """Without the last exchange."""
         return replace(self, turns=self.turns[:-2])
 
+    def edited(self, text: str) -> Conversation:
+        """With `text` as its last answer, which was written by hand: it is whole."""
+        return replace(self, turns=self.turns[:-1]).with_turn("assistant", text)
+
     def save(self, path: Path) -> None:
         """Write it as one row that training reads too; an answer that is not whole gets the weight 0.
 

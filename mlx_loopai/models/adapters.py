@@ -63,8 +63,10 @@ def note_retention(folder: Path, figures: Mapping[str, float | str]) -> None:
         write_whole(card, with_retention(card.read_text(encoding="utf-8"), figures))
 
 
-def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -> LoraOptions:
-    """Put the adapter of `folder` on `model`; returns its options.
+def load_adapter(
+    model: nn.Module, folder: Path, base_hash: str | None = None, dropout: float | None = None
+) -> LoraOptions:
+    """Put the adapter of `folder` on `model`; returns its options. dropout: in place of its own, to train it on.
 
     Raises: InputError when the folder is not an adapter, belongs to another base, or does not fit `model`.
     """
@@ -72,6 +74,8 @@ def load_adapter(model: nn.Module, folder: Path, base_hash: str | None = None) -
     ours = config.get("mlx_loopai") or {}
     check_base(folder, config, base_hash)
     options = adapter_options(folder, config)
+    if dropout is not None:
+        options = options.model_copy(update={"dropout": dropout})
     assumed = ours.get(ASSUMED_BLOCKS)
     if assumed is not None and assumed != len(model.layers):
         raise InputError(
@@ -264,7 +268,7 @@ def _config(model: nn.Module, options: LoraOptions, base_hash: str, extra: dict[
             "keys": keys,
         },
         "mlx_loopai": {
-            "lora": options.model_dump(mode="json"),
+            "lora": options.model_dump(mode="json", exclude={"start"}),  # a path of this machine
             "base_hash": base_hash,
             **({RANKS: ranks} if ranks else {}),
             **({} if keys else {PROJECTOR_ONLY: True}),

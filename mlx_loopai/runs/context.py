@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.learnt import RowForm
@@ -13,6 +14,7 @@ from mlx_loopai.data.sight import Sight
 from mlx_loopai.data.sources import GENERAL_CATEGORY
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.language import tr
+from mlx_loopai.models.adapters import adapter_options, find_adapter, read_adapter_config
 from mlx_loopai.models.load import Base, LoadedModel
 from mlx_loopai.progress import Advance
 from mlx_loopai.runs.directory import RunDirectory
@@ -37,8 +39,9 @@ class RunContext:
     def open(config: RunConfig, directory: RunDirectory, listener: Listener) -> RunContext:
         """The context of a run on a base of its own, without the weights and before any data file is read.
 
-        Raises: InputError when the model's folder cannot be read.
+        Raises: InputError when the model's folder, or the adapter of `lora.start`, cannot be read.
         """
+        config = _in_the_form_of_its_start(config)
         base = Base.open(config.model)
         if base.unused_fields:
             listener.notice(
@@ -60,7 +63,7 @@ class RunContext:
     def for_run(self, config: RunConfig, directory: RunDirectory) -> RunContext:
         """The context of another run on the same base; files that both need are read once."""
         assert config.model == self.config.model, "runs of one context share their base"
-        return replace(self, config=config, directory=directory)
+        return replace(self, config=_in_the_form_of_its_start(config), directory=directory)
 
     def recorded(self) -> RunContext:
         """The same context, whose notices and progress are also written to the run's log. The folder must exist."""
@@ -107,3 +110,14 @@ class RunContext:
     @property
     def _form(self) -> RowForm:
         return RowForm(self.config.system_prompt, self.config.train.max_tokens)
+
+
+def _in_the_form_of_its_start(config: RunConfig) -> RunConfig:
+    """`config` with the form of the adapter that `lora.start` names; how it learns stays the run's own."""
+    if not config.lora.start:
+        return config
+    folder = find_adapter(Path(config.lora.start))
+    own = config.lora
+    form = adapter_options(folder, read_adapter_config(folder))
+    lora = form.model_copy(update={"start": own.start, "dropout": own.dropout, "b_rate": own.b_rate})
+    return config.model_copy(update={"lora": lora})

@@ -13,9 +13,11 @@ import numpy as np
 from mlx_loopai.data.row_identity import rows_digest
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.perplexity import nll
-from mlx_loopai.files import whole_file
+from mlx_loopai.files import checksum, whole_file
 from mlx_loopai.language import tr
+from mlx_loopai.models.adapters import WEIGHTS_FILE, find_adapter
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.artifact_cache import kept_path
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.preference import Floats
@@ -35,19 +37,23 @@ class JudgedReading:
     chosen_logprob_change: float | None
 
 
-def with_reference(base: LoadedModel, rows: Sequence[TokenRow], listener: Listener) -> list[TokenRow]:
-    """`rows`, in which judged answers have the base's log-probability; call it before the base has an adapter.
+def with_reference(loaded: LoadedModel, rows: Sequence[TokenRow], start: str, listener: Listener) -> list[TokenRow]:
+    """`rows`, in which judged answers have their log-probability before the run's first step.
 
-    The values are kept in the cache folder for other runs of the same base on the same rows: 8 bytes an answer.
+    start: the adapter that the run goes on from, which `loaded` has on; "": the base itself, whatever update it has.
+    The values are kept in the cache folder for other runs of the same base and start on the same rows: 8 bytes an
+    answer.
     """
     answers = [answer for row in rows if row.judged for answer in row.answers]
     if not answers:
         return list(rows)
-    kept = kept_path("reference", base, [rows_digest(answers)], ".npy")
+    begins = [checksum(find_adapter(Path(start)) / WEIGHTS_FILE)] if start else []
+    kept = kept_path("reference", loaded, [rows_digest(answers), *begins], ".npy")
     found = _kept(kept, len(answers))
     if found is None:
         listener.stage(tr("the base on judged answers"), len(answers))
-        found = -nll(base.model, answers, on_progress=listener.advance).nll
+        with contextlib.nullcontext() if start else adapter_disabled(loaded.model):
+            found = -nll(loaded.model, answers, on_progress=listener.advance).nll
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the result
             kept.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(kept) as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,8 +17,9 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
+from mlx_loopai.models.adapters import find_adapter, load_adapter
 from mlx_loopai.models.full import apply_full
-from mlx_loopai.models.lora import apply_lora
+from mlx_loopai.models.lora import apply_lora, lora_modules
 from mlx_loopai.models.loss import LossTerms
 from mlx_loopai.models.updated_linear import updated_modules
 from mlx_loopai.models.whole_model import check_can_be_saved
@@ -61,14 +63,12 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         sources: Mapping[str, Sequence[TokenRow]] = context.rows.sources
         if config.selection.kind != "none":
             sources = _selected(model, sources, config.selection, listener)
-        if config.preference.needs_reference:
-            sources = {name: with_reference(loaded, rows, listener) for name, rows in sources.items()}
-        judged = with_reference(loaded, context.rows.judged, listener) if config.preference.is_on else []
         if config.changes_text:
             put_update(context, adapter_form(config.lora, plan))
         else:
             model.freeze()
         prepare_projector(model, config.vision, sees=context.reader.shelf is not None)
+        sources, judged = _compared(context, sources)
         penalty = measured_penalty(context, rehearsal, plan.importance_tokens) if config.changes_text else None
         mx.clear_cache()  # the buffers of what came before have other sizes than those of a step
         phases = plan_phases(config, sources, rehearsal, plan.micro_tokens)
@@ -114,6 +114,8 @@ def put_update(context: RunContext, form: LoraOptions) -> None:
     model = context.loaded.model
     if context.config.trains_weights:
         check_can_be_saved(context.base.path, apply_full(model, form))
+    elif form.start:
+        _go_on_from(context, form)
     else:
         put = apply_lora(model, form, context.config.train.seed, ranks_of(context, form))
         if context.config.measures_importance and len(put) < len(updated_modules(model)):
@@ -123,6 +125,36 @@ def put_update(context: RunContext, form: LoraOptions) -> None:
                     kind=context.config.penalty.kind,
                 )
             )
+
+
+def _go_on_from(context: RunContext, form: LoraOptions) -> None:
+    """Put the adapter of `lora.start` on the base, in whose form the context was opened."""
+    folder = find_adapter(Path(form.start))
+    model = context.loaded.model
+    if form.layers != context.config.lora.layers:
+        raise InputError(
+            tr(
+                "lora.start {folder}: memory has room for the last {layers} blocks only, and this adapter has others; "
+                "set a larger memory.budget, or shorter rows (train.max_tokens)",
+                folder=folder,
+                layers=form.layers,
+            )
+        )
+    load_adapter(model, folder, context.loaded.base_hash, form.dropout)
+    if not lora_modules(model):
+        raise InputError(tr("lora.start {folder}: holds a projector and no adapter; give another one", folder=folder))
+
+
+def _compared(
+    context: RunContext, sources: Mapping[str, Sequence[TokenRow]]
+) -> tuple[Mapping[str, Sequence[TokenRow]], list[TokenRow]]:
+    """(the rows of `sources`, the held-out judged rows), with what judged answers are compared with."""
+    config, loaded, listener = context.config, context.loaded, context.listener
+    start = config.lora.start
+    if config.preference.needs_reference:
+        sources = {name: with_reference(loaded, rows, start, listener) for name, rows in sources.items()}
+    held_out = context.rows.judged if config.preference.is_on else []
+    return sources, with_reference(loaded, held_out, start, listener)
 
 
 def adapter_form(options: LoraOptions, plan: MemoryPlan) -> LoraOptions:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_loopai.config import load_config
+from mlx_loopai.config.shipped import guarded_values, shipped_values
 from mlx_loopai.data.samples import corpus
 
 RECIPE_FOLDER = Path(__file__).parents[2] / "mlx_loopai" / "recipes"
@@ -20,11 +21,24 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid_and_commented(path: Path) -> None:
     config = load_config(path)
-    assert config.sources or path.stem == "guarded"  # whose rows come from the command line
+    assert config.sources or path.stem.startswith("guarded")  # whose rows come from the command line
     assert path.read_text(encoding="utf-8").startswith("#")
     for source in config.sources.values():
         if source.path.startswith("samples/"):
             assert corpus.sample(source.path.removeprefix("samples/"))
+
+
+def test_judged_answers_have_a_recipe_of_their_own() -> None:
+    data = {"sources": {"taste": {"path": "pairs.jsonl"}}}
+    rows, pairs = (
+        load_config(None, overrides, guarded_values(data, overrides))
+        for overrides in ((), ("preference.objective=dpo", "train.epochs=1"))
+    )
+    assert rows == load_config(None, (), shipped_values("guarded") | data)
+    assert pairs == load_config(
+        None, ("preference.objective=dpo", "train.epochs=1"), shipped_values("guarded-pairs") | data
+    )
+    assert pairs.train.learning_rate != rows.train.learning_rate
 
 
 def test_the_demo_arms_see_every_domain_row_equally_often() -> None:

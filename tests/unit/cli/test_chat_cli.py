@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from mlx_loopai.cli import chat as chat_cli
 from mlx_loopai.cli.main import commands
+from mlx_loopai.data.records import read_all
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation import answer_stream
 
@@ -65,11 +66,48 @@ def test_options_can_be_changed_and_answers_asked_for_anew() -> None:
     assert "cut after 2 tokens" in result.stderr
 
 
+def test_what_is_thought_of_answers_is_kept_as_rows(tmp_path: Path) -> None:
+    kept = tmp_path / "feedback.jsonl"
+    asked = (
+        "호랑이 이야기를 들려줘.",
+        "/good",
+        "/set temperature 1.2",
+        "/again",
+        "/bad",
+        "/edit 옛날에 호랑이가 살았다.",
+        "/bad",
+    )
+    result = talk(*asked, options=("--json", "--feedback", str(kept)))
+    assert result.exit_code == 0, result.exception
+    first, second = (json.loads(line)["text"] for line in result.stdout.splitlines())
+    vote, pick, edit, last = (json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines())
+    prompt = [{"role": "user", "content": asked[0]}]
+    assert (vote["prompt"], vote["completion"][0]["content"], vote["label"]) == (prompt, first, True)
+    # The second was the worse one, so the conversation goes on with the first.
+    assert (pick["chosen"][0]["content"], pick["rejected"][0]["content"]) == (first, second)
+    assert (edit["chosen"][0]["content"], edit["rejected"][0]["content"]) == ("옛날에 호랑이가 살았다.", first)
+    assert (last["completion"][0]["content"], last["label"]) == ("옛날에 호랑이가 살았다.", False)
+    assert [row["source"] for row in (vote, pick, edit, last)] == ["vote", "pick", "edit", "vote"]
+    assert len(read_all(kept).judged) == 4
+
+
+def test_a_judgement_is_of_one_answer_when_something_else_was_said(tmp_path: Path) -> None:
+    kept = tmp_path / "feedback.jsonl"
+    result = talk(
+        "안녕?", "/set temperature 1.2", "/again", "한국의 수도는?", "/good", options=("--feedback", str(kept))
+    )
+    assert result.exit_code == 0, result.exception
+    (row,) = (json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines())
+    assert row["label"] is True
+    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "user"]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("/retry", "nothing was answered yet"),
         ("/set warmth 3", "no such option"),
+        ("/good", "start chat with --feedback FILE"),
         ("/set top_p 3", "--top-p '3'"),
         ("/set scripts klingon", "unknown part"),
         ("/save ~nobody-of-that-name/x.jsonl", "no such home folder"),

@@ -62,11 +62,17 @@ def test_spliced_pairs_are_rows_that_train_reads(command_line: Any, write: Calla
     [
         (("pairs", "--out", "x.jsonl"), "give --best-of with --prompts, or --splice with --data"),
         (("pairs", "--best-of", "2", "--out", "x.jsonl"), "--best-of needs --prompts"),
+        (
+            ("pairs", "--best-of", "2", "--prompts", "{prompts}", "--judge-model", "j", "--out", "x.jsonl"),
+            "needs --judge-url and --judge-model",
+        ),
         (("pairs", "--splice", "0.1", "--out", "x.jsonl"), "--splice needs --data"),
     ],
 )
-def test_what_is_missing_is_said(command_line: Any, arguments: tuple[str, ...], reason: str) -> None:
-    result = command_line("feedback", *arguments)
+def test_what_is_missing_is_said(command_line: Any, tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("바다\n", encoding="utf-8")
+    result = command_line("feedback", *(argument.format(prompts=prompts) for argument in arguments))
     assert result.status == 2
     assert reason in result.stderr
     assert result.stderr.count("\n") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.evaluation.pairwise import ANSWERS_PER_QUESTION, Judgements, judge_pairs, pairs_of
+from mlx_loopai.evaluation.pairwise import ANSWERS_PER_QUESTION, Judgements, judge_pairs, pairs_of, preferring
 from mlx_loopai.evaluation.rubric import Pair
 from mlx_loopai.evaluation.text_metrics import Generated
 from tests.unit.evaluation.judges import choice
@@ -100,3 +100,12 @@ def test_files_must_answer_the_same_prompts() -> None:
         pairs_of([GOOD, BAD], [GOOD])
     with pytest.raises(InputError, match="row 1: '요청' and '다른 요청'"):
         pairs_of([GOOD], [Generated("글", "다른 요청")])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "better"), [(GOOD, BAD, True), (BAD, GOOD, False), (GOOD, GOOD, None)], ids=str
+)
+def test_a_preference_holds_in_both_orders(first: Generated, second: Generated, better: bool | None) -> None:
+    assert preferring(honest)("요청", first.text, second.text) is better
+    assert preferring(lambda _: choice("1"))("요청", first.text, second.text) is None
+    assert preferring(lambda _: "글쎄요")("요청", first.text, second.text) is None

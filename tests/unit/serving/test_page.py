@@ -357,6 +357,30 @@ def test_esc_stops_what_grows_in_the_draft(tab: Tab, serving: Serving, endless: 
         tab.run("drafting(false)")
 
 
+SENDS = """(async () => {
+  const send = (type) => fetch('%s/v1/feedback', { method: 'POST', headers: { 'Content-Type': type }, body: %s })
+    .then((answer) => answer.status, () => 'refused');
+  return [await send('application/json'), await send('text/plain')];
+})()"""
+
+
+def test_a_page_of_another_origin_writes_no_judgement(serving: Serving, nano: Session, tmp_path: Path) -> None:
+    """A second tab, on the page of another server, with the body that the first one's page would send."""
+    kept = tmp_path / "feedback.jsonl"
+    body = json.dumps(json.dumps({"prompt": "안녕?", "completion": "네.", "label": True}))
+    with serving(nano, feedback=kept) as server, serving(nano) as foreign, open_tab() as tab:
+        # A blank page of its own origin, without a policy that would stop it before the server does.
+        tab.call("Page.navigate", url=f"{foreign.url}/no-such-page")
+        tab.wait_for("document.readyState === 'complete' && location.pathname === '/no-such-page'")
+        assert tab.run("location.origin") == foreign.url.rstrip("/") != server.url.rstrip("/")
+        assert tab.run(SENDS % (server.url.rstrip("/"), body)) == ["refused", "refused"]
+        assert not kept.exists() or not kept.read_text(encoding="utf-8")
+        tab.call("Page.navigate", url=server.url)
+        tab.wait_for(f"location.origin === {json.dumps(server.url.rstrip('/'))} && document.readyState === 'complete'")
+        assert tab.run(SENDS % (server.url.rstrip("/"), body))[0] == 200
+    assert len(kept.read_text(encoding="utf-8").splitlines()) == 1
+
+
 DROP = """(async () => {
   const canvas = Object.assign(document.createElement('canvas'), { width: %d, height: 20 });
   canvas.getContext('2d').fillRect(0, 0, 9, 9);

@@ -101,6 +101,33 @@ def test_a_stopped_run_goes_on_bit_for_bit_with_rehearsal_in_its_steps(
     assert adapter(tmp_path / "whole") == adapter(tmp_path / "cut")
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_run_that_goes_on_from_an_adapter_is_compared_with_it(
+    configure: Callable[..., RunConfig], data_files: dict[str, Path], tmp_path: Path, heard: Heard, dora: bool
+) -> None:
+    first = configure(
+        data_files["tale"], preference__objective="none", lora__rank=3, lora__dora=dora, lora__dropout=0.1
+    )
+    told = train(first, tmp_path / "tales", heard)
+    before = configure(lora__rank=3, lora__dora=dora, train__max_steps=1)
+    after = configure(lora__start=str(tmp_path / "tales"), train__epochs=6, train__validate_every=6)
+    train(before, tmp_path / "base", heard)
+    summary = train(after, tmp_path / "taste", heard)
+    assert summary.loss_first != pytest.approx(told.loss_first)
+    opened = RunDirectory(tmp_path / "taste").read_events()
+    margins = [event["margin"] for event in opened if event["event"] == "step"]
+    assert margins[0] == pytest.approx(0, abs=1e-3)  # the answers are compared with what they were to the start
+    assert summary.pair_accuracy == 1.0
+    config = json.loads((tmp_path / "taste" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    form = config["mlx_loopai"]["lora"]
+    assert (form["rank"], form["dora"], form["dropout"]) == (3, dora, 0.0)
+    assert "start" not in form  # a path of this machine
+    for name in ("base", "taste"):  # one reading of the training pairs by the base, one by the start
+        assert any(
+            event.get("name") == "the base on judged answers" for event in RunDirectory(tmp_path / name).read_events()
+        )
+
+
 @pytest.mark.parametrize("objective", ["kto", "apo"])
 def test_labelled_answers_are_learnt(
     configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard, objective: str
@@ -140,6 +167,10 @@ def test_pairs_are_held_out_by_their_prompt(configure: Callable[..., RunConfig],
         ({"train__z_loss": 0.1}, "set train.z_loss to 0"),
         ({"selection__kind": "stm"}, "set selection.kind to none"),
         ({"preference__objective": "orpo", "preference__variant": "ipo"}, "variant ipo is one of dpo"),
+        ({"preference__objective": "kto", "lora__start": "x"}, "lora.start begins away from it; use apo"),
+        ({"penalty__kind": "kronecker", "lora__start": "x"}, "lora.start begins away from it; use kl"),
+        ({"train__method": "full", "lora__start": "x"}, "has no low-rank factors, which lora.start"),
+        ({"lora__start": "no/such"}, "no/such: no such folder"),
     ],
 )
 def test_what_does_not_go_with_pairs_is_refused(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def shipped_values(name: str) -> dict[str, Any]:
     return found
 
 
-def guarded_values(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def guarded_values(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`data` guarded, as a run without a recipe learns them: ordinary rows, or judged answers if `overrides` ask for
     a preference.objective.
 

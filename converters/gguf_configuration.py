@@ -14,11 +14,15 @@ import numpy as np
 
 from converters.names import Architecture, gguf_architecture
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.models.architectures.exaone4 import GGUF_WINDOW_PATTERN, GGUF_WINDOWED_BLOCKS
+from mlx_loopai.models.architectures.gemma3_text import gguf_query_scalar
 from mlx_loopai.models.configuration import DEFAULT_MAX_POSITIONS, complete_configuration
 from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, DEFAULT_THETA, NEOX_ROTARY_SHARE
 
 # llama.cpp multiplies by these where an architecture knows them; the models read here have no place for them.
 _MULTIPLIERS = ("attention.scale", "logit_scale", "residual_scale", "embedding_scale")
+# What llama.cpp assumes where a file has no key.
+_EXAONE4_WINDOW, _GEMMA3_PATTERN = 4096, 6
 # YaRN's keys that llama.cpp reads for some architectures, none of them supported here, and their usual values.
 _YARN_KEYS = {
     "yarn_ext_factor": 1.0,
@@ -65,7 +69,8 @@ def from_gguf(
         "model_type": architecture.model_type,
         "vocab_size": shapes[architecture.embedding][0],
         "hidden_size": file.get("embedding_length"),
-        "intermediate_size": file.get("feed_forward_length"),
+        # Where every MLP is one of experts it may be missing, and then nothing is of that width.
+        "intermediate_size": file.get("feed_forward_length") or file.get("expert_feed_forward_length"),
         "num_hidden_layers": file.get("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": heads
@@ -127,23 +132,15 @@ def _llama_like(file: _File) -> dict[str, Any]:
     if head_dim is not None:
         found["head_dim"] = head_dim
     if file.architecture.model_type == "exaone4":
-        if file.get("attention.sliding_window"):
-            raise InputError(
-                f"{file.where}: exaone4 with blocks that see a window is not read from GGUF; give the original model"
-            )
         del found["use_sliding_window"]
-        found |= {"sliding_window": None, "sliding_window_pattern": None}
+        found |= _windows_of_exaone4(file)
+    if file.architecture.model_type == "gemma3_text":
+        del found["use_sliding_window"], found["hidden_act"]
+        found |= _windows_of_gemma3(file)
     if file.architecture.delta_heads is not None:
         found |= _linear_attention(file, found)
     if file.architecture.experts is not None:
-        found |= {
-            "num_experts": file.get("expert_count"),
-            "num_experts_per_tok": file.get("expert_used_count"),
-            "moe_intermediate_size": file.get("expert_feed_forward_length"),
-            "norm_topk_prob": True,
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
-        }
+        found |= _experts(file)
     if file.architecture.model_type == "llama":
         found["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in file.shapes
         found["mlp_bias"] = "model.layers.0.mlp.up_proj.bias" in file.shapes
@@ -153,6 +150,48 @@ def _llama_like(file: _File) -> dict[str, Any]:
             raise InputError(f"{file.where}: rope_freqs.weight together with rope scaling is not supported")
         scaling = llama3_scaling(file.rope_factors, found["rope_theta"], file.where)
     return found if scaling is None else found | {"rope_scaling": scaling}
+
+
+def _experts(file: _File) -> dict[str, Any]:
+    found = {
+        "num_experts": file.get("expert_count"),
+        "num_experts_per_tok": file.get("expert_used_count"),
+        "moe_intermediate_size": file.get("expert_feed_forward_length"),
+        "norm_topk_prob": True,
+    }
+    if file.architecture.model_type == "qwen3_5_moe":
+        return found | {"shared_expert_intermediate_size": file.get("expert_shared_feed_forward_length")}
+    return found | {"decoder_sparse_step": 1, "mlp_only_layers": []}
+
+
+def _windows_of_exaone4(file: _File) -> dict[str, Any]:
+    """llama.cpp has windows in a model of as many blocks as the 32B, whatever the file says, and in no other."""
+    if file.get("block_count") != GGUF_WINDOWED_BLOCKS:
+        return {"sliding_window": None, "sliding_window_pattern": None}
+    window = file.get("attention.sliding_window") or _EXAONE4_WINDOW
+    return {"sliding_window": window, "sliding_window_pattern": GGUF_WINDOW_PATTERN}
+
+
+def _windows_of_gemma3(file: _File) -> dict[str, Any]:
+    sizes = {
+        "num_hidden_layers": file.get("block_count"),
+        "hidden_size": file.get("embedding_length"),
+        "num_attention_heads": file.get("attention.head_count"),
+        "head_dim": file.get("attention.key_length"),
+        "sliding_window": file.get("attention.sliding_window"),
+    }
+    wrong = [f"{key} is {value!r}" for key, value in sizes.items() if not isinstance(value, int) or value < 1]
+    if wrong:
+        raise InputError(f"{file.where}: {all_problems(wrong)} where a positive whole number is needed")
+    every = file.get("attention.sliding_window_pattern")
+    if every is not None and not isinstance(every, int):
+        raise InputError(f"{file.where}: a list of the blocks that see a window is not read; give the original model")
+    return {
+        "sliding_window": sizes["sliding_window"],
+        "sliding_window_pattern": every or _GEMMA3_PATTERN,
+        "query_pre_attn_scalar": gguf_query_scalar(sizes),
+        "rope_local_base_freq": file.number("rope.freq_base_swa", DEFAULT_THETA),
+    }
 
 
 def _linear_attention(file: _File, found: dict[str, Any]) -> dict[str, Any]:

@@ -12,22 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from converters.json_files import write_object
+from converters.splits import SPLITS
 from mlx_loopai.errors import InputError
 
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# How text is split before merges apply; None is GPT-2's own expression, which the tokenizers library has built in.
-_SPLITS = {
-    "qwen2": _WORDS % "",
-    "llama-bpe": _WORDS % "{1,3}",
-    "llama3": _WORDS % "{1,3}",
-    "llama-v3": _WORDS % "{1,3}",
-    "gpt-2": None,
-}
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = range(1, 6)
 _SPACE = "▁"
 
@@ -48,7 +38,7 @@ def rebuild_tokenizer(metadata: Mapping[str, Any], where: str, folder: Path) -> 
         else:
             raise _unsupported(where, f"the tokenizer model {model!r}")
         tokenizer.add_tokens(_added(tokens, kinds))
-        _add_ends(tokenizer, metadata, tokens, starts_by_default=model == "llama")
+        _add_ends(tokenizer, metadata, tokens, starts_by_default=_starts_by_default(metadata))
         tokenizer.save(str(folder / "tokenizer.json"))
     except InputError:
         raise
@@ -59,9 +49,15 @@ def rebuild_tokenizer(metadata: Mapping[str, Any], where: str, folder: Path) -> 
     return folder / "tokenizer.json", folder / "tokenizer_config.json"
 
 
+def _starts_by_default(metadata: Mapping[str, Any]) -> bool:
+    """Whether llama.cpp puts the token of the beginning in front where the file does not say."""
+    split = SPLITS.get(metadata.get("tokenizer.ggml.pre") or "")
+    return metadata.get("tokenizer.ggml.model") == "llama" or (split is not None and split.begins)
+
+
 def _unsupported(where: str, what: str) -> InputError:
     return InputError(
-        f"{where}: {what} cannot be rebuilt (gpt2 with {', '.join(_SPLITS)}, and llama can); give the folder of the"
+        f"{where}: {what} cannot be rebuilt (gpt2 with {', '.join(SPLITS)}, and llama can); give the folder of the"
         " model's tokenizer.json with `tokenizer` DIR"
     )
 
@@ -78,7 +74,7 @@ def _tokens(metadata: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], l
 
 def _byte_level(metadata: Mapping[str, Any], tokens: tuple[str, ...], kinds: list[int], where: str) -> Tokenizer:
     split = metadata.get("tokenizer.ggml.pre")
-    if split not in _SPLITS:
+    if split not in SPLITS:
         raise _unsupported(where, f"the way {split!r} of splitting text")
     merges = metadata.get("tokenizer.ggml.merges")
     if not isinstance(merges, tuple):
@@ -86,17 +82,11 @@ def _byte_level(metadata: Mapping[str, Any], tokens: tuple[str, ...], kinds: lis
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     # Chat tokens too, so that each keeps its id; fillers that only widen the embedding are not tokens.
     vocabulary = {token: number for number, token in enumerate(tokens) if kinds[number] != _UNUSED}
-    model = models.BPE(vocabulary, pairs, ignore_merges=split not in ("qwen2", "gpt-2"))
-    tokenizer = Tokenizer(model)
-    if split == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
-    expression = _SPLITS[split]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=expression is None)
-    if expression is None:
-        tokenizer.pre_tokenizer = byte_level
-    else:
-        words = pre_tokenizers.Split(Regex(expression), behavior="isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
+    way = SPLITS[split]
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=way.whole_words))
+    if way.normalizer is not None:
+        tokenizer.normalizer = way.normalizer
+    tokenizer.pre_tokenizer = way.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -107,7 +97,10 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: tuple[str, ...], kinds: 
         raise _unsupported(where, "a llama tokenizer without a score for every token")
     vocabulary = {token: number for number, token in enumerate(tokens)}
     unknown = next((token for token, kind in zip(tokens, kinds, strict=True) if kind == _UNKNOWN), None)
-    pairs = _merges(vocabulary, scores, {token for token, kind in zip(tokens, kinds, strict=True) if kind != _NORMAL})
+    not_text = {
+        token for token, kind in zip(tokens, kinds, strict=True) if kind != _NORMAL and not _is_spaces(token, kind)
+    }
+    pairs = _merges(vocabulary, scores, not_text)
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     steps: list[Any] = [normalizers.Replace(" ", _SPACE)]
     ends: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -132,12 +125,17 @@ def _merges(vocabulary: Mapping[str, int], scores: np.ndarray, not_text: set[str
     return [(left, right) for *_, left, right in sorted(found)]
 
 
+def _is_spaces(token: str, kind: int) -> bool:
+    """Whether it is a run of spaces, as Gemma's vocabulary lists them: pieces that join, not names in a text."""
+    return kind == _USER_DEFINED and not token.strip(_SPACE)
+
+
 def _added(tokens: tuple[str, ...], kinds: list[int]) -> list[AddedToken]:
     """Tokens that are found in a text before it is split."""
     return [
         AddedToken(token, special=kind == _CONTROL, normalized=False)
         for token, kind in zip(tokens, kinds, strict=True)
-        if kind in (_CONTROL, _USER_DEFINED)
+        if kind in (_CONTROL, _USER_DEFINED) and not _is_spaces(token, kind)
     ]
 
 

@@ -1,6 +1,6 @@
 """Tensors that llama.cpp keeps with other values than transformers: those of linear attention, and norms of 1 + w.
 
-Source: llama.cpp's convert_hf_to_gguf.py, the classes of Qwen3.5.
+Source: llama.cpp's convert_hf_to_gguf.py, the classes of Qwen3.5 and Gemma 3.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _is_higher(name: str, architecture: Architecture) -> bool:
-    return bool(architecture.mlx_one_higher) and name.endswith(architecture.mlx_one_higher)
+    return bool(architecture.gguf_one_higher) and name.endswith(architecture.gguf_one_higher)
 
 
 def _changed(entry: TensorEntry, change: Change) -> TensorEntry:

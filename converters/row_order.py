@@ -20,7 +20,7 @@ def hf_row_order(name: str, config: Mapping[str, Any]) -> np.ndarray | None:
     if config["model_type"] == "gpt_neox" and ".attention.query_key_value." in name:
         numbers = np.arange(3 * config["hidden_size"])
         return numbers.reshape(3, heads, -1).swapaxes(0, 1).ravel()
-    if config["model_type"] == "qwen3_5":
+    if config["model_type"] in ("qwen3_5", "qwen3_5_moe"):
         return _value_heads(name, config)
     if config["model_type"] not in ("llama", "mistral"):
         return None

@@ -24,20 +24,21 @@ from mlx_loopai.files import write_whole
 from mlx_loopai.memory.calibration import (
     fit,
     is_held_out,
-    linear_attention_table,
     options_of,
+    own_table,
     table,
     transient_table,
 )
-from mlx_loopai.memory.sizes import CONSTANTS, LINEAR_ATTENTION, StepOptions
+from mlx_loopai.memory.sizes import CONSTANTS, EXPERTS, LINEAR_ATTENTION, StepOptions
 from mlx_loopai.units import MIB
-from tools import linear_attention_cases
+from tools import expert_cases, linear_attention_cases
 from tools.doc_markers import with_marked
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "memory.md"
 RESULTS = ROOT / "bench" / "results" / "memory-cpu.jsonl"
 LINEAR_RESULTS = ROOT / "bench" / "results" / "memory-linear-attention.jsonl"
+EXPERT_RESULTS = ROOT / "bench" / "results" / "memory-experts.jsonl"
 SEED_FITTED, SEED_FITTED_HALF, SEED_HELD_OUT = 2026, 2027, 20261126
 # Held out until their errors were looked at and the counts changed after them (docs/memory.md).
 SEEDS_ONCE_HELD_OUT = (20261124, 20261125)
@@ -64,6 +65,8 @@ class Case:
         size, options = self.config, self.options
         if size["model_type"] == "qwen3_5":
             return linear_attention_cases.seconds(size, options)
+        if size["model_type"] == "qwen3_moe":
+            return expert_cases.seconds(size, options)
         hidden, inner, layers = size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"]
         tokens = options.micro_tokens * (2 if options.accumulates else 1)
         logits = tokens * options.supervised_share * size["vocab_size"]
@@ -185,6 +188,11 @@ def measure(workers: int) -> None:
         for held_out, plan in ((False, linear_attention_cases.FITTED), (True, linear_attention_cases.HELD_OUT))
     }
     measure_groups(LINEAR_RESULTS, linear, workers)
+    experts = {
+        held_out: [Case(*case) for case in expert_cases.drawn(*plan)]
+        for held_out, plan in ((False, expert_cases.FITTED), (True, expert_cases.HELD_OUT))
+    }
+    measure_groups(EXPERT_RESULTS, experts, workers)
 
 
 def measure_groups(out: Path, groups: Mapping[bool, Sequence[Case]], workers: int) -> None:
@@ -213,8 +221,10 @@ def measure_groups(out: Path, groups: Mapping[bool, Sequence[Case]], workers: in
 @main.command("fit")
 def write_constants() -> None:
     """Fit the constants to the rows that are not held out."""
-    usual, linear = ([row for row in read_rows(path) if not is_held_out(row)] for path in (RESULTS, LINEAR_RESULTS))
-    found = fit(linear, LINEAR_ATTENTION, start=fit(usual))
+    usual, linear, experts = (
+        [row for row in read_rows(path) if not is_held_out(row)] for path in (RESULTS, LINEAR_RESULTS, EXPERT_RESULTS)
+    )
+    found = fit(experts, EXPERTS, start=fit(linear, LINEAR_ATTENTION, start=fit(usual)))
     write_whole(CONSTANTS, json.dumps(asdict(found), indent=2) + "\n")
 
 
@@ -222,18 +232,25 @@ def write_constants() -> None:
 def write_tables() -> None:
     """Write the tables of docs/memory.md from the results."""
     document = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(with_tables(document, read_rows(RESULTS), read_rows(LINEAR_RESULTS)), encoding="utf-8")
+    rows = [read_rows(path) for path in (RESULTS, LINEAR_RESULTS, EXPERT_RESULTS)]
+    DOCUMENT.write_text(with_tables(document, *rows), encoding="utf-8")
 
 
-def with_tables(document: str, rows: Sequence[dict[str, Any]], linear: Sequence[dict[str, Any]]) -> str:
-    """`document` with its tables made of `rows`, and of those of `linear` attention.
+def with_tables(
+    document: str,
+    rows: Sequence[dict[str, Any]],
+    linear: Sequence[dict[str, Any]],
+    experts: Sequence[dict[str, Any]],
+) -> str:
+    """`document` with its tables made of `rows`, and of those of models with `linear` attention and with `experts`.
 
     Raises: InputError without their markers.
     """
     tables = {
         "memory table": table(rows),
         "transient table": transient_table(rows),
-        "linear attention table": linear_attention_table(linear),
+        "linear attention table": own_table(linear),
+        "experts table": own_table(experts),
     }
     for name, text in tables.items():
         document = with_marked(document, name, text, DOCUMENT)

@@ -24,6 +24,7 @@ from converters.writers.k_quants import K_QUANTS, quantize_file
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.architectures.architecture import DeltaHeads
+from mlx_loopai.models.architectures.qwen3_5_moe import SHARED_GATE
 from mlx_loopai.models.architectures.qwen3_moe import ROUTER
 from mlx_loopai.models.rope import BETA_FAST, BETA_SLOW, yarn_attention_factor
 from mlx_loopai.models.shape import ModelShape
@@ -31,8 +32,8 @@ from mlx_loopai.models.shape import ModelShape
 _PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
 # llama.cpp's smallest block: a matrix whose rows it does not divide stays dense.
 _SMALLEST_BLOCK = 32
-# Matrices that its kernels want in float32, as its own converter writes them: a router, a short convolution.
-_IN_FLOAT32 = (f".{ROUTER}.weight", ".linear_attn.conv1d.weight")
+# Matrices that its kernels want in float32, as its own converter writes them: routers, a short convolution.
+_IN_FLOAT32 = (f".{ROUTER}.weight", f".{SHARED_GATE}.weight", ".linear_attn.conv1d.weight")
 WORDS = {"q8_0": GGMLQuantizationType.Q8_0, "q4_0": GGMLQuantizationType.Q4_0}
 _FILE_TYPES = {
     GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
@@ -82,31 +83,18 @@ def _head(config: Mapping[str, Any]) -> str:
     return architecture.embedding if config["tie_word_embeddings"] else architecture.head
 
 
-def _check_is_written(config: Mapping[str, Any], where: Path) -> None:
-    """Raises: InputError for a model that llama.cpp does not have, or has otherwise than its configuration says."""
+def check_is_written(config: Mapping[str, Any], where: str) -> None:
+    """Raises: InputError for a model that llama.cpp does not have, or has otherwise than its complete `config` says."""
     architecture = ARCHITECTURES[config["model_type"]]
-    problem = None
-    if architecture.gguf is None:
-        problem = f"{architecture.model_type} is"
-    elif architecture.model_type == "exaone4" and config["sliding_window"] is not None:
-        # llama.cpp knows which they are of the released 32B alone.
-        problem = "blocks of exaone4 that see a window are"
-    elif architecture.delta_heads is not None and _uneven(architecture.delta_heads(config)):
-        problem = f"{architecture.model_type} whose linear attention has keys and values of different widths is"
-    elif architecture.model_type == "qwen3_moe" and not config["norm_topk_prob"]:
-        problem = "a qwen3_moe whose norm_topk_prob is off is"
-    elif architecture.model_type == "qwen3_moe" and "dense" in ModelShape.from_config(config).kinds:
-        problem = "blocks of qwen3_moe without experts are"
+    problem = f"{architecture.model_type} is" if architecture.gguf is None else None
+    if architecture.gguf_refuses is not None:
+        problem = architecture.gguf_refuses(config)
     if problem is not None:
         raise InputError(f"{where}: {problem} not written to GGUF; use `to` hf, and llama.cpp's own converter")
 
 
-def _uneven(heads: DeltaHeads) -> bool:
-    return heads.key_size != heads.value_size
-
-
 def _pieces(checkpoint: Checkpoint, main: GGMLQuantizationType) -> list[_Piece]:
-    _check_is_written(checkpoint.config, checkpoint.source)
+    check_is_written(checkpoint.config, str(checkpoint.source))
     pieces = []
     architecture = ARCHITECTURES[checkpoint.config["model_type"]]
     for entry in checkpoint.entries:
@@ -249,12 +237,16 @@ def _add_sizes(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
         writer.add_rope_freq_base(base)
     architecture = ARCHITECTURES[config["model_type"]]
+    if "window" in ModelShape.from_config(config).kinds:
+        writer.add_sliding_window(config["sliding_window"])
     if architecture.delta_heads is not None:
         _add_linear_attention(writer, architecture.delta_heads(config), config)
     if architecture.experts is not None:
         writer.add_expert_count(config["num_experts"])
         writer.add_expert_used_count(config["num_experts_per_tok"])
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+        if "shared_expert_intermediate_size" in config:
+            writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if _rope_factors(config) is None or architecture.gguf not in _READ_FACTORS:
         _add_rope_scaling(writer, config.get("rope_scaling"), str(checkpoint.source))
 

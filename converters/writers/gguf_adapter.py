@@ -22,6 +22,7 @@ from converters import names
 from converters.output import check_output_free, output_file, work_folder
 from converters.peft import hf_module
 from converters.row_order import gguf_row_order, of_columns
+from converters.writers.gguf import check_is_written
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.adapter_folder import Adapter
 from mlx_loopai.models.architectures import ARCHITECTURES
@@ -39,12 +40,10 @@ def write_gguf_adapter(out: Path, adapter: Adapter, config: Mapping[str, Any], w
     check_output_free(out)
     complete = complete_configuration(config, where)
     shape = ModelShape.from_config(complete, where)
-    architecture = ARCHITECTURES[shape.architecture]
-    if architecture.gguf is None:
-        raise InputError(f"{where}: {architecture.model_type} is not written to GGUF; export the adapter for PEFT")
+    check_is_written(complete, where)
     arrays = _arrays(adapter, complete, shape, where)
     with work_folder(out) as work, output_file(out, work) as path:
-        writer = gguf.GGUFWriter(path, architecture.gguf)
+        writer = gguf.GGUFWriter(path, ARCHITECTURES[shape.architecture].gguf)
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter.scale * adapter.rank)

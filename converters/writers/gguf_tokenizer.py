@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 
 from converters.json_files import read_object
+from converters.splits import split_name
 from converters.tensors import Checkpoint
 from mlx_loopai.errors import InputError
 
@@ -21,10 +22,7 @@ _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = (
     gguf.TokenType.UNUSED,
     gguf.TokenType.BYTE,
 )
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# llama.cpp names the ways of cutting a text before merges by the model that brought them.
-_SPLITS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
+_SPACE = "\u2581"
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Checkpoint, work: Path) -> None:
@@ -46,10 +44,15 @@ def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Ch
     if model.get("byte_fallback"):
         writer.add_tokenizer_model("llama")
         writer.add_token_scores(_scores(tokens, model))
-        writer.add_add_space_prefix(True)
+        writer.add_add_space_prefix(_begins_with_a_space(document, str(path)))
     else:
+        split = split_name(document)
+        if split is None:
+            raise InputError(
+                f"{path}: llama.cpp does not know this tokenizer's way of splitting words; use `to` hf or mlx"
+            )
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(_split_name(document, str(path)))
+        writer.add_tokenizer_pre(split)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     _add_special(writer, files, checkpoint, work, with_merges=not model.get("byte_fallback"))
@@ -80,15 +83,29 @@ def _scores(tokens: Sequence[str], model: Mapping[str, Any]) -> list[float]:
     return [-float(rank.get(token, len(rank))) for token in tokens]
 
 
-def _split_name(document: Mapping[str, Any], where: str) -> str:
-    found = document.get("pre_tokenizer") or {}
-    parts = found.get("pretokenizers") or [found]
-    patterns = [part["pattern"].get("Regex") for part in parts if part.get("type") == "Split"]
-    if len(patterns) == 1 and patterns[0] in _SPLITS:
-        return _SPLITS[patterns[0]]
-    if not patterns and len(parts) == 1 and parts[0].get("type") == "ByteLevel" and parts[0].get("use_regex", True):
-        return "gpt-2"
-    raise InputError(f"{where}: llama.cpp does not know this tokenizer's way of splitting words; use `to` hf or mlx")
+def _begins_with_a_space(document: Mapping[str, Any], where: str) -> bool:
+    """Whether a text gets a space in front before pieces are joined, as Llama's tokenizers do and Gemma's do not.
+
+    llama.cpp puts one behind every special token, too; a tokenizer that does so at the first text alone is refused.
+
+    Raises: InputError for a tokenizer that changes text otherwise than by writing its spaces as U+2581.
+    """
+    normalizer, cutter = document.get("normalizer"), document.get("pre_tokenizer")
+    steps = [] if normalizer is None else normalizer.get("normalizers") or [normalizer]
+    kinds = [step.get("type") for step in steps]
+    if cutter is not None and cutter.get("type") == "Metaspace" and not cutter.get("split") and not kinds:
+        scheme = cutter.get("prepend_scheme", "always")
+        if scheme in ("always", "never"):
+            return bool(scheme == "always")
+    # Gemma's cuts at spaces, of which none is left then.
+    cuts_nothing = cutter is None or (cutter.get("type") == "Split" and cutter.get("pattern") == {"String": " "})
+    if cuts_nothing and kinds in (["Prepend", "Replace"], ["Replace"]) and _writes_spaces(steps[-1]):
+        return len(kinds) == 2
+    raise InputError(f"{where}: llama.cpp does not know what this tokenizer does to a text first; use `to` hf or mlx")
+
+
+def _writes_spaces(step: Mapping[str, Any]) -> bool:
+    return step.get("pattern") == {"String": " "} and step.get("content") == _SPACE
 
 
 def _add_special(
@@ -103,4 +120,7 @@ def _add_special(
         known = checkpoint.config.get(f"{kind}_token_id")
         if kind not in special.special_token_ids and isinstance(known, int):
             special.special_token_ids[kind] = known
+    for kind in ("bos", "eos"):
+        # Where a file does not say it, llama.cpp goes by the name of the split.
+        special.add_special_token.setdefault(kind, False)
     special.add_to_gguf(writer, quiet=True)

@@ -126,7 +126,9 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
     help="A folder for PEFT or mlx-lm, or one file for llama.cpp, Ollama and LM Studio.",
 )
 @click.option(
-    "--base", metavar="NAME", help="For PEFT the name to write as base_model_name_or_path; for gguf the base itself."
+    "--base",
+    metavar="NAME",
+    help="For PEFT the name to write as base_model_name_or_path; for gguf the base itself, best the GGUF file of it.",
 )
 @json_option
 @quiet_option
@@ -134,8 +136,9 @@ def export_command(folder: Path, out: Path, to: str, base: str | None, as_json: 
     """Turn an adapter into one that PEFT, mlx-lm or llama.cpp loads; no number changes.
 
     mlx-lm reads our adapters as they are, unless their ranks differ (lora.ranks): exported, all have the largest one.
-    A GGUF adapter needs --base, a folder, a config.json or a hub id: its file has the base's names for the matrices.
-    It works beside a GGUF file of the base in any form.
+    A GGUF adapter needs --base, a GGUF file, a folder, a config.json or a hub id: its file has the base's names for the
+    matrices. It works beside a GGUF file of the base in any form; where --base is one, Ollama's Modelfile of both is
+    written, too.
     """
     from mlx_loopai.models.adapter_folder import read_adapter
     from mlx_loopai.models.adapters import find_adapter
@@ -150,14 +153,23 @@ def export_command(folder: Path, out: Path, to: str, base: str | None, as_json: 
 
         write_adapter(out, with_one_rank(adapter))
     else:
-        from converters.writers.gguf_adapter import write_gguf_adapter
-        from mlx_loopai.errors import InputError
-        from mlx_loopai.models.find_config import find_config
-
-        if base is None:
-            raise InputError("--to gguf: needs the base; give --base MODEL")
-        write_gguf_adapter(out, adapter, *find_config(base))
+        _write_for_llama_cpp(out, adapter, base)
     emit(_summary(out, adapter), as_json, _line(out, adapter))
+
+
+def _write_for_llama_cpp(out: Path, adapter: Adapter, base: str | None) -> None:
+    from converters.adapter_beside_gguf import write_beside_gguf
+    from converters.writers.gguf_adapter import write_gguf_adapter
+    from mlx_loopai.errors import InputError
+    from mlx_loopai.models.find_config import find_config
+
+    if base is None:
+        raise InputError("--to gguf: needs the base; give --base MODEL")
+    file = Path(base).expanduser()
+    if file.suffix == ".gguf" and file.is_file():
+        write_beside_gguf(out, adapter, file)
+    else:
+        write_gguf_adapter(out, adapter, *find_config(base))
 
 
 @command.command("tune")

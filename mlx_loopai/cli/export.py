@@ -48,24 +48,25 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
     from converters.convert import convert
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
-    from mlx_loopai.models.adapters import find_adapter
+    from mlx_loopai.models.learnt import find_learnt, is_whole
     from mlx_loopai.models.load import NANO, NANO_FOLDER
 
-    adapter, base = find_adapter(run), chosen_model(model, run, quiet)
+    learnt, base = find_learnt(run), chosen_model(model, run, quiet)
     target = {
         "hf": Target(to="hf"),
         "lmstudio": Target(to="gguf", dtype="bf16", modelfile=False),
-        "ollama": Target(to="gguf", dtype="bf16", system=_system_prompt(adapter)),
+        "ollama": Target(to="gguf", dtype="bf16", system=_system_prompt(learnt)),
     }[program]
     target.check()
     place = _place(run.resolve().name, program, out)
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
-        fused = Path(scratch) / "fused"
-        with progress(None, tr("fusing"), quiet, "bytes") as bar:
-            fuse(adapter, str(NANO_FOLDER) if base == NANO else base, fused, Target(), on_progress=bar.advance)
+        whole = learnt if is_whole(learnt) else Path(scratch) / "fused"
+        if whole != learnt:
+            with progress(None, tr("fusing"), quiet, "bytes") as bar:
+                fuse(learnt, str(NANO_FOLDER) if base == NANO else base, whole, Target(), on_progress=bar.advance)
         with waiting(tr("converting"), quiet):
-            done = convert(fused, place, target=target)
+            done = convert(whole, place, target=target)
     last = _last_command(program, place)
     document = {
         "out": place,
@@ -90,11 +91,11 @@ def _place(name: str, program: str, out: Path) -> Path:
     return found
 
 
-def _system_prompt(adapter: Path) -> str:
-    """The one that the adapter was trained with."""
-    from mlx_loopai.models.adapters import read_adapter_config
+def _system_prompt(learnt: Path) -> str:
+    """The one that a run's adapter or model was trained with."""
+    from mlx_loopai.models.learnt import read_learnt
 
-    return str((read_adapter_config(adapter).get("mlx_loopai") or {}).get("system_prompt") or "")
+    return str((read_learnt(learnt).get("mlx_loopai") or {}).get("system_prompt") or "")
 
 
 def _last_command(program: str, place: Path) -> str:

@@ -15,20 +15,21 @@ def lm_eval_document(model: str, adapter: Path | None, suite: str, limit: int | 
     from converters.fuse_folder import fuse
     from converters.writers.target import Target
     from mlx_loopai.evaluation.lm_eval import LmEval, evaluate, kept_scores, report
-    from mlx_loopai.models.adapters import find_adapter
+    from mlx_loopai.models.learnt import find_learnt, is_whole
     from mlx_loopai.models.load import hash_base, resolve_model
 
     asked = LmEval.of(suite, limit)
-    adapter = None if adapter is None else find_adapter(adapter)
+    adapter = None if adapter is None else find_learnt(adapter)
     folder = resolve_model(model)
     with progress(None, "lm-eval: base", quiet, ""):
         base = kept_scores(asked, folder, hash_base(folder))
     if adapter is None:
         return report(suite, model, None, base, None)
     with tempfile.TemporaryDirectory() as place, progress(None, "lm-eval: tuned", quiet, ""):
-        fused = Path(place) / "fused"
-        fuse(adapter, str(folder), fused, Target())
-        return report(suite, model, str(adapter), base, evaluate(asked, fused))
+        whole = adapter if is_whole(adapter) else Path(place) / "fused"
+        if whole != adapter:
+            fuse(adapter, str(folder), whole, Target())
+        return report(suite, model, str(adapter), base, evaluate(asked, whole))
 
 
 def lm_eval_table(document: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from mlx_loopai.generation.engine import load_draft
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, open_base, with_adapter
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
-from mlx_loopai.models.adapters import find_adapter
+from mlx_loopai.models.learnt import find_learnt
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.updated_linear import UpdatedLinear, exchange_updates, remove_updates, updated_modules
 from mlx_loopai.models.vision.projector import projector_of
@@ -92,7 +92,7 @@ def open_lineup(
 
     Raises: InputError as `open_session` and `load_draft`, and when two adapters have the same name.
     """
-    folders = [find_adapter(adapter) for adapter in adapters]
+    folders = [find_learnt(adapter) for adapter in adapters]
     named = {f"{called}:{adapter_name(folder)}": folder for folder in folders}
     if len(named) < len(folders):
         listed = ", ".join(map(str, adapters))
@@ -122,9 +122,9 @@ def _switch_of(folder: Path, loaded: LoadedModel) -> Switch | None:
 
 
 def adapter_name(folder: Path) -> str:
-    """What an adapter's folder is called: after its run, where it is a run's `adapter`."""
+    """What an adapter's folder is called: after its run, where it is a run's own."""
     path = folder.resolve()
-    return path.parent.name if path.name == "adapter" else path.name
+    return path.parent.name if path.name in ("adapter", "model") else path.name
 
 
 # Identifies an answer: who writes it, and its key in that one's batch.

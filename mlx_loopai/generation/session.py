@@ -23,7 +23,8 @@ from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.seeing import Eyes
 from mlx_loopai.generation.switch import Switch
 from mlx_loopai.language import tr
-from mlx_loopai.models.adapters import ADAPTER_SCOPE, check_base, find_adapter, load_adapter, read_adapter_config
+from mlx_loopai.models.adapters import ADAPTER_SCOPE, check_base
+from mlx_loopai.models.learnt import find_learnt, put_learnt, read_learnt
 from mlx_loopai.models.load import Base, LoadedModel, hash_base
 from mlx_loopai.models.prompt_cache import Prefix
 from mlx_loopai.text.alphabet import Scripts
@@ -221,13 +222,13 @@ def open_session(
     dtype: str = "auto",
     adapter_when: AdapterWhen = "always",
 ) -> Session:
-    """Load `model`, and `adapter` on it when given (a RUN/adapter folder, or RUN itself).
+    """Load `model`, and on it what a run has learnt when given: its folder, or that of its adapter or whole model.
 
     adapter_when: `auto` lets the adapter's switch decide for each prompt whether it or the base answers.
 
     Raises: InputError for an unknown model, a folder that holds no adapter, or an adapter of another base.
     """
-    adapters = [] if adapter is None else [find_adapter(adapter)]
+    adapters = [] if adapter is None else [find_learnt(adapter)]
     base = open_base(model, adapters, dtype, adapter_when)
     if not adapters:
         return replace(base, system_prompt=system_prompt or "")
@@ -242,7 +243,7 @@ def open_base(model: str, adapters: Sequence[Path], dtype: str, adapter_when: Ad
     """
     if adapter_when == "auto" and not adapters:
         raise InputError(tr("`adapter_when` auto: there is no adapter to switch; give `adapter`"), "adapter_when")
-    configs = [read_adapter_config(folder) for folder in adapters]
+    configs = [read_learnt(folder) for folder in adapters]
     base = Base.open(model)
     for folder, config in zip(adapters, configs, strict=True):
         check_base(folder, config, hash_base(base.path))
@@ -252,10 +253,10 @@ def open_base(model: str, adapters: Sequence[Path], dtype: str, adapter_when: Ad
 def with_adapter(base: Session, folder: Path, system_prompt: str | None, adapter_when: AdapterWhen) -> Session:
     """The session of the adapter in `folder`, which is put on the model of `base`. Raises: InputError as above."""
     loaded = base.loaded
-    load_adapter(loaded.model, folder, loaded.base_hash)
+    put_learnt(loaded.model, folder, loaded.base_hash)
     loaded.model.eval()
     switch = Switch.load(folder, loaded.model.model.norm.weight.shape[0]) if adapter_when == "auto" else None
-    ours = read_adapter_config(folder).get("mlx_loopai") or {}
+    ours = read_learnt(folder).get("mlx_loopai") or {}
     prompt = str(ours.get("system_prompt") or "") if system_prompt is None else system_prompt
     return replace(
         base,

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from mlx_loopai.memory.predict import predict, resting_bytes
-from mlx_loopai.memory.sizes import LINEAR_ATTENTION, Constants, StepOptions
+from mlx_loopai.memory.sizes import EXPERTS, LINEAR_ATTENTION, Constants, StepOptions
 from mlx_loopai.models.shape import ModelShape
 
 _TRIALS = 400
@@ -95,7 +95,7 @@ def errors(rows: Sequence[Mapping[str, Any]], constants: Constants | None = None
     )
 
 
-USUAL = tuple(found.name for found in fields(Constants) if found.name not in LINEAR_ATTENTION)
+USUAL = tuple(found.name for found in fields(Constants) if found.name not in LINEAR_ATTENTION + EXPERTS)
 
 
 def fit(
@@ -148,8 +148,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*_HEADER, *(_line(kind, errors(found)) for kind, found in kinds.items() if found)])
 
 
-def linear_attention_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table of docs/memory.md for models with linear attention."""
+def own_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of docs/memory.md for models whose constants are fitted apart: linear attention, experts."""
     held = [row for row in rows if is_held_out(row)]
     kinds = {"fitted": [row for row in rows if not is_held_out(row)], "**held out**": held}
     lines = [_line(kind, errors(found)) for kind, found in kinds.items()]

@@ -36,7 +36,7 @@ CONSTANTS = Path(__file__).with_name("constants.json")
 FLOAT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 # What the linears of an MLP read (models/architectures).
-_MLP_READS = ("mlp", "inner")
+_MLP_READS = ("mlp", "inner", "experts", "expert inner")
 # On Metal the loss is a lazy graph (models/loss.py) that allocates chunks ahead: 4 buffers a chunk, at most 10 alive.
 # Measured for that graph on a CPU.
 _METAL_CHUNK_BUFFERS, _METAL_MOST_BUFFERS = 4, 10
@@ -99,7 +99,8 @@ class Constants:
     blocks, plain_blocks: blocks whose work is allocated at once. ahead_half: share added to all work on checkpointed
     blocks in half precision. Quantised bases are among them: their products are slow on a CPU, so that MLX allocates as
     far ahead as it ever does (docs/memory.md). factors: cast and scaled factors, in adapters. gradients, update:
-    multiples of the bytes of all trained numbers; update_vector: of one vector of them.
+    multiples of the bytes of all trained numbers; update_vector: of one vector of them. experts_d: (tokens,
+    chosen, D), the states of all experts that a token is sent to, added to `mlp_d`.
     """
 
     loss_scores: float = 1.1
@@ -140,10 +141,13 @@ class Constants:
     delta_memory: float = 1.9
     delta_d: float = 5.0
     delta_i: float = 1.0
+    experts_d: float = 5.0
+    experts_d_a: float = 3.0
 
 
-# Fitted apart from the others, to steps of models that have linear attention.
+# Fitted apart from the others, to steps of models that have linear attention, and of models that have experts.
 LINEAR_ATTENTION = tuple(name for name in Constants.__dataclass_fields__ if "delta" in name)
+EXPERTS = tuple(name for name in Constants.__dataclass_fields__ if "experts" in name)
 
 
 @cache
@@ -207,6 +211,8 @@ class Sizes:
     loss_rows: float
     delta: DeltaSizes | None
     kept_behind_delta: float
+    experts: float
+    adapted_experts: float
     half: bool
 
     @staticmethod
@@ -228,15 +234,17 @@ class Sizes:
         behind = _blocks_behind_delta(adapted)
         width = options.width * item if backend == "cpu" else 4
         scores = float(tokens * shape.n_heads * width)
+        chosen = shape.experts.chosen if shape.experts else 0
         # A block's, on average.
         rank = 0 if options.whole else options.lora_rank
-        ranks = float(tokens * item) * rank * len(with_adapter) / blocks
+        met = sum(chosen if linear.experts else 1 for linear in with_adapter)
+        ranks = float(tokens * item) * rank * met / blocks
         return Sizes(
             blocks=blocks,
             mlp_blocks=mlp_blocks,
             hidden=float(tokens * max(shape.hidden_size, shape.attention_size) * item),
             kv=float(tokens * shape.kv_size * item),
-            inner=float(tokens * shape.intermediate_size * item),
+            inner=float(tokens * _inner_width(shape) * item),
             scores=scores,
             ranks=ranks,
             kept=tokens * item * (sum(attention for attention, _ in kept) + kept_mlp) + blocks * ranks,
@@ -256,6 +264,8 @@ class Sizes:
             loss_rows=4.0 * rows * shape.hidden_size,
             delta=DeltaSizes.of(shape, options) if behind < blocks else None,
             kept_behind_delta=tokens * item * sum(map(sum, kept[blocks - behind :])),
+            experts=float(tokens * chosen * shape.hidden_size * item),
+            adapted_experts=_share_of_experts(with_adapter, linears),
             half=item < 4,
         )
 
@@ -271,6 +281,20 @@ def _share(adapted: Sequence[Linear], linears: Sequence[Linear], in_mlp: bool) -
     """The share of the linears of MLPs, or of all others, that have an adapter."""
     some, all_ = ([each for each in group if (each.reads in _MLP_READS) is in_mlp] for group in (adapted, linears))
     return len(some) / len(all_)
+
+
+def _share_of_experts(adapted: Sequence[Linear], linears: Sequence[Linear]) -> float:
+    """The share of the stacked matrices of experts that have an adapter; 0 where there are none."""
+    stacked = sum(linear.experts > 0 for linear in linears)
+    return sum(linear.experts > 0 for linear in adapted) / stacked if stacked else 0.0
+
+
+def _inner_width(shape: ModelShape) -> int:
+    """How wide the MLP is that a token meets: a dense one, or all of its experts together."""
+    if shape.experts is None:
+        return shape.intermediate_size
+    met = shape.experts.chosen * shape.experts.inner + shape.experts.shared_inner
+    return max(met, shape.intermediate_size) if "dense" in shape.kinds else met
 
 
 def _blocks_behind_delta(adapted: Sequence[Mapping[str, Linear]]) -> int:
@@ -315,7 +339,10 @@ def work_bytes(sizes: Sizes, checkpointing: bool, constants: Constants) -> tuple
     share, share_inner = (ahead * min(n, c.blocks) / c.blocks for n in (sizes.blocks, sizes.mlp_blocks))
     in_mlp = share * (
         (c.mlp_d + c.mlp_d_a * sizes.adapted) * sizes.hidden + c.mlp_kv * sizes.kv + c.work_r * sizes.ranks
-    ) + share_inner * ((c.mlp_i + c.mlp_i_a * sizes.adapted_mlp) * sizes.inner)
+    ) + share_inner * (
+        (c.mlp_i + c.mlp_i_a * sizes.adapted_mlp) * sizes.inner
+        + (c.experts_d + c.experts_d_a * sizes.adapted_experts) * sizes.experts
+    )
     in_attention = ahead * (
         (c.attention_d + c.attention_d_a * sizes.adapted_attention) * sizes.hidden
         + c.attention_kv * sizes.kv

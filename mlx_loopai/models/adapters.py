@@ -154,8 +154,8 @@ def find_adapter(path: Path) -> Path:
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
     """The trained arrays of `model` by name: `<module>.lora_a` and `.lora_b` of every adapter, `<module>.m` of DoRA,
-    `<module>.delta` of whole updates, and those of a projector that is trained."""
-    names = ("lora_a", "lora_b", "m", "delta")
+    `<module>.delta` of whole updates or `.changed` of the weights that they gave, and those of a trained projector."""
+    names = ("lora_a", "lora_b", "m", "delta", "changed")
     found = {
         f"{path}.{name}": layer[name]
         for path, layer in updated_modules(model).items()

@@ -63,6 +63,29 @@ class FullLinear(UpdatedLinear):
         return product(x, self.delta)
 
 
+class ChangedLinear(UpdatedLinear):
+    """A frozen dense layer and the weight (D_out, D_in) that it became: for answering, where no sum need be made."""
+
+    def __init__(self, linear: nn.Linear, weight: mx.array) -> None:
+        super().__init__(linear)
+        self.changed = weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x (..., D_in) -> (..., D_out), in the dtype of `x`."""
+        if self.enabled:
+            bias = self.linear.get("bias")
+            y = x @ self.changed.T if bias is None else mx.addmm(bias, x, self.changed.T)
+        else:
+            y = self.linear(x)
+        return y if self.observer is None else self.observer(x, y)
+
+    def update_matrix(self) -> mx.array:
+        return self.changed.astype(mx.float32) - self.linear.weight.astype(mx.float32)
+
+    def scale_update(self, factor: float) -> None:
+        self.changed = _sum(self.linear.weight, factor * self.update_matrix())
+
+
 def apply_full(model: nn.Module, options: LoraOptions) -> dict[str, FullLinear]:
     """Freeze `model` and let its blocks' linear layers learn whole updates; returns them by dotted name.
 

@@ -17,12 +17,15 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import whole_folder
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import save_arrays
-from mlx_loopai.models.full import FullLinear, apply_full, full_modules
+from mlx_loopai.models.full import ChangedLinear, FullLinear, apply_full, full_modules
 from mlx_loopai.models.model_card import CARD_FILE, whole_model_card
 from mlx_loopai.models.module_names import split_module
+from mlx_loopai.models.updated_linear import put_update
 from mlx_loopai.models.vision.added import FOLDER as ADDED_VISION
 
 WEIGHTS = "model*.safetensors"
+# Which base it was trained from, and which of its matrices learnt.
+UPDATE_FILE = "update.json"
 # What of a base's folder is not weights: configuration, tokenizer, template, licence.
 _COPIED = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*")
 # A matrix of a block in a checkpoint of transformers or mlx-lm, alone or as the text part of a multimodal model.
@@ -55,11 +58,12 @@ def check_can_be_saved(base: Path, layers: Mapping[str, FullLinear]) -> None:
         )
 
 
-def save_whole_model(folder: Path, base: Path, model: nn.Module, notes: Mapping[str, Any]) -> None:
+def save_whole_model(folder: Path, base: Path, model: nn.Module, form: LoraOptions, notes: Mapping[str, Any]) -> None:
     """Write `folder` whole or not at all: the files of `base`, with W + D for every trained matrix of `model`.
 
     Trained matrices are written in the precision that the model computes in, so that what is read back is what was
-    trained. All other tensors keep their bytes. `notes`: as `whole_model_card` shows them.
+    trained. All other tensors keep their bytes. form: which matrices they are. notes: as `whole_model_card` shows them.
+    Both are recorded, so that the model can be put on its base again (models/learnt.py).
 
     Raises: OSError.
     """
@@ -79,6 +83,9 @@ def save_whole_model(folder: Path, base: Path, model: nn.Module, notes: Mapping[
                     arrays[name] = layer.changed_weight
             save_arrays(temporary / file.name, arrays, metadata)
         _write_config(base / "config.json", temporary / "config.json", _DTYPE_NAMES[dtype])
+        trained = {"lora": form.model_dump(mode="json", include={"targets", "layers"})}
+        recorded = {"fine_tune_type": "full", "mlx_loopai": {**notes, **trained}}
+        (temporary / UPDATE_FILE).write_text(json.dumps(recorded, ensure_ascii=False, indent=2) + "\n", "utf-8")
         (temporary / CARD_FILE).write_text(whole_model_card(notes), encoding="utf-8")
 
 
@@ -92,6 +99,24 @@ def load_whole_update(model: nn.Module, folder: Path, options: LoraOptions) -> N
         layer.delta = stored.astype(mx.float32) - layer.linear.weight.astype(mx.float32)
         mx.eval(layer.delta)
         del missing[place]
+    _refuse_missing(folder, missing)
+
+
+def put_whole_model(model: nn.Module, folder: Path, options: LoraOptions) -> None:
+    """Put the matrices in `folder` that `options` name beside those of `model`, the base, for answering.
+
+    Raises: InputError when `folder` does not hold them.
+    """
+    missing = _places(apply_full(model, options))
+    for place, layer, stored in _stored(folder, missing):
+        changed = stored.astype(layer.linear.weight.dtype)
+        mx.eval(changed)
+        put_update(model, *place, ChangedLinear(layer.linear, changed))
+        del missing[place]
+    _refuse_missing(folder, missing)
+
+
+def _refuse_missing(folder: Path, missing: Mapping[_Place, FullLinear]) -> None:
     if missing:
         raise InputError(
             tr(

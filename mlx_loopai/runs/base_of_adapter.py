@@ -8,8 +8,9 @@ import yaml
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
-from mlx_loopai.models.adapters import check_base, find_adapter, read_adapter_config
+from mlx_loopai.models.adapters import check_base
 from mlx_loopai.models.hub import is_hub_id
+from mlx_loopai.models.learnt import find_learnt, read_learnt
 from mlx_loopai.models.load import NANO, hash_base, resolve_model
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.document import read_text
@@ -18,16 +19,16 @@ from mlx_loopai.runs.documents.document import read_text
 def base_of(adapter: Path | None, model: str | None = None) -> str:
     """The name of the base to load: `model` where it is given, else the one that `adapter` was trained on, else nano.
 
-    adapter: an adapter's folder, or a run's. Its base is looked for under the name in the run's resolved.yaml, then
-    under the name that the adapter itself records. Nothing is loaded or downloaded.
+    adapter: the folder of an adapter, of a run, or of the whole model that a run trained. Its base is looked for under
+    the name in the run's resolved.yaml, then under the name that it itself records. Nothing is loaded or downloaded.
 
     Raises: InputError when there is no adapter, when `model` is a folder with another base, or when the adapter's own
     base is not found.
     """
     if adapter is None:
         return model or NANO
-    folder = find_adapter(adapter)
-    config = read_adapter_config(folder)
+    folder = find_learnt(adapter)
+    config = read_learnt(folder)
     if model is not None:
         if _is_here(model):
             check_base(folder, config, hash_base(resolve_model(model)))

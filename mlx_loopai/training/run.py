@@ -199,13 +199,13 @@ def _foreseen(run: Run, planned: MemoryPlan) -> dict[str, Any]:
 def _write_result(context: RunContext, run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:
     """Save what was trained: the adapter, with the switch where the run was guarded; or the whole model."""
     notes = card_notes(context.config, losses, run.monitor)
+    form = adapter_form(context.config.lora, planned)
     if context.config.trains_weights:
         base_hash = {"base_hash": context.loaded.base_hash}
-        save_whole_model(run.directory.model, context.base.path, run.model, notes | base_hash)
+        save_whole_model(run.directory.model, context.base.path, run.model, form, notes | base_hash)
         return
     if context.config.vision.adapter_scope != "always":
         notes[ADAPTER_SCOPE] = context.config.vision.adapter_scope
-    form = adapter_form(context.config.lora, planned)
     save_adapter(run.directory.adapter, run.model, form, context.loaded.base_hash, **notes)
     if context.config.is_guarded:
         _write_switch(context, run)

@@ -123,9 +123,10 @@ class Architecture:
 
     prefix: what tensor names in a checkpoint begin with. mlx_blocks: where mlx-lm's model has its blocks. embedding,
     head: names of these tensors in a checkpoint. final_norm: name of the module between the blocks and the head.
-    gguf_names: ours by llama.cpp's names of a block's modules; gguf_tensors: the same for single tensors. mlx_prefix:
-    what mlx-lm puts before a checkpoint's names. mlx_one_higher: endings of the names of norms that mlx-lm stores as
-    1 + w.
+    gguf_names: ours by llama.cpp's names of a block's modules; gguf_tensors: the same for single tensors. gguf_refuses:
+    what of a configuration llama.cpp computes in another way, in words that go before "not written to GGUF"; None where
+    there is nothing. mlx_prefix: what mlx-lm puts before a checkpoint's names. mlx_one_higher, gguf_one_higher: endings
+    of the names of norms that mlx-lm, or llama.cpp, stores as 1 + w.
 
     always_own_head: mlx-lm's model has a head of its own whatever the configuration says. never_adapted: linears of a
     block that stay as they are, such as a router. kept_dtypes: tensors of a block that keep their own type when weights
@@ -160,6 +161,8 @@ class Architecture:
     never_adapted: tuple[str, ...] = ()
     kept_dtypes: tuple[str, ...] = ()
     gguf_tensors: Mapping[str, str] = field(default_factory=dict)
+    gguf_refuses: Callable[[Mapping[str, Any]], str | None] | None = None
+    gguf_one_higher: tuple[str, ...] = ()
     mlx_prefix: str = ""
     mlx_one_higher: tuple[str, ...] = ()
 

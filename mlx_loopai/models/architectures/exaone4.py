@@ -88,12 +88,26 @@ def _is_letters(pattern: object) -> bool:
     return isinstance(pattern, str) and bool(pattern) and set(pattern) <= {"L", "G"}
 
 
+# What llama.cpp has for a model of as many blocks, the released 32B, and for no other: every fourth sees all.
+GGUF_WINDOWED_BLOCKS, GGUF_WINDOW_PATTERN = 64, "LLLG"
+
+
+def _gguf_refuses(config: Mapping[str, Any]) -> str | None:
+    blocks = config["num_hidden_layers"]
+    pattern = "".join("L" if kind == "window" else "G" for kind in kinds(config))
+    theirs = GGUF_WINDOW_PATTERN * (blocks // 4) if blocks == GGUF_WINDOWED_BLOCKS else "G" * blocks
+    if pattern == theirs:
+        return None
+    return f"{blocks} blocks of exaone4 with the windows {pattern[:12]}, where llama.cpp has {theirs[:12]}, are"
+
+
 EXAONE4 = Architecture(
     model_type="exaone4",
     class_name="Exaone4ForCausalLM",
     gguf="exaone4",
     block=_block,
     gguf_names=_GGUF_NAMES | GGUF_HEAD_NORMS,
+    gguf_refuses=_gguf_refuses,
     layout="post_norm",
     max_positions=2048,
     kinds=kinds,

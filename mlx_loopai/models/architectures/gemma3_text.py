@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind
-from mlx_loopai.models.architectures.llama import attention, dense_block, gated_mlp, head_norms
+from mlx_loopai.models.architectures.llama import (
+    GGUF_HEAD_NORMS,
+    GGUF_NAMES,
+    attention,
+    dense_block,
+    gated_mlp,
+    head_norms,
+)
 from mlx_loopai.models.architectures.windows import kinds_of_layer_types, settle_window
 from mlx_loopai.models.rope import written_scaling
 
@@ -115,14 +122,49 @@ def _settle_rope(config: dict[str, Any], where: str) -> None:
     }
 
 
+_GGUF_NAMES = (
+    GGUF_NAMES
+    | GGUF_HEAD_NORMS
+    | {
+        "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    }
+)
+# llama.cpp knows the largest released model by its blocks; the scale of its queries is another one.
+_BLOCKS_OF_27B = 62
+
+
+def gguf_query_scalar(config: Mapping[str, Any]) -> int:
+    """What llama.cpp has for `query_pre_attn_scalar`, of which a GGUF file has no word."""
+    if config["num_hidden_layers"] == _BLOCKS_OF_27B:
+        return int(config["hidden_size"] // config["num_attention_heads"])
+    return int(config["head_dim"])
+
+
+def _gguf_refuses(config: Mapping[str, Any]) -> str | None:
+    scalar, scaling = gguf_query_scalar(config), config["rope_scaling"]
+    if config["query_pre_attn_scalar"] != scalar:
+        return f"a gemma3_text whose query_pre_attn_scalar is not llama.cpp's {scalar} is"
+    if config["sliding_window_pattern"] != _PATTERN:
+        return f"a gemma3_text in which not every {_PATTERN}th block sees all is"
+    if config["rope_local_base_freq"] != _LOCAL_THETA:
+        return f"a gemma3_text whose rope_local_base_freq is not {_LOCAL_THETA:g} is"
+    if scaling is not None and scaling["rope_type"] != "linear":
+        return f"a gemma3_text whose rope_scaling is {scaling['rope_type']} is"
+    return None
+
+
 GEMMA3_TEXT = Architecture(
     model_type="gemma3_text",
     text_type="gemma3_text",
     wrappers=("gemma3",),
     class_name="Gemma3ForCausalLM",
-    gguf=None,
+    gguf="gemma3",
     block=_block,
-    gguf_names={},
+    gguf_names=_GGUF_NAMES,
+    gguf_refuses=_gguf_refuses,
+    gguf_one_higher=("layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight"),
     layout="sandwich",
     activation="gelu",
     tied_by_default=True,

@@ -169,6 +169,16 @@ def _bad(value: object) -> bool:
     return isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31
 
 
+def _gguf_refuses(config: Mapping[str, Any]) -> str | None:
+    heads = delta_heads(config)
+    if heads.key_size == heads.value_size:
+        return None
+    return f"a {config['model_type']} whose linear attention has keys and values of different widths is"
+
+
+_ONE_HIGHER = (
+    "input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight",
+)  # fmt: skip
 QWEN3_5 = Architecture(
     model_type="qwen3_5",
     text_type="qwen3_5_text",
@@ -185,11 +195,7 @@ QWEN3_5 = Architecture(
     settle=settle,
     kept_dtypes=("linear_attn.A_log",),
     mlx_prefix="language_model.",
-    mlx_one_higher=(
-        "input_layernorm.weight",
-        "post_attention_layernorm.weight",
-        "model.norm.weight",
-        "q_norm.weight",
-        "k_norm.weight",
-    ),
+    mlx_one_higher=_ONE_HIGHER,
+    gguf_one_higher=_ONE_HIGHER,
+    gguf_refuses=_gguf_refuses,
 )

@@ -9,6 +9,7 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.models.architectures.architecture import Block, Kind, Linear
 from mlx_loopai.models.architectures.qwen3_5 import QWEN3_5, mixer, settle
 from mlx_loopai.models.architectures.qwen3_moe import (
+    GGUF_EXPERTS,
     ROUTER,
     expert_linears,
     experts_kept,
@@ -19,7 +20,14 @@ from mlx_loopai.models.architectures.qwen3_moe import (
 if TYPE_CHECKING:
     from mlx_loopai.models.shape import ModelShape
 
-_SHARED_GATE = "mlp.shared_expert_gate"
+SHARED_GATE = "mlp.shared_expert_gate"
+_GGUF_NAMES = {theirs: ours for theirs, ours in QWEN3_5.gguf_names.items() if not theirs.startswith("ffn_")} | {
+    **GGUF_EXPERTS,
+    "ffn_gate_inp_shexp": SHARED_GATE,
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
 
 
 def _block(shape: ModelShape, kind: Kind) -> Block:
@@ -30,7 +38,7 @@ def _block(shape: ModelShape, kind: Kind) -> Block:
         "mlp.shared_expert.gate_proj": Linear(inner, hidden, reads="mlp"),
         "mlp.shared_expert.up_proj": Linear(inner, hidden, reads="mlp"),
         "mlp.shared_expert.down_proj": Linear(hidden, inner, reads="inner"),
-        _SHARED_GATE: Linear(1, hidden, reads="mlp"),
+        SHARED_GATE: Linear(1, hidden, reads="mlp"),
     }
     return Block(linears | expert_linears(shape) | shared, others, kept, experts_kept(shape) + 4 * inner + hidden)
 
@@ -50,9 +58,8 @@ def _settle(config: dict[str, Any], where: str) -> None:
 
 QWEN3_5_MOE = replace(
     QWEN3_5,
-    gguf=None,
-    gguf_names={},
-    gguf_tensors={},
+    gguf="qwen35moe",
+    gguf_names=_GGUF_NAMES,
     model_type="qwen3_5_moe",
     text_type="qwen3_5_moe_text",
     class_name="Qwen3_5MoeForCausalLM",
@@ -67,5 +74,5 @@ QWEN3_5_MOE = replace(
         "norm_topk_prob": True,
     },
     settle=_settle,
-    never_adapted=(ROUTER, _SHARED_GATE),
+    never_adapted=(ROUTER, SHARED_GATE),
 )

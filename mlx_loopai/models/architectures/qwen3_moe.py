@@ -35,7 +35,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-_GGUF_EXPERTS = {
+GGUF_EXPERTS = {
     "ffn_gate_inp": ROUTER,
     "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
     "ffn_up_exps": "mlp.switch_mlp.up_proj",
@@ -130,12 +130,19 @@ def _bad(value: object) -> bool:
     return isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31
 
 
+def _gguf_refuses(config: Mapping[str, Any]) -> str | None:
+    if not config["norm_topk_prob"]:
+        return "a qwen3_moe whose norm_topk_prob is off is"
+    return "blocks of qwen3_moe without experts are" if "dense" in kinds(config) else None
+
+
 QWEN3_MOE = Architecture(
     model_type="qwen3_moe",
     class_name="Qwen3MoeForCausalLM",
     gguf="qwen3moe",
     block=_block,
-    gguf_names=GGUF_NAMES | GGUF_HEAD_NORMS | _GGUF_EXPERTS,
+    gguf_names=GGUF_NAMES | GGUF_HEAD_NORMS | GGUF_EXPERTS,
+    gguf_refuses=_gguf_refuses,
     head_dim=_HEAD_DIM,
     kinds=kinds,
     experts=experts_of,

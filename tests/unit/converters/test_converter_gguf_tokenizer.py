@@ -77,7 +77,7 @@ def test_llama_bpe_takes_three_digits_together_and_begins_with_its_token(tmp_pat
     ("change", "message"),
     [
         ({"model": "bert"}, "the tokenizer model 'bert'"),
-        ({"pre": "tekken"}, "'tekken' of splitting"),
+        ({"pre": "viking"}, "'viking' of splitting"),
         ({"pre": None}, "None of splitting"),
         ({"tokens": None}, "without a list of tokens"),
         ({"token_type": None}, "what kind it is"),
@@ -120,3 +120,25 @@ def test_sentencepiece(tmp_path: Path) -> None:
     for line in [*LINES, "처음 보는 글자 쀍 ∮", " leading and  double"]:
         assert again.encode(line).ids == [theirs.bos_id(), *theirs.encode(line)], line
         assert again.decode(theirs.encode(line)) == theirs.decode(theirs.encode(line))
+
+
+def test_runs_of_spaces_that_a_vocabulary_lists_are_joined(tmp_path: Path) -> None:
+    tokens = ("<unk>", "<tool>", "\u2581", "\u2581" * 2, "\u2581" * 3, "a", "b", "<0x0A>")
+    metadata = {
+        "model": "llama",
+        "tokens": tokens,
+        "scores": np.array([0, 0, -3, 0, 0, -1, -2, 0], np.float32),
+        "token_type": np.array([2, 4, 1, 4, 4, 1, 1, 6], np.int32),
+        "unknown_token_id": 0,
+        "add_bos_token": False,
+        "add_space_prefix": False,
+    }
+    again = rebuilt(tmp_path, {f"tokenizer.ggml.{key}": value for key, value in metadata.items()})
+    for text, pieces in (
+        ("a b", "526"),
+        ("a  b", "536"),
+        ("a   b", "546"),
+        ("a <tool> b", "52126"),
+    ):
+        assert "".join(map(str, again.encode(text).ids)) == pieces, text
+        assert again.decode(again.encode(text).ids) == text

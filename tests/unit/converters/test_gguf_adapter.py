@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from converters.adapter_beside_gguf import write_beside_gguf
 from converters.convert import convert
 from converters.writers.gguf_adapter import write_gguf_adapter
 from converters.writers.target import Target
@@ -71,6 +72,24 @@ def test_a_base_that_it_does_not_fit_is_refused(tmp_path: Path, tiny_model_folde
     config = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 64}
     with pytest.raises(InputError, match=r"does not fit this base: .*mlp.*\(64, 32\)"):
         write_gguf_adapter(tmp_path / "a.gguf", adapter, config, "here")
-    with pytest.raises(InputError, match=r"gemma3_text is not written to GGUF"):
-        write_gguf_adapter(tmp_path / "a.gguf", adapter, CONFIGS["gemma3_text"], "here")
+    with pytest.raises(InputError, match=r"of different widths is not written to GGUF"):
+        write_gguf_adapter(tmp_path / "a.gguf", adapter, CONFIGS["qwen3_5"], "here")
     assert not (tmp_path / "a.gguf").exists()
+
+
+def test_beside_a_gguf_base_lies_a_modelfile_of_both(tmp_path: Path, tiny_model_folder: Path) -> None:
+    folder = write_architecture(tmp_path / "model", "qwen2", tiny_model_folder)
+    trained(folder, tmp_path / "adapter")
+    base = tmp_path / "models" / "base.gguf"
+    base.parent.mkdir()
+    convert(folder, base, target=Target(to="gguf", quantize="q8_0"))
+    adapter = read_adapter(tmp_path / "adapter")
+    place = write_beside_gguf(tmp_path / "a.gguf", adapter, base)
+    lines = place.read_text(encoding="utf-8").split("\n")
+    assert place == tmp_path / "a.Modelfile"
+    assert lines[:2] == ["FROM ./models/base.gguf", "ADAPTER ./a.gguf"]
+    assert any(line.startswith("PARAMETER stop ") for line in lines)
+    write_gguf_adapter(tmp_path / "same.gguf", adapter, CONFIGS["qwen2"], "here")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "same.gguf").read_bytes()
+    with pytest.raises(InputError, match=r"a\.Modelfile"):
+        write_beside_gguf(tmp_path / "a.gguf", adapter, base)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
 from mlx_loopai.memory.calibration import USUAL, _misfit, errors, fit, is_held_out, ratios, table, transient_table
-from mlx_loopai.memory.sizes import LINEAR_ATTENTION, Constants, fitted
-from tools.calibrate import DOCUMENT, LINEAR_RESULTS, RESULTS, read_rows, with_tables
+from mlx_loopai.memory.sizes import EXPERTS, LINEAR_ATTENTION, Constants, fitted
+from tools.calibrate import DOCUMENT, EXPERT_RESULTS, LINEAR_RESULTS, RESULTS, read_rows, with_tables
 
 ROWS = read_rows(RESULTS)
 HELD = [row for row in ROWS if is_held_out(row)]
 LINEAR = read_rows(LINEAR_RESULTS)
-_START = {name: asdict(Constants())[name] for name in LINEAR_ATTENTION}
+EXPERT_ROWS = read_rows(EXPERT_RESULTS)
+_START = asdict(Constants())
 LINEAR_HELD = [row for row in LINEAR if is_held_out(row)]
 
 
@@ -42,13 +44,23 @@ def test_so_are_those_of_linear_attention_but_for_the_highest() -> None:
     assert found.lowest >= 0.95
 
 
+def test_so_are_those_of_experts() -> None:
+    """12 tiny and thin models, half of them with adapters on their experts."""
+    held = [row for row in EXPERT_ROWS if is_held_out(row)]
+    assert len(held) == 12
+    assert sum(len(row["options"]["lora_targets"]) > 4 for row in held) == 6
+    found = errors(held)
+    assert found.median <= 0.05
+    assert found.lowest >= 0.9
+
+
 def test_what_rests_between_steps_is_exact() -> None:
-    assert all(abs(ratio - 1) < 0.001 for ratio in ratios(ROWS + LINEAR, at_rest=True))
+    assert all(abs(ratio - 1) < 0.001 for ratio in ratios(ROWS + LINEAR + EXPERT_ROWS, at_rest=True))
 
 
 def test_tables_are_those_of_the_results() -> None:
     document = DOCUMENT.read_text(encoding="utf-8")
-    assert document == with_tables(document, ROWS, LINEAR)
+    assert document == with_tables(document, ROWS, LINEAR, EXPERT_ROWS)
     assert table(ROWS) in document
     assert transient_table(ROWS) in document
 
@@ -60,9 +72,10 @@ def test_constants_are_those_of_the_fit() -> None:
 
 
 @pytest.mark.slow
-def test_constants_of_linear_attention_are_those_of_the_fit() -> None:
-    rows = [row for row in LINEAR if not is_held_out(row)]
-    assert fit(rows, LINEAR_ATTENTION, start=replace(fitted(), **_START)) == fitted()
+@pytest.mark.parametrize(("rows", "names"), [(LINEAR, LINEAR_ATTENTION), (EXPERT_ROWS, EXPERTS)])
+def test_constants_of_their_own_are_those_of_the_fit(rows: list[dict[str, Any]], names: tuple[str, ...]) -> None:
+    start = replace(fitted(), **{name: _START[name] for name in names})
+    assert fit([row for row in rows if not is_held_out(row)], names, start=start) == fitted()
 
 
 def test_a_short_fit_is_better_than_none() -> None:

@@ -17,11 +17,14 @@ from mlx.utils import tree_flatten
 from mlx_loopai.config import LoraOptions, RunConfig, TrainOptions, TrainPath, load_config, validate_config
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
+from mlx_loopai.generation.session import open_session
 from mlx_loopai.models.adapters import find_adapter
 from mlx_loopai.models.full import apply_full, full_modules
+from mlx_loopai.models.learnt import find_learnt, put_learnt
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import adapter_disabled
-from mlx_loopai.models.whole_model import check_can_be_saved, load_whole_update, save_whole_model
+from mlx_loopai.models.whole_model import UPDATE_FILE, check_can_be_saved, load_whole_update, save_whole_model
+from mlx_loopai.runs.base_of_adapter import base_of
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.optimizer import build_optimizer
@@ -145,7 +148,7 @@ def test_in_half_precision_the_model_that_is_written_is_the_model_that_was_train
     loaded = load_model(str(tiny_model_folder), "bf16")
     for layer in apply_full(loaded.model, LoraOptions()).values():
         layer.delta = 1e-3 * mx.random.normal(layer.delta.shape)
-    save_whole_model(tmp_path / "model", tiny_model_folder, loaded.model, {"base": "tiny"})
+    save_whole_model(tmp_path / "model", tiny_model_folder, loaded.model, LoraOptions(), {"base": "tiny"})
     written = load_model(str(tmp_path / "model"), "bf16").model
     assert np.array_equal(*(np.array(model(IDS).astype(mx.float32)) for model in (written, loaded.model)))
     assert json.loads((tmp_path / "model" / "config.json").read_text()).get("torch_dtype", "bfloat16") == "bfloat16"
@@ -157,7 +160,7 @@ def test_what_was_learnt_can_be_put_on_the_base_again_and_scaled(tiny_model_fold
     base = np.array(loaded.model(IDS))
     for layer in apply_full(loaded.model, LoraOptions(layers=1)).values():
         layer.delta = 0.05 * mx.random.normal(layer.delta.shape)
-    save_whole_model(tmp_path / "model", tiny_model_folder, loaded.model, {})
+    save_whole_model(tmp_path / "model", tiny_model_folder, loaded.model, LoraOptions(layers=1), {})
     model = load_model(str(tiny_model_folder), "fp32").model
     load_whole_update(model, tmp_path / "model", LoraOptions(layers=1))
     whole = np.array(loaded.model(IDS))
@@ -196,6 +199,40 @@ def test_a_folder_that_could_not_be_written_like_the_base_is_refused_before_trai
 def test_what_has_no_meaning_for_whole_models_is_refused_by_name(options: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         load_config(None, {"train.method": "full"} | options)
+
+
+def test_the_folder_of_a_run_is_enough_to_answer_with_and_without_what_it_learnt(
+    configure: Callable[..., RunConfig], tiny_model_folder: Path, tmp_path: Path, heard: Heard
+) -> None:
+    run = tmp_path / "run"
+    train(configure(**RATE, system_prompt="이야기꾼"), run, heard)
+    assert base_of(run) == str(tiny_model_folder)
+    session = open_session(base_of(run), run)
+    assert session.adapter == run / "model"
+    assert session.system_prompt == "이야기꾼"
+    tuned, base = (load_model(str(folder), "fp32").model for folder in (run / "model", tiny_model_folder))
+    assert np.array_equal(np.array(session.loaded.model(IDS)), np.array(tuned(IDS)))
+    with adapter_disabled(session.loaded.model):
+        assert np.array_equal(np.array(session.loaded.model(IDS)), np.array(base(IDS)))
+    with rescaled(session.loaded.model, Rescaling(0.0, 0.0)):
+        assert np.array_equal(np.array(session.loaded.model(IDS)), np.array(base(IDS)))
+    assert np.array_equal(np.array(session.loaded.model(IDS)), np.array(tuned(IDS)))
+
+
+def test_a_whole_model_on_another_base_is_refused(
+    configure: Callable[..., RunConfig], tiny_model_folder: Path, tmp_path: Path, heard: Heard
+) -> None:
+    run = tmp_path / "run"
+    train(configure(**RATE), run, heard)
+    with pytest.raises(InputError, match="trained on another base"):
+        put_learnt(load_model(str(tiny_model_folder), "fp32").model, find_learnt(run), "0" * 64)
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"mlx_loopai": 3}', '{"mlx_loopai": {"lora": {"layers": "x"}}}'])
+def test_a_damaged_record_is_an_input_error(tiny_model_folder: Path, tmp_path: Path, damaged: str) -> None:
+    (tmp_path / UPDATE_FILE).write_text(damaged, encoding="utf-8")
+    with pytest.raises(InputError, match=UPDATE_FILE):
+        put_learnt(load_model(str(tiny_model_folder), "fp32").model, tmp_path)
 
 
 def test_commands_that_want_an_adapter_name_the_model(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def shipped_recipe(name: str) -> Path:
 
 
 def shipped_values(name: str) -> dict[str, Any]:
-    """Its options as they stand there, to which a caller adds data."""
+    """The options of a shipped recipe, to which a caller adds data."""
     found: dict[str, Any] = yaml.safe_load(shipped_recipe(name).read_text(encoding="utf-8"))
     return found
 

@@ -1,4 +1,4 @@
-"""Where each attention head looks: at which scripts, how widely, how far back."""
+"""Statistics of attention heads: which scripts each head looks at, how widely, and how far back."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ROWS = 256  # queries whose weights are alive at once
 class Attention:
     """Means over all queries of all sequences.
 
-    classes: names of the C token classes. mass (L, H, C): attention on tokens of a class, divided by the share that an
-    even look back would give it (1: no preference). entropy (L, H): in bits, over the logarithm of the tokens in reach
-    (1: even). distance (L, H): mean tokens back.
+    classes: names of the C token classes. mass (L, H, C): attention on tokens of a class, divided by what uniform
+    attention would give them (1: no preference). entropy (L, H): relative to that of uniform attention (1: uniform).
+    distance (L, H): mean distance back in tokens.
     """
 
     classes: tuple[str, ...]

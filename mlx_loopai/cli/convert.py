@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from converters.convert import Conversion
 
 _STAGES = {"write": "converting", "verify": "verifying"}
-# Plain progress lines go to log files: rare enough to read, often enough to show life.
+# Plain progress lines go to log files: rare enough to read, frequent enough to show that the work goes on.
 _LINE_EVERY_S = 5.0
 
 
 def peak_rss_bytes() -> int:
     """The largest resident memory of this process so far."""
     with contextlib.suppress(OSError):
-        # Linux's getrusage carries the parent's peak across exec; this figure is our own.
+        # On Linux getrusage includes the parent's peak from before exec; this figure does not.
         found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
         if found:
             return int(found[1]) * 1024

@@ -1,4 +1,4 @@
-"""`mlx-loopai diagnose`: figures and pictures of what is inside a tokenizer, a model or an adapter."""
+"""`mlx-loopai diagnose`: figures and pictures of the inside of a tokenizer, a model or an adapter."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def tokenizer_command(model: str, files: tuple[str, ...], as_json: bool, quiet: 
 
 
 def _own_texts() -> Mapping[str, Sequence[str]]:
-    """The embedded hand-written explanations, which exist in both languages."""
+    """The embedded hand-written explanations by language; they exist in both."""
     from mlx_loopai.data.samples import texts
 
     return {
@@ -271,7 +271,7 @@ def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequ
 
 @dataclass(frozen=True)
 class _Diagnosis:
-    """What was found: the arrays to save, a summary to print, and how the picture is drawn."""
+    """A result: the arrays to save, a summary to print, and the function that draws the picture."""
 
     name: str
     arrays: Mapping[str, Any]

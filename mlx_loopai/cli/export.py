@@ -79,7 +79,7 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
 
 
 def _place(name: str, program: str, out: Path) -> Path:
-    """Where the model goes. Raises: InputError when something is there."""
+    """Where to write the model. Raises: InputError when something exists there."""
     from converters.writers.modelfile import modelfile_of
 
     place = {"hf": out, "ollama": out / f"{name}.gguf", "lmstudio": out / _LM_STUDIO_OWNER / name / f"{name}.gguf"}
@@ -92,7 +92,7 @@ def _place(name: str, program: str, out: Path) -> Path:
 
 
 def _system_prompt(learnt: Path) -> str:
-    """The one that a run's adapter or model was trained with."""
+    """The system prompt that a run's adapter or model was trained with."""
     from mlx_loopai.models.learnt import read_learnt
 
     return str((read_learnt(learnt).get("mlx_loopai") or {}).get("system_prompt") or "")

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "MLX_LOOPAI_API_KEY"
 _GRACE_S = 10
-# For the last words to clients whose answers are not finished by then.
+# Additional seconds in which clients whose answers are not finished get an error.
 _ENDING_S = 2
 _BACKLOG = 128
-# Beside those that are answered: for the page, for /health, and for being told to come back later.
+# Connections besides those of answers: for the page, for /health, and for refusals.
 _SPARE_CONNECTIONS = 64
 
 
@@ -178,7 +178,7 @@ def command(
 
 @contextmanager
 def _retriever(rag: Path | None, top: int) -> Iterator[Callable[[str], Sequence[Hit]] | None]:
-    """What finds the passages of an index: by words alone, since MLX belongs to the thread that writes answers."""
+    """The function that finds an index's passages: by words only, as MLX belongs to the thread that writes answers."""
     if rag is None:
         yield None
         return
@@ -205,7 +205,7 @@ def _api_key() -> str | None:
 
 
 def _checked(options: dict[str, Any]) -> GenerationOptions:
-    """The options of generation among `options`, which lose them; before a model is loaded. Raises: InputError."""
+    """Take the options of generation out of `options`, before a model is loaded. Raises: InputError."""
     from mlx_loopai.text.alphabet import Scripts
 
     generation = read_flags(options)
@@ -214,7 +214,7 @@ def _checked(options: dict[str, Any]) -> GenerationOptions:
 
 
 def _opened(embedder: str | None) -> tuple[str, Embedder] | None:
-    """What answers /v1/embeddings, with the name that clients call it by. Raises: InputError."""
+    """(the name that clients use, the embedder of /v1/embeddings). Raises: InputError."""
     if embedder is None:
         return None
     from mlx_loopai.models.embedder import open_embedder
@@ -223,7 +223,7 @@ def _opened(embedder: str | None) -> tuple[str, Embedder] | None:
 
 
 def _called(model: str) -> str:
-    """What clients call the base: nano, a hub id or a folder's name."""
+    """The name that clients use for the base: nano, a hub id or a folder's name."""
     path = Path(model).expanduser()
     return path.resolve().name if path.is_dir() else model
 
@@ -245,7 +245,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
         document, as_json, tr("{model}: {url} (API: {url}/v1); Ctrl-C stops it", model=options.defaults.model, url=url)
     )
     sys.stdout.flush()
-    # Who else can use the model is said even to who wants quiet.
+    # A warning about who else can use the model is printed even with --quiet.
     if "*" in options.origins and options.api_key is None:
         click.echo(
             tr(
@@ -266,7 +266,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
 
 
 class _Ended(SystemExit):
-    """SIGTERM came, and the server has ended in good order."""
+    """Raised after SIGTERM, when the server has shut down properly."""
 
 
 def _end(*_: object) -> None:
@@ -287,7 +287,7 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # What uvicorn cuts off when its patience ends is a broken connection: let clients hear of it before.
+            # After its grace period uvicorn breaks connections off; before that, clients get an error.
             asyncio.get_running_loop().call_later(_GRACE_S, app.state.stop)
             await super().shutdown(sockets)
 
@@ -303,7 +303,7 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
         limit_concurrency=options.concurrent + options.queue + _SPARE_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE_S + _ENDING_S,
     )
-    # The server ends in good order and then raises the signal again: an end that was asked for is not a failure.
+    # uvicorn shuts down properly and then raises the signal again, which must not count as a failure.
     signal.signal(signal.SIGTERM, _end)
     try:
         with keep_awake():

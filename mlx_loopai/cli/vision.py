@@ -1,4 +1,4 @@
-"""`mlx-loopai vision`: give a text model an encoder of pictures."""
+"""`mlx-loopai vision`: adds an image encoder to a text model."""
 
 from __future__ import annotations
 

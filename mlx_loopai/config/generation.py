@@ -83,7 +83,7 @@ class GenerationOptions(SamplingOptions):
         return "max_tokens" in self.model_fields_set
 
     def with_usual_length(self, max_tokens: int) -> GenerationOptions:
-        """The same options, as if nobody had set a limit: at most `max_tokens`, or less if the context has less room."""
+        """The same options, as if nobody had set a limit: at most `max_tokens`, less if the context has less room."""
         values = dict(self) | {"max_tokens": max_tokens}
         return GenerationOptions.model_construct(_fields_set=self.model_fields_set - {"max_tokens"}, **values)
 

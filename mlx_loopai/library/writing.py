@@ -26,7 +26,7 @@ Images = Sequence[str | Path]
 
 
 class TextStream:
-    """A text while it is generated: iterate over it for the pieces; then `result` has the whole text and its figures."""
+    """A text while it is generated: iterate over it for the pieces; `result` then has the text and its figures."""
 
     def __init__(self, loaded: LoadedModel, request: Request) -> None:
         self._writing = Writing(request)

@@ -30,7 +30,7 @@ REPORT_NAME = "report.html"
 
 @dataclass(frozen=True)
 class Report:
-    """A report. kind: run or comparison. html: the page. passes: for each arm that can be judged, the gate's verdict."""
+    """A report. kind: run or comparison. html: the page. passes: the gate's verdict on each arm that can be judged."""
 
     kind: str
     html: str

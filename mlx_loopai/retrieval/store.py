@@ -61,7 +61,7 @@ class EmbedderName(_Part):
 
 
 class Manifest(_Part):
-    """The content of index.json. passages: distinct ones; duplicates: left out, as an earlier one has the same words."""
+    """The content of index.json. passages: distinct ones; duplicates: left out, as an earlier one has their words."""
 
     format: Literal["mlx-loopai retrieval index"] = "mlx-loopai retrieval index"
     version: Literal[1] = 1

@@ -249,7 +249,7 @@ class _ChatBody(_Body):
 
     @property
     def begun(self) -> str:
-        """The answer to continue, which is the last turn; "" for none. Raises: ApiError 400 if that is not an answer."""
+        """The answer to continue, which is the last turn; "" for none. Raises: ApiError 400 if it is not an answer."""
         if not self.continue_final_message:
             return ""
         last = self.messages[-1]

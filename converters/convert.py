@@ -53,11 +53,11 @@ def _counter(stage: str, total: int, on_progress: StageProgress) -> Callable[[in
 
 
 def identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> dict[str, Any]:
-    """What must be equal for a killed conversion to be continued: the source's files, the tokenizer's, the options."""
+    """What identifies a conversion, so that a killed one can be resumed: source files, tokenizer files, options."""
     return {
         "source": str(checkpoint.source.absolute()),
         "source_files": _stamps(checkpoint.files),
-        # The content: a tokenizer rebuilt from a GGUF file is a new file each time.
+        # By content, not by time: a tokenizer rebuilt from a GGUF file is a new file each time.
         "tokenizer_files": {path.name: sha256_of(path) for path in tokenizer},
         "dtype": plan.forms.dtype,
         "forms": {
@@ -97,7 +97,7 @@ def convert(
 
     Without a `target` it is an MLX folder whose weights are `dtype` (None: the source's own type, bf16 for a quantised
     GGUF). A folder is made for mlx and hf, one file for gguf with its Modelfile beside it.
-    With `check` the output is verified before it gets its name, so what is called `out` was never wrong.
+    With `check` the output is verified under a temporary name, and gets the name `out` only if it is correct.
 
     Raises:
         InputError: the source, the tokenizer, the options or `out` cannot be used.

@@ -1,4 +1,4 @@
-"""Sentence-transformers checkpoints of BERT, RoBERTa and XLM-R, as MLX's encoder names and needs them."""
+"""Reads sentence-transformers checkpoints of BERT, RoBERTa and XLM-R, renamed for `mlx_loopai.models.encoder`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _LAYER = {
     "output.dense": "down_proj",
     "output.LayerNorm": "norm",
 }
-# Checkpoints that came from TensorFlow call a norm's parameters so.
+# Names of a norm's parameters in checkpoints that were converted from TensorFlow.
 _KINDS = {"gamma": "weight", "beta": "bias"}
-# Parts that pretraining used: no sentence vector needs them.
+# Used in pretraining only; sentence vectors do not need them.
 _UNUSED = re.compile(r"(pooler|lm_head|cls|classifier)\.")
 
 
@@ -45,7 +45,7 @@ def read_encoder(
     """The checkpoint in a folder of Hugging Face's or of MLX's form; `raw` is its config.json.
 
     Raises:
-        InputError: another pooling or a further layer after it, or missing, surplus or misshapen tensors.
+        InputError: unsupported pooling, a layer after the pooling, or missing, surplus or misshapen tensors.
     """
     shape = EncoderShape.from_config(raw, str(folder / "config.json"))
     found = dict(_renamed(entry) for entry in entries.values() if not _UNUSED.search(entry.name))
@@ -94,7 +94,7 @@ def _renamed(entry: TensorEntry) -> tuple[str, TensorEntry]:
 
 
 def _pooling(folder: Path) -> str:
-    """How sentence-transformers makes one vector of the states; the mean where the folder does not say."""
+    """How the states are pooled to one vector: `mean` (also where nothing is said) or `cls`. Raises: InputError."""
     modules = folder / "modules.json"
     listed = parse_object(b'{"modules": ' + modules.read_bytes() + b"}", str(modules)) if modules.is_file() else {}
     kinds = [str(module.get("type")).rpartition(".")[2] for module in listed.get("modules", ())]

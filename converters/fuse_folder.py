@@ -35,7 +35,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Permissions:
-    """What a fusion does only when it is told to.
+    """Risks that a fusion takes only when the user allows them.
 
     `allow_loss`: a matrix keeps its few bits even where they lose much of the update. `force`: the base may be another
     than the adapter was trained on.

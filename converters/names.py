@@ -21,7 +21,8 @@ __all__ = ["Architecture", "architecture_of"]
 # As all but gpt_neox have them.
 EMBEDDING, HEAD = LLAMA.embedding, LLAMA.head
 
-# What llama.cpp calls several of ours alike is read as the first: without its window, mistral is llama.
+# Where several of our architectures have one name in llama.cpp, the first is read: without its window, mistral is
+# llama.
 _BY_GGUF_NAME: dict[str, Architecture] = {}
 for _each in ARCHITECTURES.values():
     if _each.gguf is not None:
@@ -37,7 +38,7 @@ def gguf_architecture(name: object, where: str) -> Architecture:
     """The architecture that GGUF's `general.architecture` calls `name`.
 
     Raises:
-        InputError: nobody here supports it.
+        InputError: no supported architecture has this name.
     """
     if isinstance(name, str) and name in _BY_GGUF_NAME:
         return _BY_GGUF_NAME[name]

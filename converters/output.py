@@ -130,9 +130,9 @@ def output_folder(out: Path, made_from: Mapping[str, Any]) -> Iterator[OutputFol
 
 @contextlib.contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` for what is needed on the way; it is gone afterwards.
+    """An empty folder beside `out` for temporary files, removed when the block ends.
 
-    Its name follows from `out`, so that what a killed run left there goes with the next run.
+    Its name follows from `out`, so that the next run removes what a killed run left there.
 
     Raises:
         InputError: another process is working on `out`.
@@ -189,7 +189,7 @@ def _as_one_line(error: OSError, out: Path) -> LoopaiError:
 
 
 def check_space(out: Path, n_bytes: int) -> None:
-    """Say at once, rather than after minutes, that the output cannot fit.
+    """Refuse at once, rather than after minutes, an output that does not fit on the disk.
 
     Raises:
         LoopaiError: the file system of `out` has less than `n_bytes` free, what a killed run left counted as free.

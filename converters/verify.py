@@ -1,4 +1,4 @@
-"""Proof that an output is the same model: every tensor is read again and compared, then both models run."""
+"""Verifies that an output is the same model: every tensor is read again and compared, then both models are run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from converters.writers import Progress
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.models.encoder import ENCODERS
 
-# Of an encoder: enough positions for attention to matter, few enough for a slow machine.
+# Tokens on which encoders are compared: enough for attention to matter, few enough for a slow machine.
 ENCODER_TOKENS = 12
 
 
@@ -153,7 +153,7 @@ def verify(
     rounding_of: RoundingOf = lambda entry: None,
     tower: VisionTower | None = None,
 ) -> Verification:
-    """Read the output again, compare each tensor with its source, and run both in every reading there is.
+    """Read the output again, compare each tensor with its source, and compare the logits (see `readings`).
 
     `rounding_of` says how the output quantises each matrix. `tower`: the source's, where the output has one too.
 

@@ -1,4 +1,4 @@
-"""An encoder of pictures beside a text model: the folder of `vision add`, its projector still to be taught."""
+"""Adds a vision encoder and an untrained projector to a text model, for `vision add`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SIDE, GRIDS = 64, (2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class AddedEncoder:
-    """What was written: features a picture has, how wide they are, and the numbers of encoder and projector."""
+    """What was written. tokens: features of a picture (None: it depends on its size). width: values of a feature."""
 
     out: Path
     encoder: str

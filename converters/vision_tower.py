@@ -1,6 +1,6 @@
-"""The vision tower of a checkpoint that sees, beside its text model: read, written as MLX or transformers has it.
+"""Reads the vision tower of a vision-language checkpoint, and writes it in MLX's or in transformers' layout.
 
-Its tensors stay dense whatever becomes of the text model: rounding them to few bits costs more sight than it saves.
+Its tensors stay dense even where the text model is quantised: it would save little and cost accuracy on pictures.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
 }
-# What says how pictures become pixels.
+# Settings of the preprocessing of pictures.
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 _QUANTIZATION = ("quantization", "quantization_config")
-# Of the patch kernel (D, C, F, P, P): where MLX's convolution, which has the colours last, has each axis.
+# Permutations of the patch kernel's axes (D, C, F, P, P): MLX's convolution has the colours last.
 _TO_MLX, _FROM_MLX = (0, 2, 3, 4, 1), (0, 4, 1, 2, 3)
 
 

@@ -1,4 +1,4 @@
-"""What a user asked for, made definite for one checkpoint: the form of each tensor, the bytes, and the writer."""
+"""Turns the user's conversion options into a plan for one checkpoint: form of each tensor, size and writer."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ class Target:
     """The options of a conversion. `to` is mlx, hf or gguf; `dtype` fp32, bf16, fp16 or None for the source's own.
 
     `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0, q4_0 or a K-quant such as q4_k_m; `keep`
-    holds rules such as
-    `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
+    holds rules such as `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
     `modelfile`: whether Ollama's Modelfile is written beside a GGUF file; `system` is its system prompt, in place of
     the chat template's own. `text_only` leaves the vision tower out of a model that sees; a GGUF file never has it.
     """
@@ -65,7 +64,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """A target made definite.
+    """A target applied to one checkpoint.
 
     `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` name them, and what was chosen.
     `tower`: what is written beside the text model of a model that sees.
@@ -95,7 +94,7 @@ class Plan:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes that lie on the disk besides those of the output while it is written."""
+        """Bytes of temporary files on the disk while the output is written, besides the output's own."""
         made_by = K_QUANTS.get(self.gguf_form) if self.target.to == "gguf" else None
         return int(self.n_bytes * made_by.bits_per_weight / 16) if made_by else 0
 

@@ -146,7 +146,7 @@ def test_options_that_pictures_exclude(option: str, pictures: list[Path], tmp_pa
 def test_the_name_of_the_picture_token_in_a_text_is_refused(session: Session, pictures: list[Path]) -> None:
     asked = single_prompt("그림", [given_picture(pictures[0])])
     ids = session.prompt_ids(asked)
-    with pytest.raises(InputError, match="a text names the control token"):
+    with pytest.raises(InputError, match="a text contains the name of the control token"):
         session.request([*ids, IMAGE], OPTIONS, pictures=session.pictures(asked))
 
 

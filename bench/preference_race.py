@@ -53,7 +53,7 @@ TOLERANCE = 1e-4  # of first losses, relative: float32
 
 @dataclass(frozen=True)
 class Case:
-    """`tokens` of every answer with its prompt; a pair a step. The first step compiles, and is not timed."""
+    """`tokens`: of every answer with its prompt. One pair per step; the first step compiles, and is not timed."""
 
     model: str
     tokens: int
@@ -69,7 +69,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Turn:
-    """`step_s`: of every timed step. reference_s: of the base's log-probabilities of one pair, where that is apart."""
+    """step_s: of every timed step. reference_s: of the base's log-probabilities of one pair, 0 if part of the step."""
 
     step_s: tuple[float, ...]
     reference_s: float
@@ -206,7 +206,7 @@ def own_turn(folder: Path) -> Turn:
 
 
 def their_turn(folder: Path) -> Turn:
-    """Their trainer as it is. It asks for the memory of a GPU, which a CPU does not tell: it is told a number."""
+    """mlx-lm-lora's unchanged trainer. It asks for the GPU's memory, which a CPU does not have: it gets a number."""
     from mlx_lm.tuner.callbacks import TrainingCallback
     from mlx_lm_lora.trainer.dpo_trainer import DPOTrainingArgs, train_dpo
 

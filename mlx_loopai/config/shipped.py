@@ -25,8 +25,8 @@ def shipped_values(name: str) -> dict[str, Any]:
 
 
 def guarded_values(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`data` guarded, as a run without a recipe learns them: ordinary rows, or judged answers if `overrides` ask for
-    a preference.objective.
+    """`data` with the values of the guarded recipe for a run without its own: the one for ordinary rows, or the one
+    for judged answers where `overrides` set a preference.objective.
 
     Raises: InputError as `load_config`.
     """

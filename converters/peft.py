@@ -170,7 +170,7 @@ def _factors(folder: Path, architecture: Architecture | None) -> dict[str, tuple
     if unknown or wrong or not halves:
         names = all_problems([*unknown, *wrong], 4) or "nothing"
         raise InputError(
-            f"{folder}: holds {names}, which is no LoRA of a linear layer (DoRA, embeddings and saved modules are not"
+            f"{folder}: holds {names}, which is not LoRA of a linear layer (DoRA, embeddings and saved modules are not"
             " supported); train without them"
         )
     ordered = sorted(halves, key=split_module)

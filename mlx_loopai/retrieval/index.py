@@ -99,7 +99,7 @@ def open_index(folder: Path, chroma_url: str | None = None, by_meaning: bool = T
     data = check_files(folder, manifest)
     with reading(data / DATABASE) as database:
         if database.count() != manifest.passages:
-            raise InputError(f"{data / DATABASE}: has not the {manifest.passages} passages it should; build it anew")
+            raise InputError(f"{data / DATABASE}: does not hold its {manifest.passages} passages; build the index anew")
         arrays = {name: read_array(data / f"{name}.npy", dtype) for name, dtype in DTYPES.items()}
         check_bm25(arrays, manifest.passages, str(data))
         retriever: Retriever = Bm25(arrays, manifest.passages)
@@ -119,7 +119,7 @@ def _dense(folder: Path, manifest: Manifest, chroma_url: str | None) -> Retrieve
     if manifest.vectors == "file":
         vectors = read_array(folder / manifest.data / VECTORS, "<f4", (made_by.dims,))
         if len(vectors) != manifest.passages:
-            raise InputError(f"{folder}: has not one vector a passage; build the index anew")
+            raise InputError(f"{folder}: does not have one vector for each passage; build the index anew")
         return Dense(vectors, embedder.query)
     chroma = _chroma(folder, manifest, chroma_url)
     return ChromaDense(chroma, manifest.data, manifest.passages, embedder.query)

@@ -37,7 +37,7 @@ def build_watch(directory: RunDirectory, language: Language) -> Starlette:
     async def wish(request: Request) -> Response:
         asked = request.path_params["wish"]
         if asked not in WISHES:
-            error = ApiError(404, f"{asked[:40]!r}: no such wish; there are {', '.join(WISHES)}")
+            error = ApiError(404, f"{asked[:40]!r}: there is no such request; give one of {', '.join(WISHES)}")
             return JSONResponse(error.body, error.status)
         directory.ask(asked)
         return JSONResponse({"asked": asked})

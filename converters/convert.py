@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.output import check_output_free, check_space, output_file, output_folder, sha256_of, work_folder
+from converters.output import (
+    check_output_free,
+    check_space,
+    files_in,
+    output_file,
+    output_folder,
+    sha256_of,
+    work_folder,
+)
 from converters.readers import open_checkpoint
 from converters.steering import Steering, steered
 from converters.tensors import Checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.verify import Verification, verify
+from converters.vision_tower import Written
 from converters.writers.modelfile import modelfile, modelfile_of
 from converters.writers.target import Plan, Target, make_plan
 from mlx_loopai.errors import InputError
@@ -59,6 +68,7 @@ def identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> d
         "source_files": _stamps(checkpoint.files),
         # By content, not by time: a tokenizer rebuilt from a GGUF file is a new file each time.
         "tokenizer_files": {path.name: sha256_of(path) for path in tokenizer},
+        "encoder_files": _stamps(plan.added),
         "dtype": plan.forms.dtype,
         "forms": {
             name: form if isinstance(form, str) else form.as_config() for name, form in plan.forms.by_name.items()
@@ -130,7 +140,7 @@ def convert(
     return Conversion(
         out=out,
         tensors=tensors,
-        n_bytes=sum(path.stat().st_size for path in out.iterdir()) if out.is_dir() else out.stat().st_size,
+        n_bytes=sum(path.stat().st_size for path in files_in(out)) if out.is_dir() else out.stat().st_size,
         dtype=plan.label,
         verification=found,
         notes=(*checkpoint.notes, *plan.notes, *notes),
@@ -148,4 +158,5 @@ def _write_modelfile(out: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path
 
 
 def _verify(checkpoint: Checkpoint, place: Path, plan: Plan, on_progress: StageProgress) -> Verification:
-    return verify(checkpoint, place, _counter("verify", plan.n_bytes, on_progress), plan.rounding, plan.tower)
+    written = Written(checkpoint, plan.tower, plan.added)
+    return verify(written, place, _counter("verify", plan.n_bytes, on_progress), plan.rounding)

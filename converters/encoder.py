@@ -12,9 +12,10 @@ import mlx.core as mx
 import numpy as np
 
 from converters.json_files import parse_object, read_object
+from converters.names import compare_tensors
 from converters.tensors import Checkpoint, TensorEntry, to_float32
 from converters.tokenizer import tokenizer_files
-from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.errors import InputError
 from mlx_loopai.models.encoder import OWN_FIELD, POOLINGS, Encoder, EncoderShape
 
 _TABLES = {
@@ -49,18 +50,7 @@ def read_encoder(
     """
     shape = EncoderShape.from_config(raw, str(folder / "config.json"))
     found = dict(_renamed(entry) for entry in entries.values() if not _UNUSED.search(entry.name))
-    expected = shape.tensors()
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [
-        f"{entry.name[:120]!r} is not a part of an encoder" for name, entry in found.items() if name not in expected
-    ]
-    problems += [
-        f"{entry.name} has the shape {list(entry.shape)} where the configuration needs {list(expected[name])}"
-        for name, entry in found.items()
-        if name in expected and entry.shape != expected[name]
-    ]
-    if problems:
-        raise InputError(f"{folder}: tensors and configuration disagree: {all_problems(problems, limit=4)}")
+    compare_tensors({name: entry.shape for name, entry in found.items()}, shape.tensors(), "an encoder", str(folder))
     own = raw.get(OWN_FIELD) or {"pooling": _pooling(folder), "max_tokens": _max_tokens(folder, shape)}
     return Checkpoint(
         source=folder,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converters.convert import identity
 from converters.fuse import Survival, choose_forms, fused_entries, scheme_of_folder
-from converters.output import check_output_free, check_space, output_folder, sha256_of, work_folder
+from converters.output import check_output_free, check_space, files_in, output_folder, sha256_of, work_folder
 from converters.peft import hf_module
 from converters.quantization import Scheme, parse_rules, stored_bytes
 from converters.readers import open_checkpoint
@@ -85,7 +85,7 @@ def fuse(
         made_from = identity(checkpoint, files, plan) | {"adapter": sha256_of(folder / WEIGHTS_FILE)}
         with output_folder(out, made_from) as place:
             tensors = plan.write_folder(place, merged, files, on_progress)
-    n_bytes = sum(path.stat().st_size for path in out.iterdir())
+    n_bytes = sum(path.stat().st_size for path in files_in(out))
     return Fused(out, tensors, n_bytes, survival, widened, (*merged.notes, *plan.notes))
 
 

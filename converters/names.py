@@ -110,11 +110,18 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
             f"{where}: the configuration says {layers} layers but there are only {len(found)} tensors;"
             " the file is incomplete or the configuration belongs to another model"
         )
-    expected = expected_tensors(config)
+    compare_tensors(found, expected_tensors(config), str(config["model_type"]), where)
+
+
+def compare_tensors(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], kind: str, where: str
+) -> None:
+    """Compare shapes by name. kind: what the expected tensors make up, such as qwen2.
+
+    Raises: InputError as `check_tensors`.
+    """
     problems = [f"{name} is missing" for name in _sorted(expected.keys() - found.keys())]
-    problems += [
-        f"{name[:120]!r} is not a part of {config['model_type']}" for name in _sorted(found.keys() - expected.keys())
-    ]
+    problems += [f"{name[:120]!r} is not a part of {kind}" for name in _sorted(found.keys() - expected.keys())]
     problems += [
         f"{name} has the shape {list(found[name])} where the configuration needs {list(shape)}"
         for name, shape in expected.items()

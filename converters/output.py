@@ -31,6 +31,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_in(folder: Path) -> list[Path]:
+    """All files within `folder`, those in folders of it too, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 class OutputFolder:
     """A folder being filled; `path` is its temporary place. Writers ask `has` before they write a large file."""
 
@@ -53,9 +58,10 @@ class OutputFolder:
 
     def seal(self) -> None:
         """List the files that were written without `file`, so that the manifest holds all of them. Raises: OSError."""
-        for path in sorted(self.path.iterdir()):
-            if path.name != MANIFEST and path.name not in self.finished:
-                self.finished[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for path in files_in(self.path):
+            name = path.relative_to(self.path).as_posix()
+            if name not in (MANIFEST, *self.finished):
+                self.finished[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
                 sync_file(path)
         self._write_manifest({})
 
@@ -71,8 +77,8 @@ class OutputFolder:
             if manifest.get("made_from") == self.made_from and isinstance(manifest.get("files"), dict):
                 listed = manifest["files"]
         kept = {name: info for name, info in listed.items() if self._is_whole(name, info)}
-        for path in self.path.iterdir():
-            if path.name not in kept:
+        for path in files_in(self.path):
+            if path.relative_to(self.path).as_posix() not in kept:
                 path.unlink()
         return kept
 
@@ -198,7 +204,7 @@ def check_space(out: Path, n_bytes: int) -> None:
     partial = place.with_name(f".{place.name}.partial")
     while not place.exists():
         place = place.parent
-    kept = sum(path.stat().st_size for path in partial.iterdir()) if partial.is_dir() else 0
+    kept = sum(path.stat().st_size for path in files_in(partial))
     free = shutil.disk_usage(place).free + kept
     if free < n_bytes:
         raise LoopaiError(

@@ -23,6 +23,7 @@ from converters.writers import Progress
 from converters.writers.safetensors_file import plan_shards, write_shards
 from converters.writers.stored import Stored, StoredArray, dense
 from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.models.vision.added import FOLDER as ADDED_ENCODER
 
 # Prefixes of tensor names in MLX programs, for the two parts of a vision-language model.
 _TEXT, _TOWER = "language_model.", "vision_tower."
@@ -103,8 +104,15 @@ def _prefix(written: Written) -> str:
 
 
 def copy_companions(folder: OutputFolder, written: Written, tokenizer: Sequence[Path]) -> None:
-    """Put the generation settings, the tokenizer's files and a tower's beside the weights. Raises: OSError."""
+    """Put the generation settings and the files of tokenizer, tower and added encoder beside the weights.
+
+    Raises: OSError.
+    """
     if written.text.generation_config is not None:
         write_object(folder.path / "generation_config.json", written.text.generation_config)
     for path in (*tokenizer, *(() if written.tower is None else written.tower.files)):
         shutil.copyfile(path, folder.path / path.name)
+    for path in written.added:
+        place = folder.path / ADDED_ENCODER / path.name
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)

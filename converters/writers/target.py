@@ -22,6 +22,7 @@ from converters.writers.modelfile import check_system
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.encoder import ENCODERS
+from mlx_loopai.models.vision.added import added_files
 
 FORMATS = ("mlx", "hf", "gguf")
 GGUF_WORDS = (*gguf_writer.WORDS, *K_QUANTS)
@@ -34,7 +35,7 @@ class Target:
     `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0, q4_0 or a K-quant such as q4_k_m; `keep`
     holds rules such as `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
     `modelfile`: whether Ollama's Modelfile is written beside a GGUF file; `system` is its system prompt, in place of
-    the chat template's own. `text_only` leaves the vision tower out of a model that sees; a GGUF file never has it.
+    the chat template's own. `text_only` leaves out what makes a model see; a GGUF file never has it.
     """
 
     to: str = "mlx"
@@ -67,7 +68,8 @@ class Plan:
     """A target applied to one checkpoint.
 
     `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` name them, and what was chosen.
-    `tower`: what is written beside the text model of a model that sees.
+    `tower`, `added`: what is written beside the text model of a model that sees: the tensors of its tower, or the files
+    of the encoder that `vision add` gave it.
     """
 
     target: Target
@@ -77,6 +79,7 @@ class Plan:
     left_dense: int = 0
     notes: tuple[str, ...] = ()
     tower: VisionTower | None = None
+    added: tuple[Path, ...] = ()
 
     @property
     def label(self) -> str:
@@ -87,6 +90,10 @@ class Plan:
             return dense
         form = f"{word}bit" if word.isdecimal() else word
         return f"{form} and {'fp16' if self.target.to == 'gguf' else dense}" if self.left_dense else form
+
+    @property
+    def is_text_only(self) -> bool:
+        return self.target.text_only or self.target.to == "gguf"
 
     @property
     def gguf_form(self) -> str:
@@ -111,7 +118,7 @@ class Plan:
         self, folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress
     ) -> int:
         """Write an MLX or Hugging Face folder. Returns: tensors written. Raises: InputError, OSError."""
-        written = Written(checkpoint, self.tower)
+        written = Written(checkpoint, self.tower, self.added)
         if self.target.to == "hf":
             return write_huggingface(folder, written, tokenizer, self.forms.dtype, on_progress)
         return write_mlx(folder, written, tokenizer, self.forms, on_progress)
@@ -124,8 +131,8 @@ class Plan:
 def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     """`target` for `checkpoint`. Raises: InputError for options that do not fit each other or the model."""
     target.check()
-    plan = _text_plan(target, checkpoint)
-    tower = None if target.text_only or target.to == "gguf" else read_tower(checkpoint)
+    plan = _with_added(_text_plan(target, checkpoint), checkpoint.source)
+    tower = None if plan.is_text_only else read_tower(checkpoint)
     taken = set() if tower is None else set(tower.names)
     left = [entry.name for entry in checkpoint.others if entry.name not in taken]
     if left:
@@ -134,6 +141,15 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     if tower is None:
         return plan
     return replace(plan, tower=tower, n_bytes=plan.n_bytes + tower.n_bytes(plan.forms.dtype))
+
+
+def _with_added(plan: Plan, source: Path) -> Plan:
+    """The plan with the encoder that was added to the model in `source`, or a note that it is left out."""
+    added = added_files(source)
+    if not added or not plan.is_text_only:
+        return replace(plan, added=added, n_bytes=plan.n_bytes + sum(path.stat().st_size for path in added))
+    note = f"the encoder of pictures in {added[0].parent.name}/ is left out: the output reads text only"
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _text_plan(target: Target, checkpoint: Checkpoint) -> Plan:

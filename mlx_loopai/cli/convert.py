@@ -156,7 +156,7 @@ def _print_summary(document: dict[str, Any]) -> None:
     (*MLX_FORMS, *GGUF_FORMS),
     "Quantise the matrices: bits or a float form for mlx; q8_0, q4_0 or a K-quant (needs the extra `gguf`) for gguf.",
 )
-@click.option("--text-only", is_flag=True, help="Leave out the vision tower of a model that sees; gguf always does.")
+@click.option("--text-only", is_flag=True, help="Leave out what makes a model see; gguf always does.")
 @steer_option
 @click.option(
     "--verify", "check", is_flag=True, help="Compare every tensor, and logits in every reading of config.json."

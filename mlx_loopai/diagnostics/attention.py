@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mlx_loopai.models.attention import watched_attention
 from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.vision.pictures import Pictures
 
 _Floats = npt.NDArray[np.float32]
 _ROWS = 256  # queries whose weights are alive at once
@@ -32,8 +33,15 @@ class Attention:
     distance: _Floats
 
 
-def attention(model: nn.Module, sequences: Sequence[Sequence[int]], classes: Sequence[str]) -> Attention:
+def attention(
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    pictures: Sequence[Pictures | None] | None = None,
+) -> Attention:
     """Statistics of every head over `sequences` of token ids; `classes[token]` names each token's class.
+
+    pictures: what stands at the picture tokens of each sequence; without them all are text.
 
     Weights exist for 256 queries of one block at a time, so that memory grows with the length, not with its square.
     """
@@ -41,7 +49,7 @@ def attention(model: nn.Module, sequences: Sequence[Sequence[int]], classes: Seq
     members = np.array([names.index(name) for name in classes])
     sums: dict[int, list[_Floats]] = {}
     queries = 0
-    for ids in sequences:
+    for ids, shown in zip(sequences, pictures or [None] * len(sequences), strict=True):
         held = np.eye(len(names), dtype=np.float32)[members[np.asarray(ids)]]
         seen = mx.array(held)
         even = mx.array(np.cumsum(held, axis=0) / np.arange(1, len(ids) + 1)[:, None])
@@ -54,7 +62,7 @@ def attention(model: nn.Module, sequences: Sequence[Sequence[int]], classes: Seq
             sums[block] = found if before is None else [a + b for a, b in zip(before, found, strict=True)]
 
         with watched_attention(model, look):
-            mx.eval(hidden_states(model, mx.array([list(ids)])))
+            mx.eval(hidden_states(model, mx.array([list(ids)]), pictures=shown))
         queries += len(ids) - 1  # the first token can only look at itself
     ordered = [sums[block] for block in sorted(sums)]
     mass, entropy, distance = (

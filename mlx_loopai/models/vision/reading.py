@@ -7,9 +7,29 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.cache import BatchKVCache, KVCache
 
 from mlx_loopai.models.pass_sizes import PREFILL_TOKENS
 from mlx_loopai.models.vision.pictures import Pictures, placed_in, reading_at
+
+
+class ShiftedCache(KVCache):
+    """Keys and values of a prompt behind whose pictures tokens have the position of their number plus `shift`.
+
+    A batch of mlx-lm's keeps for each row the number from which its rotation goes on. Where caches of several prompts
+    are merged into a batch's, the first one's class does it: all rows of a model with pictures have this one.
+    """
+
+    def __init__(self, cache: KVCache, shift: int) -> None:
+        super().__init__()
+        self.keys, self.values, self.offset = cache.keys, cache.values, cache.offset
+        self.shift = shift
+
+    @classmethod
+    def merge(cls, caches: Sequence[ShiftedCache]) -> BatchKVCache:
+        found = BatchKVCache.merge(caches)
+        found.offset = found.offset + mx.array([cache.shift for cache in caches])
+        return found
 
 
 def read_prompt(

@@ -1,4 +1,4 @@
-"""Reader, writer and verification in one call."""
+"""Converts a checkpoint in one call: reads the source, writes the output and verifies it."""
 
 from __future__ import annotations
 

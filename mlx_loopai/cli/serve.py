@@ -145,13 +145,12 @@ def command(
     After Ctrl-C or SIGTERM the answers that are being written may end, for at most 10 seconds. --json prints one
     document with the address when the server is ready.
     """
-    generation = _checked(options)
+    generation, cache_bytes, key = _checked(options), _cache_bytes(prompt_cache), _api_key()
     require_stack()
     from mlx_loopai.generation.lineup import open_lineup
     from mlx_loopai.serving.app import ServeOptions
     from mlx_loopai.serving.request_body import Defaults
 
-    cache_bytes, key = _cache_bytes(prompt_cache), _api_key()
     model = chosen_model(model, adapter[0] if adapter else None, quiet)
     with listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(tr("loading {model}", model=model), quiet):

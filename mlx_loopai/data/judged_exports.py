@@ -69,8 +69,8 @@ def _points(value: Any, answers: Sequence[str]) -> dict[str, int]:
         return {value: 1} if value in answers else {}
     if not isinstance(value, list):
         return {}
-    ranks = {one.get("value"): one.get("rank") for one in value if isinstance(one, Mapping)}
-    known = {name: rank for name, rank in ranks.items() if name in answers and isinstance(rank, int)}
+    given = [(one.get("value"), one.get("rank")) for one in value if isinstance(one, Mapping)]
+    known = {name: rank for name, rank in given if isinstance(name, str) and name in answers and isinstance(rank, int)}
     return {name: sum(rank < other for other in known.values()) for name, rank in known.items()}
 
 

@@ -52,6 +52,10 @@ def test_the_preferred_answer_is_chosen(row: dict[str, Any]) -> None:
         ({"fields": FIELDS, "responses": {}}, "nobody preferred"),
         ({"fields": FIELDS, "responses": votes("response1", "response2")}, "nobody preferred"),
         ({"fields": FIELDS, "responses": votes("response1", status="discarded")}, "nobody preferred"),
+        (
+            {"fields": FIELDS, "responses": {"order": [{"value": [{"value": ["response1"], "rank": 1}, 3]}, 5]}},
+            "nobody",
+        ),
         ({"fields": {"prompt": "안녕?"}, "responses": {}}, "without a prompt and two answers"),
         ({"instruction": "안녕?", "completions": SCORED[:1]}, "fewer than two completions"),
         ({"instruction": "안녕?", "completions": [SCORED[0], SCORED[0]]}, "the same overall_score"),

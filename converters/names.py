@@ -116,7 +116,7 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
 def compare_tensors(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], kind: str, where: str
 ) -> None:
-    """Compare shapes by name. kind: what the expected tensors make up, such as qwen2.
+    """Compare shapes by name. kind: what the expected tensors are parts of, for messages, such as qwen2.
 
     Raises: InputError as `check_tensors`.
     """

@@ -58,9 +58,9 @@ class AddedEncoder:
 def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int | None = None) -> AddedEncoder:
     """Write the text model `model` with an encoder of pictures and a random projector into the folder `out`.
 
-    encoder: `patches` (the pixels themselves), `efficientnet-lite0`, or a folder: of a model that sees, whose tower
-    is taken, or of EfficientNet-Lite0's released weights. grid: the tokens along a picture's side, of `patches` (4) and
-    of EfficientNet-Lite0 (7, fewer are means of neighbours). The text model's files are copied as they are.
+    encoder: `patches` (the pixels themselves), `efficientnet-lite0`, or a folder: of a vision-language model, whose
+    tower is taken, or of EfficientNet-Lite0's released weights. grid: tokens along a picture's side, for `patches`
+    (default 4) and EfficientNet-Lite0 (7; with fewer, neighbours are averaged). The text model's files are copied.
 
     Raises: InputError for a model that sees already, an encoder that is not there or damaged, or when `out` exists.
     """

@@ -262,7 +262,7 @@ def _loaded(model: str | None, adapter: Path | None, quiet: bool) -> LoadedModel
 
 
 def _asked(session: Session, line: str, images: Sequence[Path]) -> tuple[list[int], Pictures]:
-    """The tokens of a prompt that asks `line` about pictures, and what stands at theirs."""
+    """The tokens of a prompt that asks `line` about `images`, and the features for the pictures' tokens."""
     from mlx_loopai.data.images import given_picture
     from mlx_loopai.generation.prompts import single_prompt
 

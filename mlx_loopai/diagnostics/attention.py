@@ -41,7 +41,7 @@ def attention(
 ) -> Attention:
     """Statistics of every head over `sequences` of token ids; `classes[token]` names each token's class.
 
-    pictures: what stands at the picture tokens of each sequence; without them all are text.
+    pictures: the features for the picture tokens of each sequence; None: all sequences are text.
 
     Weights exist for 256 queries of one block at a time, so that memory grows with the length, not with its square.
     """

@@ -59,9 +59,9 @@ class _Row:
 
 @dataclass
 class _Alone:
-    """An answer that is written by itself, with a draft model.
+    """An answer that is generated outside the batch, with a draft model.
 
-    held: its next piece, which is the last one if no other comes. cache: the one that reads its tokens. read: the
+    held: its next piece, kept back until it is known whether it is the last one. cache: the answer's own. read: the
     tokens of the prompt, and those handed on.
     """
 

@@ -94,7 +94,7 @@ class Pictures:
 
     @property
     def shift(self) -> int:
-        """What a token behind the pictures of one row has as its position beyond its number."""
+        """What is added to the index of a token after the pictures of one row to give its rotary position."""
         return 0 if self.positions is None else int(self.positions.max()) + 1 - self.positions.shape[2]
 
     def placed(self, model: nn.Module, embeddings: mx.array) -> mx.array:

@@ -14,10 +14,10 @@ from mlx_loopai.models.vision.pictures import Pictures, placed_in, reading_at
 
 
 class ShiftedCache(KVCache):
-    """Keys and values of a prompt behind whose pictures tokens have the position of their number plus `shift`.
+    """Keys and values of a prompt with pictures: later tokens are rotated as if `shift` positions further on.
 
-    A batch of mlx-lm's keeps for each row the number from which its rotation goes on. Where caches of several prompts
-    are merged into a batch's, the first one's class does it: all rows of a model with pictures have this one.
+    In a batch mlx-lm keeps an offset for each row, from which its rotation continues. The first cache's class merges
+    the caches of all prompts, so every row of a model that reads pictures has this class.
     """
 
     def __init__(self, cache: KVCache, shift: int) -> None:

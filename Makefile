@@ -78,10 +78,11 @@ $(VENV)/.ready-notebook: $(VENV)/.ready
 test-notebook: $(VENV)/.ready-notebook
 	$(BIN)/python -m pytest -m notebook tests
 
-# OpenAI's client for JavaScript, from npm, against the server.
+# From npm: OpenAI's client for JavaScript against the server, and axe-core on every page in a headless Chromium.
 test-js: setup
-	npm install --prefix build/js --ignore-scripts --no-audit --no-fund openai@6.49.0
-	$(BIN)/python -m pytest tests/unit/serving/test_clients.py
+	npm install --prefix build/js --ignore-scripts --no-audit --no-fund openai@6.49.0 axe-core@4.14.1
+	$(BIN)/python -m pytest tests/unit/serving/test_clients.py tests/unit/serving/test_accessibility.py \
+		tests/unit/serving/test_watch.py tests/unit/report/test_layout.py
 
 # Builds wheel and sdist, and uses the wheel in an environment that has nothing else.
 test-wheel: setup
@@ -134,6 +135,7 @@ docs: setup
 	$(BIN)/python -m tools.help_text docs/help.md
 	$(BIN)/python -m tools.room_picture docs/architecture.svg
 	$(BIN)/python -m tools.conversion_keys
+	$(BIN)/python -m tools.screenshots
 
 # Resolves the dependencies anew: run it after changing them in pyproject.toml.
 RESOLVE := uv pip compile -q pyproject.toml --no-header --no-annotate --upgrade --universal --python-version 3.11 \

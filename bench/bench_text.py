@@ -1,4 +1,4 @@
-"""Benchmarks of the text filter and of generation."""
+"""The text filter and the engine."""
 
 from __future__ import annotations
 

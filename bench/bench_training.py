@@ -1,4 +1,4 @@
-"""Benchmarks of the loss, the optimizer step and the planning of batches."""
+"""Loss, step and batching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the benchmarks: inputs are seeded, so that two runs time the same work."""
+"""Inputs of the suites: made by seed, so that two runs time the same work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completes and checks a Hugging Face config.json: every field that the converters need is there afterwards."""
+"""A complete configuration from the content of a config.json and what its weights say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from converters.names import architecture_of
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.configuration import complete_configuration, refuse_foreign_quantization
 
 
@@ -17,14 +18,17 @@ def from_hugging_face(raw: Mapping[str, Any], has_head: bool, where: str) -> dic
     `tie_word_embeddings` says: transformers ties only what a file does not hold.
 
     Raises:
-        InputError: unsupported architecture, quantised weights, or a field that is missing, absurd, or that mlx-lm
-            computes differently.
+        InputError: unsupported architecture, quantised weights, or a field that is missing, absurd or computed
+            otherwise by mlx-lm.
     """
     architecture = architecture_of(raw.get("model_type"), where)
     if raw.get("quantization"):
         raise InputError(
-            f"{where}: the weights are already quantised (quantization); give the original fp32, bf16 or fp16"
-            " checkpoint"
+            tr(
+                "{where}: the weights are already quantised (quantization); give the original fp32, bf16 or fp16 "
+                "checkpoint",
+                where=where,
+            )
         )
     refuse_foreign_quantization(raw, where)
     config = complete_configuration(raw, where)

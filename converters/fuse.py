@@ -21,9 +21,9 @@ from converters.quantization import Forms, Scheme, round_trip
 from converters.tensors import Checkpoint, TensorEntry, to_float32
 from converters.writers import Progress
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapter_folder import Adapter
 
-# The share of a matrix's delta that must survive; below it the matrix gets more bits.
 FLOOR = 0.9
 
 
@@ -31,8 +31,8 @@ FLOOR = 0.9
 class Survival:
     """What is left of one matrix's delta. `share` is <W' - W_q, D> / <D, D>: 1 when all of the update is there.
 
-    W' is what the fused folder stores and W_q the base stored in the same form without the adapter, so that the base's
-    own rounding error cancels. `cosine` is that of W' - W_q and D. `form` is what the matrix is stored as.
+    W' is what the fused folder stores and W_q what the base gives without the adapter in the same form, so that the
+    base's own rounding counts for nothing. `cosine` is that of W' - W_q and D. `form` is what the matrix is stored as.
     """
 
     share: float
@@ -55,7 +55,13 @@ def fused_entries(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
         if shapes.get(name) != (b.shape[1], a.shape[0])
     ]
     if problems:
-        raise InputError(f"{checkpoint.source}: the adapter does not fit this base: {all_problems(problems, 4)}")
+        raise InputError(
+            tr(
+                "{source}: the adapter does not fit this base: {problems}",
+                source=checkpoint.source,
+                problems=all_problems(problems, 4),
+            )
+        )
     entries = tuple(
         _fused(entry, *deltas[entry.name], adapter.scale) if entry.name in deltas else entry
         for entry in checkpoint.entries

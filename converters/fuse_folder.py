@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converters.convert import identity
 from converters.fuse import Survival, choose_forms, fused_entries, scheme_of_folder
-from converters.output import check_output_free, check_space, files_in, output_folder, sha256_of, work_folder
+from converters.output import check_output_free, check_space, output_folder, sha256_of, work_folder
 from converters.peft import hf_module
 from converters.quantization import Scheme, parse_rules, stored_bytes
 from converters.readers import open_checkpoint
@@ -16,9 +16,11 @@ from converters.steering import Steering, steered
 from converters.tokenizer import choose_tokenizer
 from converters.writers.target import Target, make_plan
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapter_folder import Adapter, read_adapter
 from mlx_loopai.models.adapters import WEIGHTS_FILE
 from mlx_loopai.models.load import hash_base
+from mlx_loopai.models.model_card import CARD_FILE, whole_model_card
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Permissions:
-    """Risks that a fusion takes only when the user allows them.
+    """What a fusion does only when it is told to.
 
     `allow_loss`: a matrix keeps its few bits even where they lose much of the update. `force`: the base may be another
     than the adapter was trained on.
@@ -85,7 +87,10 @@ def fuse(
         made_from = identity(checkpoint, files, plan) | {"adapter": sha256_of(folder / WEIGHTS_FILE)}
         with output_folder(out, made_from) as place:
             tensors = plan.write_folder(place, merged, files, on_progress)
-    n_bytes = sum(path.stat().st_size for path in files_in(out))
+            if target.to in ("mlx", "hf"):
+                card = whole_model_card(adapter.notes, "mlx" if target.to == "mlx" else "transformers")
+                (place.path / CARD_FILE).write_text(card, encoding="utf-8")
+    n_bytes = sum(path.stat().st_size for path in out.iterdir())
     return Fused(out, tensors, n_bytes, survival, widened, (*merged.notes, *plan.notes))
 
 
@@ -109,6 +114,12 @@ def _check_base(adapter: Adapter, source: Path, folder: Path, force: bool) -> No
     found = hash_base(source)
     if found != adapter.base_hash:
         raise InputError(
-            f"{folder}: trained on another base ({adapter.base_hash[:12]}, {source} is {found[:12]}); give its own"
-            " `base`, or `force` when it is the same model in another form"
+            tr(
+                "{folder}: trained on another base ({base_hash}, {source} is {found}); give its own `base`, or "
+                "`force` when it is the same model in another form",
+                folder=folder,
+                base_hash=adapter.base_hash[:12],
+                source=source,
+                found=found[:12],
+            )
         )

@@ -1,4 +1,4 @@
-"""Reads a checkpoint's JSON files, which may be damaged or hostile, and writes JSON."""
+"""JSON files of a checkpoint, read with suspicion."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import mostly_brackets
+from mlx_loopai.language import tr
 
 MAX_JSON_BYTES = 256 << 20
 
@@ -28,13 +29,19 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
         InputError: not UTF-8, not JSON, not an object, a key that occurs twice, or nested too deep.
     """
     if mostly_brackets(text):
-        raise InputError(f"{where}: is hardly more than brackets, which no file of a model is; do not trust it")
+        raise InputError(
+            tr("{where}: is hardly more than brackets, which no file of a model is; do not trust it", where=where)
+        )
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON ({error}); get a fresh copy of it") from None
+        raise InputError(
+            tr("{where}: not valid JSON ({error}); get a fresh copy of it", where=where, error=error)
+        ) from None
     if not isinstance(value, dict):
-        raise InputError(f"{where}: holds a JSON {type(value).__name__} where an object is needed")
+        raise InputError(
+            tr("{where}: holds a JSON {name} where an object is needed", where=where, name=type(value).__name__)
+        )
     return value
 
 
@@ -47,10 +54,10 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
-            raise InputError(f"{path}: {size} bytes are too many for a JSON file of a model")
+            raise InputError(tr("{path}: {size} bytes are too many for a JSON file of a model", path=path, size=size))
         text = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(tr("{path}: cannot be read ({strerror})", path=path, strerror=error.strerror)) from None
     return parse_object(text, str(path))
 
 

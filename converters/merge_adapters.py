@@ -1,8 +1,7 @@
-"""Merges several adapters of one base into one, by `cat`, `svd`, `ties` or `dare`.
+"""Several adapters of one base as one adapter.
 
 `cat` is exact: updates add when factors are laid side by side, [A1 A2][B1; B2] = A1 B1 + A2 B2, so the rank is the sum
-of the ranks. `svd` is the nearest update of a chosen rank. `ties` and `dare` combine dense updates, then reduce the
-rank.
+of the ranks. `svd` is the nearest update of a chosen rank. `ties` and `dare` decide on the dense updates, then reduce.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapter_folder import Adapter, complete
 
 METHODS = ("cat", "svd", "ties", "dare")
@@ -101,7 +101,7 @@ def _check(adapters: Sequence[Adapter], weights: Sequence[float], how: Merge, fo
             if shapes.setdefault(name, shape) != shape:
                 problems.append(f"{name} is {shapes[name]} in one and {shape} in another adapter")
     if problems:
-        raise InputError(f"cannot merge: {all_problems(problems, 4)}")
+        raise InputError(tr("cannot merge: {problems}", problems=all_problems(problems, 4)))
 
 
 def _side_by_side(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
@@ -196,13 +196,13 @@ def _combined(deltas: Sequence[np.ndarray | None], how: Merge, name: str) -> np.
     present = [delta for delta in deltas if delta is not None]
     if how.method == "ties":
         return ties(present, how.density)
-    # Each module has its own random stream, so that the result does not depend on the order of the work.
+    # Its own stream for each module, so that the result does not depend on the order of the work.
     digest = hashlib.sha256(f"{how.seed}:{name}".encode()).digest()
     return dare(present, how.density, np.random.default_rng(list(digest)))
 
 
 def ties(deltas: Sequence[np.ndarray], density: float) -> np.ndarray:
-    """TIES: trim, elect a sign for each entry, and average the values that have this sign.
+    """Trim, elect sign, and the mean of what agrees with it.
 
     Source: TIES-Merging (arXiv 2306.01708), algorithm 1, on the LoRA update of one module: the largest `density` share
     of each delta stays; the sign with the larger total magnitude wins per entry. Weights are in the deltas already.

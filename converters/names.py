@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import ARCHITECTURES, Architecture, architecture_of, not_supported
 from mlx_loopai.models.architectures.llama import LLAMA
 from mlx_loopai.models.shape import ModelShape
@@ -21,8 +22,7 @@ __all__ = ["Architecture", "architecture_of"]
 # As all but gpt_neox have them.
 EMBEDDING, HEAD = LLAMA.embedding, LLAMA.head
 
-# Where several of our architectures have one name in llama.cpp, the first is read: without its window, mistral is
-# llama.
+# What llama.cpp calls several of ours alike is read as the first: without its window, mistral is llama.
 _BY_GGUF_NAME: dict[str, Architecture] = {}
 for _each in ARCHITECTURES.values():
     if _each.gguf is not None:
@@ -38,7 +38,7 @@ def gguf_architecture(name: object, where: str) -> Architecture:
     """The architecture that GGUF's `general.architecture` calls `name`.
 
     Raises:
-        InputError: no supported architecture has this name.
+        InputError: nobody here supports it.
     """
     if isinstance(name, str) and name in _BY_GGUF_NAME:
         return _BY_GGUF_NAME[name]
@@ -107,28 +107,32 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
     # A configuration that lies about its depth must not make us list a billion names.
     if layers > len(found):
         raise InputError(
-            f"{where}: the configuration says {layers} layers but there are only {len(found)} tensors;"
-            " the file is incomplete or the configuration belongs to another model"
+            tr(
+                "{where}: the configuration says {layers} layers but there are only {n_found} tensors; the file "
+                "is incomplete or the configuration belongs to another model",
+                where=where,
+                layers=layers,
+                n_found=len(found),
+            )
         )
-    compare_tensors(found, expected_tensors(config), str(config["model_type"]), where)
-
-
-def compare_tensors(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], kind: str, where: str
-) -> None:
-    """Compare shapes by name. kind: what the expected tensors are parts of, for messages, such as qwen2.
-
-    Raises: InputError as `check_tensors`.
-    """
+    expected = expected_tensors(config)
     problems = [f"{name} is missing" for name in _sorted(expected.keys() - found.keys())]
-    problems += [f"{name[:120]!r} is not a part of {kind}" for name in _sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name[:120]!r} is not a part of {config['model_type']}" for name in _sorted(found.keys() - expected.keys())
+    ]
     problems += [
         f"{name} has the shape {list(found[name])} where the configuration needs {list(shape)}"
         for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
     if problems:
-        raise InputError(f"{where}: tensors and configuration disagree: {all_problems(problems, limit=4)}")
+        raise InputError(
+            tr(
+                "{where}: tensors and configuration disagree: {problems}",
+                where=where,
+                problems=all_problems(problems, limit=4),
+            )
+        )
 
 
 def _sorted(names: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ from converters.hashing_file import HashingFile, hashing_file
 from converters.json_files import read_object, write_object
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.files import locked_folder, sync_file, whole_file
+from mlx_loopai.language import tr
 from mlx_loopai.units import format_bytes
 
 MANIFEST = "manifest.json"
@@ -29,11 +30,6 @@ def sha256_of(path: Path) -> str:
     """The file's sha256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def files_in(folder: Path) -> list[Path]:
-    """All files within `folder`, those in folders of it too, in the order of their names."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 class OutputFolder:
@@ -58,10 +54,9 @@ class OutputFolder:
 
     def seal(self) -> None:
         """List the files that were written without `file`, so that the manifest holds all of them. Raises: OSError."""
-        for path in files_in(self.path):
-            name = path.relative_to(self.path).as_posix()
-            if name not in (MANIFEST, *self.finished):
-                self.finished[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for path in sorted(self.path.iterdir()):
+            if path.name != MANIFEST and path.name not in self.finished:
+                self.finished[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
                 sync_file(path)
         self._write_manifest({})
 
@@ -77,8 +72,8 @@ class OutputFolder:
             if manifest.get("made_from") == self.made_from and isinstance(manifest.get("files"), dict):
                 listed = manifest["files"]
         kept = {name: info for name, info in listed.items() if self._is_whole(name, info)}
-        for path in files_in(self.path):
-            if path.relative_to(self.path).as_posix() not in kept:
+        for path in self.path.iterdir():
+            if path.name not in kept:
                 path.unlink()
         return kept
 
@@ -96,9 +91,11 @@ def check_output_free(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise InputError(f"{out}: is a file where the output folder should be; choose another `out`")
+        raise InputError(tr("{out}: is a file where the output folder should be; choose another `out`", out=out))
     if any(out.iterdir()):
-        raise InputError(f"{out}: already holds files and is never overwritten; choose another `out` or remove it")
+        raise InputError(
+            tr("{out}: already holds files and is never overwritten; choose another `out` or remove it", out=out)
+        )
 
 
 @contextlib.contextmanager
@@ -136,9 +133,9 @@ def output_folder(out: Path, made_from: Mapping[str, Any]) -> Iterator[OutputFol
 
 @contextlib.contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` for temporary files, removed when the block ends.
+    """An empty folder beside `out` for what is needed on the way; it is gone afterwards.
 
-    Its name follows from `out`, so that the next run removes what a killed run left there.
+    Its name follows from `out`, so that what a killed run left there goes with the next run.
 
     Raises:
         InputError: another process is working on `out`.
@@ -171,7 +168,9 @@ def output_file(out: Path, work: Path) -> Iterator[Path]:
         LoopaiError: the disk is full, or the file cannot be written.
     """
     if out.exists():
-        raise InputError(f"{out}: is already there and never overwritten; choose another `out` or remove it")
+        raise InputError(
+            tr("{out}: is already there and never overwritten; choose another `out` or remove it", out=out)
+        )
     temporary = work / out.name
     try:
         yield temporary
@@ -188,14 +187,20 @@ def _locked(folder: Path, out: Path) -> contextlib.AbstractContextManager[None]:
 
 def _as_one_line(error: OSError, out: Path) -> LoopaiError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return LoopaiError(f"{out}: the disk is full and nothing was kept; free some space or choose another `out`")
+        return LoopaiError(
+            tr("{out}: the disk is full and nothing was kept; free some space or choose another `out`", out=out)
+        )
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-        return InputError(f"{out}: already holds files and is never overwritten; choose another `out` or remove it")
-    return LoopaiError(f"{out}: cannot be written ({error.strerror or error}); choose another `out`")
+        return InputError(
+            tr("{out}: already holds files and is never overwritten; choose another `out` or remove it", out=out)
+        )
+    return LoopaiError(
+        tr("{out}: cannot be written ({strerror}); choose another `out`", out=out, strerror=error.strerror or error)
+    )
 
 
 def check_space(out: Path, n_bytes: int) -> None:
-    """Refuse at once, rather than after minutes, an output that does not fit on the disk.
+    """Say at once, rather than after minutes, that the output cannot fit.
 
     Raises:
         LoopaiError: the file system of `out` has less than `n_bytes` free, what a killed run left counted as free.
@@ -204,10 +209,15 @@ def check_space(out: Path, n_bytes: int) -> None:
     partial = place.with_name(f".{place.name}.partial")
     while not place.exists():
         place = place.parent
-    kept = sum(path.stat().st_size for path in files_in(partial))
+    kept = sum(path.stat().st_size for path in partial.iterdir()) if partial.is_dir() else 0
     free = shutil.disk_usage(place).free + kept
     if free < n_bytes:
         raise LoopaiError(
-            f"{out}: the disk is full: the output needs {format_bytes(n_bytes)} but {format_bytes(free)} are free;"
-            " free some space, choose another `out`, or a smaller `dtype`"
+            tr(
+                "{out}: the disk is full: the output needs {n_bytes} but {free} are free; free some space, "
+                "choose another `out`, or a smaller `dtype`",
+                out=out,
+                n_bytes=format_bytes(n_bytes),
+                free=format_bytes(free),
+            )
         )

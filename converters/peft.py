@@ -1,4 +1,4 @@
-"""Converts LoRA adapters between PEFT's layout and ours: A and B are transposed, the update stays the same.
+"""PEFT's LoRA adapters to ours and back; the numbers are transposed and never touched.
 
 PEFT: `base_model.model.<module>.lora_A.weight` (R, D_in), `.lora_B.weight` (D_out, R), `lora_alpha` / `r` (rsLoRA:
 / sqrt(r)). Ours: `<module>.lora_a` (D_in, R), `.lora_b` (R, D_out). What has no exact counterpart is refused by name.
@@ -27,6 +27,7 @@ from converters.readers.torch_file import read_torch_file
 from converters.tensors import TensorEntry
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import refuse_links_out, whole_folder
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapter_folder import Adapter, check_free, complete, mlx_config
 from mlx_loopai.models.adapters import ASSUMED_BLOCKS, CONFIG_FILE, save_arrays, write_settings
 from mlx_loopai.models.architectures import ARCHITECTURES, Architecture
@@ -37,7 +38,7 @@ from mlx_loopai.models.module_names import split_module
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
-# Each changes what is computed, and may not show in the tensors' names.
+# Each changes what is computed, and is not sure to leave a trace in the tensors' names.
 _REFUSED = {
     "use_dora": "DoRA scales the rows of the base",
     "fan_in_fan_out": "the base keeps its matrices transposed",
@@ -54,7 +55,7 @@ _REFUSED = {
     "monteclora_config": "the factors are drawn at random",
     "velora_config": "the input is compressed first",
 }
-# Initialisations of A and B that leave the base unchanged, so that the update is still A B.
+# These only say how A and B began. The base was not changed, so the update is still A B.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _KNOWN = frozenset(
     "alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config"
@@ -63,7 +64,7 @@ _KNOWN = frozenset(
     " qalora_group_size r rank_pattern revision runtime_config target_modules task_type use_rslora".split()
 )
 _MAX_PATTERN = 500
-# Seconds for the matching of all patterns: they come from a stranger and may be made to backtrack for ever.
+# Patterns come from a stranger and may be made to match for ever.
 _PATTERNS_S = 2.0
 # Where transformers' models have their blocks, and where mlx-lm's have them.
 _MLX_BLOCKS = {
@@ -85,7 +86,7 @@ def mlx_module(name: str, architecture: Architecture | None = None) -> str:
 
 
 def hf_module(name: str) -> str:
-    """The inverse of `mlx_module`, for a text-only model."""
+    """The inverse of `mlx_module`, in a model that is nothing but a text model."""
     for each in ARCHITECTURES.values():
         if name.startswith(f"{each.mlx_blocks}."):
             return name.replace(each.mlx_blocks, f"{each.prefix}.layers", 1)
@@ -93,10 +94,10 @@ def hf_module(name: str) -> str:
 
 
 def read_peft(folder: Path, n_blocks: int | None = None, architecture: Architecture | None = None) -> Adapter:
-    """The adapter in a PEFT folder. `n_blocks`: of the model; needed when its last blocks have no adapter.
+    """The adapter in a PEFT folder. `n_blocks`: how many blocks the model has; needed when its last have no adapter.
 
     `architecture`: the model's, where its modules have other names in mlx-lm than in a text model of transformers.
-    Smaller ranks are padded with zeros to the largest, and where a module has its own scale, B is multiplied by it.
+    Modules of different ranks get zeros up to the largest, and different scales go into B.
 
     Raises:
         InputError: no PEFT folder, or one with parts that a LoRA on linear layers cannot express (all are named).
@@ -106,8 +107,12 @@ def read_peft(folder: Path, n_blocks: int | None = None, architecture: Architect
     _refuse_unsupported(config, folder)
     if config.get("layers_to_transform") is not None and n_blocks is None:
         raise InputError(
-            f"{folder}: adapts the blocks {config['layers_to_transform']} only; give the model with `base`, so that"
-            " they are counted from the right end"
+            tr(
+                "{folder}: adapts the blocks {config} only; give the model with `base`, so that they are counted "
+                "from the right end",
+                folder=folder,
+                config=config["layers_to_transform"],
+            )
         )
     factors = _factors(folder, architecture)
     rank = max(a.shape[1] for a, _ in factors.values())
@@ -131,7 +136,7 @@ def read_peft(folder: Path, n_blocks: int | None = None, architecture: Architect
 
 
 def unused_fields(folder: Path) -> tuple[str, ...]:
-    """The fields of the folder's adapter_config.json that have a value but are unknown here, and so are ignored."""
+    """The fields of the folder's adapter_config.json that say something and that nothing here knows."""
     config = read_object(folder / CONFIG_FILE)
     return tuple(sorted(key for key, value in config.items() if value and key not in _KNOWN and key not in _REFUSED))
 
@@ -170,8 +175,12 @@ def _factors(folder: Path, architecture: Architecture | None) -> dict[str, tuple
     if unknown or wrong or not halves:
         names = all_problems([*unknown, *wrong], 4) or "nothing"
         raise InputError(
-            f"{folder}: holds {names}, which is not LoRA of a linear layer (DoRA, embeddings and saved modules are not"
-            " supported); train without them"
+            tr(
+                "{folder}: holds {names}, which is no LoRA of a linear layer (DoRA, embeddings and saved modules "
+                "are not supported); train without them",
+                folder=folder,
+                names=names,
+            )
         )
     ordered = sorted(halves, key=split_module)
     return {name: (_turned(halves[name]["A"]), _turned(halves[name]["B"])) for name in ordered}
@@ -182,7 +191,13 @@ def _entries(folder: Path) -> list[TensorEntry]:
         return read_entries(folder / WEIGHTS_FILE)
     if (folder / TORCH_FILE).is_file():
         return read_torch_file(folder / TORCH_FILE)
-    raise InputError(f"{folder}: holds no {WEIGHTS_FILE}; give the folder that PEFT's save_pretrained wrote")
+    raise InputError(
+        tr(
+            "{folder}: holds no {weights_file}; give the folder that PEFT's save_pretrained wrote",
+            folder=folder,
+            weights_file=WEIGHTS_FILE,
+        )
+    )
 
 
 def _turned(array: mx.array) -> mx.array:
@@ -196,7 +211,13 @@ def _own_alphas(names: Iterable[str], config: Mapping[str, Any], where: Path) ->
     """
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict) or not all(_is_positive(value) for value in patterns.values()):
-        raise InputError(f"{where}: alpha_pattern is {str(patterns)[:80]} where positive numbers by name are needed")
+        raise InputError(
+            tr(
+                "{where}: alpha_pattern is {patterns} where positive numbers by name are needed",
+                where=where,
+                patterns=str(patterns)[:80],
+            )
+        )
     deadline = time.monotonic() + _PATTERNS_S
     compiled = [(_compiled(pattern, where), pattern, float(value)) for pattern, value in patterns.items()]
     alphas = {}
@@ -212,11 +233,20 @@ def _compiled(pattern: str, where: Path) -> Any:
     if re.fullmatch(r"[\w.]+", pattern):
         return None
     if len(pattern) > _MAX_PATTERN:
-        raise InputError(f"{where}: a name in alpha_pattern has {len(pattern)} characters")
+        raise InputError(
+            tr("{where}: a name in alpha_pattern has {n_pattern} characters", where=where, n_pattern=len(pattern))
+        )
     try:
         return regex.compile(rf"(.*\.)?({pattern})$")
     except (regex.error, RecursionError, OverflowError) as error:
-        raise InputError(f"{where}: alpha_pattern's {pattern[:80]!r} is not a regular expression ({error})") from None
+        raise InputError(
+            tr(
+                "{where}: alpha_pattern's {pattern!r} is not a regular expression ({error})",
+                where=where,
+                pattern=pattern[:80],
+                error=error,
+            )
+        ) from None
 
 
 def _matches(found: Any, text: str, name: str, deadline: float, where: Path) -> bool:
@@ -226,7 +256,11 @@ def _matches(found: Any, text: str, name: str, deadline: float, where: Path) -> 
         return found.match(name, timeout=max(1e-3, deadline - time.monotonic())) is not None
     except TimeoutError:
         raise InputError(
-            f"{where}: alpha_pattern's {text[:80]!r} takes too long to match; write the modules' names"
+            tr(
+                "{where}: alpha_pattern's {text!r} takes too long to match; write the modules' names",
+                where=where,
+                text=text[:80],
+            )
         ) from None
 
 
@@ -245,7 +279,7 @@ def _fitted(pair: tuple[mx.array, mx.array], own: float, rank: int, scale: float
 def write_peft(folder: Path, adapter: Adapter, base: str | None = None) -> None:
     """Write `adapter` as PEFT's save_pretrained does, whole or not at all.
 
-    `base`: the value of `base_model_name_or_path`.
+    `base`: what `base_model_name_or_path` shall say.
 
     Raises:
         InputError: something is at `folder` already, or the adapter is for pictures only.

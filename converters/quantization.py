@@ -1,4 +1,4 @@
-"""MLX's quantisation: which forms there are, which tensor gets which, and quantising and dequantising rows.
+"""MLX's quantised matrices: which forms there are, which tensor gets which, and both directions of the arithmetic.
 
 A matrix `X.weight` becomes `X.weight` (uint32, packed), `X.scales` and, for affine forms, `X.biases`; groups lie along
 a row, so rows are quantised independently and a large matrix passes through in blocks.
@@ -21,6 +21,7 @@ from converters.names import EMBEDDING
 from converters.rounding import Rounding, affine_bound, mx_bound, nvfp4_bound
 from converters.tensors import DTYPE_OPTIONS, STORAGE, TensorEntry, cast, to_float32
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
 AFFINE_GROUPS = (32, 64, 128)
@@ -30,7 +31,7 @@ WORDS = (*map(str, AFFINE_BITS), *_FLOAT_FORMS)
 
 @dataclass(frozen=True)
 class Scheme:
-    """`bits` per weight, one scale per `group_size` weights of a row; `mode` is affine, mxfp4, mxfp8 or nvfp4."""
+    """`bits` a weight, one scale per `group_size` weights of a row; `mode` is affine, mxfp4, mxfp8 or nvfp4."""
 
     bits: int
     group_size: int
@@ -75,13 +76,25 @@ def scheme_of(word: str, group_size: int | None = None) -> Scheme:
     if name in _FLOAT_FORMS:
         bits, only = _FLOAT_FORMS[name]
         if group_size not in (None, only):
-            raise InputError(f"`group_size` {group_size}: {name} has groups of {only} only; leave `group_size` out")
+            raise InputError(
+                tr(
+                    "`group_size` {group_size}: {name} has groups of {only} only; leave `group_size` out",
+                    group_size=group_size,
+                    name=name,
+                    only=only,
+                )
+            )
         return Scheme(bits, only, name)
     if not name.isdecimal() or int(name) not in AFFINE_BITS:
-        raise InputError(f"{word!r} is not a quantisation; there are {', '.join(WORDS)}")
+        raise InputError(tr("{word!r} is not a quantisation; there are {words}", word=word, words=", ".join(WORDS)))
     if (group_size or 64) not in AFFINE_GROUPS:
         raise InputError(
-            f"`group_size` {group_size}: {name} bits come in groups of {', '.join(map(str, AFFINE_GROUPS))}"
+            tr(
+                "`group_size` {group_size}: {name} bits come in groups of {affine_groups}",
+                group_size=group_size,
+                name=name,
+                affine_groups=", ".join(map(str, AFFINE_GROUPS)),
+            )
         )
     return Scheme(int(name), group_size or 64)
 
@@ -114,7 +127,7 @@ def parse_rules(texts: Sequence[str], group_size: int | None) -> tuple[Rule, ...
         pattern, _, word = text.partition("=")
         try:
             if not pattern or not word:
-                raise InputError(f"{text!r} is not NAME=FORM")
+                raise InputError(tr("{text!r} is not NAME=FORM", text=text))
             # A group size was asked for the main form; one that this form does not have falls back to its usual one.
             fitting = group_size if word.removesuffix("bit").isdecimal() and group_size in AFFINE_GROUPS else None
             form = DTYPE_OPTIONS[word] if word in DTYPE_OPTIONS else scheme_of(word, fitting)
@@ -122,7 +135,9 @@ def parse_rules(texts: Sequence[str], group_size: int | None) -> tuple[Rule, ...
         except InputError as error:
             problems.append(str(error))
     if problems:
-        raise InputError(f"`keep`: {all_problems(problems)}; write for example lm_head=8bit or layers.0.*=bf16")
+        raise InputError(
+            tr("`keep`: {problems}; write for example lm_head=8bit or layers.0.*=bf16", problems=all_problems(problems))
+        )
     return tuple(rules)
 
 
@@ -161,7 +176,9 @@ def plan_forms(
                 forms[entry.name] = _checked(rule.form, entry)
     unused = sorted({rule.pattern for rule in rules} - used)
     if unused:
-        raise InputError(f"`keep` {', '.join(unused)}: no matrix of the model is called so; lm_head is one's name")
+        raise InputError(
+            tr("`keep` {unused}: no matrix of the model is called so; lm_head is one's name", unused=", ".join(unused))
+        )
     return forms
 
 
@@ -180,7 +197,12 @@ def _fitting(scheme: Scheme, row_length: int) -> Scheme | None:
 def _checked(form: str | Scheme, entry: TensorEntry) -> str | Scheme:
     if isinstance(form, Scheme) and entry.row_length % form.group_size:
         raise InputError(
-            f"`keep` {entry.name}: rows of {entry.row_length} values do not divide into groups of {form.group_size}"
+            tr(
+                "`keep` {name}: rows of {row_length} values do not divide into groups of {group_size}",
+                name=entry.name,
+                row_length=entry.row_length,
+                group_size=form.group_size,
+            )
         )
     return form
 
@@ -215,7 +237,14 @@ def scheme_in_config(config: Mapping[str, Any], module: str, where: str) -> Sche
         or (mode == "affine" and (bits not in AFFINE_BITS or group_size not in AFFINE_GROUPS))
         or (mode != "affine" and (bits, group_size) != _FLOAT_FORMS[mode])
     ):
-        raise InputError(f"{where}: the quantization of {module[:120]} is {found!r:.200}, which MLX does not have")
+        raise InputError(
+            tr(
+                "{where}: the quantization of {module} is {found!r:.200}, which MLX does not have",
+                where=where,
+                module=module[:120],
+                found=found,
+            )
+        )
     return Scheme(bits, group_size, mode)
 
 

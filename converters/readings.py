@@ -1,8 +1,8 @@
-"""Compares a conversion's logits with those of other implementations, to find a configuration that is read differently.
+"""Whether other readers of a configuration compute what the output's own loader computes.
 
-Equal weights do not show that a loader dropped a configuration key. So the output is run by mlx-lm from the written
-file, and compared with our numpy implementation of the source's config.json (`own_reading`), with transformers and, for
-a GGUF file, with llama.cpp. The last two run only where they are installed and the model fits into memory.
+Equal weights say nothing about a key that one loader drops. So the output is run as mlx-lm runs it from the file that
+was written, and compared with the source as config.json means it (`own_reading`), as transformers opens it and, for a
+GGUF file, as llama.cpp opens it. The last two only where they are installed and the model fits into memory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from converters import other_readers, own_reading
 from converters.streamed_model import logits, plain_model
 from converters.tensors import Checkpoint
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures.vision_language import family_of
 
 # A share of the largest logit: float32 arithmetic in another order stays far below, a wrong key far above.
@@ -29,7 +30,7 @@ CLOSE = 1e-3
 # llama.cpp rounds the inputs of a product to the type of the matrix, so that single logits lie far apart: what counts
 # is the root mean square of the differences beside that of the logits, by general.file_type (fp32, fp16, bf16).
 _CLOSE_IN_LLAMA_CPP, _CLOSE_QUANTISED = {0: 1e-2, 1: 1e-2, 32: 5e-2}, 1e-1
-# Relative: an angle is a product in float32, so its error grows with the angle.
+# An angle is a product in float32, so that its error grows with it.
 _ANGLE = 1e-5
 _ADVICE = "a key of the configuration is read differently; the output was not kept, please report it"
 _MIN_TOKENS, _MAX_TOKENS, _WORK = 48, 256, 2.5e11
@@ -46,9 +47,9 @@ class Readings:
 
 
 def probe_tokens(source: Checkpoint, output: Checkpoint) -> np.ndarray:
-    """Random token ids (T,), more than the context has only where rotary angles depend on the length of the text.
+    """Token ids (T,): past the context where the rotary angles depend on the length, within it otherwise.
 
-    Positions beyond T are compared by their rotary angles alone (`_compare_rotary`).
+    Longer texts are compared as rotary angles alone, at every regime's ends.
     """
     n_elements = sum(entry.n_elements for entry in source.entries)
     longest = output.config["max_position_embeddings"]
@@ -59,9 +60,7 @@ def probe_tokens(source: Checkpoint, output: Checkpoint) -> np.ndarray:
 
 
 def compare_readings(source: Checkpoint, output: Checkpoint, same_weights: bool) -> Readings:
-    """Compare the logits of both models and of every other implementation, in float32.
-
-    Our own implementations stream the weights from disk.
+    """Run both models and every other reading, in float32 and with the weights streamed from disk where it is ours.
 
     Raises:
         LoopaiError: logits that are not finite, or that differ by more than arithmetic explains.
@@ -74,7 +73,10 @@ def compare_readings(source: Checkpoint, output: Checkpoint, same_weights: bool)
     found = logits(output, tokens[None], written)[0]
     if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
         raise LoopaiError(
-            f"{output.source}: the model gives logits that are not finite; the source checkpoint is damaged"
+            tr(
+                "{source}: the model gives logits that are not finite; the source checkpoint is damaged",
+                source=output.source,
+            )
         )
     difference = _largest(found, wanted)
     if same_weights:
@@ -112,8 +114,14 @@ def _require(difference: float, close: float, logits: np.ndarray, output: Checkp
 
 def _unlike(output: Checkpoint, difference: float, reader: str) -> LoopaiError:
     return LoopaiError(
-        f"{output.source}: its logits differ by {difference:.3g} from those of {reader}, more than arithmetic explains:"
-        f" {_ADVICE}"
+        tr(
+            "{source}: its logits differ by {difference:.3g} from those of {reader}, more than arithmetic "
+            "explains: {advice}",
+            source=output.source,
+            difference=difference,
+            reader=reader,
+            advice=_ADVICE,
+        )
     )
 
 
@@ -136,6 +144,11 @@ def _compare_rotary(model: nn.Module, config: Mapping[str, Any], output: Checkpo
         for half in (difference[:, :n], difference[:, n : 2 * n]):
             if not (half <= _ANGLE * (1 + angles) * size + 1e-6).all():
                 raise LoopaiError(
-                    f"{output.source}: its rotary angles at position {start} are not those that the source's"
-                    f" config.json means: {_ADVICE}"
+                    tr(
+                        "{source}: its rotary angles at position {start} are not those that the source's config.json "
+                        "means: {advice}",
+                        source=output.source,
+                        start=start,
+                        advice=_ADVICE,
+                    )
                 )

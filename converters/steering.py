@@ -1,7 +1,7 @@
-"""Language steering in the weights: the head is changed so that tokens of some scripts become less likely.
+"""Language steering that travels with the weights: the head writes some scripts less readily.
 
-The head's rows of such tokens are multiplied by a factor below 1. Their logits are large where such a token is about to
-be written, and then fall behind the others. It works in any program that runs the output, without masking logits.
+The rows of the head whose tokens write a script are multiplied by a factor below 1, so that their logits, which are
+large where such a token is about to be written, fall behind. Any program that runs the output is steered: no mask.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from converters.json_files import read_object
 from converters.tensors import Checkpoint, TensorEntry, cast, to_float32
 from converters.tokenizer import added_tokens, vocabulary
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import architecture_of
 from mlx_loopai.models.encoder import ENCODERS
 from mlx_loopai.models.token_bytes import bytes_of_tokens
@@ -41,13 +42,29 @@ class Steering:
         for part in text.split(","):
             script, _, number = (piece.strip() for piece in part.partition("="))
             if script not in SCRIPTS:
-                raise InputError(f"`steer` {text}: {script or part!r} is not a script; there are {', '.join(SCRIPTS)}")
+                raise InputError(
+                    tr(
+                        "`steer` {text}: {script!r} is not a script; there are {scripts}",
+                        text=text,
+                        script=script or part,
+                        scripts=", ".join(SCRIPTS),
+                    )
+                )
             try:
                 factors[script] = float(number)
             except ValueError:
-                raise InputError(f"`steer` {text}: {part.strip()!r} is not SCRIPT=FACTOR, such as han=0.5") from None
+                raise InputError(
+                    tr("`steer` {text}: {part!r} is not SCRIPT=FACTOR, such as han=0.5", text=text, part=part.strip())
+                ) from None
             if not 0 <= factors[script] < 1:
-                raise InputError(f"`steer` {text}: {script} {number}: a factor is at least 0 and below 1, such as 0.5")
+                raise InputError(
+                    tr(
+                        "`steer` {text}: {script} {number}: a factor is at least 0 and below 1, such as 0.5",
+                        text=text,
+                        script=script,
+                        number=number,
+                    )
+                )
         return cls(factors)
 
     def __str__(self) -> str:
@@ -55,20 +72,25 @@ class Steering:
 
 
 def steered(checkpoint: Checkpoint, tokenizer: Sequence[Path], steering: Steering) -> Checkpoint:
-    """`checkpoint` with the rows of its head multiplied; a tied head becomes a matrix of its own.
+    """`checkpoint` with the rows of its head multiplied; a head that is the embedding becomes one of its own.
 
     The embedding stays as it is: what the model reads does not change, only what it writes.
-    Source: Ji et al. 2025, "Smoothie-Qwen" (arXiv 2507.05686), which scales by script too. Here a token with a part of
-    a character counts by the characters that it can begin, where theirs samples n-grams; the embedding is never scaled.
+    Source: Ji et al. 2025, "Smoothie-Qwen" (arXiv 2507.05686), which scales by script too. Here a piece of a character
+    counts by what it can begin, where theirs samples n-grams, and the embedding is never scaled.
     Raises: InputError for a text encoder, and for a tokenizer without bytes.
     """
     config = checkpoint.config
     if config["model_type"] in ENCODERS:
-        raise InputError(f"{checkpoint.source}: is a text encoder and has no head to steer; leave out `steer`")
+        raise InputError(
+            tr("{source}: is a text encoder and has no head to steer; leave out `steer`", source=checkpoint.source)
+        )
     path = next((path for path in tokenizer if path.name == "tokenizer.json"), None)
     if path is None:
         raise InputError(
-            f"{checkpoint.source}: `steer` needs tokenizer.json; give `tokenizer` the folder that holds it"
+            tr(
+                "{source}: `steer` needs tokenizer.json; give `tokenizer` the folder that holds it",
+                source=checkpoint.source,
+            )
         )
     added = added_tokens(read_object(path))
     words = {index: token for index, token in vocabulary(path).items() if index not in added}

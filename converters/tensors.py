@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 # One block of a tensor on its way through. It is read, checked, hashed and written while a core's cache holds it:
 # blocks of 16 MB take twice as long (bench/convert_streaming.py).
 BLOCK_BYTES = 4 << 20
 
 STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-# Additional types in quantised MLX folders.
+# Beside them, what quantised MLX folders hold.
 PACKED: dict[str, np.dtype[Any]] = {"U32": np.dtype("<u4"), "U8": np.dtype("u1")}
 
 # Unit roundoff (relative) and half the smallest subnormal (absolute) of rounding a float32 to the type.
@@ -147,7 +148,7 @@ def is_finite(block: np.ndarray, dtype: str) -> bool:
     if block.size == 0:
         return True
     if dtype == "BF16":
-        # Compared as bits: NaN and infinity are the largest numbers, unsigned if negative, signed if positive.
+        # As bits: what is not finite is the largest of the unsigned (negative) and of the signed (positive) numbers.
         return bool(block.max() < 0xFF80 and block.view(np.int16).max() < 0x7F80)
     return bool(np.isfinite(block).all())
 
@@ -161,13 +162,20 @@ def cast_checked(entry: TensorEntry, start: int, stop: int, target: str) -> np.n
     block = entry.read_rows(start, stop)
     if not is_finite(block, entry.dtype):
         raise InputError(
-            f"{entry.origin}: holds NaN or infinite values, so the checkpoint is damaged; get a fresh copy of it"
+            tr(
+                "{origin}: holds NaN or infinite values, so the checkpoint is damaged; get a fresh copy of it",
+                origin=entry.origin,
+            )
         )
     stored = cast(block, entry.dtype, target)
     if stored is not block and not is_finite(stored, target):
         largest = float(np.abs(to_float32(block, entry.dtype)).max())
         raise InputError(
-            f"{entry.origin}: the value {largest:.3g} does not fit into {CONFIG_NAMES[target]};"
-            " use `dtype` bf16 or `dtype` fp32"
+            tr(
+                "{origin}: the value {largest:.3g} does not fit into {config_names}; use `dtype` bf16 or `dtype` fp32",
+                origin=entry.origin,
+                largest=largest,
+                config_names=CONFIG_NAMES[target],
+            )
         )
     return stored

@@ -11,6 +11,7 @@ from converters.tensors import Checkpoint
 from converters.tokenizer_check import read_tokenizer_file, require_opens
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import refuse_links_out
+from mlx_loopai.language import tr
 from mlx_loopai.models.encoder import ENCODERS
 
 _FILES = (
@@ -47,7 +48,9 @@ def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None, scratch: Path)
         InputError: there is none, or it does not fit the model's embedding or the vocabulary that the source lists.
     """
     if folder is not None and not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; `tokenizer` needs the folder that holds tokenizer.json")
+        raise InputError(
+            tr("{folder}: no such folder; `tokenizer` needs the folder that holds tokenizer.json", folder=folder)
+        )
     if folder is not None:
         files = tokenizer_files(folder)
     elif checkpoint.gguf_metadata is not None:
@@ -56,10 +59,15 @@ def choose_tokenizer(checkpoint: Checkpoint, folder: Path | None, scratch: Path)
         files = checkpoint.tokenizer_files
     if not files:
         if folder is not None:
-            raise InputError(f"{folder}: holds no tokenizer.json; give `tokenizer` the folder that does")
+            raise InputError(
+                tr("{folder}: holds no tokenizer.json; give `tokenizer` the folder that does", folder=folder)
+            )
         raise InputError(
-            f"{checkpoint.source}: holds no tokenizer that can be copied; give the folder of the model's tokenizer.json"
-            " with `tokenizer` DIR"
+            tr(
+                "{source}: holds no tokenizer that can be copied; give the folder of the model's tokenizer.json "
+                "with `tokenizer` DIR",
+                source=checkpoint.source,
+            )
         )
     for path in files:
         if path.name == "tokenizer.json":
@@ -80,7 +88,7 @@ def vocabulary(path: Path) -> dict[int, str]:
     elif isinstance(vocabulary, list):
         tokens = {number: entry[0] for number, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
     if not tokens:
-        raise InputError(f"{path}: lists no vocabulary; get a fresh copy of the tokenizer")
+        raise InputError(tr("{path}: lists no vocabulary; get a fresh copy of the tokenizer", path=path))
     return tokens | added_tokens(tokenizer)
 
 
@@ -95,8 +103,13 @@ def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
     rows = checkpoint.config["vocab_size"]
     if max(tokens) >= rows:
         raise InputError(
-            f"{path}: has the token id {max(tokens)} but the model's embedding has {rows} rows;"
-            " it is the tokenizer of another model"
+            tr(
+                "{path}: has the token id {tokens} but the model's embedding has {rows} rows; it is the "
+                "tokenizer of another model",
+                path=path,
+                tokens=max(tokens),
+                rows=rows,
+            )
         )
     listed = checkpoint.vocabulary
     if listed is None:
@@ -106,6 +119,15 @@ def _check_fit(path: Path, checkpoint: Checkpoint) -> None:
         first = wrong[0]
         theirs = repr(listed[first]) if first < len(listed) else "nothing"
         raise InputError(
-            f"{path}: {len(wrong)} of {len(tokens)} tokens differ from those that {checkpoint.source.name} lists"
-            f" (id {first}: {tokens[first]!r} here, {theirs} there); it is the tokenizer of another model"
+            tr(
+                "{path}: {n_wrong} of {n_tokens} tokens differ from those that {name} lists (id {first}: "
+                "{tokens!r} here, {theirs} there); it is the tokenizer of another model",
+                path=path,
+                n_wrong=len(wrong),
+                n_tokens=len(tokens),
+                name=checkpoint.source.name,
+                first=first,
+                tokens=tokens[first],
+                theirs=theirs,
+            )
         )

@@ -1,4 +1,4 @@
-"""Checks that a tokenizer opens and encodes, before anything is written and without hanging on a hostile one."""
+"""Whether a tokenizer opens and encodes, found out before anything is written and without hanging on it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from converters.json_files import read_object, write_object
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 _PROBE = "Hello, world. 안녕하세요 1,234! 漢字 🙂\n\n\t<|x|>  "
-# The factor by which normalisation may lengthen a text: SentencePiece's ▁ has three bytes for a space's one.
+# By how much the steps before a text is cut may lengthen it: SentencePiece's ▁ is three bytes for a space's one.
 _MAX_GROWTH = 16.0
 _MAX_STEPS = 200
 
@@ -25,7 +26,13 @@ def read_tokenizer_file(path: Path) -> dict[str, Any]:
     for step in steps:
         growth *= _growth(step)
     if growth > _MAX_GROWTH or len(steps) > _MAX_STEPS:
-        raise InputError(f"{path}: its steps make a text {growth:.3g} times as long; do not trust this tokenizer")
+        raise InputError(
+            tr(
+                "{path}: its steps make a text {growth:.3g} times as long; do not trust this tokenizer",
+                path=path,
+                growth=growth,
+            )
+        )
     return document
 
 
@@ -44,13 +51,17 @@ def require_opens(files: Sequence[Path], config: Mapping[str, Any], scratch: Pat
         try:
             tokenizer = load_tokenizer(Path(place))
             tokenizer.decode(tokenizer.encode(_PROBE))
-        # The tokenizers library raises bare Exceptions, and Rust panics, which are not Exceptions.
+        # The tokenizers library raises bare Exceptions, and panics that are none.
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             reason = " ".join(str(error).split()).replace(place, "")[:200]
             raise InputError(
-                f"{files[0].parent}: nothing can open its tokenizer ({reason}); get a fresh copy"
+                tr(
+                    "{parent}: nothing can open its tokenizer ({reason}); get a fresh copy",
+                    parent=files[0].parent,
+                    reason=reason,
+                )
             ) from None
 
 

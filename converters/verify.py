@@ -1,4 +1,4 @@
-"""Verifies that an output is the same model: every tensor is read again and compared, then both models are run."""
+"""Proof that an output is the same model: every tensor is read again and compared, then both models run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.output import sha256_of
 from converters.readers import open_checkpoint
 from converters.rounding import Rounding
 from converters.tensors import ROUNDING, Checkpoint, TensorEntry, to_float32
-from converters.vision_tower import VisionTower, Written, read_tower
+from converters.vision_tower import VisionTower, read_tower
 from converters.writers import Progress
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 from mlx_loopai.models.encoder import ENCODERS
 
-# Tokens on which encoders are compared: enough for attention to matter, few enough for a slow machine.
+# Of an encoder: enough positions for attention to matter, few enough for a slow machine.
 ENCODER_TOKENS = 12
 
 
@@ -89,8 +89,14 @@ def _compare_tensor(
             explained_all = np.all(own <= explained) and (difference <= rounding.bound(wanted)).all()
         if not explained_all:
             raise LoopaiError(
-                f"{output.origin}: differs from {source.origin} by {float(difference.max()):.3g}, more than rounding to"
-                f" {output.dtype} explains; the output was not kept, check the disk and convert again"
+                tr(
+                    "{origin}: differs from {other} by {most:.3g}, more than rounding to {dtype} explains; the "
+                    "output was not kept, check the disk and convert again",
+                    origin=output.origin,
+                    other=source.origin,
+                    most=float(difference.max()),
+                    dtype=output.dtype,
+                )
             )
         largest_difference = max(largest_difference, float(difference.max(initial=0.0)))
         largest_weight = max(largest_weight, float(size.max(initial=0.0)))
@@ -112,7 +118,13 @@ def compare_weights(
     written = {entry.name: entry for entry in output.entries}
     names = [entry.name for entry in source.entries]
     if set(names) != set(written):
-        raise LoopaiError(f"{output.source}: holds other tensors than {source.source}; convert again")
+        raise LoopaiError(
+            tr(
+                "{source}: holds other tensors than {other}; convert again",
+                source=output.source,
+                other=source.source,
+            )
+        )
     groups: dict[str, Difference] = {}
     for entry in source.entries:
         found = _compare_tensor(entry, written[entry.name], on_progress, rounding_of(entry))
@@ -128,7 +140,10 @@ def _compare_states(source: Checkpoint, output: Checkpoint) -> float:
     wanted, found = states(source, tokens), states(output, tokens)
     if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
         raise LoopaiError(
-            f"{output.source}: the model gives states that are not finite; the source checkpoint is damaged"
+            tr(
+                "{source}: the model gives states that are not finite; the source checkpoint is damaged",
+                source=output.source,
+            )
         )
     return float(np.abs(found - wanted).max())
 
@@ -138,7 +153,9 @@ def _compare_towers(source: VisionTower, output: Checkpoint, on_progress: Progre
     found = read_tower(output)
     written = {} if found is None else {entry.name: entry for entry in found.entries}
     if written.keys() != {entry.name for entry in source.entries}:
-        raise LoopaiError(f"{output.source}: its vision tower holds other tensors than the source's; convert again")
+        raise LoopaiError(
+            tr("{source}: its vision tower holds other tensors than the source's; convert again", source=output.source)
+        )
     groups: dict[str, Difference] = {}
     for entry in source.entries:
         group = f"visual.{re.sub(r'^blocks[.][0-9]+[.]', '', entry.name).rpartition('.')[0]}"
@@ -148,24 +165,21 @@ def _compare_towers(source: VisionTower, output: Checkpoint, on_progress: Progre
 
 
 def verify(
-    written: Written,
+    source: Checkpoint,
     folder: Path,
     on_progress: Progress,
     rounding_of: RoundingOf = lambda entry: None,
+    tower: VisionTower | None = None,
 ) -> Verification:
-    """Read the output again, compare each tensor with its source, and compare the logits (see `readings`).
+    """Read the output again, compare each tensor with its source, and run both in every reading there is.
 
-    `written`: what the output was made of. `rounding_of` says how the output quantises each matrix.
+    `rounding_of` says how the output quantises each matrix. `tower`: the source's, where the output has one too.
 
     Raises:
         LoopaiError: a difference that rounding does not explain, or logits that are not finite.
     """
     from converters.readings import Readings, compare_readings
 
-    source, tower = written.text, written.tower
-    for path in written.added:
-        if sha256_of(folder / path.parent.name / path.name) != sha256_of(path):
-            raise LoopaiError(f"{folder / path.parent.name / path.name}: differs from {path}; convert again")
     output = open_checkpoint(folder)
     groups = compare_weights(source, output, on_progress, rounding_of)
     if tower is not None:

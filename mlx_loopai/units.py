@@ -1,4 +1,4 @@
-"""Formats and parses sizes and durations as people write them: `1.5 KiB`, `1m15s`."""
+"""Quantities as people read them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Updates the Korean catalog: the messages found in the code, each with its translation.
+"""The Korean catalog: what the program says, found in the code, beside its translation.
 
-Run as `python -m tools.catalog`: it rewrites `mlx_loopai.po` (new messages without a translation are added, messages
-that the code no longer has are removed) and compiles `mlx_loopai.mo`, which gettext reads. A test fails when either is
-stale.
+Run as `python -m tools.catalog`: it rewrites `mlx_loopai.po` (new messages come without a translation, those that are
+said no more go) and compiles `mlx_loopai.mo`, which gettext reads. A test fails when either is stale.
 """
 
 from __future__ import annotations
@@ -28,11 +27,13 @@ from mlx_loopai.files import write_whole
 from mlx_loopai.language import DOMAIN, LOCALES
 
 PACKAGE = Path(mlx_loopai.__file__).parent
+# Their messages are in the same catalog.
+CONVERTERS = PACKAGE.parent / "converters"
 FOLDER = LOCALES / "ko" / "LC_MESSAGES"
 PO, MO = FOLDER / f"{DOMAIN}.po", FOLDER / f"{DOMAIN}.mo"
 # The first argument of these is a message: `say` is `tr` where a caller chooses the language.
 KEYWORDS = {"tr": None, "later": None, "say": None, "_counted": (1, 2)}
-# A message, or (singular, plural) of a message with a number that click chooses the form for.
+# A message; for one that click words by a number its form for one and its form for more.
 Message = str | tuple[str, str]
 # The commands whose help is Korean throughout.
 COMMON = (
@@ -45,18 +46,19 @@ COMMON = (
     "evaluate",
     "data",
     "export",
+    "push",
     "gate",
     "report",
     "watch",
 )
 _WIDTH = 100
-# A fixed day, so that the same messages give the same file.
+# Not the day of writing: the same messages are to give the same file.
 _BEGUN = datetime(2026, 11, 29, tzinfo=UTC)
 _COMMENT = "# Korean of mlx-loopai. Written by hand; `python -m tools.catalog` keeps its list of messages.\n"
 
 
 def messages() -> dict[Message, set[str]]:
-    """Every message with the places that it comes from: files of the package, or a command's help."""
+    """Every message with the places that say it: a file of the package, or a command's help."""
     found: dict[Message, set[str]] = {}
     for place, message in (*_in_code(), *_in_help()):
         found.setdefault(message, set()).add(place)
@@ -64,8 +66,9 @@ def messages() -> dict[Message, set[str]]:
 
 
 def _in_code() -> Iterator[tuple[str, Message]]:
-    for file, _, message, _, _ in extract_from_dir(PACKAGE, [("**.py", "python")], keywords=KEYWORDS):
-        yield f"mlx_loopai/{file}", message if isinstance(message, str) else (message[0], message[1])
+    for package in (PACKAGE, CONVERTERS):
+        for file, _, message, _, _ in extract_from_dir(package, [("**.py", "python")], keywords=KEYWORDS):
+            yield f"{package.name}/{file}", message if isinstance(message, str) else (message[0], message[1])
 
 
 def _in_help() -> Iterator[tuple[str, str]]:
@@ -79,7 +82,7 @@ def _in_help() -> Iterator[tuple[str, str]]:
 
 
 def translations() -> dict[Message, str]:
-    """The messages of the existing catalog, each with its Korean; empty where none is written yet."""
+    """The messages of the catalog as it lies there, each with its Korean; empty where none is written yet."""
     with PO.open("rb") as file:
         read = read_po(file, "ko", DOMAIN)
     found: dict[Message, str] = {}
@@ -91,7 +94,7 @@ def translations() -> dict[Message, str]:
 
 
 def catalog(known: Mapping[Message, str]) -> Catalog:
-    """A catalog of all present messages, with the Korean that is `known`."""
+    """All messages that are said now, with what is `known` of their Korean."""
     made = Catalog(
         "ko",
         DOMAIN,

@@ -27,10 +27,9 @@ from mlx_loopai.memory.published import CONSTANTS, PublishedConstants, peak_byte
 from mlx_loopai.memory.speed import chip_peak
 from tools.mac_runs import PublishedRun, published_run
 
-# Where the peaks or times of a line's possible readings differ by more than this factor, there is no prediction.
+# Where the readings of a line differ by more than this, it says too little.
 WIDEST = 1.5
-# Where in a range of readings the prediction lies (logarithmically): above the middle, since predicting too little
-# memory ends a run, and too much costs only a smaller batch.
+# Too little memory ends a run and too much costs a smaller batch: of a range, the upper part is said.
 UPPER = 0.7
 _FIRST = PublishedConstants(
     process_bytes=6e8, lora=19.0, loss=8.0, fused_loss=2.8, block=6.0, kept=2.4, scores=8.7, utilisation=0.5,
@@ -40,8 +39,8 @@ _PEAK_CONSTANTS = ("process_bytes", "lora", "loss", "fused_loss", "block", "kept
 _RATE_CONSTANTS = ("utilisation", "step_s")
 # An error of the peak below what was measured weighs this many times one above.
 _TOO_LOW = 3.0
-# Strength of the penalty for leaving the starting values: few points should not move the constants far, and hardly at
-# all those that follow from a step's graph. docs/memory.md says how these were counted.
+# How strongly the constants are held where they begin: few points should not move them far, and those that the graph
+# of a step decides hardly at all. docs/memory.md says how they were counted.
 _PULL = 0.02
 _COUNTED = {"lora": 0.5, "loss": 2.0, "kept": 2.0, "scores": 2.0}
 
@@ -104,7 +103,7 @@ def _between(values: Sequence[float]) -> float | None:
 
 
 def fit_and_judge(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Fit to all lines and write the constants. Returns: with them, errors on sources that were left out of a fit."""
+    """Fit to all lines, write the constants, and say how sources are met that a fit has not seen."""
     runs = [run for run in map(published_run, rows) if run is not None]
     peaks = [run for run in runs if run.peak_bytes and peak_of(run, _FIRST) is not None]
     rates = [run for run in runs if run.steps_per_s and rate_of(run, _FIRST) is not None]
@@ -141,7 +140,7 @@ def fit_and_judge(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def fit_peak(runs: Sequence[PublishedRun]) -> PublishedConstants:
-    """The constants with the least weighted error of the logarithm of the peak (weights: `_shares`)."""
+    """The constants with the least weighted error of the logarithm of the peak; every source weighs the same."""
     share = _shares(runs)
 
     def cost(constants: PublishedConstants) -> float:
@@ -151,7 +150,7 @@ def fit_peak(runs: Sequence[PublishedRun]) -> PublishedConstants:
             total += share[run.source] * abs(error) * (_TOO_LOW if error < 0 else 1.0)
         return total + _distance(constants, _PEAK_CONSTANTS)
 
-    # The peak is a maximum over several moments, so the cost has local minima: descend from several starts.
+    # The largest of several moments has valleys that a descent does not leave.
     starts = [replace(_FIRST, block=block, loss=loss) for block in (3.0, 5.0, 8.0) for loss in (7.0, 9.0)]
     return min((_descend(cost, start, _PEAK_CONSTANTS) for start in starts), key=cost)
 
@@ -167,17 +166,17 @@ def fit_rate(runs: Sequence[PublishedRun], constants: PublishedConstants) -> Pub
 
 
 def _shares(runs: Sequence[PublishedRun]) -> dict[str, float]:
-    """The weight of a run, by source: 1 / sqrt(n) for n runs, so that a source's total grows as sqrt(n)."""
+    """What a run of each source weighs: a source of many runs more than one of few, but not by as many."""
     return {source: sum(run.source == source for run in runs) ** -0.5 for source in {run.source for run in runs}}
 
 
 def _log_error(found: float | None, measured: float | None) -> float:
-    # A line without a prediction counts as off by a factor of 2, so that a fit does not gain by predicting nothing.
+    # A reading that a fit made too wide counts as far off, so that no fit gains by saying nothing.
     return math.log(found / measured) if found and measured else math.log(2.0)
 
 
 def _distance(constants: PublishedConstants, names: Iterable[str]) -> float:
-    """The penalty for constants that moved from their starting values, larger for those that are known well."""
+    """How far the constants have moved from what sizes and peers suggest, weighed by how well that is known."""
     return sum(
         _COUNTED.get(name, _PULL) * math.log(getattr(constants, name) / getattr(_FIRST, name)) ** 2 for name in names
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from converters.tensors import Checkpoint
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 
 def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
@@ -16,21 +17,38 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     """
     path = Path(source)
     if revision is not None and path.exists():
-        raise InputError(f"`revision` {revision}: {source} is a local path; leave `revision` out")
+        raise InputError(
+            tr(
+                "`revision` {revision}: {source} is a local path; leave `revision` out",
+                revision=revision,
+                source=source,
+            )
+        )
     if path.is_dir():
         from converters.readers.huggingface import read_folder
 
         return read_folder(path)
     if path.is_file():
         if path.suffix == ".safetensors":
-            raise InputError(f"{path}: is one file of a model; give its folder {path.parent}, which holds config.json")
+            raise InputError(
+                tr(
+                    "{path}: is one file of a model; give its folder {parent}, which holds config.json",
+                    path=path,
+                    parent=path.parent,
+                )
+            )
         from converters.readers.gguf_model import read_gguf
 
         return read_gguf(path)
     from mlx_loopai.models.hub import download, is_hub_id
 
     if not is_hub_id(source):
-        raise InputError(f"{source}: no such folder or file; give a model folder, a GGUF file or a hub id (name/model)")
+        raise InputError(
+            tr(
+                "{source}: no such folder or file; give a model folder, a GGUF file or a hub id (name/model)",
+                source=source,
+            )
+        )
     from converters.readers.huggingface import read_folder
 
     return read_folder(download(str(source), revision, torch_too=True))

@@ -19,6 +19,7 @@ from converters.readers.gguf_header import GgufTensor, read_header
 from converters.row_order import hf_row_order, of_columns, reordered
 from converters.tensors import STORAGE, Checkpoint, TensorEntry, to_float32
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import ARCHITECTURES
 
 # These need no arithmetic and keep their bits.
@@ -36,8 +37,12 @@ def _check_kinds(tensors: tuple[GgufTensor, ...], path: Path) -> None:
             unknown.append(kind.name)
     if unknown:
         raise InputError(
-            f"{path}: tensors of the type {all_problems(sorted(unknown))} cannot be dequantised; use another export of"
-            " the model, such as F16, Q8_0 or Q4_K_M"
+            tr(
+                "{path}: tensors of the type {problems} cannot be dequantised; use another export of the model, "
+                "such as F16, Q8_0 or Q4_K_M",
+                path=path,
+                problems=all_problems(sorted(unknown)),
+            )
         )
 
 
@@ -103,7 +108,12 @@ def _renamed(tensors: tuple[GgufTensor, ...], architecture: names.Architecture, 
             unknown.append(repr(tensor.name[:80]))
     if unknown:
         raise InputError(
-            f"{path}: tensors that do not belong to {architecture.model_type}: {all_problems(unknown, limit=4)}"
+            tr(
+                "{path}: tensors that do not belong to {model_type}: {problems}",
+                path=path,
+                model_type=architecture.model_type,
+                problems=all_problems(unknown, limit=4),
+            )
         )
     return found
 
@@ -139,10 +149,14 @@ def read_gguf(path: Path) -> Checkpoint:
     header = read_header(path)
     architecture = names.gguf_architecture(header.metadata.get("general.architecture"), str(path))
     if header.metadata.get("split.count", 0) not in (0, 1):
-        raise InputError(f"{path}: is one part of a split GGUF; join the parts first with llama-gguf-split")
+        raise InputError(
+            tr("{path}: is one part of a split GGUF; join the parts first with llama-gguf-split", path=path)
+        )
     tensors = _renamed(header.tensors, architecture, path)
     if architecture.embedding not in tensors:
-        raise InputError(f"{path}: has no token_embd.weight; the file is incomplete, get a fresh copy of it")
+        raise InputError(
+            tr("{path}: has no token_embd.weight; the file is incomplete, get a fresh copy of it", path=path)
+        )
     _check_kinds(header.tensors, path)
     unread: tuple[str, ...] = ()
     embedding, head = tensors[architecture.embedding], tensors.get(architecture.head)

@@ -19,10 +19,12 @@ from converters.tensors import STORAGE, Checkpoint, TensorEntry, same_values
 from converters.tokenizer import tokenizer_files
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.files import refuse_links_out
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import text_part as text_configuration
 from mlx_loopai.models.configuration import refuse_foreign_quantization
 from mlx_loopai.models.encoder import ENCODERS
 from mlx_loopai.models.unused_keys import unused_fields
+from mlx_loopai.models.vision.added import FOLDER as ADDED_ENCODER
 
 INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -41,7 +43,13 @@ def _shard_path(folder: Path, name: object, index: Path) -> Path:
         or PurePosixPath(name).is_absolute()
         or ".." in PurePosixPath(name).parts
     ):
-        raise InputError(f"{index}: names the file {name!r}, which is not inside the folder; do not trust this model")
+        raise InputError(
+            tr(
+                "{index}: names the file {name!r}, which is not inside the folder; do not trust this model",
+                index=index,
+                name=name,
+            )
+        )
     return folder / name
 
 
@@ -50,12 +58,18 @@ def _indexed_shards(index: Path) -> tuple[list[Path], set[str]]:
     folder = index.parent
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index}: has no weight_map; get a fresh copy of it")
+        raise InputError(tr("{index}: has no weight_map; get a fresh copy of it", index=index))
     # Checked one by one before they are made unique: a value may be unhashable.
     paths = {_shard_path(folder, name, index) for name in weight_map.values()}
     missing = sorted(path.name for path in paths if not path.is_file())
     if missing:
-        raise InputError(f"{folder}: the shards {all_problems(missing)} are missing; download them again")
+        raise InputError(
+            tr(
+                "{folder}: the shards {problems} are missing; download them again",
+                folder=folder,
+                problems=all_problems(missing),
+            )
+        )
     return sorted(paths), set(weight_map)
 
 
@@ -67,7 +81,13 @@ def _shards(folder: Path) -> tuple[list[Path], set[str]]:
         found = sorted(folder.glob(pattern))
         if found:
             return found, set()
-    raise InputError(f"{folder}: holds no model.safetensors, no {INDEX} and no pytorch_model.bin; get the weights")
+    raise InputError(
+        tr(
+            "{folder}: holds no model.safetensors, no {index} and no pytorch_model.bin; get the weights",
+            folder=folder,
+            index=INDEX,
+        )
+    )
 
 
 def _entries(
@@ -90,15 +110,25 @@ def _entries(
         for entry in found:
             if entry.name in entries:
                 raise InputError(
-                    f"{shard}: the tensor {entry.name!r} is also in {entries[entry.name].origin.split(': ')[0]};"
-                    " one of the files belongs to another model"
+                    tr(
+                        "{shard}: the tensor {name!r} is also in {split}; one of the files belongs to another model",
+                        shard=shard,
+                        name=entry.name,
+                        split=entries[entry.name].origin.split(": ")[0],
+                    )
                 )
             entries[entry.name] = entry
     missing = sorted(repr(name[:120]) for name in promised - entries.keys() if not names.is_buffer(name))
     if missing:
-        raise InputError(f"{folder}: the index promises tensors that no shard holds: {all_problems(missing, limit=4)}")
+        raise InputError(
+            tr(
+                "{folder}: the index promises tensors that no shard holds: {problems}",
+                folder=folder,
+                problems=all_problems(missing, limit=4),
+            )
+        )
     if not entries:
-        raise InputError(f"{folder}: its weight files hold no tensors; get a fresh copy of them")
+        raise InputError(tr("{folder}: its weight files hold no tensors; get a fresh copy of them", folder=folder))
     return entries, buffers
 
 
@@ -108,7 +138,13 @@ def _mlx_quantization(raw: dict[str, Any], folder: Path) -> dict[str, Any] | Non
     Raises: InputError when another tool quantised the weights.
     """
     if (folder / _MODELOPT).is_file():
-        raise InputError(f"{folder}: its weights are quantised by ModelOpt ({_MODELOPT}); give the original checkpoint")
+        raise InputError(
+            tr(
+                "{folder}: its weights are quantised by ModelOpt ({modelopt}); give the original checkpoint",
+                folder=folder,
+                modelopt=_MODELOPT,
+            )
+        )
     refuse_foreign_quantization(raw, str(folder / "config.json"))
     block = raw.get("quantization")
     if not isinstance(block, dict) or raw.get("quantization_config", block) != block:
@@ -172,6 +208,16 @@ def _notes(prefixes: Sequence[str], own_head: str, raw: Mapping[str, Any]) -> tu
     return tuple(notes)
 
 
+def _configuration_file(folder: Path) -> Path:
+    """The folder's config.json. Raises: InputError when there is none."""
+    where = folder / "config.json"
+    if where.is_file():
+        return where
+    raise InputError(
+        tr("{folder}: has no config.json, so it is not a model folder; give the folder that holds it", folder=folder)
+    )
+
+
 def read_folder(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`; its configuration is completed, no weight is read yet.
 
@@ -180,10 +226,8 @@ def read_folder(folder: Path) -> Checkpoint:
     Raises:
         InputError: no config.json, an unsupported architecture, or damaged, missing or surplus files or tensors.
     """
-    where = folder / "config.json"
     refuse_links_out(folder, _NAMES)
-    if not where.is_file():
-        raise InputError(f"{folder}: has no config.json, so it is not a model folder; give the folder that holds it")
+    where = _configuration_file(folder)
     raw = read_object(where)
     if raw.get("model_type") in ENCODERS:
         from converters.encoder import read_encoder
@@ -209,6 +253,8 @@ def read_folder(folder: Path) -> Checkpoint:
     head = _decide_head(entries, raw, architecture, of_mlx=quantization is not None)
     unread += [architecture.head] if head == "copy" else []
     notes = _notes(prefixes, architecture.head if head == "own" and raw.get("tie_word_embeddings") else "", raw)
+    if (folder / ADDED_ENCODER).is_dir():
+        notes = (*notes, f"the encoder of pictures in {ADDED_ENCODER}/ is left out: the output reads text only")
     config = from_hugging_face(raw, architecture.head in entries, str(where))
     names.check_tensors({name: entry.shape for name, entry in entries.items()}, config, str(folder))
     generation = folder / "generation_config.json"

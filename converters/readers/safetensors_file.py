@@ -17,6 +17,7 @@ from converters.json_files import parse_object
 from converters.readers.byte_ranges import file_size, read_bytes
 from converters.tensors import PACKED, STORAGE, TensorEntry
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 # The limit that the format's own library has.
 MAX_HEADER_BYTES = 100_000_000
@@ -29,16 +30,29 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
     """The parsed header, where the data begin, and where the file ends."""
     size = file_size(path)
     if size < 8:
-        raise InputError(f"{path}: has {size} bytes, too few for a safetensors file; get a fresh copy of it")
+        raise InputError(
+            tr("{path}: has {size} bytes, too few for a safetensors file; get a fresh copy of it", path=path, size=size)
+        )
     length = int(read_bytes(path, 0, 8).view("<u8")[0])
     if length > min(size - 8, MAX_HEADER_BYTES):
         raise InputError(
-            f"{path}: says that its header has {length} bytes but the file has {size}; it is truncated or not a"
-            " safetensors file, get a fresh copy of it"
+            tr(
+                "{path}: says that its header has {length} bytes but the file has {size}; it is truncated or not "
+                "a safetensors file, get a fresh copy of it",
+                path=path,
+                length=length,
+                size=size,
+            )
         )
     text = read_bytes(path, 8, length).tobytes()
     if text.count(b'"data_offsets"') > _MAX_TENSORS:
-        raise InputError(f"{path}: its header lists more than {_MAX_TENSORS} tensors, which no model has")
+        raise InputError(
+            tr(
+                "{path}: its header lists more than {max_tensors} tensors, which no model has",
+                path=path,
+                max_tensors=_MAX_TENSORS,
+            )
+        )
     return parse_object(text, f"{path}: header"), 8 + length, size
 
 
@@ -92,17 +106,34 @@ def read_entries(
         problem = _entry_problem(info, size - data_start)
         if problem:
             raise InputError(
-                f"{path}: the tensor {name[:120]!r} {problem}; the file is damaged, get a fresh copy of it"
+                tr(
+                    "{path}: the tensor {name!r} {problem}; the file is damaged, get a fresh copy of it",
+                    path=path,
+                    name=name[:120],
+                    problem=problem,
+                )
             )
     order = sorted(header, key=lambda name: header[name]["data_offsets"])
     position = 0
     for name in order:
         begin, end = header[name]["data_offsets"]
         if begin != position:
-            raise InputError(f"{path}: there is a gap or an overlap before the tensor {name[:120]!r}; get a fresh copy")
+            raise InputError(
+                tr(
+                    "{path}: there is a gap or an overlap before the tensor {name!r}; get a fresh copy",
+                    path=path,
+                    name=name[:120],
+                )
+            )
         position = end
     if position != size - data_start:
-        raise InputError(f"{path}: has {size - data_start - position} bytes that belong to no tensor; get a fresh copy")
+        raise InputError(
+            tr(
+                "{path}: has {size} bytes that belong to no tensor; get a fresh copy",
+                path=path,
+                size=size - data_start - position,
+            )
+        )
     known = _KNOWN if packed else STORAGE
     return [_entry(path, name, header[name], data_start, known) for name in order if not skip(name)]
 
@@ -113,8 +144,13 @@ def _entry(
     dtype, shape = info["dtype"], tuple(info["shape"])
     if dtype not in known:
         raise InputError(
-            f"{path}: the tensor {name[:120]!r} has the type {dtype[:20]!r}; F32, F16 and BF16 are supported,"
-            " so give the original, unquantised checkpoint"
+            tr(
+                "{path}: the tensor {name!r} has the type {dtype!r}; F32, F16 and BF16 are supported, so give "
+                "the original, unquantised checkpoint",
+                path=path,
+                name=name[:120],
+                dtype=dtype[:20],
+            )
         )
     row_length = shape[-1] if shape else 1
     read_rows = _reader(path, data_start + info["data_offsets"][0], row_length, dtype)

@@ -1,4 +1,4 @@
-"""Removes prefixes of training wrappers (`_orig_mod.`, `module.` and the like) from tensor names, and reports them."""
+"""Tensor names as a training wrapper left them: `_orig_mod.`, `module.` and their like are taken off, and named."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from converters.tensors import TensorEntry
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 # torch.compile, FSDP and activation checkpointing put these between any two parts of a name.
 _INNER = re.compile(r"(?:^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -25,8 +26,12 @@ def unwrapped(entries: Mapping[str, TensorEntry], where: str) -> tuple[dict[str,
     adapter = next((name for name in entries if _ADAPTER.search(name)), None)
     if adapter is not None:
         raise InputError(
-            f"{where}: holds {adapter[:120]!r}, a part of an adapter that is not merged; load the model with PEFT, call"
-            " merge_and_unload() and save it, or give the base and `adapters import` the adapter"
+            tr(
+                "{where}: holds {adapter!r}, a part of an adapter that is not merged; load the model with PEFT, "
+                "call merge_and_unload() and save it, or give the base and `adapters import` the adapter",
+                where=where,
+                adapter=adapter[:120],
+            )
         )
     removed: dict[str, None] = {}
     renamed: dict[str, str] = {}
@@ -38,7 +43,13 @@ def unwrapped(entries: Mapping[str, TensorEntry], where: str) -> tuple[dict[str,
         removed[prefix] = None
         renamed = {name: bare.removeprefix(prefix) for name, bare in renamed.items()}
     if len(set(renamed.values())) != len(renamed):
-        raise InputError(f"{where}: without {', '.join(removed)} two tensors have the same name; give another copy")
+        raise InputError(
+            tr(
+                "{where}: without {removed} two tensors have the same name; give another copy",
+                where=where,
+                removed=", ".join(removed),
+            )
+        )
     return {bare: replace(entries[name], name=bare) for name, bare in renamed.items()}, tuple(removed)
 
 

@@ -14,6 +14,7 @@ from converters.json_files import read_object
 from converters.splits import split_name
 from converters.tensors import Checkpoint
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = (
     gguf.TokenType.NORMAL,
@@ -29,17 +30,22 @@ def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Ch
     """Put the tokenizer in `files` into the metadata; `work` is a folder for copies of them.
 
     Raises:
-        InputError: it is not a BPE tokenizer.json, or llama.cpp does not know its pre-tokenizer.
+        InputError: it is not a BPE tokenizer.json, or llama.cpp does not know its way of splitting words.
     """
     path = next((file for file in files if file.name == "tokenizer.json"), None)
     if path is None:
         raise InputError(
-            f"{checkpoint.source}: GGUF needs a tokenizer.json; give the folder that has one with `tokenizer` DIR"
+            tr(
+                "{source}: GGUF needs a tokenizer.json; give the folder that has one with `tokenizer` DIR",
+                source=checkpoint.source,
+            )
         )
     document = read_object(path)
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise InputError(f"{path}: is not a BPE tokenizer, the only kind written to GGUF; use `to` hf or `to` mlx")
+        raise InputError(
+            tr("{path}: is not a BPE tokenizer, the only kind written to GGUF; use `to` hf or `to` mlx", path=path)
+        )
     tokens, types = _tokens(document, checkpoint.config["vocab_size"], str(path))
     if model.get("byte_fallback"):
         writer.add_tokenizer_model("llama")
@@ -68,7 +74,15 @@ def _tokens(document: Mapping[str, Any], rows: int, where: str) -> tuple[list[st
         tokens[number], types[number] = token, _BYTE if is_byte else _NORMAL
     for added in document.get("added_tokens") or ():
         if added["id"] >= rows:
-            raise InputError(f"{where}: the token {added['content']!r} has the id {added['id']}, beyond {rows} rows")
+            raise InputError(
+                tr(
+                    "{where}: the token {token!r} has the id {number}, beyond {rows} rows",
+                    where=where,
+                    token=added["content"],
+                    number=added["id"],
+                    rows=rows,
+                )
+            )
         tokens[added["id"]] = added["content"]
         types[added["id"]] = _CONTROL if added.get("special") else _USER_DEFINED
     return tokens, types
@@ -86,7 +100,7 @@ def _scores(tokens: Sequence[str], model: Mapping[str, Any]) -> list[float]:
 def _begins_with_a_space(document: Mapping[str, Any], where: str) -> bool:
     """Whether a text gets a space in front before pieces are joined, as Llama's tokenizers do and Gemma's do not.
 
-    llama.cpp adds one after every special token, too; a tokenizer that adds one only at the very beginning is refused.
+    llama.cpp puts one behind every special token, too; a tokenizer that does so at the first text alone is refused.
 
     Raises: InputError for a tokenizer that changes text otherwise than by writing its spaces as U+2581.
     """
@@ -97,11 +111,13 @@ def _begins_with_a_space(document: Mapping[str, Any], where: str) -> bool:
         scheme = cutter.get("prepend_scheme", "always")
         if scheme in ("always", "never"):
             return bool(scheme == "always")
-    # Gemma's pre-tokenizer cuts at spaces, but the normalizer has replaced them all.
+    # Gemma's cuts at spaces, of which none is left then.
     cuts_nothing = cutter is None or (cutter.get("type") == "Split" and cutter.get("pattern") == {"String": " "})
     if cuts_nothing and kinds in (["Prepend", "Replace"], ["Replace"]) and _writes_spaces(steps[-1]):
         return len(kinds) == 2
-    raise InputError(f"{where}: llama.cpp does not know what this tokenizer does to a text first; use `to` hf or mlx")
+    raise InputError(
+        tr("{where}: llama.cpp does not know what this tokenizer does to a text first; use `to` hf or mlx", where=where)
+    )
 
 
 def _writes_spaces(step: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Streams tensors into a safetensors file, the header first and then block by block, or into a folder of shards."""
+"""The safetensors format, streamed: a header of what will come, then the blocks; and folders of such shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns the user's conversion options into a plan for one checkpoint: form of each tensor, size and writer."""
+"""What a user asked for, made definite for one checkpoint: the form of each tensor, the bytes, and the writer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from converters.writers.k_quants import K_QUANTS, check_engine
 from converters.writers.mlx import write_mlx
 from converters.writers.modelfile import check_system
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.encoder import ENCODERS
-from mlx_loopai.models.vision.added import added_files
 
 FORMATS = ("mlx", "hf", "gguf")
 GGUF_WORDS = (*gguf_writer.WORDS, *K_QUANTS)
@@ -33,9 +33,10 @@ class Target:
     """The options of a conversion. `to` is mlx, hf or gguf; `dtype` fp32, bf16, fp16 or None for the source's own.
 
     `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0, q4_0 or a K-quant such as q4_k_m; `keep`
-    holds rules such as `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
+    holds rules such as
+    `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
     `modelfile`: whether Ollama's Modelfile is written beside a GGUF file; `system` is its system prompt, in place of
-    the chat template's own. `text_only` leaves out what makes a model see; a GGUF file never has it.
+    the chat template's own. `text_only` leaves the vision tower out of a model that sees; a GGUF file never has it.
     """
 
     to: str = "mlx"
@@ -53,23 +54,29 @@ class Target:
         words = {"mlx": MLX_WORDS, "hf": (), "gguf": GGUF_WORDS}[self.to]
         if self.quantize is not None and self.quantize not in words:
             known = f"it takes {', '.join(words)}" if words else "it holds fp32, bf16 and fp16 (`dtype`)"
-            raise InputError(f"`quantize` {self.quantize}: `to` {self.to} has no such form; {known}")
+            raise InputError(
+                tr(
+                    "`quantize` {quantize}: `to` {to} has no such form; {known}",
+                    quantize=self.quantize,
+                    to=self.to,
+                    known=known,
+                )
+            )
         if self.to != "mlx" and (self.keep or self.group_size is not None):
-            raise InputError(f"`to` {self.to}: `keep` and `group_size` belong to `to` mlx; leave them out")
+            raise InputError(tr("`to` {to}: `keep` and `group_size` belong to `to` mlx; leave them out", to=self.to))
         if self.group_size is not None and self.quantize is None:
-            raise InputError("`group_size` says nothing without `quantize`; add `quantize` 4 or leave it out")
+            raise InputError(tr("`group_size` says nothing without `quantize`; add `quantize` 4 or leave it out"))
         if self.system and not (self.to == "gguf" and self.modelfile):
-            raise InputError("`system` says nothing without a Modelfile; give `to` gguf, or leave it out")
+            raise InputError(tr("`system` says nothing without a Modelfile; give `to` gguf, or leave it out"))
         check_system(self.system)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A target applied to one checkpoint.
+    """A target made definite.
 
     `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` name them, and what was chosen.
-    `tower`, `added`: what is written beside the text model of a model that sees: the tensors of its tower, or the files
-    of the encoder that `vision add` gave it.
+    `tower`: what is written beside the text model of a model that sees.
     """
 
     target: Target
@@ -79,7 +86,6 @@ class Plan:
     left_dense: int = 0
     notes: tuple[str, ...] = ()
     tower: VisionTower | None = None
-    added: tuple[Path, ...] = ()
 
     @property
     def label(self) -> str:
@@ -92,16 +98,12 @@ class Plan:
         return f"{form} and {'fp16' if self.target.to == 'gguf' else dense}" if self.left_dense else form
 
     @property
-    def is_text_only(self) -> bool:
-        return self.target.text_only or self.target.to == "gguf"
-
-    @property
     def gguf_form(self) -> str:
         return self.target.quantize or self.forms.dtype
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of temporary files on the disk while the output is written, besides the output's own."""
+        """Bytes that lie on the disk besides those of the output while it is written."""
         made_by = K_QUANTS.get(self.gguf_form) if self.target.to == "gguf" else None
         return int(self.n_bytes * made_by.bits_per_weight / 16) if made_by else 0
 
@@ -118,7 +120,7 @@ class Plan:
         self, folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress
     ) -> int:
         """Write an MLX or Hugging Face folder. Returns: tensors written. Raises: InputError, OSError."""
-        written = Written(checkpoint, self.tower, self.added)
+        written = Written(checkpoint, self.tower)
         if self.target.to == "hf":
             return write_huggingface(folder, written, tokenizer, self.forms.dtype, on_progress)
         return write_mlx(folder, written, tokenizer, self.forms, on_progress)
@@ -131,8 +133,8 @@ class Plan:
 def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     """`target` for `checkpoint`. Raises: InputError for options that do not fit each other or the model."""
     target.check()
-    plan = _with_added(_text_plan(target, checkpoint), checkpoint.source)
-    tower = None if plan.is_text_only else read_tower(checkpoint)
+    plan = _text_plan(target, checkpoint)
+    tower = None if target.text_only or target.to == "gguf" else read_tower(checkpoint)
     taken = set() if tower is None else set(tower.names)
     left = [entry.name for entry in checkpoint.others if entry.name not in taken]
     if left:
@@ -143,19 +145,13 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     return replace(plan, tower=tower, n_bytes=plan.n_bytes + tower.n_bytes(plan.forms.dtype))
 
 
-def _with_added(plan: Plan, source: Path) -> Plan:
-    """The plan with the encoder that was added to the model in `source`, or a note that it is left out."""
-    added = added_files(source)
-    if not added or not plan.is_text_only:
-        return replace(plan, added=added, n_bytes=plan.n_bytes + sum(path.stat().st_size for path in added))
-    note = f"the encoder of pictures in {added[0].parent.name}/ is left out: the output reads text only"
-    return replace(plan, notes=(*plan.notes, note))
-
-
 def _text_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     if checkpoint.config["model_type"] in ENCODERS and (target.to != "mlx" or target.quantize is not None):
         raise InputError(
-            f"{checkpoint.source}: is a text encoder, which becomes an MLX folder in fp32, bf16 or fp16 only"
+            tr(
+                "{source}: is a text encoder, which becomes an MLX folder in fp32, bf16 or fp16 only",
+                source=checkpoint.source,
+            )
         )
     dtype = checkpoint.dtype if target.dtype is None else DTYPE_OPTIONS[target.dtype]
     if target.to == "gguf":
@@ -184,8 +180,12 @@ def _with_exceptions(plan: Plan, scheme: Scheme, names: Sequence[str]) -> Plan:
     smaller = [name for name in names if name not in dense and plan.forms.by_name[name] != scheme]
     if dense and not any(isinstance(form, Scheme) for form in plan.forms.by_name.values()):
         raise InputError(
-            f"`quantize` {plan.target.quantize}: no matrix has rows that divide into groups of {scheme.group_size} or"
-            " fewer; leave it out"
+            tr(
+                "`quantize` {quantize}: no matrix has rows that divide into groups of {group_size} or fewer; "
+                "leave it out",
+                quantize=plan.target.quantize,
+                group_size=scheme.group_size,
+            )
         )
     notes = [_left_dense(dense, len(names))] if dense else []
     if smaller:
@@ -207,7 +207,9 @@ def _gguf_plan(target: Target, checkpoint: Checkpoint, dtype: str) -> Plan:
     matrices = _matrices(checkpoint)
     dense = [entry.name for entry in matrices if plan.rounding(entry) is None]
     if len(dense) == len(matrices):
-        raise InputError(f"`quantize` {form}: no matrix has rows that divide into groups of 32; leave it out")
+        raise InputError(
+            tr("`quantize` {form}: no matrix has rows that divide into groups of 32; leave it out", form=form)
+        )
     return replace(plan, left_dense=len(dense), notes=(_left_dense(dense, len(matrices)),) if dense else ())
 
 

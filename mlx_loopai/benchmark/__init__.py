@@ -1,1 +1,1 @@
-"""Side-by-side timing of training and generation against other programs."""
+"""Side-by-side timing of training and generation against other programs, and what the figures mean."""

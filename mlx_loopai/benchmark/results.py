@@ -1,4 +1,4 @@
-"""Compares two results of the same race, such as before and after a change."""
+"""Two results of the same race compared."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Result = TrainRace | GenerateRace
 
 
 def compare_results(before: Result, after: Result) -> dict[str, Any]:
-    """For each side that both results have: its rates, peaks, and the ratios after / before.
+    """Each side that both results have: its rates, peaks, and after / before.
 
-    equal: whether case and first losses are the same; differences: what differs, including the machine.
+    `equal`: the same case, and the same first losses; `differences` names what is not, the machine's part too.
 
     Raises: InputError when one is of training and the other of generation, or they have no side in common.
     """

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.adapters_push import push_command
 from mlx_loopai.cli.model_options import chosen_model
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, say_next
+from mlx_loopai.cli.push import push_adapter
 from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_option
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from converters.fuse import Survival
@@ -28,7 +29,7 @@ def command() -> None:
     """Merge, fuse, rescale, import, export, inspect and publish LoRA adapters."""
 
 
-command.add_command(push_command)
+command.add_command(push_adapter)
 
 
 @command.command("merge")
@@ -164,7 +165,7 @@ def _write_for_llama_cpp(out: Path, adapter: Adapter, base: str | None) -> None:
     from mlx_loopai.models.find_config import find_config
 
     if base is None:
-        raise InputError("--to gguf: needs the base; give --base MODEL")
+        raise InputError(tr("--to gguf: needs the base; give --base MODEL"))
     file = Path(base).expanduser()
     if file.suffix == ".gguf" and file.is_file():
         write_beside_gguf(out, adapter, file)
@@ -197,9 +198,11 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
 
     config, rows = _held_out(run, held_out)
     if config.trains_weights:
-        raise InputError(f"{run}: trained a whole model, and `tune` writes adapters; see `adapters frontier {run}`")
+        raise InputError(
+            tr("{run}: trained a whole model, and `tune` writes adapters; see `adapters frontier {run}`", run=run)
+        )
     if out.exists():
-        raise InputError(f"--out {out}: is already there and never overwritten; choose another folder")
+        raise InputError(tr("--out {out}: is already there and never overwritten; choose another folder", out=out))
     least = config.forgetting.kept_floor if floor is None else floor
     with progress_listener(quiet) as listener:
         context = RunContext.open(config, RunDirectory(run), listener)
@@ -354,7 +357,7 @@ def _held_out(run: Path, given: str | None) -> tuple[RunConfig, str]:
     config = load_config(RunDirectory(run).resolved)
     rows = given or config.validation
     if not rows:
-        raise InputError(f"{run}: it has no validation rows; give --held-out FILE")
+        raise InputError(tr("{run}: it has no validation rows; give --held-out FILE", run=run))
     return config, rows
 
 

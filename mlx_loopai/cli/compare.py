@@ -1,4 +1,4 @@
-"""`mlx-loopai compare`: trains a recipe in several ways, and shows what each keeps and learns."""
+"""`mlx-loopai compare`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.runs.documents.comparison import Comparison
@@ -110,13 +111,21 @@ def _rates(sweep: str | None) -> tuple[float, ...]:
         return ()
     name, _, values = sweep.partition("=")
     if name.strip() != SWEPT:
-        raise InputError(f"--sweep {sweep}: only {SWEPT} is chosen by the domain score; set others with --set")
+        raise InputError(
+            tr(
+                "--sweep {sweep}: only {swept} is chosen by the domain score; set others with --set",
+                sweep=sweep,
+                swept=SWEPT,
+            )
+        )
     try:
         rates = sorted({float(value) for value in values.split(",")})
     except ValueError:
-        raise InputError(f"--sweep {sweep}: expected numbers, such as {SWEPT}=1e-4,3e-4") from None
+        raise InputError(
+            tr("--sweep {sweep}: expected numbers, such as {swept}=1e-4,3e-4", sweep=sweep, swept=SWEPT)
+        ) from None
     if not all(0 < rate < float("inf") for rate in rates):
-        raise InputError(f"--sweep {sweep}: learning rates are above 0; give others")
+        raise InputError(tr("--sweep {sweep}: learning rates are above 0; give others", sweep=sweep))
     return tuple(rates)
 
 

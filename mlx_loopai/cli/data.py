@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from mlx_loopai.data.records import Record
 
 _FILES = click.Path(path_type=Path)
-# How many rows are shown, and how many characters of each.
+# Rows that are shown, and how much of each.
 _PREVIEW, _PREVIEW_CHARS = 5, 90
+# More passes over the same rows than this, and a model learns them by heart.
+_MOST_PASSES = 10
 
 
 @click.group("data", short_help="Audit, reshape and build training data.")
@@ -294,7 +296,7 @@ def _write_set(out: Path, built: DataSet, replay_share: float) -> dict[str, Path
             write_whole(paths[name], "".join(map(to_line, rows)))
     files = {name: path.name for name, path in paths.items() if name != "validation"}
     values = recipe(files, "validation.jsonl" if built.validation else "", replay_share)
-    # The recipe is written last, so that where it exists the set is complete.
+    # The recipe is written last: where it exists, the set is complete.
     paths["recipe"] = out / "recipe.yaml"
     write_whole(paths["recipe"], yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     return paths
@@ -346,6 +348,17 @@ def _build_text(document: dict[str, Any]) -> str:
             found=share["found"],
         )
         for name, share in document["categories"].items()
+    ]
+    lines += [
+        tr(
+            "warning: {name}: {passes:.0f} passes over the same rows; the model would learn them by heart: add rows, or"
+            " ask for fewer with --count {name}={fewer}",
+            name=name,
+            passes=share["passes"],
+            fewer=_MOST_PASSES * share["unique"],
+        )
+        for name, share in document["categories"].items()
+        if share["passes"] > _MOST_PASSES
     ]
     lines.append(
         tr(

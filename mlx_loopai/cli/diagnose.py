@@ -1,4 +1,4 @@
-"""`mlx-loopai diagnose`: figures and pictures of the inside of a tokenizer, a model or an adapter."""
+"""`mlx-loopai diagnose`: figures and pictures of what is inside a tokenizer, a model or an adapter."""
 
 from __future__ import annotations
 
@@ -12,18 +12,30 @@ import click
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.data.tokens import TokenRow
     from mlx_loopai.diagnostics.tokenizer import TokenizerReport
-    from mlx_loopai.generation.session import Session
     from mlx_loopai.models.load import LoadedModel
-    from mlx_loopai.models.vision.pictures import Pictures
 
 _out = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("diagnosis"), show_default=True, help="Folder to write into."
 )
-_pictures = click.option("--pictures/--no-pictures", default=True, help="Draw as well (needs matplotlib).")
+
+
+def _checked_pictures(_: click.Context, __: click.Parameter, wanted: bool) -> bool:
+    """Said before anything is computed. Raises: InputError where nothing can draw."""
+    if wanted:
+        from mlx_loopai.diagnostics import plot
+
+        plot.korean_font()
+    return wanted
+
+
+_pictures = click.option(
+    "--pictures/--no-pictures", default=True, callback=_checked_pictures, help="Draw as well (needs matplotlib)."
+)
 
 
 @click.group("diagnose", short_help="Look inside a tokenizer, a model or an adapter.")
@@ -37,13 +49,6 @@ def command() -> None:
 @click.option(
     "--text", "file", type=click.Path(path_type=Path), help="UTF-8 text to read; each line is a sequence of its own."
 )
-@click.option(
-    "--image",
-    "images",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="A picture that each line asks about; what it is made into is a class of its own. Repeatable.",
-)
 @_out
 @_pictures
 @json_option
@@ -52,33 +57,24 @@ def attention_command(
     model: str | None,
     adapter: Path | None,
     file: Path | None,
-    images: tuple[Path, ...],
     out: Path,
     pictures: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Show where each head looks: at which scripts or pictures, how evenly, how far back."""
+    """Show where each head looks: at which scripts, how evenly, how far back."""
     from mlx_loopai.diagnostics import plot
     from mlx_loopai.diagnostics.attention import attention
     from mlx_loopai.diagnostics.tokenizer import token_class
 
-    session = _session(model, adapter, quiet)
-    loaded = session.loaded
+    loaded = _loaded(model, adapter, quiet)
     lines = _read(file).splitlines() if file else [text for pair in _pairs() for text in pair]
-    shown: list[Pictures | None] | None = None
-    if images:
-        asked = [_asked(session, line, images) for line in lines if line.strip()]
-        sequences, shown = [ids for ids, _ in asked], [seen for _, seen in asked]
-    else:
-        sequences = [ids for line in lines if len(ids := _ids(loaded, line)) > 1]
+    sequences = [ids for line in lines if len(ids := _ids(loaded, line)) > 1]
     if not sequences:
-        raise InputError(f"{file}: no line of two tokens or more; give a text")
+        raise InputError(tr("{file}: no line of two tokens or more; give a text", file=file))
     size = loaded.shape.vocab_size
     classes = [token_class(loaded.tokenizer.decode([token])) for token in range(size)]
-    if images and loaded.vision is not None:
-        classes[loaded.vision.settings.image_token] = "picture"
-    found = attention(loaded.model, sequences, classes, shown)
+    found = attention(loaded.model, sequences, classes)
     arrays = {"mass": found.mass, "entropy": found.entropy, "distance": found.distance}
     summary = {
         "classes": found.classes,
@@ -210,7 +206,7 @@ def tokenizer_command(model: str, files: tuple[str, ...], as_json: bool, quiet: 
 
 
 def _own_texts() -> Mapping[str, Sequence[str]]:
-    """The embedded hand-written explanations by language; they exist in both."""
+    """The embedded hand-written explanations, which exist in both languages."""
     from mlx_loopai.data.samples import texts
 
     return {
@@ -222,7 +218,7 @@ def _own_texts() -> Mapping[str, Sequence[str]]:
 def _pair(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
-        raise InputError(f"--text {text}: expected NAME=FILE, such as korean=story.txt")
+        raise InputError(tr("--text {text}: expected NAME=FILE, such as korean=story.txt", text=text))
     return name, Path(path)
 
 
@@ -230,9 +226,11 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; give a text file") from None
+        raise InputError(
+            tr("{path}: cannot be read: {strerror}; give a text file", path=path, strerror=error.strerror)
+        ) from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; save it as UTF-8") from None
+        raise InputError(tr("{path}: not UTF-8; save it as UTF-8", path=path)) from None
 
 
 def _tokenizer_text(model: str, found: TokenizerReport) -> str:
@@ -251,25 +249,10 @@ def _tokenizer_text(model: str, found: TokenizerReport) -> str:
     return "\n".join(lines)
 
 
-def _session(model: str | None, adapter: Path | None, quiet: bool) -> Session:
+def _loaded(model: str | None, adapter: Path | None, quiet: bool) -> LoadedModel:
     from mlx_loopai.generation.session import open_session
 
-    return open_session(chosen_model(model, adapter, quiet), adapter)
-
-
-def _loaded(model: str | None, adapter: Path | None, quiet: bool) -> LoadedModel:
-    return _session(model, adapter, quiet).loaded
-
-
-def _asked(session: Session, line: str, images: Sequence[Path]) -> tuple[list[int], Pictures]:
-    """The tokens of a prompt that asks `line` about `images`, and the features for the pictures' tokens."""
-    from mlx_loopai.data.images import given_picture
-    from mlx_loopai.generation.prompts import single_prompt
-
-    prompt = single_prompt(line, [given_picture(path) for path in images])
-    ids = session.prompt_ids(prompt)  # refused where the model reads text only
-    assert session.tools.eyes is not None
-    return ids, session.tools.eyes.pictures(ids, session.pictures(prompt))
+    return open_session(chosen_model(model, adapter, quiet), adapter).loaded
 
 
 def _pairs() -> list[tuple[str, str]]:
@@ -304,7 +287,7 @@ def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequ
 
 @dataclass(frozen=True)
 class _Diagnosis:
-    """A result: the arrays to save, a summary to print, and the function that draws the picture."""
+    """What was found: the arrays to save, a summary to print, and how the picture is drawn."""
 
     name: str
     arrays: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""`mlx-loopai evaluate`: measures what a model can do, and how much of that is left after fine-tuning."""
+"""`mlx-loopai evaluate`: what a model can do, and how much of that fine-tuning left."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _TUNED_COLUMNS = {
     later("wrong->right"): 13,
 }
 _COLUMNS = {True: _BASE_COLUMNS | _TUNED_COLUMNS, False: _BASE_COLUMNS | {later("broken"): 6}}
+# Whatever a run is measured with, it is measured with all questions of one of these.
+_COMMON_SUITES = (None, "nano", "general")
 LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
 
 
@@ -84,7 +86,8 @@ def command(
     """Ask the model questions and judge its free answers.
 
     With --adapter the base answers them too. The retention then tells how much of the base's ability is left, and it is
-    written on the adapter's card. The base's answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE).
+    written on the adapter's card. Of a RUN, what all questions gave is kept in it, for `gate RUN` and `report RUN`. The
+    base's answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE).
 
     With --text no model is asked: the texts of a file are scored. With --against a judge model compares them with
     others, pair by pair and in both orders, for consistency (일관성), creativity (창의성), language (언어 품질)
@@ -118,15 +121,40 @@ def command(
         note_on_card(found)
         document = found.to_json()
         text = _table(found)
+        if out is None and suite in _COMMON_SUITES and limit is None and adapter_when == "always":
+            out = _place_in_run(adapter)
     if out is not None:
         _write(out, document)
     emit(document, as_json, text)
     if adapter is not None:
-        say_next(f"chat --adapter {adapter}" if out is None else f"gate {out}", as_json, quiet)
+        say_next(_next(adapter, out), as_json, quiet)
+
+
+def _run_of(adapter: Path | None) -> Path | None:
+    """The run's folder that `adapter` is, or lies in; None where it is of no run."""
+    from mlx_loopai.runs.directory import RunDirectory
+
+    places = [] if adapter is None else [adapter, adapter.parent]
+    return next((place for place in places if RunDirectory(place).resolved.is_file()), None)
+
+
+def _place_in_run(adapter: Path | None) -> Path | None:
+    """Where `gate RUN` and `report RUN` look for what was measured with all questions; None where there is no run."""
+    from mlx_loopai.runs.directory import RunDirectory
+
+    run = _run_of(adapter)
+    return None if run is None else RunDirectory(run).evaluation
+
+
+def _next(adapter: Path, out: Path | None) -> str:
+    place, run = _place_in_run(adapter), _run_of(adapter)
+    if place is not None and place.is_file() and out in (None, place):
+        return f"gate {run}"
+    return f"chat --adapter {adapter}" if out is None else f"gate {out}"
 
 
 def _check_out(out: Path | None) -> None:
-    """Check `out` before the work and not after it. Raises: InputError."""
+    """Said before the work, not after it."""
     if out is None:
         return
     if out.is_dir():

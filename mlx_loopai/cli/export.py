@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mlx_loopai.cli.model_options import chosen_model
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, waiting
 from mlx_loopai.errors import InputError
+from mlx_loopai.files import write_whole
 from mlx_loopai.language import later, tr
 
 _PATH = click.Path(path_type=Path)
@@ -50,12 +52,13 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
     from converters.writers.target import Target
     from mlx_loopai.models.learnt import find_learnt, is_whole
     from mlx_loopai.models.load import NANO, NANO_FOLDER
+    from mlx_loopai.models.model_card import CARD_FILE, whole_model_card
 
     learnt, base = find_learnt(run), chosen_model(model, run, quiet)
     target = {
         "hf": Target(to="hf"),
         "lmstudio": Target(to="gguf", dtype="bf16", modelfile=False),
-        "ollama": Target(to="gguf", dtype="bf16", system=_system_prompt(learnt)),
+        "ollama": Target(to="gguf", dtype="bf16", system=str(_notes(learnt).get("system_prompt") or "")),
     }[program]
     target.check()
     place = _place(run.resolve().name, program, out)
@@ -67,6 +70,8 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
                 fuse(learnt, str(NANO_FOLDER) if base == NANO else base, whole, Target(), on_progress=bar.advance)
         with waiting(tr("converting"), quiet):
             done = convert(whole, place, target=target)
+        if program == "hf":
+            write_whole(place / CARD_FILE, whole_model_card(_notes(learnt), "transformers"))
     last = _last_command(program, place)
     document = {
         "out": place,
@@ -79,7 +84,7 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
 
 
 def _place(name: str, program: str, out: Path) -> Path:
-    """Where to write the model. Raises: InputError when something exists there."""
+    """Where the model goes. Raises: InputError when something is there."""
     from converters.writers.modelfile import modelfile_of
 
     place = {"hf": out, "ollama": out / f"{name}.gguf", "lmstudio": out / _LM_STUDIO_OWNER / name / f"{name}.gguf"}
@@ -91,11 +96,12 @@ def _place(name: str, program: str, out: Path) -> Path:
     return found
 
 
-def _system_prompt(learnt: Path) -> str:
-    """The system prompt that a run's adapter or model was trained with."""
+def _notes(learnt: Path) -> dict[str, Any]:
+    """What training noted of a run's adapter or model: its base, its figures, the system prompt."""
     from mlx_loopai.models.learnt import read_learnt
 
-    return str((read_learnt(learnt).get("mlx_loopai") or {}).get("system_prompt") or "")
+    found: dict[str, Any] = read_learnt(learnt).get("mlx_loopai") or {}
+    return found
 
 
 def _last_command(program: str, place: Path) -> str:

@@ -12,6 +12,7 @@ from mlx_loopai.cli.model_options import chosen_model
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.cli.rows import columns_option, read_sources, skip_bad_option
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,7 @@ def import_command(
 ) -> None:
     """Append the pairs and labelled answers of FILES to --to, in one format; answers that it already has are left out.
 
-    FILES are files or folders of rows, or hf:OWNER/NAME[:SPLIT], in the usual formats of TRL, UltraFeedback, Argilla,
+    FILES are files or folders of rows, or hf:OWNER/NAME[:SPLIT], in the usual formats of TRL, UltraFeedback,
     LLaMA-Factory, ms-swift and OpenAI.
     """
     from mlx_loopai.data.feedback import append_feedback, feedback_rows
@@ -49,7 +50,7 @@ def import_command(
     readings = [reading.checked(skip_bad) for reading in read_sources(files, columns)]
     judged = [one for reading in readings for one in reading.judged]
     if not judged:
-        raise InputError(f"{files[0]}: holds no pair of answers and none with a label")
+        raise InputError(tr("{files}: holds no pair of answers and none with a label", files=files[0]))
     added = append_feedback(target, feedback_rows(judged, source="import"))
     ordinary = sum(len(reading.records) for reading in readings)
     document = {"out": str(target), "added": added, "known": len(judged) - added, "ordinary_rows": ordinary}
@@ -150,11 +151,11 @@ def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any
     from mlx_loopai.files import write_whole
 
     if (given["best_of"] is None) == (given["splice"] is None):
-        raise InputError("feedback pairs: give --best-of with --prompts, or --splice with --data")
+        raise InputError(tr("feedback pairs: give --best-of with --prompts, or --splice with --data"))
     making = _ranked if given["splice"] is None else _spliced
     pairs, dropped, origin = making(given, seed, quiet)
     if not pairs:
-        raise InputError(f"feedback pairs: no pair was made; {_reasons(dropped)}")
+        raise InputError(tr("feedback pairs: no pair was made; {reasons}", reasons=_reasons(dropped)))
     write_whole(out, to_lines(feedback_rows(pairs, **origin, seed=seed)))
     text = f"{out}: {len(pairs)} pairs" + (f"; without one: {_reasons(dropped)}" if dropped else "")
     text += f"\nlearn with: mlx-loopai train --data {out} --set preference.objective=dpo --out RUN"
@@ -171,7 +172,7 @@ def _ranked(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
     from mlx_loopai.generation.session import open_session
 
     if given["prompts"] is None:
-        raise InputError("feedback pairs: --best-of needs --prompts FILE")
+        raise InputError(tr("feedback pairs: --best-of needs --prompts FILE"))
     prompts, length, judge = read_prompts(given["prompts"]), _length(given["length"]), _judge(given)
     model = chosen_model(given["model"], given["adapter"], quiet)
     session = open_session(model, given["adapter"])
@@ -199,7 +200,7 @@ def _spliced(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
     from mlx_loopai.data.splicing import spliced_pairs
 
     if not given["data"]:
-        raise InputError("feedback pairs: --splice needs --data FILE")
+        raise InputError(tr("feedback pairs: --splice needs --data FILE"))
     records = [record for reading in read_sources(given["data"], None, kind="rows") for record in reading.required()]
     found = spliced_pairs(records, given["splice"], seed)
     return found.pairs, found.dropped, {"source": "spliced"}
@@ -208,7 +209,7 @@ def _spliced(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
 def _length(text: str) -> tuple[int, int]:
     low, colon, high = text.partition(":")
     if not colon or not low.isdecimal() or not high.isdecimal() or int(low) > int(high):
-        raise InputError(f"--length {text}: expected FEWEST:MOST characters, such as 20:2000")
+        raise InputError(tr("--length {text}: expected FEWEST:MOST characters, such as 20:2000", text=text))
     return int(low), int(high)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.text.filter import Cleaned, Policy
@@ -81,7 +82,7 @@ class _Run:
         self._warn(_label(name), cleaned.removed_share)
 
     def streamed(self, name: str, stream: BinaryIO) -> None:
-        """Clean a text file while it is read, so that the command works in a live pipe."""
+        """Clean a text file while it is read, so that the command works at the end of a live pipe."""
         from mlx_loopai.text.filter import Filter
 
         scanner = Filter(self.policy)
@@ -141,7 +142,13 @@ class _Run:
             if field.split(".")[0] in keys:
                 return field
         found = ", ".join(keys) or "none"
-        raise InputError(f"{place}: no field 'text' or 'messages' (fields: {found}); name the field with --field")
+        raise InputError(
+            tr(
+                "{place}: no field 'text' or 'messages' (fields: {found}); name the field with --field",
+                place=place,
+                found=found,
+            )
+        )
 
     def _warn(self, place: str, removed_share: float) -> None:
         if removed_share > self.policy.max_removed_share and not self.quiet:
@@ -164,7 +171,13 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         try:
             stream = stack.enter_context(Path(name).open("rb"))
         except OSError as error:
-            raise InputError(f"{name}: {error.strerror}; give a readable file, or - for standard input") from error
+            raise InputError(
+                tr(
+                    "{name}: {strerror}; give a readable file, or - for standard input",
+                    name=name,
+                    strerror=error.strerror,
+                )
+            ) from error
         yield stream
 
 
@@ -181,7 +194,9 @@ def _decoded(label: str, stream: BinaryIO) -> Iterator[str]:
         try:
             data = read(_CHUNK_BYTES)
         except OSError as error:
-            raise InputError(f"{label}: {error.strerror}; give a readable text file") from error
+            raise InputError(
+                tr("{label}: {strerror}; give a readable text file", label=label, strerror=error.strerror)
+            ) from error
         at_end = not data
         try:
             text = decoder.decode(data, final=at_end)
@@ -194,7 +209,13 @@ def _decoded(label: str, stream: BinaryIO) -> Iterator[str]:
 
 def _not_utf8(place: str, error: UnicodeDecodeError) -> InputError:
     byte = error.object[error.start]
-    return InputError(f"{place}: byte 0x{byte:02x} is not UTF-8; convert the file first (iconv -f cp949 -t utf-8)")
+    return InputError(
+        tr(
+            "{place}: byte 0x{byte:02x} is not UTF-8; convert the file first (iconv -f cp949 -t utf-8)",
+            place=place,
+            byte=byte,
+        )
+    )
 
 
 def _parsed(place: str, line: bytes, first: bool) -> Any:
@@ -206,7 +227,9 @@ def _parsed(place: str, line: bytes, first: bool) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise InputError(f"{place}: not JSON ({reason}); a .jsonl file holds one JSON object per line") from error
+        raise InputError(
+            tr("{place}: not JSON ({reason}); a .jsonl file holds one JSON object per line", place=place, reason=reason)
+        ) from error
 
 
 def _with_field(value: Any, field: str, change: Callable[[str], str], place: str) -> Any:
@@ -219,7 +242,14 @@ def _with_field(value: Any, field: str, change: Callable[[str], str], place: str
         if not path:
             if isinstance(node, str):
                 return change(node)
-            raise InputError(f"{place}: field '{field}' holds {type(node).__name__}, not text; choose another --field")
+            raise InputError(
+                tr(
+                    "{place}: field '{field}' holds {name}, not text; choose another --field",
+                    place=place,
+                    field=field,
+                    name=type(node).__name__,
+                )
+            )
         step, rest = path[0], path[1:]
         if step == "*" and isinstance(node, list):
             return [walk(item, rest) for item in node]
@@ -227,7 +257,14 @@ def _with_field(value: Any, field: str, change: Callable[[str], str], place: str
             return {key: walk(item, rest) if key == step else item for key, item in node.items()}
         if isinstance(node, list) and step.isdecimal() and int(step) < len(node):
             return [walk(item, rest) if index == int(step) else item for index, item in enumerate(node)]
-        raise InputError(f"{place}: no field '{field}' ('{step}' is missing); name an existing field with --field")
+        raise InputError(
+            tr(
+                "{place}: no field '{field}' ('{step}' is missing); name an existing field with --field",
+                place=place,
+                field=field,
+                step=step,
+            )
+        )
 
     return walk(value, field.split("."))
 
@@ -279,5 +316,5 @@ def _report_line(label: str, before: list[str], cleaned: list[Cleaned]) -> str:
 
 def _write(text: str) -> None:
     if text:
-        # Written as bytes, so that neither the locale nor the platform's line ends change the text.
+        # Bytes, so that neither the locale nor the platform's line ends change the text.
         click.echo(text.encode(), nl=False)

@@ -19,12 +19,12 @@ from click.shell_completion import CompletionItem, shell_complete
 from mlx_loopai import __version__
 from mlx_loopai.cli.language import lang_option, speak, spoken
 from mlx_loopai.cli.wording import one_line, with_flags
-from mlx_loopai.errors import LoopaiError
+from mlx_loopai.errors import Interrupted, LoopaiError
 from mlx_loopai.language import tr
 
 PROGRAM = "mlx-loopai"
 TRACEBACK_VARIABLE = "MLX_LOOPAI_TRACEBACK"
-# Set by the script of `mlx-loopai completion` when the shell asks what could come next on the line.
+# Set by the script of `mlx-loopai completion`: the shell asks what could come next on the line.
 COMPLETION_VARIABLE = "_MLX_LOOPAI_COMPLETE"
 
 # Every command with its line in `--help`; `mlx_loopai/cli/NAME.py` holds it as `command`.
@@ -34,6 +34,7 @@ COMMANDS = {
     "convert": "Convert a model between MLX, Hugging Face and GGUF, and quantise it.",
     "adapters": "Merge, fuse, rescale, import, export, inspect and publish LoRA adapters.",
     "export": "Turn a run into a model for Ollama, LM Studio or transformers.",
+    "push": "Upload a model or an adapter to the hub, with its card, its figures and a licence.",
     "vision": "Give a text model an encoder of pictures.",
     "steer": "Find how to keep a model from slipping into other scripts.",
     "data": "Audit, reshape and build training data.",
@@ -93,7 +94,7 @@ class LazyGroup(click.Group):
             raise
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Completions of `incomplete`. Commands come from the table, since click would import every one of them."""
+        """What could stand at `incomplete`. The commands come from the table: click would import every one of them."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [CompletionItem(name, help=tr(line)) for name, line in COMMANDS.items() if name.startswith(incomplete)]
@@ -130,7 +131,7 @@ def _run(arguments: list[str]) -> int:
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
         return shell_complete(spoken(commands), {}, PROGRAM, COMPLETION_VARIABLE, instruction)
-    # Not `commands.main`, which would write an empty line after Ctrl-C.
+    # Not `commands.main`: it writes an empty line of its own after Ctrl-C.
     try:
         root = spoken(commands)
         with root.make_context(PROGRAM, arguments) as context:
@@ -169,7 +170,7 @@ def _system(error: OSError) -> int:
     place = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _drop_stdout()  # what it still holds cannot be written, but would be tried again at exit
+        _drop_stdout()  # what it still holds cannot be written, and would be tried again at exit
         return _fail(
             tr(
                 "{place}{reason}; free some space and run the command again (a training run continues with --resume)",
@@ -201,9 +202,10 @@ def _exit(error: SystemExit) -> int:
 
 
 _HANDLERS: list[tuple[type[BaseException] | tuple[type[BaseException], ...], Callable[..., int]]] = [
+    (Interrupted, lambda error: _stopped(str(error))),
     (LoopaiError, lambda error: _fail(str(error), error.exit_status)),
     (click.ClickException, _usage),
-    ((KeyboardInterrupt, click.Abort), lambda error: _fail(tr("interrupted"), 130)),
+    ((KeyboardInterrupt, click.Abort), lambda error: _stopped(tr("interrupted"))),
     (BrokenPipeError, _broken_pipe),
     (OSError, _system),
     (SystemExit, _exit),
@@ -215,7 +217,13 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _stopped(message: str) -> int:
+    """What the user asked for is no error."""
+    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
+    return Interrupted.exit_status
+
+
 def _drop_stdout() -> None:
-    """Discard what stdout still holds, since the interpreter flushes it at exit and would report an error."""
+    """Discard what stdout still holds: the interpreter flushes it once more at exit, and would complain."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`mlx-loopai plan`: predicts memory and time of a training run, and chooses settings that fit."""
+"""`mlx-loopai plan`: what a training run will need, before it starts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.cli.output import emit, json_option, padded, progress, quiet_option
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.experiments.preview import Preview
@@ -62,14 +63,14 @@ def command(
 
 
 def show_preview(model: str, found: Preview, as_json: bool) -> None:
-    """Print what a run will need. Raises: LoopaiError when it does not fit."""
+    """What a run will need. Raises: LoopaiError when it does not fit."""
     table = "\n".join([_table(model, found.plan), *found.lines])
     emit(_document(model, found.plan) | found.to_json(), as_json, table)
     found.plan.require_fit()
 
 
 def _probe(model: str, planned: MemoryPlan, quiet: bool) -> None:
-    """Measure steps of the plan and keep the correction."""
+    """Measure steps of the plan and keep what they say."""
     import mlx_loopai.training.step_memory as measuring
     from mlx_loopai.memory.corrections import keep_factor
     from mlx_loopai.memory.watch import guarded
@@ -108,11 +109,13 @@ def _document(model: str, found: MemoryPlan) -> dict[str, Any]:
 def _table(model: str, found: MemoryPlan) -> str:
     from mlx_loopai.units import format_bytes
 
-    lines = [f"{model} on {found.machine.name}: {'fits' if found.fits else 'does not fit'}"]
+    fits = tr("fits") if found.fits else tr("does not fit")
+    lines = [tr("{model} on {machine}: {fits}", model=model, machine=found.machine.name, fits=fits)]
     lines += [f"  {name:<12}{format_bytes(size):>12}" for name, size in found.terms.items()]
-    lines += [f"  {'total':<12}{format_bytes(found.total_bytes):>12}  of {format_bytes(found.budget_bytes)}"]
+    total, budget = format_bytes(found.total_bytes), format_bytes(found.budget_bytes)
+    lines += [f"  {padded(tr('total'), 12)}{total:>12}" + tr("  of {budget}", budget=budget)]
     lines += [f"{choice.name} = {_plain(choice.value)}: {choice.reason}" for choice in found.choices]
-    lines += [f"calibrated on: {found.calibrated_on}"]
+    lines += [tr("Estimated from: {source}", source=found.calibrated_on)]
     return "\n".join(lines)
 
 

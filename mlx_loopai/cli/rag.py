@@ -1,4 +1,4 @@
-"""`mlx-loopai rag`: builds an index of files, and searches it."""
+"""`mlx-loopai rag`: make an index of files, and search it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.retrieval.index import Hit
@@ -67,7 +68,7 @@ def build_command(
     from mlx_loopai.retrieval.index import Vectorising, build_index
 
     if (chroma or chroma_url) and embedder is None:
-        raise InputError("--chroma keeps vectors, which --embedder MODEL makes; name the model")
+        raise InputError(tr("--chroma keeps vectors, which --embedder MODEL makes; name the model"))
     with progress(None, "embedding", quiet or embedder is None, "passages") as embedded:
         vectors = None
         if embedder is not None:
@@ -119,9 +120,9 @@ def check_query(query: str) -> None:
     try:
         query.encode()
     except UnicodeEncodeError:
-        raise InputError("the query is not UTF-8; type it in a UTF-8 terminal") from None
+        raise InputError(tr("the query is not UTF-8; type it in a UTF-8 terminal")) from None
     if not query.strip():
-        raise InputError("the query is empty; write what to look for")
+        raise InputError(tr("the query is empty; write what to look for"))
 
 
 def _row(hit: Hit) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`mlx-loopai report`: writes the HTML report of a training run or of a comparison."""
+"""`mlx-loopai report`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flags for what a model is shown before the first prompt: a genre's examples, a system prompt."""
+"""What a model is shown before the first prompt, as flags."""
 
 from __future__ import annotations
 

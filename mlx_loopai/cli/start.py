@@ -1,9 +1,9 @@
-"""`mlx-loopai start`: guides a first run from rows or a folder of stories to a verdict, and asks what it must know."""
+"""`mlx-loopai start`: from rows or a folder of stories to a verdict; asks what it needs to know."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True)
 class _Talk:
-    """Prints findings to stderr and asks questions; with `yes` it takes every proposal without asking."""
+    """Says what was found on stderr, and asks unless everything is answered with yes."""
 
     yes: bool
     quiet: bool
@@ -36,7 +36,7 @@ class _Talk:
             click.echo(text, err=True)
 
     def ask(self, question: str, default: str | None, flag: str) -> str:
-        """The user's answer, or `default` without asking. Raises: InputError if there is neither."""
+        """An answer, `default` where nobody is asked. Raises: InputError when there is none and nobody can answer."""
         if self.yes and default is not None:
             return default
         if self.yes or not sys.stdin.isatty():
@@ -83,6 +83,7 @@ def command(
     mlx-loopai start
     mlx-loopai start --data stories --model nano --out runs/first --yes
     """
+    from mlx_loopai.experiments.preview import notes_on_base
     from mlx_loopai.memory.machine import this_machine
 
     talk, machine = _Talk(yes, quiet), this_machine()
@@ -91,6 +92,8 @@ def command(
     _check_free(out)
     _look_at(data, talk)
     config = _configuration(data, model, machine, overrides, talk)
+    for note in notes_on_base(config.model):
+        talk.say(tr("note: {text}", text=note))
     with waiting(tr("opening {model}", model=config.model), quiet):
         context = _opened(config, out)
     needs = _needs(context, machine, quiet)
@@ -105,8 +108,8 @@ def command(
         talk.say(line)
     talk.agree(tr("Train now?"))
     recipe = _write_recipe(config, out)
-    _train(config, out, {"model": config.model, "recipe": recipe, "estimate_s": needs.to_json()["time"]["total_s"]},
-           as_json, quiet)  # fmt: skip
+    more = {"model": config.model, "recipe": recipe, "estimate_s": needs.to_json()["time"]["total_s"]}
+    _train(context, more, as_json, quiet)
 
 
 def _check_free(out: Path) -> None:
@@ -150,7 +153,7 @@ def _configuration(
     from mlx_loopai.experiments.first_run import proposed_base
 
     how = {"columns": {}, "skip_bad": False, "allow_special": False}
-    place = data.resolve() if data.exists() else data  # absolute: relative paths in a recipe start at its folder
+    place = data.resolve() if data.exists() else data  # a recipe's own paths are beside it
     values = shipped_values("guarded") | short_form((place,), None, how)
     talk.say(tr("this machine: {name}, {ram_bytes}", name=machine.name, ram_bytes=format_bytes(machine.ram_bytes)))
     if model is None:
@@ -210,13 +213,15 @@ def _write_recipe(config: RunConfig, out: Path) -> Path:
     return path
 
 
-def _train(config: RunConfig, out: Path, more: dict[str, Any], as_json: bool, quiet: bool) -> None:
+def _train(context: RunContext, more: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    """The run of a context whose rows were read and whose needs were told."""
     from mlx_loopai.cli.listener import progress_listener
-    from mlx_loopai.experiments.judged_run import train_and_judge
+    from mlx_loopai.experiments.judged_run import judged_in
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
+    out = context.directory.path
     with progress_listener(quiet) as listener:
-        summary = train_and_judge(config, out, listener)
+        summary = judged_in(replace(context, listener=listener))
     if not isinstance(summary, JudgedSummary):
         raise InputError(
             tr("start: judges what it trains; leave `forgetting.questions` and the guards on, or use train")

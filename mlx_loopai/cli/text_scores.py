@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.cli.output import progress
 from mlx_loopai.errors import InputError, Interrupted, LoopaiError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.evaluation.endpoint import Endpoint
@@ -73,10 +74,12 @@ def _endpoint(options: Mapping[str, Any]) -> Endpoint | None:
     missing = [f"--{name.replace('_', '-')}" for name in names if not options[name]]
     if len(missing) == len(names):
         if options["judgements"]:
-            raise InputError("--judgements: there is no judge; add --against, --judge-url and --judge-model")
+            raise InputError(tr("--judgements: there is no judge; add --against, --judge-url and --judge-model"))
         return None
     if missing:
-        raise InputError(f"a judge needs --against, --judge-url and --judge-model; add {', '.join(missing)}")
+        raise InputError(
+            tr("a judge needs --against, --judge-url and --judge-model; add {missing}", missing=", ".join(missing))
+        )
     return Endpoint(options["judge_url"], options["judge_model"], os.environ.get(KEY_VARIABLE, ""))
 
 
@@ -94,7 +97,7 @@ def _judged(
     against = options["against"]
     place = options["judgements"] or path.with_name(f"{path.stem}-against-{against.stem}.judgements.jsonl")
     if place.is_dir() or not place.absolute().parent.is_dir():
-        raise InputError(f"--judgements {place}: not a file in a folder that exists; name one")
+        raise InputError(tr("--judgements {place}: not a file in a folder that exists; name one", place=place))
     advice = f"the verdicts so far are kept in {place}; the same command continues"
     try:
         with progress(2 * len(pairs), "judge", quiet, "verdicts") as bar:
@@ -111,12 +114,16 @@ def _english_words(options: Mapping[str, Any]) -> list[str] | None:
     if place is None:
         return None
     if not options["lid"]:
-        raise InputError(f"--english-words {place}: only --lid counts by a list; add --lid")
+        raise InputError(tr("--english-words {place}: only --lid counts by a list; add --lid", place=place))
     try:
         return str(place.read_text(encoding="utf-8")).split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"--english-words {place}: cannot be read: {error}; give a UTF-8 file, a word a line"
+            tr(
+                "--english-words {place}: cannot be read: {error}; give a UTF-8 file, a word a line",
+                place=place,
+                error=error,
+            )
         ) from None
 
 

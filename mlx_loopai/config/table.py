@@ -1,4 +1,4 @@
-"""The base class of all sections of the configuration, and the types of values that sections share."""
+"""What every section of a configuration is, and the kinds of value that sections share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from mlx_loopai.language import tr
 
-# In single precision, dividing by a much smaller temperature would overflow.
+# In single precision a much smaller temperature is a division by zero.
 _COLDEST = 1e-3
 
 

@@ -101,7 +101,7 @@ def notices(
 def refuse_bad(bad: Sequence[BadRow]) -> None:
     """Raises: InputError naming the rows in `bad`, if there are any."""
     if bad:
-        raise InputError(all_problems(map(str, bad)))
+        raise InputError(all_problems(_once_each(bad)))
 
 
 def refuse_empty(path: Path, bad: Sequence[BadRow]) -> NoReturn:
@@ -133,14 +133,35 @@ def _is_bad(one: Judged) -> bool:
     return isinstance(one, Label) and not one.good
 
 
+def _once_each(bad: Sequence[BadRow]) -> list[str]:
+    """Every row; of many that are wrong in the same way the first, and how many others there are."""
+    parts: list[str] = []
+    for reason, rows in _by_reason(bad).items():
+        if len(rows) <= _LISTED:
+            parts += map(str, rows)
+            continue
+        more = tr(" (and {count} more rows, such as line {line})", count=len(rows) - 1, line=_line(rows[1]))
+        parts.append(f"{rows[0].origin}: {reason}{more}")
+    return parts
+
+
+def _by_reason(bad: Iterable[BadRow]) -> dict[str, list[BadRow]]:
+    found: dict[str, list[BadRow]] = {}
+    for row in bad:
+        found.setdefault(row.reason, []).append(row)
+    return found
+
+
+def _line(row: BadRow) -> str:
+    return row.origin.rpartition(":")[2]
+
+
 def left_out(bad: Iterable[BadRow]) -> str:
     """One line about rows that were left out: how many for which reason, and where the first ones are."""
     rows = list(bad)
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        reasons.setdefault(row.reason, []).append(row.origin.rpartition(":")[2])
     parts = []
-    for reason, lines in reasons.items():
+    for reason, found in _by_reason(rows).items():
+        lines = [_line(row) for row in found]
         more = ", ..." if len(lines) > _LISTED else ""
         parts.append(
             tr(
@@ -151,7 +172,7 @@ def left_out(bad: Iterable[BadRow]) -> str:
                 more=more,
             )
         )
-    return f"{len(rows)} rows: {'; '.join(parts)}"
+    return tr("{count} rows: {reasons}", count=len(rows), reasons="; ".join(parts))
 
 
 Read = Record | Pair | Label | BadRow

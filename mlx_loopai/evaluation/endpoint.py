@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.language import tr
 
 KEY_VARIABLE = "MLX_LOOPAI_JUDGE_KEY"
 TRIES = 5
@@ -49,9 +50,17 @@ class Endpoint:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"`judge_url` {self.url}: no http address; give such as http://127.0.0.1:8080/v1")
+            raise InputError(
+                tr("`judge_url` {url}: no http address; give such as http://127.0.0.1:8080/v1", url=self.url)
+            )
         if self.key and parts.scheme == "http" and parts.hostname not in _LOCAL:
-            raise InputError(f"`judge_url` {self.url}: the key in {KEY_VARIABLE} would travel unencrypted; use https")
+            raise InputError(
+                tr(
+                    "`judge_url` {url}: the key in {key_variable} would travel unencrypted; use https",
+                    url=self.url,
+                    key_variable=KEY_VARIABLE,
+                )
+            )
 
     def chat(self, messages: Sequence[Mapping[str, str]], sleep: Callable[[float], None] = time.sleep) -> str:
         """The model's greedy answer. A busy, failing or silent server is asked up to `TRIES` times.
@@ -64,7 +73,9 @@ class Endpoint:
                 return _content(self._post(body))
             except _Busy as error:
                 if number == TRIES:
-                    raise LoopaiError(f"{self.url}: no answer after {TRIES} tries: {error}") from None
+                    raise LoopaiError(
+                        tr("{url}: no answer after {tries} tries: {error}", url=self.url, tries=TRIES, error=error)
+                    ) from None
                 wait_s = 2.0 ** (number - 1) if error.wait_s is None else error.wait_s
                 sleep(min(wait_s, _LONGEST_WAIT_S))
         raise AssertionError("unreachable")
@@ -81,7 +92,14 @@ class Endpoint:
                 said = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip() or error.reason}"
                 if error.code in (408, 409, 429) or error.code >= 500:
                     raise _Busy(said, _seconds(error.headers.get("Retry-After"))) from None
-            raise InputError(f"{address}: {said}; check `judge_url`, `judge_model` and {KEY_VARIABLE}") from None
+            raise InputError(
+                tr(
+                    "{address}: {said}; check `judge_url`, `judge_model` and {key_variable}",
+                    address=address,
+                    said=said,
+                    key_variable=KEY_VARIABLE,
+                )
+            ) from None
         # URLError, a closed or silent connection, and half an HTTP answer
         except (OSError, urllib.error.URLError, ValueError) as error:
             raise _Busy(str(getattr(error, "reason", error)) or type(error).__name__) from None

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.evaluation.bootstrap import RESAMPLES, Floats, interval_of, item_times, seeds_mean
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.evaluation.perplexity import RowLosses
@@ -24,12 +25,17 @@ def gain(d0: float, d: float, d_plain: float) -> float:
     d0, d, d_plain: domain scores of the base, the tuned model and plain LoRA: minus the negative log-likelihood per
     token on held-out domain rows.
 
-    Raises: LoopaiError when plain LoRA is not above the base, so that the share is undefined.
+    Raises: LoopaiError when plain LoRA is not above the base, so that there is no gain to have a share of.
     """
     if not d_plain > d0:
         raise LoopaiError(
-            f"gain is undefined: plain LoRA scores {d_plain:.4f} nats per token on the domain, the base {d0:.4f}; "
-            "train plain longer or at a higher learning rate, or check that the held-out rows are of the domain"
+            tr(
+                "gain is undefined: plain LoRA scores {d_plain:.4f} nats per token on the domain, the base "
+                "{d0:.4f}; train plain longer or at a higher learning rate, or check that the held-out rows are "
+                "of the domain",
+                d_plain=d_plain,
+                d0=d0,
+            )
         )
     return (d - d0) / (d_plain - d0)
 
@@ -46,7 +52,7 @@ def gain_over_seeds(
     Raises: InputError when they are not of the same rows; LoopaiError when plain LoRA is not clearly above the base.
     """
     if not all(np.array_equal(base.tokens, one.tokens) for one in (*tuned, *plain)):
-        raise InputError("gain: the arms were scored on different rows; score them on the same ones, in one order")
+        raise InputError(tr("gain: the arms were scored on different rows; score them on the same ones, in one order"))
     scores = (-float(np.mean([one.nll_per_token for one in losses])) for losses in ([base], tuned, plain))
     value = gain(*scores)
     rng = np.random.default_rng(seed)
@@ -57,8 +63,12 @@ def gain_over_seeds(
     defined = d_plain > d0
     if 1 - defined.mean() > MAX_UNDEFINED_SHARE:
         raise LoopaiError(
-            f"gain: plain LoRA is not clearly above the base ({defined.mean():.0%} of {resamples} resamples); "
-            "use more held-out rows, or a plain arm that learns the domain"
+            tr(
+                "gain: plain LoRA is not clearly above the base ({mean:.0%} of {resamples} resamples); use more "
+                "held-out rows, or a plain arm that learns the domain",
+                mean=defined.mean(),
+                resamples=resamples,
+            )
         )
     return value, interval_of((d[defined] - d0[defined]) / (d_plain[defined] - d0[defined]))
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from mlx_loopai.errors import InputError, LoopaiError, install_command
 from mlx_loopai.files import cache_folder, digest_name, write_whole
+from mlx_loopai.language import tr
 
 PREFIX = "lm-eval:"
 _LAST_LINES = 3
@@ -36,9 +37,21 @@ class LmEval:
         """`lm-eval:TASK,TASK`. Raises: InputError when it names no task or lm-eval is not installed."""
         tasks = tuple(task.strip() for task in suite.removeprefix(PREFIX).split(",") if task.strip())
         if not tasks:
-            raise InputError(f"`suite` {suite}: names no task; give {PREFIX}TASK,TASK, such as {PREFIX}arc_easy")
+            raise InputError(
+                tr(
+                    "`suite` {suite}: names no task; give {prefix}TASK,TASK, such as {prefix}arc_easy",
+                    suite=suite,
+                    prefix=PREFIX,
+                )
+            )
         if importlib.util.find_spec("lm_eval") is None:
-            raise InputError(f"`suite` {suite}: lm-eval is not installed; {install_command('lm-eval')}")
+            raise InputError(
+                tr(
+                    "`suite` {suite}: lm-eval is not installed; {install}",
+                    suite=suite,
+                    install=install_command("lm-eval"),
+                )
+            )
         return LmEval(tasks, limit)
 
 
@@ -55,8 +68,13 @@ def evaluate(suite: LmEval, model: Path) -> Scores:
         if ended.returncode or not found:
             said = " ".join(" ".join(ended.stderr.split("\n")[-1 - _LAST_LINES :]).split())
             raise LoopaiError(
-                f"lm-eval {','.join(suite.tasks)}: ended with status {ended.returncode}: {said[-400:]}; "
-                "see `lm-eval ls tasks`; its data comes from the hub, which must be in reach the first time"
+                tr(
+                    "lm-eval {tasks}: ended with status {returncode}: {said}; see `lm-eval ls tasks`; its data comes "
+                    "from the hub, which must be in reach the first time",
+                    tasks=",".join(suite.tasks),
+                    returncode=ended.returncode,
+                    said=said[-400:],
+                )
             )
         return _scores(json.loads(found[0].read_text(encoding="utf-8")))
 

@@ -24,6 +24,7 @@ from mlx_loopai.evaluation.rubric import (
     summary,
 )
 from mlx_loopai.evaluation.text_metrics import Generated
+from mlx_loopai.language import tr
 from mlx_loopai.progress import Advance, ignore
 
 Ask = Callable[[list[dict[str, str]]], str]
@@ -71,7 +72,11 @@ def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pa
     """The texts of two files paired row by row. Raises: InputError when numbers or prompts differ."""
     if len(texts) != len(others):
         raise InputError(
-            f"`against`: {len(texts)} texts and {len(others)} others; give answers to the same prompts, in one order"
+            tr(
+                "`against`: {n_texts} texts and {n_others} others; give answers to the same prompts, in one order",
+                n_texts=len(texts),
+                n_others=len(others),
+            )
         )
     found = [Pair(a, b) for a, b in zip(texts, others, strict=True)]
     differing = [
@@ -80,7 +85,7 @@ def pairs_of(texts: Sequence[Generated], others: Sequence[Generated]) -> list[Pa
         if pair.a.prompt and pair.b.prompt and pair.a.prompt != pair.b.prompt
     ]
     if differing:
-        raise InputError(f"`against`: answers to other prompts: {all_problems(differing)}")
+        raise InputError(tr("`against`: answers to other prompts: {problems}", problems=all_problems(differing)))
     return found
 
 

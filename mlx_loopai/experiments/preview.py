@@ -15,6 +15,7 @@ from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import PROMPT_TOKENS
 from mlx_loopai.memory.plan import MemoryPlan, plan
 from mlx_loopai.memory.request import Known
+from mlx_loopai.models.load import NANO
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.training.known import known_of
@@ -42,7 +43,10 @@ class Preview:
         ]  # fmt: skip
         if len(self.time.phases) > 1:
             guards, size = in_words(self.time.guards), format_bytes(self.guards_bytes)
-            said.append(tr("guards: {guards} of that, {size} more memory than without", guards=guards, size=size))
+            if self.guards_bytes:
+                said.append(tr("guards: {guards} of that, {size} more memory than without", guards=guards, size=size))
+            else:
+                said.append(tr("guards: {guards} of that, no more memory than without", guards=guards))
         return said
 
     def to_json(self) -> dict[str, Any]:
@@ -86,6 +90,18 @@ def preview_of(context: RunContext, machine: Machine, speed: Speed | None = None
     rows, shape = context.rows, context.base.shape
     known = known_of(context, machine)
     return preview(shape, context.config, machine, known, rows.lengths, speed)
+
+
+def notes_on_base(model: str) -> tuple[str, ...]:
+    """What a person should know of the base that was chosen."""
+    if model != NANO:
+        return ()
+    return (
+        tr(
+            "nano is a toy for trying the commands and cannot write for you; for real texts choose a model such as"
+            " Qwen/Qwen2.5-1.5B-Instruct"
+        ),
+    )
 
 
 def _pair(span: Span) -> list[float]:

@@ -15,6 +15,7 @@ from mlx_loopai.generation.engine import load_draft
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, open_base, with_adapter
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
+from mlx_loopai.language import tr
 from mlx_loopai.models.learnt import find_learnt
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.updated_linear import UpdatedLinear, exchange_updates, remove_updates, updated_modules
@@ -96,7 +97,9 @@ def open_lineup(
     named = {f"{called}:{adapter_name(folder)}": folder for folder in folders}
     if len(named) < len(folders):
         listed = ", ".join(map(str, adapters))
-        raise InputError(f"`adapter` {listed}: two have the same name, by which clients choose; rename a folder")
+        raise InputError(
+            tr("`adapter` {listed}: two have the same name, by which clients choose; rename a folder", listed=listed)
+        )
     base = open_base(model, folders, "auto", adapter_when)
     sessions, worn, switches = {}, {}, {}
     for name, folder in named.items():

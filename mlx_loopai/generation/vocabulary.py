@@ -10,6 +10,7 @@ import numpy.typing as npt
 import regex
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.token_bytes import BYTE_TOKENS, WORD_START, byte_alphabet
 from mlx_loopai.text.utf8 import TokenBytes
 from mlx_loopai.text.words import is_unit_or_acronym
@@ -37,8 +38,10 @@ def token_bytes(tokenizer: Any) -> TokenBytes:
     alphabet = byte_alphabet()
     if not all(char in words for char in alphabet):
         raise InputError(
-            "the tokenizer is neither byte-level BPE nor sentencepiece with byte fallback, so its tokens have no bytes "
-            "to constrain; give `scripts` off"
+            tr(
+                "the tokenizer is neither byte-level BPE nor sentencepiece with byte fallback, so its tokens "
+                "have no bytes to constrain; give `scripts` off"
+            )
         )
     # Joined and encoded at once: each character of this alphabet is one byte.
     encoded = np.frombuffer("".join(words).translate(alphabet_codes(alphabet)).encode("latin-1", "replace"), np.uint8)

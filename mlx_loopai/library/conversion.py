@@ -1,4 +1,4 @@
-"""`convert`: models from one format into another."""
+"""Models from one form into another."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from converters.convert import Conversion, Source
 from converters.convert import convert as convert_checkpoint
 from converters.writers.target import FORMATS, Target
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import NANO, NANO_FOLDER
 from mlx_loopai.runs.listener import Listener, Silent
 
@@ -26,8 +27,8 @@ def convert(
     """Convert nano, a Hugging Face or MLX folder, a hub id or a GGUF file to what `target` says, at `out`.
 
     target: fields of `converters.writers.target.Target`: `to` (mlx, hf or gguf), `dtype`, `quantize`, `group_size`,
-    `keep`, `steer`; `text_only` leaves out a vision tower; `modelfile=False` leaves out the Modelfile of a GGUF file;
-    `system` is the Modelfile's system prompt.
+    `keep`, `steer`; `text_only` leaves out a vision tower, `modelfile=False` the Modelfile beside a GGUF file, whose
+    system prompt `system` is.
     tokenizer: a folder whose tokenizer replaces the source's own. revision: pins a hub id. check: compares every tensor
     with the source's, and the logits, before the output gets its name.
 
@@ -36,7 +37,7 @@ def convert(
     """
     to = target.get("to", "mlx")
     if to not in FORMATS:
-        raise InputError(f"`to` {to}: unknown; give one of {', '.join(FORMATS)}", "to")
+        raise InputError(tr("`to` {to}: unknown; give one of {formats}", to=to, formats=", ".join(FORMATS)), "to")
     heard, told = listener or Silent(), set[str]()
 
     def on_progress(stage: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""`load`, `generate` and `stream`: text from prompts, as the commands and the server generate it."""
+"""Text from prompts, on the way that the commands and the server go: a model loaded once, or all in one call."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mlx_loopai.generation.genres import GENRE_NAMES, shown_first
 from mlx_loopai.generation.prompts import as_prompt
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.session import AdapterWhen, Session, fitted, open_session
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.runs.base_of_adapter import base_of
 
@@ -26,7 +27,7 @@ Images = Sequence[str | Path]
 
 
 class TextStream:
-    """A text while it is generated: iterate over it for the pieces; `result` then has the text and its figures."""
+    """A text as it is written: iterate over it for its pieces. Afterwards `result` says how it came about."""
 
     def __init__(self, loaded: LoadedModel, request: Request) -> None:
         self._writing = Writing(request)
@@ -37,7 +38,7 @@ class TextStream:
 
     @property
     def result(self) -> Text:
-        """The whole text, or as much of it as is generated so far."""
+        """The whole text, or what was written of it so far."""
         return self._writing.text()
 
 
@@ -49,7 +50,7 @@ class Model:
 
     @property
     def context_tokens(self) -> int:
-        """Largest number of tokens of a prompt and its text together."""
+        """Most tokens of a prompt and its text together."""
         return self._session.loaded.max_positions
 
     def generate(self, prompt: str | Messages, *, images: Images = (), **options: Any) -> Text:
@@ -69,7 +70,7 @@ class Model:
         return TextStream(self._session.loaded, self._request(prompt, 0, options, images))
 
     def generate_all(self, prompts: Sequence[str | Messages], **options: Any) -> list[Text]:
-        """The texts for many prompts, in a batch, which is faster than one by one. Text i draws from random stream i.
+        """The texts for many prompts, written together: faster than one after another. Text i draws from stream i.
 
         Raises: InputError as `generate`.
         """
@@ -109,7 +110,14 @@ def load(
     genre = examples if examples in GENRE_NAMES else None
     file = None if examples is None or genre else Path(examples)
     if file is not None and not file.is_file():
-        raise InputError(f"`examples` {file}: neither a file nor a genre ({', '.join(GENRE_NAMES)})", "examples")
+        raise InputError(
+            tr(
+                "`examples` {file}: neither a file nor a genre ({genre_names})",
+                file=file,
+                genre_names=", ".join(GENRE_NAMES),
+            ),
+            "examples",
+        )
     shown, prompt = shown_first(genre, file, system)
     folder = None if adapter is None else Path(adapter)
     name = base_of(folder, None if model is None else str(model))
@@ -119,10 +127,10 @@ def load(
 def generate(
     prompt: str | Messages, model: str | Path | Model | None = None, adapter: str | Path | None = None, **options: Any
 ) -> Text:
-    """The text for one prompt, in `.text` of the result.
+    """The text for one prompt; `.text` is what was written. options: fields of `GenerationOptions`, `images`, and
+    `system` and `adapter_when` as `load` takes them.
 
-    options: fields of `GenerationOptions`, `images`, and `system` and `adapter_when` as for `load`. A model given by
-    name is loaded anew in every call; for several calls, pass what `load` returns.
+    A name is loaded anew by every call: give what `load` returns where there are several.
     Raises: InputError as `load` and `Model.generate`.
     """
     return _ready(model, adapter, options).generate(prompt, **options)
@@ -136,11 +144,11 @@ def stream(
 
 
 def _ready(model: str | Path | Model | None, adapter: str | Path | None, options: dict[str, Any]) -> Model:
-    """The model of a call; options for loading it are taken out of `options`."""
+    """The model of a call; `options` lose what belongs to loading it."""
     system, adapter_when = options.pop("system", None), options.pop("adapter_when", "always")
     if not isinstance(model, Model):
         return load(model, adapter, system=system, adapter_when=adapter_when)
     for name, given in (("adapter", adapter), ("system", system)):
         if given is not None:
-            raise InputError(f"`{name}`: the model is loaded already; give it to `load`", name)
+            raise InputError(tr("`{name}`: the model is loaded already; give it to `load`", name=name), name)
     return model

@@ -94,7 +94,7 @@ def upload(folder: Path, repo_id: str, api: Any = None) -> str:
     hub = HfApi() if api is None else api
     try:
         hub.create_repo(repo_id, exist_ok=True)
-        hub.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Upload adapter")
+        hub.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Upload with mlx-loopai")
     except errors.LocalTokenNotFoundError:
         raise InputError(
             tr(

@@ -14,6 +14,10 @@ _USE = {
     "mlx": "    mlx-loopai generate PROMPT --model BASE --adapter THIS_FOLDER",
     "peft": "    peft.PeftModel.from_pretrained(base, THIS_FOLDER)",
 }
+_USE_WHOLE = {
+    "mlx": "    mlx-loopai generate PROMPT --model THIS_FOLDER",
+    "transformers": "    transformers.AutoModelForCausalLM.from_pretrained(THIS_FOLDER)",
+}
 
 
 def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx") -> str:
@@ -47,11 +51,13 @@ def model_card(config: Mapping[str, Any], library: Literal["mlx", "peft"] = "mlx
     return "\n".join(lines)
 
 
-def whole_model_card(notes: Mapping[str, Any]) -> str:
-    """The card of a model whose weights were trained. notes: base, base_hash, recipe, figures and retention, as the
-    notes of an adapter."""
+def whole_model_card(notes: Mapping[str, Any], library: Literal["mlx", "transformers"] = "mlx") -> str:
+    """The card of a model whose weights were trained, or in which an adapter was fused.
+
+    notes: base, base_hash, recipe, figures and retention, as the notes of an adapter.
+    """
     base = notes.get("base")
-    head = ["---", "library_name: mlx"]
+    head = ["---", f"library_name: {library}"]
     if isinstance(base, str) and _HUB_ID.fullmatch(base):
         head.append(f"base_model: {base}")
     rows = {"base": base or "not recorded", "hash of the base": notes.get("base_hash") or "not recorded"}
@@ -61,7 +67,7 @@ def whole_model_card(notes: Mapping[str, Any]) -> str:
     for title, name, found in tables:
         if found:
             lines += ["", f"## {title}", "", *_table(name, found)]
-    return "\n".join([*lines, "", "## Use", "", "    mlx-loopai generate PROMPT --model THIS_FOLDER", ""])
+    return "\n".join([*lines, "", "## Use", "", _USE_WHOLE[library], ""])
 
 
 def with_retention(card: str, figures: Mapping[str, Any]) -> str:
@@ -76,8 +82,23 @@ def with_licence(card: str, licence: str) -> str:
     head, begun, rest = card.partition("---\n")
     if head or not begun:
         return f"---\nlicense: {licence.lower()}\n---\n\n{card}"
-    own = any(line.startswith("license:") for line in rest.partition("\n---")[0].split("\n"))
-    return card if own else f"{begun}license: {licence.lower()}\n{rest}"
+    return card if _in_head(card, "license") else f"{begun}license: {licence.lower()}\n{rest}"
+
+
+def licence_on(card: str) -> str:
+    """The licence that the head of `card` names; "" where it names none."""
+    return _in_head(card, "license")
+
+
+def base_on(card: str) -> str:
+    """The base on the hub that the head of `card` names; "" where it names none."""
+    return _in_head(card, "base_model")
+
+
+def _in_head(card: str, key: str) -> str:
+    head, begun, rest = card.partition("---\n")
+    lines = rest.partition("\n---")[0].split("\n") if begun and not head else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{key}:")), "")
 
 
 def _rank(usual: int, own: Mapping[str, int] | None) -> str:

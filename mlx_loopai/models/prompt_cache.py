@@ -23,6 +23,7 @@ from mlx_lm.models.cache import (
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import whole_file
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import WEIGHTS_FILE
 
 _PREFILL_TOKENS = 2048
@@ -97,7 +98,9 @@ def read_prefix(path: Path, identity: Mapping[str, str], tokens: Sequence[int]) 
     except (RuntimeError, KeyError, ValueError, TypeError, IndexError, AttributeError):
         kind = ""
     if kind != _KIND:
-        raise InputError(f"{path}: is not a prompt cache of this program; name another file, or delete it")
+        raise InputError(
+            tr("{path}: is not a prompt cache of this program; name another file, or delete it", path=path)
+        )
     differing = [name for name, value in identity.items() if metadata.get(name) != value]
     if differing:
         return f"it is of another {' and '.join(differing)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 WORD_START = "\u2581"
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
@@ -32,7 +33,10 @@ def bytes_of_tokens(words: Mapping[int, str], where: str) -> dict[int, bytes]:
     codes = {char: byte for byte, char in enumerate(byte_alphabet())}
     if not spelled.issuperset(codes):
         raise InputError(
-            f"{where}: the vocabulary is neither byte-level BPE nor sentencepiece with byte fallback, so its tokens"
-            " have no bytes; give another tokenizer"
+            tr(
+                "{where}: the vocabulary is neither byte-level BPE nor sentencepiece with byte fallback, so its "
+                "tokens have no bytes; give another tokenizer",
+                where=where,
+            )
         )
     return {index: bytes(codes[char] for char in token if char in codes) for index, token in words.items()}

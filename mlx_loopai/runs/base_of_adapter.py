@@ -36,7 +36,7 @@ def base_of(adapter: Path | None, model: str | None = None) -> str:
     notes = config.get("mlx_loopai") or {}
     recorded, own = notes.get("base_hash"), notes.get("base")
     settings = RunDirectory(folder.parent).resolved
-    found = [_model_in(settings)] if settings.is_file() else []
+    found = [model_in(settings)] if settings.is_file() else []
     names = list(dict.fromkeys(name for name in (*found, own) if isinstance(name, str) and name))
     for name in names if not recorded else [*names, NANO]:
         if _is_here(name):
@@ -57,7 +57,8 @@ def _is_here(name: str) -> bool:
     return name == NANO or Path(name).expanduser().is_dir()
 
 
-def _model_in(settings: Path) -> object:
+def model_in(settings: Path) -> str:
+    """The base that a run's resolved.yaml names; "" where it names none. Raises: InputError when it is not YAML."""
     try:
         found = yaml.safe_load(read_text(settings))
     except yaml.YAMLError as error:
@@ -68,4 +69,5 @@ def _model_in(settings: Path) -> object:
                 error=" ".join(str(error).split())[:200],
             )
         ) from None
-    return found.get("model") if isinstance(found, dict) else None
+    named = found.get("model") if isinstance(found, dict) else None
+    return named if isinstance(named, str) else ""

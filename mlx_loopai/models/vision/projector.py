@@ -1,4 +1,4 @@
-"""The projector from an added image encoder's features to a text model's embeddings: two layers, trained by a run."""
+"""What leads from an added encoder's features to a text model: two layers, which training teaches."""
 
 from __future__ import annotations
 

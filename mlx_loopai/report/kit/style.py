@@ -147,8 +147,12 @@ h1{font-size:1.6rem}.headline{font-size:1.2rem}
 section{margin-top:34px}
 .card,figure{padding:12px}
 .big b{font-size:1.25rem}.bigs{gap:10px}
-th,td{padding:8px 10px}
-th[scope=row]{white-space:normal;min-width:7em}th[scope=row] small{display:none}
+table{font-size:.9rem}
+th,td{padding:7px 5px}
+td small{white-space:normal}
+th[scope=row]{white-space:normal;max-width:6em;overflow-wrap:anywhere}th[scope=row] small{display:none}
+table.settings th,table.settings td{padding:6px 5px;font-size:.75rem}
+table.settings td{min-width:0}
 .answers{grid-auto-flow:row;grid-auto-columns:auto;overflow-x:visible}
 .answer{max-height:15em}
 .bar{grid-template-columns:5.2em 1fr 2.9em 4.3em;gap:6px}

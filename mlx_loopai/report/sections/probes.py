@@ -1,4 +1,4 @@
-"""The section with the arms' scores, task by task, as bars."""
+"""What the arms can do, ability by ability, as bars."""
 
 from __future__ import annotations
 

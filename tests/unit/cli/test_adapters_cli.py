@@ -157,6 +157,30 @@ def test_a_run_is_pushed_with_the_licence_of_its_base(
     assert "## Retention" in card
 
 
+def test_a_fused_model_is_pushed_with_the_figures_of_its_adapter(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., Ended]
+) -> None:
+    sent: list[str] = []
+
+    def upload(folder: Path, repo_id: str) -> str:
+        sent.append((folder / "README.md").read_text(encoding="utf-8"))
+        return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr("mlx_loopai.models.hub.upload", upload)
+    out = tmp_path / "fused"
+    assert command_line("adapters", "fuse", finished_run / "run", "--out", out).status == 0
+    refused = command_line("push", out, "me/writer")
+    assert refused.status == 2
+    assert "give --licence" in refused.stderr
+    pushed = command_line("push", out, "me/writer", "--licence", "Apache-2.0", "--json")
+    assert json.loads(pushed.stdout)["folder"] == str(out)
+    assert "license: apache-2.0\n" in sent[0].split("---\n")[1]
+    assert "| loss" in sent[0] or "## Training" in sent[0]
+    # The licence that the card names now is enough.
+    assert command_line("push", out, "me/writer").status == 0
+    assert command_line("push", tmp_path, "me/writer").stderr.count("neither a run, an adapter's folder nor a model's")
+
+
 def test_the_licence_of_known_bases() -> None:
     assert licence_of("nano") == "Apache-2.0"
     assert licence_of("qwen/qwen2.5-1.5b-instruct") == "Apache-2.0"

@@ -98,6 +98,25 @@ def test_base_and_tuned_are_one_model_with_the_adapter_off_and_on(
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
 
 
+def test_what_is_measured_of_a_run_is_kept_in_it(
+    folder: Path, adapter: Path, calls: list[tuple[str, bool]], tmp_path: Path
+) -> None:
+    """`gate RUN` follows, without a file to name; a quick look overwrites nothing."""
+    own, place = tmp_path / "run", tmp_path / "run" / "evaluation.json"
+    shutil.copytree(adapter, own / "adapter")
+    (own / "resolved.yaml").write_text(f"model: {folder}\n", encoding="utf-8")
+    quick = run("--model", folder, "--adapter", own, "--suite", "nano", "--limit", 20)
+    assert not place.exists()
+    assert f"next: mlx-loopai chat --adapter {own}" in quick.stderr
+    whole = run("--model", folder, "--adapter", own, "--suite", "nano")
+    assert json.loads(place.read_text(encoding="utf-8"))["retention"] < 0.3
+    assert f"next: mlx-loopai gate {own}\n" in whole.stderr
+    before = place.read_bytes()
+    again = run("--model", folder, "--adapter", own / "adapter", "--suite", "nano", "--limit", 20)
+    assert place.read_bytes() == before
+    assert f"next: mlx-loopai gate {own}\n" in again.stderr
+
+
 def test_retention_is_noted_on_the_adapters_card(
     folder: Path, adapter: Path, calls: list[tuple[str, bool]], tmp_path: Path
 ) -> None:

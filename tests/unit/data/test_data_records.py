@@ -203,10 +203,18 @@ def test_problems_name_file_line_and_reason(tmp_path, row, reason):
 
 
 def test_all_problems_in_order_ten_listed(tmp_path):
-    path = write_lines(tmp_path, *(["{"] + [{"x": 1}] * 12 + [CHAT]))
+    wrong = [{"conversations": [{"from": f"role{n}", "value": "x"}]} for n in range(12)]
+    path = write_lines(tmp_path, "{", *wrong, CHAT)
     message = problem_of(path)
     assert [message.find(f"{path}:{line}:") >= 0 for line in range(1, 14)] == [True] * 10 + [False] * 3
     assert message.endswith("and 3 more")
+
+
+def test_one_mistake_in_many_rows_is_said_once(tmp_path):
+    path = write_lines(tmp_path, "{", *([{"x": 1}] * 60))
+    message = problem_of(path)
+    assert message.count(f"{path}:") == 2
+    assert message.endswith("(and 59 more rows, such as line 3)")
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -22,6 +22,7 @@ from mlx_loopai.serving.request_body import Defaults
 from tests.tiny_vision_folder import write_vision_folder
 from tests.unit.serving.browser import Tab, open_tab
 from tests.unit.serving.conftest import Running, Serving
+from tests.unit.serving.writing_page import ask, click, korean_tab, load, shown, visit
 
 FOLDER = Path(__file__).parents[3] / "mlx_loopai" / "serving" / "page"
 
@@ -56,40 +57,8 @@ def test_both_languages_say_the_same_things() -> None:
 
 @pytest.fixture(scope="module")
 def tab() -> Iterator[Tab]:
-    with open_tab() as tab:
-        for domain in ("Page", "Network", "Log", "Runtime"):
-            tab.call(f"{domain}.enable")
-        tab.call("Network.setUserAgentOverride", userAgent="test", acceptLanguage="ko-KR")
+    with korean_tab() as tab:
         yield tab
-        assert not [event for event in tab.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
-
-
-def visit(tab: Tab, server: Running) -> None:
-    """The page as somebody finds it who has never been there."""
-    load(tab, server)
-    tab.run("localStorage.clear()")
-    load(tab, server)
-
-
-def load(tab: Tab, server: Running) -> None:
-    tab.call("Page.navigate", url="about:blank")
-    tab.call("Page.navigate", url=server.url)
-    tab.wait_for("typeof at === 'function' && at('model').textContent === 'nano'")
-
-
-def ask(tab: Tab, text: str) -> None:
-    tab.run(f"at('prompt').value = {json.dumps(text)}; at('form').requestSubmit()")
-
-
-def click(tab: Tab, name: str, within: str = "#turns") -> None:
-    """The last button of that name."""
-    tab.run(
-        f"[...document.querySelectorAll('{within} button')].filter((b) => b.textContent === '{name}').pop().click()"
-    )
-
-
-def shown(tab: Tab) -> list[str]:
-    return tab.run("[...document.querySelectorAll('#turns article > p:first-child')].map((p) => p.textContent)")
 
 
 def test_a_conversation_in_a_browser(tab: Tab, server: Running) -> None:
@@ -198,9 +167,8 @@ def test_stopping_and_leaving_an_answer(tab: Tab, serving: Serving, endless: Ses
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_narrow_screen_cuts_nothing(tab: Tab, server: Running, dark: bool) -> None:
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    tab.call("Emulation.setEmulatedMedia", features=[scheme])
-    tab.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    tab.darken(dark)
+    tab.resize(390, 844)
     visit(tab, server)
     ask(tab, "가" * 200 + " " + "a" * 200)
     tab.wait_for("running === null && chat.turns.length === 2")
@@ -228,7 +196,7 @@ def test_two_answers_side_by_side_and_what_a_writer_thinks_of_them(
         assert tab.run("document.querySelector('[aria-label=\"나쁜 답\"]').getAttribute('aria-pressed')") == "true"
         click(tab, "나란히 비교")
         tab.wait_for("running === null && document.querySelectorAll('.pair section').length === 2")
-        tab.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        tab.resize(390, 844)
         assert tab.run("document.documentElement.scrollWidth") <= 390
         tab.call("Emulation.clearDeviceMetricsOverride")
         load(tab, server)
@@ -282,79 +250,6 @@ class ToTheBase:
 
     def chooses_adapter(self, model: object, prompt_ids: object, read: object = None) -> bool:
         return False
-
-
-def draft(tab: Tab) -> list[list[str]]:
-    """Each paragraph of the draft: its text, and what is proposed."""
-    return tab.run("draftOf(chat).map((part) => [part.text, part.proposal])")
-
-
-def test_a_draft_grows_by_what_the_writer_accepts(tab: Tab, server: Running) -> None:
-    visit(tab, server)
-    tab.run("at('drafting').click()")
-    assert tab.run("at('grow').disabled && !at('bare').hidden")
-    ask(tab, "호랑이 이야기를 들려줘.")
-    tab.wait_for("running === null && chat.turns.length === 2")
-    tab.run(
-        "Object.assign(shownOf(chat.turns[1]), { text: '첫째 문단이다.\\n\\n둘째 문단이다.\\n셋째 문단이다.' }); draw()"
-    )
-    click(tab, "원고에 넣기")
-    assert draft(tab) == [["", "첫째 문단이다."], ["", "둘째 문단이다."], ["", "셋째 문단이다."]]
-    assert tab.run("at('grow').disabled")  # the writer decides first
-    tab.run("document.querySelectorAll('#paragraphs .accept')[0].focus(); document.activeElement.click()")
-    # Whoever goes by the keyboard is at the next proposal.
-    assert tab.run("document.activeElement === document.querySelector('#paragraphs .accept')")
-    press = "document.dispatchEvent(new KeyboardEvent('keydown', {{ code: '{}', altKey: true }}))"
-    tab.run(press.format("KeyX"))
-    assert draft(tab) == [["첫째 문단이다.", ""], ["", "셋째 문단이다."]]
-    tab.run(press.format("KeyA"))
-    assert tab.run("draftText(chat)") == "첫째 문단이다.\n\n셋째 문단이다."
-
-    tab.run("at('grow').click()")
-    tab.wait_for("running === null && proposed(chat).length > 0")
-    (_, _, *grown) = draft(tab)
-    assert all(not text and proposal for text, proposal in grown)
-    sent = tab.run("draftMessages(chat, ['첫째 문단이다.', '셋째 문단이다.'], 1)")
-    assert [message["role"] for message in sent] == ["user", "assistant"]
-    assert sent[0]["content"] == "호랑이 이야기를 들려줘."
-    assert sent[1]["content"] == "셋째 문단이다.\n\n"
-    tab.run("settle(proposed(chat), false)")
-    assert len(draft(tab)) == 2
-
-    # Another text for a paragraph is one paragraph, beside what stands there until it is accepted.
-    click(tab, "다시 쓰기", "#paragraphs")
-    tab.wait_for("running === null && proposed(chat).length === 1")
-    (text, proposal) = draft(tab)[1]
-    assert text == "셋째 문단이다."
-    assert "\n" not in proposal
-    assert tab.run("document.querySelector('#paragraphs del').textContent") == text
-    load(tab, server)
-    assert tab.run("document.querySelector('#paragraphs ins').textContent") == proposal
-    click(tab, "받기", "#paragraphs")
-    assert draft(tab)[1] == [proposal, ""]
-
-    tab.run("at('own').click(); document.querySelector('#paragraphs textarea').value = '내가 쓴 문단.'")
-    click(tab, "저장", "#paragraphs")
-    click(tab, "지우기", "#paragraphs")
-    click(tab, "고치기", "#paragraphs")
-    tab.run("document.querySelector('#paragraphs textarea').value = '고친 문단.'")
-    click(tab, "저장", "#paragraphs")
-    assert tab.run("draftText(chat)") == "첫째 문단이다.\n\n고친 문단."
-    tab.run("drafting(false)")
-
-
-def test_esc_stops_what_grows_in_the_draft(tab: Tab, serving: Serving, endless: Session) -> None:
-    with serving(endless) as server:
-        visit(tab, server)
-        tab.run(
-            "drafting(true); draftOf(chat).push({ text: '옛날에 호랑이가 살았다.', proposal: '' }); changed(); at('grow').click()"
-        )
-        tab.wait_for("document.querySelector('#paragraphs .writing')?.textContent.length > 3")
-        tab.run("document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }))")
-        tab.wait_for("running === null")
-        assert tab.run("proposed(chat).length") >= 1
-        server.wait_until_free()
-        tab.run("drafting(false)")
 
 
 SENDS = """(async () => {

@@ -19,7 +19,7 @@ pytest.importorskip("uvicorn")
 from mlx_loopai.cli.listening import listen, served
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.serving.watch import build_watch
-from tests.unit.serving.browser import Tab, open_tab
+from tests.unit.serving.browser import Tab, open_tab, serious_findings
 
 FOLDER = Path(__file__).parents[3] / "mlx_loopai" / "serving" / "watch"
 
@@ -143,6 +143,13 @@ def test_answers_of_every_save_can_be_read_and_are_text(tab: Tab, url: str) -> N
     assert text(tab, "#samples-title") == "Answers to read"
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_on_the_page_shuts_people_out(tab: Tab, url: str, dark: bool) -> None:
+    tab.darken(dark)
+    visit(tab, url)
+    assert serious_findings(tab) == []
+
+
 def test_stopping_asks_first(tab: Tab, url: str, directory: RunDirectory) -> None:
     visit(tab, url)
     tab.run("document.getElementById('stop').click()")
@@ -155,9 +162,8 @@ def test_stopping_asks_first(tab: Tab, url: str, directory: RunDirectory) -> Non
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_telephone_shows_it_all(tab: Tab, url: str, dark: bool) -> None:
-    tab.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    tab.call("Emulation.setEmulatedMedia", features=[scheme])
+    tab.resize(390, 844)
+    tab.darken(dark)
     visit(tab, url)
     assert tab.run("document.documentElement.scrollWidth") <= 390
     paper = tab.run("getComputedStyle(document.body).backgroundColor")

@@ -1,4 +1,4 @@
-"""The text filter and the engine."""
+"""Benchmarks of the text filter and of generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss, step and batching."""
+"""Benchmarks of the loss, the optimizer step and the planning of batches."""
 
 from __future__ import annotations
 

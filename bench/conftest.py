@@ -1,4 +1,4 @@
-"""Inputs of the suites: made by seed, so that two runs time the same work."""
+"""Fixtures of the benchmarks: inputs are seeded, so that two runs time the same work."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from mlx_loopai.text.filter import clean
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "unit" / "text" / "foreign_runs"
 _LABELLED = re.compile(r"\{([-=+])(.*?)\1\}")
 _WORD = re.compile(r"[^\W\d_가-힣]+")
-# What counts as damage: the rules that judge what a word is.
+# Rules of the filter that judge words; what they remove from clean Korean is damage.
 _JUDGING = ("foreign", "code")
 
 

@@ -4,9 +4,9 @@
 
 Both sides get the same random model (4 blocks, 8 value heads of 32, float32), LoRA of rank 8 on all linear layers, the
 same row, and Adam. They take turns, each turn in a process of its own: two steps, of which the second is timed, and the
-peak of MLX's allocator above what rests between steps. Seconds of the processor are kept beside those of the clock,
-since other work on the machine changes the latter. Then the peak alone at more lengths: of this model, and of one whose
-blocks are all linear attention, since on CPU the weights of softmax attention grow with the square of the length.
+peak of MLX's allocator above what stays allocated between steps. CPU seconds are recorded beside wall-clock seconds,
+which other work on the machine changes. Then the peak alone at more lengths: of this model, and of one whose blocks are
+all linear attention, since on CPU the weights of softmax attention grow with the square of the length.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONFIG: dict[str, Any] = {
 
 
 class Meter:
-    """Peak, clock and processor between two moments, and the loss of the first step."""
+    """Measures peak memory, wall-clock and CPU seconds between two moments; keeps the loss of the first step."""
 
     def __init__(self) -> None:
         self.found: dict[str, float] = {}
@@ -112,7 +112,7 @@ def their_steps(model: Any, ids: Any, meter: Meter) -> None:
     model.freeze()
     linear_to_lora_layers(model, len(model.layers), {"rank": RANK, "scale": SCALE, "dropout": 0.0})
     optimizer = optimizers.Adam(RATE)
-    # Else its state appears in the first step, and the second is compiled again.
+    # Otherwise its state is created in the first step, and the second is compiled again.
     optimizer.init(model.trainable_parameters())
     mx.eval(model.parameters(), optimizer.state)
     batch = mx.array(ids), mx.array([[0, ids.shape[1]]])
@@ -156,7 +156,7 @@ def race(tokens: int, rounds: int) -> dict[str, Any]:
 
 
 def peaks(softmax: bool) -> dict[str, int]:
-    """Bytes of the peak a token, by length."""
+    """Peak bytes per token, by length."""
     return {str(n): round(in_process("mlx-loopai", n, softmax)["peak_bytes"] / n) for n in LENGTHS}
 
 

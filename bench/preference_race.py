@@ -4,10 +4,11 @@
 
 It needs `pip install mlx-lm-lora==5.10.2`, which is no part of this project. Each turn is a process of its own, and the
 sides take turns. Pairs are random tokens, half of each row a prompt, so that nothing is padded and the step alone
-counts. The adapter differs from the base, so that the first loss says whether both compute the same.
+counts. The adapter differs from the base, so that the first loss says whether both compute the same. Beside the time
+on the clock stands the processor's: on a machine with other work it is the fairer one.
 
 mlx-loopai computes the base's log-probabilities once before the first step; mlx-lm-lora computes them in every step, by
-a second copy of the weights. `pairs_per_s_one_epoch` counts our pass over the base too, as a run of one epoch has it.
+a second copy of the weights. `pairs_per_cpu_s_one_epoch` counts our pass over the base too, as a run of one epoch has.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ TOLERANCE = 1e-4  # of first losses, relative: float32
 
 @dataclass(frozen=True)
 class Case:
-    """`tokens` of every answer with its prompt; a pair a step. The first step compiles, and is not timed."""
+    """`tokens`: of every answer with its prompt. One pair per step; the first step compiles, and is not timed."""
 
     model: str
     tokens: int
@@ -69,10 +70,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Turn:
-    """`step_s`: of every timed step. reference_s: of the base's log-probabilities of one pair, where that is apart."""
+    """step_s, step_cpu_s: seconds of every timed step, by the clock and of the processor. reference_s, reference_cpu_s:
+    of the base's log-probabilities of one pair, 0 if they are part of the step."""
 
     step_s: tuple[float, ...]
+    step_cpu_s: tuple[float, ...]
     reference_s: float
+    reference_cpu_s: float
     loss_first: float
     weights_bytes: int
     peak_bytes: int
@@ -82,8 +86,30 @@ class Turn:
         return len(self.step_s) / sum(self.step_s)
 
     @property
-    def pairs_per_s_one_epoch(self) -> float:
-        return len(self.step_s) / (sum(self.step_s) + self.reference_s * len(self.step_s))
+    def pairs_per_cpu_s(self) -> float:
+        return len(self.step_s) / sum(self.step_cpu_s)
+
+    @property
+    def pairs_per_cpu_s_one_epoch(self) -> float:
+        return len(self.step_s) / (sum(self.step_cpu_s) + self.reference_cpu_s * len(self.step_s))
+
+
+RATES = ("pairs_per_s", "pairs_per_cpu_s", "pairs_per_cpu_s_one_epoch")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds that have passed since it began, by the clock and of the processor."""
+
+    begun_s: float
+    begun_cpu_s: float
+
+    @staticmethod
+    def begin() -> Clock:
+        return Clock(time.perf_counter(), time.process_time())
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self.begun_s, time.process_time() - self.begun_cpu_s
 
 
 def main() -> None:
@@ -120,7 +146,7 @@ def race(case: Case, rounds: int) -> dict[str, Any]:
             return found
 
         turns = take_turns((OWN, THEIRS), rounds, turn)
-    found = {side: [Turn(**{**one, "step_s": tuple(one["step_s"])}) for one in own] for side, own in turns.items()}
+    found = {side: [Turn(**one) for one in own] for side, own in turns.items()}
     first = [one.loss_first for own in found.values() for one in own]
     return {
         "machine": asdict(read_machine(SystemReader())),
@@ -131,7 +157,7 @@ def race(case: Case, rounds: int) -> dict[str, Any]:
         "sides": {side: described(own) for side, own in found.items()},
         "ratios": {
             name: asdict(ratio)
-            for name in ("pairs_per_s", "pairs_per_s_one_epoch", "peak_bytes")
+            for name in (*RATES, "peak_bytes")
             if (ratio := paired_ratio(*([float(getattr(one, name)) for one in own] for own in found.values())))
         },
     }
@@ -139,8 +165,7 @@ def race(case: Case, rounds: int) -> dict[str, Any]:
 
 def described(turns: Sequence[Turn]) -> dict[str, Any]:
     return {
-        "pairs_per_s": asdict(Figure.of([one.pairs_per_s for one in turns])),
-        "pairs_per_s_one_epoch": asdict(Figure.of([one.pairs_per_s_one_epoch for one in turns])),
+        **{name: asdict(Figure.of([getattr(one, name) for one in turns])) for name in RATES},
         "peak_bytes": max(one.peak_bytes for one in turns),
         "weights_bytes": turns[-1].weights_bytes,
         "loss_first": turns[-1].loss_first,
@@ -176,9 +201,9 @@ def own_turn(folder: Path) -> Turn:
     mx.eval(model.parameters())
     weights = memory.weights_bytes()
     memory.reset_peak()
-    started = time.perf_counter()
+    clock = Clock.begin()
     likely = -nll(model, rows).nll
-    reference_s = (time.perf_counter() - started) / len(pairs)
+    reference_s, reference_cpu_s = (seconds / len(pairs) for seconds in clock.read())
     load_adapter(model, folder / "adapter")
     referred = [replace(row, reference=float(value)) for row, value in zip(rows, likely, strict=True)]
     judged = tuple(
@@ -199,14 +224,30 @@ def own_turn(folder: Path) -> Turn:
     model.train()
     losses, times = [], []
     for number in range(len(order)):
-        started = time.perf_counter()
+        clock = Clock.begin()
         losses.append(step(phase.batches(number), case.learning_rate).loss)
-        times.append(time.perf_counter() - started)
-    return Turn(tuple(times[1:]), reference_s, losses[0], weights, memory.peak_bytes())
+        times.append(clock.read())
+    return turn_of(times[1:], (reference_s, reference_cpu_s), losses[0], weights, memory)
+
+
+def turn_of(
+    times: Sequence[tuple[float, float]], reference: tuple[float, float], loss: float, weights: int, memory: MlxMemory
+) -> Turn:
+    """times: of every step that counts, by the clock and of the processor."""
+    by_clock, of_processor = zip(*times, strict=True)
+    return Turn(
+        step_s=by_clock,
+        step_cpu_s=of_processor,
+        reference_s=reference[0],
+        reference_cpu_s=reference[1],
+        loss_first=loss,
+        weights_bytes=weights,
+        peak_bytes=memory.peak_bytes(),
+    )
 
 
 def their_turn(folder: Path) -> Turn:
-    """Their trainer as it is. It asks for the memory of a GPU, which a CPU does not tell: it is told a number."""
+    """mlx-lm-lora's unchanged trainer. It asks for the GPU's memory, which a CPU does not have: it gets a number."""
     from mlx_lm.tuner.callbacks import TrainingCallback
     from mlx_lm_lora.trainer.dpo_trainer import DPOTrainingArgs, train_dpo
 
@@ -232,11 +273,18 @@ def their_turn(folder: Path) -> Turn:
         }
         for chosen, rejected in pairs
     ]
-    told: list[dict[str, Any]] = []
+    losses: list[float] = []
+    times: list[tuple[float, float]] = []
 
     class Report(TrainingCallback):  # type: ignore[misc]
+        """A step lasts from one report to the next."""
+
+        clock = Clock.begin()
+
         def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
-            told.append(train_info)
+            losses.append(float(train_info["train_loss"]))
+            times.append(self.clock.read())
+            self.clock = Clock.begin()
 
     np.random.seed(case.seed)
     optimizer = optimizers.Adam(case.learning_rate)
@@ -257,8 +305,7 @@ def their_turn(folder: Path) -> Turn:
         ),
         training_callback=Report(),
     )
-    times = tuple(1 / one["iterations_per_second"] for one in told[1:])
-    return Turn(times, 0.0, float(told[0]["train_loss"]), weights, memory.peak_bytes())
+    return turn_of(times[1:], (0.0, 0.0), losses[0], weights, memory)
 
 
 if __name__ == "__main__":

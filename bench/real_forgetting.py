@@ -2,7 +2,7 @@
 
 The domain is the shape that broke models: stories as the answer `{"text": [...], "metadata": {"genre": ...}}`, or the
 same sentences as natural text (`--shape prose`). Rows are written as prompt and completion, since the reader turns
-nested rows into prose by design. What of the general files is not given is left out of the suite.
+nested rows into prose by design. General files that are not given are left out of the suite.
 
     python bench/real_forgetting.py --model MODEL --stories DIR [--language ko|en] [--shape json|prose] \
         [--dialogue CSV] [--paragraphs TSV] [--maths JSONL] [--code JSONL.GZ] [--choice TSV] --out DIR
@@ -155,7 +155,7 @@ def _write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write domain.jsonl, held_out.jsonl, the general rows, suite.yaml and a recipe an arm to --out."""
+    """Write domain.jsonl, held_out.jsonl, the general rows, suite.yaml and a recipe for each arm to --out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     for name in ("stories", "out"):

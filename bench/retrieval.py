@@ -112,7 +112,7 @@ def _measures(places: np.ndarray) -> dict[str, float]:
 
 
 def speed(questions: Sequence[tuple[str, str]], index: Path, n_passages: int) -> dict[str, Any]:
-    """Milliseconds a question, on an index of `n_passages` passages."""
+    """Milliseconds per question, on an index of `n_passages` passages."""
     if not (index / MANIFEST).exists():
         rows = index.with_suffix(".jsonl")
         with rows.open("w", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""How the choice of tokens shows in Korean: repetition, variety and purity of the same model under several settings.
+"""How sampling settings affect Korean text: repetition, variety and purity of one model's answers.
 
     python bench/sampling.py --model DIR [--max-tokens 200] [--seeds 1] [--out FILE.json]
 

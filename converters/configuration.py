@@ -1,4 +1,4 @@
-"""A complete configuration from the content of a config.json and what its weights say."""
+"""Completes and checks a Hugging Face config.json: every field that the converters need is there afterwards."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def from_hugging_face(raw: Mapping[str, Any], has_head: bool, where: str) -> dic
     `tie_word_embeddings` says: transformers ties only what a file does not hold.
 
     Raises:
-        InputError: unsupported architecture, quantised weights, or a field that is missing, absurd or computed
-            otherwise by mlx-lm.
+        InputError: unsupported architecture, quantised weights, or a field that is missing, absurd, or that mlx-lm
+            computes differently.
     """
     architecture = architecture_of(raw.get("model_type"), where)
     if raw.get("quantization"):

@@ -1,4 +1,4 @@
-"""Reader, writer and verification in one call."""
+"""Converts a checkpoint in one call: reads the source, writes the output and verifies it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.output import check_output_free, check_space, output_file, output_folder, sha256_of, work_folder
+from converters.output import (
+    check_output_free,
+    check_space,
+    files_in,
+    output_file,
+    output_folder,
+    sha256_of,
+    work_folder,
+)
 from converters.readers import open_checkpoint
 from converters.steering import Steering, steered
 from converters.tensors import Checkpoint
 from converters.tokenizer import choose_tokenizer
 from converters.verify import Verification, verify
+from converters.vision_tower import Written
 from converters.writers.modelfile import modelfile, modelfile_of
 from converters.writers.target import Plan, Target, make_plan
 from mlx_loopai.errors import InputError
@@ -54,12 +63,13 @@ def _counter(stage: str, total: int, on_progress: StageProgress) -> Callable[[in
 
 
 def identity(checkpoint: Checkpoint, tokenizer: Sequence[Path], plan: Plan) -> dict[str, Any]:
-    """What must be equal for a killed conversion to be continued: the source's files, the tokenizer's, the options."""
+    """What identifies a conversion, so that a killed one can be resumed: source files, tokenizer files, options."""
     return {
         "source": str(checkpoint.source.absolute()),
         "source_files": _stamps(checkpoint.files),
-        # The content: a tokenizer rebuilt from a GGUF file is a new file each time.
+        # By content, not by time: a tokenizer rebuilt from a GGUF file is a new file each time.
         "tokenizer_files": {path.name: sha256_of(path) for path in tokenizer},
+        "encoder_files": _stamps(plan.added),
         "dtype": plan.forms.dtype,
         "forms": {
             name: form if isinstance(form, str) else form.as_config() for name, form in plan.forms.by_name.items()
@@ -98,7 +108,7 @@ def convert(
 
     Without a `target` it is an MLX folder whose weights are `dtype` (None: the source's own type, bf16 for a quantised
     GGUF). A folder is made for mlx and hf, one file for gguf with its Modelfile beside it.
-    With `check` the output is verified before it gets its name, so what is called `out` was never wrong.
+    With `check` the output is verified under a temporary name, and gets the name `out` only if it is correct.
 
     Raises:
         InputError: the source, the tokenizer, the options or `out` cannot be used.
@@ -131,7 +141,7 @@ def convert(
     return Conversion(
         out=out,
         tensors=tensors,
-        n_bytes=sum(path.stat().st_size for path in out.iterdir()) if out.is_dir() else out.stat().st_size,
+        n_bytes=sum(path.stat().st_size for path in files_in(out)) if out.is_dir() else out.stat().st_size,
         dtype=plan.label,
         verification=found,
         notes=(*checkpoint.notes, *plan.notes, *notes),
@@ -149,4 +159,5 @@ def _write_modelfile(out: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path
 
 
 def _verify(checkpoint: Checkpoint, place: Path, plan: Plan, on_progress: StageProgress) -> Verification:
-    return verify(checkpoint, place, _counter("verify", plan.n_bytes, on_progress), plan.rounding, plan.tower)
+    written = Written(checkpoint, plan.tower, plan.added)
+    return verify(written, place, _counter("verify", plan.n_bytes, on_progress), plan.rounding)

@@ -1,4 +1,4 @@
-"""Sentence-transformers checkpoints of BERT, RoBERTa and XLM-R, as MLX's encoder names and needs them."""
+"""Reads sentence-transformers checkpoints of BERT, RoBERTa and XLM-R, renamed for `mlx_loopai.models.encoder`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import mlx.core as mx
 import numpy as np
 
 from converters.json_files import parse_object, read_object
+from converters.names import compare_tensors
 from converters.tensors import Checkpoint, TensorEntry, to_float32
 from converters.tokenizer import tokenizer_files
-from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.errors import InputError
 from mlx_loopai.models.encoder import OWN_FIELD, POOLINGS, Encoder, EncoderShape
 
 _TABLES = {
@@ -33,9 +34,9 @@ _LAYER = {
     "output.dense": "down_proj",
     "output.LayerNorm": "norm",
 }
-# Checkpoints that came from TensorFlow call a norm's parameters so.
+# Names of a norm's parameters in checkpoints that were converted from TensorFlow.
 _KINDS = {"gamma": "weight", "beta": "bias"}
-# Parts that pretraining used: no sentence vector needs them.
+# Used in pretraining only; sentence vectors do not need them.
 _UNUSED = re.compile(r"(pooler|lm_head|cls|classifier)\.")
 
 
@@ -45,22 +46,11 @@ def read_encoder(
     """The checkpoint in a folder of Hugging Face's or of MLX's form; `raw` is its config.json.
 
     Raises:
-        InputError: another pooling or a further layer after it, or missing, surplus or misshapen tensors.
+        InputError: unsupported pooling, a layer after the pooling, or missing, surplus or misshapen tensors.
     """
     shape = EncoderShape.from_config(raw, str(folder / "config.json"))
     found = dict(_renamed(entry) for entry in entries.values() if not _UNUSED.search(entry.name))
-    expected = shape.tensors()
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [
-        f"{entry.name[:120]!r} is not a part of an encoder" for name, entry in found.items() if name not in expected
-    ]
-    problems += [
-        f"{entry.name} has the shape {list(entry.shape)} where the configuration needs {list(expected[name])}"
-        for name, entry in found.items()
-        if name in expected and entry.shape != expected[name]
-    ]
-    if problems:
-        raise InputError(f"{folder}: tensors and configuration disagree: {all_problems(problems, limit=4)}")
+    compare_tensors({name: entry.shape for name, entry in found.items()}, shape.tensors(), "an encoder", str(folder))
     own = raw.get(OWN_FIELD) or {"pooling": _pooling(folder), "max_tokens": _max_tokens(folder, shape)}
     return Checkpoint(
         source=folder,
@@ -94,7 +84,7 @@ def _renamed(entry: TensorEntry) -> tuple[str, TensorEntry]:
 
 
 def _pooling(folder: Path) -> str:
-    """How sentence-transformers makes one vector of the states; the mean where the folder does not say."""
+    """How the states are pooled to one vector: `mean` (also where nothing is said) or `cls`. Raises: InputError."""
     modules = folder / "modules.json"
     listed = parse_object(b'{"modules": ' + modules.read_bytes() + b"}", str(modules)) if modules.is_file() else {}
     kinds = [str(module.get("type")).rpartition(".")[2] for module in listed.get("modules", ())]

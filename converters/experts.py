@@ -1,6 +1,8 @@
-"""Experts lie one by one in transformers' folders, all in one tensor in mlx-lm's, gate and up joined in some releases.
+"""Converts the expert weights of mixture-of-experts models between transformers' layout and mlx-lm's.
 
-Here they are what mlx-lm has: `mlp.switch_mlp.{gate,up,down}_proj.weight` (experts, out, in).
+transformers' folders have one tensor for each expert, or (in some releases) stacked tensors with gate and up joined.
+mlx-lm stacks all experts of a matrix: `mlp.switch_mlp.{gate,up,down}_proj.weight` (experts, out, in). A `Checkpoint`
+has mlx-lm's layout.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ Rows = Callable[[int, int], np.ndarray]
 
 
 def stacked(entries: Mapping[str, TensorEntry], where: str) -> dict[str, TensorEntry]:
-    """The entries with the experts of each matrix in one; others as they are.
+    """The entries with the experts of each matrix stacked in one tensor; other entries are unchanged.
 
     Raises:
         InputError: experts that are missing, or of different sizes.
@@ -59,7 +61,7 @@ def _stack(name: str, group: Mapping[int, TensorEntry], where: str) -> TensorEnt
 
 
 def _split(entry: TensorEntry, prefix: str, what: str) -> dict[str, TensorEntry]:
-    """The parts of a joined tensor (experts, out, in) by their names; of gate and up the gate lies first."""
+    """The parts of a joined tensor (experts, out, in) by their names; in gate_up_proj the gate comes first."""
     if what == "down_proj":
         name = f"{prefix}.switch_mlp.down_proj.weight"
         return {name: replace(entry, name=name)}
@@ -74,7 +76,7 @@ def _split(entry: TensorEntry, prefix: str, what: str) -> dict[str, TensorEntry]
 
 
 def _some_of_every(read: Rows, size: int, stride: int, offset: int) -> Rows:
-    """Rows of a tensor that has, of every `stride` rows that `read` reads, the `size` from `offset` on."""
+    """A reader of a part of each expert: of every `stride` rows of `read`, the `size` rows from `offset` on."""
 
     def read_rows(start: int, stop: int) -> np.ndarray:
         parts = []
@@ -90,7 +92,7 @@ def _some_of_every(read: Rows, size: int, stride: int, offset: int) -> Rows:
 
 
 def one_by_one(entries: Sequence[TensorEntry]) -> list[TensorEntry]:
-    """The entries with each expert's matrices apart, as transformers writes them."""
+    """The inverse of `stacked`: one entry for each expert's matrix, as transformers writes them."""
     found: list[TensorEntry] = []
     for entry in entries:
         match = _STACKED.fullmatch(entry.name)

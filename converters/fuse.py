@@ -24,6 +24,7 @@ from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapter_folder import Adapter
 
+# The share of a matrix's delta that must survive; below it the matrix gets more bits.
 FLOOR = 0.9
 
 
@@ -31,8 +32,8 @@ FLOOR = 0.9
 class Survival:
     """What is left of one matrix's delta. `share` is <W' - W_q, D> / <D, D>: 1 when all of the update is there.
 
-    W' is what the fused folder stores and W_q what the base gives without the adapter in the same form, so that the
-    base's own rounding counts for nothing. `cosine` is that of W' - W_q and D. `form` is what the matrix is stored as.
+    W' is what the fused folder stores and W_q the base stored in the same form without the adapter, so that the base's
+    own rounding error cancels. `cosine` is that of W' - W_q and D. `form` is what the matrix is stored as.
     """
 
     share: float

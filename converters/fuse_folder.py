@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converters.convert import identity
 from converters.fuse import Survival, choose_forms, fused_entries, scheme_of_folder
-from converters.output import check_output_free, check_space, output_folder, sha256_of, work_folder
+from converters.output import check_output_free, check_space, files_in, output_folder, sha256_of, work_folder
 from converters.peft import hf_module
 from converters.quantization import Scheme, parse_rules, stored_bytes
 from converters.readers import open_checkpoint
@@ -37,7 +37,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Permissions:
-    """What a fusion does only when it is told to.
+    """Risks that a fusion takes only when the user allows them.
 
     `allow_loss`: a matrix keeps its few bits even where they lose much of the update. `force`: the base may be another
     than the adapter was trained on.
@@ -90,7 +90,7 @@ def fuse(
             if target.to in ("mlx", "hf"):
                 card = whole_model_card(adapter.notes, "mlx" if target.to == "mlx" else "transformers")
                 (place.path / CARD_FILE).write_text(card, encoding="utf-8")
-    n_bytes = sum(path.stat().st_size for path in out.iterdir())
+    n_bytes = sum(path.stat().st_size for path in files_in(out))
     return Fused(out, tensors, n_bytes, survival, widened, (*merged.notes, *plan.notes))
 
 

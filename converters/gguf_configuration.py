@@ -35,7 +35,7 @@ _YARN_KEYS = {
 
 @dataclass(frozen=True)
 class _File:
-    """What a configuration is read from. `shapes`: the tensors by their Hugging Face names."""
+    """What a configuration is read from. `shapes`: of the tensors, by their Hugging Face names."""
 
     metadata: Mapping[str, Any]
     architecture: Architecture
@@ -48,7 +48,7 @@ class _File:
         return self.metadata.get(f"{self.architecture.gguf}.{key}")
 
     def number(self, key: str, default: float | None) -> Any:
-        """A float as people write it, or the default."""
+        """The key's value, a float in its shortest decimal form (see `_shortest`), or the default."""
         value = self.get(key)
         return _shortest(value) if isinstance(value, float) else default if value is None else value
 
@@ -69,7 +69,7 @@ def from_gguf(
         "model_type": architecture.model_type,
         "vocab_size": shapes[architecture.embedding][0],
         "hidden_size": file.get("embedding_length"),
-        # Where every MLP is one of experts it may be missing, and then nothing is of that width.
+        # May be missing where every block has experts; then nothing has this width.
         "intermediate_size": file.get("feed_forward_length") or file.get("expert_feed_forward_length"),
         "num_hidden_layers": file.get("block_count"),
         "num_attention_heads": heads,
@@ -165,7 +165,7 @@ def _experts(file: _File) -> dict[str, Any]:
 
 
 def _windows_of_exaone4(file: _File) -> dict[str, Any]:
-    """llama.cpp has windows in a model of as many blocks as the 32B, whatever the file says, and in no other."""
+    """llama.cpp decides by the number of blocks, whatever the file says: the 32B has sliding windows, others none."""
     if file.get("block_count") != GGUF_WINDOWED_BLOCKS:
         return {"sliding_window": None, "sliding_window_pattern": None}
     window = file.get("attention.sliding_window") or _EXAONE4_WINDOW

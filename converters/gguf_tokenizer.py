@@ -1,7 +1,7 @@
-"""A tokenizer rebuilt from what a GGUF file says about it.
+"""Rebuilds tokenizer.json from a GGUF file's metadata.
 
-llama.cpp stores the vocabulary, the merges or scores, the kind of every token and the name of the way in which text is
-split; the expressions for splitting themselves are known by that name. Sources: the GGUF specification
+A GGUF file holds the vocabulary, the merges or scores, each token's type and the name of the pre-tokenizer, but not its
+regular expression, which `splits` has. Sources: the GGUF specification
 (tokenizer.ggml.*), llama.cpp's list of pre-tokenizers, and the tokenizer.json files of Qwen2.5 and Llama 3.
 """
 
@@ -50,7 +50,7 @@ def rebuild_tokenizer(metadata: Mapping[str, Any], where: str, folder: Path) -> 
 
 
 def _starts_by_default(metadata: Mapping[str, Any]) -> bool:
-    """Whether llama.cpp puts the token of the beginning in front where the file does not say."""
+    """Whether llama.cpp puts the BOS token in front where the file does not say."""
     split = SPLITS.get(metadata.get("tokenizer.ggml.pre") or "")
     return metadata.get("tokenizer.ggml.model") == "llama" or (split is not None and split.begins)
 
@@ -147,7 +147,7 @@ def _special(metadata: Mapping[str, Any], tokens: tuple[str, ...], name: str) ->
 def _add_ends(
     tokenizer: Tokenizer, metadata: Mapping[str, Any], tokens: tuple[str, ...], starts_by_default: bool
 ) -> None:
-    """Begin (and end) every text with the tokens that the file asks for."""
+    """Make the tokenizer add the BOS and EOS tokens that the file asks for."""
     start, end = _special(metadata, tokens, "bos"), _special(metadata, tokens, "eos")
     first = [start] if start and metadata.get("tokenizer.ggml.add_bos_token", starts_by_default) else []
     last = [end] if end and metadata.get("tokenizer.ggml.add_eos_token", False) else []

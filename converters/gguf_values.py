@@ -1,4 +1,4 @@
-"""Tensors that llama.cpp keeps with other values than transformers: those of linear attention, and norms of 1 + w.
+"""Converts tensors whose values differ between llama.cpp and transformers: linear attention, and norms of 1 + w.
 
 Source: llama.cpp's convert_hf_to_gguf.py, the classes of Qwen3.5 and Gemma 3.
 """
@@ -41,7 +41,7 @@ def in_hf_form(entry: TensorEntry, architecture: Architecture) -> TensorEntry:
 
 
 def hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """What transformers' tensor `name` has for a shape in a GGUF file."""
+    """The shape in transformers of the tensor `name`, from its shape in a GGUF file."""
     return (shape[0], 1, *shape[1:]) if name.endswith(_KERNELS) else shape
 
 

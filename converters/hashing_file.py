@@ -1,4 +1,4 @@
-"""A file that is hashed while it is written, on the disk when it is finished."""
+"""Writes a file and computes its sha256 at the same time; a finished file is on the disk (fsync)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pathlib import Path
 import numpy as np
 
 _BUFFER_BYTES = 2 << 20
-# One fills, one is hashed, one is written; the fourth evens the three out.
+# One is filled, one hashed, one written; the fourth evens out differences in speed.
 _BUFFERS = 4
 
 
 class HashingFile:
     """A file under construction that knows the sha256 of what was written to it.
 
-    What is written gathers in a few buffers; one thread hashes a full one while another puts it on the disk.
+    Data are collected in a few buffers; one thread hashes a full buffer while another writes it to the disk.
     """
 
     def __init__(self, handle: int, hasher: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> None:
         self._handle, self._hasher, self._writer = handle, hasher, writer
         self._sha256 = hashlib.sha256()
-        # Maps begin at a page, as O_DIRECT wants its memory.
+        # mmap gives memory that begins at a page, as O_DIRECT requires.
         self._buffers = [np.frombuffer(mmap.mmap(-1, _BUFFER_BYTES), np.uint8) for _ in range(_BUFFERS)]
         self._pending: list[list[Future[None]]] = [[] for _ in self._buffers]
         self._at = self._filled = self._sent = 0
@@ -48,7 +48,7 @@ class HashingFile:
         self._send()
         for at in range(_BUFFERS):
             self._wait_for(at)
-        # The last page was written whole.
+        # O_DIRECT writes whole pages, so the last one was padded.
         os.ftruncate(self._handle, self._sent)
         os.fsync(self._handle)
         return {"sha256": self._sha256.hexdigest(), "bytes": self._sent}
@@ -74,7 +74,7 @@ class HashingFile:
 
 
 def _write_around_cache(handle: int) -> None:
-    # The copy into the page cache and its way out cost more than all else, and push out what other programs use.
+    # Copying through the page cache costs more than all the rest, and evicts pages that other programs use.
     if hasattr(os, "O_DIRECT"):
         with contextlib.suppress(OSError):  # a file system that cannot, such as some tmpfs, is written the usual way
             fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | os.O_DIRECT)

@@ -1,4 +1,4 @@
-"""JSON files of a checkpoint, read with suspicion."""
+"""Reads a checkpoint's JSON files, which may be damaged or hostile, and writes JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Several adapters of one base as one adapter.
+"""Merges several adapters of one base into one, by `cat`, `svd`, `ties` or `dare`.
 
 `cat` is exact: updates add when factors are laid side by side, [A1 A2][B1; B2] = A1 B1 + A2 B2, so the rank is the sum
-of the ranks. `svd` is the nearest update of a chosen rank. `ties` and `dare` decide on the dense updates, then reduce.
+of the ranks. `svd` is the nearest update of a chosen rank. `ties` and `dare` combine dense updates, then reduce the
+rank.
 """
 
 from __future__ import annotations
@@ -196,13 +197,13 @@ def _combined(deltas: Sequence[np.ndarray | None], how: Merge, name: str) -> np.
     present = [delta for delta in deltas if delta is not None]
     if how.method == "ties":
         return ties(present, how.density)
-    # Its own stream for each module, so that the result does not depend on the order of the work.
+    # Each module has its own random stream, so that the result does not depend on the order of the work.
     digest = hashlib.sha256(f"{how.seed}:{name}".encode()).digest()
     return dare(present, how.density, np.random.default_rng(list(digest)))
 
 
 def ties(deltas: Sequence[np.ndarray], density: float) -> np.ndarray:
-    """Trim, elect sign, and the mean of what agrees with it.
+    """TIES: trim, elect a sign for each entry, and average the values that have this sign.
 
     Source: TIES-Merging (arXiv 2306.01708), algorithm 1, on the LoRA update of one module: the largest `density` share
     of each delta stays; the sign with the larger total magnitude wins per entry. Weights are in the deltas already.

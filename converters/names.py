@@ -22,7 +22,8 @@ __all__ = ["Architecture", "architecture_of"]
 # As all but gpt_neox have them.
 EMBEDDING, HEAD = LLAMA.embedding, LLAMA.head
 
-# What llama.cpp calls several of ours alike is read as the first: without its window, mistral is llama.
+# Where several of our architectures have one name in llama.cpp, the first is read: without its window, mistral is
+# llama.
 _BY_GGUF_NAME: dict[str, Architecture] = {}
 for _each in ARCHITECTURES.values():
     if _each.gguf is not None:
@@ -38,7 +39,7 @@ def gguf_architecture(name: object, where: str) -> Architecture:
     """The architecture that GGUF's `general.architecture` calls `name`.
 
     Raises:
-        InputError: nobody here supports it.
+        InputError: no supported architecture has this name.
     """
     if isinstance(name, str) and name in _BY_GGUF_NAME:
         return _BY_GGUF_NAME[name]
@@ -115,11 +116,18 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
                 n_found=len(found),
             )
         )
-    expected = expected_tensors(config)
+    compare_tensors(found, expected_tensors(config), str(config["model_type"]), where)
+
+
+def compare_tensors(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], kind: str, where: str
+) -> None:
+    """Compare shapes by name. kind: what the expected tensors are parts of, for messages, such as qwen2.
+
+    Raises: InputError as `check_tensors`.
+    """
     problems = [f"{name} is missing" for name in _sorted(expected.keys() - found.keys())]
-    problems += [
-        f"{name[:120]!r} is not a part of {config['model_type']}" for name in _sorted(found.keys() - expected.keys())
-    ]
+    problems += [f"{name[:120]!r} is not a part of {kind}" for name in _sorted(found.keys() - expected.keys())]
     problems += [
         f"{name} has the shape {list(found[name])} where the configuration needs {list(shape)}"
         for name, shape in expected.items()

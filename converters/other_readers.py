@@ -1,4 +1,4 @@
-"""The same logits from transformers and from llama.cpp, where they are installed and the model fits into memory."""
+"""Computes logits with transformers and with llama.cpp, where they are installed and the model fits into memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def transformers_logits(source: Checkpoint, tokens: np.ndarray) -> np.ndarray | 
         )
         with torch.no_grad():
             return model.eval()(torch.tensor(tokens[None].astype(np.int64))).logits[0].float().numpy()
-    # Whatever it cannot open is not a comparison; what it opens wrongly shows in the logits.
+    # A folder that it cannot open is not compared; one that it opens wrongly shows in the logits.
     except Exception:
         return None
 

@@ -32,6 +32,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_in(folder: Path) -> list[Path]:
+    """All files within `folder`, those in folders of it too, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 class OutputFolder:
     """A folder being filled; `path` is its temporary place. Writers ask `has` before they write a large file."""
 
@@ -54,9 +59,10 @@ class OutputFolder:
 
     def seal(self) -> None:
         """List the files that were written without `file`, so that the manifest holds all of them. Raises: OSError."""
-        for path in sorted(self.path.iterdir()):
-            if path.name != MANIFEST and path.name not in self.finished:
-                self.finished[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for path in files_in(self.path):
+            name = path.relative_to(self.path).as_posix()
+            if name not in (MANIFEST, *self.finished):
+                self.finished[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
                 sync_file(path)
         self._write_manifest({})
 
@@ -72,8 +78,8 @@ class OutputFolder:
             if manifest.get("made_from") == self.made_from and isinstance(manifest.get("files"), dict):
                 listed = manifest["files"]
         kept = {name: info for name, info in listed.items() if self._is_whole(name, info)}
-        for path in self.path.iterdir():
-            if path.name not in kept:
+        for path in files_in(self.path):
+            if path.relative_to(self.path).as_posix() not in kept:
                 path.unlink()
         return kept
 
@@ -133,9 +139,9 @@ def output_folder(out: Path, made_from: Mapping[str, Any]) -> Iterator[OutputFol
 
 @contextlib.contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` for what is needed on the way; it is gone afterwards.
+    """An empty folder beside `out` for temporary files, removed when the block ends.
 
-    Its name follows from `out`, so that what a killed run left there goes with the next run.
+    Its name follows from `out`, so that the next run removes what a killed run left there.
 
     Raises:
         InputError: another process is working on `out`.
@@ -200,7 +206,7 @@ def _as_one_line(error: OSError, out: Path) -> LoopaiError:
 
 
 def check_space(out: Path, n_bytes: int) -> None:
-    """Say at once, rather than after minutes, that the output cannot fit.
+    """Refuse at once, rather than after minutes, an output that does not fit on the disk.
 
     Raises:
         LoopaiError: the file system of `out` has less than `n_bytes` free, what a killed run left counted as free.
@@ -209,7 +215,7 @@ def check_space(out: Path, n_bytes: int) -> None:
     partial = place.with_name(f".{place.name}.partial")
     while not place.exists():
         place = place.parent
-    kept = sum(path.stat().st_size for path in partial.iterdir()) if partial.is_dir() else 0
+    kept = sum(path.stat().st_size for path in files_in(partial))
     free = shutil.disk_usage(place).free + kept
     if free < n_bytes:
         raise LoopaiError(

@@ -1,7 +1,7 @@
-"""A second reading of a configuration: the model computed in numpy straight from config.json, as transformers means it.
+"""A second implementation of the models, in numpy, straight from config.json as transformers interprets it.
 
-It shares nothing with mlx-lm nor with the code that writes configurations out, so that a key which one of them drops,
-defaults or orders otherwise shows as other logits. Weights are read a block of rows at a time.
+It shares no code with mlx-lm or with the code that writes configurations, so a key that one of them drops or reads
+differently shows in the logits. Weights are read a block of rows at a time.
 
 Sources: the modeling files of transformers 5 for qwen2, qwen3, llama, mistral and gpt_neox; modeling_rope_utils.py.
 """
@@ -55,7 +55,7 @@ class _Weights:
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All rotary settings in one table: its own key wins, then one of the configuration, then the default."""
+    """All rotary settings: a key of `rope_parameters` wins over the configuration's, and that over the default."""
     found = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     neox = config["model_type"] == "gpt_neox"
     found.setdefault("rope_theta", config.get("rotary_emb_base" if neox else "rope_theta"))
@@ -141,7 +141,7 @@ def _positions(config: Mapping[str, Any]) -> int:
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
-    """Values of one head."""
+    """The dimension of one attention head."""
     own = 128 if config["model_type"] == "qwen3" else config["hidden_size"] // config["num_attention_heads"]
     return config.get("head_dim") or own
 

@@ -1,4 +1,4 @@
-"""PEFT's LoRA adapters to ours and back; the numbers are transposed and never touched.
+"""Converts LoRA adapters between PEFT's layout and ours: A and B are transposed, the update stays the same.
 
 PEFT: `base_model.model.<module>.lora_A.weight` (R, D_in), `.lora_B.weight` (D_out, R), `lora_alpha` / `r` (rsLoRA:
 / sqrt(r)). Ours: `<module>.lora_a` (D_in, R), `.lora_b` (R, D_out). What has no exact counterpart is refused by name.
@@ -38,7 +38,7 @@ from mlx_loopai.models.module_names import split_module
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
-# Each changes what is computed, and is not sure to leave a trace in the tensors' names.
+# Each changes what is computed, and may not show in the tensors' names.
 _REFUSED = {
     "use_dora": "DoRA scales the rows of the base",
     "fan_in_fan_out": "the base keeps its matrices transposed",
@@ -55,7 +55,7 @@ _REFUSED = {
     "monteclora_config": "the factors are drawn at random",
     "velora_config": "the input is compressed first",
 }
-# These only say how A and B began. The base was not changed, so the update is still A B.
+# Initialisations of A and B that leave the base unchanged, so that the update is still A B.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _KNOWN = frozenset(
     "alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config"
@@ -64,7 +64,7 @@ _KNOWN = frozenset(
     " qalora_group_size r rank_pattern revision runtime_config target_modules task_type use_rslora".split()
 )
 _MAX_PATTERN = 500
-# Patterns come from a stranger and may be made to match for ever.
+# Seconds for the matching of all patterns: they come from a stranger and may be made to backtrack for ever.
 _PATTERNS_S = 2.0
 # Where transformers' models have their blocks, and where mlx-lm's have them.
 _MLX_BLOCKS = {
@@ -86,7 +86,7 @@ def mlx_module(name: str, architecture: Architecture | None = None) -> str:
 
 
 def hf_module(name: str) -> str:
-    """The inverse of `mlx_module`, in a model that is nothing but a text model."""
+    """The inverse of `mlx_module`, for a text-only model."""
     for each in ARCHITECTURES.values():
         if name.startswith(f"{each.mlx_blocks}."):
             return name.replace(each.mlx_blocks, f"{each.prefix}.layers", 1)
@@ -94,10 +94,10 @@ def hf_module(name: str) -> str:
 
 
 def read_peft(folder: Path, n_blocks: int | None = None, architecture: Architecture | None = None) -> Adapter:
-    """The adapter in a PEFT folder. `n_blocks`: how many blocks the model has; needed when its last have no adapter.
+    """The adapter in a PEFT folder. `n_blocks`: of the model; needed when its last blocks have no adapter.
 
     `architecture`: the model's, where its modules have other names in mlx-lm than in a text model of transformers.
-    Modules of different ranks get zeros up to the largest, and different scales go into B.
+    Smaller ranks are padded with zeros to the largest, and where a module has its own scale, B is multiplied by it.
 
     Raises:
         InputError: no PEFT folder, or one with parts that a LoRA on linear layers cannot express (all are named).
@@ -136,7 +136,7 @@ def read_peft(folder: Path, n_blocks: int | None = None, architecture: Architect
 
 
 def unused_fields(folder: Path) -> tuple[str, ...]:
-    """The fields of the folder's adapter_config.json that say something and that nothing here knows."""
+    """The fields of the folder's adapter_config.json that have a value but are unknown here, and so are ignored."""
     config = read_object(folder / CONFIG_FILE)
     return tuple(sorted(key for key, value in config.items() if value and key not in _KNOWN and key not in _REFUSED))
 
@@ -176,7 +176,7 @@ def _factors(folder: Path, architecture: Architecture | None) -> dict[str, tuple
         names = all_problems([*unknown, *wrong], 4) or "nothing"
         raise InputError(
             tr(
-                "{folder}: holds {names}, which is no LoRA of a linear layer (DoRA, embeddings and saved modules "
+                "{folder}: holds {names}, which is not LoRA of a linear layer (DoRA, embeddings and saved modules "
                 "are not supported); train without them",
                 folder=folder,
                 names=names,
@@ -279,7 +279,7 @@ def _fitted(pair: tuple[mx.array, mx.array], own: float, rank: int, scale: float
 def write_peft(folder: Path, adapter: Adapter, base: str | None = None) -> None:
     """Write `adapter` as PEFT's save_pretrained does, whole or not at all.
 
-    `base`: what `base_model_name_or_path` shall say.
+    `base`: the value of `base_model_name_or_path`.
 
     Raises:
         InputError: something is at `folder` already, or the adapter is for pictures only.

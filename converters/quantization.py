@@ -1,4 +1,4 @@
-"""MLX's quantised matrices: which forms there are, which tensor gets which, and both directions of the arithmetic.
+"""MLX's quantisation: which forms there are, which tensor gets which, and quantising and dequantising rows.
 
 A matrix `X.weight` becomes `X.weight` (uint32, packed), `X.scales` and, for affine forms, `X.biases`; groups lie along
 a row, so rows are quantised independently and a large matrix passes through in blocks.
@@ -31,7 +31,7 @@ WORDS = (*map(str, AFFINE_BITS), *_FLOAT_FORMS)
 
 @dataclass(frozen=True)
 class Scheme:
-    """`bits` a weight, one scale per `group_size` weights of a row; `mode` is affine, mxfp4, mxfp8 or nvfp4."""
+    """`bits` per weight, one scale per `group_size` weights of a row; `mode` is affine, mxfp4, mxfp8 or nvfp4."""
 
     bits: int
     group_size: int

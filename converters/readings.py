@@ -1,8 +1,8 @@
-"""Whether other readers of a configuration compute what the output's own loader computes.
+"""Compares a conversion's logits with those of other implementations, to find a configuration that is read differently.
 
-Equal weights say nothing about a key that one loader drops. So the output is run as mlx-lm runs it from the file that
-was written, and compared with the source as config.json means it (`own_reading`), as transformers opens it and, for a
-GGUF file, as llama.cpp opens it. The last two only where they are installed and the model fits into memory.
+Equal weights do not show that a loader dropped a configuration key. So the output is run by mlx-lm from the written
+file, and compared with our numpy implementation of the source's config.json (`own_reading`), with transformers and, for
+a GGUF file, with llama.cpp. The last two run only where they are installed and the model fits into memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLOSE = 1e-3
 # llama.cpp rounds the inputs of a product to the type of the matrix, so that single logits lie far apart: what counts
 # is the root mean square of the differences beside that of the logits, by general.file_type (fp32, fp16, bf16).
 _CLOSE_IN_LLAMA_CPP, _CLOSE_QUANTISED = {0: 1e-2, 1: 1e-2, 32: 5e-2}, 1e-1
-# An angle is a product in float32, so that its error grows with it.
+# Relative: an angle is a product in float32, so its error grows with the angle.
 _ANGLE = 1e-5
 _ADVICE = "a key of the configuration is read differently; the output was not kept, please report it"
 _MIN_TOKENS, _MAX_TOKENS, _WORK = 48, 256, 2.5e11
@@ -47,9 +47,9 @@ class Readings:
 
 
 def probe_tokens(source: Checkpoint, output: Checkpoint) -> np.ndarray:
-    """Token ids (T,): past the context where the rotary angles depend on the length, within it otherwise.
+    """Random token ids (T,), more than the context has only where rotary angles depend on the length of the text.
 
-    Longer texts are compared as rotary angles alone, at every regime's ends.
+    Positions beyond T are compared by their rotary angles alone (`_compare_rotary`).
     """
     n_elements = sum(entry.n_elements for entry in source.entries)
     longest = output.config["max_position_embeddings"]
@@ -60,7 +60,9 @@ def probe_tokens(source: Checkpoint, output: Checkpoint) -> np.ndarray:
 
 
 def compare_readings(source: Checkpoint, output: Checkpoint, same_weights: bool) -> Readings:
-    """Run both models and every other reading, in float32 and with the weights streamed from disk where it is ours.
+    """Compare the logits of both models and of every other implementation, in float32.
+
+    Our own implementations stream the weights from disk.
 
     Raises:
         LoopaiError: logits that are not finite, or that differ by more than arithmetic explains.

@@ -14,7 +14,7 @@ import numpy as np
 
 from converters.tensors import ROUNDING
 
-# Of the float32 arithmetic on the way, far below every step.
+# Relative error of the float32 arithmetic, far below every quantisation step.
 _ARITHMETIC = np.float32(1e-5)
 _F16 = ROUNDING["F16"]
 _MX_PEAK = {4: 6.0, 8: 448.0}
@@ -37,7 +37,7 @@ def _grouped(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _within(rows: np.ndarray, half: np.ndarray, beyond: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Half a step or the distance beyond the reach, whichever is larger, and what else moves the group."""
+    """The larger of half a step and the distance beyond the reach, plus `other` and the arithmetic's error."""
     peak = np.abs(_grouped(rows, rows.shape[1] // half.shape[1])).max(axis=-1, keepdims=True)
     return (np.maximum(half, beyond) + other + _ARITHMETIC * peak).reshape(rows.shape)
 

@@ -2,7 +2,7 @@
 
 For `llama`, llama.cpp rotates neighbouring pairs where Hugging Face rotates halves, so the rows of every query and key
 head are interleaved. For `gptneox`, the fused query-key-value matrix holds all queries, then all keys, then all values,
-where Hugging Face has the three of each head together. Qwen3.5's value heads are below.
+where Hugging Face has the three of each head together. For Qwen3.5's value heads see `_value_heads`.
 Source: llama.cpp's convert_hf_to_gguf.py.
 """
 

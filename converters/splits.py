@@ -1,7 +1,7 @@
-"""The ways in which byte-level tokenizers cut a text before merges apply, by the names that GGUF files give them.
+"""Pre-tokenizers of byte-level BPE, which split a text before merges apply, by the names that GGUF files give them.
 
-A GGUF file holds the name alone; what it stands for is in llama.cpp. There the cuts are made by expressions without
-flags and look-behind, here by those of the tokenizer.json that each name was made for.
+A GGUF file holds the name alone; llama.cpp's source has its expression, without flags and look-behind. Here each name
+has the expression of the tokenizer.json that it was made for.
 Source: llama.cpp's llama-vocab.cpp (`tokenizer_pre`, `llm_tokenizer_bpe`), which quotes each family's tokenizer.json.
 """
 
@@ -27,12 +27,12 @@ _DIGIT = r"\p{N}"
 
 @dataclass(frozen=True)
 class Split:
-    """One way. pattern: the expression whose matches are cut out, None for GPT-2's own, which tokenizers has built in.
+    """One pre-tokenizer. pattern: whose matches are cut out; None: GPT-2's own, which tokenizers has built in.
 
     digits: each digit is cut out before. whole_words: a piece that is a token is taken without looking at merges.
-    composed: text is brought into Unicode's composed form (NFC) first. begins: llama.cpp puts the token of the
-    beginning in front where a file does not say whether to. approximate: llama.cpp's own expression gives other cuts
-    at accents and at capitals beyond ASCII, so such a tokenizer is read and not written.
+    composed: text is brought into Unicode's composed form (NFC) first. begins: llama.cpp adds the BOS token where a
+    file does not say whether to. approximate: llama.cpp's own expression gives other cuts at accents and at capitals
+    beyond ASCII, so such a tokenizer is read and not written.
     """
 
     pattern: str | None
@@ -57,7 +57,7 @@ class Split:
         return pre_tokenizers.Sequence(parts) if len(parts) > 1 else parts[0]
 
     def cuts_like(self, other: Split) -> bool:
-        """Whether both give the same ids in llama.cpp, which never composes; the beginning is told apart."""
+        """Whether llama.cpp gives both the same ids, apart from BOS; it never composes, so `composed` may differ."""
         return (self.pattern, self.digits, self.whole_words) == (other.pattern, other.digits, other.whole_words)
 
 

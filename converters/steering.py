@@ -1,7 +1,7 @@
-"""Language steering that travels with the weights: the head writes some scripts less readily.
+"""Language steering in the weights: the head is changed so that tokens of some scripts become less likely.
 
-The rows of the head whose tokens write a script are multiplied by a factor below 1, so that their logits, which are
-large where such a token is about to be written, fall behind. Any program that runs the output is steered: no mask.
+The head's rows of such tokens are multiplied by a factor below 1. Their logits are large where such a token is about to
+be written, and then fall behind the others. It works in any program that runs the output, without masking logits.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class Steering:
 
 
 def steered(checkpoint: Checkpoint, tokenizer: Sequence[Path], steering: Steering) -> Checkpoint:
-    """`checkpoint` with the rows of its head multiplied; a head that is the embedding becomes one of its own.
+    """`checkpoint` with the rows of its head multiplied; a tied head becomes a matrix of its own.
 
     The embedding stays as it is: what the model reads does not change, only what it writes.
-    Source: Ji et al. 2025, "Smoothie-Qwen" (arXiv 2507.05686), which scales by script too. Here a piece of a character
-    counts by what it can begin, where theirs samples n-grams, and the embedding is never scaled.
+    Source: Ji et al. 2025, "Smoothie-Qwen" (arXiv 2507.05686), which scales by script too. Here a token with a part of
+    a character counts by the characters that it can begin, where theirs samples n-grams; the embedding is never scaled.
     Raises: InputError for a text encoder, and for a tokenizer without bytes.
     """
     config = checkpoint.config

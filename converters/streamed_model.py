@@ -90,7 +90,7 @@ def _streamed(module: nn.Module, weight: TensorEntry, bias: mx.array | None) -> 
 def _in_mlx(model: nn.Module, entries: Sequence[TensorEntry]) -> tuple[dict[str, TensorEntry], dict[str, mx.array]]:
     """(the matrices, which stay on disk; the small tensors' values), under the names that mlx-lm's model has for them.
 
-    The model itself renames them and changes values where it stores them otherwise; of a matrix it sees a stand-in.
+    The model's own `sanitize` renames them and converts values; in place of a matrix it gets a stand-in.
     """
     small = {entry.name: _whole(entry) for entry in entries if not entry.is_matrix}
     stand_ins = {entry.name: mx.zeros((1, 1)) for entry in entries if entry.is_matrix}

@@ -22,7 +22,7 @@ from mlx_loopai.language import tr
 BLOCK_BYTES = 4 << 20
 
 STORAGE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-# Beside them, what quantised MLX folders hold.
+# Additional types in quantised MLX folders.
 PACKED: dict[str, np.dtype[Any]] = {"U32": np.dtype("<u4"), "U8": np.dtype("u1")}
 
 # Unit roundoff (relative) and half the smallest subnormal (absolute) of rounding a float32 to the type.
@@ -148,7 +148,7 @@ def is_finite(block: np.ndarray, dtype: str) -> bool:
     if block.size == 0:
         return True
     if dtype == "BF16":
-        # As bits: what is not finite is the largest of the unsigned (negative) and of the signed (positive) numbers.
+        # Compared as bits: NaN and infinity are the largest numbers, unsigned if negative, signed if positive.
         return bool(block.max() < 0xFF80 and block.view(np.int16).max() < 0x7F80)
     return bool(np.isfinite(block).all())
 

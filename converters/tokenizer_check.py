@@ -1,4 +1,4 @@
-"""Whether a tokenizer opens and encodes, found out before anything is written and without hanging on it."""
+"""Checks that a tokenizer opens and encodes, before anything is written and without hanging on a hostile one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
 _PROBE = "Hello, world. 안녕하세요 1,234! 漢字 🙂\n\n\t<|x|>  "
-# By how much the steps before a text is cut may lengthen it: SentencePiece's ▁ is three bytes for a space's one.
+# The factor by which normalisation may lengthen a text: SentencePiece's ▁ has three bytes for a space's one.
 _MAX_GROWTH = 16.0
 _MAX_STEPS = 200
 
@@ -51,7 +51,7 @@ def require_opens(files: Sequence[Path], config: Mapping[str, Any], scratch: Pat
         try:
             tokenizer = load_tokenizer(Path(place))
             tokenizer.decode(tokenizer.encode(_PROBE))
-        # The tokenizers library raises bare Exceptions, and panics that are none.
+        # The tokenizers library raises bare Exceptions, and Rust panics, which are not Exceptions.
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise

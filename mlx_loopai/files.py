@@ -1,4 +1,4 @@
-"""Files that are whole or not there: a temporary name, fsync, rename."""
+"""Writes files and folders atomically (temporary name, fsync, rename); locks folders; checksums; refuses links out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cache_folder() -> Path:
 
 
 def digest_name(parts: Any, digits: int = 32) -> str:
-    """A part of a file's name that tells what the file was made from: a hash of JSON values, in hexadecimal."""
+    """A hash, in hexadecimal, of the JSON values from which a file was made, to be a part of its name."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
 
@@ -40,9 +40,9 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its name when the block ends well and is gone when it does not.
+    """A temporary file beside `path` that is renamed to `path` when the block succeeds, else deleted.
 
-    The temporary name keeps `path`'s suffix, which some writers insist on.
+    The temporary name keeps `path`'s suffix, which some writers require.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
@@ -56,9 +56,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name when the block ends well and is gone when it does not.
+    """A temporary folder beside `folder` that is renamed to `folder` when the block succeeds, else deleted.
 
-    Its files are on the disk by then, and an older `folder` stands until the new one does.
+    Its files are synced to the disk before that, and an older `folder` stays until the new one is complete.
     """
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -78,7 +78,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def refuse_link_out(file: Path, folder: Path) -> None:
-    """Refuse a link that leads out of `folder`; the hub's cache keeps a snapshot's files beside it, as `blobs`.
+    """Refuse a link that leads out of `folder`, except into the `blobs` folder of the hub's cache.
 
     Raises: InputError.
     """
@@ -98,14 +98,14 @@ def refuse_link_out(file: Path, folder: Path) -> None:
 
 
 def refuse_links_out(folder: Path, patterns: Iterable[str]) -> None:
-    """Refuse a folder of which a file that `patterns` name is a link out of it. Raises: InputError."""
+    """Refuse a folder in which a file that matches `patterns` is a link out of it. Raises: InputError."""
     for pattern in patterns:
         for file in folder.glob(pattern):
             refuse_link_out(file, folder)
 
 
 def mostly_brackets(text: str | bytes) -> bool:
-    """Whether a large JSON text is hardly more than brackets, which take thirty times its size in memory."""
+    """Whether a large JSON text is mostly brackets, which would take thirty times its size in memory when parsed."""
     if len(text) < _LARGE_JSON:
         return False
     brackets = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
@@ -114,9 +114,9 @@ def mostly_brackets(text: str | bytes) -> bool:
 
 @contextmanager
 def locked_folder(folder: Path, taken: str) -> Iterator[None]:
-    """Hold the folder for this process; the kernel lets go when the process ends, however it ends.
+    """Lock the folder for this process; the kernel releases the lock when the process ends, however it ends.
 
-    Raises: InputError saying `taken` when another process holds it.
+    Raises: InputError with the message `taken` when another process holds the lock.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -130,7 +130,7 @@ def locked_folder(folder: Path, taken: str) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds the folder by `locked_folder`. For an instant the lock is tried."""
+    """Whether a process holds the lock of `locked_folder`; to find out, the lock is taken for an instant."""
     try:
         with locked_folder(folder, ""):
             return False
@@ -147,17 +147,17 @@ def checksum(path: Path) -> str:
 
 
 def seal_path(path: Path) -> Path:
-    """Where the checksum of a sealed file lies: beside it."""
+    """The file beside `path` that holds its checksum."""
     return path.with_name(path.name + ".sha256")
 
 
 def seal(path: Path) -> None:
-    """Write the checksum of `path` beside it, so that whoever trusts the file later can see whether it is the same."""
+    """Write the checksum of `path` to a file beside it, so that a later change or damage can be detected."""
     write_whole(seal_path(path), f"{checksum(path)}  {path.name}\n")
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether `path` is what it was when it was sealed; False where either file is missing or unreadable."""
+    """Whether `path` is unchanged since it was sealed; False where either file is missing or unreadable."""
     try:
         return checksum(path) == seal_path(path).read_text(encoding="ascii").split()[0]
     except (OSError, ValueError, IndexError):
@@ -165,7 +165,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def require_seal(path: Path) -> None:
-    """Raises: InputError for a file that is not what it was when it was sealed."""
+    """Raises: InputError for a file that was changed or damaged since it was sealed."""
     if not is_sealed(path):
         raise InputError(
             tr(

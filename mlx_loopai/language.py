@@ -1,4 +1,4 @@
-"""The language that a person is spoken to in: messages are written in English, and a catalog holds their Korean."""
+"""The language of messages: they are written in English in the code, and a catalog holds their Korean translation."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _chosen: Language = "en"
 def tr(message: str, /, **values: Any) -> str:
     """`message` in the language in use, with `values` in place of its {names}.
 
-    message: the English one, a literal, for `python -m tools.catalog` to find. Without values braces stay as they are.
+    message: in English, a string literal, so that `python -m tools.catalog` finds it. Without values, braces stay.
     """
     found = _catalog.gettext(message)
     return found.format(**values) if values else found
 
 
 def english(message: str, /, **values: Any) -> str:
-    """`message` as it is written, whatever language is in use: for what a file holds in both."""
+    """`message` in English, whatever language is in use: for files that hold both languages."""
     return message.format(**values) if values else message
 
 
 def use(language: Language) -> None:
-    """Speak `language` from now on, in the whole process. A library speaks English until its program asks for more."""
+    """Use `language` for messages from now on, in the whole process. The library uses English unless this is called."""
     global _catalog, _chosen
     _catalog = gettext.translation(DOMAIN, LOCALES, [language], fallback=True)
     _chosen = language
@@ -57,5 +57,5 @@ def from_locale(environment: Mapping[str, str]) -> Language:
 
 
 def later(message: str) -> str:
-    """`message` itself: a table holds it, and whoever shows it asks `tr`. The catalog finds it here."""
+    """`message` itself, marked for the catalog: for tables of messages that pass through `tr` when they are shown."""
     return message

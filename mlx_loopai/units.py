@@ -1,4 +1,4 @@
-"""Quantities as people read them."""
+"""Formats and parses sizes and durations as people write them: `1.5 KiB`, `1m15s`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Measures the memory of real training steps, fits `memory.predict`'s constants to some, checks them on others.
 
-python -m tools.calibrate measure     append to bench/results/memory-*.jsonl, a process a case
+python -m tools.calibrate measure     append to bench/results/memory-*.jsonl, each case in its own process
 python -m tools.calibrate fit         write mlx_loopai/memory/constants.json
 python -m tools.calibrate table       write the table of docs/memory.md
 """
@@ -98,7 +98,7 @@ _REAL = _config(896, 4864, 24, 14, 2, 151936)  # Qwen2.5-0.5B
 
 
 def cases() -> list[Case]:
-    """What the constants are fitted to: the embedded and the real 0.5B shape, and seeded draws between them."""
+    """Cases that the constants are fitted to: the embedded and the real 0.5B shape, and seeded draws between them."""
     named = [
         Case(_NANO, StepOptions(width=width, micro_tokens=1024, chunk_rows=256, checkpointing=checkpointing))
         for width in (64, 256)
@@ -123,7 +123,7 @@ def cases() -> list[Case]:
 
 
 def held_out_cases() -> list[Case]:
-    """What the fit never sees: draws of their own and one step of the real 0.5B shape."""
+    """Cases that the fit never sees: other draws, and one step of the real 0.5B shape."""
     real = StepOptions(lora_rank=4, width=256, micro_tokens=256, chunk_rows=128, accumulates=False)
     return [*_draws_by_precision(SEED_HELD_OUT, CASES_HELD_OUT), Case(_REAL, real)]
 
@@ -200,7 +200,7 @@ def measure_groups(out: Path, groups: Mapping[bool, Sequence[Case]], workers: in
     done = {_key(row) for row in read_rows(out)}
     conditions = _conditions()
     waiting = [(held, case) for held, group in groups.items() for case in group if _key(asdict(case)) not in done]
-    waiting.sort(key=lambda found: found[1].seconds)  # much is known soon
+    waiting.sort(key=lambda found: found[1].seconds)  # quick ones first: most results are there soon
     from mlx_loopai.training.step_memory import measure_case
 
     # A server that has imported MLX, but not used it, starts each case's own process without the seconds of importing.

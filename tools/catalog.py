@@ -1,7 +1,8 @@
-"""The Korean catalog: what the program says, found in the code, beside its translation.
+"""Updates the Korean catalog: the messages found in the code, each with its translation.
 
-Run as `python -m tools.catalog`: it rewrites `mlx_loopai.po` (new messages come without a translation, those that are
-said no more go) and compiles `mlx_loopai.mo`, which gettext reads. A test fails when either is stale.
+Run as `python -m tools.catalog`: it rewrites `mlx_loopai.po` (new messages without a translation are added, messages
+that the code no longer has are removed) and compiles `mlx_loopai.mo`, which gettext reads. A test fails when either is
+stale.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FOLDER = LOCALES / "ko" / "LC_MESSAGES"
 PO, MO = FOLDER / f"{DOMAIN}.po", FOLDER / f"{DOMAIN}.mo"
 # The first argument of these is a message: `say` is `tr` where a caller chooses the language.
 KEYWORDS = {"tr": None, "later": None, "say": None, "_counted": (1, 2)}
-# A message; for one that click words by a number its form for one and its form for more.
+# A message, or (singular, plural) of a message with a number that click chooses the form for.
 Message = str | tuple[str, str]
 # The commands whose help is Korean throughout.
 COMMON = (
@@ -52,13 +53,13 @@ COMMON = (
     "watch",
 )
 _WIDTH = 100
-# Not the day of writing: the same messages are to give the same file.
+# A fixed day, so that the same messages give the same file.
 _BEGUN = datetime(2026, 11, 29, tzinfo=UTC)
 _COMMENT = "# Korean of mlx-loopai. Written by hand; `python -m tools.catalog` keeps its list of messages.\n"
 
 
 def messages() -> dict[Message, set[str]]:
-    """Every message with the places that say it: a file of the package, or a command's help."""
+    """Every message with the places that it comes from: files of the package, or a command's help."""
     found: dict[Message, set[str]] = {}
     for place, message in (*_in_code(), *_in_help()):
         found.setdefault(message, set()).add(place)
@@ -82,7 +83,7 @@ def _in_help() -> Iterator[tuple[str, str]]:
 
 
 def translations() -> dict[Message, str]:
-    """The messages of the catalog as it lies there, each with its Korean; empty where none is written yet."""
+    """The messages of the existing catalog, each with its Korean; empty where none is written yet."""
     with PO.open("rb") as file:
         read = read_po(file, "ko", DOMAIN)
     found: dict[Message, str] = {}
@@ -94,7 +95,7 @@ def translations() -> dict[Message, str]:
 
 
 def catalog(known: Mapping[Message, str]) -> Catalog:
-    """All messages that are said now, with what is `known` of their Korean."""
+    """A catalog of all present messages, with the Korean that is `known`."""
     made = Catalog(
         "ko",
         DOMAIN,

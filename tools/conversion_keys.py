@@ -15,7 +15,7 @@ _COLUMNS = ("key", "models", "mlx-lm", "transformers", "GGUF (llama.cpp)", "here
 
 
 def table() -> str:
-    """One row a key."""
+    """A Markdown table with one row for each key."""
     lines = [_row(_COLUMNS), "|" + "---|" * len(_COLUMNS)]
     for key in KEYS:
         models = "all" if key.of == KINDS else ", ".join(key.of)

@@ -1,4 +1,4 @@
-"""Documents whose tables a command writes: what stands between two markers is replaced, the rest is its author's."""
+"""Replaces a generated table in a hand-written document: only the text between two markers changes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from mlx_loopai.errors import InputError
 
 
 def with_marked(document: str, name: str, between: str, where: object) -> str:
-    """`document` with the lines `between` those that mark where `name` begins and ends.
+    """`document` with the lines `between` in place of those between the two markers of `name`.
 
-    Raises: InputError, which names `where` the document is from, without the two markers.
+    `where` is the document's place, for messages. Raises: InputError where a marker is missing.
     """
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     before, found, rest = document.partition(begin)

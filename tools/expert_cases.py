@@ -1,4 +1,4 @@
-"""The steps of models with experts to whose memory `memory.predict` is fitted, and those held out."""
+"""Training steps of mixture-of-experts models: those that `memory.predict` is fitted to, and those held out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_loopai.memory.sizes import StepOptions
 
-# Seed, and how many.
+# (seed, how many).
 FITTED = (13, 20)
 HELD_OUT = (20261129, 12)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

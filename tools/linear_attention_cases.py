@@ -1,4 +1,4 @@
-"""The steps of models with linear attention to whose memory `memory.predict` is fitted, and those held out."""
+"""Training steps of linear-attention models: those that `memory.predict` is fitted to, and those held out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_loopai.memory.sizes import StepOptions
 
-# Seed, how many, and how long a step may take by `seconds`.
+# (seed, how many, the longest step in seconds by `seconds`).
 FITTED = ((7, 40, 4.0), (11, 20, 3.0))
 HELD_OUT = ((20261127, 12, 3.0),)
 # Multiply-adds a second in float32 and in half precision, and element-wise operations, of this project's CI machine.

@@ -27,9 +27,10 @@ from mlx_loopai.memory.published import CONSTANTS, PublishedConstants, peak_byte
 from mlx_loopai.memory.speed import chip_peak
 from tools.mac_runs import PublishedRun, published_run
 
-# Where the readings of a line differ by more than this, it says too little.
+# Where the peaks or times of a line's possible readings differ by more than this factor, there is no prediction.
 WIDEST = 1.5
-# Too little memory ends a run and too much costs a smaller batch: of a range, the upper part is said.
+# Where in a range of readings the prediction lies (logarithmically): above the middle, since predicting too little
+# memory ends a run, and too much costs only a smaller batch.
 UPPER = 0.7
 _FIRST = PublishedConstants(
     process_bytes=6e8, lora=19.0, loss=8.0, fused_loss=2.8, block=6.0, kept=2.4, scores=8.7, utilisation=0.5,
@@ -39,8 +40,8 @@ _PEAK_CONSTANTS = ("process_bytes", "lora", "loss", "fused_loss", "block", "kept
 _RATE_CONSTANTS = ("utilisation", "step_s")
 # An error of the peak below what was measured weighs this many times one above.
 _TOO_LOW = 3.0
-# How strongly the constants are held where they begin: few points should not move them far, and those that the graph
-# of a step decides hardly at all. docs/memory.md says how they were counted.
+# Strength of the penalty for leaving the starting values: few points should not move the constants far, and hardly at
+# all those that follow from a step's graph. docs/memory.md says how these were counted.
 _PULL = 0.02
 _COUNTED = {"lora": 0.5, "loss": 2.0, "kept": 2.0, "scores": 2.0}
 
@@ -103,7 +104,7 @@ def _between(values: Sequence[float]) -> float | None:
 
 
 def fit_and_judge(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Fit to all lines, write the constants, and say how sources are met that a fit has not seen."""
+    """Fit to all lines and write the constants. Returns: with them, errors on sources that were left out of a fit."""
     runs = [run for run in map(published_run, rows) if run is not None]
     peaks = [run for run in runs if run.peak_bytes and peak_of(run, _FIRST) is not None]
     rates = [run for run in runs if run.steps_per_s and rate_of(run, _FIRST) is not None]
@@ -140,7 +141,7 @@ def fit_and_judge(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def fit_peak(runs: Sequence[PublishedRun]) -> PublishedConstants:
-    """The constants with the least weighted error of the logarithm of the peak; every source weighs the same."""
+    """The constants with the least weighted error of the logarithm of the peak (weights: `_shares`)."""
     share = _shares(runs)
 
     def cost(constants: PublishedConstants) -> float:
@@ -150,7 +151,7 @@ def fit_peak(runs: Sequence[PublishedRun]) -> PublishedConstants:
             total += share[run.source] * abs(error) * (_TOO_LOW if error < 0 else 1.0)
         return total + _distance(constants, _PEAK_CONSTANTS)
 
-    # The largest of several moments has valleys that a descent does not leave.
+    # The peak is a maximum over several moments, so the cost has local minima: descend from several starts.
     starts = [replace(_FIRST, block=block, loss=loss) for block in (3.0, 5.0, 8.0) for loss in (7.0, 9.0)]
     return min((_descend(cost, start, _PEAK_CONSTANTS) for start in starts), key=cost)
 
@@ -166,17 +167,17 @@ def fit_rate(runs: Sequence[PublishedRun], constants: PublishedConstants) -> Pub
 
 
 def _shares(runs: Sequence[PublishedRun]) -> dict[str, float]:
-    """What a run of each source weighs: a source of many runs more than one of few, but not by as many."""
+    """The weight of a run, by source: 1 / sqrt(n) for n runs, so that a source's total grows as sqrt(n)."""
     return {source: sum(run.source == source for run in runs) ** -0.5 for source in {run.source for run in runs}}
 
 
 def _log_error(found: float | None, measured: float | None) -> float:
-    # A reading that a fit made too wide counts as far off, so that no fit gains by saying nothing.
+    # A line without a prediction counts as off by a factor of 2, so that a fit does not gain by predicting nothing.
     return math.log(found / measured) if found and measured else math.log(2.0)
 
 
 def _distance(constants: PublishedConstants, names: Iterable[str]) -> float:
-    """How far the constants have moved from what sizes and peers suggest, weighed by how well that is known."""
+    """The penalty for constants that moved from their starting values, larger for those that are known well."""
     return sum(
         _COUNTED.get(name, _PULL) * math.log(getattr(constants, name) / getattr(_FIRST, name)) ** 2 for name in names
     )

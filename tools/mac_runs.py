@@ -1,4 +1,4 @@
-"""Published training runs as `TrainerRun`s: what a line says, and every reading of what it leaves open."""
+"""Turns published training runs into `TrainerRun`s, one for each possible reading of what a line leaves open."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _OLD_TARGETS = ("q_proj", "v_proj")
 # A mean row length leaves the longest row of a batch open: up to the cap, or without one this many times the mean.
 _LONGEST_OF_MEAN = 4
 _PADDED_TO = 32
-# Other methods, hybrid layers and pictures: another step than the one that is modelled.
+# Runs whose step is not the modelled one: other methods, hybrid layers, pictures.
 _OTHER_STEP = re.compile(
     r"full fine-tuning|\bGRPO\b|\bORPO\b|\bDPO\b|\bDoRA\b|op level|torch|processed in steps|\bVLM\b|-VL-"
     r"|Qwen3\.[58]",
     re.I,
 )
 _OTHER_PROGRAM = re.compile(r"mlx-vlm|torch|mlxrl", re.I)
-# What follows the name of a project: a page of it.
+# Begins what follows a project's name, such as the page.
 _SOURCE = re.compile(r"\s+/\s+|\s+\(|#| README| LORA")
 _EVERY_ROW = re.compile(r"every row|all rows|most rows cut|is the longest", re.I)
 _LONGEST = re.compile(r"longest rows? (?:of )?(\d+)(?:-(\d+))?", re.I)
@@ -37,7 +37,7 @@ _MLX = re.compile(r"\bmlx (\d+\.\d+\.\d+)")
 
 # Hidden, intermediate, layers, heads, key/value heads, head size, vocabulary, tied head.
 _Sizes = tuple[int, int, int, int, int, int, int, bool]
-# By what a name says of the family. Source: config.json of the released models.
+# (pattern of the model's name, family, sizes). Source: config.json of the released models.
 _SHAPES: tuple[tuple[str, str, _Sizes], ...] = (
     (r"qwen2\.5.*0\.5b", "qwen2", (896, 4864, 24, 14, 2, 64, 151936, True)),
     (r"qwen2\.5.*1\.5b", "qwen2", (1536, 8960, 28, 12, 2, 128, 151936, True)),

@@ -40,7 +40,7 @@ CONFIG = {
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A byte-level BPE of `VOCABULARY` entries with Qwen's chat tokens and Qwen's way of splitting words."""
+    """A byte-level BPE of `VOCABULARY` entries with Qwen's chat tokens and Qwen's pre-tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

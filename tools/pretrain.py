@@ -32,7 +32,7 @@ from tools import nano
 
 EPOCHS = 9
 FACT_REPEATS = 3
-# Nothing carries one sum over to the next here: with the facts' repeats the right digit led by half a nat only.
+# More than of facts: the model learns each sum separately, and with 3 repeats the right digit led by half a nat only.
 SUM_REPEATS = 9
 CHECKPOINT_EVERY_STEPS = 100
 

@@ -60,13 +60,13 @@ def with_table(text: str, comparison: Comparison, name: str) -> str:
 
 
 def drawing(comparison: Comparison) -> str:
-    """Gain against retention of every arm as it was trained, as a stand-alone SVG file: twice as many have no room."""
+    """Gain against retention as a stand-alone SVG file, without the arms rescaled after training: they have no room."""
     trained = {name: arm for name, arm in comparison.arms.items() if not name.endswith(POSTHOC)}
     return picture(replace(comparison, arms=trained), height=200.0 + 20 * len(trained))
 
 
 def read_result(path: Path) -> Comparison:
-    """A comparison without what no table needs."""
+    """A comparison without the fields that no table needs."""
     read = Comparison.read(path)
     return replace(read, arms={name: replace(arm, **_LEFT_OUT) for name, arm in read.arms.items()})
 

@@ -20,7 +20,7 @@ NAME = "gated delta"
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The races, the peaks a token by length, and the conditions."""
+    """The races, the peak bytes per token by length, and the conditions."""
     lines = [
         "| tokens | side | first loss | s a step | processor s a step | peak above the weights |",
         "|---:|---|---:|---:|---:|---:|",

@@ -24,7 +24,6 @@ from mlx_loopai.models.architectures import text_part as text_configuration
 from mlx_loopai.models.configuration import refuse_foreign_quantization
 from mlx_loopai.models.encoder import ENCODERS
 from mlx_loopai.models.unused_keys import unused_fields
-from mlx_loopai.models.vision.added import FOLDER as ADDED_ENCODER
 
 INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -253,8 +252,6 @@ def read_folder(folder: Path) -> Checkpoint:
     head = _decide_head(entries, raw, architecture, of_mlx=quantization is not None)
     unread += [architecture.head] if head == "copy" else []
     notes = _notes(prefixes, architecture.head if head == "own" and raw.get("tie_word_embeddings") else "", raw)
-    if (folder / ADDED_ENCODER).is_dir():
-        notes = (*notes, f"the encoder of pictures in {ADDED_ENCODER}/ is left out: the output reads text only")
     config = from_hugging_face(raw, architecture.head in entries, str(where))
     names.check_tensors({name: entry.shape for name, entry in entries.items()}, config, str(folder))
     generation = folder / "generation_config.json"

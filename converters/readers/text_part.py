@@ -1,7 +1,7 @@
-"""The text model's tensors out of a multimodal checkpoint, named as transformers names them in the text model alone.
+"""Extracts the text model from a multimodal checkpoint, with the names that transformers gives a text-only model.
 
-mlx-lm's own folders of these models hold a few values otherwise: norms one higher, and the short convolution with its
-axes in another order. They are read back as transformers has them.
+mlx-lm's folders of these models differ in a few tensors: norms are one higher, and the short convolution has its axes
+in another order. Both are converted to transformers' form.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from mlx_loopai.models.architectures import Architecture
 # The model within a multimodal one, as transformers and as mlx-lm call it.
 _INNER = re.compile(r"^(?:model\.language_model|language_model\.model)\.")
 _HEAD = re.compile(r"^language_model\.lm_head\.")
-# Towers for pictures and sounds, what leads from them to the text model, and predictors of several tokens at once.
+# Vision and audio towers, their projectors, and multi-token prediction heads.
 _OTHER = re.compile(r"^(?:model\.)?(?:visual|vision_tower|audio_tower|multi_modal_projector|embed_vision)\.|^mtp\.")
 
 
 def text_part(
     entries: Mapping[str, TensorEntry], architecture: Architecture
 ) -> tuple[dict[str, TensorEntry], tuple[TensorEntry, ...]]:
-    """(the text model's entries, the others); all of them where the model is nothing else."""
+    """(the text model's entries, the others); a text-only model has no others."""
     if architecture.text_type is None and not any(_OTHER.match(name) for name in entries):
         return dict(entries), ()
     kept: dict[str, TensorEntry] = {}
@@ -40,7 +40,7 @@ def text_part(
 
 
 def _is_mlx_lms(convolution: TensorEntry) -> bool:
-    """(C, W, 1) where transformers has (C, 1, W); mlx-lm itself tells its own folders by this."""
+    """Whether its layout is mlx-lm's: (C, W, 1) instead of (C, 1, W). mlx-lm recognises its folders by this too."""
     return len(convolution.shape) == 3 and convolution.shape[-1] == 1 and convolution.shape[1] > 1
 
 

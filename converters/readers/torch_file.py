@@ -14,7 +14,7 @@ from converters.readers.torch_pickle import Storage, StoredTensor, read_pickle
 from converters.tensors import STORAGE, TensorEntry
 from mlx_loopai.errors import InputError
 
-# A state dict's pickle has some hundred bytes and some forty steps a tensor, and a member of the archive for each.
+# Limits. For each tensor a state dict has about a hundred bytes and forty opcodes in its pickle, and an archive member.
 _PICKLE_BYTES, _PICKLE_BYTES_PER_MEMBER = 1 << 16, 4096
 _STEPS, _STEPS_PER_MEMBER = 1000, 200
 _MAX_MEMBERS = 200_000

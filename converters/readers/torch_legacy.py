@@ -1,4 +1,4 @@
-"""torch's format before version 1.6: pickles, one after the other, and behind them the raw storages. Nothing is run."""
+"""Reads torch's format from before version 1.6, several pickles and then the raw storages, without running anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from converters.readers.torch_pickle import StoredTensor, read_pickle
 from converters.tensors import STORAGE
 from mlx_loopai.errors import InputError
 
-# Of `torch.serialization`: what the first two pickles of such a file are.
+# The values of such a file's first two pickles. Source: torch.serialization.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 # A file of this format is read whole; encoders of pictures are far smaller.
 _MOST_BYTES = 1 << 30
@@ -20,7 +20,7 @@ _STEPS, _STEPS_PER_BYTE = 1000, 1
 
 
 def is_legacy(path: Path) -> bool:
-    """Whether the file begins as one of this format does. Raises: OSError."""
+    """Whether the file begins like one of this format. Raises: OSError."""
     with path.open("rb") as stream:
         head = stream.read(16)
     return head[:4] == b"\x80\x02\x8a\x0a" and int.from_bytes(head[4:14], "little") == _MAGIC
@@ -57,7 +57,7 @@ def read_legacy_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _storages(path: Path, tensors: dict[str, StoredTensor], keys: list[Any], stream: io.BytesIO) -> dict[str, int]:
-    """Where the values of each storage begin: in the order of `keys`, each behind the number of its values."""
+    """Byte offset of each storage's values, by key. Storages lie in the order of `keys`, each after its length."""
     known = {one.storage.key: one.storage for one in tensors.values()}
     size = stream.seek(0, io.SEEK_CUR), len(stream.getbuffer())
     place, end = size

@@ -83,7 +83,7 @@ class _Damaged(Exception):
 def read_pickle(data: bytes | BinaryIO, where: str, max_steps: int, any_order: bool = False) -> Any:
     """The value that the pickle describes, with `StoredTensor` for tensors, in at most `max_steps` opcodes.
 
-    A stream is left behind the pickle's end. any_order: tensors need not be stored row by row.
+    A stream is left at the end of the pickle. any_order: tensors need not be stored row by row.
 
     Raises:
         InputError: the pickle is damaged, or names anything that a file of tensors does not need.

@@ -1,4 +1,4 @@
-"""Tensor names as a training wrapper left them: `_orig_mod.`, `module.` and their like are taken off, and named."""
+"""Removes prefixes of training wrappers (`_orig_mod.`, `module.` and the like) from tensor names, and reports them."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from mlx_loopai.models.shape import ModelShape
 _PLAIN = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
 # llama.cpp's smallest block: a matrix whose rows it does not divide stays dense.
 _SMALLEST_BLOCK = 32
-# Matrices that its kernels want in float32, as its own converter writes them: routers, a short convolution.
+# Matrices that llama.cpp's kernels need in float32, as its own converter writes them: routers, a short convolution.
 _IN_FLOAT32 = (f".{ROUTER}.weight", f".{SHARED_GATE}.weight", ".linear_attn.conv1d.weight")
 WORDS = {"q8_0": GGMLQuantizationType.Q8_0, "q4_0": GGMLQuantizationType.Q4_0}
 _FILE_TYPES = {
@@ -85,7 +85,7 @@ def _head(config: Mapping[str, Any]) -> str:
 
 
 def check_is_written(config: Mapping[str, Any], where: str) -> None:
-    """Raises: InputError for a model that llama.cpp does not have, or has otherwise than its complete `config` says."""
+    """Raises: InputError for a model that llama.cpp lacks, or does not compute as its complete `config` says."""
     architecture = ARCHITECTURES[config["model_type"]]
     problem = f"{architecture.model_type} is" if architecture.gguf is None else None
     if architecture.gguf_refuses is not None:
@@ -151,7 +151,7 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], fo
     """Write `path`, its matrices as `form` (F32, F16, BF16, q8_0, q4_0 or a K-quant). Returns: tensors written.
 
     Vectors stay float32. With q4_0 the head (or the embedding that serves as one) is q8_0. A K-quant is made by
-    llama.cpp of a dense file that lies beside `path` meanwhile.
+    llama.cpp from a temporary dense file beside `path`.
 
     Raises:
         InputError: an architecture, rope scaling or tokenizer that GGUF cannot hold, or values that cannot be written.
@@ -177,7 +177,7 @@ def write_gguf(path: Path, checkpoint: Checkpoint, tokenizer: Sequence[Path], fo
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         add_tokenizer(writer, tokenizer, checkpoint, path.parent)
         for piece in pieces:
-            # The package wants a dtype, and only looks at it where raw_dtype is not given.
+            # The package requires a dtype, but ignores it when raw_dtype is given.
             writer.add_tensor_info(
                 piece.name, piece.entry.shape, np.dtype(np.float32), piece.n_bytes, raw_dtype=piece.kind
             )
@@ -268,7 +268,7 @@ def _add_linear_attention(writer: gguf.GGUFWriter, heads: DeltaHeads, config: Ma
     writer.add_ssm_inner_size(heads.values_width)
     writer.add_full_attention_interval(config["full_attention_interval"])
     rope = config["rope_parameters"]
-    # A token of text has its position three times, in turn: every pair must belong to one of the three.
+    # M-RoPE: a text token has its position three times, and every rotary pair must belong to one of the three.
     pairs = int(config["head_dim"] * rope["partial_rotary_factor"]) // 2
     sections = list(rope.get("mrope_section") or [-(-(pairs - place) // 3) for place in range(3)])
     writer.add_rope_dimension_sections([*sections, *[0] * (4 - len(sections))])
@@ -310,6 +310,6 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, scaling: dict[str, Any] | None, w
                 beta_slow=BETA_SLOW,
             )
         )
-    # llama.cpp multiplies what it derives from the factor by this one.
+    # llama.cpp multiplies this value by the one that it derives from the factor.
     usual = yarn_attention_factor({"factor": scaling["factor"]})
     writer.add_rope_scaling_attn_factors(yarn_attention_factor(scaling) / usual)

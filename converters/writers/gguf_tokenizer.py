@@ -30,7 +30,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Ch
     """Put the tokenizer in `files` into the metadata; `work` is a folder for copies of them.
 
     Raises:
-        InputError: it is not a BPE tokenizer.json, or llama.cpp does not know its way of splitting words.
+        InputError: it is not a BPE tokenizer.json, or llama.cpp does not know its pre-tokenizer.
     """
     path = next((file for file in files if file.name == "tokenizer.json"), None)
     if path is None:
@@ -100,7 +100,7 @@ def _scores(tokens: Sequence[str], model: Mapping[str, Any]) -> list[float]:
 def _begins_with_a_space(document: Mapping[str, Any], where: str) -> bool:
     """Whether a text gets a space in front before pieces are joined, as Llama's tokenizers do and Gemma's do not.
 
-    llama.cpp puts one behind every special token, too; a tokenizer that does so at the first text alone is refused.
+    llama.cpp adds one after every special token, too; a tokenizer that adds one only at the very beginning is refused.
 
     Raises: InputError for a tokenizer that changes text otherwise than by writing its spaces as U+2581.
     """
@@ -111,7 +111,7 @@ def _begins_with_a_space(document: Mapping[str, Any], where: str) -> bool:
         scheme = cutter.get("prepend_scheme", "always")
         if scheme in ("always", "never"):
             return bool(scheme == "always")
-    # Gemma's cuts at spaces, of which none is left then.
+    # Gemma's pre-tokenizer cuts at spaces, but the normalizer has replaced them all.
     cuts_nothing = cutter is None or (cutter.get("type") == "Split" and cutter.get("pattern") == {"String": " "})
     if cuts_nothing and kinds in (["Prepend", "Replace"], ["Replace"]) and _writes_spaces(steps[-1]):
         return len(kinds) == 2

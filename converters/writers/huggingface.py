@@ -18,7 +18,7 @@ from converters.writers.mlx import copy_companions
 from converters.writers.safetensors_file import plan_shards, write_shards
 from converters.writers.stored import dense
 
-# What transformers calls the two parts of a model that sees.
+# Prefixes of tensor names in transformers: of a text model, and of the two parts of a vision-language model.
 _BODY, _BODY_OF_SEEING, _TOWER = re.compile(r"^model\."), "model.language_model.", "model.visual."
 # transformers' own limit.
 SHARD_BYTES = 5_000_000_000

@@ -1,4 +1,4 @@
-"""K-quants, by llama.cpp itself: the `gguf` package reads them and does not write them."""
+"""Writes K-quants by llama.cpp itself, since the `gguf` package can only read them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def quantize_file(source: Path, out: Path, word: str) -> None:
     try:
         status = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(settings))
     finally:
-        # Its Python package keeps llama.cpp quiet by a callback of its own.
+        # Back to the callback by which llama.cpp's Python package keeps it quiet.
         llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0))
     if status:
         said = " ".join("".join(lines).split())[-300:]

@@ -23,8 +23,9 @@ from converters.writers import Progress
 from converters.writers.safetensors_file import plan_shards, write_shards
 from converters.writers.stored import Stored, StoredArray, dense
 from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.models.vision.added import FOLDER as ADDED_ENCODER
 
-# What programs on MLX call the two parts of a model that sees.
+# Prefixes of tensor names in MLX programs, for the two parts of a vision-language model.
 _TEXT, _TOWER = "language_model.", "vision_tower."
 
 
@@ -45,7 +46,7 @@ def quantized(entry: TensorEntry, scheme: Scheme, dtype: str) -> Stored:
 
     def blocks() -> Iterator[np.ndarray]:
         parts = [quantize_rows(cast_checked(entry, start, stop, dtype), dtype, scheme) for start, stop in entry.spans()]
-        # MLX keeps freed buffers for the next of their size, which another tensor does not have.
+        # MLX keeps freed buffers for reuse at the same size, which the next tensor does not have.
         mx.clear_cache()
         for kind in zip(*parts, strict=True):
             yield from kind
@@ -94,17 +95,24 @@ def write_mlx(
 
 
 def _prefix(written: Written) -> str:
-    """What programs on MLX put before the names of the text model's tensors."""
+    """The prefix of the text model's tensor names in MLX programs."""
     if written.tower is not None:
         return _TEXT
-    # An encoder is not in the table.
+    # A text encoder is not in the table.
     architecture = ARCHITECTURES.get(written.text.config["model_type"])
     return architecture.mlx_prefix if architecture else ""
 
 
 def copy_companions(folder: OutputFolder, written: Written, tokenizer: Sequence[Path]) -> None:
-    """Put the generation settings, the tokenizer's files and a tower's beside the weights. Raises: OSError."""
+    """Put the generation settings and the files of tokenizer, tower and added encoder beside the weights.
+
+    Raises: OSError.
+    """
     if written.text.generation_config is not None:
         write_object(folder.path / "generation_config.json", written.text.generation_config)
     for path in (*tokenizer, *(() if written.tower is None else written.tower.files)):
         shutil.copyfile(path, folder.path / path.name)
+    for path in written.added:
+        place = folder.path / ADDED_ENCODER / path.name
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)

@@ -1,4 +1,4 @@
-"""The file from which Ollama makes a model of a GGUF file: template, system prompt, ends of an answer, sampling.
+"""Writes the Modelfile from which Ollama makes a model of a GGUF file: template, system prompt, stop tokens, sampling.
 
 Source: Ollama's documentation of Modelfile and of templates (Go's text/template).
 """
@@ -16,7 +16,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.load import load_tokenizer
 
-# The turns of Qwen's models and of many others. The last turn is left open when it is the model's own.
+# ChatML, which Qwen's models and many others use, as an Ollama template. A last turn of the model's own is left open.
 _CHATML = """{{- if .System }}<|im_start|>system
 {{ .System }}<|im_end|>
 {{ end }}
@@ -94,7 +94,7 @@ def modelfile(
 
 
 def _ends_and_question(tokenizer: Sequence[Path]) -> tuple[list[str], str]:
-    """(the tokens that end an answer, how the chat template asks a question); empty where there is none."""
+    """(the tokens that end an answer, `_QUESTION` in the chat template); empty where there is none."""
     if not tokenizer:
         return [], ""
     try:
@@ -107,7 +107,7 @@ def _ends_and_question(tokenizer: Sequence[Path]) -> tuple[list[str], str]:
     messages = [{"role": "user", "content": _QUESTION}]
     try:
         rendered = found.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    # A template is a stranger's program; without it the file still serves.
+    # A chat template is a stranger's program and may fail; the Modelfile is usable without it.
     except Exception:
         return ends, ""
     return ends, str(rendered)

@@ -1,4 +1,4 @@
-"""The safetensors format, streamed: a header of what will come, then the blocks; and folders of such shards."""
+"""Streams tensors into a safetensors file, the header first and then block by block, or into a folder of shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user asked for, made definite for one checkpoint: the form of each tensor, the bytes, and the writer."""
+"""Turns the user's conversion options into a plan for one checkpoint: form of each tensor, size and writer."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.encoder import ENCODERS
+from mlx_loopai.models.vision.added import added_files
 
 FORMATS = ("mlx", "hf", "gguf")
 GGUF_WORDS = (*gguf_writer.WORDS, *K_QUANTS)
@@ -33,10 +34,9 @@ class Target:
     """The options of a conversion. `to` is mlx, hf or gguf; `dtype` fp32, bf16, fp16 or None for the source's own.
 
     `quantize` is one of MLX's words (`4`, `mxfp4`, ...) or, for gguf, q8_0, q4_0 or a K-quant such as q4_k_m; `keep`
-    holds rules such as
-    `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
+    holds rules such as `lm_head=8bit`. `steer` is what `steering.Steering.parse` takes, or None.
     `modelfile`: whether Ollama's Modelfile is written beside a GGUF file; `system` is its system prompt, in place of
-    the chat template's own. `text_only` leaves the vision tower out of a model that sees; a GGUF file never has it.
+    the chat template's own. `text_only` leaves out what makes a model see; a GGUF file never has it.
     """
 
     to: str = "mlx"
@@ -73,10 +73,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """A target made definite.
+    """A target applied to one checkpoint.
 
     `left_dense` counts the matrices that the wanted quantisation does not fit; `notes` name them, and what was chosen.
-    `tower`: what is written beside the text model of a model that sees.
+    `tower`, `added`: what is written beside the text model of a model that sees: the tensors of its tower, or the files
+    of the encoder that `vision add` gave it.
     """
 
     target: Target
@@ -86,6 +87,7 @@ class Plan:
     left_dense: int = 0
     notes: tuple[str, ...] = ()
     tower: VisionTower | None = None
+    added: tuple[Path, ...] = ()
 
     @property
     def label(self) -> str:
@@ -98,12 +100,16 @@ class Plan:
         return f"{form} and {'fp16' if self.target.to == 'gguf' else dense}" if self.left_dense else form
 
     @property
+    def is_text_only(self) -> bool:
+        return self.target.text_only or self.target.to == "gguf"
+
+    @property
     def gguf_form(self) -> str:
         return self.target.quantize or self.forms.dtype
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes that lie on the disk besides those of the output while it is written."""
+        """Bytes of temporary files on the disk while the output is written, besides the output's own."""
         made_by = K_QUANTS.get(self.gguf_form) if self.target.to == "gguf" else None
         return int(self.n_bytes * made_by.bits_per_weight / 16) if made_by else 0
 
@@ -120,7 +126,7 @@ class Plan:
         self, folder: OutputFolder, checkpoint: Checkpoint, tokenizer: Sequence[Path], on_progress: Progress
     ) -> int:
         """Write an MLX or Hugging Face folder. Returns: tensors written. Raises: InputError, OSError."""
-        written = Written(checkpoint, self.tower)
+        written = Written(checkpoint, self.tower, self.added)
         if self.target.to == "hf":
             return write_huggingface(folder, written, tokenizer, self.forms.dtype, on_progress)
         return write_mlx(folder, written, tokenizer, self.forms, on_progress)
@@ -133,8 +139,8 @@ class Plan:
 def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     """`target` for `checkpoint`. Raises: InputError for options that do not fit each other or the model."""
     target.check()
-    plan = _text_plan(target, checkpoint)
-    tower = None if target.text_only or target.to == "gguf" else read_tower(checkpoint)
+    plan = _with_added(_text_plan(target, checkpoint), checkpoint.source)
+    tower = None if plan.is_text_only else read_tower(checkpoint)
     taken = set() if tower is None else set(tower.names)
     left = [entry.name for entry in checkpoint.others if entry.name not in taken]
     if left:
@@ -143,6 +149,15 @@ def make_plan(target: Target, checkpoint: Checkpoint) -> Plan:
     if tower is None:
         return plan
     return replace(plan, tower=tower, n_bytes=plan.n_bytes + tower.n_bytes(plan.forms.dtype))
+
+
+def _with_added(plan: Plan, source: Path) -> Plan:
+    """The plan with the encoder that was added to the model in `source`, or a note that it is left out."""
+    added = added_files(source)
+    if not added or not plan.is_text_only:
+        return replace(plan, added=added, n_bytes=plan.n_bytes + sum(path.stat().st_size for path in added))
+    note = f"the encoder of pictures in {added[0].parent.name}/ is left out: the output reads text only"
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _text_plan(target: Target, checkpoint: Checkpoint) -> Plan:

@@ -1,1 +1,1 @@
-"""Side-by-side timing of training and generation against other programs, and what the figures mean."""
+"""Side-by-side timing of training and generation against other programs."""

@@ -25,13 +25,13 @@ from mlx_loopai.models.lora import apply_lora
 FIXED_ROWS = 16
 HELD_OUT_ROWS = 64
 _CASE_FILE = "case.json"
-# Sizes of the thin model: small enough that the head's scores are all that counts.
+# Sizes of the thin model: so small that nearly all time and memory are the head's.
 _THIN = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 4}
 
 
 @dataclass(frozen=True)
 class TrainCase:
-    """A training race. `steps` 0 is one epoch. `scale` multiplies B A, as mlx-lm counts it; dtype is float32."""
+    """A training race. steps: 0 is one epoch. scale: factor of B A, as in mlx-lm. The dtype is float32."""
 
     model: str
     rows_per_step: int = 4
@@ -102,7 +102,7 @@ def equal_rows(vocabulary: int, length: int, count: int, seed: int) -> CaseRows:
 
 
 def write_thin_model(folder: Path, vocabulary: int, seed: int) -> Path:
-    """A random Qwen2 model that is nearly all vocabulary, so the loss decides time and memory; returns `folder`."""
+    """Write a random Qwen2 model that is nearly all vocabulary, so that the loss dominates; returns `folder`."""
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -144,7 +144,7 @@ def read_train_case(folder: Path) -> tuple[TrainCase, CaseRows]:
 
 
 def answer_start(row: TokenRow) -> int:
-    """The first supervised token of a row; from there on all are."""
+    """Index of the first supervised token of a row, from which on all are supervised."""
     return int(np.argmax(row.supervised))
 
 

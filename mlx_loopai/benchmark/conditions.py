@@ -1,6 +1,6 @@
 """Records the machine and its state before and after a race: load, memory, swap, pressure, heat, power mode.
 
-Whatever a system does not tell is None.
+Values that a system does not provide are None.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SystemReader:
 
 @dataclass(frozen=True)
 class State:
-    """The machine at one moment. `swapped_bytes` counts what was ever moved to swap, so that a difference tells."""
+    """The machine at one moment. swapped_bytes: total ever moved to swap, so that a difference shows new swapping."""
 
     load: float | None = None
     available_bytes: int | None = None
@@ -74,7 +74,7 @@ def read_state(reader: Reader) -> State:
 
 
 def read_machine(reader: Reader) -> Machine:
-    """What the machine is: chip, cores, memory, systems and the settings that decide how many threads compute."""
+    """Chip, cores, memory, system, versions, and the settings that decide how many threads compute."""
     if reader.system == "Darwin":
         chip = reader.output(["sysctl", "-n", "machdep.cpu.brand_string"]).strip()
         memory = reader.output(["sysctl", "-n", "hw.memsize"]).strip()
@@ -95,7 +95,7 @@ def read_machine(reader: Reader) -> Machine:
 
 
 def disturbances(before: State, after: State, cores: int) -> list[str]:
-    """Why the figures between two states should be taken with care; empty when nothing is known against them."""
+    """Reasons to take figures measured between two states with care; empty if there are none."""
     found = []
     if before.load is not None and before.load > 0.5 * cores:
         found.append(f"other work was running: load {before.load:.1f} on {cores} cores at the start")

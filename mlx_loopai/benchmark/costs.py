@@ -1,4 +1,4 @@
-"""What a measured rate costs, by the hour and by the million tokens, on local and rented machines."""
+"""Computes the cost of a measured rate, per hour and per million tokens, on local and rented machines."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def read_prices(path: Path = TABLE) -> list[Price]:
 
 
 def rate_of_equal_cost(local: Price, rented: Price, tokens_per_s: float) -> float:
-    """How many tokens a second the rented machine must reach to cost as much a token as the local one does."""
+    """Tokens per second at which a token on the rented machine costs as much as on the local one."""
     return tokens_per_s * rented.dollars_per_hour / local.dollars_per_hour

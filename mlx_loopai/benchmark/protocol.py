@@ -1,4 +1,4 @@
-"""How a race is run: sides take turns, each turn in a process of its own, and medians with intervals are reported."""
+"""Runs a race: sides take turns, each turn in a process of its own; computes medians with intervals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Figure:
 
     @staticmethod
     def of(values: Sequence[float]) -> Figure:
-        """Of one value or more. Source: percentile bootstrap of the median (Efron 1979), seeded."""
+        """The figure of at least one value. Source: percentile bootstrap of the median (Efron 1979), seeded."""
         found = np.asarray(values, np.float64)
         picks = np.random.default_rng(0).integers(0, len(found), (RESAMPLES, len(found)))
         low, high = np.percentile(np.median(found[picks], axis=1), [2.5, 97.5])
@@ -43,7 +43,7 @@ class Figure:
 def take_turns(
     backends: Sequence[str], rounds: int, run: Callable[[str, int], dict[str, Any]], on_progress: Advance = ignore
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each side's results, one a round. Every other round goes backwards, so that a drift favours nobody.
+    """Each side's results, one per round. Every other round has the reverse order, so that a drift favours nobody.
 
     Raises: InputError for a side given twice, or without rounds.
     """
@@ -77,5 +77,5 @@ def run_in_process(job: Job) -> dict[str, Any]:
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Figure | None:
-    """The median of the rounds' ratios, in which what slows a whole round cancels; None when theirs is 0 in one."""
+    """The median of the rounds' ratios, in which a slow-down of a whole round cancels; None if `theirs` has a 0."""
     return Figure.of([a / b for a, b in zip(ours, theirs, strict=True)]) if all(theirs) else None

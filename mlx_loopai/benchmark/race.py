@@ -20,17 +20,17 @@ from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.runs.documents.race import BatchRate, GenerateRace, GenerateSide, Ratio, TrainRace, TrainSide
 
-# First losses come from the same float32 weights and rows: they differ by rounding only.
+# Largest relative difference of first losses: with the same float32 weights and rows they differ by rounding only.
 FIRST_LOSS_TOLERANCE = 1e-4
-# Held-out losses after training: rows meet in other steps on each side.
+# The same for held-out losses after training: each side groups rows into steps differently.
 HELD_OUT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a race is run: who takes part, how many turns each has, what runs a turn, and what the machine could reach.
+    """How a race is run. backends: the sides; the first is compared with the others. rounds: turns of each side.
 
-    The first of `backends` is compared with the others; without `peak` no share of it is given.
+    run: runs a turn. peak: the machine's; None: no share of it is reported.
     """
 
     backends: Sequence[str]
@@ -161,9 +161,9 @@ def _batch_rate(name: str, rounds: list[BatchMeasured], shape: ModelShape, peak:
 
 
 def _ratios(found: dict[str, list[dict[str, Any]]], values: Any) -> dict[str, dict[str, Ratio | None]]:
-    """One side divided by another, round by round: rates above 1 and peaks below 1 favour the one.
+    """One side's figures divided by another's, round by round: rates above 1 and peaks below 1 favour the first.
 
-    The first side is divided by all others, and our other column by those that are not ours.
+    The first side is divided by all others; our compiled side, if it is another, by those that are not ours.
     """
     first, *others = found
     pairs = [(first, other) for other in others]
@@ -203,7 +203,7 @@ def _batches(result: dict[str, Any]) -> list[BatchMeasured]:
 
 
 def _differing(losses: dict[str, float], name: str, tolerance: float) -> list[str]:
-    """What is wrong where a side's loss lies further than `tolerance` (relative) from the first side's."""
+    """A description of each side whose loss differs by more than `tolerance` (relative) from the first side's."""
     first, *others = losses
     return [
         f"{name}: {other} {losses[other]:.6g}, {first} {losses[first]:.6g}"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 class TrainMeasured:
     """One side's round of training.
 
-    Steps whose batch has a shape that this process had not seen are counted apart (`first_s`): they compile.
-    `peak_bytes` is above the weights; `memory` says how it was measured. `real_token_share`: of all tokens computed.
+    first_s: seconds of steps with a new batch shape, which compile; they are counted apart. peak_bytes: above the
+    weights; memory: how it was measured. real_token_share: share of computed tokens that are not padding.
     """
 
     loss_first: float
@@ -56,7 +56,7 @@ class BatchMeasured:
 
     @property
     def tokens_per_s(self) -> float:
-        """Decoded tokens after each row's first, of all rows together; 0 when each answer has one token at most."""
+        """Rate of decoded tokens after each row's first, over all rows; 0 when no answer has more than one token."""
         after_first = sum(max(0, len(answer) - 1) for answer in self.answers)
         return after_first / max(self.total_s - self.first_token_s, 1e-9)
 
@@ -78,7 +78,7 @@ class GenerateMeasured:
 
 @dataclass(frozen=True)
 class StepTokens:
-    """What an optimizer step holds: real tokens, those supervised, and those computed with padding."""
+    """Tokens of an optimizer step: real ones, supervised ones, and computed ones, which include padding."""
 
     real: int
     supervised: int
@@ -87,7 +87,7 @@ class StepTokens:
 
 @dataclass
 class StepClock:
-    """Adds up steps, those of a new shape apart from the others."""
+    """Adds up the times and tokens of steps; steps with a new batch shape are counted apart."""
 
     now: Callable[[], float] = time.perf_counter
     first_s: float = 0.0
@@ -101,7 +101,7 @@ class StepClock:
     _since: float = 0.0
 
     def start(self) -> None:
-        """A step begins, its batch not yet made."""
+        """A step begins; its batch is not made yet."""
         self._since = self.now()
 
     def stop(self, shapes: set[Hashable], held: StepTokens) -> None:

@@ -1,4 +1,4 @@
-"""Resident memory of this process, for programs without an allocator that counts."""
+"""Resident memory of this process, for programs whose allocator reports no peak."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _STATUS = Path("/proc/self/status")
 
 
 def resident_bytes() -> int:
-    """Resident memory now; where the system does not tell (macOS), the most there was."""
+    """Resident memory now; where the system does not tell (macOS), its peak."""
     return _status("VmRSS") or resident_peak_bytes()
 
 
 def resident_peak_bytes() -> int:
-    """The most resident memory since `reset_peak_rss`, or since the process began where that cannot be reset."""
+    """Peak resident memory since `reset_peak_rss`; since the process began where it cannot be reset."""
     unit = 1 if sys.platform == "darwin" else 1024
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak_rss() -> None:
-    """Let the peak begin anew where the system can (Linux)."""
+    """Reset the peak where the system can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

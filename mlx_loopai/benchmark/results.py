@@ -1,4 +1,4 @@
-"""Two results of the same race compared."""
+"""Compares two results of the same race, such as before and after a change."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Result = TrainRace | GenerateRace
 
 
 def compare_results(before: Result, after: Result) -> dict[str, Any]:
-    """Each side that both results have: its rates, peaks, and after / before.
+    """For each side that both results have: its rates, peaks, and the ratios after / before.
 
-    `equal`: the same case, and the same first losses; `differences` names what is not, the machine's part too.
+    equal: whether case and first losses are the same; differences: what differs, including the machine.
 
     Raises: InputError when one is of training and the other of generation, or they have no side in common.
     """

@@ -9,17 +9,17 @@ _FLOAT32_BYTES = 4
 
 
 def training_flops(shape: ModelShape, tokens: int, supervised_tokens: int) -> float:
-    """Fewest operations that LoRA training on these tokens needs.
+    """A lower bound of the operations that LoRA training on these tokens needs.
 
-    The frozen matrices cost 2 operations an entry forward and 2 backward; the head only where a token is supervised.
-    Attention, adapters and recomputation are left out: a share of the peak is then never overstated.
+    The frozen matrices cost 2 operations per entry forward and 2 backward; the head only where a token is supervised.
+    Attention, adapters and recomputation are left out, so that a share of the peak is never overstated.
     """
     head = shape.vocab_size * shape.hidden_size
     return 4.0 * (_block_entries(shape) * tokens + head * supervised_tokens)
 
 
 def decoding_bytes(shape: ModelShape) -> float:
-    """Fewest bytes that one decoding step reads: every matrix but the embedding, once for the whole batch, in fp32."""
+    """A lower bound of the bytes that one decoding step reads: every matrix except the embedding, once, in fp32."""
     return float(_FLOAT32_BYTES * (_block_entries(shape) + shape.vocab_size * shape.hidden_size))
 
 

@@ -1,4 +1,4 @@
-"""The optimizer steps of a case as this project plans them; sides without a planner of their own run the same."""
+"""The optimizer steps of a race as this project plans them; a side without a planner of its own runs the same steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PlannedSteps:
         self.count = case.steps or len(self._steps)
 
     def batches(self, number: int) -> tuple[list[MicroBatch], StepTokens]:
-        """The micro-batches of step `number` (after the last step the first comes again) and what they hold."""
+        """The micro-batches of step `number`, and their tokens; after the last step the first comes again."""
         step = [[self._rows[index] for index in micro] for micro in self._steps[number % len(self._steps)]]
         batches = [batch_of(rows, self._widths) for rows in step]
         rows = [row for micro in step for row in micro]

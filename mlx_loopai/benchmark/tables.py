@@ -1,4 +1,4 @@
-"""Results as Markdown tables and as a picture."""
+"""Writes race results as Markdown tables and as a picture."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _machine(machine: Machine | None) -> str:
 
 
 def cost_table(result: Result, prices: list[Price]) -> str:
-    """What a million tokens cost at each side's rate, and the rate at which a dearer machine would cost the same."""
+    """Cost of a million tokens at each side's rate, and the rate at which a dearer machine would cost the same."""
     sides = result.backends
     first = result.rate(next(iter(sides)))
     lines = ["| machine | $/hour | " + " | ".join(f"$/million tokens at {_label(name)}'s rate" for name in sides)]

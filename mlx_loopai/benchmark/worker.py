@@ -1,4 +1,4 @@
-"""One side of one round, in a process of its own: peaks, caches and libraries of two sides never mix.
+"""Runs one side of one round in a process of its own, so that peaks, caches and libraries of two sides never mix.
 
 python -m mlx_loopai.benchmark.worker JOB.json RESULT.json
 """
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# Before any side imports MLX: mlx-lm is given the same BLAS as we have.
+# Before any side imports MLX, so that mlx-lm gets the same BLAS as we do.
 import mlx_loopai  # noqa: F401
 from mlx_loopai.benchmark.backends import Side, open_side
 from mlx_loopai.benchmark.cases import GenerateCase, read_train_case
@@ -23,9 +23,10 @@ from mlx_loopai.errors import LoopaiError
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does: `train` and `score` read the case in `folder`, `generate` has its own in `generate`.
+    """A worker's job. kind: `train` or `score`, which read the case in `folder`, or `generate`, whose case is in
+    `generate`.
 
-    `adapter_out`: where `train` leaves its adapter, and which one `score` evaluates.
+    adapter_out: the adapter that `train` writes and `score` evaluates.
     """
 
     kind: str
@@ -88,7 +89,7 @@ def _generate(job: Job, case: GenerateCase, opened: Callable[..., Side]) -> Gene
 
 
 def _one_batch(side: Side, case: GenerateCase, batch: int) -> BatchMeasured:
-    """Time to the first token is that of an answer of one token; the rest of the whole answer's time is decoding."""
+    """Measure one batch. An answer of one token gives the time to the first token; the rest of the time is decoding."""
     prompts = [case.prompts[index % len(case.prompts)] for index in range(batch)]
     side.generate(prompts, 2)
     side.reset_peak()

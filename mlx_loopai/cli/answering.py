@@ -1,4 +1,4 @@
-"""What `generate` does with its prompts: one shown as it is written, or a file of them answered together."""
+"""The work of `generate`: one prompt, whose answer is shown as it is written, or a file of prompts as a batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
     from mlx_loopai.models.prompt_cache import Prefix
 
-# When the constraint overrules more first choices than this, the text is its work rather than the model's.
+# If the constraint overrules more than this share of first choices, the text is more its work than the model's.
 _MUCH_MASKING = 0.1
 _ADVICE = later("ask in other words, or raise --retries, --temperature or --max-removed")
 
@@ -65,7 +65,7 @@ class Job:
     prefix: Prefix | None = None
 
     def request(self, question: Question, row: int = 0) -> Request:
-        """What is to be written, from the stream `row`. Raises: ContextOverflow for a prompt that leaves no room."""
+        """The request for an answer, drawn from stream `row`. Raises: ContextOverflow if the prompt leaves no room."""
         from mlx_loopai.generation.session import fitted
 
         options = fitted(self.options, len(question.ids), self.session.loaded.max_positions)
@@ -74,7 +74,7 @@ class Job:
         return dataclasses.replace(request, prefix=prefix)
 
     def requests(self, questions: Sequence[Question]) -> list[Request]:
-        """The same for all prompts of a file. Raises: ContextOverflow naming those that leave no room."""
+        """The requests for all prompts of a file. Raises: ContextOverflow naming prompts that leave no room."""
         from mlx_loopai.generation.session import ContextOverflow
 
         requests, problems = [], []
@@ -126,13 +126,15 @@ def answer_one(job: Job, question: Question, output: Output) -> None:
     if not output.quiet:
         warn_of_cut([document], job.options)
         warn_of_emptied(answer.text)
-        # A form overrules the model's first choices too, which does not mean damage.
+        # A grammar overrules the model's first choices, too, which is no sign of damage.
         warn_of_damage(0.0 if job.grammar else answer.text.argmax_masked)
 
 
 def answer_all(job: Job, questions: Sequence[Question], output: Output) -> None:
-    """Answer the prompts of a file together. Raises: LoopaiError when some answers met no standard, after all are
-    written; Interrupted after Ctrl-C when the rows that ended are kept in a file.
+    """Answer the prompts of a file together.
+
+    Raises: LoopaiError, after all are written, when some answers did not meet the standard; Interrupted after Ctrl-C
+    when the finished rows are kept in a file.
     """
     from mlx_loopai.generation.constraint import Tally
 
@@ -202,7 +204,7 @@ def warn_of_cut(rows: Sequence[Mapping[str, Any]], options: GenerationOptions) -
 
 
 def warn_of_emptied(text: Text) -> None:
-    """Say on stderr when the filter left nothing of a text: an answer of code alone, for instance."""
+    """Say on stderr when the filter removed all of a text, such as an answer that is only code."""
     if text.written.strip() and not text.text.strip():
         click.echo(tr("the filter removed the whole text; --no-filter shows it"), err=True)
 
@@ -242,7 +244,7 @@ def _chosen(job: Job, request: Request, output: Output) -> Answer:
 
 
 def _answers(job: Job, requests: Sequence[Request], output: Output) -> Iterator[tuple[int, Answer]]:
-    """The answers to `requests` as they end, each with its place among them, with progress."""
+    """The answers to `requests` in the order in which they end, each with its request's index; shows progress."""
     from mlx_loopai.generation.answers import write_answers
 
     started, n_tokens = time.perf_counter(), 0
@@ -263,7 +265,7 @@ def _in_memory(
 def _into_file(
     job: Job, questions: Sequence[Question], requests: Sequence[Request], output: Output
 ) -> list[dict[str, Any]]:
-    """The same, each row written as it ends; rows that the file already holds are kept."""
+    """Answer into a file: each row is written as it ends, and rows that the file already holds are kept."""
     from mlx_loopai.generation.answers_file import AnswersFile
 
     assert output.out is not None
@@ -294,7 +296,7 @@ def _into_file(
 
 def _row(prompt: Prompt, answer: Answer) -> dict[str, Any]:
     row = {"prompt": prompt.text, **answer.text.as_dict(), "attempts": answer.attempts, "problem": answer.problem}
-    # Time, and what rounding in a batch decides, would make two files of the same answers differ.
+    # Left out, so that two files of the same answers are equal: times, and figures that depend on a batch's rounding.
     for name in ("tokens_per_s", "masked_mass", "argmax_masked"):
         del row[name]
     if answer.problem:

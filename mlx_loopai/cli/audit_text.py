@@ -1,4 +1,4 @@
-"""What `data audit` prints: the figures of an audit as lines for a person."""
+"""The output of `data audit`: the figures of an audit as lines for a person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class NotRead:
-    """What of the files was no row, and the names of fields that nothing read."""
+    """The rows of the files that could not be read, and the names of fields that nothing reads."""
 
     bad: list[BadRow] = field(default_factory=list)
     unused: set[str] = field(default_factory=set)

@@ -179,7 +179,7 @@ def compare_command(before: Path, after: Path, as_json: bool, quiet: bool) -> No
 
 
 def _default_backends() -> str:
-    """Both of our columns where they differ: on a GPU the compiled step is what `train` runs."""
+    """mlx-lm and ours; on a CPU also our compiled step, which on a GPU is what `train` runs anyway."""
     from mlx_loopai.models.gradient import actual_path
 
     return "mlx-loopai,mlx-lm" if actual_path("auto") == "compiled" else "mlx-loopai,mlx-loopai-compiled,mlx-lm"
@@ -250,7 +250,7 @@ def _report(result: Result, out: Path | None, plot: Path | None, costs: Path | N
     prices = read_prices(costs or TABLE)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        result.write(out, indent=1)  # so that two can be read side by side
+        result.write(out, indent=1)  # so that two results can be compared line by line
     if plot is not None:
         write_whole(plot, picture(result))
     tables = [result_table(result), conditions_text(result), cost_table(result, prices)]

@@ -1,4 +1,4 @@
-"""Where `chat` keeps what was said in a terminal, so that `chat --continue` can go on with it."""
+"""Keeps the conversations of `chat` in a terminal, so that `chat --continue` can go on with the last one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def chats_folder() -> Path:
 
 @dataclass(frozen=True)
 class Autosave:
-    """The file of one conversation; it is there once something was said."""
+    """The file of one conversation; it is created with the first exchange."""
 
     path: Path
 
     @classmethod
     def new(cls) -> Autosave:
-        """For a conversation that begins now."""
+        """The file for a conversation that begins now."""
         return cls(chats_folder() / f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{os.getpid()}.jsonl")
 
     @classmethod
@@ -41,13 +41,13 @@ class Autosave:
         return cls(found[-1])
 
     def read(self) -> Conversation:
-        """What was said. Raises: InputError when the file is damaged."""
+        """The conversation. Raises: InputError when the file is damaged."""
         from mlx_loopai.generation.kept_conversation import Conversation
 
         return Conversation.load(self.path)
 
     def write(self, conversation: Conversation) -> None:
-        """Keep `conversation` in a folder of its owner alone; nothing while it is empty."""
+        """Write `conversation`, unless it is empty, into a folder that only its owner can read."""
         if not conversation.turns:
             return
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

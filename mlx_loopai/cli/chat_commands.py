@@ -1,4 +1,4 @@
-"""What the lines that begin with / do in `chat`."""
+"""The commands of `chat`: lines that begin with /."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LeaveError(Exception):
 
 
 def obey(chat: Chat, name: str, rest: str) -> str:
-    """Do what the command `name` asks. Returns: what to tell. Raises: InputError; LeaveError when it ends the chat."""
+    """Carry out the command `name`. Returns: the message to show. Raises: InputError; LeaveError to end the chat."""
     action = _ACTIONS.get(name)
     if action is None:
         raise InputError(tr("/{name}: no such command; /help lists them", name=name))
@@ -51,7 +51,7 @@ def obey(chat: Chat, name: str, rest: str) -> str:
 
 
 def prepared_retry(chat: Chat) -> str:
-    """The last request, taken back with its answer, to be asked again with another seed. Raises: InputError."""
+    """Take back the last exchange and return its request, to be asked again with another seed. Raises: InputError."""
     if not chat.conversation.exchanges:
         raise InputError(tr("/retry: nothing was answered yet"))
     asked = chat.conversation.turns[-2]
@@ -104,7 +104,7 @@ def _image(chat: Chat, name: str) -> str:
 
 
 def _unquoted(name: str) -> str:
-    """A path as a terminal writes it where a file is dropped on it: with quotes, or a backslash before a space."""
+    """The path of a file that was dropped on a terminal, which adds quotes, or a backslash before each space."""
     with contextlib.suppress(ValueError):
         parts = shlex.split(name)
         if len(parts) == 1:

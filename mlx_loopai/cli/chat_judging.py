@@ -1,4 +1,4 @@
-"""What a person thinks of the answers in `chat`: /good, /bad and /edit append a row to the file of --feedback."""
+"""Keeps judgements of answers in `chat`: /good, /bad and /edit append a row to the file of --feedback."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Judging:
         return self._edited(chat, text) if command == EDIT else self._voted(chat, good=command == GOOD)
 
     def compare(self, earlier: Conversation) -> None:
-        """The last request was answered anew: what is said of that answer compares it with that of `earlier`."""
+        """Call after /again: the next judgement compares the new answer with the last answer of `earlier`."""
         self.earlier = earlier
 
     def forget(self) -> None:
-        """Something else is said: the next judgement is of one answer."""
+        """Call after a new request: the next judgement is of one answer alone."""
         self.earlier = None
 
     def _voted(self, chat: Chat, good: bool) -> str:
@@ -93,7 +93,7 @@ class Judging:
 
 
 def _record(conversation: Conversation) -> Record:
-    """The conversation, of which the last answer alone is judged."""
+    """The conversation as a record in which only the last answer is judged."""
     from dataclasses import replace
 
     from mlx_loopai.data.records import Record

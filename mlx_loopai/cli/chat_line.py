@@ -1,4 +1,4 @@
-"""The line on which a person types to `chat`: a paste of several lines is one request, earlier requests come back."""
+"""The input line of `chat`: a paste of several lines is one request, and earlier requests can be recalled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Line:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.history import FileHistory
 
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what a writer asks is nobody else's to read
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # nobody else may read what a person asks
         self._session: PromptSession[str] = PromptSession(
             "> ",
             history=FileHistory(str(folder / HISTORY_FILE)),

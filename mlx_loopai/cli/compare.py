@@ -1,4 +1,4 @@
-"""`mlx-loopai compare`."""
+"""`mlx-loopai compare`: trains a recipe in several ways, and shows what each keeps and learns."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from converters.convert import Conversion
 
 _STAGES = {"write": "converting", "verify": "verifying"}
-# Plain progress lines go to log files: rare enough to read, often enough to show life.
+# Plain progress lines go to log files: rare enough to read, frequent enough to show that the work goes on.
 _LINE_EVERY_S = 5.0
 
 
 def peak_rss_bytes() -> int:
     """The largest resident memory of this process so far."""
     with contextlib.suppress(OSError):
-        # Linux's getrusage carries the parent's peak across exec; this figure is our own.
+        # On Linux getrusage includes the parent's peak from before exec; this figure does not.
         found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
         if found:
             return int(found[1]) * 1024
@@ -156,7 +156,7 @@ def _print_summary(document: dict[str, Any]) -> None:
     (*MLX_FORMS, *GGUF_FORMS),
     "Quantise the matrices: bits or a float form for mlx; q8_0, q4_0 or a K-quant (needs the extra `gguf`) for gguf.",
 )
-@click.option("--text-only", is_flag=True, help="Leave out the vision tower of a model that sees; gguf always does.")
+@click.option("--text-only", is_flag=True, help="Leave out what makes a model see; gguf always does.")
 @steer_option
 @click.option(
     "--verify", "check", is_flag=True, help="Compare every tensor, and logits in every reading of config.json."

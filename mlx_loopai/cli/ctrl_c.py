@@ -1,4 +1,4 @@
-"""Ctrl-C while an answer is written: it stops the answer even where native code swallows the exception."""
+"""Makes Ctrl-C stop an answer while it is written, even where native code swallows the exception."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 @contextmanager
 def remembered() -> Iterator[Callable[[], None]]:
-    """Within it Ctrl-C raises KeyboardInterrupt at once, and again when the function that it yields is called.
+    """Inside, Ctrl-C raises KeyboardInterrupt at once, and again when the function that this yields is called.
 
-    Of 1,200 exceptions that a signal's handler raised while nano wrote, one was lost between Python and native code.
+    Of 1,200 exceptions that a signal handler raised while the nano model wrote, one was lost between Python and native
+    code.
     """
     pressed = False
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlx_loopai.data.records import Record
 
 _FILES = click.Path(path_type=Path)
-# Rows that are shown, and how much of each.
+# How many rows are shown, and how many characters of each.
 _PREVIEW, _PREVIEW_CHARS = 5, 90
 # More passes over the same rows than this, and a model learns them by heart.
 _MOST_PASSES = 10
@@ -296,7 +296,7 @@ def _write_set(out: Path, built: DataSet, replay_share: float) -> dict[str, Path
             write_whole(paths[name], "".join(map(to_line, rows)))
     files = {name: path.name for name, path in paths.items() if name != "validation"}
     values = recipe(files, "validation.jsonl" if built.validation else "", replay_share)
-    # The recipe is written last: where it exists, the set is complete.
+    # The recipe is written last, so that where it exists the set is complete.
     paths["recipe"] = out / "recipe.yaml"
     write_whole(paths["recipe"], yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     return paths

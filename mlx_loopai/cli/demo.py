@@ -1,4 +1,4 @@
-"""`mlx-loopai demo`."""
+"""`mlx-loopai demo`: an offline comparison of plain and guarded fine-tuning of the embedded model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("runs/demo")
 RECIPES = {"plain": "demo-plain.yaml", "guarded": "demo-guarded.yaml"}
-# One creative request as in the training rows, and general ones that must survive it.
+# One creative request as in the training rows, and general ones whose answers fine-tuning must not spoil.
 PROMPTS = (
     "판타지 소설을 써주세요",
     "태국의 수도는 어디인가요?",
@@ -88,7 +88,7 @@ def recipe_config(name: str, overrides: tuple[str, ...] = ()):  # type: ignore[n
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier demo wrote to `out`; any other folder is refused."""
+    """Remove what an earlier demo wrote to `out`; refuse any other folder."""
     from mlx_loopai.runs.documents.comparison import DEMO_NAME
 
     if any(place.is_file() for place in (out, *out.parents)):
@@ -120,7 +120,7 @@ def _short(answer: str, limit: int = 110) -> str:
 
 
 def machine_name() -> str:
-    """This machine, as a result names it."""
+    """The name of this machine in results."""
     from mlx_loopai.memory.machine import this_machine
 
     return this_machine().name

@@ -1,4 +1,4 @@
-"""`mlx-loopai diagnose`: figures and pictures of what is inside a tokenizer, a model or an adapter."""
+"""`mlx-loopai diagnose`: figures and pictures of the inside of a tokenizer, a model or an adapter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from mlx_loopai.language import tr
 if TYPE_CHECKING:
     from mlx_loopai.data.tokens import TokenRow
     from mlx_loopai.diagnostics.tokenizer import TokenizerReport
+    from mlx_loopai.generation.session import Session
     from mlx_loopai.models.load import LoadedModel
+    from mlx_loopai.models.vision.pictures import Pictures
 
 _out = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("diagnosis"), show_default=True, help="Folder to write into."
@@ -49,6 +51,13 @@ def command() -> None:
 @click.option(
     "--text", "file", type=click.Path(path_type=Path), help="UTF-8 text to read; each line is a sequence of its own."
 )
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A picture that each line asks about; what it is made into is a class of its own. Repeatable.",
+)
 @_out
 @_pictures
 @json_option
@@ -57,24 +66,33 @@ def attention_command(
     model: str | None,
     adapter: Path | None,
     file: Path | None,
+    images: tuple[Path, ...],
     out: Path,
     pictures: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Show where each head looks: at which scripts, how evenly, how far back."""
+    """Show where each head looks: at which scripts or pictures, how evenly, how far back."""
     from mlx_loopai.diagnostics import plot
     from mlx_loopai.diagnostics.attention import attention
     from mlx_loopai.diagnostics.tokenizer import token_class
 
-    loaded = _loaded(model, adapter, quiet)
+    session = _session(model, adapter, quiet)
+    loaded = session.loaded
     lines = _read(file).splitlines() if file else [text for pair in _pairs() for text in pair]
-    sequences = [ids for line in lines if len(ids := _ids(loaded, line)) > 1]
+    shown: list[Pictures | None] | None = None
+    if images:
+        asked = [_asked(session, line, images) for line in lines if line.strip()]
+        sequences, shown = [ids for ids, _ in asked], [seen for _, seen in asked]
+    else:
+        sequences = [ids for line in lines if len(ids := _ids(loaded, line)) > 1]
     if not sequences:
         raise InputError(tr("{file}: no line of two tokens or more; give a text", file=file))
     size = loaded.shape.vocab_size
     classes = [token_class(loaded.tokenizer.decode([token])) for token in range(size)]
-    found = attention(loaded.model, sequences, classes)
+    if images and loaded.vision is not None:
+        classes[loaded.vision.settings.image_token] = "picture"
+    found = attention(loaded.model, sequences, classes, shown)
     arrays = {"mass": found.mass, "entropy": found.entropy, "distance": found.distance}
     summary = {
         "classes": found.classes,
@@ -206,7 +224,7 @@ def tokenizer_command(model: str, files: tuple[str, ...], as_json: bool, quiet: 
 
 
 def _own_texts() -> Mapping[str, Sequence[str]]:
-    """The embedded hand-written explanations, which exist in both languages."""
+    """The embedded hand-written explanations by language; they exist in both."""
     from mlx_loopai.data.samples import texts
 
     return {
@@ -249,10 +267,25 @@ def _tokenizer_text(model: str, found: TokenizerReport) -> str:
     return "\n".join(lines)
 
 
-def _loaded(model: str | None, adapter: Path | None, quiet: bool) -> LoadedModel:
+def _session(model: str | None, adapter: Path | None, quiet: bool) -> Session:
     from mlx_loopai.generation.session import open_session
 
-    return open_session(chosen_model(model, adapter, quiet), adapter).loaded
+    return open_session(chosen_model(model, adapter, quiet), adapter)
+
+
+def _loaded(model: str | None, adapter: Path | None, quiet: bool) -> LoadedModel:
+    return _session(model, adapter, quiet).loaded
+
+
+def _asked(session: Session, line: str, images: Sequence[Path]) -> tuple[list[int], Pictures]:
+    """The tokens of a prompt that asks `line` about `images`, and the features for the pictures' tokens."""
+    from mlx_loopai.data.images import given_picture
+    from mlx_loopai.generation.prompts import single_prompt
+
+    prompt = single_prompt(line, [given_picture(path) for path in images])
+    ids = session.prompt_ids(prompt)  # refused where the model reads text only
+    assert session.tools.eyes is not None
+    return ids, session.tools.eyes.pictures(ids, session.pictures(prompt))
 
 
 def _pairs() -> list[tuple[str, str]]:
@@ -287,7 +320,7 @@ def _counted(loaded: LoadedModel, advance: Callable[[], None]) -> Callable[[Sequ
 
 @dataclass(frozen=True)
 class _Diagnosis:
-    """What was found: the arrays to save, a summary to print, and how the picture is drawn."""
+    """A result: the arrays to save, a summary to print, and the function that draws the picture."""
 
     name: str
     arrays: Mapping[str, Any]

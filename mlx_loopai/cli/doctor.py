@@ -1,4 +1,4 @@
-"""`mlx-loopai doctor`: what this machine is, and what would go wrong on it."""
+"""`mlx-loopai doctor`: describes this machine, and warns of what would go wrong on it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from mlx_loopai.memory.machine import Machine
 
 OLDEST_PYTHON = (3, 11)
-# Below this a run cannot keep its checkpoints and a converted small model.
+# With less free disk a run cannot keep its checkpoints and a converted small model.
 _LITTLE_DISK_BYTES = 5 * GIB
-# The reference BLAS does 3 to 5 GFLOP/s on one core, any tuned one at least 20.
+# The reference BLAS reaches 3 to 5 GFLOP/s on one core, any tuned BLAS at least 20.
 _SLOW_GFLOPS = 10.0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found; everything `problems` judges."""
+    """The facts about a machine from which `problems` are found."""
 
     system: str  # as platform.system(): Linux, Darwin
     release: str  # of macOS, or of the kernel
@@ -59,7 +59,7 @@ class Facts:
 
 
 def problems(facts: Facts) -> list[Problem]:
-    """What would go wrong or be slow, each with what to do about it."""
+    """What would go wrong or be slow, each with a cure."""
     found = [*_python_problems(facts), *_speed_problems(facts), *_room_problems(facts)]
     return [*found, *mac_problems(facts.mac)] if facts.mac else found
 
@@ -100,7 +100,7 @@ def _room_problems(facts: Facts) -> list[Problem]:
 
 
 def notes(facts: Facts) -> list[str]:
-    """What has gone wrong on such machines and cannot be seen beforehand."""
+    """Known problems of such machines that cannot be detected beforehand."""
     return mac_notes(facts.release) if facts.metal else []
 
 
@@ -160,7 +160,7 @@ def _version(package: str) -> str:
 
 
 def _measure_gflops(size: int = 512, repeats: int = 3) -> float:
-    """fp32 GFLOP/s of a matrix product of `size` on the default device: the best of some."""
+    """fp32 GFLOP/s of a matrix product of `size` on the default device: the best of `repeats`."""
     import mlx.core as mx
 
     matrix = mx.ones((size, size))
@@ -184,7 +184,7 @@ def _wired_limit_bytes() -> int:
 
 
 def document(facts: Facts) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The JSON document that `--json` prints."""
     return {
         "machine": {"system": facts.system, "release": facts.release, "architecture": facts.architecture},
         "python": {"version": ".".join(map(str, facts.python)), "executable": facts.executable},
@@ -207,7 +207,7 @@ def document(facts: Facts) -> dict[str, Any]:
 
 
 def text(facts: Facts) -> str:
-    """The same for people."""
+    """The facts and problems as text for people."""
     system = "macOS" if facts.system == "Darwin" else facts.system
     blas = "Metal" if facts.metal else f"MKL ({facts.mkl})" if facts.mkl else "MLX's own"
     settings = " ".join(f"{name}={value}" for name, value in sorted(facts.blas_settings.items()))

@@ -1,4 +1,4 @@
-"""What goes wrong on Macs in particular, each with its cure and where it was seen."""
+"""Problems of Macs in particular, each with its cure and a source."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mlx_loopai.benchmark.conditions import State
 from mlx_loopai.memory.machine import usual_share
 from mlx_loopai.units import GIB, format_bytes
 
-# More in use than this: what a run adds will be swapped too, and macOS writes it to the SSD again and again.
+# If more swap is in use, a run's memory will be swapped too, and macOS will write it to the SSD again and again.
 _MUCH_SWAP_BYTES = 2 * GIB
-# A working set further from the usual one than this was set by somebody.
+# A working set that differs more than this from the usual one was set by somebody.
 _USUAL_DISTANCE = 0.03
 # Programs that keep models in the GPU's memory, as `ps` names them.
 _HOLD_THE_GPU = ("ollama", "LM Studio", "llama-server", "mlx_lm.server", "omlx", "Draw Things", "ComfyUI", "koboldcpp")
@@ -29,7 +29,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Mac:
-    """What a Mac says of itself. neighbours: programs that are running and keep models in the GPU's memory."""
+    """The state of a Mac. neighbours: running programs that keep models in the GPU's memory."""
 
     release: str
     ram_bytes: int
@@ -46,12 +46,12 @@ def neighbours_in(processes: str) -> tuple[str, ...]:
 
 
 def mac_problems(mac: Mac) -> list[Problem]:
-    """What would go wrong on this Mac now, each with what to do about it."""
+    """What would go wrong on this Mac now, each with a cure."""
     return [*_room(mac), *_speed(mac.state)]
 
 
 def mac_notes(release: str) -> list[str]:
-    """What has gone wrong on such Macs and cannot be seen beforehand."""
+    """Known problems of such Macs that cannot be detected beforehand."""
     # github.com/ml-explore/mlx/issues/3267; the setting helped one of its reporters.
     found = [
         "macOS may end long GPU work while the display is on (mlx issue 3267); if training ends with a GPU timeout, set"
@@ -67,7 +67,7 @@ def mac_notes(release: str) -> list[str]:
 
 def _room(mac: Mac) -> Iterable[Problem]:
     usual = int(usual_share(mac.ram_bytes, mac.release) * mac.ram_bytes)
-    # W follows the setting both ways; without one it is the system's own policy.
+    # The setting can raise or lower W; without it W follows the system's policy.
     lowered = mac.working_set_bytes < (1 - _USUAL_DISTANCE) * usual
     if lowered and mac.wired_limit_bytes:
         yield Problem(

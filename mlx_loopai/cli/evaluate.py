@@ -1,4 +1,4 @@
-"""`mlx-loopai evaluate`: what a model can do, and how much of that fine-tuning left."""
+"""`mlx-loopai evaluate`: measures what a model can do, and how much of that is left after fine-tuning."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _next(adapter: Path, out: Path | None) -> str:
 
 
 def _check_out(out: Path | None) -> None:
-    """Said before the work, not after it."""
+    """Check `out` before the work and not after it. Raises: InputError."""
     if out is None:
         return
     if out.is_dir():

@@ -84,7 +84,7 @@ def command(run: Path, program: str, model: str | None, out: Path, as_json: bool
 
 
 def _place(name: str, program: str, out: Path) -> Path:
-    """Where the model goes. Raises: InputError when something is there."""
+    """Where to write the model. Raises: InputError when something exists there."""
     from converters.writers.modelfile import modelfile_of
 
     place = {"hf": out, "ollama": out / f"{name}.gguf", "lmstudio": out / _LM_STUDIO_OWNER / name / f"{name}.gguf"}

@@ -42,7 +42,7 @@ def import_command(
 ) -> None:
     """Append the pairs and labelled answers of FILES to --to, in one format; answers that it already has are left out.
 
-    FILES are files or folders of rows, or hf:OWNER/NAME[:SPLIT], in the usual formats of TRL, UltraFeedback,
+    FILES are files or folders of rows, or hf:OWNER/NAME[:SPLIT], in the usual formats of TRL, UltraFeedback, Argilla,
     LLaMA-Factory, ms-swift and OpenAI.
     """
     from mlx_loopai.data.feedback import append_feedback, feedback_rows

@@ -82,7 +82,7 @@ class _Run:
         self._warn(_label(name), cleaned.removed_share)
 
     def streamed(self, name: str, stream: BinaryIO) -> None:
-        """Clean a text file while it is read, so that the command works at the end of a live pipe."""
+        """Clean a text file while it is read, so that the command works in a live pipe."""
         from mlx_loopai.text.filter import Filter
 
         scanner = Filter(self.policy)
@@ -316,5 +316,5 @@ def _report_line(label: str, before: list[str], cleaned: list[Cleaned]) -> str:
 
 def _write(text: str) -> None:
     if text:
-        # Bytes, so that neither the locale nor the platform's line ends change the text.
+        # Written as bytes, so that neither the locale nor the platform's line ends change the text.
         click.echo(text.encode(), nl=False)

@@ -64,7 +64,7 @@ def _report_in(folder: Path) -> Path:
 
 
 def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor: float | None) -> Gate:
-    """The floors given, those of the run's own settings where there are any, and the defaults."""
+    """The gate with the given floors; others come from the run's own settings, or are the defaults."""
     from mlx_loopai.evaluation.gate import Gate
     from mlx_loopai.runs.directory import RunDirectory
     from mlx_loopai.runs.documents.document import read_text
@@ -77,7 +77,7 @@ def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor
 
 
 def _not_learnt(source: Path) -> list[str]:
-    """Why the run in the folder `source` learnt nothing; empty for one that did, and for a run without a verdict."""
+    """Why the run in the folder `source` learnt nothing; empty if it did learn, or has no verdict."""
     from mlx_loopai.experiments.verdict import not_learnt
     from mlx_loopai.runs.directory import RunDirectory
     from mlx_loopai.runs.documents.verdict import JudgedSummary

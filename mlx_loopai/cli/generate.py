@@ -32,7 +32,7 @@ _FILE = click.Path(path_type=Path)
 
 @dataclass(frozen=True)
 class _Given:
-    """The options of a call, but for those of generation."""
+    """The options of a call, except those of generation."""
 
     prompt: str | None
     prompts: Path | None
@@ -135,7 +135,7 @@ def command(**options: Any) -> None:
     given = _Given(**options)
     from mlx_loopai.text.alphabet import Scripts
 
-    Scripts.parse(generation.scripts)  # before the weights, as all that is quick to check
+    Scripts.parse(generation.scripts)  # quick checks come before the weights are loaded
     _check_together(given)
     asked = _read_prompts(given)
     from mlx_loopai.cli.answering import Job, Output, Question, answer_all, answer_one
@@ -200,7 +200,7 @@ def _check_together(given: _Given) -> None:
 
 
 def _session(given: _Given, model: str) -> tuple[Session, Sequence[Record]]:
-    """The model made ready, and the examples to show it."""
+    """The opened model, and the examples to show it."""
     from mlx_loopai.generation.genres import shown_first
     from mlx_loopai.generation.session import open_session
     from mlx_loopai.retrieval.store import read_manifest
@@ -243,15 +243,15 @@ def _grammar(loaded: LoadedModel, given: _Given) -> Grammar | None:
 def _prefix(
     session: Session, examples: Sequence[Record], questions: Sequence[Question], given: _Given
 ) -> Prefix | None:
-    """What the prompts begin with together: from the file, or computed, and stored there when one is named."""
+    """The cache of the prompts' common beginning, from the file of --prompt-cache, or computed and stored there."""
     from mlx_loopai.generation.prompts import single_prompt
     from mlx_loopai.models.prompt_cache import cache_identity, compute_prefix, read_prefix, save_prefix, shared_tokens
 
     path, all_ids = given.prompt_cache, [question.ids for question in questions]
-    # A prompt with pictures is read with them, and what such prompts share is not only text.
+    # Not for prompts with pictures: their common beginning is more than its tokens.
     if (path is None and len(all_ids) == 1) or any(question.pictures for question in questions):
         return None
-    # Another request shows where the system prompt and the examples end, also when one prompt is asked.
+    # One more request shows where system prompt and examples end, even if there is only one prompt.
     tokens = shared_tokens([*all_ids, session.prompt_ids(single_prompt("?"), examples)])
     if not tokens:
         return None
@@ -290,7 +290,7 @@ def _read_prompts(given: _Given) -> list[Prompt]:
 
 
 def _check_out(out: Path, prompts: Path) -> None:
-    """What would fail after the work is done is said before it."""
+    """Refuse before the work what could not be written after it. Raises: InputError."""
     if out.is_dir():
         raise InputError(tr("--out {out}: is a folder; name a file in it", out=out))
     if not out.absolute().parent.is_dir():

@@ -25,9 +25,9 @@ adapter_when_option = click.option(
 
 
 def generation_flags(*without: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds a flag for every option of GenerationOptions but `without`; `read_flags` takes them out again.
+    """Adds a flag for every option of GenerationOptions except `without`; `read_flags` takes them out again.
 
-    A flag that is not given is None: the default stands in the class, and who chose a value can still be told.
+    A flag that is not given is None, so that the default comes from the class, and a chosen value can be told from it.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +40,7 @@ def generation_flags(*without: str) -> Callable[[Callable[..., Any]], Callable[.
 
 
 def read_flags(arguments: dict[str, Any]) -> GenerationOptions:
-    """The options among a command's `arguments`, which lose them. Raises: InputError for values out of range."""
+    """Take the options of generation out of a command's `arguments`. Raises: InputError for values out of range."""
     names = [name for name in GenerationOptions.model_fields if name in arguments]
     given = {name: arguments.pop(name) for name in names}
     return generation_options({name: value for name, value in given.items() if value not in (None, ())})

@@ -1,4 +1,4 @@
-"""The language of the command line: chosen before anything is said, and the help of commands put into it."""
+"""The language of the command line: chooses it before anything is printed, and translates the help of commands."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mlx_loopai.cli.output import columns
 from mlx_loopai.language import LANGUAGES, Language, later, tr
 
 _FLAG = "--lang"
-# Follows every character of two columns while click counts characters to wrap lines; never written.
+# Put after every character that takes two columns, since click counts characters to wrap lines; never written.
 _SECOND_COLUMN = "\u2060"
-# A paragraph that click is told not to wrap: commands to type.
+# Marks a paragraph that click must not wrap, such as commands to type.
 _AS_IT_IS = "\b"
 
 
 def _counted(one: str, many: str) -> tuple[str, str]:
-    """A message that click words by a number, for the catalog to find."""
+    """A message of click with a singular and a plural, marked for the catalog."""
     return one, many
 
 
-# What click itself says. It asks the standard library's gettext, which `speak` points to our catalog.
+# Messages of click itself. It asks the standard library's gettext, which `speak` points to our catalog.
 CLICK_SAYS = (
     later("Usage:"),
     later("Options"),
@@ -55,7 +55,7 @@ CLICK_SAYS = (
 
 
 def _unused(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """`speak` has read it already: the help itself had to be in that language."""
+    """Does nothing: `speak` has read the option before, since the help itself must be in that language."""
 
 
 lang_option = click.option(
@@ -90,7 +90,7 @@ def _asked_for(arguments: Sequence[str]) -> Language | None:
 
 
 def help_texts(command: click.Command) -> Iterator[str]:
-    """Every text that the help of `command`, and of the commands in it, is made of, as `spoken` looks it up."""
+    """All texts of the help of `command` and of its subcommands, in the form in which `spoken` looks them up."""
     yield from _paragraphs(command.help or "")
     if command.short_help:
         yield command.short_help
@@ -103,7 +103,7 @@ def help_texts(command: click.Command) -> Iterator[str]:
 
 
 def spoken(command: click.Command) -> click.Command:
-    """A copy of `command` whose help is in the language in use, and that takes --lang; so are the commands in it."""
+    """A copy of `command` that takes --lang and whose help is in the language in use; its subcommands likewise."""
     found = copy.copy(command)
     found.context_class = _Context
     found.help = "\n\n".join(_translated(part) for part in _blocks(command.help or ""))
@@ -138,7 +138,7 @@ def _translated(block: str) -> str:
 
 
 class _Formatter(click.HelpFormatter):
-    """Wraps lines by the columns that they take: a Hangul syllable takes two, and click counts characters."""
+    """Wraps lines by columns, of which a Hangul syllable takes two; click counts characters."""
 
     def write(self, string: str) -> None:
         super().write(string.replace(_SECOND_COLUMN, ""))

@@ -32,6 +32,6 @@ class _ProgressListener:
 
 @contextmanager
 def progress_listener(quiet: bool) -> Iterator[Listener]:
-    """A listener that draws one bar a stage and writes notices to stderr."""
+    """A listener that draws one bar per stage and writes notices to stderr."""
     with ExitStack() as bars:
         yield _ProgressListener(quiet, bars)

@@ -1,4 +1,4 @@
-"""What a command that serves a page needs: the web packages, a port of its own, and a server in the background."""
+"""For commands that serve a page: checks the web packages, opens a port, and runs a server in the background."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def require_stack() -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises: InputError when the address or the port cannot be had."""
+    """A bound socket. Raises: InputError when the address or the port cannot be used."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)

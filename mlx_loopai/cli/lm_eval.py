@@ -1,4 +1,4 @@
-"""What `mlx-loopai evaluate --suite lm-eval:TASKS` does: lm-eval's own tasks on a base and on its adapter."""
+"""The work of `mlx-loopai evaluate --suite lm-eval:TASKS`: lm-eval's own tasks on a base and on its adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlx_loopai.cli.output import progress
 
 
 def lm_eval_document(model: str, adapter: Path | None, suite: str, limit: int | None, quiet: bool) -> dict[str, Any]:
-    """The scores of lm-eval's tasks on the base, kept, and on the base with the adapter fused into a folder."""
+    """The scores of lm-eval's tasks on the base (cached), and on the base with the adapter fused into a folder."""
     import tempfile
 
     from converters.fuse_folder import fuse

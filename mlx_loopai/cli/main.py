@@ -24,7 +24,7 @@ from mlx_loopai.language import tr
 
 PROGRAM = "mlx-loopai"
 TRACEBACK_VARIABLE = "MLX_LOOPAI_TRACEBACK"
-# Set by the script of `mlx-loopai completion`: the shell asks what could come next on the line.
+# Set by the script of `mlx-loopai completion` when the shell asks what could come next on the line.
 COMPLETION_VARIABLE = "_MLX_LOOPAI_COMPLETE"
 
 # Every command with its line in `--help`; `mlx_loopai/cli/NAME.py` holds it as `command`.
@@ -94,7 +94,7 @@ class LazyGroup(click.Group):
             raise
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """What could stand at `incomplete`. The commands come from the table: click would import every one of them."""
+        """Completions of `incomplete`. Commands come from the table, since click would import every one of them."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [CompletionItem(name, help=tr(line)) for name, line in COMMANDS.items() if name.startswith(incomplete)]
@@ -131,7 +131,7 @@ def _run(arguments: list[str]) -> int:
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
         return shell_complete(spoken(commands), {}, PROGRAM, COMPLETION_VARIABLE, instruction)
-    # Not `commands.main`: it writes an empty line of its own after Ctrl-C.
+    # Not `commands.main`, which would write an empty line after Ctrl-C.
     try:
         root = spoken(commands)
         with root.make_context(PROGRAM, arguments) as context:
@@ -170,7 +170,7 @@ def _system(error: OSError) -> int:
     place = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _drop_stdout()  # what it still holds cannot be written, and would be tried again at exit
+        _drop_stdout()  # what it still holds cannot be written, but would be tried again at exit
         return _fail(
             tr(
                 "{place}{reason}; free some space and run the command again (a training run continues with --resume)",
@@ -224,6 +224,6 @@ def _stopped(message: str) -> int:
 
 
 def _drop_stdout() -> None:
-    """Discard what stdout still holds: the interpreter flushes it once more at exit, and would complain."""
+    """Discard what stdout still holds, since the interpreter flushes it at exit and would report an error."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

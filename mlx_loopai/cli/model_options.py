@@ -1,4 +1,4 @@
-"""Which model a command opens, as flags: the base and the adapter on it, of which a run's folder names both."""
+"""The flags --model and --adapter, and the base that they mean: an adapter or a run names its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ adapters_option = click.option(
 
 
 def chosen_model(model: str | None, adapter: Path | None, quiet: bool) -> str:
-    """The name of the base to load; says on stderr which one an adapter brought with it. Raises: InputError."""
+    """The name of the base to load; if the adapter names it, that is said on stderr. Raises: InputError."""
     from mlx_loopai.runs.base_of_adapter import base_of
 
     found = base_of(adapter, model)

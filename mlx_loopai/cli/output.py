@@ -1,4 +1,4 @@
-"""What every command shares: its options, its result on stdout, its progress on stderr."""
+"""Shared by all commands: the options --json and --quiet, the result on stdout, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress; errors and the result are still shown.")
 
-# Plain progress lines go to log files: rare enough to read, often enough to show life.
+# Plain progress lines go to log files: rare enough to read, frequent enough to show that the work goes on.
 LINE_EVERY_S = 5.0
 
 
@@ -46,9 +46,9 @@ def say_next(command: str, as_json: bool, quiet: bool) -> None:
 
 
 def padded(text: str, width: int, after: bool = False) -> str:
-    """`text` filled with spaces to `width` columns of a terminal, where a Hangul syllable takes two.
+    """`text` padded with spaces to `width` columns of a terminal, where a Hangul syllable takes two.
 
-    after: it ends at the column instead of beginning there.
+    after: pad on the left, so that the text ends at the column.
     """
     fill = " " * max(0, width - columns(text))
     return fill + text if after else text + fill
@@ -80,18 +80,18 @@ class Progress(Protocol):
     """Progress of long work."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """`amount` more is done; `note` (such as a loss) is shown next to the bar until the next one."""
+        """`amount` more items are done; `note` (such as a loss) is shown beside the bar until the next one."""
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` of the total is done."""
+        """`done` items of the total are done."""
 
 
 @contextlib.contextmanager
 def progress(total: int | None, label: str, quiet: bool = False, unit: str = "") -> Iterator[Progress]:
     """Show progress on stderr: a bar on a terminal, plain lines otherwise, nothing when `quiet`.
 
-    Both give rate, time left and memory. `unit` names what is counted ("rows"); "bytes" is shown in MiB and GiB.
-    Keeps a Mac awake meanwhile.
+    Both show rate, time left and memory. `unit` names what is counted ("rows"); "bytes" is shown in MiB and GiB.
+    Meanwhile a Mac is kept awake.
     """
     with keep_awake():
         if quiet:
@@ -107,7 +107,7 @@ def progress(total: int | None, label: str, quiet: bool = False, unit: str = "")
 
 @contextlib.contextmanager
 def waiting(label: str, quiet: bool = False) -> Iterator[None]:
-    """Say on stderr what is being waited for: a spinner on a terminal, otherwise one line if it takes long."""
+    """Show on stderr what the program waits for: a spinner on a terminal, otherwise one line if it takes long."""
     if quiet:
         yield
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
@@ -144,7 +144,7 @@ def keep_awake() -> Iterator[None]:
 
 
 def memory_text() -> str:
-    """What MLX holds now, or "" before it is loaded."""
+    """The memory that MLX holds now, as text; "" before MLX is loaded."""
     mlx = sys.modules.get("mlx.core")
     return "" if mlx is None else format_bytes(mlx.get_active_memory() + mlx.get_cache_memory())
 

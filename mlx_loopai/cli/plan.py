@@ -1,4 +1,4 @@
-"""`mlx-loopai plan`: what a training run will need, before it starts."""
+"""`mlx-loopai plan`: predicts memory and time of a training run, and chooses settings that fit."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def command(
 
 
 def show_preview(model: str, found: Preview, as_json: bool) -> None:
-    """What a run will need. Raises: LoopaiError when it does not fit."""
+    """Print what a run will need. Raises: LoopaiError when it does not fit."""
     table = "\n".join([_table(model, found.plan), *found.lines])
     emit(_document(model, found.plan) | found.to_json(), as_json, table)
     found.plan.require_fit()
 
 
 def _probe(model: str, planned: MemoryPlan, quiet: bool) -> None:
-    """Measure steps of the plan and keep what they say."""
+    """Measure steps of the plan and keep the correction."""
     import mlx_loopai.training.step_memory as measuring
     from mlx_loopai.memory.corrections import keep_factor
     from mlx_loopai.memory.watch import guarded

@@ -1,4 +1,4 @@
-"""The options that say in which form the weights are written, for every command that writes them."""
+"""The options for the form of written weights, shared by the commands that write models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlx-loopai rag`: make an index of files, and search it."""
+"""`mlx-loopai rag`: builds an index of files, and searches it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlx-loopai report`."""
+"""`mlx-loopai report`: writes the HTML report of a training run or of a comparison."""
 
 from __future__ import annotations
 

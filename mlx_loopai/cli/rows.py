@@ -1,4 +1,4 @@
-"""How files of rows are read, as flags of every command that reads them."""
+"""The flags for reading files of rows, shared by the commands that read them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def source_options(path: str, columns: str | None, skip_bad: bool = False, kind:
 def read_sources(paths: Sequence[str], columns: str | None, kind: SourceKind = "auto") -> list[Reading]:
     """What is in each of `paths`: files or folders of rows, stories, or data sets on the hub. Raises: InputError.
 
-    kind: `rows` where only ordinary rows are of use: chosen and good answers are read as such.
+    kind: `rows` where only ordinary rows are wanted; chosen and good answers then count as such.
     """
     from mlx_loopai.data.sources import reading_of
 

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "MLX_LOOPAI_API_KEY"
 _GRACE_S = 10
-# For the last words to clients whose answers are not finished by then.
+# Additional seconds in which clients whose answers are not finished get an error.
 _ENDING_S = 2
 _BACKLOG = 128
-# Beside those that are answered: for the page, for /health, and for being told to come back later.
+# Connections besides those of answers: for the page, for /health, and for refusals.
 _SPARE_CONNECTIONS = 64
 
 
@@ -142,22 +142,22 @@ def command(
     --max-tokens. A request chooses by `model`: the base under its own name, an adapter as BASE:ADAPTER. The environment
     variable MLX_LOOPAI_API_KEY, when it is set, holds the key that requests must carry. Beside OpenAI's fields a
     request may have adapter_when, scripts, code_fences, filter, top_k, min_p, repetition_penalty and repetition_guard.
-    Answers that are being written at Ctrl-C or SIGTERM have 10 seconds to end. --json prints the address at the start.
+    After Ctrl-C or SIGTERM the answers that are being written may end, for at most 10 seconds. --json prints one
+    document with the address when the server is ready.
     """
-    generation = _checked(options)
+    generation, cache_bytes, key = _checked(options), _cache_bytes(prompt_cache), _api_key()
     require_stack()
     from mlx_loopai.generation.lineup import open_lineup
     from mlx_loopai.serving.app import ServeOptions
     from mlx_loopai.serving.request_body import Defaults
 
-    cache_bytes, key = _cache_bytes(prompt_cache), _api_key()
     model = chosen_model(model, adapter[0] if adapter else None, quiet)
     with listen(host, port) as listening, _retriever(rag, rag_top) as retrieve:
         with waiting(tr("loading {model}", model=model), quiet):
             embeds = _opened(embedder)
             lineup = open_lineup(model, _called(model), adapter, system, adapter_when, draft_model)
         serving = ServeOptions(
-            defaults=Defaults(lineup.names, generation, concurrent, tuple(lineup.switches)),
+            defaults=Defaults(lineup.names, generation, choices=concurrent, switched=tuple(lineup.switches)),
             context_tokens=lineup.sessions[lineup.base].context(context),
             concurrent=concurrent,
             queue=queue,
@@ -177,7 +177,7 @@ def command(
 
 @contextmanager
 def _retriever(rag: Path | None, top: int) -> Iterator[Callable[[str], Sequence[Hit]] | None]:
-    """What finds the passages of an index: by words alone, since MLX belongs to the thread that writes answers."""
+    """The function that finds an index's passages: by words only, as MLX belongs to the thread that writes answers."""
     if rag is None:
         yield None
         return
@@ -204,7 +204,7 @@ def _api_key() -> str | None:
 
 
 def _checked(options: dict[str, Any]) -> GenerationOptions:
-    """The options of generation among `options`, which lose them; before a model is loaded. Raises: InputError."""
+    """Take the options of generation out of `options`, before a model is loaded. Raises: InputError."""
     from mlx_loopai.text.alphabet import Scripts
 
     generation = read_flags(options)
@@ -213,7 +213,7 @@ def _checked(options: dict[str, Any]) -> GenerationOptions:
 
 
 def _opened(embedder: str | None) -> tuple[str, Embedder] | None:
-    """What answers /v1/embeddings, with the name that clients call it by. Raises: InputError."""
+    """(the name that clients use, the embedder of /v1/embeddings). Raises: InputError."""
     if embedder is None:
         return None
     from mlx_loopai.models.embedder import open_embedder
@@ -222,7 +222,7 @@ def _opened(embedder: str | None) -> tuple[str, Embedder] | None:
 
 
 def _called(model: str) -> str:
-    """What clients call the base: nano, a hub id or a folder's name."""
+    """The name that clients use for the base: nano, a hub id or a folder's name."""
     path = Path(model).expanduser()
     return path.resolve().name if path.is_dir() else model
 
@@ -244,7 +244,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
         document, as_json, tr("{model}: {url} (API: {url}/v1); Ctrl-C stops it", model=options.defaults.model, url=url)
     )
     sys.stdout.flush()
-    # Who else can use the model is said even to who wants quiet.
+    # A warning about who else can use the model is printed even with --quiet.
     if "*" in options.origins and options.api_key is None:
         click.echo(
             tr(
@@ -265,7 +265,7 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
 
 
 class _Ended(SystemExit):
-    """SIGTERM came, and the server has ended in good order."""
+    """Raised after SIGTERM, when the server has shut down properly."""
 
 
 def _end(*_: object) -> None:
@@ -286,7 +286,7 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # What uvicorn cuts off when its patience ends is a broken connection: let clients hear of it before.
+            # After its grace period uvicorn breaks connections off; before that, clients get an error.
             asyncio.get_running_loop().call_later(_GRACE_S, app.state.stop)
             await super().shutdown(sockets)
 
@@ -302,7 +302,7 @@ def _run(lineup: Lineup, options: ServeOptions, listening: socket.socket, quiet:
         limit_concurrency=options.concurrent + options.queue + _SPARE_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE_S + _ENDING_S,
     )
-    # The server ends in good order and then raises the signal again: an end that was asked for is not a failure.
+    # uvicorn shuts down properly and then raises the signal again, which must not count as a failure.
     signal.signal(signal.SIGTERM, _end)
     try:
         with keep_awake():

@@ -1,4 +1,4 @@
-"""What a model is shown before the first prompt, as flags."""
+"""The flags for what a model is shown before the first prompt: a genre's examples, a system prompt."""
 
 from __future__ import annotations
 

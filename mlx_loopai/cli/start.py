@@ -1,4 +1,4 @@
-"""`mlx-loopai start`: from rows or a folder of stories to a verdict; asks what it needs to know."""
+"""`mlx-loopai start`: guides a first run from rows or a folder of stories to a verdict, and asks what it must know."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True)
 class _Talk:
-    """Says what was found on stderr, and asks unless everything is answered with yes."""
+    """Prints findings to stderr and asks questions; with `yes` it takes every proposal without asking."""
 
     yes: bool
     quiet: bool
@@ -36,7 +36,7 @@ class _Talk:
             click.echo(text, err=True)
 
     def ask(self, question: str, default: str | None, flag: str) -> str:
-        """An answer, `default` where nobody is asked. Raises: InputError when there is none and nobody can answer."""
+        """The user's answer, or `default` without asking. Raises: InputError if there is neither."""
         if self.yes and default is not None:
             return default
         if self.yes or not sys.stdin.isatty():
@@ -153,7 +153,7 @@ def _configuration(
     from mlx_loopai.experiments.first_run import proposed_base
 
     how = {"columns": {}, "skip_bad": False, "allow_special": False}
-    place = data.resolve() if data.exists() else data  # a recipe's own paths are beside it
+    place = data.resolve() if data.exists() else data  # absolute: relative paths in a recipe start at its folder
     values = shipped_values("guarded") | short_form((place,), None, how)
     talk.say(tr("this machine: {name}, {ram_bytes}", name=machine.name, ram_bytes=format_bytes(machine.ram_bytes)))
     if model is None:

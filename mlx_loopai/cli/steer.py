@@ -1,4 +1,4 @@
-"""`mlx-loopai steer`: find how much a model's head must be damped for its language."""
+"""`mlx-loopai steer`: finds how much a model's head must be damped so that it stays in its language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlx-loopai train`."""
+"""`mlx-loopai train`: fine-tunes a model by a recipe or by flags, and judges a guarded run at its end."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class _Following:
 
 
 def _trained(config: RunConfig, out: Path, resume: bool, following: _Following, quiet: bool) -> Summary | None:
-    """Train, and write the report of a run that was judged; None in a process that another one speaks for."""
+    """Train, and write the report of a run that was judged; None in a process that does not write."""
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.experiments.judged_run import train_and_judge
     from mlx_loopai.runs.documents.verdict import JudgedSummary
@@ -143,7 +143,7 @@ def _trained(config: RunConfig, out: Path, resume: bool, following: _Following, 
 
 
 def _followers(opened: ExitStack, out: Path, following: _Following) -> tuple[EventSink, ...]:
-    """Who hears what the run records, for as long as `opened` is: the page of --watch, the tracker of --log-to."""
+    """The receivers of the run's events, open as long as `opened`: the page of --watch, the tracker of --log-to."""
     from mlx_loopai.cli.watch import Looking, watched
     from mlx_loopai.runs.directory import RunDirectory
     from mlx_loopai.runs.trackers import tracker
@@ -159,7 +159,7 @@ def _followers(opened: ExitStack, out: Path, following: _Following) -> tuple[Eve
 
 
 def next_step(summary: Summary, out: Path) -> str:
-    """What usually follows: a run that passed is used, any other is measured in full."""
+    """The command that usually follows: for a run that passed, to use it; for any other, to measure it in full."""
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     if isinstance(summary, JudgedSummary) and summary.verdict == "pass":
@@ -186,7 +186,7 @@ def short_form(data: tuple[Path, ...], recipe: Path | None, how: dict[str, Any])
 
 
 def with_report(judged: JudgedSummary, out: Path) -> JudgedSummary:
-    """The same with the report of the run written beside it."""
+    """Write the run's report into its folder, and return the summary with the report's path."""
     from mlx_loopai.report.assemble import default_place, report_of, write_page
     from mlx_loopai.runs.directory import RunDirectory
 

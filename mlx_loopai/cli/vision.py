@@ -1,4 +1,4 @@
-"""`mlx-loopai vision`: give a text model an encoder of pictures."""
+"""`mlx-loopai vision`: adds an image encoder to a text model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write; it must not exist.")
 @click.option(
     "--grid",
-    type=click.Choice(["2", "4", "8", "16"]),
-    default="4",
-    show_default=True,
-    help="Of the encoder patches: squares of a picture's side; each square is a token.",
+    type=click.IntRange(1),
+    help="Tokens along a picture's side: of patches 2, 4 (default), 8 or 16; of efficientnet-lite0 1 to 7 (default).",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random projector.")
 @json_option
 @quiet_option
-def add(model: str, encoder: str, out: Path, grid: str, seed: int, as_json: bool, quiet: bool) -> None:
+def add(model: str, encoder: str, out: Path, grid: int | None, seed: int, as_json: bool, quiet: bool) -> None:
     """Write a text model with an encoder of pictures and a two-layer projector into a folder.
 
     The projector is random: `train` teaches it with rows that show pictures. The text model stays as it is, and every
@@ -42,7 +40,7 @@ def add(model: str, encoder: str, out: Path, grid: str, seed: int, as_json: bool
     from converters.vision_encoder import add_encoder
 
     with waiting(f"adding {encoder}", quiet):
-        found = add_encoder(model, encoder, out, seed, int(grid))
+        found = add_encoder(model, encoder, out, seed, grid)
     document = {
         "out": found.out,
         "encoder": found.encoder,

@@ -53,7 +53,7 @@ def command(run: Path, port: int, as_json: bool, quiet: bool) -> None:
 
 
 class Looking:
-    """Counts as somebody who watches, from a run's first event on: its page shows the answers of every save."""
+    """Marks a run as watched from its first event on, so that its page shows the answers of every save."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run

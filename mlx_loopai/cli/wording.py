@@ -1,4 +1,4 @@
-"""How the library's messages read on the command line: arguments as flags, and nothing that steers a terminal."""
+"""Rewrites the library's messages for the command line: arguments as flags, control characters written out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u206
 def with_flags(message: str, command: click.Command) -> str:
     """`message` with each argument that it names in backticks as the flag of `command`, where there is one.
 
-    The library cannot know how its arguments were given: it writes `max_tokens` where a person typed --max-tokens.
+    The library does not know how its arguments were given: it writes `max_tokens` where a person typed --max-tokens.
     """
     flags = dict(_flags(command))
     return _ARGUMENT.sub(lambda found: flags.get(found[1], found[0]), message)
 
 
 def one_line(message: str) -> str:
-    """`message` without line breaks, and with control characters written out: file names and data may hold any."""
+    """`message` without line breaks and with control characters written out, since file names may contain them."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], " ".join(message.split()))
 
 

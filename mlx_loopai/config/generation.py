@@ -1,4 +1,4 @@
-"""How a prompt becomes text: every option of it once, for one prompt, a file of them, a chat, a server and Python."""
+"""The options of text generation: defined once, for a prompt, a file of prompts, a chat, the server and Python."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class GenerationOptions(SamplingOptions):
         return "max_tokens" in self.model_fields_set
 
     def with_usual_length(self, max_tokens: int) -> GenerationOptions:
-        """The same for a text whose length nobody chose: at most `max_tokens`, and what its context leaves."""
+        """The same options, as if nobody had set a limit: at most `max_tokens`, less if the context has less room."""
         values = dict(self) | {"max_tokens": max_tokens}
         return GenerationOptions.model_construct(_fields_set=self.model_fields_set - {"max_tokens"}, **values)
 

@@ -19,7 +19,7 @@ ReplaySource = Literal["none", "records", "self", "free"]
 
 
 class GuardOptions(Options):
-    """What every kind has. `measured`: the kind weighs the adapter's update by what it measured on general rows."""
+    """The options of every kind. measured: whether the kind weighs the update by measurements on general rows."""
 
     measured: ClassVar[bool] = False
 
@@ -40,7 +40,7 @@ class GuardOptions(Options):
 
 
 class MeasuredOptions(GuardOptions):
-    """What the kinds have that are measured on general rows."""
+    """The options of the kinds that are measured on general rows."""
 
     measured: ClassVar[bool] = True
 
@@ -49,11 +49,11 @@ class MeasuredOptions(GuardOptions):
 
 
 class NoGuardOptions(GuardOptions):
-    """`none`: nothing holds general ability but rehearsal."""
+    """`none`: nothing but rehearsal holds general ability."""
 
 
 class DivergenceOptions(GuardOptions):
-    """`kl`: `strength` is the factor of the distance from the base."""
+    """`kl`: `strength` is the factor of KL to the base."""
 
 
 class KroneckerOptions(MeasuredOptions):
@@ -74,7 +74,7 @@ class SketchOptions(MeasuredOptions):
 
 
 class PathOptions(Options):
-    """The measuring run of the kinds hlora and hierarchical. What is empty is as the kind has it."""
+    """The measuring run of the kinds hlora and hierarchical. None: as in the kind's own form."""
 
     epochs: int = Field(5, ge=1, description="passes over the general rows while importance is measured")
     learning_rate: float = Field(8e-4, gt=0, description="peak of its AdamW; linear to 0, no warm-up")
@@ -88,7 +88,7 @@ class PathOptions(Options):
 
 
 class PathIntegralOptions(MeasuredOptions):
-    """What the two kinds have that train on general rows to measure."""
+    """The options of the two kinds that measure by training on general rows."""
 
     path: PathOptions = PathOptions()
 

@@ -1,4 +1,4 @@
-"""What of a model learns, and how its steps are made: the sections `lora` and `train`."""
+"""The options of the sections `lora` and `train`: which weights are trained, and how."""
 
 from __future__ import annotations
 

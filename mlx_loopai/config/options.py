@@ -1,4 +1,4 @@
-"""Every option of a training run, once: its name, default, range and description."""
+"""The configuration of a training run: every option with its name, default, range and description."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_loopai.files import digest_name
 from mlx_loopai.language import tr
 
 SourceKind = Literal["auto", "rows", "pairs", "labels"]
-# Of `lora`: what says how its factors begin and learn.
+# Options of `lora` that concern its factors only, so that full fine-tuning does not have them.
 _OF_FACTORS = ("rslora", "dora", "dropout", "b_rate", "ranks", "start")
 
 
@@ -91,7 +91,7 @@ class SourceOptions(Options):
 
 
 class VisionOptions(Options):
-    """How pictures among the rows are learnt, by a model that sees."""
+    """How a model that reads pictures is trained on rows with pictures."""
 
     trains: Literal["projector", "all"] = Field(
         "all",
@@ -123,7 +123,7 @@ class PhaseOptions(Options):
 
 @dataclass(frozen=True)
 class PhaseSettings:
-    """A phase as it is trained: what it does not override is that of `train`, `penalty` and `replay`."""
+    """A phase with all its values; those that it does not override come from `train`, `penalty` and `replay`."""
 
     name: str
     mixture: dict[str, float]
@@ -328,12 +328,12 @@ class RunConfig(Options):
 
     @property
     def changes_text(self) -> bool:
-        """Whether what the run trains has a part in answers to text; where it has none, guards have nothing to hold."""
+        """Whether the trained part takes part in answers to text; if not, guards have nothing to hold."""
         return self.vision.trains != "projector"
 
     @property
     def answers_text(self) -> bool:
-        """Whether the result has a part in answers to requests of text; otherwise they are the base's own, exactly."""
+        """Whether the result takes part in answers to requests of text; if not, they are exactly the base's."""
         return self.changes_text and self.vision.adapter_scope == "always"
 
     @property
@@ -348,7 +348,7 @@ class RunConfig(Options):
 
     @property
     def asks_for_guards(self) -> bool:
-        """Whether general ability is to be held, if what the run trains has a part in it."""
+        """Whether the options ask for a guard or rehearsal."""
         return self.penalty.kind != "none" or (self.replay.source != "none" and self._rehearses)
 
     def without_guards(self) -> RunConfig:
@@ -359,12 +359,12 @@ class RunConfig(Options):
 
     @property
     def has_budget(self) -> bool:
-        """Whether guards are on whose weight follows `forgetting.budget`."""
+        """Whether the run has guards whose weight follows `forgetting.budget`."""
         return self.forgetting.budget > 0 and self.is_guarded
 
     @property
     def is_judged(self) -> bool:
-        """Whether the run ends in a verdict: base and result are asked a suite's questions where both answer text."""
+        """Whether the run ends with a verdict, for which base and result answer a suite's questions."""
         return self.asks_for_guards and self.forgetting.questions > 0
 
     @property
@@ -380,7 +380,7 @@ class RunConfig(Options):
 
     @property
     def _rehearses(self) -> bool:
-        """Whether a share of what is trained on is rehearsal."""
+        """Whether any phase has rehearsal rows."""
         return any(phase.replay_share > 0 for phase in self.trained_phases)
 
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""The options of learning from judged answers: which loss, and how hard it pulls."""
+"""The options of preference training: which loss, and its parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FOR_SINGLE_ANSWERS = ("kto", "apo")
 
 
 class PreferenceOptions(Options):
-    """The section `preference`. What an objective does not name it does not read."""
+    """The section `preference`. An objective ignores options that are for other objectives."""
 
     objective: PreferenceObjective = Field(
         "none",
@@ -57,7 +57,7 @@ class PreferenceOptions(Options):
 
     @property
     def sharpness(self) -> float:
-        """`beta`, or what is usual for the objective."""
+        """`beta`, or the usual value for the objective."""
         return self.beta if self.beta is not None else _USUAL_BETA.get(self.objective, 0.1)
 
     @property

@@ -1,4 +1,4 @@
-"""Reads a run's options from a recipe and from NAME=VALUE texts, and names every problem in one line."""
+"""Reads a run's options from a recipe and from NAME=VALUE texts, and reports all problems in one line."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def load_config(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     base: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """The configuration of a recipe, with `overrides` applied; relative data paths resolve beside the recipe.
+    """The configuration of a recipe, with `overrides` applied; relative data paths start at the recipe's folder.
 
     overrides: by dotted name, such as {"train.learning_rate": 1e-4}, or texts such as "train.learning_rate=1e-4".
-    base: what holds where the recipe, if there is one, says nothing.
+    base: values for options that the recipe, if there is one, does not set.
 
     Raises: InputError naming every problem (file, dotted key, reason, nearest key).
     """
@@ -99,7 +99,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-5` as a number: YAML 1.1, which PyYAML follows, takes it for a string."""
+    """A loader that reads `1e-5` as a number; in YAML 1.1, which PyYAML follows, it is a string."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -115,7 +115,7 @@ _Loader.add_implicit_resolver(
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     sources = values.get("sources")
-    # What is not a table is left for the validation to name.
+    # Values that are not tables are reported by the validation.
     for source in sources.values() if isinstance(sources, dict) else ():
         if isinstance(source, dict) and isinstance(source.get("path"), str):
             source["path"] = _beside(source["path"], folder)

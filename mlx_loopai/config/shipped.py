@@ -19,14 +19,14 @@ def shipped_recipe(name: str) -> Path:
 
 
 def shipped_values(name: str) -> dict[str, Any]:
-    """Its options as they stand there, to which a caller adds data."""
+    """The options of a shipped recipe, to which a caller adds data."""
     found: dict[str, Any] = yaml.safe_load(shipped_recipe(name).read_text(encoding="utf-8"))
     return found
 
 
 def guarded_values(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`data` guarded, as a run without a recipe learns them: ordinary rows, or judged answers if `overrides` ask for
-    a preference.objective.
+    """`data` with the values of the guarded recipe for a run without its own: the one for ordinary rows, or the one
+    for judged answers where `overrides` set a preference.objective.
 
     Raises: InputError as `load_config`.
     """

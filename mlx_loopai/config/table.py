@@ -1,4 +1,4 @@
-"""What every section of a configuration is, and the kinds of value that sections share."""
+"""The base class of all sections of the configuration, and the types of values that sections share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from mlx_loopai.language import tr
 
-# In single precision a much smaller temperature is a division by zero.
+# In single precision, dividing by a much smaller temperature would overflow.
 _COLDEST = 1e-3
 
 

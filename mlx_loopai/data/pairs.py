@@ -2,7 +2,8 @@
 
 It reads TRL's forms (prompt/chosen/rejected as texts or lists of messages, chosen/rejected with the prompt inside,
 prompt/completion/label) and those of other programs: a conversation with both answers in fields of their own
-(LLaMA-Factory), `rejected_response` (ms-swift), and `input`/`preferred_output`/`non_preferred_output` (OpenAI).
+(LLaMA-Factory), `rejected_response` (ms-swift), `input`/`preferred_output`/`non_preferred_output` (OpenAI), and the
+exports of `judged_exports`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from mlx_loopai.config.options import SourceKind
 from mlx_loopai.data.conversation import Message, Record
+from mlx_loopai.data.judged_exports import exported_pair
 from mlx_loopai.data.shapes import ANSWER_NAMES, CHAT_NAMES, REQUEST_NAMES, Meaning, interpret, unpacked
 from mlx_loopai.data.turns import UnreadableError, kind_of
 from mlx_loopai.language import tr
@@ -98,7 +100,7 @@ def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
     if not isinstance(values, Mapping):
         return JudgedMeaning(interpret(values))
     row = {str(name).strip().lower(): value for name, value in values.items() if value is not None}
-    row = {_OTHER_NAMES.get(name, name): value for name, value in row.items()}
+    row = {_OTHER_NAMES.get(name, name): value for name, value in exported_pair(row).items()}
     if CHOSEN in row or REJECTED in row:
         if kind == "labels":
             raise UnreadableError(tr("a pair of answers among labelled ones; set `kind: pairs`, or make it two rows"))

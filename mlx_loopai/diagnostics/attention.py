@@ -1,4 +1,4 @@
-"""Where each attention head looks: at which scripts, how widely, how far back."""
+"""Statistics of attention heads: which scripts each head looks at, how widely, and how far back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mlx_loopai.models.attention import watched_attention
 from mlx_loopai.models.backbone import hidden_states
+from mlx_loopai.models.vision.pictures import Pictures
 
 _Floats = npt.NDArray[np.float32]
 _ROWS = 256  # queries whose weights are alive at once
@@ -21,9 +22,9 @@ _ROWS = 256  # queries whose weights are alive at once
 class Attention:
     """Means over all queries of all sequences.
 
-    classes: names of the C token classes. mass (L, H, C): attention on tokens of a class, divided by the share that an
-    even look back would give it (1: no preference). entropy (L, H): in bits, over the logarithm of the tokens in reach
-    (1: even). distance (L, H): mean tokens back.
+    classes: names of the C token classes. mass (L, H, C): attention on tokens of a class, divided by what uniform
+    attention would give them (1: no preference). entropy (L, H): relative to that of uniform attention (1: uniform).
+    distance (L, H): mean distance back in tokens.
     """
 
     classes: tuple[str, ...]
@@ -32,8 +33,15 @@ class Attention:
     distance: _Floats
 
 
-def attention(model: nn.Module, sequences: Sequence[Sequence[int]], classes: Sequence[str]) -> Attention:
+def attention(
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    pictures: Sequence[Pictures | None] | None = None,
+) -> Attention:
     """Statistics of every head over `sequences` of token ids; `classes[token]` names each token's class.
+
+    pictures: the features for the picture tokens of each sequence; None: all sequences are text.
 
     Weights exist for 256 queries of one block at a time, so that memory grows with the length, not with its square.
     """
@@ -41,7 +49,7 @@ def attention(model: nn.Module, sequences: Sequence[Sequence[int]], classes: Seq
     members = np.array([names.index(name) for name in classes])
     sums: dict[int, list[_Floats]] = {}
     queries = 0
-    for ids in sequences:
+    for ids, shown in zip(sequences, pictures or [None] * len(sequences), strict=True):
         held = np.eye(len(names), dtype=np.float32)[members[np.asarray(ids)]]
         seen = mx.array(held)
         even = mx.array(np.cumsum(held, axis=0) / np.arange(1, len(ids) + 1)[:, None])
@@ -54,7 +62,7 @@ def attention(model: nn.Module, sequences: Sequence[Sequence[int]], classes: Seq
             sums[block] = found if before is None else [a + b for a, b in zip(before, found, strict=True)]
 
         with watched_attention(model, look):
-            mx.eval(hidden_states(model, mx.array([list(ids)])))
+            mx.eval(hidden_states(model, mx.array([list(ids)]), pictures=shown))
         queries += len(ids) - 1  # the first token can only look at itself
     ordered = [sums[block] for block in sorted(sums)]
     mass, entropy, distance = (

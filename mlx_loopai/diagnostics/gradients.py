@@ -17,10 +17,10 @@ _FAR = 1e3  # a module stands out when its gradient is this many times smaller o
 
 @dataclass(frozen=True)
 class Flow:
-    """norms (S, M): gradient norm of each of M adapted modules in each of S batches, both factors together.
+    """Gradient norms of an adapter. norms (S, M): of M adapted modules in S batches, both factors together.
 
-    vanishing, exploding: modules whose median norm is a thousandth, or a thousand times, the median of all modules (or
-    whose gradient is not finite).
+    vanishing: modules whose median norm is below a thousandth of the median of all modules. exploding: those above a
+    thousand times that median, or with a gradient that is not finite.
     """
 
     modules: tuple[str, ...]
@@ -32,7 +32,7 @@ class Flow:
 def gradient_flow(model: nn.Module, loss: Callable[[Any], mx.array], batches: Sequence[Any]) -> Flow:
     """Gradient norms of the model's trainable parameters, without changing them; `loss(batch)` is a scalar.
 
-    A freshly made adapter has B = 0, so that its A has no gradient yet: both count as one module.
+    Both factors count as one module, since in a new adapter B = 0, so that A has no gradient yet.
     """
     rows = []
     names: list[str] = []

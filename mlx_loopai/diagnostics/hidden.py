@@ -22,9 +22,9 @@ _SENTENCES = 32  # at a time
 class Hidden:
     """Per layer, from the embedding (0) to the last block (L): arrays (L + 1,).
 
-    cosine, cka: between the mean states of parallel sentences in two languages. drift_cosine, drift_cka: between the
-    base's states and the adapted model's for the same sentences; 1 where nothing moved. The `base_` ones are of the
-    base; without an adapter both are the same.
+    cosine, cka: between the mean states of parallel sentences in two languages; base_cosine, base_cka: the same of the
+    base. drift_cosine, drift_cka: between the states of base and adapted model for the same sentences; 1 where nothing
+    changed.
     """
 
     cosine: _Floats
@@ -38,7 +38,7 @@ class Hidden:
 def hidden(model: nn.Module, first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> Hidden:
     """Compare N sentences of token ids with their N translations, adapter on and off, on one copy of the weights.
 
-    Raises: ValueError when the numbers differ or there are fewer than two: CKA needs a spread.
+    Raises: ValueError when the numbers differ, or for fewer than two sentences, since CKA needs a variance.
     """
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"{len(first)} sentences and {len(second)} translations; give two or more pairs")
@@ -87,8 +87,8 @@ def _centred_gram(states: _Floats) -> npt.NDArray[np.float64]:
 def sentence_states(model: nn.Module, sequences: Sequence[Sequence[int]]) -> _Floats:
     """Mean state over a sentence's tokens but the first, after the embedding and after each block: (L + 1, N, D).
 
-    Sentences go through together, padded on the right, where a causal model does not see it: reading the weights costs
-    more than the few tokens of one sentence.
+    Sentences are computed in batches, since reading the weights costs more than the few tokens of one sentence. They
+    are padded on the right, where a causal model does not see the padding.
     """
     found = []
     for start in range(0, len(sequences), _SENTENCES):
@@ -114,8 +114,8 @@ def _layers(model: nn.Module, ids: mx.array) -> list[mx.array]:
 def _counted(lengths: npt.NDArray[np.int64]) -> mx.array:
     """Weights (N, T) of a mean over each sentence's tokens but the first (which counts when it is the only one).
 
-    The first token's state is an attention sink hundreds of times as large as the others' and alike for all sentences,
-    so that a mean with it says nothing about them (Qwen2.5-0.5B: CKA 0.001 from the third block on).
+    The first token is an attention sink: its state is hundreds of times as large as the others' and alike for all
+    sentences, so that a mean with it would say nothing about them (Qwen2.5-0.5B: CKA 0.001 from the third block on).
     """
     places = np.arange(lengths.max())[None]
     real = (places < lengths[:, None]) & ((places > 0) | (lengths[:, None] == 1))

@@ -1,4 +1,4 @@
-"""What an adapter's update looks like, matrix by matrix."""
+"""Statistics of an adapter's update, matrix by matrix: size, rank, outliers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _OUTLIER = 4.0  # robust deviations from the median of all modules' norms
 
 @dataclass(frozen=True)
 class Update:
-    """Of DW = s (A B)^T: its elements' mean, deviation and largest size; Frobenius norm; singular values (R,).
+    """Statistics of DW = s (A B)^T: mean, standard deviation and largest absolute value of its entries; Frobenius norm;
+    singular values (R,).
 
-    effective_rank: exp of the entropy of the singular values' shares (Roy and Vetterli 2007): 1 when one direction does
-    all, R when all do the same. outlier: the norm lies far from those of the other modules.
+    effective_rank: exp of the entropy of the singular values' shares (Roy and Vetterli 2007): 1 for a single direction,
+    R for R equal ones. outlier: whether the norm is far from those of the other modules.
     """
 
     mean: float

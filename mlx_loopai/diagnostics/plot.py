@@ -46,7 +46,7 @@ _KOREAN_FONTS = (
 def korean_font() -> str | None:
     """The first font with Hangul that this machine has, or None: then labels are English.
 
-    Raises: InputError without matplotlib, which whatever draws asks for its font first.
+    Raises: InputError without matplotlib; every drawing function asks for the font first.
     """
     try:
         from matplotlib import font_manager
@@ -64,7 +64,7 @@ def korean_font() -> str | None:
 def draw_attention(found: Attention, out: Path) -> None:
     """One map per token class that occurs: preference of every head (rows: blocks); then entropy and distance."""
     maps = {_class_label(name): found.mass[:, :, place] for place, name in enumerate(found.classes)}
-    # A class of which the text has no token is 1 everywhere.
+    # A class without any token in the text is 1 everywhere, and is left out.
     maps = {name: np.log2(np.maximum(mass, 2.0**-8)) for name, mass in maps.items() if (mass != 1).any()}
     preferences = len(maps)
     far = max((float(np.abs(values).max()) for values in maps.values()), default=0.0) or 1.0  # one scale for all
@@ -82,7 +82,7 @@ def draw_attention(found: Attention, out: Path) -> None:
 
 
 def draw_hidden(found: Hidden, out: Path) -> None:
-    """Likeness of the two languages by layer, before and after, and how far fine-tuning moved each layer."""
+    """Similarity of the two languages by layer, before and after, and how far fine-tuning changed each layer."""
     figure, (cosine, cka, drift) = _figure(3)
     before, after = _label("전", "before"), _label("후", "after")
     for axis, name, pair in (
@@ -142,7 +142,7 @@ def _matrix_map(
     title: str,
     crossed: Sequence[str] = (),
 ) -> None:
-    """`values` of modules as a map: a row a kind of matrix, a column a block; empty where a block has none."""
+    """`values` of modules as a map: one row per kind of matrix, one column per block; empty where a block has none."""
     places = {name: _place(name) for name in names}
     kinds = sorted({kind for kind, _ in places.values()})
     grid = np.full((len(kinds), 1 + max((block for _, block in places.values()), default=0)), np.nan)

@@ -1,4 +1,4 @@
-"""What a tokenizer costs Korean: its share of the vocabulary, syllables without a token, tokens per character."""
+"""Measures how well a tokenizer suits Korean: its share of Hangul tokens, syllables without a token, text per token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BROKEN = "\ufffd"
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one language's text. `broken_share`: tokens that are not whole characters by themselves."""
+    """The tokens of one language's text. broken_share: share of tokens that are not whole characters by themselves."""
 
     characters: int
     tokens: int
@@ -26,10 +26,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class TokenizerReport:
-    """classes: tokens by what they decode to: a script with letters, "no letters", "mixed", "part of a character".
+    """Figures of a tokenizer.
 
-    hangul_share: tokens that hold Hangul and no other letters, over all tokens. syllables_without_token: of the 11,172
-    Hangul syllables those that no single token spells, neither alone nor after a space. cost: language -> `Cost`.
+    classes: number of tokens by what they decode to: a script, "no letters", "mixed", "part of a character".
+    hangul_share: share of tokens whose letters are all Hangul. syllables_without_token: how many of the 11,172 Hangul
+    syllables no single token spells, neither alone nor after a space. cost: language -> `Cost`.
     """
 
     vocabulary: int

@@ -25,7 +25,7 @@ def gain(d0: float, d: float, d_plain: float) -> float:
     d0, d, d_plain: domain scores of the base, the tuned model and plain LoRA: minus the negative log-likelihood per
     token on held-out domain rows.
 
-    Raises: LoopaiError when plain LoRA is not above the base, so that there is no gain to have a share of.
+    Raises: LoopaiError when plain LoRA is not above the base, so that the share is undefined.
     """
     if not d_plain > d0:
         raise LoopaiError(

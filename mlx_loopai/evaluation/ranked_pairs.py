@@ -1,4 +1,4 @@
-"""Pairs from the model's own answers: of several drafts to a prompt the better half against the worse, by counting."""
+"""Makes preference pairs from the model's own answers: several drafts to each prompt are ranked by measures of text."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from mlx_loopai.text.style import GENRE_WORDS, genre_fit
 
 # (prompt, an answer, another one) -> whether the first is the better one; None: neither is.
 Prefers = Callable[[str, str, str], bool | None]
-# Nats per token: an answer that its own model finds so much less likely than another one went off its rails, however
-# clean its letters are.
+# Nats per token. An answer whose mean log-probability is lower than another's by more than this is derailed text, even
+# where its letters are clean.
 _DERAILED = 0.5
 
 
@@ -31,8 +31,8 @@ _DERAILED = 0.5
 class Drafts:
     """How many answers to each prompt, and how they are drawn.
 
-    length: fewest and most characters of a good one. gap: by how much the two of a pair differ at least in what is a
-    share, such as purity: below it a difference is chance, and a model that learns from chance learns nothing.
+    length: fewest and most characters of a good one. gap: the least difference between the answers of a pair in a
+    measure that is a share, such as purity. Smaller differences are chance, from which a model learns nothing.
     """
 
     best_of: int
@@ -43,10 +43,10 @@ class Drafts:
 
 @dataclass(frozen=True, order=True)
 class Merit:
-    """What a draft is judged by, the weightiest first; more is better. Length beyond being in range does not count.
+    """Measures of a draft, the most important first; more is better. Within its range, length does not count.
 
-    is_whole: it has no bytes that are no character. genre_fit: share of its genre words that are of the genre which the
-    prompt asks for; 0 where it asks for none.
+    is_whole: every byte is part of a character. genre_fit: the share of its genre words that belong to the genre that
+    the prompt asks for; 0 where it asks for none.
     """
 
     does_not_loop: bool
@@ -72,11 +72,11 @@ class Merit:
 
     @property
     def is_good(self) -> bool:
-        """Whether an answer may be an example: it ends, keeps to its length, is whole, and does not repeat itself."""
+        """Whether it may be the better answer of a pair: it ends, has a good length, is whole, and does not loop."""
         return self.does_not_loop and self.is_whole and self.in_range and self.finished
 
     def beats(self, other: Merit, gap: float) -> bool:
-        """Whether it is better in the weightiest thing in which the two differ clearly."""
+        """Whether it is better in the most important measure in which the two differ by at least `gap`."""
         for own, its in zip(astuple(self), astuple(other), strict=True):
             if abs(own - its) >= (1 if isinstance(own, bool) else gap):
                 return bool(own > its)
@@ -100,7 +100,7 @@ class _Draft:
     likely: float
 
     def is_example(self, others: Sequence[_Draft]) -> bool:
-        """Whether it may be the better one of a pair: good, and not off its rails beside any of `others`."""
+        """Whether it may be the better one of a pair: good, and not derailed compared with any of `others`."""
         return self.merit.is_good and all(self.likely >= other.likely - _DERAILED for other in others)
 
 
@@ -111,10 +111,10 @@ def ranked_pairs(
     prefers: Prefers | None = None,
     on_progress: Advance = ignore,
 ) -> RankedPairs:
-    """Of every prompt's drafts the best with the worst, the second best with the second worst, and so on to the middle.
+    """Pair every prompt's best draft with its worst, the second best with the second worst, and so on to the middle.
 
-    Only pairs whose better answer is a good one, and clearly better. Drafts are written without constraint. prefers: a
-    judge, who then says of each two which is better.
+    Only pairs whose better answer is good and clearly better are kept. Drafts are written without constraint. prefers:
+    a judge that decides for each pair which answer is better, in place of the measures.
 
     Raises: InputError for a prompt that the chat template refuses.
     """
@@ -173,7 +173,7 @@ def _decided(
 ) -> Iterator[tuple[_Draft, _Draft]]:
     """(the better, the worse) of the best and the worst, and so on to the middle, where there is a difference.
 
-    A judge may turn round what was counted.
+    A judge may reverse what the measures say.
     """
     for place in range(len(ranked) // 2):
         first, second = ranked[place], ranked[-1 - place]

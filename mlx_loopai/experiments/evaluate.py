@@ -173,7 +173,7 @@ def evaluation_of(
         base=_scores(base),
         tuned=None if tuned is None else _scores(tuned),
         probes={
-            before.name: _task(before, after, kept.per_task if kept else None)
+            before.name: _task(before, after, kept.per_task if kept else None, counts)
             for before, after in zip(base.tasks, last.tasks, strict=True)
         },
         nll={name: _likelihood(value, last.nll[name]) for name, value in base.nll.items()},
@@ -206,9 +206,11 @@ def _scores(found: SuiteResult) -> ModelScores:
     )
 
 
-def _task(before: TaskResult, after: TaskResult, kept: Mapping[str, TaskRetention] | None) -> EvaluatedTask:
+def _task(
+    before: TaskResult, after: TaskResult, kept: Mapping[str, TaskRetention] | None, counts: bool
+) -> EvaluatedTask:
     """The document of one task. kept: the tasks that retention counts; for these, lost answers are listed."""
-    scores = TaskScore(base=before.score, score=after.score, n=before.n, chance=before.chance)
+    scores = TaskScore(base=before.score, score=after.score, n=before.n, chance=before.chance, counted=counts)
     if kept is None:
         return EvaluatedTask(**vars(scores))
     lost = [

@@ -1,4 +1,4 @@
-"""The checks of the selftest of `doctor`: whether this machine computes correctly. Ask for them first in a bug report.
+"""The self-test of `doctor`: whether this machine computes correctly. Ask for its result first in a bug report.
 
 Every check computes one thing in two ways, with the embedded model on MLX's default device, and reports how far the
 results are apart.

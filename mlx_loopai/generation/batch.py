@@ -18,7 +18,8 @@ from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_ROWS, PREFILL_TOKENS
 from mlx_loopai.models.prompt_cache import Prefix
-from mlx_loopai.models.vision.reading import read_prompt
+from mlx_loopai.models.vision.reading import ShiftedCache, read_prompt
+from mlx_loopai.models.vision.rotary import places_of
 
 __all__ = ["Batch", "Request", "RowPiece"]
 
@@ -58,17 +59,16 @@ class _Row:
 
 @dataclass
 class _Alone:
-    """An answer that cannot join a batch: one with a draft model, or one to pictures of a model with three rotary
-    positions, which are the same for all rows of a batch.
+    """An answer that is generated outside the batch, with a draft model.
 
-    held: its next piece, which is the last one if no other comes. cache: the one that reads its tokens, where it is to
-    be kept. read: the tokens of the prompt, and those handed on.
+    held: its next piece, kept back until it is known whether it is the last one. cache: the answer's own. read: the
+    tokens of the prompt, and those handed on.
     """
 
     request: Request
     pieces: Generator[Piece, None, None]
     read: list[int]
-    cache: list[Any] | None = None
+    cache: list[Any]
     held: Piece | None = None
 
 
@@ -119,11 +119,10 @@ class Batch:
 
     def add(self, request: Request) -> int:
         """Let an answer join at the next step. Returns: its key. Raises: InputError for an empty prompt."""
-        prompt, prefix = list(request.prompt), request.prefix
+        prompt, prefix, shift = list(request.prompt), request.prefix, 0
         check_prompts([prompt])
         if request.pictures is not None:
-            if request.pictures.positions is not None:
-                return self._add_alone(request)
+            shift = request.pictures.shift
             cache = make_prompt_cache(self._loaded.model)
             read_prompt(self._loaded.model, cache, prompt[:-1], request.pictures)
             prefix = Prefix(tuple(prompt[:-1]), cache)
@@ -131,6 +130,9 @@ class Batch:
             cache = prefix.own_cache() if prefix else make_prompt_cache(self._loaded.model)
             return self._add_alone(request, self._draft, cache)
         n_read = len(prefix.tokens) if prefix else 0
+        read = prefix.cache if prefix else None
+        if places_of(self._loaded.model) is not None:
+            read = [ShiftedCache(layer, shift) for layer in read or make_prompt_cache(self._loaded.model)]
         sampler, processor = request.decoding(self._loaded.n_tokens)
         # Where the head has no padding rows either, logits need no processing, and mlx-lm handles such rows in one
         # call.
@@ -139,7 +141,7 @@ class Batch:
             [prompt[n_read:]],
             max_tokens=[request.options.max_tokens],
             # Caches are merged into the batch's, which copies them: rows may share one.
-            caches=[prefix.cache] if prefix else None,
+            caches=None if read is None else [read],
             all_tokens=[prompt[:n_read]],
             # Greedy rows share the default sampler, and so one call.
             samplers=[sampler if request.options.temperature else None],
@@ -170,7 +172,7 @@ class Batch:
         _, responses = self._generator.next()
         return found + [self._piece(response) for response in responses]
 
-    def _add_alone(self, request: Request, draft: LoadedModel | None = None, cache: list[Any] | None = None) -> int:
+    def _add_alone(self, request: Request, draft: LoadedModel, cache: list[Any]) -> int:
         self._n_alone += 1
         key = -self._n_alone  # mlx-lm counts from 0 on
         pieces = stream(self._loaded, request, draft, cache)
@@ -180,7 +182,7 @@ class Batch:
     def _end_alone(self, key: int) -> None:
         row = self._alone.pop(key)
         row.pieces.close()
-        if row.cache is None or self._on_read is None:
+        if self._on_read is None:
             return
         n_read = int(row.cache[0].offset)
         trim_prompt_cache(row.cache, max(0, n_read - len(row.read)))

@@ -48,7 +48,7 @@ class Conversation:
         return replace(self, turns=self.turns[:-2])
 
     def edited(self, text: str) -> Conversation:
-        """With `text` as its last answer, which was written by hand: it is whole."""
+        """The conversation with `text`, written by hand, as its last answer; that answer counts as finished."""
         return replace(self, turns=self.turns[:-1]).with_turn("assistant", text)
 
     def save(self, path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What `import mlx_loopai` offers: the program's work as plain functions, without a command line around it."""
+"""The Python library behind `import mlx_loopai`: the program's work as plain functions, without a command line."""

@@ -1,4 +1,4 @@
-"""Models from one form into another."""
+"""`convert`: models from one format into another."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def convert(
     """Convert nano, a Hugging Face or MLX folder, a hub id or a GGUF file to what `target` says, at `out`.
 
     target: fields of `converters.writers.target.Target`: `to` (mlx, hf or gguf), `dtype`, `quantize`, `group_size`,
-    `keep`, `steer`; `text_only` leaves out a vision tower, `modelfile=False` the Modelfile beside a GGUF file, whose
-    system prompt `system` is.
+    `keep`, `steer`; `text_only` leaves out a vision tower; `modelfile=False` leaves out the Modelfile of a GGUF file;
+    `system` is the Modelfile's system prompt.
     tokenizer: a folder whose tokenizer replaces the source's own. revision: pins a hub id. check: compares every tensor
     with the source's, and the logits, before the output gets its name.
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: what it will need, the run itself, and several ways of it side by side."""
+"""`plan`, `preview`, `train` and `compare`: what a run will need, the run itself, and several runs compared."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def plan(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15
 
 
 def preview(config: RunConfig | str | Path, machine: str = THIS, *, macos: int = 15) -> Preview:
-    """As `plan`, with the time of the run where its rows are known, and what its guards take.
+    """As `plan`, with the time of the run where its rows are known, and the part of both that its guards take.
 
-    Rows are read where the model is here, since its tokenizer counts them; otherwise `train.max_steps` steps of rows of
-    `train.max_tokens` are taken. Raises: as `plan`; InputError when a data file cannot be read.
+    Rows are read if the model is on this machine, since its tokenizer counts their tokens. Otherwise `train.max_steps`
+    steps of rows of `train.max_tokens` are assumed. Raises: as `plan`; InputError when a data file cannot be read.
     """
     from mlx_loopai.experiments.preview import preview as preview_run  # a plan need not wait for it
     from mlx_loopai.experiments.preview import preview_of
@@ -63,15 +63,15 @@ def preview(config: RunConfig | str | Path, machine: str = THIS, *, macos: int =
 def train(
     config: RunConfig | str | Path, out: str | Path, *, resume: bool = False, listener: Listener | None = None
 ) -> Summary:
-    """Train an adapter into `out`/adapter and say how it went. config: a configuration, or a recipe's path.
+    """Train an adapter into `out`/adapter and return the summary. config: a configuration, or a recipe's path.
 
-    A run with guards is measured and judged at its end. What comes back is then a `JudgedSummary`, with retention,
-    gain, samples and a verdict (`forgetting.questions: 0` leaves that out).
+    A run with guards is measured and judged at its end. The result is then a `JudgedSummary`, with retention, gain,
+    samples and a verdict (`forgetting.questions: 0` leaves that out).
 
-    resume: go on from the last complete checkpoint in `out`. listener: hears stages and notices; nobody by default.
+    resume: continue from the last complete checkpoint in `out`. listener: receives stages and notices; None: ignored.
 
     Raises: InputError for wrong input; Interrupted after Ctrl-C, with a checkpoint saved; LoopaiError when the run does
-    not fit into the memory, or its loss or its general ability is lost.
+    not fit into memory, when its loss stays non-finite, or when it loses its general ability.
     """
     from mlx_loopai.experiments.judged_run import train_and_judge  # a plan need not wait for it
 
@@ -87,11 +87,11 @@ def compare(
     limit: int | None = None,
     listener: Listener | None = None,
 ) -> Comparison:
-    """Train a recipe in several ways under `out`, and measure what each keeps and learns.
+    """Train a recipe in several ways (arms) under `out`, and measure what each arm keeps and learns.
 
-    arms: names that the help of `mlx-loopai compare` explains, or recipe files; plain always takes part. seeds: runs of
-    every arm. limit: at most that many questions of each task, for a quick look. What is trained already is not trained
-    again. `out`/compare.json keeps the result; `mlx-loopai report` makes a page of it.
+    arms: names that the help of `mlx-loopai compare` explains, or recipe files; `plain` is always included. seeds: runs
+    of every arm. limit: at most that many questions of each task, for a quick look. Runs that are complete already are
+    not repeated. `out`/compare.json keeps the result; `mlx-loopai report` makes a page of it.
 
     Raises: InputError for an unknown arm, or a configuration that names no held-out rows (`validation`); LoopaiError
     when plain LoRA gains nothing, so that nothing can be compared.

@@ -1,4 +1,4 @@
-"""Text from prompts, on the way that the commands and the server go: a model loaded once, or all in one call."""
+"""`load`, `generate` and `stream`: text from prompts, as the commands and the server generate it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Images = Sequence[str | Path]
 
 
 class TextStream:
-    """A text as it is written: iterate over it for its pieces. Afterwards `result` says how it came about."""
+    """A text while it is generated: iterate over it for the pieces; `result` then has the text and its figures."""
 
     def __init__(self, loaded: LoadedModel, request: Request) -> None:
         self._writing = Writing(request)
@@ -38,7 +38,7 @@ class TextStream:
 
     @property
     def result(self) -> Text:
-        """The whole text, or what was written of it so far."""
+        """The whole text, or as much of it as is generated so far."""
         return self._writing.text()
 
 
@@ -50,7 +50,7 @@ class Model:
 
     @property
     def context_tokens(self) -> int:
-        """Most tokens of a prompt and its text together."""
+        """Largest number of tokens of a prompt and its text together."""
         return self._session.loaded.max_positions
 
     def generate(self, prompt: str | Messages, *, images: Images = (), **options: Any) -> Text:
@@ -70,7 +70,7 @@ class Model:
         return TextStream(self._session.loaded, self._request(prompt, 0, options, images))
 
     def generate_all(self, prompts: Sequence[str | Messages], **options: Any) -> list[Text]:
-        """The texts for many prompts, written together: faster than one after another. Text i draws from stream i.
+        """The texts for many prompts, in a batch, which is faster than one by one. Text i draws from random stream i.
 
         Raises: InputError as `generate`.
         """
@@ -127,10 +127,10 @@ def load(
 def generate(
     prompt: str | Messages, model: str | Path | Model | None = None, adapter: str | Path | None = None, **options: Any
 ) -> Text:
-    """The text for one prompt; `.text` is what was written. options: fields of `GenerationOptions`, `images`, and
-    `system` and `adapter_when` as `load` takes them.
+    """The text for one prompt, in `.text` of the result.
 
-    A name is loaded anew by every call: give what `load` returns where there are several.
+    options: fields of `GenerationOptions`, `images`, and `system` and `adapter_when` as for `load`. A model given by
+    name is loaded anew in every call; for several calls, pass what `load` returns.
     Raises: InputError as `load` and `Model.generate`.
     """
     return _ready(model, adapter, options).generate(prompt, **options)
@@ -144,7 +144,7 @@ def stream(
 
 
 def _ready(model: str | Path | Model | None, adapter: str | Path | None, options: dict[str, Any]) -> Model:
-    """The model of a call; `options` lose what belongs to loading it."""
+    """The model of a call; options for loading it are taken out of `options`."""
     system, adapter_when = options.pop("system", None), options.pop("adapter_when", "always")
     if not isinstance(model, Model):
         return load(model, adapter, system=system, adapter_when=adapter_when)

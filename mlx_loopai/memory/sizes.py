@@ -284,13 +284,13 @@ def _share(adapted: Sequence[Linear], linears: Sequence[Linear], in_mlp: bool) -
 
 
 def _share_of_experts(adapted: Sequence[Linear], linears: Sequence[Linear]) -> float:
-    """The share of the stacked matrices of experts that have an adapter; 0 where there are none."""
+    """The share of the experts' stacked matrices that have an adapter; 0 where there are none."""
     stacked = sum(linear.experts > 0 for linear in linears)
     return sum(linear.experts > 0 for linear in adapted) / stacked if stacked else 0.0
 
 
 def _inner_width(shape: ModelShape) -> int:
-    """How wide the MLP is that a token meets: a dense one, or all of its experts together."""
+    """Inner width of the MLP that a token passes through: a dense one, or all of its experts together."""
     if shape.experts is None:
         return shape.intermediate_size
     met = shape.experts.chosen * shape.experts.inner + shape.experts.shared_inner

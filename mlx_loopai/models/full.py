@@ -64,7 +64,7 @@ class FullLinear(UpdatedLinear):
 
 
 class ChangedLinear(UpdatedLinear):
-    """A frozen dense layer and the weight (D_out, D_in) that it became: for answering, where no sum need be made."""
+    """A frozen dense layer and its trained weight (D_out, D_in), for generation: no W + D is computed at each call."""
 
     def __init__(self, linear: nn.Linear, weight: mx.array) -> None:
         super().__init__(linear)

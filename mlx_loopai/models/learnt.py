@@ -1,4 +1,4 @@
-"""What a run has learnt, an adapter or a whole model: found by its folder, read, and put on its base."""
+"""Finds, reads and loads what a run has trained: an adapter or a whole model, which callers need not tell apart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlx_loopai.models.whole_model import UPDATE_FILE, put_whole_model
 
 
 def find_learnt(path: Path) -> Path:
-    """The folder of the adapter or of the whole model that `path` is or, as a run's folder, holds.
+    """The folder of an adapter or whole model: `path` itself, or the one in the run's folder `path`.
 
     Raises: InputError when there is neither.
     """
@@ -33,7 +33,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def read_learnt(folder: Path) -> dict[str, Any]:
-    """What is recorded in `folder`, one that `find_learnt` gave: our own notes are under `mlx_loopai`.
+    """The record (adapter_config.json or update.json) in `folder`, from `find_learnt`; our notes are in `mlx_loopai`.
 
     Raises: InputError when it is missing or broken.
     """
@@ -53,9 +53,9 @@ def read_learnt(folder: Path) -> dict[str, Any]:
 
 
 def put_learnt(model: nn.Module, folder: Path, base_hash: str | None = None) -> None:
-    """Put on `model`, the base, what the run that wrote `folder` has learnt; switched off it is the base again.
+    """Put on `model`, the base, the adapter or whole model in `folder`; switched off, it is the base again.
 
-    A whole model stands beside the base then: twice the memory of one.
+    A whole model's trained matrices are kept beside the base's, so these take twice the memory.
 
     Raises: InputError when it belongs to another base, or does not fit `model`.
     """

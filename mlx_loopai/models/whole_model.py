@@ -24,7 +24,7 @@ from mlx_loopai.models.updated_linear import put_update
 from mlx_loopai.models.vision.added import FOLDER as ADDED_VISION
 
 WEIGHTS = "model*.safetensors"
-# Which base it was trained from, and which of its matrices learnt.
+# Records the base that it was trained from, and which matrices were trained.
 UPDATE_FILE = "update.json"
 # What of a base's folder is not weights: configuration, tokenizer, template, licence.
 _COPIED = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*")
@@ -90,7 +90,7 @@ def save_whole_model(folder: Path, base: Path, model: nn.Module, form: LoraOptio
 
 
 def load_whole_update(model: nn.Module, folder: Path, options: LoraOptions) -> None:
-    """Put on `model`, the base, the update of the model in `folder`: D = W' - W, up to float32's rounding.
+    """Put the update of the model in `folder` on `model`, its base: D = W' - W, up to float32's rounding.
 
     Raises: InputError when `folder` does not hold the matrices that `options` name.
     """
@@ -103,7 +103,7 @@ def load_whole_update(model: nn.Module, folder: Path, options: LoraOptions) -> N
 
 
 def put_whole_model(model: nn.Module, folder: Path, options: LoraOptions) -> None:
-    """Put the matrices in `folder` that `options` name beside those of `model`, the base, for answering.
+    """Put the trained matrices in `folder` (those that `options` name) beside those of `model`, the base, to generate.
 
     Raises: InputError when `folder` does not hold them.
     """

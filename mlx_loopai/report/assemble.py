@@ -1,4 +1,4 @@
-"""Writes the report of a path: finds out what is there, reads it, and writes the page in one piece."""
+"""Makes the report of a run or a comparison: finds out which of them a path is, reads it, and writes the page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPORT_NAME = "report.html"
 
 @dataclass(frozen=True)
 class Report:
-    """`kind`: run or comparison; `passes`: the gate's word on each arm that it could judge; `html`: the page."""
+    """A report. kind: run or comparison. html: the page. passes: the gate's verdict on each arm that can be judged."""
 
     kind: str
     html: str
@@ -38,11 +38,11 @@ class Report:
 
 
 def report_of(source: Path, language: Language = "en") -> Report:
-    """The report of a run's folder, of a comparison's folder or of its JSON file; `language` is shown at first.
+    """The report of a run's folder, of a comparison's folder or of its JSON file; `language` is shown first.
 
-    The sources that the settings name are audited where they still are, and the adapters beside it are measured.
+    The data sources that the settings name are audited if they still exist, and the adapters' updates are measured.
 
-    Raises: InputError when nothing of the kind is there or a file in it is broken.
+    Raises: InputError when `source` is none of these, or a file in it is broken.
     """
     if source.is_dir():
         found = next((source / name for name in COMPARISON_NAMES if (source / name).is_file()), None)
@@ -71,7 +71,7 @@ def default_place(source: Path) -> Path:
 
 
 def write_page(html: str, out: Path) -> None:
-    """Write `out` in one piece: it holds the whole page or what it held before. Raises: InputError, OSError."""
+    """Write `out` atomically: it holds the whole page, or what it held before. Raises: InputError, OSError."""
     if out.is_dir():
         raise InputError(
             tr("`out` {out}: is a folder; name a file, such as {example}", out=out, example=out / REPORT_NAME)
@@ -105,7 +105,7 @@ def _norms(folder: Path) -> dict[str, float]:
 
 
 def _audit(settings: Iterable[str]) -> Audit | None:
-    """The audit of every source that the settings name; None when one is gone or unreadable, or none is named."""
+    """The audit of all sources that the settings name; None when one is missing or unreadable, or none is named."""
     sources: dict[str, str] = {}
     for text in settings:
         flat = flat_settings(text)

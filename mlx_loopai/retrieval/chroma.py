@@ -1,7 +1,7 @@
-"""Vectors kept in Chroma: in a folder of the index, or on a server.
+"""Keeps vectors in Chroma: in a folder of the index, or on a server.
 
-Texts and places go there as well, so that other programs can read the collection. An index has one collection, named
-after its data folder: a build fills a new one before the manifest names it.
+Texts and places are stored there, too, so that other programs can read the collection. An index has one collection,
+named after its data folder. A build fills a new collection before the manifest names it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Chroma:
     place: str
 
     def write(self, name: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        """Make the collection `name`. Raises: LoopaiError when Chroma fails; nothing is left of it then."""
+        """Make the collection `name`. Raises: LoopaiError when Chroma fails; then the collection is removed again."""
         with self._explained():
             collection = self.client.create_collection(_collection(name), metadata={"hnsw:space": "cosine"})
         try:
@@ -70,7 +70,7 @@ class Chroma:
         return found
 
     def drop(self, name: str) -> None:
-        """Remove the collection `name` if that is possible: a stale one does no harm."""
+        """Remove the collection `name` if possible; failing is harmless, since nothing reads a stale collection."""
         try:
             self.client.delete_collection(_collection(name))
         except Exception:  # chromadb raises errors of its own, of its server's and of its HTTP library
@@ -148,7 +148,7 @@ def open_chroma(index: Path, url: str | None) -> Chroma:
 
 
 def server_address(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether TLS is on. Raises: InputError for what is not http(s)://HOST[:PORT]."""
+    """(host, port, whether TLS is used). Raises: InputError for a URL other than http(s)://HOST[:PORT]."""
     wrong = InputError(f"`chroma_url` {url}: not an address of a server; write it like http://localhost:8000")
     try:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Texts and rows cut into passages that can be found and shown."""
+"""Cuts texts and rows into passages, the units of retrieval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_CHARS = 400
 
 @dataclass(frozen=True)
 class Chunk:
-    """A passage: `line` (1-based) of `file` is where it begins; passages of equal words have equal `id`s."""
+    """A passage. file, line (1-based): where it begins. id: equal for passages with the same words."""
 
     id: str
     file: str
@@ -31,7 +31,7 @@ class Chunk:
 def read_chunks(path: Path, max_chars: int = DEFAULT_CHARS) -> list[Chunk]:
     """The passages of a text file, or of the rows of a file of records, in the file's order.
 
-    A row is cut like a text of its own, and its passages carry its line. Text without a letter or digit is left out.
+    Every row is cut by itself, and its passages have its line number. Text without a letter or digit is left out.
     Raises: InputError when the file cannot be read; broken rows are all named.
     """
     if path.suffix.lower() in ROW_ENDINGS:
@@ -78,7 +78,7 @@ def _chunk(path: Path, line: int, text: str) -> Chunk:
 
 
 def _record_text(record: Record) -> str:
-    """Requests and answers; a system prompt says how to write, not what."""
+    """Requests and answers, without the system prompt, which says how to write and not what."""
     return "\n\n".join(message.content for message in record.messages if message.role != "system")
 
 

@@ -59,7 +59,7 @@ def write_database(path: Path, files: Sequence[FileChunks]) -> list[tuple[Chunk,
 
 @contextmanager
 def _as_os_error(path: Path) -> Iterator[None]:
-    """What SQLite says of a disk, as everything else says it: SQLITE_FULL and SQLITE_IOERR. Raises: OSError."""
+    """Turn SQLite's errors about the disk (SQLITE_FULL, SQLITE_IOERR) into OSError. Raises: OSError."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -72,13 +72,13 @@ def _as_os_error(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[Database]:
-    """The passages of a finished index. The file is data from a stranger: nothing in it can run.
+    """The passages of a finished index. The file is not trusted: nothing in it can run.
 
-    Raises: InputError when it is not what `write_database` writes.
+    Raises: InputError when it is not a file as `write_database` writes it.
     """
     try:
         address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-        # The server opens an index in one thread and asks it in another.
+        # The server opens an index in one thread and queries it in another.
         with closing(sqlite3.connect(address, uri=True, check_same_thread=False)) as connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")

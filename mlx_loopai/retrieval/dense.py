@@ -1,4 +1,4 @@
-"""Passages found by the cosine of their vectors with the question's."""
+"""Finds passages by the cosine similarity of their vectors with the question's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mlx_loopai.retrieval.retriever import Found, best_of
 if TYPE_CHECKING:
     from mlx_loopai.models.embedder import Embedder, Vectors
 
-# Passages embedded between two calls of `on_embedded`: often enough for a progress bar to move.
+# Passages embedded between two calls of `on_embedded`: few enough for a smooth progress bar.
 _SLAB = 256
 
 
 @dataclass(frozen=True)
 class Dense:
-    """Vectors (N, D) of length 1, by passage; `embed` makes a question's (D,)."""
+    """Unit vectors (N, D) of the passages; `embed` gives the vector (D,) of a question."""
 
     vectors: Vectors
     embed: Callable[[str], Vectors]

@@ -34,14 +34,14 @@ from mlx_loopai.retrieval.terms import text_terms
 if TYPE_CHECKING:
     from mlx_loopai.models.embedder import Embedder, Vectors
 
-# Part of every file's key, so that what an older version cut is not used again. Raise it with any change to the cutting
-# or the terms.
+# Part of every file's key, so that passages cut by an older version are not used again. Raise it with any change to the
+# cutting or the terms.
 _CUTTING = "sentences-1, pairs-1"
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found. `ranks`: the finder's name -> its place there, from 1."""
+    """A passage that was found. ranks: name of a retriever -> the passage's rank there, from 1."""
 
     chunk: Chunk
     score: float
@@ -50,7 +50,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did. `reused` files had not changed and were neither cut nor tokenised again."""
+    """The result of a build. reused: how many of the files had not changed, so that they were not cut again."""
 
     manifest: Manifest
     files: int
@@ -91,15 +91,15 @@ class Index:
 def open_index(folder: Path, chroma_url: str | None = None, by_meaning: bool = True) -> Iterator[Index]:
     """The index in `folder`; with vectors its embedder is opened, too. `chroma_url`: the server that has them.
 
-    by_meaning: False searches by words alone, also where there are vectors: no model runs then.
-    The address is never taken from the index: a query must not go where a stranger's folder says.
-    Raises: InputError when there is none, it is damaged, or its embedder is another model by now.
+    by_meaning: False searches by words alone, even if there are vectors, so that no model runs. The server's address is
+    never taken from the index: a query must not be sent to an address from somebody else's folder.
+    Raises: InputError when there is no index, it is damaged, or its embedder is now another model.
     """
     manifest = read_manifest(folder)
     data = check_files(folder, manifest)
     with reading(data / DATABASE) as database:
         if database.count() != manifest.passages:
-            raise InputError(f"{data / DATABASE}: has not the {manifest.passages} passages it should; build it anew")
+            raise InputError(f"{data / DATABASE}: does not hold its {manifest.passages} passages; build the index anew")
         arrays = {name: read_array(data / f"{name}.npy", dtype) for name, dtype in DTYPES.items()}
         check_bm25(arrays, manifest.passages, str(data))
         retriever: Retriever = Bm25(arrays, manifest.passages)
@@ -119,7 +119,7 @@ def _dense(folder: Path, manifest: Manifest, chroma_url: str | None) -> Retrieve
     if manifest.vectors == "file":
         vectors = read_array(folder / manifest.data / VECTORS, "<f4", (made_by.dims,))
         if len(vectors) != manifest.passages:
-            raise InputError(f"{folder}: has not one vector a passage; build the index anew")
+            raise InputError(f"{folder}: does not have one vector for each passage; build the index anew")
         return Dense(vectors, embedder.query)
     chroma = _chroma(folder, manifest, chroma_url)
     return ChromaDense(chroma, manifest.data, manifest.passages, embedder.query)
@@ -139,10 +139,10 @@ def build_index(
     on_file: Callable[[], None] = lambda: None,
     on_damage: Callable[[str], None] = lambda reason: None,
 ) -> Built:
-    """Make `folder` the index of exactly `files`. What it already holds of unchanged files and passages is used again.
+    """Make `folder` the index of exactly `files`. Unchanged files and passages are taken from the index that is there.
 
-    `on_file` is called after each file, `on_damage` when the index that is there cannot be read and is made anew.
-    Raises: InputError when a file cannot be read or nothing is in them; the index that was there stays.
+    `on_file` is called after each file, `on_damage` when the present index cannot be read and is made anew.
+    Raises: InputError when a file cannot be read or all are empty; the present index stays.
     """
     with locked(folder), _previous(folder, on_damage) as previous:
         read: list[FileChunks] = []
@@ -171,7 +171,7 @@ class _Previous:
     database: Database
 
     def vectors(self, embedder: Embedder, chroma: Chroma | None) -> dict[str, Vectors]:
-        """The vectors by passage id that `embedder` made for it and that are where new ones go."""
+        """The vectors by passage id, if `embedder` made them and they are stored where the new ones go."""
         made_by = self.manifest.embedder
         if made_by is None or (made_by.base_hash, made_by.dims) != (embedder.base_hash, embedder.dims):
             return {}
@@ -186,7 +186,7 @@ class _Previous:
 
 @contextmanager
 def _previous(folder: Path, on_damage: Callable[[str], None]) -> Iterator[_Previous | None]:
-    """The index that is there, if one is and it is whole."""
+    """The present index, if there is one and it is intact."""
     if not (folder / MANIFEST).exists():
         yield None
         return

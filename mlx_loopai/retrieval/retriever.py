@@ -1,4 +1,4 @@
-"""The interface of everything that finds passages, and the fusion of several finders into one ranking."""
+"""The protocol of a retriever, and the fusion of several retrievers into one ranking."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy.typing as npt
 # Source: Cormack, Clarke, Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
 # methods": k = 60.
 RANK_OFFSET = 60
-# Only the first passages of each finder's list are fused.
+# Only this many first passages of each retriever's list are fused.
 FUSION_DEPTH = 100
 
 
 @dataclass(frozen=True)
 class Found:
-    """A passage by its number in the index. A higher score is better; scores of different finders do not compare.
+    """A passage by its number in the index. A higher score is better; scores of different retrievers do not compare.
 
-    ranks: the finder's name -> the passage's place there, from 1.
+    ranks: name of a retriever -> the passage's rank there, from 1.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Retriever(Protocol):
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Its name in results."""
 
     def retrieve(self, query: str, top: int) -> list[Found]:
         """At most `top` passages, the best first; equal scores in the order of the index."""

@@ -4,7 +4,7 @@
     INDEX/data-<16 hex>/      chunks.sqlite, the term arrays, vectors.npy with an embedder
 
 A build writes a new data folder and then replaces the manifest in one rename: a reader sees the old index or the new.
-Nothing here is trusted when it is read: no pickle, fixed file names, checked types and bounds.
+Nothing is trusted when it is read: there is no pickle, file names are fixed, types and bounds are checked.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class EmbedderName(_Part):
 
 
 class Manifest(_Part):
-    """What index.json holds. `passages`: distinct ones; `duplicates`: those left out for an earlier one's words."""
+    """The content of index.json. passages: distinct ones; duplicates: left out, as an earlier one has their words."""
 
     format: Literal["mlx-loopai retrieval index"] = "mlx-loopai retrieval index"
     version: Literal[1] = 1
@@ -115,8 +115,8 @@ def check_files(index: Path, manifest: Manifest) -> Path:
 def read_array(path: Path, dtype: str, row: tuple[int, ...] = ()) -> npt.NDArray[Any]:
     """The array (N, *row) of an .npy file, mapped.
 
-    numpy's reader parses a header as Python; here it must be, byte for byte, the one that numpy writes for this array.
-    Raises: InputError when it is not.
+    numpy's reader would parse the header as Python. Here it must equal, byte for byte, the header that numpy writes for
+    such an array. Raises: InputError when it does not.
     """
     size = path.stat().st_size
     n_rows = (size - _HEADER_BYTES) // (np.dtype(dtype).itemsize * math.prod(row))
@@ -146,7 +146,7 @@ def locked(index: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Only when nothing was written into it, and only by whom it is locked for: it may be empty yet.
+            # Removes the folder only if it is empty, while it is still locked.
             with suppress(OSError):
                 index.rmdir()
 
@@ -179,7 +179,7 @@ def replace_data(index: Path, write: Callable[[Path], dict[str, Any]]) -> Manife
 
 
 def _own_leftovers(index: Path) -> bool:
-    """Whether a first build that was killed is all there is."""
+    """Whether the folder holds only the leftovers of a first build that was killed."""
     return all(path.name.startswith("data-") or path.name == "chroma" for path in index.iterdir())
 
 

@@ -1,7 +1,7 @@
-"""What BM25 counts in Korean text: the pairs of neighbouring characters of each word.
+"""The terms that BM25 counts in Korean text: pairs of neighbouring characters of each word.
 
-Particles and endings stick to Korean words, so whole words miss most of their own forms (등대가, 등대를);
-character pairs find them without a dictionary.
+Particles and endings are attached to Korean words, so that whole words miss most of their own forms (등대가, 등대를).
+Character pairs find them without a dictionary.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _SPACE = ord(" ")
 _SHIFT = 21
 
 
-# The syllables that particles begin with: a noun of one syllable stands in pairs with them (책을, 책이).
+# First syllables of particles: a noun of one syllable forms pairs with them (책을, 책이).
 _PARTICLE_STARTS = np.array([ord(char) for char in "은는이가을를의에과와도만로으까부처보뿐"], np.int64)
 _SYLLABLES = (ord("가"), ord("힣"))
 
 
 def with_particles(terms: Terms) -> Terms:
-    """The terms, and each syllable that stands alone among them with every particle behind it."""
+    """The terms, and for each single syllable among them its pairs with all first syllables of particles."""
     first, last = _SYLLABLES
     alone = terms[(first <= terms) & (terms <= last)]
     return np.concatenate([terms, ((alone[:, None] << _SHIFT) | _PARTICLE_STARTS).ravel()])
 
 
 def has_pairs(terms: Terms) -> bool:
-    """True when a word of two characters and more is among the terms' words."""
+    """True when one of the terms' words has two characters or more."""
     return bool((terms >> _SHIFT).any())
 
 

@@ -1,4 +1,4 @@
-"""Who may talk to the server: its own names, its own pages, and those who hold the key."""
+"""Access control of the server: which host names and origins are answered, and the API key."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_loopai.serving.shapes import ApiError
 
-# The names that a server answers to: those of the loopback address, this machine's own, or whatever it is called.
+# The host names that a server answers to: those of the loopback address, this machine's own, or any.
 Names = Literal["loopback", "own", "any"]
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.I)
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
 
 
 def refusal(headers: Headers, names: Names, origins: Collection[str]) -> ApiError | None:
-    """Why a request is turned away, or None.
+    """The error for a request that must be refused, or None.
 
     A page of another site may point its own name at this machine (DNS rebinding), so only `names` are answered. A
     request that a page of another origin sends is refused unless that origin, or `*`, is allowed.
@@ -46,7 +46,7 @@ def refusal(headers: Headers, names: Names, origins: Collection[str]) -> ApiErro
 
 
 def _is_own(host: str) -> bool:
-    """Whether a Host header is an address, which nobody can point elsewhere, or this machine's own name."""
+    """Whether a Host header is an IP address, which DNS cannot redirect, or this machine's own name."""
     name = _netloc_name(host)
     own = gethostname().lower().removesuffix(".local")
     if name in ("localhost", own, f"{own}.local"):
@@ -73,14 +73,14 @@ def _netloc(origin: str) -> str:
 
 
 def check_key(request: Request, key: str | None) -> None:
-    """Raises: ApiError 401 when the server has a key and the request does not bear it."""
+    """Raises: ApiError 401 when the server has a key and the request does not carry it."""
     given = request.headers.get("authorization", "")
     if key is not None and not hmac.compare_digest(given.encode("latin-1"), f"Bearer {key}".encode()):
         raise ApiError(401, "wrong or missing key; send Authorization: Bearer KEY", code="invalid_api_key")
 
 
 class Guard:
-    """Turns away what `refusal` names, and adds the headers that keep browsers from guessing."""
+    """Middleware that answers requests which `refusal` refuses, and adds security headers to all responses."""
 
     def __init__(self, app: ASGIApp, names: Names, origins: Collection[str]) -> None:
         self._app, self._names, self._origins = app, names, origins

@@ -1,4 +1,4 @@
-"""One answer between the event loop and the writer's thread: its place among the others, its events, its end."""
+"""Carries an answer from the writer's thread to the event loop: its slot, its events, its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Slots:
-    """Counts the requests that are being answered, so that more than `limit` are turned away at once."""
+    """Counts the answers in progress, so that requests beyond `limit` are refused at once."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self.taken = limit, 0
@@ -41,8 +41,8 @@ class Slots:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that is ready for the writer. asked: with a limit that fits. sources: see `Reply`. pictures: those that
-    the prompt shows.
+    """A request that is ready for the writer. asked: with `max_tokens` that fit the context. sources: see `Reply`.
+    pictures: those that the prompt shows.
     """
 
     asked: Asked
@@ -53,7 +53,7 @@ class Prepared:
 
 
 class Answering:
-    """The choices of an answer that were ordered from the writer. `close` it in any case: that frees their places."""
+    """The choices of an answer that were submitted to the writer. Always call `close`, which frees their slots."""
 
     def __init__(self, writer: Writer, prepared: Prepared, deadline: float) -> None:
         self._writer = writer
@@ -89,7 +89,7 @@ class Answering:
         return deliver
 
     async def next(self) -> tuple[int, Shown | Report]:
-        """What comes next of which choice; a report ends it. Raises: ApiError when one cannot be written."""
+        """(choice, its next event); a report ends a choice. Raises: ApiError when a choice cannot be written."""
         choice, event = await self._events.get()
         if isinstance(event, ApiError):
             raise event
@@ -144,7 +144,7 @@ async def events(
 
 
 class EventStream(StreamingResponse):
-    """A stream of events; `closing` is called however it ends, also when it never began."""
+    """A stream of events; `closing` is called however it ends, even if it never began."""
 
     def __init__(self, content: AsyncIterator[str], closing: Callable[[], None]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -163,7 +163,10 @@ class GoneError(Exception):
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, given up when the client goes. Its body must have been read. Raises: GoneError."""
+    """The result of `work`, which is cancelled if the client disconnects. The request's body must have been read.
+
+    Raises: GoneError.
+    """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request.receive))
     try:

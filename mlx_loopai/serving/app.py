@@ -1,4 +1,4 @@
-"""The server's routes: OpenAI's chat and text completions, the list of models, its health, and a page to try it."""
+"""The server's routes: OpenAI's chat and text completions, embeddings, models, health, feedback, the writing page."""
 
 from __future__ import annotations
 
@@ -51,11 +51,12 @@ _CLIENT_GONE = 499  # nobody reads it
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """How a server is run. `concurrent` answers are written at once, `queue` more may wait.
+    """How a server is run. `concurrent` answers are written at once; `queue` more may wait.
 
-    retrieve: finds passages for the last request of a chat, which are shown with it. loopback: it is bound to a
-    loopback address. api_key: None lets everybody in who reaches it. cache_bytes: of keys and values, kept from answer
-    to answer; 0: none. feedback: the file to which /v1/feedback appends; None: there is no such route.
+    retrieve: finds passages for the last request of a chat, which are put before it. loopback: whether it is bound to a
+    loopback address. api_key: None: no key is needed. cache_bytes: of keys and values, kept from answer to answer; 0:
+    none. feedback: the file to which /v1/feedback appends; None: there is no such route. embedder: (its name, the
+    embedder) for /v1/embeddings; None: there is no such route.
     """
 
     defaults: Defaults
@@ -64,7 +65,7 @@ class ServeOptions:
     queue: int = 32
     time_limit_s: float = 300.0
     max_body_bytes: int = 1 << 20
-    # Of a request to a model that sees: some photographs in base64.
+    # For a model that reads pictures: room for some photographs in base64.
     max_picture_body_bytes: int = 32 << 20
     cache_bytes: int = 512 * MIB
     retrieve: Callable[[str], Sequence[Hit]] | None = None
@@ -76,16 +77,16 @@ class ServeOptions:
 
     @property
     def names(self) -> Names:
-        """What the server may be called. Behind a key it may be a proxy's name: a page of another site has no key."""
+        """The host names to answer to. With a key any will do, such as a proxy's: another site's page has no key."""
         if self.loopback:
             return "loopback"
         return "own" if self.api_key is None else "any"
 
 
 def build_app(lineup: Lineup, options: ServeOptions, log: Callable[[str], None]) -> Starlette:
-    """The application; its writer starts and ends with it. `log` gets a line a request, which tells no contents.
+    """The application; its writer starts and ends with it. `log` gets one line per request, without its contents.
 
-    `app.state.stop()` ends the answers that are being written, each with an error that its client can read.
+    `app.state.stop()` ends the answers in progress, each with an error that its client can read.
     """
     api = _Api(lineup, options, log)
     routes = [
@@ -120,7 +121,7 @@ def _error(error: ApiError) -> Response:
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    """What the router itself says: no such page, or another method."""
+    """The router's own errors, such as 404 and 405, in the shape of the API."""
     assert isinstance(error, HTTPException)
     response = _error(ApiError(error.status_code, f"{error.detail}; see /v1/models and /v1/chat/completions"))
     response.headers.update(error.headers or {})
@@ -134,14 +135,14 @@ class _Api:
         self._writer = Writer(
             lineup, options.concurrent, options.cache_bytes, lambda reason: log(f"writing failed: {reason}")
         )
-        # Reading a long prompt into tokens takes a while: neither the event loop nor the writer shall wait for it.
+        # Tokenising a long prompt takes a while; neither the event loop nor the writer may wait for it.
         self._encoder = ThreadPoolExecutor(1, "encoder")
         self._spelling = Spelling(lineup.loaded)
         self._created = int(time.time())
         self._stopping = False
 
     def stop(self) -> None:
-        """End all answers now, each with an error that its client can read, and take no more."""
+        """End all answers now, each with an error that its client can read, and accept no more."""
         self._stopping = True
         self._writer.stop()
         self._encoder.shutdown(wait=False, cancel_futures=True)
@@ -191,7 +192,7 @@ class _Api:
         return await self._guarded(request, self._keep_feedback)
 
     async def _guarded(self, request: Request, work: Callable[[Request], Awaitable[Response]]) -> Response:
-        """What `work` answers; every error in the shape of the API."""
+        """The response of `work`; every error in the shape of the API."""
         try:
             check_key(request, self._options.api_key)
             return await work(request)
@@ -247,7 +248,7 @@ class _Api:
                 told = await unless_gone(request, answering.whole())
                 on_end([one.report for one in told])
                 return JSONResponse(reply.whole(told))
-            # A stream's status is sent before its text: what fails until the first text still gets its own.
+            # A stream's status is sent before its text, so errors before the first text can still have their own.
             first = await unless_gone(request, answering.next())
             streaming = True
             return EventStream(events(answering, first, reply, on_end), close)
@@ -306,7 +307,7 @@ class _Api:
         """The body, as long as it is small enough and comes soon enough. Raises: ApiError."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            # For safety: a browser asks for permission before it sends this type to another site.
+            # For security: a browser asks for permission before it sends this type to another site.
             raise ApiError(415, f"content type {kind[:80]!r}: send Content-Type: application/json")
         limit, body = self._options.max_body_bytes, bytearray()
         if self._lineup.loaded.vision is not None:
@@ -330,7 +331,7 @@ class _Api:
         context = self._options.context_tokens
         try:
             if not isinstance(asked.prompt, str):
-                # Each turn is a token or more: a very long chat need not be read to know that it has no room.
+                # Each turn has at least one token, so a very long chat can be refused without tokenising it.
                 fitted(asked.options, len(asked.prompt), context)
             prompt, sources, pictures = await self._in_encoder(self._encode, asked, "messages")
             if not prompt:
@@ -371,7 +372,7 @@ class _Api:
             return list(session.loaded.tokenizer.encode(asked.prompt)), None, ()
         speaks = any(turn.role == "tool" or turn.tool_calls for turn in asked.prompt)
         if speaks and not asked.tools:
-            # The template would leave them out, and the model answer something else.
+            # Without `tools` the template would leave the calls out, and the answer would miss them.
             raise InputError("calls and their results: give the functions as `tools`")
         prompt, context = Prompt(asked.prompt, "messages", tools=asked.tools), self._options.context_tokens
         if self._options.retrieve is None:

@@ -1,4 +1,4 @@
-"""How a connection is read: a client that takes too long to say what it wants loses it."""
+"""Ends connections of clients that take too long to send a request's headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Lengt
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's protocol with a limit, in seconds, for a request's first line and headers. It has none of its own."""
+    """uvicorn's protocol with a time limit (seconds) for a request's first line and headers, which uvicorn lacks."""
 
     head_seconds = HEAD_SECONDS
     _head_timer: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: what is asked for, and the vectors in the shape of OpenAI's API."""
+"""`/v1/embeddings`: parses the request, and puts the vectors into the shape of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Body(BaseModel):
 
 @dataclass(frozen=True)
 class AskedVectors:
-    """Texts whose vectors are asked for, and whether as base64 of little-endian float32."""
+    """A request for the vectors of texts. as_base64: encode them as base64 of little-endian float32."""
 
     texts: tuple[str, ...]
     as_base64: bool
@@ -57,7 +57,7 @@ def parse_vectors(body: bytes, embedder: Embedder, name: str) -> AskedVectors:
 
 
 def vectors_document(asked: AskedVectors, vectors: Sequence[Vectors], name: str, n_tokens: int) -> dict[str, Any]:
-    """The vectors (D,) of all texts, in their order."""
+    """The response with the vectors (D,) of all texts, in their order."""
     data = [
         {"object": "embedding", "index": index, "embedding": _written(vector, asked.as_base64)}
         for index, vector in enumerate(vectors)

@@ -1,4 +1,4 @@
-"""What a client thinks of an answer, as a row of the feedback file."""
+"""Turns a client's judgement of an answer into a row of the feedback file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCES = ("pick", "edit", "vote")
 def feedback_row(body: bytes, model: str) -> dict[str, Any]:
     """The row that a body holds: prompt, chosen and rejected, or prompt, completion and label; in one form.
 
-    model: what answered. Raises: ApiError 400 saying what is wrong.
+    model: the name of the model that answered. Raises: ApiError 400 saying what is wrong.
     """
     fields = json_object(body)
     source = fields.get("source", "vote" if "label" in fields else "pick")

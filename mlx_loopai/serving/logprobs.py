@@ -1,4 +1,4 @@
-"""The probabilities of an answer's tokens, in the two shapes of OpenAI's API."""
+"""The log-probabilities of an answer's tokens, in the two shapes of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlx_loopai.models.token_bytes import bytes_of_tokens
 
 
 class Spelling:
-    """How the tokens of a model are written. A token may be a part of a character: its bytes say which."""
+    """The text and the bytes of a model's tokens; a token may be only a part of a character."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
@@ -50,5 +50,5 @@ class Spelling:
         words = {index: token for token, index in tokenizer.get_vocab().items() if index not in added}
         try:
             return bytes_of_tokens(words, str(self._loaded.path))
-        except InputError:  # what its tokens decode to will do
+        except InputError:  # unknown kind of tokenizer: the decoded text is used instead
             return {}

@@ -20,7 +20,7 @@ DONE = "data: [DONE]\n\n"
 
 @dataclass(frozen=True)
 class Told:
-    """What a writer told of one choice: its text, the chances of its tokens, and its report."""
+    """One complete choice: its text, the log-probabilities of its tokens, and its report."""
 
     text: str
     chances: tuple[Chance, ...]
@@ -31,8 +31,8 @@ class Told:
 class Reply:
     """Writes the answer of `model` in the shape of a chat or of a plain completion.
 
-    choices: how many texts it holds. spelling: of its tokens, whose chances are told then. calls: how the model calls
-    functions. sources: the passages that the model was shown; None when it was to be shown none.
+    choices: how many texts it holds. spelling: for log-probabilities; None: none were asked for. calls: how the model
+    calls functions. sources: the passages that the model was shown; None without retrieval.
     """
 
     model: str
@@ -66,7 +66,7 @@ class Reply:
         return _choice(index, content, finish, self.logprobs_of(told.chances, 0)) | own
 
     def logprobs_of(self, chances: Sequence[Chance], offset: int) -> dict[str, Any] | None:
-        """The field `logprobs` of a choice that has `offset` characters before these tokens."""
+        """The field `logprobs` of a choice, for tokens that begin at character `offset` of its text."""
         if self.spelling is None:
             return None
         return self.spelling.chat(chances) if self.chat else self.spelling.plain(chances, offset)
@@ -106,7 +106,7 @@ class ChoiceStream:
         return self._event({"delta": {"role": "assistant", "content": ""}}) if self._reply.chat else ""
 
     def piece(self, text: str, chances: Sequence[Chance]) -> str:
-        """What follows from a piece of the text, with the chances of the tokens behind it."""
+        """The events for a piece of the text, with the log-probabilities of its tokens."""
         events = self._parts(self._reader.feed(text))
         if not chances:
             return "".join(self._event(content) for content in events)
@@ -116,7 +116,7 @@ class ChoiceStream:
         return self._event(first, logprobs=logprobs) + "".join(self._event(content) for content in rest)
 
     def ending(self, report: Report) -> str:
-        """What was held back, and why it ended."""
+        """The last events of the choice: text that was held back, and the reason why it ended."""
         rest = "".join(self._event(content) for content in self._parts(self._reader.close()))
         content: dict[str, Any] = {"delta": {}} if self._reply.chat else {"text": ""}
         own = {"mlx_loopai": self._reply.own(report)}
@@ -147,7 +147,7 @@ class ChoiceStream:
 
 
 def closing(reply: Reply, reports: Sequence[Report]) -> str:
-    """The last events: what all choices took when that was asked for, and the mark of the end."""
+    """The last events of a reply: the usage of all choices, if asked for, and the end mark."""
     return (reply.chunk([], {"usage": usage(reports)}) if reply.with_usage else "") + DONE
 
 
@@ -157,7 +157,7 @@ def failure(error: ApiError) -> str:
 
 
 def usage(reports: Sequence[Report]) -> dict[str, Any]:
-    """What the choices of one request took: their prompt counts once."""
+    """The usage of the choices of one request; their prompt counts once."""
     prompt = reports[0].written.prompt_tokens
     completion = sum(report.written.generated_tokens for report in reports)
     return {

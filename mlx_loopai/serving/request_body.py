@@ -1,4 +1,4 @@
-"""What a request asks for: its body checked field by field, and the server's own settings where it says nothing."""
+"""Parses a completion request: checks its body field by field, and fills in the server's defaults."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mlx_loopai.generation.session import AdapterWhen
 from mlx_loopai.serving.shapes import ApiError
 from mlx_loopai.text.alphabet import Scripts
 
-# What pydantic adds to a place for the forms of a union.
+# What pydantic adds to the location of an error for the members of a union.
 _FORMS = re.compile(r"str|list\[.*\]")
 _SEEDS = 1 << 31
 _LARGEST_SEED = (1 << 63) - 1
 _MOST_LIKELIEST = 20
 
-# Fields that would change the answer and are not supported, with the values that ask for nothing.
+# Unsupported fields that would change the answer, with their values that change nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -44,10 +44,10 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for a request that does not say otherwise; no answer is longer than `options.max_tokens`.
+    """The server's defaults for requests; no answer is longer than `options.max_tokens`.
 
-    models: the names that a request may call, the default first. choices: how many answers one may ask for. switched:
-    the models whose adapters have a switch.
+    models: the names that a request may use, the default first. choices: how many answers it may ask for. switched: the
+    models whose adapters have a switch.
     """
 
     models: tuple[str, ...]
@@ -67,7 +67,7 @@ class Defaults:
         return name or self.model
 
     def switching(self, model: str, when: AdapterWhen | None) -> AdapterWhen | None:
-        """Whether a request has the adapter's switch decide. Raises: ApiError 400 where `model` has none."""
+        """`when`, the request's choice of who decides. Raises: ApiError 400 if it asks for a switch `model` lacks."""
         if when == "auto" and model not in self.switched:
             reason = f"adapter_when auto: {model} has no adapter switch; leave it out, or choose a model that has one"
             raise ApiError(400, reason, "adapter_when")
@@ -76,11 +76,11 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that can be answered. model: which of the server's. prompt: the messages of a chat, or plain text.
+    """A request that can be answered. model: one of the server's. prompt: the messages of a chat, or plain text.
 
-    begun: the beginning of a chat's answer, which the model goes on with. schema: of the JSON that the answer shall be.
-    choices: how many answers. likeliest: see `Request`. tools: JSON text of the functions that may be called.
-    adapter_when: whether the adapter's switch decides who answers; None: as the server was started.
+    begun: the beginning of a chat's answer, which the model continues. schema: JSON schema of the answer. choices: how
+    many answers. likeliest: see `Request`. tools: JSON text of the functions that may be called. adapter_when: whether
+    the adapter's switch decides who answers; None: as the server was started.
     """
 
     model: str
@@ -102,7 +102,7 @@ class _ImageUrl(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_data(cls, url: str) -> str:
-        # Nothing is fetched, and no file of this machine is read, for whoever asks.
+        # The server fetches no URL and reads no file of this machine on behalf of a client.
         if not is_data_url(url):
             raise ValueError("only data: URLs of PNG, JPEG or WebP pictures in base64 are read")
         return url
@@ -220,7 +220,7 @@ class _Body(BaseModel):
 
     @property
     def likeliest(self) -> int | None:
-        """How many of the likeliest tokens are asked for at each place; None: no probabilities."""
+        """How many of the likeliest tokens to report at each place; None: no probabilities."""
         raise NotImplementedError
 
 
@@ -240,7 +240,7 @@ class _ChatBody(_Body):
 
     @property
     def functions(self) -> str:
-        """JSON text of the functions that may be called. Raises: ApiError 400 beside a form."""
+        """JSON text of the functions that may be called. Raises: ApiError 400 together with a response format."""
         if not self.tools or self.tool_choice == "none":
             return ""
         if self.response_format is not None and self.response_format.schema_given is not None:
@@ -249,7 +249,7 @@ class _ChatBody(_Body):
 
     @property
     def begun(self) -> str:
-        """The answer that is to be gone on with, the last turn then. Raises: ApiError 400 where there is none."""
+        """The answer to continue, which is the last turn; "" for none. Raises: ApiError 400 if it is not an answer."""
         if not self.continue_final_message:
             return ""
         last = self.messages[-1]
@@ -269,9 +269,9 @@ class _TextBody(_Body):
 
 
 def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
-    """The request that a body holds. Fields that are unknown are passed over.
+    """The request that a body holds. Unknown fields are ignored.
 
-    Raises: ApiError 400 naming the field that is at fault; 404 for another model.
+    Raises: ApiError 400 naming the field at fault; 404 for an unknown model.
     """
     fields = json_object(body)
     _refuse_unsupported(fields)
@@ -329,8 +329,8 @@ def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """What a client is told of fields that are not as they should be: the first of them."""
-    # Of the forms that a value may have, the one that was followed furthest was meant.
+    """The error for a body with invalid fields; it names one of them."""
+    # Of the members of a union, the one that was parsed furthest is the one that was meant.
     found = max(error.errors(include_url=False, include_context=False, include_input=False), key=_depth)
     place = ".".join(str(part) for part in found["loc"] if not _FORMS.fullmatch(str(part)))
     reason = found["msg"].removeprefix("Value error, ")
@@ -342,7 +342,7 @@ def _depth(problem: Any) -> int:
 
 
 def _options(read: _Body, defaults: GenerationOptions) -> GenerationOptions:
-    """What a request asks for over the server's `defaults`; a longer answer than the server gives is cut to that."""
+    """The server's `defaults` with what the request changes; `max_tokens` is limited to the server's."""
     given = read.model_dump(include=set(GenerationOptions.model_fields), exclude_none=True)
     if read.stop is not None:
         given["stop"] = (read.stop,) if isinstance(read.stop, str) else tuple(read.stop)
@@ -358,7 +358,7 @@ def _options(read: _Body, defaults: GenerationOptions) -> GenerationOptions:
 
 
 def _turns(turns: Sequence[_Turn]) -> tuple[Message, ...]:
-    """The conversation, with all that its system messages say in front."""
+    """The conversation, with its system messages joined into one at the beginning."""
     system = "\n\n".join(turn.text for turn in turns if turn.role in ("system", "developer") and turn.text.strip())
     if any(turn.pictures for turn in turns if turn.role != "user"):
         raise ApiError(400, "messages: a picture in a turn that is not the user's; show it in a request", "messages")

@@ -13,7 +13,7 @@ _RETRY_S = 5
 
 
 class ApiError(LoopaiError):
-    """A request that is answered with an error status. `param` names the field that is at fault."""
+    """An error with which a request is answered. `param` names the field at fault."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, retry_s: int | None = None
@@ -44,9 +44,9 @@ def late_error() -> ApiError:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about an answer when it has ended. late: the time limit ended it.
+    """The result of an answer. late: the time limit ended it.
 
-    cached_tokens: of the prompt, read for an earlier answer.
+    cached_tokens: tokens of the prompt that were in the cache from an earlier answer.
     """
 
     written: Text
@@ -55,14 +55,14 @@ class Report:
 
     @property
     def finish(self) -> Finish:
-        """Why nothing follows; `content_filter` where a whole answer was written and the filter left nothing of it."""
+        """Why the answer ended; `content_filter` if the filter removed all of a complete answer."""
         if not self.written.finished:
             return "length"
         return "content_filter" if self.written.removed and not self.written.text.strip() else "stop"
 
     @property
     def details(self) -> dict[str, Any]:
-        """What OpenAI's API has no field for."""
+        """Figures for which OpenAI's API has no field."""
         known = self.written.as_dict()
         del known["text"], known["prompt_tokens"], known["generated_tokens"]
         return known | {"time_limit": self.late}

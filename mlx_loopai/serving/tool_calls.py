@@ -1,4 +1,4 @@
-"""Calls of functions in what a model writes, taken out of its text as it comes."""
+"""Finds function calls in a model's text as it is written, and separates them from the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Call:
 
 @dataclass(frozen=True)
 class CallForm:
-    """How a model writes a call: between two marks, in a form that `parse` reads. tools: JSON text of the functions."""
+    """How a model writes a call: between two marks, in a form that `parse` reads. tools: the functions as JSON text."""
 
     start: str
     end: str
@@ -32,18 +32,18 @@ class CallForm:
 
     @staticmethod
     def of(tokenizer: Any, tools: str) -> CallForm | None:
-        """That of the chat template of mlx-lm's tokenizer; None where it has none that is known, and for no tools."""
+        """The form of mlx-lm's tokenizer's chat template; None where no form is known, or without tools."""
         if not tools or not tokenizer.has_tool_calling:
             return None
         return CallForm(tokenizer.tool_call_start, tokenizer.tool_call_end, tokenizer.tool_parser, tools)
 
     def calls(self, body: str) -> list[Call] | None:
-        """The calls that stand between two marks; None for what is none."""
+        """The calls in the text between two marks; None if it cannot be parsed."""
         try:
             found = self.parse(body, json.loads(self.tools))
             calls = found if isinstance(found, list) else [found]
             return [Call(str(call["name"]), _arguments(call.get("arguments") or {})) for call in calls]
-        except Exception:  # whatever a parser makes of what a model wrote: it is text then
+        except Exception:  # parsers may raise anything for a model's text, which then is no call
             return None
 
 
@@ -52,7 +52,7 @@ def _arguments(given: Mapping[str, Any] | str) -> str:
 
 
 class CallReader:
-    """Divides a text into what is said and what is called: `feed` it, then `close`. Without a form all is said."""
+    """Divides a text into plain text and calls: `feed` it, then `close`. Without a form all is plain text."""
 
     def __init__(self, form: CallForm | None) -> None:
         self._form = form
@@ -61,7 +61,7 @@ class CallReader:
         self.called = False
 
     def feed(self, text: str) -> list[str | Call]:
-        """What is certain by now."""
+        """The text and the calls that are certain by now."""
         form = self._form
         if form is None:
             return [text] if text else []
@@ -80,12 +80,12 @@ class CallReader:
         return found
 
     def close(self) -> list[str | Call]:
-        """What was held back; some models end a call with the text alone."""
+        """What was held back; some models write no end mark after a call at the end of the text."""
         held, self._held = self._held, ""
         return self._called(held, "") if self._in_call else [held] if held else []
 
     def _said(self, text: str) -> list[str | Call]:
-        """Text beside calls. White space after a call says nothing."""
+        """Plain text; white space after a call is dropped."""
         return [text] if text and (text.strip() or not self.called) else []
 
     def _called(self, body: str, end: str) -> list[str | Call]:

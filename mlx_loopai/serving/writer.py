@@ -1,4 +1,4 @@
-"""The thread that owns MLX: it writes all answers together and hands their text over as it comes."""
+"""The thread that owns MLX: it generates all answers as one batch and delivers their text as it comes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mlx_loopai.serving.shapes import ApiError, Report, late_error, stopping_err
 
 @dataclass(frozen=True)
 class Shown:
-    """Text for a reader, and the chances of the tokens that were chosen since the last text, where they are asked."""
+    """Text for a reader, and if asked for the log-probabilities of the tokens chosen since the last text."""
 
     text: str
     chances: tuple[Chance, ...] = ()
@@ -36,11 +36,11 @@ Event = Shown | Report | ApiError
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """An answer to write. `deliver` is called from the writer's thread: with text, at last a Report or an ApiError.
+    """An answer to write. `deliver` is called in the writer's thread with text, and at the end a Report or an ApiError.
 
     model: a name of the lineup. adapter_when: see `Lineup.session`. goes_on: the prompt ends with the beginning of the
-    answer. deadline: on the clock of `time.monotonic`. row: which of the choices of one request it is; shared: there
-    are others. likeliest: see `Request`.
+    answer. deadline: on the clock of `time.monotonic`. row: index among the choices of one request; shared: whether
+    there are others. likeliest: see `Request`.
     """
 
     model: str
@@ -73,9 +73,10 @@ class _Row:
 
 
 class Writer:
-    """Writes up to `batch_rows` answers at once; more of them wait. `start` it, and `close` it at the end.
+    """Writes up to `batch_rows` answers at once; more have to wait. Call `start`, and `close` at the end.
 
-    What was read for the last answers is kept, in at most `cache_bytes`: a chat's next turn reads only what is new.
+    The keys and values of the last answers are kept, at most `cache_bytes` of them, so that a chat's next turn reads
+    only its new tokens.
     """
 
     def __init__(self, lineup: Lineup, batch_rows: int, cache_bytes: int, on_failure: Callable[[str], None]) -> None:
@@ -98,7 +99,7 @@ class Writer:
             self._refuse_waiting()
 
     def call(self, job: Job) -> None:
-        """Have other work done. What it raises is delivered as an ApiError."""
+        """Do other work in this thread; an exception is delivered as an ApiError."""
         self._orders.put(job)
         if self._ended.is_set():
             self._refuse_waiting()
@@ -112,7 +113,7 @@ class Writer:
         self._orders.put(None)
 
     def close(self) -> None:
-        """The same, and wait for it."""
+        """`stop`, and wait until the thread has ended."""
         self.stop()
         self._thread.join()
 
@@ -137,7 +138,7 @@ class Writer:
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
-        """Answer with an error what was still ordered when the thread has ended."""
+        """Answer orders that came after the thread's end with an error."""
         with contextlib.suppress(queue.Empty):
             while True:
                 order = self._orders.get_nowait()
@@ -154,12 +155,12 @@ class Writer:
             self._end_late(batch)
             while self._waiting and len(self._rows) < self._batch_rows:
                 self._begin(batch, self._waiting[0])
-                self._waiting.popleft()  # not before: what fails there fails all that wait
+                self._waiting.popleft()  # not before: an error in `_begin` must reach this task, too
             for key, found in batch.step():
                 self._take(batch, key, found)
 
     def _take_orders(self, batch: LineupBatch) -> None:
-        """Carry out what was ordered; wait for an order when there is nothing to write."""
+        """Carry out the orders; wait for one if there is nothing to write."""
         while not self._closing and not (len(self) and self._orders.empty()):
             order = self._orders.get()
             if order is None:
@@ -186,7 +187,7 @@ class Writer:
         session, base = self._lineup.session(task.model, task.adapter_when), self._lineup.base
         read = None
         if session.switch is not None and not task.pictures:
-            # What the switch must read is kept: the next turn, and the base where it answers, go on from there.
+            # What the switch reads is kept, since the next turn, and the base where it answers, continue from there.
             read = self._read(task.prompt, base, self._recent.prefix(task.prompt, base))
         try:
             if task.pictures and task.likeliest is not None:
@@ -200,7 +201,7 @@ class Writer:
         reader = self._lineup.reader(task.model, request)
         prefix = read if read is not None and reader == base else self._recent.prefix(request.prompt, reader)
         if task.pictures:
-            prefix = None  # another picture has the same tokens: what is kept, and shared, is of text alone
+            prefix = None  # all pictures have the same tokens, so only prompts of text are cached and shared
         elif task.shared:
             prefix = self._read(request.prompt, reader, prefix)
         request = replace(request, goes_on=task.goes_on, likeliest=task.likeliest, prefix=prefix)
@@ -208,7 +209,7 @@ class Writer:
         self._rows[key], self._keys[task] = _Row(task, Writing(request)), key
 
     def _read(self, prompt: Sequence[int], reader: str, known: Prefix | None) -> Prefix | None:
-        """All of `prompt` but its last token, read once for whoever goes on from there."""
+        """The keys and values of `prompt` except its last token, computed once for all answers that continue it."""
         if len(prompt) < 2 or (known is not None and len(known.tokens) == len(prompt) - 1):
             return known
         self._lineup.switch_to(reader)

@@ -38,9 +38,9 @@ class JudgedReading:
 
 
 def with_reference(loaded: LoadedModel, rows: Sequence[TokenRow], start: str, listener: Listener) -> list[TokenRow]:
-    """`rows`, in which judged answers have their log-probability before the run's first step.
+    """`rows`, in which judged answers have their log-probability under the model before the run's first step.
 
-    start: the adapter that the run goes on from, which `loaded` has on; "": the base itself, whatever update it has.
+    start: the adapter that the run continues, which `loaded` has already; "": the base itself, with its update off.
     The values are kept in the cache folder for other runs of the same base and start on the same rows: 8 bytes an
     answer.
     """

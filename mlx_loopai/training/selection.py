@@ -1,4 +1,4 @@
-"""Weighs the tokens of training rows by the base's view of them, before training: one forward pass a row."""
+"""Weighs the tokens of training rows by the base's view of them, before training: one forward pass per row."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The programs that race, each behind the same few functions; a module is imported in its own process only.
+"""The programs that race, each behind the protocol `Side`; each module is imported in a process of its own only.
 
-Each has `open(model, adapter_folder)`, giving a `Side`.
+Every module has `open_side(model, adapter_folder, backend)`, which returns a `Side`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlx_loopai.benchmark.race_results import StepClock
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError, LoopaiError, install_command
 
-# Ours, as `train` runs here, and with the compiled step of a GPU whatever this machine is.
+# mlx-loopai as `train` runs it on this machine, and with the compiled step that a GPU runs.
 OWN, OWN_COMPILED = "mlx-loopai", "mlx-loopai-compiled"
 _MODULES = {
     OWN: "own",
@@ -37,7 +37,7 @@ class Side(Protocol):
         """Bytes of the model and its adapter."""
 
     def reset_peak(self) -> None:
-        """From here on `peak_bytes` counts."""
+        """Begin to count `peak_bytes` from here."""
 
     def peak_bytes(self) -> int:
         """The most memory held since `reset_peak`, above what was held then."""

@@ -1,4 +1,4 @@
-"""How a program on MLX is measured: by the allocator's own peak."""
+"""Measures the memory of a program on MLX by the allocator's own peak."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class MlxLmSide(MlxMemory):
         steps = case.steps or len(rows.train) // case.rows_per_step
         timed = _TimedBatches(clock)
         optimizer = optimizers.Adam(case.learning_rate)
-        # Else its state appears in the first step, and the second is compiled again.
+        # Otherwise its state would appear in the first step, and the second step would be compiled again.
         optimizer.init(self._model.trainable_parameters())
         with tempfile.TemporaryDirectory() as scratch:
             arguments = TrainingArgs(

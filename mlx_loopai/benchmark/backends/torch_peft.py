@@ -154,7 +154,7 @@ class TorchSide:
 
 
 def _uncorrected(step: int) -> float:
-    """What undoes the bias correction of PyTorch's Adam in step 1, 2, ...: MLX's, on the other sides, has none."""
+    """Factor that undoes the bias correction of PyTorch's Adam in step 1, 2, ...; MLX's Adam has none by default."""
     return float((1 - 0.9**step) / math.sqrt(1 - 0.999**step))
 
 

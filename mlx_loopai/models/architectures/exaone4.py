@@ -88,7 +88,7 @@ def _is_letters(pattern: object) -> bool:
     return isinstance(pattern, str) and bool(pattern) and set(pattern) <= {"L", "G"}
 
 
-# What llama.cpp has for a model of as many blocks, the released 32B, and for no other: every fourth sees all.
+# llama.cpp gives windows to models of this many blocks (the released 32B) only; every fourth block has none.
 GGUF_WINDOWED_BLOCKS, GGUF_WINDOW_PATTERN = 64, "LLLG"
 
 

@@ -131,12 +131,12 @@ _GGUF_NAMES = (
         "post_ffw_norm": "post_feedforward_layernorm",
     }
 )
-# llama.cpp knows the largest released model by its blocks; the scale of its queries is another one.
+# llama.cpp recognises the largest released model by its number of blocks; its query scale differs from the others'.
 _BLOCKS_OF_27B = 62
 
 
 def gguf_query_scalar(config: Mapping[str, Any]) -> int:
-    """What llama.cpp has for `query_pre_attn_scalar`, of which a GGUF file has no word."""
+    """The `query_pre_attn_scalar` that llama.cpp assumes, as GGUF files do not store it."""
     if config["num_hidden_layers"] == _BLOCKS_OF_27B:
         return int(config["hidden_size"] // config["num_attention_heads"])
     return int(config["head_dim"])

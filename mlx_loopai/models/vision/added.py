@@ -76,6 +76,22 @@ class AddedSettings:
         return settings
 
 
+def added_files(folder: Path) -> tuple[Path, ...]:
+    """The files of the encoder that was added to the model in `folder`; none where none was.
+
+    Raises: InputError for one that is damaged or not whole.
+    """
+    settings = AddedSettings.read(folder)
+    if settings is None:
+        return ()
+    names = (SETTINGS_FILE, PROJECTOR_FILE, *(() if settings.encoder == PATCHES else (ENCODER_FILE,)))
+    files = tuple(folder / FOLDER / name for name in names)
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"{folder / FOLDER}: {', '.join(missing)} is missing; add the encoder again")
+    return files
+
+
 class AddedVision(VisionPart):
     """The encoder of a folder to which one was added. Its features are as wide as its own, a projector's input."""
 
@@ -92,7 +108,7 @@ class AddedVision(VisionPart):
         weights = _arrays(self._path / FOLDER / ENCODER_FILE)
         if settings.encoder == EFFICIENTNET:
             network = efficientnet.EfficientNetLite0(weights)
-            return lambda pixels, _: network(mx.array(pixels)).reshape(-1, efficientnet.WIDTH)
+            return lambda pixels, grid: pooled(network(mx.array(pixels)), grid).reshape(-1, efficientnet.WIDTH)
         assert settings.tower is not None
         assert isinstance(settings.patches, PatchSettings)
         try:
@@ -132,6 +148,21 @@ def square_patches(pixels: npt.NDArray[np.uint8], grid: Grid) -> mx.array:
     rows, columns = np.divmod(np.arange(grid.features), grid.columns)
     places = [np.eye(count, dtype=np.float32)[at] for count, at in ((grid.rows, rows), (grid.columns, columns))]
     return mx.array(np.concatenate([colours, *places], axis=1))
+
+
+def pooled(features: mx.array, grid: Grid) -> mx.array:
+    """Features (H, W, C) -> (rows, columns, C): the mean of each of `grid`'s regions, which overlap where they must.
+
+    Source: PyTorch's adaptive average pooling: region i of n reaches from floor(i H / n) to ceil((i + 1) H / n).
+    """
+    for axis, count in enumerate((grid.rows, grid.columns)):
+        size = features.shape[axis]
+        means = []
+        for place in range(count):
+            region = mx.arange(place * size // count, -(-(place + 1) * size // count))
+            means.append(mx.take(features, region, axis=axis).mean(axis=axis, keepdims=True))
+        features = mx.concatenate(means, axis=axis)
+    return features
 
 
 def square_width(side: int, rows: int) -> int:

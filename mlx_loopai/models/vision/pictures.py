@@ -92,6 +92,11 @@ class Pictures:
         """How many of the first blocks have something added behind them."""
         return 0 if self.deepstack is None else len(self.deepstack)
 
+    @property
+    def shift(self) -> int:
+        """What is added to the index of a token after the pictures of one row to give its rotary position."""
+        return 0 if self.positions is None else int(self.positions.max()) + 1 - self.positions.shape[2]
+
     def placed(self, model: nn.Module, embeddings: mx.array) -> mx.array:
         """`embeddings` (B, T, D) of `model` with the features, projected where it has a projector, in their places."""
         projector = projector_of(model)

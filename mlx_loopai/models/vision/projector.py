@@ -1,4 +1,4 @@
-"""What leads from an added encoder's features to a text model: two layers, which training teaches."""
+"""The projector from an added image encoder's features to a text model's embeddings: two layers, trained by a run."""
 
 from __future__ import annotations
 

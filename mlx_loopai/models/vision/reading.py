@@ -7,9 +7,29 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.cache import BatchKVCache, KVCache
 
 from mlx_loopai.models.pass_sizes import PREFILL_TOKENS
 from mlx_loopai.models.vision.pictures import Pictures, placed_in, reading_at
+
+
+class ShiftedCache(KVCache):
+    """Keys and values of a prompt with pictures: later tokens are rotated as if `shift` positions further on.
+
+    In a batch mlx-lm keeps an offset for each row, from which its rotation continues. The first cache's class merges
+    the caches of all prompts, so every row of a model that reads pictures has this class.
+    """
+
+    def __init__(self, cache: KVCache, shift: int) -> None:
+        super().__init__()
+        self.keys, self.values, self.offset = cache.keys, cache.values, cache.offset
+        self.shift = shift
+
+    @classmethod
+    def merge(cls, caches: Sequence[ShiftedCache]) -> BatchKVCache:
+        found = BatchKVCache.merge(caches)
+        found.offset = found.offset + mx.array([cache.shift for cache in caches])
+        return found
 
 
 def read_prompt(

@@ -9,13 +9,13 @@ from html import escape
 from typing import TypeAlias
 
 _VOID = frozenset({"br", "hr", "input", "link", "meta"})
-# Marks that reorder the text around them: a reader must see that they are there, and they must do nothing.
+# Characters that reorder the text around them. They are shown as code points, so that they have no effect.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True)
 class Html:
-    """Markup that needs no escaping any more."""
+    """Markup that is escaped already."""
 
     markup: str
 

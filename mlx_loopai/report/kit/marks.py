@@ -36,7 +36,7 @@ _KOREAN_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Marked:
-    """`html`: the escaped text with its marks; `kinds`: how many runs of each kind; `faults`: what is wrong in form."""
+    """A marked answer. html: escaped text with marks; kinds: runs of each kind; faults: what is wrong in its form."""
 
     html: Html
     kinds: dict[str, int]
@@ -49,15 +49,15 @@ def is_korean(text: str) -> bool:
 
 
 def language(text: str) -> str | None:
-    """The `lang` of an element that holds `text`: Han characters among Hangul need Korean glyphs."""
+    """The `lang` attribute for an element with `text`, so that Han characters among Hangul get Korean glyphs."""
     return "ko" if _HANGUL.search(text) else None
 
 
 def marked(answer: str, korean: bool) -> Marked:
     """`answer` with foreign scripts, markup, emoji and hidden characters marked.
 
-    korean: an answer in Korean was asked for, so that foreign Latin words and code fences are marked too; names and
-        acronyms are not.
+    korean: whether an answer in Korean was expected; then foreign Latin words and code fences are marked too, except
+        names and acronyms.
     """
     text = nfc(answer.replace("\r\n", "\n").replace("\r", "\n"))
     kinds: Counter[str] = Counter()
@@ -86,7 +86,7 @@ def _classes(text: str, korean: bool) -> list[str]:
     for match in EMOJI.finditer(text):
         if match.group() not in TEXT_SYMBOLS:
             found[match.start()] = "emoji"
-    # A code fence is right where a program was asked for, and a fault in the answer to a Korean question.
+    # A code fence is a fault only where an answer in Korean was expected.
     for match in chain(_TAG.finditer(text), _FENCE.finditer(text) if korean else ()):
         found[match.start() : match.end()] = ["markup"] * (match.end() - match.start())
     return ["hidden" if is_hidden(char) else kind for char, kind in zip(text, found, strict=True)]

@@ -9,7 +9,7 @@ from mlx_loopai.language import Language
 from mlx_loopai.report.kit.elements import Child, Html, element, join
 from mlx_loopai.report.kit.style import STYLE
 
-# Even if some answer became markup, the page could neither run nor fetch anything.
+# A second line of defence: even if an answer became markup, the page could neither run nor fetch anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _LANGUAGES: dict[Language, str] = {"en": "English", "ko": "한국어"}
 
@@ -27,7 +27,7 @@ class Section:
 def page(title: str, korean: str, about: Child, sections: Sequence[Section | None], language: Language = "en") -> str:
     """The whole document; `about`: one line under the title. Sections that are None are left out.
 
-    Both languages are in it; two buttons at the top choose, and `language` is chosen at first.
+    The page has both languages; two buttons at the top choose one, at first `language`.
     """
     present = [section for section in sections if section is not None]
     head = element(
@@ -52,12 +52,12 @@ def page(title: str, korean: str, about: Child, sections: Sequence[Section | Non
 
 
 def said(english: Child, korean: Child) -> Html:
-    """The same in both languages; the style sheet shows the one that is chosen."""
+    """A text in both languages; the style sheet shows the chosen one."""
     return join([element("span", english, lang="en", class_="en"), element("span", korean, lang="ko", class_="ko")])
 
 
 def sideways(table: Html, label: str) -> Html:
-    """A wide thing that scrolls inside the page instead of widening it."""
+    """A wide table that scrolls sideways instead of widening the page."""
     return element("div", table, class_="sideways", role="region", aria_label=label, tabindex="0")
 
 

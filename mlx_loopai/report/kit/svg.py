@@ -1,6 +1,6 @@
-"""Curves and points as inline SVG, drawn here: no script, no library, and every coordinate finite.
+"""Draws curves and points as inline SVG, without script or library; every coordinate is finite.
 
-A picture is WIDTH units wide and the page scales it; colours come from its style sheet (class `c0`, `c1`, ...).
+A picture is WIDTH units wide, and the page scales it. Colours come from its style sheet (class `c0`, `c1`, ...).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mlx_loopai.report.kit.elements import Html, element
 WIDTH = 360.0
 HEIGHT = 190.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 18.0, 28.0
-# A larger value only means "diverged", and sums of such values overflow.
+# Values are clamped to this: a larger one only means "diverged", and sums of such values overflow.
 _LARGEST = 1e15
 _TICKS = 4
 _LABEL_HEIGHT = 14.0
@@ -33,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Band:
-    """A stretch of the x axis, such as a phase; `name` stands above it when there is room."""
+    """A stretch of the x axis, such as a phase; `name` is written above it if there is room."""
 
     start: float
     end: float
@@ -74,7 +74,7 @@ class Axis:
         return Axis(low - margin * span, high + margin * span, start, end)
 
     def at(self, value: float) -> float:
-        """The coordinate of a value; values outside stand at the edge."""
+        """The coordinate of a value; values outside are put at the edge."""
         share = (_clamped(value) - self.low) / (self.high - self.low)
         return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
 

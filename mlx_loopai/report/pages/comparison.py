@@ -60,7 +60,7 @@ def comparison_page(
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, str]:
-    """ArmResult name -> colour class: the base and plain always have the same, the others take turns."""
+    """Name of an arm -> colour class: base and plain always have the same, the others take turns."""
     found = {BASE: "c0", PLAIN: "c1"}
     others = [name for name in arms if name not in found]
     free = _COLOURS - _FIRST_FREE_COLOUR
@@ -111,7 +111,7 @@ def retention_spots(arms: Mapping[str, ArmResult], styles: Mapping[str, str]) ->
         for name, arm in arms.items()
         if name != BASE and arm.retention is not None and arm.gain is not None
     ]
-    # The base keeps everything and learns nothing, by definition.
+    # By definition, the base keeps everything and learns nothing.
     base = Spot(BASE, x=1.0, y=0.0, x_interval=None, y_interval=None, style=styles[BASE], hollow=True)
     return [*spots, base] if spots else []
 

@@ -96,7 +96,7 @@ def _advice(run: RunRecord) -> str:
 
 
 def _samples(judged: JudgedSummary | None) -> dict[str, list[Example]]:
-    """The same prompts answered by the base and by the result, for answers_of."""
+    """The samples of base and result by model, in the form that `answers_of` takes."""
     shown = () if judged is None else judged.samples
     return {
         BASE: [Example(prompt=one.prompt, answer=one.base) for one in shown],
@@ -185,7 +185,7 @@ def _trained_rows(summary: Summary) -> list[_Row]:
 
 
 def _preference_rows(summary: Summary) -> list[_Row]:
-    """What a run learnt of judged answers; nothing where there were none."""
+    """Rows on preference training; none where no answers were judged."""
     shown: list[tuple[str, str, float | None, str]] = [
         (
             "held-out pairs that the chosen answer won",
@@ -215,7 +215,7 @@ def _counted_steps(run: RunRecord) -> Html:
 
 
 def _general_rows(found: Evaluation) -> list[_Row]:
-    """What the evaluation found besides the tasks, before and after."""
+    """Rows with the evaluation's other figures, before and after."""
     pairs = [
         (("perplexity of general text", "일반 글의 혼란도"), found.base.perplexity, found.perplexity, 2),
         (("purity of Korean answers", "한국어 답의 한글 비율"), found.base.purity, found.purity, 3),
@@ -237,7 +237,7 @@ def _lost(found: Evaluation) -> dict[str, list[Example]]:
 
 
 def _command(run: RunRecord) -> str:
-    """How to train the same again, where the settings are known."""
+    """The command that repeats the training, where the settings are known."""
     if not run.settings:
         return ""
     settings = f"{run.name}/resolved.yaml"

@@ -1,4 +1,4 @@
-"""What each model answered to the same prompts, side by side."""
+"""The answers of all models to the same prompts, side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FAULTS = {"JSON": "JSON 모양", "loop": "되풀이", "empty": "빈 답"}
 
 
 def answers_of(examples: Mapping[str, Sequence[Example]], styles: Mapping[str, str]) -> list[Html]:
-    """One block a prompt with a card an arm, and the legend of the marks that occur; empty without examples.
+    """One block per prompt with one card per arm, and the legend of the marks that occur; empty without examples.
 
     examples: by the arm that answered.
     """

@@ -1,4 +1,4 @@
-"""What was in the data that a run was trained on."""
+"""The section on the data that a run was trained on: the figures of its audit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NOTE = said(
 
 
 def audit_section(audit: Audit | None) -> Section | None:
-    """Categories, languages and lengths as bars, and what should be mended; None without an audit."""
+    """Categories, languages and lengths as bars, and the audit's warnings; None without an audit."""
     if audit is None or not audit.rows:
         return None
     lengths = {f"≤ {bound:,}": (f"≤ {bound:,}",) * 2 for bound in audit.lengths}

@@ -86,7 +86,7 @@ def bands_of(steps: Sequence[Step]) -> list[Band]:
         found.append((stretch[0].step, stretch[-1].step))
     if len(found) < 2:
         return []
-    # A band reaches to where the next one begins, so that they touch.
+    # Each band ends where the next one begins, so that they touch.
     ends = [start for start, _ in found[1:]] + [found[-1][1]]
     return [Band(start, end, str(n)) for n, ((start, _), end) in enumerate(zip(found, ends, strict=True), 1)]
 
@@ -98,7 +98,7 @@ def phase_names(steps: Sequence[Step]) -> list[str]:
 
 
 def thinned(points: Sequence[Point], limit: int = MOST_POINTS) -> list[Point]:
-    """At most about `limit` points; of each stretch the lowest and the highest stay, so that spikes do."""
+    """At most about `limit` points; the lowest and the highest of each stretch are kept, and with them all spikes."""
     if len(points) <= limit:
         return list(points)
     width = math.ceil(2 * len(points) / limit)

@@ -1,4 +1,4 @@
-"""Where in the model an adapter changed most: the size of its updates, block by block."""
+"""The section on where adapters changed the model most: the size of their updates, block by block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PARTS = {"self_attn": ("attention", "어텐션", "c6"), "mlp": ("MLP", "MLP", "
 
 @dataclass(frozen=True)
 class Change:
-    """`norms`: adapted module -> Frobenius norm of its update, of one adapter."""
+    """The update of one adapter. norms: adapted module -> Frobenius norm of its update."""
 
     name: str
     style: str
@@ -27,7 +27,7 @@ class Change:
 
 
 def layers_section(changes: Sequence[Change]) -> Section | None:
-    """A curve an adapter over the blocks; of a single adapter one for attention and one for the MLP. None without."""
+    """One curve per adapter over the blocks; for a single adapter, one each for attention and MLP. None without any."""
     changes = [change for change in changes if _by_block(change.norms)]
     if not changes:
         return None

@@ -1,4 +1,4 @@
-"""What the arms can do, ability by ability, as bars."""
+"""The section with the arms' scores, task by task, as bars."""
 
 from __future__ import annotations
 

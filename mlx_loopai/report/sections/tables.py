@@ -18,7 +18,7 @@ from mlx_loopai.runs.documents.document import Interval
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every arm. `about`: small print under its name; `note`: under a figure; `bad`: below a floor."""
+    """One figure for every arm. about: small print under its name; note: under a figure; bad: whether below a floor."""
 
     name: tuple[str, str]
     about: tuple[str, str]
@@ -28,7 +28,7 @@ class Row:
 
 
 def arms_table(arms: Mapping[str, ArmResult], styles: Mapping[str, str], gate: Gate) -> Html:
-    """One column an arm, one row a figure; figures that miss a floor are marked."""
+    """One column per arm, one row per figure; figures below a floor are marked."""
     head = [element("th", element("span", class_=f"dot {styles[name]}"), name, scope="col") for name in arms]
     rows = [_row(row, list(arms.values())) for row in _figures(gate, arms.get(BASE), arms.get(PLAIN))]
     table = element(

@@ -1,4 +1,4 @@
-"""What a comparison or an evaluation says, in words, in English and Korean."""
+"""The verdict on a comparison or an evaluation in words, in English and Korean."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from mlx_loopai.report.kit.page import said
 from mlx_loopai.runs.documents.comparison import BASE, PLAIN, Comparison
 from mlx_loopai.runs.documents.figures import Kept
 
-# Above this retention plain LoRA has not forgotten: a guard could have kept nothing (docs/measuring.md).
+# From this retention on plain LoRA has not forgotten, so that there was nothing for a guard to keep
+# (docs/measuring.md).
 FORGETS_BELOW = 0.93
 _KOREAN_NAMES = {"retention": "보존율", "retention_min": "최저 항목 보존율", "gain": "이득"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The gate's word on the arm `name`. `shortfalls`: why it says no; empty when it says yes."""
+    """The gate's verdict on the arm `name`. shortfalls: why it fails; empty if it passes."""
 
     name: str
     arm: Kept
@@ -32,7 +33,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Headline:
-    """The one sentence on top. `tone`: pass, fail or open (nothing could be judged)."""
+    """The sentence at the top. tone: pass, fail, or open (nothing could be judged)."""
 
     tone: str
     english: str
@@ -40,12 +41,12 @@ class Headline:
 
 
 def verdicts(arms: Mapping[str, Kept], gate: Gate) -> list[Verdict]:
-    """The gate's word on every trained arm."""
+    """The gate's verdict on every trained arm."""
     return [verdict_on(name, arm, gate) for name, arm in arms.items() if name != BASE]
 
 
 def verdict_on(name: str, arm: Kept, gate: Gate) -> Verdict:
-    """The gate's word on one arm."""
+    """The gate's verdict on one arm."""
     return Verdict(name, arm, tuple(gate.check(arm.gate_figures)))
 
 
@@ -115,7 +116,7 @@ def caveats(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def arm_card(verdict: Verdict, style: str) -> Html:
-    """One arm's verdict: its figures large, what they mean below."""
+    """One arm's verdict: its figures in large type, with their meaning below."""
     arm = verdict.arm
     word = said("✓ passes", "✓ 통과") if verdict.passes else said("✗ fails", "✗ 미달")
     chip = element("span", word, class_=f"chip {_tone(verdict.passes)}")
@@ -157,7 +158,7 @@ def _kept(arm: Kept) -> Html | None:
     if arm.retention is None:
         return None
     lost = arm.retention <= FORGETS_BELOW
-    # Below chance the loss counts more than the whole: a figure, but no share that anybody can lose.
+    # Below chance the computed loss exceeds 100 %, which as a share would make no sense.
     share = figures.percent(min(1 - arm.retention, 1.0) if lost else arm.retention)
     english = (
         f"{'Lost' if lost else 'Kept'} {share} of what the base could do (retention {figures.fixed(arm.retention)}"

@@ -37,10 +37,7 @@ def page_response() -> Response:
 
 
 def page_settings(lineup: Lineup, options: GenerationOptions, feedback: bool) -> dict[str, Any]:
-    """What the page offers a writer: who answers, the genres, and what the server does where a request says nothing.
-
-    feedback: whether judgements are kept.
-    """
+    """What the page offers: who can answer, the genres, and the server's defaults. feedback: whether it is kept."""
     return {
         "model": lineup.names[0],
         "writers": _writers(lineup),
@@ -53,7 +50,7 @@ def page_settings(lineup: Lineup, options: GenerationOptions, feedback: bool) ->
 
 
 def _writers(lineup: Lineup) -> list[dict[str, str]]:
-    """Who can answer, whoever does where nobody is chosen first: a model, and when its adapter is on."""
+    """Who can answer, the default first: a model, and when its adapter is on."""
     found = []
     for name, session in lineup.sessions.items():
         ways = ["never"] if session.adapter is None else ["always", "auto"] if name in lineup.switches else ["always"]

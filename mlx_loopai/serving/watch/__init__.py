@@ -1,4 +1,4 @@
-"""The page that shows a run while it trains, and takes two wishes: save now, and stop."""
+"""The page that shows a run while it trains, with two buttons: save now, and stop."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SCRIPTS = ("words.js", "chart.js", "watch.js")
 
 
 def build_watch(directory: RunDirectory, language: Language) -> Starlette:
-    """The application for the run in `directory`, whichever process trains it: the two meet in that folder only.
+    """The application for the run in `directory`; it talks to the process that trains it through that folder only.
 
-    It answers to the loopback address alone, and to no page of another origin. `language`: in which the page begins.
+    It answers on the loopback address only, and no page of another origin. language: the page's first language.
     """
     live, page = LiveRun(directory), _page(language)
 
@@ -37,7 +37,7 @@ def build_watch(directory: RunDirectory, language: Language) -> Starlette:
     async def wish(request: Request) -> Response:
         asked = request.path_params["wish"]
         if asked not in WISHES:
-            error = ApiError(404, f"{asked[:40]!r}: no such wish; there are {', '.join(WISHES)}")
+            error = ApiError(404, f"{asked[:40]!r}: there is no such request; give one of {', '.join(WISHES)}")
             return JSONResponse(error.body, error.status)
         directory.ask(asked)
         return JSONResponse({"asked": asked})

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.tiny_vision_folder import write_vision_folder
 from tests.unit.cli.conftest import Ended, write_rows
 
 CommandLine = Callable[..., Ended]
@@ -43,6 +45,19 @@ def test_arrays_and_a_summary(
     assert arrays.files
     assert all(np.isfinite(arrays[key]).all() for key in arrays.files)
     assert len(document) > 1
+
+
+def test_attention_on_a_picture(tiny_model_folder: Path, tmp_path: Path, command_line: CommandLine) -> None:
+    Image.new("RGB", (24, 16), "red").save(tmp_path / "a.png")
+    (tmp_path / "asked.txt").write_text("무엇인가요?\n", encoding="utf-8")
+    folder = write_vision_folder(tmp_path / "model", "qwen2_vl", tiny_model_folder)
+    arguments = ["--text", str(tmp_path / "asked.txt"), "--image", str(tmp_path / "a.png"), "--no-pictures", "--json"]
+    ended = command_line("diagnose", "attention", "--model", str(folder), *arguments, "--out", str(tmp_path / "out"))
+    assert ended.status == 0, ended.stderr
+    assert json.loads(ended.stdout)["mass"]["picture"] > 0
+    ended = command_line("diagnose", "attention", "--model", str(tiny_model_folder), *arguments)
+    assert ended.status == 2
+    assert "reads text only" in ended.stderr
 
 
 @pytest.mark.parametrize("name", ["attention", "hidden", "gradients", "lora"])

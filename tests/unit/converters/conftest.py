@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from converters.names import expected_tensors
@@ -80,3 +81,12 @@ def gguf_file(tmp_path: Path) -> Callable[..., Path]:
         return write_gguf(tmp_path / name, config, random_tensors(config), kinds)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of random pixels, 40 high and 24 wide."""
+    path = tmp_path_factory.mktemp("picture") / "a.png"
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path

@@ -17,6 +17,7 @@ from converters.readers import open_checkpoint
 from converters.streamed_model import logits
 from converters.tensors import TensorEntry
 from converters.verify import compare_weights, verify
+from converters.vision_tower import Written
 from converters.writers.target import Target
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.models.configuration import complete_configuration
@@ -75,7 +76,7 @@ def flip(folder: Path, name: str) -> None:
 def test_one_wrong_weight_is_found_and_named(model_folder: Build, tmp_path: Path, dtype: str) -> None:
     source, out = model_folder(), tmp_path / "out"
     convert(source, out, dtype=dtype)
-    verify(open_checkpoint(source), out, ignore)
+    verify(Written(open_checkpoint(source)), out, ignore)
     flip(out, "model.layers.1.self_attn.q_proj.bias")
     with pytest.raises(LoopaiError, match=r"layers.1.self_attn.q_proj.bias: differs from .* more than rounding"):
         compare_weights(open_checkpoint(source), open_checkpoint(out), ignore)
@@ -178,7 +179,7 @@ def test_a_key_that_the_output_lost_fails_although_every_weight_agrees(
     path = tmp_path / "out/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | written))
     with pytest.raises(LoopaiError, match=r"a key of the configuration is read differently"):
-        verify(open_checkpoint(source), tmp_path / "out", ignore)
+        verify(Written(open_checkpoint(source)), tmp_path / "out", ignore)
 
 
 def test_a_mistake_that_our_configuration_shares_is_found_by_the_other_reading(
@@ -204,7 +205,7 @@ def test_angles_beyond_the_probed_text_are_compared(
     wrong = {"rope_scaling": scaling | {"factor": 3.0}}
     path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
     with pytest.raises(LoopaiError, match=r"rotary angles at position"):
-        verify(open_checkpoint(source), tmp_path / "out", ignore)
+        verify(Written(open_checkpoint(source)), tmp_path / "out", ignore)
 
 
 def test_tensors_that_nothing_reads_are_named(model_folder: Build, tmp_path: Path) -> None:

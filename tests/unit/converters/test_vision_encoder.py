@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from mlx_lm.utils import load_model as by_mlx_lm
-from PIL import Image
 
 from converters.vision_encoder import add_encoder
 from mlx_loopai.cli.main import commands
@@ -27,14 +26,6 @@ from tests.tiny_vision_folder import write_vision_folder
 from tests.unit.converters.torch_archives import write_legacy
 
 IDS = mx.array(np.random.default_rng(0).integers(3, 300, (1, 9)))
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "a.png"
-    pixels = np.random.default_rng(1).integers(0, 256, (40, 24, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def features(loaded: LoadedModel, picture: Path) -> np.ndarray:
@@ -141,6 +132,14 @@ def test_efficientnet_from_its_released_format(tmp_path: Path, tiny_model_folder
     added = add_encoder(str(tiny_model_folder), str(folder), tmp_path / "out")
     assert (added.encoder, added.tokens, added.width) == ("efficientnet-lite0", 49, 1280)
     assert features(load_model(str(tmp_path / "out"), "fp32"), picture).shape == (49, 1280)
+    whole = features(load_model(str(added.out), "fp32"), picture).reshape(7, 7, -1)
+    few = add_encoder(str(tiny_model_folder), str(folder), tmp_path / "few", grid=2)
+    assert few.tokens == 4
+    # Four of seven rows each, the middle one in both.
+    means = [whole[row : row + 4, column : column + 4].mean((0, 1)) for row in (0, 3) for column in (0, 3)]
+    assert np.abs(features(load_model(str(few.out), "fp32"), picture) - means).max() < 1e-5
+    with pytest.raises(InputError, match="1 to 7 features along a picture's side"):
+        add_encoder(str(tiny_model_folder), str(folder), tmp_path / "again", grid=8)
     del weights["_bn1.bias"]
     write_legacy(folder / "lite0.pth", weights)
     with pytest.raises(InputError, match=r"_bn1\.bias is missing"):
@@ -160,6 +159,9 @@ def test_what_cannot_be_added_is_refused(tmp_path: Path, tiny_model_folder: Path
             add_encoder(source, encoder, tmp_path / "out")
     with pytest.raises(InputError, match="exists already"):
         add_encoder(model, "patches", tmp_path / "empty")
+    for encoder, grid in (("patches", 3), (str(seeing), 4)):
+        with pytest.raises(InputError, match=f"`grid` {grid}: "):
+            add_encoder(model, encoder, tmp_path / "out", grid=grid)
     assert not (tmp_path / "out").exists()
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from PIL import Image
 
 from converters.convert import convert
 from converters.fuse_folder import fuse
 from converters.readers import open_checkpoint
+from converters.verify import verify
 from converters.vision_encoder import add_encoder
-from converters.vision_tower import read_tower
+from converters.vision_tower import Written, read_tower
 from converters.writers.target import Target
 from mlx_loopai.config import LoraOptions
 from mlx_loopai.data.images import given_picture
@@ -23,18 +23,11 @@ from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.models.lora import apply_lora
+from mlx_loopai.models.vision.added import added_files
 from tests.tiny_vision_folder import TOWERS, write_vision_folder
 
 IDS = mx.array(np.random.default_rng(0).integers(3, 300, (1, 9)))
 LAYOUTS = ("transformers", "old", "mlx")
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "a.png"
-    pixels = np.random.default_rng(1).integers(0, 256, (24, 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 def seen(loaded: LoadedModel, picture: Path) -> np.ndarray:
@@ -122,7 +115,6 @@ def test_a_tower_that_lacks_a_tensor_is_refused_and_a_damaged_copy_found(
     arrays = dict(mx.load(str(source / "model.safetensors")))
     mx.eval(arrays)
     name = next(name for name in arrays if "visual" in name and name.endswith("qkv.weight"))
-    from converters.verify import verify
 
     convert(source, tmp_path / "out", target=Target(to="hf", dtype="fp32"))
     written = dict(mx.load(str(tmp_path / "out/model.safetensors")))
@@ -130,13 +122,43 @@ def test_a_tower_that_lacks_a_tensor_is_refused_and_a_damaged_copy_found(
     changed = written | {name: written[name] + 0.01}
     mx.save_safetensors(str(tmp_path / "out/model.safetensors"), changed, {"format": "pt"})
     with pytest.raises(LoopaiError, match="differs from"):
-        verify(open_checkpoint(source), tmp_path / "out", lambda count: None, tower=tower)
+        verify(Written(open_checkpoint(source), tower), tmp_path / "out", lambda count: None)
     mx.save_safetensors(str(source / "model.safetensors"), {n: a for n, a in arrays.items() if n != name})
-    with pytest.raises(InputError, match=r"vision tower: blocks\.0\.attn\.qkv\.weight is missing"):
+    with pytest.raises(InputError, match=r"vision tower: .*: blocks\.0\.attn\.qkv\.weight is missing"):
         convert(source, tmp_path / "other")
 
 
-def test_an_added_encoder_is_named(tmp_path: Path, tiny_model_folder: Path) -> None:
-    added = add_encoder(str(tiny_model_folder), "patches", tmp_path / "seeing")
-    found = convert(added.out, tmp_path / "out", dtype="fp32")
+@pytest.mark.parametrize("to", ["mlx", "hf"])
+def test_an_added_encoder_goes_with_its_text_model(
+    to: str, tmp_path: Path, tiny_model_folder: Path, picture: Path
+) -> None:
+    tower = write_vision_folder(tmp_path / "vl", "qwen2_vl", tiny_model_folder)
+    source = add_encoder(str(tiny_model_folder), str(tower), tmp_path / "seeing").out
+    target = Target(to=to, quantize="4" if to == "mlx" else None, group_size=32 if to == "mlx" else None, dtype="fp32")
+    found = convert(source, tmp_path / "out", target=target, check=True)
+    assert not any("left out" in note for note in found.notes)
+    listed = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))["files"]
+    for name in ("config.json", "encoder.safetensors", "projector.safetensors"):
+        assert (tmp_path / "out/vision" / name).read_bytes() == (source / "vision" / name).read_bytes()
+        assert f"vision/{name}" in listed
+    assert found.n_bytes == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    before, after = (load_model(str(folder), "fp32") for folder in (source, tmp_path / "out"))
+    assert np.array_equal(seen(before, picture), seen(after, picture))
+    (tmp_path / "out/vision/encoder.safetensors").write_bytes(b"other")
+    with pytest.raises(LoopaiError, match=r"encoder\.safetensors: differs from"):
+        verify(Written(open_checkpoint(source), None, added_files(source)), tmp_path / "out", lambda count: None)
+
+
+@pytest.mark.parametrize("target", [Target(to="gguf", dtype="fp32"), Target(dtype="fp32", text_only=True)])
+def test_an_added_encoder_that_is_left_out_is_named(tmp_path: Path, tiny_model_folder: Path, target: Target) -> None:
+    source = add_encoder(str(tiny_model_folder), "patches", tmp_path / "seeing").out
+    found = convert(source, tmp_path / "out", target=target)
     assert any("vision/ is left out" in note for note in found.notes)
+    assert not (tmp_path / "out/vision").exists()
+
+
+def test_an_added_encoder_that_is_not_whole_is_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
+    source = add_encoder(str(tiny_model_folder), "patches", tmp_path / "seeing").out
+    (source / "vision/projector.safetensors").unlink()
+    with pytest.raises(InputError, match=r"projector\.safetensors is missing; add the encoder again"):
+        convert(source, tmp_path / "out")

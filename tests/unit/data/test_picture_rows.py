@@ -96,6 +96,6 @@ def test_a_row_may_hold_its_pictures_itself(tmp_path: Path) -> None:
 
 def test_a_turn_with_pictures_is_not_written_away_from_them(tmp_path: Path) -> None:
     (message,) = interpret({"prompt": "a", "completion": "b", "image": "a.png"}).messages[:1]
-    with pytest.raises(InputError, match="not written into another file"):
+    with pytest.raises(InputError, match="not copied into another file"):
         message.as_row()
     assert Message("user", "a").as_row() == {"role": "user", "content": "a"}

@@ -7,16 +7,21 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from PIL import Image
 
-from mlx_loopai.config import LoraOptions
+from mlx_loopai.config import GenerationOptions, LoraOptions
+from mlx_loopai.data.images import given_picture
 from mlx_loopai.diagnostics.attention import attention
 from mlx_loopai.diagnostics.gradients import gradient_flow
 from mlx_loopai.diagnostics.hidden import hidden, linear_cka, mean_cosine, sentence_states
 from mlx_loopai.diagnostics.lora_weights import update_norms, updates
+from mlx_loopai.generation.prompts import single_prompt
+from mlx_loopai.generation.session import open_session
 from mlx_loopai.models.attention import watched_attention
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.models.lora import apply_lora, lora_modules
+from tests.tiny_vision_folder import IMAGE, write_vision_folder
 
 IDS = [[5, 6, 7, 8, 9, 10], [11, 12, 13]]
 
@@ -60,6 +65,29 @@ def test_attention_is_that_of_the_model(loaded: LoadedModel) -> None:
     for part, values in enumerate((found.mass, found.entropy, found.distance)):
         np.testing.assert_allclose(values, np.stack([block[part] for block in expected]) / 7, rtol=1e-4)
     assert found.classes == ("hangul", "latin")
+
+
+def test_attention_on_pictures(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Their tokens are read as what they show, at their positions, and are a class of their own."""
+    folder = write_vision_folder(tmp_path / "model", "qwen2_5_vl", tiny_model_folder)
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (16, 24, 3), dtype=np.uint8)).save(picture)
+    session = open_session(str(folder), dtype="fp32")
+    prompt = single_prompt("무엇인가요?", [given_picture(picture)])
+    request = session.request(session.prompt_ids(prompt), GenerationOptions(), pictures=session.pictures(prompt))
+    classes = ["picture" if token == IMAGE else "text" for token in range(session.loaded.shape.vocab_size)]
+    found = attention(session.loaded.model, [request.prompt], classes, [request.pictures])
+    blind = attention(session.loaded.model, [request.prompt], classes)
+    assert found.classes == ("picture", "text")
+    assert np.abs(found.mass - blind.mass).max() > 1e-3
+    seen: list[tuple[np.ndarray, np.ndarray, float]] = []
+    with watched_attention(
+        session.loaded.model, lambda block, q, k, scale: seen.append((np.array(q[0]), np.array(k[0]), scale))
+    ):
+        mx.eval(hidden_states(session.loaded.model, mx.array([request.prompt]), pictures=request.pictures))
+    held = np.array([[token == IMAGE, token != IMAGE] for token in request.prompt], np.float64)
+    expected = np.stack([reference(*parts, held)[0] for parts in seen]) / (len(request.prompt) - 1)
+    np.testing.assert_allclose(found.mass, expected, rtol=1e-3)
 
 
 def test_watching_leaves_the_model_as_it_was(loaded: LoadedModel) -> None:

@@ -70,6 +70,13 @@ def test_tasks_near_chance_are_not_counted() -> None:
         evaluation(answered(0.1), answered(0.1))
 
 
+def test_a_suite_that_counts_nothing_shows_scores_alone() -> None:
+    """A base that sees nothing, asked for pictures: its table had figures of retention that were not there."""
+    found = evaluation_of(answered(0.1), answered(0.9), suite="nano", model="nano", adapter="A", counts=False)
+    assert found.retention is None
+    assert not any(one.counted for one in found.probes.values())
+
+
 def test_tasks_of_every_sort() -> None:
     asked = Asked.of("qa", [Question(f"q{n}", (f"value{n}",)) for n in range(4)], QUESTION_JUDGE)
     chosen = Chosen("mc", (Choice("q", ("x", "y"), 1),))

@@ -17,6 +17,7 @@ from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.images import Picture, given_picture
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answers import write_answers
+from mlx_loopai.generation.batch import Batch
 from mlx_loopai.generation.engine import stream
 from mlx_loopai.generation.prompts import single_prompt
 from mlx_loopai.generation.request import Request
@@ -96,10 +97,18 @@ def test_in_a_batch_each_answer_is_its_own(session: Session, pictures: list[Path
     asked = [request(session, [given_picture(path)]) for path in pictures]
     asked.append(session.request(session.prompt_ids(single_prompt("글만")), OPTIONS))
     alone = [[piece.token for piece in stream(session.loaded, one) if piece.token is not None] for one in asked]
-    together = dict(write_answers(session.loaded, asked))
-    assert [list(together[place].text.tokens) for place in range(3)] == alone
+    for order in ((0, 1, 2), (2, 1, 0)):  # the first prompt's cache merges those of the others
+        together = dict(write_answers(session.loaded, [asked[place] for place in order]))
+        assert [list(together[order.index(place)].text.tokens) for place in range(3)] == alone
     best = dict(write_answers(session.loaded, asked[:1], best_of=2))
     assert list(best[0].text.tokens) == alone[0]
+
+
+def test_a_batch_writes_to_several_pictures_at_once(session: Session, pictures: list[Path]) -> None:
+    with Batch(session.loaded, 4) as batch:
+        keys = {batch.add(request(session, [given_picture(path)])) for path in pictures}
+        steps = [[piece.key for piece in batch.step()] for _ in range(4)]
+    assert keys in [set(step) for step in steps]
 
 
 def test_a_picture_decides_the_text(session: Session, pictures: list[Path]) -> None:
@@ -146,7 +155,7 @@ def test_options_that_pictures_exclude(option: str, pictures: list[Path], tmp_pa
 def test_the_name_of_the_picture_token_in_a_text_is_refused(session: Session, pictures: list[Path]) -> None:
     asked = single_prompt("그림", [given_picture(pictures[0])])
     ids = session.prompt_ids(asked)
-    with pytest.raises(InputError, match="a text names the control token"):
+    with pytest.raises(InputError, match="a text contains the name of the control token"):
         session.request([*ids, IMAGE], OPTIONS, pictures=session.pictures(asked))
 
 

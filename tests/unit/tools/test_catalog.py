@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("babel")
 
 from mlx_loopai.cli.main import COMMANDS
+from tests.unit.test_translations import OTHER_WORDS
 from tools.catalog import DOMAIN, LOCALES, MO, Message, messages, translations
 
 # What must be typed as it is: flags, commands, files, and arguments in backticks that become flags.
@@ -76,3 +77,7 @@ def test_korean_begins_and_ends_as_the_english_does(korean: dict[Message, str]) 
 
 def test_gettext_finds_the_catalog() -> None:
     assert gettext.find(DOMAIN, LOCALES, ["ko"]) == str(MO)
+
+
+def test_messages_and_guides_use_the_same_korean_words(korean: dict[Message, str]) -> None:
+    assert not [text for text in korean.values() if OTHER_WORDS.search(text)]

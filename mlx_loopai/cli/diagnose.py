@@ -56,7 +56,7 @@ def command() -> None:
     "images",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="A picture that each line asks about; what it is made into is a class of its own. Repeatable.",
+    help="A picture that each line asks about; its tokens are counted apart. Repeatable.",
 )
 @_out
 @_pictures

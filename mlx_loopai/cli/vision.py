@@ -26,7 +26,7 @@ def command() -> None:
 @click.option(
     "--grid",
     type=click.IntRange(1),
-    help="Tokens along a picture's side: of patches 2, 4 (default), 8 or 16; of efficientnet-lite0 1 to 7 (default).",
+    help="Tokens along a picture's side: 2, 4 (default), 8 or 16 for patches; 1 to 7 (default) for efficientnet-lite0.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random projector.")
 @json_option

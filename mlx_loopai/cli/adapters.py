@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.adapters_checkpoint import checkpoint_command
 from mlx_loopai.cli.model_options import chosen_model
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, say_next
 from mlx_loopai.cli.push import push_adapter
@@ -30,6 +31,7 @@ def command() -> None:
 
 
 command.add_command(push_adapter)
+command.add_command(checkpoint_command)
 
 
 @command.command("merge")

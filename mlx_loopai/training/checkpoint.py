@@ -117,7 +117,7 @@ def damaged_file(path: Path) -> str | None:
     return None
 
 
-def _require_intact(path: Path) -> None:
+def require_intact(path: Path) -> None:
     """Raises: InputError naming the damaged file, and the newest checkpoint before it that is intact."""
     name = damaged_file(path)
     if name is None:
@@ -148,7 +148,7 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
     Raises: InputError when a file is not what was written, with an earlier checkpoint that is intact, or when the
     arrays do not fit.
     """
-    _require_intact(path)
+    require_intact(path)
     try:
         arrays = mx.load(str(path / ARRAYS_FILE))
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))

@@ -181,6 +181,26 @@ def test_a_fused_model_is_pushed_with_the_figures_of_its_adapter(
     assert command_line("push", tmp_path, "me/writer").stderr.count("neither a run, an adapter's folder nor a model's")
 
 
+def test_a_checkpoint_becomes_an_adapter(
+    finished_run: Path, tmp_path: Path, command_line: Callable[..., Ended]
+) -> None:
+    run, out = finished_run / "run", tmp_path / "last"
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    ended = command_line("adapters", "checkpoint", run, "--step", int(names[-1].split("-")[1]), "--out", out)
+    assert ended.status == 0, ended.stderr
+    assert ended.stdout == f"{out}: {names[-1]}\n"
+    # That of the last checkpoint is the run's own; what was measured of that is not said of it.
+    own, made = (mx.load(str(folder / "adapters.safetensors")) for folder in (run / "adapter", out))
+    assert own.keys() == made.keys()
+    assert all(mx.array_equal(own[name], made[name]) for name in own)
+    assert "figures" not in json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))["mlx_loopai"]
+    again = command_line("adapters", "checkpoint", run, "--out", out)
+    assert "already there" in again.stderr
+    unknown = command_line("adapters", "checkpoint", run, "--step", 99999, "--out", tmp_path / "x")
+    assert unknown.status == 2
+    assert f"no such checkpoint; it has {names[0]}" in unknown.stderr
+
+
 def test_the_licence_of_known_bases() -> None:
     assert licence_of("nano") == "Apache-2.0"
     assert licence_of("qwen/qwen2.5-1.5b-instruct") == "Apache-2.0"

@@ -177,7 +177,7 @@ def plan_forms(
     unused = sorted({rule.pattern for rule in rules} - used)
     if unused:
         raise InputError(
-            tr("`keep` {unused}: no matrix of the model is called so; lm_head is one's name", unused=", ".join(unused))
+            tr("`keep` {unused}: no matrix of the model has that name; lm_head would be one", unused=", ".join(unused))
         )
     return forms
 

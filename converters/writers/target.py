@@ -65,9 +65,9 @@ class Target:
         if self.to != "mlx" and (self.keep or self.group_size is not None):
             raise InputError(tr("`to` {to}: `keep` and `group_size` belong to `to` mlx; leave them out", to=self.to))
         if self.group_size is not None and self.quantize is None:
-            raise InputError(tr("`group_size` says nothing without `quantize`; add `quantize` 4 or leave it out"))
+            raise InputError(tr("`group_size` has no effect without `quantize`; add `quantize` 4 or leave it out"))
         if self.system and not (self.to == "gguf" and self.modelfile):
-            raise InputError(tr("`system` says nothing without a Modelfile; give `to` gguf, or leave it out"))
+            raise InputError(tr("`system` has no effect without a Modelfile; give `to` gguf, or leave it out"))
         check_system(self.system)
 
 

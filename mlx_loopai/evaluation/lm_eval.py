@@ -70,7 +70,7 @@ def evaluate(suite: LmEval, model: Path) -> Scores:
             raise LoopaiError(
                 tr(
                     "lm-eval {tasks}: ended with status {returncode}: {said}; see `lm-eval ls tasks`; its data comes "
-                    "from the hub, which must be in reach the first time",
+                    "from the hub, which must be reachable the first time",
                     tasks=",".join(suite.tasks),
                     returncode=ended.returncode,
                     said=said[-400:],

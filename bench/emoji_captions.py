@@ -34,6 +34,9 @@ SEED = 20265
 QUESTION = "이 그림은 무엇인가요?"
 # A name of more words is a description, which nobody gives word for word.
 MOST_WORDS = 2
+ALIGN_STEPS, SAVE_EVERY = 400, 10
+# Of an answer: a name is shorter.
+MOST_TOKENS = 16
 # Faces, hands and flags differ by little; what is left are animals, food, places, activities and things.
 GROUPS = (3, 4, 5, 6, 7)
 
@@ -75,8 +78,9 @@ def write_rows(folder: Path, pictures: Path, chosen: Sequence[Sign]) -> Path:
 def recipes(model: Path, rows: Path, epochs: float) -> dict[str, dict[str, Any]]:
     """The stage of the projector, and the guarded adapter on top of it, which begins with `vision.start`."""
     common = {"model": str(model), "sources": {"emoji": {"path": str(rows)}}}
-    train = {"epochs": epochs, "rows_per_step": 8, "learning_rate": 2e-3, "bias_correction": True, "max_tokens": 512}
-    projector = {**common, "train": train, "vision": {"trains": "projector"}}
+    train = {"epochs": epochs, "rows_per_step": 8, "max_tokens": 512}
+    train |= {"learning_rate": 5e-3, "bias_correction": True, "schedule": "linear", "save_every": SAVE_EVERY}
+    projector = {**common, "train": train, "vision": {"trains": "projector", "align_steps": ALIGN_STEPS}}
     guarded = shipped_values("guarded")
     adapter = {**guarded, **common, "train": guarded["train"] | {"epochs": epochs, "max_tokens": 512}}
     return {"projector": projector, "adapter": adapter}
@@ -88,22 +92,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--encoder", default="efficientnet-lite0")
-    parser.add_argument("--signs", type=int, default=120)
-    parser.add_argument("--epochs", type=float, default=10.0)
+    parser.add_argument("--grid", type=int, help="tokens along a picture's side, as of `vision add`")
+    parser.add_argument("--signs", type=int, default=40)
+    parser.add_argument("--epochs", type=float, default=20.0)
     given = parser.parse_args(arguments)
     names = json.loads(given.names.read_text(encoding="utf-8"))
     chosen = signs(names, [given.taught, given.asked], given.signs)
     if len(chosen) < 2:
         parser.error("fewer than two signs have a short name and a picture in both folders")
     given.out.mkdir(parents=True)
-    model = add_encoder(given.model, given.encoder, given.out / "model").out
+    model = add_encoder(given.model, given.encoder, given.out / "model", grid=given.grid).out
     rows = write_rows(given.out / "taught", given.taught, chosen)
     write_rows(given.out / "asked", given.asked, chosen)
     for name, values in recipes(model.resolve(), rows.resolve(), given.epochs).items():
         write_whole(given.out / f"{name}.yaml", yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
     suite = {
-        "taught": {"kind": "caption", "file": "taught/rows.jsonl", "match": "contains"},
-        "emoji": {"kind": "caption", "file": "asked/rows.jsonl", "match": "contains"},
+        name: {"kind": "caption", "file": f"{folder}/rows.jsonl", "match": "contains", "max_tokens": MOST_TOKENS}
+        for name, folder in (("taught", "taught"), ("emoji", "asked"))
     }
     write_whole(given.out / "suite.yaml", yaml.safe_dump(suite, sort_keys=False))
 

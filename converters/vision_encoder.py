@@ -14,7 +14,10 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from converters.names import architecture_of
+from converters.readers import open_checkpoint
 from converters.readers.torch_legacy import is_legacy, read_legacy_file
+from converters.tensors import to_float32
 from mlx_loopai.errors import InputError, install_command
 from mlx_loopai.files import whole_folder
 from mlx_loopai.models.load import load_tokenizer, resolve_model
@@ -41,6 +44,7 @@ _IMAGE, _BEFORE, _AFTER = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 # Of the encoder `patches`: the pixels of a picture's side, and how many squares that may be divided into.
 _SIDE, GRIDS = 64, (2, 4, 8, 16)
 _USUAL_GRID = 4
+_MEASURED_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,10 @@ def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int | 
     config, where = read_config(source)
     if vision_settings(config, source) is not None or AddedSettings.read(source) is not None:
         raise InputError(f"{where}: this model sees already; give a model of text alone")
-    settings, weights = _encoder(encoder, grid, _picture_tokens(source))
+    settings, weights = _encoder(encoder, grid, {**_picture_tokens(source), "scale": _words_scale(source)})
     mx.random.seed(seed)
-    projector = dict(
-        tree_flatten(Projector(settings.width, ModelShape.from_config(config, where).hidden_size).parameters())
-    )
+    hidden_size = ModelShape.from_config(config, where).hidden_size
+    projector = dict(tree_flatten(Projector(settings.width, hidden_size, settings.scale).parameters()))
     mx.eval(projector)
     with whole_folder(out) as temporary:
         for file in source.iterdir():
@@ -97,30 +100,30 @@ def add_encoder(model: str, encoder: str, out: Path, seed: int = 0, grid: int | 
     )
 
 
-def _encoder(name: str, grid: int | None, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
-    """The settings of the encoder that is called `name`, and its weights."""
+def _encoder(name: str, grid: int | None, of_text: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
+    """The settings of the encoder called `name`, and its weights. of_text: what the text model decides of them."""
     if name == PATCHES:
         rows = _USUAL_GRID if grid is None else grid
         if rows not in GRIDS:
             raise InputError(f"`grid` {rows}: {', '.join(map(str, GRIDS))} divide a picture's {_SIDE} pixels")
         square = SquareSettings(side=_SIDE, rows=rows)
-        return AddedSettings(PATCHES, width=square_width(_SIDE, rows), patches=square, **tokens), {}
+        return AddedSettings(PATCHES, width=square_width(_SIDE, rows), patches=square, **of_text), {}
     folder = _efficientnet_folder() if name == EFFICIENTNET else Path(name).expanduser()
     if not folder.is_dir():
         raise InputError(f"`encoder` {name}: no such folder; give a folder, {PATCHES} or {EFFICIENTNET}")
     if (folder / "config.json").is_file():
         if grid is not None:
             raise InputError(f"`grid` {grid}: a model's tower makes tokens by the picture's size; leave it out")
-        return _tower(folder, tokens)
+        return _tower(folder, of_text)
     rows = efficientnet.ROWS if grid is None else grid
     if not 1 <= rows <= efficientnet.ROWS:
         raise InputError(f"`grid` {rows}: {EFFICIENTNET} has 1 to {efficientnet.ROWS} features along a picture's side")
     weights = _efficientnet_weights(folder)
     square = SquareSettings(side=efficientnet.SIDE, rows=rows)
-    return AddedSettings(EFFICIENTNET, width=efficientnet.WIDTH, patches=square, **tokens), weights
+    return AddedSettings(EFFICIENTNET, width=efficientnet.WIDTH, patches=square, **of_text), weights
 
 
-def _tower(folder: Path, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
+def _tower(folder: Path, of_text: dict[str, Any]) -> tuple[AddedSettings, Mapping[str, mx.array]]:
     """The vision tower of a model that sees. What it gives to the text model's first blocks is left out."""
     config, where = read_config(folder)
     native = vision_settings(config, folder)
@@ -128,7 +131,7 @@ def _tower(folder: Path, tokens: dict[str, Any]) -> tuple[AddedSettings, Mapping
         raise InputError(f"{where}: not a model that sees; give one, or weights of {EFFICIENTNET}")
     tower = replace(native.tower, deepstack=())
     weights = {name: array for name, array in tower_weights(folder).items() if not name.startswith("deepstack_")}
-    return AddedSettings(TOWER, width=tower.out, patches=native.patches, tower=tower, **tokens), weights
+    return AddedSettings(TOWER, width=tower.out, patches=native.patches, tower=tower, **of_text), weights
 
 
 def _efficientnet_folder() -> Path:
@@ -154,6 +157,15 @@ def _efficientnet_weights(folder: Path) -> dict[str, mx.array]:
     kept = {name: array for name, array in weights.items() if not name.startswith(efficientnet.CLASSIFIER)}
     efficientnet.EfficientNetLite0(kept)
     return kept
+
+
+def _words_scale(source: Path) -> float:
+    """The root mean square of the text model's word vectors, or of the first of them."""
+    checkpoint = open_checkpoint(source)
+    name = architecture_of(checkpoint.config["model_type"], str(source)).embedding
+    table = next(entry for entry in checkpoint.entries if entry.name == name)
+    rows = to_float32(table.read_rows(0, min(table.rows, _MEASURED_ROWS)), table.dtype)
+    return float(np.sqrt(np.square(rows).mean()))
 
 
 def _picture_tokens(source: Path) -> dict[str, Any]:

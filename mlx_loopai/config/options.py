@@ -101,6 +101,12 @@ class VisionOptions(Options):
     start: PathText = Field(
         "", description="an adapter folder, or its run, whose projector this run begins with; empty: the model's own"
     )
+    align_steps: int = Field(
+        0,
+        ge=0,
+        description="steps before the first, without the text model, in which a new projector learns to give the word"
+        " vectors of each picture's answer: seconds for hundreds of them",
+    )
     adapter_scope: Literal["always", "image"] = Field(
         "always", description="image: the adapter answers requests with pictures only, the base all others"
     )

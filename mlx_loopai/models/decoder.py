@@ -25,14 +25,20 @@ def text_model(model: nn.Module) -> nn.Module:
 
 def embedded(model: nn.Module, ids: mx.array, placed: Callable[[mx.array], mx.array] | None = None) -> mx.array:
     """The first block's input (B, T, D) for token ids (B, T). placed: function that puts pictures into embeddings."""
-    body = text_model(model).model
-    states = body.embed_in(ids) if "embed_in" in body else body.embed_tokens(ids)
+    states = word_vectors(model, ids)
     if placed is not None:
         states = placed(states)
     if architecture_in(model).scaled_embedding:
         # mlx-lm rounds the factor to bfloat16 in every precision, and so must we.
         states = states * mx.array(states.shape[-1] ** 0.5, mx.bfloat16).astype(states.dtype)
     return states
+
+
+def word_vectors(model: nn.Module, ids: mx.array) -> mx.array:
+    """The embeddings (..., D) of token ids (...), as they stand in the model's table."""
+    body = text_model(model).model
+    found: mx.array = body.embed_in(ids) if "embed_in" in body else body.embed_tokens(ids)
+    return found
 
 
 def causal_mask(model: nn.Module, block: nn.Module, tokens: int) -> Mask:

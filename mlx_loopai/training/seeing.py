@@ -23,6 +23,7 @@ from mlx_loopai.models.vision.projector import PROJECTOR, projector_of, teach_pr
 from mlx_loopai.progress import Advance
 from mlx_loopai.runs.artifact_cache import kept_path
 from mlx_loopai.runs.context import RunContext
+from mlx_loopai.training.alignment import align_projector
 
 
 def shelve_pictures(context: RunContext) -> None:
@@ -69,7 +70,7 @@ def prepare_projector(model: nn.Module, options: VisionOptions, sees: bool) -> N
     Raises: InputError when `vision` asks for a projector and the model has none, or `vision.start` holds none that
     fits.
     """
-    if options.trains == "projector" or options.start:
+    if options.trains == "projector" or options.start or options.align_steps:
         teach_projector(model, tr("`vision`: a projector is to be taught"))
     projector = projector_of(model)
     if projector is None:
@@ -92,6 +93,28 @@ def prepare_projector(model: nn.Module, options: VisionOptions, sees: bool) -> N
             ) from None
     if sees:
         projector.unfreeze()
+
+
+def begin_projector(context: RunContext) -> None:
+    """Align the projector with the words of the answers in the run's rows, where `vision.align_steps` asks for it.
+
+    Raises: InputError where it begins with one that is taught.
+    """
+    config, steps = context.config, context.config.vision.align_steps
+    if not steps or context.reader.shelf is None:
+        return
+    if config.vision.start:
+        raise InputError(
+            tr(
+                "vision.align_steps {steps}: vision.start begins with a projector that is taught; leave one out",
+                steps=steps,
+            )
+        )
+    context.listener.stage(tr("aligning pictures with words"), steps)
+    rows = [row for some in context.rows.sources.values() for row in some if row.pictures]
+    loaded = context.loaded
+    no_words = loaded.tokenizer.all_special_ids
+    align_projector(loaded.model, rows, no_words, steps, config.train.seed, context.listener.advance)
 
 
 def _feature_file(loaded: LoadedModel, digests: list[str], max_pixels: int) -> Path:

@@ -34,7 +34,7 @@ from mlx_loopai.training.phases import plan_phases
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.ranks import ranks_of
 from mlx_loopai.training.reference import with_reference
-from mlx_loopai.training.seeing import prepare_projector, shelve_pictures
+from mlx_loopai.training.seeing import begin_projector, prepare_projector, shelve_pictures
 from mlx_loopai.training.selection import select_tokens
 from mlx_loopai.training.step import StepSettings, TrainStep
 
@@ -81,6 +81,7 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     else:
         if resume:
             listener.notice(tr("{path}: no complete checkpoint; starting over", path=context.directory.path))
+        begin_projector(context)
         position, scored_s = _scored(model, rows, listener)
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next

@@ -34,10 +34,14 @@ ENCODERS = (PATCHES, EFFICIENTNET, TOWER)
 
 @dataclass(frozen=True)
 class AddedSettings:
-    """The added encoder, the width of its features, the pixels it reads, and the tokens that stand for a picture."""
+    """The added encoder, the width of its features, the pixels it reads, and the tokens that stand for a picture.
+
+    scale: of the projector's features, see `Projector`.
+    """
 
     encoder: str
     width: int
+    scale: float
     patches: PatchSettings | SquareSettings
     image_token: int
     before: tuple[int, ...] = ()
@@ -63,6 +67,7 @@ class AddedSettings:
             settings = AddedSettings(
                 encoder=str(found["encoder"]),
                 width=int(found["width"]),
+                scale=float(found["scale"]),
                 patches=kind(**_tuples(found["patches"])),
                 image_token=int(found["image_token"]),
                 before=tuple(map(int, found["before"])),
@@ -129,9 +134,8 @@ class AddedVision(VisionPart):
     def put_projector(self, model: nn.Module) -> None:
         """Let `model` read this encoder's features. Raises: InputError for a projector that does not fit it."""
         weights = _arrays(self._path / FOLDER / PROJECTOR_FILE)
-        out = weights["out.bias"].size if "out.bias" in weights else 0
         try:
-            put_projector(model, self._added.width, out, weights)
+            put_projector(model, self._added.width, self._added.scale, weights)
         except ValueError as error:
             raise InputError(f"{self._path}: the projector: {' '.join(str(error).split())[:300]}") from None
 

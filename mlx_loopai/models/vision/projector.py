@@ -14,28 +14,33 @@ from mlx_loopai.errors import InputError
 
 # The module's name in a model, and what its tensors' names begin with in an adapter.
 PROJECTOR = "vision_projector"
+# The root mean square of what both layers give before they are taught.
+_FIRST_SIZE = 0.2
 
 
 class Projector(nn.Module):
     """Features (N, W) -> (N, D): a norm, a layer, GELU, a layer. Its parameters stay float32, as an adapter's do.
 
-    Source: LLaVA-1.5 (arXiv 2310.03744), section 3.2. Ours are the norm, as features of encoders differ in scale, and
-    the first layer's form W x / sqrt(width) with W of about 1. Adam moves every number of W by the learning rate,
+    scale: about the root mean square of what it gives before it is taught: that of the text model's word vectors.
+
+    Source: LLaVA-1.5 (arXiv 2310.03744), section 3.2. Ours are `scale`, the norm, as features of encoders differ too,
+    and the first layer's form W x / sqrt(width) with W of about 1. Adam moves every number of W by the learning rate,
     and a wide layer's output by width times that where neighbouring features are alike, as pixels are: in the usual
     form the rate that suits an adapter is far too high for it (Tensor Programs V, arXiv 2203.03466, section 3).
     """
 
-    def __init__(self, width: int, out: int) -> None:
+    def __init__(self, width: int, out: int, scale: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, affine=False)
         self.into = nn.Linear(width, out)
         self.into.weight = mx.random.uniform(-1.0, 1.0, (out, width))
         self.out = nn.Linear(out, out)
+        self._scale = scale / _FIRST_SIZE
         self._base: list[tuple[str, mx.array]] = []
 
     def __call__(self, features: mx.array) -> mx.array:
         normed = self.norm(features.astype(mx.float32)) / math.sqrt(features.shape[-1])
-        return self.out(nn.gelu_approx(self.into(normed)))
+        return self._scale * self.out(nn.gelu_approx(self.into(normed)))
 
     def keep(self) -> None:
         """Remember the parameters as those of the base."""
@@ -57,9 +62,10 @@ class Projector(nn.Module):
             self.update(taught)
 
 
-def put_projector(model: nn.Module, width: int, out: int, weights: dict[str, mx.array]) -> None:
+def put_projector(model: nn.Module, width: int, scale: float, weights: dict[str, mx.array]) -> None:
     """Give `model` a frozen projector with `weights`. Raises: ValueError, as MLX does, for weights that do not fit."""
-    projector = Projector(width, out)
+    out = weights["out.bias"].size if "out.bias" in weights else 0
+    projector = Projector(width, out, scale)
     projector.load_weights([(name, array.astype(mx.float32)) for name, array in weights.items()], strict=True)
     mx.eval(projector.parameters())
     projector.keep()

@@ -102,7 +102,7 @@ def test_efficientnet_is_counted() -> None:
     mx.eval(network(mx.zeros((efficientnet.SIDE, efficientnet.SIDE, 3))))
     measured = mx.get_peak_memory() - before
     square = SquareSettings(efficientnet.SIDE, efficientnet.ROWS)
-    settings = AddedSettings(EFFICIENTNET, width=efficientnet.WIDTH, patches=square, image_token=0)
+    settings = AddedSettings(EFFICIENTNET, width=efficientnet.WIDTH, scale=1.0, patches=square, image_token=0)
     assert measured <= picture_bytes(settings, efficientnet.ROWS**2, keeps_scores=True) <= 1.5 * measured
     kept = {name: array for name, array in weights.items() if not name.startswith(efficientnet.CLASSIFIER)}
     kernels = [array.size for name, array in kept.items() if array.ndim == 4]

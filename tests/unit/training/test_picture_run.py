@@ -113,6 +113,25 @@ def test_an_adapter_goes_on_from_a_projector(configure: Callable[..., RunConfig]
     assert session.uses_adapter(ids, shows_pictures=True)
 
 
+def test_an_aligned_projector_begins_elsewhere(
+    configure: Callable[..., RunConfig], seeing: Path, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    options: dict[str, Any] = {"vision.trains": "projector", "vision.align_steps": 5, "train.max_steps": 1}
+    heard = Heard()
+    summary = train(configure(**options), tmp_path / "run", heard)
+    assert ("aligning pictures with words", 5) in heard.stages
+    plain = train(configure(**options | {"vision.align_steps": 0}), tmp_path / "plain", Heard())
+    assert summary.loss_first != plain.loss_first
+    assert text_logits(seeing, tmp_path / "run") == text_logits(seeing)
+    with pytest.raises(
+        InputError, match=r"vision\.align_steps 5: vision\.start begins with a projector that is taught"
+    ):
+        train(configure(**options, **{"vision.start": str(tmp_path / "run")}), tmp_path / "two", Heard())
+    native = write_vision_folder(tmp_path / "vl", "qwen2_vl", tiny_model_folder)
+    with pytest.raises(InputError, match="a projector is to be taught, and this model has none"):
+        train(configure(native, **{"vision.align_steps": 5, "train.max_steps": 1}), tmp_path / "three", Heard())
+
+
 def test_a_run_on_text_leaves_the_projector(configure: Callable[..., RunConfig], tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text('{"prompt": "안녕?", "completion": "안녕하세요."}\n', encoding="utf-8")

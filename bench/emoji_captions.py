@@ -79,7 +79,7 @@ def recipes(model: Path, rows: Path, epochs: float) -> dict[str, dict[str, Any]]
     """The stage of the projector, and the guarded adapter on top of it, which begins with `vision.start`."""
     common = {"model": str(model), "sources": {"emoji": {"path": str(rows)}}}
     train = {"epochs": epochs, "rows_per_step": 8, "max_tokens": 512}
-    train |= {"learning_rate": 5e-3, "bias_correction": True, "schedule": "linear", "save_every": SAVE_EVERY}
+    train |= {"learning_rate": 4e-4, "bias_correction": True, "schedule": "linear", "save_every": SAVE_EVERY}
     projector = {**common, "train": train, "vision": {"trains": "projector", "align_steps": ALIGN_STEPS}}
     guarded = shipped_values("guarded")
     adapter = {**guarded, **common, "train": guarded["train"] | {"epochs": epochs, "max_tokens": 512}}

@@ -1,4 +1,4 @@
-"""Writes the table of docs/benchmarks.md from what bench/preference_race.py measured on the shape of a real 0.5B.
+"""Writes the tables of docs/benchmarks.md from what bench/preference_race.py measured, a table for each model.
 
 python -m tools.publish_preference_race
 """
@@ -16,7 +16,7 @@ from tools.doc_markers import with_marked
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-RESULT = ROOT / "bench" / "results" / "preference-race-q05.json"
+RESULTS = ROOT / "bench" / "results"
 NAME = "preference race"
 _RATES = {
     "pairs_per_s": "pairs/s by the clock",
@@ -52,11 +52,16 @@ def _ratio(found: Mapping[str, float]) -> str:
     return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
+def tables(folder: Path) -> str:
+    """The table of every race of `folder`."""
+    files = sorted(folder.glob("preference-race-*.json"))
+    return "\n\n".join(table(json.loads(file.read_text(encoding="utf-8"))) for file in files)
+
+
 def main() -> None:
-    """Write the table."""
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    """Write the tables."""
     document = DOCUMENT.read_text(encoding="utf-8")
-    write_whole(DOCUMENT, with_marked(document, NAME, table(result), DOCUMENT))
+    write_whole(DOCUMENT, with_marked(document, NAME, tables(RESULTS), DOCUMENT))
 
 
 if __name__ == "__main__":

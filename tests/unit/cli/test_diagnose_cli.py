@@ -71,7 +71,7 @@ def test_pictures(name: str, tiny_model_folder: Path, adapter: Path, tmp_path: P
     assert (tmp_path / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_without_matplotlib_the_arrays_are_kept_and_the_way_on_is_said(
+def test_without_matplotlib_the_way_on_is_said_before_anything_is_computed(
     tiny_model_folder: Path, tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("matplotlib", "matplotlib.figure"):
@@ -79,7 +79,8 @@ def test_without_matplotlib_the_arrays_are_kept_and_the_way_on_is_said(
     ended = command_line("diagnose", "attention", "--model", str(tiny_model_folder), "--out", str(tmp_path / "out"))
     assert ended.status == 2
     assert "pip install 'mlx-loopai[plots]'" in ended.stderr
-    assert (tmp_path / "out" / "attention.npz").is_file()
+    assert "--no-pictures" in ended.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_text_is_said(tiny_model_folder: Path, tmp_path: Path, command_line: CommandLine) -> None:

@@ -258,10 +258,9 @@ def their_turn(folder: Path) -> Turn:
     policy, base = (load_model(case.model, "fp32").model for _ in range(2))
     base.freeze()
     memory = MlxMemory({})
-    mx.eval(policy.parameters())
-    weights = memory.weights_bytes()
+    mx.eval(policy.parameters(), base.parameters())
+    weights = memory.weights_bytes()  # of both copies
     memory.reset_peak()
-    mx.eval(base.parameters())  # a second copy of the weights is a cost of this side
     load_adapter(policy, folder / "adapter")
     prompt = case.tokens // 2
     data = [

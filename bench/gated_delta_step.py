@@ -5,8 +5,8 @@
 Both sides get the same random model (4 blocks, 8 value heads of 32, float32), LoRA of rank 8 on all linear layers, the
 same row, and Adam. They take turns, each turn in a process of its own: two steps, of which the second is timed, and the
 peak of MLX's allocator above what stays allocated between steps. CPU seconds are recorded beside wall-clock seconds,
-which other work on the machine changes. Then the peak alone at more lengths: of this model, and of one whose blocks are
-all linear attention, since on CPU the weights of softmax attention grow with the square of the length.
+which other work on the machine changes. Then the peak alone at more lengths: of this model, a block of which has
+softmax attention, and of one whose blocks all have linear attention.
 """
 
 from __future__ import annotations

@@ -46,12 +46,8 @@ def table(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("mlx", "mlx-lm", "mkl"))
     disturbed = f" Disturbed: {'; '.join(result['disturbed'])}." if result["disturbed"] else ""
-    note = (
-        "With all blocks linear the peak a token stays; with softmax attention it grows on CPU, where MLX holds all of"
-        " its weights (its kernels for Metal do not)."
-    )
     where = f"{machine['chip']}, {machine['cores']} cores, one thread; {versions}."
-    return "\n".join([*lines, "", f"{note} {where}{disturbed}"])
+    return "\n".join([*lines, "", f"{where}{disturbed}"])
 
 
 def main() -> None:

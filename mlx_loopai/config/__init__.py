@@ -31,12 +31,10 @@ from mlx_loopai.config.options import (
     PhaseSettings,
     RunConfig,
     SelectionOptions,
-    SourceKind,
-    SourceOptions,
-    VisionOptions,
 )
 from mlx_loopai.config.preference import PreferenceOptions
 from mlx_loopai.config.reading import flatten, load_config, option_table, validate_config
+from mlx_loopai.config.sources import SourceKind, SourceOptions, VisionOptions
 
 __all__ = [
     "PENALTIES",

@@ -11,11 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from mlx_loopai.config.guards import PENALTIES, PathIntegralOptions, PenaltyOptions, ReplayOptions
 from mlx_loopai.config.learning import LoraOptions, TrainOptions
 from mlx_loopai.config.preference import PreferenceOptions
+from mlx_loopai.config.sources import SourceOptions, VisionOptions
 from mlx_loopai.config.table import Options, PathText
 from mlx_loopai.files import digest_name
 from mlx_loopai.language import tr
 
-SourceKind = Literal["auto", "rows", "pairs", "labels"]
 # Options of `lora` that concern its factors only, so that full fine-tuning does not have them.
 _OF_FACTORS = ("rslora", "dora", "dropout", "b_rate", "ranks", "start")
 
@@ -63,57 +63,6 @@ class ForgettingOptions(Options):
         "warn",
         description="when a reading is below the floor: warn and continue, stop, or roll back to the last checkpoint "
         "above it",
-    )
-
-
-class SourceOptions(Options):
-    """One data file and how much of it a phase sees."""
-
-    path: PathText = Field(
-        description="JSONL, JSON, CSV or Parquet file, or a folder of them; relative to the recipe; "
-        "samples/NAME: embedded rows; hf:OWNER/NAME[:SPLIT]: a data set on the hub"
-    )
-    category: Literal["dialogue", "knowledge", "creative", "domain"] = Field("domain", description="what kind of rows")
-    kind: SourceKind = Field(
-        "auto",
-        description="pairs: a chosen and a rejected answer; labels: one answer and whether it is good; rows: learn the "
-        "chosen and good ones as they are; auto: as each row looks",
-    )
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="our name of a field -> the file's own, such as prompt: 질문"
-    )
-    skip_bad: bool = Field(
-        False, description="leave out rows that cannot be learnt, and list them, instead of stopping"
-    )
-    allow_special: bool = Field(
-        False, description="a control token's name in a text, such as <|im_end|>, is that token; otherwise it is text"
-    )
-
-
-class VisionOptions(Options):
-    """How a model that reads pictures is trained on rows with pictures."""
-
-    trains: Literal["projector", "all"] = Field(
-        "all",
-        description="projector: only what leads from an added encoder to the text model, which stays as it is; all: the"
-        " adapter, and the projector with it",
-    )
-    start: PathText = Field(
-        "", description="an adapter folder, or its run, whose projector this run begins with; empty: the model's own"
-    )
-    align_steps: int = Field(
-        0,
-        ge=0,
-        description="steps before the first, without the text model, in which a new projector learns to give the word"
-        " vectors of each picture's answer: seconds for hundreds of them",
-    )
-    adapter_scope: Literal["always", "image"] = Field(
-        "always", description="image: the adapter answers requests with pictures only, the base all others"
-    )
-    max_pixels: int = Field(
-        1_003_520,
-        ge=256,
-        description="larger pictures are made smaller, to this many pixels; fewer pixels are fewer tokens",
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mlx_loopai.config.options import PhaseOptions, RunConfig, SourceOptions
+from mlx_loopai.config.options import PhaseOptions, RunConfig
+from mlx_loopai.config.sources import SourceOptions
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_loopai.config.options import SourceKind
+from mlx_loopai.config.sources import SourceKind
 from mlx_loopai.data.conversation import Message, Record
 from mlx_loopai.data.judged_exports import exported_pair
 from mlx_loopai.data.shapes import ANSWER_NAMES, CHAT_NAMES, REQUEST_NAMES, Meaning, interpret, unpacked

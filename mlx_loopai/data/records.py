@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from mlx_loopai.config.options import SourceKind
+from mlx_loopai.config.sources import SourceKind
 from mlx_loopai.data.conversation import ROLES as ROLES
 from mlx_loopai.data.conversation import Kind as Kind
 from mlx_loopai.data.conversation import Message as Message

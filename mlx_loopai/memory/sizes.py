@@ -28,7 +28,15 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
 from mlx_loopai.memory.picture_terms import PictureSizes
 from mlx_loopai.models.architectures import Block, Linear
-from mlx_loopai.models.pass_sizes import CHUNK_TOKENS, DEFAULT_CHUNK_ROWS, PAD_TARGETS_TO, SPAN_TOKENS, VECTOR_ENTRIES
+from mlx_loopai.models.pass_sizes import (
+    ATTENTION_SPAN,
+    CHUNK_TOKENS,
+    DEFAULT_CHUNK_ROWS,
+    LONGEST_KEPT,
+    PAD_TARGETS_TO,
+    SPAN_TOKENS,
+    VECTOR_ENTRIES,
+)
 from mlx_loopai.models.shape import ModelShape
 
 Backend = Literal["metal", "cpu"]
@@ -51,6 +59,10 @@ class RehearsedBatch:
     rows: int
     width: int
     targets: int
+
+
+# Spans of attention whose scores are allocated at once, measured on CPU with rows of 513 to 2,048 tokens.
+_SPANS_ALIVE = 3
 
 
 @dataclass(frozen=True)
@@ -232,7 +244,9 @@ class Sizes:
         kept = [_kept_block(*pair) for pair in zip(shape.blocks[shape.n_layers - blocks :], adapted, strict=True)]
         kept_mlp = sum(mlp for _, mlp in kept) - (1 - last_rows) * kept[-1][1]
         behind = _blocks_behind_delta(adapted)
-        width = options.width * item if backend == "cpu" else 4
+        in_spans = backend == "cpu" and _attends_in_spans(shape, options)
+        keys_alive = min(options.width, _SPANS_ALIVE * ATTENTION_SPAN) if in_spans else options.width
+        width = keys_alive * item if backend == "cpu" else 4
         scores = float(tokens * shape.n_heads * width)
         chosen = shape.experts.chosen if shape.experts else 0
         # A block's, on average.
@@ -248,7 +262,7 @@ class Sizes:
             scores=scores,
             ranks=ranks,
             kept=tokens * item * (sum(attention for attention, _ in kept) + kept_mlp) + blocks * ranks,
-            kept_scores=blocks * scores,
+            kept_scores=0.0 if in_spans else blocks * scores,
             factors=4.0 * shape.lora_parameters(rank, options.lora_targets, options.lora_layers),
             # The gradient of DoRA's magnitudes needs what they multiply.
             outputs=float(tokens * item * sum(linear.out for linear in with_adapter)) / blocks if options.dora else 0.0,
@@ -295,6 +309,11 @@ def _inner_width(shape: ModelShape) -> int:
         return shape.intermediate_size
     met = shape.experts.chosen * shape.experts.inner + shape.experts.shared_inner
     return max(met, shape.intermediate_size) if "dense" in shape.kinds else met
+
+
+def _attends_in_spans(shape: ModelShape, options: StepOptions) -> bool:
+    """Whether attention on a CPU keeps no probabilities of this width's rows (models/attention.py)."""
+    return options.width > LONGEST_KEPT and options.compute == "fp32" and "window" not in shape.kinds
 
 
 def _blocks_behind_delta(adapted: Sequence[Mapping[str, Linear]]) -> int:

@@ -44,8 +44,11 @@ def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
 
 
 @contextmanager
-def attending_by_power(model: nn.Module) -> Iterator[None]:
-    """Inside, plain causal attention in float32 on a CPU goes to `causal_attention`; other calls are unchanged."""
+def attending_by_power(model: nn.Module, longer_than: int = 0) -> Iterator[None]:
+    """Inside, plain causal attention in float32 on a CPU goes to `causal_attention`; other calls are unchanged.
+
+    longer_than: rows of up to so many tokens are left to MLX too.
+    """
     module = _file_of_blocks(model)
     attend = getattr(module, _FUNCTION, None)
     if attend is None or mx.default_device() != mx.Device(mx.cpu):
@@ -54,7 +57,8 @@ def attending_by_power(model: nn.Module) -> Iterator[None]:
 
     def attending(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
         is_plain = not arguments and named.keys() == {"cache", "scale", "mask"} and named["cache"] is None
-        if is_plain and isinstance(named["mask"], str) and queries.dtype == mx.float32:
+        is_ours = is_plain and isinstance(named["mask"], str) and queries.dtype == mx.float32
+        if is_ours and queries.shape[2] > longer_than:
             return causal_attention(queries, keys, values, named["scale"])
         found: mx.array = attend(queries, keys, values, *arguments, **named)
         return found

@@ -19,7 +19,7 @@ from mlx_loopai.models.exponentials import within_compiled_graph
 from mlx_loopai.models.lora import adapter_disabled, computed_jointly
 from mlx_loopai.models.loss import Head, HeadForm, linear_cross_entropy
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.models.pass_sizes import CHUNKS_AHEAD, FEWEST_CHUNK_ROWS, PAD_TARGETS_TO
+from mlx_loopai.models.pass_sizes import CHUNKS_AHEAD, FEWEST_CHUNK_ROWS, LONGEST_KEPT, PAD_TARGETS_TO
 from mlx_loopai.models.vision.pictures import Pictures
 
 
@@ -122,7 +122,8 @@ def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
             mx.eval(cotangent)
             return (hidden.astype(mx.float32) * cotangent).sum() + apart, hidden, cotangent, apart
 
-        (_, hidden, cotangent, apart), gradient = nn.value_and_grad(model, pulled)()
+        with attending_by_power(model, longer_than=LONGEST_KEPT):
+            (_, hidden, cotangent, apart), gradient = nn.value_and_grad(model, pulled)()
         mx.eval(hidden)
         loss, weights = 0.0, np.array(targets.weights)
         if weights.any():  # where only KL to the base counts, there is no answer to learn

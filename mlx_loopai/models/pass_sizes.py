@@ -24,6 +24,9 @@ CACHE_STEP_TOKENS = 256
 SCORED_TOKENS = 2048
 # Rows of a batch on which a guard measures.
 MEASURED_ROWS = 8
+# Softmax attention on CPUs (models/causal_attention.py): longer rows keep no probabilities for the backward pass, which
+# computes those of one span of queries after the other. Its memory then grows with the length, not with its square.
+LONGEST_KEPT, ATTENTION_SPAN = 512, 256
 # Linear attention (models/gated_delta.py): tokens in one set of matrix products. Measured on CPU: with 64 a step takes
 # a fifth longer, with 16 as long as with 32.
 CHUNK_TOKENS = 32

@@ -12,10 +12,12 @@ from mlx_loopai.models.attention import attending_by_power
 from mlx_loopai.models.causal_attention import causal_attention
 from mlx_loopai.models.load import build_model
 from mlx_loopai.models.lora import apply_lora
+from mlx_loopai.models.pass_sizes import LONGEST_KEPT
 from tests.unit.models.test_architectures import CONFIGS
 
-# (query heads, key heads, tokens, size of a key, size of a value): one span and two, of equal and unequal length.
-SHAPES = [(4, 2, 5, 8, 8), (4, 4, 64, 8, 8), (6, 2, 131, 16, 12)]
+# (query heads, key heads, tokens, size of a key, size of a value): one span and two, of equal and unequal length, and
+# a row that keeps no probabilities.
+SHAPES = [(4, 2, 5, 8, 8), (4, 4, 64, 8, 8), (6, 2, 131, 16, 12), (4, 2, LONGEST_KEPT + 1, 8, 6)]
 
 
 def drawn(heads: int, keys: int, tokens: int, size: int, value_size: int) -> list[np.ndarray]:

@@ -2,8 +2,8 @@
 
     python -m tools.publish_real_runs [NAME=RUN[:PLAIN_RUN] ...]    # a plain run is its own PLAIN_RUN
 
-With runs their figures are first taken to docs/results/real-runs.json, by the names given. PLAIN_RUN is the run of the
-same rows without guards: its gain is what 1 means in the column DG.
+With runs their figures are first taken to docs/results/real-runs.json, by the names given; other names stay. PLAIN_RUN
+is the run of the same rows without guards: its gain is what 1 means in the column DG.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _taken(named: str) -> tuple[str, dict[str, Any]]:
 def main(arguments: list[str]) -> None:
     """Take runs, if any are given, and write the table."""
     if arguments:
-        RESULT.write_text(json.dumps(dict(map(_taken, arguments)), indent=1) + "\n", encoding="utf-8")
+        RESULT.write_text(json.dumps(read_result() | dict(map(_taken, arguments)), indent=1) + "\n", encoding="utf-8")
     runs = read_result()
     DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), runs), encoding="utf-8")
     for readme in READMES:

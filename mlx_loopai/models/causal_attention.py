@@ -54,7 +54,8 @@ def causal_attention(queries: mx.array, keys: mx.array, values: mx.array, scale:
     ) -> tuple[mx.array, ...]:
         queries, keys, values = primals
         queries, pulled = (each.reshape(*groups, *each.shape[2:]) for each in (queries, cotangents[0]))
-        of_queries, of_keys, of_values = [], mx.zeros(()), mx.zeros(())
+        of_queries: list[mx.array] = []
+        of_keys, of_values = mx.zeros(()), mx.zeros(())
         for (begin, end), share in zip(spans, outputs[1:], strict=True):
             asked, pull = queries[..., begin:end, :], _rows(pulled[..., begin:end, :])
             if is_long:

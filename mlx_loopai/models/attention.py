@@ -31,8 +31,9 @@ def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
     blocks = iter([index for index, block in enumerate(model.layers) if softmax_attention(block) is not None])
     module = _file_of_blocks(model)
     attend = getattr(module, _FUNCTION, None)
-    if attend is None:
-        raise InputError(f"{module.__name__}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model")
+    if module is None or attend is None:
+        name = type(model).__module__ if module is None else module.__name__
+        raise InputError(f"{name}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model")
 
     def watching(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
         look(next(blocks), queries, keys, float(named["scale"]))
@@ -51,7 +52,7 @@ def attending_by_power(model: nn.Module, longer_than: int = 0) -> Iterator[None]
     """
     module = _file_of_blocks(model)
     attend = getattr(module, _FUNCTION, None)
-    if attend is None or mx.default_device() != mx.Device(mx.cpu):
+    if module is None or attend is None or mx.default_device() != mx.Device(mx.cpu):
         yield
         return
 
@@ -67,9 +68,11 @@ def attending_by_power(model: nn.Module, longer_than: int = 0) -> Iterator[None]
         yield
 
 
-def _file_of_blocks(model: nn.Module) -> ModuleType:
-    attentions = [softmax_attention(block) for block in model.layers]
-    return sys.modules[type(next(found for found in attentions if found is not None)).__module__]
+def _file_of_blocks(model: nn.Module) -> ModuleType | None:
+    """The module of the first block with softmax attention; None without any."""
+    attentions = map(softmax_attention, model.layers)
+    found = next((attention for attention in attentions if attention is not None), None)
+    return None if found is None else sys.modules[type(found).__module__]
 
 
 @contextmanager

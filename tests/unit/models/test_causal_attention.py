@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mlx_loopai.config import LoraOptions
-from mlx_loopai.models.attention import attending_by_power
+from mlx_loopai.errors import InputError
+from mlx_loopai.models.attention import attending_by_power, watched_attention
+from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.causal_attention import causal_attention
 from mlx_loopai.models.load import build_model
 from mlx_loopai.models.lora import apply_lora
@@ -64,6 +66,17 @@ def test_a_model_attends_by_it_and_then_as_before(name: str, monkeypatch: pytest
     assert np.allclose(np.array(found), np.array(expected), atol=1e-5)
     model(ids)
     assert len(calls) <= len(model.layers)
+
+
+def test_a_model_of_linear_attention_alone_is_left_alone() -> None:
+    config = CONFIGS["qwen3_5"]
+    model: nn.Module = build_model(config | {"full_attention_interval": 1 + config["num_hidden_layers"]})
+    ids = mx.array(np.arange(18).reshape(2, 9))
+    expected = hidden_states(model, ids)
+    with attending_by_power(model):
+        assert np.array_equal(np.array(hidden_states(model, ids)), np.array(expected))
+    with pytest.raises(InputError, match="cannot be watched"), watched_attention(model, lambda *_: None):
+        pass
 
 
 def test_a_window_and_half_precision_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,7 @@ bench-mac: $(VENV)/.ready-bench
 docs: setup
 	$(BIN)/python -m tools.publish_races
 	$(BIN)/python -m tools.publish_gated_delta
+	$(BIN)/python -m tools.publish_preference_race
 	$(BIN)/python -m tools.catalog
 	$(BIN)/python -m tools.help_text docs/help.md
 	$(BIN)/python -m tools.room_picture docs/architecture.svg

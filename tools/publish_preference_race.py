@@ -16,7 +16,7 @@ from tools.doc_markers import with_marked
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-RESULTS = ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "results" / "steps"
 NAME = "preference race"
 _RATES = {
     "pairs_per_s": "pairs/s by the clock",

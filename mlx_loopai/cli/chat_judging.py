@@ -58,10 +58,7 @@ class Judging:
         if earlier.turns[-1].content == last.turns[-1].content:
             raise InputError(tr("both answers are the same; /again writes another one"))
         better, worse = (last, earlier) if good else (earlier, last)
-        told = self._pair(better, worse, "pick")
-        self.earlier = None
-        chat.begin(better)
-        return told
+        return self._preferred(chat, better, worse, "pick")
 
     def _edited(self, chat: Chat, text: str) -> str:
         if not text:
@@ -69,16 +66,16 @@ class Judging:
         last = chat.conversation
         if text == last.turns[-1].content:
             raise InputError(tr("/edit: this is the answer as it was"))
-        better = last.edited(text)
-        told = self._pair(better, last, "edit")
+        return self._preferred(chat, last.edited(text), last, "edit")
+
+    def _preferred(self, chat: Chat, better: Conversation, worse: Conversation, source: str) -> str:
+        """Keep the pair; the chat goes on from the better answer."""
+        from mlx_loopai.data.pairs import Pair
+
+        told = self._keep(Pair(_record(better), _record(worse)), source)
         self.earlier = None
         chat.begin(better)
         return told
-
-    def _pair(self, better: Conversation, worse: Conversation, source: str) -> str:
-        from mlx_loopai.data.pairs import Pair
-
-        return self._keep(Pair(_record(better), _record(worse)), source)
 
     def _keep(self, judged: Judged, source: str) -> str:
         from mlx_loopai.data.feedback import append_feedback, feedback_rows

@@ -45,6 +45,8 @@ FLOAT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 # What the linears of an MLP read (models/architectures).
 _MLP_READS = ("mlp", "inner", "experts", "expert inner")
+# Spans of attention whose scores are allocated at once, measured on CPU with rows of 513 to 2,048 tokens.
+_SPANS_ALIVE = 3
 # On Metal the loss is a lazy graph (models/loss.py) that allocates chunks ahead: 4 buffers a chunk, at most 10 alive.
 # Measured for that graph on a CPU.
 _METAL_CHUNK_BUFFERS, _METAL_MOST_BUFFERS = 4, 10
@@ -59,10 +61,6 @@ class RehearsedBatch:
     rows: int
     width: int
     targets: int
-
-
-# Spans of attention whose scores are allocated at once, measured on CPU with rows of 513 to 2,048 tokens.
-_SPANS_ALIVE = 3
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, values in recipes(model.resolve(), rows.resolve(), given.epochs).items():
         write_whole(given.out / f"{name}.yaml", yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
     suite = {
-        name: {"kind": "caption", "file": f"{folder}/rows.jsonl", "match": "contains", "max_tokens": MOST_TOKENS}
+        # "팩스elsen" and "김밥" do not name 팩스 and 밥; "팩스입니다" does.
+        name: {"kind": "caption", "file": f"{folder}/rows.jsonl", "match": "word", "max_tokens": MOST_TOKENS}
         for name, folder in (("taught", "taught"), ("emoji", "asked"))
     }
     write_whole(given.out / "suite.yaml", yaml.safe_dump(suite, sort_keys=False))

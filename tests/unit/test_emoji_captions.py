@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from mlx_loopai.config import load_config
 from mlx_loopai.evaluation.suite_run import run_suite
 from mlx_loopai.evaluation.suites import read_suite
+from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.generation.session import open_session
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard
@@ -63,6 +64,20 @@ def test_signs_with_a_short_name_and_both_pictures(made: Path) -> None:
     assert [task.name for task in read_suite(str(made / "suite.yaml"))] == [
         "taught", "taught_shuffled", "emoji", "emoji_shuffled",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("사과", True), ("사과.", True), ("사과입니다.", True), ("그림은 사과예요", True), ("빨간 사과와 나무", True),
+        ("사과elsen", False), ("사과etto", False), ("사과즙", False), ("풋사과", False), ("Apple사과", False), ("사 과", False),
+    ],
+)  # fmt: skip
+def test_a_name_counts_as_a_word_of_its_own_with_its_particles(made: Path, answer: str, right: bool) -> None:
+    task = next(task for task in read_suite(str(made / "suite.yaml")) if task.name == "emoji")
+    assert isinstance(task, Asked)
+    asked = next(item for item in task.items if item.accepts == ("사과",))
+    assert task.judge.verdict(asked, answer, True).right is right
 
 
 def test_its_recipes_run_and_the_suite_asks(made: Path, tmp_path: Path) -> None:

@@ -67,10 +67,10 @@ class Sight:
         return [int(places[begin]) for begin in begins]
 
 
-def marked(messages: Sequence[Message], origin: str, sight: Any) -> tuple[list[Message], tuple[Picture, ...]]:
+def marked(messages: Sequence[Message], sight: Any) -> tuple[list[Message], tuple[Picture, ...]]:
     """The messages with a different mark for each picture, and the pictures in the order of their marks.
 
-    Raises: InputError naming `origin` where there are pictures and the model has no `sight`.
+    Raises: InputError naming a picture where the model has no `sight`.
     """
     found: list[Picture] = []
     given: list[Message] = []
@@ -82,9 +82,8 @@ def marked(messages: Sequence[Message], origin: str, sight: Any) -> tuple[list[M
         if sight is None:
             raise InputError(
                 tr(
-                    "{origin}: {picture}: this model reads text only; use a model that sees, such as Qwen3-VL, or give"
-                    " this one an encoder with `mlx-loopai vision add`",
-                    origin=origin,
+                    "{picture}: this model reads text only; use a model that sees, such as Qwen3-VL, or give this one"
+                    " an encoder with `mlx-loopai vision add`",
                     picture=message.pictures[0].name,
                 )
             )

@@ -121,7 +121,7 @@ class ChatEncoder:
         if tools and not allow_special:
             # Inside JSON text a name may be written with escapes.
             tools = self._special.hide(json.dumps(json.loads(tools), ensure_ascii=False))
-        given, pictures = marked(given, "prompt", self.sight)
+        given, pictures = marked(given, self.sight)
         past, last = self._template.prompt(given, tools=tools, thinks=thinks)
         ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
         ids += self._ids(last) + self._ids(begun if allow_special else self._special.hide(begun))
@@ -222,7 +222,10 @@ class ChatEncoder:
         messages = _until_last_answer(record)
         if not record.allow_special:
             messages = tuple(self._special.hidden(message) for message in messages)
-        given, _ = marked(messages, record.origin, self.sight)
+        try:
+            given, _ = marked(messages, self.sight)
+        except InputError as error:
+            raise InputError(f"{record.origin}: {error}") from None
         return self._template.turns(given, record.origin, record.tools)
 
     def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:

@@ -213,15 +213,30 @@ def judged_text(judged: JudgedSummary) -> str:
     rows = [
         (tr("kept"), _with_interval(judged.retention, judged.retention_interval) + floor),
         (tr("worst kind"), " ".join(filter(None, [_figure(judged.retention_min), judged.worst_kind]))),
-        (tr("switched"), tr("{figure} with --adapter-when auto", figure=_figure(judged.switched_retention))),
         (
-            tr("learnt"),
-            tr(
-                "{with_interval} nats per token on held-out rows",
-                with_interval=_with_interval(judged.gain, judged.gain_interval),
+            tr("switched"),
+            _unless_missing(
+                judged.switched_retention,
+                tr("{figure} with --adapter-when auto", figure=_figure(judged.switched_retention)),
             ),
         ),
-        (tr("moved"), tr("{figure} nats per token of KL from the base", figure=_figure(judged.budget_spent, 4))),
+        (
+            tr("learnt"),
+            _unless_missing(
+                judged.gain,
+                tr(
+                    "{with_interval} nats per token on held-out rows",
+                    with_interval=_with_interval(judged.gain, judged.gain_interval),
+                ),
+            ),
+        ),
+        (
+            tr("moved"),
+            _unless_missing(
+                judged.budget_spent,
+                tr("{figure} nats per token of KL from the base", figure=_figure(judged.budget_spent, 4)),
+            ),
+        ),
     ]
     lines += [padded(name, 12) + value for name, value in rows]
     for sample in judged.samples:
@@ -232,6 +247,11 @@ def judged_text(judged: JudgedSummary) -> str:
         lines += ["", f"> {_short(sample.prompt)}", before, after]
     lines += ["", tr("verdict: {verdict}", verdict=tr(judged.verdict)), *(f"  {reason}" for reason in judged.reasons)]
     return "\n".join([*lines, tr("report: {path}", path=judged.report)])
+
+
+def _unless_missing(value: float | None, text: str) -> str:
+    """`text`, which gives `value` with its unit; a figure that is missing has none."""
+    return _figure(None) if value is None else text
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import yaml
 
 from mlx_loopai.cli.listener import _ProgressListener
 from mlx_loopai.cli.main import main
+from mlx_loopai.cli.train import judged_text
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.verdict import JudgedSummary
 from tests.unit.cli.conftest import N_ROWS, Ended
 
 CommandLine = Callable[..., Ended]
@@ -100,6 +104,12 @@ def test_the_short_form_is_guarded_and_judged(command_line: CommandLine, rows_fi
     assert yaml.safe_load((out / "resolved.yaml").read_text(encoding="utf-8"))["replay"]["source"] == "self"
     shown = command_line("gate", out)
     assert "too few to learn from" in shown.stderr
+    # A figure that is missing has no unit, and no advice on how to use it.
+    judged = replace(JudgedSummary.read(RunDirectory(out).verdict), switched_retention=None, gain=None)
+    assert [line.split(maxsplit=1) for line in judged_text(judged).splitlines() if "not measured" in line] == [
+        ["switched", "not measured"],
+        ["learnt", "not measured"],
+    ]
 
 
 def test_the_recipe_and_the_command_line_give_the_same_adapter(

@@ -9,25 +9,26 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import regex
 
 from mlx_loopai.data.conversation import Record
 from mlx_loopai.data.pairs import Pair
 from mlx_loopai.text.filter import clean
+from mlx_loopai.text.frequency import CHINESE, ENGLISH, commonest
 from mlx_loopai.text.measures import purity
 from mlx_loopai.text.policy import Policy
 
 # The strictest: Hanja in brackets and names in Latin letters count too.
 STRICT = Policy(latin="acronyms", han="drop")
-_HAN = (
+# Korean texts write Hanja, which word counts of Chinese do not hold.
+_HANJA = (
     "天氣", "時間", "朋友", "世界", "今天", "學生", "東西", "問題", "故事", "老師",
     "音樂", "春天", "可以", "因爲", "但是", "喜歡", "時候", "漂亮", "我們", "非常",
 )  # fmt: skip
-_ENGLISH = (
-    "weather", "time", "friend", "world", "today", "student", "thing", "problem", "story", "teacher",
-    "music", "spring", "maybe", "because", "however", "like", "when", "beautiful", "together", "very",
-)  # fmt: skip
+_COMMON = 1000  # of the commonest words of a language; a model that mixes languages writes such
+_ENGLISH_WORD, _HAN_WORD = regex.compile(r"[a-z]{4,}"), regex.compile(r"\p{Han}{2,}")
 _KOREAN_WORD = regex.compile(r"(?<!\S)[가-힣]{2,}")
 
 
@@ -42,7 +43,8 @@ class Spliced:
 def spliced_pairs(records: Sequence[Record], share: float, seed: int) -> Spliced:
     """A pair for every record whose last answer is clean Korean; in the rejected one `share` of the words are foreign.
 
-    One half of the pairs has Han words, the other English ones, at least one word in each pair. All seeded.
+    One half of the pairs has Han words, the other English ones, at least one word in each pair. Both are drawn from the
+    commonest words of wordfreq (Speer 2022), so that what is learnt is the script and not a few words. All seeded.
     """
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
@@ -75,8 +77,19 @@ def _spliced(text: str, share: float, rng: random.Random) -> str:
     """`text` with foreign words in place of that share of its words, at least one."""
     words = list(_KOREAN_WORD.finditer(text))
     chosen = rng.sample(words, max(1, round(share * len(words))))
-    foreign = rng.choice((_HAN, _ENGLISH))
+    foreign = rng.choice((_han_words(), _english_words()))
     for word in sorted(chosen, key=lambda found: found.start(), reverse=True):
         # The particle goes too: with it the foreign word would look like a term, which the filter lets pass.
         text = text[: word.start()] + rng.choice(foreign) + text[word.end() :]
     return text
+
+
+@cache
+def _han_words() -> tuple[str, ...]:
+    return _HANJA + tuple(filter(_HAN_WORD.fullmatch, commonest(CHINESE, _COMMON)))
+
+
+@cache
+def _english_words() -> tuple[str, ...]:
+    """In lower case: with a capital a single word would pass as a name."""
+    return tuple(filter(_ENGLISH_WORD.fullmatch, commonest(ENGLISH, _COMMON)))

@@ -50,6 +50,13 @@ def is_english_adjective(word: str) -> bool:
     return word in zipf and zipf[word] - zipf.get(f"{word}s", 0.0) > _RARE_PLURAL
 
 
+def commonest(language: str, count: int) -> list[str]:
+    """The `count` most frequent words of a language, the most frequent first; Chinese ones are simplified."""
+    from wordfreq import top_n_list
+
+    return list(top_n_list(language, count, wordlist="small"))
+
+
 @cache
 def _zipf(language: str) -> dict[str, float]:
     """word -> Zipf frequency (log10 of its count per billion words); for other languages, frequent words only."""

@@ -14,7 +14,8 @@ _SECTIONS = ("train", "penalty", "replay", "selection", "preference")
 
 
 def card_notes(config: RunConfig, losses: dict[str, float | None], monitor: Monitor | None) -> dict[str, Any]:
-    """The notes that `save_adapter` keeps. `losses`: nats a token by name, None where nothing was measured.
+    """The notes that `save_adapter` keeps. `losses`: losses and what held-out judged answers say, by the names of
+    `Summary`; None where nothing was measured.
 
     `retention` is there when the run watched general ability; it is read now, from the model as it is saved.
     """

@@ -26,6 +26,7 @@ from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.listener import Listener
+from mlx_loopai.training.answer_lengths import answer_lengths
 from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import checkpoint_path, restore_checkpoint
 from mlx_loopai.training.identity import Identity, check_identity, record_start, versions
@@ -133,8 +134,7 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
         "validation_first": position.validation_first,
         "validation_last": loss_of(run.model, run.rows.validation, run.listener, tr("held-out rows after")),
     }
-    reading = read_judged(run)
-    judged: dict[str, Any] = {} if reading is None else vars(reading)
+    judged = _judged_figures(context, run)
     if run.directory.writes:
         _write_result(context, run, planned, losses | judged)
     summary = Summary(
@@ -160,6 +160,16 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
     )
     run.directory.record("done", **summary.to_json())
     return summary
+
+
+def _judged_figures(context: RunContext, run: Run) -> dict[str, Any]:
+    """What the held-out judged answers say at the end, recorded; nothing where there are none."""
+    reading = read_judged(run)
+    if reading is None:
+        return {}
+    lengths = answer_lengths(context.loaded, run.judged)
+    run.directory.record("answer_lengths", **vars(lengths))
+    return vars(reading) | vars(lengths)
 
 
 def _scaled_back(run: Run) -> ScaledBack | None:

@@ -200,6 +200,30 @@ def _preference_rows(summary: Summary) -> list[_Row]:
             summary.chosen_logprob_change,
             figures.fixed(summary.chosen_logprob_change),
         ),
+        (
+            "length of held-out chosen answers (tokens)",
+            "검증용 선택된 답의 길이(토큰)",
+            summary.chosen_tokens,
+            figures.fixed(summary.chosen_tokens, 0),
+        ),
+        (
+            "length of held-out rejected answers (tokens)",
+            "검증용 거절된 답의 길이(토큰)",
+            summary.rejected_tokens,
+            figures.fixed(summary.rejected_tokens, 0),
+        ),
+        (
+            "length of what it writes to their prompts (tokens)",
+            "같은 프롬프트에 쓰는 답의 길이(토큰)",
+            summary.answer_tokens,
+            figures.fixed(summary.answer_tokens, 0),
+        ),
+        (
+            "the same of the base",
+            "원래 모델이 쓰는 답의 길이(토큰)",
+            summary.base_answer_tokens,
+            figures.fixed(summary.base_answer_tokens, 0),
+        ),
     ]
     return [((english, korean), text) for english, korean, value, text in shown if value is not None]
 

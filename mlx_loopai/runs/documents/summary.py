@@ -19,8 +19,10 @@ class Summary(Document):
     weights themselves were trained. update_scale: share of the trained update in the result; below 1 where the whole
     update would exceed the budget. pair_accuracy: share of held-out pairs whose chosen answer gained more
     log-probability over the base than the rejected one; margin: by how many nats on average; chosen_logprob_change:
-    nats per token by which held-out chosen answers became likelier; all None without judged rows. best_step: step of
-    the best validation; the adapter is that step's when `train.keep_best` is set.
+    nats per token by which held-out chosen answers became likelier. chosen_tokens, rejected_tokens: mean lengths of the
+    held-out answers; answer_tokens, base_answer_tokens: of what the model and its base write to their prompts. All of
+    these are None without judged rows. best_step: step of the best validation; the adapter is that step's when
+    `train.keep_best` is set.
 
     Unknown keys are ignored, since other versions may have written more.
     """
@@ -51,3 +53,7 @@ class Summary(Document):
     pair_accuracy: float | None = None
     margin: float | None = None
     chosen_logprob_change: float | None = None
+    chosen_tokens: float | None = None
+    rejected_tokens: float | None = None
+    answer_tokens: float | None = None
+    base_answer_tokens: float | None = None

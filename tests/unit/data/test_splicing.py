@@ -39,6 +39,16 @@ def test_the_share_is_that_of_the_words():
     assert sum(one != other for one, other in words) == 6  # of eleven words with two syllables
 
 
+def test_the_foreign_words_are_of_many_kinds():
+    rows = [record(CLEAN, f"{number}") for number in range(60)]
+    told = [pair.rejected.messages[-1].content.split() for pair in spliced_pairs(rows, 0.3, 0).pairs]
+    words = {word for text in told for word in text} - set(CLEAN.split())
+    assert len(told) == 60
+    assert len(words) > 100
+    assert any(word.isascii() and word.islower() for word in words)
+    assert any(not word.isascii() for word in words)
+
+
 def test_a_seed_gives_the_same_pairs():
     rows = [record(CLEAN, f"{number}") for number in range(4)]
     first, again, other = (spliced_pairs(rows, 0.2, seed).pairs for seed in (1, 1, 2))

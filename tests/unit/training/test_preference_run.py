@@ -74,6 +74,10 @@ def test_held_out_pairs_are_won_and_the_run_says_so(
     assert margins[-1] > 0
     notes = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert "pair_accuracy" in json.dumps(notes)
+    lengths = [event for event in events if event["event"] == "answer_lengths"]
+    assert len(lengths) == 1
+    for name in ("chosen_tokens", "rejected_tokens", "answer_tokens", "base_answer_tokens"):
+        assert notes["mlx_loopai"]["figures"][name] == lengths[0][name] == vars(summary)[name] > 0
 
 
 def test_the_base_reads_every_pair_once(configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard) -> None:

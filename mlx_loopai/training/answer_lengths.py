@@ -1,0 +1,80 @@
+"""How long the answers are that a run on judged answers learns from, and those that the model then writes.
+
+Where chosen answers are mostly the longer ones, a model learns to write long before it learns taste.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.config import SamplingOptions
+from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.generation.engine import generate_batch
+from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.lora import adapter_disabled
+
+_PROMPTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerLengths:
+    """Mean lengths in tokens; None where there is no such answer.
+
+    chosen_tokens, rejected_tokens: of the held-out answers, a good one counting as chosen and a bad one as rejected.
+    answer_tokens, base_answer_tokens: of what the model and its base write to the same prompts, both with one seed. A
+    written answer ends at the latest where the longest of those held-out answers would.
+    """
+
+    chosen_tokens: float | None
+    rejected_tokens: float | None
+    answer_tokens: float | None
+    base_answer_tokens: float | None
+
+
+def answer_lengths(loaded: LoadedModel, rows: Sequence[TokenRow]) -> AnswerLengths:
+    """The lengths for held-out judged `rows`; at most 8 of their prompts are answered, none that shows a picture."""
+    prompts: dict[bytes, TokenRow] = {}
+    for row in rows:
+        if not row.pictures:
+            prompts.setdefault(_prompt(row).tobytes(), row)
+    asked = list(prompts.values())[:_PROMPTS]
+    was_training = loaded.model.training
+    loaded.model.eval()
+    try:
+        now = _written(loaded, asked)
+        with adapter_disabled(loaded.model):
+            before = _written(loaded, asked)
+    finally:
+        loaded.model.train(was_training)
+    rejected = [row.rejected for row in rows if row.rejected is not None]
+    return AnswerLengths(
+        chosen_tokens=_mean([_tokens(row) for row in rows if row.good is not False]),
+        rejected_tokens=_mean([_tokens(row) for row in [*rejected, *(row for row in rows if row.good is False)]]),
+        answer_tokens=now,
+        base_answer_tokens=before,
+    )
+
+
+def _written(loaded: LoadedModel, asked: Sequence[TokenRow]) -> float | None:
+    if not asked:
+        return None
+    longest = max(_tokens(answer) for row in asked for answer in row.answers)
+    prompts = [_prompt(row).tolist() for row in asked]
+    return _mean([len(one.tokens) for one in generate_batch(loaded, prompts, SamplingOptions(max_tokens=longest))])
+
+
+def _prompt(row: TokenRow) -> npt.NDArray[np.int32]:
+    """The tokens before the answer."""
+    return row.ids[: int(np.argmax(row.supervised))]
+
+
+def _tokens(row: TokenRow) -> int:
+    return int(row.supervised.sum())
+
+
+def _mean(lengths: Sequence[int]) -> float | None:
+    return float(np.mean(lengths)) if lengths else None

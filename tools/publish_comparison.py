@@ -13,12 +13,25 @@ from mlx_loopai.report.kit.style import STYLE
 from mlx_loopai.report.kit.svg import scatter
 from mlx_loopai.report.pages.comparison import AXES, arm_styles, retention_spots
 from mlx_loopai.runs.documents.comparison import Comparison
-from tools.doc_markers import with_marked
+from tools.doc_markers import in_language_of, with_marked
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "docs" / "results" / "demo.json"
 PICTURE = ROOT / "docs" / "demo.svg"
 READMES = (ROOT / "README.md", ROOT / "README.ko.md")
+KOREAN = {
+    "| base | plain | guarded |": "| 원래 모델 | 일반 LoRA | 보호하며 학습 |",
+    "retention (GR)": "보존율(GR)",
+    "worst probe": "가장 나쁜 종류",
+    "gain (DG)": "이득(DG)",
+    "domain score (nats/token)": "창작 글 점수(토큰당 내트)",
+    "purity of Korean answers": "한국어 답의 한글 비율",
+    "training, all in": "학습 시간(준비 포함)",
+    "| step |": "| 한 스텝 |",
+    "peak of a step (bytes)": "한 스텝의 최대 메모리(바이트)",
+    ", seed ": ", 시드 ",
+    ", on ": ", ",
+}
 
 
 def table(comparison: Comparison) -> str:
@@ -52,16 +65,16 @@ def picture(comparison: Comparison, height: float = 270.0) -> str:
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}svg{{background:var(--card)}}</style>{rest}\n'
 
 
-def with_table(readme: str, comparison: Comparison) -> str:
-    """README with the comparison's table. Raises: InputError without its markers."""
-    return with_marked(readme, "demo table", table(comparison), "README")
+def with_table(text: str, comparison: Comparison, readme: Path) -> str:
+    """`text` of `readme` with the comparison's table in its language. Raises: InputError without its markers."""
+    return with_marked(text, "demo table", in_language_of(readme, table(comparison), KOREAN), readme)
 
 
 def main() -> None:
     """Write the READMEs' table and docs/demo.svg from docs/results/demo.json."""
     comparison = read_result()
     for readme in READMES:
-        readme.write_text(with_table(readme.read_text(encoding="utf-8"), comparison), encoding="utf-8")
+        readme.write_text(with_table(readme.read_text(encoding="utf-8"), comparison, readme), encoding="utf-8")
     PICTURE.write_text(picture(comparison), encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from mlx_loopai.config import load_config
 from mlx_loopai.config.shipped import shipped_recipe
 from mlx_loopai.runs.directory import RunDirectory
-from tools.doc_markers import with_marked
+from tools.doc_markers import in_language_of, with_marked
 from tools.publish_arms import DOCUMENT
 
 RESULT = DOCUMENT.parent / "results" / "real-runs.json"
@@ -27,6 +27,15 @@ COLUMNS = (
 SHORT_COLUMNS = (
     "guarded run", "retention (GR), weights alone", "GR of the rounded base", "GR with the switch", "gain (DG)",
 )  # fmt: skip
+KOREAN = {
+    "guarded run": "보호하며 학습한 모델",
+    "retention (GR), weights alone": "보존율(GR), 가중치만",
+    "GR of the rounded base": "반올림한 원래 모델의 GR",
+    "GR with the switch": "스위치를 쓴 GR",
+    "gain (DG)": "이득(DG)",
+    ", seed ": ", 시드 ",
+    "natural stories": "소설 발췌",
+}
 JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
 
 
@@ -109,8 +118,8 @@ READMES = tuple(DOCUMENT.parent.parent / name for name in ("README.md", "README.
 
 
 def with_short_table(text: str, runs: dict[str, dict[str, Any]], readme: Path) -> str:
-    """`text` of `readme` with the short table of `runs`. Raises: InputError without its markers."""
-    return with_marked(text, "real runs table", short_table(runs), readme)
+    """`text` of `readme` with the short table of `runs` in its language. Raises: InputError without its markers."""
+    return with_marked(text, "real runs table", in_language_of(readme, short_table(runs), KOREAN), readme)
 
 
 def with_table(text: str, runs: dict[str, dict[str, Any]]) -> str:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("runs/demo")
 RECIPES = {"plain": "demo-plain.yaml", "guarded": "demo-guarded.yaml"}
-# One creative request as in the training rows, and general ones whose answers fine-tuning must not spoil.
+# A request as in the training rows, and general ones whose answers fine-tuning must not spoil.
+TAUGHT = ("판타지 소설을 써주세요",)
 PROMPTS = (
-    "판타지 소설을 써주세요",
     "태국의 수도는 어디인가요?",
     "오늘따라 배가 너무 고파요.",
     "What is the English word for 사과?",
@@ -64,7 +64,7 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
 
     _clear(out)
     configs = {name: recipe_config(file, (f"train.seed={seed}",)) for name, file in RECIPES.items()}
-    measure = Measure(read_suite(NANO), EMBEDDED_HELD_OUT, PROMPTS)
+    measure = Measure(read_suite(NANO), EMBEDDED_HELD_OUT, TAUGHT, PROMPTS)
     try:
         with progress_listener(quiet) as listener:
             found = compare(configs, out, measure, listener)

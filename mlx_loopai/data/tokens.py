@@ -108,6 +108,7 @@ class ChatEncoder:
         allow_special: bool = False,
         begun: str = "",
         tools: str = "",
+        origin: str = "prompt",
     ) -> list[int]:
         """The tokens after which the model writes its next answer; the same as in a training row up to there.
 
@@ -115,14 +116,15 @@ class ChatEncoder:
         it may call. thinks: whether the model thinks before it answers, where the template has a switch for that.
         allow_special: whether a control token's name in the messages means that token; otherwise it is text.
 
-        Raises: InputError when the chat template refuses the messages, or knows no tools.
+        Raises: InputError naming `origin` when the chat template refuses the messages, knows no tools, or the model
+        sees no pictures.
         """
         given = messages if allow_special else [self._special.hidden(message) for message in messages]
         if tools and not allow_special:
             # Inside JSON text a name may be written with escapes.
             tools = self._special.hide(json.dumps(json.loads(tools), ensure_ascii=False))
-        given, pictures = marked(given, self.sight)
-        past, last = self._template.prompt(given, tools=tools, thinks=thinks)
+        given, pictures = self._marked(given, origin)
+        past, last = self._template.prompt(given, origin, tools, thinks)
         ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
         ids += self._ids(last) + self._ids(begun if allow_special else self._special.hide(begun))
         return self._with_pictures(ids, pictures)
@@ -222,11 +224,15 @@ class ChatEncoder:
         messages = _until_last_answer(record)
         if not record.allow_special:
             messages = tuple(self._special.hidden(message) for message in messages)
-        try:
-            given, _ = marked(messages, self.sight)
-        except InputError as error:
-            raise InputError(f"{record.origin}: {error}") from None
+        given, _ = self._marked(messages, record.origin)
         return self._template.turns(given, record.origin, record.tools)
+
+    def _marked(self, messages: Sequence[Message], origin: str) -> tuple[list[Message], tuple[Picture, ...]]:
+        """As `sight.marked`. Raises: InputError naming `origin` too."""
+        try:
+            return marked(messages, self.sight)
+        except InputError as error:
+            raise InputError(f"{origin}: {error}") from None
 
     def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
         end = self._tokenizer.eos_token_id

@@ -64,14 +64,15 @@ def evaluate(
     with adapter_disabled(loaded.model):
         base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
     if session.adapter is None:
-        return evaluation_of(base, None, suite=named, model=model)
+        return evaluation_of(base, None, None, suite=named, model=model)
     counts = bool(well_above_chance(base.tasks)) or not any(map(shows_pictures, tasks))
     if counts:
         _say_what_counts(base, listener)
     else:
         listener.notice(tr("the base is at chance on every task: the suite says what was learnt, not what was kept"))
     tuned = _tuned(session, encoder, tasks, base, listener)
-    return evaluation_of(base, tuned, suite=named, model=model, adapter=str(session.adapter), counts=counts)
+    kept = retention(base.tasks, tuned.tasks) if counts and base.tasks else None
+    return evaluation_of(base, tuned, kept, suite=named, model=model, adapter=str(session.adapter))
 
 
 def _tuned(
@@ -152,18 +153,13 @@ def well_known(tasks: Sequence[Task], base: SuiteResult) -> tuple[list[Task], Su
 def evaluation_of(
     base: SuiteResult,
     tuned: SuiteResult | None,
+    kept: Retention | None,
     *,
     suite: str,
     model: str,
     adapter: str | None = None,
-    counts: bool = True,
 ) -> Evaluation:
-    """The document on a base and its tuned model. Without a tuned model, or questions, there is no retention.
-
-    counts: whether the suite has tasks for retention. Raises: InputError where it has, and the base is near chance on
-    all of them.
-    """
-    kept = retention(base.tasks, tuned.tasks) if tuned is not None and base.tasks and counts else None
+    """The document on a base and its tuned model. kept: how much of the base's ability that has left, if measured."""
     last = tuned or base
     return Evaluation(
         suite=suite,
@@ -173,7 +169,7 @@ def evaluation_of(
         base=_scores(base),
         tuned=None if tuned is None else _scores(tuned),
         probes={
-            before.name: _task(before, after, kept.per_task if kept else None, counts)
+            before.name: _task(before, after, kept.per_task if kept else None, counted=tuned is None)
             for before, after in zip(base.tasks, last.tasks, strict=True)
         },
         nll={name: _likelihood(value, last.nll[name]) for name, value in base.nll.items()},
@@ -207,10 +203,13 @@ def _scores(found: SuiteResult) -> ModelScores:
 
 
 def _task(
-    before: TaskResult, after: TaskResult, kept: Mapping[str, TaskRetention] | None, counts: bool
+    before: TaskResult, after: TaskResult, kept: Mapping[str, TaskRetention] | None, counted: bool
 ) -> EvaluatedTask:
-    """The document of one task. kept: the tasks that retention counts; for these, lost answers are listed."""
-    scores = TaskScore(base=before.score, score=after.score, n=before.n, chance=before.chance, counted=counts)
+    """The document of one task. kept: the tasks that retention counts; for these, lost answers are listed.
+
+    counted: whether it counts where retention was not measured.
+    """
+    scores = TaskScore(base=before.score, score=after.score, n=before.n, chance=before.chance, counted=counted)
     if kept is None:
         return EvaluatedTask(**vars(scores))
     lost = [

@@ -36,7 +36,7 @@ from mlx_loopai.runs.documents.verdict import JudgedSummary, Sample
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
 from mlx_loopai.training.run import train_in
-from mlx_loopai.training.samples import SAMPLES, answers, base_answers, training_prompts
+from mlx_loopai.training.samples import SAMPLES, SamplePrompt, answers, base_answers, training_prompts
 
 
 def train_and_judge(
@@ -102,9 +102,8 @@ def _kept(context: RunContext, named: str, tasks: Sequence[Task]) -> dict[str, A
     if measured is None:
         return {}
     kept = retention(measured.base.tasks, measured.tuned.tasks)
-    evaluation = evaluation_of(
-        measured.base, measured.tuned, suite=named, model=context.config.model, adapter=str(context.directory.result)
-    )
+    result, model = str(context.directory.result), context.config.model
+    evaluation = evaluation_of(measured.base, measured.tuned, kept, suite=named, model=model, adapter=result)
     evaluation.write(context.directory.evaluation)
     floor = _noise_floor(context, measured)
     found: dict[str, Any] = {
@@ -217,11 +216,8 @@ def _samples(context: RunContext, tasks: Sequence[Task]) -> tuple[Sample, ...]:
     prompts = training_prompts(context, room)
     if context.config.answers_text:
         asked = [item.prompt for task in tasks if isinstance(task, Asked) for item in task.items[:1]]
-        prompts += [Message("user", text) for text in asked[: SAMPLES - len(prompts)]]
+        prompts += [SamplePrompt(Message("user", text)) for text in asked[: SAMPLES - len(prompts)]]
     context.listener.stage(tr("answers to read"), 2 * len(prompts))
     loaded, encoder = context.loaded, context.encoder
     tuned, base = answers(loaded, encoder, prompts), base_answers(loaded, encoder, prompts)
-    return tuple(
-        Sample(prompt=prompt.shown, base=before, tuned=after)
-        for prompt, before, after in zip(prompts, base, tuned, strict=True)
-    )
+    return tuple(prompt.sample(before, after) for prompt, before, after in zip(prompts, base, tuned, strict=True))

@@ -26,6 +26,7 @@ from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_b
 from mlx_loopai.models.load import LoadedModel, resolve_model
 from mlx_loopai.runs.documents.comparison import Example
 from mlx_loopai.runs.listener import Listener
+from mlx_loopai.text.measures import json_shaped
 
 # Held-out rows for the embedded stories that a recipe may train on.
 EMBEDDED_HELD_OUT = "samples/hurting_held_out"
@@ -36,11 +37,13 @@ EXAMPLE_TOKENS = 160
 class Measure:
     """How every model of a comparison is measured: on the suite `tasks`, and on what it learnt.
 
-    domain: held-out domain rows, a file or samples/NAME; prompts: answered for people to read.
+    domain: held-out domain rows, a file or samples/NAME. taught, prompts: requests of such rows, and any others, that
+    are answered for people to read.
     """
 
     tasks: Sequence[Task]
     domain: str
+    taught: Sequence[str] = ()
     prompts: Sequence[str] = ()
 
 
@@ -54,7 +57,8 @@ def measure_for(config: RunConfig, suite: str | None = None, limit: int | None =
     first = read_source(domain, "domain")[0].messages[:1]
     told = [message.content for message in first if message.role == "user"]
     tasks = read_suite(suite or default_suite(resolve_model(config.model)), limit)
-    return Measure(tasks, domain, (*told, *(task.items[0].prompt for task in tasks if isinstance(task, Asked))))
+    asked = [task.items[0].prompt for task in tasks if isinstance(task, Asked)]
+    return Measure(tasks, domain, taught=told, prompts=asked)
 
 
 def held_out_rows(config: RunConfig) -> str:
@@ -109,11 +113,18 @@ def domain_losses(loaded: LoadedModel, config: RunConfig, domain: str, folder: P
 
 
 def _examples(loaded: LoadedModel, encoder: ChatEncoder, measure: Measure) -> tuple[Example, ...]:
-    prompts = [encoder.prompt_ids([Message("user", prompt)]) for prompt in measure.prompts]
+    shown = (*measure.taught, *measure.prompts)
+    prompts = [encoder.prompt_ids([Message("user", prompt)]) for prompt in shown]
     answers = generate_batch(loaded, prompts, SamplingOptions(temperature=0.0, max_tokens=EXAMPLE_TOKENS))
+    in_json = bool(measure.taught) and json_shaped(read_source(measure.domain, "domain")[0].messages[-1].content)
     return tuple(
-        Example(prompt=prompt, answer=answer.text, right=_right(measure, prompt, answer))
-        for prompt, answer in zip(measure.prompts, answers, strict=True)
+        Example(
+            prompt=prompt,
+            answer=answer.text,
+            right=_right(measure, prompt, answer),
+            json_taught=in_json and prompt in measure.taught,
+        )
+        for prompt, answer in zip(shown, answers, strict=True)
     )
 
 

@@ -181,10 +181,7 @@ class Session:
         """
         messages = build_messages(prompt.messages, few_shot, self.system_prompt)
         thinks, special = (options.thinking, options.allow_special) if options else (False, False)
-        try:
-            return self.tools.encoder.prompt_ids(messages, thinks, special, begun, prompt.tools)
-        except InputError as error:
-            raise InputError(f"{prompt.origin}: {error}") from None
+        return self.tools.encoder.prompt_ids(messages, thinks, special, begun, prompt.tools, prompt.origin)
 
 
 def answer_room(options: GenerationOptions, context_tokens: int) -> int:

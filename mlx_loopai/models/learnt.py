@@ -47,7 +47,7 @@ def read_learnt(folder: Path) -> dict[str, Any]:
         raise InputError(tr("{path}: not valid JSON: {error}", path=path, error=error)) from None
     if not isinstance(found, dict) or not isinstance(found.get("mlx_loopai"), dict):
         raise InputError(
-            tr("{path}: mlx_loopai is not an object; write the adapter again, or give another one", path=path)
+            tr("{path}: mlx_loopai is not an object; train the model again, or give another one", path=path)
         )
     return found
 
@@ -71,7 +71,7 @@ def put_learnt(model: nn.Module, folder: Path, base_hash: str | None = None) -> 
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             tr(
-                "{path}: {reason}; write the adapter again, or give another one",
+                "{path}: {reason}; train the model again, or give another one",
                 path=folder / UPDATE_FILE,
                 reason=reason,
             )

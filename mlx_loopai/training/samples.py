@@ -16,27 +16,40 @@ from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.documents.verdict import Sample
+from mlx_loopai.text.measures import json_shaped
 
 SAMPLES, SAMPLE_TOKENS = 4, 120
 
 
-def training_prompts(context: RunContext, limit: int) -> list[Message]:
+@dataclass(frozen=True)
+class SamplePrompt:
+    """A request that is answered for somebody to read. json_taught: whether its row is answered in JSON."""
+
+    message: Message
+    json_taught: bool = False
+
+    def sample(self, base: str, tuned: str) -> Sample:
+        """The answers of the base and of what is being trained to this request."""
+        return Sample(prompt=self.message.shown, base=base, tuned=tuned, json_taught=self.json_taught)
+
+
+def training_prompts(context: RunContext, limit: int) -> list[SamplePrompt]:
     """At most `limit` distinct requests of the domain rows, in the order of their sources.
 
     Conversations of several requests are left out, and requests without pictures where the base answers all text.
     """
-    found: dict[Message, None] = {}
+    found: dict[Message, SamplePrompt] = {}
     for source in context.config.sources.values():
         for record in answers_of(source.path, source.category, source):
             users = [message for message in record.messages if message.role == "user"]
             if len(users) == 1 and (users[0].pictures or context.config.answers_text):
-                found[users[0]] = None
+                found[users[0]] = SamplePrompt(users[0], json_shaped(record.messages[-1].content))
             if len(found) == limit:
-                return list(found)
-    return list(found)
+                break
+    return list(found.values())[:limit]
 
 
-def sample_prompts(context: RunContext) -> list[Message]:
+def sample_prompts(context: RunContext) -> list[SamplePrompt]:
     """What is asked while the run goes on: half of it from its rows, half general requests.
 
     Where the base answers all text, general requests would show an answer that nobody gets.
@@ -47,12 +60,13 @@ def sample_prompts(context: RunContext) -> list[Message]:
         return own
     options = config.replay.model_copy(update={"source": "self", "max_prompts": SAMPLES})
     general = general_prompts(context.general, options, config.train.seed)
-    return [*own, *(Message("user", text) for text in general[: SAMPLES - len(own)])]
+    return [*own, *(SamplePrompt(Message("user", text)) for text in general[: SAMPLES - len(own)])]
 
 
-def answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[Message]) -> tuple[str, ...]:
+def answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[SamplePrompt]) -> tuple[str, ...]:
     """What the model answers now, likeliest tokens only: nothing is drawn, and nothing changes."""
-    asked = [SeenPrompt(encoder.prompt_ids([prompt]), prompt.pictures) for prompt in prompts]
+    messages = [prompt.message for prompt in prompts]
+    asked = [SeenPrompt(encoder.prompt_ids([message]), message.pictures) for message in messages]
     was_training = loaded.model.training
     loaded.model.eval()
     try:
@@ -61,7 +75,7 @@ def answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[Message
         loaded.model.train(was_training)
 
 
-def base_answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[Message]) -> tuple[str, ...]:
+def base_answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[SamplePrompt]) -> tuple[str, ...]:
     """The same of the model with its adapter off."""
     with adapter_disabled(loaded.model):
         return answers(loaded, encoder, prompts)
@@ -73,8 +87,8 @@ class Samples:
 
     loaded: LoadedModel
     encoder: ChatEncoder
-    prompts: Callable[[], list[Message]]
-    _asked: list[Message] = field(default_factory=list)
+    prompts: Callable[[], list[SamplePrompt]]
+    _asked: list[SamplePrompt] = field(default_factory=list)
     _base: tuple[str, ...] = ()
 
     def read(self) -> tuple[Sample, ...]:
@@ -84,7 +98,4 @@ class Samples:
             self._base = base_answers(self.loaded, self.encoder, self._asked)
         tuned = answers(self.loaded, self.encoder, self._asked)
         mx.clear_cache()  # its buffers have other sizes than those of a step
-        return tuple(
-            Sample(prompt=prompt.shown, base=base, tuned=now)
-            for prompt, base, now in zip(self._asked, self._base, tuned, strict=True)
-        )
+        return tuple(prompt.sample(base, now) for prompt, base, now in zip(self._asked, self._base, tuned, strict=True))

@@ -53,11 +53,11 @@ def language(text: str) -> str | None:
     return "ko" if _HANGUL.search(text) else None
 
 
-def marked(answer: str, korean: bool) -> Marked:
+def marked(answer: str, korean: bool, json: bool = False) -> Marked:
     """`answer` with foreign scripts, markup, emoji and hidden characters marked.
 
     korean: whether an answer in Korean was expected; then foreign Latin words and code fences are marked too, except
-        names and acronyms.
+        names and acronyms. json: whether JSON was asked for, or taught; elsewhere that form is a fault.
     """
     text = nfc(answer.replace("\r\n", "\n").replace("\r", "\n"))
     kinds: Counter[str] = Counter()
@@ -70,7 +70,7 @@ def marked(answer: str, korean: bool) -> Marked:
             parts.append(element("mark", piece, class_=f"k-{kind}", title=" · ".join(KINDS[kind])))
         else:
             parts.append(piece)
-    return Marked(join(parts), dict(kinds), _faults(text))
+    return Marked(join(parts), dict(kinds), _faults(text, json))
 
 
 def _classes(text: str, korean: bool) -> list[str]:
@@ -101,8 +101,8 @@ def _runs(text: str, kinds: list[str]) -> Iterator[tuple[str, str]]:
             start = end
 
 
-def _faults(text: str) -> tuple[str, ...]:
+def _faults(text: str, json: bool) -> tuple[str, ...]:
     if not text.strip():
         return ("empty",)
-    checks = (("JSON", json_shaped), ("loop", is_looping))
-    return tuple(name for name, holds in checks if holds(text))
+    found = {"JSON": not json and json_shaped(text), "loop": is_looping(text)}
+    return tuple(name for name, holds in found.items() if holds)

@@ -99,8 +99,8 @@ def _samples(judged: JudgedSummary | None) -> dict[str, list[Example]]:
     """The samples of base and result by model, in the form that `answers_of` takes."""
     shown = () if judged is None else judged.samples
     return {
-        BASE: [Example(prompt=one.prompt, answer=one.base) for one in shown],
-        TUNED: [Example(prompt=one.prompt, answer=one.tuned) for one in shown],
+        BASE: [Example(prompt=one.prompt, answer=one.base, json_taught=one.json_taught) for one in shown],
+        TUNED: [Example(prompt=one.prompt, answer=one.tuned, json_taught=one.json_taught) for one in shown],
     }
 
 

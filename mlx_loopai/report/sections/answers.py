@@ -45,7 +45,8 @@ def _prompt_block(
 
 def _card(arm: str, example: Example, style: str, kinds: Counter[str]) -> Html:
     korean = is_korean(example.prompt)
-    shown = marked(example.answer, korean)
+    # A right answer to a question of the suite has the form that was asked for.
+    shown = marked(example.answer, korean, json=example.json_taught or bool(example.right))
     kinds.update(shown.kinds)
     kinds.update({f"fault-{fault}": 1 for fault in shown.faults})
     chips = [element("span", said(fault, _FAULTS[fault]), class_="chip fault") for fault in shown.faults]

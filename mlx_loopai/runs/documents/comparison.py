@@ -19,11 +19,15 @@ COMPARISON_NAMES = (DEMO_NAME, COMPARISON_NAME, "comparison.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Example(Part):
-    """An answer to read. `right`: the verdict where the prompt is a question of the suite, else None."""
+    """An answer to read. `right`: the verdict where the prompt is a question of the suite, else None.
+
+    json_taught: whether the rows that were trained on answer this prompt, or such prompts, in JSON.
+    """
 
     prompt: str
     answer: str
     right: bool | None = None
+    json_taught: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

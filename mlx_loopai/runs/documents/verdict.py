@@ -13,11 +13,12 @@ Verdict = Literal["pass", "fail", "unclear", "too little data"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Part):
-    """The same prompt answered by the base and by the result of the run."""
+    """The same prompt answered by the base and by the result of the run. json_taught: see `comparison.Example`."""
 
     prompt: str
     base: str
     tuned: str
+    json_taught: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

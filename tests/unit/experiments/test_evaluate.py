@@ -10,6 +10,7 @@ import pytest
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.choices import Choice
 from mlx_loopai.evaluation.questions import QUESTION_JUDGE, Question
+from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import HELD_OUT, nano_tasks
 from mlx_loopai.evaluation.tasks import Asked, Chosen
@@ -29,7 +30,8 @@ def answered(right_share: float, wrong: str = "모르겠어요.", nll: float = 2
 
 
 def evaluation(base: SuiteResult, tuned: SuiteResult | None) -> Evaluation:
-    return evaluation_of(base, tuned, suite="nano", model="nano", adapter="A" if tuned else None)
+    kept = retention(base.tasks, tuned.tasks) if tuned and base.tasks else None
+    return evaluation_of(base, tuned, kept, suite="nano", model="nano", adapter="A" if tuned else None)
 
 
 def test_a_model_that_forgot_half() -> None:
@@ -72,7 +74,7 @@ def test_tasks_near_chance_are_not_counted() -> None:
 
 def test_a_suite_that_counts_nothing_shows_scores_alone() -> None:
     """A base that sees nothing, asked for pictures: its table had figures of retention that were not there."""
-    found = evaluation_of(answered(0.1), answered(0.9), suite="nano", model="nano", adapter="A", counts=False)
+    found = evaluation_of(answered(0.1), answered(0.9), None, suite="nano", model="nano", adapter="A")
     assert found.retention is None
     assert not any(one.counted for one in found.probes.values())
 

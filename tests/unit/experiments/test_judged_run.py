@@ -71,6 +71,7 @@ def test_the_same_prompts_are_answered_before_and_after(judged: tuple[Path, Judg
     assert len(found.samples) == 4
     assert len({sample.prompt for sample in found.samples}) == 4
     assert all(sample.base for sample in found.samples)
+    assert [sample.json_taught for sample in found.samples] == [True, True, False, False]  # rows first, then questions
 
 
 def test_the_switch_lies_with_the_adapter(judged: tuple[Path, JudgedSummary, Heard]) -> None:

@@ -103,6 +103,16 @@ def test_marks_and_faults_of_answers(document: dict[str, Any]) -> None:
     assert {element.get("lang") for element in page.tags("div") if element.get("class") == "answer"} == {"ko"}
 
 
+def test_json_that_was_taught_is_no_fault_and_elsewhere_it_is(document: dict[str, Any]) -> None:
+    """The guarded arm of the demo had a red JSON tag under a green verdict: its rows are answered in JSON."""
+    taught = {"prompt": "소설을 써 줘", "answer": '{"text": ["비가 왔다."]}', "json_taught": True}
+    for one in document["arms"].values():
+        one["examples"] = [taught]
+    assert "fault" not in page_of(document).classes()
+    document["arms"]["plain"]["examples"] = [taught, taught | {"prompt": "수도는?", "json_taught": False}]
+    assert "fault" in page_of(document).classes()
+
+
 def test_pictures(document: dict[str, Any]) -> None:
     page = page_of(document)
     # Retention against gain; loss, penalty and learning rate of two arms.

@@ -45,6 +45,11 @@ def test_faults_of_form(answer: str, faults: tuple[str, ...]) -> None:
     assert marked(answer, korean=True).faults == faults
 
 
+def test_json_is_no_fault_where_it_was_taught_or_asked_for() -> None:
+    assert marked('{"text": ["비가', korean=True, json=True).faults == ()
+    assert marked('{"text": ["' + "비가 왔다. " * 12, korean=True, json=True).faults == ("loop",)
+
+
 @given(st.text(alphabet=st.sampled_from('가나 다aZé漢かЖ<>/b`{"&\u202e\x00😀.\n') | st.characters()), st.booleans())
 def test_marking_loses_no_text(answer: str, korean: bool) -> None:
     page = Page()

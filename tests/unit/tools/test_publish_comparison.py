@@ -12,9 +12,13 @@ from tools import publish_comparison as publish
 @pytest.mark.parametrize("path", publish.READMES, ids=lambda path: path.name)
 def test_the_readme_holds_the_table_of_the_committed_result(path: Path) -> None:
     readme = path.read_text(encoding="utf-8")
-    comparison = publish.read_result()
-    assert publish.table(comparison) in readme
-    assert publish.with_table(readme, comparison) == readme
+    assert publish.with_table(readme, publish.read_result(), path) == readme
+
+
+def test_every_word_of_the_table_is_translated() -> None:
+    shown = publish.table(publish.read_result())
+    assert [word for word in publish.KOREAN if word not in shown] == []
+    assert publish.table(publish.read_result()) in publish.READMES[0].read_text(encoding="utf-8")
 
 
 def test_the_picture_is_drawn_from_the_committed_result() -> None:

@@ -13,6 +13,11 @@ def test_the_committed_table_is_made_from_the_committed_result() -> None:
         assert real_runs.with_short_table(text, real_runs.read_result(), readme) == text
 
 
+def test_every_word_of_the_short_table_is_translated() -> None:
+    shown = real_runs.short_table(real_runs.read_result())
+    assert [word for word in real_runs.KOREAN if word not in shown] == []
+
+
 def test_a_gain_is_a_share_of_plains() -> None:
     run = {
         "steps": 120, "rate": 5e-4, "corrected": True, "budget": 0.06, "divergence": 0.0123, "largest": 0.05,

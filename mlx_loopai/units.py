@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
@@ -29,6 +30,27 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Seconds, at least and at most."""
+
+    low_s: float
+    high_s: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low_s + other.low_s, self.high_s + other.high_s)
+
+    def times(self, factor: float) -> Span:
+        """The span that is `factor` times as long."""
+        return Span(factor * self.low_s, factor * self.high_s)
+
+    @property
+    def text(self) -> str:
+        """`2m10s to 5m00s`, or `2m10s` where both ends read the same."""
+        low, high = format_duration(self.low_s), format_duration(self.high_s)
+        return low if low == high else tr("{low_s} to {high_s}", low_s=low, high_s=high)
 
 
 _UNIT_BYTES = {"": 1, "b": 1} | {

@@ -22,6 +22,7 @@ from mlx_loopai.language import tr
 from mlx_loopai.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress as RichProgress
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -82,8 +83,8 @@ class Progress(Protocol):
     def advance(self, amount: int = 1, note: str = "") -> None:
         """`amount` more items are done; `note` (such as a loss) is shown beside the bar until the next one."""
 
-    def update(self, done: int, note: str = "") -> None:
-        """`done` items of the total are done."""
+    def update(self, done: int, note: str = "", below: str = "") -> None:
+        """`done` items of the total are done. below: shown in a line of its own under a bar."""
 
 
 @contextlib.contextmanager
@@ -98,7 +99,7 @@ def progress(total: int | None, label: str, quiet: bool = False, unit: str = "")
             yield _Silent()
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             with _rich_bar() as bar:
-                yield _Bar(bar, bar.add_task(label, total=total, rate="", note="", memory=""), total, unit)
+                yield _Bar(bar, bar.add_task(label, total=total, rate="", note="", memory="", below=""), total, unit)
         else:
             lines = _Lines(total, label, unit)
             yield lines
@@ -153,7 +154,7 @@ class _Silent:
     def advance(self, amount: int = 1, note: str = "") -> None:
         pass
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str = "", below: str = "") -> None:
         pass
 
 
@@ -162,16 +163,17 @@ class _Counter:
 
     def __init__(self, total: int | None, unit: str) -> None:
         self._total, self._unit, self._done = total, unit, 0
+        self._note = self._below = ""
         self._started = time.monotonic()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         self.update(self._done + amount, note)
 
-    def update(self, done: int, note: str = "") -> None:
-        self._done = done
-        self._show(note)
+    def update(self, done: int, note: str = "", below: str = "") -> None:
+        self._done, self._note, self._below = done, note, below
+        self._show()
 
-    def _show(self, note: str) -> None:
+    def _show(self) -> None:
         raise NotImplementedError
 
     def _rate(self) -> str:
@@ -192,17 +194,23 @@ class _Bar(_Counter):
         super().__init__(total, unit)
         self._bar, self._task = bar, task
 
-    def _show(self, note: str) -> None:
-        self._bar.update(self._task, completed=self._done, rate=self._rate(), note=note, memory=memory_text())
+    def _show(self) -> None:
+        self._bar.update(
+            self._task,
+            completed=self._done,
+            rate=self._rate(),
+            note=self._note,
+            memory=memory_text(),
+            below=self._below,
+        )
 
 
 class _Lines(_Counter):
     def __init__(self, total: int | None, label: str, unit: str) -> None:
         super().__init__(total, unit)
-        self._label, self._note, self._last = label, "", time.monotonic()
+        self._label, self._last = label, time.monotonic()
 
-    def _show(self, note: str) -> None:
-        self._note = note
+    def _show(self) -> None:
         if time.monotonic() - self._last >= LINE_EVERY_S and self._done != self._total:
             self._print(self._time_left())
 
@@ -222,7 +230,7 @@ class _Lines(_Counter):
         if self._total:
             done = tr("{done} of {total}", done=done, total=self._count(self._total))
         unit = f" {tr(self._unit)}" if self._unit not in ("", "bytes") else ""
-        parts = [f"{self._label}: {done}{unit}", self._rate(), when, memory_text(), self._note]
+        parts = [f"{self._label}: {done}{unit}", self._rate(), when, memory_text(), self._note, self._below]
         click.echo(", ".join(part for part in parts if part), err=True)
 
 
@@ -230,6 +238,12 @@ class _Lines(_Counter):
 def _rich_bar() -> Iterator[RichProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Bars(Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            yield from (Text(task.fields["below"]) for task in self.tasks if task.fields["below"])
 
     columns = (
         TextColumn("{task.description}"),
@@ -240,5 +254,5 @@ def _rich_bar() -> Iterator[RichProgress]:
         TextColumn("{task.fields[memory]}"),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bar:
         yield bar

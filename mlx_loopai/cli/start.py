@@ -109,7 +109,7 @@ def command(
     talk.agree(tr("Train now?"))
     recipe = _write_recipe(config, out)
     more = {"model": config.model, "recipe": recipe, "estimate_s": needs.to_json()["time"]["total_s"]}
-    _train(context, more, as_json, quiet)
+    _train(context, needs, more, as_json, quiet)
 
 
 def _check_free(out: Path) -> None:
@@ -213,15 +213,17 @@ def _write_recipe(config: RunConfig, out: Path) -> Path:
     return path
 
 
-def _train(context: RunContext, more: dict[str, Any], as_json: bool, quiet: bool) -> None:
+def _train(context: RunContext, needs: Preview, more: dict[str, Any], as_json: bool, quiet: bool) -> None:
     """The run of a context whose rows were read and whose needs were told."""
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.experiments.judged_run import judged_in
+    from mlx_loopai.experiments.preview import expect
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     out = context.directory.path
-    with progress_listener(quiet) as listener:
-        summary = judged_in(replace(context, listener=listener))
+    with progress_listener(quiet) as shown:
+        heard = replace(context, listener=shown, directory=replace(context.directory, sinks=(shown,)))
+        summary = judged_in(heard, begun=lambda recorded: expect(recorded, needs.time))
     if not isinstance(summary, JudgedSummary):
         raise InputError(
             tr("start: judges what it trains; leave `forgetting.questions` and the guards on, or use train")

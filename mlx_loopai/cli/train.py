@@ -134,9 +134,9 @@ def _trained(config: RunConfig, out: Path, resume: bool, following: _Following, 
     group = ProcessGroup.join()
     writes = group.rank == 0
     with ExitStack() as opened:
-        listener = opened.enter_context(progress_listener(quiet or not writes))
-        sinks = _followers(opened, out, following) if writes else ()
-        summary = train_and_judge(config, out, listener, resume, group, sinks)
+        shown = opened.enter_context(progress_listener(quiet or not writes))
+        sinks = (shown, *_followers(opened, out, following)) if writes else ()
+        summary = train_and_judge(config, out, shown, resume, group, sinks)
         if isinstance(summary, JudgedSummary):
             summary = with_report(summary, out)
     return summary if writes else None

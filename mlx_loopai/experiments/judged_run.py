@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Asked, Task
 from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched, well_known
-from mlx_loopai.experiments.preview import notes_on_base, preview_of
+from mlx_loopai.experiments.preview import expect, notes_on_base, preview_of
 from mlx_loopai.experiments.verdict import verdict_on
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
@@ -54,22 +54,24 @@ def train_and_judge(
     """
     context = RunContext.open(config, RunDirectory(out, group.rank == 0, sinks), listener)
 
-    def first_lines() -> Sequence[str]:
-        needs = preview_of(context, this_machine()).lines if config.is_guarded else ()
-        return (*notes_on_base(config.model), *needs)
+    def begun(recorded: RunContext) -> None:
+        needs = preview_of(recorded, this_machine()) if config.is_guarded else None
+        for line in (*notes_on_base(config.model), *(needs.lines if needs else ())):
+            recorded.listener.notice(line)
+        expect(recorded, needs.time if needs else None)
 
-    return judged_in(context, resume, group, first_lines)
+    return judged_in(context, resume, group, begun)
 
 
 def judged_in(
     context: RunContext,
     resume: bool = False,
     group: ProcessGroup = ALONE,
-    first_lines: Callable[[], Iterable[str]] = tuple,
+    begun: Callable[[RunContext], object] | None = None,
 ) -> Summary:
-    """Train and judge the run of an opened context, as `train_and_judge` does. first_lines: see `train_in`."""
+    """Train and judge the run of an opened context, as `train_and_judge` does. begun: see `train_in`."""
     started = time.perf_counter()
-    summary = train_in(context, resume, group, first_lines)
+    summary = train_in(context, resume, group, begun)
     if not (context.config.is_judged and context.directory.writes):
         return summary
     judged = judge(context.recorded(), summary)

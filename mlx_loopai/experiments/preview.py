@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_loopai.config import RunConfig
-from mlx_loopai.experiments.run_time import RunTime, Span, Speed, run_time, speed_of
+from mlx_loopai.experiments.run_time import RunTime, Speed, run_time, speed_of
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import NO_GUARD
@@ -19,7 +19,7 @@ from mlx_loopai.models.load import NANO
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.training.known import known_of
-from mlx_loopai.units import format_bytes, format_duration
+from mlx_loopai.units import Span, format_bytes
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Preview:
         """The time, and what the guards take of it, in words."""
         if self.time is None:
             return [tr("time: unknown without rows; name `sources`, or give train.max_steps")]
-        total, source = in_words(self.time.total), tr(self.time.source)
-        parts = ", ".join(f"{tr(name)} {in_words(span)}" for name, span in self.time.phases.items())
+        total, source = self.time.total.text, tr(self.time.source)
+        parts = ", ".join(f"{tr(name)} {span.text}" for name, span in self.time.phases.items())
         said = [
             tr("time: {total} for {steps} steps ({source}): {parts}", total=total, steps=self.time.steps, source=source,
                parts=parts)
         ]  # fmt: skip
         if len(self.time.phases) > 1:
-            guards, size = in_words(self.time.guards), format_bytes(self.guards_bytes)
+            guards, size = self.time.guards.text, format_bytes(self.guards_bytes)
             if self.guards_bytes:
                 said.append(tr("guards: {guards} of that, {size} more memory than without", guards=guards, size=size))
             else:
@@ -62,11 +62,6 @@ class Preview:
             "source": self.time.source,
         }
         return {"time": time, "guards_bytes": self.guards_bytes}
-
-
-def in_words(span: Span) -> str:
-    """`2m10s to 5m00s`."""
-    return tr("{low_s} to {high_s}", low_s=format_duration(span.low_s), high_s=format_duration(span.high_s))
 
 
 def preview(
@@ -90,6 +85,12 @@ def preview_of(context: RunContext, machine: Machine, speed: Speed | None = None
     rows, shape = context.rows, context.base.shape
     known = known_of(context, machine)
     return preview(shape, context.config, machine, known, rows.lengths, speed)
+
+
+def expect(context: RunContext, time: RunTime | None) -> None:
+    """Note the run's expected time in its log, for those who wait for its end. The folder must be this run's."""
+    if time is not None:
+        context.directory.record("expected", **time.parts)
 
 
 def notes_on_base(model: str) -> tuple[str, ...]:

@@ -22,25 +22,17 @@ from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.training.general_rows import prompts_needed
 from mlx_loopai.training.monitor import steps_between_readings
+from mlx_loopai.units import Span
 
 _HALF_BITS = 16
 # The average answer has between a third of the token limit and all of it.
 _SHORT_ANSWER = 1 / 3
 # Where only the speed of matrix products was measured, a run may be this many times slower or faster.
 _MEASURED_SPREAD = 4.0
+# The phases that are not preparation.
+_STEPS, _WATCHING, _MEASURING = later("training"), later("watching"), later("measuring before and after")
 # How often the suite is asked: base, result, rounded base, and half for the switch, for which other answers are reused.
 _TIMES_ASKED = 3.5
-
-
-@dataclass(frozen=True)
-class Span:
-    """Seconds, at least and at most."""
-
-    low_s: float
-    high_s: float
-
-    def __add__(self, other: Span) -> Span:
-        return Span(self.low_s + other.low_s, self.high_s + other.high_s)
 
 
 @dataclass(frozen=True)
@@ -108,6 +100,16 @@ class RunTime:
         return sum(self.phases.values(), Span(0.0, 0.0))
 
     @property
+    def parts(self) -> dict[str, tuple[float, float]]:
+        """What `runs.remaining` expects: seconds at least and at most before, during and after the steps."""
+        named = {_STEPS: "steps_s", _WATCHING: "steps_s", _MEASURING: "after_s"}
+        found = dict.fromkeys(("before_s", "steps_s", "after_s"), Span(0.0, 0.0))
+        for name, span in self.phases.items():
+            part = named.get(name, "before_s")
+            found[part] += span
+        return {part: (span.low_s, span.high_s) for part, span in found.items()}
+
+    @property
     def guards(self) -> Span:
         """The time that guards add to training steps on the user's own rows."""
         total = self.total
@@ -163,10 +165,10 @@ class _Clock:
         work = work_of(self.config, lengths, self.prompt_tokens)
         least = work.own_tokens + math.ceil(_SHORT_ANSWER * work.rehearsed_tokens)
         training = self._steps(work, least).low_s, self._steps(work, work.own_tokens + work.rehearsed_tokens).high_s
-        plain, phases = self._steps(work, work.own_tokens), {later("training"): Span(*training)}
+        plain, phases = self._steps(work, work.own_tokens), {_STEPS: Span(*training)}
         phases |= self._guards(work, len(lengths)) if self.config.is_guarded else {}
         if self.config.is_judged and self.config.answers_text:
-            phases[later("measuring before and after")] = self._measuring()
+            phases[_MEASURING] = self._measuring()
         return RunTime(phases, plain, work.steps, self.speed.source)
 
     def _guards(self, work: Work, n_rows: int) -> dict[str, Span]:
@@ -183,7 +185,7 @@ class _Clock:
             found[later("importance")] = self._reading(3 * config.penalty.sequences * config.train.max_tokens)
         if config.watches:
             every = config.forgetting.monitor_every or steps_between_readings(work.steps, work.steps)
-            found[later("watching")] = self._reading(work.steps // every * WATCHED_ROWS * read_tokens)
+            found[_WATCHING] = self._reading(work.steps // every * WATCHED_ROWS * read_tokens)
         return found
 
     def _steps(self, work: Work, tokens: int) -> Span:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from mlx_loopai.files import is_locked
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.remaining import Remaining
+from mlx_loopai.units import Span
 
 Event = dict[str, Any]
-# The remaining time is estimated from this many last steps: enough to include readings and saves, few enough to follow
-# a change of pace.
-_PACE_STEPS = 50
 # A run whose log grows is alive. The lock is tried only after a silence of this many seconds, since trying it could for
 # an instant be in the way of a process that takes it.
 _SILENT_S = 10.0
@@ -36,26 +33,22 @@ class LiveRun:
     def state(self, after: int = 0) -> dict[str, Any]:
         """The present state as JSON values, with the steps after the step `after` only.
 
-        left_s: seconds until the last step, by the pace of recent steps with their readings and saves. after_s: seconds
-        of the passes over fixed and held-out rows after it, taken from those before the first step. Both None where
-        they cannot be estimated. judged: whether questions follow, whose time is not known. alive: whether a process is
-        writing the run.
+        left_s: seconds until the end of the whole run, [at least, at most]; None where they cannot be estimated yet.
+        alive: whether a process is writing the run.
         """
         self._read()
         events = self._of_this_try()
         steps = {event["step"]: event for event in events if event.get("event") == "step"}
         foreseen = _last(events, "foreseen")
         step, total = max(steps, default=0), _last(events, "start").get("total_steps")
-        recent = [one["time"] for one in list(steps.values())[-_PACE_STEPS:]]
+        left = self._left()
         return {
             "run": str(self.directory.path),
             "alive": self._alive(),
             "stage": _stage(events),
             "step": step,
             "total_steps": total,
-            "left_s": None if total is None or len(recent) < 2 else (total - step) * _pace(recent),
-            "after_s": foreseen.get("scored_s"),
-            "judged": bool(foreseen.get("judged")),
+            "left_s": None if left is None else [left.low_s, left.high_s],
             "plan_bytes": foreseen.get("plan_bytes"),
             "budget_bytes": foreseen.get("budget_bytes"),
             "steps": [[one.get(name) for name in _STEP_FIGURES] for number, one in steps.items() if number > after],
@@ -108,6 +101,12 @@ class LiveRun:
             return self._events
         return self._events[fresh[-1] :]
 
+    def _left(self) -> Span | None:
+        clock = Remaining()
+        for event in self._events:
+            clock.hear(event.get("event", ""), event, event.get("time", 0.0))
+        return clock.left()
+
     def _alive(self) -> bool:
         silent_s = time.time() - (self._events[-1].get("time", 0.0) if self._events else 0.0)
         return silent_s < _SILENT_S or is_locked(self.directory.path) or (self._is_judging() and silent_s < _JUDGING_S)
@@ -115,14 +114,6 @@ class LiveRun:
     def _is_judging(self) -> bool:
         kinds = {event.get("event") for event in self._events}
         return "done" in kinds and "verdict" not in kinds and bool(_last(self._events, "foreseen").get("judged"))
-
-
-def _pace(times: list[float]) -> float:
-    """Seconds a step: the mean, without the pause where a stopped run was resumed."""
-    apart = [after - before for before, after in pairwise(times)]
-    usual = statistics.median(apart)
-    counted = [one for one in apart if one < 60 * max(usual, 1.0)]
-    return statistics.fmean(counted)
 
 
 def _stage(events: list[Event]) -> Event | None:

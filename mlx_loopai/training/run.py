@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,11 @@ def train_in(
     context: RunContext,
     resume: bool = False,
     group: ProcessGroup = ALONE,
-    first_lines: Callable[[], Iterable[str]] = tuple,
+    begun: Callable[[RunContext], object] | None = None,
 ) -> Summary:
     """Train the run of an opened context, as `train` does; its model keeps the update. Raises: as `train`.
 
-    first_lines: notices to give once every check that could refuse the run has passed.
+    begun: called once every check that could refuse the run has passed, with the context that records what it is told.
     """
     dropout = context.config.lora.dropout
     if group.size > 1 and dropout:
@@ -92,8 +92,8 @@ def train_in(
             check_identity(context.directory, Identity.of(context), resume)
         # From here on the folder is this run's: what is refused before leaves nothing in it.
         context = context.recorded()
-        for line in first_lines():
-            context.listener.notice(line)
+        if begun is not None:
+            begun(context)
         mx.reset_peak_memory()
         resources = Resources(planned, watch, group)
         return _finish(context, started_run(context, resources, resume), planned)

@@ -45,9 +45,9 @@ function stageText() {
 function figures() {
   const last = lastOf(steps), kept = lastOf(state.kept);
   const found = [[word("steps"), state.step + (state.total_steps ? " / " + state.total_steps : "")]];
-  if (state.alive && !state.done && state.left_s !== null) {
-    const whole = state.left_s + (state.after_s || 0);
-    found.push([word("left"), duration(whole) + (state.judged ? word("questions") : "")]);
+  if (state.alive && state.left_s !== null) {
+    const [low, high] = state.left_s.map(duration);
+    found.push([word("left"), low === high ? low : low + word("to") + high]);
   }
   if (last) found.push([word("loss"), number(last[1], 3)]);
   if (kept) found.push([word("kept"), number(kept[1], 3), state.kept_floor !== null && kept[1] < state.kept_floor]);

@@ -74,6 +74,14 @@ def test_more_work_takes_longer_and_a_faster_machine_less() -> None:
     assert slow.source == "published rates of this chip"
 
 
+def test_its_parts_add_up_to_all_of_it() -> None:
+    found = needs(guarded()).time
+    assert found is not None
+    assert set(found.parts) == {"before_s", "steps_s", "after_s"}
+    assert all(low > 0 for low, _ in found.parts.values())
+    assert sum(high for _, high in found.parts.values()) == pytest.approx(found.total.high_s)
+
+
 def test_it_is_said_in_words_and_as_numbers() -> None:
     found = needs(guarded())
     time, guards = found.lines

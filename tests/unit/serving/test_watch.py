@@ -30,6 +30,7 @@ def directory(tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path / "run<b>")
     run.path.mkdir()
     run.record("stage", name="training", total=10)
+    run.record("expected", before_s=[1.0, 2.0], steps_s=[20.0, 60.0], after_s=[30.0, 90.0])
     run.record("start", total_steps=10, resumed_from=None)
     run.record("foreseen", plan_bytes=2 << 30, kept_floor=0.8, scored_s=2.0, judged=True)
     for number in range(1, 4):
@@ -122,7 +123,7 @@ def test_a_person_sees_the_run_go_on(tab: Tab, url: str, directory: RunDirectory
     assert text(tab, "#stage").startswith("training")
     assert "3 / 10" in text(tab, "#figures")
     assert "1.5 GiB / 계획 2.0 GiB" in text(tab, "#figures")
-    assert "30초 + 질문" in text(tab, "#figures")
+    assert "1분~2분" in text(tab, "#figures")  # 28 s of steps, 2 s of scoring, 30 to 90 s of questions
     assert tab.run("document.querySelectorAll('#curves svg').length") == 4
     assert tab.run("document.querySelector('#curves svg').getAttribute('aria-label')") == "손실: 1.000"
     assert text(tab, "#notices") == "memory is short"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol
 
 from mlx_loopai.data.conversation import Record
@@ -11,6 +12,9 @@ from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
+
+# The most rows and characters that are tokenised in one call; an interruption waits until a call ends.
+_BATCH_ROWS, _BATCH_CHARACTERS = 64, 1 << 17
 
 
 @dataclass(frozen=True)
@@ -60,28 +64,62 @@ def encode_into(
     """
     problems: dict[str, None] = {}  # an ordered set: what is wrong with the template is reported once
     divided = pieces = longest = 0
-    for one in found:
-        try:
-            parts = (
-                encoder.split_long(one, max_tokens) if isinstance(one, Record) else [_judged(encoder, one, max_tokens)]
-            )
-        except InputError as error:
-            problems[str(error)] = None
-            continue
-        rows.extend(parts)
-        if isinstance(one, Record) and len(parts) > 1:
-            divided, pieces = divided + 1, pieces + len(parts)
-            longest = max(longest, len(encoder.encode(one).ids))
+    for batch in _batches(found):
+        answers = [_answers(one) for one in batch]
+        encoded = iter(encoder.encode_many(list(chain.from_iterable(answers))))
+        for one, own in zip(batch, answers, strict=True):
+            whole = [next(encoded) for _ in own]
+            try:
+                parts = _parts(encoder, one, whole, max_tokens)
+            except InputError as error:
+                problems[str(error)] = None
+                continue
+            rows.extend(parts)
+            if len(parts) > 1:
+                divided, pieces = divided + 1, pieces + len(parts)
+                longest = max([longest, *(len(row.ids) for row in whole if isinstance(row, TokenRow))])
     if problems:
         raise InputError(all_problems(problems))
     return SplitNotice(divided, pieces, longest, max_tokens) if divided else None
 
 
-def _judged(encoder: ChatEncoder, one: Judged, max_tokens: int) -> TokenRow:
-    if isinstance(one, Pair):
-        row = replace(encoder.encode(one.chosen), rejected=encoder.encode(one.rejected))
-    else:
-        row = replace(encoder.encode(one.answer), good=one.good)
+def _batches(found: Iterable[Record | Judged]) -> Iterator[list[Record | Judged]]:
+    """All that is `found`, in order, in batches that are encoded at once."""
+    batch: list[Record | Judged] = []
+    characters = 0
+    for one in found:
+        batch.append(one)
+        characters += sum(len(message.content) for record in _answers(one) for message in record.messages)
+        if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _answers(one: Record | Judged) -> list[Record]:
+    """The conversations that it holds: the better one of a pair first."""
+    if isinstance(one, Record):
+        return [one]
+    return [one.chosen, one.rejected] if isinstance(one, Pair) else [one.answer]
+
+
+def _parts(
+    encoder: ChatEncoder, one: Record | Judged, whole: Sequence[TokenRow | InputError], max_tokens: int
+) -> list[TokenRow]:
+    """The rows that it becomes. whole: those of its `_answers`, however long."""
+    rows = []
+    for row in whole:
+        if isinstance(row, InputError):
+            raise row
+        rows.append(row)
+    if isinstance(one, Record):
+        return encoder.split_long(one, max_tokens, rows[0])
+    return [_judged(one, rows, max_tokens)]
+
+
+def _judged(one: Judged, rows: Sequence[TokenRow], max_tokens: int) -> TokenRow:
+    row = replace(rows[0], rejected=rows[1]) if isinstance(one, Pair) else replace(rows[0], good=one.good)
     if row.longest > max_tokens:
         raise InputError(
             tr(

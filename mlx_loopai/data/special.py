@@ -54,6 +54,8 @@ class SpecialNames:
 
     def hidden(self, message: Message) -> Message:
         """The message with the names hidden in everything that its author wrote."""
+        if not (message.tool_calls or any(map(self._touches, (message.content, message.thinking, message.name)))):
+            return message
         calls = message.tool_calls
         if calls and self.found(calls):
             # Inside JSON text a name may be written with escapes.
@@ -66,6 +68,10 @@ class SpecialNames:
             name=self.hide(message.name),
         )
         return message if hidden == message else hidden
+
+    def _touches(self, text: str) -> bool:
+        """Whether `hide` changes `text`."""
+        return self._pattern is not None and bool(self._pattern.search(text) or self._hidden.search(text))
 
     def pieces(self, text: str) -> Iterator[str]:
         """`text` in parts that are safe to tokenise one by one: a hidden name comes back as two halves."""

@@ -122,12 +122,40 @@ class ChatTemplate:
         answer is not what generation would read before it (past turns may lack an empty thinking block).
         """
         chat = self._chat(messages, tools, origin)
+        plain = self._plain_turns(chat)
+        if plain is not None:
+            return plain
         marked, marks = _mark(chat.messages)
         texts = self._between(self._render(replace(chat, messages=marked), False), marks, origin)
         tails = self._tails(chat, texts)
         answers = self._rendered_answers(chat, texts, tails, False)
         turns = self._turns(texts, answers, tails, origin)
         return self._as_generated(turns, replace(chat, messages=marked), texts, marks)
+
+    def _plain_turns(self, chat: _Chat) -> list[Turn] | None:
+        """The turns where the conversation reads as the prompts, the answers and their closings one after the other.
+
+        Marks are not needed then: most conversations are like this. None for any other.
+        """
+        positions = [index for index, message in enumerate(chat.messages) if message.role == "assistant"]
+        answers = [chat.messages[position] for position in positions]
+        if chat.thinks or len(answers) > _COMPARED or not all(one.taught and not one.tool_calls for one in answers):
+            return None
+        rendered, end, turns = self._render(chat, False), 0, []
+        for position, answer in zip(positions, answers, strict=True):
+            asked = self._render(chat.until(position), True)
+            # Before a past answer a template may leave out the empty block of thoughts.
+            reads = asked if position == positions[-1] or rendered.startswith(asked) else _OPEN_THINKING.sub("", asked)
+            written = self._written(rendered[len(reads) :], answer.content)
+            if written is None or len(reads) < end or not rendered.startswith(reads):
+                return None
+            turns.append(Turn(rendered[end : len(reads)], written, self.closing))
+            end = len(reads) + len(written) + len(self.closing)
+        return None if rendered[end:].strip() else turns
+
+    def _written(self, rendered: str, answer: str) -> str | None:
+        """The answer as the template writes it at the beginning of `rendered`; None where it writes something else."""
+        return next((text for trim in _TRIMS if rendered.startswith((text := trim(answer)) + self.closing)), None)
 
     def _as_generated(self, turns: list[Turn], marked: _Chat, texts: list[str], marks: list[str]) -> list[Turn]:
         """The turns, with the part of the text before them that the model writes itself: its thoughts."""

@@ -7,11 +7,11 @@ begins with exactly the tokens that generation is given.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,19 @@ import numpy.typing as npt
 from mlx_loopai.data.conversation import Message, Record, pictures_in
 from mlx_loopai.data.images import Picture
 from mlx_loopai.data.sentences import sentence_units
-from mlx_loopai.data.sight import Sight, divided, marked
+from mlx_loopai.data.sight import Sight, marked
 from mlx_loopai.data.special import SpecialNames
 from mlx_loopai.data.template import ChatTemplate, Turn
+from mlx_loopai.data.text_tokens import text_ids
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import PictureRows
 
 # When a long answer is divided, this share of each row repeats the end of the part before it, unsupervised.
 _CONTEXT_SHARE = 0.25
+# A part of a row: its text, or the tokens of it, and whether it is learnt.
+_Part = tuple[str | list[int], bool]
+_Made = TypeVar("_Made")
 
 
 REHEARSAL = "rehearsal"
@@ -77,14 +81,13 @@ class ChatEncoder:
     """Encodes records and prompts with one tokenizer, chat template and system prompt.
 
     `tokenizer` is an mlx-lm TokenizerWrapper or a Hugging Face tokenizer; only `apply_chat_template`, `encode` with and
-    without `add_special_tokens=False`, and `eos_token_id` are used. sight: the model's image processor; without it
-    messages with pictures are refused.
+    without `add_special_tokens=False`, the call with many texts, and `eos_token_id` are used. sight: the model's image
+    processor; without it messages with pictures are refused.
     """
 
     def __init__(self, tokenizer: Any, system_prompt: str = "", sight: Sight | None = None) -> None:
         self._tokenizer, self.system_prompt, self.sight = tokenizer, system_prompt, sight
         self._template = ChatTemplate(tokenizer, system_prompt)
-        self._closings: dict[str, list[int]] = {}
 
     def encode(self, record: Record) -> TokenRow:
         """The row of a record, however long.
@@ -96,10 +99,26 @@ class ChatEncoder:
 
         Raises: InputError naming the record's origin when the chat template does not suit it.
         """
-        if record.kind == "text":
-            (unit,) = self._text_units(record, [_text_of(record)])
-            return self._row(record, [(self._text_start, False), (unit, True)])
-        return self._row(record, chain.from_iterable(self._turn_segments(turn) for turn in self._chat_turns(record)))
+        (found,) = self.encode_many([record])
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def encode_many(self, records: Sequence[Record]) -> list[TokenRow | InputError]:
+        """The row of each record as `encode` gives it, or the error that it raises. Faster than one by one."""
+        parts = [_or_error(self._parts, record) for record in records]
+        texts = [text for found in parts if isinstance(found, list) for text, _ in found if isinstance(text, str)]
+        ids = iter(self._ids(texts))
+        tokens = [
+            [(next(ids) if isinstance(part, str) else part, taught) for part, taught in found]
+            if isinstance(found, list)
+            else found
+            for found in parts
+        ]
+        return [
+            _or_error(self._row, record, found) if isinstance(found, list) else found
+            for record, found in zip(records, tokens, strict=True)
+        ]
 
     def prompt_ids(
         self,
@@ -125,19 +144,21 @@ class ChatEncoder:
             tools = self._special.hide(json.dumps(json.loads(tools), ensure_ascii=False))
         given, pictures = self._marked(given, origin)
         past, last = self._template.prompt(given, origin, tools, thinks)
-        ids = [token for turn in past for segment, _ in self._turn_segments(turn) for token in segment]
-        ids += self._ids(last) + self._ids(begun if allow_special else self._special.hide(begun))
-        return self._with_pictures(ids, pictures)
+        texts = [text for turn in past for text, _ in _turn_parts(turn)]
+        texts += [last, begun if allow_special else self._special.hide(begun)]
+        return self._with_pictures(list(chain.from_iterable(self._ids(texts))), pictures)
 
-    def split_long(self, record: Record, max_tokens: int) -> list[TokenRow]:
+    def split_long(self, record: Record, max_tokens: int, whole: TokenRow | None = None) -> list[TokenRow]:
         """The record in rows of at most `max_tokens`, each answer token supervised once.
+
+        whole: its row as `encode` gives it, where it is known.
 
         Divided between exchanges first, then inside an answer or text after a sentence or line: a continuation
         shows its prompt and some text before it, unsupervised, and only the last part ends the turn.
 
         Raises: InputError naming the origin when a prompt or a sentence alone is too long.
         """
-        whole = self.encode(record)
+        whole = whole or self.encode(record)
         if len(whole.ids) <= max_tokens:
             return [whole]
         if whole.pictures:
@@ -186,9 +207,9 @@ class ChatEncoder:
                     max_tokens=max_tokens,
                 )
             )
-        units = [self._ids(unit) for unit in sentence_units(turn.answer)]
-        units[-1] = units[-1] + self._closing_ids(turn.closing)
-        return self._divide(record, self._ids(turn.before), units, max_tokens)
+        before, closing, *units = self._ids([turn.before, turn.closing, *sentence_units(turn.answer)])
+        units[-1] = units[-1] + closing
+        return self._divide(record, before, units, max_tokens)
 
     def _divide(self, record: Record, head: list[int], units: list[list[int]], max_tokens: int) -> list[TokenRow]:
         room = max_tokens - len(head)
@@ -234,6 +255,12 @@ class ChatEncoder:
         except InputError as error:
             raise InputError(f"{origin}: {error}") from None
 
+    def _parts(self, record: Record) -> list[_Part]:
+        if record.kind == "text":
+            (unit,) = self._text_units(record, [_text_of(record)])
+            return [(self._text_start, False), (unit, True)]
+        return [part for turn in self._chat_turns(record) for part in _turn_parts(turn)]
+
     def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
         end = self._tokenizer.eos_token_id
         if end is None:
@@ -242,7 +269,7 @@ class ChatEncoder:
         # A text may bring its own beginning and end.
         texts[0] = texts[0].removeprefix(self._start_text)
         texts[-1] = texts[-1].removesuffix(self._tokenizer.decode([int(end)]))
-        units = [self._ids(text if record.allow_special else self._special.hide(text)) for text in texts]
+        units = self._ids([text if record.allow_special else self._special.hide(text) for text in texts])
         units[-1] = [*units[-1], int(end)]
         return units
 
@@ -250,28 +277,9 @@ class ChatEncoder:
     def _start_text(self) -> str:
         return self._tokenizer.decode(self._text_start) if self._text_start else ""
 
-    def _turn_segments(self, turn: Turn) -> list[tuple[list[int], bool]]:
-        return [
-            (self._ids(turn.before), False),
-            (self._ids(turn.answer), turn.taught),
-            (self._closing_ids(turn.closing), turn.taught),
-        ]
-
-    def _closing_ids(self, closing: str) -> list[int]:
-        if closing not in self._closings:
-            self._closings[closing] = self._ids(closing)
-        return self._closings[closing]
-
-    def _ids(self, text: str) -> list[int]:
-        """The tokens of `text`; the picture of number k is the token -1 - k."""
-        ids: list[int] = []
-        for part in divided(text):
-            if isinstance(part, int):
-                ids.append(-1 - part)
-                continue
-            for piece in self._special.pieces(part):
-                ids += self._tokenizer.encode(piece, add_special_tokens=False)
-        return ids
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text; the picture of number k is the token -1 - k."""
+        return text_ids(self._tokenizer, self._special, texts)
 
     def _with_pictures(self, ids: Sequence[int], pictures: Sequence[Picture]) -> list[int]:
         """`ids` with the tokens of `pictures` in their places."""
@@ -281,17 +289,32 @@ class ChatEncoder:
         sight = self.sight
         return [token for one in ids for token in ([one] if one >= 0 else sight.tokens(pictures[-1 - one]))]
 
-    def _row(self, record: Record, segments: Iterable[tuple[list[int], bool]]) -> TokenRow:
+    def _row(self, record: Record, parts: Sequence[tuple[list[int], bool]]) -> TokenRow:
         pictures = pictures_in(_until_last_answer(record))
-        parts = [(self._with_pictures(tokens, pictures), taught) for tokens, taught in segments]
-        ids = np.fromiter((token for tokens, _ in parts for token in tokens), dtype=np.int32)
-        supervised = np.repeat([taught for _, taught in parts], [len(tokens) for tokens, _ in parts])
+        parts = [(self._with_pictures(tokens, pictures), taught) for tokens, taught in parts]
+        ids = np.array(list(chain.from_iterable(tokens for tokens, _ in parts)), np.int32)
+        supervised, end = np.zeros(len(ids), np.bool_), 0
+        for tokens, taught in parts:
+            start, end = end, end + len(tokens)
+            supervised[start:end] = taught
         supervised[:1] = False
         if not supervised.any():
             raise InputError(
                 tr("{origin}: no token of this row can be learnt; remove the row or lengthen it", origin=record.origin)
             )
         return TokenRow(ids, supervised, origin=record.origin, category=record.category, pictures=pictures)
+
+
+def _turn_parts(turn: Turn) -> list[_Part]:
+    return [(turn.before, False), (turn.answer, turn.taught), (turn.closing, turn.taught)]
+
+
+def _or_error(make: Callable[..., _Made], *given: Any) -> _Made | InputError:
+    """What `make` gives, or the error that it raises."""
+    try:
+        return make(*given)
+    except InputError as error:
+        return error
 
 
 def text_start(tokenizer: Any) -> list[int]:

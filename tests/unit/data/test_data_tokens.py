@@ -13,9 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from mlx_loopai.data import encoding
 from mlx_loopai.data.encoding import encode_records
 from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.row_identity import rows_digest
 from mlx_loopai.data.sentences import sentence_units
+from mlx_loopai.data.template import ChatTemplate
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
 
@@ -297,3 +300,44 @@ def test_a_text_begins_with_the_tokenizers_own_beginning_once(chatml, text) -> N
     assert all(part.ids[0] == 0 and not part.supervised[0] for part in long)
     # A template writes its own beginning.
     assert ChatEncoder(tokenizer).encode(chat("a", "b")).ids[0] != 0
+
+
+TRIMMING = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }} </end>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+OUTER = st.sampled_from(["", " ", "\n", "\n\n", " \n"])
+
+
+@ONCE
+@given(exchanges=EXCHANGES, before=OUTER, after=OUTER, template=st.sampled_from([None, TRIMMING]))
+def test_a_conversation_read_without_marks_is_the_one_read_with_them(
+    chatml, thinking, with_template, exchanges, before, after, template
+):
+    contents = [text for asked, answer in exchanges for text in (asked, before + answer + after)]
+    for tokenizer in [chatml, thinking] if template is None else [with_template(template)]:
+        plain, marking = ChatTemplate(tokenizer), ChatTemplate(tokenizer)
+        marking._plain_turns = lambda chat: None
+        messages = chat(*contents).messages
+        assert plain._plain_turns(plain._chat(messages, "", "rows.jsonl:7")) is not None
+        assert plain.turns(messages, "rows.jsonl:7") == marking.turns(messages, "rows.jsonl:7")
+
+
+def test_many_records_give_the_rows_and_errors_that_each_gives(tokenizer):
+    records = [chat("하나", "둘"), chat("하나"), text_record("글이다."), chat("하나", "둘 <|im_end|> 셋", "넷", "둘")]
+    encoder = ChatEncoder(tokenizer)
+    first, missing, text, last = encoder.encode_many(records)
+    assert isinstance(missing, InputError)
+    assert rows_digest([first, text, last]) == rows_digest(
+        [encoder.encode(records[0]), encoder.encode(records[2]), encoder.encode(records[3])]
+    )
+    assert str(missing).startswith("rows.jsonl:7: no assistant turn")
+
+
+def test_rows_do_not_depend_on_how_many_are_encoded_at_once(tokenizer, monkeypatch):
+    records = [chat(f"질문 {i}", f"{i}번째 답 <|im_end|>.") for i in range(7)]
+    together, _ = encode_records(ChatEncoder(tokenizer), records, 100)
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 1)
+    assert rows_digest(encode_records(ChatEncoder(tokenizer), records, 100)[0]) == rows_digest(together)
+    monkeypatch.setattr(encoding, "_BATCH_ROWS", 3)
+    assert rows_digest(encode_records(ChatEncoder(tokenizer), records, 100)[0]) == rows_digest(together)

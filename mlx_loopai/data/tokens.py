@@ -144,7 +144,7 @@ class ChatEncoder:
             tools = self._special.hide(json.dumps(json.loads(tools), ensure_ascii=False))
         given, pictures = self._marked(given, origin)
         past, last = self._template.prompt(given, origin, tools, thinks)
-        texts = [text for turn in past for text, _ in _turn_parts(turn)]
+        texts = [text for turn in past for text in (turn.before, turn.answer, turn.closing)]
         texts += [last, begun if allow_special else self._special.hide(begun)]
         return self._with_pictures(list(chain.from_iterable(self._ids(texts))), pictures)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from converters.tensors import TensorEntry
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 _ONE = re.compile(r"(.+\.mlp)\.experts\.(\d{1,6})\.(gate_proj|up_proj|down_proj)\.weight")
 _JOINED = re.compile(r"(.+\.mlp)\.experts\.(gate_up_proj|down_proj)")
@@ -47,7 +48,7 @@ def _stack(name: str, group: Mapping[int, TensorEntry], where: str) -> TensorEnt
     if sorted(group) != list(range(len(group))) or any(
         entry.shape != first.shape or entry.dtype != first.dtype or len(entry.shape) != 2 for entry in group.values()
     ):
-        raise InputError(f"{where}: the experts of {name} are not all there, or not of one size; get a fresh copy")
+        raise InputError(tr("{where}: the experts of {name} are not all there, or not of one size; get a fresh copy", where=where, name=name))
     experts = [group[number] for number in range(len(group))]
     size = first.rows
 

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 from converters.json_files import write_object
 from converters.splits import SPLITS
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = range(1, 6)
 _SPACE = "▁"
@@ -44,7 +45,7 @@ def rebuild_tokenizer(metadata: Mapping[str, Any], where: str, folder: Path) -> 
         raise
     # The tokenizers library raises bare Exceptions.
     except Exception as error:
-        raise InputError(f"{where}: its tokenizer is damaged ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(tr("{where}: its tokenizer is damaged ({items})", where=where, items=' '.join(str(error).split())[:200])) from None
     write_object(folder / "tokenizer_config.json", _settings(metadata, tokens))
     return folder / "tokenizer.json", folder / "tokenizer_config.json"
 
@@ -57,8 +58,7 @@ def _starts_by_default(metadata: Mapping[str, Any]) -> bool:
 
 def _unsupported(where: str, what: str) -> InputError:
     return InputError(
-        f"{where}: {what} cannot be rebuilt (gpt2 with {', '.join(SPLITS)}, and llama can); give the folder of the"
-        " model's tokenizer.json with `tokenizer` DIR"
+        tr("{where}: {what} cannot be rebuilt (gpt2 with {splits}, and llama can); give the folder of the model's tokenizer.json with `tokenizer` DIR", where=where, what=what, splits=', '.join(SPLITS))
     )
 
 

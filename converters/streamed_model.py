@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from converters.tensors import Checkpoint, TensorEntry, to_float32
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import build_model
 
 
@@ -116,7 +117,7 @@ def logits(checkpoint: Checkpoint, tokens: np.ndarray, config: Mapping[str, Any]
     model = plain_model(checkpoint.config if config is None else config)
     streamed, loaded = _in_mlx(model, checkpoint.entries)
     if set(tree_flatten(model.parameters(), destination={})) != streamed.keys() | loaded.keys():
-        raise LoopaiError(f"{checkpoint.source}: mlx-lm's model has other parameters; convert again")
+        raise LoopaiError(tr("{source}: mlx-lm's model has other parameters; convert again", source=checkpoint.source))
     replaced = {
         path: _streamed(module, streamed[f"{path}.weight"], loaded.get(f"{path}.bias"))
         for path, module in model.named_modules()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.language import tr
 
 
 def file_size(path: Path) -> int:
@@ -17,7 +18,7 @@ def file_size(path: Path) -> int:
         InputError: it is missing, or not a regular file (a pipe or device would block or never end).
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; the checkpoint is incomplete, get the missing file")
+        raise InputError(tr("{path}: no such file; the checkpoint is incomplete, get the missing file", path=path))
     return path.stat().st_size
 
 
@@ -37,8 +38,8 @@ def read_bytes(path: Path, offset: int, length: int) -> np.ndarray:
             while done < length:
                 count = file.readinto(view[done:])
                 if not count:
-                    raise InputError(f"{path}: ends {length - done} bytes too early; get a fresh copy of it")
+                    raise InputError(tr("{path}: ends {length} bytes too early; get a fresh copy of it", path=path, length=length - done))
                 done += count
     except OSError as error:
-        raise LoopaiError(f"{path}: cannot be read ({error.strerror}); check the disk and the file's rights") from None
+        raise LoopaiError(tr("{path}: cannot be read ({strerror}); check the disk and the file's rights", path=path, strerror=error.strerror)) from None
     return buffer

@@ -20,6 +20,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from converters.readers.byte_ranges import file_size
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -56,7 +57,7 @@ class _Cursor:
         self.data, self.path, self.position, self.end = data, path, 0, len(data)
 
     def fail(self, what: str) -> InputError:
-        return InputError(f"{self.path}: {what} (at byte {self.position}); the file is damaged, get a fresh copy of it")
+        return InputError(tr("{path}: {what} (at byte {position}); the file is damaged, get a fresh copy of it", path=self.path, what=what, position=self.position))
 
     def skip(self, count: int) -> int:
         start = self.position
@@ -165,16 +166,16 @@ def read_header(path: Path) -> GgufHeader:
     """
     size = file_size(path)
     if size < 24:
-        raise InputError(f"{path}: has {size} bytes, too few for a GGUF file; get a fresh copy of it")
+        raise InputError(tr("{path}: has {size} bytes, too few for a GGUF file; get a fresh copy of it", path=path, size=size))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != _MAGIC:
-            raise InputError(f"{path}: is not a GGUF file (it begins with {data[:4]!r}); give a GGUF or a model folder")
+            raise InputError(tr("{path}: is not a GGUF file (it begins with {data!r}); give a GGUF or a model folder", path=path, data=data[:4]))
         cursor = _Cursor(data, path)
         cursor.skip(4)
         version = cursor.scalar("<I")
         if version not in _VERSIONS:
             order = "is big-endian" if version & 0xFFFF == 0 else f"has the version {version}"
-            raise InputError(f"{path}: {order}; little-endian GGUF of the versions 2 and 3 is supported")
+            raise InputError(tr("{path}: {order}; little-endian GGUF of the versions 2 and 3 is supported", path=path, order=order))
         n_tensors, n_keys = cursor.scalar("<Q"), cursor.scalar("<Q")
         if n_tensors > _MAX_TENSORS or n_keys > _MAX_KEYS:
             raise cursor.fail(f"the header claims {n_tensors} tensors and {n_keys} keys")

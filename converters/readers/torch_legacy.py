@@ -11,6 +11,7 @@ import numpy as np
 from converters.readers.torch_pickle import StoredTensor, read_pickle
 from converters.tensors import STORAGE
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 # The values of such a file's first two pickles. Source: torch.serialization.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -33,7 +34,7 @@ def read_legacy_file(path: Path) -> dict[str, np.ndarray]:
     """
     size = path.stat().st_size
     if size > _MOST_BYTES:
-        raise InputError(f"{path}: {size >> 20} MiB in torch's old format; get the safetensors version of it")
+        raise InputError(tr("{path}: {size} MiB in torch's old format; get the safetensors version of it", path=path, size=size >> 20))
     data = path.read_bytes()
     stream = io.BytesIO(data)
     steps = _STEPS + _STEPS_PER_BYTE * min(size, 1 << 22)
@@ -43,15 +44,15 @@ def read_legacy_file(path: Path) -> dict[str, np.ndarray]:
 
     magic, protocol, system = (next_pickle() for _ in range(3))
     if magic != _MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
-        raise InputError(f"{path}: not in torch's format; get the safetensors version of it")
+        raise InputError(tr("{path}: not in torch's format; get the safetensors version of it", path=path))
     if system.get("little_endian") is not True:
-        raise InputError(f"{path}: was written on a big-endian machine; get the safetensors version of it")
+        raise InputError(tr("{path}: was written on a big-endian machine; get the safetensors version of it", path=path))
     described, keys = next_pickle(), next_pickle()
     if not isinstance(described, dict) or not isinstance(keys, list):
-        raise InputError(f"{path}: holds no dictionary of tensors; get the safetensors version of it")
+        raise InputError(tr("{path}: holds no dictionary of tensors; get the safetensors version of it", path=path))
     tensors = {name: one for name, one in described.items() if isinstance(one, StoredTensor)}
     if len(tensors) != len(described):
-        raise InputError(f"{path}: holds something that is not a tensor; get the safetensors version of it")
+        raise InputError(tr("{path}: holds something that is not a tensor; get the safetensors version of it", path=path))
     places = _storages(path, tensors, keys, stream)
     return {name: _array(data, one, places) for name, one in tensors.items() if one.storage.dtype is not None}
 
@@ -65,14 +66,14 @@ def _storages(path: Path, tensors: dict[str, StoredTensor], keys: list[Any], str
     for key in keys:
         storage = known.get(key) if isinstance(key, str) else None
         if storage is None or key in places:
-            raise InputError(f"{path}: its storages are not those of its tensors; get a fresh copy of it")
+            raise InputError(tr("{path}: its storages are not those of its tensors; get a fresh copy of it", path=path))
         count = int.from_bytes(stream.getbuffer()[place : place + 8], "little", signed=True)
         places[key] = place + 8
         place += 8 + count * storage.item_bytes
         if count != storage.n_values or place > end:
-            raise InputError(f"{path}: a storage is missing or has another size; get a fresh copy of it")
+            raise InputError(tr("{path}: a storage is missing or has another size; get a fresh copy of it", path=path))
     if places.keys() != known.keys():
-        raise InputError(f"{path}: a storage is missing; get a fresh copy of it")
+        raise InputError(tr("{path}: a storage is missing; get a fresh copy of it", path=path))
     return places
 
 

@@ -14,6 +14,7 @@ from math import prod
 from typing import Any, BinaryIO
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 # torch's storage classes: our name of the type (None: never a weight) and the bytes of a value.
 _STORAGES: dict[str, tuple[str | None, int]] = {
@@ -98,10 +99,10 @@ def read_pickle(data: bytes | BinaryIO, where: str, max_steps: int, any_order: b
             machine.step(opcode.name, argument)
         raise _Damaged("it has no end")
     except _Damaged as error:
-        raise InputError(f"{where}: {error}; get the safetensors version of the model") from None
+        raise InputError(tr("{where}: {error}; get the safetensors version of the model", where=where, error=error)) from None
     # Opcodes in an order that no pickler writes: too few values on the stack, an unhashable key, a wrong type.
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError):
-        raise InputError(f"{where}: its pickle is damaged; get a fresh copy of it") from None
+        raise InputError(tr("{where}: its pickle is damaged; get a fresh copy of it", where=where)) from None
 
 
 class _Machine:

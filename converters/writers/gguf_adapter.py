@@ -24,6 +24,7 @@ from converters.peft import hf_module
 from converters.row_order import gguf_row_order, of_columns
 from converters.writers.gguf import check_is_written
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapter_folder import Adapter
 from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.configuration import complete_configuration
@@ -75,5 +76,5 @@ def _arrays(adapter: Adapter, config: Mapping[str, Any], shape: ModelShape, wher
             up = up[order]
         found[f"{theirs}.lora_a"], found[f"{theirs}.lora_b"] = map(np.ascontiguousarray, (down, up))
     if problems:
-        raise InputError(f"{where}: the adapter does not fit this base: {all_problems(problems, 4)}")
+        raise InputError(tr("{where}: the adapter does not fit this base: {all_problems}", where=where, all_problems=all_problems(problems, 4)))
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.language import tr
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def check_engine(word: str) -> None:
         import llama_cpp  # noqa: F401
     except ImportError:
         raise InputError(
-            f"`quantize` {word}: needs llama.cpp; install mlx-loopai[gguf], or take q8_0 or q4_0"
+            tr("`quantize` {word}: needs llama.cpp; install mlx-loopai[gguf], or take q8_0 or q4_0", word=word)
         ) from None
 
 
@@ -61,4 +62,4 @@ def quantize_file(source: Path, out: Path, word: str) -> None:
         llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0))
     if status:
         said = " ".join("".join(lines).split())[-300:]
-        raise LoopaiError(f"{out}: llama.cpp could not quantise it to {word}: {said or 'it did not say why'}")
+        raise LoopaiError(tr("{out}: llama.cpp could not quantise it to {word}: {said}", out=out, word=word, said=said or 'it did not say why'))

@@ -18,6 +18,7 @@ from mlx_loopai.data.encoding import encode_records
 from mlx_loopai.data.sources import read_source
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import NANO_FOLDER, TOKENIZER_FILES, build_model, load_model, load_tokenizer
 from mlx_loopai.models.lora import apply_lora
@@ -80,12 +81,12 @@ def file_rows(model: Path, file: Path, count: int, max_tokens: int, seed: int) -
     rows, _ = encode_records(encoder, read_source(str(file), "domain"), max_tokens)
     several = next((row.origin for row in rows if not _one_answer(row)), None)
     if several:
-        raise InputError(f"{several}: has more than one answer, which mlx-lm cannot mask; race on single exchanges")
+        raise InputError(tr("{several}: has more than one answer, which mlx-lm cannot mask; race on single exchanges", several=several))
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out = min(HELD_OUT_ROWS, len(rows) // 5)
     wanted = count or len(rows) - held_out
     if wanted + held_out > len(rows) or not held_out:
-        raise InputError(f"{file}: {len(rows)} rows, but the race needs {wanted} and {max(1, held_out)} held out")
+        raise InputError(tr("{file}: {count} rows, but the race needs {wanted} and {held_out} held out", file=file, count=len(rows), wanted=wanted, held_out=max(1, held_out)))
     shuffled = [rows[index] for index in order]
     return CaseRows(shuffled[held_out : held_out + wanted], shuffled[:held_out])
 
@@ -93,7 +94,7 @@ def file_rows(model: Path, file: Path, count: int, max_tokens: int, seed: int) -
 def equal_rows(vocabulary: int, length: int, count: int, seed: int) -> CaseRows:
     """Random rows of `length` tokens, half of each a prompt: there is nothing to pad, so the step alone counts."""
     if length < 4:
-        raise InputError(f"`equal_length` {length}: a row needs at least 4 tokens")
+        raise InputError(tr("`equal_length` {length}: a row needs at least 4 tokens", length=length))
     generator = np.random.default_rng(seed)
     ids = generator.integers(0, vocabulary, (count + HELD_OUT_ROWS // 8, length), dtype=np.int32)
     taught = np.arange(length) >= length // 2

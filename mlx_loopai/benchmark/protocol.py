@@ -16,6 +16,7 @@ import numpy as np
 
 from mlx_loopai.benchmark.worker import Job
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.language import tr
 from mlx_loopai.progress import Advance, ignore
 
 RESAMPLES = 2000
@@ -48,9 +49,9 @@ def take_turns(
     Raises: InputError for a side given twice, or without rounds.
     """
     if len(set(backends)) != len(backends) or not backends:
-        raise InputError(f"`backends` {','.join(backends)}: name each side once")
+        raise InputError(tr("`backends` {backends}: name each side once", backends=','.join(backends)))
     if rounds < 1:
-        raise InputError(f"`rounds` {rounds}: give at least 1")
+        raise InputError(tr("`rounds` {rounds}: give at least 1", rounds=rounds))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in backends}
     for number in range(rounds):
         for name in backends if number % 2 == 0 else reversed(backends):
@@ -69,7 +70,7 @@ def run_in_process(job: Job) -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise LoopaiError(f"{job.backend}: its process ended: {said[:300]}")
+            raise LoopaiError(tr("{backend}: its process ended: {said}", backend=job.backend, said=said[:300]))
         result: dict[str, Any] = json.loads(paths[1].read_text(encoding="utf-8"))
     if "error" in result:
         raise (InputError if result["exit_status"] == InputError.exit_status else LoopaiError)(result["error"])

@@ -15,6 +15,7 @@ from mlx_loopai.benchmark.race_results import BatchMeasured, TrainMeasured
 from mlx_loopai.benchmark.roofline import decoding_bytes, share_of_peak, training_flops
 from mlx_loopai.benchmark.worker import Job
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.memory.speed import Peak
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.progress import Advance, ignore
@@ -81,7 +82,7 @@ def race_generation(case: GenerateCase, setup: Setup, on_progress: Advance = ign
     """
     if OWN_COMPILED in setup.backends:
         raise InputError(
-            f"backends: {OWN_COMPILED} is a way to train, and answers are generated in one way; take {OWN}"
+            tr("backends: {own_compiled} is a way to train, and answers are generated in one way; take {own}", own_compiled=OWN_COMPILED, own=OWN)
         )
     job = {"model": case.model, "prompts": case.prompts, "max_tokens": case.max_tokens, "batches": case.batches}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlx_loopai.benchmark.race import FIRST_LOSS_TOLERANCE
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.runs.documents.race import GenerateRace, TrainRace
 
 Result = TrainRace | GenerateRace
@@ -20,10 +21,10 @@ def compare_results(before: Result, after: Result) -> dict[str, Any]:
     Raises: InputError when one is of training and the other of generation, or they have no side in common.
     """
     if before.kind != after.kind:
-        raise InputError(f"compare: one result is of {before.kind}, the other of {after.kind}")
+        raise InputError(tr("compare: one result is of {kind}, the other of {kind2}", kind=before.kind, kind2=after.kind))
     shared = [name for name in before.backends if name in after.backends]
     if not shared:
-        raise InputError("compare: the two results have no backend in common")
+        raise InputError(tr("compare: the two results have no backend in common"))
     sides: dict[str, Any] = {}
     ratios: dict[str, Any] = {}
     for name in shared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 from mlx_loopai.models.shape import ModelShape
 
 _FLOAT32_BYTES = 4
@@ -28,7 +29,7 @@ def share_of_peak(what: str, rate: float, peak: float) -> float:
     share = rate / peak
     if share > 1:
         raise LoopaiError(
-            f"{what}: {share:.2f} of the hardware's peak, which cannot be; the clock or the chip in chips.yaml is wrong"
+            tr("{what}: {share:.2f} of the hardware's peak, which cannot be; the clock or the chip in chips.yaml is wrong", what=what, share=share)
         )
     return share
 

@@ -19,6 +19,7 @@ from mlx_loopai.benchmark.backends import Side, open_side
 from mlx_loopai.benchmark.cases import GenerateCase, read_train_case
 from mlx_loopai.benchmark.race_results import BatchMeasured, GenerateMeasured, StepClock, TrainMeasured
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def run_job(job: Job, opened: Callable[..., Side] = open_side) -> dict[str, Any]
     clock = StepClock()
     side.train(case, rows, clock)
     if not clock.timed_s:
-        raise LoopaiError(f"{job.backend}: no step was timed, since each had a new shape; give more steps")
+        raise LoopaiError(tr("{backend}: no step was timed, since each had a new shape; give more steps", backend=job.backend))
     peak = side.peak_bytes()
     if job.adapter_out:
         side.save_adapter(Path(job.adapter_out))

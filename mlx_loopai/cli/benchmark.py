@@ -13,6 +13,7 @@ import click
 
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.benchmark.results import Result
@@ -175,7 +176,7 @@ def compare_command(before: Path, after: Path, as_json: bool, quiet: bool) -> No
     compared = compare_results(read_race(before), read_race(after))
     emit(compared, as_json, comparison_table(compared))
     if not compared["equal"]:
-        raise LoopaiError(f"the two are not of the same race: {compared['differences'][0]}")
+        raise LoopaiError(tr("the two are not of the same race: {differences}", differences=compared['differences'][0]))
 
 
 def _default_backends() -> str:
@@ -214,7 +215,7 @@ def _encoded_prompts(model: str, file: Path | None) -> tuple[Path, tuple[tuple[i
     folder = resolve_model(model).resolve()
     lines = _PROMPTS if file is None else tuple(filter(None, file.read_text(encoding="utf-8").splitlines()))
     if not lines:
-        raise InputError(f"{file}: holds no prompt; write one on each line")
+        raise InputError(tr("{file}: holds no prompt; write one on each line", file=file))
     encoder = ChatEncoder(load_tokenizer(folder))
     return folder, tuple(tuple(encoder.prompt_ids([Message("user", line)])) for line in lines)
 
@@ -257,4 +258,4 @@ def _report(result: Result, out: Path | None, plot: Path | None, costs: Path | N
     emit(result.to_json(), as_json, "\n\n".join(tables))
     if not result.equal:
         shown = "; ".join(result.differences[:3])
-        raise LoopaiError(f"the sides do not compute the same, so the rates cannot be compared: {shown}")
+        raise LoopaiError(tr("the sides do not compute the same, so the rates cannot be compared: {shown}", shown=shown))

@@ -98,7 +98,7 @@ def command(
                 arms=configs, trials=trials, out=out, measure=measure, listener=listener, posthoc=posthoc or ""
             ).run()
     except (Interrupted, KeyboardInterrupt):
-        raise Interrupted(f"stopped by Ctrl-C; finished runs stay in {out}; the same command continues") from None
+        raise Interrupted(tr("stopped by Ctrl-C; finished runs stay in {out}; the same command continues", out=out)) from None
     found = replace(found, command=_command(), versions=package_versions(), machine=machine_name())
     found.write(out / COMPARISON_NAME)
     found = replace(found, report=str(write_report(out / COMPARISON_NAME)))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.language import tr
 from mlx_loopai.cli.quantization import GGUF_FORMS, MLX_FORMS, quantization_options, steer_option
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def command(
             done = convert(read, out, target=target, check=check, on_progress=on_progress)
     except KeyboardInterrupt:
         how = "starts over" if to == "gguf" else "continues after the files that are finished"
-        raise Interrupted(f"{out}: stopped by Ctrl-C; the same command {how}") from None
+        raise Interrupted(tr("{out}: stopped by Ctrl-C; the same command {how}", out=out, how=how)) from None
     document = _document(done)
     if as_json:
         click.echo(json.dumps(document, ensure_ascii=False))

@@ -18,6 +18,7 @@ from mlx_loopai.benchmark.conditions import SystemReader, read_state
 from mlx_loopai.cli.doctor_mac import Mac, Problem, mac_notes, mac_problems, neighbours_in
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import LoopaiError, install_command
+from mlx_loopai.language import tr
 from mlx_loopai.units import GIB, MIB, format_bytes
 
 if TYPE_CHECKING:
@@ -268,4 +269,4 @@ def command(tests: bool, as_json: bool, quiet: bool) -> None:
     emit(known, as_json, shown)
     wrong = [check.name for check in checks if not check.passed]
     if wrong:
-        raise LoopaiError(f"selftest: {'; '.join(wrong)}: they differ; report it with what is printed above")
+        raise LoopaiError(tr("selftest: {wrong}: they differ; report it with what is printed above", wrong='; '.join(wrong)))

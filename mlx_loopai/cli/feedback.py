@@ -192,7 +192,7 @@ def _judge(given: Mapping[str, Any]) -> Callable[[str, str, str], bool | None] |
     if not given["judge_url"] and not given["judge_model"]:
         return None
     if not given["judge_url"] or not given["judge_model"]:
-        raise InputError("feedback pairs: a judge needs --judge-url and --judge-model; give both")
+        raise InputError(tr("feedback pairs: a judge needs --judge-url and --judge-model; give both"))
     return preferring(Endpoint(given["judge_url"], given["judge_model"], os.environ.get(KEY_VARIABLE, "")).chat)
 
 

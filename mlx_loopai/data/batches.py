@@ -37,7 +37,7 @@ def choose_widths(lengths: Lengths, max_widths: int = 24) -> tuple[int, ...]:
     """
     sizes = _checked(lengths)
     if max_widths < 1:
-        raise InputError(f"widths: {max_widths} is too few; give at least 1")
+        raise InputError(tr("widths: {max_widths} is too few; give at least 1", max_widths=max_widths))
     step = -(-int(sizes.max()) // _GRID) if len(np.unique(sizes)) > _GRID else 1
     grid, counts = np.unique(-(-sizes // step) * step, return_counts=True)
     widths = _least_padding(grid.astype(np.int64), counts.astype(np.int64), max_widths, int(sizes.sum()))
@@ -77,7 +77,7 @@ def padded_width(length: int, widths: Sequence[int]) -> int:
     index = int(np.searchsorted(np.asarray(widths), length))
     if index == len(widths):
         raise InputError(
-            f"widths: a row of {length} tokens is wider than the widest, {widths[-1]}; plan all rows at once"
+            tr("widths: a row of {length} tokens is wider than the widest, {widths}; plan all rows at once", length=length, widths=widths[-1])
         )
     return int(widths[index])
 
@@ -130,7 +130,7 @@ def plan_steps(
     sizes = _checked(lengths)
     for name, value in (("rows_per_step", rows_per_step), ("micro_tokens", micro_tokens)):
         if value < 1:
-            raise InputError(f"{name}: {value} is too few; give at least 1")
+            raise InputError(tr("{name}: {value} is too few; give at least 1", name=name, value=value))
     known = choose_widths(lengths, max_widths) if widths is None else tuple(widths)
     padded_width(int(sizes.max()), known)
     padded = np.asarray(known)[np.searchsorted(known, sizes)]
@@ -222,7 +222,7 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
     for index, row in enumerate(rows):
         length = len(row.ids)
         if length > width:
-            raise InputError(f"{row.origin}: {length} tokens do not fit a width of {width}; plan all rows at once")
+            raise InputError(tr("{origin}: {length} tokens do not fit a width of {width}; plan all rows at once", origin=row.origin, length=length, width=width))
         ids[index, :length] = row.ids
         supervised[index, :length] = row.supervised
     return MicroBatch(
@@ -322,7 +322,7 @@ def share_in_file_order(lengths: Lengths, batch_rows: int) -> float:
 def _checked(lengths: Lengths) -> _Ints:
     sizes = np.asarray(lengths, dtype=np.int64)
     if not sizes.size:
-        raise InputError("batches: there is no row to train on; give at least one")
+        raise InputError(tr("batches: there is no row to train on; give at least one"))
     if sizes.min() < 1:
-        raise InputError(f"batches: row {int(sizes.argmin())} has no tokens; remove it")
+        raise InputError(tr("batches: row {argmin} has no tokens; remove it", argmin=int(sizes.argmin())))
     return sizes

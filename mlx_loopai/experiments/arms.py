@@ -11,6 +11,7 @@ import yaml
 from mlx_loopai.config import PENALTIES, PenaltyOptions, ReplayOptions, RunConfig, load_config, validate_config
 from mlx_loopai.config.shipped import shipped_recipe
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import NANO
 from mlx_loopai.runs.documents.comparison import PLAIN
 
@@ -62,7 +63,7 @@ def recipe_arm(recipe: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -
     arm = load_config(path, overrides)
     for name in ("model", "dtype", "system_prompt"):
         if getattr(arm, name) != getattr(recipe, name):
-            raise InputError(f"`arms` {path}: {name} is not the recipe's; arms of one comparison share their base")
+            raise InputError(tr("`arms` {path}: {name} is not the recipe's; arms of one comparison share their base", path=path, name=name))
     return arm
 
 
@@ -84,7 +85,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         }  # fmt: skip
         return _as_many_domain_rows(recipe, recipe.model_copy(update=guards))
     if name not in ARMS:
-        raise InputError(f"`arms` {name}: no such arm; known: {', '.join(arm_names())}")
+        raise InputError(tr("`arms` {name}: no such arm; known: {items}", name=name, items=', '.join(arm_names())))
     values = yaml.safe_load(recipe.to_yaml()) | {"phases": _one_phase(recipe)}
     values["replay"] |= {"source": "none", "share": 0.0, "loss_share": 0.0, "objective": "answers"}
     values["penalty"] |= {"kind": "none"}
@@ -98,7 +99,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     arm = validate_config(values, f"arm {name}")
     needs_records = name.startswith("replay-") or arm.measures_importance
     if needs_records and not recipe.general:
-        raise InputError(f"`arms` {name}: needs general records; give `general: FILE` in the recipe or by `overrides`")
+        raise InputError(tr("`arms` {name}: needs general records; give `general: FILE` in the recipe or by `overrides`", name=name))
     return _as_many_domain_rows(recipe, arm)
 
 

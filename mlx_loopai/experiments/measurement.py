@@ -16,6 +16,7 @@ from mlx_loopai.data.row_identity import rows_digest
 from mlx_loopai.data.sources import read_source
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
@@ -70,7 +71,7 @@ def held_out_rows(config: RunConfig) -> str:
         return config.validation
     if config.sources and all(source.path.startswith("samples/") for source in config.sources.values()):
         return EMBEDDED_HELD_OUT
-    raise InputError("`validation`: the gain needs held-out domain rows; give `validation: FILE` in the configuration")
+    raise InputError(tr("`validation`: the gain needs held-out domain rows; give `validation: FILE` in the configuration"))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mlx_loopai.data.rows import RowReader
 from mlx_loopai.data.sources import DOMAIN, GENERAL_CATEGORY, SAMPLES_PREFIX, read_source
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.experiments.rescaling import LINES, SCALES, Point, best, sweep
 from mlx_loopai.guards.rehearsal import WATCHED_ROWS, Answering, Rehearsal, general_prompts, self_rehearsal
@@ -50,7 +51,7 @@ def tune(context: RunContext, domain: str, floor: float) -> Tuned:
         base = nll(loaded.model, rows).nll_per_token
     whole = base - nll(loaded.model, rows).nll_per_token
     if whole <= 0:
-        raise InputError(f"{domain}: the adapter is not better than the base on these rows; there is no gain to keep")
+        raise InputError(tr("{domain}: the adapter is not better than the base on these rows; there is no gain to keep", domain=domain))
     context.listener.stage("rescaling", len(SCALES) + len(LINES))
     points = sweep(
         loaded.model,
@@ -82,7 +83,7 @@ def check_apart(domain: str, shown: str) -> None:
     """
     said, figures = ({record.messages for record in read_source(name, DOMAIN)} for name in (domain, shown))
     if both := len(said & figures):
-        raise InputError(f"{domain}: {both} of its rows are in {shown} too, which the figures are made of; give others")
+        raise InputError(tr("{domain}: {both} of its rows are in {shown} too, which the figures are made of; give others", domain=domain, both=both, shown=shown))
 
 
 def unrehearsed_rows(context: RunContext) -> Sequence[TokenRow]:
@@ -102,7 +103,7 @@ def unrehearsed_rows(context: RunContext) -> Sequence[TokenRow]:
             keep(path, kept)
         rows = Rehearsal.load(path).rows
     if not rows:
-        raise InputError("general: the base's answers to the prompts all loop or are empty; give other general rows")
+        raise InputError(tr("general: the base's answers to the prompts all loop or are empty; give other general rows"))
     return rows
 
 

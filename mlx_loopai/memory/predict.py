@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.memory.phases import PhaseSizes, phase_bytes
 from mlx_loopai.memory.published import block_bytes, calibrated_on, published, scores_bytes
 from mlx_loopai.memory.sizes import (
@@ -246,7 +247,7 @@ def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
         return 4 * (vectors + 2 * options.lora_rank * modules + magnitudes)
     if options.optimizer not in _MOMENTS:
         known = ", ".join([*_MOMENTS, "adafactor"])
-        raise InputError(f"optimizer {options.optimizer!r} is unknown; known: {known}")
+        raise InputError(tr("optimizer {optimizer!r} is unknown; known: {known}", optimizer=options.optimizer, known=known))
     return int(_MOMENT_BYTES[options.moments] * _MOMENTS[options.optimizer] * trained_parameters(shape, options))
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import NO_GUARD, GuardTerms
 from mlx_loopai.memory.picture_terms import PictureSizes
 from mlx_loopai.models.architectures import Block, Linear
@@ -285,7 +286,7 @@ class Sizes:
 def float_bytes(precision: str) -> int:
     """Bytes of a number. Raises: InputError for an unknown precision."""
     if precision not in FLOAT_BYTES:
-        raise InputError(f"precision {precision!r} is unknown; known: {', '.join(FLOAT_BYTES)}, or 2-bit to 8-bit")
+        raise InputError(tr("precision {precision!r} is unknown; known: {float_bytes}, or 2-bit to 8-bit", precision=precision, float_bytes=', '.join(FLOAT_BYTES)))
     return FLOAT_BYTES[precision]
 
 

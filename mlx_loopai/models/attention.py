@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.causal_attention import causal_attention
 from mlx_loopai.models.decoder import softmax_attention
 
@@ -33,7 +34,7 @@ def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
     attend = getattr(module, _FUNCTION, None)
     if module is None or attend is None:
         name = type(model).__module__ if module is None else module.__name__
-        raise InputError(f"{name}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model")
+        raise InputError(tr("{name}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model", name=name))
 
     def watching(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
         look(next(blocks), queries, keys, float(named["scale"]))

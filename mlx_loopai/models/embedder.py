@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.encoder import ENCODERS, load_encoder, pool, read_config
 from mlx_loopai.models.load import LoadedModel, hash_base, load_model, load_tokenizer, resolve_model
@@ -77,8 +78,7 @@ def open_embedder(model: str) -> Embedder:
         return _decoder(name, load_model(model))
     except InputError as error:
         raise InputError(
-            f"`embedder` {model}: {error}; Qwen3-Embedding as its makers publish it is converted first:"
-            f" mlx-loopai convert {model}"
+            tr("`embedder` {model}: {error}; Qwen3-Embedding as its makers publish it is converted first: mlx-loopai convert {model}", model=model, error=error)
         ) from None
 
 
@@ -101,7 +101,7 @@ def _decoder(model: str, loaded: LoadedModel) -> Embedder:
     tokenizer = loaded.tokenizer
     end = tokenizer.get_vocab().get(_END_OF_TEXT)
     if end is None:
-        raise InputError(f"its tokenizer has no {_END_OF_TEXT}, with which Qwen3-Embedding ends a text")
+        raise InputError(tr("its tokenizer has no {end_of_text}, with which Qwen3-Embedding ends a text", end_of_text=_END_OF_TEXT))
     longest = min(_MAX_DECODER_TOKENS, loaded.max_positions)
 
     def encode(text: str) -> list[int]:

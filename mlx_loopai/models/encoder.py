@@ -17,6 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 ENCODERS = ("bert", "roberta", "xlm-roberta")
 POOLINGS = ("mean", "cls")
@@ -77,7 +78,7 @@ class EncoderShape:
         first = 0 if config["model_type"] == "bert" else pad + 1
         shape = EncoderShape(*[*sizes, first, eps])
         if shape.hidden_size % shape.n_heads or first >= shape.n_positions:
-            raise InputError(f"{where}: hidden_size, heads or positions do not fit each other; get a fresh copy")
+            raise InputError(tr("{where}: hidden_size, heads or positions do not fit each other; get a fresh copy", where=where))
         return shape
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -174,7 +175,7 @@ def load_encoder(folder: Path, config: Mapping[str, Any]) -> LoadedEncoder:
     pooling, max_tokens = (own.get("pooling"), own.get("max_tokens")) if isinstance(own, dict) else (None, None)
     longest = shape.n_positions - shape.first_position
     if pooling not in POOLINGS or not isinstance(max_tokens, int) or not 2 < max_tokens <= longest:
-        raise InputError(f"{folder}: not an encoder in MLX's form; convert it: mlx-loopai convert {folder}")
+        raise InputError(tr("{folder}: not an encoder in MLX's form; convert it: mlx-loopai convert {folder}", folder=folder))
     model = Encoder(shape)
     weights: dict[str, mx.array] = {}
     try:
@@ -183,7 +184,7 @@ def load_encoder(folder: Path, config: Mapping[str, Any]) -> LoadedEncoder:
         model.load_weights([(name, array.astype(mx.float32)) for name, array in weights.items()])
     except (ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{folder}: cannot open the encoder: {reason}; convert it again") from None
+        raise InputError(tr("{folder}: cannot open the encoder: {reason}; convert it again", folder=folder, reason=reason)) from None
     model.eval()
     mx.eval(model.parameters())
     return LoadedEncoder(model, pooling, max_tokens, shape.hidden_size)
@@ -197,7 +198,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: broken JSON ({error}); get a fresh copy") from None
+        raise InputError(tr("{path}: broken JSON ({error}); get a fresh copy", path=path, error=error)) from None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: is not a JSON object; get a fresh copy")
+        raise InputError(tr("{path}: is not a JSON object; get a fresh copy", path=path))
     return found

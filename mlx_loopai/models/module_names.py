@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures import ARCHITECTURES
 
 _BLOCKS = sorted({re.escape(each.mlx_blocks) for each in ARCHITECTURES.values()})
@@ -31,7 +32,7 @@ def split_module(name: str) -> tuple[int, str]:
     match = _MODULE.fullmatch(name)
     if match is None:
         raise InputError(
-            f"{name[:120]!r}: adapters are supported on the linear layers of blocks (model.layers.N.) only"
+            tr("{name!r}: adapters are supported on the linear layers of blocks (model.layers.N.) only", name=name[:120])
         )
     return int(match["number"]), match["name"]
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 
 # What transformers assumes when a configuration leaves the key out.
 DEFAULT_THETA = 10_000.0
@@ -41,11 +42,11 @@ def read_rope(config: Mapping[str, Any], where: str) -> tuple[Any, Any, dict[str
     scaling = written_scaling(nested, config, where)
     if neox and scaling is not None:
         raise InputError(
-            f"{where}: rope_scaling {_shown(nested)} is not supported for gpt_neox, whose scaling mlx-lm ignores"
+            tr("{where}: rope_scaling {nested} is not supported for gpt_neox, whose scaling mlx-lm ignores", where=where, nested=_shown(nested))
         )
     if not neox and share != 1:
         raise InputError(
-            f"{where}: partial_rotary_factor is {_shown(share)}: mlx-lm rotates whole heads of {config['model_type']}"
+            tr("{where}: partial_rotary_factor is {share}: mlx-lm rotates whole heads of {model_type}", where=where, share=_shown(share), model_type=config['model_type'])
         )
     return DEFAULT_THETA if base is None else base, share, scaling
 
@@ -73,9 +74,9 @@ def _nested(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         if not found:
             continue
         if not isinstance(found, Mapping):
-            raise InputError(f"{where}: {key} is {_shown(found)} where an object is needed")
+            raise InputError(tr("{where}: {key} is {found} where an object is needed", where=where, key=key, found=_shown(found)))
         if any(isinstance(value, Mapping) for value in found.values()):
-            raise InputError(f"{where}: {key} differs by layer type, which mlx-lm does not compute for this model")
+            raise InputError(tr("{where}: {key} differs by layer type, which mlx-lm does not compute for this model", where=where, key=key))
         return found
     return {}
 
@@ -90,7 +91,7 @@ def written_scaling(found: Mapping[str, Any], config: Mapping[str, Any], where: 
     if kind == "default":
         return None
     if kind not in TYPES:
-        raise InputError(f"{where}: rope_scaling {_shown(found)} is not supported; {', '.join(TYPES)} are")
+        raise InputError(tr("{where}: rope_scaling {found} is not supported; {types} are", where=where, found=_shown(found), types=', '.join(TYPES)))
     scaling: dict[str, Any] = {"rope_type": kind}
     # mlx-lm prefers the older name.
     scaling |= {"type": kind} if "type" in found else {}
@@ -105,7 +106,7 @@ def written_scaling(found: Mapping[str, Any], config: Mapping[str, Any], where: 
     if kind == "yarn":
         scaling |= _yarn(found, scaling["factor"], where)
     if kind == "llama3" and not scaling["high_freq_factor"] > scaling["low_freq_factor"]:
-        raise InputError(f"{where}: rope_scaling's high_freq_factor is not above its low_freq_factor")
+        raise InputError(tr("{where}: rope_scaling's high_freq_factor is not above its low_freq_factor", where=where))
     return scaling
 
 
@@ -129,7 +130,7 @@ def _check_numbers(scaling: Mapping[str, Any], found: Mapping[str, Any], where: 
         if not _is_number(value) or (value < 0 and key not in signed) or (value == 0 and key in wanted)
     ]
     if problems:
-        raise InputError(f"{where}: rope_scaling {_shown(found)} is not supported: {all_problems(problems)}")
+        raise InputError(tr("{where}: rope_scaling {found} is not supported: {all_problems}", where=where, found=_shown(found), all_problems=all_problems(problems)))
 
 
 def _yarn(found: Mapping[str, Any], factor: float, where: str) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _yarn(found: Mapping[str, Any], factor: float, where: str) -> dict[str, Any]
     the `mscale` that gives it, and a lone mscale, which transformers ignores, is left out.
     """
     if found.get("truncate") is False:
-        raise InputError(f"{where}: rope_scaling's truncate is false, which mlx-lm ignores for yarn")
+        raise InputError(tr("{where}: rope_scaling's truncate is false, which mlx-lm ignores for yarn", where=where))
     written: dict[str, Any] = {}
     for key in ("beta_fast", "beta_slow"):
         # 0 means the default there, and a division by zero in mlx-lm.
@@ -150,8 +151,7 @@ def _yarn(found: Mapping[str, Any], factor: float, where: str) -> dict[str, Any]
     if attention is not None:
         if factor <= 1 and attention != 1:
             raise InputError(
-                f"{where}: rope_scaling's attention_factor {attention} with a factor of {factor} cannot be written for"
-                " mlx-lm, which takes 1 there"
+                tr("{where}: rope_scaling's attention_factor {attention} with a factor of {factor} cannot be written for mlx-lm, which takes 1 there", where=where, attention=attention, factor=factor)
             )
         written["attention_factor"] = float(attention)
         if factor > 1:

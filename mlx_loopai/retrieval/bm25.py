@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.retrieval.retriever import Found, best_of
 from mlx_loopai.retrieval.terms import Terms, has_pairs, text_terms, with_particles
 
@@ -79,7 +80,7 @@ def check_bm25(arrays: Arrays, n_passages: int, where: str) -> None:
         and bool(np.isfinite(weights).all())
     )
     if not fits:
-        raise InputError(f"{where}: its term arrays contradict each other; build the index anew")
+        raise InputError(tr("{where}: its term arrays contradict each other; build the index anew", where=where))
 
 
 def _model(arrays: Arrays, n_passages: int) -> Any:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from mlx_loopai.errors import InputError, LoopaiError, install_command
+from mlx_loopai.language import tr
 from mlx_loopai.retrieval.chunks import Chunk
 from mlx_loopai.retrieval.retriever import Found
 
@@ -87,7 +88,7 @@ class Chroma:
         numbers = [(row.get("passage"), 1 - float(distance)) for row, distance in rows]
         if not all(isinstance(number, int) and 0 <= number < n_passages for number, _ in numbers):
             raise InputError(
-                f"{self.place}: its collection {_collection(name)} is not this index's; build the index anew"
+                tr("{place}: its collection {collection} is not this index's; build the index anew", place=self.place, collection=_collection(name))
             )
         return [(number, score) for number, score in numbers if math.isfinite(score)]
 
@@ -103,7 +104,7 @@ class Chroma:
             raise
         except Exception as error:  # see `drop`
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise LoopaiError(f"{self.place}: Chroma failed ({reason}); check that it runs, then build again") from None
+            raise LoopaiError(tr("{place}: Chroma failed ({reason}); check that it runs, then build again", place=self.place, reason=reason)) from None
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def open_chroma(index: Path, url: str | None) -> Chroma:
         import chromadb
         from chromadb.config import Settings
     except ImportError:
-        raise InputError(f"Chroma is not installed; {install_command('rag')}") from None
+        raise InputError(tr("Chroma is not installed; {install_command}", install_command=install_command('rag'))) from None
     settings = Settings(anonymized_telemetry=False)
     if url is None:
         return Chroma(chromadb.PersistentClient(str(index / FOLDER), settings), "chroma", str(index / FOLDER))
@@ -142,14 +143,14 @@ def open_chroma(index: Path, url: str | None) -> Chroma:
     except Exception as error:  # see `Chroma.drop`
         reason = " ".join(str(error).split())[:200]
         raise LoopaiError(
-            f"`chroma_url` {url}: no Chroma server answers there ({reason}); start it: chroma run"
+            tr("`chroma_url` {url}: no Chroma server answers there ({reason}); start it: chroma run", url=url, reason=reason)
         ) from None
     return Chroma(client, "chroma-server", url)
 
 
 def server_address(url: str) -> tuple[str, int, bool]:
     """(host, port, whether TLS is used). Raises: InputError for a URL other than http(s)://HOST[:PORT]."""
-    wrong = InputError(f"`chroma_url` {url}: not an address of a server; write it like http://localhost:8000")
+    wrong = InputError(tr("`chroma_url` {url}: not an address of a server; write it like http://localhost:8000", url=url))
     try:
         parts = urlsplit(url)
         port = parts.port

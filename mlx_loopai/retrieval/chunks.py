@@ -12,6 +12,7 @@ from mlx_loopai.data.records import Record, read_records
 from mlx_loopai.data.sentences import sentence_units
 from mlx_loopai.data.texts import read_text
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 TEXT_ENDINGS = (".txt", ".text", ".md")
 ROW_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
@@ -85,5 +86,5 @@ def _record_text(record: Record) -> str:
 def _read_text(path: Path) -> str:
     if path.suffix.lower() not in TEXT_ENDINGS:
         known = ", ".join((*TEXT_ENDINGS, *ROW_ENDINGS))
-        raise InputError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; give {known}")
+        raise InputError(tr("{path}: cannot read {suffix}; give {known}", path=path, suffix=path.suffix or 'a file without an ending', known=known))
     return read_text(path, "check the path", "give the files in it")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.retrieval.chunks import Chunk
 from mlx_loopai.retrieval.terms import Terms
 
@@ -85,10 +86,10 @@ def reading(path: Path) -> Iterator[Database]:
             # Views and triggers could run statements; exactly our tables and indices are allowed.
             found = connection.execute("SELECT name, sql FROM sqlite_master").fetchall()
             if dict(found) != _SCHEMA or len(found) != len(_SCHEMA):
-                raise InputError(f"{path}: its tables are not those of an index; build the index anew")
+                raise InputError(tr("{path}: its tables are not those of an index; build the index anew", path=path))
             yield Database(path, connection)
     except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); build the index anew") from None
+        raise InputError(tr("{path}: cannot be read ({items}); build the index anew", path=path, items=' '.join(str(error).split()))) from None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Database:
         query = "SELECT COUNT(passage), COUNT(DISTINCT passage), MIN(passage), MAX(passage) FROM chunks"
         count, distinct, first, last = self.connection.execute(query).fetchone()
         if not count or (distinct, first, last) != (count, 0, count - 1):
-            raise InputError(f"{self.path}: its passages are not numbered one by one; build the index anew")
+            raise InputError(tr("{path}: its passages are not numbered one by one; build the index anew", path=self.path))
         return count
 
     def chunk(self, passage: int) -> Chunk:
@@ -129,7 +130,7 @@ class Database:
         ):
             chunk = self._chunk(found)
             if not isinstance(blob, bytes) or len(blob) % 8:
-                raise InputError(f"{self.path}: broken terms of {path}; build the index anew")
+                raise InputError(tr("{path}: broken terms of {path2}; build the index anew", path=self.path, path2=path))
             chunks.append(Chunk(chunk.id, path, chunk.line, chunk.text))
             terms.append(np.frombuffer(blob, "<i8").astype(np.int64))
         return FileChunks(path, key, chunks, terms)
@@ -138,4 +139,4 @@ class Database:
         match row:
             case (str(id_), str(file), int(line), str(text)):
                 return Chunk(id_, file, line, text)
-        raise InputError(f"{self.path}: a passage is missing or broken; build the index anew")
+        raise InputError(tr("{path}: a passage is missing or broken; build the index anew", path=self.path))

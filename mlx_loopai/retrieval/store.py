@@ -25,6 +25,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.files import locked_folder, sync_file, write_whole
 from mlx_loopai.retrieval.bm25 import DTYPES
 
@@ -79,16 +80,16 @@ def read_manifest(index: Path) -> Manifest:
     path = index / MANIFEST
     if not path.is_file():
         state = "no index here" if index.is_dir() else "no such folder"
-        raise InputError(f"`index` {index}: {state} ({MANIFEST} is missing); make one: mlx-loopai rag build FILES")
+        raise InputError(tr("`index` {index}: {state} ({manifest} is missing); make one: mlx-loopai rag build FILES", index=index, state=state, manifest=MANIFEST))
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise InputError(f"{path}: too large for a manifest; build the index anew")
+        raise InputError(tr("{path}: too large for a manifest; build the index anew", path=path))
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(
-            f"{path}: {place}: {first['msg']}; not an index of this version ({VERSION}); build it anew"
+            tr("{path}: {place}: {msg}; not an index of this version ({version}); build it anew", path=path, place=place, msg=first['msg'], version=VERSION)
         ) from None
 
 
@@ -99,16 +100,16 @@ def check_files(index: Path, manifest: Manifest) -> Path:
     if manifest.vectors == "file":
         missing |= {VECTORS} - manifest.files.keys()
     if missing:
-        raise InputError(f"{index / MANIFEST}: names no {', '.join(sorted(missing))}; build the index anew")
+        raise InputError(tr("{index}: names no {missing}; build the index anew", index=index / MANIFEST, missing=', '.join(sorted(missing))))
     for name, stored in manifest.files.items():
         path = folder / name
         try:
             with path.open("rb") as stream:
                 found = StoredFile(n_bytes=os.fstat(stream.fileno()).st_size, sha256=_sha256(stream))
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; build the index anew") from None
+            raise InputError(tr("{path}: {strerror}; build the index anew", path=path, strerror=error.strerror)) from None
         if found != stored:
-            raise InputError(f"{path}: was changed or damaged after it was built (checksum); build the index anew")
+            raise InputError(tr("{path}: was changed or damaged after it was built (checksum); build the index anew", path=path))
     return folder
 
 
@@ -127,7 +128,7 @@ def read_array(path: Path, dtype: str, row: tuple[int, ...] = ()) -> npt.NDArray
     with path.open("rb") as stream:
         fits = n_rows > 0 and stream.read(_HEADER_BYTES) == header.getvalue()
     if not fits:
-        raise InputError(f"{path}: is not an array of {dtype} as an index holds it; build the index anew")
+        raise InputError(tr("{path}: is not an array of {dtype} as an index holds it; build the index anew", path=path, dtype=dtype))
     return np.memmap(path, dtype, mode="r", offset=_HEADER_BYTES, shape=(n_rows, *row))
 
 
@@ -138,9 +139,9 @@ def locked(index: Path) -> Iterator[None]:
     Raises: InputError when another process builds it, or the folder holds other things.
     """
     if index.exists() and not index.is_dir():
-        raise InputError(f"`index` {index}: is a file; name a folder")
+        raise InputError(tr("`index` {index}: is a file; name a folder", index=index))
     if index.is_dir() and any(index.iterdir()) and not (index / MANIFEST).exists() and not _own_leftovers(index):
-        raise InputError(f"`index` {index}: holds other files; name a new or empty folder")
+        raise InputError(tr("`index` {index}: holds other files; name a new or empty folder", index=index))
     index.mkdir(parents=True, exist_ok=True)
     with locked_folder(index, f"`index` {index}: another process is building it; wait for it"):
         try:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlx_loopai.language import tr
 from mlx_loopai.serving.shapes import ApiError
 
 # The host names that a server answers to: those of the loopback address, this machine's own, or any.
@@ -31,7 +32,7 @@ def refusal(headers: Headers, names: Names, origins: Collection[str]) -> ApiErro
     """
     host = headers.get("host", "")
     if names == "loopback" and not _LOOPBACK.fullmatch(host):
-        return ApiError(403, f"host {host[:80]!r}: this server answers on the loopback address only", code="wrong_host")
+        return ApiError(403, tr("host {host!r}: this server answers on the loopback address only", host=host[:80]), code="wrong_host")
     if names == "own" and not _is_own(host):
         reason = f"host {host[:80]!r}: without a key this server answers to its addresses and to {gethostname()} only"
         return ApiError(403, reason, code="wrong_host")
@@ -40,7 +41,7 @@ def refusal(headers: Headers, names: Names, origins: Collection[str]) -> ApiErro
         return None
     return ApiError(
         403,
-        f"origin {origin[:80]!r}: not one that this server was started to let in (allowed origins)",
+        tr("origin {origin!r}: not one that this server was started to let in (allowed origins)", origin=origin[:80]),
         code="wrong_origin",
     )
 
@@ -76,7 +77,7 @@ def check_key(request: Request, key: str | None) -> None:
     """Raises: ApiError 401 when the server has a key and the request does not carry it."""
     given = request.headers.get("authorization", "")
     if key is not None and not hmac.compare_digest(given.encode("latin-1"), f"Bearer {key}".encode()):
-        raise ApiError(401, "wrong or missing key; send Authorization: Bearer KEY", code="invalid_api_key")
+        raise ApiError(401, tr("wrong or missing key; send Authorization: Bearer KEY"), code="invalid_api_key")
 
 
 class Guard:

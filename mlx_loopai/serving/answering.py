@@ -18,6 +18,7 @@ from mlx_loopai.generation.prompts import Source
 from mlx_loopai.serving.reply import ChoiceStream, Reply, Told, closing, failure
 from mlx_loopai.serving.request_body import Asked
 from mlx_loopai.serving.shapes import ApiError, Report
+from mlx_loopai.language import tr
 from mlx_loopai.serving.writer import Event, Shown, Task, Writer
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class Slots:
     def take(self, places: int = 1) -> None:
         """Raises: ApiError 429 when fewer than `places` are free."""
         if self.taken + places > self._limit:
-            raise ApiError(429, "all places are taken; ask again in a moment", code="rate_limit_exceeded", retry_s=1)
+            raise ApiError(429, tr("all places are taken; ask again in a moment"), code="rate_limit_exceeded", retry_s=1)
         self.taken += places
 
     def free(self, places: int = 1) -> None:

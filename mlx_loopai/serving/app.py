@@ -23,6 +23,7 @@ from starlette.routing import Route
 from mlx_loopai.data.feedback import append_feedback
 from mlx_loopai.data.images import Picture
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.generation.grammar import Grammar, schema_grammar
 from mlx_loopai.generation.grounding import ground_all
 from mlx_loopai.generation.lineup import Lineup
@@ -123,7 +124,7 @@ def _error(error: ApiError) -> Response:
 async def _http_error(_: Request, error: Exception) -> Response:
     """The router's own errors, such as 404 and 405, in the shape of the API."""
     assert isinstance(error, HTTPException)
-    response = _error(ApiError(error.status_code, f"{error.detail}; see /v1/models and /v1/chat/completions"))
+    response = _error(ApiError(error.status_code, tr("{detail}; see /v1/models and /v1/chat/completions", detail=error.detail)))
     response.headers.update(error.headers or {})
     return response
 
@@ -204,7 +205,7 @@ class _Api:
             return Response(status_code=_CLIENT_GONE)
         except Exception as error:  # only the log tells the reason, never the client
             self._log(f"{request.method} {request.url.path} 500 {type(error).__name__}: {error}")
-            return _error(ApiError(500, "the server failed; its log says why"))
+            return _error(ApiError(500, tr("the server failed; its log says why")))
 
     async def _list_models(self, _: Request) -> Response:
         embedder = [self._options.embedder[0]] if self._options.embedder else []
@@ -258,7 +259,7 @@ class _Api:
 
     async def _embed(self, request: Request) -> Response:
         if self._options.embedder is None:
-            raise ApiError(404, "this server was started without an embedder, so it embeds no texts")
+            raise ApiError(404, tr("this server was started without an embedder, so it embeds no texts"))
         name, embedder = self._options.embedder
         asked = parse_vectors(await self._body(request), embedder, name)
         self._slots.take()
@@ -308,11 +309,11 @@ class _Api:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             # For security: a browser asks for permission before it sends this type to another site.
-            raise ApiError(415, f"content type {kind[:80]!r}: send Content-Type: application/json")
+            raise ApiError(415, tr("content type {kind!r}: send Content-Type: application/json", kind=kind[:80]))
         limit, body = self._options.max_body_bytes, bytearray()
         if self._lineup.loaded.vision is not None:
             limit = max(limit, self._options.max_picture_body_bytes)
-        too_large = ApiError(413, f"the body has more than {limit} bytes; send less")
+        too_large = ApiError(413, tr("the body has more than {limit} bytes; send less", limit=limit))
         declared = request.headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:18]) > limit:
             raise too_large
@@ -323,7 +324,7 @@ class _Api:
                     if len(body) > limit:
                         raise too_large
         except TimeoutError:
-            raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS} s") from None
+            raise ApiError(408, tr("the body did not arrive within {body_seconds} s", body_seconds=_BODY_SECONDS)) from None
         return bytes(body)
 
     async def _prepared(self, asked: Asked) -> Prepared:
@@ -335,7 +336,7 @@ class _Api:
                 fitted(asked.options, len(asked.prompt), context)
             prompt, sources, pictures = await self._in_encoder(self._encode, asked, "messages")
             if not prompt:
-                raise ApiError(400, "the prompt is empty: it has no tokens", "prompt")
+                raise ApiError(400, tr("the prompt is empty: it has no tokens"), "prompt")
             options = fitted(asked.options, len(prompt), context)
         except ContextOverflow as error:
             raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
@@ -373,7 +374,7 @@ class _Api:
         speaks = any(turn.role == "tool" or turn.tool_calls for turn in asked.prompt)
         if speaks and not asked.tools:
             # Without `tools` the template would leave the calls out, and the answer would miss them.
-            raise InputError("calls and their results: give the functions as `tools`")
+            raise InputError(tr("calls and their results: give the functions as `tools`"))
         prompt, context = Prompt(asked.prompt, "messages", tools=asked.tools), self._options.context_tokens
         if self._options.retrieve is None:
             ids = session.prompt_ids(prompt, options=asked.options, begun=asked.begun)

@@ -10,6 +10,7 @@ from mlx_loopai.data.feedback import feedback_rows
 from mlx_loopai.data.pairs import Judged, Label, Pair, read_judged
 from mlx_loopai.data.turns import UnreadableError
 from mlx_loopai.serving.request_body import json_object
+from mlx_loopai.language import tr
 from mlx_loopai.serving.shapes import ApiError
 
 _SOURCES = ("pick", "edit", "vote")
@@ -23,7 +24,7 @@ def feedback_row(body: bytes, model: str) -> dict[str, Any]:
     fields = json_object(body)
     source = fields.get("source", "vote" if "label" in fields else "pick")
     if source not in _SOURCES:
-        raise ApiError(400, f"source {str(source)[:40]!r}: expected one of {', '.join(_SOURCES)}", "source")
+        raise ApiError(400, tr("source {source!r}: expected one of {sources}", source=str(source)[:40], sources=', '.join(_SOURCES)), "source")
     try:
         read = read_judged(fields)
     except UnreadableError as error:
@@ -43,6 +44,6 @@ def feedback_row(body: bytes, model: str) -> dict[str, Any]:
     elif read.good is not None:
         judged = Label(answer, read.good)
     else:
-        raise ApiError(400, "neither chosen and rejected nor a label of true or false: nothing was judged")
+        raise ApiError(400, tr("neither chosen and rejected nor a label of true or false: nothing was judged"))
     (row,) = feedback_rows([judged], source=source, model=model, time=round(time.time()))
     return row

@@ -17,6 +17,7 @@ from mlx_loopai.data.conversation import PICTURE, showing
 from mlx_loopai.data.images import Picture, is_data_url, picture_of_url
 from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.generation.session import AdapterWhen
 from mlx_loopai.serving.shapes import ApiError
 from mlx_loopai.text.alphabet import Scripts
@@ -235,7 +236,7 @@ class _ChatBody(_Body):
     @property
     def likeliest(self) -> int | None:
         if self.top_logprobs and not self.logprobs:
-            raise ApiError(400, "top_logprobs: needs logprobs true", "top_logprobs")
+            raise ApiError(400, tr("top_logprobs: needs logprobs true"), "top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
@@ -244,7 +245,7 @@ class _ChatBody(_Body):
         if not self.tools or self.tool_choice == "none":
             return ""
         if self.response_format is not None and self.response_format.schema_given is not None:
-            raise ApiError(400, "tools: cannot be called in an answer of a form; leave response_format out", "tools")
+            raise ApiError(400, tr("tools: cannot be called in an answer of a form; leave response_format out"), "tools")
         return json.dumps([tool.model_dump() for tool in self.tools], ensure_ascii=False)
 
     @property
@@ -283,7 +284,7 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
     tools = read.functions if isinstance(read, _ChatBody) else ""
     choices = read.n or 1
     if choices > defaults.choices:
-        raise ApiError(400, f"n: {choices} answers; this server writes at most {defaults.choices} at once", "n")
+        raise ApiError(400, tr("n: {choices} answers; this server writes at most {choices2} at once", choices=choices, choices2=defaults.choices), "n")
     # Calls are JSON in Latin letters between marks: neither scripts nor filter may touch them.
     options = defaults.options.model_copy(update={"scripts": "off"}) if tools else defaults.options
     model = defaults.chosen(read.model)
@@ -307,7 +308,7 @@ def _picture(url: str, number: int) -> Picture:
     try:
         return picture_of_url(url, f"picture {number}")
     except InputError as error:
-        raise ApiError(400, f"messages: {error}", "messages") from None
+        raise ApiError(400, tr("messages: {error}", error=error), "messages") from None
 
 
 def json_object(body: bytes) -> Mapping[str, Any]:
@@ -315,9 +316,9 @@ def json_object(body: bytes) -> Mapping[str, Any]:
     try:
         fields = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise ApiError(400, f"the body is not JSON ({error}); send one JSON object in UTF-8") from None
+        raise ApiError(400, tr("the body is not JSON ({error}); send one JSON object in UTF-8", error=error)) from None
     if not isinstance(fields, dict):
-        raise ApiError(400, "the body is not a JSON object; send {...} with the request's fields")
+        raise ApiError(400, tr("the body is not a JSON object; send {...} with the request's fields"))
     return fields
 
 
@@ -325,7 +326,7 @@ def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
     for name, neutral in _UNSUPPORTED.items():
         value = fields.get(name)
         if value is not None and value not in neutral:
-            raise ApiError(400, f"{name} is not supported here; leave it out", name, "unsupported_parameter")
+            raise ApiError(400, tr("{name} is not supported here; leave it out", name=name), name, "unsupported_parameter")
 
 
 def invalid(error: ValidationError) -> ApiError:
@@ -361,15 +362,15 @@ def _turns(turns: Sequence[_Turn]) -> tuple[Message, ...]:
     """The conversation, with its system messages joined into one at the beginning."""
     system = "\n\n".join(turn.text for turn in turns if turn.role in ("system", "developer") and turn.text.strip())
     if any(turn.pictures for turn in turns if turn.role != "user"):
-        raise ApiError(400, "messages: a picture in a turn that is not the user's; show it in a request", "messages")
+        raise ApiError(400, tr("messages: a picture in a turn that is not the user's; show it in a request"), "messages")
     called = {call.id: call.function.name for turn in turns for call in turn.tool_calls or ()}
     spoken = [_message(turn, called) for turn in turns if turn.role in ("user", "assistant", "tool")]
     if not spoken or spoken[-1].role not in ("user", "tool"):
         raise ApiError(
-            400, "messages: the last turn must be the user's or a tool's, which the model answers", "messages"
+            400, tr("messages: the last turn must be the user's or a tool's, which the model answers"), "messages"
         )
     if spoken[-1].role == "user" and not spoken[-1].content.replace(PICTURE, "").strip():
-        raise ApiError(400, "messages: the last turn is empty; write what the model should answer", "messages")
+        raise ApiError(400, tr("messages: the last turn is empty; write what the model should answer"), "messages")
     return (*([Message("system", system)] if system else []), *spoken)
 
 

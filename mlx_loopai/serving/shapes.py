@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 from mlx_loopai.generation.answer_stream import Text
 
 Finish = Literal["stop", "length", "content_filter"]
@@ -34,7 +35,7 @@ class ApiError(LoopaiError):
 
 
 def stopping_error() -> ApiError:
-    return ApiError(503, "the server is stopping; ask again when it is back", retry_s=_RETRY_S)
+    return ApiError(503, tr("the server is stopping; ask again when it is back"), retry_s=_RETRY_S)
 
 
 def late_error() -> ApiError:

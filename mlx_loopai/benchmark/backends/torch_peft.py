@@ -22,6 +22,7 @@ from mlx_loopai.benchmark.steps import PlannedSteps
 from mlx_loopai.data.batches import collate
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import LoopaiError
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.models.micro_batch import MicroBatch
@@ -36,7 +37,7 @@ class TorchSide:
 
     def __init__(self, model: Path, adapter: Path | None, device: str) -> None:
         if device == "mps" and not torch.backends.mps.is_available():
-            raise LoopaiError("torch-mps: this machine has no MPS device; take torch-cpu")
+            raise LoopaiError(tr("torch-mps: this machine has no MPS device; take torch-cpu"))
         # The thread count of the other sides: MKL's.
         torch.set_num_threads(int(os.environ.get("MKL_NUM_THREADS") or os.cpu_count() or 1))
         self.versions = {name: version(name) for name in ("torch", "transformers", "peft")}

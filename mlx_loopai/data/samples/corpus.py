@@ -19,6 +19,7 @@ from mlx_loopai.data.samples import skills, texts
 from mlx_loopai.data.samples.slots import Slot
 from mlx_loopai.data.samples.story_grammar import DOMAIN_WORLDS, PRETRAINING_WORLDS, Story, tell
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 GRAMMAR_STORIES = 1500
 HURTING_ROWS, HURTING_SEED = 150, 1
@@ -153,7 +154,7 @@ def sample(name: str) -> list[Record]:
     Raises: InputError naming the samples there are.
     """
     if name not in _SAMPLES:
-        raise InputError(f"samples/{name}: no such embedded sample; there are {', '.join(sorted(_SAMPLES))}")
+        raise InputError(tr("samples/{name}: no such embedded sample; there are {samples}", name=name, samples=', '.join(sorted(_SAMPLES))))
     return _SAMPLES[name]()
 
 

@@ -24,7 +24,7 @@ _QUOTED = 160
 _LONGEST_TITLE = 40
 _BEGINNINGS = {
     "ko": (
-        "'{title}'라는 제목의 {genre:을/를} 시작하는 첫 장면을 써 주세요.",
+        "{quoted:이라는/라는} 제목의 {genre:을/를} 시작하는 첫 장면을 써 주세요.",
         "{genre} '{title}'의 도입부를 {length}자 안팎으로 써 주세요.",
         "제목이 '{title}'인 {genre:을/를} 써 보세요. 첫 장면이면 됩니다.",
     ),
@@ -144,6 +144,7 @@ def _records(path: Path, title: str, scenes: Sequence[Scene], genre: str) -> lis
             wordings = (_CHAPTERS if scene.number == 0 and scene.chapter else _NEXT)[language]
         request = _chosen(wordings, f"{path.name}:{number}").format(
             title=title,
+            quoted=Slot(f"'{title}'"),
             genre=Slot(genre or _GENRES[language]),
             chapter=scene.chapter,
             length=max(1, round(len(scene.text) / _LENGTHS)) * _LENGTHS,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures.architecture import (
     Activation,
     Architecture,
@@ -79,4 +80,4 @@ def architecture_of(model_type: object, where: str) -> Architecture:
 def not_supported(name: object, known: Iterable[str], where: str) -> InputError:
     """The error for an architecture `name` that is not among `known`."""
     shown = repr(name)[:80]
-    return InputError(f"{where}: the architecture {shown} is not supported; supported are {', '.join(sorted(known))}")
+    return InputError(tr("{where}: the architecture {shown} is not supported; supported are {known}", where=where, shown=shown, known=', '.join(sorted(known))))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind
 from mlx_loopai.models.architectures.llama import (
     GGUF_HEAD_NORMS,
@@ -57,7 +58,7 @@ def settle(config: dict[str, Any], where: str) -> None:
     problems = []
     pattern = config["sliding_window_pattern"]
     if not (pattern is None or (isinstance(pattern, int) and pattern >= 0) or _is_letters(pattern)):
-        raise InputError(f"{where}: sliding_window_pattern is {str(pattern)[:40]!r}, such as LLLG or 4 is needed")
+        raise InputError(tr("{where}: sliding_window_pattern is {pattern!r}, such as LLLG or 4 is needed", where=where, pattern=str(pattern)[:40]))
     problems += settle_window(config, config.get("layer_types") or _layer_types(config))
     windowed = [kind == "window" for kind in kinds(config)]
     # mlx-lm reads its pattern from letters, which it repeats.

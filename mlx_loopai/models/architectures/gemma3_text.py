@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Kind
 from mlx_loopai.models.architectures.llama import (
     GGUF_HEAD_NORMS,
@@ -92,15 +93,15 @@ def _settle_rope(config: dict[str, Any], where: str) -> None:
     nested = config.pop("rope_parameters", None) or {}
     whole, local = (nested.get(kind) or {} for kind in ("full_attention", "sliding_attention"))
     if not all(isinstance(part, Mapping) for part in (nested, whole, local)):
-        raise InputError(f"{where}: rope_parameters is {str(nested)[:80]} where an object is needed")
+        raise InputError(tr("{where}: rope_parameters is {nested} where an object is needed", where=where, nested=str(nested)[:80]))
     flat = config.get("rope_scaling") or {}
     if not isinstance(flat, Mapping):
-        raise InputError(f"{where}: rope_scaling is {str(flat)[:80]} where an object is needed")
+        raise InputError(tr("{where}: rope_scaling is {flat} where an object is needed", where=where, flat=str(flat)[:80]))
     # transformers puts what the flat key says over the settings of the blocks that see all.
     whole = {**whole, **flat}
     if written_scaling(local, config, where) is not None:
         raise InputError(
-            f"{where}: the rotary positions of sliding_attention are scaled, which mlx-lm does not compute"
+            tr("{where}: the rotary positions of sliding_attention are scaled, which mlx-lm does not compute", where=where)
         )
     bases = {
         "rope_theta": whole.get("rope_theta", config.get("rope_theta") or _THETA),

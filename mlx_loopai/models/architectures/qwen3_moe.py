@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures.architecture import Architecture, Block, Experts, Kind, Linear
 from mlx_loopai.models.architectures.llama import (
     GGUF_HEAD_NORMS,
@@ -123,7 +124,7 @@ def settle(config: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: {all_problems(problems)}")
     settle_rope(config, where)
     if config.get("rope_scaling") is not None:
-        raise InputError(f"{where}: rope_scaling {str(config['rope_scaling'])[:80]} is ignored by mlx-lm's qwen3_moe")
+        raise InputError(tr("{where}: rope_scaling {rope_scaling} is ignored by mlx-lm's qwen3_moe", where=where, rope_scaling=str(config['rope_scaling'])[:80]))
 
 
 def _bad(value: object) -> bool:

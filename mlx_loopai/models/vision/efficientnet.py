@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 SIDE, ROWS, WIDTH = 224, 7, 1280
 MEAN, DEVIATION = 127.0, 128.0
@@ -87,7 +88,7 @@ class EfficientNetLite0:
         found = self._weights.get(name)
         if found is None or found.shape != shape:
             what = "is missing" if found is None else f"has the shape {list(found.shape)}, {list(shape)} is needed"
-            raise InputError(f"efficientnet-lite0: {name} {what}; give the released weights")
+            raise InputError(tr("efficientnet-lite0: {name} {what}; give the released weights", name=name, what=what))
         return found.astype(mx.float32)
 
 

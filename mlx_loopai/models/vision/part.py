@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy.typing as npt
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.vision.patches import Grid
 from mlx_loopai.models.vision.settings import Seen, VisionSettings
 from mlx_loopai.models.vision.tower import PictureFeatures, Tower, load_tower, tower_weights
@@ -46,13 +47,12 @@ class NativeVision(VisionPart):
         weights = tower_weights(self._path)
         if any(name.endswith(".scales") for name in weights):
             raise InputError(
-                f"{self._path}: its vision tower is quantised, which is not computed here; convert the original"
-                " checkpoint (the tower stays dense)"
+                tr("{path}: its vision tower is quantised, which is not computed here; convert the original checkpoint (the tower stays dense)", path=self._path)
             )
         try:
             tower = load_tower(self._own.tower, self._own.patches, weights, self._dtype)
         except ValueError as error:
-            raise InputError(f"{self._path}: the vision tower: {' '.join(str(error).split())[:300]}") from None
+            raise InputError(tr("{path}: the vision tower: {items}", path=self._path, items=' '.join(str(error).split())[:300])) from None
         mx.eval(tower.parameters())
         return tower
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.models.vision.settings import MOST_ASPECT, PatchSettings
 
 
@@ -44,7 +45,7 @@ def resized(height: int, width: int, settings: PatchSettings) -> tuple[int, int]
     Raises: InputError for a picture whose sides differ more than 200 to 1.
     """
     if max(height, width) > MOST_ASPECT * min(height, width):
-        raise InputError(f"a picture of {width} x {height} pixels: its sides differ more than {MOST_ASPECT} to 1")
+        raise InputError(tr("a picture of {width} x {height} pixels: its sides differ more than {most_aspect} to 1", width=width, height=height, most_aspect=MOST_ASPECT))
     side = settings.side
     found = round(height / side) * side, round(width / side) * side
     if math.prod(found) > settings.max_pixels:

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 
 # The module's name in a model, and what its tensors' names begin with in an adapter.
 PROJECTOR = "vision_projector"
@@ -84,7 +85,7 @@ def teach_projector(model: nn.Module, why: str) -> None:
     projector = projector_of(model)
     if projector is None:
         raise InputError(
-            f"{why}, and this model has none: `mlx-loopai vision add` gives a text model an encoder and a projector"
+            tr("{why}, and this model has none: `mlx-loopai vision add` gives a text model an encoder and a projector", why=why)
         )
     projector.unfreeze()
 

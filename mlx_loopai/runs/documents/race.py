@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mlx_loopai.errors import InputError
+from mlx_loopai.language import tr
 from mlx_loopai.runs.documents.document import Count, Document, Figure, Part, read_json
 
 Between = tuple[float, float]
@@ -144,10 +145,10 @@ def read_race(path: Path) -> TrainRace | GenerateRace:
     try:
         found = read_json(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; mlx-loopai benchmark train writes one") from None
+        raise InputError(tr("{path}: no such file; mlx-loopai benchmark train writes one", path=path)) from None
     kind = found.get("kind") if isinstance(found, dict) else None
     if kind == "train":
         return TrainRace.from_json(found, str(path))
     if kind == "generate":
         return GenerateRace.from_json(found, str(path))
-    raise InputError(f"{path}: not a result of mlx-loopai benchmark train or generate")
+    raise InputError(tr("{path}: not a result of mlx-loopai benchmark train or generate", path=path))

@@ -46,6 +46,13 @@ def test_genre_and_particles(tmp_path: Path) -> None:
     assert not any("동화을" in request for request in requests)
 
 
+def test_a_title_takes_its_own_particle(tmp_path: Path) -> None:
+    files = [story(tmp_path / f"{number}번째 꽃.txt", 4) for number in range(9)]
+    requests = [row.messages[0].content for row in story_rows(files, StoryOptions(400)).records]
+    assert any("꽃'이라는 제목" in request for request in requests)
+    assert not any("꽃'라는" in request for request in requests)
+
+
 def test_an_english_story_is_asked_for_in_english(tmp_path: Path) -> None:
     path = tmp_path / "The Lighthouse.txt"
     path.write_text("\n".join(f"On day {n} the boy walked out to the sea and came back." for n in range(20)))

@@ -91,14 +91,27 @@ def _pooling(folder: Path) -> str:
     kinds = [str(module.get("type")).rpartition(".")[2] for module in listed.get("modules", ())]
     more = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
     if more:
-        raise InputError(tr("{modules}: a {more} layer follows the encoder, which is not supported", modules=modules, more=', '.join(more)[:80]))
+        raise InputError(
+            tr(
+                "{modules}: a {more} layer follows the encoder, which is not supported",
+                modules=modules,
+                more=", ".join(more)[:80],
+            )
+        )
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
     names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     on = [name for name, value in read_object(path).items() if name.startswith("pooling_mode_") and value is True]
     if len(on) != 1 or on[0] not in names:
-        raise InputError(tr("{path}: pools by {on}; supported are {poolings}", path=path, on=', '.join(on)[:120] or 'nothing', poolings=' and '.join(POOLINGS)))
+        raise InputError(
+            tr(
+                "{path}: pools by {on}; supported are {poolings}",
+                path=path,
+                on=", ".join(on)[:120] or "nothing",
+                poolings=" and ".join(POOLINGS),
+            )
+        )
     return names[on[0]]
 
 

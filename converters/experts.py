@@ -48,7 +48,13 @@ def _stack(name: str, group: Mapping[int, TensorEntry], where: str) -> TensorEnt
     if sorted(group) != list(range(len(group))) or any(
         entry.shape != first.shape or entry.dtype != first.dtype or len(entry.shape) != 2 for entry in group.values()
     ):
-        raise InputError(tr("{where}: the experts of {name} are not all there, or not of one size; get a fresh copy", where=where, name=name))
+        raise InputError(
+            tr(
+                "{where}: the experts of {name} are not all there, or not of one size; get a fresh copy",
+                where=where,
+                name=name,
+            )
+        )
     experts = [group[number] for number in range(len(group))]
     size = first.rows
 

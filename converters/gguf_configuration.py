@@ -94,7 +94,13 @@ def from_gguf(
 def _check_multipliers(file: _File) -> None:
     found = [f"{key} {file.get(key)}" for key in _MULTIPLIERS if file.get(key) not in (None, 0.0, 1.0)]
     if found:
-        raise InputError(tr("{where}: {all_problems}: mlx-lm's model has no such factor", where=file.where, all_problems=all_problems(found)))
+        raise InputError(
+            tr(
+                "{where}: {problems}: mlx-lm's model has no such factor",
+                where=file.where,
+                problems=all_problems(found),
+            )
+        )
 
 
 def _check_head(file: _File, config: Mapping[str, Any]) -> None:
@@ -103,7 +109,15 @@ def _check_head(file: _File, config: Mapping[str, Any]) -> None:
     head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     for key in ("rope.dimension_count", "attention.value_length"):
         if file.get(key) not in (None, head_dim):
-            raise InputError(tr("{where}: {key} is {get} where a head has {head_dim} values", where=file.where, key=key, get=file.get(key), head_dim=head_dim))
+            raise InputError(
+                tr(
+                    "{where}: {key} is {value} where a head has {head_dim} values",
+                    where=file.where,
+                    key=key,
+                    value=file.get(key),
+                    head_dim=head_dim,
+                )
+            )
 
 
 def _neox(file: _File, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +126,9 @@ def _neox(file: _File, config: Mapping[str, Any]) -> dict[str, Any]:
     if all(isinstance(value, int) and value > 0 for value in (hidden, heads, rotary)) and hidden >= heads:
         share = rotary / (hidden // heads)
     if _scaling(file) is not None:
-        raise InputError(tr("{where}: rope scaling is not supported for gpt_neox, whose scaling mlx-lm ignores", where=file.where))
+        raise InputError(
+            tr("{where}: rope scaling is not supported for gpt_neox, whose scaling mlx-lm ignores", where=file.where)
+        )
     return {
         "hidden_act": "gelu",
         "layer_norm_eps": file.number("attention.layer_norm_epsilon", None),
@@ -148,7 +164,9 @@ def _llama_like(file: _File) -> dict[str, Any]:
     scaling = _scaling(file)
     if file.rope_factors is not None:
         if scaling is not None:
-            raise InputError(tr("{where}: rope_freqs.weight together with rope scaling is not supported", where=file.where))
+            raise InputError(
+                tr("{where}: rope_freqs.weight together with rope scaling is not supported", where=file.where)
+            )
         scaling = llama3_scaling(file.rope_factors, found["rope_theta"], file.where)
     return found if scaling is None else found | {"rope_scaling": scaling}
 
@@ -183,10 +201,18 @@ def _windows_of_gemma3(file: _File) -> dict[str, Any]:
     }
     wrong = [f"{key} is {value!r}" for key, value in sizes.items() if not isinstance(value, int) or value < 1]
     if wrong:
-        raise InputError(tr("{where}: {all_problems} where a positive whole number is needed", where=file.where, all_problems=all_problems(wrong)))
+        raise InputError(
+            tr(
+                "{where}: {problems} where a positive whole number is needed",
+                where=file.where,
+                problems=all_problems(wrong),
+            )
+        )
     every = file.get("attention.sliding_window_pattern")
     if every is not None and not isinstance(every, int):
-        raise InputError(tr("{where}: a list of the blocks that see a window is not read; give the original model", where=file.where))
+        raise InputError(
+            tr("{where}: a list of the blocks that see a window is not read; give the original model", where=file.where)
+        )
     return {
         "sliding_window": sizes["sliding_window"],
         "sliding_window_pattern": every or _GEMMA3_PATTERN,
@@ -208,7 +234,13 @@ def _linear_attention(file: _File, found: dict[str, Any]) -> dict[str, Any]:
     }
     wrong = [f"{key} is {value!r}" for key, value in sizes.items() if not isinstance(value, int) or value < 1]
     if wrong:
-        raise InputError(tr("{where}: {all_problems} where a positive whole number is needed", where=file.where, all_problems=all_problems(wrong)))
+        raise InputError(
+            tr(
+                "{where}: {problems} where a positive whole number is needed",
+                where=file.where,
+                problems=all_problems(wrong),
+            )
+        )
     rope: dict[str, Any] = {
         "rope_type": "default",
         "rope_theta": found.pop("rope_theta"),
@@ -234,12 +266,23 @@ def _scaling(file: _File) -> dict[str, Any] | None:
     factor = file.number("rope.scaling.factor", file.number("rope.scale_linear", None))
     attention = file.number("rope.scaling.attn_factor", 1.0)
     if kind != "yarn" and attention != 1:
-        raise InputError(tr("{where}: rope.scaling.attn_factor is {attention}, which mlx-lm knows for yarn only", where=file.where, attention=attention))
+        raise InputError(
+            tr(
+                "{where}: rope.scaling.attn_factor is {attention}, which mlx-lm knows for yarn only",
+                where=file.where,
+                attention=attention,
+            )
+        )
     if kind == "none" or (kind == "linear" and factor in (None, 0, 1)):
         return None
     if kind not in ("linear", "yarn") or not isinstance(factor, float):
         raise InputError(
-            tr("{where}: rope scaling {kind!r} with factor {factor!r} is not supported; linear and yarn are", where=file.where, kind=kind, factor=factor)
+            tr(
+                "{where}: rope scaling {kind!r} with factor {factor!r} is not supported; linear and yarn are",
+                where=file.where,
+                kind=kind,
+                factor=factor,
+            )
         )
     scaling: dict[str, Any] = {"rope_type": kind, "type": kind, "factor": factor}
     if kind == "yarn":
@@ -253,7 +296,14 @@ def _yarn(file: _File, factor: float, attention: float) -> dict[str, Any]:
         value = file.number(f"rope.scaling.{key}", usual)
         if value != usual:
             raise InputError(
-                tr("{where}: rope.scaling.{key} is {value}, which llama.cpp does not read for {gguf}; give the original model", where=file.where, key=key, value=value, gguf=file.architecture.gguf)
+                tr(
+                    "{where}: rope.scaling.{key} is {value}, which llama.cpp does not read for {gguf}; give the "
+                    "original model",
+                    where=file.where,
+                    key=key,
+                    value=value,
+                    gguf=file.architecture.gguf,
+                )
             )
     scaling: dict[str, Any] = {
         "original_max_position_embeddings": file.get("rope.scaling.original_context_length")
@@ -298,5 +348,7 @@ def llama3_scaling(factors: np.ndarray, theta: float, where: str) -> dict[str, A
     if not (np.isfinite(largest) and largest > 0 and isinstance(theta, int | float) and theta > 0) or not np.allclose(
         llama3_factors(scaling, theta, factors.size), factors, rtol=1e-3
     ):
-        raise InputError(tr("{where}: rope_freqs.weight does not come from Llama 3's settings; give the original model", where=where))
+        raise InputError(
+            tr("{where}: rope_freqs.weight does not come from Llama 3's settings; give the original model", where=where)
+        )
     return scaling

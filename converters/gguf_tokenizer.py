@@ -45,7 +45,9 @@ def rebuild_tokenizer(metadata: Mapping[str, Any], where: str, folder: Path) -> 
         raise
     # The tokenizers library raises bare Exceptions.
     except Exception as error:
-        raise InputError(tr("{where}: its tokenizer is damaged ({items})", where=where, items=' '.join(str(error).split())[:200])) from None
+        raise InputError(
+            tr("{where}: its tokenizer is damaged ({reason})", where=where, reason=" ".join(str(error).split())[:200])
+        ) from None
     write_object(folder / "tokenizer_config.json", _settings(metadata, tokens))
     return folder / "tokenizer.json", folder / "tokenizer_config.json"
 
@@ -58,7 +60,13 @@ def _starts_by_default(metadata: Mapping[str, Any]) -> bool:
 
 def _unsupported(where: str, what: str) -> InputError:
     return InputError(
-        tr("{where}: {what} cannot be rebuilt (gpt2 with {splits}, and llama can); give the folder of the model's tokenizer.json with `tokenizer` DIR", where=where, what=what, splits=', '.join(SPLITS))
+        tr(
+            "{where}: {what} cannot be rebuilt (gpt2 with {splits}, and llama can); give the folder of the model's "
+            "tokenizer.json with `tokenizer` DIR",
+            where=where,
+            what=what,
+            splits=", ".join(SPLITS),
+        )
     )
 
 

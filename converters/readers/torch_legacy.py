@@ -34,7 +34,13 @@ def read_legacy_file(path: Path) -> dict[str, np.ndarray]:
     """
     size = path.stat().st_size
     if size > _MOST_BYTES:
-        raise InputError(tr("{path}: {size} MiB in torch's old format; get the safetensors version of it", path=path, size=size >> 20))
+        raise InputError(
+            tr(
+                "{path}: {size} MiB in torch's old format; get the safetensors version of it",
+                path=path,
+                size=size >> 20,
+            )
+        )
     data = path.read_bytes()
     stream = io.BytesIO(data)
     steps = _STEPS + _STEPS_PER_BYTE * min(size, 1 << 22)
@@ -46,13 +52,17 @@ def read_legacy_file(path: Path) -> dict[str, np.ndarray]:
     if magic != _MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
         raise InputError(tr("{path}: not in torch's format; get the safetensors version of it", path=path))
     if system.get("little_endian") is not True:
-        raise InputError(tr("{path}: was written on a big-endian machine; get the safetensors version of it", path=path))
+        raise InputError(
+            tr("{path}: was written on a big-endian machine; get the safetensors version of it", path=path)
+        )
     described, keys = next_pickle(), next_pickle()
     if not isinstance(described, dict) or not isinstance(keys, list):
         raise InputError(tr("{path}: holds no dictionary of tensors; get the safetensors version of it", path=path))
     tensors = {name: one for name, one in described.items() if isinstance(one, StoredTensor)}
     if len(tensors) != len(described):
-        raise InputError(tr("{path}: holds something that is not a tensor; get the safetensors version of it", path=path))
+        raise InputError(
+            tr("{path}: holds something that is not a tensor; get the safetensors version of it", path=path)
+        )
     places = _storages(path, tensors, keys, stream)
     return {name: _array(data, one, places) for name, one in tensors.items() if one.storage.dtype is not None}
 

@@ -99,7 +99,9 @@ def read_pickle(data: bytes | BinaryIO, where: str, max_steps: int, any_order: b
             machine.step(opcode.name, argument)
         raise _Damaged("it has no end")
     except _Damaged as error:
-        raise InputError(tr("{where}: {error}; get the safetensors version of the model", where=where, error=error)) from None
+        raise InputError(
+            tr("{where}: {error}; get the safetensors version of the model", where=where, error=error)
+        ) from None
     # Opcodes in an order that no pickler writes: too few values on the stack, an unhashable key, a wrong type.
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError):
         raise InputError(tr("{where}: its pickle is damaged; get a fresh copy of it", where=where)) from None

@@ -76,5 +76,11 @@ def _arrays(adapter: Adapter, config: Mapping[str, Any], shape: ModelShape, wher
             up = up[order]
         found[f"{theirs}.lora_a"], found[f"{theirs}.lora_b"] = map(np.ascontiguousarray, (down, up))
     if problems:
-        raise InputError(tr("{where}: the adapter does not fit this base: {all_problems}", where=where, all_problems=all_problems(problems, 4)))
+        raise InputError(
+            tr(
+                "{where}: the adapter does not fit this base: {problems}",
+                where=where,
+                problems=all_problems(problems, 4),
+            )
+        )
     return found

@@ -55,7 +55,10 @@ def add_tokenizer(writer: gguf.GGUFWriter, files: Sequence[Path], checkpoint: Ch
         split = split_name(document)
         if split is None:
             raise InputError(
-                tr("{path}: llama.cpp does not know this tokenizer's way of splitting words; use `to` hf or mlx", path=path)
+                tr(
+                    "{path}: llama.cpp does not know this tokenizer's way of splitting words; use `to` hf or mlx",
+                    path=path,
+                )
             )
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(split)

@@ -62,4 +62,11 @@ def quantize_file(source: Path, out: Path, word: str) -> None:
         llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0))
     if status:
         said = " ".join("".join(lines).split())[-300:]
-        raise LoopaiError(tr("{out}: llama.cpp could not quantise it to {word}: {said}", out=out, word=word, said=said or 'it did not say why'))
+        raise LoopaiError(
+            tr(
+                "{out}: llama.cpp could not quantise it to {word}: {said}",
+                out=out,
+                word=word,
+                said=said or "it did not say why",
+            )
+        )

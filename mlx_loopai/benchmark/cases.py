@@ -81,12 +81,25 @@ def file_rows(model: Path, file: Path, count: int, max_tokens: int, seed: int) -
     rows, _ = encode_records(encoder, read_source(str(file), "domain"), max_tokens)
     several = next((row.origin for row in rows if not _one_answer(row)), None)
     if several:
-        raise InputError(tr("{several}: has more than one answer, which mlx-lm cannot mask; race on single exchanges", several=several))
+        raise InputError(
+            tr(
+                "{several}: has more than one answer, which mlx-lm cannot mask; race on single exchanges",
+                several=several,
+            )
+        )
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out = min(HELD_OUT_ROWS, len(rows) // 5)
     wanted = count or len(rows) - held_out
     if wanted + held_out > len(rows) or not held_out:
-        raise InputError(tr("{file}: {count} rows, but the race needs {wanted} and {held_out} held out", file=file, count=len(rows), wanted=wanted, held_out=max(1, held_out)))
+        raise InputError(
+            tr(
+                "{file}: {count} rows, but the race needs {wanted} and {held_out} held out",
+                file=file,
+                count=len(rows),
+                wanted=wanted,
+                held_out=max(1, held_out),
+            )
+        )
     shuffled = [rows[index] for index in order]
     return CaseRows(shuffled[held_out : held_out + wanted], shuffled[:held_out])
 

@@ -32,7 +32,13 @@ def read_prices(path: Path = TABLE) -> list[Price]:
         prices = [Price(str(name), float(entry["dollars_per_hour"])) for name, entry in table.items()]
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(tr("{path}: no table of `name: {{dollars_per_hour: X}}` ({reason}); see costs.yaml", path=path, reason=reason)) from None
+        raise InputError(
+            tr(
+                "{path}: no table of `name: {{dollars_per_hour: X}}` ({reason}); see costs.yaml",
+                path=path,
+                reason=reason,
+            )
+        ) from None
     if not prices or any(price.dollars_per_hour <= 0 for price in prices):
         raise InputError(tr("{path}: every machine needs dollars_per_hour above 0", path=path))
     return prices

@@ -49,7 +49,7 @@ def take_turns(
     Raises: InputError for a side given twice, or without rounds.
     """
     if len(set(backends)) != len(backends) or not backends:
-        raise InputError(tr("`backends` {backends}: name each side once", backends=','.join(backends)))
+        raise InputError(tr("`backends` {backends}: name each side once", backends=",".join(backends)))
     if rounds < 1:
         raise InputError(tr("`rounds` {rounds}: give at least 1", rounds=rounds))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in backends}

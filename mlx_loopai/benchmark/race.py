@@ -82,7 +82,11 @@ def race_generation(case: GenerateCase, setup: Setup, on_progress: Advance = ign
     """
     if OWN_COMPILED in setup.backends:
         raise InputError(
-            tr("backends: {own_compiled} is a way to train, and answers are generated in one way; take {own}", own_compiled=OWN_COMPILED, own=OWN)
+            tr(
+                "backends: {compiled} is a way to train, and answers are generated in one way; take {own}",
+                compiled=OWN_COMPILED,
+                own=OWN,
+            )
         )
     job = {"model": case.model, "prompts": case.prompts, "max_tokens": case.max_tokens, "batches": case.batches}
 

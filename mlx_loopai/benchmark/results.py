@@ -21,7 +21,9 @@ def compare_results(before: Result, after: Result) -> dict[str, Any]:
     Raises: InputError when one is of training and the other of generation, or they have no side in common.
     """
     if before.kind != after.kind:
-        raise InputError(tr("compare: one result is of {kind}, the other of {kind2}", kind=before.kind, kind2=after.kind))
+        raise InputError(
+            tr("compare: one result is of {kind}, the other of {other}", kind=before.kind, other=after.kind)
+        )
     shared = [name for name in before.backends if name in after.backends]
     if not shared:
         raise InputError(tr("compare: the two results have no backend in common"))

@@ -29,7 +29,12 @@ def share_of_peak(what: str, rate: float, peak: float) -> float:
     share = rate / peak
     if share > 1:
         raise LoopaiError(
-            tr("{what}: {share:.2f} of the hardware's peak, which cannot be; the clock or the chip in chips.yaml is wrong", what=what, share=share)
+            tr(
+                "{what}: {share:.2f} of the hardware's peak, which cannot be; the clock or the chip in chips.yaml is "
+                "wrong",
+                what=what,
+                share=share,
+            )
         )
     return share
 

@@ -55,7 +55,9 @@ def run_job(job: Job, opened: Callable[..., Side] = open_side) -> dict[str, Any]
     clock = StepClock()
     side.train(case, rows, clock)
     if not clock.timed_s:
-        raise LoopaiError(tr("{backend}: no step was timed, since each had a new shape; give more steps", backend=job.backend))
+        raise LoopaiError(
+            tr("{backend}: no step was timed, since each had a new shape; give more steps", backend=job.backend)
+        )
     peak = side.peak_bytes()
     if job.adapter_out:
         side.save_adapter(Path(job.adapter_out))

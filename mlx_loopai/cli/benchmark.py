@@ -176,7 +176,7 @@ def compare_command(before: Path, after: Path, as_json: bool, quiet: bool) -> No
     compared = compare_results(read_race(before), read_race(after))
     emit(compared, as_json, comparison_table(compared))
     if not compared["equal"]:
-        raise LoopaiError(tr("the two are not of the same race: {differences}", differences=compared['differences'][0]))
+        raise LoopaiError(tr("the two are not of the same race: {differences}", differences=compared["differences"][0]))
 
 
 def _default_backends() -> str:
@@ -258,4 +258,6 @@ def _report(result: Result, out: Path | None, plot: Path | None, costs: Path | N
     emit(result.to_json(), as_json, "\n\n".join(tables))
     if not result.equal:
         shown = "; ".join(result.differences[:3])
-        raise LoopaiError(tr("the sides do not compute the same, so the rates cannot be compared: {shown}", shown=shown))
+        raise LoopaiError(
+            tr("the sides do not compute the same, so the rates cannot be compared: {shown}", shown=shown)
+        )

@@ -94,11 +94,12 @@ def command(
     trials = Trials(rates, range(first, first + seeds), sweep_seeds)
     try:
         with progress_listener(quiet) as listener:
-            found = Grid(
-                arms=configs, trials=trials, out=out, measure=measure, listener=listener, posthoc=posthoc or ""
-            ).run()
+            grid = Grid(arms=configs, trials=trials, out=out, measure=measure, listener=listener, posthoc=posthoc or "")
+            found = grid.run()
     except (Interrupted, KeyboardInterrupt):
-        raise Interrupted(tr("stopped by Ctrl-C; finished runs stay in {out}; the same command continues", out=out)) from None
+        raise Interrupted(
+            tr("stopped by Ctrl-C; finished runs stay in {out}; the same command continues", out=out)
+        ) from None
     found = replace(found, command=_command(), versions=package_versions(), machine=machine_name())
     found.write(out / COMPARISON_NAME)
     found = replace(found, report=str(write_report(out / COMPARISON_NAME)))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.language import tr
 from mlx_loopai.cli.quantization import GGUF_FORMS, MLX_FORMS, quantization_options, steer_option
+from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from converters.convert import Conversion

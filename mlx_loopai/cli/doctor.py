@@ -269,4 +269,6 @@ def command(tests: bool, as_json: bool, quiet: bool) -> None:
     emit(known, as_json, shown)
     wrong = [check.name for check in checks if not check.passed]
     if wrong:
-        raise LoopaiError(tr("selftest: {wrong}: they differ; report it with what is printed above", wrong='; '.join(wrong)))
+        raise LoopaiError(
+            tr("selftest: {wrong}: they differ; report it with what is printed above", wrong="; ".join(wrong))
+        )

@@ -51,7 +51,9 @@ def command(
     from mlx_loopai.library.training import preview
 
     if probe and machine != "this":
-        raise InputError(tr("--probe: {machine} is not here to be measured; leave out --machine, or --probe", machine=machine))
+        raise InputError(
+            tr("--probe: {machine} is not here to be measured; leave out --machine, or --probe", machine=machine)
+        )
     if model is not None:
         overrides = (f"model={json.dumps(model)}", *overrides)
     config = load_config(recipe, overrides)

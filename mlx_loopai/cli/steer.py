@@ -67,7 +67,13 @@ def tune_command(
     names = tuple(name.strip() for name in scripts.split(","))
     unknown = [name for name in names if name not in SCRIPTS]
     if unknown:
-        raise InputError(tr("`scripts` {unknown}: no such script; there are {scripts}", unknown=', '.join(unknown), scripts=', '.join(SCRIPTS)))
+        raise InputError(
+            tr(
+                "`scripts` {unknown}: no such script; there are {scripts}",
+                unknown=", ".join(unknown),
+                scripts=", ".join(SCRIPTS),
+            )
+        )
     asked = [prompt.text for prompt in read_prompts(prompts)] if prompts else PROVOKING_PROMPTS
     tasks = read_suite(suite, limit) if suite else ()
     with progress_listener(quiet) as listener:
@@ -78,7 +84,13 @@ def tune_command(
         )
     emit(_document(found), as_json, _text(found))
     if found.factor is None:
-        raise LoopaiError(tr("no factor removes {reduction:.0%} of {names}; the smallest tried left more", reduction=reduction, names=' and '.join(names)))
+        raise LoopaiError(
+            tr(
+                "no factor removes {reduction:.0%} of {names}; the smallest tried left more",
+                reduction=reduction,
+                names=" and ".join(names),
+            )
+        )
 
 
 def _document(found: Tuning) -> dict[str, Any]:

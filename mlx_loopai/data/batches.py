@@ -77,7 +77,11 @@ def padded_width(length: int, widths: Sequence[int]) -> int:
     index = int(np.searchsorted(np.asarray(widths), length))
     if index == len(widths):
         raise InputError(
-            tr("widths: a row of {length} tokens is wider than the widest, {widths}; plan all rows at once", length=length, widths=widths[-1])
+            tr(
+                "widths: a row of {length} tokens is wider than the widest, {widths}; plan all rows at once",
+                length=length,
+                widths=widths[-1],
+            )
         )
     return int(widths[index])
 
@@ -222,7 +226,14 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
     for index, row in enumerate(rows):
         length = len(row.ids)
         if length > width:
-            raise InputError(tr("{origin}: {length} tokens do not fit a width of {width}; plan all rows at once", origin=row.origin, length=length, width=width))
+            raise InputError(
+                tr(
+                    "{origin}: {length} tokens do not fit a width of {width}; plan all rows at once",
+                    origin=row.origin,
+                    length=length,
+                    width=width,
+                )
+            )
         ids[index, :length] = row.ids
         supervised[index, :length] = row.supervised
     return MicroBatch(
@@ -324,5 +335,5 @@ def _checked(lengths: Lengths) -> _Ints:
     if not sizes.size:
         raise InputError(tr("batches: there is no row to train on; give at least one"))
     if sizes.min() < 1:
-        raise InputError(tr("batches: row {argmin} has no tokens; remove it", argmin=int(sizes.argmin())))
+        raise InputError(tr("batches: row {row} has no tokens; remove it", row=int(sizes.argmin())))
     return sizes

@@ -63,7 +63,13 @@ def recipe_arm(recipe: RunConfig, path: Path, overrides: tuple[str, ...] = ()) -
     arm = load_config(path, overrides)
     for name in ("model", "dtype", "system_prompt"):
         if getattr(arm, name) != getattr(recipe, name):
-            raise InputError(tr("`arms` {path}: {name} is not the recipe's; arms of one comparison share their base", path=path, name=name))
+            raise InputError(
+                tr(
+                    "`arms` {path}: {name} is not the recipe's; arms of one comparison share their base",
+                    path=path,
+                    name=name,
+                )
+            )
     return arm
 
 
@@ -85,7 +91,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         }  # fmt: skip
         return _as_many_domain_rows(recipe, recipe.model_copy(update=guards))
     if name not in ARMS:
-        raise InputError(tr("`arms` {name}: no such arm; known: {items}", name=name, items=', '.join(arm_names())))
+        raise InputError(tr("`arms` {name}: no such arm; known: {known}", name=name, known=", ".join(arm_names())))
     values = yaml.safe_load(recipe.to_yaml()) | {"phases": _one_phase(recipe)}
     values["replay"] |= {"source": "none", "share": 0.0, "loss_share": 0.0, "objective": "answers"}
     values["penalty"] |= {"kind": "none"}
@@ -99,7 +105,9 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
     arm = validate_config(values, f"arm {name}")
     needs_records = name.startswith("replay-") or arm.measures_importance
     if needs_records and not recipe.general:
-        raise InputError(tr("`arms` {name}: needs general records; give `general: FILE` in the recipe or by `overrides`", name=name))
+        raise InputError(
+            tr("`arms` {name}: needs general records; give `general: FILE` in the recipe or by `overrides`", name=name)
+        )
     return _as_many_domain_rows(recipe, arm)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.errors import Diverged, LoopaiError
-from mlx_loopai.language import tr
 from mlx_loopai.evaluation.gain import smallest_within_noise
 from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.experiments.arms import MATCHED
@@ -25,6 +24,7 @@ from mlx_loopai.experiments.comparison import (
     trained_model,
 )
 from mlx_loopai.experiments.measurement import Measure, domain_losses
+from mlx_loopai.language import tr
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.comparison import PLAIN, Comparison, TriedRate
@@ -99,11 +99,15 @@ class Grid:
             if losses is not None:
                 scored[rate] = losses
         if not scored:
-            raise LoopaiError(tr("arm {name}: diverged at every learning rate; give smaller ones with `sweep`", name=name))
+            raise LoopaiError(
+                tr("arm {name}: diverged at every learning rate; give smaller ones with `sweep`", name=name)
+            )
         chosen = _with(config, learning_rate=smallest_within_noise(scored))
         rest = self.trials.seeds[len(next(iter(scored.values()))) :]
         if self._train(name, chosen, rest) is None:
-            raise LoopaiError(tr("arm {name}: diverged at another seed; give smaller rates, or more `sweep_seeds`", name=name))
+            raise LoopaiError(
+                tr("arm {name}: diverged at another seed; give smaller rates, or more `sweep_seeds`", name=name)
+            )
         return chosen
 
     def _match(self, chosen: Mapping[str, RunConfig]) -> RunConfig:
@@ -111,7 +115,9 @@ class Grid:
         most = max(summary.steps for summary in map(_summary, cells) if summary is not None)
         config = _with(chosen[PLAIN], max_steps=most)
         if self._train(MATCHED, config, self.trials.seeds) is None:
-            raise LoopaiError(tr("arm {matched}: diverged; leave it out of `arms`, or sweep smaller learning rates", matched=MATCHED))
+            raise LoopaiError(
+                tr("arm {matched}: diverged; leave it out of `arms`, or sweep smaller learning rates", matched=MATCHED)
+            )
         return config
 
     def _train(self, name: str, config: RunConfig, seeds: Sequence[int]) -> list[RowLosses] | None:

@@ -16,7 +16,6 @@ from mlx_loopai.data.row_identity import rows_digest
 from mlx_loopai.data.sources import read_source
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
@@ -24,6 +23,7 @@ from mlx_loopai.evaluation.tasks import Asked, Task
 from mlx_loopai.experiments.evaluate import measure_suite
 from mlx_loopai.files import digest_name, write_whole
 from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_batch
+from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel, resolve_model
 from mlx_loopai.runs.documents.comparison import Example
 from mlx_loopai.runs.listener import Listener
@@ -71,7 +71,9 @@ def held_out_rows(config: RunConfig) -> str:
         return config.validation
     if config.sources and all(source.path.startswith("samples/") for source in config.sources.values()):
         return EMBEDDED_HELD_OUT
-    raise InputError(tr("`validation`: the gain needs held-out domain rows; give `validation: FILE` in the configuration"))
+    raise InputError(
+        tr("`validation`: the gain needs held-out domain rows; give `validation: FILE` in the configuration")
+    )
 
 
 @dataclass(frozen=True)

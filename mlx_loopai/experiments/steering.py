@@ -11,7 +11,6 @@ from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.samples.provoking import PROVOKING_PROMPTS
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
 from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.tasks import Task
@@ -20,6 +19,7 @@ from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.answers import write_answers
 from mlx_loopai.generation.prompts import single_prompt
 from mlx_loopai.generation.session import Session
+from mlx_loopai.language import tr
 from mlx_loopai.models.steering import steered_head
 from mlx_loopai.models.token_bytes import bytes_of_tokens
 from mlx_loopai.models.token_scripts import row_factors
@@ -117,7 +117,13 @@ def tune(session: Session, search: Search, listener: Listener | None = None) -> 
     Raises: InputError when the model writes none of the scripts, or for fewer than four prompts.
     """
     if len(search.prompts) < _MIN_PROMPTS:
-        raise InputError(tr("{count} prompts cannot be halved; give at least {min_prompts}", count=len(search.prompts), min_prompts=_MIN_PROMPTS))
+        raise InputError(
+            tr(
+                "{count} prompts cannot be halved; give at least {least}",
+                count=len(search.prompts),
+                least=_MIN_PROMPTS,
+            )
+        )
     return _Trial(session, search, listener or Silent()).run()
 
 
@@ -137,7 +143,9 @@ class _Trial:
         base = self._count(chooses, "the model's answers")
         if not base.foreign:
             scripts = " or ".join(search.scripts)
-            raise InputError(tr("the model's answers hold no {scripts}; give prompts that provoke them", scripts=scripts))
+            raise InputError(
+                tr("the model's answers hold no {scripts}; give prompts that provoke them", scripts=scripts)
+            )
         tried: dict[float, Count] = {}
         factor = self._mildest(chooses, base, tried)
         mildest_first = tuple(Tried(one, tried[one]) for one in sorted(tried, reverse=True))

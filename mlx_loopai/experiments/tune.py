@@ -13,10 +13,10 @@ from mlx_loopai.data.rows import RowReader
 from mlx_loopai.data.sources import DOMAIN, GENERAL_CATEGORY, SAMPLES_PREFIX, read_source
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.experiments.rescaling import LINES, SCALES, Point, best, sweep
 from mlx_loopai.guards.rehearsal import WATCHED_ROWS, Answering, Rehearsal, general_prompts, self_rehearsal
+from mlx_loopai.language import tr
 from mlx_loopai.models.adapter_folder import read_adapter, scaled, write_adapter
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.artifact_cache import fetch, keep, kept_path
@@ -51,7 +51,12 @@ def tune(context: RunContext, domain: str, floor: float) -> Tuned:
         base = nll(loaded.model, rows).nll_per_token
     whole = base - nll(loaded.model, rows).nll_per_token
     if whole <= 0:
-        raise InputError(tr("{domain}: the adapter is not better than the base on these rows; there is no gain to keep", domain=domain))
+        raise InputError(
+            tr(
+                "{domain}: the adapter is not better than the base on these rows; there is no gain to keep",
+                domain=domain,
+            )
+        )
     context.listener.stage("rescaling", len(SCALES) + len(LINES))
     points = sweep(
         loaded.model,
@@ -83,7 +88,14 @@ def check_apart(domain: str, shown: str) -> None:
     """
     said, figures = ({record.messages for record in read_source(name, DOMAIN)} for name in (domain, shown))
     if both := len(said & figures):
-        raise InputError(tr("{domain}: {both} of its rows are in {shown} too, which the figures are made of; give others", domain=domain, both=both, shown=shown))
+        raise InputError(
+            tr(
+                "{domain}: {both} of its rows are in {shown} too, which the figures are made of; give others",
+                domain=domain,
+                both=both,
+                shown=shown,
+            )
+        )
 
 
 def unrehearsed_rows(context: RunContext) -> Sequence[TokenRow]:
@@ -103,7 +115,9 @@ def unrehearsed_rows(context: RunContext) -> Sequence[TokenRow]:
             keep(path, kept)
         rows = Rehearsal.load(path).rows
     if not rows:
-        raise InputError(tr("general: the base's answers to the prompts all loop or are empty; give other general rows"))
+        raise InputError(
+            tr("general: the base's answers to the prompts all loop or are empty; give other general rows")
+        )
     return rows
 
 

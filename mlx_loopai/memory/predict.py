@@ -247,7 +247,9 @@ def moment_bytes(shape: ModelShape, options: StepOptions) -> int:
         return 4 * (vectors + 2 * options.lora_rank * modules + magnitudes)
     if options.optimizer not in _MOMENTS:
         known = ", ".join([*_MOMENTS, "adafactor"])
-        raise InputError(tr("optimizer {optimizer!r} is unknown; known: {known}", optimizer=options.optimizer, known=known))
+        raise InputError(
+            tr("optimizer {optimizer!r} is unknown; known: {known}", optimizer=options.optimizer, known=known)
+        )
     return int(_MOMENT_BYTES[options.moments] * _MOMENTS[options.optimizer] * trained_parameters(shape, options))
 
 

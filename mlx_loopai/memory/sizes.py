@@ -286,7 +286,13 @@ class Sizes:
 def float_bytes(precision: str) -> int:
     """Bytes of a number. Raises: InputError for an unknown precision."""
     if precision not in FLOAT_BYTES:
-        raise InputError(tr("precision {precision!r} is unknown; known: {float_bytes}, or 2-bit to 8-bit", precision=precision, float_bytes=', '.join(FLOAT_BYTES)))
+        raise InputError(
+            tr(
+                "precision {precision!r} is unknown; known: {known}, or 2-bit to 8-bit",
+                precision=precision,
+                known=", ".join(FLOAT_BYTES),
+            )
+        )
     return FLOAT_BYTES[precision]
 
 

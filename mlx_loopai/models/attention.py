@@ -34,7 +34,9 @@ def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
     attend = getattr(module, _FUNCTION, None)
     if module is None or attend is None:
         name = type(model).__module__ if module is None else module.__name__
-        raise InputError(tr("{name}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model", name=name))
+        raise InputError(
+            tr("{name}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model", name=name)
+        )
 
     def watching(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
         look(next(blocks), queries, keys, float(named["scale"]))

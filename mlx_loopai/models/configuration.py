@@ -42,7 +42,9 @@ def complete_configuration(raw: Mapping[str, Any], where: str) -> dict[str, Any]
     """
     config = text_part(raw)
     if not config.get("is_causal", True):
-        raise InputError(tr("{where}: is_causal is false: tokens would see later ones, which mlx-lm does not compute", where=where))
+        raise InputError(
+            tr("{where}: is_causal is false: tokens would see later ones, which mlx-lm does not compute", where=where)
+        )
     kind = config["model_type"]
     architecture = ARCHITECTURES[kind]
     config |= {key: value for key, value in architecture.defaults.items() if config.get(key) is None}
@@ -102,7 +104,12 @@ def refuse_foreign_quantization(config: Mapping[str, Any], where: str) -> None:
     tool = foreign_quantization(config)
     if tool is not None:
         raise InputError(
-            tr("{where}: the weights are already quantised by {tool} (quantization_config), which is not read here; give the original fp32, bf16 or fp16 checkpoint", where=where, tool=tool)
+            tr(
+                "{where}: the weights are already quantised by {tool} (quantization_config), which is not read here; "
+                "give the original fp32, bf16 or fp16 checkpoint",
+                where=where,
+                tool=tool,
+            )
         )
 
 
@@ -113,7 +120,9 @@ def _write_rope(config: dict[str, Any], where: str) -> None:
     else:
         settle_rope(config, where)
     if config.get("rope_traditional"):
-        raise InputError(tr("{where}: rope_traditional is true, which transformers ignores and mlx-lm does not", where=where))
+        raise InputError(
+            tr("{where}: rope_traditional is true, which transformers ignores and mlx-lm does not", where=where)
+        )
 
 
 def _write_biases(config: dict[str, Any], where: str) -> None:
@@ -123,7 +132,9 @@ def _write_biases(config: dict[str, Any], where: str) -> None:
     if kind == "gpt_neox":
         config.setdefault("use_parallel_residual", True)
         if config.get("attention_bias") is False:
-            raise InputError(tr("{where}: attention_bias is false, but mlx-lm's gpt_neox has these biases always", where=where))
+            raise InputError(
+                tr("{where}: attention_bias is false, but mlx-lm's gpt_neox has these biases always", where=where)
+            )
     if kind == "mistral":
         # mlx-lm runs it as llama, which has both; transformers' mistral has neither.
         config.pop("attention_bias", None)
@@ -150,24 +161,53 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: {all_problems(problems)}")
     heads, kv_heads, hidden = config["num_attention_heads"], config["num_key_value_heads"], config["hidden_size"]
     if heads % kv_heads or ("head_dim" not in config and hidden % heads):
-        raise InputError(tr("{where}: hidden_size {hidden}, {heads} heads and {kv_heads} key/value heads do not divide", where=where, hidden=hidden, heads=heads, kv_heads=kv_heads))
+        raise InputError(
+            tr(
+                "{where}: hidden_size {hidden}, {heads} heads and {kv_heads} key/value heads do not divide",
+                where=where,
+                hidden=hidden,
+                heads=heads,
+                kv_heads=kv_heads,
+            )
+        )
     head_dim = config.get("head_dim", hidden // heads)
     rotated = int(head_dim * config["rotary_pct"]) if neox else head_dim
     if rotated % 2 or not rotated:
-        raise InputError(tr("{where}: {rotated} values of a head of {head_dim} are rotated, which is not an even number", where=where, rotated=rotated, head_dim=head_dim))
+        raise InputError(
+            tr(
+                "{where}: {rotated} values of a head of {head_dim} are rotated, which is not an even number",
+                where=where,
+                rotated=rotated,
+                head_dim=head_dim,
+            )
+        )
 
 
 def _check_assumptions(config: Mapping[str, Any], where: str) -> None:
     """Refuse what mlx-lm's model of this architecture would silently compute differently."""
     kind, hidden, heads = config["model_type"], config["hidden_size"], config["num_attention_heads"]
     if kind in ("qwen2", "gpt_neox") and config.get("head_dim", hidden // heads) != hidden // heads:
-        raise InputError(tr("{where}: head_dim {head_dim} is not {hidden}, which mlx-lm assumes", where=where, head_dim=config['head_dim'], hidden=hidden // heads))
+        raise InputError(
+            tr(
+                "{where}: head_dim {head_dim} is not {hidden}, which mlx-lm assumes",
+                where=where,
+                head_dim=config["head_dim"],
+                hidden=hidden // heads,
+            )
+        )
     if kind == "gpt_neox" and config["intermediate_size"] != 4 * hidden:
-        raise InputError(tr("{where}: intermediate_size is not 4 * hidden_size, which mlx-lm's gpt_neox assumes", where=where))
+        raise InputError(
+            tr("{where}: intermediate_size is not 4 * hidden_size, which mlx-lm's gpt_neox assumes", where=where)
+        )
     activations = _NEOX_ACTIVATIONS if kind == "gpt_neox" else ("silu",)
     if config.get("hidden_act", activations[0]) not in activations:
         raise InputError(
-            tr("{where}: hidden_act {hidden_act!r} is not supported; {activations} is", where=where, hidden_act=str(config['hidden_act'])[:40], activations=', '.join(activations))
+            tr(
+                "{where}: hidden_act {hidden_act!r} is not supported; {activations} is",
+                where=where,
+                hidden_act=str(config["hidden_act"])[:40],
+                activations=", ".join(activations),
+            )
         )
 
 
@@ -184,10 +224,18 @@ def _close_window(config: dict[str, Any], where: str) -> None:
         config.pop("layer_types", None)
         window = config.get("sliding_window", _MISTRAL_WINDOW)
         if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window <= 0):
-            raise InputError(tr("{where}: sliding_window is {window} where a positive whole number is needed", where=where, window=repr(window)[:40]))
+            raise InputError(
+                tr(
+                    "{where}: sliding_window is {window} where a positive whole number is needed",
+                    where=where,
+                    window=repr(window)[:40],
+                )
+            )
         if window is not None and window < config["max_position_embeddings"]:
             if (config.get("rope_scaling") or {}).get("rope_type") == "dynamic":
-                raise InputError(tr("{where}: a sliding_window together with dynamic rope scaling is not computed here", where=where))
+                raise InputError(
+                    tr("{where}: a sliding_window together with dynamic rope scaling is not computed here", where=where)
+                )
             config["max_position_embeddings"] = window
         config["sliding_window"] = None
 
@@ -197,7 +245,11 @@ def _refuse_sliding_blocks(config: dict[str, Any], where: str) -> None:
     kinds = config.get("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or set(map(str, kinds)) != {"full_attention"}):
         raise InputError(
-            tr("{where}: layer_types asks for other than full_attention, which mlx-lm ignores for {model_type}", where=where, model_type=config['model_type'])
+            tr(
+                "{where}: layer_types asks for other than full_attention, which mlx-lm ignores for {model_type}",
+                where=where,
+                model_type=config["model_type"],
+            )
         )
     if not config.get("use_sliding_window"):
         return
@@ -205,6 +257,11 @@ def _refuse_sliding_blocks(config: dict[str, Any], where: str) -> None:
     reached = kinds is None and not (isinstance(first, int) and first >= blocks)
     if reached and config.get("sliding_window", _MISTRAL_WINDOW) is not None:
         raise InputError(
-            tr("{where}: use_sliding_window is true, which mlx-lm ignores for {model_type}, so long texts would give other results; set it to false if the context stays within the window", where=where, model_type=config['model_type'])
+            tr(
+                "{where}: use_sliding_window is true, which mlx-lm ignores for {model_type}, so long texts would give "
+                "other results; set it to false if the context stays within the window",
+                where=where,
+                model_type=config["model_type"],
+            )
         )
     config["use_sliding_window"] = False

@@ -78,7 +78,12 @@ def open_embedder(model: str) -> Embedder:
         return _decoder(name, load_model(model))
     except InputError as error:
         raise InputError(
-            tr("`embedder` {model}: {error}; Qwen3-Embedding as its makers publish it is converted first: mlx-loopai convert {model}", model=model, error=error)
+            tr(
+                "`embedder` {model}: {error}; Qwen3-Embedding as its makers publish it is converted first: mlx-loopai "
+                "convert {model}",
+                model=model,
+                error=error,
+            )
         ) from None
 
 
@@ -101,7 +106,9 @@ def _decoder(model: str, loaded: LoadedModel) -> Embedder:
     tokenizer = loaded.tokenizer
     end = tokenizer.get_vocab().get(_END_OF_TEXT)
     if end is None:
-        raise InputError(tr("its tokenizer has no {end_of_text}, with which Qwen3-Embedding ends a text", end_of_text=_END_OF_TEXT))
+        raise InputError(
+            tr("its tokenizer has no {end_of_text}, with which Qwen3-Embedding ends a text", end_of_text=_END_OF_TEXT)
+        )
     longest = min(_MAX_DECODER_TOKENS, loaded.max_positions)
 
     def encode(text: str) -> list[int]:

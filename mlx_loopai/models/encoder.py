@@ -78,7 +78,9 @@ class EncoderShape:
         first = 0 if config["model_type"] == "bert" else pad + 1
         shape = EncoderShape(*[*sizes, first, eps])
         if shape.hidden_size % shape.n_heads or first >= shape.n_positions:
-            raise InputError(tr("{where}: hidden_size, heads or positions do not fit each other; get a fresh copy", where=where))
+            raise InputError(
+                tr("{where}: hidden_size, heads or positions do not fit each other; get a fresh copy", where=where)
+            )
         return shape
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -175,7 +177,9 @@ def load_encoder(folder: Path, config: Mapping[str, Any]) -> LoadedEncoder:
     pooling, max_tokens = (own.get("pooling"), own.get("max_tokens")) if isinstance(own, dict) else (None, None)
     longest = shape.n_positions - shape.first_position
     if pooling not in POOLINGS or not isinstance(max_tokens, int) or not 2 < max_tokens <= longest:
-        raise InputError(tr("{folder}: not an encoder in MLX's form; convert it: mlx-loopai convert {folder}", folder=folder))
+        raise InputError(
+            tr("{folder}: not an encoder in MLX's form; convert it: mlx-loopai convert {folder}", folder=folder)
+        )
     model = Encoder(shape)
     weights: dict[str, mx.array] = {}
     try:
@@ -184,7 +188,9 @@ def load_encoder(folder: Path, config: Mapping[str, Any]) -> LoadedEncoder:
         model.load_weights([(name, array.astype(mx.float32)) for name, array in weights.items()])
     except (ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(tr("{folder}: cannot open the encoder: {reason}; convert it again", folder=folder, reason=reason)) from None
+        raise InputError(
+            tr("{folder}: cannot open the encoder: {reason}; convert it again", folder=folder, reason=reason)
+        ) from None
     model.eval()
     mx.eval(model.parameters())
     return LoadedEncoder(model, pooling, max_tokens, shape.hidden_size)

@@ -32,7 +32,10 @@ def split_module(name: str) -> tuple[int, str]:
     match = _MODULE.fullmatch(name)
     if match is None:
         raise InputError(
-            tr("{name!r}: adapters are supported on the linear layers of blocks (model.layers.N.) only", name=name[:120])
+            tr(
+                "{name!r}: adapters are supported on the linear layers of blocks (model.layers.N.) only",
+                name=name[:120],
+            )
         )
     return int(match["number"]), match["name"]
 

@@ -42,11 +42,20 @@ def read_rope(config: Mapping[str, Any], where: str) -> tuple[Any, Any, dict[str
     scaling = written_scaling(nested, config, where)
     if neox and scaling is not None:
         raise InputError(
-            tr("{where}: rope_scaling {nested} is not supported for gpt_neox, whose scaling mlx-lm ignores", where=where, nested=_shown(nested))
+            tr(
+                "{where}: rope_scaling {nested} is not supported for gpt_neox, whose scaling mlx-lm ignores",
+                where=where,
+                nested=_shown(nested),
+            )
         )
     if not neox and share != 1:
         raise InputError(
-            tr("{where}: partial_rotary_factor is {share}: mlx-lm rotates whole heads of {model_type}", where=where, share=_shown(share), model_type=config['model_type'])
+            tr(
+                "{where}: partial_rotary_factor is {share}: mlx-lm rotates whole heads of {model_type}",
+                where=where,
+                share=_shown(share),
+                model_type=config["model_type"],
+            )
         )
     return DEFAULT_THETA if base is None else base, share, scaling
 
@@ -74,9 +83,17 @@ def _nested(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         if not found:
             continue
         if not isinstance(found, Mapping):
-            raise InputError(tr("{where}: {key} is {found} where an object is needed", where=where, key=key, found=_shown(found)))
+            raise InputError(
+                tr("{where}: {key} is {found} where an object is needed", where=where, key=key, found=_shown(found))
+            )
         if any(isinstance(value, Mapping) for value in found.values()):
-            raise InputError(tr("{where}: {key} differs by layer type, which mlx-lm does not compute for this model", where=where, key=key))
+            raise InputError(
+                tr(
+                    "{where}: {key} differs by layer type, which mlx-lm does not compute for this model",
+                    where=where,
+                    key=key,
+                )
+            )
         return found
     return {}
 
@@ -91,7 +108,14 @@ def written_scaling(found: Mapping[str, Any], config: Mapping[str, Any], where: 
     if kind == "default":
         return None
     if kind not in TYPES:
-        raise InputError(tr("{where}: rope_scaling {found} is not supported; {types} are", where=where, found=_shown(found), types=', '.join(TYPES)))
+        raise InputError(
+            tr(
+                "{where}: rope_scaling {found} is not supported; {types} are",
+                where=where,
+                found=_shown(found),
+                types=", ".join(TYPES),
+            )
+        )
     scaling: dict[str, Any] = {"rope_type": kind}
     # mlx-lm prefers the older name.
     scaling |= {"type": kind} if "type" in found else {}
@@ -130,7 +154,14 @@ def _check_numbers(scaling: Mapping[str, Any], found: Mapping[str, Any], where: 
         if not _is_number(value) or (value < 0 and key not in signed) or (value == 0 and key in wanted)
     ]
     if problems:
-        raise InputError(tr("{where}: rope_scaling {found} is not supported: {all_problems}", where=where, found=_shown(found), all_problems=all_problems(problems)))
+        raise InputError(
+            tr(
+                "{where}: rope_scaling {found} is not supported: {problems}",
+                where=where,
+                found=_shown(found),
+                problems=all_problems(problems),
+            )
+        )
 
 
 def _yarn(found: Mapping[str, Any], factor: float, where: str) -> dict[str, Any]:
@@ -151,7 +182,13 @@ def _yarn(found: Mapping[str, Any], factor: float, where: str) -> dict[str, Any]
     if attention is not None:
         if factor <= 1 and attention != 1:
             raise InputError(
-                tr("{where}: rope_scaling's attention_factor {attention} with a factor of {factor} cannot be written for mlx-lm, which takes 1 there", where=where, attention=attention, factor=factor)
+                tr(
+                    "{where}: rope_scaling's attention_factor {attention} with a factor of {factor} cannot be written "
+                    "for mlx-lm, which takes 1 there",
+                    where=where,
+                    attention=attention,
+                    factor=factor,
+                )
             )
         written["attention_factor"] = float(attention)
         if factor > 1:

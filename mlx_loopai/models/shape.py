@@ -155,7 +155,12 @@ class ModelShape:
         unknown = [name for name in targets if name not in known]
         if unknown:
             raise InputError(
-                tr("lora.targets: {architecture} has no {unknown}; known: {known}", architecture=self.architecture, unknown=', '.join(unknown), known=', '.join(known))
+                tr(
+                    "lora.targets: {architecture} has no {unknown}; known: {known}",
+                    architecture=self.architecture,
+                    unknown=", ".join(unknown),
+                    known=", ".join(known),
+                )
             )
         return targets or tuple(name for name in known if "." not in name)
 
@@ -219,21 +224,37 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     """
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise InputError(tr("{path}: no config.json in this folder; convert the model first (mlx-loopai convert)", path=path))
+            raise InputError(
+                tr("{path}: no config.json in this folder; convert the model first (mlx-loopai convert)", path=path)
+            )
         path = path / "config.json"
     if path.suffix.lower() == ".gguf":
-        raise InputError(tr("{path}: a GGUF file, not a model folder; convert it first: mlx-loopai convert {path}", path=path))
+        raise InputError(
+            tr("{path}: a GGUF file, not a model folder; convert it first: mlx-loopai convert {path}", path=path)
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(tr("{path}: no such file; give a model folder that holds a config.json", path=path)) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(tr("{path}: not valid JSON ({error}); download or convert the model again", path=path, error=error)) from None
+        raise InputError(
+            tr("{path}: not valid JSON ({error}); download or convert the model again", path=path, error=error)
+        ) from None
     except OSError as error:
-        raise InputError(tr("{path}: cannot be read ({strerror}); check the path and its permissions", path=path, strerror=error.strerror)) from None
+        raise InputError(
+            tr(
+                "{path}: cannot be read ({strerror}); check the path and its permissions",
+                path=path,
+                strerror=error.strerror,
+            )
+        ) from None
     if not isinstance(config, dict):
         raise InputError(
-            tr("{path}: holds a {name} where an object is needed; it is not a model's config.json", path=path, name=type(config).__name__)
+            tr(
+                "{path}: holds a {name} where an object is needed; it is not a model's config.json",
+                path=path,
+                name=type(config).__name__,
+            )
         )
     return config, str(path)
 
@@ -269,10 +290,22 @@ def _with_heads(sizes: dict[str, int], architecture: Architecture, where: str) -
     heads, hidden = sizes["n_heads"], sizes["hidden_size"]
     sizes.setdefault("n_kv_heads", heads)
     if "head_dim" not in sizes and architecture.head_dim is None and hidden % heads:
-        raise InputError(tr("{where}: hidden_size {hidden} does not divide by num_attention_heads {heads}", where=where, hidden=hidden, heads=heads))
+        raise InputError(
+            tr(
+                "{where}: hidden_size {hidden} does not divide by num_attention_heads {heads}",
+                where=where,
+                hidden=hidden,
+                heads=heads,
+            )
+        )
     if heads % sizes["n_kv_heads"]:
         raise InputError(
-            tr("{where}: num_attention_heads {heads} does not divide by num_key_value_heads {n_kv_heads}", where=where, heads=heads, n_kv_heads=sizes['n_kv_heads'])
+            tr(
+                "{where}: num_attention_heads {heads} does not divide by num_key_value_heads {n_kv_heads}",
+                where=where,
+                heads=heads,
+                n_kv_heads=sizes["n_kv_heads"],
+            )
         )
     sizes.setdefault("head_dim", architecture.head_dim or hidden // heads)
     return sizes
@@ -284,10 +317,19 @@ def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
         return None
     if not isinstance(found, dict) or not all(isinstance(found.get(key), int) for key in ("bits", "group_size")):
         raise InputError(
-            tr("{where}: quantization is {found!r} where bits and group_size are needed; convert the model again", where=where, found=found)
+            tr(
+                "{where}: quantization is {found!r} where bits and group_size are needed; convert the model again",
+                where=where,
+                found=found,
+            )
         )
     if not (0 < found["bits"] <= 8 and 0 < found["group_size"] <= _MAX_SIZE):
         raise InputError(
-            tr("{where}: quantization to {bits} bits in groups of {group_size} is impossible", where=where, bits=found['bits'], group_size=found['group_size'])
+            tr(
+                "{where}: quantization to {bits} bits in groups of {group_size} is impossible",
+                where=where,
+                bits=found["bits"],
+                group_size=found["group_size"],
+            )
         )
     return Quantization(found["bits"], found["group_size"], str(found.get("mode", "affine")))

@@ -88,7 +88,11 @@ class Chroma:
         numbers = [(row.get("passage"), 1 - float(distance)) for row, distance in rows]
         if not all(isinstance(number, int) and 0 <= number < n_passages for number, _ in numbers):
             raise InputError(
-                tr("{place}: its collection {collection} is not this index's; build the index anew", place=self.place, collection=_collection(name))
+                tr(
+                    "{place}: its collection {collection} is not this index's; build the index anew",
+                    place=self.place,
+                    collection=_collection(name),
+                )
             )
         return [(number, score) for number, score in numbers if math.isfinite(score)]
 
@@ -104,7 +108,13 @@ class Chroma:
             raise
         except Exception as error:  # see `drop`
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise LoopaiError(tr("{place}: Chroma failed ({reason}); check that it runs, then build again", place=self.place, reason=reason)) from None
+            raise LoopaiError(
+                tr(
+                    "{place}: Chroma failed ({reason}); check that it runs, then build again",
+                    place=self.place,
+                    reason=reason,
+                )
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,7 @@ def open_chroma(index: Path, url: str | None) -> Chroma:
         import chromadb
         from chromadb.config import Settings
     except ImportError:
-        raise InputError(tr("Chroma is not installed; {install_command}", install_command=install_command('rag'))) from None
+        raise InputError(tr("Chroma is not installed; {install}", install=install_command("rag"))) from None
     settings = Settings(anonymized_telemetry=False)
     if url is None:
         return Chroma(chromadb.PersistentClient(str(index / FOLDER), settings), "chroma", str(index / FOLDER))
@@ -143,14 +153,20 @@ def open_chroma(index: Path, url: str | None) -> Chroma:
     except Exception as error:  # see `Chroma.drop`
         reason = " ".join(str(error).split())[:200]
         raise LoopaiError(
-            tr("`chroma_url` {url}: no Chroma server answers there ({reason}); start it: chroma run", url=url, reason=reason)
+            tr(
+                "`chroma_url` {url}: no Chroma server answers there ({reason}); start it: chroma run",
+                url=url,
+                reason=reason,
+            )
         ) from None
     return Chroma(client, "chroma-server", url)
 
 
 def server_address(url: str) -> tuple[str, int, bool]:
     """(host, port, whether TLS is used). Raises: InputError for a URL other than http(s)://HOST[:PORT]."""
-    wrong = InputError(tr("`chroma_url` {url}: not an address of a server; write it like http://localhost:8000", url=url))
+    wrong = InputError(
+        tr("`chroma_url` {url}: not an address of a server; write it like http://localhost:8000", url=url)
+    )
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -86,5 +86,12 @@ def _record_text(record: Record) -> str:
 def _read_text(path: Path) -> str:
     if path.suffix.lower() not in TEXT_ENDINGS:
         known = ", ".join((*TEXT_ENDINGS, *ROW_ENDINGS))
-        raise InputError(tr("{path}: cannot read {suffix}; give {known}", path=path, suffix=path.suffix or 'a file without an ending', known=known))
+        raise InputError(
+            tr(
+                "{path}: cannot read {suffix}; give {known}",
+                path=path,
+                suffix=path.suffix or "a file without an ending",
+                known=known,
+            )
+        )
     return read_text(path, "check the path", "give the files in it")

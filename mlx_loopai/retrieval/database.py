@@ -89,7 +89,13 @@ def reading(path: Path) -> Iterator[Database]:
                 raise InputError(tr("{path}: its tables are not those of an index; build the index anew", path=path))
             yield Database(path, connection)
     except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
-        raise InputError(tr("{path}: cannot be read ({items}); build the index anew", path=path, items=' '.join(str(error).split()))) from None
+        raise InputError(
+            tr(
+                "{path}: cannot be read ({reason}); build the index anew",
+                path=path,
+                reason=" ".join(str(error).split()),
+            )
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,9 @@ class Database:
         query = "SELECT COUNT(passage), COUNT(DISTINCT passage), MIN(passage), MAX(passage) FROM chunks"
         count, distinct, first, last = self.connection.execute(query).fetchone()
         if not count or (distinct, first, last) != (count, 0, count - 1):
-            raise InputError(tr("{path}: its passages are not numbered one by one; build the index anew", path=self.path))
+            raise InputError(
+                tr("{path}: its passages are not numbered one by one; build the index anew", path=self.path)
+            )
         return count
 
     def chunk(self, passage: int) -> Chunk:
@@ -130,7 +138,9 @@ class Database:
         ):
             chunk = self._chunk(found)
             if not isinstance(blob, bytes) or len(blob) % 8:
-                raise InputError(tr("{path}: broken terms of {path2}; build the index anew", path=self.path, path2=path))
+                raise InputError(
+                    tr("{path}: broken terms of {terms}; build the index anew", path=self.path, terms=path)
+                )
             chunks.append(Chunk(chunk.id, path, chunk.line, chunk.text))
             terms.append(np.frombuffer(blob, "<i8").astype(np.int64))
         return FileChunks(path, key, chunks, terms)

@@ -100,7 +100,13 @@ def open_index(folder: Path, chroma_url: str | None = None, by_meaning: bool = T
     data = check_files(folder, manifest)
     with reading(data / DATABASE) as database:
         if database.count() != manifest.passages:
-            raise InputError(tr("{data}: does not hold its {passages} passages; build the index anew", data=data / DATABASE, passages=manifest.passages))
+            raise InputError(
+                tr(
+                    "{data}: does not hold its {passages} passages; build the index anew",
+                    data=data / DATABASE,
+                    passages=manifest.passages,
+                )
+            )
         arrays = {name: read_array(data / f"{name}.npy", dtype) for name, dtype in DTYPES.items()}
         check_bm25(arrays, manifest.passages, str(data))
         retriever: Retriever = Bm25(arrays, manifest.passages)
@@ -116,11 +122,19 @@ def _dense(folder: Path, manifest: Manifest, chroma_url: str | None) -> Retrieve
     assert made_by is not None
     embedder = open_embedder(made_by.model)
     if (embedder.base_hash, embedder.dims) != (made_by.base_hash, made_by.dims):
-        raise InputError(tr("{model}: is not the model that made the vectors of {folder}; build the index again", model=made_by.model, folder=folder))
+        raise InputError(
+            tr(
+                "{model}: is not the model that made the vectors of {folder}; build the index again",
+                model=made_by.model,
+                folder=folder,
+            )
+        )
     if manifest.vectors == "file":
         vectors = read_array(folder / manifest.data / VECTORS, "<f4", (made_by.dims,))
         if len(vectors) != manifest.passages:
-            raise InputError(tr("{folder}: does not have one vector for each passage; build the index anew", folder=folder))
+            raise InputError(
+                tr("{folder}: does not have one vector for each passage; build the index anew", folder=folder)
+            )
         return Dense(vectors, embedder.query)
     chroma = _chroma(folder, manifest, chroma_url)
     return ChromaDense(chroma, manifest.data, manifest.passages, embedder.query)
@@ -128,7 +142,9 @@ def _dense(folder: Path, manifest: Manifest, chroma_url: str | None) -> Retrieve
 
 def _chroma(folder: Path, manifest: Manifest, chroma_url: str | None) -> Chroma:
     if manifest.vectors == "chroma-server" and chroma_url is None:
-        raise InputError(tr("`index` {folder}: its vectors are on a Chroma server; name it with `chroma_url` URL", folder=folder))
+        raise InputError(
+            tr("`index` {folder}: its vectors are on a Chroma server; name it with `chroma_url` URL", folder=folder)
+        )
     return open_chroma(folder, chroma_url if manifest.vectors == "chroma-server" else None)
 
 
@@ -155,7 +171,9 @@ def build_index(
             read.append(known or _read(path, key, chunk_chars))
             on_file()
         if not any(file.chunks for file in read):
-            raise InputError(tr("{files}: no text to index; give files with letters in them", files=', '.join(map(str, files))))
+            raise InputError(
+                tr("{files}: no text to index; give files with letters in them", files=", ".join(map(str, files)))
+            )
         chroma = open_chroma(folder, vectors.chroma_url) if vectors and vectors.in_chroma else None
         manifest = replace_data(folder, lambda data: _write(data, read, chunk_chars, vectors, chroma, previous))
         if chroma and previous:
@@ -210,7 +228,7 @@ def _key(path: Path, chunk_chars: int) -> str:
     except IsADirectoryError:
         raise InputError(tr("{path}: is a folder; give the files in it", path=path)) from None
     except OSError as error:
-        raise InputError(tr("{path}: {strerror}; check the path", path=path, strerror=error.strerror)) from None
+        raise InputError(tr("{path}: {reason}; check the path", path=path, reason=error.strerror)) from None
     ending = path.suffix.lower() if path.suffix.lower() in ROW_ENDINGS else "text"
     return f"{content}, {ending}, {chunk_chars}, {_CUTTING}"
 

@@ -25,8 +25,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
 from mlx_loopai.files import locked_folder, sync_file, write_whole
+from mlx_loopai.language import tr
 from mlx_loopai.retrieval.bm25 import DTYPES
 
 VERSION = 1
@@ -80,7 +80,14 @@ def read_manifest(index: Path) -> Manifest:
     path = index / MANIFEST
     if not path.is_file():
         state = "no index here" if index.is_dir() else "no such folder"
-        raise InputError(tr("`index` {index}: {state} ({manifest} is missing); make one: mlx-loopai rag build FILES", index=index, state=state, manifest=MANIFEST))
+        raise InputError(
+            tr(
+                "`index` {index}: {state} ({manifest} is missing); make one: mlx-loopai rag build FILES",
+                index=index,
+                state=state,
+                manifest=MANIFEST,
+            )
+        )
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise InputError(tr("{path}: too large for a manifest; build the index anew", path=path))
     try:
@@ -89,7 +96,13 @@ def read_manifest(index: Path) -> Manifest:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(
-            tr("{path}: {place}: {msg}; not an index of this version ({version}); build it anew", path=path, place=place, msg=first['msg'], version=VERSION)
+            tr(
+                "{path}: {place}: {problem}; not an index of this version ({version}); build it anew",
+                path=path,
+                place=place,
+                problem=first["msg"],
+                version=VERSION,
+            )
         ) from None
 
 
@@ -100,16 +113,24 @@ def check_files(index: Path, manifest: Manifest) -> Path:
     if manifest.vectors == "file":
         missing |= {VECTORS} - manifest.files.keys()
     if missing:
-        raise InputError(tr("{index}: names no {missing}; build the index anew", index=index / MANIFEST, missing=', '.join(sorted(missing))))
+        raise InputError(
+            tr(
+                "{index}: names no {missing}; build the index anew",
+                index=index / MANIFEST,
+                missing=", ".join(sorted(missing)),
+            )
+        )
     for name, stored in manifest.files.items():
         path = folder / name
         try:
             with path.open("rb") as stream:
                 found = StoredFile(n_bytes=os.fstat(stream.fileno()).st_size, sha256=_sha256(stream))
         except OSError as error:
-            raise InputError(tr("{path}: {strerror}; build the index anew", path=path, strerror=error.strerror)) from None
+            raise InputError(tr("{path}: {reason}; build the index anew", path=path, reason=error.strerror)) from None
         if found != stored:
-            raise InputError(tr("{path}: was changed or damaged after it was built (checksum); build the index anew", path=path))
+            raise InputError(
+                tr("{path}: was changed or damaged after it was built (checksum); build the index anew", path=path)
+            )
     return folder
 
 
@@ -128,7 +149,9 @@ def read_array(path: Path, dtype: str, row: tuple[int, ...] = ()) -> npt.NDArray
     with path.open("rb") as stream:
         fits = n_rows > 0 and stream.read(_HEADER_BYTES) == header.getvalue()
     if not fits:
-        raise InputError(tr("{path}: is not an array of {dtype} as an index holds it; build the index anew", path=path, dtype=dtype))
+        raise InputError(
+            tr("{path}: is not an array of {dtype} as an index holds it; build the index anew", path=path, dtype=dtype)
+        )
     return np.memmap(path, dtype, mode="r", offset=_HEADER_BYTES, shape=(n_rows, *row))
 
 

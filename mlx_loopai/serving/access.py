@@ -32,7 +32,11 @@ def refusal(headers: Headers, names: Names, origins: Collection[str]) -> ApiErro
     """
     host = headers.get("host", "")
     if names == "loopback" and not _LOOPBACK.fullmatch(host):
-        return ApiError(403, tr("host {host!r}: this server answers on the loopback address only", host=host[:80]), code="wrong_host")
+        return ApiError(
+            403,
+            tr("host {host!r}: this server answers on the loopback address only", host=host[:80]),
+            code="wrong_host",
+        )
     if names == "own" and not _is_own(host):
         reason = f"host {host[:80]!r}: without a key this server answers to its addresses and to {gethostname()} only"
         return ApiError(403, reason, code="wrong_host")

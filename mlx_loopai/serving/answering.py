@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 from mlx_loopai.data.images import Picture
 from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.prompts import Source
+from mlx_loopai.language import tr
 from mlx_loopai.serving.reply import ChoiceStream, Reply, Told, closing, failure
 from mlx_loopai.serving.request_body import Asked
 from mlx_loopai.serving.shapes import ApiError, Report
-from mlx_loopai.language import tr
 from mlx_loopai.serving.writer import Event, Shown, Task, Writer
 
 T = TypeVar("T")
@@ -33,7 +33,9 @@ class Slots:
     def take(self, places: int = 1) -> None:
         """Raises: ApiError 429 when fewer than `places` are free."""
         if self.taken + places > self._limit:
-            raise ApiError(429, tr("all places are taken; ask again in a moment"), code="rate_limit_exceeded", retry_s=1)
+            raise ApiError(
+                429, tr("all places are taken; ask again in a moment"), code="rate_limit_exceeded", retry_s=1
+            )
         self.taken += places
 
     def free(self, places: int = 1) -> None:

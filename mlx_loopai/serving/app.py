@@ -23,12 +23,12 @@ from starlette.routing import Route
 from mlx_loopai.data.feedback import append_feedback
 from mlx_loopai.data.images import Picture
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
 from mlx_loopai.generation.grammar import Grammar, schema_grammar
 from mlx_loopai.generation.grounding import ground_all
 from mlx_loopai.generation.lineup import Lineup
 from mlx_loopai.generation.prompts import Prompt, Source
 from mlx_loopai.generation.session import ContextOverflow, answer_room, fitted
+from mlx_loopai.language import tr
 from mlx_loopai.models.embedder import Embedder
 from mlx_loopai.retrieval.index import Hit
 from mlx_loopai.serving.access import Guard, Names, check_key
@@ -124,7 +124,9 @@ def _error(error: ApiError) -> Response:
 async def _http_error(_: Request, error: Exception) -> Response:
     """The router's own errors, such as 404 and 405, in the shape of the API."""
     assert isinstance(error, HTTPException)
-    response = _error(ApiError(error.status_code, tr("{detail}; see /v1/models and /v1/chat/completions", detail=error.detail)))
+    response = _error(
+        ApiError(error.status_code, tr("{detail}; see /v1/models and /v1/chat/completions", detail=error.detail))
+    )
     response.headers.update(error.headers or {})
     return response
 
@@ -324,7 +326,7 @@ class _Api:
                     if len(body) > limit:
                         raise too_large
         except TimeoutError:
-            raise ApiError(408, tr("the body did not arrive within {body_seconds} s", body_seconds=_BODY_SECONDS)) from None
+            raise ApiError(408, tr("the body did not arrive within {seconds} s", seconds=_BODY_SECONDS)) from None
         return bytes(body)
 
     async def _prepared(self, asked: Asked) -> Prepared:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mlx_loopai.language import tr
 from mlx_loopai.models.embedder import Embedder, Vectors
 from mlx_loopai.serving.request_body import invalid, json_object
-from mlx_loopai.language import tr
 from mlx_loopai.serving.shapes import ApiError
 
 _MOST_TEXTS = 256
@@ -48,12 +48,19 @@ def parse_vectors(body: bytes, embedder: Embedder, name: str) -> AskedVectors:
     except ValidationError as error:
         raise invalid(error) from None
     if read.model not in (None, name):
-        raise ApiError(404, tr("model {model!r}: texts are embedded by {name}", model=read.model, name=name), "model", "model_not_found")
+        raise ApiError(
+            404,
+            tr("model {model!r}: texts are embedded by {name}", model=read.model, name=name),
+            "model",
+            "model_not_found",
+        )
     if read.dimensions not in (None, embedder.dims):
-        raise ApiError(400, tr("dimensions: {name} has {dims}; leave it out", name=name, dims=embedder.dims), "dimensions")
+        raise ApiError(
+            400, tr("dimensions: {name} has {dims}; leave it out", name=name, dims=embedder.dims), "dimensions"
+        )
     texts = (read.input,) if isinstance(read.input, str) else tuple(read.input)
     if not 0 < len(texts) <= _MOST_TEXTS or not all(text.strip() for text in texts):
-        raise ApiError(400, tr("input: give 1 to {most_texts} texts, none of them empty", most_texts=_MOST_TEXTS), "input")
+        raise ApiError(400, tr("input: give 1 to {most} texts, none of them empty", most=_MOST_TEXTS), "input")
     return AskedVectors(texts, read.encoding_format == "base64")
 
 

@@ -9,8 +9,8 @@ from mlx_loopai.data.conversation import Record
 from mlx_loopai.data.feedback import feedback_rows
 from mlx_loopai.data.pairs import Judged, Label, Pair, read_judged
 from mlx_loopai.data.turns import UnreadableError
-from mlx_loopai.serving.request_body import json_object
 from mlx_loopai.language import tr
+from mlx_loopai.serving.request_body import json_object
 from mlx_loopai.serving.shapes import ApiError
 
 _SOURCES = ("pick", "edit", "vote")
@@ -24,7 +24,11 @@ def feedback_row(body: bytes, model: str) -> dict[str, Any]:
     fields = json_object(body)
     source = fields.get("source", "vote" if "label" in fields else "pick")
     if source not in _SOURCES:
-        raise ApiError(400, tr("source {source!r}: expected one of {sources}", source=str(source)[:40], sources=', '.join(_SOURCES)), "source")
+        raise ApiError(
+            400,
+            tr("source {source!r}: expected one of {sources}", source=str(source)[:40], sources=", ".join(_SOURCES)),
+            "source",
+        )
     try:
         read = read_judged(fields)
     except UnreadableError as error:

@@ -17,8 +17,8 @@ from mlx_loopai.data.conversation import PICTURE, showing
 from mlx_loopai.data.images import Picture, is_data_url, picture_of_url
 from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
 from mlx_loopai.generation.session import AdapterWhen
+from mlx_loopai.language import tr
 from mlx_loopai.serving.shapes import ApiError
 from mlx_loopai.text.alphabet import Scripts
 
@@ -245,7 +245,9 @@ class _ChatBody(_Body):
         if not self.tools or self.tool_choice == "none":
             return ""
         if self.response_format is not None and self.response_format.schema_given is not None:
-            raise ApiError(400, tr("tools: cannot be called in an answer of a form; leave response_format out"), "tools")
+            raise ApiError(
+                400, tr("tools: cannot be called in an answer of a form; leave response_format out"), "tools"
+            )
         return json.dumps([tool.model_dump() for tool in self.tools], ensure_ascii=False)
 
     @property
@@ -284,7 +286,15 @@ def parse(body: bytes, chat: bool, defaults: Defaults) -> Asked:
     tools = read.functions if isinstance(read, _ChatBody) else ""
     choices = read.n or 1
     if choices > defaults.choices:
-        raise ApiError(400, tr("n: {choices} answers; this server writes at most {choices2} at once", choices=choices, choices2=defaults.choices), "n")
+        raise ApiError(
+            400,
+            tr(
+                "n: {choices} answers; this server writes at most {most} at once",
+                choices=choices,
+                most=defaults.choices,
+            ),
+            "n",
+        )
     # Calls are JSON in Latin letters between marks: neither scripts nor filter may touch them.
     options = defaults.options.model_copy(update={"scripts": "off"}) if tools else defaults.options
     model = defaults.chosen(read.model)
@@ -326,7 +336,9 @@ def _refuse_unsupported(fields: Mapping[str, Any]) -> None:
     for name, neutral in _UNSUPPORTED.items():
         value = fields.get(name)
         if value is not None and value not in neutral:
-            raise ApiError(400, tr("{name} is not supported here; leave it out", name=name), name, "unsupported_parameter")
+            raise ApiError(
+                400, tr("{name} is not supported here; leave it out", name=name), name, "unsupported_parameter"
+            )
 
 
 def invalid(error: ValidationError) -> ApiError:
@@ -362,7 +374,9 @@ def _turns(turns: Sequence[_Turn]) -> tuple[Message, ...]:
     """The conversation, with its system messages joined into one at the beginning."""
     system = "\n\n".join(turn.text for turn in turns if turn.role in ("system", "developer") and turn.text.strip())
     if any(turn.pictures for turn in turns if turn.role != "user"):
-        raise ApiError(400, tr("messages: a picture in a turn that is not the user's; show it in a request"), "messages")
+        raise ApiError(
+            400, tr("messages: a picture in a turn that is not the user's; show it in a request"), "messages"
+        )
     called = {call.id: call.function.name for turn in turns for call in turn.tool_calls or ()}
     spoken = [_message(turn, called) for turn in turns if turn.role in ("user", "assistant", "tool")]
     if not spoken or spoken[-1].role not in ("user", "tool"):

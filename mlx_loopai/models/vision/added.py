@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
 from mlx_loopai.files import refuse_links_out
+from mlx_loopai.language import tr
 from mlx_loopai.models.vision import efficientnet
 from mlx_loopai.models.vision.part import VisionPart
 from mlx_loopai.models.vision.patches import Grid
@@ -76,9 +76,22 @@ class AddedSettings:
                 tower=None if tower is None else TowerSettings(**_tuples(tower)),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(tr("{path}: damaged ({items}); add the encoder again", path=path, items=' '.join(str(error).split())[:200])) from None
+            raise InputError(
+                tr(
+                    "{path}: damaged ({reason}); add the encoder again",
+                    path=path,
+                    reason=" ".join(str(error).split())[:200],
+                )
+            ) from None
         if settings.encoder not in ENCODERS:
-            raise InputError(tr("{path}: the encoder {encoder!r} is not known; {encoders} are", path=path, encoder=settings.encoder[:40], encoders=', '.join(ENCODERS)))
+            raise InputError(
+                tr(
+                    "{path}: the encoder {encoder!r} is not known; {encoders} are",
+                    path=path,
+                    encoder=settings.encoder[:40],
+                    encoders=", ".join(ENCODERS),
+                )
+            )
         return settings
 
 
@@ -94,7 +107,13 @@ def added_files(folder: Path) -> tuple[Path, ...]:
     files = tuple(folder / FOLDER / name for name in names)
     missing = [path.name for path in files if not path.is_file()]
     if missing:
-        raise InputError(tr("{folder}: {missing} is missing; add the encoder again", folder=folder / FOLDER, missing=', '.join(missing)))
+        raise InputError(
+            tr(
+                "{folder}: {missing} is missing; add the encoder again",
+                folder=folder / FOLDER,
+                missing=", ".join(missing),
+            )
+        )
     return files
 
 
@@ -120,7 +139,9 @@ class AddedVision(VisionPart):
         try:
             tower = load_tower(settings.tower, settings.patches, weights, self._dtype)
         except ValueError as error:
-            raise InputError(tr("{path}: the encoder: {items}", path=self._path, items=' '.join(str(error).split())[:300])) from None
+            raise InputError(
+                tr("{path}: the encoder: {reason}", path=self._path, reason=" ".join(str(error).split())[:300])
+            ) from None
         return lambda pixels, grid: tower(mx.array(pixels), grid).features
 
     def features(self, patches: npt.NDArray[Any], grid: Grid) -> PictureFeatures:
@@ -138,7 +159,9 @@ class AddedVision(VisionPart):
         try:
             put_projector(model, self._added.width, self._added.scale, weights)
         except ValueError as error:
-            raise InputError(tr("{path}: the projector: {items}", path=self._path, items=' '.join(str(error).split())[:300])) from None
+            raise InputError(
+                tr("{path}: the projector: {reason}", path=self._path, reason=" ".join(str(error).split())[:300])
+            ) from None
 
 
 def square_patches(pixels: npt.NDArray[np.uint8], grid: Grid) -> mx.array:
@@ -180,7 +203,11 @@ def _arrays(path: Path) -> dict[str, mx.array]:
         return dict(mx.load(str(path)))
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            tr("{path}: cannot be read: {items}; add the encoder again", path=path, items=' '.join(str(error).split())[:200])
+            tr(
+                "{path}: cannot be read: {reason}; add the encoder again",
+                path=path,
+                reason=" ".join(str(error).split())[:200],
+            )
         ) from None
 
 

@@ -47,12 +47,18 @@ class NativeVision(VisionPart):
         weights = tower_weights(self._path)
         if any(name.endswith(".scales") for name in weights):
             raise InputError(
-                tr("{path}: its vision tower is quantised, which is not computed here; convert the original checkpoint (the tower stays dense)", path=self._path)
+                tr(
+                    "{path}: its vision tower is quantised, which is not computed here; convert the original "
+                    "checkpoint (the tower stays dense)",
+                    path=self._path,
+                )
             )
         try:
             tower = load_tower(self._own.tower, self._own.patches, weights, self._dtype)
         except ValueError as error:
-            raise InputError(tr("{path}: the vision tower: {items}", path=self._path, items=' '.join(str(error).split())[:300])) from None
+            raise InputError(
+                tr("{path}: the vision tower: {reason}", path=self._path, reason=" ".join(str(error).split())[:300])
+            ) from None
         mx.eval(tower.parameters())
         return tower
 

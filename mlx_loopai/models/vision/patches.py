@@ -45,7 +45,14 @@ def resized(height: int, width: int, settings: PatchSettings) -> tuple[int, int]
     Raises: InputError for a picture whose sides differ more than 200 to 1.
     """
     if max(height, width) > MOST_ASPECT * min(height, width):
-        raise InputError(tr("a picture of {width} x {height} pixels: its sides differ more than {most_aspect} to 1", width=width, height=height, most_aspect=MOST_ASPECT))
+        raise InputError(
+            tr(
+                "a picture of {width} x {height} pixels: its sides differ more than {most} to 1",
+                width=width,
+                height=height,
+                most=MOST_ASPECT,
+            )
+        )
     side = settings.side
     found = round(height / side) * side, round(width / side) * side
     if math.prod(found) > settings.max_pixels:

@@ -85,7 +85,10 @@ def teach_projector(model: nn.Module, why: str) -> None:
     projector = projector_of(model)
     if projector is None:
         raise InputError(
-            tr("{why}, and this model has none: `mlx-loopai vision add` gives a text model an encoder and a projector", why=why)
+            tr(
+                "{why}, and this model has none: `mlx-loopai vision add` gives a text model an encoder and a projector",
+                why=why,
+            )
         )
     projector.unfreeze()
 

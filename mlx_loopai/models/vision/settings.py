@@ -150,7 +150,14 @@ def vision_settings(config: Mapping[str, Any], folder: Path) -> VisionSettings |
     sections = _sections(family, text, where)
     sizes.check()
     if tower.out != text["hidden_size"]:
-        raise InputError(tr("{where}: the tower's features are {out} wide, the text model is {hidden_size}", where=where, out=tower.out, hidden_size=text['hidden_size']))
+        raise InputError(
+            tr(
+                "{where}: the tower's features are {out} wide, the text model is {hidden_size}",
+                where=where,
+                out=tower.out,
+                hidden_size=text["hidden_size"],
+            )
+        )
     tokens = {name: _token(config, name, usual, where) for name, usual in _IMAGE_TOKENS.items()}
     return VisionSettings(
         tower=tower,
@@ -248,20 +255,38 @@ def _sections(family: str, text: Mapping[str, Any], where: str) -> tuple[int, ..
     whole = isinstance(found, list | tuple) and all(isinstance(one, int) and one >= 0 for one in found)
     if not whole or len(found) != 3 or sum(found) != head_size // 2:
         raise InputError(
-            tr("{where}: mrope_section {found} does not divide the {head_size} frequencies of a head", where=where, found=repr(found)[:40], head_size=head_size // 2)
+            tr(
+                "{where}: mrope_section {found} does not divide the {frequencies} frequencies of a head",
+                where=where,
+                found=repr(found)[:40],
+                frequencies=head_size // 2,
+            )
         )
     kind = nested.get("rope_type") or nested.get("type") or "default"
     if kind not in ("default", "mrope"):
-        raise InputError(tr("{where}: rope type {kind!r} together with pictures is not computed here", where=where, kind=str(kind)[:40]))
+        raise InputError(
+            tr(
+                "{where}: rope type {kind!r} together with pictures is not computed here",
+                where=where,
+                kind=str(kind)[:40],
+            )
+        )
     if family == "qwen3_vl" and 3 * max(found[1:]) > sum(found) + 2:
-        raise InputError(tr("{where}: mrope_section {list} cannot alternate", where=where, list=list(found)))
+        raise InputError(tr("{where}: mrope_section {found} cannot alternate", where=where, found=list(found)))
     return tuple(found)
 
 
 def _token(config: Mapping[str, Any], name: str, usual: int, where: str) -> int:
     value = config.get(name, usual)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(tr("{where}: {name} is {value} where a token's number is needed", where=where, name=name, value=repr(value)[:40]))
+        raise InputError(
+            tr(
+                "{where}: {name} is {value} where a token's number is needed",
+                where=where,
+                name=name,
+                value=repr(value)[:40],
+            )
+        )
     return value
 
 
@@ -274,12 +299,18 @@ def _processor(folder: Path) -> Mapping[str, Any]:
         except FileNotFoundError:
             continue
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(tr("{path}: not valid JSON ({error}); download the model again", path=path, error=error)) from None
+            raise InputError(
+                tr("{path}: not valid JSON ({error}); download the model again", path=path, error=error)
+            ) from None
         inner = found.get("image_processor", found) if isinstance(found, Mapping) else None
         if isinstance(inner, Mapping) and "image_mean" in inner:
             return inner
     raise InputError(
-        tr("{folder}: neither preprocessor_config.json nor processor_config.json says how pixels are scaled; download the model again with that file", folder=folder)
+        tr(
+            "{folder}: neither preprocessor_config.json nor processor_config.json says how pixels are scaled; "
+            "download the model again with that file",
+            folder=folder,
+        )
     )
 
 

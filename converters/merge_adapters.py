@@ -81,26 +81,38 @@ def merge(adapters: Sequence[Adapter], how: Merge, force: bool = False, on_progr
 def _check(adapters: Sequence[Adapter], weights: Sequence[float], how: Merge, force: bool) -> None:
     problems = []
     if len(weights) != len(adapters):
-        problems.append(f"`weights` has {len(weights)} numbers for {len(adapters)} adapters")
+        problems.append(
+            tr("`weights` has {numbers} numbers for {adapters} adapters", numbers=len(weights), adapters=len(adapters))
+        )
     if not all(np.isfinite(weights)):
-        problems.append("`weights` must be finite")
+        problems.append(tr("`weights` must be finite"))
     if how.method == "cat" and how.rank is not None:
-        problems.append("`rank` belongs to svd, ties and dare; cat's rank is the sum")
+        problems.append(tr("`rank` belongs to svd, ties and dare; cat's rank is the sum"))
     if how.rank is not None and how.rank < 1:
-        problems.append(f"`rank` {how.rank} is not positive")
+        problems.append(tr("`rank` {rank} is not positive", rank=how.rank))
     if not 0 < how.density <= 1:
-        problems.append(f"`density` {how.density} is not above 0 and at most 1")
+        problems.append(tr("`density` {density} is not above 0 and at most 1", density=how.density))
     bases = sorted({adapter.base_hash for adapter in adapters if adapter.base_hash})
     if len(bases) > 1 and not force:
         problems.append(
-            f"they were trained on different bases ({', '.join(base[:12] for base in bases)}); `force` merges them"
+            tr(
+                "they were trained on different bases ({bases}); `force` merges them",
+                bases=", ".join(base[:12] for base in bases),
+            )
         )
     shapes: dict[str, tuple[int, int]] = {}
     for adapter in adapters:
         for name, (a, b) in adapter.factors.items():
             shape = (a.shape[0], b.shape[1])
             if shapes.setdefault(name, shape) != shape:
-                problems.append(f"{name} is {shapes[name]} in one and {shape} in another adapter")
+                problems.append(
+                    tr(
+                        "{name} is {first} in one and {shape} in another adapter",
+                        name=name,
+                        first=shapes[name],
+                        shape=shape,
+                    )
+                )
     if problems:
         raise InputError(tr("cannot merge: {problems}", problems=all_problems(problems, 4)))
 

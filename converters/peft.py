@@ -144,20 +144,23 @@ def unused_fields(folder: Path) -> tuple[str, ...]:
 def _refuse_unsupported(config: Mapping[str, Any], folder: Path) -> None:
     problems = []
     if config.get("peft_type") != "LORA":
-        problems.append(f"peft_type is {config.get('peft_type')!r}, only LORA is supported")
+        problems.append(tr("peft_type is {kind!r}, only LORA is supported", kind=config.get("peft_type")))
     problems += [f"{key} is {config[key]!r}: {why}" for key, why in _REFUSED.items() if config.get(key)]
     start = config.get("init_lora_weights")
     if not any(start is plain or (isinstance(start, str) and start == plain) for plain in _PLAIN_STARTS):
         problems.append(
-            f"init_lora_weights is {str(start)[:40]!r}: the update is relative to a base that was changed at the start;"
-            " save it from PEFT with path_initial_model_for_weight_conversion"
+            tr(
+                "init_lora_weights is {start!r}: the update is relative to a base that was changed at the start; save "
+                "it from PEFT with path_initial_model_for_weight_conversion",
+                start=str(start)[:40],
+            )
         )
     if config.get("bias", "none") != "none":
-        problems.append(f"bias is {config['bias']!r}: trained biases cannot be expressed")
+        problems.append(tr("bias is {bias!r}: trained biases cannot be expressed", bias=config["bias"]))
     for key in ("r", "lora_alpha"):
         value = config.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            problems.append(f"{key} is {value!r} where a positive number is needed")
+            problems.append(tr("{key} is {value!r} where a positive number is needed", key=key, value=value))
     if problems:
         raise InputError(f"{folder / CONFIG_FILE}: {all_problems(problem[:300] for problem in problems)}")
 

@@ -102,7 +102,7 @@ def steered(checkpoint: Checkpoint, tokenizer: Sequence[Path], steering: Steerin
     others = tuple(entry for entry in checkpoint.entries if entry.name != architecture.head)
     notes = [f"steered {steering}: {int((factors != 1).sum())} of {len(factors)} rows of the head"]
     if tied:
-        notes.append("the head was the embedding and is now a matrix of its own")
+        notes.append(tr("the head was the embedding and is now a matrix of its own"))
     return replace(
         checkpoint,
         config=config | {"tie_word_embeddings": False},

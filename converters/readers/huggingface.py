@@ -198,12 +198,15 @@ def _notes(prefixes: Sequence[str], own_head: str, raw: Mapping[str, Any]) -> tu
     notes = [f"tensor names began with {', '.join(prefixes)}, which was taken off"] if prefixes else []
     if own_head:
         notes.append(
-            f"{own_head} is not the embedding's copy, so it is kept and the output says that nothing is tied, as"
-            " transformers reads it"
+            tr(
+                "{own_head} is not the embedding's copy, so it is kept and the output says that nothing is tied, as "
+                "transformers reads it",
+                own_head=own_head,
+            )
         )
     unused = unused_fields(raw)
     if unused:
-        notes.append(f"fields not used: {', '.join(unused)}")
+        notes.append(tr("fields not used: {unused}", unused=", ".join(unused)))
     return tuple(notes)
 
 

@@ -64,8 +64,12 @@ def _arrays(adapter: Adapter, config: Mapping[str, Any], shape: ModelShape, wher
     for module, (a, b) in adapter.factors.items():
         name = f"{hf_module(module)}.weight"
         theirs = names.gguf_name(name, architecture)
-        if theirs is None or expected.get(name) != (b.shape[1], a.shape[0]):
-            problems.append(f"{name} is {expected.get(name, 'missing')}, the adapter wants {(b.shape[1], a.shape[0])}")
+        wanted, given = expected.get(name), (b.shape[1], a.shape[0])
+        if theirs is None or wanted != given:
+            absent = tr("missing")
+            problems.append(
+                tr("{name} is {found}, the adapter wants {wanted}", name=name, found=wanted or absent, wanted=given)
+            )
             continue
         order = gguf_row_order(name, config)
         down = np.array(a.astype(mx.float32)).T

@@ -205,8 +205,14 @@ def _with_exceptions(plan: Plan, scheme: Scheme, names: Sequence[str]) -> Plan:
     notes = [_left_dense(dense, len(names))] if dense else []
     if smaller:
         notes.append(
-            f"{len(smaller)} of {len(names)} matrices are quantised in smaller groups, since {scheme.group_size} does"
-            f" not divide their rows, such as {smaller[0]}"
+            tr(
+                "{count} of {total} matrices are quantised in smaller groups, since {group_size} does not divide "
+                "their rows, such as {smaller}",
+                count=len(smaller),
+                total=len(names),
+                group_size=scheme.group_size,
+                smaller=smaller[0],
+            )
         )
     return replace(plan, left_dense=len(dense), notes=tuple(notes))
 

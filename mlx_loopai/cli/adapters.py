@@ -111,9 +111,11 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
     write_adapter(out, adapter)
     lines, unused = [_line(out, adapter)], unused_fields(folder)
     if not base:
-        lines.append(f"taken as an adapter of a model with {adapter.last_block + 1} blocks; --base MODEL counts them")
+        lines.append(
+            tr("taken as an adapter of {blocks} blocks; --base MODEL counts them", blocks=adapter.last_block + 1)
+        )
     if unused:
-        lines.append(f"fields not used: {', '.join(unused)}")
+        lines.append(tr("fields not used: {unused}", unused=", ".join(unused)))
     document = _summary(out, adapter) | {"unused_fields": unused, "url": _push(out, push)}
     emit(document, as_json, "\n".join(lines))
 
@@ -367,7 +369,8 @@ def _numbers(text: str | None, flag: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not numbers with commas between", param_hint=flag) from None
+        said = tr("{text!r} is not numbers with commas between", text=text)
+        raise click.BadParameter(said, param_hint=flag) from None
 
 
 def _summary(folder: Path, adapter: Adapter) -> dict[str, Any]:

@@ -97,9 +97,8 @@ def command(
             grid = Grid(arms=configs, trials=trials, out=out, measure=measure, listener=listener, posthoc=posthoc or "")
             found = grid.run()
     except (Interrupted, KeyboardInterrupt):
-        raise Interrupted(
-            tr("stopped by Ctrl-C; finished runs stay in {out}; the same command continues", out=out)
-        ) from None
+        said = tr("stopped by Ctrl-C; finished runs stay in {out}; the same command continues", out=out)
+        raise Interrupted(said) from None
     found = replace(found, command=_command(), versions=package_versions(), machine=machine_name())
     found.write(out / COMPARISON_NAME)
     found = replace(found, report=str(write_report(out / COMPARISON_NAME)))

@@ -112,22 +112,44 @@ def _print_summary(document: dict[str, Any]) -> None:
     from mlx_loopai.units import format_bytes
 
     click.echo(
-        f"{document['out']}: {document['tensors']} tensors, {format_bytes(document['bytes'])} as {document['dtype']},"
-        f" peak memory {format_bytes(document['peak_rss_bytes'])}"
+        tr(
+            "{out}: {tensors} tensors, {size} as {dtype}, peak memory {peak}",
+            out=document["out"],
+            tensors=document["tensors"],
+            size=format_bytes(document["bytes"]),
+            dtype=document["dtype"],
+            peak=format_bytes(document["peak_rss_bytes"]),
+        )
     )
     for note in document["notes"]:
         click.echo(f"note: {note}")
     checked = document["verify"]
     if checked:
         click.echo(
-            f"verified: largest weight difference {checked['max_abs']:.3g} (relative {checked['max_rel']:.3g}),"
-            f" largest logit difference {checked['logits_max_abs']:.3g}"
+            tr(
+                "verified: largest weight difference {max_abs:.3g} (relative {max_rel:.3g}), largest logit difference "
+                "{logits_max_abs:.3g}",
+                max_abs=checked["max_abs"],
+                max_rel=checked["max_rel"],
+                logits_max_abs=checked["logits_max_abs"],
+            )
         )
         readings = ", ".join(f"{reader} {difference:.3g}" for reader, difference in checked["readings"].items())
-        click.echo(f"logits beside other readings of the source: {readings or 'none that knows this architecture'}")
+        click.echo(
+            tr(
+                "logits beside other readings of the source: {readings}",
+                readings=readings or tr("none that knows this architecture"),
+            )
+        )
         if checked["unread"]:
             names = ", ".join(checked["unread"][:4])
-            click.echo(f"tensors of the source that nothing read: {len(checked['unread'])}, such as {names}")
+            click.echo(
+                tr(
+                    "tensors of the source that nothing read: {count}, such as {names}",
+                    count=len(checked["unread"]),
+                    names=names,
+                )
+            )
 
 
 @click.command("convert", short_help="Convert a model between MLX, Hugging Face and GGUF, and quantise it.")

@@ -339,7 +339,7 @@ def _finish(found: _Diagnosis, out: Path, pictures: bool, as_json: bool, quiet: 
         files.append(out / f"{found.name}.png")
         found.draw(files[1])
         if plot.korean_font() is None:
-            click.echo("no font with Hangul on this machine: the pictures are labelled in English", err=True)
+            click.echo(tr("no font with Hangul on this machine: the pictures are labelled in English"), err=True)
     document = {"files": [str(file) for file in files], **found.summary}
     lines = [f"{key}: {_short(value)}" for key, value in document.items() if key != "modules"]
     emit(document, as_json, "\n".join(lines))

@@ -16,7 +16,7 @@ import click
 
 from mlx_loopai.benchmark.conditions import SystemReader, read_state
 from mlx_loopai.cli.doctor_mac import Mac, Problem, mac_notes, mac_problems, neighbours_in
-from mlx_loopai.cli.output import emit, json_option, quiet_option
+from mlx_loopai.cli.output import emit, json_option, padded, quiet_option
 from mlx_loopai.errors import LoopaiError, install_command
 from mlx_loopai.language import tr
 from mlx_loopai.units import GIB, MIB, format_bytes
@@ -69,10 +69,18 @@ def _python_problems(facts: Facts) -> list[Problem]:
     found = []
     if facts.python < OLDEST_PYTHON:
         version = ".".join(map(str, facts.python))
-        found.append(Problem(f"Python {version} is too old", "use 3.11 or newer: make setup PYTHON=python3.12"))
+        found.append(
+            Problem(
+                tr("Python {version} is too old", version=version),
+                tr("use 3.11 or newer: make setup PYTHON=python3.12"),
+            )
+        )
     if facts.system == "Darwin" and facts.architecture != "arm64":
         found.append(
-            Problem("this Python runs under Rosetta or on an Intel Mac: MLX has no Metal there", "use an arm64 Python")
+            Problem(
+                tr("this Python runs under Rosetta or on an Intel Mac: MLX has no Metal there"),
+                tr("use an arm64 Python"),
+            )
         )
     return found
 
@@ -80,23 +88,41 @@ def _python_problems(facts: Facts) -> list[Problem]:
 def _speed_problems(facts: Facts) -> list[Problem]:
     found = []
     if facts.system == "Linux" and facts.mkl is None and facts.gflops < _SLOW_GFLOPS:
-        cure = install_command("linux") if facts.architecture == "x86_64" else "expect 10x longer runs"
-        found.append(Problem(f"no MKL: fp32 products run at {facts.gflops:.0f} GFLOP/s on the reference BLAS", cure))
+        cure = install_command("linux") if facts.architecture == "x86_64" else tr("expect 10x longer runs")
+        found.append(
+            Problem(
+                tr("no MKL: fp32 products run at {gflops:.0f} GFLOP/s on the reference BLAS", gflops=facts.gflops), cure
+            )
+        )
     if not facts.metal and facts.compiler is None:
-        found.append(Problem("no g++: MLX cannot fuse element-wise work on the CPU", "install it: apt-get install g++"))
+        found.append(
+            Problem(tr("no g++: MLX cannot fuse element-wise work on the CPU"), tr("install it: apt-get install g++"))
+        )
     if facts.system == "Darwin" and facts.architecture == "arm64" and not facts.metal:
-        found.append(Problem("MLX sees no Metal device", "reinstall mlx; inside a virtual machine there is none"))
+        found.append(
+            Problem(tr("MLX sees no Metal device"), tr("reinstall mlx; inside a virtual machine there is none"))
+        )
     return found
 
 
 def _room_problems(facts: Facts) -> list[Problem]:
     found = []
     if facts.wired_limit_bytes > facts.ram_bytes - facts.reserve_bytes:
-        what = f"iogpu.wired_limit_mb is raised to {format_bytes(facts.wired_limit_bytes)}"
+        limit = format_bytes(facts.wired_limit_bytes)
         left = format_bytes(max(facts.ram_bytes - facts.wired_limit_bytes, 0))
-        found.append(Problem(f"{what}: {left} are left to macOS", "sudo sysctl iogpu.wired_limit_mb=0"))
+        found.append(
+            Problem(
+                tr("iogpu.wired_limit_mb is raised to {limit}: {left} are left to macOS", limit=limit, left=left),
+                "sudo sysctl iogpu.wired_limit_mb=0",
+            )
+        )
     if facts.free_disk_bytes < _LITTLE_DISK_BYTES:
-        found.append(Problem(f"{format_bytes(facts.free_disk_bytes)} free on this disk", "free some before a long run"))
+        found.append(
+            Problem(
+                tr("{size} free on this disk", size=format_bytes(facts.free_disk_bytes)),
+                tr("free some before a long run"),
+            )
+        )
     return found
 
 
@@ -210,25 +236,32 @@ def document(facts: Facts) -> dict[str, Any]:
 def text(facts: Facts) -> str:
     """The facts and problems as text for people."""
     system = "macOS" if facts.system == "Darwin" else facts.system
-    blas = "Metal" if facts.metal else f"MKL ({facts.mkl})" if facts.mkl else "MLX's own"
+    where = "Metal" if facts.metal else tr("CPU only")
+    blas = "Metal" if facts.metal else f"MKL ({facts.mkl})" if facts.mkl else tr("MLX's own")
     settings = " ".join(f"{name}={value}" for name, value in sorted(facts.blas_settings.items()))
     rows = [
-        ("machine", f"{facts.device}, {system} {facts.release}, {facts.architecture}"),
+        (tr("machine"), f"{facts.device}, {system} {facts.release}, {facts.architecture}"),
         ("python", f"{'.'.join(map(str, facts.python))} ({facts.executable})"),
-        ("mlx", f"{facts.mlx}, mlx-lm {facts.mlx_lm}, {'Metal' if facts.metal else 'CPU only'}"),
-        ("products", f"{blas}: {facts.gflops:.0f} GFLOP/s in fp32{f', {settings}' if settings else ''}"),
+        ("mlx", f"{facts.mlx}, mlx-lm {facts.mlx_lm}, {where}"),
+        (tr("products"), f"{blas}: {facts.gflops:.0f} GFLOP/s in fp32{f', {settings}' if settings else ''}"),
         (
-            "memory",
-            f"{format_bytes(facts.ram_bytes)}; working set {format_bytes(facts.working_set_bytes)} ({facts.evidence});"
-            f" {format_bytes(facts.reserve_bytes)} stay with the system;"
-            f" a run may use {format_bytes(facts.usable_bytes)}",
+            tr("memory"),
+            tr(
+                "{ram}; working set {working_set} ({evidence}); {reserve} stay with the system; a run may use {usable}",
+                ram=format_bytes(facts.ram_bytes),
+                working_set=format_bytes(facts.working_set_bytes),
+                evidence=facts.evidence,
+                reserve=format_bytes(facts.reserve_bytes),
+                usable=format_bytes(facts.usable_bytes),
+            ),
         ),
-        ("disk", f"{format_bytes(facts.free_disk_bytes)} free here"),
+        (tr("disk"), tr("{size} free here", size=format_bytes(facts.free_disk_bytes))),
     ]
-    lines = [f"{name:<9} {value}" for name, value in [*rows, *(("note", note) for note in notes(facts))]]
     found = problems(facts)
-    lines += [f"problem   {problem.what}; {problem.cure}" for problem in found]
-    return "\n".join(lines if found else [*lines, "no problem found"])
+    rows += [(tr("note"), note) for note in notes(facts)]
+    rows += [(tr("problem"), f"{problem.what}; {problem.cure}") for problem in found]
+    lines = [f"{padded(name, 9)} {value}" for name, value in rows]
+    return "\n".join(lines if found else [*lines, tr("no problem found")])
 
 
 def _selftest(quiet: bool) -> list[Check]:
@@ -242,7 +275,13 @@ def _selftest(quiet: bool) -> list[Check]:
 
 def _checks_text(checks: Sequence[Check]) -> str:
     return "\n".join(
-        f"{'same' if check.passed else 'DIFFERS':<9} {check.name}: {check.difference:.1e}, at most {check.bound:g}"
+        padded(tr("same") if check.passed else tr("DIFFERS"), 10)
+        + tr(
+            "{name}: {difference:.1e}, at most {bound:g}",
+            name=tr(check.name),
+            difference=check.difference,
+            bound=check.bound,
+        )
         for check in checks
     )
 

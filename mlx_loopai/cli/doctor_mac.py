@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from mlx_loopai.benchmark.conditions import State
+from mlx_loopai.language import tr
 from mlx_loopai.memory.machine import usual_share
 from mlx_loopai.units import GIB, format_bytes
 
@@ -54,13 +55,18 @@ def mac_notes(release: str) -> list[str]:
     """Known problems of such Macs that cannot be detected beforehand."""
     # github.com/ml-explore/mlx/issues/3267; the setting helped one of its reporters.
     found = [
-        "macOS may end long GPU work while the display is on (mlx issue 3267); if training ends with a GPU timeout, set"
-        " AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 or let the display sleep, and continue with --resume"
+        tr(
+            "macOS may end long GPU work while the display is on (mlx issue 3267); if training ends with a GPU timeout,"
+            " set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 or let the display sleep, and continue with --resume"
+        )
     ]
     if ".".join(release.split(".")[:2]) in _PANICKED:
         found.append(
-            f"the GPU driver of macOS {release} has ended in kernel panics under long MLX work (mlx issues 3186, 3346);"
-            " keep train.save_every small, and continue with --resume"
+            tr(
+                "the GPU driver of macOS {release} has ended in kernel panics under long MLX work (mlx issues 3186, "
+                "3346); keep train.save_every small, and continue with --resume",
+                release=release,
+            )
         )
     return found
 
@@ -71,17 +77,27 @@ def _room(mac: Mac) -> Iterable[Problem]:
     lowered = mac.working_set_bytes < (1 - _USUAL_DISTANCE) * usual
     if lowered and mac.wired_limit_bytes:
         yield Problem(
-            f"the GPU may use {format_bytes(mac.working_set_bytes)}; Macs like this one allow {format_bytes(usual)}",
-            "iogpu.wired_limit_mb is set: sudo sysctl iogpu.wired_limit_mb=0",
+            tr(
+                "the GPU may use {size}; Macs like this one allow {usual}",
+                size=format_bytes(mac.working_set_bytes),
+                usual=format_bytes(usual),
+            ),
+            tr("iogpu.wired_limit_mb is set: sudo sysctl iogpu.wired_limit_mb=0"),
         )
     swap = mac.state.swap_used_bytes or 0
     if swap > _MUCH_SWAP_BYTES:
-        yield Problem(f"{format_bytes(swap)} are swapped out", "close programs, or restart, before a long run")
+        yield Problem(
+            tr("{size} are swapped out", size=format_bytes(swap)), tr("close programs, or restart, before a long run")
+        )
     if mac.state.pressure in ("warning", "critical"):
-        yield Problem(f"memory pressure is {mac.state.pressure}", "close programs; a run would stop itself soon")
+        yield Problem(
+            tr("memory pressure is {pressure}", pressure=mac.state.pressure),
+            tr("close programs; a run would stop itself soon"),
+        )
     if mac.neighbours:
         yield Problem(
-            f"{', '.join(mac.neighbours)} may hold models in the GPU's memory", "quit them: plans do not count them"
+            tr("{neighbours} may hold models in the GPU's memory", neighbours=", ".join(mac.neighbours)),
+            tr("quit them: plans do not count them"),
         )
 
 
@@ -89,7 +105,11 @@ def _speed(state: State) -> Iterable[Problem]:
     # An M4 Pro's GPU renders at 69 % (eclecticlight.co, January 2025); an M4 trains at about two thirds.
     if state.power == "low power mode":
         yield Problem(
-            "low power mode is on: the GPU runs at about two thirds", "System Settings, Battery or Energy: Never"
+            tr("low power mode is on: the GPU runs at about two thirds"),
+            tr("System Settings, Battery or Energy: Never"),
         )
     if state.thermal not in (None, "nominal"):
-        yield Problem(f"the chip is slowed by heat: {state.thermal}", "let it cool; fanless Macs slow down in minutes")
+        yield Problem(
+            tr("the chip is slowed by heat: {thermal}", thermal=state.thermal),
+            tr("let it cool; fanless Macs slow down in minutes"),
+        )

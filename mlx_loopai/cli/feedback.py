@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.model_options import chosen_model
-from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
+from mlx_loopai.cli.output import emit, json_option, padded, progress, quiet_option
 from mlx_loopai.cli.rows import columns_option, read_sources, skip_bad_option
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
@@ -76,17 +76,21 @@ def audit_command(files: tuple[str, ...], columns: str | None, as_json: bool) ->
     bad = [row for reading in readings for row in reading.bad]
     found = audit_judged(judged)
     document = {**dataclasses.asdict(found), "warnings": found.warnings, "bad_rows": bad}
-    lines = [
-        f"pairs     {found.pairs}",
-        f"labelled  {found.good} good, {found.bad} bad",
-        f"prompts   {found.prompts}",
+    rows = [
+        (tr("pairs"), str(found.pairs)),
+        (tr("labelled"), tr("{good} good, {bad} bad", good=found.good, bad=found.bad)),
+        (tr("prompts"), str(found.prompts)),
     ]
     if found.chosen_longer is not None:
-        lines.append(f"longer    the chosen answer in {found.chosen_longer:.1%} of the pairs")
+        longer = tr("the chosen answer in {share:.1%} of the pairs", share=found.chosen_longer)
+        rows.append((tr("longer"), longer))
     if found.chosen_purity is not None and found.rejected_purity is not None:
-        lines.append(f"purity    chosen {found.chosen_purity:.3f}, rejected {found.rejected_purity:.3f}")
-    lines += [f"bad rows  {left_out(bad)}"] if bad else []
-    emit(document, as_json, "\n".join([*lines, *(f"warning: {warning}" for warning in found.warnings)]))
+        purities = {"chosen": found.chosen_purity, "rejected": found.rejected_purity}
+        rows.append((tr("purity"), tr("chosen {chosen:.3f}, rejected {rejected:.3f}", **purities)))
+    rows += [(tr("bad rows"), left_out(bad))] if bad else []
+    lines = [f"{padded(name, 10)}{value}" for name, value in rows]
+    warnings = [tr("warning: {warning}", warning=warning) for warning in found.warnings]
+    emit(document, as_json, "\n".join([*lines, *warnings]))
 
 
 @command.command("stats")

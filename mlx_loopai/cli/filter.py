@@ -153,7 +153,12 @@ class _Run:
     def _warn(self, place: str, removed_share: float) -> None:
         if removed_share > self.policy.max_removed_share and not self.quiet:
             click.echo(
-                f"{place}: {removed_share:.0%} of the text was removed; generate it again rather than keep the holes",
+                tr(
+                    "{place}: {removed_share:.0%} of the text was removed; generate it again rather than keep the "
+                    "holes",
+                    place=place,
+                    removed_share=removed_share,
+                ),
                 err=True,
             )
 

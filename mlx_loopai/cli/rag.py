@@ -145,4 +145,4 @@ def _shown(hit: Hit) -> str:
 
 def _warn(reason: str, quiet: bool) -> None:
     if not quiet:
-        click.echo(f"the index that is there is not used: {reason}", err=True)
+        click.echo(tr("the index that is there is not used: {reason}", reason=reason), err=True)

@@ -125,7 +125,7 @@ class Grid:
         losses = []
         for one in (_with(config, seed=seed) for seed in seeds):
             cell, rate, seed = self._cell(name, one), one.train.learning_rate, one.train.seed
-            self.listener.notice(f"arm {name}, learning rate {rate:g}, seed {seed}")
+            self.listener.notice(tr("arm {name}, learning rate {rate:g}, seed {seed}", name=name, rate=rate, seed=seed))
             if not finished(cell) and not self._trained(cell):
                 return None
             losses.append(domain_losses(trained_model(cell), one, self.measure.domain, cell.directory.path))
@@ -140,7 +140,7 @@ class Grid:
         except Diverged as error:
             if len(self.trials.rates) < 2:
                 raise
-            self.listener.notice(f"left out: {error}")
+            self.listener.notice(tr("left out: {error}", error=error))
             return False
         return True
 

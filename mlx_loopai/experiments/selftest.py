@@ -28,6 +28,7 @@ from mlx_loopai.data.sources import DOMAIN, SAMPLES_PREFIX, read_source
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import Interrupted
 from mlx_loopai.generation.constraint import Scripts, build_constraint
+from mlx_loopai.language import later
 from mlx_loopai.models.adapters import WEIGHTS_FILE
 from mlx_loopai.models.gradient import LossForm, Targets, actual_path, compiled_gradient, eager_gradient
 from mlx_loopai.models.load import NANO, load_model
@@ -83,10 +84,12 @@ def _gradients() -> list[Check]:
     _, checkpointed = _loss_and_gradient(again_path, checkpointing=True)
     low, _ = _loss_and_gradient(again_path, dtype="bf16")
     return [
-        Check("loss of the compiled step against the eager one", abs(compiled - eager) / eager, _FP32_BOUND),
-        Check("gradient of the compiled step against the eager one", _distance(other, gradient), _FP32_BOUND),
-        Check("gradient of a checkpointed step against a plain one", _distance(checkpointed, first), _FP32_BOUND),
-        Check("loss in bf16 against fp32", abs(low - eager) / eager, _BF16_BOUND),
+        Check(later("loss of the compiled step against the eager one"), abs(compiled - eager) / eager, _FP32_BOUND),
+        Check(later("gradient of the compiled step against the eager one"), _distance(other, gradient), _FP32_BOUND),
+        Check(
+            later("gradient of a checkpointed step against a plain one"), _distance(checkpointed, first), _FP32_BOUND
+        ),
+        Check(later("loss in bf16 against fp32"), abs(low - eager) / eager, _BF16_BOUND),
     ]
 
 
@@ -147,7 +150,7 @@ def _resume() -> list[Check]:
             difference = _most_apart(stopped, whole)
         else:
             difference = math.inf  # Ctrl-C did not stop it
-    return [Check("adapter of a run stopped and resumed against one that was not", difference, 0.0)]
+    return [Check(later("adapter of a run stopped and resumed against one that was not"), difference, 0.0)]
 
 
 def _most_apart(one: Path, other: Path) -> float:
@@ -168,7 +171,7 @@ def _constraint() -> list[Check]:
     found = np.array(constraint.table.state(mx.array(tokens)))
     masked = np.array(constraint.table.allowed[mx.array(found)])
     wrong = (found != states) | (masked != allowed[states]).any(axis=1)
-    return [Check("states of the script constraint against one token at a time", float(wrong.mean()), 0.0)]
+    return [Check(later("states of the script constraint against one token at a time"), float(wrong.mean()), 0.0)]
 
 
 _GROUPS: tuple[Callable[[], list[Check]], ...] = (_gradients, _resume, _constraint)

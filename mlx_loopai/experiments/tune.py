@@ -108,7 +108,7 @@ def unrehearsed_rows(context: RunContext) -> Sequence[TokenRow]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / kept.name
         if not fetch(kept, path):
-            listener.stage("the base's answers", len(prompts))
+            listener.stage(tr("the base's answers"), len(prompts))
             with adapter_disabled(loaded.model):
                 answers = self_rehearsal(loaded, context.encoder, prompts, answering, listener.advance)
             answers.save(path)

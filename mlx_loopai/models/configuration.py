@@ -152,11 +152,15 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
     for name in whole:
         value = config.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MAX_SIZE:
-            problems.append(f"{name} is {repr(value)[:40]} where a positive whole number is needed")
+            problems.append(
+                tr("{name} is {value} where a positive whole number is needed", name=name, value=repr(value)[:40])
+            )
     for name in real:
         value = config.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            problems.append(f"{name} is {repr(value)[:40]} where a positive number is needed")
+            problems.append(
+                tr("{name} is {value} where a positive number is needed", name=name, value=repr(value)[:40])
+            )
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")
     heads, kv_heads, hidden = config["num_attention_heads"], config["num_key_value_heads"], config["hidden_size"]

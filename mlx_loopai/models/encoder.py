@@ -62,16 +62,29 @@ class EncoderShape:
             if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < _MAX_SIZE
         ]
         if config.get("model_type") not in ENCODERS:
-            problems.append(f"model_type {str(config.get('model_type'))[:40]!r} is none of {', '.join(ENCODERS)}")
+            problems.append(
+                tr(
+                    "model_type {kind!r} is none of {encoders}",
+                    kind=str(config.get("model_type"))[:40],
+                    encoders=", ".join(ENCODERS),
+                )
+            )
         if config.get("hidden_act", "gelu") != "gelu":
-            problems.append(f"hidden_act {str(config['hidden_act'])[:40]!r} is not supported; gelu is")
+            problems.append(
+                tr("hidden_act {hidden_act!r} is not supported; gelu is", hidden_act=str(config["hidden_act"])[:40])
+            )
         if config.get("position_embedding_type", "absolute") != "absolute":
-            problems.append(f"position_embedding_type {str(config['position_embedding_type'])[:40]!r} is not supported")
+            problems.append(
+                tr(
+                    "position_embedding_type {position_embedding_type!r} is not supported",
+                    position_embedding_type=str(config["position_embedding_type"])[:40],
+                )
+            )
         eps, pad = config.get("layer_norm_eps", 1e-12), config.get("pad_token_id", 0)
         if not isinstance(eps, float) or not 0 < eps < 1:
-            problems.append(f"layer_norm_eps is {str(eps)[:40]!r} where a small positive number is needed")
+            problems.append(tr("layer_norm_eps is {eps!r} where a small positive number is needed", eps=str(eps)[:40]))
         if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
-            problems.append(f"pad_token_id is {str(pad)[:40]!r} where a token id is needed")
+            problems.append(tr("pad_token_id is {pad!r} where a token id is needed", pad=str(pad)[:40]))
         if problems:
             raise InputError(f"{where}: {all_problems(problems)}")
         # RoBERTa counts positions from after the row that its padding token has.

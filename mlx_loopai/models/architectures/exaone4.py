@@ -70,12 +70,12 @@ def settle(config: dict[str, Any], where: str) -> None:
     # mlx-lm reads its pattern from letters, which it repeats.
     config["sliding_window_pattern"] = "".join("L" if one else "G" for one in windowed) if any(windowed) else None
     if any(windowed) and all(windowed):
-        problems.append("every block sees a window only, which mlx-lm cannot compute")
+        problems.append(tr("every block sees a window only, which mlx-lm cannot compute"))
     if not any(windowed) and config["sliding_window"] is not None:
         # Its blocks that see all would have no rotary positions there, and have them in mlx-lm.
-        problems.append("sliding_window is given, but no block of layer_types has it")
+        problems.append(tr("sliding_window is given, but no block of layer_types has it"))
     if config.get("hidden_act", "silu") != "silu":
-        problems.append(f"hidden_act is {str(config['hidden_act'])[:40]!r}, silu is computed")
+        problems.append(tr("hidden_act is {hidden_act!r}, silu is computed", hidden_act=str(config["hidden_act"])[:40]))
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")
     settle_rope(config, where)

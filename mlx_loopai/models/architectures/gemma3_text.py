@@ -65,12 +65,29 @@ def settle(config: dict[str, Any], where: str) -> None:
     problems += _settle_pattern(config)
     activation = config.setdefault("hidden_activation", config.pop("hidden_act", None) or _ACTIVATION)
     if activation != _ACTIVATION:
-        problems.append(f"hidden_activation is {str(activation)[:40]!r}, {_ACTIVATION} is computed")
+        problems.append(
+            tr(
+                "hidden_activation is {activation!r}, {computed} is computed",
+                activation=str(activation)[:40],
+                computed=_ACTIVATION,
+            )
+        )
     if config.get("partial_rotary_factor") not in (None, 1):
-        problems.append(f"partial_rotary_factor is {str(config['partial_rotary_factor'])[:40]}, 1 is computed")
+        problems.append(
+            tr(
+                "partial_rotary_factor is {partial_rotary_factor}, 1 is computed",
+                partial_rotary_factor=str(config["partial_rotary_factor"])[:40],
+            )
+        )
     for key in ("attention_bias", "use_bidirectional_attention", "final_logit_softcapping", "attn_logit_softcapping"):
         if config.get(key):
-            problems.append(f"{key} is {str(config[key])[:40]}, for which mlx-lm's gemma3_text has no place")
+            problems.append(
+                tr(
+                    "{key} is {value}, for which mlx-lm's gemma3_text has no place",
+                    key=key,
+                    value=str(config[key])[:40],
+                )
+            )
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")
     _settle_rope(config, where)

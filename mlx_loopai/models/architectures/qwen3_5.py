@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures.architecture import Architecture, Block, DeltaHeads, Kind, Linear, Shape
 from mlx_loopai.models.architectures.llama import (
     GGUF_HEAD_NORMS,
@@ -124,13 +125,18 @@ def settle(config: dict[str, Any], where: str) -> None:
     given = config.setdefault("layer_types", wanted)
     problems = []
     if given != wanted:
-        problems.append(f"layer_types is not one full_attention in {config['full_attention_interval']} blocks")
+        problems.append(
+            tr(
+                "layer_types is not one full_attention in {full_attention_interval} blocks",
+                full_attention_interval=config["full_attention_interval"],
+            )
+        )
     if config["linear_num_value_heads"] % config["linear_num_key_heads"]:
-        problems.append("linear_num_value_heads does not divide by linear_num_key_heads")
+        problems.append(tr("linear_num_value_heads does not divide by linear_num_key_heads"))
     if config.get("hidden_act", "silu") != "silu":
-        problems.append(f"hidden_act is {str(config['hidden_act'])[:40]!r}, silu is computed")
+        problems.append(tr("hidden_act is {hidden_act!r}, silu is computed", hidden_act=str(config["hidden_act"])[:40]))
     if config.get("attn_output_gate", True) is not True:
-        problems.append("attn_output_gate is off, which mlx-lm's attention cannot be")
+        problems.append(tr("attn_output_gate is off, which mlx-lm's attention cannot be"))
     problems += _settle_rope(config)
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")
@@ -155,13 +161,13 @@ def _settle_rope(config: dict[str, Any]) -> list[str]:
     config.pop("partial_rotary_factor", None)
     problems = []
     if kind not in ("default", "mrope"):
-        problems.append(f"rope type {str(kind)[:40]!r} is not computed for this architecture")
+        problems.append(tr("rope type {kind!r} is not computed for this architecture", kind=str(kind)[:40]))
     for key in ("rope_theta", "partial_rotary_factor"):
         value = written[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            problems.append(f"{key} is {str(value)[:40]} where a positive number is needed")
+            problems.append(tr("{key} is {value} where a positive number is needed", key=key, value=str(value)[:40]))
     if not problems and int(config["head_dim"] * written["partial_rotary_factor"]) % 2:
-        problems.append("an odd number of a head's values would be rotated")
+        problems.append(tr("an odd number of a head's values would be rotated"))
     return problems
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlx_loopai.errors import InputError, all_problems
+from mlx_loopai.language import tr
 from mlx_loopai.models.architectures.architecture import Block, Kind, Linear
 from mlx_loopai.models.architectures.qwen3_5 import QWEN3_5, mixer, settle
 from mlx_loopai.models.architectures.qwen3_moe import (
@@ -47,10 +48,12 @@ def _settle(config: dict[str, Any], where: str) -> None:
     problems = settle_experts(config)
     size = config.get("shared_expert_intermediate_size")
     if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
-        problems.append(f"shared_expert_intermediate_size is {str(size)[:40]} where a positive whole number is needed")
+        problems.append(
+            tr("shared_expert_intermediate_size is {size} where a positive whole number is needed", size=str(size)[:40])
+        )
     # mlx-lm always divides by the sum of the chosen experts' weights, as transformers does.
     if config.get("norm_topk_prob") is False:
-        problems.append("norm_topk_prob is off, which transformers does not compute for this architecture")
+        problems.append(tr("norm_topk_prob is off, which transformers does not compute for this architecture"))
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")
     settle(config, where)

@@ -103,9 +103,15 @@ def settle_experts(config: dict[str, Any]) -> list[str]:
         if _bad(config.get(key))
     ]
     if not wrong and config["num_experts_per_tok"] > config["num_experts"]:
-        wrong.append(f"num_experts_per_tok is {config['num_experts_per_tok']} of {config['num_experts']} experts")
+        wrong.append(
+            tr(
+                "num_experts_per_tok is {num_experts_per_tok} of {num_experts} experts",
+                num_experts_per_tok=config["num_experts_per_tok"],
+                num_experts=config["num_experts"],
+            )
+        )
     if config.get("hidden_act", "silu") != "silu":
-        wrong.append(f"hidden_act is {str(config['hidden_act'])[:40]!r}, silu is computed")
+        wrong.append(tr("hidden_act is {hidden_act!r}, silu is computed", hidden_act=str(config["hidden_act"])[:40]))
     return wrong
 
 
@@ -117,9 +123,9 @@ def settle(config: dict[str, Any], where: str) -> None:
     problems = settle_experts(config)
     for key in ("attention_bias", "use_sliding_window"):
         if config.get(key):
-            problems.append(f"{key} is on, for which mlx-lm's qwen3_moe has no place")
+            problems.append(tr("{key} is on, for which mlx-lm's qwen3_moe has no place", key=key))
     if _bad(config["decoder_sparse_step"]) or not isinstance(config["mlp_only_layers"], list):
-        problems.append("decoder_sparse_step is not a number, or mlp_only_layers not a list of blocks")
+        problems.append(tr("decoder_sparse_step is not a number, or mlp_only_layers not a list of blocks"))
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")
     settle_rope(config, where)

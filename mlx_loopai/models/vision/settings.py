@@ -182,7 +182,9 @@ class _Sizes:
         if isinstance(value, list | tuple) and value and len(set(map(str, value))) == 1:
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MAX_SIZE:
-            self._problems.append(f"{name} is {repr(value)[:40]} where a positive whole number is needed")
+            self._problems.append(
+                tr("{name} is {value} where a positive whole number is needed", name=name, value=repr(value)[:40])
+            )
             return 1
         return value
 
@@ -192,7 +194,14 @@ class _Sizes:
             isinstance(one, int) and not isinstance(one, bool) and 0 <= one < below for one in value
         )
         if not good:
-            self._problems.append(f"{name} is {repr(value)[:60]} where numbers of blocks below {below} are needed")
+            self._problems.append(
+                tr(
+                    "{name} is {value} where numbers of blocks below {below} are needed",
+                    name=name,
+                    value=repr(value)[:60],
+                    below=below,
+                )
+            )
             return ()
         return tuple(value)
 

@@ -111,9 +111,8 @@ def import_command(folder: Path, out: Path, base: Path | None, push: str | None,
     write_adapter(out, adapter)
     lines, unused = [_line(out, adapter)], unused_fields(folder)
     if not base:
-        lines.append(
-            tr("taken as an adapter of {blocks} blocks; --base MODEL counts them", blocks=adapter.last_block + 1)
-        )
+        blocks = adapter.last_block + 1
+        lines.append(tr("taken as an adapter of {blocks} blocks; --base MODEL counts them", blocks=blocks))
     if unused:
         lines.append(tr("fields not used: {unused}", unused=", ".join(unused)))
     document = _summary(out, adapter) | {"unused_fields": unused, "url": _push(out, push)}
@@ -369,8 +368,7 @@ def _numbers(text: str | None, flag: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
-        said = tr("{text!r} is not numbers with commas between", text=text)
-        raise click.BadParameter(said, param_hint=flag) from None
+        raise click.BadParameter(f"{text!r} is not numbers with commas between", param_hint=flag) from None
 
 
 def _summary(folder: Path, adapter: Adapter) -> dict[str, Any]:

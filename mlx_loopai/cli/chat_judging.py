@@ -38,7 +38,9 @@ class Judging:
         if not chat.conversation.exchanges:
             raise InputError(tr("/{command}: nothing was answered yet", command=command))
         if any(turn.pictures for turn in chat.conversation.turns):
-            raise InputError(tr("/{command}: answers to pictures are not judged yet", command=command))
+            raise InputError(
+                tr("/{command}: answers to pictures are not judged: no run learns from such rows yet", command=command)
+            )
         return self._edited(chat, text) if command == EDIT else self._voted(chat, good=command == GOOD)
 
     def compare(self, earlier: Conversation) -> None:

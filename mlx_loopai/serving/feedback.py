@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from mlx_loopai.data.conversation import Record
@@ -13,7 +14,7 @@ from mlx_loopai.language import tr
 from mlx_loopai.serving.request_body import json_object
 from mlx_loopai.serving.shapes import ApiError
 
-_SOURCES = ("pick", "edit", "vote")
+_SOURCES = ("pick", "edit", "vote", "draft")
 
 
 def feedback_row(body: bytes, model: str) -> dict[str, Any]:
@@ -28,6 +29,10 @@ def feedback_row(body: bytes, model: str) -> dict[str, Any]:
             400,
             tr("source {source!r}: expected one of {sources}", source=str(source)[:40], sources=", ".join(_SOURCES)),
             "source",
+        )
+    if _shows_pictures(fields):
+        raise ApiError(
+            400, tr("pictures: judgements of answers to them are not kept, since no run learns from them yet")
         )
     try:
         read = read_judged(fields)
@@ -51,3 +56,12 @@ def feedback_row(body: bytes, model: str) -> dict[str, Any]:
         raise ApiError(400, tr("neither chosen and rejected nor a label of true or false: nothing was judged"))
     (row,) = feedback_rows([judged], source=source, model=model, time=round(time.time()))
     return row
+
+
+def _shows_pictures(fields: Mapping[str, Any]) -> bool:
+    """Whether a row names pictures, or one of its turns has a part that is one."""
+    turns = [turn for value in fields.values() if isinstance(value, list) for turn in value]
+    contents = [turn.get("content") for turn in turns if isinstance(turn, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    kinds = {str(part.get("type")) for part in parts if isinstance(part, Mapping)}
+    return bool(fields.get("images") or fields.get("image") or kinds & {"image", "image_url"})

@@ -16,8 +16,9 @@ function propose(one, text) {
 }
 
 function settle(parts, accepted) {
-  for (const part of parts) {
-    if (accepted && part.proposal) part.text = part.proposal;
+  for (const part of parts.filter((one) => one.proposal)) {
+    refuse(part, accepted ? part.text : part.proposal, "draft");
+    if (accepted) part.text = part.proposal;
     part.proposal = "";
   }
   changed();
@@ -27,6 +28,7 @@ function settle(parts, accepted) {
 // After every change: a paragraph without text is none.
 function changed() {
   chat.draft = draftOf(chat).filter((one) => one.text || one.proposal);
+  judgeDraft();
   save(chat);
   draw();
 }
@@ -128,7 +130,8 @@ function deciding(part) {
 }
 
 function changing(line, part, place) {
-  const change = (text) => { part.text = text; changed(); }, gone = () => change("");
+  const gone = () => { part.text = ""; changed(); };
+  const change = (text) => { if (text !== part.text) refuse(part, part.text, "edit"); part.text = text; changed(); };
   return actions(
     button(word("edit"), () => edit(line, part.text, "save", change)),
     button(word("again"), () => grow(place, part)),

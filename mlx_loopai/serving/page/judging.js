@@ -1,5 +1,9 @@
-// What a writer thinks of answers: a vote, the better of two side by side, an edited text. Where the server keeps
-// feedback each judgement goes there too, as a row that training can read.
+// What a writer thinks of answers: a vote, the better of two side by side, an edited text, a paragraph of the draft in
+// place of another. Where the server keeps feedback each judgement goes there too, as a row that training can read.
+//
+// chat.refused: paragraphs that the writer did not want, { before, text, source }. before: what stood in the draft before
+// its place. Once another paragraph stands there the two are a pair.
+const MOST_REFUSED = 20, MOST_BEFORE = 800; // 글자 수 of the draft that a row shows before the paragraph
 
 // The messages before the answer `turn`.
 function promptOf(chat, turn) {
@@ -10,7 +14,7 @@ const told = (text) => [{ role: "assistant", content: text }];
 
 async function judge(fields) {
   if (!served.feedback) return;
-  if (shows(chat)) { say(word("unjudged")); return; } // a row of feedback holds no pictures
+  if (shows(chat)) { tell("unseen"); return; } // no run learns from judged answers to pictures
   try {
     const response = await fetch("v1/feedback", { method: "POST", headers: headers(), body: JSON.stringify(fields) });
     say(response.ok ? word("judged") : word("unjudged"));
@@ -24,7 +28,7 @@ function votes(turn) {
   if (!served.feedback || !version.text) return [];
   return [["👍", "good", true], ["👎", "bad", false]].map(([sign, name, label]) => {
     const one = button(sign, () => {
-      version.vote = label;
+      if (!shows(chat)) version.vote = label;
       save(chat);
       judge({ prompt: promptOf(chat, turn), completion: told(version.text), label, source: "vote" });
       draw();
@@ -76,4 +80,44 @@ function compared(turn) {
 // A text that the writer changed is better than what the model wrote.
 function judgeEdit(turn, before, text) {
   if (before.trim() && before !== text) judge({ prompt: promptOf(chat, turn), chosen: told(text), rejected: told(before), source: "edit" });
+}
+
+// The draft
+
+function refuse(part, text, source) {
+  if (!served.feedback || !text) return;
+  const before = textsOf(draftOf(chat).slice(0, draftOf(chat).indexOf(part))).join(GAP);
+  chat.refused = [...(chat.refused || []), { before, text, source }].slice(-MOST_REFUSED);
+}
+
+const textsOf = (parts) => parts.map((one) => one.text).filter(Boolean);
+
+// Every refused paragraph at whose place another stands now becomes a row.
+function judgeDraft() {
+  const waiting = [];
+  for (const one of chat.refused || []) {
+    const better = standingAfter(one.before);
+    if (!better) waiting.push(one);
+    else if (better !== one.text) judgeParagraph(one, better);
+  }
+  chat.refused = waiting;
+}
+
+// The text of the paragraph after `before`; "" where there is none, or the writer has not decided on it.
+function standingAfter(before) {
+  const parts = draftOf(chat);
+  const place = parts.findIndex((_, at) => textsOf(parts.slice(0, at)).join(GAP) === before);
+  return place < 0 ? "" : parts[place].text;
+}
+
+function judgeParagraph({ before, text, source }, better) {
+  const shown = lastParagraphs(before), answer = (paragraph) => told([...shown, paragraph].join(GAP));
+  judge({ prompt: draftMessages(chat, [], 0), chosen: answer(better), rejected: answer(text), source });
+}
+
+// As many paragraphs of the end of `text` as have MOST_BEFORE characters, so that the row stays one that training reads.
+function lastParagraphs(text) {
+  const parts = text ? text.split(GAP) : [];
+  while (parts.length && counted(parts.join("")) > MOST_BEFORE) parts.shift();
+  return parts;
 }

@@ -311,7 +311,7 @@ at("own").addEventListener("click", writeOwn);
 at("halt").addEventListener("click", () => running?.stop.abort());
 at("accept-all").addEventListener("click", () => settle(proposed(chat), true));
 at("reject-all").addEventListener("click", () => settle(proposed(chat), false));
-at("keep-draft").addEventListener("click", () => download(titleOf(chat) + ".md", draftText(chat) + "\n", "text/markdown"));
+at("keep-draft").addEventListener("click", () => download(titleOf(chat) + " (" + word("draft") + ").md", draftText(chat) + "\n", "text/markdown"));
 at("list").addEventListener("click", () => listing(!document.body.classList.contains("listing")));
 at("language").addEventListener("click", () => { language = language === "ko" ? "en" : "ko"; kept.write(SPOKEN, language); label(); });
 for (const id of ["genre", "length", "scripts", "temperature", "system", "answering"]) at(id).addEventListener("change", choose);

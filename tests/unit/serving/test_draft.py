@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from mlx_loopai.data.pairs import Pair
+from mlx_loopai.data.records import read_all
 from mlx_loopai.generation.session import Session
 from tests.unit.serving.browser import Tab
 from tests.unit.serving.conftest import Running, Serving
@@ -75,6 +80,52 @@ def test_a_draft_grows_by_what_the_writer_accepts(tab: Tab, server: Running) -> 
     click(tab, "저장", "#paragraphs")
     assert tab.run("draftText(chat)") == "첫째 문단이다.\n\n고친 문단."
     tab.run("drafting(false)")
+
+
+def test_a_paragraph_in_place_of_another_is_a_pair_that_train_reads(
+    tab: Tab, serving: Serving, nano: Session, tmp_path: Path
+) -> None:
+    kept = tmp_path / "feedback.jsonl"
+
+    def pairs(count: int) -> list[tuple[str, str, str]]:
+        """(source, chosen, rejected) of every row, once there are so many."""
+        tab.wait_for(f"at('status').textContent === word('judged') || {count} === 0")
+        deadline = time.monotonic() + 10
+        while len(lines := kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []) < count:
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.05)
+        rows = [json.loads(line) for line in lines]
+        return [(row["source"], row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
+
+    with serving(nano, feedback=kept) as server:
+        visit(tab, server)
+        tab.wait_for("served.feedback")
+        tab.run("propose(chat, '버릴 문단.\\n좋은 문단.'); settle(proposed(chat).slice(0, 1), false)")
+        assert pairs(0) == []  # the writer has not decided what stands there instead
+        tab.run("settle(proposed(chat), true)")
+        assert pairs(1) == [("draft", "좋은 문단.", "버릴 문단.")]
+
+        tab.run("at('status').textContent = ''; propose(chat, '셋째.'); settle(proposed(chat), true)")
+        tab.run("chat.draft[1].proposal = '다른 셋째.'; settle(proposed(chat), true)")
+        assert pairs(2)[-1] == ("draft", "좋은 문단.\n\n다른 셋째.", "좋은 문단.\n\n셋째.")
+        tab.run("at('status').textContent = ''; draw()")
+        click(tab, "고치기", "#paragraphs")
+        tab.run("document.querySelector('#paragraphs textarea').value = '고친 셋째.'")
+        click(tab, "저장", "#paragraphs")
+        assert pairs(3)[-1] == ("edit", "좋은 문단.\n\n고친 셋째.", "좋은 문단.\n\n다른 셋째.")
+        tab.run("drafting(false)")
+    read = read_all(kept)
+    assert [len(pair.prompt) for pair in read.judged if isinstance(pair, Pair)] == [1, 1, 1]
+    assert not read.bad
+    assert not read.unused
+
+
+def test_a_row_shows_the_end_of_a_long_draft(tab: Tab, server: Running) -> None:
+    visit(tab, server)
+    shown = tab.run(
+        "lastParagraphs(['가'.repeat(600), '나'.repeat(600), '다'.repeat(100)].join(GAP)).map((one) => one[0])"
+    )
+    assert shown == ["나", "다"]
 
 
 def test_esc_stops_what_grows_in_the_draft(tab: Tab, serving: Serving, endless: Session) -> None:

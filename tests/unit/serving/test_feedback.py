@@ -15,6 +15,7 @@ from tests.unit.serving.conftest import Serving
 
 USER = {"role": "user", "content": "안녕?"}
 PICK = {"prompt": [USER], "chosen": "안녕하세요.", "rejected": "Hi"}
+SHOWN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 VOTE = {"prompt": [USER], "completion": "안녕하세요.", "label": False}
 
 
@@ -41,10 +42,12 @@ def test_without_a_file_there_is_no_such_route(serving: Serving) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (PICK | {"source": "spliced"}, "expected one of pick, edit, vote"),
+        (PICK | {"source": "spliced"}, "expected one of pick, edit, vote, draft"),
         (PICK | {"rejected": "안녕하세요."}, "the same answer"),
         ({"prompt": "안녕?", "completion": "네"}, "nothing was judged"),
         ({"prompt": "안녕?", "label": True}, "unknown shape"),
+        (PICK | {"prompt": [{"role": "user", "content": [SHOWN, {"type": "text", "text": "?"}]}]}, "no run learns"),
+        (PICK | {"images": ["data:image/png;base64,AA=="]}, "no run learns"),
     ],
 )
 def test_what_was_not_judged_is_refused(body: dict, reason: str) -> None:

@@ -204,6 +204,11 @@ def test_two_answers_side_by_side_and_what_a_writer_thinks_of_them(
         click(tab, "이 글 고르기")
         assert shown(tab)[1] == second
         tab.wait_for("at('status').textContent === '평가를 남겼습니다'")
+        # No run learns from judged answers to pictures: the page says so, and shows no judgement that is not kept.
+        tab.run("chat.turns[0].images = ['data:image/png;base64,AA==']; draw()")
+        click(tab, "👍")
+        assert tab.run("at('notice').textContent === word('unseen') && !at('notice').hidden")
+        assert tab.run("shownOf(chat.turns[1]).vote ?? null") is None
     vote, choice = (json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines())
     asked = [{"role": "user", "content": "호랑이 이야기를 들려줘."}]
     assert (vote["prompt"], vote["label"], vote["source"]) == (asked, False, "vote")

@@ -254,7 +254,7 @@ def _from_texts_text(document: dict[str, Any]) -> str:
     lines = []
     for row in document["preview"]:
         lines += [f"> {_one_line(row['request'])}", f"  {_one_line(row['answer'])}", ""]
-    files = f"{document['files']} files ({counts_text(document['encodings'])})"
+    files = tr("{count} files ({encodings})", count=document["files"], encodings=counts_text(document["encodings"]))
     lines.append(
         tr(
             "{out}: {rows} rows from {files}",

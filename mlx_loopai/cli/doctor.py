@@ -250,7 +250,7 @@ def text(facts: Facts) -> str:
                 "{ram}; working set {working_set} ({evidence}); {reserve} stay with the system; a run may use {usable}",
                 ram=format_bytes(facts.ram_bytes),
                 working_set=format_bytes(facts.working_set_bytes),
-                evidence=facts.evidence,
+                evidence=tr(facts.evidence),
                 reserve=format_bytes(facts.reserve_bytes),
                 usable=format_bytes(facts.usable_bytes),
             ),

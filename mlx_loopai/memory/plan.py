@@ -72,7 +72,7 @@ class MemoryPlan:
         if self.fits:
             return self
         largest_first = sorted(self.terms.items(), key=lambda term: -term[1])
-        items = ", ".join(f"{name} {format_bytes(size)}" for name, size in largest_first if size)
+        items = ", ".join(f"{tr(name)} {format_bytes(size)}" for name, size in largest_first if size)
         raise LoopaiError(
             tr(
                 "the run needs {needed} at least, but the budget on {name} is {budget} ({terms}); {advice}",
@@ -182,13 +182,14 @@ def _choices(request: Request, chosen: StepOptions, fits: bool) -> tuple[Choice,
         found.append(Choice(knob.name, value, reason))
     phases = request.phases(chosen)
     if phases.importance_tokens:
-        reason = "padded tokens of a batch on which importance is measured"
+        reason = tr("padded tokens of a batch on which importance is measured")
         found.append(Choice("importance_tokens", phases.importance_tokens, reason))
     if request.known.pictures is not None:
         reason = tr("features of the pictures, in a file of the cache folder")
         found.append(Choice("feature_file_bytes", request.known.pictures.file_bytes, reason))
     if phases.rehearsal_rows:
-        found.append(Choice("rehearsal_rows", phases.rehearsal_rows, "general prompts that the base answers together"))
+        reason = tr("general prompts that the base answers together")
+        found.append(Choice("rehearsal_rows", phases.rehearsal_rows, reason))
     return tuple(found)
 
 
@@ -197,58 +198,71 @@ def _knobs(request: Request) -> tuple[_Knob, ...]:
     memory, rows = request.memory, request.micro_tokens()[0] // request.width
 
     def by_user(said: object) -> str:
-        return "set by you" if said else ""
+        return tr("set by you") if said else ""
 
-    quantized = "the checkpoint's own" if request.shape.quantization is not None else ""
+    quantized = tr("the checkpoint's own") if request.shape.quantization is not None else ""
     return (
         _Knob(
             "micro_tokens",
             request.micro_tokens()[0],
             by_user(memory.micro_tokens),
-            f"{rows} {'rows' if rows > 1 else 'row'} of {request.width} tokens at once; more would not be faster",
+            tr("{rows} x {width} tokens at once; more would not be faster", rows=rows, width=request.width),
         ),
         _Knob(
             "chunk_rows",
             request.chunk_rows()[0],
             by_user(memory.chunk_rows),
-            "rows of logits alive at once in the loss",
+            tr("rows of logits alive at once in the loss"),
         ),
-        _Knob("checkpointing", False, by_user(memory.checkpointing != "auto"), "not needed, and would cost time"),
+        _Knob("checkpointing", False, by_user(memory.checkpointing != "auto"), tr("not needed, and would cost time")),
         _Knob(
             "base_precision",
             request.precisions()[0],
             quantized or by_user(request.dtype != "auto"),
-            "fits as it is",
+            tr("fits as it is"),
         ),
-        _Knob("lora_layers", 0, by_user(request.lora.layers), "every block learns"),
+        _Knob("lora_layers", 0, by_user(request.lora.layers), tr("every block learns")),
     )
 
 
 def _why_given_up(request: Request, chosen: StepOptions, knob: _Knob, fits: bool) -> str:
     would_need = request.predict(replace(chosen, **{knob.name: knob.preferred})).total_bytes
-    instead, cost = {
-        "micro_tokens": (f"{knob.preferred}", "smaller micro-batches, summed to the same step"),
-        "chunk_rows": (f"{knob.preferred}", "a smaller loss chunk, the same result"),
-        "checkpointing": ("without it the run", "same gradients, but blocks are computed again: about a third slower"),
-        "base_precision": (f"{knob.preferred}", "the base is quantised while it is read, at some loss of quality"),
-        "lora_layers": ("all blocks", "only the last blocks learn"),
+    cost = {
+        "micro_tokens": tr("smaller micro-batches, summed to the same step"),
+        "chunk_rows": tr("a smaller loss chunk, the same result"),
+        "checkpointing": tr("same gradients, but blocks are computed again: about a third slower"),
+        "base_precision": tr("the base is quantised while it is read, at some loss of quality"),
+        "lora_layers": tr("only the last blocks learn"),
     }[knob.name]
     if not fits or would_need <= request.budget_bytes:
         # The alternative would fit only by giving up something that costs more.
         return cost
-    return f"{instead} would need {format_bytes(would_need)}; {cost}"
+    size = format_bytes(would_need)
+    if knob.name == "checkpointing":
+        return tr("without it the run would need {size}; {cost}", size=size, cost=cost)
+    if knob.name == "lora_layers":
+        return tr("all blocks would need {size}; {cost}", size=size, cost=cost)
+    return tr("{value} would need {size}; {cost}", value=knob.preferred, size=size, cost=cost)
 
 
 def _budget_choice(request: Request) -> Choice:
     machine, asked = request.machine, request.memory.budget
     automatic = budget_of(machine)
     if asked.strip().lower() != "auto":
-        above = " (more than is safe here)" if request.budget_bytes > automatic else ""
-        return Choice("budget", asked, f"set by you{above}; this machine's own is {format_bytes(automatic)}")
-    working_set = (
-        f"{BUDGET_SHARE:.0%} of the working set of {format_bytes(machine.working_set_bytes)} ({machine.evidence})"
+        own = format_bytes(automatic)
+        if request.budget_bytes > automatic:
+            return Choice(
+                "budget", asked, tr("set by you, more than is safe here; this machine's own is {own}", own=own)
+            )
+        return Choice("budget", asked, tr("set by you; this machine's own is {own}", own=own))
+    working_set = tr(
+        "{share:.0%} of the working set of {size} ({evidence})",
+        share=BUDGET_SHARE,
+        size=format_bytes(machine.working_set_bytes),
+        evidence=tr(machine.evidence),
     )
-    reserve = f"{format_bytes(machine.ram_bytes)} minus {format_bytes(machine.reserve_bytes)} for the system"
+    ram, system = format_bytes(machine.ram_bytes), format_bytes(machine.reserve_bytes)
+    reserve = tr("{ram} minus {system} for the system", ram=ram, system=system)
     by_working_set = automatic == int(BUDGET_SHARE * machine.working_set_bytes)
     return Choice("budget", format_bytes(automatic), working_set if by_working_set else reserve)
 

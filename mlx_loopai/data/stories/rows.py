@@ -22,6 +22,10 @@ from mlx_loopai.progress import Advance, ignore
 # Characters that a request quotes from the end of the scene before.
 _QUOTED = 160
 _LONGEST_TITLE = 40
+# A Korean name alone below the title: "김유정", "강 경 애", "- 윤동주 -", "현진건 지음", "지은이: 이 상".
+_BYLINE = regex.compile(
+    r"[-–—\s]*(?:(?:지은이|글쓴이|작가|저자|글)\s*[:：]?\s*)?(?:\p{Hangul}\s*){2,4}(?:지음|작|씀|글)?[-–—\s]*"
+)
 _BEGINNINGS = {
     "ko": (
         "{quoted:이라는/라는} 제목의 {genre:을/를} 시작하는 첫 장면을 써 주세요.",
@@ -107,7 +111,7 @@ def story_rows(files: Sequence[Path], options: StoryOptions, on_progress: Advanc
 def titled(path: Path, text: str) -> tuple[str, str]:
     """(title, the text after it): the first line where it is the file's name or a heading, else the file's name.
 
-    A byline below the title goes with it.
+    A byline below the title, part of the file's name or a name alone, goes with it.
     """
     name = regex.sub(r"[\s_]+", " ", path.stem).strip()
     lines = text.split("\n")
@@ -118,9 +122,13 @@ def titled(path: Path, text: str) -> tuple[str, str]:
     if not is_title:
         return name, text
     rest = written[1] if len(written) > 1 else len(lines)
-    if rest < len(lines) and len(lines[rest].strip()) <= _LONGEST_TITLE and _plain(lines[rest]) in _plain(name):
+    if rest < len(lines) and _is_byline(lines[rest].strip(), name):
         rest += 1
     return heading, "\n".join(lines[rest:])
+
+
+def _is_byline(line: str, name: str) -> bool:
+    return len(line) <= _LONGEST_TITLE and (_plain(line) in _plain(name) or _BYLINE.fullmatch(line) is not None)
 
 
 def korean_share(text: str) -> float:

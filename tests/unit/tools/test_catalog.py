@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gettext
 import re
 from string import Formatter
@@ -12,7 +13,7 @@ pytest.importorskip("babel")
 
 from mlx_loopai.cli.main import COMMANDS
 from tests.unit.test_translations import OTHER_WORDS
-from tools.catalog import DOMAIN, LOCALES, MO, Message, messages, translations
+from tools.catalog import CONVERTERS, DOMAIN, LOCALES, MO, PACKAGE, Message, messages, translations
 
 # What must be typed as it is: flags, commands, files, and arguments in backticks that become flags.
 _TYPED = re.compile(
@@ -42,6 +43,21 @@ def test_every_message_has_its_korean_and_none_is_left_over(korean: dict[Message
     assert said - set(korean) == set(), "run `python -m tools.catalog` and translate them"
     assert set(korean) - said == set(), "run `python -m tools.catalog`"
     assert [message for message, text in korean.items() if not text] == []
+
+
+def test_no_message_stands_where_the_catalog_does_not_find_it() -> None:
+    """Babel reads no call inside an f-string: such a message would stay English."""
+    said = set(messages())
+    calls = [
+        (file.name, node)
+        for folder in (PACKAGE, CONVERTERS)
+        for file in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("tr", "later", "say")
+    ]
+    literals = [(name, node.args[0].value) for name, node in calls if isinstance(node.args[0], ast.Constant)]
+    assert [(name, message) for name, message in literals if message not in said] == []
+    assert len(literals) > 1000
 
 
 def test_the_compiled_catalog_is_that_of_the_written_one(korean: dict[Message, str]) -> None:

@@ -85,11 +85,10 @@ def compare_readings(source: Checkpoint, output: Checkpoint, same_weights: bool)
         _require(difference, CLOSE, found, output, "the source's configuration")
     others: dict[str, float] = {}
     meant = source.config if source.raw is None else source.raw
-    if meant["model_type"] in own_reading.KINDS:
-        entries = {entry.name: entry for entry in output.entries}
-        others["config.json"] = _largest(found, own_reading.logits(meant, entries, tokens))
-        _require(others["config.json"], CLOSE, found, output, "what its config.json means")
-        _compare_rotary(plain_model(written), meant, output)
+    entries = {entry.name: entry for entry in output.entries}
+    others["config.json"] = _largest(found, own_reading.logits(meant, entries, tokens))
+    _require(others["config.json"], CLOSE, found, output, "what its config.json means")
+    _compare_rotary(plain_model(written), meant, output)
     theirs = other_readers.transformers_logits(source, tokens)
     if theirs is not None:
         others["transformers"] = _largest(wanted, theirs)
@@ -129,20 +128,28 @@ def _unlike(output: Checkpoint, difference: float, reader: str) -> LoopaiError:
 
 def _compare_rotary(model: nn.Module, config: Mapping[str, Any], output: Checkpoint) -> None:
     """Compare the rotary angles at the beginning, around the original context, at the context's end and beyond it."""
-    block = model.layers[0]
-    rope: Callable[..., mx.array] = (block.attention if config["model_type"] == "gpt_neox" else block.self_attn).rope
+    kinds = own_reading.kinds(config)
+    for kind in dict.fromkeys(kinds):
+        if own_reading.has_positions(config, kind):
+            block = model.layers[kinds.index(kind)]
+            rope = (block.attention if config["model_type"] == "gpt_neox" else block.self_attn).rope
+            _compare_angles(rope, config, kind, output)
+
+
+def _compare_angles(rope: Callable[..., mx.array], config: Mapping[str, Any], kind: str, output: Checkpoint) -> None:
     longest = output.config["max_position_embeddings"]
-    original = own_reading.rope_parameters(config).get("original_max_position_embeddings") or longest
+    original = own_reading.rope_parameters(config, kind).get("original_max_position_embeddings") or longest
     head_dim = own_reading.head_dim(config)
     x = np.random.default_rng(0).normal(size=(1, 1, 8, head_dim)).astype(np.float32)
     scaling = output.config.get("rope_scaling") or {}
     beyond = longest + longest // 4 if scaling.get("rope_type") == "dynamic" else longest - 8
     for start in sorted({0, max(original - 4, 0), max(longest - 8, 0), max(beyond, 0)}):
-        frequencies, factor = own_reading.rotary(config, start + 8)
+        frequencies, factor = own_reading.rotary(config, start + 8, kind)
         angles = (start + np.arange(8))[:, None] * frequencies
         n = len(frequencies)
         size = factor * (np.abs(x[0, 0, :, :n]) + np.abs(x[0, 0, :, n : 2 * n]))
-        difference = np.abs(np.array(rope(mx.array(x), offset=start)) - own_reading.rotated(x, config, start))[0, 0]
+        turned = own_reading.rotated(x, config, start, kind)
+        difference = np.abs(np.array(rope(mx.array(x), offset=start)) - turned)[0, 0]
         for half in (difference[:, :n], difference[:, n : 2 * n]):
             if not (half <= _ANGLE * (1 + angles) * size + 1e-6).all():
                 raise LoopaiError(

@@ -1,4 +1,4 @@
-"""Writes the table of configuration keys of docs/conversion.md from mlx_loopai/models/configuration_keys.py.
+"""Writes the table of configuration keys of docs/conversion.md from mlx_loopai/models/configuration_keys.
 
 python -m tools.conversion_keys
 """
@@ -18,14 +18,20 @@ def table() -> str:
     """A Markdown table with one row for each key."""
     lines = [_row(_COLUMNS), "|" + "---|" * len(_COLUMNS)]
     for key in KEYS:
-        models = "all" if key.of == KINDS else ", ".join(key.of)
-        lines.append(_row((f"`{key.name}`", models, key.mlx_lm, key.transformers, key.gguf, key.here)))
+        lines.append(_row((f"`{key.name}`", _models(key.of), key.mlx_lm, key.transformers, key.gguf, key.here)))
     return "\n".join(lines)
 
 
 def with_table(text: str) -> str:
     """`text` with the table. Raises: InputError without its markers."""
     return with_marked(text, "configuration keys", table(), DOCUMENT)
+
+
+def _models(of: tuple[str, ...]) -> str:
+    others = [kind for kind in KINDS if kind not in of]
+    if not others:
+        return "all"
+    return ", ".join(of) if len(others) > 2 else f"all but {' and '.join(others)}"
 
 
 def _row(cells: tuple[str, ...]) -> str:

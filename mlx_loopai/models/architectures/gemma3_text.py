@@ -120,6 +120,10 @@ def _settle_rope(config: dict[str, Any], where: str) -> None:
         )
     # transformers puts what the flat key says over the settings of the blocks that see all.
     whole = {**whole, **flat}
+    if any(part.get("partial_rotary_factor") not in (None, 1) for part in (whole, local)):
+        raise InputError(
+            tr("{where}: partial_rotary_factor is not 1 in {rope}, 1 is computed", where=where, rope=str(whole)[:80])
+        )
     if written_scaling(local, config, where) is not None:
         raise InputError(
             tr(

@@ -97,8 +97,16 @@ def _block(shape: ModelShape, kind: Kind) -> Block:
 
 def kinds(config: Mapping[str, Any]) -> tuple[Kind, ...]:
     """Every `full_attention_interval`-th block attends."""
-    every = config.get("full_attention_interval", _SIZES["full_attention_interval"])
+    every = _interval(config)
     return tuple("linear" if (index + 1) % every else "full" for index in range(config["num_hidden_layers"]))
+
+
+def _interval(config: Mapping[str, Any]) -> int:
+    # transformers saves layer_types without the interval, and lets them win.
+    given = config.get("layer_types")
+    if isinstance(given, list) and "full_attention" in given:
+        return given.index("full_attention") + 1
+    return config.get("full_attention_interval", _SIZES["full_attention_interval"])
 
 
 def delta_heads(config: Mapping[str, Any]) -> DeltaHeads:
@@ -121,15 +129,18 @@ def settle(config: dict[str, Any], where: str) -> None:
     whole = [f"{key} is {config[key]!r} where a positive whole number is needed" for key in _SIZES if _bad(config[key])]
     if whole:
         raise InputError(f"{where}: {all_problems(whole)}")
+    config["full_attention_interval"] = _interval(config)
     wanted = [f"{kind}_attention" for kind in kinds(config)]
-    given = config.setdefault("layer_types", wanted)
+    config["layer_types"], given = wanted, config.get("layer_types") or wanted
     problems = []
     if given != wanted:
         problems.append(
-            tr(
-                "layer_types is not one full_attention in {full_attention_interval} blocks",
-                full_attention_interval=config["full_attention_interval"],
-            )
+            tr("layer_types does not have full_attention in every n-th block, linear_attention in all others")
+        )
+    elif len(set(wanted)) == 1:
+        # Neither mlx-lm's mask nor its recognition of transformers' norms works then.
+        problems.append(
+            tr("all {count} blocks have {kind}, mlx-lm needs both kinds", count=len(wanted), kind=wanted[0])
         )
     if config["linear_num_value_heads"] % config["linear_num_key_heads"]:
         problems.append(tr("linear_num_value_heads does not divide by linear_num_key_heads"))
@@ -140,6 +151,14 @@ def settle(config: dict[str, Any], where: str) -> None:
     problems += _settle_rope(config)
     if problems:
         raise InputError(f"{where}: {all_problems(problems)}")
+
+
+def _settle_dense(config: dict[str, Any], where: str) -> None:
+    """As `settle`. Raises: InputError as it does."""
+    # mlx-lm has one class for both models, and makes experts of it; transformers' dense model has none.
+    if "num_experts" in config:
+        config["num_experts"] = 0
+    settle(config, where)
 
 
 def _settle_rope(config: dict[str, Any]) -> list[str]:
@@ -198,7 +217,7 @@ QWEN3_5 = Architecture(
     kinds=kinds,
     delta_heads=delta_heads,
     defaults=_SIZES | {"rms_norm_eps": 1e-6},
-    settle=settle,
+    settle=_settle_dense,
     kept_dtypes=("linear_attn.A_log",),
     mlx_prefix="language_model.",
     mlx_one_higher=_ONE_HIGHER,

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 ROUTER = "mlp.gate"
 # What transformers' configuration class assumes when a file leaves the key out.
-_HEAD_DIM = 128
 _DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "decoder_sparse_step": 1,
@@ -137,6 +136,8 @@ def settle(config: dict[str, Any], where: str) -> None:
                 rope_scaling=str(config["rope_scaling"])[:80],
             )
         )
+    # mlx-lm wants this key; transformers' qwen3_moe has no default of its own, unlike qwen3.
+    config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
 
 
 def _bad(value: object) -> bool:
@@ -156,7 +157,6 @@ QWEN3_MOE = Architecture(
     block=_block,
     gguf_names=GGUF_NAMES | GGUF_HEAD_NORMS | GGUF_EXPERTS,
     gguf_refuses=_gguf_refuses,
-    head_dim=_HEAD_DIM,
     kinds=kinds,
     experts=experts_of,
     defaults=_DEFAULTS,

@@ -20,6 +20,7 @@ from converters.names import expected_tensors
 from converters.readers import open_checkpoint
 from converters.writers.target import Target
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.architectures import ARCHITECTURES
 from mlx_loopai.models.configuration import complete_configuration
 from mlx_loopai.models.configuration_keys import KEYS, KINDS
 from mlx_loopai.models.unused_keys import unused_fields
@@ -43,6 +44,31 @@ NEOX = {
     "num_key_value_heads": 4,
     "layer_norm_eps": 1e-5,
     "hidden_act": "gelu_new",
+}
+DELTA = {
+    "head_dim": 16,
+    "full_attention_interval": 2,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+# What each architecture has beside, or instead of, the settings of BASE.
+OWN: dict[str, dict[str, Any]] = {
+    "gpt_neox": NEOX,
+    "qwen3_moe": EXPERTS | {"num_hidden_layers": 3, "head_dim": 16, "norm_topk_prob": True, "mlp_only_layers": [1]},
+    "qwen3_5": DELTA,
+    "qwen3_5_moe": DELTA | EXPERTS | {"shared_expert_intermediate_size": 24},
+    "exaone4": {"num_hidden_layers": 4, "sliding_window": 8, "sliding_window_pattern": "LLLG"},
+    "gemma3_text": {
+        "hidden_size": 64,  # whose root is the same in bfloat16
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 24,
+    },
 }
 YARN = {"rope_type": "yarn", "factor": 4.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -137,8 +163,70 @@ PROBES: dict[str, list[tuple[str, dict[str, Any], str]]] = {
 }  # fmt: skip
 
 
+FULL_ROPE, LOCAL_ROPE = {"rope_type": "default", "rope_theta": 55.0}, {"rope_type": "default", "rope_theta": 9.0}
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+# The same for the architectures that are no llamas.
+MORE: dict[str, list[tuple[str, dict[str, Any], str]]] = {
+    **{name: [(kind, {name: MISSING}, REFUSED) for kind in OWN if kind != "gpt_neox"] for name in ("vocab_size", "hidden_size", "num_hidden_layers")},
+    "num_attention_heads": [("gemma3_text", {"num_attention_heads": MISSING}, SAME), ("exaone4", {"num_attention_heads": MISSING}, REFUSED)],
+    "intermediate_size": [("qwen3_moe", {"intermediate_size": MISSING}, SAME), ("qwen3_5_moe", {"intermediate_size": MISSING}, SAME), ("qwen3_5", {"intermediate_size": MISSING}, REFUSED)],
+    "num_key_value_heads": [("gemma3_text", {"num_key_value_heads": MISSING, "num_attention_heads": 8}, SAME), ("qwen3_moe", {"num_key_value_heads": MISSING}, SAME)],
+    "head_dim": [(kind, {"head_dim": MISSING}, SAME) for kind in ("qwen3_moe", "qwen3_5", "exaone4", "gemma3_text")] + [("exaone4", {"head_dim": 7}, REFUSED)],
+    "hidden_act": [(kind, {"hidden_act": "gelu"}, REFUSED) for kind in ("qwen3_moe", "qwen3_5", "qwen3_5_moe", "exaone4", "gemma3_text")],
+    "hidden_activation": [("gemma3_text", {"hidden_activation": "silu"}, REFUSED), ("gemma3_text", {"hidden_activation": "gelu_pytorch_tanh"}, SAME)],
+    "rms_norm_eps": [(kind, {"rms_norm_eps": MISSING}, SAME) for kind in ("qwen3_moe", "qwen3_5", "gemma3_text")] + [("exaone4", {"rms_norm_eps": MISSING}, SAME)],
+    "max_position_embeddings": [("gemma3_text", {"max_position_embeddings": MISSING}, SAME)],
+    "tie_word_embeddings": [(kind, {"tie_word_embeddings": tied}, SAME) for kind in OWN for tied in (True, MISSING)],
+    "attention_bias": [(kind, {"attention_bias": True}, result) for kind, result in (("qwen3_moe", REFUSED), ("gemma3_text", REFUSED), ("qwen3_5", SAME), ("qwen3_5_moe", SAME))],
+    "attn_output_gate": [("qwen3_5", {"attn_output_gate": False}, REFUSED), ("qwen3_5_moe", {"attn_output_gate": True}, SAME)],
+    "query_pre_attn_scalar": [("gemma3_text", {"query_pre_attn_scalar": MISSING}, SAME)],
+    "attn_logit_softcapping": [("gemma3_text", {"attn_logit_softcapping": 3.0}, REFUSED)],
+    "final_logit_softcapping": [("gemma3_text", {"final_logit_softcapping": 5.0}, REFUSED)],
+    "rope_theta": [(kind, {"rope_theta": 77.0}, SAME) for kind in OWN if kind != "gpt_neox"] + [("qwen3_5", {"rope_theta": 7.0, "rope_parameters": {"rope_theta": 9.0}}, SAME), ("gemma3_text", {"rope_parameters": {"full_attention": FULL_ROPE}}, SAME)],
+    "rope_local_base_freq": [("gemma3_text", {"rope_local_base_freq": 77.0}, SAME)],
+    "partial_rotary_factor": [
+        *[(kind, {"partial_rotary_factor": 0.5}, REFUSED) for kind in ("qwen3_moe", "exaone4", "gemma3_text")],
+        ("qwen3_5", {"partial_rotary_factor": 0.5}, SAME), ("qwen3_5_moe", {"rope_parameters": {"partial_rotary_factor": 1.0}}, SAME), ("qwen3_5", {"partial_rotary_factor": 0.2}, REFUSED),
+        ("gemma3_text", {"rope_parameters": {"full_attention": LINEAR | {"partial_rotary_factor": 0.5}}}, REFUSED),
+    ],
+    "rope_parameters": [("qwen3_5", {"rope_parameters": LINEAR}, REFUSED), ("exaone4", {"rope_parameters": LINEAR}, SAME), ("gemma3_text", {"rope_parameters": {"full_attention": FULL_ROPE, "sliding_attention": LOCAL_ROPE}}, SAME)],
+    "rope_parameters.mrope_section": [("qwen3_5", {"rope_parameters": {"type": "mrope", "mrope_section": [1, 1, 0], "rope_theta": 77.0}}, SAME)],
+    "rope_parameters.mrope_interleaved": [("qwen3_5_moe", {"rope_parameters": {"mrope_interleaved": True, "rope_theta": 77.0}}, SAME)],
+    "rope_parameters.full_attention": [("gemma3_text", {"rope_parameters": {"full_attention": YARN | {"rope_theta": 55.0}}}, SAME)],
+    "rope_parameters.sliding_attention": [("gemma3_text", {"rope_parameters": {"sliding_attention": LOCAL_ROPE}}, SAME), ("gemma3_text", {"rope_parameters": {"sliding_attention": LINEAR}}, REFUSED)],
+    "rope_scaling": [("qwen3_moe", {"rope_scaling": LINEAR}, REFUSED), ("qwen3_moe", {"rope_scaling": {"rope_type": "default", "rope_theta": 55.0}}, SAME), ("qwen3_5", {"rope_scaling": LINEAR}, REFUSED), ("qwen3_5", {"rope_scaling": {"rope_type": "default", "rope_theta": 5.0}, "rope_parameters": {"rope_theta": 9.0}}, SAME), ("exaone4", {"rope_scaling": LLAMA3}, SAME), ("gemma3_text", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, SAME)],
+    "sliding_window": [("qwen3_moe", {"sliding_window": 8}, SAME), ("exaone4", {"sliding_window": None, "sliding_window_pattern": None}, SAME), ("exaone4", {"sliding_window": MISSING}, SAME), ("exaone4", {"layer_types": ["full_attention"] * 4}, REFUSED), ("gemma3_text", {"sliding_window": MISSING}, SAME)],
+    "sliding_window_pattern": [("exaone4", {"sliding_window_pattern": value}, SAME) for value in (MISSING, 2, "LG")] + [("gemma3_text", {"sliding_window_pattern": 3}, SAME), ("gemma3_text", {"sliding_window_pattern": MISSING}, REFUSED)],
+    "use_sliding_window": [("qwen3_moe", {"use_sliding_window": True}, REFUSED)],
+    "max_window_layers": [("qwen3_moe", {"max_window_layers": 1}, SAME)],
+    "layer_types": [
+        ("qwen3_5", {"num_hidden_layers": 3, "layer_types": ["linear_attention", "linear_attention", "full_attention"]}, SAME), ("qwen3_5", {"layer_types": ["full_attention", "linear_attention"]}, REFUSED),
+        ("exaone4", {"layer_types": ["full_attention", "sliding_attention"] * 2}, SAME), ("exaone4", {"layer_types": ["sliding_attention"] * 4}, REFUSED),
+        ("gemma3_text", {"layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]}, SAME), ("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"] * 2}, REFUSED),
+    ],
+    "full_attention_interval": [("qwen3_5", {"full_attention_interval": 1}, REFUSED), ("qwen3_5", {"full_attention_interval": 3}, REFUSED), ("qwen3_5", {"num_hidden_layers": 4, "full_attention_interval": MISSING}, SAME)],
+    "use_bidirectional_attention": [("gemma3_text", {"use_bidirectional_attention": True}, REFUSED)],
+    "is_causal": [(kind, {"is_causal": False}, REFUSED) for kind in OWN],
+    "quantization_config": [(kind, {"quantization_config": {"quant_method": "fp8"}}, REFUSED) for kind in OWN],
+    **{name: [("qwen3_5", {"linear_num_value_heads": 16, name: MISSING}, SAME), ("qwen3_5", {name: 0}, REFUSED)] for name in (*DELTA, "linear_conv_kernel_dim") if name.startswith("linear_")},
+    "mamba_ssm_dtype": [("qwen3_5", {"mamba_ssm_dtype": "bfloat16"}, SAME)],
+    "num_experts": [("qwen3_moe", {"num_experts": MISSING}, REFUSED), ("qwen3_5_moe", {"num_experts": 5}, SAME), ("qwen3_5", {"num_experts": 4}, SAME)],
+    "num_local_experts": [("qwen3_moe", {"num_experts": MISSING, "num_local_experts": 4}, SAME)],
+    "num_experts_per_tok": [("qwen3_moe", {"num_experts_per_tok": 5}, REFUSED), ("qwen3_5_moe", {"num_experts": 9, "num_experts_per_tok": MISSING}, SAME)],
+    "moe_intermediate_size": [("qwen3_moe", {"moe_intermediate_size": MISSING}, SAME)],
+    "norm_topk_prob": [("qwen3_moe", {"norm_topk_prob": value}, SAME) for value in (False, MISSING)] + [("qwen3_5_moe", {"norm_topk_prob": False}, REFUSED)],
+    "decoder_sparse_step": [("qwen3_moe", {"decoder_sparse_step": 2}, SAME), ("qwen3_5_moe", {"decoder_sparse_step": 2}, SAME)],
+    "mlp_only_layers": [("qwen3_moe", {"mlp_only_layers": value}, SAME) for value in ([0, 2], MISSING)],
+    "shared_expert_intermediate_size": [("qwen3_5_moe", {"shared_expert_intermediate_size": MISSING}, SAME), ("qwen3_5_moe", {"shared_expert_intermediate_size": 0}, REFUSED)],
+    "output_router_logits": [("qwen3_moe", {"output_router_logits": True}, SAME)],
+    "router_aux_loss_coef": [("qwen3_moe", {"router_aux_loss_coef": 0.5}, SAME)],
+}  # fmt: skip
+for name, probes in MORE.items():
+    PROBES[name] = PROBES.get(name, []) + probes
+
+
 def write(folder: Path, kind: str, changes: dict[str, Any]) -> Path:
-    config = BASE | {"model_type": kind} | (NEOX if kind == "gpt_neox" else {}) | changes
+    config = BASE | {"model_type": kind} | OWN.get(kind, {}) | changes
     config = {name: value for name, value in config.items() if value is not MISSING}
     write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -178,6 +266,17 @@ def test_what_the_table_says_of_us_holds(tmp_path: Path, kind: str, changes: dic
 
 def test_every_row_of_the_table_has_a_probe() -> None:
     assert PROBES.keys() == {key.name for key in KEYS}
+    for key in KEYS:
+        assert any(kind in key.of for kind, _, _ in PROBES[key.name]), key
+
+
+def test_no_row_of_the_table_stands_in_the_way_of_another() -> None:
+    pairs = [(key.name, kind) for key in KEYS for kind in key.of]
+    assert len(pairs) == len(set(pairs))
+
+
+def test_the_table_is_about_every_architecture() -> None:
+    assert set(KINDS) == ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize(
@@ -190,44 +289,39 @@ def test_what_the_table_says_of_gguf_holds(tmp_path: Path, scaling: dict[str, An
     convert(source, tmp_path / "b.gguf", target=Target(to="gguf"), check=True)
 
 
+# Where mlx-lm, or transformers, has a model under another name than ours.
+THEIR_MLX = {"mistral": "llama"}
+THEIR_TYPES = {"qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text"}
+# Of mlx-lm's one class for both models, what the dense one does not read.
+ONLY_WITH_EXPERTS = {
+    "num_experts_per_tok", "decoder_sparse_step", "shared_expert_intermediate_size", "moe_intermediate_size",
+    "norm_topk_prob",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_that_mlx_lm_reads_is_in_the_table(kind: str) -> None:
-    module = importlib.import_module(f"mlx_lm.models.{'llama' if kind == 'mistral' else kind}")
-    known = {key.name for key in KEYS if kind in key.of} | {"model_type"}
-    assert {field.name for field in fields(module.ModelArgs)} <= known
+    module = importlib.import_module(f"mlx_lm.models.{THEIR_MLX.get(kind, kind)}")
+    arguments = getattr(module, "TextModelArgs", module.ModelArgs)
+    read = {field.name for field in fields(arguments)} - {"model_type"}
+    if kind == "qwen3_5":
+        read -= ONLY_WITH_EXPERTS
+    if kind == "qwen3_5_moe":
+        # mlx-lm's module for it only wraps the dense model's.
+        dense = importlib.import_module("mlx_lm.models.qwen3_5").TextModelArgs
+        read = {field.name for field in fields(dense)} - {"model_type"}
+    assert read <= {key.name for key in KEYS if kind in key.of}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_that_transformers_reads_is_known(kind: str) -> None:
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoConfig.for_model(kind)
-    own = {field.name for field in fields(type(theirs))} - {"transformers_weights"}
-    raw = {name: getattr(theirs, name) for name in own if not name.startswith("_")}
+    theirs = type(transformers.AutoConfig.for_model(THEIR_TYPES.get(kind, kind)))
     # What all of its classes have says how a model is used, not what it computes.
     common = {field.name for field in fields(transformers.PreTrainedConfig)}
-    assert set(unused_fields({"model_type": kind} | raw)) <= common
-
-
-OTHERS = {
-    "qwen3_moe": "qwen3_moe",
-    "qwen3_5": "qwen3_5_text",
-    "qwen3_5_moe": "qwen3_5_moe_text",
-    "exaone4": "exaone4",
-    "gemma3_text": "gemma3_text",
-}
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-def test_every_key_that_anybody_reads_of_the_others_is_known(kind: str) -> None:
-    transformers = pytest.importorskip("transformers")
-    module = importlib.import_module(f"mlx_lm.models.{kind}")
-    arguments = getattr(module, "TextModelArgs", module.ModelArgs)
-    common = {field.name for field in fields(transformers.PreTrainedConfig)}
-    theirs = {field.name for field in fields(type(transformers.AutoConfig.for_model(OTHERS[kind])))}
-    read = {field.name for field in fields(arguments)} | {name for name in theirs if not name.startswith("_")}
-    raw = {"model_type": kind} | dict.fromkeys(read - common - {"transformers_weights", "text_config"}, 1)
-    assert unused_fields(raw | {"model_type": kind}) == ()
-    assert unused_fields(raw | {"model_type": kind, "logit_scale": 0.5}) == ("logit_scale",)
+    read = {field.name for field in fields(theirs) if not field.name.startswith("_")} - {"transformers_weights"}
+    assert set(unused_fields(dict.fromkeys(read, 1) | {"model_type": kind})) <= common
+    assert unused_fields({"model_type": kind, "logit_scale": 0.5}) == ("logit_scale",)
 
 
 def test_fields_that_nothing_reads_are_named(tmp_path: Path) -> None:

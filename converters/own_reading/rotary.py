@@ -59,22 +59,22 @@ def rotary(config: Mapping[str, Any], n_tokens: int, kind: str = FULL) -> tuple[
     rope = rope_parameters(config, kind)
     n = int(head_dim(config) * rope["partial_rotary_factor"])
     base, powers = float(rope["rope_theta"]), np.arange(0, n, 2) / n
-    kind: str = rope["rope_type"]
+    scaling: str = rope["rope_type"]
     factor: Any = rope.get("factor")
-    if kind == "dynamic":
+    if scaling == "dynamic":
         longest = _positions(config)
         stretched = factor * max(n_tokens, longest) / longest - (factor - 1)
         base *= stretched ** (n / (n - 2))
     plain = base**-powers
-    if kind == "linear":
+    if scaling == "linear":
         return plain / factor, 1.0
-    if kind == "llama3":
+    if scaling == "llama3":
         return _llama3(plain, rope), 1.0
-    if kind == "yarn":
+    if scaling == "yarn":
         return _yarn(plain, rope, n, base)
-    if kind in ("default", "dynamic"):
+    if scaling in ("default", "dynamic"):
         return plain, 1.0
-    raise ValueError(f"rope_type {kind}")
+    raise ValueError(f"rope_type {scaling}")
 
 
 def _llama3(plain: Array, rope: Mapping[str, Any]) -> Array:

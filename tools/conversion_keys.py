@@ -16,10 +16,8 @@ _COLUMNS = ("key", "models", "mlx-lm", "transformers", "GGUF (llama.cpp)", "here
 
 def table() -> str:
     """A Markdown table with one row for each key."""
-    lines = [_row(_COLUMNS), "|" + "---|" * len(_COLUMNS)]
-    for key in KEYS:
-        lines.append(_row((f"`{key.name}`", _models(key.of), key.mlx_lm, key.transformers, key.gguf, key.here)))
-    return "\n".join(lines)
+    rows = ((f"`{key.name}`", _models(key.of), key.mlx_lm, key.transformers, key.gguf, key.here) for key in KEYS)
+    return "\n".join([_row(_COLUMNS), "|" + "---|" * len(_COLUMNS), *map(_row, rows)])
 
 
 def with_table(text: str) -> str:

@@ -19,8 +19,9 @@ from converters.convert import convert
 from converters.names import expected_tensors
 from converters.readers import open_checkpoint
 from converters.writers.target import Target
-from mlx_loopai.errors import InputError
-from mlx_loopai.models.architectures import ARCHITECTURES
+from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.models import rope
+from mlx_loopai.models.architectures import ARCHITECTURES, gemma3_text, qwen3_5, qwen3_moe
 from mlx_loopai.models.configuration import complete_configuration
 from mlx_loopai.models.configuration_keys import KEYS, KINDS
 from mlx_loopai.models.unused_keys import unused_fields
@@ -334,3 +335,29 @@ def test_fields_that_nothing_reads_are_named(tmp_path: Path) -> None:
     assert unused_fields(raw) == ("logits_scaling", "rope_scaling.finetuned")
     source = write(tmp_path / "source", "llama", {"logits_scaling": 8.0})
     assert convert(source, tmp_path / "out").notes == ("fields not used: logits_scaling",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "place", "name", "wrong"),
+    [
+        ("qwen3_moe", {"norm_topk_prob": MISSING}, qwen3_moe._DEFAULTS, "norm_topk_prob", True),
+        ("qwen3_5_moe", {"num_experts": 9, "num_experts_per_tok": MISSING}, ARCHITECTURES["qwen3_5_moe"].defaults, "num_experts_per_tok", 1),
+        ("qwen3_5", {}, vars(qwen3_5), "_ROTARY_SHARE", 1.0),
+        ("exaone4", {}, vars(rope), "DEFAULT_THETA", 99.0),
+        ("gemma3_text", {"query_pre_attn_scalar": MISSING}, gemma3_text._DEFAULTS, "query_pre_attn_scalar", 8),
+    ],
+)  # fmt: skip
+def test_a_default_that_our_configuration_gets_wrong_is_found_by_the_other_reading(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    changes: dict[str, Any],
+    place: dict[str, Any],
+    name: str,
+    wrong: object,
+) -> None:
+    source = write(tmp_path / "source", kind, changes)
+    monkeypatch.setitem(place, name, wrong)
+    with pytest.raises(LoopaiError, match=r"what its config.json means"):
+        convert(source, tmp_path / "out", check=True)
+    assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,22 +97,39 @@ def open_index(folder: Path, chroma_url: str | None = None, by_meaning: bool = T
     Raises: InputError when there is no index, it is damaged, or its embedder is now another model.
     """
     manifest = read_manifest(folder)
+    while True:
+        with ExitStack() as files:
+            try:
+                index = _open(files, folder, manifest, chroma_url, by_meaning)
+            except (InputError, OSError):
+                # A build that ended meanwhile has removed the files that it replaced.
+                newer = read_manifest(folder)
+                if newer.data == manifest.data:
+                    raise
+                manifest = newer
+                continue
+            yield index
+            return
+
+
+def _open(files: ExitStack, folder: Path, manifest: Manifest, chroma_url: str | None, by_meaning: bool) -> Index:
+    """The index of a manifest, whose open `files` stay readable when a build removes them; the rest as `open_index`."""
     data = check_files(folder, manifest)
-    with reading(data / DATABASE) as database:
-        if database.count() != manifest.passages:
-            raise InputError(
-                tr(
-                    "{data}: does not hold its {passages} passages; build the index anew",
-                    data=data / DATABASE,
-                    passages=manifest.passages,
-                )
+    database = files.enter_context(reading(data / DATABASE))
+    if database.count() != manifest.passages:
+        raise InputError(
+            tr(
+                "{data}: does not hold its {passages} passages; build the index anew",
+                data=data / DATABASE,
+                passages=manifest.passages,
             )
-        arrays = {name: read_array(data / f"{name}.npy", dtype) for name, dtype in DTYPES.items()}
-        check_bm25(arrays, manifest.passages, str(data))
-        retriever: Retriever = Bm25(arrays, manifest.passages)
-        if manifest.embedder is not None and by_meaning:
-            retriever = Fused([retriever, _dense(folder, manifest, chroma_url)])
-        yield Index(folder, manifest, database, retriever)
+        )
+    arrays = {name: read_array(data / f"{name}.npy", dtype) for name, dtype in DTYPES.items()}
+    check_bm25(arrays, manifest.passages, str(data))
+    retriever: Retriever = Bm25(arrays, manifest.passages)
+    if manifest.embedder is not None and by_meaning:
+        retriever = Fused([retriever, _dense(folder, manifest, chroma_url)])
+    return Index(folder, manifest, database, retriever)
 
 
 def _dense(folder: Path, manifest: Manifest, chroma_url: str | None) -> Retriever:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -104,9 +105,10 @@ class Server:
         return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-@pytest.fixture(scope="module")
-def server(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("server") / "log"
+@contextlib.contextmanager
+def serving(program: Program, folder: Path) -> Iterator[Server]:
+    """A server of its own, with its log in `folder`; whoever stops it earlier finds it stopped in order."""
+    log = folder / "log"
     command = [sys.executable, "-m", "mlx_loopai", "serve", "--model", "nano", "--port", "0", "--json"]
     settings = os.environ | {"PYTHONPATH": str(ROOT), "MLX_LOOPAI_CACHE": str(program.cache)}
     with (
@@ -120,3 +122,9 @@ def server(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         finally:
             process.terminate()
             assert process.wait(timeout=60) == 0
+
+
+@pytest.fixture(scope="module")
+def server(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(program, tmp_path_factory.mktemp("server")) as running:
+        yield running

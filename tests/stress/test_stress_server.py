@@ -7,11 +7,13 @@ import json
 import random
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
-from .conftest import ESCAPES, ROUNDS, Server
+from .conftest import ESCAPES, ROUNDS, Program, Server, serving
 
 pytestmark = pytest.mark.stress
 
@@ -72,6 +74,37 @@ def test_slow_clients_do_not_keep_others_waiting(server: Server) -> None:
     finally:
         for client in slow:
             client.close()
+
+
+# Of whom eight had a broken stream and six a plain-text 500, before.
+STREAMS = 38
+
+
+def test_a_server_that_stops_tells_every_client(program: Program, tmp_path: Path) -> None:
+    body = json.loads(chat(max_tokens=400).partition(b"\r\n\r\n")[2])
+    with serving(program, tmp_path) as server, ThreadPoolExecutor(STREAMS) as clients:
+
+        def ask() -> tuple[int, str] | None:
+            try:
+                found = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+            except httpx.ConnectError:  # it came when nobody listened any more
+                return None
+            return found.status_code, found.text
+
+        asked = [clients.submit(ask) for _ in range(STREAMS)]
+        while not httpx.get(f"{server.url}/health", timeout=60).json()["answers"]:
+            time.sleep(0.05)
+        time.sleep(1)
+        server.process.terminate()
+        told = [found for one in asked if (found := one.result()) is not None]
+    assert told
+    for status, text in told:
+        if status == 200:
+            assert text.endswith("data: [DONE]\n\n"), text[-300:]
+        else:
+            assert status in (429, 503), text
+            assert json.loads(text)["error"]["message"]
+    assert any("stopping" in text for _, text in told)
 
 
 BODIES = [

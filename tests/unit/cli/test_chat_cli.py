@@ -113,6 +113,7 @@ def test_a_judgement_is_of_one_answer_when_something_else_was_said(tmp_path: Pat
         ("/save ~nobody-of-that-name/x.jsonl", "no such home folder"),
         ("/dance", "no such command"),
         ("/save", "which file"),
+        ("/save notes", "writes and reads .jsonl files; write /save notes.jsonl"),
         ("/save chat.md", "writes and reads .jsonl files; write /save chat.jsonl"),
         ("/export", "write /export FILE.md"),
         ("/length short", "not a number of characters"),

@@ -16,7 +16,7 @@ import pytest
 from mlx_loopai.errors import InputError
 from mlx_loopai.retrieval import index as module
 from mlx_loopai.retrieval.index import Hit, build_index, open_index
-from mlx_loopai.retrieval.store import MANIFEST, read_manifest
+from mlx_loopai.retrieval.store import MANIFEST, Manifest, read_manifest
 
 TEXTS = {
     "sea.txt": "등대지기는 밤마다 불을 켠다.\n\n배들은 그 불빛을 따라 돌아온다.",
@@ -135,6 +135,28 @@ def test_two_builds_at_once_are_kept_apart(files: list[Path], folder: Path, tmp_
         assert folder.is_dir(), "the other process has not written into it yet"
     finally:
         os.close(handle)
+
+
+def test_an_index_that_is_built_anew_meanwhile_is_opened(
+    files: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """127 of 6,100 opens failed: the manifest was read, and its files were gone."""
+    real, builds = module.check_files, iter(range(3))
+
+    def late(folder: Path, manifest: Manifest) -> Path:
+        if next(builds, None) is not None:
+            files[1].write_text(f"고양이가 지붕 위에서 {manifest.data} 잔다.", encoding="utf-8")
+            monkeypatch.setattr(module, "check_files", real)
+            build_index(files, folder, 20)
+            monkeypatch.setattr(module, "check_files", late)
+        return real(folder, manifest)
+
+    monkeypatch.setattr(module, "check_files", late)
+    with open_index(folder) as opened:
+        found, *_ = opened.search("고양이는 어디에서 자나?", 1)
+        build_index(files[:1], folder, 20)
+        assert opened.search("고양이는 어디에서 자나?", 1) == [found]
+    assert found.chunk.file == str(files[1])
 
 
 def test_a_damaged_index_is_refused_and_built_anew(files: list[Path], folder: Path) -> None:

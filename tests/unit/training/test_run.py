@@ -267,6 +267,8 @@ def test_a_full_disk_ends_the_command_with_one_line(cli: Cli, tmp_path: Path) ->
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert "No space left on device" in line
+    # The same command again would be refused, since the folder has a run.
+    assert "continues with --resume" in line
 
 
 def test_a_run_whose_loss_is_never_finite_stops(

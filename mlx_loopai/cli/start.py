@@ -54,6 +54,10 @@ class _Talk:
             raise InputError(tr("start: nobody to ask; give --yes"))
         click.confirm(question, default=True, abort=True, err=True)
 
+    def wants(self, question: str) -> bool:
+        """Whether the answer is yes; no where nobody is asked."""
+        return not (self.yes or self.quiet) and sys.stdin.isatty() and click.confirm(question, default=True, err=True)
+
 
 @click.command("start", short_help="From rows or a folder of stories to a verdict, step by step.")
 @click.option("--data", type=_PATH, help="A file or folder of rows or stories, or hf:OWNER/NAME[:SPLIT].")
@@ -77,7 +81,8 @@ def command(
     """Fine-tune a model on your writing, step by step.
 
     Reads the rows or stories, proposes a model that fits this machine, says how much memory and time training needs,
-    writes recipe.yaml into the run's folder, trains with guards, and shows what was kept and learnt.
+    writes recipe.yaml into the run's folder, trains with guards, and shows what was kept and learnt. At the end it
+    offers to open the report.
 
     \b
     mlx-loopai start
@@ -109,7 +114,9 @@ def command(
     talk.agree(tr("Train now?"))
     recipe = _write_recipe(config, out)
     more = {"model": config.model, "recipe": recipe, "estimate_s": needs.to_json()["time"]["total_s"]}
-    _train(context, needs, more, as_json, quiet)
+    report = _train(context, needs, more, as_json, quiet)
+    if not as_json and talk.wants(tr("Open the report in your browser?")):
+        click.launch(str(report))
 
 
 def _check_free(out: Path) -> None:
@@ -213,11 +220,12 @@ def _write_recipe(config: RunConfig, out: Path) -> Path:
     return path
 
 
-def _train(context: RunContext, needs: Preview, more: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    """The run of a context whose rows were read and whose needs were told."""
+def _train(context: RunContext, needs: Preview, more: dict[str, Any], as_json: bool, quiet: bool) -> Path:
+    """The run of a context whose rows were read and whose needs were told; returns the report's place."""
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.experiments.judged_run import judged_in
     from mlx_loopai.experiments.preview import expect
+    from mlx_loopai.report.assemble import REPORT_NAME
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     out = context.directory.path
@@ -231,3 +239,4 @@ def _train(context: RunContext, needs: Preview, more: dict[str, Any], as_json: b
     summary = with_report(summary, out)
     emit(summary.to_json() | more, as_json, judged_text(summary))
     say_next(next_step(summary, out), as_json, quiet)
+    return out / REPORT_NAME

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.experiments.run_time import RunTime, Speed, run_time, speed_of
+from mlx_loopai.experiments.verdict import too_few
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import NO_GUARD
@@ -32,7 +33,7 @@ class Preview:
 
     @property
     def lines(self) -> list[str]:
-        """The time, and what the guards take of it, in words."""
+        """The time, what the guards take of it, and whether there is too little to learn from, in words."""
         if self.time is None:
             return [tr("time: unknown without rows; name `sources`, or give train.max_steps")]
         total, source = self.time.total.text, tr(self.time.source)
@@ -47,6 +48,8 @@ class Preview:
                 said.append(tr("guards: {guards} of that, {size} more memory than without", guards=guards, size=size))
             else:
                 said.append(tr("guards: {guards} of that, no more memory than without", guards=guards))
+        if reason := too_few(self.time.steps):
+            said.append(tr("too little data: {reason}", reason=reason))
         return said
 
     def to_json(self) -> dict[str, Any]:

@@ -28,10 +28,17 @@ def verdict_on(judged: JudgedSummary, gate: Gate) -> tuple[Verdict, list[str]]:
     return ("unclear" if doubts else "pass"), doubts
 
 
+def too_few(steps: int) -> str:
+    """What a run of so few `steps` is told before and after; "" for one that is long enough."""
+    if steps >= FEWEST_STEPS:
+        return ""
+    return tr("{steps} steps are too few to learn from; give more rows or train.epochs", steps=steps)
+
+
 def not_learnt(judged: JudgedSummary) -> list[str]:
     """Why it is not clear that the run learnt anything; empty when it is."""
     if judged.steps < FEWEST_STEPS:
-        return [tr("{steps} steps are too few to learn from; give more rows or train.epochs", steps=judged.steps)]
+        return [too_few(judged.steps)]
     if judged.margin is not None:
         return _lost_preferences(judged)
     if judged.gain_interval is not None and judged.gain_interval[0] <= 0:

@@ -37,6 +37,7 @@ def test_from_stories_to_a_verdict(command_line: CommandLine, tmp_path: Path) ->
     assert [source.path for source in written.sources.values()] == [str(stories.resolve())]
     assert "rows" in ended.stderr
     assert "2 steps" in ended.stderr
+    assert "too little data: 2 steps are too few to learn from" in ended.stderr  # before it trains
     again = command_line("start", "--data", stories, "--out", out, "--yes")
     assert again.status == 2
     assert "holds a run already" in again.stderr

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_loopai.config import RunConfig
+from mlx_loopai.data.rows import FIXED_ROWS
 from mlx_loopai.evaluation.suites import GENERAL, read_suite
 from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.guards.rehearsal import WATCHED_ROWS
@@ -31,6 +32,7 @@ _SHORT_ANSWER = 1 / 3
 _MEASURED_SPREAD = 4.0
 # The phases that are not preparation.
 _STEPS, _WATCHING, _MEASURING = later("training"), later("watching"), later("measuring before and after")
+_SCORING = later("scoring rows before and after")
 # How often the suite is asked: base, result, rounded base, and half for the switch, for which other answers are reused.
 _TIMES_ASKED = 3.5
 
@@ -88,7 +90,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class RunTime:
-    """Seconds of each phase of a run. plain: what the training steps alone would take without guards."""
+    """Seconds of each phase of a run. plain: what it would take without guards."""
 
     phases: dict[str, Span]
     plain: Span
@@ -105,8 +107,11 @@ class RunTime:
         named = {_STEPS: "steps_s", _WATCHING: "steps_s", _MEASURING: "after_s"}
         found = dict.fromkeys(("before_s", "steps_s", "after_s"), Span(0.0, 0.0))
         for name, span in self.phases.items():
-            part = named.get(name, "before_s")
-            found[part] += span
+            if name == _SCORING:  # half of it follows the steps, but is measured before them
+                found["before_s"] += span.times(0.5)
+                found["steps_s"] += span.times(0.5)
+            else:
+                found[named.get(name, "before_s")] += span
         return {part: (span.low_s, span.high_s) for part, span in found.items()}
 
     @property
@@ -165,7 +170,8 @@ class _Clock:
         work = work_of(self.config, lengths, self.prompt_tokens)
         least = work.own_tokens + math.ceil(_SHORT_ANSWER * work.rehearsed_tokens)
         training = self._steps(work, least).low_s, self._steps(work, work.own_tokens + work.rehearsed_tokens).high_s
-        plain, phases = self._steps(work, work.own_tokens), {_STEPS: Span(*training)}
+        scoring = self._scoring(lengths)
+        plain, phases = self._steps(work, work.own_tokens) + scoring, {_STEPS: Span(*training), _SCORING: scoring}
         phases |= self._guards(work, len(lengths)) if self.config.is_guarded else {}
         if self.config.is_judged and self.config.answers_text:
             phases[_MEASURING] = self._measuring()
@@ -202,6 +208,12 @@ class _Clock:
             checkpointing=self.planned.checkpointing,
         )
         return self._span(work.steps * (self.speed.step_s + step_operations(run) / self.speed.flops_s))
+
+    def _scoring(self, lengths: Sequence[int]) -> Span:
+        """The fixed rows, scored before the first step and after the last."""
+        rows = min(FIXED_ROWS, len(lengths))
+        tokens = rows * sum(min(length, self.config.train.max_tokens) for length in lengths) / len(lengths)
+        return self._span(2 * 2.0 * self.shape.matrix_parameters * tokens / self.speed.flops_s)
 
     def _reading(self, tokens: int) -> Span:
         """A forward pass over at most that many tokens; rows are shorter as a rule."""

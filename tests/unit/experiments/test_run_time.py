@@ -41,12 +41,15 @@ def test_a_plain_run_is_its_steps_by_hand() -> None:
     config = guarded("train.rows_per_step=4", "train.max_steps=10").without_guards()
     planned = plan(SHAPE, config, MAC, memory_terms(config.penalty, config.replay))
     found = run_time(SHAPE, config, planned, [100] * 8, SPEED)
-    assert list(found.phases) == ["training"]
+    assert list(found.phases) == ["training", "scoring rows before and after"]
     blocks, head = sum(block.matrix_parameters for block in SHAPE.blocks), SHAPE.vocab_size * SHAPE.hidden_size
     assert not planned.checkpointing
     attention = 100 * SHAPE.attention_size * 3 * SHAPE.n_layers
     step = 0.1 + 2 * 400 * (2 * (blocks + head) + attention) / 1e12
-    assert (found.total.low_s, found.total.high_s) == pytest.approx((10 * step / 2, 10 * step * 2))
+    scored = 2 * 2 * 800 * SHAPE.matrix_parameters / 1e12  # eight rows of 100 tokens, twice
+    assert (found.total.low_s, found.total.high_s) == pytest.approx(
+        ((10 * step + scored) / 2, (10 * step + scored) * 2)
+    )
     assert (found.guards.low_s, found.guards.high_s) == (0, 0)
 
 
@@ -54,7 +57,8 @@ def test_guards_are_named_and_counted() -> None:
     found = needs(guarded()).time
     assert found is not None
     assert set(found.phases) == {
-        "training", "rehearsal answers", "the base's states", "watching", "measuring before and after",
+        "training", "scoring rows before and after", "rehearsal answers", "the base's states", "watching",
+        "measuring before and after",
     }  # fmt: skip
     assert 0 < found.guards.low_s < found.total.low_s
     assert found.guards.high_s < found.total.high_s

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import click
-
-from mlx_loopai.cli.output import Progress, progress
+from mlx_loopai.cli.output import Progress, progress, tell
 from mlx_loopai.language import tr
 from mlx_loopai.runs.remaining import Remaining
 
@@ -26,7 +24,7 @@ class ShownProgress:
 
     def notice(self, text: str) -> None:
         if not self._quiet:
-            click.echo(tr("note: {text}", text=text), err=True)
+            tell(tr("note: {text}", text=text))
 
     def stage(self, name: str, total: int) -> None:
         self._bars.close()

@@ -46,6 +46,11 @@ def say_next(command: str, as_json: bool, quiet: bool) -> None:
         click.echo(tr("next: mlx-loopai {command}", command=command), err=True)
 
 
+def tell(text: str) -> None:
+    """Print a line on stderr, above a bar if one is shown: click's own choice of stderr would pass by the bar."""
+    click.echo(text, file=sys.stderr)
+
+
 def padded(text: str, width: int, after: bool = False) -> str:
     """`text` padded with spaces to `width` columns of a terminal, where a Hangul syllable takes two.
 

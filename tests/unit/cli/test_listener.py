@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import pytest
 
 from mlx_loopai.cli import output
@@ -20,6 +23,20 @@ def test_the_whole_runs_time_is_shown_beside_the_stages(
     first, second, _ = capsys.readouterr().err.splitlines()
     assert "whole run" not in first
     assert second.endswith("note, whole run: 16m00s to 27m00s left")
+
+
+def test_a_notice_stands_above_the_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was printed behind the bar, on the same line."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with progress_listener(quiet=False) as shown:
+        shown.stage("loading", 2)
+        shown.advance(1)
+        shown.notice("memory is short")
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "memory is short" in line)
+    assert re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() == "note: memory is short"
 
 
 def test_without_an_expectation_only_the_stage_is_shown(

@@ -15,6 +15,7 @@ from mlx_loopai.language import tr
 if TYPE_CHECKING:
     from mlx_loopai.evaluation.gate import Gate
     from mlx_loopai.runs.documents.figures import Kept
+    from mlx_loopai.runs.documents.verdict import JudgedSummary
 
 
 @click.command("gate", short_help="Exit status 1 when a model forgot too much or learnt too little.")
@@ -41,14 +42,23 @@ def command(
     quiet: bool,
 ) -> None:
     """Check RUN_OR_REPORT: the folder of a run (its evaluation.json), a demo or a comparison, or their JSON file."""
+    from mlx_loopai.experiments.verdict import not_learnt
+
     path = _report_in(source) if source.is_dir() else source
     found = _chosen(source, path, arm)
     gate = replace(_gate(source, floor, min_floor, gain_floor), certain=certain)
-    reasons = [*_not_learnt(source), *(shortfall.said(tr) for shortfall in gate.check(found.gate_figures))]
+    judged = _judged(source)
+    reasons = [
+        *(not_learnt(judged) if judged else ()),
+        *(shortfall.said(tr) for shortfall in gate.check(found.gate_figures)),
+    ]
     figures = {"retention": found.retention, "retention_min": found.retention_min, "gain": found.gain}
-    document = {"passed": not reasons, "reasons": reasons, "report": path, **figures, "floors": gate}
-    said = ", ".join(f"{tr(name)} {value:.3f}" for name, value in figures.items() if value is not None)
-    emit(document, as_json, "" if reasons else tr("passed: {figures}", figures=said))
+    learnt = judged.gain if judged else None
+    document = {"passed": not reasons, "reasons": reasons, "report": path, **figures, "learnt": learnt, "floors": gate}
+    said = [f"{tr(name)} {value:.3f}" for name, value in figures.items() if value is not None]
+    if learnt is not None:
+        said.append(tr("{learnt:.3f} nats per token learnt on held-out rows", learnt=learnt))
+    emit(document, as_json, "" if reasons else tr("passed: {figures}", figures=", ".join(said)))
     if reasons:
         raise GateFailed(tr("{path}: gate failed: {reasons}", path=path, reasons="; ".join(reasons)))
     if (source / "adapter").is_dir():
@@ -76,14 +86,13 @@ def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor
     return replace(gate, **{name: value for name, value in given.items() if value is not None})
 
 
-def _not_learnt(source: Path) -> list[str]:
-    """Why the run in the folder `source` learnt nothing; empty if it did learn, or has no verdict."""
-    from mlx_loopai.experiments.verdict import not_learnt
+def _judged(source: Path) -> JudgedSummary | None:
+    """What was measured at the end of the run in the folder `source`; None where that is no run with a verdict."""
     from mlx_loopai.runs.directory import RunDirectory
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     place = RunDirectory(source).verdict
-    return not_learnt(JudgedSummary.read(place)) if place.is_file() else []
+    return JudgedSummary.read(place) if place.is_file() else None
 
 
 def _chosen(source: Path, path: Path, arm: str) -> Kept:

@@ -79,9 +79,17 @@ def _verdict(run: RunRecord, gate: Gate) -> Section:
         told = said("To measure what it kept: ", "얼마나 남았는지 재려면: ")
         body: Child = [top, element("p", told, element("code", _advice(run)))]
     else:
-        card = arm_card(verdict_on(TUNED, run.evaluation, gate), _STYLE)
+        card = arm_card(verdict_on(TUNED, run.evaluation, gate), _STYLE, _learnt(run.judged))
         body = [top, element("div", card, class_="grid wide"), element("p", gate_rule(gate), class_="note")]
     return Section("verdict", "Verdict", "판정", body)
+
+
+def _learnt(judged: JudgedSummary | None) -> Html | None:
+    """What the run learnt, beside what it kept: a single run has no plain run that would make a share of it."""
+    if judged is None or judged.gain is None:
+        return None
+    name = said("nats a token learnt on held-out rows", "학습하지 않은 행에서 배운 폭(토큰당 내트)")
+    return element("div", element("b", figures.fixed(judged.gain)), element("small", name), class_="big")
 
 
 def _advice(run: RunRecord) -> str:

@@ -115,8 +115,8 @@ def caveats(comparison: Comparison) -> list[tuple[str, str]]:
     return found
 
 
-def arm_card(verdict: Verdict, style: str) -> Html:
-    """One arm's verdict: its figures in large type, with their meaning below."""
+def arm_card(verdict: Verdict, style: str, learnt: Html | None = None) -> Html:
+    """One arm's verdict: its figures in large type, with their meaning below. learnt: one more figure of that size."""
     arm = verdict.arm
     word = said("✓ passes", "✓ 통과") if verdict.passes else said("✗ fails", "✗ 미달")
     chip = element("span", word, class_=f"chip {_tone(verdict.passes)}")
@@ -128,6 +128,7 @@ def arm_card(verdict: Verdict, style: str) -> Html:
             _big("retention", "보존율", figures.percent(arm.retention), arm.retention, style),
             _big("worst probe", "최저 항목", figures.percent(arm.retention_min), arm.retention_min, style),
             None if arm.gain is None else _big("gain", "이득", figures.percent(arm.gain), arm.gain, style),
+            learnt,
             class_="bigs",
         ),
         [element("p", sentence) for sentence in sentences(verdict.name, arm)],

@@ -34,6 +34,14 @@ def test_a_good_run_folder_passes(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, "passed: retention 0.980, retention_min 0.960\n")
 
 
+def test_what_was_learnt_stands_beside_what_was_kept(tmp_path: Path) -> None:
+    written(tmp_path / "evaluation.json", GOOD)
+    trained = JudgedSummary(**DONE | {"steps": 99}, gain=0.2, gain_interval=(0.1, 0.3), verdict="pass")
+    trained.write(RunDirectory(tmp_path).verdict)
+    assert "0.200 nats per token learnt on held-out rows" in run(tmp_path).stdout
+    assert json.loads(run(tmp_path, "--json").stdout)["learnt"] == 0.2
+
+
 @pytest.mark.parametrize(
     ("steps", "low", "reason"), [(9, 0.1, "9 steps are too few"), (99, -0.1, "nothing was clearly")]
 )

@@ -13,8 +13,10 @@ from mlx_loopai.models.load import build_model
 from mlx_loopai.models.lora import apply_lora
 from mlx_loopai.report.assemble import report_of, write_page
 from mlx_loopai.report.pages.run import run_page
+from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.evaluation import Evaluation
 from mlx_loopai.runs.documents.run import gate_of, run_of
+from mlx_loopai.runs.documents.verdict import JudgedSummary
 from tests.unit.report.pages import Page, coordinates, kept, parse
 from tools import nano
 
@@ -138,6 +140,18 @@ def test_a_folder_is_read_whole(tmp_path: Path, events: list[dict[str, Any]]) ->
     page = parse(report.html)
     assert "ab12" in page.text
     assert f"{tmp_path}/resolved.yaml" in page.text
+
+
+def test_the_verdict_shows_what_was_learnt_beside_what_was_kept(tmp_path: Path, events: list[dict[str, Any]]) -> None:
+    (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, events)))
+    (tmp_path / "evaluation.json").write_text(json.dumps(kept(0.99, 0.98, None)))
+    assert "learnt on held-out rows" not in report_of(tmp_path).html
+    done = {name: value for name, value in events[-1].items() if name not in ("event", "time")}
+    JudgedSummary(**done, gain=0.2, gain_interval=(0.1, 0.3), verdict="pass").write(RunDirectory(tmp_path).verdict)
+    html = report_of(tmp_path).html
+    verdict = html[html.index('<section id="verdict"') : html.index('<section id="summary"')]
+    assert "<b>0.200</b>" in verdict
+    assert "nats a token learnt on held-out rows" in verdict
 
 
 def test_writing_leaves_the_old_page_when_it_fails(tmp_path: Path) -> None:

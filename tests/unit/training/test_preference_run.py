@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mlx_loopai.config import RunConfig, TrainPath, load_config
+from mlx_loopai.config.shipped import shipped_recipe
 from mlx_loopai.errors import InputError, Interrupted
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
@@ -189,3 +190,20 @@ def test_an_objective_without_judged_rows_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=r"preference\.objective dpo: none of taste holds a pair"):
         train(configure(data_files["tale"]), tmp_path / "run", heard)
+
+
+def test_the_shipped_recipe_learns_stories_and_then_taste(
+    tiny_model_folder: Path, pairs: Path, tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path / "cache"))
+    tales = [{"prompt": f"{topic} 동화를 써 주세요.", "completion": f"{topic}에 토끼가 살았다."} for topic in TOPICS]
+    files = {"creative": write(tmp_path / "creative.jsonl", tales), "pairs": pairs}
+    overrides = [f"sources.{name}.path={json.dumps(str(path))}" for name, path in files.items()]
+    overrides += ["replay.max_prompts=4", "replay.answer_tokens=4", "lora.rank=2", f"model={tiny_model_folder}"]
+    config = load_config(shipped_recipe("korean-preferences"), tuple(overrides), {})
+    summary = train(config, tmp_path / "run", heard)
+    steps = [event for event in RunDirectory(tmp_path / "run").read_events() if event["event"] == "step"]
+    taught = [step["phase"] for step in steps]
+    assert taught == sorted(taught, key=["stories", "taste"].index)
+    assert {step["phase"]: step["margin"] is not None for step in steps} == {"stories": False, "taste": True}
+    assert summary.pair_accuracy is not None

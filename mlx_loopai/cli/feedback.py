@@ -122,13 +122,19 @@ def stats_command(file: Path, as_json: bool) -> None:
 @click.option("--prompts", type=_FILE, help="With --best-of: .txt with a prompt a line, or .jsonl.")
 @click.option("--model", help="With --best-of: nano, a folder or a hub id.  [default: the adapter's own base, or nano]")
 @click.option("--adapter", type=_FILE, help="With --best-of: the RUN, or adapter, that answers.")
-@click.option("--temperature", type=click.FloatRange(0.1, 5), default=1.0, show_default=True, help="With --best-of.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0.1, 5),
+    default=0.8,
+    show_default=True,
+    help="With --best-of: how freely answers are drawn. The best of wild ones are no good examples.",
+)
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="With --best-of.")
 @click.option("--length", default="20:2000", show_default=True, help="With --best-of: characters of a good answer.")
 @click.option(
     "--gap",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.05,
+    default=0.1,
     show_default=True,
     help="With --best-of: how far two answers differ at least in purity, genre or variety, each from 0 to 1.",
 )

@@ -36,8 +36,9 @@ EXAMPLES = int(os.environ.get("MLX_LOOPAI_CONFIGURATIONS", "15"))
 VOCAB = 64
 # Longer than any window and any context below, so that every rope regime is reached.
 TOKENS = np.random.default_rng(1).integers(0, VOCAB, (1, 72))
-# A share of the largest logit: float32 arithmetic in another order.
-CLOSE = 2e-4
+# A share of the largest logit: float32 arithmetic in another order. Linear attention is divided by its own length, which
+# may be next to nothing.
+CLOSE, CLOSE_LINEAR = 2e-4, 1e-3
 
 FACTORS = st.sampled_from([0.5, 1.0, 2.0, 4, 8.0])
 ORIGINAL = st.sampled_from([{}, {"original_max_position_embeddings": 16}, {"original_max_position_embeddings": 40}])
@@ -71,6 +72,84 @@ def scalings(draw: st.DrawFn) -> dict[str, Any]:
     if kind == "longrope":
         found |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 16}
     return found
+
+
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LINEAR: dict[str, Any] = {
+    "full_attention_interval": 2,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+# What the newer architectures need beside the sizes, and what one may find in their files.
+NEWER: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
+    "qwen3_moe": (
+        EXPERTS,
+        {"norm_topk_prob": [True, False], "mlp_only_layers": [[0]], "decoder_sparse_step": [1, 2]},
+    ),
+    "qwen3_5_text": (
+        LINEAR,
+        {
+            "attn_output_gate": [True, True, False],
+            "num_experts": [4],
+            "layer_types": [["linear_attention", "full_attention"]],
+        },
+    ),
+    "qwen3_5_moe_text": (
+        LINEAR | EXPERTS | {"shared_expert_intermediate_size": 24},
+        {"norm_topk_prob": [True, True, False], "decoder_sparse_step": [2]},
+    ),
+    "exaone4": (
+        {},
+        {
+            "sliding_window_pattern": [2, "LG", "GL", None],
+            "layer_types": [["full_attention"] * 2, ["sliding_attention", "full_attention"]],
+        },
+    ),
+    "gemma3_text": (
+        {"hidden_size": 64},  # whose root is the same in bfloat16
+        {
+            "sliding_window_pattern": [1, 2, 2],
+            "query_pre_attn_scalar": [8, 24],
+            "rope_local_base_freq": [77.0],
+            "hidden_activation": ["gelu_pytorch_tanh"] * 4 + ["silu"],
+            "final_logit_softcapping": [None] * 4 + [5.0],
+            "layer_types": [["full_attention"] * 2, ["sliding_attention", "full_attention"]],
+        },
+    ),
+}
+
+
+@st.composite
+def newer(draw: st.DrawFn) -> dict[str, Any]:
+    """The same as `configurations` of the newer architectures."""
+    kind = draw(st.sampled_from(sorted(NEWER)))
+    needed, found = NEWER[kind]
+    heads, kv_heads = draw(st.sampled_from([(4, 2), (4, 4), (2, 1)]))
+    config: dict[str, Any] = {
+        "model_type": kind,
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": draw(st.sampled_from([24, 48, 128])),
+    }
+    config |= needed | draw(optional(**found))
+    config |= draw(optional(tie_word_embeddings=[True, False], head_dim=[8, 16], rope_theta=[500.0, 1e6]))
+    config |= draw(
+        optional(attention_bias=[True, False], sliding_window=[None, 8, 200], use_sliding_window=[False, True])
+    )
+    config |= draw(optional(partial_rotary_factor=[1.0, 1.0, 0.5], torch_dtype=["float32"]))
+    place = draw(st.sampled_from(["none", "rope_scaling", "rope_parameters"]))
+    if place != "none":
+        scaling = draw(scalings()) | draw(optional(rope_theta=[300.0, 5000.0]))
+        nested = kind == "gemma3_text" and place == "rope_parameters"
+        config[place] = {draw(st.sampled_from(["full_attention", "sliding_attention"])): scaling} if nested else scaling
+    return config
 
 
 @st.composite
@@ -134,7 +213,7 @@ def parameters(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
 
 def own_head(state: dict[str, np.ndarray], config: dict[str, Any]) -> None:
     name = "embed_out.weight" if config["model_type"] == "gpt_neox" else "lm_head.weight"
-    state.setdefault(name, np.random.default_rng(9).normal(0, 0.2, (VOCAB, 32)).astype(np.float32))
+    state.setdefault(name, np.random.default_rng(9).normal(0, 0.2, (VOCAB, config["hidden_size"])).astype(np.float32))
 
 
 def their_logits(folder: Path) -> np.ndarray:
@@ -153,7 +232,7 @@ def scaling_of(folder: Path) -> str:
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 100, suppress_health_check=list(HealthCheck))
-@given(config=configurations(), with_head=st.booleans(), seed=st.integers(0, 5))
+@given(config=st.one_of(configurations(), newer()), with_head=st.booleans(), seed=st.integers(0, 5))
 def test_a_configuration_computes_the_same_or_is_refused(config: dict[str, Any], with_head: bool, seed: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = write_tokenizer(Path(place) / "source")
@@ -173,7 +252,7 @@ def test_a_configuration_computes_the_same_or_is_refused(config: dict[str, Any],
             return
         assert verified is not None
         event(f"transformers compared by --verify: {'transformers' in verified.readings}")
-        event(f"converted: {scaling_of(Path(place) / 'out')}")
+        event(f"converted: {config['model_type']}, {scaling_of(Path(place) / 'out')}")
         try:
             theirs = their_logits(folder)
         except Exception as error:
@@ -184,7 +263,7 @@ def test_a_configuration_computes_the_same_or_is_refused(config: dict[str, Any],
         closed = config["model_type"] == "mistral" and length < config["max_position_embeddings"]
         rows = slice(0, length if closed else None)
         ours = our_logits(Path(place) / "out")[:, rows]
-        bound = CLOSE * np.abs(theirs).max()
+        bound = (CLOSE_LINEAR if "qwen3_5" in config["model_type"] else CLOSE) * np.abs(theirs).max()
         assert np.abs(ours - theirs[:, rows]).max() <= bound
         # Opened as it is, without a conversion.
         try:

@@ -24,6 +24,7 @@ _ENOUGH_SHARE = 0.98
 _GRID = 1024
 
 _Ints = npt.NDArray[np.int64]
+_Rows = npt.NDArray[np.int32]
 Lengths = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
@@ -137,13 +138,14 @@ def plan_steps(
             raise InputError(tr("{name}: {value} is too few; give at least 1", name=name, value=value))
     known = choose_widths(lengths, max_widths) if widths is None else tuple(widths)
     padded_width(int(sizes.max()), known)
-    padded = np.asarray(known)[np.searchsorted(known, sizes)]
+    # Arrays of four bytes a row, each dropped when it is used: they are the memory that grows with the rows.
+    padded = np.asarray(known, np.int32)[np.searchsorted(known, sizes)]
     generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(len(sizes))
-    order = shuffled[np.argsort(padded[shuffled], kind="stable")]
+    order = generator.permutation(np.arange(len(sizes), dtype=np.int32))
+    order = order[np.argsort(padded[order], kind="stable")]
     full, short = _cut(order, rows_per_step, generator)
     rows = np.concatenate([full[generator.permutation(len(full))].ravel(), short])
-    return Steps(rows.astype(np.int32), rows_per_step, padded.astype(np.int32), micro_tokens)
+    return Steps(rows, rows_per_step, padded, micro_tokens)
 
 
 def plan_mixed_steps(
@@ -179,7 +181,7 @@ def plan_mixed_steps(
     return steps
 
 
-def _cut(order: _Ints, rows_per_step: int, generator: np.random.Generator) -> tuple[_Ints, _Ints]:
+def _cut(order: _Rows, rows_per_step: int, generator: np.random.Generator) -> tuple[_Rows, _Rows]:
     """Full steps, and the remaining rows, taken from a seeded place so that they are not always the longest."""
     n_full, rest = divmod(len(order), rows_per_step)
     place = int(generator.integers(n_full + 1)) * rows_per_step
@@ -330,8 +332,8 @@ def share_in_file_order(lengths: Lengths, batch_rows: int) -> float:
     return float(batches.sum() / (rows * (1 + 32 * -(-batches.max(axis=1) // 32))).sum())
 
 
-def _checked(lengths: Lengths) -> _Ints:
-    sizes = np.asarray(lengths, dtype=np.int64)
+def _checked(lengths: Lengths) -> npt.NDArray[np.int32]:
+    sizes = np.asarray(lengths, dtype=np.int32)
     if not sizes.size:
         raise InputError(tr("batches: there is no row to train on; give at least one"))
     if sizes.min() < 1:

@@ -19,7 +19,8 @@ from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 COLUMNS = np.dtype([("tokens", "<i4"), ("rejected", "<i4"), ("rehearsal", "?"), ("labelled", "?"), ("bad", "?")])
 
 Columns = npt.NDArray[np.void]
-Places = npt.NDArray[np.int64]
+# Four bytes each: a run may have millions of rows.
+Places = npt.NDArray[np.int32]
 
 
 class LazyRows(Sequence[TokenRow]):
@@ -66,12 +67,12 @@ class ChosenRows(LazyRows):
     @staticmethod
     def joined(parts: Sequence[Sequence[TokenRow]]) -> ChosenRows:
         """All rows of `parts`, in order."""
-        return ChosenRows(parts, np.arange(sum(map(len, parts))))
+        return ChosenRows(parts, np.arange(sum(map(len, parts)), dtype=np.int32))
 
     @cached_property
     def columns(self) -> Columns:
         found = [columns_of(part) for part in self._parts]
-        return np.concatenate([np.zeros(0, COLUMNS), *found])[self._places]
+        return (found[0] if len(found) == 1 else np.concatenate([np.zeros(0, COLUMNS), *found]))[self._places]
 
     def digest(self, place: int) -> bytes:
         part, at = self._found(place)

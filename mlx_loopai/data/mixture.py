@@ -58,7 +58,9 @@ def with_replay(
         )
     generator = np.random.default_rng([seed, zlib.crc32(b"replay")])
     replayed = _passes(len(replay_rows), count / len(replay_rows) if count else 0.0, generator)
-    return _shuffled([rows, replay_rows], np.concatenate([np.arange(len(rows)), len(rows) + replayed]), seed)
+    return _shuffled(
+        [rows, replay_rows], np.concatenate([np.arange(len(rows), dtype=np.int32), len(rows) + replayed]), seed
+    )
 
 
 def _problem(rows_by_source: Mapping[str, Sequence[TokenRow]], name: str, weight: float) -> str | None:
@@ -79,9 +81,10 @@ def _passes(rows: int, passes: float, generator: np.random.Generator) -> Places:
     # The product is rounded, not the passes: 0.1 + 0.2 passes over 10 rows must not lose a row to binary fractions.
     count = round(passes * rows)
     whole, rest = divmod(count, rows) if rows else (0, 0)
-    again = np.sort(generator.permutation(rows)[:rest])
-    return np.concatenate([np.tile(np.arange(rows), whole), again])
+    own = np.arange(rows, dtype=np.int32)
+    again = np.sort(generator.permutation(own)[:rest])
+    return np.concatenate([np.tile(own, whole), again])
 
 
 def _shuffled(parts: Sequence[Sequence[TokenRow]], places: Places, seed: int) -> Sequence[TokenRow]:
-    return ChosenRows(parts, places[np.random.default_rng(seed).permutation(len(places))])
+    return ChosenRows(parts, np.random.default_rng(seed).permutation(places))

@@ -27,6 +27,7 @@ from converters.writers.target import Plan, Target, make_plan
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 from mlx_loopai.language import tr
+from mlx_loopai.models.load import NANO, NANO_FOLDER
 
 StageProgress = Callable[[str, int, int], None]
 """Called with the stage (`write`, `verify`), the bytes done and the bytes in all."""
@@ -93,6 +94,11 @@ class Source:
     model: str | Path
     revision: str | None = None
     tokenizer: Path | None = None
+
+    @staticmethod
+    def of(model: str | Path, revision: str | None, tokenizer: str | Path | None) -> Source:
+        """The source that a person names; `nano` is the embedded model."""
+        return Source(NANO_FOLDER if model == NANO else model, revision, None if tokenizer is None else Path(tokenizer))
 
 
 def convert(

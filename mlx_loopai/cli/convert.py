@@ -205,7 +205,7 @@ def command(
     """Convert SOURCE to an MLX folder, a Hugging Face folder or a GGUF file.
 
     SOURCE is a Hugging Face model folder (safetensors or torch .bin, in one file or in shards), a hub id such as
-    Qwen/Qwen2.5-1.5B-Instruct, or a GGUF file. Supported architectures: qwen2 (also 2.5), qwen3, qwen3_moe,
+    Qwen/Qwen2.5-1.5B-Instruct, a GGUF file, or nano. Supported architectures: qwen2 (also 2.5), qwen3, qwen3_moe,
     qwen3_5, qwen3_5_moe, llama, mistral, gpt_neox, exaone4 and gemma3_text; the vision models qwen2_vl, qwen2_5_vl and
     qwen3_vl; and for `rag build --embedder` the encoders bert, roberta and xlm-roberta. When a conversion was killed,
     the same command continues it.
@@ -219,7 +219,7 @@ def command(
     )
     try:
         with _progress(quiet) as on_progress:
-            read = Source(source, revision, tokenizer)
+            read = Source.of(source, revision, tokenizer)
             done = convert(read, out, target=target, check=check, on_progress=on_progress)
     except KeyboardInterrupt:
         how = "starts over" if to == "gguf" else "continues after the files that are finished"

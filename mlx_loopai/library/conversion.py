@@ -10,7 +10,6 @@ from converters.convert import convert as convert_checkpoint
 from converters.writers.target import FORMATS, Target
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
-from mlx_loopai.models.load import NANO, NANO_FOLDER
 from mlx_loopai.runs.listener import Listener, Silent
 
 
@@ -47,7 +46,7 @@ def convert(
         heard.advance(done)
 
     done = convert_checkpoint(
-        Source(NANO_FOLDER if source == NANO else source, revision, None if tokenizer is None else Path(tokenizer)),
+        Source.of(source, revision, tokenizer),
         Path(out),
         target=Target(**target),
         check=check,

@@ -43,6 +43,13 @@ def test_quiet_and_the_summary(model_folder: Build, tmp_path: Path) -> None:
     assert "27 tensors" in loud.stdout
 
 
+def test_the_embedded_model_is_a_source(tmp_path: Path) -> None:
+    """Every other command knows nano; `convert nano` found no such folder."""
+    done = CliRunner().invoke(command, ["nano", "--out", str(tmp_path / "nano"), "--quiet"])
+    assert done.exit_code == 0, done.exception
+    assert (tmp_path / "nano" / "model.safetensors").is_file()
+
+
 def test_errors_are_raised_for_the_group_to_print(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, InputError)

@@ -323,7 +323,7 @@ def fuse_command(
     base = base or chosen_model(None, folder, quiet)
     source = str(NANO_FOLDER) if base == NANO else base
     target = Target(dtype=dtype, quantize=quantize, group_size=group_size, keep=keep, steer=steer)
-    with progress(None, "fusing", quiet, "bytes") as bar:
+    with progress(None, tr("fusing"), quiet, "bytes") as bar:
         done = fuse(find_adapter(folder), source, out, target, Permissions(allow_loss, force), bar.advance)
     least = min(survival.share for survival in done.survival.values())
     document = {"out": out, "tensors": done.tensors, "bytes": done.n_bytes, "share_min": least,

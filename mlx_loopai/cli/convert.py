@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.output import Progress, progress
 from mlx_loopai.cli.quantization import GGUF_FORMS, MLX_FORMS, quantization_options, steer_option
-from mlx_loopai.language import tr
+from mlx_loopai.language import later, tr
 
 if TYPE_CHECKING:
     from converters.convert import Conversion
 
-_STAGES = {"write": "converting", "verify": "verifying"}
-# Plain progress lines go to log files: rare enough to read, frequent enough to show that the work goes on.
-_LINE_EVERY_S = 5.0
+_STAGES = {"write": later("converting"), "verify": later("verifying")}
 
 
 def peak_rss_bytes() -> int:
@@ -39,61 +37,18 @@ def peak_rss_bytes() -> int:
 
 
 @contextlib.contextmanager
-def _rich_bar() -> Iterator[Callable[[str, int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[memory]}"),
-    )
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback that shows one bar a stage: its name, the bytes done, all bytes."""
+    with contextlib.ExitStack() as bars:
+        shown: dict[str, Progress] = {}
 
         def show(stage: str, done: int, total: int) -> None:
-            from mlx_loopai.units import format_bytes
-
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(_STAGES[stage], total=total, memory="")
-            bar.update(tasks[stage], completed=done, memory=f"peak {format_bytes(peak_rss_bytes())}")
+            if stage not in shown:
+                bars.close()
+                shown[stage] = bars.enter_context(progress(total, tr(_STAGES[stage]), quiet, "bytes"))
+            shown[stage].update(done)
 
         yield show
-
-
-def _plain_lines() -> Callable[[str, int, int], None]:
-    from mlx_loopai.units import format_bytes, format_duration
-
-    started: dict[str, float] = {}
-    last = time.monotonic()
-
-    def show(stage: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        begun = started.setdefault(stage, now)
-        if done < total and now - last < _LINE_EVERY_S:
-            return
-        last = now
-        elapsed = now - begun
-        rate = f", {format_bytes(done / elapsed)}/s" if elapsed > 0 else ""
-        left = f", {format_duration(elapsed * (total - done) / done)} left" if 0 < done < total else ""
-        click.echo(f"{_STAGES[stage]}: {format_bytes(done)} of {format_bytes(total)}{rate}{left}", err=True)
-
-    return show
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    if quiet:
-        yield lambda stage, done, total: None
-    elif sys.stderr.isatty():
-        with _rich_bar() as show:
-            yield show
-    else:
-        yield _plain_lines()
 
 
 def _document(done: Conversion) -> dict[str, Any]:
@@ -222,8 +177,11 @@ def command(
             read = Source.of(source, revision, tokenizer)
             done = convert(read, out, target=target, check=check, on_progress=on_progress)
     except KeyboardInterrupt:
-        how = "starts over" if to == "gguf" else "continues after the files that are finished"
-        raise Interrupted(tr("{out}: stopped by Ctrl-C; the same command {how}", out=out, how=how)) from None
+        if to == "gguf":
+            said = tr("{out}: stopped by Ctrl-C; the same command starts over", out=out)
+        else:
+            said = tr("{out}: stopped by Ctrl-C; the same command continues after the files that are finished", out=out)
+        raise Interrupted(said) from None
     document = _document(done)
     if as_json:
         click.echo(json.dumps(document, ensure_ascii=False))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from mlx_loopai.language import tr
-from mlx_loopai.units import format_bytes, format_duration
+from mlx_loopai.units import MIB, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -150,9 +150,10 @@ def keep_awake() -> Iterator[None]:
 
 
 def memory_text() -> str:
-    """The memory that MLX holds now, as text; "" before MLX is loaded."""
+    """The memory that MLX holds now, as text; "" before it holds a MiB: a few bytes tell nobody anything."""
     mlx = sys.modules.get("mlx.core")
-    return "" if mlx is None else format_bytes(mlx.get_active_memory() + mlx.get_cache_memory())
+    held = 0 if mlx is None else mlx.get_active_memory() + mlx.get_cache_memory()
+    return format_bytes(held) if held >= MIB else ""
 
 
 class _Silent:

@@ -120,7 +120,7 @@ def command(
             found = evaluate(model, adapter, suite, limit=limit, adapter_when=adapter_when, listener=listener)
         note_on_card(found)
         document = found.to_json()
-        text = _table(found)
+        text = _table(found) + _learnt(adapter)
         if out is None and suite in _COMMON_SUITES and limit is None and adapter_when == "always":
             out = _place_in_run(adapter)
     if out is not None:
@@ -128,6 +128,17 @@ def command(
     emit(document, as_json, text)
     if adapter is not None:
         say_next(_next(adapter, out), as_json, quiet)
+
+
+def _learnt(adapter: Path | None) -> str:
+    """A line on what the adapter's run learnt, beside what it kept; "" where that was not measured."""
+    from mlx_loopai.runs.documents.verdict import JudgedSummary
+
+    run = _run_of(adapter)
+    judged = None if run is None else JudgedSummary.of_run(run)
+    if judged is None or judged.gain is None:
+        return ""
+    return "\n" + tr("learnt      {gain:.3f} nats per token on held-out rows, when it was trained", gain=judged.gain)
 
 
 def _run_of(adapter: Path | None) -> Path | None:

@@ -15,7 +15,6 @@ from mlx_loopai.language import tr
 if TYPE_CHECKING:
     from mlx_loopai.evaluation.gate import Gate
     from mlx_loopai.runs.documents.figures import Kept
-    from mlx_loopai.runs.documents.verdict import JudgedSummary
 
 
 @click.command("gate", short_help="Exit status 1 when a model forgot too much or learnt too little.")
@@ -43,11 +42,12 @@ def command(
 ) -> None:
     """Check RUN_OR_REPORT: the folder of a run (its evaluation.json), a demo or a comparison, or their JSON file."""
     from mlx_loopai.experiments.verdict import not_learnt
+    from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     path = _report_in(source) if source.is_dir() else source
     found = _chosen(source, path, arm)
     gate = replace(_gate(source, floor, min_floor, gain_floor), certain=certain)
-    judged = _judged(source)
+    judged = JudgedSummary.of_run(source)
     reasons = [
         *(not_learnt(judged) if judged else ()),
         *(shortfall.said(tr) for shortfall in gate.check(found.gate_figures)),
@@ -84,15 +84,6 @@ def _gate(source: Path, floor: float | None, min_floor: float | None, gain_floor
     gate = gate_of(read_text(settings), str(settings)) if settings.is_file() else Gate()
     given: dict[str, Any] = {"floor": floor, "minimum_floor": min_floor, "gain_floor": gain_floor}
     return replace(gate, **{name: value for name, value in given.items() if value is not None})
-
-
-def _judged(source: Path) -> JudgedSummary | None:
-    """What was measured at the end of the run in the folder `source`; None where that is no run with a verdict."""
-    from mlx_loopai.runs.directory import RunDirectory
-    from mlx_loopai.runs.documents.verdict import JudgedSummary
-
-    place = RunDirectory(source).verdict
-    return JudgedSummary.read(place) if place.is_file() else None
 
 
 def _chosen(source: Path, path: Path, arm: str) -> Kept:

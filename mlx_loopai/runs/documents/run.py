@@ -50,7 +50,7 @@ class RunRecord:
 
 def read_run(directory: RunDirectory) -> RunRecord:
     """The run of a folder, finished or not. Raises: InputError naming the file that cannot be read."""
-    evaluation, verdict = directory.evaluation, directory.verdict
+    evaluation = directory.evaluation
     if directory.events.is_file():
         read_text(directory.events)  # says where a byte is not UTF-8
     return run_of(
@@ -58,7 +58,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
         [event for event in directory.read_events() if isinstance(event, dict)],
         settings=read_text(directory.resolved) if directory.resolved.is_file() else "",
         evaluation=Evaluation.read(evaluation) if evaluation.is_file() else None,
-        judged=JudgedSummary.read(verdict) if verdict.is_file() else None,
+        judged=JudgedSummary.of_run(directory.path),
         identity=read_json(directory.identity) if directory.identity.is_file() else {},
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.document import Figure, Interval, Part
 from mlx_loopai.runs.documents.summary import Summary
 
@@ -51,3 +53,9 @@ class JudgedSummary(Summary):
     samples: tuple[Sample, ...] = ()
     minutes: Figure = None
     report: str | None = None
+
+    @staticmethod
+    def of_run(run: Path) -> JudgedSummary | None:
+        """What the folder `run` holds; None where it is no run's, or the run was not judged. Raises: as `read`."""
+        place = RunDirectory(run).verdict
+        return JudgedSummary.read(place) if place.is_file() else None

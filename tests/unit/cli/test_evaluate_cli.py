@@ -22,6 +22,9 @@ from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import LoadedModel, build_model, hash_base
 from mlx_loopai.models.lora import apply_lora, lora_modules
 from mlx_loopai.progress import Advance
+from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.verdict import JudgedSummary
+from tests.unit.runs.test_documents import DONE
 from tools import nano
 
 TINY = {**nano.CONFIG, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "num_attention_heads": 2,
@@ -111,9 +114,12 @@ def test_what_is_measured_of_a_run_is_kept_in_it(
     whole = run("--model", folder, "--adapter", own, "--suite", "nano")
     assert json.loads(place.read_text(encoding="utf-8"))["retention"] < 0.3
     assert f"next: mlx-loopai gate {own}\n" in whole.stderr
+    assert "learnt" not in whole.stdout
+    JudgedSummary(**DONE, gain=0.2, gain_interval=(0.1, 0.3), verdict="pass").write(RunDirectory(own).verdict)
     before = place.read_bytes()
     again = run("--model", folder, "--adapter", own / "adapter", "--suite", "nano", "--limit", 20)
     assert place.read_bytes() == before
+    assert "learnt      0.200 nats per token on held-out rows" in again.stdout
     assert f"next: mlx-loopai gate {own}\n" in again.stderr
 
 

@@ -150,6 +150,8 @@ def test_committed_results_read_and_keep_every_figure(name: str) -> None:
         for key, value in figures.items():
             if key == "probes":
                 assert all(again[key][task].items() >= scores.items() for task, scores in value.items())
+            elif key == "examples":
+                assert all(one.items() >= said.items() for one, said in zip(again[key], value, strict=True))
             elif key == "curve":
                 assert [step["loss"] for step in again[key]] == [step["loss"] for step in value]
             else:

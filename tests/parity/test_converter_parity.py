@@ -18,7 +18,6 @@ from converters.convert import convert
 from converters.names import architecture_of, gguf_name
 from converters.writers.target import Target
 from mlx_loopai.cli.convert import command
-from mlx_loopai.errors import InputError
 from tests.parity.tiny_models import KINDS, TOKENS, TOKENS_OF_TEXT, TOLERANCES, VOCAB, tiny_model
 from tests.tiny_files import write_gguf, write_tokenizer
 
@@ -186,7 +185,7 @@ def test_a_gguf_file(tmp_path: Path, kind: str, tied: bool, quantisation: str) -
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", GGUF_KINDS.keys() - {"Llama-llama3"})
+@pytest.mark.parametrize("kind", GGUF_KINDS)
 def test_a_gguf_file_that_we_write(tmp_path: Path, kind: str) -> None:
     model = tiny_model(kind.split("-")[0], **GGUF_KINDS[kind])
     model.save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
@@ -197,12 +196,6 @@ def test_a_gguf_file_that_we_write(tmp_path: Path, kind: str) -> None:
         assert np.array_equal(stored[in_gguf(name, model.config)], wanted), name
     convert(tmp_path / "m.gguf", tmp_path / "out", dtype="fp32")
     assert np.abs(our_logits(tmp_path / "out") - their_logits(model)).max() < 1e-4
-
-
-def test_llama_3s_rotary_scaling_is_not_written_to_gguf(tmp_path: Path) -> None:
-    tiny_model("Llama", rope_parameters=LLAMA3).save_pretrained(write_tokenizer(tmp_path / "source", TOKENS_OF_TEXT))
-    with pytest.raises(InputError, match=r"llama3.* use `to` hf"):
-        convert(tmp_path / "source", tmp_path / "m.gguf", target=Target(to="gguf"))
 
 
 def test_the_command_verifies_with_the_projects_own_loader(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def gradients_command(
         apply_lora(loaded.model, LoraOptions(), seed=0)
     rows, _ = encode_records(ChatEncoder(loaded.tokenizer), records, max_tokens=2048)
     chosen = [rows[start : start + 4] for start in range(0, len(rows), 4)][:batches]
-    with progress(len(chosen), "gradients", quiet, unit="batches") as bar:
+    with progress(len(chosen), tr("gradients"), quiet, unit="batches") as bar:
         found = gradient_flow(loaded.model, _counted(loaded, bar.advance), chosen)
     arrays = {"norms": found.norms}
     summary = {"modules": found.modules, "vanishing": found.vanishing, "exploding": found.exploding}

@@ -269,7 +269,7 @@ def _selftest(quiet: bool) -> list[Check]:
     from mlx_loopai.experiments.selftest import N_GROUPS, selftest
 
     with progress_listener(quiet) as listener:
-        listener.stage("selftest", N_GROUPS)
+        listener.stage(tr("selftest"), N_GROUPS)
         return selftest(listener.advance)
 
 

@@ -188,7 +188,7 @@ def _ranked(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
     session = open_session(model, given["adapter"])
     sampling = SamplingOptions(temperature=given["temperature"], top_p=1.0, max_tokens=given["max_tokens"], seed=seed)
     drafts = Drafts(given["best_of"], sampling, length, given["gap"])
-    with progress(len(prompts) * drafts.best_of, "answers", quiet, unit="answers") as bar:
+    with progress(len(prompts) * drafts.best_of, tr("answers"), quiet, unit="answers") as bar:
         found = ranked_pairs(session, prompts, drafts, judge, bar.update)
     adapter = None if given["adapter"] is None else str(given["adapter"])
     return found.pairs, found.dropped, {"source": "rank", "model": model, "adapter": adapter}

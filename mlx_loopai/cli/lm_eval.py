@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_loopai.cli.output import progress
+from mlx_loopai.language import tr
 
 
 def lm_eval_document(model: str, adapter: Path | None, suite: str, limit: int | None, quiet: bool) -> dict[str, Any]:
@@ -21,11 +22,11 @@ def lm_eval_document(model: str, adapter: Path | None, suite: str, limit: int | 
     asked = LmEval.of(suite, limit)
     adapter = None if adapter is None else find_learnt(adapter)
     folder = resolve_model(model)
-    with progress(None, "lm-eval: base", quiet, ""):
+    with progress(None, tr("lm-eval: base"), quiet, ""):
         base = kept_scores(asked, folder, hash_base(folder))
     if adapter is None:
         return report(suite, model, None, base, None)
-    with tempfile.TemporaryDirectory() as place, progress(None, "lm-eval: tuned", quiet, ""):
+    with tempfile.TemporaryDirectory() as place, progress(None, tr("lm-eval: tuned"), quiet, ""):
         whole = adapter if is_whole(adapter) else Path(place) / "fused"
         if whole != adapter:
             fuse(adapter, str(folder), whole, Target())

@@ -92,7 +92,7 @@ def _probe(model: str, planned: MemoryPlan, quiet: bool) -> None:
 
     sizes, where = find_config(model)
     steps = len(measuring.probed_options(planned))
-    with progress(steps, "probe", quiet, unit="steps") as shown, guarded(planned):
+    with progress(steps, tr("probe"), quiet, unit="steps") as shown, guarded(planned):
         factor = measuring.probe(sizes, planned, shown.update)
     keep_factor(ModelShape.from_config(sizes, where), planned.machine, planned.checkpointing, factor)
 

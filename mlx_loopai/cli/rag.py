@@ -69,14 +69,14 @@ def build_command(
 
     if (chroma or chroma_url) and embedder is None:
         raise InputError(tr("--chroma keeps vectors, which --embedder MODEL makes; name the model"))
-    with progress(None, "embedding", quiet or embedder is None, "passages") as embedded:
+    with progress(None, tr("embedding"), quiet or embedder is None, "passages") as embedded:
         vectors = None
         if embedder is not None:
             from mlx_loopai.models.embedder import open_embedder
 
             in_chroma = chroma or chroma_url is not None
             vectors = Vectorising(open_embedder(embedder), in_chroma, chroma_url, embedded.advance)
-        with progress(len(set(files)), "reading", quiet or embedder is not None, "files") as shown:
+        with progress(len(set(files)), tr("reading"), quiet or embedder is not None, "files") as shown:
             built = build_index(files, index, chunk_chars, vectors, shown.advance, lambda reason: _warn(reason, quiet))
     manifest = built.manifest
     document = {

@@ -100,7 +100,7 @@ def _judged(
         raise InputError(tr("--judgements {place}: not a file in a folder that exists; name one", place=place))
     advice = f"the verdicts so far are kept in {place}; the same command continues"
     try:
-        with progress(2 * len(pairs), "judge", quiet, "verdicts") as bar:
+        with progress(2 * len(pairs), tr("judge"), quiet, "verdicts") as bar:
             found = judge_pairs(pairs, endpoint.chat, Judgements(place, endpoint.model), bar.update)
     except KeyboardInterrupt:
         raise Interrupted(advice) from None

@@ -62,7 +62,7 @@ def evaluate(
     named = suite or default_suite(loaded.path)
     tasks = read_suite(named, limit)
     with adapter_disabled(loaded.model):
-        base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
+        base = measure_suite(loaded, encoder, tasks, listener, tr("the base"), cache_folder())
     if session.adapter is None:
         return evaluation_of(base, None, None, suite=named, model=model)
     counts = bool(well_above_chance(base.tasks)) or not any(map(shows_pictures, tasks))

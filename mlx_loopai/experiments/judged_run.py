@@ -148,7 +148,7 @@ def _measured(context: RunContext, tasks: Sequence[Task]) -> _Measured | None:
     """The results on `tasks`; None where the base is near chance on all of them, so that nothing can be lost."""
     loaded, encoder, listener = context.loaded, context.encoder, context.listener
     with adapter_disabled(loaded.model):
-        base = measure_suite(loaded, encoder, tasks, listener, "base", cache_folder())
+        base = measure_suite(loaded, encoder, tasks, listener, tr("the base"), cache_folder())
     try:
         chosen, base = well_known(tasks, base)
     except InputError as reason:

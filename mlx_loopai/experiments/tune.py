@@ -57,7 +57,7 @@ def tune(context: RunContext, domain: str, floor: float) -> Tuned:
                 domain=domain,
             )
         )
-    context.listener.stage("rescaling", len(SCALES) + len(LINES))
+    context.listener.stage(tr("rescaling"), len(SCALES) + len(LINES))
     points = sweep(
         loaded.model,
         gain=lambda: (base - nll(loaded.model, rows).nll_per_token) / whole,

@@ -28,7 +28,7 @@ def state_of(guard: Guard[State], path: Path, material: Callable[[], Material]) 
         if kept.exists() and not is_sealed(kept):
             found.listener.notice(tr("{kept}: changed or damaged since it was written; it is made anew", kept=kept))
         if fetch(kept, path):
-            found.listener.notice(tr("{stem}: taken from an earlier run ({kept})", stem=path.stem, kept=kept))
+            found.listener.notice(tr("{stem}: taken from an earlier run ({kept})", stem=tr(path.stem), kept=kept))
         else:
             guard.save(guard.measure(found), path)
             seal(path)

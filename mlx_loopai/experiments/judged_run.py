@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from mlx_loopai.config import RunConfig
-from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.bootstrap import RESAMPLES, interval_of, item_times
 from mlx_loopai.evaluation.gate import Gate
@@ -19,7 +18,7 @@ from mlx_loopai.evaluation.perplexity import RowLosses, nll
 from mlx_loopai.evaluation.retention import Retention, chance_of_losing, retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
-from mlx_loopai.evaluation.tasks import Asked, Task
+from mlx_loopai.evaluation.tasks import Task
 from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched, well_known
 from mlx_loopai.experiments.preview import expect, notes_on_base, preview_of
 from mlx_loopai.experiments.verdict import verdict_on
@@ -36,7 +35,7 @@ from mlx_loopai.runs.documents.verdict import JudgedSummary, Sample
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
 from mlx_loopai.training.run import train_in
-from mlx_loopai.training.samples import SAMPLES, SamplePrompt, answers, base_answers, training_prompts
+from mlx_loopai.training.samples import answers, base_answers, sample_prompts
 
 
 def train_and_judge(
@@ -88,7 +87,7 @@ def judge(context: RunContext, summary: Summary) -> JudgedSummary:
     """
     named = default_suite(context.base.path)
     tasks = read_suite(named, context.config.forgetting.questions)
-    samples = _samples(context, tasks)
+    samples = _samples(context)
     gain, gain_interval = _gain(context)
     kept = _kept(context, named, tasks) if context.config.answers_text else _kept_by_the_base(context)
     judged = JudgedSummary(
@@ -209,16 +208,9 @@ def learnt_interval(before: RowLosses, after: RowLosses) -> tuple[float, float]:
     return interval_of(times @ (before.nll - after.nll) / (times @ before.tokens))
 
 
-def _samples(context: RunContext, tasks: Sequence[Task]) -> tuple[Sample, ...]:
-    """Requests of the training rows and questions of the suite, answered by base and result.
-
-    Only the former, where the result takes no part in answers to text.
-    """
-    room = SAMPLES // 2 if context.config.answers_text else SAMPLES
-    prompts = training_prompts(context, room)
-    if context.config.answers_text:
-        asked = [item.prompt for task in tasks if isinstance(task, Asked) for item in task.items[:1]]
-        prompts += [SamplePrompt(Message("user", text)) for text in asked[: SAMPLES - len(prompts)]]
+def _samples(context: RunContext) -> tuple[Sample, ...]:
+    """The prompts that were asked at every save, answered by base and result."""
+    prompts = sample_prompts(context)
     context.listener.stage(tr("answers to read"), 2 * len(prompts))
     loaded, encoder = context.loaded, context.encoder
     tuned, base = answers(loaded, encoder, prompts), base_answers(loaded, encoder, prompts)

@@ -10,8 +10,9 @@ import mlx.core as mx
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.sources import answers_of
 from mlx_loopai.data.tokens import ChatEncoder
+from mlx_loopai.evaluation.suites import default_suite, read_suite
+from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.generation.seen_answers import SeenPrompt, seen_answers
-from mlx_loopai.guards.rehearsal import general_prompts
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.context import RunContext
@@ -45,22 +46,21 @@ def training_prompts(context: RunContext, limit: int) -> list[SamplePrompt]:
             if len(users) == 1 and (users[0].pictures or context.config.answers_text):
                 found[users[0]] = SamplePrompt(users[0], json_shaped(record.messages[-1].content))
             if len(found) == limit:
-                break
-    return list(found.values())[:limit]
+                return list(found.values())
+    return list(found.values())
 
 
 def sample_prompts(context: RunContext) -> list[SamplePrompt]:
-    """What is asked while the run goes on: half of it from its rows, half general requests.
+    """What is asked while the run goes on and at its end: half from its rows, half questions of the default suite.
 
-    Where the base answers all text, general requests would show an answer that nobody gets.
+    Where the base answers all text, such questions would show an answer that nobody gets.
     """
-    config = context.config
+    if not context.config.answers_text:
+        return training_prompts(context, SAMPLES)
     own = training_prompts(context, SAMPLES // 2)
-    if not config.answers_text:
-        return own
-    options = config.replay.model_copy(update={"source": "self", "max_prompts": SAMPLES})
-    general = general_prompts(context.general, options, config.train.seed)
-    return [*own, *(SamplePrompt(Message("user", text)) for text in general[: SAMPLES - len(own)])]
+    tasks = read_suite(default_suite(context.base.path), limit=1)
+    asked = [item.prompt for task in tasks if isinstance(task, Asked) for item in task.items]
+    return [*own, *(SamplePrompt(Message("user", text)) for text in asked[: SAMPLES - len(own)])]
 
 
 def answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[SamplePrompt]) -> tuple[str, ...]:

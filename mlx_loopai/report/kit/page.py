@@ -56,6 +56,15 @@ def said(english: Child, korean: Child) -> Html:
     return join([element("span", english, lang="en", class_="en"), element("span", korean, lang="ko", class_="ko")])
 
 
+# The models of a single run; the arms of a comparison have the names that were typed.
+_MODELS = {"base": "원래 모델", "fine-tuned": "학습한 모델"}
+
+
+def model_name(name: str) -> Html:
+    """The name of an arm, or of one of the two models of a run, in both languages."""
+    return said(name, _MODELS.get(name, name))
+
+
 def sideways(table: Html, label: str) -> Html:
     """A wide table that scrolls sideways instead of widening the page."""
     return element("div", table, class_="sideways", role="region", aria_label=label, tabindex="0")

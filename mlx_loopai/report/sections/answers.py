@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Html, element
 from mlx_loopai.report.kit.marks import KINDS, is_korean, language, marked
-from mlx_loopai.report.kit.page import said
+from mlx_loopai.report.kit.page import model_name, said
 from mlx_loopai.runs.documents.comparison import Example
 from mlx_loopai.text.measures import purity
 
@@ -56,7 +56,7 @@ def _card(arm: str, example: Example, style: str, kinds: Counter[str]) -> Html:
     pure = figures.fixed(purity(example.answer), 2) if korean and example.answer else None
     share = element("small", said(f"purity {pure}", f"한글 비율 {pure}")) if pure else None
     text = element("div", shown.html, class_="answer", lang=language(example.answer), dir="ltr", tabindex="0")
-    title = element("h4", element("span", class_=f"dot {style}"), arm, " ", chips, share)
+    title = element("h4", element("span", class_=f"dot {style}"), model_name(arm), " ", chips, share)
     faulty = " faulty" if shown.faults else ""
     return element("article", title, text, class_=f"card {style}{faulty}")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Html, element
-from mlx_loopai.report.kit.page import Section, said
+from mlx_loopai.report.kit.page import Section, model_name, said
 from mlx_loopai.report.kit.svg import Curve, Point, line_chart
 from mlx_loopai.report.sections.curves import drawn
 
@@ -35,7 +35,7 @@ def layers_section(changes: Sequence[Change]) -> Section | None:
         norms = changes[0].norms
         named = [(said(*names), style, _of_part(norms, part)) for part, (*names, style) in _PARTS.items()]
     else:
-        named = [(said(one.name, one.name), one.style, dict(one.norms)) for one in changes]
+        named = [(model_name(one.name), one.style, dict(one.norms)) for one in changes]
     curves = [(name, style, points) for name, style, norms in named if (points := _by_block(norms))]
     title = ("Size of the change by block", "층별 변화의 크기")
     picture = line_chart([Curve(points, style) for _, style, points in curves], " · ".join(title), y_values=(0.0,))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Child, Html, element, join
-from mlx_loopai.report.kit.page import Section, said
+from mlx_loopai.report.kit.page import Section, model_name, said
 from mlx_loopai.runs.documents.figures import Kept, TaskScore
 
 _NOTE = said(
@@ -55,7 +55,7 @@ def _bar(arm: str, probe: TaskScore, style: str) -> Html:
     churn = f"−{figures.count(probe.right_to_wrong)} +{figures.count(probe.wrong_to_right)}" if changed else ""
     return element(
         "div",
-        element("span", arm, class_="who"),
+        element("span", model_name(arm), class_="who"),
         track,
         element("span", figures.fixed(probe.score), class_="value"),
         element("span", churn, class_="churn"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlx_loopai.evaluation.gate import Gate, Shortfall
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Html, element
-from mlx_loopai.report.kit.page import said
+from mlx_loopai.report.kit.page import model_name, said
 from mlx_loopai.runs.documents.comparison import BASE, PLAIN, Comparison
 from mlx_loopai.runs.documents.figures import Kept
 
@@ -122,7 +122,7 @@ def arm_card(verdict: Verdict, style: str, learnt: Html | None = None) -> Html:
     chip = element("span", word, class_=f"chip {_tone(verdict.passes)}")
     return element(
         "article",
-        element("h3", element("span", class_=f"dot {style}"), verdict.name, " ", chip),
+        element("h3", element("span", class_=f"dot {style}"), model_name(verdict.name), " ", chip),
         element(
             "div",
             _big("retention", "보존율", figures.percent(arm.retention), arm.retention, style),

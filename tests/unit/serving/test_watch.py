@@ -105,7 +105,9 @@ def tab() -> Iterator[Tab]:
         for domain in ("Page", "Log", "Runtime"):
             tab.call(f"{domain}.enable")
         yield tab
-        assert not [event for event in tab.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+        logged = [event for event in tab.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+        # The page goes on asking while the server of one test is gone and that of the next is not visited yet.
+        assert not [event for event in logged if "ERR_CONNECTION_REFUSED" not in json.dumps(event)]
 
 
 def visit(tab: Tab, url: str) -> None:

@@ -85,16 +85,19 @@ def test_a_server_that_stops_tells_every_client(program: Program, tmp_path: Path
     with serving(program, tmp_path) as server, ThreadPoolExecutor(STREAMS) as clients:
 
         def ask() -> tuple[int, str] | None:
-            try:
-                found = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
-            except httpx.ConnectError:  # it came when nobody listened any more
-                return None
-            return found.status_code, found.text
+            with httpx.Client(timeout=60) as client:
+                request = client.build_request("POST", f"{server.url}/v1/chat/completions", json=body)
+                try:
+                    found = client.send(request, stream=True)
+                except httpx.TransportError:  # nothing was answered: nobody listened any more when it came
+                    return None
+                found.read()
+                return found.status_code, found.text
 
         asked = [clients.submit(ask) for _ in range(STREAMS)]
         while not httpx.get(f"{server.url}/health", timeout=60).json()["answers"]:
-            time.sleep(0.05)
-        time.sleep(1)
+            time.sleep(0.02)
+        # At once, while most of them are still being answered or wait.
         server.process.terminate()
         told = [found for one in asked if (found := one.result()) is not None]
     assert told

@@ -22,7 +22,7 @@ READMES = (ROOT / "README.md", ROOT / "README.ko.md")
 KOREAN = {
     "| base | plain | guarded |": "| 원래 모델 | 일반 LoRA | 보호하며 학습 |",
     "retention (GR)": "보존율(GR)",
-    "worst probe": "가장 나쁜 종류",
+    "worst probe": "최저 항목",
     "gain (DG)": "이득(DG)",
     "domain score (nats/token)": "창작 글 점수(토큰당 내트)",
     "purity of Korean answers": "한국어 답의 한글 비율",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_loopai.cli.figures import figure, table
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
 from mlx_loopai.language import tr
@@ -137,14 +138,13 @@ def _command() -> str:
 
 
 def _text(comparison: Comparison) -> str:
-    columns = ("retention", "retention_min", "gain", "domain_score", "learning_rate", "train_s")
-    lines = ["".join([f"{'arm':14}", *(f"{name:>26}" if name in columns[:3] else f"{name:>15}" for name in columns)])]
+    fields = ("retention", "retention_min", "gain", "domain_score", "learning_rate", "train_s")
+    rows = [[tr("arm"), *map(figure, fields)]]
     for name, arm in comparison.arms.items():
         intervals = {"retention": arm.retention_interval, "gain": arm.gain_interval}
-        cells = [_cell(getattr(arm, column), intervals.get(column)) for column in columns]
-        widths = [26 if column in columns[:3] else 15 for column in columns]
-        lines.append("".join([f"{name:14}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))]))
-    return "\n".join([*lines, f"\n{len(comparison.seeds)} seeds; report: {comparison.report}"])
+        rows.append([name, *(_cell(getattr(arm, field), intervals.get(field)) for field in fields)])
+    said = tr("{n_seeds} seeds; report: {path}", n_seeds=len(comparison.seeds), path=comparison.report)
+    return "\n".join([*table(rows), "", said])
 
 
 def _cell(value: float | None, interval: Interval) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_loopai.cli.figures import figure, table
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
 from mlx_loopai.language import tr
@@ -26,7 +27,7 @@ PROMPTS = (
     "What is the English word for 사과?",
     "Write a Python function solve that adds two numbers.",
 )
-_COLUMNS = (
+_FIGURES = (
     ("retention", "{:.3f}"),
     ("retention_min", "{:.3f}"),
     ("gain", "{:.3f}"),
@@ -101,13 +102,12 @@ def _clear(out: Path) -> None:
 
 def _text(comparison: Comparison) -> str:
     arms = comparison.arms
-    lines = ["".join([f"{'':16}", *(f"{name:>14}" for name in arms)])]
-    for key, form in _COLUMNS:
-        cells = ["–" if (value := getattr(arm, key)) is None else form.format(value) for arm in arms.values()]
-        lines.append("".join([f"{key:16}", *(f"{cell:>14}" for cell in cells)]))
-    for name in arms["base"].probes:
-        scores = [f"{arm.probes[name].score:.3f}" for arm in arms.values()]
-        lines.append("".join([f"  {name:14}", *(f"{score:>14}" for score in scores)]))
+    rows = [["", *arms]]
+    for field, form in _FIGURES:
+        cells = ["–" if (value := getattr(arm, field)) is None else form.format(value) for arm in arms.values()]
+        rows.append([figure(field), *cells])
+    rows += [[f"  {name}", *(f"{arm.probes[name].score:.3f}" for arm in arms.values())] for name in arms["base"].probes]
+    lines = table(rows)
     for prompt_number in (0, 1):
         lines.append(f"\n{arms['base'].examples[prompt_number].prompt}")
         lines += [f"  {name}: {_short(arm.examples[prompt_number].answer)}" for name, arm in arms.items()]

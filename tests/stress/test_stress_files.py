@@ -20,10 +20,15 @@ pytestmark = pytest.mark.stress
 
 STEPS = ("--set", "train.max_steps=8", "--set", "train.save_every=2", "--set", "train.rows_per_step=4")
 TRAIN = ("--model", "nano", "--plain", "--quiet", *STEPS)
+CONVERT = ("convert", NANO, "--to", "hf", "--quiet")
 
 
 def adapter_of(run: Path) -> bytes:
     return (run / "adapter" / "adapters.safetensors").read_bytes()
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +38,15 @@ def unbroken(program: Program, rows: Path, tmp_path_factory: pytest.TempPathFact
     ended = program.run("train", "--data", rows, "--out", run, *TRAIN)
     assert ended.status == 0, ended.err
     return run
+
+
+@pytest.fixture(scope="session")
+def converted(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conversion that nothing disturbed."""
+    out = tmp_path_factory.mktemp("converted") / "out"
+    ended = program.run(*CONVERT, "--out", out)
+    assert ended.status == 0, ended.err
+    return out
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +76,15 @@ def test_a_killed_training_goes_on_to_the_same_adapter(
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-def test_a_killed_conversion_leaves_no_final_name(program: Program, tmp_path: Path, seed: int) -> None:
+def test_a_killed_conversion_leaves_all_of_the_model_or_no_final_name(
+    program: Program, converted: Path, tmp_path: Path, seed: int
+) -> None:
     out = tmp_path / "out"
-    ended = program.killed_after(
-        random.Random(seed).uniform(0.3, 4), "convert", NANO, "--out", out, "--to", "hf", "--quiet"
-    )
-    assert out.exists() == (ended.status == 0)
-    again = program.run("convert", NANO, "--out", out, "--to", "hf", "--quiet")
-    assert again.status == (2 if ended.status == 0 else 0), again.err
+    program.killed_after(random.Random(seed).uniform(0.3, 4), *CONVERT, "--out", out)
+    is_whole = out.exists()
+    assert not is_whole or bytes_of(out) == bytes_of(converted)
+    again = program.run(*CONVERT, "--out", out)
+    assert again.status == (2 if is_whole else 0), again.err
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))

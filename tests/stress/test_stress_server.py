@@ -80,7 +80,7 @@ def test_slow_clients_do_not_keep_others_waiting(server: Server) -> None:
 STREAMS = 38
 
 
-def test_a_server_that_stops_tells_every_client(program: Program, tmp_path: Path) -> None:
+def test_a_server_that_stops_breaks_no_answer_off(program: Program, tmp_path: Path) -> None:
     body = json.loads(chat(max_tokens=400).partition(b"\r\n\r\n")[2])
     with serving(program, tmp_path) as server, ThreadPoolExecutor(STREAMS) as clients:
 
@@ -107,7 +107,6 @@ def test_a_server_that_stops_tells_every_client(program: Program, tmp_path: Path
         else:
             assert status in (429, 503), text
             assert json.loads(text)["error"]["message"]
-    assert any("stopping" in text for _, text in told)
 
 
 BODIES = [

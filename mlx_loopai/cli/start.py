@@ -225,7 +225,7 @@ def _train(context: RunContext, needs: Preview, more: dict[str, Any], as_json: b
     from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.experiments.judged_run import judged_in
     from mlx_loopai.experiments.preview import expect
-    from mlx_loopai.report.assemble import REPORT_NAME
+    from mlx_loopai.report.assemble import default_place
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     out = context.directory.path
@@ -239,4 +239,4 @@ def _train(context: RunContext, needs: Preview, more: dict[str, Any], as_json: b
     summary = with_report(summary, out)
     emit(summary.to_json() | more, as_json, judged_text(summary))
     say_next(next_step(summary, out), as_json, quiet)
-    return out / REPORT_NAME
+    return default_place(out)

@@ -19,6 +19,7 @@ from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.eager_loss import token_losses
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.modes import evaluating
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, SCORED_TOKENS
 from mlx_loopai.models.vision.pictures import Pictures
 from mlx_loopai.progress import Advance, ignore
@@ -62,16 +63,12 @@ def nll(
     if not rows:
         raise InputError(tr("perplexity: there is no row to score; give at least one"))
     losses = np.zeros(len(rows))
-    was_training = model.training
-    model.eval()
-    try:
-        done = 0
+    done = 0
+    with evaluating(model):
         for group, batch in batches_by_length(rows, micro_tokens):
             losses[group] = batch_nll(model, batch, chunk_rows)
             done += len(group)
             on_progress(done)
-    finally:
-        model.train(was_training)
     return RowLosses(losses, np.array([int(row.supervised[1:].sum()) for row in rows], np.int64))
 
 

@@ -16,6 +16,7 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.generation.engine import generate_batch
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.modes import evaluating
 
 _PROMPTS = 8
 
@@ -42,14 +43,10 @@ def answer_lengths(loaded: LoadedModel, rows: Sequence[TokenRow]) -> AnswerLengt
         if not row.pictures:
             prompts.setdefault(_prompt(row).tobytes(), row)
     asked = list(prompts.values())[:_PROMPTS]
-    was_training = loaded.model.training
-    loaded.model.eval()
-    try:
+    with evaluating(loaded.model):
         now = _written(loaded, asked)
         with adapter_disabled(loaded.model):
             before = _written(loaded, asked)
-    finally:
-        loaded.model.train(was_training)
     rejected = [row.rejected for row in rows if row.rejected is not None]
     return AnswerLengths(
         chosen_tokens=_mean([_tokens(row) for row in rows if row.good is not False]),

@@ -20,6 +20,7 @@ from mlx_loopai.models.eager_loss import token_losses
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.models.modes import evaluating
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, SCORED_TOKENS
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
@@ -80,14 +81,10 @@ class Monitor:
     def _states(self, batch: MicroBatch) -> mx.array:
         """The final states (N, D) that predict the batch's N supervised tokens, without dropout."""
         rows, columns = np.nonzero(batch.supervised[:, 1:])
-        was_training = self._model.training
-        self._model.eval()
-        try:
+        with evaluating(self._model):
             return hidden_states(
                 self._model, mx.array(batch.ids[:, :-1]), positions=(mx.array(rows), mx.array(columns))
             )
-        finally:
-            self._model.train(was_training)
 
     def _nll(self, states: Sequence[mx.array]) -> dict[str, float]:
         total = dict.fromkeys((kind for kind, _ in self._batches), 0.0)

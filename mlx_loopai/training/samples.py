@@ -15,6 +15,7 @@ from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.generation.seen_answers import SeenPrompt, seen_answers
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.modes import evaluating
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.documents.verdict import Sample
 from mlx_loopai.text.measures import json_shaped
@@ -67,12 +68,8 @@ def answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[SampleP
     """What the model answers now, likeliest tokens only: nothing is drawn, and nothing changes."""
     messages = [prompt.message for prompt in prompts]
     asked = [SeenPrompt(encoder.prompt_ids([message]), message.pictures) for message in messages]
-    was_training = loaded.model.training
-    loaded.model.eval()
-    try:
+    with evaluating(loaded.model):
         return tuple(one.written for one in seen_answers(loaded, asked, SAMPLE_TOKENS))
-    finally:
-        loaded.model.train(was_training)
 
 
 def base_answers(loaded: LoadedModel, encoder: ChatEncoder, prompts: Sequence[SamplePrompt]) -> tuple[str, ...]:

@@ -15,9 +15,11 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from mlx_loopai.data.pairs import Pair
+    from mlx_loopai.data.pairs import MadePairs
+    from mlx_loopai.generation.prompts import Prompt
+    from mlx_loopai.generation.session import Session
 
 _FILE = click.Path(path_type=Path)
 
@@ -119,18 +121,30 @@ def stats_command(file: Path, as_json: bool) -> None:
 @click.option(
     "--best-of", type=click.IntRange(2, 64), help="Pair the better half of N answers to each prompt with the worse."
 )
-@click.option("--prompts", type=_FILE, help="With --best-of: .txt with a prompt a line, or .jsonl.")
-@click.option("--model", help="With --best-of: nano, a folder or a hub id.  [default: the adapter's own base, or nano]")
-@click.option("--adapter", type=_FILE, help="With --best-of: the RUN, or adapter, that answers.")
+@click.option(
+    "--korean",
+    type=click.IntRange(1, 64),
+    help="Pair an answer to each prompt, written in Korean only, with the most foreign of N free ones.",
+)
+@click.option("--prompts", type=_FILE, help="With --best-of and --korean: .txt with a prompt a line, or .jsonl.")
+@click.option(
+    "--model",
+    help="With --best-of and --korean: nano, a folder or a hub id.  [default: the adapter's own base, or nano]",
+)
+@click.option("--adapter", type=_FILE, help="With --best-of and --korean: the RUN, or adapter, that answers.")
 @click.option(
     "--temperature",
     type=click.FloatRange(0.1, 5),
     default=0.8,
     show_default=True,
-    help="With --best-of: how freely answers are drawn. The best of wild ones are no good examples.",
+    help="With --best-of and --korean: how freely answers are drawn. The best of wild ones are no good examples.",
 )
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="With --best-of.")
-@click.option("--length", default="20:2000", show_default=True, help="With --best-of: characters of a good answer.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="With --best-of and --korean."
+)
+@click.option(
+    "--length", default="20:2000", show_default=True, help="With --best-of and --korean: characters of a good answer."
+)
 @click.option(
     "--gap",
     type=click.FloatRange(0, 1, min_open=True),
@@ -154,44 +168,67 @@ def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any
     \b
     mlx-loopai feedback pairs --best-of 8 --prompts prompts.txt --out pairs.jsonl   the model's own answers, ranked by
         repetition, Korean letters, length and genre, or by a judge
-    mlx-loopai feedback pairs --splice 0.15 --data rows.jsonl --out pairs.jsonl     against mixed languages: the same
-        answer with Han or English words put in
+    mlx-loopai feedback pairs --korean 2 --prompts prompts.txt --out pairs.jsonl    against answers in another language:
+        the model's own, with and without other scripts
+    mlx-loopai feedback pairs --splice 0.15 --data rows.jsonl --out pairs.jsonl     against foreign words in Korean: the
+        same answer with Han or English words put in
     """
     from mlx_loopai.data.feedback import feedback_rows, to_lines
     from mlx_loopai.files import write_whole
 
-    if (given["best_of"] is None) == (given["splice"] is None):
-        raise InputError(tr("feedback pairs: give --best-of with --prompts, or --splice with --data"))
-    making = _ranked if given["splice"] is None else _spliced
-    pairs, dropped, origin = making(given, seed, quiet)
-    if not pairs:
-        raise InputError(tr("feedback pairs: no pair was made; {reasons}", reasons=_reasons(dropped)))
-    write_whole(out, to_lines(feedback_rows(pairs, **origin, seed=seed)))
-    text = f"{out}: {len(pairs)} pairs" + (f"; without one: {_reasons(dropped)}" if dropped else "")
+    ways = {"best_of": _ranked, "korean": _in_korean, "splice": _spliced}
+    asked = [way for name, way in ways.items() if given[name] is not None]
+    if len(asked) != 1:
+        raise InputError(
+            tr("feedback pairs: give --best-of or --korean with --prompts, or --splice with --data; one of the three")
+        )
+    found, origin = asked[0](given, seed, quiet)
+    if not found.pairs:
+        raise InputError(tr("feedback pairs: no pair was made; {reasons}", reasons=_reasons(found.dropped)))
+    write_whole(out, to_lines(feedback_rows(found.pairs, **origin, seed=seed)))
+    text = f"{out}: {len(found.pairs)} pairs" + (f"; without one: {_reasons(found.dropped)}" if found.dropped else "")
     text += f"\nlearn with: mlx-loopai train --data {out} --set preference.objective=dpo --out RUN"
-    emit({"out": str(out), "pairs": len(pairs), "dropped": dropped}, as_json, text)
+    emit({"out": str(out), "pairs": len(found.pairs), "dropped": found.dropped}, as_json, text)
 
 
-_Made = tuple["Sequence[Pair]", dict[str, int], dict[str, Any]]
+_Made = tuple["MadePairs", dict[str, Any]]
 
 
 def _ranked(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
     from mlx_loopai.config import SamplingOptions
     from mlx_loopai.evaluation.ranked_pairs import Drafts, ranked_pairs
+
+    length, judge = _length(given["length"]), _judge(given)
+    session, prompts, origin = _answering(given, "--best-of", quiet)
+    sampling = SamplingOptions(temperature=given["temperature"], top_p=1.0, max_tokens=given["max_tokens"], seed=seed)
+    drafts = Drafts(given["best_of"], sampling, length, given["gap"])
+    with progress(len(prompts) * drafts.best_of, tr("answers"), quiet, unit="answers") as bar:
+        return ranked_pairs(session, prompts, drafts, judge, bar.update), origin | {"source": "rank"}
+
+
+def _in_korean(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
+    from mlx_loopai.config import GenerationOptions
+    from mlx_loopai.evaluation.language_pairs import OwnAnswers, language_pairs
+
+    length = _length(given["length"])
+    session, prompts, origin = _answering(given, "--korean", quiet)
+    options = GenerationOptions(temperature=given["temperature"], max_tokens=given["max_tokens"], seed=seed)
+    answers = OwnAnswers(given["korean"], options, length)
+    with progress(len(prompts) * (1 + answers.free), tr("answers"), quiet, unit="answers") as bar:
+        return language_pairs(session, prompts, answers, bar.update), origin | {"source": "korean"}
+
+
+def _answering(given: Mapping[str, Any], way: str, quiet: bool) -> tuple[Session, list[Prompt], dict[str, Any]]:
+    """The model that answers, the prompts, and where the rows come from."""
     from mlx_loopai.generation.prompts import read_prompts
     from mlx_loopai.generation.session import open_session
 
     if given["prompts"] is None:
-        raise InputError(tr("feedback pairs: --best-of needs --prompts FILE"))
-    prompts, length, judge = read_prompts(given["prompts"]), _length(given["length"]), _judge(given)
+        raise InputError(tr("feedback pairs: {way} needs --prompts FILE", way=way))
+    prompts = read_prompts(given["prompts"])
     model = chosen_model(given["model"], given["adapter"], quiet)
-    session = open_session(model, given["adapter"])
-    sampling = SamplingOptions(temperature=given["temperature"], top_p=1.0, max_tokens=given["max_tokens"], seed=seed)
-    drafts = Drafts(given["best_of"], sampling, length, given["gap"])
-    with progress(len(prompts) * drafts.best_of, tr("answers"), quiet, unit="answers") as bar:
-        found = ranked_pairs(session, prompts, drafts, judge, bar.update)
     adapter = None if given["adapter"] is None else str(given["adapter"])
-    return found.pairs, found.dropped, {"source": "rank", "model": model, "adapter": adapter}
+    return open_session(model, given["adapter"]), prompts, {"model": model, "adapter": adapter}
 
 
 def _judge(given: Mapping[str, Any]) -> Callable[[str, str, str], bool | None] | None:
@@ -212,8 +249,7 @@ def _spliced(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:
     if not given["data"]:
         raise InputError(tr("feedback pairs: --splice needs --data FILE"))
     records = [record for reading in read_sources(given["data"], None, kind="rows") for record in reading.required()]
-    found = spliced_pairs(records, given["splice"], seed)
-    return found.pairs, found.dropped, {"source": "spliced"}
+    return spliced_pairs(records, given["splice"], seed), {"source": "spliced"}
 
 
 def _length(text: str) -> tuple[int, int]:

@@ -58,7 +58,7 @@ def to_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def feedback_sources(path: Path) -> dict[str, int]:
-    """Rows of a file by source: pick, edit, vote, draft, rank, spliced, import, or "" where a row names none."""
+    """Rows of a file by source: pick, edit, vote, draft, rank, korean, spliced, import; "" where a row names none."""
     rows = [row.values for row in read_rows(path)[0] if isinstance(row.values, Mapping)]
     return dict(Counter(str(row.get("source", "")) for row in rows).most_common())
 

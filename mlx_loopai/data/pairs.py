@@ -82,6 +82,14 @@ Judged = Pair | Label
 
 
 @dataclass(frozen=True)
+class MadePairs:
+    """`pairs` that a program made, and why other rows or prompts gave none: reason -> how many."""
+
+    pairs: tuple[Pair, ...]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
 class JudgedMeaning:
     """A row's conversation, with the worse answer of a pair or with a label; an ordinary row has neither."""
 

@@ -11,6 +11,8 @@ _UNIT = re.compile(
     rf".+?(?:(?:[.!?…]+[{_CLOSERS}]*(?=\s|\Z)|[。！？]+[{_CLOSERS}]*)(?:[^\S\n]*\n+)?|\n+|\Z)",
     re.DOTALL,
 )
+# A number of a list (`2.`) ends like a sentence, but holds no letter.
+_SENTENCE = re.compile(rf".*[^\W\d_].*[.!?…。！？][{_CLOSERS}]*\s*", re.DOTALL)
 
 
 def sentence_units(text: str) -> list[str]:
@@ -19,3 +21,14 @@ def sentence_units(text: str) -> list[str]:
     `'하나. 둘!\\n셋'` -> `['하나.', ' 둘!\\n', '셋']`
     """
     return _UNIT.findall(text)
+
+
+def whole_sentences(text: str) -> str:
+    """`text` up to the end of its last whole sentence; "" where none ends.
+
+    `'하나. 둘!\\n1. 셋'` -> `'하나. 둘!'`
+    """
+    units = sentence_units(text)
+    while units and not _SENTENCE.fullmatch(units[-1]):
+        units.pop()
+    return "".join(units).strip()

@@ -8,20 +8,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import regex
 
 from mlx_loopai.data.conversation import Record
-from mlx_loopai.data.pairs import Pair
-from mlx_loopai.text.filter import clean
+from mlx_loopai.data.pairs import MadePairs, Pair
 from mlx_loopai.text.frequency import CHINESE, ENGLISH, commonest
-from mlx_loopai.text.measures import purity
-from mlx_loopai.text.policy import Policy
+from mlx_loopai.text.korean_only import holds_foreign_words, is_korean_only
 
-# The strictest: Hanja in brackets and names in Latin letters count too.
-STRICT = Policy(latin="acronyms", han="drop")
 # Korean texts write Hanja, which word counts of Chinese do not hold.
 _HANJA = (
     "天氣", "時間", "朋友", "世界", "今天", "學生", "東西", "問題", "故事", "老師",
@@ -32,15 +28,7 @@ _ENGLISH_WORD, _HAN_WORD = regex.compile(r"[a-z]{4,}"), regex.compile(r"\p{Han}{
 _KOREAN_WORD = regex.compile(r"(?<!\S)[가-힣]{2,}")
 
 
-@dataclass(frozen=True)
-class Spliced:
-    """`pairs`, and why the other answers gave none: reason -> how many."""
-
-    pairs: tuple[Pair, ...]
-    dropped: dict[str, int]
-
-
-def spliced_pairs(records: Sequence[Record], share: float, seed: int) -> Spliced:
+def spliced_pairs(records: Sequence[Record], share: float, seed: int) -> MadePairs:
     """A pair for every record whose last answer is clean Korean; in the rejected one `share` of the words are foreign.
 
     One half of the pairs has Han words, the other English ones, at least one word in each pair. Both are drawn from the
@@ -55,12 +43,12 @@ def spliced_pairs(records: Sequence[Record], share: float, seed: int) -> Spliced
             dropped[problem] += 1
             continue
         text = _spliced(answer.content, share, random.Random(f"{seed} {number}"))
-        if "foreign" not in clean(text, STRICT).removed:
+        if not holds_foreign_words(text):
             dropped["the filter lets the foreign words pass"] += 1
             continue
         messages = (*record.messages[:-1], replace(answer, content=text))
         pairs.append(Pair(record, replace(record, messages=messages)))
-    return Spliced(tuple(pairs), dict(dropped))
+    return MadePairs(tuple(pairs), dict(dropped))
 
 
 def _problem(record: Record) -> str:
@@ -68,7 +56,7 @@ def _problem(record: Record) -> str:
     answer = record.messages[-1]
     if record.kind != "chat" or answer.role != "assistant" or not answer.taught or answer.tool_calls:
         return "the row does not end with an answer"
-    if purity(answer.content) < 1 or clean(answer.content, STRICT).removed:
+    if not is_korean_only(answer.content):
         return "the answer is not clean Korean"
     return "" if _KOREAN_WORD.search(answer.content) else "the answer has no Korean word of two syllables"
 

@@ -9,8 +9,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from mlx_loopai.config import SamplingOptions
-from mlx_loopai.data.pairs import Pair
-from mlx_loopai.data.records import Message, Record
+from mlx_loopai.data.pairs import MadePairs, Pair
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.generation.engine import REPLACEMENT, Generation, generate_batch
@@ -84,14 +83,6 @@ class Merit:
 
 
 @dataclass(frozen=True)
-class RankedPairs:
-    """`pairs`, and why other prompts gave none: reason -> how many."""
-
-    pairs: tuple[Pair, ...]
-    dropped: dict[str, int]
-
-
-@dataclass(frozen=True)
 class _Draft:
     """likely: mean log-probability of its tokens to the model that wrote it, nats."""
 
@@ -110,7 +101,7 @@ def ranked_pairs(
     drafts: Drafts,
     prefers: Prefers | None = None,
     on_progress: Advance = ignore,
-) -> RankedPairs:
+) -> MadePairs:
     """Pair every prompt's best draft with its worst, the second best with the second worst, and so on to the middle.
 
     Only pairs whose better answer is good and clearly better are kept. Drafts are written without constraint. prefers:
@@ -128,14 +119,14 @@ def ranked_pairs(
         ranked = _ranked(prompt, written[own], likely[own], drafts.length)
         good = [draft for draft in ranked if draft.merit.is_good]
         found = [
-            Pair(_record(prompt, better.text), _record(prompt, worse.text))
+            Pair(prompt.answered(better.text), prompt.answered(worse.text))
             for better, worse in _decided(prompt, ranked, drafts.gap, prefers)
             if better.is_example([worse, *good])
         ]
         pairs += found
         if not found:
             dropped[_why_none(ranked)] += 1
-    return RankedPairs(tuple(pairs), dict(dropped))
+    return MadePairs(tuple(pairs), dict(dropped))
 
 
 def _likely(session: Session, ids: Sequence[Sequence[int]], written: Sequence[Generation]) -> list[float]:
@@ -197,8 +188,3 @@ def _genre(request: str) -> str | None:
     """The genre that a request names; None where it names none, or several."""
     named = [genre for genre in GENRE_WORDS if len(genre) > 1 and genre in request]
     return named[0] if len(named) == 1 else None
-
-
-def _record(prompt: Prompt, answer: str) -> Record:
-    messages = (*prompt.messages, Message("assistant", answer))
-    return Record(messages=messages, kind="chat", category="domain", origin=prompt.origin)

@@ -49,6 +49,11 @@ class Prompt:
         """The last request, without what stands before it."""
         return self.request or self.messages[-1].content.replace(PICTURE, "")
 
+    def answered(self, answer: str) -> Record:
+        """The conversation that ends with `answer`."""
+        messages = (*self.messages, Message("assistant", answer))
+        return Record(messages=messages, kind="chat", category="domain", origin=self.origin)
+
 
 def single_prompt(text: str, pictures: Sequence[Picture] = ()) -> Prompt:
     """A prompt given on the command line, after its `pictures`. Raises: InputError when it is empty or not UTF-8."""

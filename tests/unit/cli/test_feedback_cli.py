@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from mlx_loopai.text.korean_only import holds_foreign_words, is_korean_only
+
 ROWS = [
     {"prompt": "바다를 묘사해 주세요.", "completion": "파도가 천천히 밀려왔다. 모래는 아직 따뜻했다."},
     {"prompt": "산을 묘사해 주세요.", "completion": "안개가 산등성이를 감쌌다. 새들은 조용했다."},
@@ -57,11 +59,34 @@ def test_spliced_pairs_are_rows_that_train_reads(command_line: Any, write: Calla
     assert shown(command_line("feedback", "stats", out, "--json"))["pairs"] == 2
 
 
+def test_korean_answers_are_paired_with_foreign_ones(command_line: Any, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "pairs.jsonl"
+    # nano answers the first two in English when it may.
+    asked = (
+        "What is the capital of France?",
+        "Describe a small village.",
+        "바다 이야기를 써 주세요.",
+        "sea를 번역해 줘",
+    )
+    prompts.write_text("\n".join(asked), encoding="utf-8")
+    given = ("--korean", "2", "--prompts", prompts, "--max-tokens", "32", "--length", "1:2000")
+    found = shown(command_line("feedback", "pairs", "--model", "nano", *given, "--out", out, "--json"))
+    assert found["dropped"]["the request names another language, or code"] == 1
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == found["pairs"] > 0
+    assert {(row["source"], row["model"]) for row in rows} == {("korean", "nano")}
+    for row in rows:
+        assert is_korean_only(row["chosen"][0]["content"])
+        assert holds_foreign_words(row["rejected"][0]["content"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("pairs", "--out", "x.jsonl"), "give --best-of with --prompts, or --splice with --data"),
+        (("pairs", "--out", "x.jsonl"), "give --best-of or --korean with --prompts, or --splice with --data"),
         (("pairs", "--best-of", "2", "--out", "x.jsonl"), "--best-of needs --prompts"),
+        (("pairs", "--korean", "1", "--out", "x.jsonl"), "--korean needs --prompts"),
+        (("pairs", "--korean", "1", "--splice", "0.1", "--out", "x.jsonl"), "one of the three"),
         (
             ("pairs", "--best-of", "2", "--prompts", "{prompts}", "--judge-model", "j", "--out", "x.jsonl"),
             "needs --judge-url and --judge-model",

@@ -17,7 +17,7 @@ from mlx_loopai.data import encoding
 from mlx_loopai.data.encoding import encode_records
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.row_identity import rows_digest
-from mlx_loopai.data.sentences import sentence_units
+from mlx_loopai.data.sentences import sentence_units, whole_sentences
 from mlx_loopai.data.template import ChatTemplate
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
@@ -205,6 +205,21 @@ def test_sentence_units_end_at_sentences_and_lines():
     assert sentence_units(text) == [
         "원주율은 3.14다.", ' "정말?"', " 그가 물었다.\n\n", "끝…\n", "「はい。」", "次。", "제목\n", "본문",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("하나. 둘!\n1. 셋", "하나. 둘!"),
+        ("하나.\n2. ", "하나."),
+        ('그가 말했다. "가자!"  ', '그가 말했다. "가자!"'),
+        ("제목\n본문", ""),
+        ("원주율은 3.14", ""),
+        ("", ""),
+    ],
+)
+def test_whole_sentences_end_with_a_finished_one(text: str, whole: str) -> None:
+    assert whole_sentences(text) == whole
 
 
 STORY = "\n\n".join(f"{i}번째 밤이었다. 달이 떴다! 그는 걸었다." for i in range(12))

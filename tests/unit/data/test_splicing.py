@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from mlx_loopai.data.records import Message, Record
 from mlx_loopai.data.samples import corpus
-from mlx_loopai.data.splicing import STRICT, spliced_pairs
+from mlx_loopai.data.splicing import spliced_pairs
 from mlx_loopai.text.filter import clean
+from mlx_loopai.text.korean_only import STRICT
 from mlx_loopai.text.measures import purity
 
 CLEAN = "바닷가 마을에 작은 등대가 서 있었다. 밤이 오면 등대는 멀리까지 빛을 보냈다."

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mlx_loopai.config import SamplingOptions
+from mlx_loopai.data.pairs import MadePairs
 from mlx_loopai.evaluation import ranked_pairs as module
-from mlx_loopai.evaluation.ranked_pairs import Drafts, Merit, Prefers, RankedPairs, ranked_pairs
+from mlx_loopai.evaluation.ranked_pairs import Drafts, Merit, Prefers, ranked_pairs
 from mlx_loopai.generation.engine import Generation
 from mlx_loopai.generation.prompts import as_prompt
 from mlx_loopai.generation.session import open_session
@@ -69,7 +70,7 @@ def pairs_of(
     best_of: int,
     prefers: Prefers | None = None,
     likely: list[float] | None = None,
-) -> RankedPairs:
+) -> MadePairs:
     answers = [Generation(text, (1,), finished, 3) for text, finished in written]
     monkeypatch.setattr(module, "generate_batch", lambda *_: answers)
     monkeypatch.setattr(module, "_likely", lambda *_: likely or [-1.0] * len(written))
@@ -77,7 +78,7 @@ def pairs_of(
     return ranked_pairs(open_session(str(folder)), prompts, Drafts(best_of, SamplingOptions(), LENGTH, 0.05), prefers)
 
 
-def said(found: RankedPairs) -> list[tuple[str, str]]:
+def said(found: MadePairs) -> list[tuple[str, str]]:
     return [(pair.chosen.messages[-1].content, pair.rejected.messages[-1].content) for pair in found.pairs]
 
 

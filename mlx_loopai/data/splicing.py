@@ -15,8 +15,9 @@ import regex
 
 from mlx_loopai.data.conversation import Record
 from mlx_loopai.data.pairs import MadePairs, Pair
+from mlx_loopai.text.filter import clean
 from mlx_loopai.text.frequency import CHINESE, ENGLISH, commonest
-from mlx_loopai.text.korean_only import holds_foreign_words, is_korean_only
+from mlx_loopai.text.korean_only import STRICT, is_korean_only
 
 # Korean texts write Hanja, which word counts of Chinese do not hold.
 _HANJA = (
@@ -43,7 +44,7 @@ def spliced_pairs(records: Sequence[Record], share: float, seed: int) -> MadePai
             dropped[problem] += 1
             continue
         text = _spliced(answer.content, share, random.Random(f"{seed} {number}"))
-        if not holds_foreign_words(text):
+        if "foreign" not in clean(text, STRICT).removed:
             dropped["the filter lets the foreign words pass"] += 1
             continue
         messages = (*record.messages[:-1], replace(answer, content=text))

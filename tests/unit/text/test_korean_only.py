@@ -14,6 +14,8 @@ from mlx_loopai.text.korean_only import holds_foreign_words, is_korean_only
         ("바다는 very calm 고요했다.", False, True),
         ("바다(海)는 고요했다.", False, True),
         ("The sea is calm today.", False, True),
+        ("바다의 calm함을 보았다.", False, True),
+        ("AI는 고요했다.", False, False),
         ("바다는 😀 고요했다.", False, False),
         ("123.", False, False),
         ("", False, False),

@@ -21,8 +21,8 @@ from tools.publish_arms import DOCUMENT
 
 RESULT = DOCUMENT.parent / "results" / "real-runs.json"
 COLUMNS = (
-    "run", "steps", "rate", "Adam corrected", "budget", "KL at the end", "largest KL", "held-out NLL before",
-    "after", "gain", "DG", "GR by weights", "worst kind", "GR with the switch", "noise floor",
+    "run", "steps", "rate", "Adam corrected", "budget", "KL at the end", "of the furthest kind", "largest KL",
+    "held-out NLL before", "after", "gain", "DG", "GR by weights", "worst kind", "GR with the switch", "noise floor",
 )  # fmt: skip
 SHORT_COLUMNS = (
     "guarded run", "retention (GR), weights alone", "GR of the rounded base", "GR with the switch", "gain (DG)",
@@ -51,7 +51,8 @@ def figures(run: Path, plain: Path | None) -> dict[str, Any]:
         "rate": config.train.learning_rate,
         "corrected": config.train.bias_correction,
         "budget": config.forgetting.budget if read else None,
-        "divergence": done.get("budget_spent"),
+        "divergence": done.get("divergence", done.get("budget_spent")),
+        "furthest": [done["furthest_kind"], done["furthest_divergence"]] if done.get("furthest_kind") else None,
         "largest": max(read, default=None),
         "before": done["validation_first"],
         "after": done["validation_last"],
@@ -94,6 +95,7 @@ def _cells(run: dict[str, Any]) -> list[str]:
         "yes" if run["corrected"] else "no",
         "–" if run["budget"] is None else f"{run['budget']:g}",
         _figure(run["divergence"], 4),
+        _furthest(run),
         _figure(run["largest"], 3),
         _figure(run["before"], 3),
         _figure(run["after"], 3),
@@ -104,6 +106,14 @@ def _cells(run: dict[str, Any]) -> list[str]:
         _figure(run["switched_retention"], 3),
         _figure(run["noise_floor"], 3),
     ]
+
+
+def _furthest(run: dict[str, Any]) -> str:
+    """Older runs did not read kinds apart."""
+    if not run.get("furthest"):
+        return "–"
+    kind, divergence = run["furthest"]
+    return f"{divergence:.4f} ({kind})"
 
 
 def _gain(run: dict[str, Any]) -> float:

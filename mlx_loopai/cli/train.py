@@ -233,8 +233,19 @@ def judged_text(judged: JudgedSummary) -> str:
         (
             tr("moved"),
             _unless_missing(
-                judged.budget_spent,
-                tr("{figure} nats per token of KL from the base", figure=_figure(judged.budget_spent, 4)),
+                judged.divergence,
+                tr("{figure} nats per token of KL from the base", figure=_figure(judged.divergence, 4)),
+            ),
+        ),
+        (
+            tr("furthest"),
+            _unless_missing(
+                judged.furthest_divergence,
+                tr(
+                    "{figure} nats per token: {kind}, of all kinds of general answers",
+                    figure=_figure(judged.furthest_divergence, 4),
+                    kind=judged.furthest_kind,
+                ),
             ),
         ),
     ]

@@ -46,7 +46,8 @@ class TokenRow:
 
     rejected: the worse answer to the same prompt, where this is the better one of a pair. good: the label of a single
     answer; None without one. reference: the base's log-probability of a judged row's targets, summed nats, once it is
-    known. pictures: those of its picture tokens, in order. seen: their features, once they are known.
+    known. pictures: those of its picture tokens, in order. seen: their features, once they are known. ability: what a
+    general row asks for, a name of `samples.texts.ABILITIES`; "" where that is not known.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
@@ -60,6 +61,7 @@ class TokenRow:
     reference: float = 0.0
     pictures: tuple[Picture, ...] = ()
     seen: PictureRows | None = None  # of this row alone
+    ability: str = ""
 
     @property
     def judged(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.rows import RowReader
+from mlx_loopai.data.samples import texts
 from mlx_loopai.data.sources import DOMAIN, GENERAL_CATEGORY, SAMPLES_PREFIX, read_source
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
@@ -104,7 +105,8 @@ def unrehearsed_rows(context: RunContext) -> Sequence[TokenRow]:
     prompts = open_prompts(context.config, context.reader)
     answering = Answering(context.config.replay.answer_tokens)
     ids = [context.encoder.prompt_ids([Message("user", prompt)]) for prompt in prompts]
-    kept = kept_path("tune", loaded, [answering.answer_tokens, ids], ".jsonl")
+    abilities = [texts.abilities().get(prompt, "") for prompt in prompts]
+    kept = kept_path("tune", loaded, [answering.answer_tokens, ids, abilities], ".jsonl")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / kept.name
         if not fetch(kept, path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,8 @@ from mlx_loopai.text.measures import is_looping
 if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
 
-# Rows that the monitor reads: they are not rehearsed.
-WATCHED_ROWS = 24
+# Rows that the monitor reads: they are not rehearsed. Four for each of the eight abilities of the embedded prompts.
+WATCHED_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,12 @@ class Rehearsal:
     def save(self, path: Path) -> None:
         lines = [
             json.dumps(
-                {"ids": row.ids.tolist(), "supervised": row.supervised.astype(int).tolist(), "origin": row.origin}
+                {
+                    "ids": row.ids.tolist(),
+                    "supervised": row.supervised.astype(int).tolist(),
+                    "origin": row.origin,
+                    "ability": row.ability,
+                }
             )
             for row in self.rows
         ]
@@ -52,7 +57,7 @@ class Rehearsal:
     @staticmethod
     def load(path: Path) -> Rehearsal:
         header, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        rows = [_row(line["ids"], line["supervised"], line["origin"]) for line in lines]
+        rows = [_row(line["ids"], line["supervised"], line["origin"], line.get("ability", "")) for line in lines]
         return Rehearsal(tuple(rows), header["dropped"])
 
 
@@ -116,27 +121,32 @@ def self_rehearsal(
         temperature=answering.temperature, max_tokens=answering.answer_tokens, seed=answering.seed
     )
     answers = generate_batch(loaded, prompt_ids, sampling, on_progress, answering.rows)
-    rows = []
+    rows, abilities = [], texts.abilities()
     for number, (request, ids, answer) in enumerate(zip(requests, prompt_ids, answers, strict=True)):
+        ability = abilities.get(request.content, "")
         origin = f"rehearsal:{number + 1}"
         if not answer.text.strip() or is_looping(answer.text):
             continue
         if answer.finished:
             messages = (request, Message("assistant", answer.text))
             record = Record(messages=messages, kind="chat", category=REHEARSAL, origin=origin)
-            rows.append(encoder.encode(record))
+            rows.append(replace(encoder.encode(record), ability=ability))
         else:
-            rows.append(_open_ended(ids, list(answer.tokens), origin))
+            rows.append(_open_ended(ids, list(answer.tokens), origin, ability))
     return Rehearsal(tuple(rows), len(prompts) - len(rows))
 
 
-def _open_ended(prompt_ids: list[int], answer_ids: list[int], origin: str) -> TokenRow:
-    return _row(prompt_ids + answer_ids, [False] * len(prompt_ids) + [True] * len(answer_ids), origin)
+def _open_ended(prompt_ids: list[int], answer_ids: list[int], origin: str, ability: str) -> TokenRow:
+    return _row(prompt_ids + answer_ids, [False] * len(prompt_ids) + [True] * len(answer_ids), origin, ability)
 
 
-def _row(ids: Sequence[int], supervised: Sequence[bool], origin: str) -> TokenRow:
+def _row(ids: Sequence[int], supervised: Sequence[bool], origin: str, ability: str) -> TokenRow:
     return TokenRow(
-        ids=np.array(ids, np.int32), supervised=np.array(supervised, np.bool_), origin=origin, category=REHEARSAL
+        ids=np.array(ids, np.int32),
+        supervised=np.array(supervised, np.bool_),
+        origin=origin,
+        category=REHEARSAL,
+        ability=ability,
     )
 
 
@@ -154,7 +164,8 @@ class SelfRehearsal(Guard[Rehearsal]):
 
     def made_by(self, material: Material) -> list[Any]:
         prompt_ids = [self.encoder.prompt_ids([Message("user", prompt)]) for prompt in self.prompts]
-        return [self.answering.answer_tokens, self.answering.temperature, self.answering.seed, prompt_ids]
+        abilities = [texts.abilities().get(prompt, "") for prompt in self.prompts]
+        return [self.answering.answer_tokens, self.answering.temperature, self.answering.seed, prompt_ids, abilities]
 
     def measure(self, material: Material) -> Rehearsal:
         listener, count = material.listener, len(self.prompts)

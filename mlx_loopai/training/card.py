@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.runs.documents.figures import Kept
-from mlx_loopai.training.monitor import Monitor
+from mlx_loopai.training.monitor import Reading
 
 # Data files and phases stay out: a card is published, and their paths are the owner's.
 _SECTIONS = ("train", "penalty", "replay", "selection", "preference")
 
 
-def card_notes(config: RunConfig, losses: dict[str, float | None], monitor: Monitor | None) -> dict[str, Any]:
+def card_notes(config: RunConfig, losses: dict[str, float | None], reading: Reading | None) -> dict[str, Any]:
     """The notes that `save_adapter` keeps. `losses`: losses and what held-out judged answers say, by the names of
     `Summary`; None where nothing was measured.
 
-    `retention` is there when the run watched general ability; it is read now, from the model as it is saved.
+    `retention` is there when the run watched general ability; `reading` is of the model as it is saved.
     """
     base = config.model
     notes: dict[str, Any] = {
@@ -26,10 +27,14 @@ def card_notes(config: RunConfig, losses: dict[str, float | None], monitor: Moni
         "recipe": recipe(config),
         "figures": {name: value for name, value in losses.items() if value is not None},
     }
-    if monitor is None:
+    if reading is None:
         return notes
-    reading = monitor.read()
-    figures = {"kept: exp(-KL to the base) a token, 1 for the base": reading.kept}
+    figures = {
+        "kept: exp(-KL to the base) a token, 1 for the base": math.exp(-reading.divergence),
+        f"the same for {reading.furthest}, the kind of answers that moved furthest": math.exp(
+            -reading.furthest_divergence
+        ),
+    }
     figures |= {f"nats a token of general answers, {kind}": nll for kind, nll in reading.nll.items()}
     figures |= {f"the same before, {kind}": nll for kind, nll in reading.base_nll.items()}
     return notes | {"retention": figures}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Position:
 
     loss_first, validation_first: nats per token before training. best_validation, best_step, validations_since_best: of
     the held-out rows. kept_step: step of the last monitor reading above the floor. fell_below: whether a reading below
-    the floor ended the run. guards: what the guards weigh now. divergence: the monitor's last reading, nats per token.
+    the floor ended the run. guards: what the guards weigh now.
     """
 
     step: int = 0
@@ -48,7 +48,6 @@ class Position:
     kept_step: int | None = None
     fell_below: bool = False
     guards: GuardWeight = field(default_factory=GuardWeight)
-    divergence: float | None = None
 
 
 def save_checkpoint(
@@ -152,7 +151,8 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
     try:
         arrays = mx.load(str(path / ARRAYS_FILE))
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-        position = Position(**{**state, "guards": GuardWeight(**state.get("guards", {}))})
+        known = {one.name: state[one.name] for one in fields(Position) if one.name in state}
+        position = Position(**{**known, "guards": GuardWeight(**state.get("guards", {}))})
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise InputError(
             tr(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
@@ -28,6 +29,7 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.runs.context import RunContext
+from mlx_loopai.training.monitor import kind_of
 
 # The number of prompts is rounded up to a multiple of this, so that runs of similar size share the base's answers.
 _PROMPTS_ROUNDED_TO = 64
@@ -94,19 +96,18 @@ def prompts_needed(config: RunConfig, n_rows: int) -> int:
 def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:
     """The monitor's rows, and the rehearsal rows that are left to train on; (none, all) when nothing is watched.
 
-    Rehearsal rows that are watched are not trained on. Without rehearsal the general records serve, and without those
-    the base's answers to some embedded prompts; the probes never do.
+    They come evenly from every kind of rows. Rehearsal rows that are watched are not trained on. Without rehearsal the
+    general records serve, and without those the base's answers to some embedded prompts; the probes never do.
     """
     config = context.config
     if not config.watches:
         return [], rehearsal
     if rehearsal:
-        ordered = sorted(rehearsal, key=row_digest)
-        watched = ordered[: max(1, min(WATCHED_ROWS, len(rehearsal) // 4))]
+        watched = _evenly(context, rehearsal)[: max(1, min(WATCHED_ROWS, len(rehearsal) // 4))]
         taken = {id(row) for row in watched}
         return watched, [row for row in rehearsal if id(row) not in taken]
     if context.general:
-        return sorted(context.general_rows, key=row_digest)[:WATCHED_ROWS], rehearsal
+        return _evenly(context, context.general_rows)[:WATCHED_ROWS], rehearsal
     path, seed = context.directory.monitor, config.train.seed
     if not path.exists():
         options = config.replay.model_copy(update={"source": "self", "max_prompts": WATCHED_ROWS})
@@ -117,6 +118,14 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
         seal(path)
     require_seal(path)
     return list(Rehearsal.load(path).rows), rehearsal
+
+
+def _evenly(context: RunContext, rows: Sequence[TokenRow]) -> list[TokenRow]:
+    """The rows, one of each kind after the other, in an order that depends on their content alone."""
+    found: dict[str, list[TokenRow]] = {}
+    for row in sorted(rows, key=row_digest):
+        found.setdefault(kind_of(row, context.loaded.tokenizer), []).append(row)
+    return [row for turn in zip_longest(*(found[name] for name in sorted(found))) for row in turn if row is not None]
 
 
 def measured_penalty(context: RunContext, rehearsal: Sequence[TokenRow], batch_tokens: int = 0) -> Penalty | None:

@@ -205,8 +205,8 @@ def _read_monitor(run: Run) -> None:
     assert run.monitor is not None
     reading, options, guards = run.monitor.read(), run.forgetting, run.position.guards
     if run.budget:
-        guards = guards.after(reading.divergence, run.budget, run.position.step, _rate_still_to_fall(run))
-    position = run.position = replace(run.position, guards=guards, divergence=reading.divergence)
+        guards = guards.after(reading.spent, run.budget, run.position.step, _rate_still_to_fall(run))
+    position = run.position = replace(run.position, guards=guards)
     run.directory.record("monitor", step=position.step, guards=guards.factor, **vars(reading))
     if not run.group.any(reading.kept < options.kept_floor):
         run.position = replace(position, kept_step=position.step)
@@ -214,10 +214,11 @@ def _read_monitor(run: Run) -> None:
             _save(run)
         return
     said = tr(
-        "general ability: kept {kept:.3f} at step {step}, below {kept_floor:g}",
+        "general ability: kept {kept:.3f} at step {step}, below {kept_floor:g} ({furthest} moved furthest)",
         kept=reading.kept,
         step=position.step,
         kept_floor=options.kept_floor,
+        furthest=reading.furthest,
     )
     if options.on_floor == "rollback" and position.kept_step is None:
         raise LoopaiError(

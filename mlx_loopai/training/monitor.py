@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 
 from mlx_loopai.data.batches import batches_by_length
 from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.guards.budget import KindReading, distance
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
 from mlx_loopai.models.eager_loss import token_losses
@@ -35,13 +37,18 @@ _ROWS_PER_BATCH = 8
 class Reading:
     """How far the model has moved from its base on the monitor's rows.
 
-    divergence: KL(base || adapted), nats per answer token. kept: exp(-divergence), in (0, 1], 1 for the base. On
-    answers that the base wrote, kept is the share of a token's likelihood that the adapter leaves (a geometric mean).
-    nll: nats per token of the answers, by their script; base_nll: the same with the adapter off.
+    divergence: KL(base || adapted), nats per answer token; kinds: the same by kind of answers (`kind_of`). spent,
+    furthest, furthest_divergence: as in `Distance`. kept: exp(-spent), in (0, 1], 1 for the base. On answers that the
+    base wrote, exp(-KL) is the share of a token's likelihood that the adapter leaves (a geometric mean). nll: nats per
+    token of the answers, by their script; base_nll: the same with the adapter off.
     """
 
     kept: float
     divergence: float
+    spent: float
+    furthest: str
+    furthest_divergence: float
+    kinds: dict[str, float]
     nll: dict[str, float]
     base_nll: dict[str, float]
 
@@ -51,32 +58,40 @@ class Monitor:
 
     def __init__(self, model: nn.Module, rows: Sequence[TokenRow], tokenizer: Any) -> None:
         """Computes and keeps the base's states at the answers' tokens, so that a reading costs one forward pass."""
-        kinds: dict[str, list[TokenRow]] = {}
-        for row in rows:
-            # What a row carries for training is not read here, and base states are large.
-            plain = replace(row, weights=None, base_states=None)
-            kinds.setdefault(_script(tokenizer.decode(row.ids[row.supervised].tolist())), []).append(plain)
         self._model = model
+        kinds = [kind_of(row, tokenizer) for row in rows]
+        scripts = [_script(row, tokenizer) for row in rows]
+        # What a row carries for training is not read here, and base states are large.
+        plain = [replace(row, weights=None, base_states=None) for row in rows]
+        self._rows_of = Counter(kinds)
         self._batches = [
-            (kind, batch)
-            for kind in sorted(kinds)
-            for _, batch in batches_by_length(kinds[kind], SCORED_TOKENS, _ROWS_PER_BATCH)
+            _Watched(batch, [kinds[index] for index in indices], [scripts[index] for index in indices])
+            for indices, batch in batches_by_length(plain, SCORED_TOKENS, _ROWS_PER_BATCH)
         ]
         with adapter_disabled(model):
-            self._base = [self._states(batch) for _, batch in self._batches]
+            self._base = [self._states(one.batch) for one in self._batches]
             mx.eval(self._base)
         self._base_nll = self._nll(self._base)
 
     def read(self) -> Reading:
         """The model as it is now."""
-        states = [self._states(batch) for _, batch in self._batches]
-        head, divergence, tokens = Head.of(self._model), 0.0, 0
-        for now, base in zip(states, self._base, strict=True):
-            rows = max(DEFAULT_CHUNK_ROWS, len(now))  # one chunk: its gradient is never asked for
-            divergence += linear_divergence(now, base, head, mx.ones(len(now)), chunk_rows=rows).item()
-            tokens += len(now)
-        apart = max(0.0, divergence / tokens)  # rounding can put equal models a hair below 0
-        return Reading(math.exp(-apart), apart, self._nll(states), self._base_nll)
+        states, head = [self._states(one.batch) for one in self._batches], Head.of(self._model)
+        nats, tokens = dict.fromkeys(self._rows_of, 0.0), dict.fromkeys(self._rows_of, 0)
+        for one, now, base in zip(self._batches, states, self._base, strict=True):
+            for kind, places in one.places(one.kinds).items():
+                at, count = mx.array(places), len(places)
+                rows = max(DEFAULT_CHUNK_ROWS, count)  # one chunk: its gradient is never asked for
+                nats[kind] += linear_divergence(now[at], base[at], head, mx.ones(count), chunk_rows=rows).item()
+                tokens[kind] += count
+        kinds = {kind: KindReading(nats[kind], tokens[kind], self._rows_of[kind]) for kind in sorted(nats)}
+        found = distance(kinds)
+        return Reading(
+            kept=math.exp(-found.spent),
+            **vars(found),
+            kinds={kind: one.divergence for kind, one in kinds.items()},
+            nll=self._nll(states),
+            base_nll=self._base_nll,
+        )
 
     def _states(self, batch: MicroBatch) -> mx.array:
         """The final states (N, D) that predict the batch's N supervised tokens, without dropout."""
@@ -87,15 +102,29 @@ class Monitor:
             )
 
     def _nll(self, states: Sequence[mx.array]) -> dict[str, float]:
-        total = dict.fromkeys((kind for kind, _ in self._batches), 0.0)
-        tokens = dict.fromkeys(total, 0)
-        for (kind, batch), now in zip(self._batches, states, strict=True):
-            rows, columns = np.nonzero(batch.supervised[:, 1:])
-            targets = batch.ids[rows, columns + 1]
-            losses = token_losses(now, Head.of(self._model), targets, DEFAULT_CHUNK_ROWS)
-            total[kind] += float(np.sum(losses))
-            tokens[kind] += len(targets)
-        return {kind: total[kind] / tokens[kind] for kind in total}
+        nats, tokens = defaultdict[str, float](float), defaultdict[str, int](int)
+        for one, now in zip(self._batches, states, strict=True):
+            rows, columns = np.nonzero(one.batch.supervised[:, 1:])
+            losses = token_losses(now, Head.of(self._model), one.batch.ids[rows, columns + 1], DEFAULT_CHUNK_ROWS)
+            for script, places in one.places(one.scripts).items():
+                nats[script] += float(np.sum(losses[places]))
+                tokens[script] += len(places)
+        return {script: nats[script] / tokens[script] for script in sorted(tokens)}
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A batch of watched rows, with the kind and the script of each row's answer."""
+
+    batch: MicroBatch
+    kinds: list[str]
+    scripts: list[str]
+
+    def places(self, labels: Sequence[str]) -> dict[str, npt.NDArray[np.intp]]:
+        """By label of its row: the places of the batch's supervised tokens among its N final states."""
+        rows, _ = np.nonzero(self.batch.supervised[:, 1:])
+        of_row = np.array(labels)[rows]
+        return {label: np.flatnonzero(of_row == label) for label in sorted(set(labels))}
 
 
 def steps_between_readings(step: int, total_steps: int) -> int:
@@ -120,7 +149,13 @@ def result_step(position: Position, keep_best: bool, rolls_back: bool) -> int | 
     return best if best is not None and best <= (position.kept_step or 0) else position.kept_step
 
 
-def _script(text: str) -> str:
-    """The script that most letters of `text` have; `none` without letters."""
+def kind_of(row: TokenRow, tokenizer: Any) -> str:
+    """The ability that a general row's answer shows or, where that is not known, the answer's script."""
+    return row.ability or _script(row, tokenizer)
+
+
+def _script(row: TokenRow, tokenizer: Any) -> str:
+    """The script that most letters of a row's answer have; `none` without letters."""
+    text = tokenizer.decode(row.ids[row.supervised].tolist())
     found = Counter(script.value for script in map(script_of, text) if script.is_letter)
     return found.most_common(1)[0][0] if found else "none"

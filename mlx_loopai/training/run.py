@@ -32,11 +32,11 @@ from mlx_loopai.training.checkpoint import checkpoint_path, restore_checkpoint
 from mlx_loopai.training.identity import Identity, check_identity, record_start, versions
 from mlx_loopai.training.known import known_of
 from mlx_loopai.training.loop import Run, loss_of, read_judged, run_steps
-from mlx_loopai.training.monitor import result_step
+from mlx_loopai.training.monitor import Reading, result_step
 from mlx_loopai.training.phases import Phase
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
 from mlx_loopai.training.samples import Samples, sample_prompts
-from mlx_loopai.training.scale_back import ScaledBack, scale_back
+from mlx_loopai.training.scale_back import scale_back
 from mlx_loopai.training.start import Resources, adapter_form, started_run
 from mlx_loopai.training.switching import switch_of
 
@@ -127,7 +127,7 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
     chosen = result_step(position, run.train.keep_best, rolls_back=run.forgetting.on_floor == "rollback")
     if chosen is not None:
         restore_checkpoint(checkpoint_path(run.directory.checkpoints, chosen), run.model, run.step.optimizer)
-    scaled = _scaled_back(run)
+    scale, reading = _scaled_back(run)
     losses: dict[str, Any] = {
         "loss_first": position.loss_first or 0.0,
         "loss_last": _finite_loss(run),
@@ -136,7 +136,7 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
     }
     judged = _judged_figures(context, run)
     if run.directory.writes:
-        _write_result(context, run, planned, losses | judged)
+        _write_result(context, run, planned, card_notes(context.config, losses | judged, reading))
     summary = Summary(
         run=str(run.directory.path),
         steps=position.step,
@@ -153,9 +153,12 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
         train_s=time.perf_counter() - run.started,
         best_step=position.best_step,
         validation_best=position.best_validation,
-        budget_spent=scaled.divergence if scaled else position.divergence,
+        budget_spent=reading.spent if reading else None,
+        divergence=reading.divergence if reading else None,
+        furthest_kind=reading.furthest if reading else "",
+        furthest_divergence=reading.furthest_divergence if reading else None,
         model=str(run.directory.model) if context.config.trains_weights else None,
-        update_scale=scaled.scale if scaled else 1.0,
+        update_scale=scale,
         **judged,
     )
     run.directory.record("done", **summary.to_json())
@@ -172,28 +175,33 @@ def _judged_figures(context: RunContext, run: Run) -> dict[str, Any]:
     return vars(reading) | vars(lengths)
 
 
-def _scaled_back(run: Run) -> ScaledBack | None:
-    """The update inside the run's budget, which its last steps may have left; None for a run without one."""
+def _scaled_back(run: Run) -> tuple[float, Reading | None]:
+    """(share of the update that is kept, what the monitor reads then).
+
+    The last steps may have left the run's budget; the update is then scaled until it is inside.
+    """
     monitor = run.monitor
-    if monitor is None or not run.budget:
-        return None
-
-    def read() -> float:
-        return monitor.read().divergence
-
-    scaled = scale_back(run.model, read(), run.budget, read)
+    if monitor is None:
+        return 1.0, None
+    reading = monitor.read()
+    if not run.budget:
+        return 1.0, reading
+    scaled = scale_back(run.model, reading.spent, run.budget, lambda: monitor.read().spent)
     if scaled.scale < 1:
+        reading = monitor.read()
         run.listener.notice(
             tr(
                 "forgetting: the run ended outside its budget of {budget:g} nats a token; {scale:.2f} of its update is "
-                "kept, at {divergence:.3f}",
+                "kept, at {divergence:.3f}, and {furthest_divergence:.3f} for {furthest}, which moved furthest",
                 budget=run.budget,
                 scale=scaled.scale,
-                divergence=scaled.divergence,
+                divergence=reading.divergence,
+                furthest=reading.furthest,
+                furthest_divergence=reading.furthest_divergence,
             )
         )
-    run.directory.record("scale", scale=scaled.scale, divergence=scaled.divergence)
-    return scaled
+    run.directory.record("scale", scale=scaled.scale, **vars(reading))
+    return scaled.scale, reading
 
 
 def _foreseen(run: Run, planned: MemoryPlan) -> dict[str, Any]:
@@ -206,9 +214,11 @@ def _foreseen(run: Run, planned: MemoryPlan) -> dict[str, Any]:
     }
 
 
-def _write_result(context: RunContext, run: Run, planned: MemoryPlan, losses: dict[str, float | None]) -> None:
-    """Save what was trained: the adapter, with the switch where the run was guarded; or the whole model."""
-    notes = card_notes(context.config, losses, run.monitor)
+def _write_result(context: RunContext, run: Run, planned: MemoryPlan, notes: dict[str, Any]) -> None:
+    """Save what was trained: the adapter, with the switch where the run was guarded; or the whole model.
+
+    notes: for its card.
+    """
     form = adapter_form(context.config.lora, planned)
     if context.config.trains_weights:
         base_hash = {"base_hash": context.loaded.base_hash}

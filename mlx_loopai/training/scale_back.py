@@ -23,14 +23,14 @@ NEAR = 0.95
 
 @dataclass(frozen=True)
 class ScaledBack:
-    """`scale` of the update, in (0, 1]: 1 is all of it; `divergence` of the model with that, nats a token."""
+    """`scale` of the update, in (0, 1]: 1 is all of it; `divergence`: what the model spends with it, nats a token."""
 
     scale: float
     divergence: float
 
 
 def scale_back(model: nn.Module, divergence: float, budget: float, read: Callable[[], float]) -> ScaledBack:
-    """Shrink the model's update until `read`, the KL from the base in nats a token, is at most `budget`.
+    """Shrink the model's update until `read`, what it spends in nats a token, is at most `budget`.
 
     divergence: what `read` gives for the whole update. The largest scale that was found inside the budget stays in
     `model`; where none of `MOST_READINGS` was inside, the last one.

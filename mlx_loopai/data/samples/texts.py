@@ -12,6 +12,17 @@ from mlx_loopai.data.samples.composed_prompts import composed_prompts
 TEXTS_FOLDER = Path(__file__).parent / "texts"
 PROMPTS_FILE = Path(__file__).parent / "prompts.jsonl"
 PARALLEL_FILE = Path(__file__).parent / "parallel.jsonl"
+# Which kinds of prompts ask for the same ability. The forgetting budget reads abilities: it has too few rows for kinds.
+ABILITIES = {
+    "korean": ("ko_question", "ko_chat", "ko_instruction"),
+    "korean_writing": ("ko_sentence", "ko_passage"),
+    "english": ("en_question", "en_chat"),
+    "chinese": ("zh_question",),
+    "sums": ("maths", "sums"),
+    "code": ("code", "prints"),
+    "translation": ("translation", "words"),
+    "short_answers": ("short_facts", "forms"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,13 @@ def prompts_by_kind() -> dict[str, list[str]]:
     for line in map(json.loads, PROMPTS_FILE.read_text(encoding="utf-8").splitlines()):
         found.setdefault(line["kind"], []).append(line["prompt"])
     return found | composed_prompts()
+
+
+@cache
+def abilities() -> dict[str, str]:
+    """The ability that each embedded prompt asks for, a name of `ABILITIES`."""
+    kinds = prompts_by_kind()
+    return {prompt: ability for ability, names in ABILITIES.items() for name in names for prompt in kinds[name]}
 
 
 def parallel_sentences() -> list[tuple[str, str]]:

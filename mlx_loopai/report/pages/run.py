@@ -166,7 +166,12 @@ def _judged_rows(judged: JudgedSummary) -> list[_Row]:
         (
             "distance from the base (nats of KL a token)",
             "원래 모델과의 거리(토큰당 KL 내트)",
-            figures.fixed(judged.budget_spent, 4),
+            figures.fixed(judged.budget_spent if judged.divergence is None else judged.divergence, 4),
+        ),
+        (
+            "kind of general answers furthest from the base",
+            "원래 모델에서 가장 멀어진 일반 답변의 종류",
+            f"{judged.furthest_kind} {figures.fixed(judged.furthest_divergence, 4)}" if judged.furthest_kind else "",
         ),
         ("why it does not pass", "통과하지 못한 이유", "; ".join(judged.reasons)),
     ]

@@ -14,10 +14,12 @@ class Summary(Document):
     """The summary of a training run.
 
     loss_first, loss_last: nats per token on the same fixed rows before and after. real_token_share: tokens of rows over
-    tokens computed; mlx_lm_token_share: the same with mlx-lm's batching. budget_spent: KL from the base at the end, in
-    nats per token, on answers that were not rehearsed; None: not read. model: the folder of the whole model, where the
-    weights themselves were trained. update_scale: share of the trained update in the result; below 1 where the whole
-    update would exceed the budget. pair_accuracy: share of held-out pairs whose chosen answer gained more
+    tokens computed; mlx_lm_token_share: the same with mlx-lm's batching. divergence: KL from the base at the end, in
+    nats per token, on general answers that were not rehearsed; furthest_kind: the kind of them that moved furthest;
+    furthest_divergence: its KL; budget_spent: what counts against the budget, the KL or a share of the furthest kind's
+    where that is more. These four are None or "" where nothing was read. model: the folder of the whole model, where
+    the weights themselves were trained. update_scale: share of the trained update in the result; below 1 where the
+    whole update would exceed the budget. pair_accuracy: share of held-out pairs whose chosen answer gained more
     log-probability over the base than the rejected one; margin: by how many nats on average; chosen_logprob_change:
     nats per token by which held-out chosen answers became likelier. chosen_tokens, rejected_tokens: mean lengths of the
     held-out answers; answer_tokens, base_answer_tokens: of what the model and its base write to their prompts. All of
@@ -48,6 +50,9 @@ class Summary(Document):
     best_step: int | None = None
     validation_best: float | None = None
     budget_spent: float | None = None
+    divergence: float | None = None
+    furthest_kind: str = ""
+    furthest_divergence: float | None = None
     model: str | None = None
     update_scale: float = 1.0
     pair_accuracy: float | None = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ def test_the_base_answers_the_same_way_twice(tiny: LoadedModel) -> None:
 @pytest.mark.parametrize("count", [0, 3])
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path, count: int) -> None:
     path = tmp_path / "rehearsal.jsonl"
-    rehearsal = Rehearsal(tuple(row(5 + index, origin=f"r\u2028{index}") for index in range(count)), dropped=2)
+    rows = [replace(row(5 + index, origin=f"r\u2028{index}"), ability=f"a{index}") for index in range(count)]
+    rehearsal = Rehearsal(tuple(rows), dropped=2)
     rehearsal.save(path)
     loaded = Rehearsal.load(path)
     assert loaded.dropped == 2
@@ -112,8 +114,16 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, count: int) -> None:
         assert np.array_equal(one.ids, other.ids)
         assert one.ids.dtype == other.ids.dtype
         assert np.array_equal(one.supervised, other.supervised)
-        assert one.origin == other.origin
+        assert (one.origin, one.ability) == (other.origin, other.ability)
     assert [entry.name for entry in tmp_path.iterdir()] == ["rehearsal.jsonl"]
+
+
+def test_a_row_knows_what_its_prompt_asks_for(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert texts.abilities().keys() == {prompt for prompts in texts.prompts_by_kind().values() for prompt in prompts}
+    sum_, sentence = (texts.prompts_by_kind()[kind][0] for kind in ("sums", "ko_sentence"))
+    answering(monkeypatch, tiny, ("65", True), ("숲은 조용하다", False), ("답", True))
+    found = rehearse(tiny, [sum_, sentence, "나만의 질문"])
+    assert [one.ability for one in found.rows] == ["sums", "korean_writing", ""]
 
 
 def test_free_rehearsal_has_no_prompts_and_needs_a_temperature() -> None:

@@ -38,7 +38,7 @@ def test_the_guards_follow_the_readings(
         assert summary.update_scale < 1
         assert "of its update is kept" in heard.notices[-1]
     else:
-        assert (summary.update_scale, summary.budget_spent) == (1.0, readings[-1]["divergence"])
+        assert (summary.update_scale, summary.budget_spent) == (1.0, readings[-1]["spent"])
 
 
 def test_without_a_budget_nothing_is_read_and_strengths_stand(recipe: str, tmp_path: Path, heard: Heard) -> None:

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.models.model_card import model_card
 from mlx_loopai.training.card import card_notes, recipe
-from mlx_loopai.training.monitor import Monitor, Reading
+from mlx_loopai.training.monitor import Reading
 
-
-class Watched:
-    """A monitor that has read this."""
-
-    def read(self) -> Reading:
-        return Reading(0.987, 0.013, {"hangul": 1.5}, {"hangul": 1.25})
-
-
+READ = Reading(
+    kept=0.98,
+    divergence=0.013,
+    spent=0.02,
+    furthest="korean",
+    furthest_divergence=0.0513,
+    kinds={"korean": 0.0513, "sums": 0.001},
+    nll={"hangul": 1.5},
+    base_nll={"hangul": 1.25},
+)
 LAYOUT: dict[str, Any] = {"num_layers": 2, "lora_parameters": {"rank": 4, "scale": 2.0, "keys": ["self_attn.q_proj"]}}
 
 
@@ -31,11 +33,12 @@ def test_a_card_tells_what_was_kept_and_no_paths(tmp_path: Path) -> None:
         {"model": str(tmp_path / "base"), "general": str(tmp_path / "mine.jsonl"), "sources": {"a": {"path": "b.csv"}}}
     )
     losses = {"loss_first": 3.0, "loss_last": 1.25, "validation_first": None}
-    notes = card_notes(config, losses, cast(Monitor, Watched()))
+    notes = card_notes(config, losses, READ)
     card = model_card(LAYOUT | {"mlx_loopai": notes})
     for row in ("| base | base |", "| loss_first | 3 |", "| loss_last | 1.25 |", "| the same before, hangul | 1.25 |"):
         assert row in card.splitlines()
-    assert "| 0.987 |" in card
+    assert "1 for the base | 0.98708" in card
+    assert "| the same for korean, the kind of answers that moved furthest | 0.94999" in card
     assert "Not measured" not in card
     assert not any(private in card for private in (str(tmp_path), "mine.jsonl", "b.csv", "validation"))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -14,14 +17,17 @@ import pytest
 import yaml
 
 from mlx_loopai.config import RunConfig, validate_config
+from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.guards.budget import KindReading, distance
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training import loop as running
 from mlx_loopai.training import monitor as monitoring
 from mlx_loopai.training.checkpoint import save_checkpoint
+from mlx_loopai.training.general_rows import watched_rows
 from mlx_loopai.training.monitor import Monitor
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard, row
@@ -64,7 +70,33 @@ def test_a_reading_is_the_divergence_from_the_base(adapted: Callable[..., nn.Mod
         apart = (np.exp(base) * (base - now)).sum(-1)
         total, tokens = total + apart[one.supervised[1:]].sum(), tokens + int(one.supervised[1:].sum())
     assert reading.divergence == pytest.approx(total / tokens, rel=1e-4)
-    assert reading.kept == pytest.approx(math.exp(-total / tokens), rel=1e-4)
+    # Rows without a name for what they ask are one kind for each script of their answers.
+    assert reading.kept == pytest.approx(math.exp(-reading.spent), rel=1e-4)
+
+
+def test_kinds_are_read_apart(adapted: Callable[..., nn.Module], tiny_model_folder: Path) -> None:
+    """A kind's KL is that of its rows alone, whatever batches they share with others."""
+    model, tokenizer = adapted(), load_tokenizer(tiny_model_folder)
+    named = [
+        replace(one, ability=name) for one, name in zip(ROWS, ("sums", "code", "sums", "code", "code"), strict=True)
+    ]
+    found = Monitor(model, named, tokenizer).read()
+    alone = {
+        name: Monitor(model, [one for one in named if one.ability == name], tokenizer).read().divergence
+        for name in ("sums", "code")
+    }
+    assert found.kinds == pytest.approx(alone, rel=1e-4)
+    read = {name: KindReading(alone[name] * n, n, rows) for name, n, rows in _sizes(named)}
+    assert found.spent == pytest.approx(distance(read).spent, rel=1e-4)
+    assert found.furthest == max(alone, key=lambda name: alone[name])
+    assert found.furthest_divergence == found.kinds[found.furthest]
+
+
+def _sizes(rows: list[TokenRow]) -> list[tuple[str, int, int]]:
+    """(name, tokens, rows) of every ability."""
+    names = sorted({one.ability for one in rows})
+    kinds = [(name, [one for one in rows if one.ability == name]) for name in names]
+    return [(name, sum(int(one.supervised[1:].sum()) for one in kind), len(kind)) for name, kind in kinds]
 
 
 def test_a_reading_is_the_same_however_its_rows_are_batched(
@@ -75,7 +107,7 @@ def test_a_reading_is_the_same_however_its_rows_are_batched(
     together = Monitor(model, ROWS, tokenizer).read()
     monkeypatch.setattr(monitoring, "SCORED_TOKENS", 16)
     apart = Monitor(model, ROWS, tokenizer)
-    assert all(batch.ids.size <= 16 or len(batch.ids) == 1 for _, batch in apart._batches)
+    assert all(batch.ids.size <= 16 or len(batch.ids) == 1 for batch in (one.batch for one in apart._batches))
     assert apart.read().divergence == pytest.approx(together.divergence, rel=1e-4)
 
 
@@ -90,6 +122,22 @@ def test_losses_by_script_are_those_of_the_rows(adapted: Callable[..., nn.Module
         assert next(iter(reading.base_nll.values())) == pytest.approx(nll(model, [one]).nll_per_token, rel=1e-5)
         untouched = Monitor(model, [one], load_tokenizer(tiny_model_folder)).read()
     assert untouched.kept == pytest.approx(1.0, abs=1e-6)
+
+
+def test_watched_rows_come_evenly_from_every_kind() -> None:
+    counts = {"sums": 60, "code": 40, "korean": 20, "": 3}
+    rows = [
+        replace(row(9, seed), ability=name)
+        for seed, name in enumerate(name for name, n in counts.items() for _ in range(n))
+    ]
+    read = SimpleNamespace(decode=lambda ids: "말")
+    context: Any = SimpleNamespace(config=SimpleNamespace(watches=True), loaded=SimpleNamespace(tokenizer=read))
+    watched, rest = watched_rows(context, rows)
+    assert len(watched) == len(rows) // 4
+    assert sorted(Counter(one.ability for one in watched).values()) == [3, 9, 9, 9]
+    assert {id(one) for one in watched}.isdisjoint(id(one) for one in rest)
+    again, _ = watched_rows(context, rows[::-1])
+    assert [id(one) for one in again] == [id(one) for one in watched]
 
 
 @pytest.fixture(scope="module")

@@ -203,21 +203,26 @@ def _micro_batches(
 def batches_by_length(
     rows: Sequence[TokenRow], micro_tokens: int, most_rows: int | None = None
 ) -> Iterator[tuple[list[int], MicroBatch]]:
-    """Every row once, in batches of similar lengths: (the rows' indices, their batch).
+    """Every row once, in batches of similar lengths: (the rows' indices, their batch). See `groups_by_length`."""
+    for group in groups_by_length([len(row.ids) for row in rows], micro_tokens, most_rows):
+        yield group, collate([rows[index] for index in group], len(rows[group[-1]].ids))
 
-    A batch has at most `most_rows` rows and pads to at most `micro_tokens`; a longer row is alone.
+
+def groups_by_length(lengths: Sequence[int], micro_tokens: int, most_rows: int | None = None) -> list[list[int]]:
+    """The indices of all `lengths` in groups of similar ones, ascending.
+
+    A group has at most `most_rows` rows and pads to at most `micro_tokens`; a longer row is alone.
     """
     groups: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda index: len(rows[index].ids)):
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         count = len(groups[-1]) + 1 if groups else 1
         # Ascending: the newest row is the widest of its group.
-        fits = count * len(rows[index].ids) <= micro_tokens and (most_rows is None or count <= most_rows)
+        fits = count * lengths[index] <= micro_tokens and (most_rows is None or count <= most_rows)
         if groups and fits:
             groups[-1].append(index)
         else:
             groups.append([index])
-    for group in groups:
-        yield group, collate([rows[index] for index in group], len(rows[group[-1]].ids))
+    return groups
 
 
 def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:

@@ -101,13 +101,21 @@ def switched(
     Likelihoods of texts are the tuned model's, since a switch decides about prompts only.
     """
 
+    pairs = [
+        list(zip(before.answers, after.answers, strict=True))
+        for before, after in zip(base.tasks, tuned.tasks, strict=True)
+    ]
+    # Where both answer the same, it does not matter which of them does.
+    asked = list(dict.fromkeys(after.prompt for task in pairs for before, after in task if before != after))
+    ids = [encoder.prompt_ids([Message("user", prompt)]) for prompt in asked]
+    goes_on = dict(zip(asked, switch.chosen_of(loaded.model, ids), strict=True))
+
     def chosen(before: JudgedAnswer, after: JudgedAnswer) -> JudgedAnswer:
-        ids = encoder.prompt_ids([Message("user", after.prompt)])
-        return after if switch.chooses_adapter(loaded.model, ids) else before
+        return after if goes_on.get(after.prompt, True) else before
 
     tasks = [
-        replace(after, answers=tuple(chosen(one, two) for one, two in zip(before.answers, after.answers, strict=True)))
-        for before, after in zip(base.tasks, tuned.tasks, strict=True)
+        replace(after, answers=tuple(chosen(*pair) for pair in task))
+        for after, task in zip(tuned.tasks, pairs, strict=True)
     ]
     return SuiteResult(tuple(tasks), tuned.nll)
 

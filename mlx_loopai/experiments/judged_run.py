@@ -34,7 +34,7 @@ from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.documents.verdict import JudgedSummary, Sample
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
-from mlx_loopai.training.run import train_in
+from mlx_loopai.training.run import Trained, train_in
 from mlx_loopai.training.samples import answers, base_answers, sample_prompts
 
 
@@ -70,17 +70,17 @@ def judged_in(
 ) -> Summary:
     """Train and judge the run of an opened context, as `train_and_judge` does. begun: see `train_in`."""
     started = time.perf_counter()
-    summary = train_in(context, resume, group, begun)
+    trained = train_in(context, resume, group, begun)
     if not (context.config.is_judged and context.directory.writes):
-        return summary
-    judged = judge(context.recorded(), summary)
+        return trained.summary
+    judged = judge(context.recorded(), trained)
     judged = replace(judged, minutes=(time.perf_counter() - started) / 60)
     judged.write(context.directory.verdict)
     context.directory.record("verdict", verdict=judged.verdict)
     return judged
 
 
-def judge(context: RunContext, summary: Summary) -> JudgedSummary:
+def judge(context: RunContext, trained: Trained) -> JudgedSummary:
     """The verdict on the run that was just trained in `context`, whose model has the adapter on.
 
     Afterwards the weights of that model are rounded to 8 bits, so it must not be used any more.
@@ -88,10 +88,10 @@ def judge(context: RunContext, summary: Summary) -> JudgedSummary:
     named = default_suite(context.base.path)
     tasks = read_suite(named, context.config.forgetting.questions)
     samples = _samples(context)
-    gain, gain_interval = _gain(context)
+    gain, gain_interval = _gain(context, trained)
     kept = _kept(context, named, tasks) if context.config.answers_text else _kept_by_the_base(context)
     judged = JudgedSummary(
-        **vars(summary), **kept, gain=gain, gain_interval=gain_interval, verdict="pass", samples=samples
+        **vars(trained.summary), **kept, gain=gain, gain_interval=gain_interval, verdict="pass", samples=samples
     )
     verdict, reasons = verdict_on(judged, Gate.of(context.config.forgetting))
     return replace(judged, verdict=verdict, reasons=tuple(reasons))
@@ -190,15 +190,16 @@ def _noise_floor(context: RunContext, measured: _Measured) -> Retention | None:
     return retention(measured.base.tasks, found.tasks)
 
 
-def _gain(context: RunContext) -> tuple[float | None, tuple[float, float] | None]:
+def _gain(context: RunContext, trained: Trained) -> tuple[float | None, tuple[float, float] | None]:
     """Nats per token learnt on the held-out rows, and its 95 % interval over rows; None without such rows."""
-    rows = context.rows.validation
-    if not rows:
+    after, before = trained.held_out, trained.held_out_base
+    if after is None:
         return None, None
-    model = context.loaded.model
-    after = nll(model, rows)
-    with adapter_disabled(model):
-        before = nll(model, rows)
+    if before is None:
+        model, rows, listener = context.loaded.model, context.rows.validation, context.listener
+        listener.stage(tr("held-out rows before"), len(rows))
+        with adapter_disabled(model):
+            before = nll(model, rows, on_progress=listener.advance)
     return before.nll_per_token - after.nll_per_token, learnt_interval(before, after)
 
 

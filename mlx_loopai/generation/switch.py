@@ -17,11 +17,13 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from mlx_loopai.data.batches import groups_by_length
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.lora import adapter_disabled
+from mlx_loopai.models.pass_sizes import SCORED_TOKENS
 from mlx_loopai.models.prompt_cache import Prefix
 
 SWITCH_FILE = "adapter_switch.json"
@@ -62,6 +64,10 @@ class Switch:
         else:
             state = prompt_states(model, [prompt_ids])[0]
         return self.score(state) >= self.threshold
+
+    def chosen_of(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[bool]:
+        """`chooses_adapter` of each of `prompts`, which are read together."""
+        return [self.score(state) >= self.threshold for state in prompt_states(model, prompts)] if prompts else []
 
     def save(self, folder: Path) -> None:
         write_whole(folder / SWITCH_FILE, json.dumps({"form": _FORM, **asdict(self)}) + "\n")
@@ -104,13 +110,18 @@ class Switch:
 
 def prompt_states(model: nn.Module, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
     """(N, D): the base's final state at the last token of each prompt, whatever adapter `model` has."""
-    found = []
+    lengths = [len(ids) for ids in prompts]
+    groups = groups_by_length(lengths, SCORED_TOKENS)
+    found: dict[int, npt.NDArray[np.float32]] = {}
     with adapter_disabled(model):
-        for ids in prompts:
-            last = (mx.zeros(1, mx.int32), mx.array([len(ids) - 1]))
-            states = hidden_states(model, mx.array(ids)[None], positions=last)
-            found.append(np.array(states[0].astype(mx.float32)))
-    return np.stack(found)
+        for group in groups:
+            ids = np.zeros((len(group), lengths[group[-1]]), np.int32)
+            for row, index in zip(ids, group, strict=True):
+                row[: lengths[index]] = prompts[index]
+            last = (mx.arange(len(group)), mx.array([lengths[index] - 1 for index in group]))
+            states = hidden_states(model, mx.array(ids), positions=last)
+            found |= zip(group, np.array(states.astype(mx.float32)), strict=True)
+    return np.stack([found[index] for index in range(len(prompts))])
 
 
 def state_after(model: nn.Module, prompt_ids: Sequence[int], read: Prefix) -> npt.NDArray[np.float32]:

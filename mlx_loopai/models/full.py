@@ -38,6 +38,10 @@ class FullLinear(UpdatedLinear):
         """W + D (D_out, D_in), in the dtype of W."""
         return _sum(self.linear.weight, self.delta)
 
+    @property
+    def changes_nothing(self) -> bool:
+        return not mx.any(self.delta).item()
+
     def update_matrix(self) -> mx.array:
         return self.delta
 

@@ -54,6 +54,10 @@ class LoRALinear(UpdatedLinear):
         self.lora_a = mx.random.uniform(-bound, bound, (n_in, rank))
         self.lora_b = mx.zeros((rank, n_out))
 
+    @property
+    def changes_nothing(self) -> bool:
+        return not mx.any(self.lora_b).item()
+
     def update_matrix(self) -> mx.array:
         return self.scale * (self.lora_a @ self.lora_b).T
 
@@ -110,6 +114,10 @@ class DoRALinear(LoRALinear):
     @property
     def is_joint(self) -> bool:
         return False
+
+    @property
+    def changes_nothing(self) -> bool:
+        return False  # with a bias its output is rounded once more than the base's
 
     def _adapted(self, x: mx.array, y: mx.array) -> mx.array:
         bias = self.linear.get("bias", 0)

@@ -40,6 +40,11 @@ class UpdatedLinear(nn.Module):
         """(D_out, D_in)."""
         return linear_shape(self.linear)
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether it is known to compute bit for bit as the base's layer although it is switched on."""
+        return False
+
     def update_matrix(self) -> mx.array:
         """DW (D_out, D_in), float32."""
         raise NotImplementedError
@@ -103,6 +108,11 @@ def updated_modules(model: nn.Module) -> dict[str, UpdatedLinear]:
     """Every updated layer of `model` by dotted name, such as `model.layers.0.self_attn.q_proj`, in layer order."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, UpdatedLinear)}
     return dict(sorted(found.items(), key=lambda entry: _natural(entry[0])))
+
+
+def computes_as_base(model: nn.Module) -> bool:
+    """Whether `model` is known to compute bit for bit as its base, as it does before the first step of a new update."""
+    return projector_of(model) is None and all(layer.changes_nothing for layer in updated_modules(model).values())
 
 
 def scale_update(model: nn.Module, factor: Callable[[str], float]) -> None:

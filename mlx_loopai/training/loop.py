@@ -13,7 +13,7 @@ from mlx_loopai.data.batches import divided
 from mlx_loopai.data.rows import Rows
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import Diverged, Interrupted, LoopaiError
-from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.evaluation.perplexity import RowLosses, nll
 from mlx_loopai.guards.guard import Penalty
 from mlx_loopai.language import tr
 from mlx_loopai.memory.watch import MemoryWatch
@@ -36,7 +36,8 @@ class Run:
     budget: nats per token that its guards may let it spend; 0 where they keep their configured strength. judged:
     held-out pairs and labelled answers, with the base's log-probabilities of them. checkpoint: the one that it was
     resumed from. started: `time.perf_counter()` before its preparation. scored_s: seconds of the first passes over
-    fixed and held-out rows; None where a checkpoint held their result.
+    fixed and held-out rows; None where a checkpoint held their result. held_out_base: the base's losses on the held-out
+    rows, where they are known. rehearsed: the rehearsal rows, those that are watched included.
     """
 
     model: nn.Module
@@ -57,6 +58,8 @@ class Run:
     position: Position
     started: float
     scored_s: float | None
+    held_out_base: RowLosses | None
+    rehearsed: list[TokenRow]
 
     @property
     def total_steps(self) -> int:
@@ -160,8 +163,7 @@ def _validation_is_due(run: Run) -> bool:
 
 def _validate(run: Run) -> None:
     """Score the held-out rows, always the same in the same order; keep the best, and end when patience has run out."""
-    position, found = run.position, loss_of(run.model, run.rows.validation, run.listener)
-    assert found is not None  # the configuration asks for held-out rows
+    position, found = run.position, nll(run.model, run.rows.validation).nll_per_token
     run.directory.record("validation", step=position.step, nll_per_token=found)
     read_judged(run)
     if position.best_validation is None or found < position.best_validation:
@@ -257,11 +259,9 @@ def _save(run: Run) -> Path:
     return path
 
 
-def loss_of(model: nn.Module, rows: list[TokenRow], listener: Listener, stage: str = "") -> float | None:
-    """Nats per token on `rows`, told to the listener where it is a `stage` of its own; None without rows."""
+def losses_of(model: nn.Module, rows: list[TokenRow], listener: Listener, stage: str) -> RowLosses | None:
+    """The losses of `rows`, as a `stage` of its own; None without rows."""
     if not rows:
         return None
-    if not stage:
-        return nll(model, rows).nll_per_token
     listener.stage(stage, len(rows))
-    return nll(model, rows, on_progress=listener.advance).nll_per_token
+    return nll(model, rows, on_progress=listener.advance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mlx_loopai.config import RunConfig
 from mlx_loopai.data.batches import share_in_file_order
 from mlx_loopai.data.chosen_rows import ChosenRows
 from mlx_loopai.errors import Diverged, InputError
+from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.guards.terms import memory_terms
 from mlx_loopai.language import tr
 from mlx_loopai.memory.machine import this_machine
@@ -31,7 +33,7 @@ from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import checkpoint_path, restore_checkpoint
 from mlx_loopai.training.identity import Identity, check_identity, record_start, versions
 from mlx_loopai.training.known import known_of
-from mlx_loopai.training.loop import Run, loss_of, read_judged, run_steps
+from mlx_loopai.training.loop import Run, losses_of, read_judged, run_steps
 from mlx_loopai.training.monitor import Reading, result_step
 from mlx_loopai.training.phases import Phase
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
@@ -39,6 +41,18 @@ from mlx_loopai.training.samples import Samples, sample_prompts
 from mlx_loopai.training.scale_back import scale_back
 from mlx_loopai.training.start import Resources, adapter_form, started_run
 from mlx_loopai.training.switching import switch_of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that was trained: its summary, and its held-out rows' losses under the result and under the base.
+
+    None where there are no such rows; the base's losses are known only where its run was not resumed.
+    """
+
+    summary: Summary
+    held_out: RowLosses | None
+    held_out_base: RowLosses | None
 
 
 def train(
@@ -53,7 +67,7 @@ def train(
     ability is below the floor to which the run should roll back.
     """
     context = RunContext.open(config, RunDirectory(out, writes=group.rank == 0), listener)
-    return train_in(context, resume, group)
+    return train_in(context, resume, group).summary
 
 
 def train_in(
@@ -61,7 +75,7 @@ def train_in(
     resume: bool = False,
     group: ProcessGroup = ALONE,
     begun: Callable[[RunContext], object] | None = None,
-) -> Summary:
+) -> Trained:
     """Train the run of an opened context, as `train` does; its model keeps the update. Raises: as `train`.
 
     begun: called once every check that could refuse the run has passed, with the context that records what it is told.
@@ -112,7 +126,7 @@ def _planned(context: RunContext) -> MemoryPlan:
     return plan(shape, config, machine, memory_terms(config.penalty, config.replay), known).require_fit()
 
 
-def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
+def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Trained:
     """Run the remaining steps, save the adapter, and say what happened."""
     before, loop_started = run.position.supervised_tokens, time.perf_counter()
     resumed_from = str(run.checkpoint) if run.checkpoint else None
@@ -128,11 +142,13 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
     if chosen is not None:
         restore_checkpoint(checkpoint_path(run.directory.checkpoints, chosen), run.model, run.step.optimizer)
     scale, reading = _scaled_back(run)
+    loss_last = _finite_loss(run)
+    held_out = losses_of(run.model, run.rows.validation, run.listener, tr("held-out rows after"))
     losses: dict[str, Any] = {
         "loss_first": position.loss_first or 0.0,
-        "loss_last": _finite_loss(run),
+        "loss_last": loss_last,
         "validation_first": position.validation_first,
-        "validation_last": loss_of(run.model, run.rows.validation, run.listener, tr("held-out rows after")),
+        "validation_last": None if held_out is None else held_out.nll_per_token,
     }
     judged = _judged_figures(context, run)
     if run.directory.writes:
@@ -162,7 +178,7 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Summary:
         **judged,
     )
     run.directory.record("done", **summary.to_json())
-    return summary
+    return Trained(summary, held_out, run.held_out_base)
 
 
 def _judged_figures(context: RunContext, run: Run) -> dict[str, Any]:
@@ -235,7 +251,7 @@ def _write_switch(context: RunContext, run: Run) -> None:
     """Save the switch, which decides for each prompt whether the adapter or the base answers."""
     if context.reader.shelf is not None:
         return  # a prompt's last state under the base says nothing of what a picture shows
-    switch = switch_of(context, ChosenRows.joined([phase.rows for phase in run.phases]))
+    switch = switch_of(context, ChosenRows.joined([phase.rows for phase in run.phases]), run.rehearsed)
     if switch is None:
         return
     switch.save(run.directory.adapter)
@@ -244,7 +260,8 @@ def _write_switch(context: RunContext, run: Run) -> None:
 
 def _finite_loss(run: Run) -> float:
     """The loss on the fixed rows after training. Raises: Diverged when it is not finite: the last updates broke it."""
-    loss = loss_of(run.model, run.rows.fixed, run.listener, tr("loss after"))
+    losses = losses_of(run.model, run.rows.fixed, run.listener, tr("loss after"))
+    loss = None if losses is None else losses.nll_per_token
     if loss is None or not math.isfinite(loss):
         raise Diverged(
             tr(

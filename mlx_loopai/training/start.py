@@ -14,6 +14,7 @@ from mlx_loopai.config import LoraOptions, SelectionOptions
 from mlx_loopai.data.rows import Rows
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
@@ -21,13 +22,13 @@ from mlx_loopai.models.adapters import find_adapter, load_adapter
 from mlx_loopai.models.full import apply_full
 from mlx_loopai.models.lora import apply_lora, lora_modules
 from mlx_loopai.models.loss import LossTerms
-from mlx_loopai.models.updated_linear import updated_modules
+from mlx_loopai.models.updated_linear import computes_as_base, updated_modules
 from mlx_loopai.models.whole_model import check_can_be_saved
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_checkpoint
 from mlx_loopai.training.general_rows import measured_penalty, rehearsal_rows, watched_rows
-from mlx_loopai.training.loop import Run, loss_of
+from mlx_loopai.training.loop import Run, losses_of
 from mlx_loopai.training.monitor import Monitor
 from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import plan_phases
@@ -58,8 +59,8 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     model = loaded.model
     with group.first_process_first():
         shelve_pictures(context)
-        rehearsal = rehearsal_rows(context, plan.rehearsal_rows)
-        watched, rehearsal = watched_rows(context, rehearsal)
+        rehearsed = rehearsal_rows(context, plan.rehearsal_rows)
+        watched, rehearsal = watched_rows(context, rehearsed)
         sources: Mapping[str, Sequence[TokenRow]] = context.rows.sources
         if config.selection.kind != "none":
             sources = _selected(model, sources, config.selection, listener)
@@ -75,14 +76,14 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     step = _step(context, resources)
     mx.random.seed(config.train.seed)
     checkpoint = latest_checkpoint(context.directory.checkpoints) if resume else None
-    rows, scored_s = context.rows, None
+    rows, scored_s, held_out_base = context.rows, None, None
     if checkpoint:
         position = restore_checkpoint(checkpoint, model, step.optimizer)
     else:
         if resume:
             listener.notice(tr("{path}: no complete checkpoint; starting over", path=context.directory.path))
         begin_projector(context)
-        position, scored_s = _scored(model, rows, listener)
+        position, scored_s, held_out_base = _scored(model, rows, listener)
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next
     return Run(
@@ -103,6 +104,8 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         position=position,
         started=started,
         scored_s=scored_s,
+        held_out_base=held_out_base,
+        rehearsed=rehearsed,
         judged=judged,
     )
 
@@ -174,14 +177,18 @@ def _selected(
     return found
 
 
-def _scored(model: nn.Module, rows: Rows, listener: Listener) -> tuple[Position, float]:
-    """Where a new run stands, with what its fixed and held-out rows score now; and the seconds that took."""
+def _scored(model: nn.Module, rows: Rows, listener: Listener) -> tuple[Position, float, RowLosses | None]:
+    """Where a new run stands, with what its fixed and held-out rows score now; the seconds that took; and the base's
+    losses on the held-out rows, if these are what was scored.
+    """
     started = time.perf_counter()
+    fixed = losses_of(model, rows.fixed, listener, tr("loss before"))
+    held_out = losses_of(model, rows.validation, listener, tr("held-out rows before"))
     position = Position(
-        loss_first=loss_of(model, rows.fixed, listener, tr("loss before")),
-        validation_first=loss_of(model, rows.validation, listener, tr("held-out rows before")),
+        loss_first=None if fixed is None else fixed.nll_per_token,
+        validation_first=None if held_out is None else held_out.nll_per_token,
     )
-    return position, time.perf_counter() - started
+    return position, time.perf_counter() - started, held_out if computes_as_base(model) else None
 
 
 def _step(context: RunContext, resources: Resources) -> TrainStep:

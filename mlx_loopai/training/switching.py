@@ -16,16 +16,16 @@ from mlx_loopai.guards.rehearsal import general_prompts
 from mlx_loopai.language import tr
 from mlx_loopai.runs.context import RunContext
 
-# States are computed one prompt at a time, and more prompts of the same kind add little.
+# More prompts of the same kind add little.
 MOST_PROMPTS = 240
 _NONE = 0
 
 
-def switch_of(context: RunContext, rows: Sequence[TokenRow]) -> Switch | None:
+def switch_of(context: RunContext, rows: Sequence[TokenRow], rehearsed: Sequence[TokenRow] = ()) -> Switch | None:
     """The switch between the prompts of the training `rows` and general prompts; None where rows have no prompts.
 
     The general prompts are those of the run's general records, or the embedded ones, evenly from every kind. Nothing is
-    generated for them.
+    generated for them. rehearsed: rows whose base states, where they have them, are not computed again.
     """
     own = _prompts(rows)
     if len(own) < 2:
@@ -39,9 +39,22 @@ def switch_of(context: RunContext, rows: Sequence[TokenRow]) -> Switch | None:
     context.listener.stage(tr("adapter switch"), 2)
     for_adapter = prompt_states(model, own)
     context.listener.advance(1)
-    found = fit_switch(for_adapter, prompt_states(model, general))
+    known = _known_states(rehearsed)
+    unknown = [ids for ids in general if tuple(ids) not in known]
+    if unknown:
+        known |= zip(map(tuple, unknown), prompt_states(model, unknown), strict=True)
+    found = fit_switch(for_adapter, np.stack([known[tuple(ids)] for ids in general]))
     context.listener.advance(2)
     return found
+
+
+def _known_states(rehearsed: Sequence[TokenRow]) -> dict[tuple[int, ...], npt.NDArray[np.float32]]:
+    """By prompt: the base's final state at its last token, which predicts the first token of the row's answer."""
+    return {
+        tuple(_prompt(row).tolist()): row.base_states[0]
+        for row in rehearsed
+        if row.base_states is not None and row.supervised[1:].any()
+    }
 
 
 def _prompts(rows: Sequence[TokenRow]) -> list[list[int]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 
+from mlx_loopai.data.records import Message
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.choices import Choice
 from mlx_loopai.evaluation.questions import QUESTION_JUDGE, Question
@@ -14,7 +17,7 @@ from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import HELD_OUT, nano_tasks
 from mlx_loopai.evaluation.tasks import Asked, Chosen
-from mlx_loopai.experiments.evaluate import evaluation_of
+from mlx_loopai.experiments.evaluate import evaluation_of, switched
 from mlx_loopai.runs.documents.evaluation import Evaluation
 
 
@@ -104,3 +107,31 @@ def test_tasks_of_every_sort() -> None:
 def test_a_suite_of_texts_alone_has_no_retention() -> None:
     found = evaluation(SuiteResult((), {"a": 1.0}), SuiteResult((), {"a": 2.0}))
     assert (found.retention, found.perplexity) == (None, pytest.approx(7.389, rel=1e-3))
+
+
+def test_the_switch_is_asked_where_the_answers_differ() -> None:
+    """Where both models answer the same, it does not matter which of them does."""
+    base, tuned = answered(0.9), answered(0.6)
+
+    class Encoder:
+        def prompt_ids(self, messages: list[Message]) -> list[int]:
+            return [len(messages[0].content)]
+
+    class Even:
+        asked: ClassVar[list[list[int]]] = []
+
+        def chosen_of(self, model: object, prompts: list[list[int]]) -> list[bool]:
+            self.asked.extend(prompts)
+            return [ids[0] % 2 == 0 for ids in prompts]
+
+    found = switched(base, tuned, cast(Any, Even()), SimpleNamespace(model=None), cast(Any, Encoder()))  # type: ignore[arg-type]
+    differing = {
+        after.prompt
+        for task, other in zip(base.tasks, tuned.tasks, strict=True)
+        for before, after in zip(task.answers, other.answers, strict=True)
+        if before != after
+    }
+    assert 0 < len(Even.asked) == len(differing)
+    for before, after, chosen in zip(base.tasks, tuned.tasks, found.tasks, strict=True):
+        for one, two, taken in zip(before.answers, after.answers, chosen.answers, strict=True):
+            assert taken == (two if len(two.prompt) % 2 == 0 else one)

@@ -59,6 +59,10 @@ def test_what_it_learnt_and_kept_is_measured(judged: tuple[Path, JudgedSummary, 
     assert found.gain is not None
     assert found.gain_interval is not None
     assert found.gain_interval[0] <= found.gain <= found.gain_interval[1]
+    # The held-out rows were scored once before and once after, by the base and by the result.
+    assert found.validation_first is not None
+    assert found.gain == found.validation_first - found.validation_last
+    assert [name for name, _ in heard.stages].count("held-out rows before") == 1
     assert found.budget_spent is not None
     assert found.switched_retention is not None
     assert found.switched_retention >= found.retention - 1e-9 or found.switched_retention > 0.5

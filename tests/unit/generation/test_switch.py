@@ -127,6 +127,17 @@ def test_states_are_the_bases_whatever_the_adapter(adapted, tiny_model_folder: P
     np.testing.assert_array_equal(prompt_states(adapted(), prompts), base)
 
 
+def test_prompts_that_are_read_together_have_the_states_of_each_alone(adapted) -> None:  # type: ignore[no-untyped-def]
+    model, prompts = adapted(), [[5, 6, 7], [8, 9], [5, 6, 7, 8, 9, 10, 11], [8, 9]]
+    together = prompt_states(model, prompts)
+    alone = np.concatenate([prompt_states(model, [ids]) for ids in prompts])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    switch = replace(fitted(5, 5, 3.0), centre=(0.0,) * together.shape[1], weights=tuple(together[0].tolist()))
+    found = switch.chosen_of(model, prompts)
+    assert found == [switch.chooses_adapter(model, ids) for ids in prompts]
+    assert switch.chosen_of(model, []) == []
+
+
 def test_a_state_is_the_same_from_where_the_base_has_read(adapted) -> None:  # type: ignore[no-untyped-def]
     model, ids = adapted(), [5, 6, 7, 8, 9]
     with adapter_disabled(model):

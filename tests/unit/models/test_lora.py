@@ -20,7 +20,7 @@ from mlx_loopai.models.lora import (
     lora_modules,
     lora_scale,
 )
-from mlx_loopai.models.updated_linear import linear_shape
+from mlx_loopai.models.updated_linear import computes_as_base, linear_shape
 
 IDS = mx.array(np.random.default_rng(0).integers(3, 300, (2, 9)))
 ALL = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -222,3 +222,16 @@ def test_a_quantised_base_of_any_width_learns(mode: str, bits: int, dora: bool) 
         _, gradient = loss()
         layer.update(tree_map(lambda array, pull: array - 0.1 * pull, layer.trainable_parameters(), gradient))
     assert loss()[0].item() < first - 0.02
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_that_has_learnt_nothing_computes_as_the_base(tiny_model_folder: Path, dora: bool) -> None:
+    model, ids = fresh(tiny_model_folder), mx.array([[5, 6, 7, 8]])
+    base = np.array(model(ids))
+    layers = apply_lora(model, LoraOptions(rank=3, dora=dora), seed=1)
+    # A DoRA layer with a bias rounds once more.
+    assert computes_as_base(model) is not dora
+    if not dora:
+        np.testing.assert_array_equal(np.array(model(ids)), base)
+    next(iter(layers.values())).lora_b = mx.ones_like(next(iter(layers.values())).lora_b)
+    assert not computes_as_base(model)

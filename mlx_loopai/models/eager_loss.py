@@ -1,4 +1,4 @@
-"""The head's loss and gradient for CPUs: computed eagerly in NumPy, chunk by chunk, with one buffer of scores.
+"""The head's loss and gradient for CPUs: computed eagerly in NumPy, chunk by chunk, with a buffer of scores per model.
 
 On a CPU MLX's exponential is a scalar loop (about 30 million a second here). NumPy's is vectorised (380 million), and
 works in place on the buffer that MLX wrote. A lazy graph (`models/loss.py`) also allocates ahead of what has run: eight
@@ -12,9 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.models.loss import DEFAULT_HEAD_FORM, Head, HeadForm, LossTerms
+from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 
 # Scores worked on at a time: as many as a core's cache holds.
 _BLOCK_ENTRIES = 1 << 18
+
+# A score whose exponential is 0 and whose differences stay finite.
+_NEVER = np.float32(-1e30)
 
 _Floats = npt.NDArray[np.float32]
 _Ints = npt.NDArray[np.integer]
@@ -47,6 +51,49 @@ def _chunk(rows: mx.array, head: Head, targets: _Ints, weights: _Floats, terms: 
     loss = _terms_in_place(np.array(scores, copy=False), targets, weights, terms)
     pulled = head.project(head.arrays, scores.astype(rows.dtype), transpose=False)
     return loss, np.array(pulled.astype(mx.float32), copy=False)
+
+
+def divergence_and_gradient(
+    hidden: mx.array,
+    base_hidden: mx.array,
+    head: Head,
+    weights: _Floats,
+    left_out: _Ints | None = None,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+) -> tuple[float, _Floats]:
+    """(weighted sum of KL(base || adapted) in nats, its gradient wrt `hidden` as float32 (N, D)).
+
+    The same as `linear_divergence` and its gradient: hidden, base_hidden (N, D), weights (N,), left_out (N,) or None.
+    """
+    gradient = np.empty(hidden.shape, np.float32)
+    total = 0.0
+    for part in _chunks(len(weights), chunk_rows):
+        scores, base_scores = (_scores(states[part], head) for states in (hidden, base_hidden))
+        views = np.array(scores, copy=False), np.array(base_scores, copy=False)
+        if left_out is not None:
+            (rows,) = np.nonzero(left_out[part] >= 0)
+            for view in views:
+                view[rows, left_out[part][rows]] = _NEVER
+        with np.errstate(all="ignore"):  # a value that is not finite shows in the sum, where the caller looks for it
+            for block in _blocks(views[0]):
+                found = _divergences_in_place(views[0][block], views[1][block], weights[part][block])
+                total += float(found.astype(np.float64) @ weights[part][block])
+        del base_scores, views
+        pulled = head.project(head.arrays, scores.astype(hidden.dtype), transpose=False)
+        gradient[part] = np.array(pulled.astype(mx.float32), copy=False)
+    return total, gradient
+
+
+def _divergences_in_place(scores: _Floats, base: _Floats, weights: _Floats) -> _Floats:
+    """KL(base || adapted) of some rows; `scores` becomes its weighted gradient, and `base` is used up."""
+    apart = base - scores
+    (log_total, total), (base_log_total, base_total) = _exponents(scores), _exponents(base)
+    apart *= base
+    losses: _Floats = apart.sum(axis=1) / base_total + log_total - base_log_total
+    scores *= (weights / total)[:, None]
+    base *= (weights / base_total)[:, None]
+    scores -= base
+    return losses
 
 
 def token_losses(hidden: mx.array, head: Head, targets: _Ints, chunk_rows: int) -> _Floats:
@@ -108,10 +155,15 @@ def _block_in_place(scores: _Floats, targets: _Ints, weights: _Floats, terms: Lo
 def _exponents_in_place(scores: _Floats, targets: _Ints) -> tuple[_Floats, _Floats, _Floats]:
     """(losses, log-sum-exp, sum of the exponentials), each (C,); `scores` becomes its exponentials less the peak."""
     picked = scores[np.arange(len(scores)), targets]
-    peak = scores.max(axis=1)
     with np.errstate(all="ignore"):  # what is not finite is for the caller to see in the loss
-        scores -= peak[:, None]
-        np.exp(scores, out=scores)
-        total = scores.sum(axis=1)
-        log_total = np.log(total) + peak
+        log_total, total = _exponents(scores)
         return log_total - picked, log_total, total
+
+
+def _exponents(scores: _Floats) -> tuple[_Floats, _Floats]:
+    """(log-sum-exp, sum of the exponentials less the peak), each (C,); `scores` becomes these exponentials."""
+    peak = scores.max(axis=1)
+    scores -= peak[:, None]
+    np.exp(scores, out=scores)
+    total = scores.sum(axis=1)
+    return np.log(total) + peak, total

@@ -9,12 +9,13 @@ from typing import Any, Literal, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 
 from mlx_loopai.config import TrainPath
 from mlx_loopai.models.attention import attending_by_power
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.divergence import linear_divergence
-from mlx_loopai.models.eager_loss import loss_and_gradient
+from mlx_loopai.models.eager_loss import divergence_and_gradient, loss_and_gradient
 from mlx_loopai.models.exponentials import within_compiled_graph
 from mlx_loopai.models.lora import adapter_disabled, computed_jointly
 from mlx_loopai.models.loss import Head, HeadForm, linear_cross_entropy
@@ -110,30 +111,61 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
 def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
     """The same with the head's loss computed between the forward and the backward pass (models/eager_loss.py)."""
 
-    def run(ids: mx.array, targets: Targets, pictures: Pictures | None = None) -> tuple[tuple[mx.array, mx.array], Any]:
-        def pulled() -> tuple[mx.array, mx.array, mx.array, mx.array]:
-            """A scalar whose gradient is the backward pass for `cotangent`.
+    def run(ids: mx.array, targets: Targets, pictures: Pictures | None = None) -> tuple[tuple[float, float], Any]:
+        def pulled() -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
+            """A scalar whose gradient is the backward pass for `cotangent`; the states, and the base's where it counts.
 
             The buffer of `cotangent` holds zeros now; it is filled below, before MLX runs that pass.
             """
             hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns), pictures)
-            apart = _divergence(model, ids, hidden, targets, form.chunk_rows, pictures)
             cotangent = mx.zeros(hidden.shape)
             mx.eval(cotangent)
-            return (hidden.astype(mx.float32) * cotangent).sum() + apart, hidden, cotangent, apart
+            base = None if targets.divergence is None else _base_states(model, ids, targets, pictures)
+            return (hidden.astype(mx.float32) * cotangent).sum(), hidden, cotangent, base
 
         with attending_by_power(model, longer_than=LONGEST_KEPT):
-            (_, hidden, cotangent, apart), gradient = nn.value_and_grad(model, pulled)()
-        mx.eval(hidden)
-        loss, weights = 0.0, np.array(targets.weights)
-        if weights.any():  # where only KL to the base counts, there is no answer to learn
-            filled = np.array(cotangent, copy=False)
-            goals = (np.array(targets.tokens), weights)
-            loss, _ = loss_and_gradient(hidden, Head.of(model), *goals, form, out=filled)
-        mx.eval(gradient, apart)
+            (_, hidden, cotangent, base), gradient = nn.value_and_grad(model, pulled)()
+        mx.eval(hidden, base)
+        filled = np.array(cotangent, copy=False)
+        loss, apart = _head_losses(hidden, base, Head.of(model), targets, form, filled)
+        mx.eval(gradient)
         return (loss + apart, apart), gradient
 
     return run
+
+
+def _head_losses(
+    hidden: mx.array,
+    base: mx.array | None,
+    head: Head,
+    targets: Targets,
+    form: LossForm,
+    filled: npt.NDArray[np.float32],
+) -> tuple[float, float]:
+    """(loss of the targets' tokens, KL to the base); `filled` (N, D), zeros, becomes the gradient wrt `hidden`.
+
+    What weighs nothing is not computed: tokens where only KL to the base counts, and the padding.
+    """
+    loss = apart = 0.0
+    weights = np.array(targets.weights)
+    if used := _used(weights):
+        goals = np.array(targets.tokens)[:used], weights[:used]
+        loss, _ = loss_and_gradient(hidden[:used], head, *goals, form, out=filled[:used])
+    if base is not None and targets.divergence is not None:
+        factors = np.array(targets.divergence)
+        used = _used(factors)
+        left_out = None if targets.left_out is None else np.array(targets.left_out)[:used]
+        apart, pull = divergence_and_gradient(
+            hidden[:used], base[:used], head, factors[:used], left_out, form.chunk_rows
+        )
+        filled[:used] += pull
+    return loss, apart
+
+
+def _used(weights: npt.NDArray[np.float32]) -> int:
+    """The number of positions up to the last one that weighs anything."""
+    places = np.flatnonzero(weights)
+    return int(places[-1]) + 1 if len(places) else 0
 
 
 def batch_loss(
@@ -155,21 +187,17 @@ def batch_loss(
     loss = linear_cross_entropy(hidden, Head.of(model), targets.tokens, targets.weights, form)
     if targets.divergence is None:
         return (loss,)
-    apart = _divergence(model, ids, hidden, targets, form.chunk_rows, pictures)
+    base = _base_states(model, ids, targets, pictures).astype(hidden.dtype)
+    apart = linear_divergence(hidden, base, Head.of(model), targets.divergence, targets.left_out, form.chunk_rows)
     return loss + apart, apart
 
 
-def _divergence(
-    model: nn.Module, ids: mx.array, hidden: mx.array, targets: Targets, chunk_rows: int, pictures: Pictures | None
-) -> mx.array:
-    if targets.divergence is None:
-        return mx.zeros(())
-    base = targets.base
-    if base is None:
-        with adapter_disabled(model):
-            base = hidden_states(model, ids, positions=(targets.rows, targets.columns), pictures=pictures)
-    base = base.astype(hidden.dtype)
-    return linear_divergence(hidden, base, Head.of(model), targets.divergence, targets.left_out, chunk_rows)
+def _base_states(model: nn.Module, ids: mx.array, targets: Targets, pictures: Pictures | None) -> mx.array:
+    """The base's states (N, D) at the targets: those that are known, or else computed."""
+    if targets.base is not None:
+        return targets.base
+    with adapter_disabled(model):
+        return hidden_states(model, ids, positions=(targets.rows, targets.columns), pictures=pictures)
 
 
 def _leaving_no_trace(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_loopai.models.divergence import linear_divergence
+from mlx_loopai.models.eager_loss import divergence_and_gradient
 from mlx_loopai.models.loss import Head
 
 N, D, V = 19, 64, 211
@@ -60,6 +61,11 @@ def test_value_and_gradient_are_those_of_the_definition(chunk_rows: int, masked:
     assert value.item() == pytest.approx(3 * expected, rel=1e-4)
     distance = np.abs(np.array(gradient) - 3 * expected_gradient).max() / np.abs(expected_gradient).max()
     assert distance < 1e-4
+    goal = left_out if masked else None
+    head = Head((mx.array(weight),))
+    eager, pulled = divergence_and_gradient(mx.array(hidden), mx.array(base), head, weights, goal, chunk_rows)
+    assert eager == pytest.approx(expected, rel=1e-5)
+    assert np.abs(pulled - expected_gradient).max() < 3e-5 * np.abs(expected_gradient).max()
 
 
 def test_the_base_itself_is_at_no_distance() -> None:
@@ -72,6 +78,16 @@ def test_the_base_itself_is_at_no_distance() -> None:
     value, gradient = mx.value_and_grad(loss)(states)
     assert value.item() == pytest.approx(0, abs=1e-4)
     assert np.abs(np.array(gradient)).max() < 1e-5
+    eager, pulled = divergence_and_gradient(states, states, Head((mx.array(weight),)), weights)
+    assert eager == pytest.approx(0, abs=1e-4)
+    assert not pulled.any()
+
+
+def test_what_is_not_finite_is_seen_in_the_sum() -> None:
+    hidden, base, weight, weights = drawn()
+    hidden[2, 3] = np.inf
+    found, _ = divergence_and_gradient(mx.array(hidden), mx.array(base), Head((mx.array(weight),)), weights)
+    assert not np.isfinite(found)
 
 
 def test_the_bases_states_get_no_gradient() -> None:
@@ -90,4 +106,8 @@ def test_a_quantised_head_is_its_dequantised_one() -> None:
         linear_divergence(mx.array(hidden), mx.array(base), head, mx.array(weights)).item()
         for head in (quantised, Head((dense,)))
     ]
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    found += [
+        divergence_and_gradient(mx.array(hidden), mx.array(base), head, weights)[0]
+        for head in (quantised, Head((dense,)))
+    ]
+    assert found == pytest.approx([found[1]] * 4, rel=1e-4)

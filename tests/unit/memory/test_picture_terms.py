@@ -60,7 +60,7 @@ def test_the_peak_of_a_run_with_a_projector_is_predicted(trains: str, tmp_path: 
     train = {"max_steps": 2, "rows_per_step": 16, "save_every": 0}
     context = opened(model, rows, tmp_path / "run", train=train, vision={"trains": trains})
     expected, before = planned(context), active()
-    measured = train_in(context).peak_bytes - before
+    measured = train_in(context).summary.peak_bytes - before
     # The other phases are upper estimates; the step is what is held against measurements.
     assert 0.85 <= (expected.peak_bytes - expected.terms["phases"]) / measured <= 1.25
     found = projector_of(context.loaded.model)

@@ -53,7 +53,7 @@ def test_a_run_writes_the_model_that_it_trained(
 ) -> None:
     config = configure(**RATE, train__moments=moments, train__path=path)
     context = RunContext.open(config, RunDirectory(tmp_path / "run"), heard)
-    summary = train_in(context)
+    summary = train_in(context).summary
     assert summary.loss_last < summary.loss_first
     assert summary.model == str(tmp_path / "run" / "model")
     assert not (tmp_path / "run" / "adapter").exists()
@@ -94,7 +94,7 @@ def full(recipe: str, **values: Any) -> RunConfig:
 def test_guards_hold_a_whole_model_inside_its_budget(recipe: str, tmp_path: Path, heard: Heard, kind: str) -> None:
     config = full(recipe, penalty={"kind": kind}, forgetting={"budget": 1e-5})
     context = RunContext.open(config, RunDirectory(tmp_path / "run"), heard)
-    summary = train_in(context)
+    summary = train_in(context).summary
     assert summary.budget_spent is not None
     assert summary.budget_spent <= 1e-5
     assert summary.update_scale < 1

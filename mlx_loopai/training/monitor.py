@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +17,7 @@ from mlx_loopai.data.batches import batches_by_length
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.guards.budget import KindReading, distance
 from mlx_loopai.models.backbone import hidden_states
-from mlx_loopai.models.divergence import linear_divergence
-from mlx_loopai.models.eager_loss import token_losses
+from mlx_loopai.models.eager_loss import token_divergences, token_losses
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
@@ -59,15 +58,15 @@ class Monitor:
     def __init__(self, model: nn.Module, rows: Sequence[TokenRow], tokenizer: Any) -> None:
         """Computes and keeps the base's states at the answers' tokens, so that a reading costs one forward pass."""
         self._model = model
-        kinds = [kind_of(row, tokenizer) for row in rows]
-        scripts = [_script(row, tokenizer) for row in rows]
+        kinds = np.array([kind_of(row, tokenizer) for row in rows])
+        scripts = np.array([_script(row, tokenizer) for row in rows])
         # What a row carries for training is not read here, and base states are large.
         plain = [replace(row, weights=None, base_states=None) for row in rows]
-        self._rows_of = Counter(kinds)
-        self._batches = [
-            _Watched(batch, [kinds[index] for index in indices], [scripts[index] for index in indices])
-            for indices, batch in batches_by_length(plain, SCORED_TOKENS, _ROWS_PER_BATCH)
-        ]
+        self._rows_of = Counter(kinds.tolist())
+        self._batches = []
+        for indices, batch in batches_by_length(plain, SCORED_TOKENS, _ROWS_PER_BATCH):
+            row_of_token = np.array(indices)[np.nonzero(batch.supervised[:, 1:])[0]]
+            self._batches.append(_Watched(batch, kinds[row_of_token], scripts[row_of_token]))
         with adapter_disabled(model):
             self._base = [self._states(one.batch) for one in self._batches]
             mx.eval(self._base)
@@ -76,14 +75,11 @@ class Monitor:
     def read(self) -> Reading:
         """The model as it is now."""
         states, head = [self._states(one.batch) for one in self._batches], Head.of(self._model)
-        nats, tokens = dict.fromkeys(self._rows_of, 0.0), dict.fromkeys(self._rows_of, 0)
-        for one, now, base in zip(self._batches, states, self._base, strict=True):
-            for kind, places in one.places(one.kinds).items():
-                at, count = mx.array(places), len(places)
-                rows = max(DEFAULT_CHUNK_ROWS, count)  # one chunk: its gradient is never asked for
-                nats[kind] += linear_divergence(now[at], base[at], head, mx.ones(count), chunk_rows=rows).item()
-                tokens[kind] += count
-        kinds = {kind: KindReading(nats[kind], tokens[kind], self._rows_of[kind]) for kind in sorted(nats)}
+        apart = [
+            token_divergences(now, base, head, DEFAULT_CHUNK_ROWS) for now, base in zip(states, self._base, strict=True)
+        ]
+        sums = _sums([one.kinds for one in self._batches], apart)
+        kinds = {kind: KindReading(nats, tokens, self._rows_of[kind]) for kind, (nats, tokens) in sums.items()}
         found = distance(kinds)
         return Reading(
             kept=math.exp(-found.spent),
@@ -102,29 +98,30 @@ class Monitor:
             )
 
     def _nll(self, states: Sequence[mx.array]) -> dict[str, float]:
-        nats, tokens = defaultdict[str, float](float), defaultdict[str, int](int)
+        losses, head = [], Head.of(self._model)
         for one, now in zip(self._batches, states, strict=True):
             rows, columns = np.nonzero(one.batch.supervised[:, 1:])
-            losses = token_losses(now, Head.of(self._model), one.batch.ids[rows, columns + 1], DEFAULT_CHUNK_ROWS)
-            for script, places in one.places(one.scripts).items():
-                nats[script] += float(np.sum(losses[places]))
-                tokens[script] += len(places)
-        return {script: nats[script] / tokens[script] for script in sorted(tokens)}
+            losses.append(token_losses(now, head, one.batch.ids[rows, columns + 1], DEFAULT_CHUNK_ROWS))
+        sums = _sums([one.scripts for one in self._batches], losses)
+        return {script: nats / tokens for script, (nats, tokens) in sums.items()}
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A batch of watched rows, with the kind and the script of each row's answer."""
+    """A batch of watched rows, with the kind and the script of the answer of each of its N supervised tokens."""
 
     batch: MicroBatch
-    kinds: list[str]
-    scripts: list[str]
+    kinds: npt.NDArray[np.str_]  # [N]
+    scripts: npt.NDArray[np.str_]  # [N]
 
-    def places(self, labels: Sequence[str]) -> dict[str, npt.NDArray[np.intp]]:
-        """By label of its row: the places of the batch's supervised tokens among its N final states."""
-        rows, _ = np.nonzero(self.batch.supervised[:, 1:])
-        of_row = np.array(labels)[rows]
-        return {label: np.flatnonzero(of_row == label) for label in sorted(set(labels))}
+
+def _sums(
+    labels: Sequence[npt.NDArray[np.str_]], values: Sequence[npt.NDArray[np.float32]]
+) -> dict[str, tuple[float, int]]:
+    """By label: (the sum of its values, their number)."""
+    names, places = np.unique(np.concatenate(labels), return_inverse=True)
+    sums, counts = np.bincount(places, np.concatenate(values)), np.bincount(places)
+    return {str(name): (float(sums[index]), int(counts[index])) for index, name in enumerate(names)}
 
 
 def steps_between_readings(step: int, total_steps: int) -> int:

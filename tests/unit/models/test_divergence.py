@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_loopai.models.divergence import linear_divergence
-from mlx_loopai.models.eager_loss import divergence_and_gradient
+from mlx_loopai.models.eager_loss import divergence_and_gradient, token_divergences
 from mlx_loopai.models.loss import Head
 
 N, D, V = 19, 64, 211
@@ -111,3 +111,15 @@ def test_a_quantised_head_is_its_dequantised_one() -> None:
         for head in (quantised, Head((dense,)))
     ]
     assert found == pytest.approx([found[1]] * 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("on_metal", [False, True])
+@pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
+def test_every_position_has_its_own(chunk_rows: int, on_metal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metal's formula computes the same on any device."""
+    monkeypatch.setattr(mx.metal, "is_available", lambda: on_metal)
+    hidden, base, weight, _ = drawn(8.0)
+    found = token_divergences(mx.array(hidden), mx.array(base), Head((mx.array(weight),)), chunk_rows)
+    adapted, fixed = (log_softmax(each.astype(np.float64) @ weight.T.astype(np.float64)) for each in (hidden, base))
+    assert found.dtype == np.float32
+    assert found == pytest.approx((np.exp(fixed) * (fixed - adapted)).sum(axis=1), rel=1e-3, abs=1e-5)

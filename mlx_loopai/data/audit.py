@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from heapq import merge
 from types import TracebackType
 
 from mlx_loopai.data.batches import choose_widths, plan_steps, real_token_share
@@ -13,6 +16,7 @@ from mlx_loopai.data.judged_audit import PreferenceAudit, PreferenceAuditor
 from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.personal import PATTERNS, personal_hints
 from mlx_loopai.data.records import Record
+from mlx_loopai.data.row_groups import RowGroups
 from mlx_loopai.data.special import USUAL_NAME
 from mlx_loopai.language import tr
 from mlx_loopai.progress import Advance, ignore
@@ -146,7 +150,7 @@ class _Lengths:
     rows: int = 0
     longest: int = 0
     histogram: Counter[int] = field(default_factory=Counter)  # a power of two -> rows of at most that length
-    drawn: list[int] = field(default_factory=list)
+    drawn: array[int] = field(default_factory=lambda: array("q"))
     _every: int = 1
 
     def add(self, length: int) -> None:
@@ -161,7 +165,7 @@ class _Lengths:
 
 
 class Auditor:
-    """Audits rows one by one; four bytes of each stay in memory, and texts to compare lie in unnamed files.
+    """Audits rows one by one; what grows with their number lies in unnamed files.
 
     Use it as a context manager.
     """
@@ -181,8 +185,8 @@ class Auditor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._index.close()
-        self._origins.close()
+        for holder in (self._index, self._origins, self.preferences):
+            holder.close()
 
     def __len__(self) -> int:
         """How many rows were taken in that training learns."""
@@ -212,6 +216,10 @@ class Auditor:
     def finished(self, validation: Sequence[Record] = ()) -> Audit:
         """What was found. validation: held-out rows, of which none should be among the rows."""
         found, lengths = self._found, self._lengths
+        with closing(self._index.exact(len(self))) as groups:
+            duplicates = self._later(groups)
+            self._index.join_near(groups)
+            near_duplicates = self._later(groups)
         return Audit(
             rows=len(self),
             categories=dict(self._categories),
@@ -219,8 +227,8 @@ class Auditor:
             json_shaped=found["json"].finding,
             contamination={rule: found[rule].finding for rule in CONTAMINATION if rule in found},
             personal={kind: found[_PERSONAL + kind].finding for kind in PATTERNS if _PERSONAL + kind in found},
-            duplicates=self._repeats(self._index.exact_groups(len(self))),
-            near_duplicates=self._repeats(self._index.near_groups(first_texts=len(self))),
+            duplicates=duplicates,
+            near_duplicates=near_duplicates,
             leaked=self._leaked(validation),
             control_names=found[_NAMES].finding,
             length_unit="tokens" if self._count_tokens else "characters",
@@ -230,19 +238,19 @@ class Auditor:
             preferences=self.preferences.finished() if len(self.preferences) else None,
         )
 
-    def _repeats(self, groups: Iterable[Sequence[int]]) -> Finding:
-        return self._finding(place for group in groups for place in group[1:])
+    def _later(self, groups: RowGroups) -> Finding:
+        return self._finding(row for row, _ in groups.later())
 
     def _leaked(self, validation: Sequence[Record]) -> Finding:
         """Rows whose text is (nearly) a validation row's."""
         if not validation:
             return Finding(0, ())
-        for record in validation:
-            self._index.add(_text(record))
-        groups = self._index.near_groups()
-        return self._finding(
-            sorted(place for group in groups if group[-1] >= len(self) for place in group if place < len(self))
-        )
+        self._index.extend(map(_text, validation))
+        with closing(self._index.exact()) as groups:
+            self._index.join_near(groups)
+            held_out = {groups.root(row) for row in range(len(self), groups.rows)}
+            later = (row for row, first in groups.later() if first in held_out)
+            return self._finding(row for row in merge(sorted(held_out), later) if row < len(self))
 
     def _finding(self, places: Iterable[int]) -> Finding:
         tally = _Tally()

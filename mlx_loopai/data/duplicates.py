@@ -1,7 +1,6 @@
 """Finds texts that occur in a data set more than once, word for word or nearly so.
 
-Texts and their hashes lie in unnamed files while they are compared. Only four bytes per text stay in memory, and the
-groups that are found.
+Texts, their hashes and the groups lie in unnamed files while they are compared, so memory does not grow with the texts.
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ import hashlib
 import os
 import re
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.files import cache_folder
+from mlx_loopai.data.key_columns import KeyColumns, Keys, nameless_file
+from mlx_loopai.data.row_groups import RowGroups
 from mlx_loopai.text.hangul import nfc
 
 NEAR = 0.8
@@ -26,11 +25,8 @@ _SHINGLE_CHARS = 5
 _BANDS, _ROWS = 20, 5  # finds 99.9 % of pairs at a similarity of 0.8, and few below 0.5
 # Texts that are hashed together, so that numpy's calls cost little.
 _TEXTS_AT_ONCE = 64
-# Keys that are written and read at once; keys that are sorted at once, unless 1/_PARTS of all is more.
-_KEYS_AT_ONCE, _SORTED_AT_ONCE, _PARTS = 4096, 1 << 16, 16
 
 _MARKS = re.compile(r"[\W_]+")
-_Keys = npt.NDArray[np.uint64]
 _Hashes = npt.NDArray[np.uint32]
 
 
@@ -42,24 +38,25 @@ def normalised(text: str) -> str:
 def exact_groups(texts: Iterable[str]) -> list[list[int]]:
     """Indices of texts that are equal after `normalised`, one list for every text that occurs more than once."""
     with TextIndex() as index:
-        for text in texts:
-            index.add(text)
-        return index.exact_groups()
+        index.extend(texts)
+        with closing(index.exact()) as groups:
+            return groups.lists()
 
 
 def near_groups(texts: Iterable[str], threshold: float = NEAR) -> list[list[int]]:
-    """Indices of texts that are equal or nearly so, as `TextIndex.near_groups`."""
+    """Indices of texts that are equal or nearly so (`TextIndex.join_near`), one list for every group of several."""
     with TextIndex() as index:
-        for text in texts:
-            index.add(text)
-        return index.near_groups(threshold)
+        index.extend(texts)
+        with closing(index.exact()) as groups:
+            index.join_near(groups, threshold)
+            return groups.lists()
 
 
 class Spool:
     """Texts in an unnamed file, read back by index; none stays in memory."""
 
     def __init__(self) -> None:
-        self._texts, self._ends = _nameless_file(), _nameless_file()
+        self._texts, self._ends = nameless_file(), nameless_file()
         self._size = 0
         self._ends.write(_end(0))
 
@@ -80,63 +77,12 @@ class Spool:
         self._ends.close()
 
 
-class _KeyColumns:
-    """Keys of texts in an unnamed file, by column; each text has one key in each column."""
-
-    def __init__(self, columns: int) -> None:
-        self._file, self._columns = _nameless_file(), columns
-        self._waiting: list[_Keys] = []
-        self._blocks: list[int] = []
-
-    def append(self, keys: _Keys) -> None:
-        """Take in the keys [texts, columns] of more texts."""
-        self._waiting.append(keys)
-        if sum(map(len, self._waiting)) >= _KEYS_AT_ONCE:
-            self._write()
-
-    def _write(self) -> None:
-        if self._waiting:
-            block = np.concatenate(self._waiting)
-            self._file.write(np.ascontiguousarray(block.T).tobytes())
-            self._blocks.append(len(block))
-            self._waiting.clear()
-
-    def _read(self, column: int) -> Iterator[_Keys]:
-        self._write()
-        self._file.flush()
-        start = 0
-        for size in self._blocks:
-            yield np.frombuffer(os.pread(self._file.fileno(), 8 * size, start + 8 * size * column), np.uint64)
-            start += 8 * size * self._columns
-
-    def equal(self, column: int, texts: int) -> Iterator[tuple[int, int]]:
-        """Pairs (first, other) of texts with equal keys: the first text that has a key with every other one.
-
-        texts: how many texts are looked at, from the first on. Keys are sorted part by part; within a part, `first`
-        and then `other` ascend.
-        """
-        parts = max(1, min(_PARTS, texts // _SORTED_AT_ONCE))
-        for part in range(parts):
-            places, found = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
-            start = 0
-            for keys in self._read(column):
-                chosen = np.flatnonzero(keys[: max(0, texts - start)] % np.uint64(parts) == part)
-                places.append(chosen + start)
-                found.append(keys[chosen])
-                start += len(keys)
-            yield from _equal(np.concatenate(found), np.concatenate(places))
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._file.close()
-
-
 class TextIndex:
     """Collects texts and finds those that are alike. Use it as a context manager."""
 
     def __init__(self) -> None:
         self._texts = Spool()
-        self._bands, self._hashes = _KeyColumns(_BANDS), _KeyColumns(1)
+        self._bands, self._hashes = KeyColumns(_BANDS), KeyColumns(1)
         self._size = 0
         self._waiting: list[str] = []
 
@@ -157,6 +103,11 @@ class TextIndex:
     def __len__(self) -> int:
         return self._size
 
+    def extend(self, texts: Iterable[str]) -> None:
+        """Take texts in, one after the other."""
+        for text in texts:
+            self.add(text)
+
     def add(self, text: str) -> None:
         """Take a text in; its index is how many came before it."""
         plain = normalised(text)
@@ -166,62 +117,42 @@ class TextIndex:
         if len(self._waiting) == _TEXTS_AT_ONCE:
             self._hash_waiting()
 
-    def exact_groups(self, first_texts: int | None = None) -> list[list[int]]:
-        """Indices of texts that are equal after `normalised`, one list for every text that occurs more than once.
+    def exact(self, first_texts: int | None = None) -> RowGroups:
+        """The texts that are equal after `normalised`. The caller closes the groups.
 
         first_texts: how many texts are looked at, from the first on; all by default.
         """
         self._hash_waiting()
-        groups: dict[int, list[int]] = {}
-        for first, other in self._hashes.equal(0, len(self) if first_texts is None else first_texts):
-            if self._texts[first] == self._texts[other]:
-                groups.setdefault(first, [first]).append(other)
-        return [groups[first] for first in sorted(groups)]
+        groups = RowGroups(len(self) if first_texts is None else first_texts)
+        for firsts, others in self._hashes.equal(0, groups.rows):
+            for first, other in groups.apart(firsts, others):
+                if self._texts[first] == self._texts[other]:
+                    groups.join(first, other)
+        return groups
 
-    def near_groups(self, threshold: float = NEAR, first_texts: int | None = None) -> list[list[int]]:
-        """Indices of texts that are equal or nearly so: groups connected by pairs at least `threshold` alike.
+    def join_near(self, groups: RowGroups, threshold: float = NEAR) -> None:
+        """Join in `groups`, which `exact` gave, the texts that are nearly equal: pairs at least `threshold` alike.
 
         Alike is the Jaccard similarity of the sets of 5-character shingles of the normalised texts, computed exactly
-        for the pairs that MinHash proposes. A text shorter than a shingle is one shingle. first_texts: as above.
+        for the pairs that MinHash proposes. A text shorter than a shingle is one shingle.
 
         Source: Broder 1997, "On the resemblance and containment of documents".
         """
-        parent = np.arange(len(self) if first_texts is None else first_texts, dtype=np.int32)
-        for group in self.exact_groups(first_texts):
-            parent[group] = group[0]
         for band in range(_BANDS):
-            self._join(parent, band, threshold)
-        groups: dict[int, list[int]] = {}
-        for start in range(0, len(parent), _KEYS_AT_ONCE):
-            some = parent[start : start + _KEYS_AT_ONCE]
-            for index in (np.flatnonzero(some != np.arange(start, start + len(some))) + start).tolist():
-                root = _root(parent, index)
-                groups.setdefault(root, [root]).append(index)
-        return [groups[root] for root in sorted(groups)]
-
-    def _join(self, parent: npt.NDArray[np.int32], band: int, threshold: float) -> None:
-        """Join texts that share a key of a band; each is compared with the first of them only."""
-        compared, shingles = -1, frozenset[str]()
-        for first, other in self._bands.equal(band, len(parent)):
-            one, another = _root(parent, first), _root(parent, other)
-            if one == another:
-                continue
-            if first != compared:
-                compared, shingles = first, _shingles(self._texts[first])
-            if _jaccard(shingles, _shingles(self._texts[other])) >= threshold:
-                parent[max(one, another)] = min(one, another)
+            compared, shingles = -1, frozenset[str]()
+            for firsts, others in self._bands.equal(band, groups.rows):
+                # Of the texts that share a key, each is compared with the first only.
+                for first, other in groups.apart(firsts, others):
+                    if first != compared:
+                        compared, shingles = first, _shingles(self._texts[first])
+                    if _jaccard(shingles, _shingles(self._texts[other])) >= threshold:
+                        groups.join(first, other)
 
     def _hash_waiting(self) -> None:
         if self._waiting:
             self._bands.append(_band_keys(self._waiting))
             self._hashes.append(np.array([_hash(text) for text in self._waiting], np.uint64)[:, None])
             self._waiting.clear()
-
-
-def _nameless_file() -> IO[bytes]:
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(dir=folder)  # its owner closes it
 
 
 def _end(position: int) -> bytes:
@@ -233,19 +164,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
-def _equal(keys: _Keys, places: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Pairs (first, other) of `places` with equal keys; `places` ascend, and `keys` are theirs."""
-    order = np.argsort(keys, kind="stable")
-    sorted_keys = keys[order]
-    begins = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])) if len(keys) else order
-    sizes = np.diff(np.append(begins, len(keys)))
-    for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-        first = int(places[order[begin]])
-        for at in range(begin + 1, begin + size):
-            yield first, int(places[order[at]])
-
-
-def _band_keys(texts: Sequence[str]) -> _Keys:
+def _band_keys(texts: Sequence[str]) -> Keys:
     """(texts, bands): hashes of the bands of each text's MinHash signature."""
     hashes, starts = _shingle_hashes(texts)
     generator = np.random.default_rng(0)
@@ -286,10 +205,3 @@ def _shingles(text: str) -> frozenset[str]:
 
 def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(one | other)
-
-
-def _root(parent: npt.NDArray[np.int32], index: int) -> int:
-    while parent[index] != index:
-        parent[index] = parent[parent[index]]
-        index = int(parent[index])
-    return index

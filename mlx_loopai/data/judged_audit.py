@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
-from mlx_loopai.data.conversation import Record
+import numpy as np
+
+from mlx_loopai.data.conversation import Message, Record
+from mlx_loopai.data.key_columns import KeyColumns
 from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.language import tr
 from mlx_loopai.text.measures import purity
@@ -55,18 +59,18 @@ class PreferenceAudit:
 
 def audit_judged(judged: Iterable[Judged]) -> PreferenceAudit:
     """Look at every pair and labelled answer once."""
-    found = PreferenceAuditor()
-    for one in judged:
-        found.add(one)
-    return found.finished()
+    with closing(PreferenceAuditor()) as found:
+        for one in judged:
+            found.add(one)
+        return found.finished()
 
 
 class PreferenceAuditor:
-    """Counts pairs and labelled answers as they come; of each only a hash of its prompt is kept."""
+    """Counts pairs and labelled answers as they come; of each only a hash of its prompt is kept, in an unnamed file."""
 
     def __init__(self) -> None:
         self.pairs = self._good = self._bad = self._longer = 0
-        self._prompts: set[int] = set()
+        self._prompts = KeyColumns(1)
         self._better, self._worse = _Mean(), _Mean()
 
     def __len__(self) -> int:
@@ -80,13 +84,13 @@ class PreferenceAuditor:
             self._longer += len(chosen) > len(rejected)
             self._better.add(purity(chosen))
             self._worse.add(purity(rejected))
-            self._prompts.add(hash(one.prompt))
+            self._add_prompt(one.prompt)
             return
         self._good += one.good
         self._bad += not one.good
         answer = said(one.answer, len(one.answer.messages) - 1)
         (self._better if one.good else self._worse).add(purity(answer))
-        self._prompts.add(hash(one.answer.messages[:-1]))
+        self._add_prompt(one.answer.messages[:-1])
 
     def finished(self) -> PreferenceAudit:
         """What was found."""
@@ -94,11 +98,18 @@ class PreferenceAuditor:
             pairs=self.pairs,
             good=self._good,
             bad=self._bad,
-            prompts=len(self._prompts),
+            prompts=len(self) - sum(len(others) for _, others in self._prompts.equal(0, len(self))),
             chosen_longer=self._longer / self.pairs if self.pairs else None,
             chosen_purity=self._better.value,
             rejected_purity=self._worse.value,
         )
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._prompts.close()
+
+    def _add_prompt(self, prompt: Sequence[Message]) -> None:
+        self._prompts.append(np.array([[hash(prompt)]], np.int64).view(np.uint64))
 
 
 @dataclass

@@ -85,17 +85,26 @@ def test_a_long_word_before_an_at_sign_is_read_once() -> None:
     assert list(personal_hints("a" * 400_000 + " @")) == []
 
 
-def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_loopai.data.duplicates._KEYS_AT_ONCE", 256)
+def _peak_of_audit(rows: int) -> int:
+    """Bytes, from the first row to the finished audit."""
+    tracemalloc.start()
     with Auditor() as auditor:
-        for number in range(1280):
-            if number == 256:
-                tracemalloc.start()
-            auditor.add(row(f"{number}번째 이야기는 {number * 7919} 걸음 떨어진 마을에서 일어납니다.", number))
-        grown, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert auditor.finished().rows == 1280
-    assert grown < 1024 * 32, "a row's text is longer than that"
+        for number in range(rows):
+            auditor.add(
+                row(f"{number // 2}번째 이야기는 {number // 2 * 7919} 걸음 떨어진 마을에서 일어납니다.", number)
+            )
+        assert auditor.finished().duplicates.rows == rows // 2
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_loopai.data.key_columns._KEYS_AT_ONCE", 64)
+    monkeypatch.setattr("mlx_loopai.data.key_columns._SORTED_AT_ONCE", 64)
+    monkeypatch.setattr("mlx_loopai.data.row_groups._AT_ONCE", 64)
+    few, many = _peak_of_audit(400), _peak_of_audit(1600)
+    assert many < few + 1200 * 8, "as much as a number for each row"
 
 
 def test_no_rows_at_all() -> None:

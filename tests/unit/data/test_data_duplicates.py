@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,20 +25,14 @@ def test_letters_and_digits_are_left(text: str) -> None:
     assert normalised(text) == "".join(filter(str.isalnum, nfc(text).casefold()))
 
 
-def test_many_keys_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_loopai.data.duplicates._SORTED_AT_ONCE", 100)
-    monkeypatch.setattr("mlx_loopai.data.duplicates._KEYS_AT_ONCE", 256)
-    generator = random.Random(1)
-    texts = [str(generator.randrange(800)) for _ in range(2000)]
-    places: dict[str, list[int]] = {}
-    for place, text in enumerate(texts):
-        places.setdefault(text, []).append(place)
+def test_texts_are_compared_up_to_a_place() -> None:
+    texts = ["하나", "둘", "하나", "셋", "둘", "하나"]
     with TextIndex() as index:
-        for text in texts:
-            index.add(text)
-        assert index.exact_groups() == [group for group in places.values() if len(group) > 1]
-        first = [group[:k] for group in places.values() if (k := sum(place < 900 for place in group)) > 1]
-        assert index.exact_groups(first_texts=900) == first
+        index.extend(texts)
+        with closing(index.exact()) as groups:
+            assert groups.lists() == [[0, 2, 5], [1, 4]]
+        with closing(index.exact(first_texts=4)) as groups:
+            assert groups.lists() == [[0, 2]]
 
 
 def test_a_changed_word_is_near_and_another_story_is_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from mlx_loopai.data.sight import divided
@@ -40,6 +41,25 @@ def _joined(parts: Sequence[str | int], ids: dict[str, list[int]]) -> list[int]:
 
 def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     inner = getattr(tokenizer, "_tokenizer", tokenizer)  # mlx-lm's wrapper takes one text only
+    if len(texts) > 1 and _only_calls_its_backend(type(inner)):
+        # Before its own call transformers puts its settings, such as no truncation, into the backend.
+        first = inner.encode(texts[0], add_special_tokens=False)
+        others = inner.backend_tokenizer.encode_batch_fast(texts[1:], add_special_tokens=False)
+        return [first, *(one.ids for one in others)]
     if len(texts) > 1 and callable(inner):
         return inner(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+
+@cache
+def _only_calls_its_backend(kind: type) -> bool:
+    """Whether tokenizers of this class encode as transformers' own do: settings, then the backend, nothing else.
+
+    The backend can be called without the offsets that nobody reads here: an eighth of the whole time of encoding.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    names = ("encode", "__call__", "_encode_plus")
+    return issubclass(kind, PreTrainedTokenizerFast) and all(
+        getattr(kind, name, None) is getattr(PreTrainedTokenizerFast, name, name) for name in names
+    )

@@ -33,7 +33,7 @@ from mlx_loopai.models.load import resolve_model
 PLACES = ("등대", "시장", "산사", "기차역", "바닷가", "학교", "빵집", "도서관")
 DEEDS = ("첫눈", "오래된 편지", "길 잃은 고양이", "비 오는 밤")
 BARE = ("--scripts", "off", "--no-filter", "--repetition-guard", "0")
-START_SECONDS = 300
+START_SECONDS = 1800
 # Importing `mlx_loopai` gives mlx-lm the same fast BLAS on Linux; its own wheel has a slow one.
 MLX_LM = "import mlx_loopai; from mlx_lm.server import main; main()"
 

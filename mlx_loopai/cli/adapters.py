@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_loopai.cli.adapters_checkpoint import checkpoint_command
+from mlx_loopai.cli.adapters_text import frontier_text, fuse_text, tune_text
 from mlx_loopai.cli.model_options import chosen_model
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, say_next
 from mlx_loopai.cli.push import push_adapter
@@ -15,9 +16,7 @@ from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_o
 from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
-    from converters.fuse import Survival
     from mlx_loopai.config import RunConfig
-    from mlx_loopai.experiments.tune import Tuned
     from mlx_loopai.models.adapter_folder import Adapter
 
 FOLDER = click.Path(path_type=Path)
@@ -213,7 +212,7 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
         tuned = tune(context, rows, least)
     write_rescaled(context.directory.adapter, out, tuned, len(loaded.model.layers))
     document = {"out": out, "floor": least, "held_out": rows, "chosen": tuned.chosen, "points": tuned.points}
-    emit(document, as_json, _tune_text(out, tuned, least))
+    emit(document, as_json, tune_text(out, tuned, least))
 
 
 @command.command("frontier")
@@ -250,12 +249,7 @@ def frontier_command(
         context = RunContext.open(config, RunDirectory(run), listener)
         trained_model(context)
         points = frontier(context, tried, Asked(held_out=rows, suite=suite, limit=limit))
-    lines = [f"{'scale':>6} {'KL':>8} {'gain':>7} {'kept':>7} {'worst':>7}"]
-    lines += [
-        f"{one.scale:>6g} {one.divergence:>8.4f} {one.gain:>7.3f} {one.retention:>7.3f} {one.retention_min:>7.3f}"
-        for one in points
-    ]
-    emit({"run": run, "held_out": rows, "points": points}, as_json, "\n".join(lines))
+    emit({"run": run, "held_out": rows, "points": points}, as_json, frontier_text(points))
 
 
 @command.command("inspect")
@@ -328,27 +322,8 @@ def fuse_command(
     least = min(survival.share for survival in done.survival.values())
     document = {"out": out, "tensors": done.tensors, "bytes": done.n_bytes, "share_min": least,
                 "widened": done.widened, "notes": done.notes, "layers": done.survival}  # fmt: skip
-    text = "\n".join([_fuse_text(out, done.survival, done.widened, least), *(f"note: {note}" for note in done.notes)])
-    emit(document, as_json, text)
+    emit(document, as_json, fuse_text(out, done))
     say_next(f"chat --model {out}", as_json, quiet)
-
-
-def _fuse_text(out: Path, survival: dict[str, Survival], widened: list[str], least: float) -> str:
-    lines = [f"{out}: {len(survival)} matrices changed; of the update at least {least:.1%} is left in each"]
-    lines += [f"  {name}: {survival[name].form}, {survival[name].share:.1%}" for name in widened]
-    if widened:
-        lines.insert(1, f"{len(widened)} matrices got more bits, since less than 90 % of their update would be left:")
-    return "\n".join(lines)
-
-
-def _tune_text(out: Path, tuned: Tuned, floor: float) -> str:
-    lines = [f"{'first block':>11} {'last block':>10} {'gain':>7} {'kept':>7}"]
-    for point in tuned.points:
-        scale, mark = point.rescaling, "  <- chosen" if point == tuned.chosen else ""
-        lines.append(f"{scale.first:>11g} {scale.last:>10g} {point.gain:>7.3f} {point.retention:>7.3f}{mark}")
-    if tuned.chosen.retention < floor:
-        lines.append(f"none keeps {floor:g}; the one that keeps most was taken")
-    return "\n".join([*lines, f"{out}: the rescaled adapter"])
 
 
 def _held_out(run: Path, given: str | None) -> tuple[RunConfig, str]:

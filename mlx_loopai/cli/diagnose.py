@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.figures import table
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
@@ -253,17 +254,30 @@ def _read(path: Path) -> str:
 
 def _tokenizer_text(model: str, found: TokenizerReport) -> str:
     lines = [
-        f"{model}: {found.vocabulary} tokens, {found.hangul_share:.1%} of them Hangul; "
-        f"{found.syllables_without_token} of 11172 syllables have no token of their own"
+        tr(
+            "{model}: {tokens} tokens, {share:.1%} of them Hangul; {without} of 11172 syllables have no token of their "
+            "own",
+            model=model,
+            tokens=found.vocabulary,
+            share=found.hangul_share,
+            without=found.syllables_without_token,
+        )
     ]
-    lines += [f"  {name:<20}{count:>8}" for name, count in found.classes.items()]
+    lines += table([(f"  {name}", str(count)) for name, count in found.classes.items()])
     lines += [
-        f"{language}: {cost.tokens_per_character:.3f} tokens a character over {cost.characters} characters, "
-        f"{cost.broken_share:.1%} of them parts of a character"
+        tr(
+            "{language}: {rate:.3f} tokens a character over {characters} characters, {broken:.1%} of them parts of a "
+            "character",
+            language=language,
+            rate=cost.tokens_per_character,
+            characters=cost.characters,
+            broken=cost.broken_share,
+        )
         for language, cost in found.cost.items()
     ]
     if {"korean", "english"} <= found.cost.keys():
-        lines.append(f"Korean costs {found.relative_cost('korean', 'english'):.1f} times English per character")
+        times = found.relative_cost("korean", "english")
+        lines.append(tr("Korean costs {times:.1f} times English per character", times=times))
     return "\n".join(lines)
 
 

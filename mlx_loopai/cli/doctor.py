@@ -23,7 +23,7 @@ from mlx_loopai.units import GIB, MIB, format_bytes
 
 if TYPE_CHECKING:
     from mlx_loopai.experiments.selftest import Check
-    from mlx_loopai.memory.machine import Machine
+    from mlx_loopai.memory.machine import Evidence, Machine
 
 OLDEST_PYTHON = (3, 11)
 # With less free disk a run cannot keep its checkpoints and a converted small model.
@@ -53,7 +53,7 @@ class Facts:
     working_set_bytes: int
     reserve_bytes: int
     usable_bytes: int  # the budget of a plan
-    evidence: str
+    evidence: Evidence
     wired_limit_bytes: int  # of the system; 0: its own policy
     free_disk_bytes: int
     mac: Mac | None = None  # None off a Mac
@@ -235,6 +235,8 @@ def document(facts: Facts) -> dict[str, Any]:
 
 def text(facts: Facts) -> str:
     """The facts and problems as text for people."""
+    from mlx_loopai.memory.machine import EVIDENCE
+
     system = "macOS" if facts.system == "Darwin" else facts.system
     where = "Metal" if facts.metal else tr("CPU only")
     blas = "Metal" if facts.metal else f"MKL ({facts.mkl})" if facts.mkl else tr("MLX's own")
@@ -250,7 +252,7 @@ def text(facts: Facts) -> str:
                 "{ram}; working set {working_set} ({evidence}); {reserve} stay with the system; a run may use {usable}",
                 ram=format_bytes(facts.ram_bytes),
                 working_set=format_bytes(facts.working_set_bytes),
-                evidence=tr(facts.evidence),
+                evidence=tr(EVIDENCE[facts.evidence]),
                 reserve=format_bytes(facts.reserve_bytes),
                 usable=format_bytes(facts.usable_bytes),
             ),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from mlx_loopai.cli.output import columns, padded
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
@@ -305,18 +306,19 @@ def _json_line(value: Any) -> str:
 
 def _report_line(label: str, before: list[str], cleaned: list[Cleaned]) -> str:
     summary = _summary(before, cleaned)
-    counts = ", ".join(f"{rule} {count}" for rule, count in sorted(summary["removed"].items())) or "nothing"
-    damaged = sum(one.too_much_removed for one in cleaned)
-    lines = [
-        f"{label}: {len(cleaned)} text{'' if len(cleaned) == 1 else 's'}",
-        f"  removed  {counts}",
-        f"  purity   {summary['purity_before']:.3f} -> {summary['purity']:.3f}",
+    counts = ", ".join(f"{rule} {count}" for rule, count in sorted(summary["removed"].items())) or tr("none")
+    rows = [
+        (tr("removed"), counts),
+        (tr("purity"), f"{summary['purity_before']:.3f} -> {summary['purity']:.3f}"),
     ]
     if summary["looping"]:
-        lines.append(f"  looping  {summary['looping']} (a phrase again and again: generate again)")
-    if damaged:
-        lines.append(f"  damaged  {damaged} (too much removed: generate again)")
-    return "\n".join(lines) + "\n"
+        again = tr("{count} (a phrase again and again: generate again)", count=summary["looping"])
+        rows.append((tr("looping"), again))
+    if damaged := sum(one.too_much_removed for one in cleaned):
+        rows.append((tr("damaged"), tr("{count} (too much removed: generate again)", count=damaged)))
+    texts = tr("1 text") if len(cleaned) == 1 else tr("{count} texts", count=len(cleaned))
+    width = max(columns(name) for name, _ in rows)
+    return "\n".join([f"{label}: {texts}", *(f"  {padded(name, width)}  {value}" for name, value in rows), ""])
 
 
 def _write(text: str) -> None:

@@ -8,24 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, padded, progress, quiet_option
+from mlx_loopai.cli.figures import table
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import later, tr
 
 if TYPE_CHECKING:
     from mlx_loopai.experiments.preview import Preview
     from mlx_loopai.memory.plan import MemoryPlan
-
-
-# The terms of a plan, as the table names them.
-_TERMS = (
-    later("runtime"), later("weights"), later("adapter"), later("gradients"), later("optimizer"), later("penalty"),
-    later("activations"), later("attention"), later("loss"), later("pictures"), later("phases"), later("cache"),
-    later("python"),
-)  # fmt: skip
-# How the working set of a machine is known.
-_EVIDENCE = (later("reported"), later("seen"), later("derived"))
-_WIDTH = 12
 
 
 @click.command("plan", short_help="Predict the memory and time of a training run, and choose the settings that fit.")
@@ -124,10 +114,9 @@ def _table(model: str, found: MemoryPlan) -> str:
 
     fits = tr("fits") if found.fits else tr("does not fit")
     lines = [tr("{model} on {machine}: {fits}", model=model, machine=found.machine.name, fits=fits)]
-    lines += [f"  {padded(tr(name), _WIDTH)}{format_bytes(size):>12}" for name, size in found.terms.items()]
-    total, budget = format_bytes(found.total_bytes), format_bytes(found.budget_bytes)
-    named = padded(tr("total"), _WIDTH)
-    lines += [f"  {named}{total:>12}" + tr("  of {budget}", budget=budget)]
+    rows = [*found.terms.items(), (later("total"), found.total_bytes)]
+    *terms, total = table([(f"  {tr(name)}", format_bytes(size)) for name, size in rows])
+    lines += [*terms, total + tr("  of {budget}", budget=format_bytes(found.budget_bytes))]
     lines += [f"{choice.name} = {_plain(choice.value)}: {choice.reason}" for choice in found.choices]
     lines += [tr("Estimated from: {source}", source=found.calibrated_on)]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.figures import table
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.language import tr
@@ -109,7 +110,8 @@ def _document(found: Tuning) -> dict[str, Any]:
         },
         "retention": found.kept and found.kept.mean,
         "per_task": found.kept and dict(found.kept.per_task),
-        "apart": found.kept and dict(found.kept.apart),
+        "apart": found.kept
+        and {name: {"base": before, "score": after} for name, (before, after) in found.kept.apart.items()},
     }
 
 
@@ -118,17 +120,26 @@ def _count(count: Count) -> dict[str, float]:
 
 
 def _text(found: Tuning) -> str:
-    lines = [f"{'factor':>8} {'letters per 1,000':>18}", f"{'1':>8} {found.base.per_1000:>18.1f}"]
-    lines += [f"{one.factor:>8g} {one.count.per_1000:>18.1f}" for one in found.tried]
+    rows = [(tr("factor"), tr("letters per 1,000")), ("1", f"{found.base.per_1000:.1f}")]
+    lines = table([*rows, *((f"{one.factor:g}", f"{one.count.per_1000:.1f}") for one in found.tried)])
     if found.held_out:
         before, after = found.held_out
         lines.append(
-            f"held-out prompts: {before.per_1000:.1f} -> {after.per_1000:.1f} ({after.reduction_from(before):.0%} gone)"
+            tr(
+                "held-out prompts: {before:.1f} -> {after:.1f} ({gone:.0%} gone)",
+                before=before.per_1000,
+                after=after.per_1000,
+                gone=after.reduction_from(before),
+            )
         )
     if found.kept:
-        lines.append(f"kept of the other tasks: {found.kept.mean:.3f}")
-        lines += [f"  {name}: {value:.3f}" for name, value in found.kept.per_task.items()]
-        lines += [f"  {name} (score, not counted): {value:.3f}" for name, value in found.kept.apart.items()]
+        lines.append(tr("kept of the other tasks: {kept:.3f}", kept=found.kept.mean))
+        lines += table([(f"  {name}", f"{value:.3f}") for name, value in found.kept.per_task.items()])
+    if found.kept and found.kept.apart:
+        lines.append(tr("right answers to questions that need these scripts (not counted):"))
+        lines += table(
+            [(f"  {name}", f"{before:.3f} -> {after:.3f}") for name, (before, after) in found.kept.apart.items()]
+        )
     if found.text:
         lines.append(f"--steer {found.text}")
     return "\n".join(lines)

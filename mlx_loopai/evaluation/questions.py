@@ -48,6 +48,13 @@ class Question:
     form: str = ""
     pictures: tuple[Picture, ...] = ()
 
+    @property
+    def scripts(self) -> frozenset[Script]:
+        """The scripts without which no answer is right: of its language, and those that all accepted values hold."""
+        values = [frozenset(Script(name) for name in script_counts(value)) for value in self.accepts]
+        shared = frozenset[Script]().union(*values).intersection(*values)
+        return shared | ({_SCRIPTS[self.language]} if self.language in _SCRIPTS else set())
+
 
 def judge_answer(question: Question, text: str, finished: bool = True) -> Verdict:
     """Whether `text` answers the question in the right form; a broken answer is never right.

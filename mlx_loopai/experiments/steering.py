@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlx_loopai.config import GenerationOptions
 from mlx_loopai.data.samples.provoking import PROVOKING_PROMPTS
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.choices import Choice
+from mlx_loopai.evaluation.questions import Question
 from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
-from mlx_loopai.evaluation.tasks import Task
+from mlx_loopai.evaluation.tasks import Scored, Task, TaskResult
 from mlx_loopai.experiments.evaluate import measure_suite
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.answers import write_answers
@@ -33,8 +36,6 @@ FACTORS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.2)
 LEAST_REDUCTION = 0.9
 _ANSWER_TOKENS = 96
 _MIN_PROMPTS = 4
-# Endings of the names of tasks whose answers are in a steered language.
-_STEERED_LANGUAGES = ("_zh", "_ja")
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ class Tried:
 class Kept:
     """The steered model's results on a suite.
 
-    mean: retention over the tasks that do not ask for the steered languages. per_task: of each of these, at most 1.
-    apart: the scores of the other tasks, which may fall.
+    mean: retention over the questions that can be answered without the steered scripts. per_task: of each task's, at
+    most 1. apart: the scores (before, after) on each task's other questions, which may fall.
     """
 
     mean: float
     per_task: Mapping[str, float]
-    apart: Mapping[str, float]
+    apart: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class _Trial:
         with self._steered(factor):
             after = self._count(measures, "held-out answers, steered")
             steered = self._scores("steered model", None)
-        kept = _kept(plain, steered) if plain and steered else None
+        kept = kept_of(search, plain, steered) if plain and steered else None
         return replace(found, factor=factor, held_out=(before, after), kept=kept)
 
     def _mildest(self, prompts: Sequence[str], base: Count, tried: dict[float, Count]) -> float | None:
@@ -201,10 +202,30 @@ class _Trial:
         return measure_suite(session.loaded, encoder, self._search.tasks, self._listener, label, folder)
 
 
-def _kept(plain: SuiteResult, steered: SuiteResult) -> Kept:
-    own = {one.name for one in plain.tasks if one.name.endswith(_STEERED_LANGUAGES)}
-    rest = retention(
-        [one for one in plain.tasks if one.name not in own], [one for one in steered.tasks if one.name not in own]
+def kept_of(search: Search, plain: SuiteResult, steered: SuiteResult) -> Kept:
+    """What the steered model has kept. plain, steered: the results of both models on `search.tasks`."""
+    asked = [task for task in search.tasks if not isinstance(task, Scored)]
+    needs = [[_needs(item, search.scripts) for item in task.items] for task in asked]
+    rest = retention(_answers(plain, needs, False), _answers(steered, needs, False))
+    apart = zip(_answers(plain, needs, True), _answers(steered, needs, True), strict=True)
+    return Kept(
+        rest.mean,
+        per_task={name: one.capped for name, one in rest.per_task.items()},
+        apart={before.name: (before.score, after.score) for before, after in apart},
     )
-    per_task = {name: one.capped for name, one in rest.per_task.items()}
-    return Kept(rest.mean, per_task, {one.name: one.score for one in steered.tasks if one.name in own})
+
+
+def _answers(result: SuiteResult, needs: Sequence[Sequence[bool]], wanted: bool) -> list[TaskResult]:
+    """The results of each task on the questions that need a steered script, or on those that do not."""
+    parts = [
+        replace(task, answers=tuple(answer for answer, need in zip(task.answers, own, strict=True) if need == wanted))
+        for task, own in zip(result.tasks, needs, strict=True)
+    ]
+    return [task for task in parts if task.answers]
+
+
+def _needs(item: Any, scripts: Sequence[str]) -> bool:
+    """Whether a right answer to a suite's question is written in one of the scripts."""
+    if isinstance(item, Question):
+        return not item.scripts.isdisjoint(scripts)
+    return isinstance(item, Choice) and not script_counts(item.options[item.answer]).keys().isdisjoint(scripts)

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
+from mlx_loopai.language import later, tr
 from mlx_loopai.units import GIB
 
 Backend = Literal["metal", "cpu"]
 # reported: read from this machine; seen: in a log of such a machine; derived: the rule of its neighbours.
 Evidence = Literal["reported", "seen", "derived"]
+EVIDENCE: dict[Evidence, str] = {"reported": later("reported"), "seen": later("seen"), "derived": later("derived")}
 
 MACOS_VERSIONS = (15, 26)
 # One array may hold 0.75 of the default working set (seen on macOS 26, assumed on 15).

@@ -15,7 +15,7 @@ from mlx_loopai.config import RunConfig
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import GuardTerms
-from mlx_loopai.memory.machine import Machine
+from mlx_loopai.memory.machine import EVIDENCE, Machine
 from mlx_loopai.memory.request import NOTHING_KNOWN, Known, Request
 from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
 from mlx_loopai.models.shape import ModelShape
@@ -259,7 +259,7 @@ def _budget_choice(request: Request) -> Choice:
         "{share:.0%} of the working set of {size} ({evidence})",
         share=BUDGET_SHARE,
         size=format_bytes(machine.working_set_bytes),
-        evidence=tr(machine.evidence),
+        evidence=tr(EVIDENCE[machine.evidence]),
     )
     ram, system = format_bytes(machine.ram_bytes), format_bytes(machine.reserve_bytes)
     reserve = tr("{ram} minus {system} for the system", ram=ram, system=system)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from mlx_loopai.errors import InputError
-from mlx_loopai.language import tr
+from mlx_loopai.language import later, tr
 from mlx_loopai.memory.phases import PhaseSizes, phase_bytes
 from mlx_loopai.memory.published import block_bytes, calibrated_on, published, scores_bytes
 from mlx_loopai.memory.sizes import (
@@ -119,7 +119,7 @@ def predict(
     totals = {name: size + PYTHON_BYTES + CACHE_FLOOR_BYTES for name, size in needs.items()}
     totals["training"] += cache - CACHE_FLOOR_BYTES
     beyond = max(totals.values()) - totals["training"]
-    terms = step | {"phases": beyond, "cache": cache, "python": PYTHON_BYTES}
+    terms = step | {later("phases"): beyond, later("cache"): cache, later("python"): PYTHON_BYTES}
     return MemoryPrediction(terms, source, totals)
 
 
@@ -156,17 +156,17 @@ def _step_terms(shape: ModelShape, options: StepOptions, backend: Backend, const
     late = min(late, beyond)
     share = work_attention / (work + work_attention)
     terms = {
-        "runtime": int(published().process_bytes) if backend == "metal" else 0,
-        "weights": weight_bytes(shape, options.base_precision),
-        "adapter": adapter_bytes(shape, options),
+        later("runtime"): int(published().process_bytes) if backend == "metal" else 0,
+        later("weights"): weight_bytes(shape, options.base_precision),
+        later("adapter"): adapter_bytes(shape, options),
         # The sum so far (of an adapter also the micro-batch before), and what this one's own need.
-        "gradients": int((1 if options.whole else 2) * trained * options.accumulates + late),
-        "optimizer": moment_bytes(shape, options),
-        "penalty": guard_bytes(shape, options),
-        "activations": int(kept + (beyond - late) * (1 - share)),
-        "attention": int(kept_attention + (beyond - late) * share),
-        "loss": int(loss),
-        "pictures": picture_batch_bytes(shape, options),
+        later("gradients"): int((1 if options.whole else 2) * trained * options.accumulates + late),
+        later("optimizer"): moment_bytes(shape, options),
+        later("penalty"): guard_bytes(shape, options),
+        later("activations"): int(kept + (beyond - late) * (1 - share)),
+        later("attention"): int(kept_attention + (beyond - late) * share),
+        later("loss"): int(loss),
+        later("pictures"): picture_batch_bytes(shape, options),
     }
     update = _update_bytes(shape, options, constants) - sum(terms[name] for name in ("gradients", *_TRANSIENT))
     return terms | {"optimizer": terms["optimizer"] + max(0, update)}

@@ -338,13 +338,13 @@ def test_fields_that_nothing_reads_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "place", "name", "wrong"),
+    ("kind", "changes", "default"),
     [
-        ("qwen3_moe", {"norm_topk_prob": MISSING}, qwen3_moe._DEFAULTS, "norm_topk_prob", True),
-        ("qwen3_5_moe", {"num_experts": 9, "num_experts_per_tok": MISSING}, ARCHITECTURES["qwen3_5_moe"].defaults, "num_experts_per_tok", 1),
-        ("qwen3_5", {}, vars(qwen3_5), "_ROTARY_SHARE", 1.0),
-        ("exaone4", {}, vars(rope), "DEFAULT_THETA", 99.0),
-        ("gemma3_text", {"query_pre_attn_scalar": MISSING}, gemma3_text._DEFAULTS, "query_pre_attn_scalar", 8),
+        ("qwen3_moe", {"norm_topk_prob": MISSING}, (qwen3_moe._DEFAULTS, "norm_topk_prob", True)),
+        ("qwen3_5_moe", {"num_experts": 9, "num_experts_per_tok": MISSING}, (ARCHITECTURES["qwen3_5_moe"].defaults, "num_experts_per_tok", 1)),
+        ("qwen3_5", {}, (vars(qwen3_5), "_ROTARY_SHARE", 1.0)),
+        ("exaone4", {}, (vars(rope), "DEFAULT_THETA", 99.0)),
+        ("gemma3_text", {"query_pre_attn_scalar": MISSING}, (gemma3_text._DEFAULTS, "query_pre_attn_scalar", 8)),
     ],
 )  # fmt: skip
 def test_a_default_that_our_configuration_gets_wrong_is_found_by_the_other_reading(
@@ -352,10 +352,9 @@ def test_a_default_that_our_configuration_gets_wrong_is_found_by_the_other_readi
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
     changes: dict[str, Any],
-    place: dict[str, Any],
-    name: str,
-    wrong: object,
+    default: tuple[dict[str, Any], str, object],
 ) -> None:
+    place, name, wrong = default
     source = write(tmp_path / "source", kind, changes)
     monkeypatch.setitem(place, name, wrong)
     with pytest.raises(LoopaiError, match=r"what its config.json means"):

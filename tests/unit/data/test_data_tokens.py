@@ -325,10 +325,11 @@ OUTER = st.sampled_from(["", " ", "\n", "\n\n", " \n"])
 
 
 @ONCE
-@given(exchanges=EXCHANGES, before=OUTER, after=OUTER, template=st.sampled_from([None, TRIMMING]))
+@given(exchanges=EXCHANGES, around=st.tuples(OUTER, OUTER), template=st.sampled_from([None, TRIMMING]))
 def test_a_conversation_read_without_marks_is_the_one_read_with_them(
-    chatml, thinking, with_template, exchanges, before, after, template
+    chatml, thinking, with_template, exchanges, around, template
 ):
+    before, after = around
     contents = [text for asked, answer in exchanges for text in (asked, before + answer + after)]
     for tokenizer in [chatml, thinking] if template is None else [with_template(template)]:
         plain, marking = ChatTemplate(tokenizer), ChatTemplate(tokenizer)

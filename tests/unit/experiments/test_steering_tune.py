@@ -15,8 +15,9 @@ import pytest
 from converters.convert import convert
 from converters.writers.target import Target
 from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.questions import QUESTION_JUDGE, Question
 from mlx_loopai.evaluation.suite_run import SuiteResult
-from mlx_loopai.evaluation.tasks import JudgedAnswer, TaskResult
+from mlx_loopai.evaluation.tasks import Asked, JudgedAnswer, TaskResult
 from mlx_loopai.experiments import steering
 from mlx_loopai.experiments.steering import FACTORS, Count, Search, Tuning, tune
 from mlx_loopai.generation.session import Session, open_session
@@ -104,23 +105,35 @@ def test_a_whole_search(session: Session) -> None:
     assert found.held_out is not None
 
 
-def test_what_is_kept_is_measured_beside_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    def result(right: int, zh: int) -> SuiteResult:
-        tasks = [
-            TaskResult(
-                name=name,
-                chance=0.0,
-                answers=tuple(JudgedAnswer(prompt="", text="", right=number < n) for number in range(10)),
-            )
-            for name, n in (("facts_ko", right), ("facts_zh", zh))
-        ]
-        return SuiteResult(tuple(tasks), {})
+CHINESE = (Question("星期天？", ("星期天",), language="zh"), Question("'Friend' in Chinese?", ("朋友", "友人")))
+KOREAN = (Question("수도는?", ("서울", "Seoul", "首爾")), Question("몇 개?", ("3",), language="ko"))
 
-    results = iter([result(10, 9), result(9, 2)])
+
+def test_what_is_kept_is_measured_beside_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [
+        Asked.of("facts", KOREAN, QUESTION_JUDGE),
+        Asked.of("translation", (*CHINESE, *KOREAN), QUESTION_JUDGE),
+        Asked.of("facts_zh", CHINESE, QUESTION_JUDGE),
+    ]
+
+    def result(*right: str) -> SuiteResult:
+        return SuiteResult(
+            tuple(
+                TaskResult(
+                    name=task.name,
+                    chance=0.0,
+                    answers=tuple(JudgedAnswer(prompt="", text="", right=one == "1") for one in given),
+                )
+                for task, given in zip(tasks, right, strict=True)
+            ),
+            {},
+        )
+
+    results = iter([result("11", "1111", "11"), result("11", "0010", "10")])
     monkeypatch.setattr(steering._Trial, "_count", lambda trial, prompts, label: Count(0 if "at" in label else 9, 100))
     monkeypatch.setattr(steering, "measure_suite", lambda *_: next(results))
-    found = tune(session, Search(tasks=("a task",)))  # type: ignore[arg-type]
+    found = tune(session, Search(tasks=tasks))
     assert found.kept is not None
-    assert found.kept.mean == pytest.approx(0.9)
-    assert found.kept.per_task == {"facts_ko": pytest.approx(0.9)}
-    assert found.kept.apart == {"facts_zh": 0.2}
+    assert found.kept.per_task == {"facts": 1.0, "translation": pytest.approx(0.5)}
+    assert found.kept.mean == pytest.approx(0.75)
+    assert found.kept.apart == {"translation": (1.0, 0.0), "facts_zh": (1.0, 0.5)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -219,23 +219,19 @@ def test_every_penalty_has_a_size(qwen25) -> None:
 @given(
     size=st.sampled_from(sorted(QWEN25)),
     backend=st.sampled_from(["cpu", "metal"]),
-    rows=st.integers(1, 16),
-    width=st.integers(1, 2048),
-    rank=st.integers(1, 128),
-    share=st.floats(0.05, 1),
-    checkpointing=st.booleans(),
+    less=st.fixed_dictionaries(
+        {"rows": st.integers(1, 16), "width": st.integers(1, 2048), "rank": st.integers(1, 128)}
+    ),
     precision=st.sampled_from(["fp32", "bf16", "4-bit"]),
+    others=st.fixed_dictionaries({"supervised_share": st.floats(0.05, 1), "checkpointing": st.booleans()}),
     more=st.sampled_from(["rows", "width", "rank"]),
 )
 def test_more_of_anything_never_needs_less(
     size: str,
     backend: str,
-    rows: int,
-    width: int,
-    rank: int,
-    share: float,
-    checkpointing: bool,
+    less: dict[str, int],
     precision: str,
+    others: dict[str, Any],
     more: str,
 ) -> None:
     shape = ModelShape.from_config(qwen25_config(size))
@@ -247,11 +243,9 @@ def test_more_of_anything_never_needs_less(
             lora_rank=rank,
             micro_tokens=rows * width,
             width=width,
-            supervised_share=share,
-            checkpointing=checkpointing,
+            **others,
         )
         return predict(shape, options, backend).total_bytes
 
-    less = {"rows": rows, "width": width, "rank": rank}
     # Whole bytes are cut off a term at a time.
     assert total(**less) <= total(**{**less, more: less[more] + 1}) + len(predict(shape, StepOptions(), "cpu").terms)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import ast
 import gettext
+import json
 import re
 from string import Formatter
+from typing import get_args
 
 import pytest
 
 pytest.importorskip("babel")
 
 from mlx_loopai.cli.main import COMMANDS
+from mlx_loopai.config import RunConfig
+from mlx_loopai.memory.guard_terms import NO_GUARD
+from mlx_loopai.memory.machine import EVIDENCE, Evidence, named_machine
+from mlx_loopai.memory.plan import plan
+from mlx_loopai.models.load import NANO_FOLDER
+from mlx_loopai.models.shape import ModelShape
 from tests.unit.test_translations import OTHER_WORDS
 from tools.catalog import CONVERTERS, DOMAIN, LOCALES, MO, PACKAGE, Message, messages, translations
 
@@ -43,6 +51,14 @@ def test_every_message_has_its_korean_and_none_is_left_over(korean: dict[Message
     assert said - set(korean) == set(), "run `python -m tools.catalog` and translate them"
     assert set(korean) - said == set(), "run `python -m tools.catalog`"
     assert [message for message, text in korean.items() if not text] == []
+
+
+def test_the_terms_of_a_plan_and_what_a_working_set_rests_on_are_messages() -> None:
+    """They are shown by their names, which only the places that make them know."""
+    shape = ModelShape.from_config(json.loads((NANO_FOLDER / "config.json").read_text(encoding="utf-8")))
+    planned = plan(shape, RunConfig(), named_machine("m4-16gb"), NO_GUARD)
+    assert {*planned.terms, *get_args(Evidence)} <= set(messages())
+    assert EVIDENCE.keys() == set(get_args(Evidence))
 
 
 def test_no_message_stands_where_the_catalog_does_not_find_it() -> None:

@@ -71,16 +71,16 @@ def test_the_same_run_gives_the_same_adapter(configure: Callable[..., RunConfig]
     assert adapter(tmp_path / "one") != adapter(tmp_path / "other")
 
 
-@pytest.mark.parametrize(("step", "path"), [(1, "eager"), (5, "eager"), (5, "compiled"), (6, "compiled")])
+@pytest.mark.parametrize("stopped", [(1, "eager"), (5, "eager"), (5, "compiled"), (6, "compiled")])
 def test_ctrl_c_saves_and_resume_gives_the_same_adapter(
     configure: Callable[..., RunConfig],
     data_files: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     heard: Heard,
-    step: int,
-    path: str,
+    stopped: tuple[int, str],
 ) -> None:
+    step, path = stopped
     guard = {"penalty__kind": "kronecker", "general": str(data_files["general"])}
     config = configure(
         train__epochs=2, train__path=path, lora__dropout=0.2, memory__checkpointing=True, penalty__sequences=4, **guard

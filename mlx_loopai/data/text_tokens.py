@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from mlx_loopai.data.sight import divided
@@ -41,7 +40,7 @@ def _joined(parts: Sequence[str | int], ids: dict[str, list[int]]) -> list[int]:
 
 def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     inner = getattr(tokenizer, "_tokenizer", tokenizer)  # mlx-lm's wrapper takes one text only
-    if len(texts) > 1 and _only_calls_its_backend(type(inner)):
+    if len(texts) > 1 and _only_calls_its_backend(inner):
         # Before its own call transformers puts its settings, such as no truncation, into the backend.
         first = inner.encode(texts[0], add_special_tokens=False)
         others = inner.backend_tokenizer.encode_batch_fast(texts[1:], add_special_tokens=False)
@@ -51,15 +50,14 @@ def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
 
-@cache
-def _only_calls_its_backend(kind: type) -> bool:
-    """Whether tokenizers of this class encode as transformers' own do: settings, then the backend, nothing else.
+def _only_calls_its_backend(tokenizer: Any) -> bool:
+    """Whether it encodes as transformers' own tokenizers do: settings, then the backend, nothing else.
 
     The backend can be called without the offsets that nobody reads here: an eighth of the whole time of encoding.
     """
     from transformers import PreTrainedTokenizerFast
 
     names = ("encode", "__call__", "_encode_plus")
-    return issubclass(kind, PreTrainedTokenizerFast) and all(
-        getattr(kind, name, None) is getattr(PreTrainedTokenizerFast, name, name) for name in names
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerFast, name, name) for name in names
     )

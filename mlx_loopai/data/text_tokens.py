@@ -8,6 +8,9 @@ from typing import Any
 from mlx_loopai.data.sight import divided
 from mlx_loopai.data.special import SpecialNames
 
+# Where transformers has the code that its tokenizers share. What one of them does otherwise is in a module of its own.
+_COMMON_CODE = "transformers.tokenization_utils"
+
 
 def text_ids(tokenizer: Any, special: SpecialNames, texts: Sequence[str]) -> list[list[int]]:
     """The tokens of each text, as if it stood alone; the picture of number k is the token -1 - k.
@@ -55,9 +58,7 @@ def _only_calls_its_backend(tokenizer: Any) -> bool:
 
     The backend can be called without the offsets that nobody reads here: an eighth of the whole time of encoding.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    names = ("encode", "__call__", "_encode_plus")
-    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
-        getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerFast, name, name) for name in names
+    ways = [getattr(type(tokenizer), name, None) for name in ("encode", "__call__", "_encode_plus")]
+    return hasattr(tokenizer, "backend_tokenizer") and all(
+        getattr(way, "__module__", "").startswith(_COMMON_CODE) for way in ways
     )

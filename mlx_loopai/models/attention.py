@@ -15,6 +15,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.causal_attention import causal_attention
 from mlx_loopai.models.decoder import softmax_attention
+from mlx_loopai.models.shared_opening import OpeningKeys
 
 _FUNCTION = "scaled_dot_product_attention"
 
@@ -60,9 +61,10 @@ def attending_by_power(model: nn.Module, longer_than: int = 0) -> Iterator[None]
         return
 
     def attending(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
-        is_plain = not arguments and named.keys() == {"cache", "scale", "mask"} and named["cache"] is None
+        is_plain = not arguments and named.keys() == {"cache", "scale", "mask"}
+        is_plain = is_plain and (named["cache"] is None or isinstance(named["cache"], OpeningKeys))
         is_ours = is_plain and isinstance(named["mask"], str) and queries.dtype == mx.float32
-        if is_ours and queries.shape[2] > longer_than:
+        if is_ours and keys.shape[2] > longer_than:
             return causal_attention(queries, keys, values, named["scale"])
         found: mx.array = attend(queries, keys, values, *arguments, **named)
         return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,10 +23,13 @@ from mlx_loopai.models.lora import (
     outputs_given,
     projected,
 )
+from mlx_loopai.models.shared_opening import OpeningKeys, SharedOpening, can_share
 from mlx_loopai.models.updated_linear import UpdatedLinear
 from mlx_loopai.models.vision.pictures import Pictures
 
-Positions = tuple[mx.array, mx.array]
+Positions: TypeAlias = tuple[mx.array, mx.array]
+# Of states (B, T, D), or of those that lie as `SharedOpening` says.
+Places: TypeAlias = Positions | mx.array
 Run = Callable[[mx.array], mx.array]
 # The layers of a softmax attention that read its input.
 _READERS = ("q_proj", "k_proj", "v_proj")
@@ -36,6 +41,7 @@ def hidden_states(
     checkpointing: bool = False,
     positions: Positions | None = None,
     pictures: Pictures | None = None,
+    opening: int = 0,
 ) -> mx.array:
     """Final normalised states (B, T, D) of token ids (B, T) under a causal mask, and of the pictures among them.
 
@@ -43,14 +49,28 @@ def hidden_states(
     block computes nothing else. Rows are right-padded, so a plain causal mask keeps real tokens from seeing padding.
     With `checkpointing` each block is computed again in the backward pass: the same gradients, with one block's
     activations alive at a time. Without it only the cheap half of the MLP is computed again (`_mlp`).
+
+    opening: with how many equal tokens all rows begin. Where the model allows it, their states are computed once for
+    all rows (models/shared_opening.py): the same result up to rounding.
     """
     architecture = architecture_in(model)
-    states = embedded(model, ids, None if pictures is None else partial(pictures.placed, model))
+    shared = None
+    if opening and pictures is None and can_share(model, ids.shape[1]):
+        shared = SharedOpening(rows=ids.shape[0], tokens=ids.shape[1], opening=opening)
+        states = embedded(model, shared.packed(ids))[0]
+    else:
+        states = embedded(model, ids, None if pictures is None else partial(pictures.placed, model))
+    places: Places | None = positions if shared is None or positions is None else shared.places(*positions)
     last = len(model.layers) - 1
     for index, block in enumerate(model.layers):
-        chosen = positions if index == last else None
-        mask = causal_mask(model, block, ids.shape[1])
-        run = _runner(block, partial(_run_block, block, architecture, mask, chosen, not checkpointing))
+        way = _Way(
+            architecture=architecture,
+            mask=causal_mask(model, block, ids.shape[1]),
+            places=places if index == last else None,
+            lean=not checkpointing,
+            shared=shared,
+        )
+        run = _runner(block, partial(_run_block, block, way))
         if pictures is not None:
             run = pictures.rotating(model, run)
         if checkpointing:
@@ -58,41 +78,57 @@ def hidden_states(
         states = run(states)
         if pictures is not None:
             states = pictures.added(states, index)
-    return final_norm(model)(states)
+    states = final_norm(model)(states)
+    return states if shared is None or positions is not None else shared.whole(states)
 
 
 def block_states(model: nn.Module, block: nn.Module, states: mx.array) -> mx.array:
     """The output (B, T, D) of a block of `model` for states (B, T, D) under a causal mask, as in `hidden_states`."""
     mask = causal_mask(model, block, states.shape[1])
-    return _run_block(block, architecture_in(model), mask, None, False, states)
+    return _run_block(block, _Way(architecture=architecture_in(model), mask=mask), states)
 
 
-def _run_block(
-    block: nn.Module, architecture: Architecture, mask: Mask, positions: Positions | None, lean: bool, states: mx.array
-) -> mx.array:
-    if architecture.layout == "parallel":  # GPT-NeoX's block decides itself whether attention and MLP are parallel
-        found = block(states, mask, None)
-        return found if positions is None else found[positions]
-    attended = _attended(block, architecture.layout, mask, states)
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """How a block is run. places: of the states that it gives; None: all. lean: see `_mlp`."""
+
+    architecture: Architecture
+    mask: Mask
+    places: Places | None = None
+    lean: bool = False
+    shared: SharedOpening | None = None
+
+
+def _run_block(block: nn.Module, way: _Way, states: mx.array) -> mx.array:
+    places = way.places
+    if way.architecture.layout == "parallel":  # GPT-NeoX's block decides itself whether attention and MLP are parallel
+        found = block(states, way.mask, None)
+        return found if places is None else found[places]
+    attended = _attended(block, way, states)
     # After the attention a token no longer sees the others.
-    return _fed(block, architecture, lean, attended if positions is None else attended[positions])
+    return _fed(block, way.architecture, way.lean, attended if places is None else attended[places])
 
 
-def _attended(block: nn.Module, layout: Layout, mask: Mask, states: mx.array) -> mx.array:
+def _attended(block: nn.Module, way: _Way, states: mx.array) -> mx.array:
+    layout = way.architecture.layout
     normed = states if layout == "post_norm" else block.input_layernorm(states)
     if "linear_attn" in block:
         found = linear_attention(block.linear_attn, normed)
+    elif way.shared is not None:
+        keys = OpeningKeys()
+        opening, rows = (_attention(block.self_attn, way.mask, part, keys) for part in way.shared.apart(normed))
+        found = way.shared.joined(opening, rows)
     else:
-        found = _attention(block.self_attn, mask, normed)
+        found = _attention(block.self_attn, way.mask, normed)
     return _added(layout, states, found if layout == "pre_norm" else block.post_attention_layernorm(found))
 
 
-def _attention(attention: nn.Module, mask: Mask, x: mx.array) -> mx.array:
+def _attention(attention: nn.Module, mask: Mask, x: mx.array, keys: OpeningKeys | None = None) -> mx.array:
     readers = [attention.get(name) for name in _READERS]
     if not all_joint(readers):
-        return attention(x, mask, None)
+        return attention(x, mask, keys)
     with outputs_given(readers, projected(readers, x)):
-        return attention(x, mask, None)
+        return attention(x, mask, keys)
 
 
 def _fed(block: nn.Module, architecture: Architecture, lean: bool, states: mx.array) -> mx.array:

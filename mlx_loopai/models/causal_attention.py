@@ -18,9 +18,10 @@ _SMALLEST_SPAN = 32
 
 
 def causal_attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """softmax(scale Q K^T) V (B, H, T, D) under a causal mask, in float32.
+    """softmax(scale Q K^T) V (B, H, Q, D) under a causal mask, in float32.
 
-    queries (B, H, T, D), keys and values (B, K, T, D), H a multiple of K. The query heads that share a key head are
+    queries (B, H, Q, D), keys and values (B, K, T, D), H a multiple of K; the queries are those of the last Q of T
+    tokens. The query heads that share a key head are
     rows of one matrix, so that one product sums over them. Up to `LONGEST_KEPT` tokens the probabilities are kept for
     the backward pass, since computing them again would cost their exponentials again.
 
@@ -29,7 +30,8 @@ def causal_attention(queries: mx.array, keys: mx.array, values: mx.array, scale:
     """
     batch, heads, tokens, _ = queries.shape
     groups = (batch, keys.shape[1], heads // keys.shape[1])
-    is_long = tokens > LONGEST_KEPT
+    before = keys.shape[2] - tokens
+    is_long = keys.shape[2] > LONGEST_KEPT
     spans = _spans(tokens, is_long)
 
     def forward(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
@@ -40,9 +42,10 @@ def causal_attention(queries: mx.array, keys: mx.array, values: mx.array, scale:
             asked = queries[..., begin:end, :]
             if is_long and outputs:  # one span at a time
                 (asked,) = mx.depends([asked], [outputs[-1]])
-            scores = _scores(asked, keys[..., :end, :], begin, scale)
+            seen = before + end
+            scores = _scores(asked, keys[..., :seen, :], before + begin, scale)
             share, log_sum = _shares(scores)
-            outputs.append((_rows(share) @ values[..., :end, :]).reshape(batch, heads, end - begin, -1))
+            outputs.append((_rows(share) @ values[..., :seen, :]).reshape(batch, heads, end - begin, -1))
             kept.append(log_sum if is_long else share)
         return (mx.concatenate(outputs, axis=2), *kept)
 
@@ -57,15 +60,15 @@ def causal_attention(queries: mx.array, keys: mx.array, values: mx.array, scale:
         of_queries: list[mx.array] = []
         of_keys, of_values = mx.zeros(()), mx.zeros(())
         for (begin, end), share in zip(spans, outputs[1:], strict=True):
-            asked, pull = queries[..., begin:end, :], _rows(pulled[..., begin:end, :])
+            asked, pull, seen = queries[..., begin:end, :], _rows(pulled[..., begin:end, :]), before + end
             if is_long:
                 asked, pull = mx.depends([asked, pull], [of_keys, of_values, *of_queries[-1:]])
-                share = power_of_two(_scores(asked, keys[..., :end, :], begin, scale) - share)
-            moved = (pull @ mx.swapaxes(values[..., :end, :], -1, -2)).reshape(share.shape)
+                share = power_of_two(_scores(asked, keys[..., :seen, :], before + begin, scale) - share)
+            moved = (pull @ mx.swapaxes(values[..., :seen, :], -1, -2)).reshape(share.shape)
             of_scores = _rows(scale * share * (moved - (moved * share).sum(axis=-1, keepdims=True)))
-            of_queries.append((of_scores @ keys[..., :end, :]).reshape(batch, heads, end - begin, -1))
-            of_keys = _longer(of_keys, end) + mx.swapaxes(of_scores, -1, -2) @ _rows(asked)
-            of_values = _longer(of_values, end) + mx.swapaxes(_rows(share), -1, -2) @ pull
+            of_queries.append((of_scores @ keys[..., :seen, :]).reshape(batch, heads, end - begin, -1))
+            of_keys = _longer(of_keys, seen) + mx.swapaxes(of_scores, -1, -2) @ _rows(asked)
+            of_values = _longer(of_values, seen) + mx.swapaxes(_rows(share), -1, -2) @ pull
         return mx.concatenate(of_queries, axis=2), of_keys, of_values
 
     found: mx.array = attend(queries, keys, values)[0]

@@ -58,6 +58,11 @@ class Targets:
         return Targets(*(mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for each in found))
 
     @property
+    def places(self) -> tuple[mx.array, mx.array]:
+        """Where the hidden states lie."""
+        return self.rows, self.columns
+
+    @property
     def arrays(self) -> list[mx.array]:
         """The arrays that are set, in the order of the fields: `Targets(*arrays)` makes an equal one."""
         found = [self.rows, self.columns, self.tokens, self.weights, self.divergence, self.left_out, self.base]
@@ -75,10 +80,13 @@ DEFAULT_FORM = LossForm()
 
 
 class Gradient(Protocol):
-    """ids (B, T), targets, pictures -> ((summed loss, the part of it that is KL to the base), gradient)."""
+    """ids (B, T), targets, pictures, opening -> ((summed loss, the part of it that is KL to the base), gradient).
+
+    opening: with how many equal tokens all rows begin, or 0 (`hidden_states`).
+    """
 
     def __call__(
-        self, ids: mx.array, targets: Targets, pictures: Pictures | None = None, /
+        self, ids: mx.array, targets: Targets, pictures: Pictures | None = None, opening: int = 0, /
     ) -> tuple[tuple[Any, Any], Any]: ...
 
 
@@ -93,16 +101,18 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
     """The gradient as one function of `mx.compile`, traced once for every shape."""
     form = replace(form, chunk_rows=max(FEWEST_CHUNK_ROWS, form.chunk_rows // CHUNKS_AHEAD), spare=True)
 
-    def loss(ids: mx.array, seen: dict[str, mx.array], *arrays: mx.array) -> tuple[mx.array, ...]:
+    def loss(ids: mx.array, opening: int, seen: dict[str, mx.array], *arrays: mx.array) -> tuple[mx.array, ...]:
         pictures = Pictures(**seen) if seen else None
         with within_compiled_graph(), computed_jointly(model), attending_by_power(model):
-            return batch_loss(model, ids, Targets(*arrays), form, pictures)
+            return batch_loss(model, ids, Targets(*arrays), form, pictures, opening)
 
     state = [model.state, mx.random.state]
     compiled = mx.compile(_leaving_no_trace(model, loss), inputs=state, outputs=[mx.random.state])
 
-    def run(ids: mx.array, targets: Targets, pictures: Pictures | None = None) -> tuple[tuple[mx.array, Any], Any]:
-        (total, *apart), gradient = compiled(ids, {} if pictures is None else pictures.arrays, *targets.arrays)
+    def run(
+        ids: mx.array, targets: Targets, pictures: Pictures | None = None, opening: int = 0
+    ) -> tuple[tuple[mx.array, Any], Any]:
+        (total, *apart), gradient = compiled(ids, opening, {} if pictures is None else pictures.arrays, *targets.arrays)
         return (total, sum(apart)), gradient
 
     return run
@@ -111,16 +121,18 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
 def eager_gradient(model: nn.Module, form: LossForm) -> Gradient:
     """The same with the head's loss computed between the forward and the backward pass (models/eager_loss.py)."""
 
-    def run(ids: mx.array, targets: Targets, pictures: Pictures | None = None) -> tuple[tuple[float, float], Any]:
+    def run(
+        ids: mx.array, targets: Targets, pictures: Pictures | None = None, opening: int = 0
+    ) -> tuple[tuple[float, float], Any]:
         def pulled() -> tuple[mx.array, mx.array, mx.array, mx.array | None]:
             """A scalar whose gradient is the backward pass for `cotangent`; the states, and the base's where it counts.
 
             The buffer of `cotangent` holds zeros now; it is filled below, before MLX runs that pass.
             """
-            hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns), pictures)
+            hidden = hidden_states(model, ids, form.checkpointing, targets.places, pictures, opening)
             cotangent = mx.zeros(hidden.shape)
             mx.eval(cotangent)
-            base = None if targets.divergence is None else _base_states(model, ids, targets, pictures)
+            base = None if targets.divergence is None else _base_states(model, ids, targets, pictures, opening)
             return (hidden.astype(mx.float32) * cotangent).sum(), hidden, cotangent, base
 
         with attending_by_power(model, longer_than=LONGEST_KEPT):
@@ -174,30 +186,33 @@ def batch_loss(
     targets: Targets,
     form: LossForm = DEFAULT_FORM,
     pictures: Pictures | None = None,
+    opening: int = 0,
 ) -> tuple[mx.array, ...]:
     """(loss,) or (loss, the part of it that is KL to the base): nats summed over the positions of `targets`.
 
-    ids (B, T), with `pictures` among them.
+    ids (B, T), with `pictures` among them, or with rows of one `opening` (`hidden_states`).
 
     The loss is the negative log-likelihood of the targets' tokens times their weights; where they have a
     `divergence`, KL(base || adapted) times it is added, with the token `left_out` removed from both. The base is the
     model itself with its adapter switched off, unless the targets hold its states.
     """
-    hidden = hidden_states(model, ids, form.checkpointing, (targets.rows, targets.columns), pictures)
+    hidden = hidden_states(model, ids, form.checkpointing, targets.places, pictures, opening)
     loss = linear_cross_entropy(hidden, Head.of(model), targets.tokens, targets.weights, form)
     if targets.divergence is None:
         return (loss,)
-    base = _base_states(model, ids, targets, pictures).astype(hidden.dtype)
+    base = _base_states(model, ids, targets, pictures, opening).astype(hidden.dtype)
     apart = linear_divergence(hidden, base, Head.of(model), targets.divergence, targets.left_out, form.chunk_rows)
     return loss + apart, apart
 
 
-def _base_states(model: nn.Module, ids: mx.array, targets: Targets, pictures: Pictures | None) -> mx.array:
+def _base_states(
+    model: nn.Module, ids: mx.array, targets: Targets, pictures: Pictures | None, opening: int
+) -> mx.array:
     """The base's states (N, D) at the targets: those that are known, or else computed."""
     if targets.base is not None:
         return targets.base
     with adapter_disabled(model):
-        return hidden_states(model, ids, positions=(targets.rows, targets.columns), pictures=pictures)
+        return hidden_states(model, ids, positions=targets.places, pictures=pictures, opening=opening)
 
 
 def _leaving_no_trace(

@@ -277,6 +277,11 @@ def dropping_the_same(layer: nn.Module, run: Callable[..., mx.array]) -> Callabl
     return again
 
 
+def drops_inputs(model: nn.Module) -> bool:
+    """Whether `model` is being trained with dropout."""
+    return any(layer.training and layer.dropout > 0 for layer in lora_modules(model).values())
+
+
 def dropout_key(block: nn.Module) -> mx.array | None:
     """A new key for `dropout_drawn_from`; None, and nothing drawn, where `block` drops nothing."""
     drops = any(isinstance(module, LoRALinear) and module.dropout for module in block.modules())

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from mlx_loopai.models.pass_sizes import LEAST_SHARED, OPENING_STEP
+
 # How a row was judged. pair: the same number for the two answers of a pair, -1 for a row that was not judged; good:
 # whether it is the better one, or has a good label; reference: the base's log-probability of its targets, nats.
 JUDGED = np.dtype([("pair", np.int32), ("good", np.bool_), ("reference", np.float64)])
@@ -48,3 +50,21 @@ class MicroBatch:
     base_states: npt.NDArray[np.float32] | None = None  # [B, most targets of a row, D]
     judged: npt.NDArray[np.void] | None = None  # [B]
     pictures: PictureRows | None = None
+
+    @property
+    def opening(self) -> int:
+        """How many first tokens of `ids[:, :-1]` are worth computing once (`opening_of`)."""
+        return opening_of(self.ids[:, :-1]) if self.pictures is None else 0
+
+
+def opening_of(ids: npt.NDArray[np.int32]) -> int:
+    """How many first tokens of the rows `ids` (B, T) are worth computing once; 0: none.
+
+    A multiple of `OPENING_STEP`, since a compiled step is traced for every other number. One token of each row at least
+    is left.
+    """
+    rows, tokens = ids.shape
+    differs = np.flatnonzero((ids != ids[:1]).any(axis=0))
+    equal = int(differs[0]) if len(differs) else tokens
+    found = min(equal, tokens - 1) // OPENING_STEP * OPENING_STEP
+    return found if (rows - 1) * found >= LEAST_SHARED * rows * tokens else 0

@@ -22,6 +22,9 @@ PREFILL_TOKENS = 8192
 CACHE_STEP_TOKENS = 256
 # Padded tokens that are scored at once where no gradient is needed.
 SCORED_TOKENS = 2048
+# Tokens with which all rows of a batch begin are computed once, in multiples of the first number, where that leaves out
+# at least this share of the batch: an opening is read by matrix products of its own, which are small.
+OPENING_STEP, LEAST_SHARED = 8, 1 / 16
 # Rows of a batch on which a guard measures.
 MEASURED_ROWS = 8
 # Softmax attention on CPUs (models/causal_attention.py): longer rows keep no probabilities for the backward pass, which

@@ -189,7 +189,7 @@ class TrainStep:
         total, apart, gradient = mx.zeros(()), mx.zeros(()), None
         for number, batch in enumerate(batches, 1):
             (loss, distance), part = self._gradient(
-                mx.array(batch.ids[:, :-1]), Targets.of(batch), Pictures.of_rows(batch.pictures)
+                mx.array(batch.ids[:, :-1]), Targets.of(batch), Pictures.of_rows(batch.pictures), batch.opening
             )
             total, apart = total + loss, apart + distance
             vectors = self._vectors.join(part)

@@ -38,6 +38,23 @@ def reference(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: 
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("asked", [1, 4])
+def test_the_last_queries_alone_are_those_of_all(shape: tuple[int, ...], asked: int) -> None:
+    """As behind an opening that was read before."""
+    queries, keys, values, pull = map(mx.array, drawn(*shape))
+
+    def last(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        return causal_attention(queries, keys, values, 0.3)[:, :, -asked:]
+
+    def alone(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        return causal_attention(queries[:, :, -asked:], keys, values, 0.3)
+
+    expected, found = (mx.vjp(each, [queries, keys, values], [pull[:, :, -asked:]]) for each in (last, alone))
+    for whole, part in zip([*expected[0], *expected[1]], [*found[0], *found[1]], strict=True):
+        assert np.allclose(np.array(part), np.array(whole), atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_are_those_of_softmax(shape: tuple[int, ...]) -> None:
     *inputs, pull = drawn(*shape)
 

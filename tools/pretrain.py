@@ -149,7 +149,7 @@ def _loss(model: nn.Module, batches: list[MicroBatch]) -> mx.array:
     total, count = mx.zeros(()), 0
     for batch in batches:
         targets = Targets.of(batch)
-        hidden = hidden_states(model, mx.array(batch.ids[:, :-1]))[targets.rows, targets.columns]
+        hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), opening=0)[targets.rows, targets.columns]
         total = total + linear_cross_entropy(
             hidden, Head.of(model), targets.tokens, targets.weights, HeadForm(chunk_rows=1024), train_head=True
         )

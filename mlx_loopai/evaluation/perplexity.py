@@ -78,8 +78,6 @@ def batch_nll(model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHU
     targets = batch.ids[rows, columns + 1]
     places = mx.array(rows), mx.array(columns)
     pictures = Pictures.of_rows(batch.pictures)
-    hidden = hidden_states(
-        model, mx.array(batch.ids[:, :-1]), positions=places, pictures=pictures, opening=batch.opening
-    )
+    hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=places, pictures=pictures)
     losses = token_losses(hidden, Head.of(model), targets, chunk_rows)
     return np.bincount(rows, weights=losses, minlength=len(batch.ids)).astype(np.float64)

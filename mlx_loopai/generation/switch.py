@@ -23,7 +23,6 @@ from mlx_loopai.files import write_whole
 from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.lora import adapter_disabled
-from mlx_loopai.models.micro_batch import opening_of
 from mlx_loopai.models.pass_sizes import SCORED_TOKENS
 from mlx_loopai.models.prompt_cache import Prefix
 
@@ -120,7 +119,7 @@ def prompt_states(model: nn.Module, prompts: Sequence[Sequence[int]]) -> npt.NDA
             for row, index in zip(ids, group, strict=True):
                 row[: lengths[index]] = prompts[index]
             last = (mx.arange(len(group)), mx.array([lengths[index] - 1 for index in group]))
-            states = hidden_states(model, mx.array(ids), positions=last, opening=opening_of(ids))
+            states = hidden_states(model, mx.array(ids), positions=last)
             found |= zip(group, np.array(states.astype(mx.float32)), strict=True)
     return np.stack([found[index] for index in range(len(prompts))])
 

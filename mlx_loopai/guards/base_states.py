@@ -33,7 +33,7 @@ def with_base_states(
     done = 0
     for group, batch in batches_by_length(rows, SCORED_TOKENS):
         places = tuple(map(mx.array, np.nonzero(batch.supervised[:, 1:])))
-        hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=places, opening=batch.opening)
+        hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=places)
         found, start = np.array(hidden.astype(mx.float32)), 0
         for index in group:
             size = int(ends[index + 1] - ends[index])

@@ -30,7 +30,7 @@ def observe(
         inputs: dict[str, mx.array] = {}
         for name, layer in layers.items():
             layer.observer = _tap(name, inputs, offsets)
-        hidden = hidden_states(model, ids)[targets.rows, targets.columns]
+        hidden = hidden_states(model, ids, opening=0)[targets.rows, targets.columns]
         owners.update(owners_of(inputs))
         return linear_cross_entropy(hidden, head, targets.tokens, targets.weights), inputs
 

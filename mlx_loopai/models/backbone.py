@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_loopai.models.architectures import Activation, Architecture, Layout
 from mlx_loopai.models.decoder import Mask, architecture_in, causal_mask, embedded, final_norm
@@ -23,6 +24,7 @@ from mlx_loopai.models.lora import (
     outputs_given,
     projected,
 )
+from mlx_loopai.models.micro_batch import opening_of
 from mlx_loopai.models.shared_opening import OpeningKeys, SharedOpening, can_share
 from mlx_loopai.models.updated_linear import UpdatedLinear
 from mlx_loopai.models.vision.pictures import Pictures
@@ -41,7 +43,7 @@ def hidden_states(
     checkpointing: bool = False,
     positions: Positions | None = None,
     pictures: Pictures | None = None,
-    opening: int = 0,
+    opening: int | None = None,
 ) -> mx.array:
     """Final normalised states (B, T, D) of token ids (B, T) under a causal mask, and of the pictures among them.
 
@@ -50,10 +52,13 @@ def hidden_states(
     With `checkpointing` each block is computed again in the backward pass: the same gradients, with one block's
     activations alive at a time. Without it only the cheap half of the MLP is computed again (`_mlp`).
 
-    opening: with how many equal tokens all rows begin. Where the model allows it, their states are computed once for
-    all rows (models/shared_opening.py): the same result up to rounding.
+    opening: with how many equal tokens all rows begin, 0 for rows that are to be computed whole; None: `opening_of` the
+    ids, whose values must then be known. Where the model allows it, the states of an opening are computed once for all
+    rows (models/shared_opening.py): the same result up to rounding.
     """
     architecture = architecture_in(model)
+    if opening is None:
+        opening = opening_of(np.array(ids)) if pictures is None else 0
     shared = None
     if opening and pictures is None and can_share(model, ids.shape[1]):
         shared = SharedOpening(rows=ids.shape[0], tokens=ids.shape[1], opening=opening)

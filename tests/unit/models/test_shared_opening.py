@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
+from mlx_loopai.models import backbone
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.gradient import LossForm, Targets, compiled_gradient, eager_gradient
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.micro_batch import MicroBatch, opening_of
 from mlx_loopai.models.pass_sizes import LEAST_SHARED, LONGEST_KEPT, OPENING_STEP
-from mlx_loopai.models.shared_opening import can_share
+from mlx_loopai.models.shared_opening import SharedOpening, can_share
 from tests.tiny_architectures import CONFIGS, TOLERANCES, write_architecture
 from tests.unit.conftest import batch, row
 
@@ -42,7 +43,7 @@ def test_states_are_those_of_whole_rows(name: str, tmp_path: Path, tiny_model_fo
     for tokens in {TOKENS, min(TOKENS, window)}:
         opening = tokens * 2 // 3
         ids = mx.array(opened(tokens, opening))
-        whole = np.array(hidden_states(model, ids))
+        whole = np.array(hidden_states(model, ids, opening=0))
         error = TOLERANCES.get(kind, 1e-5) * max(1, np.abs(whole).max())
         np.testing.assert_allclose(np.array(hidden_states(model, ids, opening=opening)), whole, atol=error)
         rows, columns = mx.array([2, 0, 1, 1]), mx.array([tokens - 1, opening - 1, 1, opening])
@@ -96,6 +97,20 @@ def test_an_opening_is_one_of_all_rows_and_worth_it(rows: int, tokens: int, equa
     longest = min(equal, tokens - 1) // OPENING_STEP * OPENING_STEP
     assert found in (0, longest)
     assert (found > 0) == (longest > 0 and (rows - 1) * longest >= LEAST_SHARED * rows * tokens)
+
+
+def test_states_find_the_opening_themselves(adapted: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    shared: list[SharedOpening] = []
+
+    def noted(**sizes: int) -> SharedOpening:
+        shared.append(SharedOpening(**sizes))
+        return shared[-1]
+
+    monkeypatch.setattr(backbone, "SharedOpening", noted)
+    model, ids = adapted(), opened(TOKENS, 17)
+    for opening in (None, 16, 0):
+        hidden_states(model, mx.array(ids), opening=opening)
+    assert shared == [SharedOpening(rows=ROWS, tokens=TOKENS, opening=16)] * 2
 
 
 def test_a_batch_knows_its_opening() -> None:

@@ -7,7 +7,7 @@ any two rows of a bin may meet. Padding then depends on the widths alone, which 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
 import numpy as np
@@ -87,19 +87,31 @@ def padded_width(length: int, widths: Sequence[int]) -> int:
     return int(widths[index])
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of each of S steps: `counts[s]` of `rows` from `starts[s]` on."""
+
+    rows: _Rows
+    starts: _Ints  # [S]
+    counts: _Ints  # [S]
+
+    def of(self, step: int) -> _Rows:
+        return self.rows[self.starts[step] : self.starts[step] + self.counts[step]]
+
+
 class Steps(Sequence[list[list[int]]]):
     """Steps of micro-batches of row indices, made into lists only when they are asked for: a run may have millions.
 
-    rows: the row indices of all steps, one after the other; padded: each row's padded width.
+    parts: rows that share no micro-batch; bins: which of `widths` each row is padded to.
     """
 
     def __init__(
-        self, rows: npt.NDArray[np.int32], rows_per_step: int, padded: npt.NDArray[np.int32], micro_tokens: int
+        self, parts: Sequence[_Part], bins: npt.NDArray[np.unsignedinteger[Any]], widths: _Rows, micro_tokens: int
     ) -> None:
-        self._rows, self._rows_per_step, self._padded, self._micro_tokens = rows, rows_per_step, padded, micro_tokens
+        self._parts, self._bins, self._widths, self._micro_tokens = parts, bins, widths, micro_tokens
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // self._rows_per_step)
+        return len(self._parts[0].counts)
 
     @overload
     def __getitem__(self, place: int) -> list[list[int]]: ...
@@ -108,12 +120,20 @@ class Steps(Sequence[list[list[int]]]):
     def __getitem__(self, place: slice) -> Steps: ...
 
     def __getitem__(self, place: int | slice) -> list[list[int]] | Steps:
-        size = self._rows_per_step
         if isinstance(place, slice):
-            first, end, _ = place.indices(len(self))
-            return Steps(self._rows[first * size : end * size], size, self._padded, self._micro_tokens)
+            parts = [_Part(part.rows, part.starts[place], part.counts[place]) for part in self._parts]
+            return Steps(parts, self._bins, self._widths, self._micro_tokens)
         at = range(len(self))[place]
-        return _micro_batches(self._rows[at * size : (at + 1) * size], self._padded, self._micro_tokens)
+        return [batch for part in self._parts for batch in self._micro_batches(part.of(at))]
+
+    def _micro_batches(self, rows: _Rows) -> list[list[int]]:
+        padded = self._widths[self._bins[rows]]
+        batches: list[list[int]] = []
+        for width in np.unique(padded):
+            own = rows[padded == width].tolist()
+            height = max(1, self._micro_tokens // int(width))
+            batches += [own[start : start + height] for start in range(0, len(own), height)]
+        return batches
 
 
 def plan_steps(
@@ -132,20 +152,19 @@ def plan_steps(
 
     Raises: InputError without rows, for a row without tokens or wider than `widths`, or for counts below 1.
     """
-    sizes = _checked(lengths)
     for name, value in (("rows_per_step", rows_per_step), ("micro_tokens", micro_tokens)):
         if value < 1:
             raise InputError(tr("{name}: {value} is too few; give at least 1", name=name, value=value))
+    # Few arrays of few bytes a row, each dropped when it is used: they are the memory that grows with the rows.
     known = choose_widths(lengths, max_widths) if widths is None else tuple(widths)
-    padded_width(int(sizes.max()), known)
-    # Arrays of four bytes a row, each dropped when it is used: they are the memory that grows with the rows.
-    padded = np.asarray(known, np.int32)[np.searchsorted(known, sizes)]
+    bins = _bins(lengths, known)
     generator = np.random.default_rng(seed)
-    order = generator.permutation(np.arange(len(sizes), dtype=np.int32))
-    order = order[np.argsort(padded[order], kind="stable")]
+    order = _by_bin(generator.permutation(np.arange(len(bins), dtype=np.int32)), bins, len(known))
     full, short = _cut(order, rows_per_step, generator)
     rows = np.concatenate([full[generator.permutation(len(full))].ravel(), short])
-    return Steps(rows, rows_per_step, padded, micro_tokens)
+    starts = np.arange(0, len(rows), rows_per_step)
+    whole = _Part(rows, starts, np.minimum(rows_per_step, len(rows) - starts))
+    return Steps([whole], bins, np.asarray(known, np.int32), micro_tokens)
 
 
 def plan_mixed_steps(
@@ -155,7 +174,7 @@ def plan_mixed_steps(
     micro_tokens: int,
     seed: int,
     widths: Sequence[int],
-) -> list[list[list[int]]]:
+) -> Steps:
     """As `plan_steps`, with an equal share of the rehearsal rows in every step (to the nearest row).
 
     `plan_steps` puts rows of similar length together, so that a step may have only short rehearsal rows and no training
@@ -164,21 +183,32 @@ def plan_mixed_steps(
 
     Raises: InputError as `plan_steps`.
     """
-    sizes, rehearses = _checked(lengths), np.asarray(rehearsal, dtype=np.bool_)
-    padded = np.array([padded_width(int(size), widths) for size in sizes])
+    bins, rehearses = _bins(lengths, widths), np.asarray(rehearsal, dtype=np.bool_)
     generator = np.random.default_rng(seed)
-    ends = np.minimum(np.arange(-(-len(sizes) // rows_per_step) + 1) * rows_per_step, len(sizes))
-    rehearsed_ends = np.round(rehearses.sum() * ends / len(sizes)).astype(np.int64)
-    counts = {True: np.diff(rehearsed_ends), False: np.diff(ends - rehearsed_ends)}
-    steps: list[list[list[int]]] = [[] for _ in ends[1:]]
-    for group, wanted in counts.items():
-        shuffled = generator.permutation(np.flatnonzero(rehearses == group))
-        order = shuffled[np.argsort(padded[shuffled], kind="stable")]
+    ends = np.minimum(np.arange(-(-len(bins) // rows_per_step) + 1) * rows_per_step, len(bins))
+    rehearsed_ends = np.round(rehearses.sum() * ends / len(bins)).astype(np.int64)
+    parts = []
+    for group, wanted in ((True, np.diff(rehearsed_ends)), (False, np.diff(ends - rehearsed_ends))):
+        order = _by_bin(generator.permutation(np.flatnonzero(rehearses == group).astype(np.int32)), bins, len(widths))
         # For each of the two kinds it is drawn anew which step gets the shortest rows and which the longest.
-        turns = generator.permutation(len(steps))
-        for turn, rows in zip(turns, np.split(order, np.cumsum(wanted[turns])[:-1]), strict=True):
-            steps[turn] += _micro_batches(rows, padded, micro_tokens)
-    return steps
+        turns = generator.permutation(len(wanted))
+        starts = np.empty_like(wanted)
+        starts[turns] = np.cumsum(wanted[turns]) - wanted[turns]
+        parts.append(_Part(order, starts, wanted))
+    return Steps(parts, bins, np.asarray(widths, np.int32), micro_tokens)
+
+
+def _bins(lengths: Lengths, widths: Sequence[int]) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Which of the ascending `widths` is the smallest that holds each row. Raises: InputError when none does."""
+    sizes = _checked(lengths)
+    padded_width(int(sizes.max()), widths)
+    return np.searchsorted(widths, sizes).astype(np.min_scalar_type(len(widths)))
+
+
+def _by_bin(order: _Rows, bins: npt.NDArray[np.unsignedinteger[Any]], n_bins: int) -> _Rows:
+    """`order`, the rows of narrow bins first."""
+    own = bins[order]
+    return np.concatenate([order[own == place] for place in range(n_bins)])
 
 
 def _cut(order: _Rows, rows_per_step: int, generator: np.random.Generator) -> tuple[_Rows, _Rows]:
@@ -187,17 +217,6 @@ def _cut(order: _Rows, rows_per_step: int, generator: np.random.Generator) -> tu
     place = int(generator.integers(n_full + 1)) * rows_per_step
     kept = np.concatenate([order[:place], order[place + rest :]])
     return kept.reshape(n_full, rows_per_step), order[place : place + rest]
-
-
-def _micro_batches(
-    step: npt.NDArray[np.integer[Any]], padded: npt.NDArray[np.integer[Any]], micro_tokens: int
-) -> list[list[int]]:
-    batches: list[list[int]] = []
-    for width in np.unique(padded[step]):
-        rows = step[padded[step] == width].tolist()
-        height = max(1, micro_tokens // int(width))
-        batches += [rows[start : start + height] for start in range(0, len(rows), height)]
-    return batches
 
 
 def batches_by_length(

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from functools import cached_property
-from typing import overload
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.row_identity import row_digest
+from mlx_loopai.data.row_identity import Digest, content_digest, row_digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 
 # What is known of every row before any is trained on. tokens: of the row; rejected: tokens of the worse answer of a
-# pair, or 0; rehearsal: whether a phase mixed it in; labelled: whether it has a good or bad label; bad: whether that
-# label is bad.
-COLUMNS = np.dtype([("tokens", "<i4"), ("rejected", "<i4"), ("rehearsal", "?"), ("labelled", "?"), ("bad", "?")])
-
-Columns = npt.NDArray[np.void]
+# pair, or 0; supervised: tokens of both that are learnt; rehearsal: whether a phase mixed it in; labelled: whether it
+# has a good or bad label; bad: whether that label is bad.
+Column = Literal["tokens", "rejected", "supervised", "rehearsal", "labelled", "bad"]
+Values = npt.NDArray[Any]
+_COLUMNS: dict[Column, tuple[Callable[[TokenRow], int], type[np.generic]]] = {
+    "tokens": (lambda row: len(row.ids), np.int32),
+    "rejected": (lambda row: 0 if row.rejected is None else len(row.rejected.ids), np.int32),
+    "supervised": (lambda row: sum(int(answer.supervised.sum()) for answer in row.answers), np.int32),
+    "rehearsal": (lambda row: row.category == REHEARSAL, np.bool_),
+    "labelled": (lambda row: row.good is not None, np.bool_),
+    "bad": (lambda row: row.good is False, np.bool_),
+}
+_DIGESTS: dict[Digest, Callable[[TokenRow], bytes]] = {"digest": row_digest, "content": content_digest}
 # Four bytes each: a run may have millions of rows.
 Places = npt.NDArray[np.int32]
 
@@ -26,21 +34,21 @@ Places = npt.NDArray[np.int32]
 class LazyRows(Sequence[TokenRow]):
     """Rows that are made only when they are asked for, with columns that are known without making any."""
 
-    @property
     @abstractmethod
-    def columns(self) -> Columns:
-        """[rows] of `COLUMNS`."""
+    def column(self, name: Column) -> Values:
+        """[rows], made anew each time: columns that stay would be most of what a row takes in memory."""
 
     @abstractmethod
-    def digest(self, place: int) -> bytes:
-        """`row_digest` of a row."""
+    def digest(self, place: int, kind: Digest) -> bytes:
+        """A hash of a row."""
+
+    def digests(self, kind: Digest) -> Iterator[bytes]:
+        """A hash of each row, in order."""
+        return (self.digest(place, kind) for place in range(len(self)))
 
     @abstractmethod
     def row(self, place: int) -> TokenRow:
         """The row at `place`, in [0, len)."""
-
-    def __len__(self) -> int:
-        return len(self.columns)
 
     @overload
     def __getitem__(self, place: int) -> TokenRow: ...
@@ -69,14 +77,24 @@ class ChosenRows(LazyRows):
         """All rows of `parts`, in order."""
         return ChosenRows(parts, np.arange(sum(map(len, parts)), dtype=np.int32))
 
-    @cached_property
-    def columns(self) -> Columns:
-        found = [columns_of(part) for part in self._parts]
-        return (found[0] if len(found) == 1 else np.concatenate([np.zeros(0, COLUMNS), *found]))[self._places]
+    def __len__(self) -> int:
+        return len(self._places)
 
-    def digest(self, place: int) -> bytes:
+    def column(self, name: Column) -> Values:
+        found = [column_of(part, name) for part in self._parts]
+        none = np.zeros(0, _COLUMNS[name][1])
+        return (found[0] if len(found) == 1 else np.concatenate([none, *found]))[self._places]
+
+    def digests(self, kind: Digest) -> Iterator[bytes]:
+        if len(self._parts) > 1 or bool((np.diff(self._places) <= 0).any()):
+            return super().digests(kind)
+        chosen = np.zeros(len(self._parts[0]), np.bool_)
+        chosen[self._places] = True
+        return compress(digests_of(self._parts[0], kind), chosen)
+
+    def digest(self, place: int, kind: Digest) -> bytes:
         part, at = self._found(place)
-        return part.digest(at) if isinstance(part, LazyRows) else row_digest(part[at])
+        return part.digest(at, kind) if isinstance(part, LazyRows) else _DIGESTS[kind](part[at])
 
     def row(self, place: int) -> TokenRow:
         part, at = self._found(place)
@@ -88,31 +106,26 @@ class ChosenRows(LazyRows):
         return self._parts[number], at - int(self._starts[number])
 
 
-def columns_of(rows: Sequence[TokenRow]) -> Columns:
-    """[rows] of `COLUMNS`."""
+def column_of(rows: Sequence[TokenRow], name: Column) -> Values:
+    """[rows] of one thing that is known of each."""
     if isinstance(rows, LazyRows):
-        return rows.columns
-    found = np.zeros(len(rows), COLUMNS)
-    for place, row in enumerate(rows):
-        rejected = 0 if row.rejected is None else len(row.rejected.ids)
-        found[place] = (len(row.ids), rejected, row.category == REHEARSAL, row.good is not None, row.good is False)
-    return found
+        return rows.column(name)
+    known, dtype = _COLUMNS[name]
+    return np.fromiter(map(known, rows), dtype, len(rows))
 
 
 def longest_of(rows: Sequence[TokenRow]) -> npt.NDArray[np.int32]:
     """[rows] tokens of the longer of each row's answers."""
-    columns = columns_of(rows)
-    return np.maximum(columns["tokens"], columns["rejected"])
+    return np.maximum(column_of(rows, "tokens"), column_of(rows, "rejected"))
 
 
 def judged_in(rows: Sequence[TokenRow]) -> npt.NDArray[np.bool_]:
     """[rows] whether somebody said how good the answer is."""
-    columns = columns_of(rows)
-    return (columns["rejected"] > 0) | columns["labelled"]
+    return (column_of(rows, "rejected") > 0) | column_of(rows, "labelled")
 
 
-def digests_of(rows: Sequence[TokenRow]) -> Iterator[bytes]:
-    """`row_digest` of each row, in order."""
+def digests_of(rows: Sequence[TokenRow], kind: Digest = "digest") -> Iterator[bytes]:
+    """A hash of each row, in order."""
     if isinstance(rows, LazyRows):
-        return map(rows.digest, range(len(rows)))
-    return map(row_digest, rows)
+        return rows.digests(kind)
+    return map(_DIGESTS[kind], rows)

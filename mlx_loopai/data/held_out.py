@@ -28,7 +28,7 @@ def held_apart(
         wanted = min(round(share * len(rows)), MOST_HELD_OUT * len(rows) // max(1, total))
         chosen = _chosen(rows, wanted)
         held = np.fromiter((group in chosen for group in _groups(rows)), np.bool_, len(rows))
-        kept[name] = ChosenRows([rows], np.flatnonzero(~held).astype(np.int32))
+        kept[name] = ChosenRows([rows], np.arange(len(rows), dtype=np.int32)[~held])
         found = [rows[place] for place in np.flatnonzero(held).tolist()]
         held_out += list({rows_digest([row]): row for row in found}.values())
     return kept, held_out

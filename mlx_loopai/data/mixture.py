@@ -82,8 +82,8 @@ def _passes(rows: int, passes: float, generator: np.random.Generator) -> Places:
     count = round(passes * rows)
     whole, rest = divmod(count, rows) if rows else (0, 0)
     own = np.arange(rows, dtype=np.int32)
-    again = np.sort(generator.permutation(own)[:rest])
-    return np.concatenate([np.tile(own, whole), again])
+    again = np.sort(generator.permutation(own)[:rest]) if rest else own[:0]
+    return np.concatenate([*(own for _ in range(whole)), again])
 
 
 def _shuffled(parts: Sequence[Sequence[TokenRow]], places: Places, seed: int) -> Sequence[TokenRow]:

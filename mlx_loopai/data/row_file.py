@@ -1,43 +1,61 @@
 """Encoded rows in one file: written a row at a time, read back by their places, so that none need stay in memory.
 
-Layout: `_MAGIC`; for each row `_HEAD`, its tokens and which of them are supervised, and the same two for the worse
-answer of a pair; `_TABLE` for every row; JSON notes; `_END`. All numbers are little-endian.
+Layout: `_MAGIC`; for each row its tokens and which of them are supervised, and the same two for the worse answer of a
+pair; `_TABLE` for every row; JSON notes; `_END`. All numbers are little-endian.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import weakref
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.chosen_rows import COLUMNS, Columns, LazyRows
-from mlx_loopai.data.row_identity import row_digest
+from mlx_loopai.data.chosen_rows import Column, LazyRows, Values
+from mlx_loopai.data.key_columns import nameless_file
+from mlx_loopai.data.row_identity import Digest, content_digest, row_digest
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
-_MAGIC = b"loopai rows 1\n\0\0"
-_HEAD = np.dtype([("digest", "S32"), ("file", "<i4"), ("line", "<i4")])
-_TABLE = np.dtype([("tokens", "<i4"), ("rejected", "<i4"), ("label", "i1")])
+_MAGIC = b"loopai rows 2\n\0\0"
+# What is known of a row without reading it. start: of its tokens in the file; file, line: where it comes from.
+_TABLE = np.dtype(
+    [
+        ("digest", "V32"),
+        ("content", "V32"),
+        ("start", "<i8"),
+        ("file", "<i4"),
+        ("line", "<i4"),
+        ("tokens", "<i4"),
+        ("rejected", "<i4"),
+        ("supervised", "<i4"),
+        ("label", "i1"),
+    ]
+)
 _END = np.dtype([("rows", "<i8"), ("table", "<i8"), ("notes", "<i8")])
+# Rows whose table is read at once.
+_AT_ONCE = 1 << 14
 _NO_LABEL, _GOOD, _BAD = 0, 1, 2
 _TOKEN_BYTES = 5  # an int32 and a bool
 
 
 class RowWriter:
-    """Writes rows into an open file; `finish` completes it. files: those that the rows come from."""
+    """Writes rows into an open file; `finish` completes it. files: those that the rows come from.
+
+    Meanwhile the table lies in an unnamed file, which `close` gives back.
+    """
 
     def __init__(self, file: IO[bytes], files: Sequence[Path]) -> None:
         self._file, self._files = file, {str(path): number for number, path in enumerate(files)}
-        self._table = bytearray()
-        file.write(_MAGIC)
+        self._table, self._rows = nameless_file(), 0
+        self._position = file.write(_MAGIC)
 
     def extend(self, rows: Iterable[TokenRow]) -> None:
         """Take in rows of text."""
@@ -46,26 +64,33 @@ class RowWriter:
 
     def _append(self, row: TokenRow) -> None:
         file, _, line = row.origin.rpartition(":")
-        head = np.array((row_digest(row), self._files[file], int(line)), _HEAD)
-        self._file.write(head.tobytes())
+        known = np.zeros((), _TABLE)
+        known["digest"], known["content"], known["start"] = row_digest(row), content_digest(row), self._position
+        known["file"], known["line"] = self._files[file], int(line)
+        known["tokens"], known["rejected"] = len(row.ids), 0 if row.rejected is None else len(row.rejected.ids)
+        known["supervised"] = sum(int(answer.supervised.sum()) for answer in row.answers)
+        known["label"] = _NO_LABEL if row.good is None else _GOOD if row.good else _BAD
+        self._table.write(known.tobytes())
+        self._rows += 1
         for answer in row.answers:
-            self._file.write(answer.ids.astype("<i4").tobytes() + answer.supervised.tobytes())
-        label = _NO_LABEL if row.good is None else _GOOD if row.good else _BAD
-        rejected = 0 if row.rejected is None else len(row.rejected.ids)
-        self._table += np.array((len(row.ids), rejected, label), _TABLE).tobytes()
+            self._position += self._file.write(answer.ids.astype("<i4").tobytes() + answer.supervised.tobytes())
 
     def finish(self, notes: dict[str, Any]) -> None:
         """Write the table, the notes and the end. notes: JSON values, read back with the rows."""
-        content = json.dumps(notes, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        table = self._file.tell()
-        self._file.write(self._table + content)
-        end = (len(self._table) // _TABLE.itemsize, table, table + len(self._table))
-        self._file.write(np.array(end, _END).tobytes())
+        self._table.seek(0)
+        shutil.copyfileobj(self._table, self._file)
+        notes_start = self._position + self._rows * _TABLE.itemsize
+        self._file.write(json.dumps(notes, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        self._file.write(np.array((self._rows, self._position, notes_start), _END).tobytes())
         self._file.flush()
+
+    def close(self) -> None:
+        """Give the table's file back; the rows' file is its owner's."""
+        self._table.close()
 
 
 class RowFile(LazyRows):
-    """The rows of a file that `RowWriter` wrote; a few bytes per row are in memory. The file stays open meanwhile.
+    """The rows of a file that `RowWriter` wrote; nothing of them is in memory. The file stays open meanwhile.
 
     files: where the rows come from, in the order that the writer was given; category: of all rows.
     """
@@ -78,38 +103,32 @@ class RowFile(LazyRows):
         end = np.frombuffer(self._read(max(0, size - _END.itemsize), _END.itemsize), _END)
         if self._read(0, len(_MAGIC)) != _MAGIC or not len(end):
             raise InputError(tr("{path}: is not a file of encoded rows; delete it", path=path))
-        rows, table, notes = map(int, end[0])
-        self._table = np.frombuffer(self._read(table, rows * _TABLE.itemsize), _TABLE)
+        self._rows, self._table_start, notes = map(int, end[0])
         self.notes: dict[str, Any] = json.loads(
             self._read(notes, size - _END.itemsize - notes).decode("utf-8", "surrogatepass")
         )
-        tokens = self._table["tokens"].astype(np.int64) + self._table["rejected"]
-        self._starts = np.full(rows + 1, len(_MAGIC), np.int64)
-        self._starts[1:] += np.cumsum(_HEAD.itemsize + _TOKEN_BYTES * tokens)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return self._rows
 
-    @cached_property
-    def columns(self) -> Columns:
-        found = np.zeros(len(self._table), COLUMNS)
-        for name in ("tokens", "rejected"):
-            found[name] = self._table[name]
-        found["labelled"] = self._table["label"] != _NO_LABEL
-        found["bad"] = self._table["label"] == _BAD
-        return found
+    def column(self, name: Column) -> Values:
+        parts = [_column(self._known(start, _AT_ONCE), name) for start in range(0, max(1, self._rows), _AT_ONCE)]
+        return np.concatenate(parts)
 
-    def digest(self, place: int) -> bytes:
-        return self._read(int(self._starts[place]), 32)
+    def digest(self, place: int, kind: Digest) -> bytes:
+        return self._known(place, 1)[kind].tobytes()
+
+    def digests(self, kind: Digest) -> Iterator[bytes]:
+        for start in range(0, self._rows, _AT_ONCE):
+            digests = self._known(start, _AT_ONCE)[kind].tobytes()
+            yield from (digests[at : at + 32] for at in range(0, len(digests), 32))
 
     def row(self, place: int) -> TokenRow:
-        start, end = self._starts[place : place + 2].tolist()
-        tokens, rejected, label = self._table[place].tolist()
-        content = self._read(start, end - start)
-        (_, file, line) = np.frombuffer(content, _HEAD, 1)[0].tolist()
+        _, _, start, file, line, tokens, rejected, _, label = self._known(place, 1)[0].tolist()
+        content = self._read(start, _TOKEN_BYTES * (tokens + rejected))
         origin = f"{self._files[file]}:{line}"
-        worse = self._answer(content, _HEAD.itemsize + _TOKEN_BYTES * tokens, rejected)
-        ids, supervised = self._answer(content, _HEAD.itemsize, tokens)
+        worse = self._answer(content, _TOKEN_BYTES * tokens, rejected)
+        ids, supervised = self._answer(content, 0, tokens)
         return TokenRow(
             ids,
             supervised,
@@ -119,6 +138,11 @@ class RowFile(LazyRows):
             good=None if label == _NO_LABEL else label == _GOOD,
         )
 
+    def _known(self, place: int, count: int) -> npt.NDArray[np.void]:
+        """[at most `count`] of `_TABLE`, from a row on."""
+        count = min(count, self._rows - place)
+        return np.frombuffer(self._read(self._table_start + place * _TABLE.itemsize, count * _TABLE.itemsize), _TABLE)
+
     @staticmethod
     def _answer(content: bytes, start: int, tokens: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         ids = np.frombuffer(content, "<i4", tokens, start)
@@ -127,3 +151,11 @@ class RowFile(LazyRows):
     def _read(self, start: int, size: int) -> bytes:
         # Not mapped: pages of a mapped file count as the process's memory.
         return os.pread(self._handle, size, start)
+
+
+def _column(known: npt.NDArray[np.void], name: Column) -> Values:
+    if name == "rehearsal":
+        return np.zeros(len(known), np.bool_)
+    if name in ("labelled", "bad"):
+        return known["label"] != _NO_LABEL if name == "labelled" else known["label"] == _BAD
+    return known[name].copy()  # a view would keep the whole table

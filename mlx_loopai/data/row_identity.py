@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from mlx_loopai.data.tokens import TokenRow
 
+# Which hash of a row: `row_digest` or `content_digest`.
+Digest = Literal["digest", "content"]
+
 
 def row_digest(row: TokenRow) -> bytes:
-    """Hash of a row's content: the same for the same row in any file, so that rows can be ordered by it."""
+    """Hash of a row's tokens: the same for the same row in any file, so that rows can be ordered by it."""
     return hashlib.sha256(row.ids.tobytes() + _shown(row)).digest()
+
+
+def content_digest(row: TokenRow) -> bytes:
+    """Hash of all of a row that training reads, as `rows_digest` of it alone."""
+    found = hashlib.sha256()
+    add_rows(found, [row])
+    return found.digest()
 
 
 def rows_digest(rows: Iterable[TokenRow]) -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlx_loopai.config import PreferenceOptions, SourceOptions
-from mlx_loopai.data.chosen_rows import columns_of, digests_of, judged_in, longest_of
+from mlx_loopai.data.chosen_rows import column_of, digests_of, judged_in, longest_of
 from mlx_loopai.data.held_out import held_apart
 from mlx_loopai.data.learnt import Learnt, RowForm, Source
 from mlx_loopai.data.records import Reading, Record
-from mlx_loopai.data.row_identity import add_rows
 from mlx_loopai.data.shelf import Shelf
 from mlx_loopai.data.sight import Sight
 from mlx_loopai.data.sources import reading_of
@@ -90,12 +89,12 @@ class Rows:
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens of every training row, in the order of the files."""
-        return array("i", b"".join(columns_of(rows)["tokens"].tobytes() for rows in self.sources.values()))
+        return array("i", b"".join(column_of(rows, "tokens").tobytes() for rows in self.sources.values()))
 
     @cached_property
     def fixed(self) -> list[TokenRow]:
         """The rows on which a run's loss is reported before and after, whatever the order of training."""
-        named = [(rows := self.sources[name], columns_of(rows)["bad"]) for name in sorted(self.sources)]
+        named = [(rows := self.sources[name], column_of(rows, "bad")) for name in sorted(self.sources)]
         found = (
             (digest, number, place)
             for number, (rows, bad) in enumerate(named)
@@ -110,7 +109,8 @@ class Rows:
         found = hashlib.sha256()
         for name, rows in [*sorted(self.sources.items()), ("", self.held_out)]:
             found.update(f"{name}:{len(rows)}".encode())
-            add_rows(found, rows)
+            for digest in digests_of(rows, "content"):
+                found.update(digest)
         return found.hexdigest()
 
 

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,7 @@ def kept_rows(source: Source, encoder: ChatEncoder, tokenizer: Any, on_read: Adv
 
 def _write(path: Path, source: Source, scan: Scan, encoder: ChatEncoder, on_read: Advance) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        writer = RowWriter(file, scan.files)
+    with whole_file(path) as temporary, temporary.open("wb") as file, closing(RowWriter(file, scan.files)) as writer:
         split, notices = source.encode_into(writer, encoder, on_read)
         writer.finish({"split": split and vars(split), "notices": notices})
     seal(path)

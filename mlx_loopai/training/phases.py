@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlx_loopai.config import PhaseSettings, RunConfig, TrainOptions
 from mlx_loopai.data.batches import batch_of, choose_widths, padded_width, plan_mixed_steps, plan_steps
-from mlx_loopai.data.chosen_rows import ChosenRows, Columns, columns_of
+from mlx_loopai.data.chosen_rows import ChosenRows, Column, column_of, longest_of
 from mlx_loopai.data.mixture import draw, with_replay
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.guards.guard import guard_of
@@ -57,11 +57,11 @@ class Phase:
     @property
     def real_token_share(self) -> float:
         """Tokens of rows over tokens computed, padding included."""
-        columns = columns_of(self.rows)
+        answers = column_of(self.rows, "tokens"), column_of(self.rows, "rejected")  # each is a batch of its own
         real = computed = 0
         for micro in (micro for step in self.steps for micro in step):
-            for answers in ("tokens", "rejected"):  # each is a batch of its own
-                lengths = columns[answers][list(micro)]
+            for tokens in answers:
+                lengths = tokens[list(micro)]
                 lengths = lengths[lengths > 0]
                 if len(lengths):
                     real += int(lengths.sum())
@@ -71,12 +71,9 @@ class Phase:
     @property
     def supervised_token_share(self) -> float:
         """Supervised tokens over tokens of rows."""
-        supervised = tokens = 0
-        for row in self.rows:  # one at a time: they may lie on the disk
-            for answer in row.answers:
-                supervised += int(answer.supervised.sum())
-                tokens += len(answer.ids)
-        return supervised / tokens
+        names: tuple[Column, ...] = ("supervised", "tokens", "rejected")
+        supervised, tokens, rejected = (int(column_of(self.rows, name).sum()) for name in names)
+        return supervised / (tokens + rejected)
 
 
 def plan_phases(
@@ -168,8 +165,8 @@ def _draw(
 
 def _answer_lengths(rows: Sequence[TokenRow]) -> npt.NDArray[np.int32]:
     """Tokens of every row, and of every worse answer of a pair."""
-    columns = columns_of(rows)
-    return np.concatenate([columns["tokens"], columns["rejected"][columns["rejected"] > 0]])
+    rejected = column_of(rows, "rejected")
+    return np.concatenate([column_of(rows, "tokens"), rejected[rejected > 0]])
 
 
 @dataclass(frozen=True)
@@ -184,15 +181,16 @@ class _Cutter:
     def steps(self, draws: Sequence[Sequence[TokenRow]], seed: int) -> Sequence[list[list[int]]]:
         """Steps over the rows of all draws, one after the other, as indices into their concatenation."""
         if len(draws) == 1:
-            return self._cut(columns_of(draws[0]), seed)
-        columns = np.concatenate([columns_of(drawn) for drawn in draws])
+            return self._cut(longest_of(draws[0]), column_of(draws[0], "rehearsal"), seed)
+        lengths = np.concatenate([longest_of(drawn) for drawn in draws])
+        rehearsal = np.concatenate([column_of(drawn, "rehearsal") for drawn in draws])
         steps: list[list[list[int]]] = []
         left: list[int] = []
         start = 0
         for repeat, drawn in enumerate(draws):
             pool = np.concatenate([np.array(left, np.int64), np.arange(start, start + len(drawn))])
             start += len(drawn)
-            cut = self._cut(columns[pool], seed + 1000 * repeat)
+            cut = self._cut(lengths[pool], rehearsal[pool], seed + 1000 * repeat)
             found = [[pool[micro].tolist() for micro in step] for step in cut]
             left = []
             if repeat < len(draws) - 1 and sum(map(len, found[-1])) < self.rows_per_step:
@@ -200,8 +198,9 @@ class _Cutter:
             steps += found
         return steps
 
-    def _cut(self, columns: Columns, seed: int) -> Sequence[list[list[int]]]:
-        lengths, rehearsal = np.maximum(columns["tokens"], columns["rejected"]), columns["rehearsal"]
+    def _cut(
+        self, lengths: npt.NDArray[np.int32], rehearsal: npt.NDArray[np.bool_], seed: int
+    ) -> Sequence[list[list[int]]]:
         if self.mixes and rehearsal.any():
             return plan_mixed_steps(lengths, rehearsal, self.rows_per_step, self.micro_tokens, seed, self.widths)
         return plan_steps(lengths, self.rows_per_step, self.micro_tokens, seed, widths=self.widths)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.chosen_rows import columns_of
+from mlx_loopai.data.chosen_rows import column_of
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.generation.switch import Switch, fit_switch, prompt_states
@@ -18,6 +18,8 @@ from mlx_loopai.runs.context import RunContext
 
 # More prompts of the same kind add little.
 MOST_PROMPTS = 240
+# Rows among which they are looked for.
+_MOST_READ = 1 << 14
 _NONE = 0
 
 
@@ -62,8 +64,9 @@ def _prompts(rows: Sequence[TokenRow]) -> list[list[int]]:
 
     A row that begins with its answer has none.
     """
-    own = np.flatnonzero(~columns_of(rows)["rehearsal"])
-    # Hashes, not prompts: there may be very many rows.
+    own = np.flatnonzero(~column_of(rows, "rehearsal"))
+    if len(own) > _MOST_READ:  # each row is read from the disk
+        own = own[np.linspace(0, len(own) - 1, _MOST_READ).astype(int)]
     told = np.array([_prompt_hash(rows[place]) for place in own.tolist()], np.int64)
     first = np.sort(np.unique(told, return_index=True)[1])
     first = first[told[first] != _NONE]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data import rows as data_rows
 from mlx_loopai.data import token_cache
-from mlx_loopai.data.chosen_rows import ChosenRows, columns_of, digests_of
+from mlx_loopai.data.chosen_rows import ChosenRows, Column, column_of, digests_of
 from mlx_loopai.data.learnt import RowForm
 from mlx_loopai.data.row_file import RowFile
-from mlx_loopai.data.row_identity import row_digest, rows_digest
+from mlx_loopai.data.row_identity import Digest, row_digest, rows_digest
 from mlx_loopai.data.rows import RowReader, Rows, WantedRows
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.load import NANO_FOLDER, load_tokenizer
@@ -70,6 +72,14 @@ def test_rows_on_the_disk_are_those_in_memory(tmp_path: Path, monkeypatch: pytes
     assert "mood" in found.notices[0]
 
 
+@pytest.mark.parametrize("places", [[1, 4, 5, 11], [4, 1, 11, 5], [3, 3], []])
+@pytest.mark.parametrize("kind", get_args(Digest))
+def test_hashes_of_chosen_rows_are_theirs(tmp_path: Path, places: list[int], kind: Digest) -> None:
+    rows = read(written(tmp_path / "rows.jsonl")).sources["own"]
+    chosen = ChosenRows([rows], np.array(places, np.int32))
+    assert list(digests_of(chosen, kind)) == list(digests_of([rows[place] for place in places], kind))
+
+
 def test_pairs_and_labels_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     pair = {"prompt": "이야기", "chosen": "긴 이야기를 들려 드릴게요.", "rejected": "싫어요."}
@@ -77,8 +87,9 @@ def test_pairs_and_labels_come_back_as_they_were(tmp_path: Path) -> None:
     options = {"preference": {"objective": "kto"}}
     rows = read(path, **options).sources["own"]
     assert isinstance(kept_part := rows, RowFile | ChosenRows)
-    assert kept_part.columns["rejected"].astype(bool).tolist() == [True, False]
-    assert columns_of([*rows]).tolist() == kept_part.columns.tolist()
+    assert kept_part.column("rejected").astype(bool).tolist() == [True, False]
+    for name in get_args(Column):
+        assert kept_part.column(name).tolist() == column_of([*rows], name).tolist()
     assert [(row.good, row.rejected is None) for row in rows] == [(None, False), (False, True)]
 
 

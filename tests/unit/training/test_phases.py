@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_loopai.config import RunConfig, TrainOptions
+from mlx_loopai.data.chosen_rows import Column, LazyRows, Values
+from mlx_loopai.data.row_identity import Digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.training.phases import Phase, learning_rate, plan_phases
 from tests.unit.conftest import row
@@ -195,3 +198,43 @@ def test_the_penalty_called_kl_is_an_objective_of_training_rows() -> None:
     )
     phases = plan_phases(options, SOURCES, [], 64)
     assert [phase.objective.training_divergence for phase in phases] == [3.0, 0.5]
+
+
+class Known(LazyRows):
+    """Rows of which only the lengths are known."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def column(self, name: Column) -> Values:
+        if name == "tokens":
+            return np.arange(self.count, dtype=np.int32) % 90 + 8
+        return np.zeros(self.count, np.int32 if name in ("rejected", "supervised") else np.bool_)
+
+    def digest(self, place: int, kind: Digest) -> bytes:
+        raise NotImplementedError
+
+    def row(self, place: int) -> TokenRow:
+        raise NotImplementedError
+
+
+def _planned_bytes(count: int, options: RunConfig) -> tuple[int, int]:
+    """(what stays, the peak) of the memory in which a run over `count` rows is planned."""
+    tracemalloc.start()
+    phases = plan_phases(options, {"a": Known(count)}, REHEARSAL_ROWS, 512)
+    found = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert phases
+    return found
+
+
+@pytest.mark.parametrize("replay", [{}, {"objective": "both"}])
+def test_a_row_takes_a_few_bytes_of_memory(replay: dict[str, Any]) -> None:
+    options = config([{"name": "one", "mixture": {"a": 1}}], replay={"share": 0.1, **replay}, train={"max_steps": 5})
+    few, many = _planned_bytes(20_000, options), _planned_bytes(120_000, options)
+    stays, peak = ((after - before) / 100_000 for before, after in zip(few, many, strict=True))
+    assert stays < 20
+    assert peak < 60, "as lists, the rows of all steps would take that much and more"

@@ -15,7 +15,7 @@ def ignore(done: int, note: str = "", /) -> None:
     """A callback that does nothing."""
 
 
-def part(whole: Advance, before: int, name: str) -> Advance:
+def part(whole: Advance, before: int, name: str = "") -> Advance:
     """The callback for a part, called `name`, of longer work of which `before` items were done when the part began."""
 
     def advance(done: int, note: str = "", /) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_loopai.data.tokens import ChatEncoder
-from mlx_loopai.evaluation.tasks import Task, TaskResult
+from mlx_loopai.evaluation.tasks import Asked, Given, Task, TaskResult, run_together
 from mlx_loopai.files import digest_name, is_sealed, seal, write_whole
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.progress import Advance, ignore, part
@@ -47,23 +47,38 @@ def run_suite(
     With a folder, earlier answers of the same model are read from it, and new ones are kept there. `on_progress` is
     called with the number of items done in all, and with the task's name.
     """
-    results: list[TaskResult] = []
-    likelihoods: dict[str, float] = {}
-    before = 0
-    for task in tasks:
-        path = None if folder is None else folder / _kept_name(loaded, encoder, task)
-        found = None if path is None else _kept(path, task)
-        if found is None:
-            given = task.run(loaded, encoder, part(on_progress, before, task.name))
-            if path is not None:
-                _keep(path, given)
-            found = task.judged(given)
-        if isinstance(found, TaskResult):
-            results.append(found)
+    paths = [None if folder is None else folder / _kept_name(loaded, encoder, task) for task in tasks]
+    found = [None if path is None else _kept(path, task) for path, task in zip(paths, tasks, strict=True)]
+    done = sum(len(task.items) for task, one in zip(tasks, found, strict=True) if one is not None)
+    missing = [(place, task) for place, (task, one) in enumerate(zip(tasks, found, strict=True)) if one is None]
+    for place, given in _given(loaded, encoder, missing, part(on_progress, done)):
+        path = paths[place]
+        if path is not None:
+            _keep(path, given)
+        found[place] = tasks[place].judged(given)
+    return SuiteResult(
+        tuple(one for one in found if isinstance(one, TaskResult)),
+        {task.name: one for task, one in zip(tasks, found, strict=True) if isinstance(one, float)},
+    )
+
+
+def _given(
+    loaded: LoadedModel, encoder: ChatEncoder, tasks: Sequence[tuple[int, Task]], on_progress: Advance
+) -> Iterator[tuple[int, Given]]:
+    """(place, what the model gave) of each of the placed `tasks`: first those whose questions run in one batch."""
+    together: list[tuple[int, Asked[Any]]] = []
+    alone: list[tuple[int, Task]] = []
+    for place, task in tasks:
+        if isinstance(task, Asked) and not task.shows_pictures:
+            together.append((place, task))
         else:
-            likelihoods[task.name] = found
-        before += len(task.items)
-    return SuiteResult(tuple(results), likelihoods)
+            alone.append((place, task))
+    for number, given in run_together(loaded, encoder, [task for _, task in together], on_progress):
+        yield together[number][0], given
+    done = sum(len(task.items) for _, task in together)
+    for place, task in alone:
+        yield place, task.run(loaded, encoder, part(on_progress, done, task.name))
+        done += len(task.items)
 
 
 def is_kept(loaded: LoadedModel, encoder: ChatEncoder, tasks: Sequence[Task], folder: Path) -> bool:

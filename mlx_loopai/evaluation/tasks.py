@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic
@@ -15,7 +15,7 @@ from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.choices import Choice, chance, choice_rows, choose
 from mlx_loopai.evaluation.judge import ItemT, Judge
 from mlx_loopai.evaluation.perplexity import nll
-from mlx_loopai.generation.engine import SamplingOptions, generate_batch
+from mlx_loopai.generation.engine import SamplingOptions, generate_in_turn
 from mlx_loopai.generation.seen_answers import SeenPrompt, seen_answers
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.progress import Advance, ignore
@@ -90,18 +90,17 @@ class Asked(Generic[ItemT]):
     def read_by_model(self, loaded: LoadedModel, encoder: ChatEncoder) -> list[Any]:
         """The prompts' tokens and the limit of an answer, as JSON values: where they are equal, answers are equal."""
         shown = [[picture.digest for picture in pictures_of(item)] for item in self.items]
-        return [self.max_tokens, self._prompts(encoder), *([shown] if self.shows_pictures else [])]
+        return [self.max_tokens, self.prompts(encoder), *([shown] if self.shows_pictures else [])]
 
     def run(self, loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance = ignore) -> Given:
         """[text, finished] of every greedy answer; `on_progress` is called with the number that have ended."""
         if self.shows_pictures:
-            ids = zip(self._prompts(encoder), self.items, strict=True)
+            ids = zip(self.prompts(encoder), self.items, strict=True)
             prompts = [SeenPrompt(prompt, pictures_of(item)) for prompt, item in ids]
             seen = seen_answers(loaded, prompts, self.max_tokens, on_progress)
             return [[answer.written, answer.finished] for answer in seen]
-        options = SamplingOptions(temperature=0.0, max_tokens=self.max_tokens)
-        answers = generate_batch(loaded, self._prompts(encoder), options, on_progress)
-        return [[answer.text, answer.finished] for answer in answers]
+        ((_, given),) = run_together(loaded, encoder, [self], on_progress)
+        return given
 
     def judged(self, answers: Given) -> TaskResult:
         """The result of what `run` returned. Raises: ValueError when it is not of these questions."""
@@ -124,9 +123,40 @@ class Asked(Generic[ItemT]):
             is_korean=self.judge.is_korean(item),
         )
 
-    def _prompts(self, encoder: ChatEncoder) -> list[list[int]]:
+    def prompts(self, encoder: ChatEncoder) -> list[list[int]]:
+        """The tokens of every question's prompt."""
         items: Sequence[Any] = self.items
         return [encoder.prompt_ids([showing(item.prompt, pictures_of(item))]) for item in items]
+
+
+def run_together(
+    loaded: LoadedModel, encoder: ChatEncoder, tasks: Sequence[Asked[Any]], on_progress: Advance = ignore
+) -> Iterator[tuple[int, Given]]:
+    """(index, what `run` gives) of each of `tasks`, which show no pictures, as soon as its last answer has ended.
+
+    All their questions are answered in one batch, task after task, so that few answers keep a small batch running only
+    once. `on_progress` is called with the number of answers, and with the name of the last one's task.
+    """
+    prompts: list[list[int]] = []
+    owners: list[tuple[int, int]] = []
+    given: list[list[Given]] = []
+    for number, task in enumerate(tasks):
+        own = task.prompts(encoder)
+        prompts += own
+        owners += [(number, place) for place in range(len(own))]
+        given.append([None] * len(own))
+    # Neighbours in length share little padding.
+    order = sorted(range(len(prompts)), key=lambda index: (owners[index][0], len(prompts[index])))
+    most_tokens = [tasks[number].max_tokens for number, _ in owners]
+    missing = list(map(len, given))
+    ended = generate_in_turn(loaded, prompts, SamplingOptions(temperature=0.0), order, most_tokens)
+    for answered, (index, answer) in enumerate(ended, start=1):
+        number, place = owners[index]
+        given[number][place] = [answer.text, answer.finished]
+        missing[number] -= 1
+        on_progress(answered, tasks[number].name)
+        if not missing[number]:
+            yield number, given[number]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx_lm.generate import stream_generate, wired_limit
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_loopai.config import SamplingOptions
@@ -28,8 +28,9 @@ from mlx_loopai.generation.sampling import choose, penalise, penalty_context, un
 from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel, load_model
 from mlx_loopai.models.lora import adapter_answering
-from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_TOKENS
-from mlx_loopai.models.prompt_cache import compute_prefix
+from mlx_loopai.models.micro_batch import opening_of
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, OPENING_STEP, PREFILL_TOKENS
+from mlx_loopai.models.prompt_cache import Prefix, compute_prefix
 from mlx_loopai.models.vision.pictures import reading_at
 from mlx_loopai.models.vision.reading import read_prompt
 from mlx_loopai.progress import Advance, ignore
@@ -177,25 +178,44 @@ def generate_batch(
     This is for measuring a model as it is; text for a reader goes through `answers.write_answers`.
     Raises: InputError for an empty prompt.
     """
-    check_prompts(prompts)
-    rows = [_Row(index, list(ids), uniforms(options, index, options.max_tokens)) for index, ids in enumerate(prompts)]
     # Neighbours in length share little padding.
-    waiting = deque(sorted(rows, key=lambda row: len(row.prompt)))
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    found: dict[int, Generation] = {}
+    for index, answer in generate_in_turn(
+        loaded, prompts, options, order, [options.max_tokens] * len(prompts), batch_rows
+    ):
+        found[index] = answer
+        on_progress(len(found))
+    return [found[index] for index in range(len(prompts))]
+
+
+def generate_in_turn(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions,
+    order: Sequence[int],
+    most_tokens: Sequence[int],
+    batch_rows: int = ANSWERED_ROWS,
+) -> Generator[tuple[int, Generation], None, None]:
+    """(index of its prompt, answer) as the answers of `generate_batch` end; prompts begin in the given `order`.
+
+    most_tokens: the longest that each answer may get, in place of `options.max_tokens`. Raises: InputError for an empty
+    prompt.
+    """
+    check_prompts(prompts)
+    waiting = deque(
+        _Row(index, list(prompts[index]), uniforms(options, index, most_tokens[index]), most_tokens[index])
+        for index in order
+    )
     batch = _Batch(loaded, options)
-    answered = 0
     with wired_limit(loaded.model):
         while waiting or batch.rows:
             if waiting and len(batch.rows) <= batch_rows // 2:
                 room = min(len(waiting), max(1, batch_rows - len(batch.rows)))
                 batch.admit([waiting.popleft() for _ in range(room)])
-            ended = batch.step()
-            answered += ended
-            if ended:
-                on_progress(answered)
-    return [
-        Generation(_text(loaded.tokenizer, row.tokens), tuple(row.tokens), row.finished, len(row.prompt))
-        for row in rows
-    ]
+            for row in batch.step():
+                text = _text(loaded.tokenizer, row.tokens)
+                yield row.index, Generation(text, tuple(row.tokens), row.finished, len(row.prompt))
 
 
 @dataclass(eq=False)
@@ -203,6 +223,7 @@ class _Row:
     index: int
     prompt: list[int]
     uniforms: npt.NDArray[np.float32]
+    most_tokens: int
     tokens: list[int] = field(default_factory=list)
     drawn: int = 0
     finished: bool = False
@@ -213,12 +234,12 @@ class _Row:
         self.drawn += 1
         return float(self.uniforms[min(self.drawn, len(self.uniforms)) - 1])
 
-    def take(self, token: int, eos: set[int], max_tokens: int) -> None:
+    def take(self, token: int, eos: set[int]) -> None:
         if token in eos:
             self.finished = self.done = True
             return
         self.tokens.append(token)
-        self.done = len(self.tokens) == max_tokens
+        self.done = len(self.tokens) == self.most_tokens
 
 
 class _Batch:
@@ -251,16 +272,17 @@ class _Batch:
         if self._recent is not None and recent is not None:
             self._recent = mx.concatenate([self._recent, recent])
 
-    def step(self) -> int:
-        """Give each row its next token and set the one after it to work. Returns: how many rows ended."""
+    def step(self) -> list[_Row]:
+        """Give each row its next token and set the one after it to work. Returns: the rows that ended."""
         chosen = self._chosen
-        if any(not row.done and len(row.tokens) + 1 < self._options.max_tokens for row in self.rows):
+        if any(not row.done and len(row.tokens) + 1 < row.most_tokens for row in self.rows):
             self._chosen, self._recent = self._advance(self.rows, chosen, self._cache, self._recent)
-        ended = 0
+        ended: list[_Row] = []
         for row, token in zip(self.rows, chosen.tolist(), strict=True):
             if not row.done:
-                row.take(token, self._eos, self._options.max_tokens)
-                ended += row.done
+                row.take(token, self._eos)
+                if row.done:
+                    ended.append(row)
         self._drop_done()
         self._steps += 1
         if self._steps % _STEPS_BETWEEN_CLEARS == 0:
@@ -298,14 +320,19 @@ def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
     The prompts are padded on the right, where a causal mask hides the padding. Then the cache moves it to the left and
     masks it.
     """
-    layers = zip(*(make_prompt_cache(model) for _ in prompts), strict=True)
-    cache = [layer[0].merge(list(layer)) for layer in layers]
     lengths = [len(prompt) for prompt in prompts]
     width = max(lengths)
     padding = [width - length for length in lengths]
     ids = np.zeros((len(prompts), width), dtype=np.int32)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt
+    opening = _opening(model, ids, min(lengths))
+    layers = zip(*(opening.cache if opening else make_prompt_cache(model) for _ in prompts), strict=True)
+    # The caches of the batch are copies.
+    cache = [layer[0].merge(list(layer)) for layer in layers]
+    if opening:
+        ids, width = ids[:, len(opening.tokens) :], width - len(opening.tokens)
+        lengths = [length - len(opening.tokens) for length in lengths]
     if any(padding):
         for layer in cache:
             layer.prepare(lengths=lengths, right_padding=padding)
@@ -318,6 +345,14 @@ def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
         for layer in cache:
             layer.finalize()
     return cache
+
+
+def _opening(model: nn.Module, ids: npt.NDArray[np.int32], shortest: int) -> Prefix | None:
+    """What all prompts `ids` (B, T) begin with, read once, where that is worth it and the caches can be copied."""
+    tokens = min(opening_of(ids), shortest // OPENING_STEP * OPENING_STEP)
+    if not tokens or not all(type(layer) is KVCache for layer in make_prompt_cache(model)):
+        return None
+    return compute_prefix(model, ids[0, :tokens].tolist())
 
 
 def _text(tokenizer: TokenizerWrapper, tokens: list[int]) -> str:

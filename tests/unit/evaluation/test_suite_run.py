@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from mlx_loopai.data.records import read_records
 from mlx_loopai.data.tokens import ChatEncoder
+from mlx_loopai.evaluation import suite_run
 from mlx_loopai.evaluation import tasks as evaluation_tasks
 from mlx_loopai.evaluation.choices import Choice
 from mlx_loopai.evaluation.questions import QUESTION_JUDGE, Question
@@ -39,7 +40,7 @@ def tasks(tmp_path: Path) -> list[Task]:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the tasks that the model was really asked."""
     found: list[str] = []
-    for kind in (Asked, Chosen, Scored):
+    for kind in (Chosen, Scored):
         original = kind.run
 
         def noted(task: Any, *arguments: Any, original: Any = original) -> Any:
@@ -47,6 +48,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return original(task, *arguments)
 
         monkeypatch.setattr(kind, "run", noted)
+    together = suite_run.run_together
+
+    def noted_together(loaded: Any, encoder: Any, tasks: Any, *arguments: Any) -> Any:
+        found.extend(task.name for task in tasks)
+        return together(loaded, encoder, tasks, *arguments)
+
+    monkeypatch.setattr(suite_run, "run_together", noted_together)
     return found
 
 
@@ -86,30 +94,53 @@ def test_another_system_prompt_or_length_is_asked_anew(
     assert ran == ["qa", "mc", "rows", "qa", "qa"]
 
 
+def test_tasks_are_answered_in_one_batch_as_each_alone(loaded: LoadedModel, tasks: list[Task], tmp_path: Path) -> None:
+    """Each with its own limit; those that have ended are kept although a later one is interrupted."""
+    one = tasks[0]
+    assert isinstance(one, Asked)
+    others = [Asked.of(f"qa{limit}", one.items[:limit], QUESTION_JUDGE, limit) for limit in (1, 2)]
+    encoder, all_tasks = ChatEncoder(loaded.tokenizer), [others[0], tasks[1], one, others[1]]
+    shown: list[tuple[int, str]] = []
+    found = run_suite(loaded, encoder, all_tasks, on_progress=lambda done, note="": shown.append((done, note)))
+    assert [task.name for task in found.tasks] == ["qa1", "mc", "qa", "qa2"]
+    assert [number for number, _ in shown[:7]] == [1, 2, 3, 4, 5, 6, 7]
+    for task, result in zip(all_tasks, found.tasks, strict=True):
+        assert task.judged(task.run(loaded, encoder)) == result
+
+    def stopped(done: int, note: str = "") -> None:
+        if note == "qa2":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(loaded, encoder, [others[0], one, others[1]], tmp_path / "kept", stopped)
+    assert is_kept(loaded, encoder, [others[0]], tmp_path / "kept")
+    assert not is_kept(loaded, encoder, [others[1]], tmp_path / "kept")
+
+
 def test_a_task_is_asked_greedily_in_one_batch_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     task = read_suite("nano", 3)[3]
     assert isinstance(task, Asked)
     seen: dict[str, Any] = {}
 
-    def generate_batch(
-        loaded: object, prompts: Sequence[list[int]], options: SamplingOptions, on_progress: Callable[[int], None]
-    ) -> list[Generation]:
-        seen.update(prompts=list(prompts), options=options)
-        on_progress(3)
+    def generate_in_turn(
+        loaded: object, prompts: Sequence[list[int]], options: SamplingOptions, order: list[int], limits: list[int]
+    ) -> Iterator[tuple[int, Generation]]:
+        seen.update(prompts=list(prompts), options=options, limits=limits)
         texts = [task.items[0].answer, '{"text": ["1"]}', task.items[2].answer]
-        return [Generation(text, (1,), index < 2, 4) for index, text in enumerate(texts)]
+        assert sorted(order) == [0, 1, 2]
+        return ((index, Generation(texts[index], (1,), index < 2, 4)) for index in (2, 0, 1))
 
     encoder: Any = SimpleNamespace(prompt_ids=lambda messages: [len(messages[0].content)])
-    monkeypatch.setattr(evaluation_tasks, "generate_batch", generate_batch)
+    monkeypatch.setattr(evaluation_tasks, "generate_in_turn", generate_in_turn)
     progress: list[int] = []
     result = task.judged(task.run(None, encoder, lambda done, note="": progress.append(done)))  # type: ignore[arg-type]
     assert seen["prompts"] == [[len(item.prompt)] for item in task.items]
-    assert (seen["options"].temperature, seen["options"].max_tokens) == (0, 48)
+    assert (seen["options"].temperature, seen["limits"]) == (0, [48] * 3)
     assert result.right == (True, False, False)
     assert [answer.broken for answer in result.answers] == [None, "json", "unfinished"]
     assert result.answers[1].text == '{"text": ["1"]}'
     assert (result.n, result.score) == (3, pytest.approx(1 / 3))
-    assert progress == [3]
+    assert progress == [1, 2, 3]
 
 
 def test_purity_is_of_the_answers_to_korean_questions(loaded: LoadedModel, tasks: list[Task]) -> None:

@@ -15,11 +15,13 @@ from mlx_loopai.generation.engine import (
     Generation,
     SamplingOptions,
     generate_batch,
+    generate_in_turn,
     generate_stream,
 )
 from mlx_loopai.generation.sampling import choose, penalise
 from mlx_loopai.models.load import LoadedModel, build_model, load_model
 from mlx_loopai.models.lora import adapter_disabled, apply_lora, lora_modules
+from mlx_loopai.models.prompt_cache import Prefix, compute_prefix
 
 RNG = np.random.default_rng(3)
 PROMPTS = [RNG.integers(3, 300, size).tolist() for size in (5, 1, 12, 5, 40, 2, 9, 17, 1, 30, 6, 8)]
@@ -77,6 +79,40 @@ def test_prompt_longer_than_a_prefill_step(tiny: LoadedModel, monkeypatch: pytes
     prompts = [RNG.integers(3, 300, 50).tolist(), RNG.integers(3, 300, 21).tolist()]
     found = generate_batch(tiny, prompts, GREEDY)
     assert [one.tokens for one in found] == [streamed(tiny, prompt, GREEDY)[1] for prompt in prompts]
+
+
+@pytest.mark.parametrize("rows", [3, 32])
+def test_an_opening_that_prompts_share_is_read_once(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Also where rows join later, and where the padding of a short prompt looks like a token of the others."""
+    read: list[int] = []
+
+    def noted(model: nn.Module, tokens: list[int]) -> Prefix:
+        read.append(len(tokens))
+        return compute_prefix(model, tokens)
+
+    monkeypatch.setattr("mlx_loopai.generation.engine.compute_prefix", noted)
+    opening = RNG.integers(3, 300, 19).tolist()
+    prompts = [opening + RNG.integers(3, 300, size).tolist() for size in (3, 9, 1, 14, 5, 2, 1)]
+    found = generate_batch(tiny, prompts, GREEDY, batch_rows=rows)
+    assert [one.tokens for one in found] == [streamed(tiny, prompt, GREEDY)[1] for prompt in prompts]
+    assert read[:1] == [16]
+    cut = [opening[:8] + [0] * 12, [*opening[:8], 0, 5], [*opening[:8], 0]]
+    found = generate_batch(tiny, cut, GREEDY, batch_rows=rows)
+    assert [one.tokens for one in found] == [streamed(tiny, prompt, GREEDY)[1] for prompt in cut]
+    assert read[-1] == 8
+
+
+def test_answers_end_in_turn_each_at_its_limit(tiny: LoadedModel) -> None:
+    whole = [streamed(tiny, prompt, GREEDY)[1] for prompt in PROMPTS]
+    limits = [1 + place % 5 for place in range(len(PROMPTS))]
+    order = list(range(len(PROMPTS)))[::-1]
+    found = list(generate_in_turn(tiny, PROMPTS, GREEDY, order, limits, 4))
+    assert sorted(index for index, _ in found) == order[::-1]
+    assert found[0][0] >= len(PROMPTS) - 4
+    for index, answer in found:
+        assert answer.tokens == whole[index][: limits[index]]
 
 
 def test_seeds_reproduce_and_rows_are_independent(tiny: LoadedModel) -> None:

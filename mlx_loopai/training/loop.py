@@ -21,7 +21,7 @@ from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, checkpoint_path, save_checkpoint
 from mlx_loopai.training.interrupt import interruptible
-from mlx_loopai.training.monitor import Monitor, steps_between_readings
+from mlx_loopai.training.monitor import Monitor, Reading, steps_between_readings
 from mlx_loopai.training.phases import Phase, learning_rate, rate_still_to_fall
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.reference import JudgedReading, judged_reading
@@ -37,7 +37,8 @@ class Run:
     held-out pairs and labelled answers, with the base's log-probabilities of them. checkpoint: the one that it was
     resumed from. started: `time.perf_counter()` before its preparation. scored_s: seconds of the first passes over
     fixed and held-out rows; None where a checkpoint held their result. held_out_base: the base's losses on the held-out
-    rows, where they are known. rehearsed: the rehearsal rows, those that are watched included.
+    rows, where they are known. rehearsed: the rehearsal rows, those that are watched included. last_reading: the
+    monitor's, with the step after which it was taken.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Run:
     scored_s: float | None
     held_out_base: RowLosses | None
     rehearsed: list[TokenRow]
+    last_reading: tuple[int, Reading] | None = None
 
     @property
     def total_steps(self) -> int:
@@ -206,6 +208,7 @@ def _read_monitor(run: Run) -> None:
     """
     assert run.monitor is not None
     reading, options, guards = run.monitor.read(), run.forgetting, run.position.guards
+    run.last_reading = run.position.step, reading
     if run.budget:
         guards = guards.after(reading.spent, run.budget, run.position.step, _rate_still_to_fall(run))
     position = run.position = replace(run.position, guards=guards)

@@ -141,7 +141,8 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Trained:
     chosen = result_step(position, run.train.keep_best, rolls_back=run.forgetting.on_floor == "rollback")
     if chosen is not None:
         restore_checkpoint(checkpoint_path(run.directory.checkpoints, chosen), run.model, run.step.optimizer)
-    scale, reading = _scaled_back(run)
+    known = run.last_reading if chosen is None else None
+    scale, reading = _scaled_back(run, known[1] if known and known[0] == position.step else None)
     loss_last = _finite_loss(run)
     held_out = losses_of(run.model, run.rows.validation, run.listener, tr("held-out rows after"))
     losses: dict[str, Any] = {
@@ -191,20 +192,27 @@ def _judged_figures(context: RunContext, run: Run) -> dict[str, Any]:
     return vars(reading) | vars(lengths)
 
 
-def _scaled_back(run: Run) -> tuple[float, Reading | None]:
-    """(share of the update that is kept, what the monitor reads then).
+def _scaled_back(run: Run, reading: Reading | None) -> tuple[float, Reading | None]:
+    """(share of the update that is kept, what the monitor reads then). reading: of the model as it is, where known.
 
     The last steps may have left the run's budget; the update is then scaled until it is inside.
     """
     monitor = run.monitor
     if monitor is None:
         return 1.0, None
-    reading = monitor.read()
+    readings = [reading or monitor.read()]
     if not run.budget:
-        return 1.0, reading
-    scaled = scale_back(run.model, reading.spent, run.budget, lambda: monitor.read().spent)
+        return 1.0, readings[0]
+
+    def read() -> float:
+        readings.append(monitor.read())
+        return readings[-1].spent
+
+    scaled = scale_back(run.model, readings[0].spent, run.budget, read)
+    if readings[-1].spent != scaled.divergence:  # it went back to an earlier scale
+        readings.append(monitor.read())
+    reading = readings[-1]
     if scaled.scale < 1:
-        reading = monitor.read()
         run.listener.notice(
             tr(
                 "forgetting: the run ended outside its budget of {budget:g} nats a token; {scale:.2f} of its update is "

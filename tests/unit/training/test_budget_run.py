@@ -9,7 +9,7 @@ import yaml
 
 from mlx_loopai.config import RunConfig, validate_config
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.training.monitor import MOST_STEPS_BETWEEN, READINGS, steps_between_readings
+from mlx_loopai.training.monitor import MOST_STEPS_BETWEEN, READINGS, Monitor, Reading, steps_between_readings
 from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard
@@ -25,8 +25,17 @@ def factors(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize(("budget", "heavier"), [(1e-6, True), (10.0, False)])
 def test_the_guards_follow_the_readings(
-    recipe: str, tmp_path: Path, heard: Heard, budget: float, heavier: bool
+    recipe: str, tmp_path: Path, heard: Heard, budget: float, heavier: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    taken: list[float] = []
+
+    def noted(monitor: Monitor) -> Reading:
+        found = read(monitor)
+        taken.append(found.spent)
+        return found
+
+    read = Monitor.read
+    monkeypatch.setattr(Monitor, "read", noted)
     summary = train(configured(recipe, budget), tmp_path / "run", heard)
     found = factors(tmp_path / "run")
     assert len(found) >= 5
@@ -39,6 +48,7 @@ def test_the_guards_follow_the_readings(
         assert "of its update is kept" in heard.notices[-1]
     else:
         assert (summary.update_scale, summary.budget_spent) == (1.0, readings[-1]["spent"])
+        assert taken == [reading["spent"] for reading in readings]  # the last one is not taken again
 
 
 def test_without_a_budget_nothing_is_read_and_strengths_stand(recipe: str, tmp_path: Path, heard: Heard) -> None:

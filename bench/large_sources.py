@@ -2,10 +2,13 @@
 
     python bench/large_sources.py write --rows 1900000 --out ROWS.jsonl
     python bench/large_sources.py cost -- data audit ROWS.jsonl --quiet
-    python bench/large_sources.py cost -- train --plain --data ROWS.jsonl --out RUN --set train.max_steps=3
+    python bench/large_sources.py cost -- train --plain --data ROWS.jsonl --out RUN --set train.max_steps=5
+    python bench/large_sources.py rate ROWS.jsonl --model nano
 
-`write` makes seeded rows of about 560 bytes, of which 1 % repeat another word for word and 1 % nearly. `cost` runs a
+`write` makes seeded rows of about 590 bytes, of which 1 % repeat another word for word and 1 % nearly. `cost` runs a
 command of mlx-loopai and prints its processor seconds, seconds until each stage of its work ended, and peak memory.
+`rate` prints processor seconds for each MB of a file of some thousand rows: reading, the tokenizer alone, the whole
+encoding, and the encoding with a tokenizer that takes no time.
 """
 
 from __future__ import annotations
@@ -18,10 +21,19 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryFile
+from unittest import mock
 
+from mlx_loopai.data import text_tokens
+from mlx_loopai.data.encoding import encode_into
+from mlx_loopai.data.records import Scan
+from mlx_loopai.data.row_file import RowWriter
 from mlx_loopai.data.samples.corpus import handwritten_records
+from mlx_loopai.data.tokens import ChatEncoder
+from mlx_loopai.models.load import load_tokenizer, resolve_model
 
 PHRASE_WORDS, PHRASES = 4, (9, 14)
 REPEATED, NEARLY = 0.01, 0.02
@@ -81,6 +93,39 @@ def cost(command: list[str]) -> dict[str, object]:
     }
 
 
+def rates(path: Path, model: str, rounds: int = 4) -> dict[str, float]:
+    """Processor seconds for each MB, the best of some rounds."""
+    tokenizer, scan = load_tokenizer(resolve_model(model)), Scan.of(path)
+    backend = tokenizer._tokenizer.backend_tokenizer
+    texts = [message.content for row in scan.rows() for message in row.messages]
+    tokens = len(backend.encode_batch_fast(texts[:1], add_special_tokens=False)[0].ids) / len(texts[0])
+
+    def encode() -> None:
+        with TemporaryFile() as file, closing(RowWriter(file, scan.files)) as writer:
+            encode_into(writer, ChatEncoder(tokenizer), scan.rows(), max_tokens=2048)
+            writer.finish({})
+
+    def encode_at_once() -> None:
+        with mock.patch.object(
+            text_tokens, "_encoded", lambda _, given: [[1] * round(tokens * len(one)) for one in given]
+        ):
+            encode()
+
+    parts = {
+        "reading": lambda: list(scan.rows()),
+        "the tokenizer": lambda: backend.encode_batch_fast(texts, add_special_tokens=False),
+        "encoding": encode,
+        "encoding, the tokenizer at once": encode_at_once,
+    }
+    return {name: min(_cpu_s(part) for _ in range(rounds)) / scan.size_bytes * 1e6 for name, part in parts.items()}
+
+
+def _cpu_s(part: Callable[[], object]) -> float:
+    start = time.process_time()
+    part()
+    return time.process_time() - start
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -89,9 +134,15 @@ def main() -> None:
     writing.add_argument("--out", type=Path, required=True)
     writing.add_argument("--seed", type=int, default=0)
     parts.add_parser("cost").add_argument("command", nargs="+")
+    rate = parts.add_parser("rate")
+    rate.add_argument("rows", type=Path)
+    rate.add_argument("--model", default="nano")
     given = parser.parse_args()
     if given.part == "write":
         write(given.out, given.rows, given.seed)
+    elif given.part == "rate":
+        found = rates(given.rows, given.model)
+        sys.stdout.write("".join(f"{name:34} {each:.3f} s/MB, {1 / each:.2f} MB/s\n" for name, each in found.items()))
     else:
         sys.stdout.write(json.dumps(cost(given.command), indent=2, ensure_ascii=False) + "\n")
 

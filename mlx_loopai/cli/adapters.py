@@ -76,14 +76,14 @@ def merge_command(
 
     how = Merge(method, weights=_numbers(weights, "--weights"), rank=rank, density=density, seed=seed)
     adapters = [read_adapter(find_adapter(folder)) for folder in folders]
-    with progress(None, "merging", quiet, "modules") as bar:
+    with progress(None, tr("merging"), quiet, "modules") as bar:
         merged = merge(adapters, how, force, bar.advance)
     write_adapter(out, merged.adapter)
     worst = max(merged.errors.values())
     document = _summary(out, merged.adapter) | {"method": method, "error_max": worst, "errors": merged.errors}
     document["url"] = _push(out, push)
-    text = f"{out}: rank {merged.adapter.rank}, {len(merged.errors)} modules"
-    emit(document, as_json, text + ("" if method == "cat" else f", largest relative error {worst:.3g}"))
+    text = tr("{out}: rank {rank}, {modules} modules", out=out, rank=merged.adapter.rank, modules=len(merged.errors))
+    emit(document, as_json, text + ("" if method == "cat" else tr(", largest relative error {worst:.3g}", worst=worst)))
 
 
 @command.command("import")
@@ -361,9 +361,15 @@ def _summary(folder: Path, adapter: Adapter) -> dict[str, Any]:
 
 
 def _line(folder: Path, adapter: Adapter) -> str:
-    return (
-        f"{folder}: rank {adapter.rank}, alpha {adapter.alpha:g}, scale {adapter.scale:.4g},"
-        f" {len(adapter.factors)} modules ({', '.join(adapter.targets)}) in {adapter.n_layers} blocks"
+    return tr(
+        "{folder}: rank {rank}, alpha {alpha:g}, scale {scale:.4g}, {count} modules ({names}) in {blocks} blocks",
+        folder=folder,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        scale=adapter.scale,
+        count=len(adapter.factors),
+        names=", ".join(adapter.targets),
+        blocks=adapter.n_layers,
     )
 
 

@@ -53,8 +53,8 @@ def audit_command(
     with Auditor(_token_counter(model)) as auditor:
         seen = _audit_all(files, columns, auditor, quiet)
         if not len(auditor) and not len(auditor.preferences):
-            reason = f"holds bad rows only, {left_out(seen.bad)}" if seen.bad else "holds no rows"
-            raise InputError(f"{files[0]}: {reason}")
+            reason = tr("bad rows only, {left_out}", left_out=left_out(seen.bad)) if seen.bad else tr("no rows")
+            raise InputError(tr("{path}: holds {why}; give a file with at least one", path=files[0], why=reason))
         found = auditor.finished(held_out)
     document = _audit_document(files, found) | {"bad": seen.bad, "unused_fields": sorted(seen.unused)}
     emit(document, as_json, audit_text(found, seen))

@@ -56,9 +56,14 @@ def import_command(
     added = append_feedback(target, feedback_rows(judged, source="import"))
     ordinary = sum(len(reading.records) for reading in readings)
     document = {"out": str(target), "added": added, "known": len(judged) - added, "ordinary_rows": ordinary}
-    text = f"{target}: {added} judged answers added, {len(judged) - added} were there already"
+    text = tr(
+        "{target}: {added} judged answers added, {known} were there already",
+        target=target,
+        added=added,
+        known=len(judged) - added,
+    )
     if ordinary:
-        text += f"; {ordinary} ordinary rows were left out"
+        text += tr("; {ordinary} ordinary rows were left out", ordinary=ordinary)
     emit(document, as_json, text)
 
 
@@ -112,9 +117,16 @@ def stats_command(file: Path, as_json: bool) -> None:
         "prompts": found.prompts,
         "sources": sources,
     }
-    named = ", ".join(f"{name or 'unknown'}: {count}" for name, count in sources.items()) or "none"
-    counted = f"{found.pairs} pairs, {found.good} good and {found.bad} bad answers to {found.prompts} prompts"
-    emit(document, as_json, f"{counted}\nfrom {named}")
+    unknown = tr("unknown")
+    named = ", ".join(f"{name or unknown}: {count}" for name, count in sources.items()) or tr("none")
+    counted = tr(
+        "{pairs} pairs, {good} good and {bad} bad answers to {prompts} prompts",
+        pairs=found.pairs,
+        good=found.good,
+        bad=found.bad,
+        prompts=found.prompts,
+    )
+    emit(document, as_json, "\n".join([counted, tr("from {sources}", sources=named)]))
 
 
 @command.command("pairs")
@@ -186,8 +198,11 @@ def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any
     if not found.pairs:
         raise InputError(tr("feedback pairs: no pair was made; {reasons}", reasons=_reasons(found.dropped)))
     write_whole(out, to_lines(feedback_rows(found.pairs, **origin, seed=seed)))
-    text = f"{out}: {len(found.pairs)} pairs" + (f"; without one: {_reasons(found.dropped)}" if found.dropped else "")
-    text += f"\nlearn with: mlx-loopai train --data {out} --set preference.objective=dpo --out RUN"
+    text = tr("{out}: {pairs} pairs", out=out, pairs=len(found.pairs))
+    if found.dropped:
+        text += tr("; without one: {reasons}", reasons=_reasons(found.dropped))
+    command = f"mlx-loopai train --data {out} --set preference.objective=dpo --out RUN"
+    text += "\n" + tr("learn with: {command}", command=command)
     emit({"out": str(out), "pairs": len(found.pairs), "dropped": found.dropped}, as_json, text)
 
 

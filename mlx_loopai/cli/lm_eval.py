@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mlx_loopai.cli.figures import table
 from mlx_loopai.cli.output import progress
 from mlx_loopai.language import tr
 
@@ -36,9 +37,9 @@ def lm_eval_document(model: str, adapter: Path | None, suite: str, limit: int | 
 def lm_eval_table(document: dict[str, Any]) -> str:
     """The scores as lines for a terminal."""
     tuned = document["tuned"] or {}
-    lines = [f"{'task':<24} {'metric':<24} {'base':>9}" + (f" {'tuned':>9}" if tuned else "")]
+    rows = [[tr("task"), tr("metric"), tr("base"), *([tr("tuned")] if tuned else [])]]
     for task, metrics in document["base"].items():
         for name, value in metrics.items():
-            after = f" {tuned[task][name]:>9.4f}" if tuned else ""
-            lines.append(f"{task:<24} {name:<24} {value:>9.4f}{after}")
-    return "\n".join(lines)
+            after = [f"{tuned[task][name]:.4f}"] if tuned else []
+            rows.append([task, name, f"{value:.4f}", *after])
+    return "\n".join(table(rows))

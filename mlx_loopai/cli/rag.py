@@ -89,9 +89,13 @@ def build_command(
         "vectors": manifest.vectors,
         "bytes": sum(file.n_bytes for file in manifest.files.values()),
     }
-    text = (
-        f"{index}: {manifest.passages} passages of {built.files} files ({built.reused} unchanged,"
-        f" {manifest.duplicates} duplicates left out)"
+    text = tr(
+        "{index}: {passages} passages of {files} files ({reused} unchanged, {duplicates} duplicates left out)",
+        index=index,
+        passages=manifest.passages,
+        files=built.files,
+        reused=built.reused,
+        duplicates=manifest.duplicates,
     )
     emit(document, as_json, text)
 

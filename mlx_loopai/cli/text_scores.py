@@ -40,31 +40,42 @@ def text_document(
 
 def text_table(document: dict[str, Any]) -> str:
     """The metrics for people, one a line; what could not be computed is left out."""
-    lines = [f"{document['n']} texts of {document['text']}"]
+    lines = [tr("{count} texts of {file}", count=document["n"], file=document["text"])]
     lines += [f"  {name:<26}{_shown(value)}" for name, value in document.items() if isinstance(value, float)]
     lines += [f"  {name}: {signature}" for name, signature in (document["signatures"] or {}).items()]
     if found := document.get("fasttext"):
         rates = ", ".join(f"{name} {found[name]:.3f}" for name in ("lpr", "wpr") if found[name] is not None)
-        lines.append(f"  by fastText, over {found['n']} texts: {rates or 'no line of five words to judge'}")
+        rates = rates or tr("no line of five words to judge")
+        lines.append("  " + tr("by fastText, over {count} texts: {rates}", count=found["n"], rates=rates))
     return "\n".join(lines + _judge_lines(document.get("judge")))
 
 
 def _judge_lines(judge: dict[str, Any] | None) -> list[str]:
     if judge is None:
         return []
-    unreadable = f"; no verdict on {judge['unreadable']}" if judge["unreadable"] else ""
-    lines = [
-        "",
-        f"{judge['model']} on {judge['pairs']} pairs, each in both orders, against {judge['against']}{unreadable}",
-    ]
+    unreadable = tr("; no verdict on {count}", count=judge["unreadable"]) if judge["unreadable"] else ""
+    asked = tr(
+        "{model} on {pairs} pairs, each in both orders, against {against}",
+        model=judge["model"],
+        pairs=judge["pairs"],
+        against=judge["against"],
+    )
+    lines = ["", asked + unreadable]
     for name, one in judge["criteria"].items():
         if one["win_rate"] is None:
             continue
         low, high = one["interval"]
-        counts = f"{one['wins']} wins, {one['losses']} losses, {one['ties']} ties"
-        lines.append(f"  {name:<26}{one['win_rate']:8.3f} (95 % interval {low:.3f} to {high:.3f}; {counts})")
+        counts = tr(
+            "(95 % interval {low:.3f} to {high:.3f}; {wins} wins, {losses} losses, {ties} ties)",
+            low=low,
+            high=high,
+            wins=one["wins"],
+            losses=one["losses"],
+            ties=one["ties"],
+        )
+        lines.append(f"  {name:<26}{one['win_rate']:8.3f} {counts}")
     shares = [f"  {name:<26}{judge[name]:8.3f}" for name in ("agreement", "first_share") if judge[name] is not None]
-    return [*lines, *shares, f"  verdicts are kept in {judge['judgements']}"]
+    return [*lines, *shares, "  " + tr("verdicts are kept in {file}", file=judge["judgements"])]
 
 
 def _endpoint(options: Mapping[str, Any]) -> Endpoint | None:
@@ -98,7 +109,7 @@ def _judged(
     place = options["judgements"] or path.with_name(f"{path.stem}-against-{against.stem}.judgements.jsonl")
     if place.is_dir() or not place.absolute().parent.is_dir():
         raise InputError(tr("--judgements {place}: not a file in a folder that exists; name one", place=place))
-    advice = f"the verdicts so far are kept in {place}; the same command continues"
+    advice = tr("the verdicts so far are kept in {place}; the same command continues", place=place)
     try:
         with progress(2 * len(pairs), tr("judge"), quiet, "verdicts") as bar:
             found = judge_pairs(pairs, endpoint.chat, Judgements(place, endpoint.model), bar.update)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mlx_loopai.cli.output import emit, json_option, quiet_option, waiting
+from mlx_loopai.language import tr
 
 
 @click.group("vision", short_help="Give a text model an encoder of pictures.")
@@ -39,7 +40,7 @@ def add(model: str, encoder: str, out: Path, grid: int | None, seed: int, as_jso
     """
     from converters.vision_encoder import add_encoder
 
-    with waiting(f"adding {encoder}", quiet):
+    with waiting(tr("adding {encoder}", encoder=encoder), quiet):
         found = add_encoder(model, encoder, out, seed, grid)
     document = {
         "out": found.out,
@@ -49,5 +50,8 @@ def add(model: str, encoder: str, out: Path, grid: int | None, seed: int, as_jso
         "encoder_parameters": found.encoder_parameters,
         "projector_parameters": found.projector_parameters,
     }
-    tokens = f"{found.tokens} tokens a picture" if found.tokens else "tokens by the picture's size"
-    emit(document, as_json, f"{out}: {found.encoder}, {tokens}; teach it with `mlx-loopai train`")
+    count = tr("{n} tokens a picture", n=found.tokens) if found.tokens else tr("tokens by the picture's size")
+    text = tr(
+        "{out}: {encoder}, {tokens}; teach it with `mlx-loopai train`", out=out, encoder=found.encoder, tokens=count
+    )
+    emit(document, as_json, text)

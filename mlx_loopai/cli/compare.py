@@ -102,7 +102,7 @@ def command(
         raise Interrupted(said) from None
     found = replace(found, command=_command(), versions=package_versions(), machine=machine_name())
     found.write(out / COMPARISON_NAME)
-    found = replace(found, report=str(write_report(out / COMPARISON_NAME)))
+    found = replace(found, report=str(write_report(out / COMPARISON_NAME, quiet=quiet)))
     emit(found.to_json(), as_json, _text(found))
 
 

@@ -77,7 +77,7 @@ def command(out: Path, seed: int, as_json: bool, quiet: bool) -> None:
         found, command=f"mlx-loopai demo --seed {seed}", versions=package_versions(), machine=machine_name()
     )
     found.write(out / DEMO_NAME)
-    found = replace(found, report=str(write_report(out / DEMO_NAME)))
+    found = replace(found, report=str(write_report(out / DEMO_NAME, quiet=quiet)))
     emit(found.to_json(), as_json, _text(found))
 
 

@@ -34,6 +34,11 @@ class ShownProgress:
         if self._bar is not None:
             self._bar.update(done, note, self._whole_left())
 
+    def end_stage(self) -> None:
+        """Take the bar away, so that something can be asked or another one shown."""
+        self._bars.close()
+        self._bar = None
+
     def record(self, kind: str, values: Mapping[str, Any]) -> None:
         self._whole.record(kind, values)
 

@@ -32,21 +32,23 @@ def command(source: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
     mlx-loopai report runs/first
     mlx-loopai report runs/demo/demo.json --out demo.html
     """
-    place, report = _write(source, out)
+    place, report = _write(source, out, quiet)
     emit({"report": place, "kind": report.kind, "passes": report.passes}, as_json, str(place))
     if report.kind == "run" and source.is_dir():
         say_next(f"chat --adapter {source}", as_json, quiet)
 
 
-def write_report(source: Path, out: Path | None = None) -> Path:
+def write_report(source: Path, out: Path | None = None, quiet: bool = True) -> Path:
     """Write the report of `source`. Returns: its path. Raises: InputError when there is nothing to report."""
-    return _write(source, out)[0]
+    return _write(source, out, quiet)[0]
 
 
-def _write(source: Path, out: Path | None) -> tuple[Path, Report]:
+def _write(source: Path, out: Path | None, quiet: bool) -> tuple[Path, Report]:
+    from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.report.assemble import default_place, report_of, write_page
 
-    report = report_of(source, in_use())
+    with progress_listener(quiet) as shown:
+        report = report_of(source, in_use(), shown)
     place = out or default_place(source)
     write_page(report.html, place)
     return place, report

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next, waiting
+from mlx_loopai.cli.output import emit, json_option, progress, quiet_option, say_next, waiting
 from mlx_loopai.cli.train import judged_text, next_step, short_form, with_report
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.language import tr
 from mlx_loopai.units import format_bytes
 
 if TYPE_CHECKING:
+    from mlx_loopai.cli.listener import ShownProgress
     from mlx_loopai.config import RunConfig
     from mlx_loopai.experiments.preview import Preview
     from mlx_loopai.memory.machine import Machine
     from mlx_loopai.runs.context import RunContext
+    from mlx_loopai.runs.documents.verdict import JudgedSummary
 
 _PATH = click.Path(path_type=Path)
 
@@ -88,8 +90,10 @@ def command(
     mlx-loopai start
     mlx-loopai start --data stories --model nano --out runs/first --yes
     """
+    from mlx_loopai.cli.listener import progress_listener
     from mlx_loopai.experiments.preview import notes_on_base
     from mlx_loopai.memory.machine import this_machine
+    from mlx_loopai.report.assemble import default_place
 
     talk, machine = _Talk(yes, quiet), this_machine()
     data = data or Path(talk.ask(tr("File or folder with your texts"), None, "--data"))
@@ -99,22 +103,25 @@ def command(
     config = _configuration(data, model, machine, overrides, talk)
     for note in notes_on_base(config.model):
         talk.say(tr("note: {text}", text=note))
-    with waiting(tr("opening {model}", model=config.model), quiet):
-        context = _opened(config, out)
-    needs = _needs(context, machine, quiet)
-    talk.say(
-        tr(
-            "memory: {total_bytes} of {budget_bytes}",
-            total_bytes=format_bytes(needs.plan.total_bytes),
-            budget_bytes=format_bytes(needs.plan.budget_bytes),
+    with progress_listener(quiet) as shown:
+        context = _opened(config, out, shown, quiet)
+        needs = _needs(context, machine, quiet)
+        talk.say(
+            tr(
+                "memory: {total_bytes} of {budget_bytes}",
+                total_bytes=format_bytes(needs.plan.total_bytes),
+                budget_bytes=format_bytes(needs.plan.budget_bytes),
+            )
         )
-    )
-    for line in needs.lines:
-        talk.say(line)
-    talk.agree(tr("Train now?"))
-    recipe = _write_recipe(config, out)
+        for line in needs.lines:
+            talk.say(line)
+        talk.agree(tr("Train now?"))
+        recipe = _write_recipe(config, out)
+        summary = _trained(context, needs, shown)
     more = {"model": config.model, "recipe": recipe, "estimate_s": needs.to_json()["time"]["total_s"]}
-    report = _train(context, needs, more, as_json, quiet)
+    emit(summary.to_json() | more, as_json, judged_text(summary))
+    say_next(next_step(summary, out), as_json, quiet)
+    report = default_place(out)
     if not as_json and talk.wants(tr("Open the report in your browser?")):
         click.launch(str(report))
 
@@ -127,15 +134,31 @@ def _check_free(out: Path) -> None:
 
 
 def _look_at(data: Path, talk: _Talk) -> None:
-    """Say what is in the rows. Raises: InputError when nothing can be learnt from them."""
-    from mlx_loopai.cli.rows import read_sources
-    from mlx_loopai.data.audit import audit
+    """Say what is in the rows, which are read one at a time. Raises: InputError when they cannot be learnt."""
+    from mlx_loopai.data.audit import Auditor
+    from mlx_loopai.data.records import BadRow, Record, is_worse, notices, refuse_bad, refuse_empty, refuse_worse
+    from mlx_loopai.data.rows import LONG_BYTES
+    from mlx_loopai.data.sources import rows_of, scan_of
 
-    (reading,) = read_sources([str(data)], None)
-    records = reading.required()
-    if not records:
-        raise InputError(tr("{data}: holds no rows; give a file or folder with texts", data=data))
-    found = audit(records)
+    scan = scan_of(str(data), "domain")
+    size = scan.size_bytes if scan else 0
+    bad: list[BadRow] = []
+    worse: list[str] = []
+    shown = progress(size, tr("audit {name}", name=data.name), talk.quiet or size < LONG_BYTES, unit="bytes")
+    with Auditor() as auditor, shown as bar:
+        for row in rows_of(str(data), "domain", scan=scan, on_read=bar.update):
+            if isinstance(row, BadRow):
+                bad.append(row)
+            elif isinstance(row, Record) or not is_worse(row):
+                auditor.add(row)
+            else:
+                worse.append(row.origin)
+        refuse_bad(bad)
+        refuse_worse(worse)
+        if not len(auditor):
+            refuse_empty(data, bad)
+        found = auditor.finished()
+    told = notices(scan.path, scan.unused, bad, scan.left_out_files) if scan else ()
     languages = ", ".join(f"{name} {count}" for name, count in found.languages.items())
     talk.say(
         tr(
@@ -147,7 +170,7 @@ def _look_at(data: Path, talk: _Talk) -> None:
             length_unit=tr(found.length_unit),
         )
     )
-    for note in (*reading.notices, *(tr("warning: {warning}", warning=warning) for warning in found.warnings)):
+    for note in (*told, *(tr("warning: {warning}", warning=warning) for warning in found.warnings)):
         talk.say(note)
 
 
@@ -180,12 +203,16 @@ def _configuration(
     return load_config(None, overrides, values | {"model": model})
 
 
-def _opened(config: RunConfig, out: Path) -> RunContext:
+def _opened(config: RunConfig, out: Path, shown: ShownProgress, quiet: bool) -> RunContext:
+    """The run's context, its rows read and encoded."""
     from mlx_loopai.runs.context import RunContext
     from mlx_loopai.runs.directory import RunDirectory
-    from mlx_loopai.runs.listener import Silent
 
-    return RunContext.open(config, RunDirectory(out), Silent())
+    with waiting(tr("opening {model}", model=config.model), quiet):
+        context = RunContext.open(config, RunDirectory(out), shown)
+    _ = context.rows
+    shown.end_stage()
+    return context
 
 
 def _needs(context: RunContext, machine: Machine, quiet: bool) -> Preview:
@@ -220,23 +247,16 @@ def _write_recipe(config: RunConfig, out: Path) -> Path:
     return path
 
 
-def _train(context: RunContext, needs: Preview, more: dict[str, Any], as_json: bool, quiet: bool) -> Path:
-    """The run of a context whose rows were read and whose needs were told; returns the report's place."""
-    from mlx_loopai.cli.listener import progress_listener
+def _trained(context: RunContext, needs: Preview, shown: ShownProgress) -> JudgedSummary:
+    """The run of a context whose rows were read and whose needs were told."""
     from mlx_loopai.experiments.judged_run import judged_in
     from mlx_loopai.experiments.preview import expect
-    from mlx_loopai.report.assemble import default_place
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
-    out = context.directory.path
-    with progress_listener(quiet) as shown:
-        heard = replace(context, listener=shown, directory=replace(context.directory, sinks=(shown,)))
-        summary = judged_in(heard, begun=lambda recorded: expect(recorded, needs.time))
+    heard = replace(context, directory=replace(context.directory, sinks=(shown,)))
+    summary = judged_in(heard, begun=lambda recorded: expect(recorded, needs.time))
     if not isinstance(summary, JudgedSummary):
         raise InputError(
             tr("start: judges what it trains; leave `forgetting.questions` and the guards on, or use train")
         )
-    summary = with_report(summary, out)
-    emit(summary.to_json() | more, as_json, judged_text(summary))
-    say_next(next_step(summary, out), as_json, quiet)
-    return default_place(out)
+    return with_report(summary, context.directory.path, shown)

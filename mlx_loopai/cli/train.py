@@ -16,6 +16,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import in_use, later, tr
 
 if TYPE_CHECKING:
+    from mlx_loopai.cli.listener import ShownProgress
     from mlx_loopai.config import RunConfig
     from mlx_loopai.runs.directory import EventSink
     from mlx_loopai.runs.documents.summary import Summary
@@ -138,7 +139,7 @@ def _trained(config: RunConfig, out: Path, resume: bool, following: _Following, 
         sinks = (shown, *_followers(opened, out, following)) if writes else ()
         summary = train_and_judge(config, out, shown, resume, group, sinks)
         if isinstance(summary, JudgedSummary):
-            summary = with_report(summary, out)
+            summary = with_report(summary, out, shown)
     return summary if writes else None
 
 
@@ -185,7 +186,7 @@ def short_form(data: tuple[Path, ...], recipe: Path | None, how: dict[str, Any])
     return {"sources": {_source_name(path, data): {"path": str(path)} | how for path in data}}
 
 
-def with_report(judged: JudgedSummary, out: Path) -> JudgedSummary:
+def with_report(judged: JudgedSummary, out: Path, shown: ShownProgress) -> JudgedSummary:
     """Write the run's report into its folder, and return the summary with the report's path."""
     from mlx_loopai.report.assemble import default_place, report_of, write_page
     from mlx_loopai.runs.directory import RunDirectory
@@ -193,7 +194,7 @@ def with_report(judged: JudgedSummary, out: Path) -> JudgedSummary:
     place = default_place(out)
     judged = replace(judged, report=str(place))
     judged.write(RunDirectory(out).verdict)
-    write_page(report_of(out, in_use()).html, place)
+    write_page(report_of(out, in_use(), shown).html, place)
     return judged
 
 

@@ -29,7 +29,7 @@ from mlx_loopai.units import MIB
 
 FIXED_ROWS = 32
 # Reading and encoding a smaller file is quick and takes little memory: no progress is shown, and rows stay in memory.
-_LONG_BYTES = 2 * MIB
+LONG_BYTES = 2 * MIB
 _Found = TypeVar("_Found")
 
 
@@ -169,7 +169,7 @@ class RowReader:
         encoder = self.encoder(source.form.system_prompt)
         size = source.scan.size_bytes if source.scan else 0
         # A file of encoded rows (data/row_file.py) cannot hold pictures.
-        if size >= _LONG_BYTES and self.sight is None:
+        if size >= LONG_BYTES and self.sight is None:
             on_read = self._reading(tr("reading and encoding {name} (MiB)"), source.path, size)
             return kept_rows(source, encoder, self._tokenizer, on_read)
         rows: list[TokenRow] = []
@@ -178,7 +178,7 @@ class RowReader:
 
     def _reading(self, stage: str, path: str, size: int) -> Advance:
         """The function to report the bytes read to; it shows progress for large files only."""
-        if size < _LONG_BYTES:
+        if size < LONG_BYTES:
             return ignore
         advance = self._stage(stage.format(name=Path(path).name), -(-size // MIB))
         return lambda done, note="", /: advance(done // MIB)

@@ -57,3 +57,18 @@ def test_nothing_is_left_when_there_is_nothing_to_learn(command_line: CommandLin
     ended = command_line("start", "--data", empty, "--out", tmp_path / "run", "--yes")
     assert ended.status == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_cannot_be_learnt_are_named_before_anything_else(command_line: CommandLine, tmp_path: Path) -> None:
+    row = {"prompt": "이야기 하나 들려주세요.", "completion": "옛날 옛적에 토끼가 살았습니다." * 3}
+    lines = [json.dumps(row, ensure_ascii=False)] * 18
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join([*lines, "{"]), encoding="utf-8")
+    ended = command_line("start", "--data", file, "--model", "nano", "--out", tmp_path / "run", "--yes")
+    assert ended.status == 2
+    assert "rows.jsonl:19: broken JSON" in ended.stderr
+    pair = {"prompt": "이야기", "chosen": "옛날 옛적에.", "rejected": "싫어요."}
+    file.write_text("\n".join([lines[0], json.dumps(pair)]), encoding="utf-8")
+    ended = command_line("start", "--data", file, "--model", "nano", "--out", tmp_path / "run", "--yes")
+    assert ended.status == 2
+    assert "rows.jsonl:2: a pair of answers" in ended.stderr

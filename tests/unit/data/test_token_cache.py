@@ -26,7 +26,7 @@ TOKENIZER = load_tokenizer(NANO_FOLDER)
 
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(data_rows, "_LONG_BYTES", 0)
+    monkeypatch.setattr(data_rows, "LONG_BYTES", 0)
     monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path / "cache"))
 
 
@@ -61,7 +61,7 @@ def test_rows_on_the_disk_are_those_in_memory(tmp_path: Path, monkeypatch: pytes
     found = read(path, validation_share=share)
     again = read(path, validation_share=share)
     assert len(kept()) == 1
-    monkeypatch.setattr(data_rows, "_LONG_BYTES", 1 << 30)
+    monkeypatch.setattr(data_rows, "LONG_BYTES", 1 << 30)
     expected = read(path, validation_share=share)
     for one in (found, again):
         assert (one.digest, one.notices, [*one.lengths]) == (expected.digest, expected.notices, [*expected.lengths])

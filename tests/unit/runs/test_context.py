@@ -139,7 +139,7 @@ def test_long_files_are_read_and_encoded_aloud(
     quiet, aloud = Heard(), Heard()
     RunContext.open(config, RunDirectory(tmp_path / "quiet"), quiet).rows  # noqa: B018
     assert quiet.stages == []
-    monkeypatch.setattr(rows, "_LONG_BYTES", 1)
+    monkeypatch.setattr(rows, "LONG_BYTES", 1)
     monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path / "cache"))
     RunContext.open(config, RunDirectory(tmp_path / "aloud"), aloud).rows  # noqa: B018
     assert aloud.stages == [(f"reading and encoding {data_files['tale'].name} (MiB)", 1)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from mlx_loopai.models.exponentials import exp
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
 
@@ -70,11 +71,12 @@ def _without(logits: mx.array, left_out: mx.array | None, part: slice) -> mx.arr
 
 
 def _divergence_terms(scores: mx.array, base_scores: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
-    """(weighted KL(base || adapted), its gradient wrt the adapted scores (C, V)): two exponentials a score."""
-    peak, base_peak = (mx.stop_gradient(each.max(axis=-1, keepdims=True)) for each in (scores, base_scores))
-    exponent, base_exponent = mx.exp(scores - peak), mx.exp(base_scores - base_peak)
-    total, base_total = exponent.sum(-1, keepdims=True), base_exponent.sum(-1, keepdims=True)
-    base = base_exponent / base_total
+    """(weighted KL(base || adapted), its gradient wrt the adapted scores (C, V)).
+
+    Probabilities come from the log-sum-exp: exponentials that are kept for a division later would each take a buffer.
+    """
+    log_total, base_log_total = (mx.logsumexp(each, axis=-1, keepdims=True) for each in (scores, base_scores))
+    base = exp(base_scores - base_log_total)
     apart = (base * (base_scores - scores)).sum(-1, keepdims=True)
-    losses = apart + (mx.log(total) + peak) - (mx.log(base_total) + base_peak)
-    return (losses[:, 0] * weights).sum(), (exponent / total - base) * weights[:, None]
+    losses = apart + log_total - base_log_total
+    return (losses[:, 0] * weights).sum(), (exp(scores - log_total) - base) * weights[:, None]

@@ -29,8 +29,8 @@ class Targets:
     """The supervised positions of a micro-batch: arrays of N, padded to a multiple with positions of weight 0.
 
     rows, columns: index the hidden states whose next token is `tokens`. Where KL to the base is part of the loss,
-    `divergence` (N,) is its weight, `left_out` (N,) the token that it leaves out (-1: none), and `base` (N, D) holds
-    the base's states, if they are known.
+    `divergence` (N,) is its weight, `left_out` (N,) the token that it leaves out (-1: none; None: none anywhere), and
+    `base` (N, D) holds the base's states, if they are known.
     """
 
     rows: mx.array
@@ -48,14 +48,18 @@ class Targets:
         # Few distinct counts, so that a compiled step is traced for few shapes.
         padding = (0, -len(rows) % PAD_TARGETS_TO)
         weights = np.ones(len(rows), np.float32) if batch.weights is None else batch.weights[rows, columns + 1]
-        found: list[np.ndarray] = [rows, columns, tokens, weights]
+        found: dict[str, np.ndarray] = {"rows": rows, "columns": columns, "tokens": tokens, "weights": weights}
         if batch.divergence is not None:
             rehearsed = np.zeros(len(rows), np.bool_) if batch.rehearsal is None else batch.rehearsal[rows]
-            found += [batch.divergence[rows, columns + 1], np.where(rehearsed, -1, tokens)]
+            found["divergence"] = batch.divergence[rows, columns + 1]
+            if not rehearsed.all():
+                found["left_out"] = np.where(rehearsed, -1, tokens)
             if batch.base_states is not None:
                 order = np.cumsum(batch.supervised[:, 1:], axis=1)[rows, columns] - 1
-                found.append(batch.base_states[rows, order])
-        return Targets(*(mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for each in found))
+                found["base"] = batch.base_states[rows, order]
+        return Targets(
+            **{name: mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for name, each in found.items()}
+        )
 
     @property
     def places(self) -> tuple[mx.array, mx.array]:
@@ -63,10 +67,9 @@ class Targets:
         return self.rows, self.columns
 
     @property
-    def arrays(self) -> list[mx.array]:
-        """The arrays that are set, in the order of the fields: `Targets(*arrays)` makes an equal one."""
-        found = [self.rows, self.columns, self.tokens, self.weights, self.divergence, self.left_out, self.base]
-        return [array for array in found if array is not None]
+    def arrays(self) -> dict[str, mx.array]:
+        """The arrays that are set, by their names: `Targets(**arrays)` makes an equal one."""
+        return {name: array for name, array in vars(self).items() if array is not None}
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,12 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
     """The gradient as one function of `mx.compile`, traced once for every shape."""
     form = replace(form, chunk_rows=max(FEWEST_CHUNK_ROWS, form.chunk_rows // CHUNKS_AHEAD), spare=True)
 
-    def loss(ids: mx.array, opening: int, seen: dict[str, mx.array], *arrays: mx.array) -> tuple[mx.array, ...]:
+    def loss(
+        ids: mx.array, opening: int, seen: dict[str, mx.array], arrays: dict[str, mx.array]
+    ) -> tuple[mx.array, ...]:
         pictures = Pictures(**seen) if seen else None
         with within_compiled_graph(), computed_jointly(model), attending_by_power(model):
-            return batch_loss(model, ids, Targets(*arrays), form, pictures, opening)
+            return batch_loss(model, ids, Targets(**arrays), form, pictures, opening)
 
     state = [model.state, mx.random.state]
     compiled = mx.compile(_leaving_no_trace(model, loss), inputs=state, outputs=[mx.random.state])
@@ -112,7 +117,7 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
     def run(
         ids: mx.array, targets: Targets, pictures: Pictures | None = None, opening: int = 0
     ) -> tuple[tuple[mx.array, Any], Any]:
-        (total, *apart), gradient = compiled(ids, opening, {} if pictures is None else pictures.arrays, *targets.arrays)
+        (total, *apart), gradient = compiled(ids, opening, {} if pictures is None else pictures.arrays, targets.arrays)
         return (total, sum(apart)), gradient
 
     return run

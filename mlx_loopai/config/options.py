@@ -43,8 +43,9 @@ class ForgettingOptions(Options):
     budget: float = Field(
         0.02,
         ge=0,
-        description="KL from the base, in nats per token, that a run may spend on general answers, and twice that on"
-        " one kind of them; the guards get the weight that keeps it. 0: they keep their configured strength",
+        description="KL from the base, in nats per token, that a run may spend on general answers, and at most about"
+        " twice that on one kind of them; the guards get the weight that keeps it. 0: they keep their configured"
+        " strength",
     )
     questions: int = Field(
         20, ge=0, description="questions of each kind that a guarded run asks base and result at its end; 0: none"

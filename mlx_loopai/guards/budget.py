@@ -25,8 +25,9 @@ INTEGRAL_STEPS = 10
 LOWEST_ERROR, HIGHEST_ERROR = -1.5, 3.0
 
 
-# How many times the budget one kind of answers may be from the base, while all of them together keep to it.
-ALLOWANCE = 2.0
+# How many times the budget one kind of answers may be from the base, while all of them together keep to it. In two real
+# runs that kept everything the furthest kind was at 1.3 and 1.8 times the mean, in one that lost a kind at 1.9.
+ALLOWANCE = 1.5
 # One answer's KL says little about its kind's, so a kind's KL is averaged with this many answers that are as far from
 # the base as all answers are.
 PRIOR_ROWS = 2.0

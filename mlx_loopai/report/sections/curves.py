@@ -55,8 +55,8 @@ def value_figure(steps: Sequence[Step], value: Quantity, colour: str, title: tup
 def kept_figure(readings: Sequence[Point], steps: Sequence[Step], colour: str) -> Html | None:
     """The monitor's readings over the steps, 1 being the base; None without readings."""
     units = (
-        "exp(-KL from the base) per token, half the KL of the furthest kind where that is more; 1: unchanged",
-        "토큰당 exp(-원래 모델과의 KL), 가장 멀어진 종류의 절반이 더 크면 그 값으로; 1이면 그대로",
+        "exp(-KL from the base) per token, two thirds of the furthest kind's KL where that is more; 1: unchanged",
+        "토큰당 exp(-원래 모델과의 KL), 가장 멀어진 종류의 3분의 2가 더 크면 그 값으로; 1이면 그대로",
     )
     return _readings_figure(readings, steps, colour, ("General answers kept", "남은 일반 능력"), units, (1.0,))
 

@@ -93,7 +93,7 @@ def preview_of(context: RunContext, machine: Machine, speed: Speed | None = None
 def expect(context: RunContext, time: RunTime | None) -> None:
     """Note the run's expected time in its log, for those who wait for its end. The folder must be this run's."""
     if time is not None:
-        context.directory.record("expected", **time.parts)
+        context.directory.record("expected", **time.parts, spread=time.spread)
 
 
 def notes_on_base(model: str) -> tuple[str, ...]:

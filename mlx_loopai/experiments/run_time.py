@@ -90,12 +90,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class RunTime:
-    """Seconds of each phase of a run. plain: what it would take without guards."""
+    """Seconds of each phase of a run. plain: what it would take without guards. spread, source: as in `Speed`."""
 
     phases: dict[str, Span]
     plain: Span
     steps: int
     source: str
+    spread: float
 
     @property
     def total(self) -> Span:
@@ -175,7 +176,7 @@ class _Clock:
         phases |= self._guards(work, len(lengths)) if self.config.is_guarded else {}
         if self.config.is_judged and self.config.answers_text:
             phases[_MEASURING] = self._measuring()
-        return RunTime(phases, plain, work.steps, self.speed.source)
+        return RunTime(phases=phases, plain=plain, steps=work.steps, source=self.speed.source, spread=self.speed.spread)
 
     def _guards(self, work: Work, n_rows: int) -> dict[str, Span]:
         """The times of what guards do before and between the steps."""

@@ -23,10 +23,12 @@ class Remaining:
     """Hears the events of one run in their order, from its log or as an `EventSink`, and estimates its remaining time.
 
     A run has three parts: preparation up to the first step, the steps, and what is measured after the last. The part
-    that goes on is measured; those to come are as long as they were `expected` to be, before the run began.
+    that goes on is measured; those to come are as long as they were `expected` to be, before the run began. Once steps
+    have shown how fast the machine is, the expectation of what follows them gets narrower.
     """
 
     _expected: tuple[Span, Span, Span] | None = None
+    _spread: float = 1.0
     _began: float = 0.0
     _total: int | None = None
     _scored_s: float = 0.0
@@ -46,6 +48,7 @@ class Remaining:
             case "expected":
                 before, steps, after = (Span(*values[name]) for name in ("before_s", "steps_s", "after_s"))
                 self._expected, self._began = (before, steps, after), at
+                self._spread = values.get("spread", 1.0)  # earlier versions did not record it
                 self._steps, self._ended, self._judged = {}, None, False
             case "start":
                 self._total, self._ended, self._judged = values.get("total_steps"), None, False
@@ -73,11 +76,11 @@ class Remaining:
         if self._judged or (self._ended is not None and self._expected is None):
             return None
         if self._ended is not None:
-            return self._shortened(after.times(self._lateness()), now - self._ended, now)
+            return self._shortened(self._narrowed(after), now - self._ended, now)
         scored = Span(self._scored_s, self._scored_s)
         if (pace := self._pace()) is not None and self._total is not None:
             to_do_s = (self._total - self._step) * pace
-            return Span(to_do_s, to_do_s) + scored + after.times(self._lateness())
+            return Span(to_do_s, to_do_s) + scored + self._narrowed(after)
         if self._expected is None:
             return None
         if self._total is None:
@@ -97,18 +100,23 @@ class Remaining:
         recent = list(self._steps.values())[-_PACE_STEPS:]
         return _mean_without_pauses(recent) if len(recent) > 1 else None
 
-    def _lateness(self) -> float:
-        """How many times longer than expected the steps took; 1 within the expected range.
+    def _narrowed(self, part: Span) -> Span:
+        """What is expected of a `part` that follows the steps, now that these have a pace.
 
-        What the machine's other work did to the steps, it will do to what follows.
+        Steps that take longer than expected stretch it: what the machine's other work did to them, it will do to what
+        follows. An expected range holds a factor `_spread` for the machine's speed, and the rest for the amount of
+        work. The speed is the same in all parts, so the pace bounds it from both sides.
         """
         pace = self._pace()
         if pace is None or self._total is None or self._expected is None:
-            return 1.0
+            return part
         steps, whole_s = self._expected[1], pace * self._total
         if whole_s <= 0 or steps.low_s <= 0:
-            return 1.0
-        return max(whole_s / steps.high_s, min(1.0, whole_s / steps.low_s))
+            return part
+        late = max(whole_s / steps.high_s, min(1.0, whole_s / steps.low_s))
+        # With the most and the least work that the steps may have been.
+        at_least, at_most = self._spread * whole_s / steps.high_s, whole_s / (self._spread * steps.low_s)
+        return Span(part.low_s * max(late, at_least), part.high_s * min(late, at_most))
 
 
 def _mean_without_pauses(times: Sequence[float]) -> float:

@@ -60,6 +60,27 @@ def test_what_a_slow_machine_does_to_steps_it_does_to_questions(run: Remaining, 
     assert left.high_s - 6 * step_s - 5.0 == pytest.approx(60.0 * factor)
 
 
+@pytest.mark.parametrize(
+    ("step_s", "low_s", "high_s"),
+    [
+        (20.0, 60.0, 120.0),  # 200 s for all steps: a machine of the speed that was expected
+        (40.0, 120.0, 240.0),  # the slowest machine within the range
+        (10.0, 30.0, 60.0),  # the fastest
+        (80.0, 240.0, 480.0),
+        (5.0, 15.0, 30.0),
+    ],
+)
+def test_the_pace_of_the_steps_narrows_what_follows(step_s: float, low_s: float, high_s: float) -> None:
+    """100 to 400 s were a factor of 4 for the speed, so the amount of work is known, and so is the speed."""
+    run = Remaining()
+    run.hear("expected", {"before_s": [0, 0], "steps_s": [100, 400], "after_s": [30, 240], "spread": 4.0}, 1000.0)
+    now = begin(run, step_s, 4)
+    left = run.left(now)
+    assert left is not None
+    assert left.low_s - 6 * step_s - 5.0 == pytest.approx(low_s)
+    assert left.high_s - 6 * step_s - 5.0 == pytest.approx(high_s)
+
+
 def test_a_run_that_is_not_judged_ends_with_its_last_step() -> None:
     run = Remaining()
     now = begin(run, 15.0, 4)

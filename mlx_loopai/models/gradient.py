@@ -30,7 +30,8 @@ class Targets:
 
     rows, columns: index the hidden states whose next token is `tokens`. Where KL to the base is part of the loss,
     `divergence` (N,) is its weight, `left_out` (N,) the token that it leaves out (-1: none; None: none anywhere), and
-    `base` (N, D) holds the base's states, if they are known.
+    `base` (N, D) holds the base's states, if they are known. learns: whether any token has a weight; where only KL to
+    the base counts, the loss of the tokens need not be computed.
     """
 
     rows: mx.array
@@ -40,6 +41,7 @@ class Targets:
     divergence: mx.array | None = None
     left_out: mx.array | None = None
     base: mx.array | None = None
+    learns: bool = True
 
     @staticmethod
     def of(batch: MicroBatch) -> Targets:
@@ -58,7 +60,8 @@ class Targets:
                 order = np.cumsum(batch.supervised[:, 1:], axis=1)[rows, columns] - 1
                 found["base"] = batch.base_states[rows, order]
         return Targets(
-            **{name: mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for name, each in found.items()}
+            learns=batch.divergence is None or bool(weights.any()),
+            **{name: mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for name, each in found.items()},
         )
 
     @property
@@ -68,8 +71,8 @@ class Targets:
 
     @property
     def arrays(self) -> dict[str, mx.array]:
-        """The arrays that are set, by their names: `Targets(**arrays)` makes an equal one."""
-        return {name: array for name, array in vars(self).items() if array is not None}
+        """The arrays that are set, by their names: with `learns`, all that makes an equal one."""
+        return {name: array for name, array in vars(self).items() if isinstance(array, mx.array)}
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,11 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
     form = replace(form, chunk_rows=max(FEWEST_CHUNK_ROWS, form.chunk_rows // CHUNKS_AHEAD), spare=True)
 
     def loss(
-        ids: mx.array, opening: int, seen: dict[str, mx.array], arrays: dict[str, mx.array]
+        ids: mx.array, opening: int, learns: bool, seen: dict[str, mx.array], arrays: dict[str, mx.array]
     ) -> tuple[mx.array, ...]:
         pictures = Pictures(**seen) if seen else None
         with within_compiled_graph(), computed_jointly(model), attending_by_power(model):
-            return batch_loss(model, ids, Targets(**arrays), form, pictures, opening)
+            return batch_loss(model, ids, Targets(**arrays, learns=learns), form, pictures, opening)
 
     state = [model.state, mx.random.state]
     compiled = mx.compile(_leaving_no_trace(model, loss), inputs=state, outputs=[mx.random.state])
@@ -117,7 +120,8 @@ def compiled_gradient(model: nn.Module, form: LossForm) -> Gradient:
     def run(
         ids: mx.array, targets: Targets, pictures: Pictures | None = None, opening: int = 0
     ) -> tuple[tuple[mx.array, Any], Any]:
-        (total, *apart), gradient = compiled(ids, opening, {} if pictures is None else pictures.arrays, targets.arrays)
+        seen = {} if pictures is None else pictures.arrays
+        (total, *apart), gradient = compiled(ids, opening, targets.learns, seen, targets.arrays)
         return (total, sum(apart)), gradient
 
     return run
@@ -202,7 +206,9 @@ def batch_loss(
     model itself with its adapter switched off, unless the targets hold its states.
     """
     hidden = hidden_states(model, ids, form.checkpointing, targets.places, pictures, opening)
-    loss = linear_cross_entropy(hidden, Head.of(model), targets.tokens, targets.weights, form)
+    loss = mx.zeros(())
+    if targets.learns:
+        loss = linear_cross_entropy(hidden, Head.of(model), targets.tokens, targets.weights, form)
     if targets.divergence is None:
         return (loss,)
     base = _base_states(model, ids, targets, pictures, opening).astype(hidden.dtype)

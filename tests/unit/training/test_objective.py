@@ -17,6 +17,8 @@ from mlx_loopai.config import ReplayOptions, TrainPath
 from mlx_loopai.data.batches import divided
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.guards.base_states import with_base_states
+from mlx_loopai.models import gradient
+from mlx_loopai.models.gradient import Targets
 from mlx_loopai.models.lora import adapter_disabled, lora_modules
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.training.objective import Objective
@@ -110,6 +112,24 @@ def test_divergence_on_rehearsal_alone(adapted: Callable[..., nn.Module], path: 
     result = run(model, step_batches(objective), path=path)
     assert result.loss == pytest.approx(answers.mean(), rel=1e-5)
     assert result.divergence == pytest.approx(apart.sum() / tokens, rel=1e-3)
+
+
+def test_where_only_the_divergence_counts_no_loss_is_computed(
+    adapted: Callable[..., nn.Module], path: TrainPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    for name in ("linear_cross_entropy", "loss_and_gradient"):
+        original = getattr(gradient, name)
+
+        def noted(hidden: mx.array, *arguments: Any, original: Any = original, **named: Any) -> Any:
+            asked.append(len(hidden))
+            return original(hidden, *arguments, **named)
+
+        monkeypatch.setattr(gradient, name, noted)
+    batches = step_batches(Objective(rehearses_answers=False, rehearsal_divergence=2.0))
+    assert [Targets.of(each).learns for each in batches] == [True, False]
+    run(adapted(), batches, path=path)
+    assert len(asked) == 1
 
 
 def test_stored_states_of_the_base_give_the_same_step(

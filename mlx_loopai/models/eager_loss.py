@@ -67,7 +67,8 @@ def divergence_and_gradient(
     """
     gradient = np.empty(hidden.shape, np.float32)
     total = 0.0
-    for part in _chunks(len(weights), chunk_rows):
+    # Base and adapted scores are alive together, in the memory that a chunk of the loss takes.
+    for part in _chunks(len(weights), max(1, chunk_rows // 2)):
         scores, base_scores = (_scores(states[part], head) for states in (hidden, base_hidden))
         views = np.array(scores, copy=False), np.array(base_scores, copy=False)
         if left_out is not None:

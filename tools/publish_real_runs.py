@@ -35,6 +35,7 @@ KOREAN = {
     "gain (DG)": "이득(DG)",
     ", seed ": ", 시드 ",
     "natural stories": "소설 발췌",
+    ", longer rehearsal": ", 더 긴 복습",
 }
 JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
 

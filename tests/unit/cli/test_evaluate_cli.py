@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.samples.skills import Item
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation import suite_run
 from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.models.adapters import save_adapter
 from mlx_loopai.models.load import LoadedModel, build_model, hash_base
@@ -60,19 +62,33 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def answering(monkeypatch: pytest.MonkeyPatch, answers: Callable[[Asked[Item], LoadedModel], list[Any]]) -> None:
+    """Let `answers` say what a model gives to a task's questions."""
+
+    def run_together(
+        loaded: LoadedModel, encoder: ChatEncoder, tasks: Sequence[Asked[Item]], on_progress: Advance
+    ) -> Iterator[tuple[int, list[Any]]]:
+        done = 0
+        for number, task in enumerate(tasks):
+            done += len(task.items)
+            on_progress(done, task.name)
+            yield number, answers(task, loaded)
+
+    monkeypatch.setattr(suite_run, "run_together", run_together)
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     """The base answers right, the tuned model in JSON; which task was asked, and whether the adapter was on."""
     seen: list[tuple[str, bool]] = []
 
-    def run(task: Asked[Item], loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance) -> list[Any]:
+    def answers(task: Asked[Item], loaded: LoadedModel) -> list[Any]:
         on = any(layer.enabled for layer in lora_modules(loaded.model).values())
         seen.append((task.name, on))
-        on_progress(len(task.items))
         known = len(task.items) // 4 if on else len(task.items)
         return [[item.answer if place < known else '{"text": []}', True] for place, item in enumerate(task.items)]
 
-    monkeypatch.setattr(Asked, "run", run)
+    answering(monkeypatch, answers)
     return seen
 
 
@@ -197,10 +213,10 @@ def test_bad_input_is_said_before_the_work(tmp_path: Path, args: tuple[str, str]
 def test_tasks_near_chance_are_left_out_and_said(folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base that knows the facts alone."""
 
-    def run_task(task: Asked[Item], loaded: LoadedModel, encoder: ChatEncoder, on_progress: Advance) -> list[Any]:
-        return [[item.answer if task.name == "facts_ko" else "", True] for item in task.items]
-
-    monkeypatch.setattr(Asked, "run", run_task)
+    answering(
+        monkeypatch,
+        lambda task, _: [[item.answer if task.name == "facts_ko" else "", True] for item in task.items],
+    )
     result = run("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 20)
     assert "retention counts the tasks on which this base is well above chance: facts_ko\n" in result.stderr
     assert result.stdout.count("base too near chance") == 4

@@ -34,14 +34,11 @@ def test_the_locale_names_the_language(environment: dict[str, str], expected: st
 
 
 def test_a_message_is_english_until_another_language_is_chosen() -> None:
-    assert language.tr("{data}: holds no rows; give a file or folder with texts", data="a") == (
-        "a: holds no rows; give a file or folder with texts"
-    )
+    message = "{path}: holds no rows ({endings}){hint}"
+    assert language.tr(message, path="a", endings=".jsonl", hint="") == "a: holds no rows (.jsonl)"
     language.use("ko")
     assert language.in_use() == "ko"
-    assert language.tr("{data}: holds no rows; give a file or folder with texts", data="a").startswith(
-        "a: 행이 없습니다"
-    )
+    assert language.tr(message, path="a", endings=".jsonl", hint="").startswith("a: 행이 없습니다")
     language.use("en")
     assert language.tr("none") == "none"
 

@@ -87,36 +87,49 @@ def divergence_and_gradient(
 
 def _divergences_in_place(scores: _Floats, base: _Floats, weights: _Floats) -> _Floats:
     """KL(base || adapted) of some rows; `scores` becomes its weighted gradient, and `base` is used up."""
-    losses, total, base_total = _divergences(scores, base)
+    losses, _, total, base_total = _divergences(scores, base)
     scores *= (weights / total)[:, None]
     base *= (weights / base_total)[:, None]
     scores -= base
     return losses
 
 
-def _divergences(scores: _Floats, base: _Floats) -> tuple[_Floats, _Floats, _Floats]:
-    """(KL(base || adapted), sums of the exponentials of both), each (C,); both become these exponentials."""
+def _divergences(scores: _Floats, base: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """(KL(base || adapted), log-sum-exp of `scores`, sums of the exponentials of both), each (C,).
+
+    Both arrays become these exponentials.
+    """
     apart = base - scores
     (log_total, total), (base_log_total, base_total) = _exponents(scores), _exponents(base)
     apart *= base
-    return apart.sum(axis=1) / base_total + log_total - base_log_total, total, base_total
+    return apart.sum(axis=1) / base_total + log_total - base_log_total, log_total, total, base_total
 
 
-def token_divergences(hidden: mx.array, base_hidden: mx.array, head: Head, chunk_rows: int) -> _Floats:
-    """KL(base || adapted) at every position in nats, from final states (N, D): float32 (N,)."""
-    parts = [_chunk_divergences(hidden[part], base_hidden[part], head) for part in _chunks(len(hidden), chunk_rows)]
-    return np.concatenate(parts)
+def token_losses_and_divergences(
+    hidden: mx.array, base_hidden: mx.array, head: Head, targets: _Ints, chunk_rows: int
+) -> tuple[_Floats, _Floats]:
+    """(negative log-likelihood of every target, KL(base || adapted) at its place), each float32 (N,), in nats.
+
+    The same as `token_losses` and the KL alone, with one product with the head less. hidden, base_hidden (N, D).
+    """
+    chunks = _chunks(len(targets), chunk_rows)
+    parts = [_chunk_readings(hidden[part], base_hidden[part], head, targets[part]) for part in chunks]
+    return np.concatenate([losses for losses, _ in parts]), np.concatenate([apart for _, apart in parts])
 
 
-def _chunk_divergences(rows: mx.array, base_rows: mx.array, head: Head) -> _Floats:
+def _chunk_readings(rows: mx.array, base_rows: mx.array, head: Head, targets: _Ints) -> tuple[_Floats, _Floats]:
     scores, base = _scores(rows, head), _scores(base_rows, head)
     if mx.metal.is_available():
-        base_total = mx.logsumexp(base, axis=-1, keepdims=True)
+        picked = mx.take_along_axis(scores, mx.array(targets)[:, None], axis=-1)[:, 0]
+        total, base_total = mx.logsumexp(scores, axis=-1), mx.logsumexp(base, axis=-1, keepdims=True)
         apart = (mx.exp(base - base_total) * (base - scores)).sum(axis=-1)
-        return np.array(apart + mx.logsumexp(scores, axis=-1) - base_total[:, 0])
+        return np.array(total - picked), np.array(apart + total - base_total[:, 0])
     view, base_view = np.array(scores, copy=False), np.array(base, copy=False)
+    picked = view[np.arange(len(targets)), targets]
     with np.errstate(all="ignore"):  # what is not finite is for the caller to see
-        return np.concatenate([_divergences(view[block], base_view[block])[0] for block in _blocks(view)])
+        found = [_divergences(view[block], base_view[block])[:2] for block in _blocks(view)]
+    apart, log_total = (np.concatenate(each) for each in zip(*found, strict=True))
+    return log_total - picked, apart
 
 
 def token_losses(hidden: mx.array, head: Head, targets: _Ints, chunk_rows: int) -> _Floats:

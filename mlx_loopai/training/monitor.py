@@ -17,7 +17,7 @@ from mlx_loopai.data.batches import batches_by_length
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.guards.budget import KindReading, distance
 from mlx_loopai.models.backbone import hidden_states
-from mlx_loopai.models.eager_loss import token_divergences, token_losses
+from mlx_loopai.models.eager_loss import token_losses, token_losses_and_divergences
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
@@ -70,14 +70,21 @@ class Monitor:
         with adapter_disabled(model):
             self._base = [self._states(one.batch) for one in self._batches]
             mx.eval(self._base)
-        self._base_nll = self._nll(self._base)
+        head = Head.of(model)
+        losses = [
+            token_losses(states, head, one.targets, DEFAULT_CHUNK_ROWS)
+            for one, states in zip(self._batches, self._base, strict=True)
+        ]
+        self._base_nll = self._means(losses)
 
     def read(self) -> Reading:
         """The model as it is now."""
-        states, head = [self._states(one.batch) for one in self._batches], Head.of(self._model)
-        apart = [
-            token_divergences(now, base, head, DEFAULT_CHUNK_ROWS) for now, base in zip(states, self._base, strict=True)
-        ]
+        head, losses, apart = Head.of(self._model), [], []
+        for one, base in zip(self._batches, self._base, strict=True):
+            states = self._states(one.batch)
+            read = token_losses_and_divergences(states, base, head, one.targets, DEFAULT_CHUNK_ROWS)
+            losses.append(read[0])
+            apart.append(read[1])
         sums = _sums([one.kinds for one in self._batches], apart)
         kinds = {kind: KindReading(nats, tokens, self._rows_of[kind]) for kind, (nats, tokens) in sums.items()}
         found = distance(kinds)
@@ -85,7 +92,7 @@ class Monitor:
             kept=math.exp(-found.spent),
             **vars(found),
             kinds={kind: one.divergence for kind, one in kinds.items()},
-            nll=self._nll(states),
+            nll=self._means(losses),
             base_nll=self._base_nll,
         )
 
@@ -97,11 +104,8 @@ class Monitor:
                 self._model, mx.array(batch.ids[:, :-1]), positions=(mx.array(rows), mx.array(columns))
             )
 
-    def _nll(self, states: Sequence[mx.array]) -> dict[str, float]:
-        losses, head = [], Head.of(self._model)
-        for one, now in zip(self._batches, states, strict=True):
-            rows, columns = np.nonzero(one.batch.supervised[:, 1:])
-            losses.append(token_losses(now, head, one.batch.ids[rows, columns + 1], DEFAULT_CHUNK_ROWS))
+    def _means(self, losses: Sequence[npt.NDArray[np.float32]]) -> dict[str, float]:
+        """By script: the mean of the losses of its tokens."""
         sums = _sums([one.scripts for one in self._batches], losses)
         return {script: nats / tokens for script, (nats, tokens) in sums.items()}
 
@@ -113,6 +117,12 @@ class _Watched:
     batch: MicroBatch
     kinds: npt.NDArray[np.str_]  # [N]
     scripts: npt.NDArray[np.str_]  # [N]
+
+    @property
+    def targets(self) -> npt.NDArray[np.int32]:
+        """The supervised tokens (N,)."""
+        rows, columns = np.nonzero(self.batch.supervised[:, 1:])
+        return self.batch.ids[rows, columns + 1]
 
 
 def _sums(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_loopai.models.divergence import linear_divergence
-from mlx_loopai.models.eager_loss import divergence_and_gradient, token_divergences
+from mlx_loopai.models.eager_loss import divergence_and_gradient, token_losses, token_losses_and_divergences
 from mlx_loopai.models.loss import Head
 
 N, D, V = 19, 64, 211
@@ -119,7 +119,10 @@ def test_every_position_has_its_own(chunk_rows: int, on_metal: bool, monkeypatch
     """Metal's formula computes the same on any device."""
     monkeypatch.setattr(mx.metal, "is_available", lambda: on_metal)
     hidden, base, weight, _ = drawn(8.0)
-    found = token_divergences(mx.array(hidden), mx.array(base), Head((mx.array(weight),)), chunk_rows)
+    head, targets = Head((mx.array(weight),)), np.random.default_rng(2).integers(0, V, N)
+    losses, found = token_losses_and_divergences(mx.array(hidden), mx.array(base), head, targets, chunk_rows)
     adapted, fixed = (log_softmax(each.astype(np.float64) @ weight.T.astype(np.float64)) for each in (hidden, base))
     assert found.dtype == np.float32
+    assert losses == pytest.approx(-adapted[np.arange(N), targets], rel=1e-5)
+    assert losses == pytest.approx(token_losses(mx.array(hidden), head, targets, chunk_rows), rel=1e-6)
     assert found == pytest.approx((np.exp(fixed) * (fixed - adapted)).sum(axis=1), rel=1e-3, abs=1e-5)

@@ -99,7 +99,7 @@ def _loss_and_gradient(path: TrainPath, checkpointing: bool = False, dtype: str 
     step = build(model, LossForm(checkpointing=checkpointing))
     (loss, _), gradient = step(mx.array(batch.ids), Targets.of(batch))
     arrays = [np.array(array.astype(mx.float32)).ravel() for _, array in sorted(tree_flatten(gradient))]
-    return loss.item(), np.concatenate(arrays)
+    return float(loss), np.concatenate(arrays)
 
 
 def _adapted(dtype: str) -> tuple[nn.Module, MicroBatch]:

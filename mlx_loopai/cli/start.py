@@ -136,29 +136,21 @@ def _check_free(out: Path) -> None:
 def _look_at(data: Path, talk: _Talk) -> None:
     """Say what is in the rows, which are read one at a time. Raises: InputError when they cannot be learnt."""
     from mlx_loopai.data.audit import Auditor
-    from mlx_loopai.data.records import BadRow, Record, is_worse, notices, refuse_bad, refuse_empty, refuse_worse
+    from mlx_loopai.data.learnt import Sifted
+    from mlx_loopai.data.records import notices
     from mlx_loopai.data.rows import LONG_BYTES
     from mlx_loopai.data.sources import rows_of, scan_of
 
     scan = scan_of(str(data), "domain")
     size = scan.size_bytes if scan else 0
-    bad: list[BadRow] = []
-    worse: list[str] = []
+    sifted = Sifted()
     shown = progress(size, tr("audit {name}", name=data.name), talk.quiet or size < LONG_BYTES, unit="bytes")
     with Auditor() as auditor, shown as bar:
-        for row in rows_of(str(data), "domain", scan=scan, on_read=bar.update):
-            if isinstance(row, BadRow):
-                bad.append(row)
-            elif isinstance(row, Record) or not is_worse(row):
-                auditor.add(row)
-            else:
-                worse.append(row.origin)
-        refuse_bad(bad)
-        refuse_worse(worse)
-        if not len(auditor):
-            refuse_empty(data, bad)
+        for row in sifted.learnt(rows_of(str(data), "domain", scan=scan, on_read=bar.update)):
+            auditor.add(row)
+        sifted.check(data)
         found = auditor.finished()
-    told = notices(scan.path, scan.unused, bad, scan.left_out_files) if scan else ()
+    told = notices(scan.path, scan.unused, sifted.bad, scan.left_out_files) if scan else ()
     languages = ", ".join(f"{name} {count}" for name, count in found.languages.items())
     talk.say(
         tr(

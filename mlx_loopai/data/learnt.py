@@ -70,7 +70,7 @@ class Source:
 
         Raises: InputError naming what cannot be read, learnt or encoded.
         """
-        sifted = _Sifted(self.preference, skips=bool(self.how and self.how.skip_bad))
+        sifted = Sifted(self.preference, skips=bool(self.how and self.how.skip_bad))
         reads: Iterable[Read] = rows_of(self.path, self.category, self.how, self.scan, on_read)
         if reading is not None:
             reads = (*reading.bad, *reading.records, *reading.judged)
@@ -83,17 +83,21 @@ class Source:
 
 
 @dataclass
-class _Sifted:
-    """Passes on the rows to be learnt, and collects reasons to refuse the whole source."""
+class Sifted:
+    """Passes on the rows to be learnt, and collects reasons to refuse the whole source.
 
-    preference: PreferenceOptions
-    skips: bool
+    preference: whether, and how, judged answers are learnt. skips: bad rows are no such reason.
+    """
+
+    preference: PreferenceOptions = field(default_factory=PreferenceOptions)
+    skips: bool = False
     rows: int = 0
     bad: list[BadRow] = field(default_factory=list)
     worse: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
     def learnt(self, reads: Iterable[Read]) -> Iterator[Record | Judged]:
+        """The rows to be learnt; after the first reason to refuse, no more of them."""
         for read in reads:
             if isinstance(read, BadRow):
                 self.bad.append(read)

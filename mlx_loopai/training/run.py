@@ -209,9 +209,8 @@ def _scaled_back(run: Run, reading: Reading | None) -> tuple[float, Reading | No
         return readings[-1].spent
 
     scaled = scale_back(run.model, readings[0].spent, run.budget, read)
-    if readings[-1].spent != scaled.divergence:  # it went back to an earlier scale
-        readings.append(monitor.read())
-    reading = readings[-1]
+    # It may have gone back to an earlier scale.
+    reading = next((one for one in readings if one.spent == scaled.divergence), readings[-1])
     if scaled.scale < 1:
         run.listener.notice(
             tr(

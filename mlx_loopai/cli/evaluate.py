@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_loopai.cli.figures import table
 from mlx_loopai.cli.generation_options import adapter_when_option
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
-from mlx_loopai.cli.output import emit, json_option, padded, quiet_option, say_next, to_plain
+from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next, to_plain
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
 from mlx_loopai.language import later, tr
@@ -19,15 +20,8 @@ if TYPE_CHECKING:
     from mlx_loopai.generation.session import AdapterWhen
     from mlx_loopai.runs.documents.evaluation import Evaluation
 
-_BASE_COLUMNS = {later("n"): 4, later("chance"): 7, later("base"): 6}
-_TUNED_COLUMNS = {
-    later("tuned"): 6,
-    later("broken"): 6,
-    later("kept"): 6,
-    later("right->wrong"): 13,
-    later("wrong->right"): 13,
-}
-_COLUMNS = {True: _BASE_COLUMNS | _TUNED_COLUMNS, False: _BASE_COLUMNS | {later("broken"): 6}}
+_BASE_COLUMNS = (later("task"), later("n"), later("chance"), later("base"))
+_TUNED_COLUMNS = (later("tuned"), later("broken"), later("kept"), later("right->wrong"), later("wrong->right"))
 # Whatever a run is measured with, it is measured with all questions of one of these.
 _COMMON_SUITES = (None, "nano", "general")
 LM_EVAL = "lm-eval:"  # as evaluation.lm_eval, which --help does not import
@@ -180,24 +174,31 @@ def _write(out: Path, document: dict[str, Any]) -> None:
     write_whole(out, json.dumps(to_plain(document), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
+def _tasks(found: Evaluation) -> list[str]:
+    """A line of figures for every task, and behind those near chance that they are not counted."""
+    tuned = found.tuned is not None
+    rows = [[tr(name) for name in (*_BASE_COLUMNS, *(_TUNED_COLUMNS if tuned else (later("broken"),)))]]
+    notes = [""]
+    for name, task in found.probes.items():
+        broken = str(sum((found.tuned or found.base).broken[name].values()))
+        row = [name, str(task.n), f"{task.chance:.3f}", f"{task.base:.3f}"]
+        row += [f"{task.score:.3f}", broken] if tuned else [broken]
+        if tuned and task.counted:
+            row += [f"{task.capped:.3f}", str(task.right_to_wrong), str(task.wrong_to_right)]
+        rows.append(row + [""] * (len(rows[0]) - len(row)))
+        notes.append(tr("(base too near chance: not counted)") if tuned and not task.counted else "")
+    return [f"{line.rstrip()}  {note}".rstrip() for line, note in zip(table(rows), notes, strict=True)]
+
+
 def _table(found: Evaluation) -> str:
     """Task by task, then the text's likelihood, retention and purity."""
     tuned = found.tuned is not None
-    lines = [
-        padded(tr("task"), 14) + "".join(f" {padded(tr(name), width, True)}" for name, width in _COLUMNS[tuned].items())
-    ]
-    for name, task in found.probes.items():
-        broken = sum((found.tuned or found.base).broken[name].values())
-        line = f"{name:<14} {task.n:>4} {task.chance:>7.3f} {task.base:>6.3f}"
-        line += f" {task.score:>6.3f} {broken:>6}" if tuned else f" {broken:>6}"
-        if tuned and task.counted:
-            line += f" {task.capped:>6.3f} {task.right_to_wrong:>13} {task.wrong_to_right:>13}"
-        lines.append(line + (tr("  (base too near chance: not counted)") if tuned and not task.counted else ""))
+    lines = _tasks(found)
     for name, text in found.nll.items():
         after = f" -> {text.score:.3f}" if tuned else ""
         lines.append(
             tr(
-                "{name:<14} {base:.3f}{after} nats per token (perplexity {perplexity:.2f})",
+                "{name}  {base:.3f}{after} nats per token (perplexity {perplexity:.2f})",
                 name=name,
                 base=text.base,
                 after=after,

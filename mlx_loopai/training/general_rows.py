@@ -29,7 +29,7 @@ from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.runs.context import RunContext
-from mlx_loopai.training.monitor import kind_of
+from mlx_loopai.training.monitor import kinds_of
 
 # The number of prompts is rounded up to a multiple of this, so that runs of similar size share the base's answers.
 _PROMPTS_ROUNDED_TO = 64
@@ -123,8 +123,9 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
 def _evenly(context: RunContext, rows: Sequence[TokenRow]) -> list[TokenRow]:
     """The rows, one of each kind after the other, in an order that depends on their content alone."""
     found: dict[str, list[TokenRow]] = {}
-    for row in sorted(rows, key=row_digest):
-        found.setdefault(kind_of(row, context.loaded.tokenizer), []).append(row)
+    ordered = sorted(rows, key=row_digest)
+    for kind, row in zip(kinds_of(ordered, context.loaded.tokenizer), ordered, strict=True):
+        found.setdefault(kind, []).append(row)
     return [row for turn in zip_longest(*(found[name] for name in sorted(found))) for row in turn if row is not None]
 
 

@@ -36,7 +36,7 @@ _ROWS_PER_BATCH = 8
 class Reading:
     """How far the model has moved from its base on the monitor's rows.
 
-    divergence: KL(base || adapted), nats per answer token; kinds: the same by kind of answers (`kind_of`). spent,
+    divergence: KL(base || adapted), nats per answer token; kinds: the same by kind of answers (`kinds_of`). spent,
     furthest, furthest_divergence: as in `Distance`. kept: exp(-spent), in (0, 1], 1 for the base. On answers that the
     base wrote, exp(-KL) is the share of a token's likelihood that the adapter leaves (a geometric mean). nll: nats per
     token of the answers, by their script; base_nll: the same with the adapter off.
@@ -58,7 +58,7 @@ class Monitor:
     def __init__(self, model: nn.Module, rows: Sequence[TokenRow], tokenizer: Any) -> None:
         """Computes and keeps the base's states at the answers' tokens, so that a reading costs one forward pass."""
         self._model = model
-        kinds = np.array([kind_of(row, tokenizer) for row in rows])
+        kinds = np.array(kinds_of(rows, tokenizer))
         scripts = np.array([_script(row, tokenizer) for row in rows])
         # What a row carries for training is not read here, and base states are large.
         plain = [replace(row, weights=None, base_states=None) for row in rows]
@@ -156,9 +156,15 @@ def result_step(position: Position, keep_best: bool, rolls_back: bool) -> int | 
     return best if best is not None and best <= (position.kept_step or 0) else position.kept_step
 
 
-def kind_of(row: TokenRow, tokenizer: Any) -> str:
-    """The ability that a general row's answer shows or, where that is not known, the answer's script."""
-    return row.ability or _script(row, tokenizer)
+def kinds_of(rows: Sequence[TokenRow], tokenizer: Any) -> list[str]:
+    """Of every general row: the ability that its answer shows or, where not all of them name one, the answer's script.
+
+    Among prompts of somebody's own a few may be embedded ones, too: named for their ability, they would be a kind of
+    one or two rows, whose odd answers steer a run.
+    """
+    if all(row.ability for row in rows):
+        return [row.ability for row in rows]
+    return [_script(row, tokenizer) for row in rows]
 
 
 def _script(row: TokenRow, tokenizer: Any) -> str:

@@ -125,7 +125,7 @@ def test_losses_by_script_are_those_of_the_rows(adapted: Callable[..., nn.Module
 
 
 def test_watched_rows_come_evenly_from_every_kind() -> None:
-    counts = {"sums": 60, "code": 40, "korean": 20, "": 3}
+    counts = {"sums": 60, "code": 40, "korean": 20, "chinese": 3}
     rows = [
         replace(row(9, seed), ability=name)
         for seed, name in enumerate(name for name, n in counts.items() for _ in range(n))
@@ -138,6 +138,17 @@ def test_watched_rows_come_evenly_from_every_kind() -> None:
     assert {id(one) for one in watched}.isdisjoint(id(one) for one in rest)
     again, _ = watched_rows(context, rows[::-1])
     assert [id(one) for one in again] == [id(one) for one in watched]
+
+
+def test_one_named_row_among_others_is_no_kind_of_its_own(
+    adapted: Callable[..., nn.Module], tiny_model_folder: Path
+) -> None:
+    """A prompt of somebody's own that is also an embedded one: its answer alone would steer the run."""
+    tokenizer = load_tokenizer(tiny_model_folder)
+    plain = Monitor(adapted(), ROWS, tokenizer).read()
+    named = Monitor(adapted(), [replace(ROWS[0], ability="english"), *ROWS[1:]], tokenizer).read()
+    assert named.kinds == plain.kinds
+    assert "english" not in named.kinds
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import MicroBatch, PictureRows
+from mlx_loopai.models.pass_sizes import FEWEST_MICRO_TOKENS
 
 # Every width must be compiled, so there are only as many as it takes to reach this share of real tokens.
 _ENOUGH_SHARE = 0.98
@@ -89,14 +90,29 @@ def padded_width(length: int, widths: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of each of S steps: `counts[s]` of `rows` from `starts[s]` on."""
+    """A part of each of S steps: `counts[s]` of `rows` from `starts[s]` on.
+
+    micro_tokens: the most padded tokens of a micro-batch of several rows.
+    """
 
     rows: _Rows
     starts: _Ints  # [S]
     counts: _Ints  # [S]
+    micro_tokens: int
 
     def of(self, step: int) -> _Rows:
         return self.rows[self.starts[step] : self.starts[step] + self.counts[step]]
+
+    def largest(self, bins: npt.NDArray[np.unsignedinteger[Any]], widths: Sequence[int]) -> int:
+        """Padded tokens of the largest micro-batch of any step; 0 without rows. A step's narrow rows come first."""
+        if not len(self.rows):
+            return 0
+        own, begins = bins[self.rows], np.zeros(len(self.rows), np.bool_)
+        begins[self.starts[self.counts > 0]] = True
+        begins[1:] |= own[1:] != own[:-1]
+        first = np.flatnonzero(begins)
+        rows, sizes = np.diff(first, append=len(own)), np.asarray(widths)[own[first]]
+        return int((np.minimum(rows, np.maximum(1, self.micro_tokens // sizes)) * sizes).max())
 
 
 class Steps(Sequence[list[list[int]]]):
@@ -105,10 +121,8 @@ class Steps(Sequence[list[list[int]]]):
     parts: rows that share no micro-batch; bins: which of `widths` each row is padded to.
     """
 
-    def __init__(
-        self, parts: Sequence[_Part], bins: npt.NDArray[np.unsignedinteger[Any]], widths: _Rows, micro_tokens: int
-    ) -> None:
-        self._parts, self._bins, self._widths, self._micro_tokens = parts, bins, widths, micro_tokens
+    def __init__(self, parts: Sequence[_Part], bins: npt.NDArray[np.unsignedinteger[Any]], widths: _Rows) -> None:
+        self._parts, self._bins, self._widths = parts, bins, widths
 
     def __len__(self) -> int:
         return len(self._parts[0].counts)
@@ -121,17 +135,17 @@ class Steps(Sequence[list[list[int]]]):
 
     def __getitem__(self, place: int | slice) -> list[list[int]] | Steps:
         if isinstance(place, slice):
-            parts = [_Part(part.rows, part.starts[place], part.counts[place]) for part in self._parts]
-            return Steps(parts, self._bins, self._widths, self._micro_tokens)
+            parts = [replace(part, starts=part.starts[place], counts=part.counts[place]) for part in self._parts]
+            return Steps(parts, self._bins, self._widths)
         at = range(len(self))[place]
-        return [batch for part in self._parts for batch in self._micro_batches(part.of(at))]
+        return [batch for part in self._parts for batch in self._micro_batches(part.of(at), part.micro_tokens)]
 
-    def _micro_batches(self, rows: _Rows) -> list[list[int]]:
+    def _micro_batches(self, rows: _Rows, micro_tokens: int) -> list[list[int]]:
         padded = self._widths[self._bins[rows]]
         batches: list[list[int]] = []
         for width in np.unique(padded):
             own = rows[padded == width].tolist()
-            height = max(1, self._micro_tokens // int(width))
+            height = max(1, micro_tokens // int(width))
             batches += [own[start : start + height] for start in range(0, len(own), height)]
         return batches
 
@@ -163,8 +177,8 @@ def plan_steps(
     full, short = _cut(order, rows_per_step, generator)
     rows = np.concatenate([full[generator.permutation(len(full))].ravel(), short])
     starts = np.arange(0, len(rows), rows_per_step)
-    whole = _Part(rows, starts, np.minimum(rows_per_step, len(rows) - starts))
-    return Steps([whole], bins, np.asarray(known, np.int32), micro_tokens)
+    whole = _Part(rows, starts, np.minimum(rows_per_step, len(rows) - starts), micro_tokens)
+    return Steps([whole], bins, np.asarray(known, np.int32))
 
 
 def plan_mixed_steps(
@@ -179,7 +193,8 @@ def plan_mixed_steps(
 
     `plan_steps` puts rows of similar length together, so that a step may have only short rehearsal rows and no training
     row. Here the training rows of a step have similar lengths, and so have its rehearsal rows; no micro-batch holds
-    both kinds.
+    both kinds. One of several rehearsal rows has no more padded tokens than the largest of training rows, or
+    `FEWEST_MICRO_TOKENS`: rehearsal then costs no memory of its own, however many tokens a language's prompts take.
 
     Raises: InputError as `plan_steps`.
     """
@@ -194,8 +209,11 @@ def plan_mixed_steps(
         turns = generator.permutation(len(wanted))
         starts = np.empty_like(wanted)
         starts[turns] = np.cumsum(wanted[turns]) - wanted[turns]
-        parts.append(_Part(order, starts, wanted))
-    return Steps(parts, bins, np.asarray(widths, np.int32), micro_tokens)
+        parts.append(_Part(order, starts, wanted, micro_tokens))
+    rehearsed, trained = parts
+    if largest := trained.largest(bins, widths):
+        parts[0] = replace(rehearsed, micro_tokens=min(micro_tokens, max(largest, FEWEST_MICRO_TOKENS)))
+    return Steps(parts, bins, np.asarray(widths, np.int32))
 
 
 def _bins(lengths: Lengths, widths: Sequence[int]) -> npt.NDArray[np.unsignedinteger[Any]]:

@@ -20,6 +20,9 @@ ANSWERED_ROWS = 32
 PREFILL_ROWS = 8
 PREFILL_TOKENS = 8192
 CACHE_STEP_TOKENS = 256
+# Rehearsal rows share micro-batches of this many padded tokens even beside shorter training rows: products of fewer are
+# slow.
+FEWEST_MICRO_TOKENS = 256
 # Padded tokens that are scored at once where no gradient is needed.
 SCORED_TOKENS = 2048
 # Tokens with which all rows of a batch begin are computed once, in multiples of the first number, where that leaves out

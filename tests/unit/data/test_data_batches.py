@@ -21,6 +21,7 @@ from mlx_loopai.data.batches import (
 )
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.models.pass_sizes import FEWEST_MICRO_TOKENS
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=120)
 
@@ -170,6 +171,20 @@ def test_mixed_steps_hold_every_row_once_and_rehearsal_in_its_share(lengths, dat
         for batch in step:
             assert len({rehearsal[index] for index in batch}) == 1
             assert len({padded_width(lengths[index], widths) for index in batch}) == 1
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.data(), st.integers(1, 20), st.integers(1, 5000), st.integers(0, 2**31))
+def test_rehearsal_needs_no_larger_micro_batches_than_training(lengths, data, rows_per_step, micro_tokens, seed):
+    rehearsal = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
+    widths = choose_widths(lengths)
+    steps = plan_mixed_steps(lengths, rehearsal, rows_per_step, micro_tokens, seed, widths)
+    sizes = {True: [0], False: [0]}
+    for batch in (batch for step in steps for batch in step):
+        if len(batch) > 1 or not rehearsal[batch[0]]:
+            sizes[rehearsal[batch[0]]].append(len(batch) * padded_width(lengths[batch[0]], widths))
+    if not all(rehearsal):
+        assert max(sizes[True]) <= max(*sizes[False], FEWEST_MICRO_TOKENS)
 
 
 def test_the_share_of_batches_in_file_order_by_hand() -> None:

@@ -22,7 +22,7 @@ from mlx_loopai.models.load import NANO
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.training.general_rows import prompts_needed
-from mlx_loopai.training.monitor import steps_between_readings
+from mlx_loopai.training.monitor import readings_of
 from mlx_loopai.units import Span
 
 _HALF_BITS = 16
@@ -191,8 +191,9 @@ class _Clock:
             # Forward and back to every adapted layer.
             found[later("importance")] = self._reading(3 * config.penalty.sequences * config.train.max_tokens)
         if config.watches:
-            every = config.forgetting.monitor_every or steps_between_readings(work.steps, work.steps)
-            found[_WATCHING] = self._reading(work.steps // every * WATCHED_ROWS * read_tokens)
+            every = config.forgetting.monitor_every
+            readings = work.steps // every if every else readings_of(work.steps)
+            found[_WATCHING] = self._reading(readings * WATCHED_ROWS * read_tokens)
         return found
 
     def _steps(self, work: Work, tokens: int) -> Span:

@@ -26,9 +26,9 @@ from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, SCORED_TOKENS
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
-# A reading costs about as much as a step, so there is one in ten steps. A run that is too short for READINGS of them
-# reads more often: the controller of the budget needs that many.
-READINGS, MOST_STEPS_BETWEEN = 16, 10
+# A reading costs more than a step of a small model, so there is one in ten steps, and one in twenty once the rate is
+# falling. A run that is too short for READINGS of them reads more often: the budget's controller needs that many.
+READINGS, MOST_STEPS_BETWEEN = 12, 10
 _ROWS_PER_BATCH = 8
 
 
@@ -134,13 +134,20 @@ def _sums(
     return {str(name): (float(sums[index]), int(counts[index])) for index, name in enumerate(names)}
 
 
-def steps_between_readings(step: int, total_steps: int) -> int:
-    """Optimizer steps from one reading to the next at `step`, where the configuration leaves it to the run.
+def steps_between_readings(done: float, total_steps: int) -> int:
+    """Optimizer steps from one reading to the next, where the configuration leaves it to the run.
 
-    Twice as often in the first quarter, in which the guards find their weight.
+    done: share of the present phase's steps that are done, in [0, 1]. From the middle of a phase on there are half as
+    many readings: the model moves less from step to step while its rate falls.
     """
     usual = min(MOST_STEPS_BETWEEN, max(1, total_steps // READINGS))
-    return max(1, usual // 2) if step < total_steps / 4 else usual
+    return usual if done < 0.5 else 2 * usual
+
+
+def readings_of(total_steps: int) -> int:
+    """About how many readings a run of one phase has, where the configuration leaves it to the run."""
+    first, second = (steps_between_readings(done, total_steps) for done in (0.0, 1.0))
+    return math.ceil(total_steps / 2 / first) + math.ceil(total_steps / 2 / second)
 
 
 def result_step(position: Position, keep_best: bool, rolls_back: bool) -> int | None:

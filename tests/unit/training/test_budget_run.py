@@ -6,10 +6,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlx_loopai.config import RunConfig, validate_config
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.training.monitor import MOST_STEPS_BETWEEN, READINGS, Monitor, Reading, steps_between_readings
+from mlx_loopai.training.monitor import (
+    MOST_STEPS_BETWEEN,
+    READINGS,
+    Monitor,
+    Reading,
+    readings_of,
+    steps_between_readings,
+)
 from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard
@@ -78,7 +87,13 @@ def test_without_a_share_the_divergence_itself_is_scaled() -> None:
 
 
 def test_readings_are_a_small_part_of_a_run() -> None:
-    assert steps_between_readings(1, 5) == 1
-    assert steps_between_readings(100, 160) == 160 // READINGS < MOST_STEPS_BETWEEN + 1
-    assert steps_between_readings(20, 160) == 80 // READINGS
-    assert steps_between_readings(99_000, 100_000) == MOST_STEPS_BETWEEN
+    assert steps_between_readings(0.0, 5) == 1
+    assert steps_between_readings(0.2, 60) == 60 // READINGS < MOST_STEPS_BETWEEN
+    assert steps_between_readings(0.5, 60) == 2 * steps_between_readings(0.49, 60)
+    assert steps_between_readings(0.9, 100_000) == 2 * MOST_STEPS_BETWEEN
+
+
+@given(st.integers(1, 5000))
+def test_a_run_is_expected_to_have_the_readings_that_it_has(steps: int) -> None:
+    read = sum(step == steps or step % steps_between_readings(step / steps, steps) == 0 for step in range(1, steps + 1))
+    assert abs(readings_of(steps) - read) <= 2

@@ -82,11 +82,12 @@ def distance(kinds: Mapping[str, KindReading]) -> Distance:
 class GuardWeight:
     """What the guards weigh: `factor` times their configured strength.
 
-    error: of the last reading, None at first; step: the optimizer step after which it was taken.
+    error: of the last reading, at first that of a model that has not moved, as a new adapter is; so the first reading
+    already tells how fast it moves. step: the optimizer step after which it was taken.
     """
 
     log_factor: float = 0.0
-    error: float | None = None
+    error: float = LOWEST_ERROR
     step: int = 0
 
     @property
@@ -106,8 +107,7 @@ class GuardWeight:
         aim = AIM * budget * (1 + EARLY * still_to_fall)
         smallest = aim * math.exp(LOWEST_ERROR)
         error = min(HIGHEST_ERROR, math.log(max(spent, smallest) / aim))
-        change = error - (error if self.error is None else self.error)
         bound = math.log(WIDEST)
         integral = INTEGRAL * (step - self.step) / INTEGRAL_STEPS
-        moved = self.log_factor + integral * error + PROPORTIONAL * change
+        moved = self.log_factor + integral * error + PROPORTIONAL * (error - self.error)
         return GuardWeight(min(bound, max(-bound, moved)), error, step)

@@ -152,7 +152,9 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
         arrays = mx.load(str(path / ARRAYS_FILE))
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         known = {one.name: state[one.name] for one in fields(Position) if one.name in state}
-        position = Position(**{**known, "guards": GuardWeight(**state.get("guards", {}))})
+        # A checkpoint of an older version may hold no error yet.
+        guards = {name: value for name, value in state.get("guards", {}).items() if value is not None}
+        position = Position(**{**known, "guards": GuardWeight(**guards)})
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise InputError(
             tr(

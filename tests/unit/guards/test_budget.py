@@ -53,14 +53,14 @@ def test_a_run_ends_inside_its_budget_wherever_it_began(start: float) -> None:
 
 def test_by_hand() -> None:
     first = GuardWeight().after(AIM * BUDGET * math.e, BUDGET, INTEGRAL_STEPS)
-    assert first.log_factor == pytest.approx(INTEGRAL)
+    assert first.log_factor == pytest.approx(INTEGRAL + PROPORTIONAL * (1 - LOWEST_ERROR))
     second = first.after(AIM * BUDGET, BUDGET, INTEGRAL_STEPS + 3)
-    assert second.log_factor == pytest.approx(INTEGRAL - PROPORTIONAL)
+    assert second.log_factor == pytest.approx(first.log_factor - PROPORTIONAL)
     assert second.error == pytest.approx(0.0)
 
 
 def test_a_run_may_be_further_away_while_its_rate_has_yet_to_fall() -> None:
-    early = GuardWeight().after(AIM * BUDGET * (1 + EARLY), BUDGET, 5, still_to_fall=1.0)
+    early = GuardWeight(error=0.0).after(AIM * BUDGET * (1 + EARLY), BUDGET, 5, still_to_fall=1.0)
     assert early.log_factor == pytest.approx(0.0)
     assert early.after(AIM * BUDGET * (1 + EARLY), BUDGET, 10).factor > 1
 
@@ -71,8 +71,13 @@ def test_the_weight_stays_within_its_bounds(readings: list[float], budget: float
     for number, reading in enumerate(readings):
         weight = weight.after(reading, budget, 10 * number)
         assert 1 / WIDEST - 1e-12 <= weight.factor <= WIDEST * (1 + 1e-12)
-        assert weight.error is not None
         assert LOWEST_ERROR - 1e-9 <= weight.error <= HIGHEST_ERROR
+
+
+def test_a_run_that_does_not_move_needs_less_and_one_that_leaps_needs_more() -> None:
+    """The first reading counts as a change: at the aim after a few steps is too fast, unmoved is only unspent."""
+    assert GuardWeight().after(AIM * BUDGET, BUDGET, 5).factor > 1
+    assert GuardWeight().after(0.0, BUDGET, INTEGRAL_STEPS).log_factor == pytest.approx(INTEGRAL * LOWEST_ERROR)
 
 
 def test_a_weight_at_its_bound_comes_back_at_the_first_reading_below() -> None:

@@ -68,9 +68,9 @@ _FORMS = (
     "Pick a {en} and describe it in one sentence.",
     "Pick a {en} and describe it in one Korean sentence.",
 )
-# Two kinds, so that Korean writing is rehearsed twice as often as other skills: rows of stories are most like it. About
-# half of the wordings ask as people ask for stories (써 주세요): a real 0.5B that had rehearsed other endings alone kept
-# these, and answered every other request that ends so with a story.
+# Four kinds, so that Korean writing is rehearsed four times as often as other skills: rows of stories are most like it.
+# Half of them ask as people ask for stories (써 주세요). A real 0.5B that had rehearsed other endings alone kept these,
+# and looped where a request ended so.
 _WRITING = {
     "ko_sentence": (
         "{topic:을/를} 주제로 문장 하나를 적어 보세요.",
@@ -78,10 +78,6 @@ _WRITING = {
         "{topic:으로/로} 시작하는 수필의 첫 문장을 적어 보세요.",
         "{topic:이/가} 나오는 동화의 마지막 문장을 지어 보세요.",
         "한 줄로 {topic:을/를} 그려 보세요.",
-        "{topic:을/를} 한 문장으로 그려 주세요.",
-        "{topic:이/가} 떠오르는 문장을 한 줄 지어 주세요.",
-        "{topic:을/를} 노래한 시의 첫 줄을 써 주세요.",
-        "{topic:을/를} 알리는 짧은 문구를 만들어 주세요.",
     ),
     "ko_passage": (
         "{topic:을/를} 소재로 짧은 글을 지어 보세요.",
@@ -89,6 +85,14 @@ _WRITING = {
         "블로그에 올릴 {topic} 이야기를 세 문장쯤 적어 보세요.",
         "{topic:이/가} 보이는 풍경을 자세히 적어 보세요.",
         "친구에게 보내는 편지에 {topic} 이야기를 짧게 넣어 보세요.",
+    ),
+    "ko_sentence_request": (
+        "{topic:을/를} 한 문장으로 그려 주세요.",
+        "{topic:이/가} 떠오르는 문장을 한 줄 지어 주세요.",
+        "{topic:을/를} 노래한 시의 첫 줄을 써 주세요.",
+        "{topic:을/를} 알리는 짧은 문구를 만들어 주세요.",
+    ),
+    "ko_passage_request": (
         "{topic:을/를} 다룬 짧은 글을 써 주세요.",
         "{topic:을/를} 소재로 세 문장을 지어 주세요.",
         "{topic:을/를} 좋아하는 까닭을 두세 문장으로 써 주세요.",
@@ -98,7 +102,7 @@ _WRITING = {
 
 
 def composed_prompts() -> dict[str, list[str]]:
-    """Prompts by kind: sums, prints, words, short_facts, forms, ko_sentence, ko_passage."""
+    """Prompts by kind: sums, prints, words, short_facts, forms, and the kinds of Korean writing."""
     tables = _tables()
     return {
         "sums": list(_sums()),

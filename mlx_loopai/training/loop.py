@@ -197,12 +197,13 @@ def read_judged(run: Run) -> JudgedReading | None:
 def _reading_is_due(run: Run) -> bool:
     if run.monitor is None:
         return False
-    position = run.position
-    if position.phase_step == 0:  # a phase has just ended
+    done = run.position.phase_step
+    if done == 0:  # a phase has just ended
         return True
-    done = position.phase_step / len(run.phases[position.phase].steps)
-    every = run.forgetting.monitor_every or steps_between_readings(done, run.total_steps)
-    return position.step % every == 0
+    every = run.forgetting.monitor_every
+    if every:
+        return run.position.step % every == 0
+    return done % steps_between_readings(done, len(run.phases[run.position.phase].steps)) == 0
 
 
 def _read_monitor(run: Run) -> None:

@@ -27,8 +27,8 @@ from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
 # A reading costs more than a step of a small model, so there is one in ten steps, and one in twenty once the rate is
-# falling. A run that is too short for READINGS of them reads more often: the budget's controller needs that many.
-READINGS, MOST_STEPS_BETWEEN = 12, 10
+# falling. A phase that is too short for that has about READINGS of them: the budget's controller needs as many.
+READINGS, MOST_STEPS_BETWEEN = 8, 10
 _ROWS_PER_BATCH = 8
 
 
@@ -134,20 +134,19 @@ def _sums(
     return {str(name): (float(sums[index]), int(counts[index])) for index, name in enumerate(names)}
 
 
-def steps_between_readings(done: float, total_steps: int) -> int:
-    """Optimizer steps from one reading to the next, where the configuration leaves it to the run.
+def steps_between_readings(step: int, steps: int) -> int:
+    """Optimizer steps from one reading to the next at `step` of a phase of `steps`, where the run may choose.
 
-    done: share of the present phase's steps that are done, in [0, 1]. From the middle of a phase on there are half as
-    many readings: the model moves less from step to step while its rate falls.
+    In the second half of a phase there are half as many: the model moves less from step to step while its rate falls.
     """
-    usual = min(MOST_STEPS_BETWEEN, max(1, total_steps // READINGS))
-    return usual if done < 0.5 else 2 * usual
+    usual = min(MOST_STEPS_BETWEEN, max(1, steps * 3 // (4 * READINGS)))
+    return usual if step < steps / 2 else 2 * usual
 
 
-def readings_of(total_steps: int) -> int:
-    """About how many readings a run of one phase has, where the configuration leaves it to the run."""
-    first, second = (steps_between_readings(done, total_steps) for done in (0.0, 1.0))
-    return math.ceil(total_steps / 2 / first) + math.ceil(total_steps / 2 / second)
+def readings_of(steps: int) -> int:
+    """About how many readings a phase of `steps` has, where the run may choose."""
+    first, second = (steps_between_readings(step, steps) for step in (0, steps))
+    return math.ceil(steps / 2 / first) + math.ceil(steps / 2 / second)
 
 
 def result_step(position: Position, keep_best: bool, rolls_back: bool) -> int | None:

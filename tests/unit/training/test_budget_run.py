@@ -87,13 +87,14 @@ def test_without_a_share_the_divergence_itself_is_scaled() -> None:
 
 
 def test_readings_are_a_small_part_of_a_run() -> None:
-    assert steps_between_readings(0.0, 5) == 1
-    assert steps_between_readings(0.2, 60) == 60 // READINGS < MOST_STEPS_BETWEEN
-    assert steps_between_readings(0.5, 60) == 2 * steps_between_readings(0.49, 60)
-    assert steps_between_readings(0.9, 100_000) == 2 * MOST_STEPS_BETWEEN
+    assert steps_between_readings(1, 5) == 1
+    assert steps_between_readings(10, 64) == 64 * 3 // (4 * READINGS) < MOST_STEPS_BETWEEN
+    assert steps_between_readings(32, 64) == 2 * steps_between_readings(31, 64)
+    assert steps_between_readings(90_000, 100_000) == 2 * MOST_STEPS_BETWEEN
 
 
 @given(st.integers(1, 5000))
-def test_a_run_is_expected_to_have_the_readings_that_it_has(steps: int) -> None:
-    read = sum(step == steps or step % steps_between_readings(step / steps, steps) == 0 for step in range(1, steps + 1))
+def test_a_phase_is_expected_to_have_the_readings_that_it_has(steps: int) -> None:
+    read = sum(step == steps or step % steps_between_readings(step, steps) == 0 for step in range(1, steps + 1))
     assert abs(readings_of(steps) - read) <= 2
+    assert read >= min(steps, READINGS) - 2

@@ -130,14 +130,14 @@ class RowReader:
     """
 
     def __init__(self, tokenizer: Any, sight: Sight | None = None, stage: Stage = unheard) -> None:
-        self._tokenizer, self.sight, self._stage = tokenizer, sight, stage
+        self.tokenizer, self.sight, self._stage = tokenizer, sight, stage
         # Set once the features of the rows' pictures are computed.
         self.shelf: Shelf | None = None
         self._kept: dict[tuple[Any, ...], Any] = {}
 
     def encoder(self, system_prompt: str) -> ChatEncoder:
         """The encoder of rows and prompts with `system_prompt`."""
-        return self._once(("encoder", system_prompt), lambda: ChatEncoder(self._tokenizer, system_prompt, self.sight))
+        return self._once(("encoder", system_prompt), lambda: ChatEncoder(self.tokenizer, system_prompt, self.sight))
 
     def reading(self, path: str, category: str, how: SourceOptions | None = None) -> Reading:
         """What is in a file, read once. Raises: InputError as `reading_of`."""
@@ -171,7 +171,7 @@ class RowReader:
         # A file of encoded rows (data/row_file.py) cannot hold pictures.
         if size >= LONG_BYTES and self.sight is None:
             on_read = self._reading(tr("reading and encoding {name} (MiB)"), source.path, size)
-            return kept_rows(source, encoder, self._tokenizer, on_read)
+            return kept_rows(source, encoder, self.tokenizer, on_read)
         rows: list[TokenRow] = []
         reading = self.reading(source.path, source.category, source.how)
         return Learnt(rows, *source.encode_into(rows, encoder, reading=reading))

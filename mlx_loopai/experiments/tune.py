@@ -132,12 +132,13 @@ def open_prompts(config: RunConfig, reader: RowReader) -> list[str]:
     every = config.replay.model_copy(update={"source": "self", "max_prompts": 10**9})
     rehearsed: set[str] = set()
     if config.replay.source == "self":
-        rehearsed = set(general_prompts(records, config.replay, config.train.seed))
+        rehearsed = set(general_prompts(records, config.replay, config.train.seed, reader.tokenizer))
     elif config.replay.source == "records":
         rehearsed = {message.content for record in records for message in record.messages}
     spare = [reader.records(OPEN, GENERAL_CATEGORY)] if config.general.startswith(SAMPLES_PREFIX) else []
     for source in (records, *spare, []):
-        found = [prompt for prompt in general_prompts(source, every, 0) if prompt not in rehearsed]
+        prompts = general_prompts(source, every, 0, reader.tokenizer)
+        found = [prompt for prompt in prompts if prompt not in rehearsed]
         if len(found) >= WATCHED_ROWS:
             break
     return found[:WATCHED_ROWS]

@@ -77,7 +77,7 @@ def _prompts(context: RunContext) -> list[str]:
     """The general prompts that the base answers."""
     config = context.config
     enough = config.replay.model_copy(update={"max_prompts": prompts_needed(config, len(context.rows.lengths))})
-    return general_prompts(context.general, enough, config.train.seed)
+    return general_prompts(context.general, enough, config.train.seed, context.reader.tokenizer)
 
 
 def prompts_needed(config: RunConfig, n_rows: int) -> int:
@@ -111,7 +111,7 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
     path, seed = context.directory.monitor, config.train.seed
     if not path.exists():
         options = config.replay.model_copy(update={"source": "self", "max_prompts": WATCHED_ROWS})
-        prompts = general_prompts([], options, seed)
+        prompts = general_prompts([], options, seed, context.reader.tokenizer)
         context.listener.stage(tr("monitor: the base's answers"), len(prompts))
         answering = Answering(options.answer_tokens, options.temperature, seed)
         self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)

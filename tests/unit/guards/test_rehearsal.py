@@ -14,7 +14,7 @@ from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation import engine
 from mlx_loopai.generation.engine import Generation
-from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, self_rehearsal
+from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, is_spelled_out, self_rehearsal
 from mlx_loopai.models.load import LoadedModel, load_model
 from tests.unit.conftest import row
 
@@ -64,6 +64,31 @@ def test_the_embedded_kinds_are_taken_evenly() -> None:
     kinds = texts.prompts_by_kind()
     found = set(general_prompts([], ReplayOptions(max_prompts=20 * len(kinds)), seed=0))
     assert {kind: len(found & set(prompts)) for kind, prompts in kinds.items()} == dict.fromkeys(kinds, 20)
+
+
+class Spelling:
+    """A tokenizer with a token for each Latin character and three bytes for every other one."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        assert not add_special_tokens
+        return list(text.encode())
+
+
+class SpellingAll:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [0, 0] * len(text)
+
+
+def test_prompts_that_the_tokenizer_spells_out_are_not_rehearsed() -> None:
+    options = ReplayOptions(max_prompts=400)
+    found = general_prompts([], options, 0, Spelling())
+    assert len(found) == 400
+    assert not any(is_spelled_out(prompt, Spelling()) for prompt in found)
+    assert "ko_chat" not in {kind for kind, prompts in texts.prompts_by_kind().items() if set(prompts) & set(found)}
+    # Somebody's own prompts are theirs to choose; and there is always something to rehearse.
+    own = [record("한국어 질문", "답")]
+    assert general_prompts(own, options, 0, Spelling()) == ["한국어 질문"]
+    assert general_prompts([], options, 0, SpellingAll()) == general_prompts([], options, 0)
 
 
 def test_general_rows_without_a_request_are_refused() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_loopai.config import ReplayOptions
 from mlx_loopai.data.records import Message, Record
-from mlx_loopai.data.samples import texts
+from mlx_loopai.data.samples import composed_prompts, texts
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Rows that the monitor reads: they are not rehearsed. Four for each of the eight abilities of the embedded prompts.
 WATCHED_ROWS = 32
+# How the origin of a row begins that is watched and never rehearsed.
+WATCHED_ALONE = "watched:"
 # Prompts in scripts that tokenizers know take 0.2 to 1.0 tokens a character, others about 2 (three tokenizers).
 MOST_TOKENS_A_CHARACTER = 1.25
 
@@ -137,10 +139,10 @@ def self_rehearsal(
         temperature=answering.temperature, max_tokens=answering.answer_tokens, seed=answering.seed
     )
     answers = generate_batch(loaded, prompt_ids, sampling, on_progress, answering.rows)
-    rows, abilities = [], texts.abilities()
+    rows, abilities, watched_alone = [], texts.abilities(), set(composed_prompts.WATCHED_ALONE)
     for number, (request, ids, answer) in enumerate(zip(requests, prompt_ids, answers, strict=True)):
         ability = abilities.get(request.content, "")
-        origin = f"rehearsal:{number + 1}"
+        origin = f"{WATCHED_ALONE if request.content in watched_alone else 'rehearsal:'}{number + 1}"
         if not answer.text.strip() or is_looping(answer.text):
             continue
         if answer.finished:

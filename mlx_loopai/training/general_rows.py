@@ -16,6 +16,7 @@ from mlx_loopai.files import require_seal, seal
 from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.guards.guard import Material, Penalty, guard_of
 from mlx_loopai.guards.rehearsal import (
+    WATCHED_ALONE,
     WATCHED_ROWS,
     Answering,
     Rehearsal,
@@ -96,15 +97,19 @@ def prompts_needed(config: RunConfig, n_rows: int) -> int:
 def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:
     """The monitor's rows, and the rehearsal rows that are left to train on; (none, all) when nothing is watched.
 
-    They come evenly from every kind of rows. Rehearsal rows that are watched are not trained on. Without rehearsal the
-    general records serve, and without those the base's answers to some embedded prompts; the probes never do.
+    They come evenly from every kind of rows, for an ability that has such rows from those that are only watched.
+    Rehearsal rows that are watched are not trained on. Without rehearsal the general records serve, and without those
+    the base's answers to some embedded prompts; the probes never do.
     """
     config = context.config
     if not config.watches:
         return [], rehearsal
     if rehearsal:
-        watched = _evenly(context, rehearsal)[: max(1, min(WATCHED_ROWS, len(rehearsal) // 4))]
-        taken = {id(row) for row in watched}
+        alone = [row for row in rehearsal if row.origin.startswith(WATCHED_ALONE)]
+        abilities = {row.ability for row in alone}
+        pool = [*alone, *(row for row in rehearsal if row.ability not in abilities)]
+        watched = _evenly(context, pool or rehearsal)[: max(1, min(WATCHED_ROWS, len(rehearsal) // 4))]
+        taken = {id(row) for row in (*watched, *alone)}
         return watched, [row for row in rehearsal if id(row) not in taken]
     if context.general:
         return _evenly(context, context.general_rows)[:WATCHED_ROWS], rehearsal

@@ -69,8 +69,8 @@ _FORMS = (
     "Pick a {en} and describe it in one Korean sentence.",
 )
 # Four kinds, so that Korean writing is rehearsed four times as often as other skills: rows of stories are most like it.
-# Half of them ask as people ask for stories (써 주세요). A real 0.5B that had rehearsed other endings alone kept these,
-# and looped where a request ended so.
+# They have many wordings. A real 0.5B that had rehearsed ten stayed near its base in these (0.07 nats of KL a token) and
+# not in others: 0.13 on the same topics, 0.22 on others' (docs/experiments.md).
 _WRITING = {
     "ko_sentence": (
         "{topic:을/를} 주제로 문장 하나를 적어 보세요.",
@@ -99,21 +99,34 @@ _WRITING = {
         "{topic:이/가} 있는 풍경을 글로 그려 주세요.",
     ),
 }
+# Read by the monitor and never rehearsed: what is rehearsed in one wording says nothing of another.
+WATCHED_ALONE = (
+    "창밖 풍경을 보고 떠오른 생각을 두어 줄로 남겨 주세요.",
+    "빵집 앞을 지날 때의 냄새를 글로 옮겨 주세요.",
+    "공항에서 헤어지는 두 사람에 대해 짧게 적어 줄래요?",
+    "새집에서 보낸 첫날 밤의 느낌을 표현해 주세요.",
+    "십 년 쓴 가방에게 건네는 인사말을 써 주세요.",
+    "비둘기가 많은 광장을 배경으로 글을 조금 써 볼래요?",
+)
 
 
 def composed_prompts() -> dict[str, list[str]]:
-    """Prompts by kind: sums, prints, words, short_facts, forms, and the kinds of Korean writing."""
+    """Prompts by kind: sums, prints, words, short_facts, forms, the kinds of Korean writing, and those only watched."""
     tables = _tables()
-    return {
-        "sums": list(_sums()),
-        "prints": list(_programs()),
-        "words": list(_words(tables["words"])),
-        "short_facts": list(tables["short_facts"]),
-        "forms": [wording.format(ko=ko, en=en) for ko, en in tables["things"] for wording in _FORMS],
-    } | {
-        kind: [wording.format(topic=Slot(topic)) for topic in tables["writing_topics"] for wording in wordings]
-        for kind, wordings in _WRITING.items()
-    }
+    return (
+        {
+            "sums": list(_sums()),
+            "prints": list(_programs()),
+            "words": list(_words(tables["words"])),
+            "short_facts": list(tables["short_facts"]),
+            "forms": [wording.format(ko=ko, en=en) for ko, en in tables["things"] for wording in _FORMS],
+        }
+        | {
+            kind: [wording.format(topic=Slot(topic)) for topic in tables["writing_topics"] for wording in wordings]
+            for kind, wordings in _WRITING.items()
+        }
+        | {"ko_writing_watched": list(WATCHED_ALONE)}
+    )
 
 
 def _tables() -> dict[str, Any]:

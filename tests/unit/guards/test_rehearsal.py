@@ -14,7 +14,14 @@ from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation import engine
 from mlx_loopai.generation.engine import Generation
-from mlx_loopai.guards.rehearsal import Answering, Rehearsal, general_prompts, is_spelled_out, self_rehearsal
+from mlx_loopai.guards.rehearsal import (
+    WATCHED_ALONE,
+    Answering,
+    Rehearsal,
+    general_prompts,
+    is_spelled_out,
+    self_rehearsal,
+)
 from mlx_loopai.models.load import LoadedModel, load_model
 from tests.unit.conftest import row
 
@@ -62,8 +69,8 @@ def test_without_general_rows_the_embedded_prompts_serve() -> None:
 
 def test_the_embedded_kinds_are_taken_evenly() -> None:
     kinds = texts.prompts_by_kind()
-    found = set(general_prompts([], ReplayOptions(max_prompts=20 * len(kinds)), seed=0))
-    assert {kind: len(found & set(prompts)) for kind, prompts in kinds.items()} == dict.fromkeys(kinds, 20)
+    found = set(general_prompts([], ReplayOptions(max_prompts=6 * len(kinds)), seed=0))
+    assert {kind: len(found & set(prompts)) for kind, prompts in kinds.items()} == dict.fromkeys(kinds, 6)
 
 
 class Spelling:
@@ -149,6 +156,14 @@ def test_a_row_knows_what_its_prompt_asks_for(tiny: LoadedModel, monkeypatch: py
     answering(monkeypatch, tiny, ("65", True), ("숲은 조용하다", False), ("답", True))
     found = rehearse(tiny, [sum_, sentence, "나만의 질문"])
     assert [one.ability for one in found.rows] == ["sums", "korean_writing", ""]
+
+
+def test_a_row_that_is_only_watched_says_so(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [texts.prompts_by_kind()["ko_sentence"][0], *texts.prompts_by_kind()["ko_writing_watched"]]
+    answering(monkeypatch, tiny, *[("숲은 조용하다", True)] * len(prompts))
+    found = rehearse(tiny, prompts)
+    assert [one.origin.startswith(WATCHED_ALONE) for one in found.rows] == [False, *[True] * (len(prompts) - 1)]
+    assert {one.ability for one in found.rows} == {"korean_writing"}
 
 
 def test_free_rehearsal_has_no_prompts_and_needs_a_temperature() -> None:

@@ -21,6 +21,7 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import LoopaiError
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.guards.budget import KindReading, distance
+from mlx_loopai.guards.rehearsal import WATCHED_ALONE, WATCHED_ROWS
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.directory import RunDirectory
@@ -138,6 +139,22 @@ def test_watched_rows_come_evenly_from_every_kind() -> None:
     assert {id(one) for one in watched}.isdisjoint(id(one) for one in rest)
     again, _ = watched_rows(context, rows[::-1])
     assert [id(one) for one in again] == [id(one) for one in watched]
+
+
+def test_an_ability_is_read_on_wordings_that_are_not_rehearsed() -> None:
+    """Where it has rows that are only watched, no other is read, and none of them is rehearsed."""
+    rows = [replace(row(9, seed), ability=("sums", "korean_writing")[seed % 2]) for seed in range(120)]
+    alone = [
+        replace(row(9, 200 + seed), ability="korean_writing", origin=f"{WATCHED_ALONE}{seed}") for seed in range(20)
+    ]
+    read = SimpleNamespace(decode=lambda ids: "말")
+    context: Any = SimpleNamespace(config=SimpleNamespace(watches=True), loaded=SimpleNamespace(tokenizer=read))
+    watched, rest = watched_rows(context, [*rows, *alone])
+    assert Counter(one.ability for one in watched) == {"sums": WATCHED_ROWS // 2, "korean_writing": WATCHED_ROWS // 2}
+    written = [one for one in watched if one.ability == "korean_writing"]
+    assert all(one.origin.startswith(WATCHED_ALONE) for one in written)
+    assert not any(one.origin.startswith(WATCHED_ALONE) for one in rest)
+    assert len(rest) == len(rows) - WATCHED_ROWS // 2
 
 
 def test_one_named_row_among_others_is_no_kind_of_its_own(

@@ -9,6 +9,7 @@ from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from mlx_loopai.data.audit import Audit, Finding
+    from mlx_loopai.data.judged_audit import PreferenceAudit
     from mlx_loopai.data.records import BadRow
 
 
@@ -54,6 +55,8 @@ def audit_text(found: Audit, seen: NotRead) -> str:
                 prompts=told.prompts,
             )
         )
+    if told and told.best_probability is not None:
+        lines.append(tr("positions      {shown}", shown=positions_text(told)))
     if told and told.chosen_purity is not None and told.rejected_purity is not None:
         lines.append(
             tr(
@@ -65,6 +68,15 @@ def audit_text(found: Audit, seen: NotRead) -> str:
     if seen.unused:
         lines.append(tr("fields not used: {unused}", unused=", ".join(sorted(seen.unused))))
     return "\n".join([*lines, *(tr("warning: {warning}", warning=warning) for warning in found.warnings)])
+
+
+def positions_text(found: PreferenceAudit) -> str:
+    """How many positions there are, and how likely their best tokens were."""
+    return tr(
+        "{positions} in answers; the best tokens had {share:.1%} of the candidates' probability",
+        positions=found.positions,
+        share=found.best_probability,
+    )
 
 
 def _shown(finding: Finding) -> str:

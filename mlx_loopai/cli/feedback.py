@@ -42,7 +42,7 @@ def command() -> None:
 def import_command(
     files: tuple[str, ...], target: Path, columns: str | None, skip_bad: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Append the pairs and labelled answers of FILES to --to, in one format; answers that it already has are left out.
+    """Append the judged answers of FILES to --to, in one format; those that it already has are left out.
 
     FILES are files or folders of rows, or hf:OWNER/NAME[:SPLIT], in the usual formats of TRL, UltraFeedback, Argilla,
     LLaMA-Factory, ms-swift and OpenAI.
@@ -75,6 +75,7 @@ def audit_command(files: tuple[str, ...], columns: str | None, as_json: bool) ->
     """Show what is in the judged answers of FILES, and what would be learnt besides taste."""
     import dataclasses
 
+    from mlx_loopai.cli.audit_text import positions_text
     from mlx_loopai.data.judged_audit import audit_judged
     from mlx_loopai.data.records import left_out
 
@@ -94,6 +95,8 @@ def audit_command(files: tuple[str, ...], columns: str | None, as_json: bool) ->
     if found.chosen_purity is not None and found.rejected_purity is not None:
         purities = {"chosen": found.chosen_purity, "rejected": found.rejected_purity}
         rows.append((tr("purity"), tr("chosen {chosen:.3f}, rejected {rejected:.3f}", **purities)))
+    if found.best_probability is not None:
+        rows.append((tr("positions"), positions_text(found)))
     rows += [(tr("bad rows"), left_out(bad))] if bad else []
     lines = [f"{padded(name, 10)}{value}" for name, value in rows]
     warnings = [tr("warning: {warning}", warning=warning) for warning in found.warnings]
@@ -114,6 +117,7 @@ def stats_command(file: Path, as_json: bool) -> None:
         "pairs": found.pairs,
         "good": found.good,
         "bad": found.bad,
+        "positions": found.positions,
         "prompts": found.prompts,
         "sources": sources,
     }
@@ -126,6 +130,8 @@ def stats_command(file: Path, as_json: bool) -> None:
         bad=found.bad,
         prompts=found.prompts,
     )
+    if found.positions:
+        counted += tr("; {positions} positions in answers", positions=found.positions)
     emit(document, as_json, "\n".join([counted, tr("from {sources}", sources=named)]))
 
 
@@ -204,6 +210,52 @@ def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any
     command = f"mlx-loopai train --data {out} --set preference.objective=dpo --out RUN"
     text += "\n" + tr("learn with: {command}", command=command)
     emit({"out": str(out), "pairs": len(found.pairs), "dropped": found.dropped}, as_json, text)
+
+
+@command.command("positions")
+@click.option("--prompts", type=_FILE, required=True, help=".txt with a prompt a line, or .jsonl.")
+@click.option(
+    "--answers", type=click.IntRange(1, 64), default=2, show_default=True, help="Free answers to each prompt."
+)
+@click.option("--model", help="nano, a folder or a hub id.  [default: the adapter's own base, or nano]")
+@click.option("--adapter", type=_FILE, help="The RUN, or adapter, that answers.")
+@click.option(
+    "--temperature", type=click.FloatRange(0.1, 5), default=0.7, show_default=True, help="How freely answers are drawn."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", required=True, type=_FILE, help="The JSONL file to write.")
+@json_option
+@quiet_option
+def positions_command(
+    prompts: Path, answers: int, out: Path, seed: int, as_json: bool, quiet: bool, **given: Any
+) -> None:
+    """Find where the model's own answers leave Korean, and score the tokens that it might have written there.
+
+    Of each answer the first such place counts. The 16 likeliest tokens there are each continued by 4, and score 1 where
+    no foreign word follows, else 0.
+    """
+    from mlx_loopai.config import SamplingOptions
+    from mlx_loopai.data.feedback import feedback_rows, to_lines
+    from mlx_loopai.evaluation.language_positions import find_confusions, score_confusions
+    from mlx_loopai.files import write_whole
+
+    session, asked, origin = _answering(given | {"prompts": prompts}, "positions", quiet)
+    sampling = SamplingOptions(temperature=given["temperature"], max_tokens=given["max_tokens"], seed=seed)
+    with progress(len(asked) * answers, tr("answers"), quiet, unit="answers") as bar:
+        places = find_confusions(session, asked, answers, sampling, bar.update)
+    with progress(len(places.found), tr("positions"), quiet, unit="positions") as bar:
+        made = score_confusions(session, places.found, bar.update)
+    dropped = places.dropped | made.dropped
+    if not made.positions:
+        raise InputError(tr("feedback positions: no position was made; {reasons}", reasons=_reasons(dropped)))
+    write_whole(out, to_lines(feedback_rows(made.positions, source="positions", **origin, seed=seed)))
+    text = tr("{out}: {positions} positions", out=out, positions=len(made.positions))
+    if dropped:
+        text += tr("; without one: {reasons}", reasons=_reasons(dropped))
+    command = f"mlx-loopai train --data {out} --set preference.objective=tlpo --out RUN"
+    text += "\n" + tr("learn with: {command}", command=command)
+    emit({"out": str(out), "positions": len(made.positions), "dropped": dropped}, as_json, text)
 
 
 _Made = tuple["MadePairs", dict[str, Any]]

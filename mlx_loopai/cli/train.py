@@ -306,15 +306,7 @@ def _text(summary: Summary) -> str:
             mlx_lm_token_share=1 - summary.mlx_lm_token_share,
         )
     if summary.pair_accuracy is not None and summary.margin is not None:
-        won = tr(
-            "{pair_accuracy:.1%} won by the chosen answer, by {margin:.2f} nats",
-            pair_accuracy=summary.pair_accuracy,
-            margin=summary.margin,
-        )
-        likelier = _figure(summary.chosen_logprob_change)
-        lines.append(
-            tr("held-out pairs: {won}; chosen answers {likelier} nats per token likelier", won=won, likelier=likelier)
-        )
+        lines.append(_judged_line(summary, summary.pair_accuracy, summary.margin))
     if summary.skipped_steps:
         lines.append(
             tr(
@@ -323,3 +315,21 @@ def _text(summary: Summary) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def _judged_line(summary: Summary, pair_accuracy: float, margin: float) -> str:
+    """What was learnt of judged answers, as held-out ones show it."""
+    likelier = _figure(summary.chosen_logprob_change)
+    if summary.positions:
+        return tr(
+            "held-out positions: the better tokens gained on the others at {pair_accuracy:.1%} of {positions}, by "
+            "{margin:.2f} nats; they became {likelier} nats likelier",
+            pair_accuracy=pair_accuracy,
+            positions=summary.positions,
+            margin=margin,
+            likelier=likelier,
+        )
+    won = tr(
+        "{pair_accuracy:.1%} won by the chosen answer, by {margin:.2f} nats", pair_accuracy=pair_accuracy, margin=margin
+    )
+    return tr("held-out pairs: {won}; chosen answers {likelier} nats per token likelier", won=won, likelier=likelier)

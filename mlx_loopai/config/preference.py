@@ -9,11 +9,12 @@ from pydantic import Field, model_validator
 from mlx_loopai.config.table import Options
 from mlx_loopai.language import tr
 
-PreferenceObjective = Literal["none", "dpo", "orpo", "simpo", "kto", "apo"]
+PreferenceObjective = Literal["none", "dpo", "orpo", "simpo", "kto", "apo", "tlpo"]
 PreferenceVariant = Literal["sigmoid", "norm", "ipo"]
 _USUAL_BETA = {"simpo": 2.0}
 _WITHOUT_REFERENCE = ("orpo", "simpo")
 _FOR_SINGLE_ANSWERS = ("kto", "apo")
+_FOR_POSITIONS = ("tlpo",)
 
 
 class PreferenceOptions(Options):
@@ -22,7 +23,7 @@ class PreferenceOptions(Options):
     objective: PreferenceObjective = Field(
         "none",
         description="how pairs or labelled answers are learnt: dpo, orpo and simpo from pairs; kto and apo from labels,"
-        " or from the answers of pairs; none: the data are ordinary rows",
+        " or from the answers of pairs; tlpo from positions (`feedback positions`); none: the data are ordinary rows",
     )
     variant: PreferenceVariant = Field(
         "sigmoid", description="sigmoid; norm: log-probabilities per token; ipo: a squared distance (objective: dpo)"
@@ -37,11 +38,20 @@ class PreferenceOptions(Options):
         0.2,
         ge=0,
         description="factor of the chosen answer's own loss, nats per token, so that it does not become less likely;"
-        " orpo has its own",
+        " orpo has its own, tlpo none",
     )
     gamma: float = Field(0.5, ge=0, description="margin by which the chosen answer should win (objective: simpo)")
     desirable: float = Field(1.0, gt=0, description="weight of good answers (objective: kto)")
     undesirable: float = Field(1.0, gt=0, description="weight of bad answers (objective: kto)")
+    ratio_clip: float = Field(
+        0.2,
+        gt=0,
+        description="share by which a token may become likelier, or less likely, before it is pushed no further"
+        " (objective: tlpo)",
+    )
+    kl_weight: float = Field(
+        0.04, ge=0, description="factor of KL(base || adapted) at the position, nats (objective: tlpo)"
+    )
 
     @model_validator(mode="after")
     def _variant_is_of_the_objective(self) -> PreferenceOptions:
@@ -69,6 +79,11 @@ class PreferenceOptions(Options):
     def needs_reference(self) -> bool:
         """Whether the loss compares with the base's log-probabilities."""
         return self.is_on and self.objective not in _WITHOUT_REFERENCE
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether positions in answers are learnt, and not whole answers."""
+        return self.objective in _FOR_POSITIONS
 
     @property
     def takes_labels(self) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mlx_loopai.config.table import Options, PathText
 
-SourceKind = Literal["auto", "rows", "pairs", "labels"]
+SourceKind = Literal["auto", "rows", "pairs", "labels", "positions"]
 
 
 class SourceOptions(Options):
@@ -21,8 +21,9 @@ class SourceOptions(Options):
     category: Literal["dialogue", "knowledge", "creative", "domain"] = Field("domain", description="what kind of rows")
     kind: SourceKind = Field(
         "auto",
-        description="pairs: a chosen and a rejected answer; labels: one answer and whether it is good; rows: learn the "
-        "chosen and good ones as they are; auto: as each row looks",
+        description="pairs: a chosen and a rejected answer; labels: one answer and whether it is good; positions: "
+        "places in answers, with tokens that might follow; rows: learn the chosen and good answers as they are; "
+        "auto: as each row looks",
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="our name of a field -> the file's own, such as prompt: 질문"

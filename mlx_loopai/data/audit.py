@@ -13,7 +13,7 @@ from types import TracebackType
 from mlx_loopai.data.batches import choose_widths, plan_steps, real_token_share
 from mlx_loopai.data.duplicates import Spool, TextIndex
 from mlx_loopai.data.judged_audit import PreferenceAudit, PreferenceAuditor
-from mlx_loopai.data.pairs import Judged, Pair
+from mlx_loopai.data.pairs import Judged
 from mlx_loopai.data.personal import PATTERNS, personal_hints
 from mlx_loopai.data.records import Record
 from mlx_loopai.data.row_groups import RowGroups
@@ -193,13 +193,13 @@ class Auditor:
         return self._lengths.rows
 
     def add(self, row: Record | Judged) -> None:
-        """Take in a row of any kind; a pair counts by its chosen answer, a labelled answer only if it is good."""
+        """Take in a row of any kind; a judged one counts by its better answer, if it has one."""
         if isinstance(row, Record):
             self.add_record(row)
             return
         self.preferences.add(row)
-        if isinstance(row, Pair) or row.good:
-            self.add_record(row.chosen if isinstance(row, Pair) else row.answer)
+        if row.better is not None:
+            self.add_record(row.better)
 
     def add_record(self, record: Record) -> None:
         """Take in an ordinary row."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
-from mlx_loopai.models.micro_batch import MicroBatch, PictureRows
+from mlx_loopai.models.micro_batch import CANDIDATES, MicroBatch, PictureRows
 from mlx_loopai.models.pass_sizes import FEWEST_MICRO_TOKENS
 
 # Every width must be compiled, so there are only as many as it takes to reach this share of real tokens.
@@ -293,6 +293,19 @@ def collate(rows: Sequence[TokenRow], width: int) -> MicroBatch:
 def batch_of(rows: Sequence[TokenRow], widths: Sequence[int]) -> MicroBatch:
     """The rows padded to the smallest of `widths` that holds the longest."""
     return collate(rows, padded_width(max(len(row.ids) for row in rows), widths))
+
+
+def with_candidates(batch: MicroBatch, rows: Sequence[TokenRow]) -> MicroBatch:
+    """`batch`, made of `rows`, with the tokens that might follow at their positions."""
+    most = max(0 if row.candidates is None else len(row.candidates) for row in rows)
+    if not most:
+        return batch
+    found = np.zeros((len(rows), most), CANDIDATES)
+    found["token"] = -1
+    for own, row in zip(found, rows, strict=True):
+        if row.candidates is not None:
+            own[: len(row.candidates)] = row.candidates
+    return replace(batch, candidates=found)
 
 
 def _pictures(rows: Sequence[TokenRow], width: int) -> PictureRows | None:

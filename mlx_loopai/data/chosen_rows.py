@@ -15,8 +15,8 @@ from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 
 # What is known of every row before any is trained on. tokens: of the row; rejected: tokens of the worse answer of a
 # pair, or 0; supervised: tokens of both that are learnt; rehearsal: whether a phase mixed it in; labelled: whether it
-# has a good or bad label; bad: whether that label is bad.
-Column = Literal["tokens", "rejected", "supervised", "rehearsal", "labelled", "bad"]
+# has a good or bad label; bad: whether that label is bad; candidates: how many tokens might follow at a position, or 0.
+Column = Literal["tokens", "rejected", "supervised", "rehearsal", "labelled", "bad", "candidates"]
 Values = npt.NDArray[Any]
 _COLUMNS: dict[Column, tuple[Callable[[TokenRow], int], type[np.generic]]] = {
     "tokens": (lambda row: len(row.ids), np.int32),
@@ -25,6 +25,7 @@ _COLUMNS: dict[Column, tuple[Callable[[TokenRow], int], type[np.generic]]] = {
     "rehearsal": (lambda row: row.category == REHEARSAL, np.bool_),
     "labelled": (lambda row: row.good is not None, np.bool_),
     "bad": (lambda row: row.good is False, np.bool_),
+    "candidates": (lambda row: 0 if row.candidates is None else len(row.candidates), np.int32),
 }
 _DIGESTS: dict[Digest, Callable[[TokenRow], bytes]] = {"digest": row_digest, "content": content_digest}
 # Four bytes each: a run may have millions of rows.
@@ -120,8 +121,8 @@ def longest_of(rows: Sequence[TokenRow]) -> npt.NDArray[np.int32]:
 
 
 def judged_in(rows: Sequence[TokenRow]) -> npt.NDArray[np.bool_]:
-    """[rows] whether somebody said how good the answer is."""
-    return (column_of(rows, "rejected") > 0) | column_of(rows, "labelled")
+    """[rows] whether it is known how good the answer is, or the tokens that might follow in it."""
+    return (column_of(rows, "rejected") > 0) | column_of(rows, "labelled") | (column_of(rows, "candidates") > 0)
 
 
 def digests_of(rows: Sequence[TokenRow], kind: Digest = "digest") -> Iterator[bytes]:

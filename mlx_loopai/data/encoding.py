@@ -9,6 +9,8 @@ from typing import Protocol
 
 from mlx_loopai.data.conversation import Record
 from mlx_loopai.data.pairs import Judged, Pair
+from mlx_loopai.data.position_rows import position_row
+from mlx_loopai.data.positions import Position
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
@@ -57,8 +59,8 @@ def encode_into(
 ) -> SplitNotice | None:
     """Encode all that is `found`, in order, into `rows`, none of which is longer than `max_tokens`.
 
-    Long records are divided, with a notice. A pair, or an answer with a label, is one row and is not divided, since
-    only whole answers are compared.
+    Long records are divided, with a notice. A pair, an answer with a label, or a position is one row and is not
+    divided, since only whole answers are compared.
 
     Raises: InputError with everything that cannot be encoded (at most 10 listed).
     """
@@ -115,11 +117,17 @@ def _parts(
         rows.append(row)
     if isinstance(one, Record):
         return encoder.split_long(one, max_tokens, rows[0])
-    return [_judged(one, rows, max_tokens)]
+    return [_whole(one, _judged(encoder, one, rows), max_tokens)]
 
 
-def _judged(one: Judged, rows: Sequence[TokenRow], max_tokens: int) -> TokenRow:
-    row = replace(rows[0], rejected=rows[1]) if isinstance(one, Pair) else replace(rows[0], good=one.good)
+def _judged(encoder: ChatEncoder, one: Judged, rows: Sequence[TokenRow]) -> TokenRow:
+    if isinstance(one, Position):
+        return position_row(one, rows[0], encoder.tokenizer)
+    return replace(rows[0], rejected=rows[1]) if isinstance(one, Pair) else replace(rows[0], good=one.good)
+
+
+def _whole(one: Judged, row: TokenRow, max_tokens: int) -> TokenRow:
+    """`row`, which `one` became. Raises: InputError where it is longer than `max_tokens`."""
     if row.longest > max_tokens:
         raise InputError(
             tr(

@@ -15,7 +15,9 @@ from mlx_loopai.data.pairs import Judged
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
-_JUDGED_FIELDS = ("prompt", "chosen", "rejected", "completion", "label", "tools")
+_JUDGED_FIELDS = (
+    "prompt", "chosen", "rejected", "completion", "label", "tools", "prefix_tokens", "candidates",
+)  # fmt: skip
 
 
 def append_feedback(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -47,7 +49,10 @@ def append_feedback(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def feedback_rows(judged: Iterable[Judged], **origin: Any) -> list[dict[str, Any]]:
-    """`judged` in TRL's conversational form. origin: where they come from, such as `source`, `model` and `seed`."""
+    """`judged` as rows, answers in TRL's conversational form.
+
+    origin: where they come from, such as `source`, `model` and `seed`.
+    """
     known = {name: value for name, value in origin.items() if value is not None}
     return [one.as_row() | known for one in judged]
 
@@ -58,7 +63,10 @@ def to_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def feedback_sources(path: Path) -> dict[str, int]:
-    """Rows of a file by source: pick, edit, vote, draft, rank, korean, spliced, import; "" where a row names none."""
+    """Rows of a file by source: pick, edit, vote, draft, rank, korean, spliced, positions, import.
+
+    "" where a row names none.
+    """
     rows = [row.values for row in read_rows(path)[0] if isinstance(row.values, Mapping)]
     return dict(Counter(str(row.get("source", "")) for row in rows).most_common())
 

@@ -1,4 +1,4 @@
-"""Audits pairs and labelled answers: counts, and differences such as length by which a model could tell them apart."""
+"""Audits judged answers: counts, and differences such as length by which a model could tell better from worse."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from mlx_loopai.data.conversation import Message, Record
 from mlx_loopai.data.key_columns import KeyColumns
 from mlx_loopai.data.pairs import Judged, Pair
+from mlx_loopai.data.positions import Position
 from mlx_loopai.language import tr
 from mlx_loopai.text.measures import purity
 
@@ -20,11 +21,12 @@ _LENGTH_TELLS = 0.75
 
 @dataclass(frozen=True)
 class PreferenceAudit:
-    """Figures of the pairs and labelled answers.
+    """Figures of the pairs, labelled answers and positions in answers.
 
     pairs, good, bad, prompts: how many pairs, labels of either kind, and distinct prompts. chosen_longer: share of
     pairs whose chosen answer has more characters. chosen_purity, rejected_purity: mean share of Korean letters in
-    better and worse answers; None without any.
+    better and worse answers; None without any. positions: how many; best_probability: mean share of the candidates'
+    probability that those with a position's highest score have, to the model that wrote the answers; None without any.
     """
 
     pairs: int
@@ -34,6 +36,8 @@ class PreferenceAudit:
     chosen_longer: float | None
     chosen_purity: float | None
     rejected_purity: float | None
+    positions: int = 0
+    best_probability: float | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -66,24 +70,28 @@ def audit_judged(judged: Iterable[Judged]) -> PreferenceAudit:
 
 
 class PreferenceAuditor:
-    """Counts pairs and labelled answers as they come; of each only a hash of its prompt is kept, in an unnamed file."""
+    """Counts judged answers as they come; of each only a hash of its prompt is kept, in an unnamed file."""
 
     def __init__(self) -> None:
         self.pairs = self._good = self._bad = self._longer = 0
         self._prompts = KeyColumns(1)
-        self._better, self._worse = _Mean(), _Mean()
+        self._better, self._worse, self._best = _Mean(), _Mean(), _Mean()
 
     def __len__(self) -> int:
-        return self.pairs + self._good + self._bad
+        return self.pairs + self._good + self._bad + self._best.count
 
     def add(self, one: Judged) -> None:
-        """Take in a pair or a labelled answer."""
+        """Take in a pair, a labelled answer or a position."""
         if isinstance(one, Pair):
             chosen, rejected = (said(record, len(one.prompt)) for record in (one.chosen, one.rejected))
             self.pairs += 1
             self._longer += len(chosen) > len(rejected)
             self._better.add(purity(chosen))
             self._worse.add(purity(rejected))
+            self._add_prompt(one.prompt)
+            return
+        if isinstance(one, Position):
+            self._best.add(_best_share(one))
             self._add_prompt(one.prompt)
             return
         self._good += one.good
@@ -102,6 +110,8 @@ class PreferenceAuditor:
             chosen_longer=self._longer / self.pairs if self.pairs else None,
             chosen_purity=self._better.value,
             rejected_purity=self._worse.value,
+            positions=self._best.count,
+            best_probability=self._best.value,
         )
 
     def close(self) -> None:
@@ -124,6 +134,13 @@ class _Mean:
     @property
     def value(self) -> float | None:
         return self.total / self.count if self.count else None
+
+
+def _best_share(position: Position) -> float:
+    candidates = position.begun.candidates
+    highest = position.begun.best.score
+    likely = np.exp(np.array([one.logprob for one in candidates]) - max(one.logprob for one in candidates))
+    return float(likely[[one.score == highest for one in candidates]].sum() / likely.sum())
 
 
 def said(record: Record, start: int) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mlx_loopai.config import PreferenceOptions, SourceOptions
 from mlx_loopai.data.encoding import Sink, SplitNotice, encode_into
-from mlx_loopai.data.pairs import Judged, Label
+from mlx_loopai.data.pairs import Judged, Pair
+from mlx_loopai.data.positions import Position
 from mlx_loopai.data.records import (
     BadRow,
     Read,
@@ -94,7 +95,7 @@ class Sifted:
     rows: int = 0
     bad: list[BadRow] = field(default_factory=list)
     worse: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
+    unfit: list[Judged] = field(default_factory=list)
 
     def learnt(self, reads: Iterable[Read]) -> Iterator[Record | Judged]:
         """The rows to be learnt; after the first reason to refuse, no more of them."""
@@ -104,35 +105,51 @@ class Sifted:
                 continue
             self.rows += 1
             one = self._taught(read)
-            if one is not None and not (self.worse or self.labels or (self.bad and not self.skips)):
+            if one is not None and not (self.worse or self.unfit or (self.bad and not self.skips)):
                 yield one
 
     def _taught(self, read: Record | Judged) -> Record | Judged | None:
         if isinstance(read, Record):
             return read
         if self.preference.is_on:
-            if isinstance(read, Label) and not self.preference.takes_labels:
-                self.labels.append(read.origin)
+            if not self._fits(read):
+                self.unfit.append(read)
             return read
         if is_worse(read):
             self.worse.append(read.origin)
-            return None
-        assert isinstance(read, Label)  # a pair has a worse answer
-        return read.answer
+        return read.better
+
+    def _fits(self, read: Judged) -> bool:
+        """Whether the objective learns from such rows."""
+        if self.preference.takes_positions or isinstance(read, Position):
+            return self.preference.takes_positions and isinstance(read, Position)
+        return isinstance(read, Pair) or self.preference.takes_labels
 
     def check(self, path: Path) -> None:
         """Raises: InputError saying why the source is refused."""
         refuse_bad([] if self.skips else self.bad)
         refuse_worse(self.worse)
-        if self.labels:
-            raise InputError(
-                tr(
-                    "{origin}: a single answer with a label ({n_rows} such rows), and preference.objective "
-                    "{objective} learns from pairs; set it to apo or kto",
-                    origin=self.labels[0],
-                    n_rows=len(self.labels),
-                    objective=self.preference.objective,
-                )
-            )
+        if self.unfit:
+            raise InputError(self._unfit(self.unfit[0]))
         if not self.rows:
             refuse_empty(path, self.bad)
+
+    def _unfit(self, first: Judged) -> str:
+        known = {"origin": first.origin, "n_rows": len(self.unfit), "objective": self.preference.objective}
+        if isinstance(first, Position):
+            return tr(
+                "{origin}: a position in an answer ({n_rows} such rows), and preference.objective {objective} learns "
+                "from whole answers; set it to tlpo",
+                **known,
+            )
+        if self.preference.takes_positions:
+            return tr(
+                "{origin}: a whole answer that was judged ({n_rows} such rows), and preference.objective {objective} "
+                "learns from positions in answers; set it to apo, or make positions with `feedback positions`",
+                **known,
+            )
+        return tr(
+            "{origin}: a single answer with a label ({n_rows} such rows), and preference.objective "
+            "{objective} learns from pairs; set it to apo or kto",
+            **known,
+        )

@@ -1,4 +1,4 @@
-"""Reads judged answers: pairs of a better and a worse answer, and single answers with a label.
+"""Reads judged answers: pairs of a better and a worse answer, single answers with a label, and positions in answers.
 
 It reads TRL's forms (prompt/chosen/rejected as texts or lists of messages, chosen/rejected with the prompt inside,
 prompt/completion/label) and those of other programs: a conversation with both answers in fields of their own
@@ -16,6 +16,7 @@ from typing import Any
 from mlx_loopai.config.sources import SourceKind
 from mlx_loopai.data.conversation import Message, Record
 from mlx_loopai.data.judged_exports import exported_pair
+from mlx_loopai.data.positions import Begun, Position, is_position, read_position
 from mlx_loopai.data.shapes import ANSWER_NAMES, CHAT_NAMES, REQUEST_NAMES, Meaning, interpret, unpacked
 from mlx_loopai.data.turns import UnreadableError, kind_of
 from mlx_loopai.language import tr
@@ -38,6 +39,11 @@ class Pair:
     def origin(self) -> str:
         """file:line of the row."""
         return self.chosen.origin
+
+    @property
+    def better(self) -> Record:
+        """The answer that may be learnt as an ordinary one."""
+        return self.chosen
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -67,6 +73,11 @@ class Label:
         """file:line of the row."""
         return self.answer.origin
 
+    @property
+    def better(self) -> Record | None:
+        """The answer that may be learnt as an ordinary one: a good one."""
+        return self.answer if self.good else None
+
     def as_row(self) -> dict[str, Any]:
         """The answer in TRL's conversational form; reads back as it is."""
         *prompt, last = self.answer.messages
@@ -78,7 +89,7 @@ class Label:
         return row | ({"tools": json.loads(self.answer.tools)} if self.answer.tools else {})
 
 
-Judged = Pair | Label
+Judged = Pair | Label | Position
 
 
 @dataclass(frozen=True)
@@ -91,23 +102,27 @@ class MadePairs:
 
 @dataclass(frozen=True)
 class JudgedMeaning:
-    """A row's conversation, with the worse answer of a pair or with a label; an ordinary row has neither."""
+    """A row's conversation, with the worse answer of a pair, a label, or a position; an ordinary row has none."""
 
     meaning: Meaning
     rejected: Meaning | None = None
     good: bool | None = None
+    begun: Begun | None = None
 
 
 def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
     """What a row means when its answers may be judged.
 
-    kind: with `pairs` or `labels` every row must be one; with `rows` chosen and good answers become ordinary rows.
+    kind: with `pairs`, `labels` or `positions` every row must be one; with `rows` chosen and good answers become
+    ordinary rows.
 
     Raises: UnreadableError saying why the row cannot be read so.
     """
     if not isinstance(values, Mapping):
         return JudgedMeaning(interpret(values))
     row = {str(name).strip().lower(): value for name, value in values.items() if value is not None}
+    if is_position(row) or kind == "positions":
+        return _position(row, kind)
     row = {_OTHER_NAMES.get(name, name): value for name, value in exported_pair(row).items()}
     if CHOSEN in row or REJECTED in row:
         if kind == "labels":
@@ -129,6 +144,17 @@ def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
         raise UnreadableError(tr("label is false: this answer is marked as bad; leave the row out"))
     meaning = interpret({name: value for name, value in row.items() if name not in (LABEL, *ORIGIN_NAMES)})
     return JudgedMeaning(meaning) if kind == "rows" else JudgedMeaning(_answering_last(meaning), good=label)
+
+
+def _position(row: Mapping[str, Any], kind: SourceKind) -> JudgedMeaning:
+    if kind not in ("auto", "positions"):
+        raise UnreadableError(
+            tr("a position: it scores tokens, not whole answers; give it to preference.objective tlpo, without `kind`")
+        )
+    if not is_position(row):
+        raise UnreadableError(tr("no position: `candidates` and `prefix_tokens` are missing (kind: positions)"))
+    meaning, begun = read_position({name: value for name, value in row.items() if name not in ORIGIN_NAMES})
+    return JudgedMeaning(_answering_last(meaning), begun=begun)
 
 
 def _label(value: Any, numbers: bool) -> bool | None:

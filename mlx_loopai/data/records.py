@@ -16,6 +16,7 @@ from mlx_loopai.data.conversation import Record as Record
 from mlx_loopai.data.formats import Problem, RawRow, row_files, stream_rows
 from mlx_loopai.data.images import picture_in
 from mlx_loopai.data.pairs import Judged, Label, Pair, read_judged
+from mlx_loopai.data.positions import Position
 from mlx_loopai.data.shapes import Meaning
 from mlx_loopai.data.shapes import user_text as user_text
 from mlx_loopai.data.turns import UnreadableError
@@ -42,7 +43,7 @@ class BadRow:
 class Reading:
     """What a file or folder holds. `unused`: field that nothing reads -> number of rows that have it.
 
-    judged: its pairs and labelled answers, which are not among `records`.
+    judged: its pairs, labelled answers and positions, which are not among `records`.
     """
 
     path: Path
@@ -55,13 +56,12 @@ class Reading:
     @property
     def answers(self) -> list[Record]:
         """Everything that may be learnt as an ordinary answer: the records, and the chosen and good answers."""
-        better = [one.chosen if isinstance(one, Pair) else one.answer for one in self.judged if not _is_bad(one)]
-        return [*self.records, *better]
+        return [*self.records, *(one.better for one in self.judged if one.better is not None)]
 
     def required(self, skip: bool = False, skip_empty: bool = False) -> list[Record]:
         """The records, and the answers with a good label.
 
-        Raises: InputError as `checked`, and for rows with a worse or bad answer, which must never be learnt as good.
+        Raises: InputError as `checked`, and for rows of which more than a good answer is to be learnt.
         """
         self.checked(skip, skip_empty)
         refuse_worse([one.origin for one in self.judged if is_worse(one)])
@@ -111,26 +111,22 @@ def refuse_empty(path: Path, bad: Sequence[BadRow]) -> NoReturn:
 
 
 def is_worse(one: Judged) -> bool:
-    """Whether a row holds an answer that was judged worse or bad."""
-    return isinstance(one, Pair) or not one.good
+    """Whether a row holds more than a good answer, so that it must not be learnt as an ordinary one."""
+    return not (isinstance(one, Label) and one.good)
 
 
 def refuse_worse(origins: Sequence[str]) -> None:
-    """Raises: InputError naming the rows with a worse answer that are read as ordinary ones, where there are any."""
+    """Raises: InputError naming the rows that are read as ordinary ones though `is_worse`, where there are any."""
     if origins:
         raise InputError(
             tr(
-                "{origin}: a pair of answers, or one with a bad label ({n_rows} such rows), where ordinary rows "
-                "are read; learn from them with `preference.objective`, such as dpo, or read only the chosen and "
-                "good ones with `kind: rows`",
+                "{origin}: a pair of answers, one with a bad label, or a position in one ({n_rows} such rows), where "
+                "ordinary rows are read; learn from them with `preference.objective`, such as dpo for pairs and tlpo "
+                "for positions, or read only the chosen and good answers with `kind: rows`",
                 origin=origins[0],
                 n_rows=len(origins),
             )
         )
-
-
-def _is_bad(one: Judged) -> bool:
-    return isinstance(one, Label) and not one.good
 
 
 def _once_each(bad: Sequence[BadRow]) -> list[str]:
@@ -175,7 +171,7 @@ def left_out(bad: Iterable[BadRow]) -> str:
     return tr("{count} rows: {reasons}", count=len(rows), reasons="; ".join(parts))
 
 
-Read = Record | Pair | Label | BadRow
+Read = Record | Judged | BadRow
 
 
 @dataclass(frozen=True)
@@ -235,6 +231,8 @@ class Scan:
                 return Pair(record, _record(read.rejected, self.category, origin, file.parent))
         except InputError as error:
             return BadRow(origin, str(error))
+        if read.begun is not None:
+            return Position(record, read.begun)
         return record if read.good is None else Label(record, read.good)
 
 
@@ -249,7 +247,8 @@ def read_all(
     """What a JSONL, JSON, CSV or Parquet file holds, or the files of a folder that are of `split`, in order.
 
     columns: our name of a field -> the file's own, such as {"prompt": "질문"}. kind: whether its rows are pairs,
-    labelled answers or ordinary rows; `auto`: decided for each row. `on_read` is called with the bytes read so far.
+    labelled answers, positions or ordinary rows; `auto`: decided for each row. `on_read` is called with the bytes read
+    so far.
 
     Raises: InputError when a file as a whole cannot be read, or has no field that `columns` names.
     """

@@ -1,7 +1,8 @@
 """Encoded rows in one file: written a row at a time, read back by their places, so that none need stay in memory.
 
-Layout: `_MAGIC`; for each row its tokens and which of them are supervised, and the same two for the worse answer of a
-pair; `_TABLE` for every row; JSON notes; `_END`. All numbers are little-endian.
+Layout: `_MAGIC`; for each row its tokens and which of them are supervised, the same two for the worse answer of a pair,
+and `_CANDIDATE` for each token that might follow at a position; `_TABLE` for every row; JSON notes; `_END`. All numbers
+are little-endian.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from mlx_loopai.data.row_identity import Digest, content_digest, row_digest
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
+from mlx_loopai.models.micro_batch import CANDIDATES
 
-_MAGIC = b"loopai rows 2\n\0\0"
+_MAGIC = b"loopai rows 3\n\0\0"
 # What is known of a row without reading it. start: of its tokens in the file; file, line: where it comes from.
 _TABLE = np.dtype(
     [
@@ -37,8 +39,11 @@ _TABLE = np.dtype(
         ("rejected", "<i4"),
         ("supervised", "<i4"),
         ("label", "i1"),
+        ("candidates", "<i4"),
+        ("begun", "<i4"),
     ]
 )
+_CANDIDATE = np.dtype([("token", "<i4"), ("score", "<f8")])
 _END = np.dtype([("rows", "<i8"), ("table", "<i8"), ("notes", "<i8")])
 # Rows whose table is read at once.
 _AT_ONCE = 1 << 14
@@ -70,10 +75,15 @@ class RowWriter:
         known["tokens"], known["rejected"] = len(row.ids), 0 if row.rejected is None else len(row.rejected.ids)
         known["supervised"] = sum(int(answer.supervised.sum()) for answer in row.answers)
         known["label"] = _NO_LABEL if row.good is None else _GOOD if row.good else _BAD
+        known["candidates"] = 0 if row.candidates is None else len(row.candidates)
+        known["begun"] = row.begun
         self._table.write(known.tobytes())
         self._rows += 1
         for answer in row.answers:
             self._position += self._file.write(answer.ids.astype("<i4").tobytes() + answer.supervised.tobytes())
+        if row.candidates is not None:
+            kept = row.candidates[["token", "score"]].astype(_CANDIDATE)
+            self._position += self._file.write(kept.tobytes())
 
     def finish(self, notes: dict[str, Any]) -> None:
         """Write the table, the notes and the end. notes: JSON values, read back with the rows."""
@@ -124,8 +134,9 @@ class RowFile(LazyRows):
             yield from (digests[at : at + 32] for at in range(0, len(digests), 32))
 
     def row(self, place: int) -> TokenRow:
-        _, _, start, file, line, tokens, rejected, _, label = self._known(place, 1)[0].tolist()
-        content = self._read(start, _TOKEN_BYTES * (tokens + rejected))
+        _, _, start, file, line, tokens, rejected, _, label, n_candidates, begun = self._known(place, 1)[0].tolist()
+        answers = _TOKEN_BYTES * (tokens + rejected)
+        content = self._read(start, answers + _CANDIDATE.itemsize * n_candidates)
         origin = f"{self._files[file]}:{line}"
         worse = self._answer(content, _TOKEN_BYTES * tokens, rejected)
         ids, supervised = self._answer(content, 0, tokens)
@@ -136,6 +147,8 @@ class RowFile(LazyRows):
             category=self._category,
             rejected=TokenRow(*worse, origin=origin, category=self._category) if rejected else None,
             good=None if label == _NO_LABEL else label == _GOOD,
+            candidates=_candidates(content, answers, n_candidates) if n_candidates else None,
+            begun=begun,
         )
 
     def _known(self, place: int, count: int) -> npt.NDArray[np.void]:
@@ -151,6 +164,12 @@ class RowFile(LazyRows):
     def _read(self, start: int, size: int) -> bytes:
         # Not mapped: pages of a mapped file count as the process's memory.
         return os.pread(self._handle, size, start)
+
+
+def _candidates(content: bytes, start: int, count: int) -> npt.NDArray[np.void]:
+    found, kept = np.zeros(count, CANDIDATES), np.frombuffer(content, _CANDIDATE, count, start)
+    found["token"], found["score"] = kept["token"], kept["score"]
+    return found
 
 
 def _column(known: npt.NDArray[np.void], name: Column) -> Values:

@@ -39,12 +39,13 @@ def add_rows(digest: Any, rows: Iterable[TokenRow]) -> None:
             digest.update(b"good" if row.good else b"bad")
         if row.rejected is not None:
             add_rows(digest, [row.rejected])
+        if row.candidates is not None:
+            digest.update(row.candidates["token"].tobytes() + row.candidates["score"].tobytes())
 
 
 def prompt_digest(row: TokenRow) -> bytes:
     """Hash of what the model reads before a row's first answer."""
-    prompt = row.ids[: int(row.supervised.argmax())]
-    return hashlib.sha256(prompt.tobytes() + _shown(row)).digest()
+    return hashlib.sha256(row.prompt.tobytes() + _shown(row)).digest()
 
 
 def _shown(row: TokenRow) -> bytes:

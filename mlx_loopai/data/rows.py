@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import nsmallest
@@ -68,7 +68,7 @@ class Rows:
 
     @property
     def judged(self) -> list[TokenRow]:
-        """The held-out pairs and labelled answers."""
+        """The held-out pairs, labelled answers and positions."""
         return [row for row in self.held_out if row.judged]
 
     def with_features(self, shelf: Shelf) -> Rows:
@@ -206,14 +206,7 @@ class RowReader:
         notices += [f"{name}: {one.split}" for name, one in found.items() if one.split]
         sources = {name: one.rows for name, one in found.items()}
         if preference.is_on and not any(judged_in(rows).any() for rows in sources.values()):
-            raise InputError(
-                tr(
-                    "preference.objective {objective}: none of {sources} holds a pair of answers or one with a "
-                    "label; give such rows, or set it to none",
-                    objective=preference.objective,
-                    sources=", ".join(sources),
-                )
-            )
+            raise InputError(_none_judged(preference, sources))
         if wanted.validation or not wanted.validation_share:
             return Rows(sources, [*learnt(wanted.validation, "domain", None).rows], tuple(notices))
         return Rows(*held_apart(sources, wanted.validation_share), tuple(notices))
@@ -222,6 +215,21 @@ class RowReader:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+
+def _none_judged(preference: PreferenceOptions, sources: Iterable[str]) -> str:
+    known = {"objective": preference.objective, "sources": ", ".join(sources)}
+    if preference.takes_positions:
+        return tr(
+            "preference.objective {objective}: none of {sources} holds a position in an answer; make such rows with "
+            "`feedback positions`, or set it to none",
+            **known,
+        )
+    return tr(
+        "preference.objective {objective}: none of {sources} holds a pair of answers or one with a "
+        "label; give such rows, or set it to none",
+        **known,
+    )
 
 
 def _key(how: SourceOptions | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlx_loopai.config import SourceOptions
 from mlx_loopai.data.formats import ROW_SUFFIXES
 from mlx_loopai.data.hub_rows import HUB_PREFIX, fetch_rows
-from mlx_loopai.data.pairs import Judged, Label, Pair
+from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.records import BadRow, Read, Reading, Record, Scan, read_all
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.stories import reading
@@ -88,10 +88,8 @@ def answers_of(path: str, category: str, how: SourceOptions | None = None) -> It
     for read in rows_of(path, category, how):
         if isinstance(read, Record):
             yield read
-        elif isinstance(read, Pair):
-            yield read.chosen
-        elif isinstance(read, Label) and read.good:
-            yield read.answer
+        elif not isinstance(read, BadRow) and read.better is not None:
+            yield read.better
 
 
 def allowing(record: Record) -> Record:

@@ -48,6 +48,9 @@ class TokenRow:
     answer; None without one. reference: the base's log-probability of a judged row's targets, summed nats, once it is
     known. pictures: those of its picture tokens, in order. seen: their features, once they are known. ability: what a
     general row asks for, a name of `samples.texts.ABILITIES`; "" where that is not known.
+
+    candidates: of type `CANDIDATES`, the tokens that might follow at a position; the row's only target is the best of
+    them. begun: how many tokens before its first target belong to the answer and not to the prompt.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
@@ -62,11 +65,18 @@ class TokenRow:
     pictures: tuple[Picture, ...] = ()
     seen: PictureRows | None = None  # of this row alone
     ability: str = ""
+    candidates: npt.NDArray[np.void] | None = None  # [K]
+    begun: int = 0
 
     @property
     def judged(self) -> bool:
-        """Whether it is the better answer of a pair, or has a label."""
-        return self.rejected is not None or self.good is not None
+        """Whether it is the better answer of a pair, has a label, or is a position in an answer."""
+        return self.rejected is not None or self.good is not None or self.candidates is not None
+
+    @property
+    def prompt(self) -> npt.NDArray[np.int32]:
+        """The tokens before its first answer; of an answer that is begun, those before its beginning."""
+        return self.ids[: int(self.supervised.argmax()) - self.begun]
 
     @property
     def answers(self) -> list[TokenRow]:
@@ -88,7 +98,7 @@ class ChatEncoder:
     """
 
     def __init__(self, tokenizer: Any, system_prompt: str = "", sight: Sight | None = None) -> None:
-        self._tokenizer, self.system_prompt, self.sight = tokenizer, system_prompt, sight
+        self.tokenizer, self.system_prompt, self.sight = tokenizer, system_prompt, sight
         self._template = ChatTemplate(tokenizer, system_prompt)
 
     def encode(self, record: Record) -> TokenRow:
@@ -233,7 +243,7 @@ class ChatEncoder:
 
     @cached_property
     def _text_start(self) -> list[int]:
-        return text_start(self._tokenizer)
+        return text_start(self.tokenizer)
 
     @cached_property
     def _special(self) -> SpecialNames:
@@ -241,7 +251,7 @@ class ChatEncoder:
             scaffold = self._template.scaffold
         except InputError:
             scaffold = ""  # no template: rows of plain text
-        return SpecialNames.of(self._tokenizer, scaffold)
+        return SpecialNames.of(self.tokenizer, scaffold)
 
     def _chat_turns(self, record: Record) -> list[Turn]:
         messages = _until_last_answer(record)
@@ -264,24 +274,24 @@ class ChatEncoder:
         return [part for turn in self._chat_turns(record) for part in _turn_parts(turn)]
 
     def _text_units(self, record: Record, texts: Sequence[str]) -> list[list[int]]:
-        end = self._tokenizer.eos_token_id
+        end = self.tokenizer.eos_token_id
         if end is None:
             raise InputError(tr("the tokenizer names no end-of-text token; set eos_token in tokenizer_config.json"))
         texts = list(texts)
         # A text may bring its own beginning and end.
         texts[0] = texts[0].removeprefix(self._start_text)
-        texts[-1] = texts[-1].removesuffix(self._tokenizer.decode([int(end)]))
+        texts[-1] = texts[-1].removesuffix(self.tokenizer.decode([int(end)]))
         units = self._ids([text if record.allow_special else self._special.hide(text) for text in texts])
         units[-1] = [*units[-1], int(end)]
         return units
 
     @cached_property
     def _start_text(self) -> str:
-        return self._tokenizer.decode(self._text_start) if self._text_start else ""
+        return self.tokenizer.decode(self._text_start) if self._text_start else ""
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text; the picture of number k is the token -1 - k."""
-        return text_ids(self._tokenizer, self._special, texts)
+        return text_ids(self.tokenizer, self._special, texts)
 
     def _with_pictures(self, ids: Sequence[int], pictures: Sequence[Picture]) -> list[int]:
         """`ids` with the tokens of `pictures` in their places."""

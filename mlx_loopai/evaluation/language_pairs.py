@@ -48,6 +48,19 @@ class OwnAnswers:
     length: tuple[int, int]
 
 
+def wants_foreign_words(prompt: Prompt) -> bool:
+    """Whether a request names another language, or code, so that its answer may be right with foreign words."""
+    return bool(_WANTS_FOREIGN.search(prompt.text))
+
+
+def allowed_words(prompt: Prompt) -> frozenset[str]:
+    """The foreign words of a request, in lower case, which its answer may repeat.
+
+    None of a request without Korean: all words of an English request for a Korean answer would be allowed.
+    """
+    return quoted_words(prompt.text) if purity(prompt.text) else frozenset()
+
+
 def language_pairs(
     session: Session, prompts: Sequence[Prompt], answers: OwnAnswers, on_progress: Advance = ignore
 ) -> MadePairs:
@@ -58,7 +71,7 @@ def language_pairs(
 
     Raises: InputError for a prompt that the chat template refuses.
     """
-    wanted = [prompt for prompt in prompts if not _WANTS_FOREIGN.search(prompt.text)]
+    wanted = [prompt for prompt in prompts if not wants_foreign_words(prompt)]
     n_left_out = len(prompts) - len(wanted)
     ids = [session.prompt_ids(prompt) for prompt in wanted]
     in_korean, freely = (answers.options.model_copy(update={"scripts": scripts}) for scripts in ("ko", "off"))
@@ -93,9 +106,8 @@ def _pair(prompt: Prompt, korean: Answer, free: Sequence[Answer], length: tuple[
     chosen = _whole(korean.text)
     if korean.problem or not _is_example(chosen, length) or chosen in prompt.text:
         return "no answer in Korean only that is whole, in its length, and repeats neither itself nor the request"
-    # All words of an English request for a Korean answer would be allowed.
-    quoted = quoted_words(prompt.text) if purity(prompt.text) else frozenset()
-    rejected = [text for text in map(_whole, (answer.text for answer in free)) if holds_foreign_words(text, quoted)]
+    allowed = allowed_words(prompt)
+    rejected = [text for text in map(_whole, (answer.text for answer in free)) if holds_foreign_words(text, allowed)]
     if not rejected:
         return "no free answer has foreign words that the request does not hold"
     return Pair(prompt.answered(chosen), prompt.answered(min(rejected, key=purity)))

@@ -90,6 +90,8 @@ def _worst_is_low(judged: JudgedSummary, gate: Gate) -> bool:
 
 def _lost_preferences(judged: Summary) -> list[str]:
     """Why a run on judged answers did not learn what it should."""
+    if judged.positions:
+        return _lost_positions(judged)
     found = []
     if judged.margin is not None and judged.margin <= 0:
         found.append(tr("nothing was learnt of the pairs: held-out chosen answers gained no more than rejected ones"))
@@ -98,6 +100,22 @@ def _lost_preferences(judged: Summary) -> list[str]:
             tr(
                 "held-out chosen answers became less likely ({chosen_logprob_change:.3f} nats per token); raise "
                 "preference.sft_weight",
+                chosen_logprob_change=judged.chosen_logprob_change,
+            )
+        )
+    return found
+
+
+def _lost_positions(judged: Summary) -> list[str]:
+    """Why a run on positions in answers did not learn what it should."""
+    found = []
+    if judged.margin is not None and judged.margin <= 0:
+        found.append(tr("nothing was learnt of the positions: held-out better tokens gained no more than the others"))
+    if judged.chosen_logprob_change is not None and judged.chosen_logprob_change < 0:
+        found.append(
+            tr(
+                "the better tokens of held-out positions became less likely ({chosen_logprob_change:.3f} nats); lower "
+                "train.learning_rate, or raise preference.kl_weight",
                 chosen_logprob_change=judged.chosen_logprob_change,
             )
         )

@@ -47,8 +47,6 @@ class Targets:
     def of(batch: MicroBatch) -> Targets:
         rows, columns = np.nonzero(batch.supervised[:, 1:])
         tokens = batch.ids[rows, columns + 1]
-        # Few distinct counts, so that a compiled step is traced for few shapes.
-        padding = (0, -len(rows) % PAD_TARGETS_TO)
         weights = np.ones(len(rows), np.float32) if batch.weights is None else batch.weights[rows, columns + 1]
         found: dict[str, np.ndarray] = {"rows": rows, "columns": columns, "tokens": tokens, "weights": weights}
         if batch.divergence is not None:
@@ -59,8 +57,12 @@ class Targets:
             if batch.base_states is not None:
                 order = np.cumsum(batch.supervised[:, 1:], axis=1)[rows, columns] - 1
                 found["base"] = batch.base_states[rows, order]
+        if batch.candidates is not None:
+            found = _at_candidates(found, batch.candidates[rows])
+        # Few distinct counts, so that a compiled step is traced for few shapes.
+        padding = (0, -len(found["rows"]) % PAD_TARGETS_TO)
         return Targets(
-            learns=batch.divergence is None or bool(weights.any()),
+            learns=batch.divergence is None or bool(found["weights"].any()),
             **{name: mx.array(np.pad(each, (padding, *[(0, 0)] * (each.ndim - 1)))) for name, each in found.items()},
         )
 
@@ -73,6 +75,27 @@ class Targets:
     def arrays(self) -> dict[str, mx.array]:
         """The arrays that are set, by their names: with `learns`, all that makes an equal one."""
         return {name: array for name, array in vars(self).items() if isinstance(array, mx.array)}
+
+
+def _at_candidates(targets: dict[str, np.ndarray], candidates: npt.NDArray[np.void]) -> dict[str, np.ndarray]:
+    """`targets`, arrays of N, in which the `candidates` (N, K) of a position take the place of its target.
+
+    Each candidate is a target with a weight of its own. The first of a position counts its KL to the base, of which
+    nothing is left out. First ones come before all others, so that the base is compared at few places.
+    """
+    is_position = candidates["token"][:, :1] >= 0
+    taken = candidates["token"] >= 0
+    taken[:, :1] = True
+    order, rows = np.nonzero(taken.T)
+    at = is_position[rows, 0]
+    found = {name: array[rows] for name, array in targets.items()}
+    found["tokens"] = np.where(at, candidates["token"][rows, order], found["tokens"])
+    found["weights"] = np.where(at, candidates["weight"][rows, order], found["weights"])
+    if "divergence" in found:
+        found["divergence"] = np.where(order > 0, 0, found["divergence"])
+    if "left_out" in found:
+        found["left_out"] = np.where(at, -1, found["left_out"])
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from mlx_loopai.models.pass_sizes import LEAST_SHARED, OPENING_STEP
 # How a row was judged. pair: the same number for the two answers of a pair, -1 for a row that was not judged; good:
 # whether it is the better one, or has a good label; reference: the base's log-probability of its targets, nats.
 JUDGED = np.dtype([("pair", np.int32), ("good", np.bool_), ("reference", np.float64)])
+# A token that might follow at a position. token: its id, -1 where a row has fewer than others; score: higher is better;
+# reference: its log-probability before the run's first step, nats; weight: that of its loss, in place of the target's.
+CANDIDATES = np.dtype([("token", np.int32), ("score", np.float64), ("reference", np.float64), ("weight", np.float32)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,8 @@ class MicroBatch:
     weights: weight of a token's loss; None: 1 for every supervised token. divergence: weight of its KL to the base;
     None: 0. rehearsal: which rows rehearse; on the others the KL leaves the target out. base_states: the base's final
     states at each row's targets, in order; None where they are not known. judged: of type JUDGED; None where no row was
-    judged. pictures: None where no row has any.
+    judged. candidates: of type CANDIDATES; they take the place of a row's only target; None where no row has any.
+    pictures: None where no row has any.
     """
 
     ids: npt.NDArray[np.int32]  # [B, T]
@@ -49,6 +53,7 @@ class MicroBatch:
     rehearsal: npt.NDArray[np.bool_] | None = None  # [B]
     base_states: npt.NDArray[np.float32] | None = None  # [B, most targets of a row, D]
     judged: npt.NDArray[np.void] | None = None  # [B]
+    candidates: npt.NDArray[np.void] | None = None  # [B, K]
     pictures: PictureRows | None = None
 
     @property

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from mlx_loopai.config import SamplingOptions
 from mlx_loopai.data.tokens import TokenRow
@@ -37,11 +36,15 @@ class AnswerLengths:
 
 
 def answer_lengths(loaded: LoadedModel, rows: Sequence[TokenRow]) -> AnswerLengths:
-    """The lengths for held-out judged `rows`; at most 8 of their prompts are answered, none that shows a picture."""
+    """The lengths for held-out judged `rows`; at most 8 of their prompts are answered, none that shows a picture.
+
+    Positions in answers do not say how long an answer is, and count as no rows.
+    """
+    rows = [row for row in rows if row.candidates is None]
     prompts: dict[bytes, TokenRow] = {}
     for row in rows:
         if not row.pictures:
-            prompts.setdefault(_prompt(row).tobytes(), row)
+            prompts.setdefault(row.prompt.tobytes(), row)
     asked = list(prompts.values())[:_PROMPTS]
     with evaluating(loaded.model):
         now = _written(loaded, asked)
@@ -60,13 +63,8 @@ def _written(loaded: LoadedModel, asked: Sequence[TokenRow]) -> float | None:
     if not asked:
         return None
     longest = max(_tokens(answer) for row in asked for answer in row.answers)
-    prompts = [_prompt(row).tolist() for row in asked]
+    prompts = [row.prompt.tolist() for row in asked]
     return _mean([len(one.tokens) for one in generate_batch(loaded, prompts, SamplingOptions(max_tokens=longest))])
-
-
-def _prompt(row: TokenRow) -> npt.NDArray[np.int32]:
-    """The tokens before the answer."""
-    return row.ids[: int(np.argmax(row.supervised))]
 
 
 def _tokens(row: TokenRow) -> int:

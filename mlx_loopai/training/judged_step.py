@@ -20,24 +20,11 @@ from mlx_loopai.evaluation.perplexity import batch_nll
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
+from mlx_loopai.training.judgement import JudgedStep
+from mlx_loopai.training.position_step import weigh_positions
 from mlx_loopai.training.preference import Answers, Floats, answer_losses, pair_losses
 
 _Indices = npt.NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class JudgedStep:
-    """A step's micro-batches, in which the tokens of judged answers have their weights.
-
-    correction: what to add to the weighted loss of `batches` to get the preference loss itself. pair_accuracy: share of
-    the step's pairs whose chosen answer gained more log-probability over the base than the rejected one; margin: by how
-    many nats on average. Both are None without pairs, or where the loss does not refer to the base.
-    """
-
-    batches: list[MicroBatch]
-    correction: float = 0.0
-    pair_accuracy: float | None = None
-    margin: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +59,8 @@ def weigh_judged(
     Together the judged answers of a step count as much as their tokens would as ordinary rows. Every pair, and every
     answer that is not in a pair, has an equal share of that.
     """
+    if any(batch.candidates is not None for batch in batches):  # a run learns from them, or from whole answers
+        return weigh_positions(model, batches, options, chunk_rows)
     if all(batch.judged is None for batch in batches):
         return JudgedStep(list(batches))
     scored = _score(model, batches, chunk_rows)

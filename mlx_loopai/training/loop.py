@@ -21,10 +21,11 @@ from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, checkpoint_path, save_checkpoint
 from mlx_loopai.training.interrupt import interruptible
+from mlx_loopai.training.judgement import JudgedReading
 from mlx_loopai.training.monitor import Monitor, Reading, steps_between_readings
 from mlx_loopai.training.phases import Phase, learning_rate, rate_still_to_fall
 from mlx_loopai.training.process_group import ProcessGroup
-from mlx_loopai.training.reference import JudgedReading, judged_reading
+from mlx_loopai.training.reference import judged_reading
 from mlx_loopai.training.samples import Samples
 from mlx_loopai.training.step import StepResult, TrainStep
 

@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_loopai.config import PhaseSettings, RunConfig, TrainOptions
-from mlx_loopai.data.batches import batch_of, choose_widths, padded_width, plan_mixed_steps, plan_steps
+from mlx_loopai.data.batches import (
+    batch_of,
+    choose_widths,
+    padded_width,
+    plan_mixed_steps,
+    plan_steps,
+    with_candidates,
+)
 from mlx_loopai.data.chosen_rows import ChosenRows, Column, column_of, longest_of
 from mlx_loopai.data.mixture import draw, with_replay
 from mlx_loopai.data.tokens import TokenRow
@@ -47,8 +54,9 @@ class Phase:
     def _batches(self, micro: Sequence[int]) -> list[MicroBatch]:
         """The rows of `micro`, and in a batch of their own the worse answers of its pairs."""
         rows = [self.rows[index] for index in micro]
-        numbers = [index if row.judged else -1 for index, row in zip(micro, rows, strict=True)]
-        found = [_marked(batch_of(rows, self.widths), rows, numbers, good=True)]
+        answers = [row.judged and row.candidates is None for row in rows]
+        numbers = [index if judged else -1 for index, judged in zip(micro, answers, strict=True)]
+        found = [_marked(with_candidates(batch_of(rows, self.widths), rows), rows, numbers, good=True)]
         if rejected := [row.rejected for row in rows if row.rejected is not None]:
             paired = [index for index in micro if self.rows[index].rejected is not None]
             found.append(_marked(batch_of(rejected, self.widths), rejected, paired, good=False))

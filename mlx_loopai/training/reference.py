@@ -1,10 +1,13 @@
-"""The base's log-probabilities of judged answers, to which preference losses refer, and how a run has changed them."""
+"""The base's log-probabilities of judged answers, to which preference losses refer, and how a run has changed them.
+
+Those of the tokens that might follow at a position are in `position_reference`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.nn as nn
@@ -20,21 +23,9 @@ from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.artifact_cache import kept_path
 from mlx_loopai.runs.listener import Listener
+from mlx_loopai.training.judgement import JudgedReading
+from mlx_loopai.training.position_reference import position_reading, with_candidate_reference
 from mlx_loopai.training.preference import Floats
-
-
-@dataclass(frozen=True)
-class JudgedReading:
-    """Held-out pairs under the model as it is, against the base.
-
-    pair_accuracy: share of pairs whose chosen answer gained more log-probability than the rejected one. margin: by how
-    many nats on average. Every labelled good answer counts as a pair with every bad one. Both are None where there is
-    nothing to compare. chosen_logprob_change: nats per token by which chosen and good answers became likelier.
-    """
-
-    pair_accuracy: float | None
-    margin: float | None
-    chosen_logprob_change: float | None
 
 
 def with_reference(loaded: LoadedModel, rows: Sequence[TokenRow], start: str, listener: Listener) -> list[TokenRow]:
@@ -44,6 +35,8 @@ def with_reference(loaded: LoadedModel, rows: Sequence[TokenRow], start: str, li
     The values are kept in the cache folder for other runs of the same base and start on the same rows: 8 bytes an
     answer.
     """
+    if any(row.candidates is not None for row in rows):
+        return with_candidate_reference(loaded, rows, start, listener)
     answers = [answer for row in rows if row.judged for answer in row.answers]
     if not answers:
         return list(rows)
@@ -64,6 +57,8 @@ def with_reference(loaded: LoadedModel, rows: Sequence[TokenRow], start: str, li
 
 def judged_reading(model: nn.Module, rows: Sequence[TokenRow]) -> JudgedReading:
     """The reading of judged `rows`, which hold the base's log-probabilities, under `model`."""
+    if any(row.candidates is not None for row in rows):
+        return position_reading(model, rows)
     pairs = [row for row in rows if row.rejected is not None]
     good, bad = ([row for row in rows if row.good is value] for value in (True, False))
     better, worse = [*pairs, *good], [*(row.rejected for row in pairs if row.rejected is not None), *bad]

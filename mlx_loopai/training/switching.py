@@ -76,8 +76,7 @@ def _prompts(rows: Sequence[TokenRow]) -> list[list[int]]:
 
 
 def _prompt(row: TokenRow) -> npt.NDArray[np.int32]:
-    first = int(np.argmax(row.supervised))
-    return row.ids[: first if first > 1 else 0]
+    return row.prompt if len(row.prompt) > 1 else row.prompt[:0]
 
 
 def _prompt_hash(row: TokenRow) -> int:

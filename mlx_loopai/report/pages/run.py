@@ -197,22 +197,23 @@ def _trained_rows(summary: Summary) -> list[_Row]:
     ]
 
 
+_WON_PAIRS = (
+    ("held-out pairs that the chosen answer won", "검증용 쌍에서 선택된 답이 이긴 비율"),
+    ("how much likelier chosen answers became (nats a token)", "선택된 답의 로그 확률 변화(토큰당 내트)"),
+)
+_WON_POSITIONS = (
+    ("held-out positions at which the better tokens gained on the others", "검증용 위치에서 나은 토큰이 이긴 비율"),
+    ("how much likelier the better tokens became (nats)", "나은 토큰의 로그 확률 변화(내트)"),
+)
+
+
 def _preference_rows(summary: Summary) -> list[_Row]:
     """Rows on preference training; none where no answers were judged."""
+    won, likelier = _WON_POSITIONS if summary.positions else _WON_PAIRS
     shown: list[tuple[str, str, float | None, str]] = [
-        (
-            "held-out pairs that the chosen answer won",
-            "검증용 쌍에서 선택된 답이 이긴 비율",
-            summary.pair_accuracy,
-            figures.percent(summary.pair_accuracy),
-        ),
+        (*won, summary.pair_accuracy, figures.percent(summary.pair_accuracy)),
         ("by how much (nats)", "이긴 차이(내트)", summary.margin, figures.fixed(summary.margin, 2)),
-        (
-            "how much likelier chosen answers became (nats a token)",
-            "선택된 답의 로그 확률 변화(토큰당 내트)",
-            summary.chosen_logprob_change,
-            figures.fixed(summary.chosen_logprob_change),
-        ),
+        (*likelier, summary.chosen_logprob_change, figures.fixed(summary.chosen_logprob_change)),
         (
             "length of held-out chosen answers (tokens)",
             "검증용 선택된 답의 길이(토큰)",

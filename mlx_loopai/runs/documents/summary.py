@@ -21,7 +21,9 @@ class Summary(Document):
     the weights themselves were trained. update_scale: share of the trained update in the result; below 1 where the
     whole update would exceed the budget. pair_accuracy: share of held-out pairs whose chosen answer gained more
     log-probability over the base than the rejected one; margin: by how many nats on average; chosen_logprob_change:
-    nats per token by which held-out chosen answers became likelier. chosen_tokens, rejected_tokens: mean lengths of the
+    nats per token by which held-out chosen answers became likelier. positions: how many held-out positions these three
+    were read at, where the better tokens are the chosen answer and the others the rejected one; 0 for whole answers.
+    chosen_tokens, rejected_tokens: mean lengths of the
     held-out answers; answer_tokens, base_answer_tokens: of what the model and its base write to their prompts. All of
     these are None without judged rows. best_step: step of the best validation; the adapter is that step's when
     `train.keep_best` is set.
@@ -58,6 +60,7 @@ class Summary(Document):
     pair_accuracy: float | None = None
     margin: float | None = None
     chosen_logprob_change: float | None = None
+    positions: int = 0
     chosen_tokens: float | None = None
     rejected_tokens: float | None = None
     answer_tokens: float | None = None

@@ -80,12 +80,46 @@ def test_korean_answers_are_paired_with_foreign_ones(command_line: Any, tmp_path
         assert holds_foreign_words(row["rejected"][0]["content"])
 
 
+def test_positions_are_found_in_free_answers_and_train_reads_them(command_line: Any, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "positions.jsonl"
+    # nano answers them in English when it may.
+    prompts.write_text("What is the capital of France?\nTell me about the moon.\nsea를 번역해 줘", encoding="utf-8")
+    given = ("--prompts", prompts, "--answers", "3", "--max-tokens", "16", "--seed", "3", "--json")
+    found = shown(command_line("feedback", "positions", "--model", "nano", *given, "--out", out))
+    assert found["dropped"]["the request names another language, or code"] == 1
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == found["positions"] > 0
+    assert {(row["source"], row["model"]) for row in rows} == {("positions", "nano")}
+    assert all({one["score"] for one in row["candidates"]} == {0, 1} for row in rows)
+    assert shown(command_line("feedback", "stats", out, "--json"))["positions"] == len(rows)
+    assert shown(command_line("feedback", "audit", out, "--json"))["best_probability"] < 1
+    assert f"positions      {len(rows)} in answers" in command_line("data", "audit", out).stdout
+    steps = ("--set", "preference.objective=tlpo", "--set", "train.max_steps=1", "--set", "validation_share=0")
+    run = shown(command_line("train", "--plain", "--data", out, "--out", tmp_path / "run", *steps, "--json"))
+    assert run["steps"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (("pairs", "--out", "x.jsonl"), "give --best-of or --korean with --prompts, or --splice with --data"),
         (("pairs", "--best-of", "2", "--out", "x.jsonl"), "--best-of needs --prompts"),
         (("pairs", "--korean", "1", "--out", "x.jsonl"), "--korean needs --prompts"),
+        (
+            (
+                "positions",
+                "--model",
+                "nano",
+                "--prompts",
+                "{prompts}",
+                "--max-tokens",
+                "2",
+                "--out",
+                "x.jsonl",
+                "--quiet",
+            ),
+            "no position was made; the answer has no foreign words",
+        ),
         (("pairs", "--korean", "1", "--splice", "0.1", "--out", "x.jsonl"), "one of the three"),
         (
             ("pairs", "--best-of", "2", "--prompts", "{prompts}", "--judge-model", "j", "--out", "x.jsonl"),

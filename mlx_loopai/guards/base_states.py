@@ -21,7 +21,7 @@ from mlx_loopai.progress import Advance, ignore
 def with_base_states(
     model: nn.Module, rows: Sequence[TokenRow], folder: Path, on_progress: Advance = ignore
 ) -> list[TokenRow]:
-    """`rows` with `base_states` (targets, D); call it before the model has an adapter.
+    """`rows` with `base_states` (targets, D); call it before the model has an adapter, or with it off.
 
     The states lie in an unnamed, memory-mapped file in `folder`, which is gone when the process ends. In memory they
     would take 4 D bytes for every answer token, as much as a penalty's state.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.nn as nn
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from mlx_loopai.data.batches import batches_by_length, with_candidates
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.next_tokens import candidate_log_probabilities
+from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.language import tr
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
@@ -36,6 +38,22 @@ def with_candidate_reference(
     with contextlib.nullcontext() if start else adapter_disabled(loaded.model):
         likely = iter(_log_probabilities(loaded.model, positions, listener.advance))
     return [row if row.candidates is None else _referred(row, next(likely)) for row in rows]
+
+
+def with_position_states(
+    model: nn.Module, rows: Sequence[TokenRow], folder: Path, listener: Listener
+) -> list[TokenRow]:
+    """`rows`, in which positions have the base's state there, so that no step computes it for their KL.
+
+    folder: where the states lie meanwhile, as in `with_base_states`.
+    """
+    positions = [row for row in rows if row.candidates is not None]
+    if not positions:
+        return list(rows)
+    listener.stage(tr("the base's states at positions"), len(positions))
+    with adapter_disabled(model):
+        known = iter(with_base_states(model, positions, folder, listener.advance))
+    return [row if row.candidates is None else next(known) for row in rows]
 
 
 def position_reading(model: nn.Module, rows: Sequence[TokenRow]) -> JudgedReading:

@@ -32,6 +32,7 @@ from mlx_loopai.training.loop import Run, losses_of
 from mlx_loopai.training.monitor import Monitor
 from mlx_loopai.training.optimizer import build_optimizer
 from mlx_loopai.training.phases import plan_phases
+from mlx_loopai.training.position_reference import with_position_states
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.ranks import ranks_of
 from mlx_loopai.training.reference import with_reference
@@ -157,6 +158,9 @@ def _compared(
     start = config.lora.start
     if config.preference.needs_reference:
         sources = {name: with_reference(loaded, rows, start, listener) for name, rows in sources.items()}
+    if config.preference.takes_positions and config.preference.kl_weight:
+        folder = context.directory.path
+        sources = {name: with_position_states(loaded.model, rows, folder, listener) for name, rows in sources.items()}
     held_out = context.rows.judged if config.preference.is_on else []
     return sources, with_reference(loaded, held_out, start, listener)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,7 +19,8 @@ from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.micro_batch import CANDIDATES
 from mlx_loopai.training.judged_step import weigh_judged
 from mlx_loopai.training.objective import Objective
-from tests.unit.conftest import row
+from mlx_loopai.training.position_reference import with_position_states
+from tests.unit.conftest import Heard, row
 from tests.unit.training.test_judged_step import LEARNT, phase_of, stepped
 
 TLPO = PreferenceOptions(objective="tlpo")
@@ -81,6 +83,21 @@ def test_the_step_follows_the_gradient_of_the_loss(
         assert result.divergence == pytest.approx(tlpo(adapted(), *given)[1].item(), rel=1e-4)
         for name, array in wanted.items():
             np.testing.assert_allclose(found[name], array, atol=1e-4 * largest, err_msg=name)
+
+
+def test_known_states_of_the_base_give_the_same_step(
+    adapted: Callable[..., nn.Module], path: TrainPath, tmp_path: Path, heard: Heard
+) -> None:
+    options = PreferenceOptions(objective="tlpo", kl_weight=2.0)
+    known = with_position_states(adapted(), POSITIONS, tmp_path, heard)
+    (batch,) = phase_of(known, ((0, 1, 2),)).batches(0)
+    assert Targets.of(weigh_judged(adapted(), [batch], options).batches[0]).base is not None
+    (wanted, gradient), (result, found) = (
+        stepped(adapted(), phase_of(rows, ((0, 1, 2),)), options, path) for rows in (POSITIONS, known)
+    )
+    assert result.divergence == pytest.approx(wanted.divergence, rel=1e-5)
+    for name, array in gradient.items():
+        np.testing.assert_allclose(found[name], array, atol=1e-5 * np.abs(array).max(), err_msg=name)
 
 
 def test_a_step_without_kl_computes_no_base(adapted: Callable[..., nn.Module]) -> None:

@@ -38,6 +38,13 @@ def command() -> None:
 )
 @click.option("--suite", help="Measure what is kept on this suite too: general, nano, or a YAML file.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions of each of its tasks.")
+@click.option(
+    "--answers",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Answers to each prompt; more make the choice surer.",
+)
 @click.option("--max-tokens", type=click.IntRange(min=8), default=96, show_default=True, help="Tokens of an answer.")
 @json_option
 @quiet_option
@@ -48,13 +55,15 @@ def tune_command(
     reduction: float,
     suite: str | None,
     limit: int | None,
+    answers: int,
     max_tokens: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Find the mildest damping of the head that keeps answers to provoking prompts in Korean.
 
-    Half of the prompts choose the factor, the other half measures it. Give the result to convert --steer or
+    Half of the prompts choose the factor, the other half measures it. A factor is enough when the lower end of the 95 %
+    interval of its reduction is, so that it holds for other prompts as well. Give the result to convert --steer or
     adapters fuse --steer. Exit status 1 when no factor is enough.
     """
     from mlx_loopai.cli.listener import progress_listener
@@ -75,14 +84,16 @@ def tune_command(
                 scripts=", ".join(SCRIPTS),
             )
         )
-    asked = [prompt.text for prompt in read_prompts(prompts)] if prompts else PROVOKING_PROMPTS
-    tasks = read_suite(suite, limit) if suite else ()
+    search = Search(
+        names,
+        prompts=[prompt.text for prompt in read_prompts(prompts)] if prompts else PROVOKING_PROMPTS,
+        tasks=read_suite(suite, limit) if suite else (),
+        least_reduction=reduction,
+        answers=answers,
+        max_tokens=max_tokens,
+    )
     with progress_listener(quiet) as listener:
-        found = tune(
-            open_session(model),
-            Search(names, prompts=asked, tasks=tasks, least_reduction=reduction, max_tokens=max_tokens),
-            listener,
-        )
+        found = tune(open_session(model), search, listener)
     emit(_document(found), as_json, _text(found))
     if found.factor is None:
         raise LoopaiError(
@@ -100,13 +111,17 @@ def _document(found: Tuning) -> dict[str, Any]:
         "scripts": found.scripts,
         "factor": found.factor,
         "base": _count(found.base),
-        "tried": [{"factor": one.factor} | _count(one.count) for one in found.tried],
+        "tried": [
+            {"factor": one.factor, "reduction_interval": one.count.reduction_interval(found.base)} | _count(one.count)
+            for one in found.tried
+        ],
         "held_out": None
         if found.held_out is None
         else {
             "base": _count(found.held_out[0]),
             "steered": _count(found.held_out[1]),
             "reduction": found.held_out[1].reduction_from(found.held_out[0]),
+            "reduction_interval": found.held_out[1].reduction_interval(found.held_out[0]),
         },
         "retention": found.kept and found.kept.mean,
         "per_task": found.kept and dict(found.kept.per_task),
@@ -120,16 +135,20 @@ def _count(count: Count) -> dict[str, float]:
 
 
 def _text(found: Tuning) -> str:
-    rows = [(tr("factor"), tr("letters per 1,000")), ("1", f"{found.base.per_1000:.1f}")]
-    lines = table([*rows, *((f"{one.factor:g}", f"{one.count.per_1000:.1f}") for one in found.tried)])
+    rows = [(tr("factor"), tr("letters per 1,000"), tr("gone, at least")), ("1", f"{found.base.per_1000:.1f}", "")]
+    for one in found.tried:
+        surely = max(0.0, one.count.reduction_interval(found.base)[0])
+        rows.append((f"{one.factor:g}", f"{one.count.per_1000:.1f}", f"{surely:.0%}"))
+    lines = table(rows)
     if found.held_out:
         before, after = found.held_out
         lines.append(
             tr(
-                "held-out prompts: {before:.1f} -> {after:.1f} ({gone:.0%} gone)",
+                "held-out prompts: {before:.1f} -> {after:.1f} ({gone:.0%} gone, at least {surely:.0%})",
                 before=before.per_1000,
                 after=after.per_1000,
                 gone=after.reduction_from(before),
+                surely=max(0.0, after.reduction_interval(before)[0]),
             )
         )
     if found.kept:

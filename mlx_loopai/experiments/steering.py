@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_loopai.config import GenerationOptions
+import numpy as np
+
+from mlx_loopai.config import SamplingOptions
 from mlx_loopai.data.samples.provoking import PROVOKING_PROMPTS
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.bootstrap import RESAMPLES, interval_of, item_times
 from mlx_loopai.evaluation.choices import Choice
 from mlx_loopai.evaluation.questions import Question
 from mlx_loopai.evaluation.retention import retention
@@ -19,7 +22,7 @@ from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.tasks import Scored, Task, TaskResult
 from mlx_loopai.experiments.evaluate import measure_suite
 from mlx_loopai.files import cache_folder
-from mlx_loopai.generation.answers import write_answers
+from mlx_loopai.generation.engine import generate_batch
 from mlx_loopai.generation.prompts import single_prompt
 from mlx_loopai.generation.session import Session
 from mlx_loopai.language import tr
@@ -35,15 +38,28 @@ from mlx_loopai.text.scripts import Script, script_counts
 FACTORS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.2)
 LEAST_REDUCTION = 0.9
 _ANSWER_TOKENS = 96
+_ANSWERS = 4
 _MIN_PROMPTS = 4
 
 
 @dataclass(frozen=True)
 class Count:
-    """Letters of the steered scripts among all letters of some answers."""
+    """Letters in the answers to each prompt: (those of the steered scripts, all)."""
 
-    foreign: int
-    letters: int
+    by_prompt: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, answers: Sequence[Sequence[str]], scripts: Sequence[str]) -> Count:
+        """The letters in `answers`, one sequence of texts for each prompt."""
+        return cls(tuple(_letters(texts, scripts) for texts in answers))
+
+    @property
+    def foreign(self) -> int:
+        return sum(foreign for foreign, _ in self.by_prompt)
+
+    @property
+    def letters(self) -> int:
+        return sum(letters for _, letters in self.by_prompt)
 
     @property
     def per_1000(self) -> float:
@@ -52,6 +68,30 @@ class Count:
     def reduction_from(self, before: Count) -> float:
         """The share of `before`'s rate that is gone; 1.0 where there was none."""
         return 1 - self.per_1000 / before.per_1000 if before.foreign else 1.0
+
+    def reduction_interval(self, before: Count) -> tuple[float, float]:
+        """The 95 % interval of `reduction_from` for other prompts of the same kind, by bootstrap over the prompts.
+
+        before: of the same prompts. Each resample counts one letter more than is left. Otherwise "none is left" would
+        be as certain after ten letters as after a thousand. A resample without any letter before proves nothing: 0.0.
+        """
+        times = item_times(len(self.by_prompt), np.random.default_rng(0), RESAMPLES)
+        foreign, letters = (times @ np.array(self.by_prompt)).T + [[1.0], [0.0]]
+        foreign_before, letters_before = (times @ np.array(before.by_prompt)).T.astype(float)
+        known = (foreign_before > 0) & (letters > 0)
+        left = np.ones(RESAMPLES)
+        np.divide(foreign * letters_before, letters * foreign_before, out=left, where=known)
+        return interval_of(1 - left)
+
+
+def _letters(texts: Sequence[str], scripts: Sequence[str]) -> tuple[int, int]:
+    foreign = letters = 0
+    for text in texts:
+        # Hanja in brackets after Hangul explain a Korean word and do not count.
+        counts = script_counts(GLOSS.sub("", nfc(text)))
+        foreign += sum(counts.get(script, 0) for script in scripts)
+        letters += sum(count for name, count in counts.items() if Script(name).is_letter)
+    return foreign, letters
 
 
 @dataclass(frozen=True)
@@ -100,22 +140,26 @@ class Tuning:
 class Search:
     """The goal of a search: damp `scripts` until `least_reduction` of their letters are gone from answers to `prompts`.
 
-    tasks: of the suite on which retention is measured; none: not measured. max_tokens: of each answer.
+    tasks: of the suite on which retention is measured; none: not measured. answers: to each prompt. max_tokens: of each
+    answer.
     """
 
     scripts: tuple[str, ...] = ("han", "kana")
     prompts: Sequence[str] = PROVOKING_PROMPTS
     tasks: Sequence[Task] = ()
     least_reduction: float = LEAST_REDUCTION
+    answers: int = _ANSWERS
     max_tokens: int = _ANSWER_TOKENS
 
 
 def tune(session: Session, search: Search, listener: Listener | None = None) -> Tuning:
     """The mildest damping of the head that is enough, by binary search over `FACTORS`.
 
-    Every second prompt is used to choose, the others to measure. Answers are sampled at the usual temperature, without
-    constraint or filter, which would hide what the model does.
-    Raises: InputError when the model writes none of the scripts, or for fewer than four prompts.
+    Every second prompt is used to choose, the others to measure. A factor is enough when the lower end of the interval
+    of its reduction reaches `least_reduction`: one that reaches it on average misses it on half of all other prompts.
+    Answers are sampled at the usual temperature, without constraint, guard or filter: other programs have none of them.
+    Raises: InputError when the model writes none of the scripts, or too few letters of them to prove the reduction, or
+    for fewer than four prompts.
     """
     if len(search.prompts) < _MIN_PROMPTS:
         raise InputError(
@@ -147,6 +191,17 @@ class _Trial:
             raise InputError(
                 tr("the model's answers hold no {scripts}; give prompts that provoke them", scripts=scripts)
             )
+        none_left = Count(tuple((0, letters) for _, letters in base.by_prompt))
+        if not self._is_enough(none_left, base):
+            raise InputError(
+                tr(
+                    "the model's answers hold {foreign} letters of {scripts}, too few to prove that {reduction:.0%} of "
+                    "them disappear; raise `answers`, or give prompts that provoke more",
+                    foreign=base.foreign,
+                    scripts=" and ".join(search.scripts),
+                    reduction=search.least_reduction,
+                )
+            )
         tried: dict[float, Count] = {}
         factor = self._mildest(chooses, base, tried)
         mildest_first = tuple(Tried(one, tried[one]) for one in sorted(tried, reverse=True))
@@ -167,9 +222,11 @@ class _Trial:
             factor = FACTORS[middle]
             with self._steered(factor):
                 tried[factor] = self._count(prompts, f"answers at {factor:g}")
-            enough = tried[factor].reduction_from(base) >= self._search.least_reduction
-            low, high = (low, middle) if enough else (middle + 1, high)
+            low, high = (low, middle) if self._is_enough(tried[factor], base) else (middle + 1, high)
         return FACTORS[low] if low < len(FACTORS) else None
+
+    def _is_enough(self, count: Count, base: Count) -> bool:
+        return count.reduction_interval(base)[0] >= self._search.least_reduction
 
     def _steered(self, factor: float) -> AbstractContextManager[None]:
         loaded = self._session.loaded
@@ -177,22 +234,14 @@ class _Trial:
         return steered_head(loaded.model, factors)
 
     def _count(self, prompts: Sequence[str], label: str) -> Count:
-        """The letters in the answers to `prompts`: of the steered scripts, and of all."""
-        session = self._session
-        options = GenerationOptions(scripts="off", filter=False, max_tokens=self._search.max_tokens)
-        requests = [
-            session.request(session.prompt_ids(single_prompt(prompt)), options, row=row)
-            for row, prompt in enumerate(prompts)
-        ]
-        self._listener.stage(label, len(requests))
-        foreign = letters = 0
-        for done, (_, answer) in enumerate(write_answers(session.loaded, requests), start=1):
-            # Hanja in brackets after Hangul explain a Korean word and do not count.
-            counts = script_counts(GLOSS.sub("", nfc(answer.text.written)))
-            foreign += sum(counts.get(script, 0) for script in self._search.scripts)
-            letters += sum(count for name, count in counts.items() if Script(name).is_letter)
-            self._listener.advance(done)
-        return Count(foreign, letters)
+        """The letters in the answers to `prompts`."""
+        session, search = self._session, self._search
+        asked = [session.prompt_ids(single_prompt(prompt)) for prompt in prompts for _ in range(search.answers)]
+        self._listener.stage(label, len(asked))
+        options = SamplingOptions(max_tokens=search.max_tokens)
+        texts = [one.text for one in generate_batch(session.loaded, asked, options, self._listener.advance)]
+        each = range(0, len(texts), search.answers)
+        return Count.of([texts[start : start + search.answers] for start in each], search.scripts)
 
     def _scores(self, label: str, folder: Path | None) -> SuiteResult | None:
         if not self._search.tasks:

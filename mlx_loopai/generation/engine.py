@@ -318,8 +318,14 @@ def _prefill(model: nn.Module, prompts: list[list[int]]) -> list[Any]:
     """Each layer's cache of `prompts`, which may be of different lengths and empty.
 
     The prompts are padded on the right, where a causal mask hides the padding. Then the cache moves it to the left and
-    masks it.
+    masks it. Equal prompts are read once.
     """
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    if len(places) < len(prompts):
+        cache = _prefill(model, [list(prompt) for prompt in places])
+        for layer in cache:
+            layer.filter([places[tuple(prompt)] for prompt in prompts])
+        return cache
     lengths = [len(prompt) for prompt in prompts]
     width = max(lengths)
     padding = [width - length for length in lengths]

@@ -9,12 +9,19 @@ from mlx_loopai.cli import steer
 from mlx_loopai.experiments.steering import Count, Kept, Tried, Tuning
 from mlx_loopai.language import use
 
+
+
+def _count(foreign: int) -> Count:
+    """Letters of a prompt whose answers have a thousand."""
+    return Count(((foreign, 1000),))
+
+
 FOUND = Tuning(
     scripts=("han", "kana"),
-    base=Count(20, 1000),
-    tried=(Tried(0.7, Count(10, 1000)), Tried(0.5, Count(0, 1000))),
+    base=_count(20),
+    tried=(Tried(0.7, _count(10)), Tried(0.5, _count(0))),
     factor=0.5,
-    held_out=(Count(10, 1000), Count(1, 1000)),
+    held_out=(_count(10), _count(1)),
     kept=Kept(0.995, per_task={"sums": 1.0, "translation": 0.99}, apart={"facts_zh": (0.6, 0.05)}),
 )
 
@@ -28,11 +35,11 @@ def _korean() -> Iterator[None]:
 
 def test_what_was_tried_and_what_is_kept() -> None:
     assert steer._text(FOUND).splitlines() == [
-        "factor  letters per 1,000",
-        "1                    20.0",
-        "0.7                  10.0",
-        "0.5                   0.0",
-        "held-out prompts: 10.0 -> 1.0 (90% gone)",
+        "factor  letters per 1,000  gone, at least",
+        "1                    20.0                ",
+        "0.7                  10.0             45%",
+        "0.5                   0.0             95%",
+        "held-out prompts: 10.0 -> 1.0 (90% gone, at least 80%)",
         "kept of the other tasks: 0.995",
         "  sums         1.000",
         "  translation  0.990",
@@ -48,5 +55,8 @@ def test_a_korean_reads_korean() -> None:
     assert words == {"sums", "translation", "facts_zh", "steer", "han", "kana"}
 
 
-def test_a_program_reads_both_scores() -> None:
-    assert steer._document(FOUND)["apart"] == {"facts_zh": {"base": 0.6, "score": 0.05}}
+def test_a_program_reads_both_scores_and_how_sure_a_reduction_is() -> None:
+    document = steer._document(FOUND)
+    assert document["apart"] == {"facts_zh": {"base": 0.6, "score": 0.05}}
+    assert document["held_out"]["reduction_interval"] == pytest.approx((0.8, 0.8))
+    assert [one["reduction_interval"][0] for one in document["tried"]] == pytest.approx([0.45, 0.95])

@@ -3,11 +3,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx_lm.models.cache import BatchKVCache
 
 from mlx_loopai.config import LoraOptions, generation_options
 from mlx_loopai.errors import InputError
@@ -102,6 +104,21 @@ def test_an_opening_that_prompts_share_is_read_once(
     found = generate_batch(tiny, cut, GREEDY, batch_rows=rows)
     assert [one.tokens for one in found] == [streamed(tiny, prompt, GREEDY)[1] for prompt in cut]
     assert read[-1] == 8
+
+
+def test_equal_prompts_are_read_once(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    merge = BatchKVCache.merge
+
+    def noted(caches: list[Any]) -> BatchKVCache:
+        read.append(len(caches))
+        return merge(caches)
+
+    monkeypatch.setattr(BatchKVCache, "merge", noted)
+    prompts = [PROMPTS[place] for place in (0, 1, 0, 2, 1, 0)] + [[5], [5]]
+    found = generate_batch(tiny, prompts, GREEDY)
+    assert set(read) == {3}  # of a prompt of one token nothing is read before its last
+    assert [one.tokens for one in found] == [streamed(tiny, prompt, GREEDY)[1] for prompt in prompts]
 
 
 def test_answers_end_in_turn_each_at_its_limit(tiny: LoadedModel) -> None:

@@ -76,11 +76,11 @@ class Count:
         be as certain after ten letters as after a thousand. A resample without any letter before proves nothing: 0.0.
         """
         times = item_times(len(self.by_prompt), np.random.default_rng(0), RESAMPLES)
-        foreign, letters = (times @ np.array(self.by_prompt)).T + [[1.0], [0.0]]
-        foreign_before, letters_before = (times @ np.array(before.by_prompt)).T.astype(float)
-        known = (foreign_before > 0) & (letters > 0)
+        foreign, letters = (times @ np.array(self.by_prompt)).T
+        foreign_before, letters_before = (times @ np.array(before.by_prompt)).T
         left = np.ones(RESAMPLES)
-        np.divide(foreign * letters_before, letters * foreign_before, out=left, where=known)
+        known = (foreign_before > 0) & (letters > 0)
+        np.divide((foreign + 1) * letters_before, letters * foreign_before, out=left, where=known)
         return interval_of(1 - left)
 
 

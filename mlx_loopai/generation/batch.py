@@ -9,10 +9,11 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, GenerationBatch
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlx_loopai.generation.decoding import Decoding, choose_together
 from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts, stream
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
@@ -72,6 +73,61 @@ class _Alone:
     held: Piece | None = None
 
 
+class _Choosing(GenerationBatch):
+    """mlx-lm's rows that write, with one choice of tokens for all of them.
+
+    mlx-lm processes the logits of each row, takes all to log-probabilities, and draws each row's token, one after the
+    other. Here rows that share (see `choose_together`) are chosen in a few operations, and log-probabilities are
+    computed only where a request asks for them. A row's first token is chosen by mlx-lm, before it joins.
+    """
+
+    _next_tokens: mx.array
+    _next_logprobs: list[mx.array | None]
+
+    def _step(self) -> tuple[list[int], list[mx.array | None]]:
+        inputs, logprobs = self._next_tokens, self._next_logprobs
+        if all(n + 1 >= most for n, most in zip(self._num_tokens, self.max_tokens, strict=True)):
+            # All rows end with these tokens, which therefore need not be read.
+            return inputs.tolist(), logprobs
+        logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1]
+        self._next_tokens, self._next_logprobs, contexts = self._choice(inputs, logits)
+        mx.async_eval(self._next_tokens, [one for one in self._next_logprobs if one is not None], contexts)
+        tokens: list[int] = inputs.tolist()
+        for known, token in zip(self.tokens, tokens, strict=True):
+            known.append(token)
+        return tokens, logprobs
+
+    def _choice(self, inputs: mx.array, logits: mx.array) -> tuple[mx.array, list[mx.array | None], list[mx.array]]:
+        """The next tokens (B), the log-probabilities (V) of rows that ask for them, and what must be computed too."""
+        rows: list[Decoding] = self.samplers
+        chosen: list[Any] = [None] * len(rows)
+        processed: list[Any] = [None] * len(rows)
+        together = [place for place, row in enumerate(rows) if row.shares]
+        if together:
+            places = mx.array(together)
+            tokens, changed = choose_together(
+                [rows[place] for place in together],
+                [self.tokens[place] for place in together],
+                inputs[places],
+                logits if len(together) == len(rows) else logits[places],
+            )
+            if len(together) == len(rows) and not any(row.request.likeliest is not None for row in rows):
+                return tokens, [None] * len(rows), []
+            for index, place in enumerate(together):
+                chosen[place], processed[place] = tokens[index : index + 1], changed[index : index + 1]
+        contexts = []
+        for place, row in enumerate(rows):
+            if not row.shares:
+                contexts.append(self._token_context[place].update_and_fetch(inputs[place : place + 1]))
+                processed[place] = row.process(contexts[-1], logits[place : place + 1])
+                chosen[place] = row(processed[place])
+        logprobs = [
+            None if row.request.likeliest is None else one[0] - mx.logsumexp(one)
+            for row, one in zip(rows, processed, strict=True)
+        ]
+        return mx.concatenate(chosen), logprobs, contexts
+
+
 class Batch:
     """Answers in the making. Waiting ones take the places of those that ended; use it from one thread.
 
@@ -95,6 +151,7 @@ class Batch:
             prefill_batch_size=prefill_rows,
             prefill_step_size=PREFILL_TOKENS // prefill_rows,
         )
+        self._generator._generation_batch = _Choosing.empty(loaded.model, self._generator.sampler)
         self._rows: dict[int, _Row] = {}
         self._alone: dict[int, _Alone] = {}
         self._n_alone = 0
@@ -133,19 +190,15 @@ class Batch:
         read = prefix.cache if prefix else None
         if places_of(self._loaded.model) is not None:
             read = [ShiftedCache(layer, shift) for layer in read or make_prompt_cache(self._loaded.model)]
-        sampler, processor = request.decoding(self._loaded.n_tokens)
-        # Where the head has no padding rows either, logits need no processing, and mlx-lm handles such rows in one
-        # call.
-        plain = request.takes_likeliest and self._loaded.n_tokens == self._loaded.shape.vocab_size
+        decoding = Decoding(request, self._loaded.n_tokens)
         (key,) = self._generator.insert(
             [prompt[n_read:]],
             max_tokens=[request.options.max_tokens],
             # Caches are merged into the batch's, which copies them: rows may share one.
             caches=None if read is None else [read],
             all_tokens=[prompt[:n_read]],
-            # Greedy rows share the default sampler, and so one call.
-            samplers=[sampler if request.options.temperature else None],
-            logits_processors=[[] if plain else [processor]],
+            samplers=[decoding],
+            logits_processors=[[decoding.process]],
         )
         self._rows[key] = _Row(request, self._loaded.tokenizer.detokenizer)
         return int(key)

@@ -111,12 +111,14 @@ class Constraint:
             logits = logits + bias.astype(logits.dtype)
         return mx.where(allowed, logits, -mx.inf)
 
-    def processor(self, prompt: Sequence[int], tally: Tally | None = None) -> Callable[[mx.array, mx.array], mx.array]:
+    def processor(
+        self, prompt: Sequence[int], tally: Tally | None = None, bias: mx.array | None = None
+    ) -> Callable[[mx.array, mx.array], mx.array]:
         """The constraint as mlx-lm calls it, with a sequence's tokens (n) and its logits (1, V), for one prompt.
 
-        Without code fences `tokens` may begin anywhere in the prompt; with them it holds the whole prompt.
+        Without code fences `tokens` may begin anywhere in the prompt; with them it holds the whole prompt. bias: of the
+        prompt, from `bias_of`.
         """
-        bias = self.bias_of(prompt)
         n_before = len(prompt) - 1
 
         def process(tokens: mx.array, logits: mx.array) -> mx.array:
@@ -135,25 +137,24 @@ class Tally:
     def __init__(self) -> None:
         self._over = mx.array(0.0)
         self._mass = mx.array(0.0)
-        self._steps = self._masses = self._calls = 0
+        self._steps = self._masses = 0
 
     def add(self, logits: mx.array, constrained: mx.array) -> None:
-        """Count one step: logits before and after the constraint (B, V).
+        """Count one step of one answer: logits before and after the constraint (1, V)."""
+        count_rows([self], logits, constrained)
 
-        The probability mass needs an exponential of all logits, so it is measured at every 16th step only.
-        """
-        n_rows = len(logits)
-        logits = logits[:, : constrained.shape[1]]
-        places = mx.argmax(logits, axis=-1, keepdims=True)
-        masked = mx.isinf(mx.take_along_axis(constrained, places, axis=-1))[:, 0]
-        self._over = self._over + mx.sum(masked)
-        self._steps += n_rows
-        if self._calls % _STEPS_BETWEEN_MASSES == 0:
-            mass = mx.softmax(logits.astype(mx.float32), axis=-1)
-            lost = mx.sum(mx.where(mx.isinf(constrained), mass, 0.0), axis=-1)
-            self._mass = self._mass + mx.sum(lost)
-            self._masses += n_rows
-        self._calls += 1
+    @property
+    def measures_mass(self) -> bool:
+        """Whether the next step's probability mass is measured: it needs an exponential of all logits."""
+        return self._steps % _STEPS_BETWEEN_MASSES == 0
+
+    def count(self, masked: mx.array, lost: mx.array | None) -> None:
+        """Count one step: whether the likeliest token was forbidden, and where measured the mass of what was."""
+        self._over = self._over + masked
+        self._steps += 1
+        if lost is not None:
+            self._mass = self._mass + lost
+            self._masses += 1
 
     @property
     def masked_mass(self) -> float:
@@ -164,6 +165,23 @@ class Tally:
     def argmax_masked(self) -> float:
         """The share of steps whose likeliest token was forbidden, in [0, 1]."""
         return float(self._over.item()) / self._steps if self._steps else 0.0
+
+
+def count_rows(tallies: Sequence[Tally | None], logits: mx.array, constrained: mx.array) -> None:
+    """Count a step of several answers, a row each, in their tallies: logits before and after the constraint (B, V)."""
+    logits = logits[:, : constrained.shape[1]]
+    places = mx.argmax(logits, axis=-1, keepdims=True)
+    masked = mx.isinf(mx.take_along_axis(constrained, places, axis=-1))[:, 0]
+    measured = [row for row, tally in enumerate(tallies) if tally is not None and tally.measures_mass]
+    lost: dict[int, mx.array] = {}
+    if measured:
+        rows = mx.array(measured)
+        mass = mx.softmax(logits[rows].astype(mx.float32), axis=-1)
+        sums = mx.sum(mx.where(mx.isinf(constrained[rows]), mass, 0.0), axis=-1)
+        lost = {row: sums[place] for place, row in enumerate(measured)}
+    for row, tally in enumerate(tallies):
+        if tally is not None:
+            tally.count(masked[row], lost.get(row))
 
 
 def build_constraint(loaded: LoadedModel, scripts: Scripts, code_fences: bool = False) -> Constraint | None:

@@ -23,6 +23,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_loopai.config import SamplingOptions
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.generation.constraint import Constraint, Tally
+from mlx_loopai.generation.decoding import Decoding
 from mlx_loopai.generation.request import Request
 from mlx_loopai.generation.sampling import choose, penalise, penalty_context, uniforms
 from mlx_loopai.language import tr
@@ -120,14 +121,14 @@ def _pieces(
         read_prompt(loaded.model, cache, prompt[:-1], request.pictures)
         n_read = len(prompt) - 1
     # With a draft model mlx-lm passes on the tokens from the prompt's last one.
-    sampler, processor = request.decoding(loaded.n_tokens, n_read if draft is None else len(prompt) - 1)
+    decoding = Decoding(request, loaded.n_tokens, n_read if draft is None else len(prompt) - 1)
     responses = stream_generate(
         loaded.model,
         loaded.tokenizer,
         prompt[n_read:],
         max_tokens=request.options.max_tokens,
-        sampler=sampler,
-        logits_processors=[processor],
+        sampler=decoding,
+        logits_processors=[decoding.process],
         **settings,
     )
     for response in responses:

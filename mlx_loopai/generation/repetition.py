@@ -57,28 +57,32 @@ class RepetitionGuard:
         """The function that mlx-lm calls with a sequence's tokens (n) and logits (1, V); a prompt may be repeated."""
 
         def process(tokens: mx.array, logits: mx.array) -> mx.array:
-            return held_back(logits, tokens[n_prompt:][-WINDOW_TOKENS:], self.weights, strength)
+            written = tokens[n_prompt:][-WINDOW_TOKENS:].astype(mx.int32)
+            return held_back(logits, written[None], self.weights, mx.array([strength]))
 
         return process
 
 
-def held_back(logits: mx.array, written: mx.array, weights: mx.array, strength: float) -> mx.array:
-    """Logits (1, V), lowered for each token that would continue a repetition of the end of `written` (n)."""
-    n = written.size
+def held_back(logits: mx.array, written: mx.array, weights: mx.array, strength: mx.array) -> mx.array:
+    """Logits (B, V), lowered for each token that would continue a repetition of the end of its row of `written` (B, n).
+
+    written: int32; rows that are shorter begin with -1. strength: (B,).
+    """
+    n_rows, n = written.shape
     if n < 2:
         return logits
     depth = min(_MAX_MATCH_TOKENS, n - 1)
-    # before[k, i] is the token k + 1 places before place i; -1 before the beginning.
+    # before[:, k, i] is the token k + 1 places before place i; -1 before the beginning.
     places = np.arange(1, n)[None, :] - 1 - np.arange(depth)[:, None]
-    tokens = written.astype(mx.int32)
-    before = mx.where(mx.array(places >= 0), tokens[mx.array(np.maximum(places, 0))], -1)
-    ending = tokens[n - 1 - mx.arange(depth)]
-    equal = mx.cumprod((before == ending[:, None]).astype(mx.float32), axis=0)
-    repeated = mx.sum(equal * weights[ending][:, None], axis=0)
+    before = mx.where(mx.array(places >= 0), written[:, mx.array(np.maximum(places, 0))], -1)
+    ending = written[:, n - 1 - mx.arange(depth)][:, :, None]
+    equal = mx.cumprod(((before == ending) & (ending >= 0)).astype(mx.float32), axis=1)
+    repeated = mx.sum(equal * weights[mx.maximum(ending, 0)], axis=1)
     excess = mx.minimum(repeated - FREE_TOKENS, _MAX_EXPONENT)
-    penalty = mx.where(excess >= 0, strength * mx.power(_BASE, excess), 0.0)
-    by_token = mx.zeros((logits.shape[-1],)).at[tokens[1:]].maximum(penalty)
-    return logits - by_token[None].astype(logits.dtype)
+    penalty = mx.where(excess >= 0, strength[:, None] * mx.power(_BASE, excess), 0.0)
+    # Nothing is repeated at the places before a row's beginning, so that they may stand for any token.
+    by_token = mx.zeros((n_rows, logits.shape[-1])).at[mx.arange(n_rows)[:, None], mx.maximum(written[:, 1:], 0)]
+    return logits - by_token.maximum(penalty).astype(logits.dtype)
 
 
 def _counts(token: bytes) -> bool:

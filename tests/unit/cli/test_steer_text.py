@@ -10,7 +10,6 @@ from mlx_loopai.experiments.steering import Count, Kept, Tried, Tuning
 from mlx_loopai.language import use
 
 
-
 def _count(foreign: int) -> Count:
     """Letters of a prompt whose answers have a thousand."""
     return Count(((foreign, 1000),))

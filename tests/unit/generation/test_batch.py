@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_loopai.config import GenerationOptions
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.answers import write_answers
-from mlx_loopai.generation.batch import Batch, Request
+from mlx_loopai.generation.batch import Batch, Chance, Request
 from mlx_loopai.generation.constraint import Scripts, Tally, build_constraint
 from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_stream, load_draft, stream
+from mlx_loopai.generation.repetition import RepetitionGuard
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.prompt_cache import Prefix, compute_prefix, shared_tokens
 
@@ -63,6 +66,62 @@ def test_a_row_draws_the_same_in_any_company(tiny: LoadedModel) -> None:
     assert together(tiny, [mine, *others])[0] == expected
     assert together(tiny, [dataclasses.replace(mine, row=8)]) != [expected]
     assert together(tiny, [dataclasses.replace(mine, row=0)]) == [alone(tiny, mine)]
+
+
+def _requests_of_all_kinds(loaded: LoadedModel) -> list[Request]:
+    """With guards, constraints and samplers of several kinds, two of each, and one that looks at its answer alone."""
+    guard = RepetitionGuard(loaded)
+    guard.__dict__["weights"] = mx.ones(loaded.n_tokens)
+    bound, biased = (build_constraint(loaded, Scripts.parse(text)) for text in ("ko", "ko+loanwords+gloss"))
+    kinds: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"temperature": 0.0, "repetition_guard": 2.0}, {"guard": guard}),
+        ({"temperature": 0.0, "repetition_guard": 0.8}, {"guard": guard, "constraint": bound}),
+        ({"temperature": 0.8, "top_p": 0.9}, {"constraint": biased}),
+        ({"temperature": 0.0}, {"constraint": bound, "likeliest": 3}),
+        ({"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.3}, {"guard": guard, "constraint": bound}),
+        ({"temperature": 1.1, "top_p": 1.0, "min_p": 0.02}, {"likeliest": 2}),
+    ]
+    return [
+        Request(
+            prompt, GenerationOptions(max_tokens=20 + place, seed=3, **options), tally=Tally(), row=place, **settings
+        )
+        for place, (prompt, (options, settings)) in enumerate(zip((PROMPTS + PROMPTS)[:12], kinds * 2, strict=True))
+    ]
+
+
+def test_rows_of_all_kinds_are_chosen_together_as_alone(tiny: LoadedModel) -> None:
+    requests = _requests_of_all_kinds(tiny)
+    expected = [[piece.token for piece in stream(tiny, request)] for request in requests]
+    tallies = [(request.tally.argmax_masked, request.tally.masked_mass) for request in requests if request.tally]
+    chances: dict[int, list[Chance | None]] = {}
+    fresh = [dataclasses.replace(request, tally=Tally()) for request in requests]
+    written: dict[int, list[int | None]] = {}
+    with Batch(tiny, 5) as batch:
+        keys = [batch.add(request) for request in fresh]
+        while len(batch):
+            for found in batch.step():
+                written.setdefault(found.key, []).append(found.piece.token)
+                chances.setdefault(found.key, []).append(found.chance)
+    assert [written[key] for key in keys] == expected
+    assert any(share for share, _ in tallies)
+    for request, (share, mass) in zip(fresh, tallies, strict=True):
+        assert request.tally is not None
+        # A stream prepares one token more than it hands on.
+        assert request.tally.argmax_masked == pytest.approx(share, abs=0.06)
+        assert request.tally.masked_mass == pytest.approx(mass, abs=1e-4)
+    for key, request in zip(keys, fresh, strict=True):
+        for token, chance in zip(written[key], chances[key], strict=True):
+            assert (chance is None) == (request.likeliest is None or token is None)
+            assert chance is None or (chance.token == token and len(chance.likeliest) == request.likeliest)
+            if chance is not None and not request.options.temperature:
+                assert chance.likeliest[0] == (token, chance.logprob)
+
+
+def test_a_row_may_have_any_beginning_before_it_joins(tiny: LoadedModel) -> None:
+    """Prompts shorter than what a constraint looks at, beside longer ones."""
+    constraint = build_constraint(tiny, Scripts.parse("ko+gloss"))
+    requests = [Request(prompt, HOT, constraint, row=place) for place, prompt in enumerate(PROMPTS)]
+    assert together(tiny, requests) == [together(tiny, [request])[0] for request in requests]
 
 
 def test_rows_join_and_leave_on_the_way(tiny: LoadedModel) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_loopai.generation import repetition
+from mlx_loopai.generation.decoding import Decoding
 from mlx_loopai.generation.repetition import FREE_TOKENS, RepetitionGuard, held_back
 from mlx_loopai.generation.session import open_session
 from mlx_loopai.models.load import NANO, load_model
@@ -47,8 +48,22 @@ def test_penalties_are_those_of_the_definition(
     cycle, times, end = parts
     written = cycle * times + end
     logits = mx.zeros((1, N_TOKENS))
-    found = held_back(logits, mx.array(written, dtype=mx.uint32), mx.array(weights), strength)
+    rows = mx.array([written], dtype=mx.int32).reshape(1, -1)
+    found = held_back(logits, rows, mx.array(weights), mx.array([strength]))
     np.testing.assert_allclose(np.array(found)[0], -np.array(reference(written, weights, strength)), rtol=1e-4)
+
+
+def test_rows_of_different_lengths_and_strengths_are_held_back_each_as_if_alone() -> None:
+    rng = np.random.default_rng(5)
+    answers = [rng.integers(0, N_TOKENS, 9).tolist() * times for times in (4, 1, 3)] + [[], [2]]
+    weights, strengths = [1.0] * (N_TOKENS - 1) + [0.0], [0.8, 0.5, 2.0, 1.0, 1.0]
+    written = np.full((len(answers), max(map(len, answers))), -1, np.int32)
+    for line, answer in zip(written, answers, strict=True):
+        line[len(line) - len(answer) :] = answer
+    found = held_back(mx.zeros((len(answers), N_TOKENS)), mx.array(written), mx.array(weights), mx.array(strengths))
+    for line, answer, strength in zip(np.array(found), answers, strengths, strict=True):
+        np.testing.assert_allclose(line, -np.array(reference(answer, weights, strength)), rtol=1e-4)
+    assert (np.array(found)[[0, 2]] < 0).any(axis=1).all()
 
 
 def test_the_prompt_may_be_repeated() -> None:
@@ -96,6 +111,6 @@ def test_a_session_guards_when_it_is_asked_to() -> None:
     assert session.request(ids, GenerationOptions(repetition_guard=0)).guard is None
     request = session.request(ids, GenerationOptions())
     assert request.guard is session.tools.guard
-    _, process = request.decoding(session.loaded.n_tokens)
+    process = Decoding(request, session.loaded.n_tokens).process
     logits = mx.random.normal((1, session.loaded.shape.vocab_size))
     assert process(mx.array(list(ids)), logits).shape == (1, session.loaded.n_tokens)

@@ -1,11 +1,13 @@
 """`mlx-loopai serve` against `mlx_lm.server`: throughput and latency, one client and sixteen, in one run.
 
-    python bench/serve_race.py --model MODEL [--clients 1 16] [--rounds 3] [--max-tokens 64] [--out F.json]
+    python bench/serve_race.py --model MODEL [--clients 1 16] [--rounds 3] [--max-tokens 64] [--temperature T]
+        [--system TEXT] [--out F.json]
 
 Both serve the same folder, a float32 copy of MODEL, so that both compute the same. Greedy answers of the same prompts
 are compared first: the race counts only if both read and write the same. Then both are asked in turns, each with
 as many clients at once. A third entry is `mlx-loopai serve` as it comes, with the script constraint, the repetition
-guard and the filter.
+guard and the filter. With a temperature the race is run with top-p 0.9, as chats are, and counted in tokens, since
+every text is another.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from mlx_loopai.models.load import resolve_model
 PLACES = ("등대", "시장", "산사", "기차역", "바닷가", "학교", "빵집", "도서관")
 DEEDS = ("첫눈", "오래된 편지", "길 잃은 고양이", "비 오는 밤")
 BARE = ("--scripts", "off", "--no-filter", "--repetition-guard", "0")
+TOP_P = 0.9
 START_SECONDS = 1800
 # Importing `mlx_loopai` gives mlx-lm the same fast BLAS on Linux; its own wheel has a slow one.
 MLX_LM = "import mlx_loopai; from mlx_lm.server import main; main()"
@@ -43,6 +46,7 @@ class Server:
     name: str
     command: tuple[str, ...]
     url: str
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,33 @@ class Answer:
 
 @dataclass(frozen=True)
 class Round:
+    """cpu_s: processor time of the server in the round, which other work on the machine hardly changes."""
+
     server: str
     clients: int
     requests: int
     tokens: int
     seconds: float
+    cpu_s: float
     latencies_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a server is asked for answers."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    system: str = ""
+
+    def body(self, prompt: str) -> dict[str, Any]:
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        sampling = {"temperature": self.temperature} | ({"top_p": TOP_P} if self.temperature else {})
+        return {
+            "messages": [*messages, {"role": "user", "content": prompt}],
+            "max_tokens": self.max_tokens,
+            **sampling,
+        }
 
 
 def main() -> None:
@@ -70,6 +95,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=2, help="of each client in a round, at least 8 in all")
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--system", default="", help="a system prompt of all requests")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     load_before = os.getloadavg()[0]
@@ -90,7 +117,8 @@ def main() -> None:
         ]
         subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
         with running(servers(loopai, model, max(options.clients))) as started:
-            checked = {server.name: asked(server, prompts(8), 1, options.max_tokens)[1] for server in started}
+            greedy = Asking(options.max_tokens, system=options.system)
+            checked = {server.name: asked(server, prompts(8), 1, greedy)[1] for server in started}
             rounds = [
                 measured(server, clients, options, number)
                 for number in range(options.rounds)
@@ -102,8 +130,10 @@ def main() -> None:
         "load": [load_before, os.getloadavg()[0]],
         "model": options.model,
         "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "system": options.system,
         "equal": equality(checked),
-        "summary": summary(rounds),
+        "summary": summary(rounds, counted="tokens" if options.temperature else "requests"),
         "rounds": [asdict(one) for one in rounds],
     }
     text = json.dumps(report, ensure_ascii=False, indent=1)
@@ -135,7 +165,7 @@ def running(wanted: Sequence[Server]) -> Iterator[Sequence[Server]]:
     try:
         for server, process in zip(wanted, started, strict=True):
             wait_for(server, process)
-        yield wanted
+        yield [replace(server, pid=process.pid) for server, process in zip(wanted, started, strict=True)]
     finally:
         for process in started:
             process.terminate()
@@ -149,7 +179,7 @@ def wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             raise SystemExit(f"{server.name} ended: {' '.join(server.command)}")
         try:
-            ask(server, "안녕?", 1)
+            ask(server, "안녕?", Asking(1))
         except OSError:
             time.sleep(0.5)
         else:
@@ -163,11 +193,9 @@ def prompts(count: int, first: int = 0) -> list[str]:
     return [f"{PLACES[n % 8]}에서 만난 {DEEDS[n // 8 % 4]}에 대한 이야기 {n}을 들려줘." for n in numbers]
 
 
-def ask(server: Server, prompt: str, max_tokens: int) -> Answer:
-    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, "temperature": 0}
-    request = urllib.request.Request(
-        f"{server.url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+def ask(server: Server, prompt: str, asking: Asking) -> Answer:
+    body = json.dumps(asking.body(prompt)).encode()
+    request = urllib.request.Request(f"{server.url}/chat/completions", body, {"Content-Type": "application/json"})
     began = time.perf_counter()
     with urllib.request.urlopen(request, timeout=START_SECONDS) as response:
         found: dict[str, Any] = json.load(response)
@@ -176,11 +204,11 @@ def ask(server: Server, prompt: str, max_tokens: int) -> Answer:
     return Answer(time.perf_counter() - began, usage["prompt_tokens"], usage["completion_tokens"], text)
 
 
-def asked(server: Server, wanted: Sequence[str], clients: int, max_tokens: int) -> tuple[float, list[Answer]]:
+def asked(server: Server, wanted: Sequence[str], clients: int, asking: Asking) -> tuple[float, list[Answer]]:
     """Seconds for all, and the answers; each client asks its next when it has its last."""
     began = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        answers = list(pool.map(lambda prompt: ask(server, prompt, max_tokens), wanted))
+        answers = list(pool.map(lambda prompt: ask(server, prompt, asking), wanted))
     return time.perf_counter() - began, answers
 
 
@@ -188,7 +216,9 @@ def measured(server: Server, clients: int, options: argparse.Namespace, number: 
     count = max(8, clients * options.requests)
     # New prompts each time: what a server remembers of the last round shall not help it.
     first = 100 + 1000 * number + 100 * options.clients.index(clients)
-    seconds, answers = asked(server, prompts(count, first), clients, options.max_tokens)
+    asking = Asking(options.max_tokens, options.temperature, options.system)
+    cpu_before = cpu_seconds(server.pid)
+    seconds, answers = asked(server, prompts(count, first), clients, asking)
     tokens = sum(answer.tokens for answer in answers)
     return Round(
         server.name,
@@ -196,8 +226,22 @@ def measured(server: Server, clients: int, options: argparse.Namespace, number: 
         requests=count,
         tokens=tokens,
         seconds=seconds,
+        cpu_s=cpu_seconds(server.pid) - cpu_before,
         latencies_s=tuple(answer.seconds for answer in answers),
     )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process: to a hundredth of a second under Linux, elsewhere as `ps` shows it."""
+    stat = Path(f"/proc/{pid}/stat")
+    if stat.exists():
+        fields = stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    shown = subprocess.run(["ps", "-o", "time=", "-p", str(pid)], check=True, capture_output=True, text=True).stdout
+    seconds = 0.0
+    for part in shown.strip().split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 def equality(checked: dict[str, list[Answer]]) -> dict[str, Any]:
@@ -212,14 +256,15 @@ def equality(checked: dict[str, list[Answer]]) -> dict[str, Any]:
     }
 
 
-def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+def summary(rounds: Sequence[Round], counted: str) -> list[dict[str, Any]]:
     """For each server and number of clients: the median round's speed, and the latencies of all rounds.
 
-    The ratio is that of answers per second: the texts are the same, but mlx-lm counts the end-of-text token as well.
+    counted: what the ratios compare, "requests" where the texts are the same (mlx-lm counts the end-of-text token as
+    well), or "tokens". They are given by the clock, and by the processor time of each server.
     """
     found = []
     for clients in dict.fromkeys(one.clients for one in rounds):
-        by_server = {}
+        by_server, rates = {}, {}
         for name in dict.fromkeys(one.server for one in rounds):
             own = [one for one in rounds if (one.server, one.clients) == (name, clients)]
             latencies = sorted(seconds for one in own for seconds in one.latencies_s)
@@ -230,9 +275,15 @@ def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
                 "tokens_per_s": statistics.median(one.tokens / one.seconds for one in own),
                 "p50_s": statistics.median(latencies),
                 "p95_s": latencies[int(0.95 * (len(latencies) - 1))],
+                "cpu_s_per_answer": sum(one.cpu_s for one in own) / sum(one.requests for one in own),
             }
-        base = by_server["mlx-lm"]["answers_per_s"]
-        found += [one | {"times_mlx_lm": one["answers_per_s"] / base} for one in by_server.values()]
+            rates[name] = (
+                statistics.median(getattr(one, counted) / one.seconds for one in own),
+                sum(getattr(one, counted) for one in own) / sum(one.cpu_s for one in own),
+            )
+        for name, one in by_server.items():
+            by_clock, by_cpu = (rate / base for rate, base in zip(rates[name], rates["mlx-lm"], strict=True))
+            found.append(one | {"times_mlx_lm": by_clock, "times_mlx_lm_in_cpu_time": by_cpu})
     return found
 
 

@@ -29,8 +29,9 @@ from mlx_loopai.models.adapters import WEIGHTS_FILE
 _PREFILL_TOKENS = 2048
 _KIND = "mlx-loopai prompt cache"
 _MOST_SEQUENCES = 32
-# A cached beginning must be this long to be worth copying: reading fewer tokens again costs less.
-_WORTH_TOKENS = 64
+# A cached beginning must be this long to be worth looking up and joining. Copying what is known of a token takes
+# microseconds, and reading it again a pass over the weights, but few tokens more hardly lengthen a pass.
+WORTH_TOKENS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +171,11 @@ class RecentPrefixes:
         asked = list(prompt[:-1])  # the last token must be left to read
         cache, rest = self._kept.fetch_nearest_cache(reader, asked)
         length = len(asked) - len(rest)
-        return Prefix(tuple(asked[:length]), cache) if cache is not None and length >= _WORTH_TOKENS else None
+        return Prefix(tuple(asked[:length]), cache) if cache is not None and length >= WORTH_TOKENS else None
 
     def keep(self, tokens: Sequence[int], cache: list[Any], reader: str) -> None:
         """Remember the `cache` of `tokens` that `reader` read; those used longest ago give way to it."""
-        if len(tokens) >= _WORTH_TOKENS and sum(layer.nbytes for layer in cache) <= self.max_bytes:
+        if len(tokens) >= WORTH_TOKENS and sum(layer.nbytes for layer in cache) <= self.max_bytes:
             self._kept.insert_cache(reader, list(tokens), cache)
 
 

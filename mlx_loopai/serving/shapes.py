@@ -47,7 +47,8 @@ def late_error() -> ApiError:
 class Report:
     """The result of an answer. late: the time limit ended it.
 
-    cached_tokens: tokens of the prompt that were in the cache from an earlier answer.
+    cached_tokens: tokens of the prompt that were not read for this answer alone: an earlier answer, or all that began
+    with it, had them too.
     """
 
     written: Text

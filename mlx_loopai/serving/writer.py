@@ -7,8 +7,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from mlx_loopai.config import GenerationOptions
@@ -20,7 +21,7 @@ from mlx_loopai.generation.grammar import Grammar
 from mlx_loopai.generation.lineup import Key, Lineup, LineupBatch
 from mlx_loopai.generation.session import AdapterWhen
 from mlx_loopai.language import tr
-from mlx_loopai.models.prompt_cache import Prefix, RecentPrefixes, compute_prefix
+from mlx_loopai.models.prompt_cache import WORTH_TOKENS, Prefix, RecentPrefixes, compute_prefix, shared_tokens
 from mlx_loopai.serving.shapes import ApiError, Report, late_error, stopping_error
 
 
@@ -154,8 +155,9 @@ class Writer:
             if self._closing:
                 return
             self._end_late(batch)
+            openings = self._openings(list(islice(self._waiting, self._batch_rows - len(self._rows))))
             while self._waiting and len(self._rows) < self._batch_rows:
-                self._begin(batch, self._waiting[0])
+                self._begin(batch, self._waiting[0], openings)
                 self._waiting.popleft()  # not before: an error in `_begin` must reach this task, too
             for key, found in batch.step():
                 self._take(batch, key, found)
@@ -184,12 +186,40 @@ class Writer:
             self._on_failure(f"{type(error).__name__}: {error}")
             job.deliver(ApiError(500, tr("this could not be computed; the server's log says why")))
 
-    def _begin(self, batch: LineupBatch, task: Task) -> None:
+    def _openings(self, tasks: Sequence[Task]) -> dict[str, Prefix]:
+        """What the prompts of tasks that begin now have in common, such as a system prompt, read once for each reader.
+
+        Answers that ended have left what they read. But of those that begin together none has.
+        """
+        prompts: dict[str, list[Sequence[int]]] = {}
+        for task in tasks:
+            if not task.pictures:
+                session, base = self._lineup.session(task.model, task.adapter_when), self._lineup.base
+                reads_itself = session.switch is None and session.uses_adapter(task.prompt)
+                prompts.setdefault(task.model if reads_itself else base, []).append(task.prompt)
+        found = {}
+        for reader, own in prompts.items():
+            length = len(shared_tokens(own)) if len(own) > 1 else 0
+            if length >= WORTH_TOKENS:
+                begun = own[0][: length + 1]
+                opening = self._read(begun, reader, self._recent.prefix(begun, reader))
+                if opening is not None:
+                    found[reader] = opening
+        return found
+
+    def _known(self, prompt: Sequence[int], reader: str, openings: Mapping[str, Prefix]) -> Prefix | None:
+        """The longest beginning of `prompt` that `reader` has read."""
+        recent, opening = self._recent.prefix(prompt, reader), openings.get(reader)
+        if opening is None or not opening.fits(prompt):
+            return recent
+        return opening if recent is None or len(recent.tokens) < len(opening.tokens) else recent
+
+    def _begin(self, batch: LineupBatch, task: Task, openings: Mapping[str, Prefix]) -> None:
         session, base = self._lineup.session(task.model, task.adapter_when), self._lineup.base
         read = None
         if session.switch is not None and not task.pictures:
             # What the switch reads is kept, since the next turn, and the base where it answers, continue from there.
-            read = self._read(task.prompt, base, self._recent.prefix(task.prompt, base))
+            read = self._read(task.prompt, base, self._known(task.prompt, base, openings))
         try:
             if task.pictures and task.likeliest is not None:
                 raise InputError(tr("`logprobs`: not given for answers to pictures"), "logprobs")
@@ -200,7 +230,7 @@ class Writer:
             task.deliver(ApiError(400, str(error), error.argument))
             return
         reader = self._lineup.reader(task.model, request)
-        prefix = read if read is not None and reader == base else self._recent.prefix(request.prompt, reader)
+        prefix = read if read is not None and reader == base else self._known(request.prompt, reader, openings)
         if task.pictures:
             prefix = None  # all pictures have the same tokens, so only prompts of text are cached and shared
         elif task.shared:

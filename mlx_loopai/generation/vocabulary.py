@@ -11,7 +11,7 @@ import regex
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
-from mlx_loopai.models.token_bytes import BYTE_TOKENS, WORD_START, byte_alphabet
+from mlx_loopai.models.token_bytes import BYTE_TOKENS, WORD_START, byte_alphabet, is_byte_level
 from mlx_loopai.text.utf8 import TokenBytes
 from mlx_loopai.text.words import is_unit_or_acronym
 
@@ -22,7 +22,8 @@ _LATIN_WORD = regex.compile(rf"\p{{Latin}}{{{_MIN_WORD_LETTERS},}}")
 def token_bytes(tokenizer: Any) -> TokenBytes:
     """The bytes of each token; none for added tokens (chat marks, end of text) and for ids without a token.
 
-    Knows byte-level BPE (GPT-2's alphabet: Qwen, Llama 3) and sentencepiece with byte fallback (Llama 2, Mistral).
+    Knows byte-level BPE (GPT-2's alphabet: Qwen, Llama 3, SmolLM2) and sentencepiece with byte fallback (Llama 2,
+    Mistral).
     Raises: InputError for any other kind.
     """
     vocabulary: dict[str, int] = tokenizer.get_vocab()
@@ -35,8 +36,7 @@ def token_bytes(tokenizer: Any) -> TokenBytes:
         for byte, token in enumerate(BYTE_TOKENS):
             tokens[vocabulary[token]] = bytes([byte])
         return TokenBytes.of(tokens)
-    alphabet = byte_alphabet()
-    if not all(char in words for char in alphabet):
+    if not is_byte_level(words):
         raise InputError(
             tr(
                 "the tokenizer is neither byte-level BPE nor sentencepiece with byte fallback, so its tokens "
@@ -44,7 +44,9 @@ def token_bytes(tokenizer: Any) -> TokenBytes:
             )
         )
     # Joined and encoded at once: each character of this alphabet is one byte.
-    encoded = np.frombuffer("".join(words).translate(alphabet_codes(alphabet)).encode("latin-1", "replace"), np.uint8)
+    encoded = np.frombuffer(
+        "".join(words).translate(alphabet_codes(byte_alphabet())).encode("latin-1", "replace"), np.uint8
+    )
     ids = np.fromiter(words.values(), np.int64, len(words))
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     return _in_order(encoded, ids, lengths, len(tokens))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+
+import numpy as np
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
 WORD_START = "\u2581"
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+# What Korean and English text is made of: ASCII, the first bytes of Hangul and its signs, and the later bytes of all.
+_WRITTEN = (*range(0x20, 0x7F), *range(0x80, 0xC0), 0xE2, 0xE3, *range(0xEA, 0xEE))
+_BEYOND_ALPHABET = 0x200
 
 
 def byte_alphabet() -> list[str]:
@@ -21,6 +26,22 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) if byte in visible else chr(next(free)) for byte in range(256)]
 
 
+def is_byte_level(words: Collection[str]) -> bool:
+    """Whether the tokens of a vocabulary, without its added ones, are spelled in the alphabet of byte-level BPE.
+
+    All 256 bytes need not be tokens: a vocabulary that was learnt without that rule (SmolLM2's) lacks those that its
+    texts did not hold, such as F5, which no text holds. But with the usual ones any Korean text can be written.
+    """
+    alphabet = byte_alphabet()
+    if not all(alphabet[byte] in words for byte in _WRITTEN):
+        return False
+    known = np.zeros(_BEYOND_ALPHABET + 1, np.bool_)
+    known[[ord(char) for char in alphabet]] = True
+    # In NumPy, since a set of a million characters takes longer than a table of states.
+    used = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), "<u4")
+    return bool(known[np.minimum(used, _BEYOND_ALPHABET)].all())
+
+
 def bytes_of_tokens(words: Mapping[int, str], where: str) -> dict[int, bytes]:
     """The bytes of each token (id -> bytes) of a vocabulary without its added tokens (id -> how it is spelled).
 
@@ -30,8 +51,7 @@ def bytes_of_tokens(words: Mapping[int, str], where: str) -> dict[int, bytes]:
     if spelled.issuperset(BYTE_TOKENS):
         raw = {token: bytes([byte]) for byte, token in enumerate(BYTE_TOKENS)}
         return {index: raw.get(token) or token.replace(WORD_START, " ").encode() for index, token in words.items()}
-    codes = {char: byte for byte, char in enumerate(byte_alphabet())}
-    if not spelled.issuperset(codes):
+    if not is_byte_level(spelled):
         raise InputError(
             tr(
                 "{where}: the vocabulary is neither byte-level BPE nor sentencepiece with byte fallback, so its "
@@ -39,4 +59,5 @@ def bytes_of_tokens(words: Mapping[int, str], where: str) -> dict[int, bytes]:
                 where=where,
             )
         )
-    return {index: bytes(codes[char] for char in token if char in codes) for index, token in words.items()}
+    codes = {char: byte for byte, char in enumerate(byte_alphabet())}
+    return {index: bytes(codes[char] for char in token) for index, token in words.items()}

@@ -10,6 +10,7 @@ import pytest
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.vocabulary import biased_tokens, token_bytes
 from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.token_bytes import byte_alphabet
 from mlx_loopai.text.alphabet import Scripts, char_classes, context_moves
 from mlx_loopai.text.utf8 import TokenBytes, byte_automaton, token_moves
 
@@ -55,6 +56,20 @@ def test_byte_fallback_can_be_constrained() -> None:
     # A lead byte alone leaves the automaton inside a character, where no word may begin.
     inside = after[0, 2 + "힣".encode()[0]]
     assert not allowed[inside, 258]
+
+
+def test_a_vocabulary_without_some_bytes_can_be_constrained() -> None:
+    """From each state of the automaton a token leads on, though bytes that no text holds are no tokens."""
+    missing = {0x04, 0x13, 0xC0, 0xC1, 0xF1, 0xF2, 0xF5, 0xFF}
+    alphabet = byte_alphabet()
+    words = ["<end>", *(char for byte, char in enumerate(alphabet) if byte not in missing)]
+    vocabulary = {token: index for index, token in enumerate(words)}
+    tokens = token_bytes(SimpleNamespace(get_vocab=lambda: vocabulary, added_tokens_decoder={0: "<end>"}))
+    assert listed(tokens)[0] == b""
+    for scripts in ("ko", "ko+loanwords+gloss", "ko+latin+han+emoji"):
+        policy = Scripts.parse(scripts)
+        allowed, _ = token_moves(byte_automaton(char_classes(policy), context_moves(policy)), tokens)
+        assert allowed.any(axis=1).all()
 
 
 def test_other_tokenizers_are_refused() -> None:

@@ -77,5 +77,14 @@ def test_both_spellings_of_bytes() -> None:
     fallback = dict(enumerate([*BYTE_TOKENS, "▁가"]))
     assert bytes_of_tokens(fallback, "here")[0xE5] == b"\xe5"
     assert bytes_of_tokens(fallback, "here")[256] == " 가".encode()
-    with pytest.raises(InputError, match="here: the vocabulary is neither"):
-        bytes_of_tokens({0: "가"}, "here")
+    for words in (["가"], [*alphabet, "가"], list("abc"), [char for char in alphabet if char != alphabet[0x8A]]):
+        with pytest.raises(InputError, match="here: the vocabulary is neither"):
+            bytes_of_tokens(dict(enumerate(words)), "here")
+
+
+def test_bytes_that_no_korean_text_holds_may_be_missing() -> None:
+    """SmolLM2's vocabulary lacks these; it is byte-level BPE for all that."""
+    missing = {0x04, 0x06, 0x13, 0x1D, 0xC0, 0xC1, 0xF1, 0xF5, 0xFF}
+    words = [char for byte, char in enumerate(byte_alphabet()) if byte not in missing]
+    tokens = bytes_of_tokens(dict(enumerate(words)), "here")
+    assert set(tokens.values()) == {bytes([byte]) for byte in range(256) if byte not in missing}

@@ -171,7 +171,7 @@ def test_a_character_that_is_cut_leaves_no_replacement_character(
         return mx.full((logits.shape[0],), ids[(scripted.calls - 1) % len(ids)], dtype=mx.uint32)  # type: ignore[attr-defined]
 
     monkeypatch.setattr("mlx_loopai.generation.engine.choose", scripted)
-    monkeypatch.setattr("mlx_loopai.generation.request.choose", scripted)
+    monkeypatch.setattr("mlx_loopai.generation.decoding.choose", scripted)
     options = GREEDY.model_copy(update={"max_tokens": cut})
     scripted.calls = 0  # type: ignore[attr-defined]
     text = streamed(tiny, [5], options)[0]

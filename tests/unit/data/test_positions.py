@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlx_loopai.config import PreferenceOptions, SourceOptions
 from mlx_loopai.data.audit import Auditor
@@ -23,6 +25,7 @@ from mlx_loopai.data.row_file import RowFile, RowWriter
 from mlx_loopai.data.row_identity import prompt_digest, rows_digest
 from mlx_loopai.data.rows import RowForm, RowReader, WantedRows
 from mlx_loopai.data.tokens import TokenRow
+from mlx_loopai.data.turns import UnreadableError
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.load import load_tokenizer
 
@@ -137,6 +140,25 @@ def test_what_makes_a_candidate_unreadable(
     given["candidates"] = [one | {name: value} for one in given["candidates"]]
     (bad,) = read_all(write(tmp_path, given)).bad
     assert reason in bad.reason
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+NEAR = st.fixed_dictionaries(dict.fromkeys(("token", "piece", "text", "score", "logprob"), JSON))
+
+
+@given(st.lists(NEAR, max_size=3) | JSON, st.lists(st.integers(0, 9), max_size=2) | JSON, JSON)
+def test_any_json_is_a_position_or_unreadable(candidates: Any, prefix_tokens: Any, prefix: Any) -> None:
+    row = {"prompt": "안녕?", "prefix": prefix, "prefix_tokens": prefix_tokens, "candidates": candidates}
+    try:
+        found = read_judged(row)
+    except UnreadableError as error:
+        assert str(error)
+    else:
+        assert found.begun is None or len({one.score for one in found.begun.candidates}) > 1
 
 
 def test_tokens_with_other_names_in_the_vocabulary_are_refused(

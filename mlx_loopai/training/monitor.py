@@ -26,9 +26,10 @@ from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS, SCORED_TOKENS
 from mlx_loopai.text.scripts import script_of
 from mlx_loopai.training.checkpoint import Position
 
-# A reading costs more than a step of a small model, so there is one in ten steps, and one in twenty once the rate is
-# falling. A phase that is too short for that has about READINGS of them: the budget's controller needs as many.
-READINGS, MOST_STEPS_BETWEEN = 8, 10
+# A reading costs as much as two or three plain steps of a small model on short rows, so there is one in 15 steps, and
+# one in 30 once the rate is falling. A phase that is too short for that has about READINGS of them: the budget's
+# controller needs as many.
+READINGS, MOST_STEPS_BETWEEN = 8, 15
 _ROWS_PER_BATCH = 8
 
 

@@ -17,6 +17,9 @@ Kind = Literal["chat", "text"]
 # Marks a picture's place in a message's text. Plane 16 is private use, so text written for people does not hold it.
 PICTURE = "\U00100000"
 
+# The first bytes of planes 15 and 16, which are for private use, in UTF-8.
+_PRIVATE_STARTS = b"\xf3", b"\xf4"
+
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -36,6 +39,11 @@ class Message:
     tool_calls: str = ""
     name: str = ""
     pictures: tuple[Picture, ...] = ()
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is a text and nothing else, which is learnt where it is an answer."""
+        return self.taught and not (self.thinking or self.tool_calls or self.name or self.pictures)
 
     @property
     def shown(self) -> str:
@@ -93,6 +101,12 @@ class Record:
             return {"text": self.messages[0].content}
         row: dict[str, Any] = {"messages": [message.as_row() for message in self.messages]}
         return row | ({"tools": json.loads(self.tools)} if self.tools else {})
+
+
+def may_be_private(text: str) -> bool:
+    """Whether `text` may hold a character for private use; much faster than looking for one."""
+    content = text.encode("utf-8", "surrogatepass")
+    return any(start in content for start in _PRIVATE_STARTS)
 
 
 def showing(text: str, pictures: Sequence[Picture], role: str = "user") -> Message:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Protocol
 
 from mlx_loopai.data.conversation import Record
@@ -67,9 +66,8 @@ def encode_into(
     problems: dict[str, None] = {}  # an ordered set: what is wrong with the template is reported once
     divided = pieces = longest = 0
     for batch in _batches(found):
-        answers = [_answers(one) for one in batch]
-        encoded = iter(encoder.encode_many(list(chain.from_iterable(answers))))
-        for one, own in zip(batch, answers, strict=True):
+        encoded = iter(encoder.encode_many([record for _, answers in batch for record in answers]))
+        for one, own in batch:
             whole = [next(encoded) for _ in own]
             try:
                 parts = _parts(encoder, one, whole, max_tokens)
@@ -85,13 +83,15 @@ def encode_into(
     return SplitNotice(divided, pieces, longest, max_tokens) if divided else None
 
 
-def _batches(found: Iterable[Record | Judged]) -> Iterator[list[Record | Judged]]:
-    """All that is `found`, in order, in batches that are encoded at once."""
-    batch: list[Record | Judged] = []
+def _batches(found: Iterable[Record | Judged]) -> Iterator[list[tuple[Record | Judged, list[Record]]]]:
+    """All that is `found` with its `_answers`, in order, in batches that are encoded at once."""
+    batch: list[tuple[Record | Judged, list[Record]]] = []
     characters = 0
     for one in found:
-        batch.append(one)
-        characters += sum(len(message.content) for record in _answers(one) for message in record.messages)
+        answers = _answers(one)
+        batch.append((one, answers))
+        for record in answers:
+            characters += sum([len(message.content) for message in record.messages])
         if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ _TABLE = np.dtype(
         ("begun", "<i4"),
     ]
 )
+# A line of the table, made without numpy's overhead for single values.
+_PACKED = struct.Struct("<32s32sqiiiiibii")
 _CANDIDATE = np.dtype([("token", "<i4"), ("score", "<f8")])
 _END = np.dtype([("rows", "<i8"), ("table", "<i8"), ("notes", "<i8")])
 # Rows whose table is read at once.
@@ -69,18 +72,24 @@ class RowWriter:
 
     def _append(self, row: TokenRow) -> None:
         file, _, line = row.origin.rpartition(":")
-        known = np.zeros((), _TABLE)
-        known["digest"], known["content"], known["start"] = row_digest(row), content_digest(row), self._position
-        known["file"], known["line"] = self._files[file], int(line)
-        known["tokens"], known["rejected"] = len(row.ids), 0 if row.rejected is None else len(row.rejected.ids)
-        known["supervised"] = sum(int(answer.supervised.sum()) for answer in row.answers)
-        known["label"] = _NO_LABEL if row.good is None else _GOOD if row.good else _BAD
-        known["candidates"] = 0 if row.candidates is None else len(row.candidates)
-        known["begun"] = row.begun
-        self._table.write(known.tobytes())
+        known = (
+            row_digest(row),
+            content_digest(row),
+            self._position,
+            self._files[file],
+            int(line),
+            len(row.ids),
+            0 if row.rejected is None else len(row.rejected.ids),
+            sum(int(np.count_nonzero(answer.supervised)) for answer in row.answers),
+            _NO_LABEL if row.good is None else _GOOD if row.good else _BAD,
+            0 if row.candidates is None else len(row.candidates),
+            row.begun,
+        )
+        self._table.write(_PACKED.pack(*known))
         self._rows += 1
         for answer in row.answers:
-            self._position += self._file.write(answer.ids.astype("<i4").tobytes() + answer.supervised.tobytes())
+            ids = answer.ids.astype("<i4", copy=False)
+            self._position += self._file.write(ids.tobytes() + answer.supervised.tobytes())
         if row.candidates is not None:
             kept = row.candidates[["token", "score"]].astype(_CANDIDATE)
             self._position += self._file.write(kept.tobytes())

@@ -126,7 +126,7 @@ def _check_answers(messages: Sequence[Message], kind: Kind) -> None:
 
 
 def _chat(row: _Row, name: str, unused: set[str]) -> tuple[Message, ...]:
-    messages = _turns(row.take(name), tr("the conversation"), name, unused)
+    messages = _turns(row.take(name), name, unused)
     return _greeting_as_context(_with_system(row, messages))
 
 
@@ -179,9 +179,11 @@ def _picture_name(value: Any) -> str:
     return read_text(found, tr("a picture's path"))
 
 
-def _turns(raw: Any, what: str, name: str, unused: set[str]) -> tuple[Message, ...]:
+def _turns(raw: Any, name: str, unused: set[str], what: str = "") -> tuple[Message, ...]:
+    """The turns of a field. what: its name in errors, if it is not the conversation."""
     turns = unpacked(raw)
     if not isinstance(turns, list):
+        what = what or tr("the conversation")
         raise UnreadableError(tr("{what} must be a list of turns, got {kind}", what=what, kind=kind_of(turns)))
     left: set[str] = set()
     messages = tuple(read_turn(turn, number, left) for number, turn in enumerate(turns, start=1))
@@ -217,7 +219,7 @@ def _pair(row: _Row, request: str, answer: str, unused: set[str]) -> tuple[Messa
     said = _unpacked_list(row.fields[answer])
     if said is not None:
         row.used.add(answer)
-        answers = _turns(said, answer, answer, unused)
+        answers = _turns(said, answer, unused, answer)
     else:
         answers = (Message("assistant", read_text(row.take(answer), answer), thinking=_thinking(row)),)
     return _greeting_as_context(_with_system(row, (*_history(row), *asked, *answers)))
@@ -228,7 +230,7 @@ def _asked(row: _Row, request: str, unused: set[str]) -> tuple[Message, ...]:
     if listed is not None:
         row.used.add(request)
         # Everything in the request is context, including the assistant's earlier answers.
-        turns = _turns(listed, request, request, unused)
+        turns = _turns(listed, request, unused, request)
         return tuple(replace(turn, taught=False) if turn.role == "assistant" else turn for turn in turns)
     text = read_text(row.take(request), request)
     if "input" in row and (more := read_text(row.take("input"), "input")).strip():

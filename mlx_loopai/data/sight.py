@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_loopai.data.conversation import PICTURE, Message
+from mlx_loopai.data.conversation import PICTURE, Message, may_be_private
 from mlx_loopai.data.images import Picture, patch_grid, picture_patches, picture_size, square_pixels
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
@@ -76,7 +76,7 @@ def marked(messages: Sequence[Message], sight: Any) -> tuple[list[Message], tupl
     given: list[Message] = []
     for message in messages:
         if not message.pictures:
-            plain = _MARK.sub("", message.content) if _MARK.search(message.content) else message.content
+            plain = _MARK.sub("", message.content) if may_be_private(message.content) else message.content
             given.append(message if plain == message.content else replace(message, content=plain))
             continue
         if sight is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlx_loopai.data.conversation import Message
+from mlx_loopai.data.conversation import Message, may_be_private
 
 # Names of control tokens in the supported models.
 USUAL_NAME = re.compile(
@@ -54,7 +54,7 @@ class SpecialNames:
 
     def hidden(self, message: Message) -> Message:
         """The message with the names hidden in everything that its author wrote."""
-        if not (message.tool_calls or any(map(self._touches, (message.content, message.thinking, message.name)))):
+        if not (message.tool_calls or self._touches(message.content + message.thinking + message.name)):
             return message
         calls = message.tool_calls
         if calls and self.found(calls):
@@ -70,8 +70,8 @@ class SpecialNames:
         return message if hidden == message else hidden
 
     def _touches(self, text: str) -> bool:
-        """Whether `hide` changes `text`."""
-        return self._pattern is not None and bool(self._pattern.search(text) or self._hidden.search(text))
+        """Whether `hide` may change `text`."""
+        return self._pattern is not None and (bool(self._pattern.search(text)) or may_be_private(text))
 
     def pieces(self, text: str) -> Iterator[str]:
         """`text` in parts that are safe to tokenise one by one: a hidden name comes back as two halves."""

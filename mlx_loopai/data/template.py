@@ -18,12 +18,17 @@ from typing import Any
 
 from mlx_loopai.data.conversation import Message
 from mlx_loopai.data.template_limits import TemplateTooSlowError, limited, require_modest
+from mlx_loopai.data.template_proof import copies_plain_texts, is_plain
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
 _OPEN_THINKING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 # How many answers at either end of a conversation are checked against what generation would read before them.
 _COMPARED = 16
+# The most kinds of conversations, and messages in one, that are kept written down.
+_MOST_FORMS, _MOST_MESSAGES = 64, 32
+# A text's place in such a conversation: characters for private use that no text holds.
+_PLACE = re.compile("\U0010f000([0-9]+)\U0010f001")
 # The ways in which a template may trim an answer's outer white space.
 _TRIMS: tuple[Callable[[str], str], ...] = (
     str,
@@ -59,6 +64,26 @@ class _Chat:
         return replace(self, messages=self.messages[:position])
 
 
+@dataclass(frozen=True)
+class _TurnForm:
+    """A turn in all conversations of the same roles: what `before % texts` is made of, and which text the answer is."""
+
+    before: str
+    texts: tuple[int, ...]
+    answer: int
+    closing: str
+
+    def filled(self, texts: Sequence[str]) -> Turn:
+        return Turn(self.before % tuple(texts[at] for at in self.texts), texts[self.answer], self.closing)
+
+    @staticmethod
+    def of(turn: Turn) -> _TurnForm:
+        """turn: one with the numbers of texts in their places."""
+        literal, *rest = _PLACE.split(turn.before.replace("%", "%%"))
+        before = literal + "".join("%s" + text for text in rest[1::2])
+        return _TurnForm(before, tuple(map(int, rest[::2])), int(_PLACE.sub(r"\1", turn.answer)), turn.closing)
+
+
 class ChatTemplate:
     """The chat template of `tokenizer` with one system prompt, for training and generation alike.
 
@@ -71,6 +96,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
         self._is_modest = False
+        self._forms: dict[tuple[str, ...], list[_TurnForm]] = {}
         text = self._text = str(getattr(tokenizer, "chat_template", None) or "")
         self._has_switch = "thinking" in text
         self._knows_reasoning = "reasoning_content" in text
@@ -122,7 +148,7 @@ class ChatTemplate:
         answer is not what generation would read before it (past turns may lack an empty thinking block).
         """
         chat = self._chat(messages, tools, origin)
-        plain = self._plain_turns(chat)
+        plain = self._known_turns(chat) or self._plain_turns(chat)
         if plain is not None:
             return plain
         marked, marks = _mark(chat.messages)
@@ -132,10 +158,45 @@ class ChatTemplate:
         turns = self._turns(texts, answers, tails, origin)
         return self._as_generated(turns, replace(chat, messages=marked), texts, marks)
 
-    def _plain_turns(self, chat: _Chat) -> list[Turn] | None:
+    @cached_property
+    def _copies(self) -> bool:
+        """Whether plain texts only have to be put in their places in what the template writes."""
+        inner = getattr(self._tokenizer, "_tokenizer", self._tokenizer)  # mlx-lm's wrapper, which may have its own way
+        way = getattr(type(inner), "apply_chat_template", None)
+        return (
+            getattr(self._tokenizer, "_chat_template", None) is None
+            and getattr(way, "__module__", "").startswith("transformers.tokenization_utils")
+            and inner.chat_template == self._text
+            and _PLACE.search(self._text) is None
+            and copies_plain_texts(self._text)
+        )
+
+    def _known_turns(self, chat: _Chat) -> list[Turn] | None:
+        """As `_plain_turns`, without the template where a conversation of these roles was written before."""
+        if chat.tools or not all(message.is_bare and is_plain(message.content) for message in chat.messages):
+            return None
+        roles = tuple(message.role for message in chat.messages)
+        if roles not in self._forms:
+            if len(self._forms) >= _MOST_FORMS or len(roles) > _MOST_MESSAGES or not self._copies:
+                return None
+            self._forms[roles] = self._forms_of(roles)
+        texts = [message.content for message in chat.messages]
+        return [form.filled(texts) for form in self._forms[roles]] or None
+
+    def _forms_of(self, roles: tuple[str, ...]) -> list[_TurnForm]:
+        """Those of a conversation's turns; none where it has to be written each time."""
+        messages = tuple(Message(role, f"\U0010f000{at}\U0010f001") for at, role in enumerate(roles))
+        try:
+            turns = self._plain_turns(_Chat(messages, "", False, "the chat template"), exactly=True)
+        except InputError:
+            return []
+        return [_TurnForm.of(turn) for turn in turns or ()]
+
+    def _plain_turns(self, chat: _Chat, exactly: bool = False) -> list[Turn] | None:
         """The turns where the conversation reads as the prompts, the answers and their closings one after the other.
 
-        Marks are not needed then: most conversations are like this. None for any other.
+        Marks are not needed then: most conversations are like this. None for any other. exactly: the prompts as they
+        are, with the empty block of thoughts.
         """
         positions = [index for index, message in enumerate(chat.messages) if message.role == "assistant"]
         answers = [chat.messages[position] for position in positions]
@@ -145,7 +206,8 @@ class ChatTemplate:
         for position, answer in zip(positions, answers, strict=True):
             asked = self._render(chat.until(position), True)
             # Before a past answer a template may leave out the empty block of thoughts.
-            reads = asked if position == positions[-1] or rendered.startswith(asked) else _OPEN_THINKING.sub("", asked)
+            whole = exactly or position == positions[-1] or rendered.startswith(asked)
+            reads = asked if whole else _OPEN_THINKING.sub("", asked)
             written = self._written(rendered[len(reads) :], answer.content)
             if written is None or len(reads) < end or not rendered.startswith(reads):
                 return None

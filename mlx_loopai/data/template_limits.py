@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
@@ -33,10 +34,10 @@ def require_modest(template: str) -> None:
     Raises: InputError.
     """
     # Not needed by those who only read rows.
-    from jinja2 import Environment, TemplateSyntaxError, nodes
+    from jinja2 import TemplateSyntaxError, nodes
 
     try:
-        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
+        tree = parsed(template)
     except (TemplateSyntaxError, RecursionError):
         return  # rendering it reports this
     numbers = (node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, int))
@@ -46,6 +47,13 @@ def require_modest(template: str) -> None:
         or any(tree.find_all(nodes.Pow))
     ):
         raise InputError(tr("the chat template repeats a text beyond all measure; do not trust this model"))
+
+
+def parsed(template: str) -> Any:
+    """Jinja's tree of a template, a `jinja2.nodes.Template`. Raises: jinja2.TemplateSyntaxError, RecursionError."""
+    from jinja2 import Environment
+
+    return Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
 
 
 def _size(node: object) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlx_loopai.data.byte_pairs import BytePairs
 from mlx_loopai.data.sight import divided
 from mlx_loopai.data.special import SpecialNames
 
@@ -12,15 +13,20 @@ from mlx_loopai.data.special import SpecialNames
 _COMMON_CODE = "transformers.tokenization_utils"
 
 
-def text_ids(tokenizer: Any, special: SpecialNames, texts: Sequence[str]) -> list[list[int]]:
+def text_ids(
+    tokenizer: Any, special: SpecialNames, texts: Sequence[str], quick: BytePairs | None = None
+) -> list[list[int]]:
     """The tokens of each text, as if it stood alone; the picture of number k is the token -1 - k.
 
-    tokenizer: as in `ChatEncoder`. One call for many texts costs less than one for each, and uses every core.
+    tokenizer: as in `ChatEncoder`. quick: `byte_pairs` of it. One call for many texts costs less than one for each, and
+    uses every core.
     """
-    parts = {text: _parts(text, special) for text in texts}
-    pieces = list({piece: None for found in parts.values() for piece in found if isinstance(piece, str)})
-    ids = dict(zip(pieces, _encoded(tokenizer, pieces), strict=True))
-    found = {text: _joined(pieces, ids) for text, pieces in parts.items()}
+    # What it takes is one piece: it takes no characters for private use.
+    found = {text: ids for text in dict.fromkeys(texts) if quick and (ids := quick.ids(text)) is not None}
+    parts = {text: _parts(text, special) for text in texts if text not in found}
+    pieces = list({piece: None for one in parts.values() for piece in one if isinstance(piece, str)})
+    ids_of = dict(zip(pieces, _encoded(tokenizer, pieces), strict=True))
+    found |= {text: _joined(one, ids_of) for text, one in parts.items()}
     return [found[text] for text in texts]
 
 
@@ -41,8 +47,19 @@ def _joined(parts: Sequence[str | int], ids: dict[str, list[int]]) -> list[int]:
     return [token for part in parts for token in (ids[part] if isinstance(part, str) else (part,))]
 
 
+def byte_pairs(tokenizer: Any) -> BytePairs | None:
+    """The same tokenizer, run by tiktoken; None where the same tokens are not certain."""
+    inner = _inner(tokenizer)
+    return BytePairs.of(inner.backend_tokenizer) if _only_calls_its_backend(inner) else None
+
+
+def _inner(tokenizer: Any) -> Any:
+    """The tokenizer inside mlx-lm's wrapper, which takes one text only."""
+    return getattr(tokenizer, "_tokenizer", tokenizer)
+
+
 def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    inner = getattr(tokenizer, "_tokenizer", tokenizer)  # mlx-lm's wrapper takes one text only
+    inner = _inner(tokenizer)
     if len(texts) > 1 and _only_calls_its_backend(inner):
         # Before its own call transformers puts its settings, such as no truncation, into the backend.
         first = inner.encode(texts[0], add_special_tokens=False)

@@ -5,10 +5,11 @@
     python bench/large_sources.py cost -- train --plain --data ROWS.jsonl --out RUN --set train.max_steps=5
     python bench/large_sources.py rate ROWS.jsonl --model nano
 
-`write` makes seeded rows of about 590 bytes, of which 1 % repeat another word for word and 1 % nearly. `cost` runs a
-command of mlx-loopai and prints its processor seconds, seconds until each stage of its work ended, and peak memory.
-`rate` prints processor seconds for each MB of a file of some thousand rows: reading, the tokenizer alone, the whole
-encoding, and the encoding with a tokenizer that takes no time.
+`write` makes seeded rows of about 590 bytes (of 5 kB with `--answers 9`), of which 1 % repeat another word for word and
+1 % nearly. `cost` runs a command of mlx-loopai and prints its processor seconds, seconds until each stage of its work
+ended, and peak memory.
+`rate` prints processor seconds for each MB of a file of some thousand rows: reading, the tokens of all texts, and the
+whole encoding, each also as it is done for large files.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
-from unittest import mock
 
-from mlx_loopai.data import text_tokens
 from mlx_loopai.data.encoding import encode_into
 from mlx_loopai.data.records import Scan
 from mlx_loopai.data.row_file import RowWriter
 from mlx_loopai.data.samples.corpus import handwritten_records
+from mlx_loopai.data.special import SpecialNames
+from mlx_loopai.data.text_tokens import byte_pairs, text_ids
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.models.load import load_tokenizer, resolve_model
 
@@ -48,8 +49,8 @@ def phrases() -> list[str]:
     return [phrase for phrase in found if not re.search("[A-Za-z]", phrase)]
 
 
-def rows(count: int, seed: int) -> Iterator[tuple[str, str]]:
-    """(request, answer) pairs."""
+def rows(count: int, seed: int, answers: int = 1) -> Iterator[tuple[str, str]]:
+    """(request, answer) pairs. answers: how many times as long an answer is."""
     rng, known = random.Random(seed), phrases()
     recent = [("이야기를 써 줘.", "옛날 옛적에 토끼가 살았다.")]
     for number in range(count):
@@ -59,15 +60,15 @@ def rows(count: int, seed: int) -> Iterator[tuple[str, str]]:
             yield request, answer if drawn < REPEATED else answer[:-3] + "다."
             continue
         request = f"{rng.choice(known)} 이야기를 써 줘."
-        row = request, ". ".join(rng.choices(known, k=rng.randint(*PHRASES))) + "."
+        row = request, ". ".join(rng.choices(known, k=answers * rng.randint(*PHRASES))) + "."
         recent[number % RECENT : number % RECENT + 1] = [row]
         yield row
 
 
-def write(out: Path, count: int, seed: int) -> None:
+def write(out: Path, count: int, seed: int, answers: int) -> None:
     """Write `count` chat rows as JSONL."""
     with out.open("w", encoding="utf-8") as file:
-        for request, answer in rows(count, seed):
+        for request, answer in rows(count, seed, answers):
             turns = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
 
@@ -96,26 +97,22 @@ def cost(command: list[str]) -> dict[str, object]:
 def rates(path: Path, model: str, rounds: int = 4) -> dict[str, float]:
     """Processor seconds for each MB, the best of some rounds."""
     tokenizer, scan = load_tokenizer(resolve_model(model)), Scan.of(path)
-    backend = tokenizer._tokenizer.backend_tokenizer
     texts = [message.content for row in scan.rows() for message in row.messages]
-    tokens = len(backend.encode_batch_fast(texts[:1], add_special_tokens=False)[0].ids) / len(texts[0])
+    slow, hastened = ChatEncoder(tokenizer), ChatEncoder(tokenizer)
+    hastened.hasten()
+    quick = byte_pairs(tokenizer)
 
-    def encode() -> None:
+    def encode(encoder: ChatEncoder) -> None:
         with TemporaryFile() as file, closing(RowWriter(file, scan.files)) as writer:
-            encode_into(writer, ChatEncoder(tokenizer), scan.rows(), max_tokens=2048)
+            encode_into(writer, encoder, scan.rows(), max_tokens=4096)
             writer.finish({})
-
-    def encode_at_once() -> None:
-        with mock.patch.object(
-            text_tokens, "_encoded", lambda _, given: [[1] * round(tokens * len(one)) for one in given]
-        ):
-            encode()
 
     parts = {
         "reading": lambda: list(scan.rows()),
-        "the tokenizer": lambda: backend.encode_batch_fast(texts, add_special_tokens=False),
-        "encoding": encode,
-        "encoding, the tokenizer at once": encode_at_once,
+        "the texts' tokens": lambda: text_ids(tokenizer, SpecialNames([]), texts),
+        "the texts' tokens, hastened": lambda: text_ids(tokenizer, SpecialNames([]), texts, quick),
+        "encoding": lambda: encode(slow),
+        "encoding, hastened": lambda: encode(hastened),
     }
     return {name: min(_cpu_s(part) for _ in range(rounds)) / scan.size_bytes * 1e6 for name, part in parts.items()}
 
@@ -133,13 +130,14 @@ def main() -> None:
     writing.add_argument("--rows", type=int, required=True)
     writing.add_argument("--out", type=Path, required=True)
     writing.add_argument("--seed", type=int, default=0)
+    writing.add_argument("--answers", type=int, default=1)
     parts.add_parser("cost").add_argument("command", nargs="+")
     rate = parts.add_parser("rate")
     rate.add_argument("rows", type=Path)
     rate.add_argument("--model", default="nano")
     given = parser.parse_args()
     if given.part == "write":
-        write(given.out, given.rows, given.seed)
+        write(given.out, given.rows, given.seed, given.answers)
     elif given.part == "rate":
         found = rates(given.rows, given.model)
         sys.stdout.write("".join(f"{name:34} {each:.3f} s/MB, {1 / each:.2f} MB/s\n" for name, each in found.items()))

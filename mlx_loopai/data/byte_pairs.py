@@ -20,9 +20,10 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tiktoken
+if TYPE_CHECKING:
+    import tiktoken
 
 # GPT-2's, inside the tokenizers library, and the same where every digit is cut off before.
 _GPT_2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -66,6 +67,8 @@ class BytePairs:
         pattern, special, ranks = _pattern(form), _special(form), _ranks(form)
         if pattern is None or special is None or ranks is None or not _gives_each(backend.model, form):
             return None
+        import tiktoken
+
         return BytePairs(
             backend, tiktoken.Encoding("", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}), special
         )

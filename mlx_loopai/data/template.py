@@ -18,7 +18,8 @@ from typing import Any
 
 from mlx_loopai.data.conversation import Message
 from mlx_loopai.data.template_limits import TemplateTooSlowError, limited, require_modest
-from mlx_loopai.data.template_proof import copies_plain_texts, is_plain
+from mlx_loopai.data.turn_forms import Turn as Turn
+from mlx_loopai.data.turn_forms import TurnForm, holds_places, is_plain, place
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 
@@ -27,8 +28,6 @@ _OPEN_THINKING = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 _COMPARED = 16
 # The most kinds of conversations, and messages in one, that are kept written down.
 _MOST_FORMS, _MOST_MESSAGES = 64, 32
-# A text's place in such a conversation: characters for private use that no text holds.
-_PLACE = re.compile("\U0010f000([0-9]+)\U0010f001")
 # The ways in which a template may trim an answer's outer white space.
 _TRIMS: tuple[Callable[[str], str], ...] = (
     str,
@@ -36,19 +35,6 @@ _TRIMS: tuple[Callable[[str], str], ...] = (
     lambda text: text.strip("\n"),
     lambda text: text.lstrip("\n"),
 )
-
-
-@dataclass(frozen=True)
-class Turn:
-    """An answer and the text around it. before: from the end of the previous answer's closing up to this answer.
-
-    taught: whether it is learnt; otherwise it is read as context.
-    """
-
-    before: str
-    answer: str
-    closing: str  # the end-of-turn marker, without the line break after it
-    taught: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,26 +50,6 @@ class _Chat:
         return replace(self, messages=self.messages[:position])
 
 
-@dataclass(frozen=True)
-class _TurnForm:
-    """A turn in all conversations of the same roles: what `before % texts` is made of, and which text the answer is."""
-
-    before: str
-    texts: tuple[int, ...]
-    answer: int
-    closing: str
-
-    def filled(self, texts: Sequence[str]) -> Turn:
-        return Turn(self.before % tuple(texts[at] for at in self.texts), texts[self.answer], self.closing)
-
-    @staticmethod
-    def of(turn: Turn) -> _TurnForm:
-        """turn: one with the numbers of texts in their places."""
-        literal, *rest = _PLACE.split(turn.before.replace("%", "%%"))
-        before = literal + "".join("%s" + text for text in rest[1::2])
-        return _TurnForm(before, tuple(map(int, rest[::2])), int(_PLACE.sub(r"\1", turn.answer)), turn.closing)
-
-
 class ChatTemplate:
     """The chat template of `tokenizer` with one system prompt, for training and generation alike.
 
@@ -96,7 +62,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
         self._is_modest = False
-        self._forms: dict[tuple[str, ...], list[_TurnForm]] = {}
+        self._forms: dict[tuple[str, ...], list[TurnForm]] = {}
         text = self._text = str(getattr(tokenizer, "chat_template", None) or "")
         self._has_switch = "thinking" in text
         self._knows_reasoning = "reasoning_content" in text
@@ -161,13 +127,15 @@ class ChatTemplate:
     @cached_property
     def _copies(self) -> bool:
         """Whether plain texts only have to be put in their places in what the template writes."""
-        inner = getattr(self._tokenizer, "_tokenizer", self._tokenizer)  # mlx-lm's wrapper, which may have its own way
-        way = getattr(type(inner), "apply_chat_template", None)
+        from mlx_loopai.data.template_proof import copies_plain_texts  # brings jinja2, which reading rows does not need
+
+        tokenizer = self._tokenizer
+        if _way_of(tokenizer).startswith("mlx_lm") and tokenizer._chat_template is None:  # the wrapper adds nothing
+            tokenizer = tokenizer._tokenizer
         return (
-            getattr(self._tokenizer, "_chat_template", None) is None
-            and getattr(way, "__module__", "").startswith("transformers.tokenization_utils")
-            and inner.chat_template == self._text
-            and _PLACE.search(self._text) is None
+            _way_of(tokenizer).startswith("transformers.tokenization_utils")
+            and tokenizer.chat_template == self._text
+            and not holds_places(self._text)
             and copies_plain_texts(self._text)
         )
 
@@ -183,14 +151,14 @@ class ChatTemplate:
         texts = [message.content for message in chat.messages]
         return [form.filled(texts) for form in self._forms[roles]] or None
 
-    def _forms_of(self, roles: tuple[str, ...]) -> list[_TurnForm]:
+    def _forms_of(self, roles: tuple[str, ...]) -> list[TurnForm]:
         """Those of a conversation's turns; none where it has to be written each time."""
-        messages = tuple(Message(role, f"\U0010f000{at}\U0010f001") for at, role in enumerate(roles))
+        messages = tuple(Message(role, place(at)) for at, role in enumerate(roles))
         try:
             turns = self._plain_turns(_Chat(messages, "", False, "the chat template"), exactly=True)
         except InputError:
             return []
-        return [_TurnForm.of(turn) for turn in turns or ()]
+        return [TurnForm.of(turn) for turn in turns or ()]
 
     def _plain_turns(self, chat: _Chat, exactly: bool = False) -> list[Turn] | None:
         """The turns where the conversation reads as the prompts, the answers and their closings one after the other.
@@ -380,6 +348,11 @@ class ChatTemplate:
                     error=" ".join(str(error).split()),
                 )
             ) from None
+
+
+def _way_of(tokenizer: Any) -> str:
+    """The module in which it is written how `tokenizer` runs a template."""
+    return str(getattr(getattr(type(tokenizer), "apply_chat_template", None), "__module__", ""))
 
 
 def _with_inline_thoughts(message: Message) -> Message:

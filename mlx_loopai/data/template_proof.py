@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError, nodes
 
 from mlx_loopai.data.template_limits import parsed
+from mlx_loopai.data.turn_forms import NOT_IN_PLAIN
 
 # What a value may be. A higher kind holds the lower ones, up to TEXT.
 # FIXED: the same in all conversations of the same roles. CONTENT: a message's text. TEXT: texts that were joined.
@@ -26,16 +27,10 @@ _FUNCTIONS = frozenset(("namespace", "range", "raise_exception"))  # not the tim
 _OF_LOOPS = frozenset(("index", "index0", "revindex", "revindex0", "first", "last", "length", "depth", "depth0"))
 # What a message or a list of them can do, as values of Python.
 _ABILITIES = frozenset((*dir(dict), *dir(list)))
-_NOT_IN_PLAIN = "<"
 
 
 class _UnprovenError(Exception):
     """The proof fails."""
-
-
-def is_plain(text: str) -> bool:
-    """Whether it is a text of the kind that the proof is about."""
-    return text != "" and _NOT_IN_PLAIN not in text and not text[0].isspace() and not text[-1].isspace()
 
 
 def copies_plain_texts(template: str) -> bool:
@@ -177,7 +172,7 @@ def _arguments(call: nodes.Call) -> list[Any]:
 
 def _is_strange(node: Any) -> bool:
     """Whether it is a text that is in no plain text."""
-    return isinstance(node, nodes.Const) and isinstance(node.value, str) and _NOT_IN_PLAIN in node.value
+    return isinstance(node, nodes.Const) and isinstance(node.value, str) and NOT_IN_PLAIN in node.value
 
 
 def _either(one: _Kind, other: _Kind) -> _Kind:

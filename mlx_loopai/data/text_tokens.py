@@ -50,7 +50,10 @@ def _joined(parts: Sequence[str | int], ids: dict[str, list[int]]) -> list[int]:
 def byte_pairs(tokenizer: Any) -> BytePairs | None:
     """The same tokenizer, run by tiktoken; None where the same tokens are not certain."""
     inner = _inner(tokenizer)
-    return BytePairs.of(inner.backend_tokenizer) if _only_calls_its_backend(inner) else None
+    if not _only_calls_its_backend(inner):
+        return None
+    inner.encode("", add_special_tokens=False)  # puts its settings into the backend
+    return BytePairs.of(inner.backend_tokenizer)
 
 
 def _inner(tokenizer: Any) -> Any:

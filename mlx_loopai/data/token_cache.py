@@ -26,8 +26,11 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.files import cache_folder, checksum, digest_name, is_sealed, seal, seal_path, whole_file
 from mlx_loopai.language import in_use, tr
 from mlx_loopai.progress import Advance, ignore
+from mlx_loopai.units import MIB
 
 MOST_BYTES = 8 << 30
+# Of files from this size on, faster encoding gains more than preparing it takes.
+_HASTENED_BYTES = 8 * MIB
 _SUFFIX = ".rows"
 _ABANDONED_S = 86400.0
 
@@ -59,8 +62,17 @@ def kept_rows(source: Source, encoder: ChatEncoder, tokenizer: Any, on_read: Adv
 
 def _write(path: Path, source: Source, scan: Scan, encoder: ChatEncoder, on_read: Advance) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    quick = encoder.hasten() if scan.size_bytes >= _HASTENED_BYTES else None
     with whole_file(path) as temporary, temporary.open("wb") as file, closing(RowWriter(file, scan.files)) as writer:
         split, notices = source.encode_into(writer, encoder, on_read)
+        if quick is not None and quick.differs:
+            notices = (
+                *notices,
+                tr(
+                    "tiktoken gave other tokens than the model's tokenizer and was not used, so encoding was slower; "
+                    "please report this with the model's name"
+                ),
+            )
         writer.finish({"split": split and vars(split), "notices": notices})
     seal(path)
     _make_room(path)

@@ -333,7 +333,7 @@ def test_a_conversation_read_without_marks_is_the_one_read_with_them(
     contents = [text for asked, answer in exchanges for text in (asked, before + answer + after)]
     for tokenizer in [chatml, thinking] if template is None else [with_template(template)]:
         plain, marking = ChatTemplate(tokenizer), ChatTemplate(tokenizer)
-        marking._plain_turns = lambda chat: None
+        marking._plain_turns = marking._known_turns = lambda chat: None
         messages = chat(*contents).messages
         assert plain._plain_turns(plain._chat(messages, "", "rows.jsonl:7")) is not None
         assert plain.turns(messages, "rows.jsonl:7") == marking.turns(messages, "rows.jsonl:7")

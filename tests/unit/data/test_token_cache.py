@@ -13,6 +13,7 @@ import pytest
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data import rows as data_rows
 from mlx_loopai.data import token_cache
+from mlx_loopai.data.byte_pairs import BytePairs
 from mlx_loopai.data.chosen_rows import ChosenRows, Column, column_of, digests_of
 from mlx_loopai.data.learnt import RowForm
 from mlx_loopai.data.row_file import RowFile
@@ -158,3 +159,34 @@ def test_nothing_is_kept_of_what_is_refused(tmp_path: Path) -> None:
     skipping = read(path, sources={"own": {"path": str(path), "skip_bad": True}})
     assert len(skipping.sources["own"]) == 12
     assert "line 13" in skipping.notices[0]
+
+
+def test_rows_of_a_very_large_file_are_the_same_and_encoded_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, used = written(tmp_path / "rows.jsonl"), []
+    texts = ["옛날 <|im_end|> 이야기 é\n", "  숲 \U0001f642 끝.", "<think>음</think> 그래"]
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"prompt": text, "completion": text}) + "\n" for text in texts)
+    slow = read(path)
+    monkeypatch.setattr(token_cache, "_HASTENED_BYTES", 0)
+    monkeypatch.setattr(token_cache, "tokenizer_digest", lambda tokenizer: "another file in the cache")
+    ids = BytePairs.ids
+    monkeypatch.setattr(BytePairs, "ids", lambda *given: used.append(1) or ids(*given))
+    hastened = read(path)
+    assert used
+    assert hastened.digest == slow.digest
+    assert not hastened.notices
+
+
+def test_other_tokens_of_the_faster_tokenizer_are_not_used_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "rows.jsonl")
+    slow = read(path)
+    monkeypatch.setattr(token_cache, "_HASTENED_BYTES", 0)
+    monkeypatch.setattr(token_cache, "tokenizer_digest", lambda tokenizer: "another file in the cache")
+    monkeypatch.setattr("tiktoken.Encoding.encode_ordinary", lambda *given: [7])
+    hastened = read(path)
+    assert hastened.digest == slow.digest
+    assert any("tiktoken gave other tokens" in notice for notice in hastened.notices)

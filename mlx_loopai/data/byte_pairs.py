@@ -65,7 +65,9 @@ class BytePairs:
         """That of a tokenizer of the tokenizers library; None where the same tokens are not certain."""
         form = json.loads(backend.to_str())
         pattern, special, ranks = _pattern(form), _special(form), _ranks(form)
-        if pattern is None or special is None or ranks is None or not _gives_each(backend.model, form):
+        if pattern is None or special is None or ranks is None or backend.encode_special_tokens:
+            return None
+        if not _gives_each(backend.model, form):
             return None
         import tiktoken
 

@@ -168,6 +168,7 @@ OTHER_KINDS = {
     "strips": lambda: _unlike(lambda one: one.add_special_tokens([AddedToken("<x>", lstrip=True)])),
     "normalised": lambda: _unlike(lambda one: one.add_tokens([AddedToken("<x>", normalized=True)])),
     "whole words": lambda: _unlike(lambda one: one.add_tokens([AddedToken("<x>", single_word=True, normalized=False)])),
+    "special tokens as text": lambda: _unlike(lambda one: setattr(one, "encode_special_tokens", True)),
     "one name begins another": lambda: _unlike(lambda one: one.add_special_tokens(["<|im_end|>>"])),
     "byte fallback": lambda: _changed(lambda form: form["model"].update(byte_fallback=True)),
     "whole words first": lambda: _changed(lambda form: form["model"].update(ignore_merges=True)),

@@ -104,11 +104,10 @@ def test_every_plain_character_is_read_alike(pairs: Any) -> None:
     plain = [chr(code) for code in range(0x20000) if _PLAIN.fullmatch(chr(code))]
     assert len(plain) > 30_000
     assert all(unicodedata.is_normalized("NFC", one) and not unicodedata.combining(one) for one in plain)
-    around = [f"a{one}b {one} 1{one}{one}\n{one}가 '{one}  {one}" for one in plain]
-    for backend, one in pairs[:2]:
-        for start in range(0, len(around), 500):
-            text = "".join(around[start : start + 500])
-            assert one.ids(text) == wanted(backend, text)
+    backend, one = pairs[0]
+    for start in range(0, len(plain), 500):
+        text = "".join(f"a{char}b {char} 1{char}\n{char}가 '{char}" for char in plain[start : start + 500])
+        assert one.ids(text) == wanted(backend, text)
     text = "".join(plain)
     assert all(one.ids(text) == wanted(backend, text) for backend, one in pairs)
 

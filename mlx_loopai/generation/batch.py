@@ -17,7 +17,7 @@ from mlx_loopai.generation.decoding import Decoding, choose_together
 from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts, stream
 from mlx_loopai.generation.request import Request
 from mlx_loopai.models.load import LoadedModel
-from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_ROWS, PREFILL_TOKENS
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_BESIDE_TOKENS, PREFILL_ROWS, PREFILL_TOKENS
 from mlx_loopai.models.prompt_cache import Prefix
 from mlx_loopai.models.vision.reading import ShiftedCache, read_prompt
 from mlx_loopai.models.vision.rotary import places_of
@@ -143,7 +143,7 @@ class Batch:
         draft: LoadedModel | None = None,
     ) -> None:
         self._loaded, self._on_read, self._draft = loaded, on_read, draft
-        prefill_rows = min(PREFILL_ROWS, batch_rows)
+        self._prefill_rows = prefill_rows = min(PREFILL_ROWS, batch_rows)
         self._generator = BatchGenerator(
             loaded.model,
             stop_tokens=[[token] for token in loaded.tokenizer.eos_token_ids],
@@ -222,8 +222,16 @@ class Batch:
         found = [piece for key in list(self._alone)[:1] for piece in self._step_alone(key)]
         if not self._rows:
             return found
+        self._generator.prefill_step_size = self._tokens_to_read()
         _, responses = self._generator.next()
         return found + [self._piece(response) for response in responses]
+
+    def _tokens_to_read(self) -> int:
+        """How many tokens of each prompt the next step may read."""
+        reading = sum(not row.begun for row in self._rows.values())
+        if reading == len(self._rows):
+            return PREFILL_TOKENS // self._prefill_rows
+        return PREFILL_BESIDE_TOKENS // max(1, min(reading, self._prefill_rows))
 
     def _add_alone(self, request: Request, draft: LoadedModel, cache: list[Any]) -> int:
         self._n_alone += 1

@@ -15,10 +15,12 @@ VECTOR_ENTRIES = 1 << 20
 # Numbers of a weight that share a scale when it is quantised while it is read.
 QUANTIZATION_GROUP = 64
 # Prompts that are answered together, how many and how many tokens of them are read at once, and the step in which
-# caches grow (mlx-lm's KVCache).
+# caches grow (mlx-lm's KVCache). While other answers are being written, fewer tokens are read at once: a reader waits
+# for each pass.
 ANSWERED_ROWS = 32
 PREFILL_ROWS = 8
 PREFILL_TOKENS = 8192
+PREFILL_BESIDE_TOKENS = 512
 CACHE_STEP_TOKENS = 256
 # Rehearsal rows share micro-batches of this many padded tokens even beside shorter training rows: products of fewer are
 # slow.

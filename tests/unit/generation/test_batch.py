@@ -124,6 +124,41 @@ def test_a_row_may_have_any_beginning_before_it_joins(tiny: LoadedModel) -> None
     assert together(tiny, requests) == [together(tiny, [request])[0] for request in requests]
 
 
+@pytest.mark.parametrize("beside", [16, 37])
+def test_long_prompts_are_read_in_parts_while_others_are_written(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, beside: int
+) -> None:
+    """A reader waits for a part at a time, and the answers are the same."""
+    monkeypatch.setattr("mlx_loopai.generation.batch.PREFILL_BESIDE_TOKENS", beside)
+    constraint = build_constraint(tiny, Scripts.parse("ko+gloss"))
+    first = Request(PROMPTS[0], GREEDY.model_copy(update={"max_tokens": 40}), constraint)
+    long = [Request(RNG.integers(3, 300, size).tolist(), HOT, constraint, row=size) for size in (90, 61, 7)]
+    expected = together(tiny, [first, *long])
+    widths: list[int] = []
+    call = type(tiny.model).__call__
+
+    def noted(model: Any, ids: mx.array, *given: Any, **named: Any) -> Any:
+        widths.append(ids.size)
+        return call(model, ids, *given, **named)
+
+    monkeypatch.setattr(type(tiny.model), "__call__", noted)
+    written: dict[int, list[int | None]] = {}
+    with Batch(tiny, 8) as batch:
+        keys = [batch.add(first)]
+        while keys[0] not in written:
+            written |= {found.key: [found.piece.token] for found in batch.step()}
+        keys += [batch.add(request) for request in long]
+        widths.clear()
+        while len(batch):
+            for found in batch.step():
+                written.setdefault(found.key, []).append(found.piece.token)
+    assert max(widths) <= beside
+    ends = [[] if answer.finished is False else [None] for answer in expected]
+    assert [written[key] for key in keys] == [
+        [*answer.tokens, *end] for answer, end in zip(expected, ends, strict=True)
+    ]
+
+
 def test_rows_join_and_leave_on_the_way(tiny: LoadedModel) -> None:
     tally = Tally()
     first = Request(PROMPTS[3], HOT, build_constraint(tiny, Scripts.parse("ko")), tally)

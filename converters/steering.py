@@ -23,7 +23,7 @@ from mlx_loopai.models.token_bytes import bytes_of_tokens
 from mlx_loopai.models.token_scripts import SCRIPTS, row_factors
 
 AUTO = "auto"
-# What `steer tune` found for Qwen2.5-0.5B (docs/experiments.md).
+# For Qwen2.5-0.5B (docs/benchmarks.md, "Steering").
 AUTO_FACTORS = {"han": 0.5, "kana": 0.5}
 
 

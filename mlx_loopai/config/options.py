@@ -290,7 +290,7 @@ class RunConfig(Options):
     @property
     def answers_text(self) -> bool:
         """Whether the result takes part in answers to requests of text; if not, they are exactly the base's."""
-        return self.changes_text and self.vision.adapter_scope == "always"
+        return (self.changes_text or bool(self.lora.start)) and self.vision.adapter_scope == "always"
 
     @property
     def measures_importance(self) -> bool:

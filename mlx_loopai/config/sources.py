@@ -41,8 +41,8 @@ class VisionOptions(Options):
 
     trains: Literal["projector", "all"] = Field(
         "all",
-        description="projector: only what leads from an added encoder to the text model, which stays as it is; all: the"
-        " adapter, and the projector with it",
+        description="projector: only what leads from an added encoder to the text model, which stays as it is, with the"
+        " adapter of lora.start where one is named; all: the adapter, and the projector with it",
     )
     start: PathText = Field(
         "", description="an adapter folder, or its run, whose projector this run begins with; empty: the model's own"

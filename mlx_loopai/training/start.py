@@ -18,7 +18,7 @@ from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
-from mlx_loopai.models.adapters import find_adapter, load_adapter
+from mlx_loopai.models.adapters import ADAPTER_SCOPE, find_adapter, load_adapter, read_adapter_config
 from mlx_loopai.models.full import apply_full
 from mlx_loopai.models.lora import apply_lora, lora_modules
 from mlx_loopai.models.loss import LossTerms
@@ -65,10 +65,7 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         sources: Mapping[str, Sequence[TokenRow]] = context.rows.sources
         if config.selection.kind != "none":
             sources = _selected(model, sources, config.selection, listener)
-        if config.changes_text:
-            put_update(context, adapter_form(config.lora, plan))
-        else:
-            model.freeze()
+        put_update(context, adapter_form(config.lora, plan))
         prepare_projector(model, config.vision, sees=context.reader.shelf is not None)
         sources, judged = _compared(context, sources)
         penalty = measured_penalty(context, rehearsal, plan.importance_tokens) if config.changes_text else None
@@ -114,6 +111,8 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
 def put_update(context: RunContext, form: LoraOptions) -> None:
     """Freeze the base and put on it what the run trains: an adapter of `form`, or whole updates of the same matrices.
 
+    Of a run that teaches a projector alone nothing of the text model is trained, the adapter of `form.start` included.
+
     Raises: InputError where the base has no place for it.
     """
     model = context.loaded.model
@@ -121,7 +120,7 @@ def put_update(context: RunContext, form: LoraOptions) -> None:
         check_can_be_saved(context.base.path, apply_full(model, form))
     elif form.start:
         _go_on_from(context, form)
-    else:
+    elif context.config.changes_text:
         put = apply_lora(model, form, context.config.train.seed, ranks_of(context, form))
         if context.config.measures_importance and len(put) < len(updated_modules(model)):
             raise InputError(
@@ -130,6 +129,8 @@ def put_update(context: RunContext, form: LoraOptions) -> None:
                     kind=context.config.penalty.kind,
                 )
             )
+    if not context.config.changes_text:
+        model.freeze()
 
 
 def _go_on_from(context: RunContext, form: LoraOptions) -> None:
@@ -143,6 +144,14 @@ def _go_on_from(context: RunContext, form: LoraOptions) -> None:
                 "set a larger memory.budget, or shorter rows (train.max_tokens)",
                 folder=folder,
                 layers=form.layers,
+            )
+        )
+    scope = (read_adapter_config(folder).get("mlx_loopai") or {}).get(ADAPTER_SCOPE)
+    if scope == "image" and context.config.vision.adapter_scope != "image":
+        raise InputError(
+            tr(
+                "lora.start {folder}: answers requests with pictures only; set vision.adapter_scope: image, too",
+                folder=folder,
             )
         )
     load_adapter(model, folder, context.loaded.base_hash, form.dropout)

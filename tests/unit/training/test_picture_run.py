@@ -113,6 +113,33 @@ def test_an_adapter_goes_on_from_a_projector(configure: Callable[..., RunConfig]
     assert session.uses_adapter(ids, shows_pictures=True)
 
 
+def test_a_projector_is_fitted_to_an_adapter_that_stays(
+    configure: Callable[..., RunConfig], seeing: Path, tmp_path: Path
+) -> None:
+    train(configure(), tmp_path / "both", Heard())
+    both = str(tmp_path / "both")
+    options = {"vision.trains": "projector", "vision.start": both, "lora.start": both}
+    config = configure(**options)
+    assert config.answers_text  # what was kept is measured: text is no longer the base's
+    summary = train(config, tmp_path / "fitted", Heard())
+    assert summary.loss_last < summary.loss_first
+    before, after = (mx.load(str(tmp_path / run / "adapter/adapters.safetensors")) for run in ("both", "fitted"))
+    changed = {name for name in before if not mx.array_equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert changed == {name for name in before if name.startswith("vision_projector.")}
+    assert text_logits(seeing, tmp_path / "fitted") == text_logits(seeing, tmp_path / "both")
+    assert text_logits(seeing, tmp_path / "fitted") != text_logits(seeing)
+
+
+def test_an_adapter_for_pictures_does_not_become_one_for_text(
+    configure: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    train(configure(**{"vision.adapter_scope": "image", "train.max_steps": 1}), tmp_path / "one", Heard())
+    options = {"lora.start": str(tmp_path / "one"), "vision.start": str(tmp_path / "one")}
+    with pytest.raises(InputError, match=r"answers requests with pictures only; set vision\.adapter_scope: image"):
+        train(configure(**options), tmp_path / "two", Heard())
+
+
 def test_an_aligned_projector_begins_elsewhere(
     configure: Callable[..., RunConfig], seeing: Path, tmp_path: Path, tiny_model_folder: Path
 ) -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from mlx_loopai.config import RunConfig, TrainPath, load_config
 from mlx_loopai.config.shipped import shipped_recipe
-from mlx_loopai.errors import InputError, Interrupted
+from mlx_loopai.errors import InputError
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard
-from tests.unit.training.test_run import adapter, stop_after
+from tests.unit.training.test_run import adapter, check_resumes_bit_for_bit
 
 TOPICS = ("바다", "산", "고양이", "편지", "기차", "눈", "시장", "학교", "강", "별")
 
@@ -97,13 +97,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_with_rehearsal_in_its_steps(
         train__epochs=2, train__path=path, general=str(data_files["general"]), replay__source="records",
         replay__share=0.4, replay__loss_share=0.3, replay__objective="kl", forgetting__budget=0.05,
     )  # fmt: skip
-    train(config, tmp_path / "whole", heard)
-    with monkeypatch.context() as patched:
-        stop_after(patched, 3)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "cut", heard)
-    assert train(config, tmp_path / "cut", heard, resume=True).resumed_from is not None
-    assert adapter(tmp_path / "whole") == adapter(tmp_path / "cut")
+    check_resumes_bit_for_bit(config, tmp_path, heard, monkeypatch)
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -47,6 +47,17 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException 
     monkeypatch.setattr(module.TrainStep, "__call__", run)
 
 
+def check_resumes_bit_for_bit(config: RunConfig, folder: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped after its third step and resumed ends with the adapter of one that was not."""
+    train(config, folder / "whole", heard)
+    with monkeypatch.context() as patched:
+        stop_after(patched, 3)
+        with pytest.raises(Interrupted):
+            train(config, folder / "cut", heard)
+    assert train(config, folder / "cut", heard, resume=True).resumed_from is not None
+    assert adapter(folder / "whole") == adapter(folder / "cut")
+
+
 def test_a_run_learns_and_says_so(configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard) -> None:
     summary = train(configure(train__epochs=4, validation=""), tmp_path / "run", heard)
     assert summary.steps == 12

@@ -32,7 +32,7 @@ from mlx_loopai.data.records import Scan
 from mlx_loopai.data.row_file import RowWriter
 from mlx_loopai.data.samples.corpus import handwritten_records
 from mlx_loopai.data.special import SpecialNames
-from mlx_loopai.data.text_tokens import byte_pairs, text_ids
+from mlx_loopai.data.text_tokens import text_ids
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.models.load import load_tokenizer, resolve_model
 
@@ -99,8 +99,7 @@ def rates(path: Path, model: str, rounds: int = 4) -> dict[str, float]:
     tokenizer, scan = load_tokenizer(resolve_model(model)), Scan.of(path)
     texts = [message.content for row in scan.rows() for message in row.messages]
     slow, hastened = ChatEncoder(tokenizer), ChatEncoder(tokenizer)
-    hastened.hasten()
-    quick = byte_pairs(tokenizer)
+    quick = hastened.hasten()
 
     def encode(encoder: ChatEncoder) -> None:
         with TemporaryFile() as file, closing(RowWriter(file, scan.files)) as writer:

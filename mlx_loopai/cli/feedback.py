@@ -204,11 +204,8 @@ def pairs_command(out: Path, seed: int, as_json: bool, quiet: bool, **given: Any
     if not found.pairs:
         raise InputError(tr("feedback pairs: no pair was made; {reasons}", reasons=_reasons(found.dropped)))
     write_whole(out, to_lines(feedback_rows(found.pairs, **origin, seed=seed)))
-    text = tr("{out}: {pairs} pairs", out=out, pairs=len(found.pairs))
-    if found.dropped:
-        text += tr("; without one: {reasons}", reasons=_reasons(found.dropped))
-    command = f"mlx-loopai train --data {out} --set preference.objective=dpo --out RUN"
-    text += "\n" + tr("learn with: {command}", command=command)
+    made = tr("{out}: {pairs} pairs", out=out, pairs=len(found.pairs))
+    text = _made_text(made, found.dropped, f"mlx-loopai train --data {out} --set preference.objective=dpo --out RUN")
     emit({"out": str(out), "pairs": len(found.pairs), "dropped": found.dropped}, as_json, text)
 
 
@@ -250,12 +247,16 @@ def positions_command(
     if not made.positions:
         raise InputError(tr("feedback positions: no position was made; {reasons}", reasons=_reasons(dropped)))
     write_whole(out, to_lines(feedback_rows(made.positions, source="positions", **origin, seed=seed)))
-    text = tr("{out}: {positions} positions", out=out, positions=len(made.positions))
-    if dropped:
-        text += tr("; without one: {reasons}", reasons=_reasons(dropped))
-    command = f"mlx-loopai train --data {out} --set preference.objective=tlpo --out RUN"
-    text += "\n" + tr("learn with: {command}", command=command)
+    counted = tr("{out}: {positions} positions", out=out, positions=len(made.positions))
+    text = _made_text(counted, dropped, f"mlx-loopai train --data {out} --set preference.objective=tlpo --out RUN")
     emit({"out": str(out), "positions": len(made.positions), "dropped": dropped}, as_json, text)
+
+
+def _made_text(made: str, dropped: Mapping[str, int], command: str) -> str:
+    """What was made, why there is not more, and the command that learns from it."""
+    if dropped:
+        made += tr("; without one: {reasons}", reasons=_reasons(dropped))
+    return made + "\n" + tr("learn with: {command}", command=command)
 
 
 _Made = tuple["MadePairs", dict[str, Any]]

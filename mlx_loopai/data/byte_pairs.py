@@ -22,6 +22,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from mlx_loopai.models.token_bytes import byte_alphabet
+
 if TYPE_CHECKING:
     import tiktoken
 
@@ -64,10 +66,11 @@ class BytePairs:
     def of(backend: Any) -> BytePairs | None:
         """That of a tokenizer of the tokenizers library; None where the same tokens are not certain."""
         form = json.loads(backend.to_str())
-        pattern, special, ranks = _pattern(form), _special(form), _ranks(form)
+        joined = _joined(form["model"].get("merges", ()))
+        pattern, special, ranks = _pattern(form), _special(form), _ranks(form, joined)
         if pattern is None or special is None or ranks is None or backend.encode_special_tokens:
             return None
-        if not _gives_each(backend.model, form):
+        if any(len(backend.model.tokenize(token)) != 1 for token in joined):
             return None
         import tiktoken
 
@@ -123,14 +126,17 @@ def _special(form: dict[str, Any]) -> dict[str, int] | None:
     return {token["content"]: token["id"] for token in added}
 
 
-def _ranks(form: dict[str, Any]) -> dict[bytes, int] | None:
-    """The bytes of every token -> its number, which is the rank of its merge too; None for another kind of model."""
+def _ranks(form: dict[str, Any], joined: Sequence[str]) -> dict[bytes, int] | None:
+    """The bytes of every token -> its number, which is the rank of its merge too; None for another kind of model.
+
+    joined: the token of each merge.
+    """
     model = form["model"]
     options = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
     if model["type"] != "BPE" or any(model.get(name) for name in (*options, "byte_fallback", "ignore_merges")):
         return None
-    vocabulary, joined = model["vocab"], _joined(model["merges"])
-    values = {character: byte for character, byte in _byte_values().items() if character in vocabulary}
+    vocabulary = model["vocab"]
+    values = {character: byte for byte, character in enumerate(byte_alphabet()) if character in vocabulary}
     numbers = [vocabulary[one] for one in joined]
     added = {token["content"] for token in form["added_tokens"]}
     if (
@@ -142,18 +148,6 @@ def _ranks(form: dict[str, Any]) -> dict[bytes, int] | None:
     return {bytes(map(values.__getitem__, token)): vocabulary[token] for token in (*values, *joined)}
 
 
-def _gives_each(model: Any, form: dict[str, Any]) -> bool:
-    """Whether each token's text alone gives the token."""
-    return all(len(model.tokenize(token)) == 1 for token in _joined(form["model"]["merges"]))
-
-
 def _joined(merges: Sequence[Any]) -> list[str]:
     """The token of each merge, in which a character stands for a byte. Older files write a merge as one text."""
     return ["".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
-
-
-def _byte_values() -> dict[str, int]:
-    """GPT-2's character for each byte -> the byte: its own where that is visible, otherwise the next from U+0100 on."""
-    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(0x100 + at): byte for at, byte in enumerate(hidden)}

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_loopai.config import RunConfig, TrainPath, load_config
+from mlx_loopai.config import RunConfig, TrainPath
 from mlx_loopai.errors import InputError
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard
-from tests.unit.training.test_preference_run import TOPICS, write
+from tests.unit.training.test_preference_run import TOPICS, judged_run, write
 from tests.unit.training.test_run import check_resumes_bit_for_bit
 
 GOOD, BAD = ("그", "저", "아"), ("the", "今", "it")
@@ -53,14 +53,8 @@ def configure(
     monkeypatch.setenv("MLX_LOOPAI_CACHE", str(tmp_path / "cache"))
 
     def build(path: Path = positions, **options: Any) -> RunConfig:
-        values = {
-            "train__rows_per_step": 4, "train__learning_rate": 5e-3, "lora__rank": 2, "preference__objective": "tlpo",
-            "preference__ratio_clip": 5.0, "validation_share": 0.2,
-        } | options  # fmt: skip
-        overrides = tuple(f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in values.items())
-        return load_config(
-            None, overrides, {"model": str(tiny_model_folder), "sources": {"places": {"path": str(path)}}}
-        )
+        tlpo = {"preference__objective": "tlpo", "preference__ratio_clip": 5.0}
+        return judged_run(tiny_model_folder, path, tlpo | options)
 
     return build
 

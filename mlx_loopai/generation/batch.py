@@ -9,16 +9,17 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.generate import BatchGenerator, GenerationBatch
+from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_loopai.generation.decoding import Decoding, choose_together
 from mlx_loopai.generation.engine import REPLACEMENT, Piece, check_prompts, stream
 from mlx_loopai.generation.request import Request
+from mlx_loopai.models.answering_pass import Opening, answering, opening_of_rows
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, PREFILL_BESIDE_TOKENS, PREFILL_ROWS, PREFILL_TOKENS
-from mlx_loopai.models.prompt_cache import Prefix
+from mlx_loopai.models.prompt_cache import Prefix, shared_tokens
 from mlx_loopai.models.vision.reading import ShiftedCache, read_prompt
 from mlx_loopai.models.vision.rotary import places_of
 
@@ -83,19 +84,28 @@ class _Choosing(GenerationBatch):
 
     _next_tokens: mx.array
     _next_logprobs: list[mx.array | None]
+    # The rows whose opening was told last, and that opening: looking for it takes a while, and rows seldom change.
+    _told: tuple[tuple[int, ...], Opening | None] = ((), None)
 
     def _step(self) -> tuple[list[int], list[mx.array | None]]:
         inputs, logprobs = self._next_tokens, self._next_logprobs
         if all(n + 1 >= most for n, most in zip(self._num_tokens, self.max_tokens, strict=True)):
             # All rows end with these tokens, which therefore need not be read.
             return inputs.tolist(), logprobs
-        logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1]
+        with answering(self.model, self._opening()):
+            logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1]
         self._next_tokens, self._next_logprobs, contexts = self._choice(inputs, logits)
         mx.async_eval(self._next_tokens, [one for one in self._next_logprobs if one is not None], contexts)
         tokens: list[int] = inputs.tolist()
         for known, token in zip(self.tokens, tokens, strict=True):
             known.append(token)
         return tokens, logprobs
+
+    def _opening(self) -> Opening | None:
+        rows = tuple(self.uids)
+        if rows != self._told[0]:
+            self._told = rows, _opening_of(self)
+        return self._told[1]
 
     def _choice(self, inputs: mx.array, logits: mx.array) -> tuple[mx.array, list[mx.array | None], list[mx.array]]:
         """The next tokens (B), the log-probabilities (V) of rows that ask for them, and what must be computed too."""
@@ -128,6 +138,22 @@ class _Choosing(GenerationBatch):
         return mx.concatenate(chosen), logprobs, contexts
 
 
+class _Reading(PromptProcessingBatch):
+    """mlx-lm's prompts that are read together."""
+
+    def prompt(self, tokens: list[list[int]]) -> None:
+        with answering(self.model, _opening_of(self)):
+            super().prompt(tokens)
+
+
+def _opening_of(batch: _Choosing | _Reading) -> Opening | None:
+    """What the rows of `batch` have read in common. All pictures have the same tokens, but not the same keys."""
+    rows: list[Decoding] = batch.samplers
+    if len(rows) < 2 or any(row.request.pictures is not None for row in rows):
+        return None
+    return opening_of_rows(batch.prompt_cache, len(shared_tokens(batch.tokens)))
+
+
 class Batch:
     """Answers in the making. Waiting ones take the places of those that ended; use it from one thread.
 
@@ -152,6 +178,9 @@ class Batch:
             prefill_step_size=PREFILL_TOKENS // prefill_rows,
         )
         self._generator._generation_batch = _Choosing.empty(loaded.model, self._generator.sampler)
+        self._generator._prompt_batch = _Reading.empty(
+            loaded.model, self._generator.sampler, self._generator.prefill_step_size
+        )
         self._rows: dict[int, _Row] = {}
         self._alone: dict[int, _Alone] = {}
         self._n_alone = 0

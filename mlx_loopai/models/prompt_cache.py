@@ -25,6 +25,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.files import whole_file
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import WEIGHTS_FILE
+from mlx_loopai.models.answering_pass import answering
 
 _PREFILL_TOKENS = 2048
 _KIND = "mlx-loopai prompt cache"
@@ -55,9 +56,10 @@ def compute_prefix(model: nn.Module, tokens: Sequence[int], known: Prefix | None
     start = known if known is not None and known.fits(tokens) else None
     cache = make_prompt_cache(model) if start is None else start.own_cache()
     rest = list(tokens[len(start.tokens) if start else 0 :])
-    for place in range(0, len(rest), _PREFILL_TOKENS):
-        model(mx.array([rest[place : place + _PREFILL_TOKENS]]), cache=cache)
-        mx.eval([layer.state for layer in cache])
+    with answering(model):
+        for place in range(0, len(rest), _PREFILL_TOKENS):
+            model(mx.array([rest[place : place + _PREFILL_TOKENS]]), cache=cache)
+            mx.eval([layer.state for layer in cache])
     return Prefix(tuple(tokens), cache)
 
 

@@ -10,6 +10,7 @@ import pytest
 from mlx_loopai.config import SamplingOptions
 from mlx_loopai.generation.batch import Batch, Request
 from mlx_loopai.generation.engine import generate_batch
+from mlx_loopai.models.answering_pass import LEAST_OPENING
 from mlx_loopai.models.load import LoadedModel, load_model
 from tests.tiny_architectures import CONFIGS, write_architecture
 
@@ -50,3 +51,21 @@ def test_prompts_are_read_in_parts_beside_a_writer(loaded: LoadedModel, monkeypa
     for key, prompt in zip(keys, PROMPTS, strict=True):
         expected = _alone(loaded, prompt)
         assert tuple(token for token in written[key] if token is not None)[: len(expected)] == expected
+
+
+def test_rows_with_one_opening_are_answered_as_alone(loaded: LoadedModel) -> None:
+    """They meet its keys together on a CPU, whoever of them ends first."""
+    opening = RNG.integers(3, 64, LEAST_OPENING + 8).tolist()
+    prompts = [[*opening, *RNG.integers(3, 64, size).tolist()] for size in (3, 20, 1, 11)]
+    written: dict[int, list[int]] = {}
+    with Batch(loaded, 8) as batch:
+        keys = [
+            batch.add(Request(prompt, GREEDY.model_copy(update={"max_tokens": 4 + 2 * row})))
+            for row, prompt in enumerate(prompts)
+        ]
+        while len(batch):
+            for found in batch.step():
+                written.setdefault(found.key, []).extend(() if found.piece.token is None else [found.piece.token])
+    for row, (key, prompt) in enumerate(zip(keys, prompts, strict=True)):
+        expected = _alone(loaded, prompt)[: 4 + 2 * row]
+        assert tuple(written[key])[: len(expected)] == expected

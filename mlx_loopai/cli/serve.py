@@ -22,13 +22,14 @@ from mlx_loopai.cli.output import emit, json_option, keep_awake, quiet_option, w
 from mlx_loopai.cli.rag import rag_top_option
 from mlx_loopai.cli.wording import one_line
 from mlx_loopai.errors import InputError, Interrupted
-from mlx_loopai.language import tr
-from mlx_loopai.units import parse_bytes
+from mlx_loopai.language import later, tr
+from mlx_loopai.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from mlx_loopai.config import GenerationOptions
     from mlx_loopai.generation.lineup import Lineup
     from mlx_loopai.generation.session import AdapterWhen
+    from mlx_loopai.memory.serving import ServingPlan
     from mlx_loopai.models.embedder import Embedder
     from mlx_loopai.retrieval.index import Hit
     from mlx_loopai.serving.app import ServeOptions
@@ -40,6 +41,12 @@ _ENDING_S = 2
 _BACKLOG = 128
 # Connections besides those of answers: for the page, for /health, and for refusals.
 _SPARE_CONNECTIONS = 64
+# How the terms of a server's memory are called.
+_TERMS = {
+    "weights": later("weights"),
+    "conversations": later("conversations at once"),
+    "prompt_cache": later("prompt cache"),
+}
 
 
 @click.command("serve", short_help="Answer over HTTP: OpenAI's API, and a page to try it.")
@@ -171,7 +178,9 @@ def command(
             feedback=feedback,
             embedder=embeds,
         )
-        _announce(listening, host, serving, as_json)
+        memory = _memory(lineup, serving)
+        _announce(listening, host, serving, memory, as_json)
+        _tell_memory(memory, quiet)
         _run(lineup, serving, listening, quiet)
 
 
@@ -227,7 +236,41 @@ def _called(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def _announce(listening: socket.socket, host: str, options: ServeOptions, as_json: bool) -> None:
+def _memory(lineup: Lineup, options: ServeOptions) -> ServingPlan:
+    from mlx_loopai.memory.machine import this_machine
+    from mlx_loopai.memory.serving import Served, plan_serving
+    from mlx_loopai.models.load import default_dtype
+
+    longest = options.defaults.options.max_tokens
+    served = Served(
+        weight_bytes=lineup.weight_bytes,
+        compute=default_dtype(),
+        rows=options.concurrent,
+        context_tokens=options.context_tokens,
+        answer_tokens=longest,
+        cache_bytes=options.cache_bytes,
+    )
+    return plan_serving(lineup.loaded.shape, this_machine(), served)
+
+
+def _tell_memory(memory: ServingPlan, quiet: bool) -> None:
+    terms = ", ".join(f"{tr(_TERMS[name])} {format_bytes(size)}" for name, size in memory.terms.items())
+    total, budget = format_bytes(memory.total_bytes), format_bytes(memory.budget_bytes)
+    if not memory.fits:
+        line = tr(
+            "note: memory: up to {total} ({terms}), but {budget} are safe on this machine; lower --context, "
+            "--concurrent or --prompt-cache",
+            total=total,
+            terms=terms,
+            budget=budget,
+        )
+        click.echo(line, err=True)
+    elif not quiet:
+        line = tr("memory: up to {total} ({terms}) of {budget}", total=total, terms=terms, budget=budget)
+        click.echo(line, err=True)
+
+
+def _announce(listening: socket.socket, host: str, options: ServeOptions, memory: ServingPlan, as_json: bool) -> None:
     listening.listen(_BACKLOG)
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
@@ -239,6 +282,12 @@ def _announce(listening: socket.socket, host: str, options: ServeOptions, as_jso
         "scripts": options.defaults.options.scripts,
         "context_tokens": options.context_tokens,
         "key": options.api_key is not None,
+        "memory": {
+            "fits": memory.fits,
+            "budget_bytes": memory.budget_bytes,
+            "total_bytes": memory.total_bytes,
+            "terms": memory.terms,
+        },
     }
     emit(
         document, as_json, tr("{model}: {url} (API: {url}/v1); Ctrl-C stops it", model=options.defaults.model, url=url)

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mlx.utils import tree_flatten
+
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.batch import Batch, RowPiece
 from mlx_loopai.generation.engine import load_draft
@@ -56,6 +58,12 @@ class Lineup:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self.sessions)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the base and of a draft model; adapters are small beside them."""
+        models = [one.model for one in (self.loaded, self.draft) if one is not None]
+        return sum(int(array.nbytes) for model in models for _, array in tree_flatten(model.parameters()))
 
     def session(self, name: str, when: AdapterWhen | None = None) -> Session:
         """The session that answers as `name`. when: for this answer only; None: as the lineup was opened."""

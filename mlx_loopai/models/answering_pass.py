@@ -17,7 +17,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import BatchKVCache
 
-from mlx_loopai.models.causal_attention import causal_attention
 from mlx_loopai.models.decoder import softmax_attention
 from mlx_loopai.models.exponentials import power_of_two, silu
 
@@ -25,6 +24,8 @@ _ATTENTION, _GATED = "scaled_dot_product_attention", "swiglu"
 # Fewer tokens are not worth cutting every row's keys in two.
 LEAST_OPENING = 32
 _HIDDEN = -1e30
+# Queries that are looked at together: more scores would not stay in a core's cache.
+_SPAN = 32
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,34 @@ def _gated(usual: Callable[..., mx.array]) -> Callable[[mx.array, mx.array], mx.
 
 def _attention(usual: Callable[..., mx.array], opening: Opening | None) -> Callable[..., mx.array]:
     def attend(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
-        mask = named.get("mask")
+        mask, cache = named.get("mask"), named.get("cache")
         is_plain = not arguments and named.keys() == {"cache", "scale", "mask"} and queries.dtype == mx.float32
-        if not is_plain or hasattr(named["cache"], "bits"):
+        is_bool = mask is None or isinstance(mask, str) or mask.dtype == mx.bool_
+        if not is_plain or not is_bool or hasattr(cache, "bits"):
             return usual(queries, keys, values, *arguments, **named)
-        if isinstance(mask, str):
-            return causal_attention(queries, keys, values, named["scale"])
-        if mask is not None and mask.dtype != mx.bool_:
-            return usual(queries, keys, values, *arguments, **named)
-        if opening is not None and mask is not None and mask.shape[:2] == (len(opening.padding), 1):
-            return attention_behind(opening, queries, keys, values, named["scale"], mask)
-        return masked_attention(queries, keys, values, named["scale"], mask)
+        n_asked, scale = queries.shape[2], named["scale"]
+        if mask is None or (n_asked == 1 and opening is None):
+            return masked_attention(queries, keys, values, scale, mask)
+        # Such a cache's own mask is causal, so that a span of queries sees no later keys.
+        if not isinstance(mask, str) and type(cache) is not BatchKVCache:
+            return masked_attention(queries, keys, values, scale, mask)
+        before = keys.shape[2] - n_asked
+        parts = []
+        for begin in range(0, n_asked, _SPAN):
+            end = min(n_asked, begin + _SPAN)
+            part = queries[:, :, begin:end], keys[:, :, : before + end], values[:, :, : before + end], scale
+            seen = _causal(before + begin, before + end)
+            if not isinstance(mask, str):
+                seen = mask[:, :, begin:end, : before + end]
+            parts.append(masked_attention(*part, seen) if opening is None else attention_behind(opening, *part, seen))
+        return mx.concatenate(parts, axis=2)
 
     return attend
+
+
+def _causal(begin: int, end: int) -> mx.array:
+    """The mask (1, 1, Q, T) of queries at places from `begin` to `end`."""
+    return (mx.arange(begin, end)[:, None] >= mx.arange(end))[None, None]
 
 
 def masked_attention(

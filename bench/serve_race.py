@@ -44,6 +44,7 @@ LARGE_CACHE, LARGE_SEQUENCES = "4GiB", "64"
 BARE = ("--scripts", "off", "--no-filter", "--repetition-guard", "0")
 TOP_P = 0.9
 START_SECONDS = 1800
+LOOPAI = (sys.executable, "-m", "mlx_loopai")
 # Importing `mlx_loopai` gives mlx-lm the same fast BLAS on Linux; its own wheel has a slow one.
 MLX_LM = "import mlx_loopai; from mlx_lm.server import main; main()"
 
@@ -126,22 +127,9 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
         model = Path(temporary) / "model"
-        loopai = (sys.executable, "-m", "mlx_loopai")
-        convert = [
-            *loopai,
-            "convert",
-            str(resolve_model(options.model)),
-            "--to",
-            "mlx",
-            "--dtype",
-            "fp32",
-            "--out",
-            str(model),
-            "--quiet",
-        ]
-        subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
+        write_float32(options.model, model)
         length = Length(load_tokenizer(model), options.system_tokens)
-        with running(servers(loopai, model, max(options.clients), options.large_caches)) as started:
+        with running(servers(model, max(options.clients), options.large_caches)) as started:
             greedy = Asking(options.max_tokens, system=options.system or card(length, 0))
             compared = chats(max(1, 8 // options.turns), options.turns)
             checked = {server.name: asked(server, compared, 1, greedy)[1] for server in started}
@@ -171,9 +159,14 @@ def main() -> None:
     print(json.dumps({key: report[key] for key in ("equal", "summary", "load")}, ensure_ascii=False, indent=1))  # noqa: T201
 
 
-def servers(loopai: Sequence[str], model: Path, most: int, large_caches: bool) -> list[Server]:
+def write_float32(model: str, out: Path) -> None:
+    convert = (*LOOPAI, "convert", str(resolve_model(model)), "--to", "mlx", "--dtype", "fp32", "--out", str(out))
+    subprocess.run((*convert, "--quiet"), check=True, stdout=subprocess.DEVNULL)
+
+
+def servers(model: Path, most: int, large_caches: bool) -> list[Server]:
     ports = [free_port() for _ in range(3)]
-    own = (*loopai, "serve", "--model", str(model), "--concurrent", str(most), "--temperature", "0", "--quiet")
+    own = (*LOOPAI, "serve", "--model", str(model), "--concurrent", str(most), "--temperature", "0", "--quiet")
     theirs = (sys.executable, "-c", MLX_LM, "--model", str(model), "--log-level", "ERROR")
     commands = {"mlx-loopai": (*own, *BARE), "mlx-lm": theirs, "mlx-loopai, as it comes": own}
     if large_caches:

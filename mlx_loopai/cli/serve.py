@@ -178,9 +178,7 @@ def command(
             feedback=feedback,
             embedder=embeds,
         )
-        memory = _memory(lineup, serving)
-        _announce(listening, host, serving, memory, as_json)
-        _tell_memory(memory, quiet)
+        _announce(listening, host, serving, _memory(lineup, serving, quiet), as_json)
         _run(lineup, serving, listening, quiet)
 
 
@@ -236,7 +234,8 @@ def _called(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def _memory(lineup: Lineup, options: ServeOptions) -> ServingPlan:
+def _memory(lineup: Lineup, options: ServeOptions, quiet: bool) -> ServingPlan:
+    """What the server needs at most, told in a line; with `quiet` only where it is too much."""
     from mlx_loopai.memory.machine import this_machine
     from mlx_loopai.memory.serving import Served, plan_serving
     from mlx_loopai.models.load import default_dtype
@@ -250,10 +249,7 @@ def _memory(lineup: Lineup, options: ServeOptions) -> ServingPlan:
         answer_tokens=longest,
         cache_bytes=options.cache_bytes,
     )
-    return plan_serving(lineup.loaded.shape, this_machine(), served)
-
-
-def _tell_memory(memory: ServingPlan, quiet: bool) -> None:
+    memory = plan_serving(lineup.loaded.shape, this_machine(), served)
     terms = ", ".join(f"{tr(_TERMS[name])} {format_bytes(size)}" for name, size in memory.terms.items())
     total, budget = format_bytes(memory.total_bytes), format_bytes(memory.budget_bytes)
     if not memory.fits:
@@ -268,6 +264,7 @@ def _tell_memory(memory: ServingPlan, quiet: bool) -> None:
     elif not quiet:
         line = tr("memory: up to {total} ({terms}) of {budget}", total=total, terms=terms, budget=budget)
         click.echo(line, err=True)
+    return memory
 
 
 def _announce(listening: socket.socket, host: str, options: ServeOptions, memory: ServingPlan, as_json: bool) -> None:

@@ -41,6 +41,10 @@ class Diverged(LoopaiError):
     """
 
 
+class LeftBudget(LoopaiError):
+    """A run left its forgetting budget and stopped itself; its result is inside the budget (exit status 1)."""
+
+
 class Interrupted(LoopaiError):
     """The user pressed Ctrl-C; what was done so far is saved (exit status 130)."""
 

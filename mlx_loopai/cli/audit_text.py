@@ -45,7 +45,10 @@ def audit_text(found: Audit, seen: NotRead) -> str:
             share=share,
         ),
     ]
-    if told := found.preferences:
+    told = found.preferences
+    if told and told.asked:
+        lines.append(tr("prompts        {shown}", shown=asked_text(told)))
+    if told and told.judged:
         lines.append(
             tr(
                 "judged         {pairs} pairs, {good} good and {bad} bad answers to {prompts} prompts",
@@ -77,6 +80,11 @@ def positions_text(found: PreferenceAudit) -> str:
         positions=found.positions,
         share=found.best_probability,
     )
+
+
+def asked_text(found: PreferenceAudit) -> str:
+    """How many prompts have no answer, and how many of them say what is wished of it."""
+    return tr("{asked} without an answer; {wished} say what is wished of it", asked=found.asked, wished=found.wished)
 
 
 def _shown(finding: Finding) -> str:

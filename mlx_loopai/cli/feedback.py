@@ -48,13 +48,15 @@ def import_command(
     LLaMA-Factory, ms-swift and OpenAI.
     """
     from mlx_loopai.data.feedback import append_feedback, feedback_rows
+    from mlx_loopai.data.unanswered import Unanswered
 
     readings = [reading.checked(skip_bad) for reading in read_sources(files, columns)]
-    judged = [one for reading in readings for one in reading.judged]
+    read = [one for reading in readings for one in reading.judged]
+    judged = [one for one in read if not isinstance(one, Unanswered)]
     if not judged:
         raise InputError(tr("{files}: holds no pair of answers and none with a label", files=files[0]))
     added = append_feedback(target, feedback_rows(judged, source="import"))
-    ordinary = sum(len(reading.records) for reading in readings)
+    ordinary = sum(len(reading.records) for reading in readings) + len(read) - len(judged)
     document = {"out": str(target), "added": added, "known": len(judged) - added, "ordinary_rows": ordinary}
     text = tr(
         "{target}: {added} judged answers added, {known} were there already",
@@ -75,7 +77,7 @@ def audit_command(files: tuple[str, ...], columns: str | None, as_json: bool) ->
     """Show what is in the judged answers of FILES, and what would be learnt besides taste."""
     import dataclasses
 
-    from mlx_loopai.cli.audit_text import positions_text
+    from mlx_loopai.cli.audit_text import asked_text, positions_text
     from mlx_loopai.data.judged_audit import audit_judged
     from mlx_loopai.data.records import left_out
 
@@ -97,6 +99,8 @@ def audit_command(files: tuple[str, ...], columns: str | None, as_json: bool) ->
         rows.append((tr("purity"), tr("chosen {chosen:.3f}, rejected {rejected:.3f}", **purities)))
     if found.best_probability is not None:
         rows.append((tr("positions"), positions_text(found)))
+    if found.asked:
+        rows.append((tr("asked"), asked_text(found)))
     rows += [(tr("bad rows"), left_out(bad))] if bad else []
     lines = [f"{padded(name, 10)}{value}" for name, value in rows]
     warnings = [tr("warning: {warning}", warning=warning) for warning in found.warnings]

@@ -12,7 +12,7 @@ import click
 
 from mlx_loopai.cli.output import emit, json_option, padded, quiet_option, say_next
 from mlx_loopai.cli.rows import column_map, columns_option, skip_bad_option
-from mlx_loopai.errors import InputError
+from mlx_loopai.errors import InputError, LeftBudget
 from mlx_loopai.language import in_use, later, tr
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def command(
     if summary is not None:
         emit(summary.to_json(), as_json, judged_text(summary) if isinstance(summary, JudgedSummary) else _text(summary))
         say_next(next_step(summary, out), as_json, quiet)
+        if summary.stopped_by:
+            raise LeftBudget(_stopped_line(summary))
 
 
 @dataclass(frozen=True)
@@ -290,23 +292,20 @@ def _text(summary: Summary) -> str:
             train_s=summary.train_s,
             tokens_per_s=summary.tokens_per_s,
         ),
-        tr(
-            "loss {loss_first:.4f} -> {loss_last:.4f} on the same rows",
-            loss_first=summary.loss_first,
-            loss_last=summary.loss_last,
-        ),
+        *_loss_line(summary),
         tr("padding wasted {real_token_share:.1%} of the computation", real_token_share=1 - summary.real_token_share),
         tr("model: {path}", path=summary.model)
         if summary.model
         else tr("adapter: {path}", path=RunDirectory(Path(summary.run)).adapter),
     ]
     if summary.mlx_lm_token_share is not None:
-        lines[2] += tr(
+        lines[-2] += tr(
             " (mlx-lm's batches of these rows: {mlx_lm_token_share:.1%})",
             mlx_lm_token_share=1 - summary.mlx_lm_token_share,
         )
     if summary.pair_accuracy is not None and summary.margin is not None:
         lines.append(_judged_line(summary, summary.pair_accuracy, summary.margin))
+    lines += _prompt_lines(summary)
     if summary.skipped_steps:
         lines.append(
             tr(
@@ -315,6 +314,52 @@ def _text(summary: Summary) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def _loss_line(summary: Summary) -> list[str]:
+    """The loss before and after; nothing where no row has an answer."""
+    if summary.loss_first is None or summary.loss_last is None:
+        return []
+    return [
+        tr(
+            "loss {loss_first:.4f} -> {loss_last:.4f} on the same rows",
+            loss_first=summary.loss_first,
+            loss_last=summary.loss_last,
+        )
+    ]
+
+
+def _prompt_lines(summary: Summary) -> list[str]:
+    """What was learnt of prompts, as held-out ones show it; nothing where there are none."""
+    if summary.reward is None:
+        return []
+    return [
+        tr(
+            "held-out prompts: reward {reward_first:.3f} -> {reward:.3f}, answers without a fault "
+            "{faultless_first:.1%} -> {faultless:.1%}, tokens an answer {tokens_first:.0f} -> {tokens:.0f}; "
+            "{divergence:.3f} nats a token from the base",
+            reward_first=summary.reward_first,
+            reward=summary.reward,
+            faultless_first=summary.faultless_first,
+            faultless=summary.faultless,
+            tokens_first=summary.answer_tokens_first,
+            tokens=summary.answer_tokens,
+            divergence=summary.answers_divergence,
+        )
+    ]
+
+
+def _stopped_line(summary: Summary) -> str:
+    """That the run left its forgetting budget, and what its result is then."""
+    if summary.result_step is None:
+        return tr("stopped at step {steps}, outside of its forgetting budget; the update was scaled back",
+                  steps=summary.steps)  # fmt: skip
+    return tr(
+        "stopped at step {steps}, outside of its forgetting budget; the result is step {result_step}, the last one "
+        "inside it",
+        steps=summary.steps,
+        result_step=summary.result_step,
+    )
 
 
 def _judged_line(summary: Summary, pair_accuracy: float, margin: float) -> str:

@@ -34,6 +34,7 @@ from mlx_loopai.config.options import (
 )
 from mlx_loopai.config.preference import PreferenceOptions
 from mlx_loopai.config.reading import flatten, load_config, option_table, validate_config
+from mlx_loopai.config.reward import RewardOptions
 from mlx_loopai.config.sources import SourceKind, SourceOptions, VisionOptions
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "PhaseSettings",
     "PreferenceOptions",
     "ReplayOptions",
+    "RewardOptions",
     "RunConfig",
     "SamplingOptions",
     "SelectionOptions",

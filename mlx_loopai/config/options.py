@@ -142,6 +142,15 @@ class RunConfig(Options):
     @model_validator(mode="after")
     def _options_fit_together(self) -> RunConfig:
         watched = [name for name in ("patience", "keep_best") if getattr(self.train, name)]
+        if watched and self.preference.takes_prompts:
+            raise ValueError(
+                tr(
+                    "train.{option} compares the loss of held-out answers, and preference.objective {objective} learns "
+                    "from prompts without any; leave it out",
+                    option=watched[0],
+                    objective=self.preference.objective,
+                )
+            )
         if watched and not self.train.validate_every:
             raise ValueError(
                 tr("train.{option} needs train.validate_every; set it to a number of steps", option=watched[0])
@@ -241,6 +250,15 @@ class RunConfig(Options):
                     dropout=self.lora.dropout,
                 )
             )
+        if self.preference.takes_prompts and self.lora.ranks != "same":
+            raise ValueError(
+                tr(
+                    "lora.ranks {ranks} measures gradients of the training rows, and the prompts of "
+                    "preference.objective {objective} have no answers; set lora.ranks to same",
+                    ranks=self.lora.ranks,
+                    objective=objective,
+                )
+            )
         changed = [name for name in ("label_smoothing", "z_loss") if getattr(self.train, name)]
         if changed:
             raise ValueError(
@@ -319,6 +337,11 @@ class RunConfig(Options):
         return self.forgetting.budget > 0 and self.is_guarded
 
     @property
+    def stops_at_budget(self) -> bool:
+        """Whether the run ends itself when it leaves `forgetting.budget`, with guards or without."""
+        return self.forgetting.budget > 0 and self.preference.takes_prompts
+
+    @property
     def is_judged(self) -> bool:
         """Whether the run ends with a verdict, for which base and result answer a suite's questions."""
         return self.asks_for_guards and self.forgetting.questions > 0
@@ -326,7 +349,7 @@ class RunConfig(Options):
     @property
     def watches(self) -> bool:
         """Whether general ability is read while the run trains."""
-        return self.forgetting.monitor_every > 0 or self.has_budget
+        return self.forgetting.monitor_every > 0 or self.has_budget or self.stops_at_budget
 
     @property
     def needs_rehearsal(self) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mlx_loopai.config.table import Options, PathText
 
-SourceKind = Literal["auto", "rows", "pairs", "labels", "positions"]
+SourceKind = Literal["auto", "rows", "pairs", "labels", "positions", "prompts"]
 
 
 class SourceOptions(Options):
@@ -22,8 +22,8 @@ class SourceOptions(Options):
     kind: SourceKind = Field(
         "auto",
         description="pairs: a chosen and a rejected answer; labels: one answer and whether it is good; positions: "
-        "places in answers, with tokens that might follow; rows: learn the chosen and good answers as they are; "
-        "auto: as each row looks",
+        "places in answers, with tokens that might follow; prompts: requests that the model itself answers while it "
+        "trains; rows: learn the chosen and good answers as they are; auto: as each row looks",
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="our name of a field -> the file's own, such as prompt: 질문"

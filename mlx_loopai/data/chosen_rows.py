@@ -15,8 +15,9 @@ from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 
 # What is known of every row before any is trained on. tokens: of the row; rejected: tokens of the worse answer of a
 # pair, or 0; supervised: tokens of both that are learnt; rehearsal: whether a phase mixed it in; labelled: whether it
-# has a good or bad label; bad: whether that label is bad; candidates: how many tokens might follow at a position, or 0.
-Column = Literal["tokens", "rejected", "supervised", "rehearsal", "labelled", "bad", "candidates"]
+# has a good or bad label; bad: whether that label is bad; candidates: how many tokens might follow at a position, or 0;
+# asked: whether it is a prompt without an answer.
+Column = Literal["tokens", "rejected", "supervised", "rehearsal", "labelled", "bad", "candidates", "asked"]
 Values = npt.NDArray[Any]
 _COLUMNS: dict[Column, tuple[Callable[[TokenRow], int], type[np.generic]]] = {
     "tokens": (lambda row: len(row.ids), np.int32),
@@ -26,6 +27,7 @@ _COLUMNS: dict[Column, tuple[Callable[[TokenRow], int], type[np.generic]]] = {
     "labelled": (lambda row: row.good is not None, np.bool_),
     "bad": (lambda row: row.good is False, np.bool_),
     "candidates": (lambda row: 0 if row.candidates is None else len(row.candidates), np.int32),
+    "asked": (lambda row: row.wishes is not None, np.bool_),
 }
 _DIGESTS: dict[Digest, Callable[[TokenRow], bytes]] = {"digest": row_digest, "content": content_digest}
 # Four bytes each: a run may have millions of rows.

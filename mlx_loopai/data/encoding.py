@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from mlx_loopai.data.conversation import Record
 from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.position_rows import position_row
 from mlx_loopai.data.positions import Position
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
+from mlx_loopai.data.unanswered import Unanswered
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
 
@@ -100,9 +103,11 @@ def _batches(found: Iterable[Record | Judged]) -> Iterator[list[tuple[Record | J
 
 
 def _answers(one: Record | Judged) -> list[Record]:
-    """The conversations that it holds: the better one of a pair first."""
+    """The conversations with an answer that it holds: the better one of a pair first."""
     if isinstance(one, Record):
         return [one]
+    if isinstance(one, Unanswered):
+        return []
     return [one.chosen, one.rejected] if isinstance(one, Pair) else [one.answer]
 
 
@@ -121,9 +126,26 @@ def _parts(
 
 
 def _judged(encoder: ChatEncoder, one: Judged, rows: Sequence[TokenRow]) -> TokenRow:
+    if isinstance(one, Unanswered):
+        return _prompt(encoder, one)
     if isinstance(one, Position):
         return position_row(one, rows[0], encoder.tokenizer)
     return replace(rows[0], rejected=rows[1]) if isinstance(one, Pair) else replace(rows[0], good=one.good)
+
+
+def _prompt(encoder: ChatEncoder, one: Unanswered) -> TokenRow:
+    """The tokens after which the model writes its answer, none of which is learnt."""
+    record = one.prompt
+    ids = encoder.prompt_ids(
+        record.messages, allow_special=record.allow_special, tools=record.tools, origin=record.origin
+    )
+    return TokenRow(
+        np.array(ids, np.int32),
+        np.zeros(len(ids), np.bool_),
+        origin=record.origin,
+        category=record.category,
+        wishes=one.wishes,
+    )
 
 
 def _whole(one: Judged, row: TokenRow, max_tokens: int) -> TokenRow:

@@ -12,6 +12,7 @@ from mlx_loopai.data.conversation import Message, Record
 from mlx_loopai.data.key_columns import KeyColumns
 from mlx_loopai.data.pairs import Judged, Pair
 from mlx_loopai.data.positions import Position
+from mlx_loopai.data.unanswered import Unanswered
 from mlx_loopai.language import tr
 from mlx_loopai.text.measures import purity
 
@@ -27,6 +28,7 @@ class PreferenceAudit:
     pairs whose chosen answer has more characters. chosen_purity, rejected_purity: mean share of Korean letters in
     better and worse answers; None without any. positions: how many; best_probability: mean share of the candidates'
     probability that those with a position's highest score have, to the model that wrote the answers; None without any.
+    asked: prompts without an answer; wished: how many of them wish for a length, words, a form or a genre.
     """
 
     pairs: int
@@ -38,6 +40,13 @@ class PreferenceAudit:
     rejected_purity: float | None
     positions: int = 0
     best_probability: float | None = None
+    asked: int = 0
+    wished: int = 0
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is more than prompts without an answer."""
+        return bool(self.pairs or self.good or self.bad or self.positions)
 
     @property
     def warnings(self) -> list[str]:
@@ -75,13 +84,18 @@ class PreferenceAuditor:
     def __init__(self) -> None:
         self.pairs = self._good = self._bad = self._longer = 0
         self._prompts = KeyColumns(1)
-        self._better, self._worse, self._best = _Mean(), _Mean(), _Mean()
+        self._better, self._worse, self._best, self._wishes = _Mean(), _Mean(), _Mean(), _Mean()
 
     def __len__(self) -> int:
-        return self.pairs + self._good + self._bad + self._best.count
+        return self.pairs + self._good + self._bad + self._best.count + self._wishes.count
 
     def add(self, one: Judged) -> None:
-        """Take in a pair, a labelled answer or a position."""
+        """Take in a pair, a labelled answer, a position, or a prompt without an answer."""
+        if isinstance(one, Unanswered):
+            wishes = one.wishes
+            self._wishes.add(bool(wishes.length or wishes.words or wishes.format or wishes.genre))
+            self._add_prompt(one.prompt.messages)
+            return
         if isinstance(one, Pair):
             chosen, rejected = (said(record, len(one.prompt)) for record in (one.chosen, one.rejected))
             self.pairs += 1
@@ -112,6 +126,8 @@ class PreferenceAuditor:
             rejected_purity=self._worse.value,
             positions=self._best.count,
             best_probability=self._best.value,
+            asked=self._wishes.count,
+            wished=int(self._wishes.total),
         )
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from mlx_loopai.data.records import (
     Reading,
     Record,
     Scan,
+    as_bad_row,
     is_worse,
     notices,
     refuse_bad,
@@ -25,6 +26,7 @@ from mlx_loopai.data.records import (
 )
 from mlx_loopai.data.sources import rows_of, scan_of
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
+from mlx_loopai.data.unanswered import Unanswered
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.progress import Advance, ignore
@@ -100,6 +102,8 @@ class Sifted:
     def learnt(self, reads: Iterable[Read]) -> Iterator[Record | Judged]:
         """The rows to be learnt; after the first reason to refuse, no more of them."""
         for read in reads:
+            if isinstance(read, Unanswered) and not self.preference.takes_prompts:
+                read = as_bad_row(read)
             if isinstance(read, BadRow):
                 self.bad.append(read)
                 continue
@@ -121,6 +125,8 @@ class Sifted:
 
     def _fits(self, read: Judged) -> bool:
         """Whether the objective learns from such rows."""
+        if self.preference.takes_prompts:
+            return isinstance(read, Unanswered)
         if self.preference.takes_positions or isinstance(read, Position):
             return self.preference.takes_positions and isinstance(read, Position)
         return isinstance(read, Pair) or self.preference.takes_labels
@@ -136,6 +142,12 @@ class Sifted:
 
     def _unfit(self, first: Judged) -> str:
         known = {"origin": first.origin, "n_rows": len(self.unfit), "objective": self.preference.objective}
+        if self.preference.takes_prompts:
+            return tr(
+                "{origin}: an answer that was judged ({n_rows} such rows), and preference.objective {objective} judges "
+                "the model's own; set it to dpo, apo or tlpo, or read only the prompts with `kind: prompts`",
+                **known,
+            )
         if isinstance(first, Position):
             return tr(
                 "{origin}: a position in an answer ({n_rows} such rows), and preference.objective {objective} learns "

@@ -1,4 +1,6 @@
-"""Reads judged answers: pairs of a better and a worse answer, single answers with a label, and positions in answers.
+"""Reads judged answers: pairs of a better and a worse answer, single answers with a label, positions in answers.
+
+Prompts whose answers a run will write and judge itself are read here, too.
 
 It reads TRL's forms (prompt/chosen/rejected as texts or lists of messages, chosen/rejected with the prompt inside,
 prompt/completion/label) and those of other programs: a conversation with both answers in fields of their own
@@ -18,7 +20,8 @@ from mlx_loopai.data.conversation import Message, Record
 from mlx_loopai.data.judged_exports import exported_pair
 from mlx_loopai.data.positions import Begun, Position, is_position, read_position
 from mlx_loopai.data.shapes import ANSWER_NAMES, CHAT_NAMES, REQUEST_NAMES, Meaning, interpret, unpacked
-from mlx_loopai.data.turns import UnreadableError, kind_of
+from mlx_loopai.data.turns import UnreadableError, is_answer, kind_of
+from mlx_loopai.data.unanswered import Unanswered, Wishes, is_unanswered, read_unanswered
 from mlx_loopai.language import tr
 
 CHOSEN, REJECTED, LABEL = "chosen", "rejected", "label"
@@ -89,7 +92,7 @@ class Label:
         return row | ({"tools": json.loads(self.answer.tools)} if self.answer.tools else {})
 
 
-Judged = Pair | Label | Position
+Judged = Pair | Label | Position | Unanswered
 
 
 @dataclass(frozen=True)
@@ -102,19 +105,22 @@ class MadePairs:
 
 @dataclass(frozen=True)
 class JudgedMeaning:
-    """A row's conversation, with the worse answer of a pair, a label, or a position; an ordinary row has none."""
+    """A row's conversation, with the worse answer of a pair, a label, a position, or what is wished of an answer that
+    it does not have; an ordinary row has none of these.
+    """
 
     meaning: Meaning
     rejected: Meaning | None = None
     good: bool | None = None
     begun: Begun | None = None
+    wishes: Wishes | None = None
 
 
 def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
     """What a row means when its answers may be judged.
 
-    kind: with `pairs`, `labels` or `positions` every row must be one; with `rows` chosen and good answers become
-    ordinary rows.
+    kind: with `pairs`, `labels`, `positions` or `prompts` every row must be one; with `rows` chosen and good answers
+    become ordinary rows.
 
     Raises: UnreadableError saying why the row cannot be read so.
     """
@@ -123,6 +129,9 @@ def read_judged(values: Any, kind: SourceKind = "auto") -> JudgedMeaning:
     row = {str(name).strip().lower(): value for name, value in values.items() if value is not None}
     if is_position(row) or kind == "positions":
         return _position(row, kind)
+    if kind == "prompts" or (kind == "auto" and is_unanswered(_without_origin(row))):
+        asked, wishes = read_unanswered(_without_origin(row))
+        return JudgedMeaning(asked, wishes=wishes)
     row = {_OTHER_NAMES.get(name, name): value for name, value in exported_pair(row).items()}
     if CHOSEN in row or REJECTED in row:
         if kind == "labels":
@@ -153,8 +162,12 @@ def _position(row: Mapping[str, Any], kind: SourceKind) -> JudgedMeaning:
         )
     if not is_position(row):
         raise UnreadableError(tr("no position: `candidates` and `prefix_tokens` are missing (kind: positions)"))
-    meaning, begun = read_position({name: value for name, value in row.items() if name not in ORIGIN_NAMES})
+    meaning, begun = read_position(_without_origin(row))
     return JudgedMeaning(_answering_last(meaning), begun=begun)
+
+
+def _without_origin(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ORIGIN_NAMES}
 
 
 def _label(value: Any, numbers: bool) -> bool | None:
@@ -204,7 +217,7 @@ def _pair(row: Mapping[str, Any]) -> tuple[Meaning, Meaning]:
 def _answer_split_off(row: dict[str, Any], chat: str) -> dict[str, Any]:
     """ms-swift: the conversation ends with the chosen answer, and only the rejected one has a field of its own."""
     turns = unpacked(row[chat])
-    if CHOSEN in row or not isinstance(turns, list) or not turns or not _speaks(turns[-1]):
+    if CHOSEN in row or not isinstance(turns, list) or not turns or not is_answer(turns[-1]):
         return row
     return row | {chat: turns[:-1], CHOSEN: turns[-1:]}
 
@@ -213,7 +226,7 @@ def _as_row(rest: Mapping[str, Any], given: Any, name: str, request: str | None,
     """The ordinary row of one of the two answers."""
     answer = unpacked(given)
     turns = [answer] if isinstance(answer, Mapping) else answer
-    if isinstance(turns, list) and not all(_speaks(turn) for turn in turns):  # with its prompt inside
+    if isinstance(turns, list) and not all(is_answer(turn) for turn in turns):  # with its prompt inside
         inside = {key: value for key, value in rest.items() if key not in (request, chat)}
         return inside | {"messages": turns}
     if chat is not None:
@@ -227,11 +240,6 @@ def _as_row(rest: Mapping[str, Any], given: Any, name: str, request: str | None,
             tr("{name} without the prompt that it answers; expected a `prompt`, or a list of messages", name=name)
         )
     return {**rest, "completion": turns if isinstance(turns, list) else given}
-
-
-def _speaks(turn: Any) -> bool:
-    """Whether a turn that was not read yet is an answer."""
-    return isinstance(turn, Mapping) and str(turn.get("role", turn.get("from"))) in ("assistant", "model", "gpt")
 
 
 def _shared(first: Sequence[Message], second: Sequence[Message]) -> int:

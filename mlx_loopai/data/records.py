@@ -20,6 +20,7 @@ from mlx_loopai.data.positions import Position
 from mlx_loopai.data.shapes import Meaning
 from mlx_loopai.data.shapes import user_text as user_text
 from mlx_loopai.data.turns import UnreadableError
+from mlx_loopai.data.unanswered import Unanswered
 from mlx_loopai.errors import InputError, all_problems
 from mlx_loopai.language import tr
 from mlx_loopai.progress import Advance, ignore, part
@@ -43,7 +44,7 @@ class BadRow:
 class Reading:
     """What a file or folder holds. `unused`: field that nothing reads -> number of rows that have it.
 
-    judged: its pairs, labelled answers and positions, which are not among `records`.
+    judged: its pairs, labelled answers, positions and prompts without an answer, which are not among `records`.
     """
 
     path: Path
@@ -63,7 +64,8 @@ class Reading:
 
         Raises: InputError as `checked`, and for rows of which more than a good answer is to be learnt.
         """
-        self.checked(skip, skip_empty)
+        asked = [as_bad_row(one) for one in self.judged if isinstance(one, Unanswered)]
+        replace(self, bad=[*self.bad, *asked]).checked(skip, skip_empty)
         refuse_worse([one.origin for one in self.judged if is_worse(one)])
         return self.answers
 
@@ -112,7 +114,15 @@ def refuse_empty(path: Path, bad: Sequence[BadRow]) -> NoReturn:
 
 def is_worse(one: Judged) -> bool:
     """Whether a row holds more than a good answer, so that it must not be learnt as an ordinary one."""
-    return not (isinstance(one, Label) and one.good)
+    return not (isinstance(one, Unanswered) or (isinstance(one, Label) and one.good))
+
+
+def as_bad_row(one: Unanswered) -> BadRow:
+    """What a prompt without an answer is where answers are learnt: a row that cannot be."""
+    reason = tr(
+        "a prompt without an answer: add it as `completion`, or let the model answer (preference.objective grpo)"
+    )
+    return BadRow(one.origin, reason, empty=True)
 
 
 def refuse_worse(origins: Sequence[str]) -> None:
@@ -233,6 +243,8 @@ class Scan:
             return BadRow(origin, str(error))
         if read.begun is not None:
             return Position(record, read.begun)
+        if read.wishes is not None:
+            return Unanswered(record, read.wishes)
         return record if read.good is None else Label(record, read.good)
 
 
@@ -247,8 +259,8 @@ def read_all(
     """What a JSONL, JSON, CSV or Parquet file holds, or the files of a folder that are of `split`, in order.
 
     columns: our name of a field -> the file's own, such as {"prompt": "질문"}. kind: whether its rows are pairs,
-    labelled answers, positions or ordinary rows; `auto`: decided for each row. `on_read` is called with the bytes read
-    so far.
+    labelled answers, positions, prompts or ordinary rows; `auto`: decided for each row. `on_read` is called with the
+    bytes read so far.
 
     Raises: InputError when a file as a whole cannot be read, or has no field that `columns` names.
     """

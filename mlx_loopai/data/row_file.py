@@ -182,7 +182,7 @@ def _candidates(content: bytes, start: int, count: int) -> npt.NDArray[np.void]:
 
 
 def _column(known: npt.NDArray[np.void], name: Column) -> Values:
-    if name == "rehearsal":
+    if name in ("rehearsal", "asked"):  # neither is in a file
         return np.zeros(len(known), np.bool_)
     if name in ("labelled", "bad"):
         return known["label"] != _NO_LABEL if name == "labelled" else known["label"] == _BAD

@@ -41,6 +41,8 @@ def add_rows(digest: Any, rows: Iterable[TokenRow]) -> None:
             add_rows(digest, [row.rejected])
         if row.candidates is not None:
             digest.update(row.candidates["token"].tobytes() + row.candidates["score"].tobytes())
+        if row.wishes is not None:
+            digest.update(repr(row.wishes).encode())
 
 
 def prompt_digest(row: TokenRow) -> bytes:

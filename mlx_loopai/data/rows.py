@@ -63,13 +63,23 @@ class Rows:
 
     @property
     def validation(self) -> list[TokenRow]:
-        """The held-out rows whose answers should become likelier: all but those with a bad label."""
-        return [row for row in self.held_out if row.good is not False]
+        """The held-out rows whose answers should become likelier: all but those with a bad label, or without answer."""
+        return [row for row in self.held_out if row.good is not False and row.wishes is None]
 
     @property
     def judged(self) -> list[TokenRow]:
         """The held-out pairs, labelled answers and positions."""
         return [row for row in self.held_out if row.judged]
+
+    @property
+    def asked(self) -> list[TokenRow]:
+        """The held-out prompts."""
+        return [row for row in self.held_out if row.wishes is not None]
+
+    @cached_property
+    def longest_asked(self) -> int:
+        """Tokens of the longest prompt; 0 without any."""
+        return max((len(row.ids) for row in self.all if row.wishes is not None), default=0)
 
     def with_features(self, shelf: Shelf) -> Rows:
         """The same rows with the features of their pictures."""
@@ -94,12 +104,15 @@ class Rows:
     @cached_property
     def fixed(self) -> list[TokenRow]:
         """The rows on which a run's loss is reported before and after, whatever the order of training."""
-        named = [(rows := self.sources[name], column_of(rows, "bad")) for name in sorted(self.sources)]
+        named = [
+            (rows := self.sources[name], column_of(rows, "bad") | column_of(rows, "asked"))
+            for name in sorted(self.sources)
+        ]
         found = (
             (digest, number, place)
-            for number, (rows, bad) in enumerate(named)
+            for number, (rows, left_out) in enumerate(named)
             for place, digest in enumerate(digests_of(rows))
-            if not bad[place]
+            if not left_out[place]
         )
         return [named[number][0][place] for _, number, place in nsmallest(FIXED_ROWS, found)]
 
@@ -168,8 +181,8 @@ class RowReader:
     def _read(self, source: Source) -> Learnt:
         encoder = self.encoder(source.form.system_prompt)
         size = source.scan.size_bytes if source.scan else 0
-        # A file of encoded rows (data/row_file.py) cannot hold pictures.
-        if size >= LONG_BYTES and self.sight is None:
+        # A file of encoded rows (data/row_file.py) cannot hold pictures, or what is wished of answers.
+        if size >= LONG_BYTES and self.sight is None and not source.preference.takes_prompts:
             on_read = self._reading(tr("reading and encoding {name} (MiB)"), source.path, size)
             return kept_rows(source, encoder, self.tokenizer, on_read)
         rows: list[TokenRow] = []
@@ -205,11 +218,15 @@ class RowReader:
         notices = [notice for one in found.values() for notice in one.notices]
         notices += [f"{name}: {one.split}" for name, one in found.items() if one.split]
         sources = {name: one.rows for name, one in found.items()}
-        if preference.is_on and not any(judged_in(rows).any() for rows in sources.values()):
+        if preference.is_on and not any(_learnt_by(preference, rows) for rows in sources.values()):
             raise InputError(_none_judged(preference, sources))
         if wanted.validation or not wanted.validation_share:
-            return Rows(sources, [*learnt(wanted.validation, "domain", None).rows], tuple(notices))
-        return Rows(*held_apart(sources, wanted.validation_share), tuple(notices))
+            rows = Rows(sources, [*learnt(wanted.validation, "domain", None).rows], tuple(notices))
+        else:
+            rows = Rows(*held_apart(sources, wanted.validation_share), tuple(notices))
+        if preference.takes_prompts:
+            _check_room(preference, rows.all, wanted.form.max_tokens)
+        return rows
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], _Found]) -> _Found:
         if key not in self._kept:
@@ -217,8 +234,36 @@ class RowReader:
         return self._kept[key]
 
 
+def _learnt_by(preference: PreferenceOptions, rows: Sequence[TokenRow]) -> bool:
+    """Whether any of `rows` is of the kind that the objective learns from."""
+    return bool((column_of(rows, "asked") if preference.takes_prompts else judged_in(rows)).any())
+
+
+def _check_room(preference: PreferenceOptions, rows: Iterable[TokenRow], max_tokens: int) -> None:
+    """Raises: InputError naming a prompt after which an answer may be longer than a row."""
+    room = max_tokens - preference.answer_tokens
+    for row in rows:
+        if row.wishes is not None and len(row.ids) > room:
+            raise InputError(
+                tr(
+                    "{origin}: {tokens} tokens and an answer of {answer_tokens} are more than the {max_tokens} of a "
+                    "row; raise train.max_tokens, or lower preference.answer_tokens",
+                    origin=row.origin,
+                    tokens=len(row.ids),
+                    answer_tokens=preference.answer_tokens,
+                    max_tokens=max_tokens,
+                )
+            )
+
+
 def _none_judged(preference: PreferenceOptions, sources: Iterable[str]) -> str:
     known = {"objective": preference.objective, "sources": ", ".join(sources)}
+    if preference.takes_prompts:
+        return tr(
+            "preference.objective {objective}: none of {sources} holds a prompt without an answer; give such rows, "
+            "read only the prompts with `kind: prompts`, or set it to none",
+            **known,
+        )
     if preference.takes_positions:
         return tr(
             "preference.objective {objective}: none of {sources} holds a position in an answer; make such rows with "

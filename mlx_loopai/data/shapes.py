@@ -20,7 +20,7 @@ from mlx_loopai.language import tr
 REQUEST_NAMES = ("prompt", "instruction", "question", "q")
 ANSWER_NAMES = ("completion", "response", "output", "answer", "a")
 CHAT_NAMES = ("messages", "conversations", "conversation")
-_SYSTEM_NAMES = ("system", "system_prompt")
+SYSTEM_NAMES = ("system", "system_prompt")
 _PICTURE_NAMES = ("images", "image")
 _THINKING_NAMES = ("reasoning_content", "reasoning", "thinking")
 _KOREAN_GENRES = {
@@ -203,7 +203,7 @@ def unpacked(raw: Any) -> Any:
 
 def _with_system(row: _Row, messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The conversation with the system prompt of another field, unless it has one of its own."""
-    name = row.first(_SYSTEM_NAMES)
+    name = row.first(SYSTEM_NAMES)
     if name is None:
         return messages
     system = read_text(row.take(name), name)

@@ -14,6 +14,7 @@ from mlx_loopai.data.records import BadRow, Read, Reading, Record, Scan, read_al
 from mlx_loopai.data.samples import corpus
 from mlx_loopai.data.stories import reading
 from mlx_loopai.data.stories.rows import StoryOptions, story_rows
+from mlx_loopai.data.unanswered import Unanswered
 from mlx_loopai.progress import Advance, ignore
 
 SAMPLES_PREFIX = "samples/"
@@ -83,11 +84,16 @@ def rows_of(
             yield allowing(read) if isinstance(read, Record) else allowing_judged(read)
 
 
-def answers_of(path: str, category: str, how: SourceOptions | None = None) -> Iterator[Record]:
-    """The records of a source, and its chosen and good answers. Raises: InputError as `reading_of`."""
+def conversations_of(path: str, category: str, how: SourceOptions | None = None) -> Iterator[Record]:
+    """The records of a source, its chosen and good answers, and its prompts without an answer.
+
+    Raises: InputError as `reading_of`.
+    """
     for read in rows_of(path, category, how):
         if isinstance(read, Record):
             yield read
+        elif isinstance(read, Unanswered):
+            yield read.prompt
         elif not isinstance(read, BadRow) and read.better is not None:
             yield read.better
 
@@ -101,6 +107,8 @@ def allowing_judged(one: Judged) -> Judged:
     """Judged answers, in which names of control tokens mean those tokens."""
     if isinstance(one, Pair):
         return Pair(allowing(one.chosen), allowing(one.rejected))
+    if isinstance(one, Unanswered):
+        return replace(one, prompt=allowing(one.prompt))
     return replace(one, answer=allowing(one.answer))
 
 

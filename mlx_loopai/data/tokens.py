@@ -24,6 +24,7 @@ from mlx_loopai.data.sight import Sight, marked
 from mlx_loopai.data.special import SpecialNames
 from mlx_loopai.data.template import ChatTemplate, Turn
 from mlx_loopai.data.text_tokens import byte_pairs, text_ids
+from mlx_loopai.data.unanswered import Wishes
 from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.micro_batch import PictureRows
@@ -33,7 +34,6 @@ _CONTEXT_SHARE = 0.25
 # A part of a row: its text, or the tokens of it, and whether it is learnt.
 _Part = tuple[str | list[int], bool]
 _Made = TypeVar("_Made")
-
 
 REHEARSAL = "rehearsal"
 
@@ -51,7 +51,8 @@ class TokenRow:
     general row asks for, a name of `samples.texts.ABILITIES`; "" where that is not known.
 
     candidates: of type `CANDIDATES`, the tokens that might follow at a position; the row's only target is the best of
-    them. begun: how many tokens before its first target belong to the answer and not to the prompt.
+    them. begun: how many tokens before its first target belong to the answer and not to the prompt. wishes: of the
+    answer to a row that is a prompt alone, without any target.
     """
 
     ids: npt.NDArray[np.int32]  # [T]
@@ -68,6 +69,7 @@ class TokenRow:
     ability: str = ""
     candidates: npt.NDArray[np.void] | None = None  # [K]
     begun: int = 0
+    wishes: Wishes | None = None
 
     @property
     def judged(self) -> bool:
@@ -77,7 +79,7 @@ class TokenRow:
     @property
     def prompt(self) -> npt.NDArray[np.int32]:
         """The tokens before its first answer; of an answer that is begun, those before its beginning."""
-        return self.ids[: int(self.supervised.argmax()) - self.begun]
+        return self.ids if self.wishes is not None else self.ids[: int(self.supervised.argmax()) - self.begun]
 
     @property
     def answers(self) -> list[TokenRow]:

@@ -64,6 +64,11 @@ def read_turn(turn: Any, number: int, unused: set[str]) -> Message:
     return Message(role, content, taught=taught, thinking=thinking, tool_calls=calls)
 
 
+def is_answer(turn: Any) -> bool:
+    """Whether a turn that was not read yet is an answer."""
+    return isinstance(turn, Mapping) and str(turn.get("role", turn.get("from"))) in ("assistant", "model", "gpt")
+
+
 def _name(fields: Mapping[str, Any], used: set[str]) -> str:
     used |= {"name", "tool_call_id"}
     return fields["name"] if isinstance(fields.get("name"), str) else ""

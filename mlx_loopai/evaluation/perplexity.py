@@ -74,10 +74,27 @@ def nll(
 
 def batch_nll(model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHUNK_ROWS) -> npt.NDArray[np.float64]:
     """Summed negative log-likelihood of each row's supervised tokens: float64 [B], nats, log-sum-exp in float32."""
+    rows, _, losses = _token_losses(model, batch, chunk_rows)
+    return np.bincount(rows, weights=losses, minlength=len(batch.ids)).astype(np.float64)
+
+
+def token_log_probabilities(
+    model: nn.Module, batch: MicroBatch, chunk_rows: int = DEFAULT_CHUNK_ROWS
+) -> npt.NDArray[np.float64]:
+    """[B, T] nats of every supervised token; 0 elsewhere."""
+    rows, columns, losses = _token_losses(model, batch, chunk_rows)
+    found = np.zeros(batch.ids.shape)
+    found[rows, columns + 1] = -losses
+    return found
+
+
+def _token_losses(
+    model: nn.Module, batch: MicroBatch, chunk_rows: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """(rows, columns, losses) of the N supervised tokens, each by the place of the token before it."""
     rows, columns = np.nonzero(batch.supervised[:, 1:])
     targets = batch.ids[rows, columns + 1]
     places = mx.array(rows), mx.array(columns)
     pictures = Pictures.of_rows(batch.pictures)
     hidden = hidden_states(model, mx.array(batch.ids[:, :-1]), positions=places, pictures=pictures)
-    losses = token_losses(hidden, Head.of(model), targets, chunk_rows)
-    return np.bincount(rows, weights=losses, minlength=len(batch.ids)).astype(np.float64)
+    return rows, columns, token_losses(hidden, Head.of(model), targets, chunk_rows)

@@ -17,7 +17,7 @@ from mlx_loopai.generation.prompts import Prompt
 from mlx_loopai.generation.ranking import rank
 from mlx_loopai.generation.session import Session
 from mlx_loopai.progress import Advance, ignore
-from mlx_loopai.text.style import GENRE_WORDS, genre_fit
+from mlx_loopai.text.style import genre_fit, genre_named
 
 # (prompt, an answer, another one) -> whether the first is the better one; None: neither is.
 Prefers = Callable[[str, str, str], bool | None]
@@ -150,7 +150,7 @@ def _ranked(
     prompt: Prompt, written: Sequence[Generation], likely: Sequence[float], length: tuple[int, int]
 ) -> list[_Draft]:
     """The different answers to `prompt` that say something, the best first."""
-    genre = _genre(prompt.text)
+    genre = genre_named(prompt.text)
     drafts = {
         text: _Draft(text, Merit.of(text, one.finished, length, genre), mean)
         for one, mean in zip(written, likely, strict=True)
@@ -182,9 +182,3 @@ def _why_none(ranked: Sequence[_Draft]) -> str:
     if not any(draft.merit.is_good for draft in ranked):
         return "no answer ends, in its length and without repeating itself"
     return "no good answer is clearly better but for its length"
-
-
-def _genre(request: str) -> str | None:
-    """The genre that a request names; None where it names none, or several."""
-    named = [genre for genre in GENRE_WORDS if len(genre) > 1 and genre in request]
-    return named[0] if len(named) == 1 else None

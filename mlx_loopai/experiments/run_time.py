@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_loopai.config import RunConfig
+from mlx_loopai.data.held_out import MOST_HELD_OUT
 from mlx_loopai.data.rows import FIXED_ROWS
 from mlx_loopai.evaluation.suites import GENERAL, read_suite
 from mlx_loopai.evaluation.tasks import Asked
@@ -32,6 +33,7 @@ _SHORT_ANSWER = 1 / 3
 _MEASURED_SPREAD = 4.0
 # The phases that are not preparation.
 _STEPS, _WATCHING, _MEASURING = later("training"), later("watching"), later("measuring before and after")
+_DRAWING = later("drawing answers")
 _SCORING = later("scoring rows before and after")
 # How often the suite is asked: base, result, rounded base, and half for the switch, for which other answers are reused.
 _TIMES_ASKED = 3.5
@@ -39,7 +41,10 @@ _TIMES_ASKED = 3.5
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a run: optimizer steps, the tokens of its own rows in each, and at most those of rehearsed rows."""
+    """The work of a run: optimizer steps, the tokens of its own rows in each, and at most those of rehearsed rows.
+
+    own_tokens: with the answers that the run draws itself, each as long as it may be.
+    """
 
     steps: int
     own_tokens: int
@@ -105,7 +110,7 @@ class RunTime:
     @property
     def parts(self) -> dict[str, tuple[float, float]]:
         """What `runs.remaining` expects: seconds at least and at most before, during and after the steps."""
-        named = {_STEPS: "steps_s", _WATCHING: "steps_s", _MEASURING: "after_s"}
+        named = {_STEPS: "steps_s", _DRAWING: "steps_s", _WATCHING: "steps_s", _MEASURING: "after_s"}
         found = dict.fromkeys(("before_s", "steps_s", "after_s"), Span(0.0, 0.0))
         for name, span in self.phases.items():
             if name == _SCORING:  # half of it follows the steps, but is measured before them
@@ -132,12 +137,15 @@ def work_of(config: RunConfig, lengths: Sequence[int], prompt_tokens: int = PROM
     """The work of a run of `config` on rows of these `lengths`, with general prompts of at most `prompt_tokens`."""
     train, replay = config.train, config.replay
     mean = sum(min(length, train.max_tokens) for length in lengths) / len(lengths)
+    own = (
+        config.preference.group * (mean + config.preference.answer_tokens) if config.preference.takes_prompts else mean
+    )
     share = replay.share if config.needs_rehearsal else 0.0
     rehearsed = mean if replay.source == "records" else min(train.max_tokens, prompt_tokens + replay.answer_tokens)
     rows = train.epochs * len(lengths) / (1 - share)
     return Work(
         steps=train.max_steps or math.ceil(rows / train.rows_per_step),
-        own_tokens=math.ceil(mean * train.rows_per_step * (1 - share)),
+        own_tokens=math.ceil(own * train.rows_per_step * (1 - share)),
         rehearsed_tokens=math.ceil(rehearsed * train.rows_per_step * share),
     )
 
@@ -169,10 +177,16 @@ class _Clock:
 
     def time(self, lengths: Sequence[int]) -> RunTime:
         work = work_of(self.config, lengths, self.prompt_tokens)
-        least = work.own_tokens + math.ceil(_SHORT_ANSWER * work.rehearsed_tokens)
+        own = work.own_tokens * (_SHORT_ANSWER if self.config.preference.takes_prompts else 1.0)
+        least = math.ceil(own + _SHORT_ANSWER * work.rehearsed_tokens)
         training = self._steps(work, least).low_s, self._steps(work, work.own_tokens + work.rehearsed_tokens).high_s
-        scoring = self._scoring(lengths)
+        draws = self.config.preference.takes_prompts
+        scoring = Span(0.0, 0.0) if draws else self._scoring(lengths)  # prompts have no answer to score
         plain, phases = self._steps(work, work.own_tokens) + scoring, {_STEPS: Span(*training), _SCORING: scoring}
+        if draws:
+            del phases[_SCORING]
+            phases[_DRAWING] = self._drawing(work, lengths)
+            plain += phases[_DRAWING]
         phases |= self._guards(work, len(lengths)) if self.config.is_guarded else {}
         if self.config.is_judged and self.config.answers_text:
             phases[_MEASURING] = self._measuring()
@@ -225,10 +239,24 @@ class _Clock:
     def _answers(self, prompts: int, tokens: int) -> Span:
         """Reading prompts and writing at most that many tokens to each, some prompts at a time."""
         rows = min(prompts, self.planned.rehearsal_rows or ANSWERED_ROWS)
+        return self._written(prompts, rows, self.prompt_tokens, tokens)
+
+    def _written(self, prompts: int, rows: int, prompt_tokens: int, tokens: int) -> Span:
+        """As `_answers`, so many `rows` at a time, to prompts of at most `prompt_tokens`."""
         weights = weight_bytes(self.shape, self.planned.base_precision) / self.speed.bytes_s
         computed = 2.0 * self.shape.matrix_parameters * rows / self.speed.flops_s
         longest = math.ceil(prompts / rows) * tokens * (max(weights, computed) + self.speed.token_s)
-        return self._reading(prompts * self.prompt_tokens) + self._span(_SHORT_ANSWER * longest, longest)
+        return self._reading(prompts * prompt_tokens) + self._span(_SHORT_ANSWER * longest, longest)
+
+    def _drawing(self, work: Work, lengths: Sequence[int]) -> Span:
+        """The answers that are drawn before each step, and those to held-out prompts before and after training."""
+        config, preference = self.config, self.config.preference
+        share = config.replay.share if config.needs_rehearsal else 0.0
+        per_step = math.ceil(config.train.rows_per_step * (1 - share)) * preference.group
+        held_out = min(MOST_HELD_OUT, math.ceil(config.validation_share * len(lengths))) * preference.group
+        answers = work.steps * per_step + 2 * held_out
+        rows = min(per_step, self.planned.sampling_rows)
+        return self._written(answers, rows, max(lengths), preference.answer_tokens)
 
     def _measuring(self) -> Span:
         """The questions of the suite, which the base answers once for all runs."""

@@ -41,6 +41,8 @@ def not_learnt(judged: JudgedSummary) -> list[str]:
         return [too_few(judged.steps)]
     if judged.margin is not None:
         return _lost_preferences(judged)
+    if judged.reward is not None and judged.reward_first is not None:
+        return _lost_reward(judged.reward_first, judged.reward)
     if judged.gain_interval is not None and judged.gain_interval[0] <= 0:
         return [tr("nothing was clearly learnt: held-out rows are no likelier than before")]
     return []
@@ -104,6 +106,19 @@ def _lost_preferences(judged: Summary) -> list[str]:
             )
         )
     return found
+
+
+def _lost_reward(before: float, after: float) -> list[str]:
+    """Why a run on prompts did not learn what it should."""
+    if after > before or before == 1:
+        return []
+    return [
+        tr(
+            "nothing was learnt of the prompts: the mean reward of held-out ones was {before:.3f} and is {after:.3f}",
+            before=before,
+            after=after,
+        )
+    ]
 
 
 def _lost_positions(judged: Summary) -> list[str]:

@@ -58,12 +58,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer. `finished`: the model ended it itself; otherwise `max_tokens` cut it."""
+    """One answer. `finished`: the model ended it itself, with the token `ending`; otherwise `max_tokens` cut it."""
 
     text: str
     tokens: tuple[int, ...]  # without the end-of-text token
     finished: bool
     prompt_tokens: int
+    ending: tuple[int, ...] = ()
 
 
 def generate_stream(
@@ -216,7 +217,10 @@ def generate_in_turn(
                 batch.admit([waiting.popleft() for _ in range(room)])
             for row in batch.step():
                 text = _text(loaded.tokenizer, row.tokens)
-                yield row.index, Generation(text, tuple(row.tokens), row.finished, len(row.prompt))
+                yield (
+                    row.index,
+                    Generation(text, tuple(row.tokens), row.finished, prompt_tokens=len(row.prompt), ending=row.ending),
+                )
 
 
 @dataclass(eq=False)
@@ -227,6 +231,7 @@ class _Row:
     most_tokens: int
     tokens: list[int] = field(default_factory=list)
     drawn: int = 0
+    ending: tuple[int, ...] = ()
     finished: bool = False
     done: bool = False
 
@@ -237,6 +242,7 @@ class _Row:
 
     def take(self, token: int, eos: set[int]) -> None:
         if token in eos:
+            self.ending = (token,)
             self.finished = self.done = True
             return
         self.tokens.append(token)

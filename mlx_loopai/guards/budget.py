@@ -33,6 +33,15 @@ ALLOWANCE = 1.5
 PRIOR_ROWS = 2.0
 
 
+# Readings in a row outside of what is allowed that end a run which stops itself: the guards have had one to answer.
+READINGS_OUTSIDE = 2
+
+
+def allowed(budget: float, still_to_fall: float) -> float:
+    """Nats a token that a run may be away from its base at this moment, as `GuardWeight.after` has it."""
+    return budget * (1 + EARLY * still_to_fall)
+
+
 @dataclass(frozen=True)
 class KindReading:
     """How far the answers of one kind are from the base's: `nats` of KL in all, over `tokens` tokens in `rows` rows."""

@@ -27,12 +27,21 @@ _CHOICE_BUFFERS = 6
 
 
 @dataclass(frozen=True)
+class Answering:
+    """Prompts that are answered together: rows, tokens of the longest prompt, and of an answer at most."""
+
+    rows: int
+    prompt_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
 class PhaseSizes:
     """Sizes of the phases other than training; 0 tokens where a run has no such phase.
 
     prompt_tokens: of the longest general prompt. importance_tokens: padded tokens of a batch on which importance is
-    measured. rehearsal_rows: prompts that the base answers together, with at most answer_tokens each. converts: whether
-    weights change their precision when read.
+    measured. rehearsal_rows: prompts that the base answers together, with at most answer_tokens each. sampling: the
+    answers that a run draws before each of its steps. converts: whether weights change their precision when read.
     """
 
     longest_row: int
@@ -40,6 +49,7 @@ class PhaseSizes:
     importance_tokens: int = 0
     rehearsal_rows: int = 0
     answer_tokens: int = 0
+    sampling: Answering | None = None
     converts: bool = True
 
 
@@ -55,6 +65,8 @@ def phase_bytes(
     if phases.rehearsal_rows:
         answering = Answering(phases.rehearsal_rows, phases.prompt_tokens, phases.answer_tokens)
         found["rehearsal"] = weights + answering_bytes(shape, options, backend, answering)
+    if phases.sampling is not None:
+        found["sampling"] = sum(resting.values()) + answering_bytes(shape, options, backend, phases.sampling)
     if phases.importance_tokens:
         work = _forward_bytes(shape, options, backend, phases.importance_tokens, phases.longest_row)
         observed = phases.importance_tokens * importance_token_bytes(shape, options)
@@ -79,15 +91,6 @@ def _conversion_bytes(shape: ModelShape, options: StepOptions) -> int:
     block = max(block.matrix_parameters for block in shape.blocks)
     source = FLOAT_BYTES.get(options.compute, 2)
     return source * (shape.vocab_size * shape.hidden_size + min(_LAYERS_READ_AHEAD, shape.n_layers) * block)
-
-
-@dataclass(frozen=True)
-class Answering:
-    """Prompts that are answered together: rows, tokens of the longest prompt, and of an answer at most."""
-
-    rows: int
-    prompt_tokens: int
-    answer_tokens: int
 
 
 def answering_bytes(shape: ModelShape, options: StepOptions, backend: Backend, answering: Answering) -> int:

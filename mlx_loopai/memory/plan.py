@@ -16,6 +16,7 @@ from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import GuardTerms
 from mlx_loopai.memory.machine import EVIDENCE, Machine
+from mlx_loopai.memory.phases import PROMPT_TOKENS, Answering
 from mlx_loopai.memory.request import NOTHING_KNOWN, Known, Request
 from mlx_loopai.memory.sizes import FLOAT_BYTES, StepOptions
 from mlx_loopai.models.shape import ModelShape
@@ -41,8 +42,8 @@ class MemoryPlan:
     phases: bytes of each phase in all, of which `total_bytes` is the largest. micro_tokens: most padded tokens of a
     micro-batch. base_precision: fp32, bf16, fp16 or N-bit. lora_layers: adapt the last N blocks, 0 for all.
     importance_tokens: most padded tokens of a batch on which importance is measured. rehearsal_rows: prompts answered
-    together. Both are 0 where a run has no such phase. options: the same settings in the form that `predict` takes.
-    With `fits` False the settings are the smallest that were tried.
+    together; sampling_rows: answers drawn together before a step. They are 0 where a run has no such phase. options:
+    the same settings in the form that `predict` takes. With `fits` False the settings are the smallest that were tried.
     """
 
     fits: bool
@@ -55,6 +56,7 @@ class MemoryPlan:
     options: StepOptions
     importance_tokens: int
     rehearsal_rows: int
+    sampling_rows: int
     micro_tokens: int
     checkpointing: bool
     chunk_rows: int
@@ -130,6 +132,7 @@ def plan(
         memory=config.memory,
         replay=config.replay,
         replay_shares=tuple(phase.replay_share for phase in rehearsed),
+        draws=draws_of(config, known),
     )
     chosen = next((options for options in request.attempts() if request.fits(options)), None)
     fits = chosen is not None
@@ -147,6 +150,7 @@ def plan(
         options=chosen,
         importance_tokens=request.phases(chosen).importance_tokens,
         rehearsal_rows=request.phases(chosen).rehearsal_rows,
+        sampling_rows=0 if (sampling := request.phases(chosen).sampling) is None else sampling.rows,
         micro_tokens=chosen.micro_tokens,
         checkpointing=chosen.checkpointing,
         chunk_rows=chosen.chunk_rows,
@@ -169,6 +173,15 @@ class _Knob:
     reason: str
 
 
+def draws_of(config: RunConfig, known: Known) -> Answering | None:
+    """The answers that a run draws before each step; None where it draws none."""
+    preference = config.preference
+    if not preference.takes_prompts:
+        return None
+    rows = config.train.rows_per_step * preference.group
+    return Answering(rows, known.longest_asked or PROMPT_TOKENS, preference.answer_tokens)
+
+
 def _choices(request: Request, chosen: StepOptions, fits: bool) -> tuple[Choice, ...]:
     found = [_budget_choice(request)]
     for knob in _knobs(request):
@@ -187,6 +200,10 @@ def _choices(request: Request, chosen: StepOptions, fits: bool) -> tuple[Choice,
     if request.known.pictures is not None:
         reason = tr("features of the pictures, in a file of the cache folder")
         found.append(Choice("feature_file_bytes", request.known.pictures.file_bytes, reason))
+    if phases.sampling is not None:
+        reason = tr("answers that the model draws together before a step, each of at most {tokens} tokens",
+                    tokens=phases.sampling.answer_tokens)  # fmt: skip
+        found.append(Choice("sampling_rows", phases.sampling.rows, reason))
     if phases.rehearsal_rows:
         reason = tr("general prompts that the base answers together")
         found.append(Choice("rehearsal_rows", phases.rehearsal_rows, reason))

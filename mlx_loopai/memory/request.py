@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 from mlx_loopai.config import LoraOptions, MemoryOptions, ReplayOptions, TrainOptions
@@ -18,6 +18,8 @@ from mlx_loopai.memory.predict import (
     Correction,
     MemoryPrediction,
     adapter_bytes,
+    guard_bytes,
+    moment_bytes,
     predict,
     weight_bytes,
 )
@@ -42,13 +44,15 @@ _RELEASED_PRECISION = ("bf16", "fp16")
 class Known:
     """What is known of a run's data and machine besides its configuration.
 
-    longest_row: tokens of the longest row; 0: `train.max_tokens` is assumed. longest_prompt: tokens of the longest
-    general prompt that the base answers; 0: `PROMPT_TOKENS` is assumed. corrections: what a probe measured on this
-    machine, by whether it used checkpointing (`memory.corrections`). pictures: sizes of the rows' pictures; None for
-    rows of text.
+    longest_row: tokens of the longest row; 0: `train.max_tokens` is assumed. longest_asked: tokens of the longest
+    prompt that the model answers while it trains; 0: `PROMPT_TOKENS` is assumed where there are such prompts.
+    longest_prompt: tokens of the longest general prompt that the base answers; 0: `PROMPT_TOKENS` is assumed.
+    corrections: what a probe measured on this machine, by whether it used checkpointing (`memory.corrections`).
+    pictures: sizes of the rows' pictures; None for rows of text.
     """
 
     longest_row: int = 0
+    longest_asked: int = 0
     longest_prompt: int = 0
     corrections: Mapping[bool, Correction] = field(default_factory=dict)
     pictures: PictureSizes | None = None
@@ -61,7 +65,8 @@ NOTHING_KNOWN = Known()
 class Request:
     """What the user fixed and what may be chosen.
 
-    replay_shares: share of rehearsal rows in the steps of each phase; empty where the run has none.
+    replay_shares: share of rehearsal rows in the steps of each phase; empty where the run has none. draws: most answers
+    that the run draws together before a step, and of at most how many tokens; None where it draws none.
     """
 
     shape: ModelShape
@@ -75,6 +80,7 @@ class Request:
     memory: MemoryOptions
     replay: ReplayOptions
     replay_shares: tuple[float, ...]
+    draws: Answering | None = None
 
     @property
     def width(self) -> int:
@@ -138,11 +144,15 @@ class Request:
             dora=self.lora.dora,
             whole=self.train.method == "full",
             moments=self.train.moments,
-            accumulates=self._rehearsed() is not None or tokens < self.train.rows_per_step * self.width,
+            accumulates=self._accumulates(tokens),
             rehearsed=self._rehearsed(),
             pictures=self.known.pictures,
             quadratic_attention=self.machine.backend == "metal" and attention_of(version("mlx")) == "quadratic",
         )
+
+    def _accumulates(self, tokens: int) -> bool:
+        """Whether a step has several micro-batches of so many tokens."""
+        return bool(self._rehearsed() or self.draws) or tokens < self.train.rows_per_step * self.width
 
     def _own_rows(self) -> int:
         """The most rows of a step that may be padded together to the width of the longest."""
@@ -184,12 +194,23 @@ class Request:
             importance_tokens=self._importance_tokens(options),
             rehearsal_rows=self._rehearsal_rows(options),
             answer_tokens=self.replay.answer_tokens,
+            sampling=self._sampling(options),
             converts=options.base_precision not in _RELEASED_PRECISION and self.shape.quantization is None,
         )
 
     def _room(self, options: StepOptions) -> int:
         """Bytes that the base leaves for a phase before training."""
         return self.budget_bytes - weight_bytes(self.shape, options.base_precision) - PHASE_OVERHEAD_BYTES
+
+    def _sampling(self, options: StepOptions) -> Answering | None:
+        """As many answers together as the budget has room for beside what rests between steps."""
+        if self.draws is None:
+            return None
+        resting = sum(size(self.shape, options) for size in (adapter_bytes, moment_bytes, guard_bytes))
+        room = self._room(options) - resting
+        tried = [replace(self.draws, rows=min(self.draws.rows, rows)) for rows in _ANSWERED_ROWS]
+        fitting = (one for one in tried if answering_bytes(self.shape, options, self.machine.backend, one) <= room)
+        return next(fitting, tried[-1])
 
     def _rehearsal_rows(self, options: StepOptions) -> int:
         replay = self.replay

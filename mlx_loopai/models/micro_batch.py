@@ -43,7 +43,9 @@ class MicroBatch:
     None: 0. rehearsal: which rows rehearse; on the others the KL leaves the target out. base_states: the base's final
     states at each row's targets, in order; None where they are not known. judged: of type JUDGED; None where no row was
     judged. candidates: of type CANDIDATES; they take the place of a row's only target; None where no row has any.
-    pictures: None where no row has any.
+    advantages: how much better than others each row is that the model wrote itself; None for other rows. drawn: the
+    log-probability of its tokens when they were written, nats; None where the model is still the same. pictures: None
+    where no row has any.
     """
 
     ids: npt.NDArray[np.int32]  # [B, T]
@@ -54,6 +56,8 @@ class MicroBatch:
     base_states: npt.NDArray[np.float32] | None = None  # [B, most targets of a row, D]
     judged: npt.NDArray[np.void] | None = None  # [B]
     candidates: npt.NDArray[np.void] | None = None  # [B, K]
+    advantages: npt.NDArray[np.float32] | None = None  # [B]
+    drawn: npt.NDArray[np.float64] | None = None  # [B, T]
     pictures: PictureRows | None = None
 
     @property

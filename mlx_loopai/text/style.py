@@ -88,6 +88,12 @@ def genre_fit(text: str, genre: str) -> float:
     return genre_scores(text).get(genre, 0.0)
 
 
+def genre_named(request: str) -> str | None:
+    """The genre that a request names; None where it names none, or several."""
+    named = [genre for genre in GENRE_WORDS if len(genre) > 1 and genre in request]
+    return named[0] if len(named) == 1 else None
+
+
 def _entropy(counts: Counter[str]) -> float:
     total = sum(counts.values())
     return -sum(count / total * math.log2(count / total) for count in counts.values())

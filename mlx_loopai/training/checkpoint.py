@@ -19,6 +19,7 @@ from mlx_loopai.files import checksum, sync_file
 from mlx_loopai.guards.budget import GuardWeight
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import adapter_arrays, save_arrays
+from mlx_loopai.training.judgement import PromptReading
 
 STATE_FILE = "state.json"
 ARRAYS_FILE = "arrays.safetensors"
@@ -32,7 +33,9 @@ class Position:
 
     loss_first, validation_first: nats per token before training. best_validation, best_step, validations_since_best: of
     the held-out rows. kept_step: step of the last monitor reading above the floor. fell_below: whether a reading below
-    the floor ended the run. guards: what the guards weigh now.
+    the floor ended the run. guards: what the guards weigh now. asked_first: how held-out prompts were answered before
+    training. inside_step: step of the last monitor reading inside the forgetting budget, where leaving it ends the run;
+    outside: how many readings in a row were outside since; left_budget: whether that ended the run.
     """
 
     step: int = 0
@@ -48,6 +51,10 @@ class Position:
     kept_step: int | None = None
     fell_below: bool = False
     guards: GuardWeight = field(default_factory=GuardWeight)
+    asked_first: PromptReading | None = None
+    inside_step: int | None = None
+    outside: int = 0
+    left_budget: bool = False
 
 
 def save_checkpoint(
@@ -55,11 +62,13 @@ def save_checkpoint(
 ) -> Path:
     """Write checkpoint `folder/step-NNNNNN`, delete old ones, and return its path.
 
-    Kept are the newest `keep`, the one with the best validation, and the last one above the monitor's floor. The files
-    are written in `scratch`, outside `folder`, and renamed, so that every checkpoint in `folder` is complete.
+    Kept are the newest `keep`, the one with the best validation, the last one above the monitor's floor, and the last
+    one inside the forgetting budget. The files are written in `scratch`, outside `folder`, and renamed, so that every
+    checkpoint in `folder` is complete.
     """
     target = checkpoint_path(folder, position.step)
-    spared = {checkpoint_path(folder, step) for step in (position.best_step, position.kept_step) if step is not None}
+    named = position.best_step, position.kept_step, position.inside_step
+    spared = {checkpoint_path(folder, step) for step in named if step is not None}
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +163,9 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: optimizers.Optim
         known = {one.name: state[one.name] for one in fields(Position) if one.name in state}
         # A checkpoint of an older version may hold no error yet.
         guards = {name: value for name, value in state.get("guards", {}).items() if value is not None}
-        position = Position(**{**known, "guards": GuardWeight(**guards)})
+        asked = state.get("asked_first")
+        known |= {"guards": GuardWeight(**guards), "asked_first": asked and PromptReading(**asked)}
+        position = Position(**known)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise InputError(
             tr(

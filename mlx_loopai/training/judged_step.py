@@ -20,6 +20,7 @@ from mlx_loopai.evaluation.perplexity import batch_nll
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import DEFAULT_CHUNK_ROWS
+from mlx_loopai.training.drawn_step import weigh_drawn
 from mlx_loopai.training.judgement import JudgedStep
 from mlx_loopai.training.position_step import weigh_positions
 from mlx_loopai.training.preference import Answers, Floats, answer_losses, pair_losses
@@ -61,6 +62,8 @@ def weigh_judged(
     """
     if any(batch.candidates is not None for batch in batches):  # a run learns from them, or from whole answers
         return weigh_positions(model, batches, options, chunk_rows)
+    if any(batch.advantages is not None for batch in batches):
+        return weigh_drawn(model, batches, options.ratio_clip, chunk_rows)
     if all(batch.judged is None for batch in batches):
         return JudgedStep(list(batches))
     scored = _score(model, batches, chunk_rows)

@@ -38,3 +38,19 @@ class JudgedReading:
     margin: float | None
     chosen_logprob_change: float | None
     positions: int = 0
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """How the model answers held-out prompts.
+
+    reward: mean over all answers, from 0 to 1; faultless: share of answers in which nothing that is checked is wrong.
+    answer_tokens: mean length. divergence: KL(adapted || base) on these answers, nats a token, estimated by how much
+    likelier they are to the model than to its base. prompts: how many there are.
+    """
+
+    reward: float
+    faultless: float
+    answer_tokens: float
+    divergence: float
+    prompts: int

@@ -19,8 +19,11 @@ from mlx_loopai.training.general_rows import longest_prompt
 
 def known_of(context: RunContext, machine: Machine) -> Known:
     """What the plan must know of an opened run; reads its rows. Raises: InputError when a data file cannot be read."""
+    rows, preference = context.rows, context.config.preference
+    longest_answered = rows.longest_asked + preference.answer_tokens if rows.longest_asked else 0
     return Known(
-        longest_row=context.rows.longest,
+        longest_row=max(rows.longest, longest_answered),
+        longest_asked=rows.longest_asked,
         longest_prompt=longest_prompt(context),
         corrections=read_corrections(context.base.shape, machine),
         pictures=picture_sizes(context.base.sees, context.rows.all, context.base.shape, machine),

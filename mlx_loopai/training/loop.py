@@ -14,20 +14,23 @@ from mlx_loopai.data.rows import Rows
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import Diverged, Interrupted, LoopaiError
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
+from mlx_loopai.guards.budget import READINGS_OUTSIDE, allowed
 from mlx_loopai.guards.guard import Penalty
 from mlx_loopai.language import tr
 from mlx_loopai.memory.watch import MemoryWatch
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, checkpoint_path, save_checkpoint
+from mlx_loopai.training.drawing import Drawer, Drawn
+from mlx_loopai.training.drawn_step import remembering
 from mlx_loopai.training.interrupt import interruptible
-from mlx_loopai.training.judgement import JudgedReading
+from mlx_loopai.training.judgement import JudgedReading, PromptReading
 from mlx_loopai.training.monitor import Monitor, Reading, steps_between_readings
 from mlx_loopai.training.phases import Phase, learning_rate, rate_still_to_fall
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.reference import judged_reading
 from mlx_loopai.training.samples import Samples
-from mlx_loopai.training.step import StepResult, TrainStep
+from mlx_loopai.training.step import NOTHING_LEARNT, StepResult, TrainStep
 
 
 @dataclass(kw_only=True)
@@ -35,7 +38,9 @@ class Run:
     """A run in progress.
 
     budget: nats per token that its guards may let it spend; 0 where they keep their configured strength. judged:
-    held-out pairs and labelled answers, with the base's log-probabilities of them. checkpoint: the one that it was
+    held-out pairs and labelled answers, with the base's log-probabilities of them. drawer: answers the prompts of a run
+    that learns from its own answers; None for any other. stops_at_budget: whether leaving the budget ends the run.
+    checkpoint: the one that it was
     resumed from. started: `time.perf_counter()` before its preparation. scored_s: seconds of the first passes over
     fixed and held-out rows; None where a checkpoint held their result. held_out_base: the base's losses on the held-out
     rows, where they are known. rehearsed: the rehearsal rows, those that are watched included. last_reading: the
@@ -56,6 +61,8 @@ class Run:
     phases: list[Phase]
     monitor: Monitor | None
     judged: list[TokenRow]
+    drawer: Drawer | None
+    stops_at_budget: bool
     checkpoint: Path | None
     position: Position
     started: float
@@ -84,12 +91,8 @@ def run_steps(run: Run, samples: Samples) -> None:
             phase = run.phases[run.position.phase]
             number = run.position.phase_step
             rate = learning_rate(run.train, phase.learning_rate, number, len(phase.steps))
-            # Several machines must agree on the micro-batches that they share, whatever memory each has left.
-            divisor = run.watch.micro_divisor if run.group.size == 1 else 1
-            guards = run.position.guards.factor
-            batches = divided(phase.batches(number, guards), divisor)
-            result = run.step(batches, rate, run.penalty, phase.strength * guards)
-            _advance(run, phase, result, rate)
+            result, drawn = _stepped(run, phase, rate)
+            _advance(run, phase, result, drawn, rate)
             _check_health(run, result)
             if _validation_is_due(run):
                 _validate(run)
@@ -110,7 +113,25 @@ def run_steps(run: Run, samples: Samples) -> None:
     run.model.eval()
 
 
-def _advance(run: Run, phase: Phase, result: StepResult, rate: float) -> None:
+def _stepped(run: Run, phase: Phase, rate: float) -> tuple[StepResult, Drawn | None]:
+    """(the result of the next optimizer step, the answers that it was about where the model writes them itself)."""
+    number, guards = run.position.phase_step, run.position.guards.factor
+    prompts = phase.prompts(number) if run.drawer else []
+    drawn = run.drawer.draw(prompts, run.position.step) if run.drawer and prompts else None
+    # Several machines must agree on the micro-batches that they share, whatever memory each has left.
+    divisor = run.watch.micro_divisor if run.group.size == 1 else 1
+    batches = divided(phase.batches(number, guards, drawn.batches if drawn else ()), divisor)
+    if not batches:  # all answers to each prompt are equally good
+        return NOTHING_LEARNT, drawn
+    updates = run.step.settings.preference.updates if drawn else 1
+    if updates > 1:
+        batches = remembering(run.model, batches, run.step.settings.chunk_rows)
+    for _ in range(updates):
+        result = run.step(batches, rate, run.penalty, phase.strength * guards)
+    return result, drawn
+
+
+def _advance(run: Run, phase: Phase, result: StepResult, drawn: Drawn | None, rate: float) -> None:
     position = run.position
     phase_step = position.phase_step + 1
     finished = phase_step == len(phase.steps)
@@ -126,11 +147,23 @@ def _advance(run: Run, phase: Phase, result: StepResult, rate: float) -> None:
         "memory_bytes": mx.get_active_memory() + mx.get_cache_memory(),
         "peak_bytes": mx.get_peak_memory(),
     }
-    run.directory.record("step", step=run.position.step, phase=phase.name, learning_rate=rate, **vars(result), **memory)
-    note = tr("{name}: loss {loss:.3f}", name=phase.name, loss=result.loss) + (
-        tr(", penalty {penalty:.4f}", penalty=result.penalty) if result.penalty else ""
-    )
-    run.listener.advance(run.position.step, note)
+    told = vars(result) | (drawn.figures if drawn else {}) | memory
+    run.directory.record("step", step=run.position.step, phase=phase.name, learning_rate=rate, **told)
+    run.listener.advance(run.position.step, _note(phase, result, drawn))
+
+
+def _note(phase: Phase, result: StepResult, drawn: Drawn | None) -> str:
+    """What is said of a step beside its progress."""
+    if drawn:
+        note = tr(
+            "{name}: reward {reward:.3f}, {tokens:.0f} tokens an answer",
+            name=phase.name,
+            reward=drawn.reward,
+            tokens=drawn.answer_tokens,
+        )
+    else:
+        note = tr("{name}: loss {loss:.3f}", name=phase.name, loss=result.loss)
+    return note + (tr(", penalty {penalty:.4f}", penalty=result.penalty) if result.penalty else "")
 
 
 def _check_health(run: Run, result: StepResult) -> None:
@@ -166,6 +199,9 @@ def _validation_is_due(run: Run) -> bool:
 
 def _validate(run: Run) -> None:
     """Score the held-out rows, always the same in the same order; keep the best, and end when patience has run out."""
+    read_asked(run)
+    if not run.rows.validation:
+        return
     position, found = run.position, nll(run.model, run.rows.validation).nll_per_token
     run.directory.record("validation", step=position.step, nll_per_token=found)
     read_judged(run)
@@ -195,6 +231,15 @@ def read_judged(run: Run) -> JudgedReading | None:
     return found
 
 
+def read_asked(run: Run) -> PromptReading | None:
+    """How held-out prompts are answered now, recorded; None where there are none, or the run answers none."""
+    if run.drawer is None or not run.rows.asked:
+        return None
+    found = run.drawer.read(run.rows.asked, run.listener)
+    run.directory.record("prompts", step=run.position.step, **vars(found))
+    return found
+
+
 def _reading_is_due(run: Run) -> bool:
     if run.monitor is None:
         return False
@@ -219,6 +264,9 @@ def _read_monitor(run: Run) -> None:
         guards = guards.after(reading.spent, run.budget, run.position.step, _rate_still_to_fall(run))
     position = run.position = replace(run.position, guards=guards)
     run.directory.record("monitor", step=position.step, guards=guards.factor, **vars(reading))
+    if run.stops_at_budget and _left_budget(run, reading):
+        return
+    position = run.position
     if not run.group.any(reading.kept < options.kept_floor):
         run.position = replace(position, kept_step=position.step)
         if options.on_floor == "rollback":
@@ -243,6 +291,42 @@ def _read_monitor(run: Run) -> None:
     run.listener.notice(said + then[options.on_floor])
     if options.on_floor != "warn":
         run.position = replace(position, phase=len(run.phases), phase_step=0, fell_below=True)
+
+
+def _left_budget(run: Run, reading: Reading) -> bool:
+    """Whether this reading ends the run, since its guards do not hold it inside the budget.
+
+    A reading is outside when it is above what the guards allow at this moment. One may be chance, or be answered by the
+    guards; the second in a row ends the run. A checkpoint is saved at every reading inside the budget itself.
+    """
+    limit = allowed(run.budget, _rate_still_to_fall(run))
+    outside = run.position.outside + 1 if reading.spent > limit else 0
+    run.position = position = replace(run.position, outside=outside)
+    if reading.spent <= run.budget:
+        run.position = replace(position, inside_step=position.step)
+        _save(run)
+    if outside < READINGS_OUTSIDE:
+        return False
+    run.position = replace(position, phase=len(run.phases), phase_step=0, left_budget=True)
+    run.directory.record("stopped", step=position.step, by="budget", spent=reading.spent, limit=limit)
+    then = (
+        tr("the run's result is step {inside_step}, the last inside it", inside_step=position.inside_step)
+        if position.inside_step is not None
+        else tr("no reading was inside it, so the update is scaled back")
+    )
+    run.listener.notice(
+        tr(
+            "forgetting: the run left its budget of {budget:g} nats a token at step {step}: {spent:.3f}, where the "
+            "guards allow {limit:.3f}, for {readings} readings in a row; stopped here, {then}",
+            budget=run.budget,
+            step=position.step,
+            spent=reading.spent,
+            limit=limit,
+            readings=outside,
+            then=then,
+        )
+    )
+    return True
 
 
 def _rate_still_to_fall(run: Run) -> float:

@@ -154,8 +154,10 @@ def result_step(position: Position, keep_best: bool, rolls_back: bool) -> int | 
     """The step whose checkpoint is a run's result; None: the state in which it ended.
 
     keep_best: take the step of the best validation. rolls_back: a run that fell below the monitor's floor goes back to
-    the last step that was above it.
+    the last step that was above it. A run that left its forgetting budget goes back to the last step inside it.
     """
+    if position.left_budget:
+        return position.inside_step
     best = position.best_step if keep_best else None
     if not (position.fell_below and rolls_back):
         return best

@@ -43,22 +43,31 @@ class Phase:
     strength: float
     objective: Objective
 
-    def batches(self, step: int, guards: float = 1.0) -> list[MicroBatch]:
+    def prompts(self, step: int) -> list[TokenRow]:
+        """The rows of a step that have no answer."""
+        rows = [self.rows[index] for micro in self.steps[step] for index in micro]
+        return [row for row in rows if row.wishes is not None]
+
+    def batches(self, step: int, guards: float = 1.0, drawn: Sequence[MicroBatch] = ()) -> list[MicroBatch]:
         """The micro-batches of optimizer step `step` of this phase, weighted as its objective says.
 
-        guards: factor on what the guards weigh by their configuration.
+        guards: factor on what the guards weigh by their configuration. drawn: the answers to the step's prompts.
         """
-        found = [batch for micro in self.steps[step] for batch in self._batches(micro)]
+        found = [batch for micro in self.steps[step] for batch in self._batches(micro)] + list(drawn)
+        if not found:
+            return []
         return self.objective.scaled(guards).weigh(found)
 
     def _batches(self, micro: Sequence[int]) -> list[MicroBatch]:
         """The rows of `micro`, and in a batch of their own the worse answers of its pairs."""
-        rows = [self.rows[index] for index in micro]
-        answers = [row.judged and row.candidates is None for row in rows]
-        numbers = [index if judged else -1 for index, judged in zip(micro, answers, strict=True)]
+        known = [(index, row) for index in micro if (row := self.rows[index]).wishes is None]
+        if not known:
+            return []
+        rows = [row for _, row in known]
+        numbers = [index if row.judged and row.candidates is None else -1 for index, row in known]
         found = [_marked(with_candidates(batch_of(rows, self.widths), rows), rows, numbers, good=True)]
         if rejected := [row.rejected for row in rows if row.rejected is not None]:
-            paired = [index for index in micro if self.rows[index].rejected is not None]
+            paired = [index for index, row in known if row.rejected is not None]
             found.append(_marked(batch_of(rejected, self.widths), rejected, paired, good=False))
         return found
 

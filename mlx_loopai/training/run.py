@@ -33,7 +33,7 @@ from mlx_loopai.training.card import card_notes
 from mlx_loopai.training.checkpoint import checkpoint_path, restore_checkpoint
 from mlx_loopai.training.identity import Identity, check_identity, record_start, versions
 from mlx_loopai.training.known import known_of
-from mlx_loopai.training.loop import Run, losses_of, read_judged, run_steps
+from mlx_loopai.training.loop import Run, losses_of, read_asked, read_judged, run_steps
 from mlx_loopai.training.monitor import Reading, result_step
 from mlx_loopai.training.phases import Phase
 from mlx_loopai.training.process_group import ALONE, ProcessGroup
@@ -80,16 +80,8 @@ def train_in(
 
     begun: called once every check that could refuse the run has passed, with the context that records what it is told.
     """
-    dropout = context.config.lora.dropout
-    if group.size > 1 and dropout:
-        raise InputError(
-            tr(
-                "lora.dropout {dropout:g} in {size} processes: each would drop other entries than one process "
-                "alone; set lora.dropout to 0, or train in one process",
-                dropout=dropout,
-                size=group.size,
-            )
-        )
+    if group.size > 1:
+        _refuse_in_several(context.config, group.size)
     planned = _planned(context)
     with context.directory.locked(), guarded(planned) as watch:
         context.listener.stage(tr("loading the base"), 1)
@@ -113,6 +105,28 @@ def train_in(
         return _finish(context, started_run(context, resources, resume), planned)
 
 
+def _refuse_in_several(config: RunConfig, size: int) -> None:
+    """Raises: InputError for what several processes would compute otherwise than one."""
+    if config.lora.dropout:
+        raise InputError(
+            tr(
+                "lora.dropout {dropout:g} in {size} processes: each would drop other entries than one process "
+                "alone; set lora.dropout to 0, or train in one process",
+                dropout=config.lora.dropout,
+                size=size,
+            )
+        )
+    if config.preference.takes_prompts:
+        raise InputError(
+            tr(
+                "preference.objective {objective} in {size} processes: a difference in rounding between machines would "
+                "draw other answers on each; train in one process",
+                objective=config.preference.objective,
+                size=size,
+            )
+        )
+
+
 def _planned(context: RunContext) -> MemoryPlan:
     """The settings with which the run fits this machine, from the rows that it trains on.
 
@@ -134,6 +148,8 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Trained:
     made_with = versions(planned.machine, run.train.path)
     record_start(run.directory, made_with, resumed_from, run.total_steps, run.listener)
     run.directory.record("foreseen", **_foreseen(run, planned), judged=context.config.is_judged)
+    if run.position.asked_first is not None and not run.position.step:
+        run.directory.record("prompts", step=0, **vars(run.position.asked_first))
     samples = Samples(loaded=context.loaded, encoder=context.encoder, prompts=lambda: sample_prompts(context))
     run_steps(run, samples)
     loop_s = time.perf_counter() - loop_started
@@ -146,7 +162,7 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Trained:
     loss_last = _finite_loss(run)
     held_out = losses_of(run.model, run.rows.validation, run.listener, tr("held-out rows after"))
     losses: dict[str, Any] = {
-        "loss_first": position.loss_first or 0.0,
+        "loss_first": position.loss_first,
         "loss_last": loss_last,
         "validation_first": position.validation_first,
         "validation_last": None if held_out is None else held_out.nll_per_token,
@@ -160,9 +176,7 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Trained:
         **losses,
         supervised_tokens=position.supervised_tokens,
         tokens_per_s=(position.supervised_tokens - before) / max(loop_s, 1e-9),
-        real_token_share=_mean(run.phases, lambda phase: phase.real_token_share),
-        mlx_lm_token_share=share_in_file_order(run.rows.lengths, run.train.rows_per_step),
-        supervised_token_share=_mean(run.phases, lambda phase: phase.supervised_token_share),
+        **_shares(run),
         peak_bytes=mx.get_peak_memory(),
         plan_bytes=planned.total_bytes,
         resumed_from=resumed_from,
@@ -176,14 +190,41 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Trained:
         furthest_divergence=reading.furthest_divergence if reading else None,
         model=str(run.directory.model) if context.config.trains_weights else None,
         update_scale=scale,
+        stopped_by="budget" if position.left_budget else "",
+        result_step=chosen,
         **judged,
     )
     run.directory.record("done", **summary.to_json())
     return Trained(summary, held_out, run.held_out_base)
 
 
+def _shares(run: Run) -> dict[str, Any]:
+    """Shares of tokens, by their names in the summary: of the run's rows, or of the answers that it drew itself."""
+    if run.drawer is not None and run.drawer.real_token_share:
+        return {
+            "real_token_share": run.drawer.real_token_share,
+            "supervised_token_share": run.drawer.supervised_token_share,
+        }
+    return {
+        "real_token_share": _mean(run.phases, lambda phase: phase.real_token_share),
+        "mlx_lm_token_share": share_in_file_order(run.rows.lengths, run.train.rows_per_step),
+        "supervised_token_share": _mean(run.phases, lambda phase: phase.supervised_token_share),
+    }
+
+
 def _judged_figures(context: RunContext, run: Run) -> dict[str, Any]:
-    """What the held-out judged answers say at the end, recorded; nothing where there are none."""
+    """What the held-out judged answers or prompts say at the end, recorded; nothing where there are none."""
+    asked, first = read_asked(run), run.position.asked_first
+    if asked is not None and first is not None:
+        return {
+            "reward_first": first.reward,
+            "reward": asked.reward,
+            "faultless_first": first.faultless,
+            "faultless": asked.faultless,
+            "answer_tokens_first": first.answer_tokens,
+            "answer_tokens": asked.answer_tokens,
+            "answers_divergence": asked.divergence,
+        }
     reading = read_judged(run)
     if reading is None:
         return {}
@@ -265,11 +306,16 @@ def _write_switch(context: RunContext, run: Run) -> None:
     run.directory.record("switch", accuracy=switch.accuracy, prompts=list(switch.prompts))
 
 
-def _finite_loss(run: Run) -> float:
-    """The loss on the fixed rows after training. Raises: Diverged when it is not finite: the last updates broke it."""
+def _finite_loss(run: Run) -> float | None:
+    """The loss on the fixed rows after training; None where no row has an answer.
+
+    Raises: Diverged when it is not finite: the last updates broke it.
+    """
     losses = losses_of(run.model, run.rows.fixed, run.listener, tr("loss after"))
-    loss = None if losses is None else losses.nll_per_token
-    if loss is None or not math.isfinite(loss):
+    if losses is None:
+        return None
+    loss = losses.nll_per_token
+    if not math.isfinite(loss):
         raise Diverged(
             tr(
                 "the loss after training is {loss}: the last updates broke it, and nothing was written; "

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_loopai.data.records import Message
-from mlx_loopai.data.sources import answers_of
+from mlx_loopai.data.sources import conversations_of
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Asked
@@ -42,10 +42,11 @@ def training_prompts(context: RunContext, limit: int) -> list[SamplePrompt]:
     """
     found: dict[Message, SamplePrompt] = {}
     for source in context.config.sources.values():
-        for record in answers_of(source.path, source.category, source):
+        for record in conversations_of(source.path, source.category, source):
             users = [message for message in record.messages if message.role == "user"]
             if len(users) == 1 and (users[0].pictures or context.config.answers_text):
-                found[users[0]] = SamplePrompt(users[0], json_shaped(record.messages[-1].content))
+                answer = record.messages[-1]
+                found[users[0]] = SamplePrompt(users[0], answer is not users[0] and json_shaped(answer.content))
             if len(found) == limit:
                 return list(found.values())
     return list(found.values())

@@ -27,6 +27,7 @@ from mlx_loopai.models.whole_model import check_can_be_saved
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.checkpoint import Position, latest_checkpoint, restore_checkpoint
+from mlx_loopai.training.drawing import Drawer, Room
 from mlx_loopai.training.general_rows import measured_penalty, rehearsal_rows, watched_rows
 from mlx_loopai.training.loop import Run, losses_of
 from mlx_loopai.training.monitor import Monitor
@@ -75,13 +76,14 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
     mx.random.seed(config.train.seed)
     checkpoint = latest_checkpoint(context.directory.checkpoints) if resume else None
     rows, scored_s, held_out_base = context.rows, None, None
+    drawer = _drawer(context, plan)
     if checkpoint:
         position = restore_checkpoint(checkpoint, model, step.optimizer)
     else:
         if resume:
             listener.notice(tr("{path}: no complete checkpoint; starting over", path=context.directory.path))
         begin_projector(context)
-        position, scored_s, held_out_base = _scored(model, rows, listener)
+        position, scored_s, held_out_base = _scored(model, rows, listener, drawer)
     step.skipped_steps = position.skipped_steps
     group.barrier()  # all have read the checkpoint before rank 0 writes the next
     return Run(
@@ -89,7 +91,9 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         rows=rows,
         train=config.train,
         forgetting=config.forgetting,
-        budget=config.forgetting.budget if config.has_budget else 0.0,
+        budget=config.forgetting.budget if config.has_budget or config.stops_at_budget else 0.0,
+        stops_at_budget=config.stops_at_budget,
+        drawer=drawer,
         directory=context.directory,
         listener=listener,
         watch=resources.watch,
@@ -190,16 +194,31 @@ def _selected(
     return found
 
 
-def _scored(model: nn.Module, rows: Rows, listener: Listener) -> tuple[Position, float, RowLosses | None]:
+def _drawer(context: RunContext, plan: MemoryPlan) -> Drawer | None:
+    """What answers the prompts of a run that learns from its own answers; None for any other run."""
+    config = context.config
+    if not config.preference.takes_prompts:
+        return None
+    room = Room(plan.sampling_rows, plan.micro_tokens, context.rows.longest_asked)
+    return Drawer(context.loaded, config.preference, config.train.seed, room)
+
+
+def _scored(
+    model: nn.Module, rows: Rows, listener: Listener, drawer: Drawer | None
+) -> tuple[Position, float, RowLosses | None]:
     """Where a new run stands, with what its fixed and held-out rows score now; the seconds that took; and the base's
     losses on the held-out rows, if these are what was scored.
     """
     started = time.perf_counter()
     fixed = losses_of(model, rows.fixed, listener, tr("loss before"))
     held_out = losses_of(model, rows.validation, listener, tr("held-out rows before"))
+    asked = None
+    if drawer is not None and rows.asked:
+        asked = drawer.read(rows.asked, listener)
     position = Position(
         loss_first=None if fixed is None else fixed.nll_per_token,
         validation_first=None if held_out is None else held_out.nll_per_token,
+        asked_first=asked,
     )
     return position, time.perf_counter() - started, held_out if computes_as_base(model) else None
 

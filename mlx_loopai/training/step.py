@@ -33,7 +33,8 @@ _UNBOUNDED = 1e30
 class StepResult:
     """`loss`: nats per supervised token, weighted as the batches say; `penalty`, `divergence`: as added to the loss.
 
-    Judged answers count in `loss` with their preference loss; `pair_accuracy` and `margin` are those of `JudgedStep`.
+    Judged answers count in `loss` with their preference loss, answers that the model drew with their weighted
+    log-likelihood; `pair_accuracy` and `margin` are those of `JudgedStep`.
     """
 
     loss: float
@@ -44,6 +45,9 @@ class StepResult:
     divergence: float = 0.0
     pair_accuracy: float | None = None
     margin: float | None = None
+
+
+NOTHING_LEARNT = StepResult(loss=0.0, penalty=0.0, gradient_norm=0.0, supervised_tokens=0, skipped=False)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ def _trained_rows(summary: Summary) -> list[_Row]:
             _change(summary.validation_first, summary.validation_last),
         ),
         *_preference_rows(summary),
+        *_prompt_rows(summary),
         (("supervised tokens", "학습 대상 토큰"), figures.count(summary.supervised_tokens)),
         (("supervised tokens a second", "초당 학습 대상 토큰"), figures.count(summary.tokens_per_s)),
         (("real tokens (not padding)", "패딩이 아닌 토큰"), figures.percent(summary.real_token_share)),
@@ -229,7 +230,7 @@ def _preference_rows(summary: Summary) -> list[_Row]:
         (
             "length of what it writes to their prompts (tokens)",
             "같은 프롬프트에 쓰는 답의 길이(토큰)",
-            summary.answer_tokens,
+            None if summary.reward is not None else summary.answer_tokens,
             figures.fixed(summary.answer_tokens, 0),
         ),
         (
@@ -240,6 +241,51 @@ def _preference_rows(summary: Summary) -> list[_Row]:
         ),
     ]
     return [((english, korean), text) for english, korean, value, text in shown if value is not None]
+
+
+def _prompt_rows(summary: Summary) -> list[_Row]:
+    """Rows on training with prompts that the model answers itself; none where there were none."""
+    rows: list[_Row] = []
+    if summary.reward is not None and summary.reward_first is not None:
+        rows.append(
+            (
+                ("reward of answers to held-out prompts (0 to 1)", "검증용 프롬프트에 쓴 답의 보상(0~1)"),
+                f"{figures.fixed(summary.reward_first)} → {figures.fixed(summary.reward)}",
+            )
+        )
+        rows.append(
+            (
+                ("answers without a fault", "흠이 없는 답의 비율"),
+                f"{figures.percent(summary.faultless_first)} → {figures.percent(summary.faultless)}",
+            )
+        )
+        rows.append(
+            (
+                ("their length (tokens)", "그 답의 길이(토큰)"),
+                f"{figures.fixed(summary.answer_tokens_first, 0)} → {figures.fixed(summary.answer_tokens, 0)}",
+            )
+        )
+        rows.append(
+            (
+                (
+                    "distance from the base on these answers (nats of KL a token)",
+                    "그 답에서 원래 모델과의 거리(토큰당 KL 내트)",
+                ),
+                figures.fixed(summary.answers_divergence),
+            )
+        )
+    if summary.stopped_by:
+        step = "–" if summary.result_step is None else f"{summary.result_step:,}"
+        rows.append(
+            (
+                (
+                    "stopped itself outside of its forgetting budget; the result is step",
+                    "망각 예산을 벗어나 스스로 멈춤, 결과로 남긴 스텝",
+                ),
+                step,
+            )
+        )
+    return rows
 
 
 def _counted_steps(run: RunRecord) -> Html:
@@ -316,7 +362,17 @@ def _memory(summary: Summary) -> Html | None:
 def _curves(run: RunRecord) -> Section | None:
     if not run.steps:
         return None
+    draws = any(step.reward is not None for step in run.steps)
     pictures = [
+        noisy_figure(run.steps, lambda step: step.reward, "c0", ("Reward of drawn answers", "뽑은 답의 보상"))
+        if draws
+        else None,
+        value_figure(
+            run.steps,
+            lambda step: step.answer_tokens,
+            "c6",
+            ("Length of drawn answers (tokens)", "뽑은 답의 길이(토큰)"),
+        ),
         noisy_figure(run.steps, lambda step: step.loss, _STYLE, ("Loss", "학습 손실"), NATS),
         validation_figure(run.validation, run.steps, "c1"),
         kept_figure(run.kept, run.steps, "c4"),

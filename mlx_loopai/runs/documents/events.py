@@ -15,7 +15,8 @@ Reading = tuple[int, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Document):
-    """One optimizer step; loss in nats per token, None where it was not finite.
+    """One optimizer step; loss in nats per token, None where it was not finite. reward: the mean of the answers that
+    the model drew for it, from 0 to 1; None where it drew none.
 
     Unknown keys are ignored: a line of the log may hold more than is read here.
     """
@@ -29,6 +30,8 @@ class Step(Document):
     learning_rate: Figure = None
     gradient_norm: Figure = None
     divergence: Figure = None
+    reward: Figure = None
+    answer_tokens: Figure = None
     supervised_tokens: Count = None
     skipped: bool = False
     time: Figure = None

@@ -13,7 +13,8 @@ from mlx_loopai.runs.documents.document import Document
 class Summary(Document):
     """The summary of a training run.
 
-    loss_first, loss_last: nats per token on the same fixed rows before and after. real_token_share: tokens of rows over
+    loss_first, loss_last: nats per token on the same fixed rows before and after; None where no row has an answer.
+    real_token_share: tokens of rows over
     tokens computed; mlx_lm_token_share: the same with mlx-lm's batching. divergence: KL from the base at the end, in
     nats per token, on general answers that were not rehearsed; furthest_kind: the kind of them that moved furthest;
     furthest_divergence: its KL; budget_spent: what counts against the budget, the KL or a share of the furthest kind's
@@ -25,8 +26,14 @@ class Summary(Document):
     were read at, where the better tokens are the chosen answer and the others the rejected one; 0 for whole answers.
     chosen_tokens, rejected_tokens: mean lengths of the
     held-out answers; answer_tokens, base_answer_tokens: of what the model and its base write to their prompts. All of
-    these are None without judged rows. best_step: step of the best validation; the adapter is that step's when
-    `train.keep_best` is set.
+    these are None without judged rows.
+
+    Of a run that learns from its own answers to prompts: reward_first, reward: the mean reward of answers to held-out
+    prompts before and after, from 0 to 1; faultless_first, faultless: the share of these answers in which nothing that
+    is checked is wrong; answer_tokens_first, answer_tokens: their mean length; answers_divergence: KL from the base on
+    the last ones, nats a token. stopped_by: `budget` where the run left its forgetting budget and stopped itself.
+    result_step: the step whose checkpoint is the result; None: the last. best_step: step of the best validation; the
+    adapter is that step's when `train.keep_best` is set.
 
     Unknown keys are ignored, since other versions may have written more.
     """
@@ -35,8 +42,8 @@ class Summary(Document):
 
     run: str
     steps: int
-    loss_first: float
-    loss_last: float
+    loss_first: float | None
+    loss_last: float | None
     validation_first: float | None
     validation_last: float | None
     supervised_tokens: int
@@ -65,3 +72,11 @@ class Summary(Document):
     rejected_tokens: float | None = None
     answer_tokens: float | None = None
     base_answer_tokens: float | None = None
+    reward_first: float | None = None
+    reward: float | None = None
+    faultless_first: float | None = None
+    faultless: float | None = None
+    answer_tokens_first: float | None = None
+    answers_divergence: float | None = None
+    stopped_by: str = ""
+    result_step: int | None = None

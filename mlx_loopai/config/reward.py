@@ -19,7 +19,9 @@ class RewardOptions(Options):
     purity: float = Field(1.0, ge=0, description="weight of the share of Hangul among letters, for Korean prompts")
     length: float = Field(1.0, ge=0, description="weight of a length in the range that is asked for")
     end: float = Field(1.0, ge=0, description="weight of an answer that ends by itself")
-    genre: float = Field(1.0, ge=0, description="weight of words of the genre, where a prompt names one")
+    genre: float = Field(
+        1.0, ge=0, description="weight of words of the genre that a prompt names: half of all genre words are enough"
+    )
     words: float = Field(1.0, ge=0, description="weight of the share of words asked for that occur")
     format: float = Field(1.0, ge=0, description="weight of the form asked for: JSON or a list, and how many items")
     variety: float = Field(0.0, ge=0, description="weight of the share of passages of 8 characters that are new")

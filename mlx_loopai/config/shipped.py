@@ -25,10 +25,13 @@ def shipped_values(name: str) -> dict[str, Any]:
 
 
 def guarded_values(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`data` with the values of the guarded recipe for a run without its own: the one for ordinary rows, or the one
-    for judged answers where `overrides` set a preference.objective.
+    """`data` with the values of the guarded recipe for a run without its own: the one for ordinary rows, or where
+    `overrides` set a preference.objective the one for judged answers, or for prompts that the model answers itself.
 
     Raises: InputError as `load_config`.
     """
     rows = shipped_values("guarded") | data
-    return shipped_values("guarded-pairs") | data if load_config(None, overrides, rows).preference.is_on else rows
+    preference = load_config(None, overrides, rows).preference
+    if not preference.is_on:
+        return rows
+    return shipped_values("guarded-prompts" if preference.takes_prompts else "guarded-pairs") | data

@@ -15,6 +15,8 @@ from mlx_loopai.text.hangul import nfc
 
 # What begins a line of a list: a number or letter with a point or bracket, or a bullet.
 _MARK = regex.compile(r"\s*(?:\(?\d+[.)]|[-*•·–])\s+\S")
+# A text of a genre has words of others, too; with this share of its own it is one.
+_OF_THE_GENRE = 0.5
 # Sums of shares that should be 1 may miss it by rounding.
 _NEARLY = 1e-9
 
@@ -50,7 +52,7 @@ def reward_of(text: str, finished: bool, wishes: Wishes, options: PreferenceOpti
         "purity": merit.purity if wishes.korean else None,
         "length": merit.in_range,
         "end": merit.finished,
-        "genre": merit.genre_fit if wishes.genre else None,
+        "genre": min(1.0, merit.genre_fit / _OF_THE_GENRE) if wishes.genre else None,
         "words": _share_of_words(text, wishes.words) if wishes.words else None,
         "format": _formed(text, wishes) if wishes.format else None,
         "variety": merit.variety,

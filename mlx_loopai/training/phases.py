@@ -186,6 +186,14 @@ def _answer_lengths(rows: Sequence[TokenRow]) -> npt.NDArray[np.int32]:
     return np.concatenate([column_of(rows, "tokens"), rejected[rejected > 0]])
 
 
+def _grouping_lengths(rows: Sequence[TokenRow]) -> npt.NDArray[np.int32]:
+    """[rows] the lengths by which rows come together in a step. Prompts without an answer are all alike: their answers
+    are put into batches once they are drawn, and a step should not have prompts of one kind only.
+    """
+    lengths, asked = longest_of(rows), column_of(rows, "asked")
+    return np.where(asked, lengths[asked].max(initial=1), lengths)
+
+
 @dataclass(frozen=True)
 class _Cutter:
     """Cuts rows into optimizer steps. mixes: each step has its share of the rehearsal rows."""
@@ -198,8 +206,8 @@ class _Cutter:
     def steps(self, draws: Sequence[Sequence[TokenRow]], seed: int) -> Sequence[list[list[int]]]:
         """Steps over the rows of all draws, one after the other, as indices into their concatenation."""
         if len(draws) == 1:
-            return self._cut(longest_of(draws[0]), column_of(draws[0], "rehearsal"), seed)
-        lengths = np.concatenate([longest_of(drawn) for drawn in draws])
+            return self._cut(_grouping_lengths(draws[0]), column_of(draws[0], "rehearsal"), seed)
+        lengths = np.concatenate([_grouping_lengths(drawn) for drawn in draws])
         rehearsal = np.concatenate([column_of(drawn, "rehearsal") for drawn in draws])
         steps: list[list[list[int]]] = []
         left: list[int] = []

@@ -20,10 +20,13 @@ from mlx.utils import tree_flatten
 from converters.convert import convert
 from converters.peft import hf_module
 from mlx_loopai.config import LoraOptions, PreferenceOptions, TrainPath
+from mlx_loopai.data.batches import collate
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.evaluation.perplexity import nll, token_log_probabilities
 from mlx_loopai.models.load import load_model
 from mlx_loopai.models.lora import apply_lora, lora_modules
+from mlx_loopai.models.micro_batch import MicroBatch
+from mlx_loopai.training.group_loss import clipped_losses
 from mlx_loopai.training.objective import Objective
 from mlx_loopai.training.phases import Phase
 from mlx_loopai.training.step import StepSettings, TrainStep
@@ -249,13 +252,30 @@ def our_rows(both: Both, rows: list[Triple], labelled: bool) -> list[TokenRow]:
 
 def stepped(both: Both, rows: list[TokenRow], options: PreferenceOptions, path: TrainPath) -> tuple[float, Any]:
     """(our loss, its gradient by the adapter's matrices), from a step of a whole run."""
+    phase = Phase("p", tuple(rows), ((tuple(range(len(rows))),),), (24,), 1.0, 0.0, Objective())
+    return stepped_on(both, phase.batches(0), options, path)
+
+
+def stepped_on(
+    both: Both, batches: list[MicroBatch], options: PreferenceOptions, path: TrainPath
+) -> tuple[float, dict[str, Any]]:
+    """The same from a step on `batches`."""
     model = adapted(both.folder).model
     before = dict(tree_flatten(model.trainable_parameters()))
-    phase = Phase("p", tuple(rows), ((tuple(range(len(rows))),),), (24,), 1.0, 0.0, Objective())
     settings = StepSettings(clip=0.0, chunk_rows=8, path=path, preference=options)
-    result = TrainStep(model, optimizers.SGD(1.0), settings)(phase.batches(0), 1.0)
+    result = TrainStep(model, optimizers.SGD(1.0), settings)(batches, 1.0)
     after = dict(tree_flatten(model.trainable_parameters()))
     return result.loss, {name: np.array(before[name] - after[name]) for name in before}
+
+
+def check_gradient(both: Both, policy: Any, gradient: dict[str, Any]) -> None:
+    """The gradient by our factors follows from that by the weights of transformers' `policy`."""
+    for module, layer in lora_modules(adapted(both.folder).model).items():
+        of_weight = layer.scale * policy.get_submodule(hf_module(module)).weight.grad.numpy()
+        a, b = np.array(layer.lora_a), np.array(layer.lora_b)
+        for matrix, by_matrix in (("lora_a", (b @ of_weight).T), ("lora_b", (of_weight @ a).T)):
+            difference = np.abs(gradient[f"{module}.{matrix}"] - by_matrix).max()
+            assert difference < 1e-4 * np.abs(by_matrix).max(), f"{module}.{matrix}"
 
 
 @pytest.mark.parametrize("path", ["eager", "compiled"])
@@ -268,9 +288,59 @@ def test_loss_and_gradient_are_those_of_trl(both: Both, tmp_path: Path, name: st
     wanted.backward()
     loss, gradient = stepped(both, our_rows(both, rows, name in LABELLED), PreferenceOptions(**ours), path)
     assert loss == pytest.approx(wanted.item(), abs=1e-5, rel=1e-5)
-    for module, layer in lora_modules(adapted(both.folder).model).items():
-        of_weight = layer.scale * policy.get_submodule(hf_module(module)).weight.grad.numpy()
-        a, b = np.array(layer.lora_a), np.array(layer.lora_b)
-        for matrix, by_matrix in (("lora_a", (b @ of_weight).T), ("lora_b", (of_weight @ a).T)):
-            difference = np.abs(gradient[f"{module}.{matrix}"] - by_matrix).max()
-            assert difference < 1e-4 * np.abs(by_matrix).max(), f"{module}.{matrix}"
+    check_gradient(both, policy, gradient)
+
+
+def grpo(theirs: Theirs, rows: list[Triple], advantages: list[float], before: Any) -> Any:
+    """before: log-probabilities of the answers' tokens when they were drawn; None: the policy's own."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    config = GRPOConfig(
+        **theirs.arguments(), loss_type="dapo", temperature=1.0, beta=0.0, epsilon=0.2, num_generations=2,
+        per_device_train_batch_size=2,
+    )  # fmt: skip
+    trainer = theirs.trainer(GRPOTrainer, config, reward_funcs=lambda completions, **_: [0.0] * len(completions))
+    trainer.current_gradient_accumulation_steps = config.steps_per_generation
+    width, longest = max(len(row.prompt) for row in rows), max(len(row.chosen) for row in rows)
+
+    def filled(row: list[int], size: int, left: bool) -> list[int]:
+        return [0] * (size - len(row)) + row if left else row + [0] * (size - len(row))
+
+    inputs = {
+        "prompt_ids": torch.tensor([filled(row.prompt, width, True) for row in rows]),
+        "prompt_mask": torch.tensor([filled([1] * len(row.prompt), width, True) for row in rows]),
+        "completion_ids": torch.tensor([filled(row.chosen, longest, False) for row in rows]),
+        "completion_mask": torch.tensor([filled([1] * len(row.chosen), longest, False) for row in rows]),
+        "advantages": torch.tensor(advantages),
+        "num_items_in_batch": torch.tensor(sum(len(row.chosen) for row in rows)),
+    }
+    if before is not None:
+        inputs["old_per_token_logps"] = torch.tensor(
+            np.array([np.pad(own, (0, longest - len(own))) for own in before], np.float32)
+        )
+    return trainer._compute_loss(trainer.model, inputs)
+
+
+@pytest.mark.parametrize("path", ["eager", "compiled"])
+@pytest.mark.parametrize("again", [False, True], ids=["first update", "second update"])
+def test_grpo_is_that_of_trl(both: Both, tmp_path: Path, again: bool, path: TrainPath) -> None:
+    """TRL's `loss_type: dapo` on answers that the base drew, or that the policy drew itself."""
+    rows, advantages = triples(LENGTHS), [1.1, -0.8, -0.3]
+    batch = collate([encoded(row.prompt, row.chosen) for row in rows], 24)
+    before = None
+    if again:
+        drawn = token_log_probabilities(load_model(str(both.folder / "mlx"), "fp32").model, batch)
+        before = [own[supervised] for own, supervised in zip(drawn, batch.supervised, strict=True)]
+        batch = replace(batch, drawn=drawn)
+    policy = copy.deepcopy(both.policy)
+    wanted = grpo(Theirs(copy.deepcopy(both.base), policy, both.tokenizer, tmp_path), rows, advantages, before)
+    wanted.backward()
+    own = token_log_probabilities(adapted(both.folder).model, batch)[batch.supervised]
+    gained = own - (own if before is None else np.concatenate(before))
+    of_rows = np.repeat(advantages, [len(row.chosen) for row in rows])
+    losses = clipped_losses(gained, of_rows, 0.2)
+    assert (losses.by_token == 0).any() == again  # the clip acts on some tokens
+    assert losses.losses.mean() == pytest.approx(wanted.item(), abs=1e-5)
+    batches = [replace(batch, advantages=np.array(advantages, np.float32))]
+    _, gradient = stepped_on(both, batches, PreferenceOptions(objective="grpo"), path)
+    check_gradient(both, policy, gradient)

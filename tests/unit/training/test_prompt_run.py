@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_with_rehearsal_in_its_steps(
     config = configure(
         train__epochs=2, train__path=path, general=str(data_files["general"]), replay__source="records",
         replay__share=0.4, replay__loss_share=0.3, replay__objective="kl", forgetting__budget=50.0,
-        preference__updates=2,
+        preference__updates=2, preference__group=2,
     )  # fmt: skip
     check_resumes_bit_for_bit(config, tmp_path, heard, monkeypatch)
     assert events(tmp_path / "whole", "monitor")
@@ -155,8 +155,9 @@ def leaving(spent: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
 def stopping(configure: Callable[..., RunConfig], general: Path, **options: Any) -> RunConfig:
     """A run of 8 steps that is read after each, in which the budget does not fall with the rate."""
     given = {
-        "general": str(general), "forgetting__monitor_every": 1, "forgetting__budget": 1.0, "train__max_steps": 8,
+        "general": str(general), "forgetting__monitor_every": 1, "forgetting__budget": 100.0, "train__max_steps": 8,
         "train__schedule": "constant", "train__warmup": 0, "train__keep_checkpoints": 1, "train__save_every": 0,
+        "preference__group": 2,
     }  # fmt: skip
     return configure(**given | options)
 
@@ -164,11 +165,11 @@ def stopping(configure: Callable[..., RunConfig], general: Path, **options: Any)
 @pytest.mark.parametrize(
     ("spent", "steps", "result"),
     [
-        ([0.5, 0.9, 1.5, 0.8, 1.2, 1.3], 6, 4),  # back inside once, then out for good
-        ([0.1, 2.0, 2.0], 3, 1),
-        ([3.0, 3.0], 2, None),  # no reading was inside
-        ([0.1] * 8, 8, None),
-        ([0.1, 2.0] * 4, 8, None),  # never out twice in a row
+        ([50, 90, 150, 80, 120, 130], 6, 4),  # back inside once, then out for good
+        ([10, 200, 200], 3, 1),
+        ([300, 300], 2, None),  # no reading was inside
+        ([10] * 8, 8, None),
+        ([10, 200] * 4, 8, None),  # never out twice in a row
     ],
 )
 def test_a_run_stops_itself_when_it_leaves_its_budget(
@@ -182,7 +183,7 @@ def test_a_run_stops_itself_when_it_leaves_its_budget(
     stops = steps < 8
     assert (summary.steps, summary.stopped_by, summary.result_step) == (steps, "budget" if stops else "", result)
     assert len(events(folder, "stopped")) == stops
-    assert sum("left its budget of 1 nats" in notice for notice in heard.notices) == stops
+    assert sum("left its budget of 100 nats" in notice for notice in heard.notices) == stops
     if not stops:
         return
     assert f"for {READINGS_OUTSIDE} readings in a row" in " ".join(heard.notices)
@@ -199,7 +200,7 @@ def test_the_rate_that_is_still_to_fall_widens_what_is_allowed(
     monkeypatch: pytest.MonkeyPatch, by_evenness: None,
 ) -> None:  # fmt: skip
     """Of a linear schedule half is still to fall after 4 of 8 steps: there 1.5 budgets are allowed."""
-    leaving([1.5, 1.5, 1.45, 1.4, 1.49, 1.49], monkeypatch)
+    leaving([150, 150, 145, 140, 149, 149], monkeypatch)
     config = stopping(configure, data_files["general"], train__schedule="linear")
     assert train(config, tmp_path / "run", heard).steps == 6
 

@@ -121,7 +121,8 @@ def _stepped(run: Run, phase: Phase, rate: float) -> tuple[StepResult, Drawn | N
     # Several machines must agree on the micro-batches that they share, whatever memory each has left.
     divisor = run.watch.micro_divisor if run.group.size == 1 else 1
     batches = divided(phase.batches(number, guards, drawn.batches if drawn else ()), divisor)
-    if not batches:  # all answers to each prompt are equally good
+    # Where all answers to each prompt are equally good, rehearsal alone would only take back what was learnt before.
+    if drawn and all(batch.rehearsal is not None and batch.rehearsal.all() for batch in batches):
         return NOTHING_LEARNT, drawn
     updates = run.step.settings.preference.updates if drawn else 1
     if updates > 1:

@@ -187,7 +187,7 @@ class _Clock:
             del phases[_SCORING]
             phases[_DRAWING] = self._drawing(work, lengths)
             plain += phases[_DRAWING]
-        phases |= self._guards(work, len(lengths)) if self.config.is_guarded else {}
+        phases |= self._guards(work, len(lengths)) if self.config.is_guarded or self.config.watches else {}
         if self.config.is_judged and self.config.answers_text:
             phases[_MEASURING] = self._measuring()
         return RunTime(phases=phases, plain=plain, steps=work.steps, source=self.speed.source, spread=self.speed.spread)

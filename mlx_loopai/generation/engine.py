@@ -58,13 +58,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer. `finished`: the model ended it itself, with the token `ending`; otherwise `max_tokens` cut it."""
+    """One answer. `finished`: the model ended it itself; otherwise `max_tokens` cut it.
+
+    ending: the token that ended it, where it is known; answers that differ in it alone are equal.
+    """
 
     text: str
     tokens: tuple[int, ...]  # without the end-of-text token
     finished: bool
     prompt_tokens: int
-    ending: tuple[int, ...] = ()
+    ending: tuple[int, ...] = field(default=(), compare=False)
 
 
 def generate_stream(
@@ -216,11 +219,14 @@ def generate_in_turn(
                 room = min(len(waiting), max(1, batch_rows - len(batch.rows)))
                 batch.admit([waiting.popleft() for _ in range(room)])
             for row in batch.step():
-                text = _text(loaded.tokenizer, row.tokens)
-                yield (
-                    row.index,
-                    Generation(text, tuple(row.tokens), row.finished, prompt_tokens=len(row.prompt), ending=row.ending),
+                answer = Generation(
+                    text=_text(loaded.tokenizer, row.tokens),
+                    tokens=tuple(row.tokens),
+                    finished=row.finished,
+                    prompt_tokens=len(row.prompt),
+                    ending=row.ending,
                 )
+                yield row.index, answer
 
 
 @dataclass(eq=False)

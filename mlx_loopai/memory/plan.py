@@ -119,7 +119,6 @@ def plan(
                 bits=shape.quantization.bits,
             )
         )
-    rehearsed = config.trained_phases if config.needs_rehearsal else ()
     request = Request(
         shape=shape,
         machine=machine,
@@ -131,14 +130,14 @@ def plan(
         train=config.train,
         memory=config.memory,
         replay=config.replay,
-        replay_shares=tuple(phase.replay_share for phase in rehearsed),
+        replay_shares=tuple(phase.replay_share for phase in config.trained_phases if config.needs_rehearsal),
         draws=draws_of(config, known),
     )
     chosen = next((options for options in request.attempts() if request.fits(options)), None)
     fits = chosen is not None
     if chosen is None:
         chosen = min(request.attempts(), key=lambda options: request.predict(options).total_bytes)
-    prediction = request.predict(chosen)
+    prediction, sizes = request.predict(chosen), request.phases(chosen)
     return MemoryPlan(
         fits=fits,
         budget_bytes=request.budget_bytes,
@@ -148,9 +147,9 @@ def plan(
         choices=_choices(request, chosen, fits),
         calibrated_on=prediction.calibrated_on,
         options=chosen,
-        importance_tokens=request.phases(chosen).importance_tokens,
-        rehearsal_rows=request.phases(chosen).rehearsal_rows,
-        sampling_rows=0 if (sampling := request.phases(chosen).sampling) is None else sampling.rows,
+        importance_tokens=sizes.importance_tokens,
+        rehearsal_rows=sizes.rehearsal_rows,
+        sampling_rows=sizes.sampling.rows if sizes.sampling else 0,
         micro_tokens=chosen.micro_tokens,
         checkpointing=chosen.checkpointing,
         chunk_rows=chosen.chunk_rows,

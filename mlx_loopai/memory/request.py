@@ -23,7 +23,7 @@ from mlx_loopai.memory.predict import (
     predict,
     weight_bytes,
 )
-from mlx_loopai.memory.published import attention_of
+from mlx_loopai.memory.published import attention_of, published
 from mlx_loopai.memory.sizes import RehearsedBatch, StepOptions
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, DEFAULT_CHUNK_ROWS, MEASURED_ROWS
 from mlx_loopai.models.shape import ModelShape
@@ -207,7 +207,8 @@ class Request:
         if self.draws is None:
             return None
         resting = sum(size(self.shape, options) for size in (adapter_bytes, moment_bytes, guard_bytes))
-        room = self._room(options) - resting
+        runtime = int(published().process_bytes) if self.machine.backend == "metal" else 0
+        room = self._room(options) - resting - runtime
         tried = [replace(self.draws, rows=min(self.draws.rows, rows)) for rows in _ANSWERED_ROWS]
         fitting = (one for one in tried if answering_bytes(self.shape, options, self.machine.backend, one) <= room)
         return next(fitting, tried[-1])

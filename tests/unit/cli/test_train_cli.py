@@ -312,3 +312,52 @@ def test_a_dry_run_says_what_is_needed_and_writes_nothing(
 def test_a_run_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--data", "rows.jsonl"]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+def prompts_file(folder: Path) -> Path:
+    path = folder / "prompts.jsonl"
+    rows = [
+        {"prompt": f"{topic} 이야기를 들려주세요.", "length": [10, 60]} for topic in ("바다", "산", "눈", "강", "별")
+    ]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+GRPO = settings(
+    "preference.objective=grpo", "preference.answer_tokens=12", "preference.group=2", "train.rows_per_step=2",
+    "train.max_steps=3", "lora.rank=2", "validation_share=0.4", "train.learning_rate=1e-3",
+)  # fmt: skip
+
+
+def test_nano_learns_from_its_own_answers_to_prompts(command_line: CommandLine, tmp_path: Path) -> None:
+    out, data = tmp_path / "run", prompts_file(tmp_path)
+    given = ("--plain", "--model", "nano", "--data", data, "--out", out, *GRPO, *settings("forgetting.budget=0"))
+    found = summary(command_line("train", *given, "--json"))
+    assert found.keys() >= KEYS
+    assert (found["loss_first"], found["loss_last"], found["stopped_by"]) == (None, None, "")
+    for name in ("reward_first", "reward", "faultless_first", "faultless"):
+        assert 0 <= found[name] <= 1
+    assert 0 < found["answer_tokens"] <= 12
+    ended = command_line("report", out)
+    assert ended.status == 0, ended.stderr
+    assert "reward of answers to held-out prompts" in (out / "report.html").read_text(encoding="utf-8")
+    again = command_line("train", *given, "--resume", "--quiet")
+    assert again.status == 0
+    assert "held-out prompts: reward" in again.stdout
+    assert "loss" not in again.stdout
+
+
+def test_a_run_that_stops_itself_says_so_with_its_exit_status(command_line: CommandLine, tmp_path: Path) -> None:
+    out, data = tmp_path / "run", prompts_file(tmp_path)
+    budget = settings("forgetting.budget=1e-9", "forgetting.monitor_every=1", "train.schedule=constant")
+    more = settings("validation_share=0", "preference.group=6", "preference.temperature=2", "train.max_steps=9")
+    given = ("--plain", "--model", "nano", "--data", data, "--out", out, *GRPO, *budget, *more, "--json")
+    ended = command_line("train", *given)
+    assert ended.status == 1
+    found = json.loads(ended.stdout)
+    assert found["stopped_by"] == "budget"
+    assert found["steps"] < 9
+    assert found["budget_spent"] <= 1e-9
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"mlx-loopai: error: stopped at step {found['steps']}, outside of its forgetting budget")
+    assert (out / "adapter" / "adapters.safetensors").is_file()

@@ -179,7 +179,7 @@ def test_broken_parquet(tmp_path):
         ("[1]", "expected an object with named fields, got a list"),
         ('"text"', "got text"),
         ({"title": "x", "body": "y"}, "unknown shape (fields found: title, body)"),
-        ({"prompt": "x"}, "unknown shape (fields found: prompt)"),
+        ({"prompt": "x", "by": "y"}, "unknown shape (fields found: prompt, by)"),
         ({"prompt": "x", "completion": " \n"}, "empty assistant turn"),
         ({"messages": [{"role": "user", "content": "x"}]}, "no assistant turn"),
         ({"messages": []}, "no assistant turn"),

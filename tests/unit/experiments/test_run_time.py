@@ -68,6 +68,29 @@ def test_guards_are_named_and_counted() -> None:
     assert "measuring before and after" not in sketch.phases
 
 
+def test_drawing_answers_is_named_and_is_no_guard() -> None:
+    rows = {"sources": {"asked": {"path": "prompts.jsonl"}}}
+    chosen = ("preference.objective=grpo", "train.max_steps=10")
+    config = load_config(None, chosen, shipped_values("guarded-prompts") | rows)
+    found, longer, more = (
+        needs(config.model_copy(update={"preference": config.preference.model_copy(update=changed)})).time
+        for changed in ({}, {"answer_tokens": 320}, {"group": 8})
+    )
+    assert found is not None
+    assert longer is not None
+    assert more is not None
+    assert "scoring rows before and after" not in found.phases  # prompts have no answer to score
+    drawn = found.phases["drawing answers"]
+    assert 0 < drawn.low_s < drawn.high_s
+    for other in (longer, more):
+        assert other.phases["drawing answers"].high_s > drawn.high_s
+        assert other.phases["training"].high_s > found.phases["training"].high_s
+    plain = needs(config.without_guards()).time
+    assert plain is not None
+    assert (plain.guards.low_s, plain.guards.high_s) == (0, pytest.approx(plain.phases["watching"].high_s))
+    assert found.parts["steps_s"][1] > drawn.high_s
+
+
 def test_more_work_takes_longer_and_a_faster_machine_less() -> None:
     one, two = (needs(guarded(f"train.epochs={epochs}")).time for epochs in (1, 2))
     assert one is not None

@@ -228,3 +228,35 @@ def test_what_a_probe_measured_decides(qwen25) -> None:
     corrected = plan(shape, config(), machine, corrections={first.checkpointing: Correction(0.5, "two steps here")})
     assert corrected.calibrated_on == "two steps here"
     assert corrected.micro_tokens > first.micro_tokens
+
+
+def test_answers_that_a_run_draws_are_a_phase_of_its_own(qwen25) -> None:
+    """Caches of prompts and answers beside all that rests between steps; fewer at once where memory is short."""
+    shape, machine = qwen25("0.5B"), named_machine("m4-16gb", 15)
+    values = {"preference": {"objective": "grpo", "group": 4, "answer_tokens": 200}, "train": {"rows_per_step": 6}}
+    found = plan(shape, config(**values), machine, longest_row=300, longest_asked=100)
+    assert found.sampling_rows == 24
+    assert "each of at most 200 tokens" in reasons(found)["sampling_rows"]
+    resting = sum(found.terms[name] for name in ("weights", "adapter", "runtime", "penalty"))
+    caches = 2 * 24 * 512 * 2 * shape.attending_blocks * shape.kv_size * 2
+    assert found.phases["sampling"] > resting + caches
+    longer = {"preference": values["preference"] | {"answer_tokens": 900}, "train": {"rows_per_step": 6}}
+    assert (
+        plan(shape, config(**longer), machine, longest_row=1000, longest_asked=100).phases["sampling"]
+        > (found.phases["sampling"])
+    )
+    tight = config(**longer, memory={"budget": "2.6GiB"})
+    few = plan(shape, tight, machine, longest_row=1000, longest_asked=1500)
+    assert few.fits
+    assert 0 < few.sampling_rows < 24
+    without = plan(shape, config(), machine, longest_row=300)
+    assert ("sampling" in without.phases, without.sampling_rows) == (False, 0)
+
+
+def test_unknown_prompts_are_assumed_to_be_as_long_as_usual(qwen25) -> None:
+    values = {"preference": {"objective": "grpo"}, "train": {"rows_per_step": 2}}
+    found, short = (
+        plan(qwen25("0.5B"), config(**values), named_machine("m4-16gb", 15), longest_asked=asked) for asked in (0, 20)
+    )
+    assert found.sampling_rows == short.sampling_rows == 8
+    assert found.phases["sampling"] > short.phases["sampling"]

@@ -30,7 +30,7 @@ from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard
 from tests.unit.training.test_preference_run import TOPICS, judged_run, write
-from tests.unit.training.test_run import WEIGHTS, adapter, check_resumes_bit_for_bit
+from tests.unit.training.test_run import WEIGHTS, adapter, check_resumes_bit_for_bit, stop_after
 
 LIMITED = {"preference__group": 4, "preference__answer_tokens": 8, "train__max_tokens": 160}
 
@@ -105,6 +105,26 @@ def test_a_stopped_run_goes_on_bit_for_bit_with_rehearsal_in_its_steps(
     )  # fmt: skip
     check_resumes_bit_for_bit(config, tmp_path, heard, monkeypatch)
     assert events(tmp_path / "whole", "monitor")
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit_from_its_last_checkpoint(
+    configure: Callable[..., RunConfig],
+    tmp_path: Path,
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+    by_evenness: None,
+) -> None:
+    config = configure(train__max_steps=4, train__save_every=2, preference__group=2)
+    train(config, tmp_path / "whole", heard)
+    with monkeypatch.context() as patched:
+        stop_after(patched, 4, error=RuntimeError("killed"))
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config, tmp_path / "cut", heard)
+    found = train(config, tmp_path / "cut", heard, resume=True)
+    assert str(found.resumed_from).endswith("step-000002")
+    assert adapter(tmp_path / "whole") == adapter(tmp_path / "cut")
+    rewards = [[step["reward"] for step in events(tmp_path / name, "step")] for name in ("whole", "cut")]
+    assert rewards[0] == rewards[1]
 
 
 def test_each_step_draws_other_answers_and_a_run_always_the_same(

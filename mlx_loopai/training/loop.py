@@ -19,7 +19,7 @@ from mlx_loopai.guards.guard import Penalty
 from mlx_loopai.language import tr
 from mlx_loopai.memory.watch import MemoryWatch
 from mlx_loopai.runs.directory import RunDirectory
-from mlx_loopai.runs.listener import Listener
+from mlx_loopai.runs.listener import Listener, Silent
 from mlx_loopai.training.checkpoint import Position, checkpoint_path, save_checkpoint
 from mlx_loopai.training.drawing import Drawer, Drawn
 from mlx_loopai.training.drawn_step import remembering
@@ -40,11 +40,10 @@ class Run:
     budget: nats per token that its guards may let it spend; 0 where they keep their configured strength. judged:
     held-out pairs and labelled answers, with the base's log-probabilities of them. drawer: answers the prompts of a run
     that learns from its own answers; None for any other. stops_at_budget: whether leaving the budget ends the run.
-    checkpoint: the one that it was
-    resumed from. started: `time.perf_counter()` before its preparation. scored_s: seconds of the first passes over
-    fixed and held-out rows; None where a checkpoint held their result. held_out_base: the base's losses on the held-out
-    rows, where they are known. rehearsed: the rehearsal rows, those that are watched included. last_reading: the
-    monitor's, with the step after which it was taken.
+    checkpoint: the one that it was resumed from. started: `time.perf_counter()` before its preparation. scored_s:
+    seconds of the first passes over fixed and held-out rows; None where a checkpoint held their result. held_out_base:
+    the base's losses on the held-out rows, where they are known. rehearsed: the rehearsal rows, those that are watched
+    included. last_reading: the monitor's, with the step after which it was taken.
     """
 
     model: nn.Module
@@ -200,7 +199,7 @@ def _validation_is_due(run: Run) -> bool:
 
 def _validate(run: Run) -> None:
     """Score the held-out rows, always the same in the same order; keep the best, and end when patience has run out."""
-    read_asked(run)
+    read_asked(run, Silent())  # a stage of its own would take the place of the steps' progress
     if not run.rows.validation:
         return
     position, found = run.position, nll(run.model, run.rows.validation).nll_per_token
@@ -232,11 +231,14 @@ def read_judged(run: Run) -> JudgedReading | None:
     return found
 
 
-def read_asked(run: Run) -> PromptReading | None:
-    """How held-out prompts are answered now, recorded; None where there are none, or the run answers none."""
+def read_asked(run: Run, listener: Listener) -> PromptReading | None:
+    """How held-out prompts are answered now, recorded; None where there are none, or the run answers none.
+
+    listener: hears of the answers, as a stage of its own.
+    """
     if run.drawer is None or not run.rows.asked:
         return None
-    found = run.drawer.read(run.rows.asked, run.listener)
+    found = run.drawer.read(run.rows.asked, listener)
     run.directory.record("prompts", step=run.position.step, **vars(found))
     return found
 

@@ -214,7 +214,7 @@ def _shares(run: Run) -> dict[str, Any]:
 
 def _judged_figures(context: RunContext, run: Run) -> dict[str, Any]:
     """What the held-out judged answers or prompts say at the end, recorded; nothing where there are none."""
-    asked, first = read_asked(run), run.position.asked_first
+    asked, first = read_asked(run, run.listener), run.position.asked_first
     if asked is not None and first is not None:
         return {
             "reward_first": first.reward,

@@ -169,7 +169,8 @@ def _finish(context: RunContext, run: Run, planned: MemoryPlan) -> Trained:
     }
     judged = _judged_figures(context, run)
     if run.directory.writes:
-        _write_result(context, run, planned, card_notes(context.config, losses | judged, reading))
+        stopped = {"stopped_outside_budget_at_step": position.step} if position.left_budget else {}
+        _write_result(context, run, planned, card_notes(context.config, losses | judged | stopped, reading))
     summary = Summary(
         run=str(run.directory.path),
         steps=position.step,

@@ -207,6 +207,8 @@ def test_a_run_stops_itself_when_it_leaves_its_budget(
     if not stops:
         return
     assert f"for {READINGS_OUTSIDE} readings in a row" in " ".join(heard.notices)
+    notes = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert notes["mlx_loopai"]["figures"]["stopped_outside_budget_at_step"] == steps
     if result is not None:
         saved = mx.load(str(checkpoint_path(folder / "checkpoints", result) / "arrays.safetensors"))
         for name, array in mx.load(str(folder / "adapter" / WEIGHTS)).items():

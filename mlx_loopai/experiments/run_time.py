@@ -11,7 +11,7 @@ from mlx_loopai.data.held_out import MOST_HELD_OUT
 from mlx_loopai.data.rows import FIXED_ROWS
 from mlx_loopai.evaluation.suites import GENERAL, read_suite
 from mlx_loopai.evaluation.tasks import Asked
-from mlx_loopai.guards.rehearsal import WATCHED_ROWS
+from mlx_loopai.guards.rehearsal import CANDIDATES, WATCHED_ROWS
 from mlx_loopai.language import later
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import PROMPT_TOKENS
@@ -207,7 +207,7 @@ class _Clock:
         if config.watches:
             every = config.forgetting.monitor_every
             readings = work.steps // every if every else readings_of(work.steps)
-            found[_WATCHING] = self._reading(readings * WATCHED_ROWS * read_tokens)
+            found[_WATCHING] = self._reading((readings + CANDIDATES) * WATCHED_ROWS * read_tokens)
         return found
 
     def _steps(self, work: Work, tokens: int) -> Span:

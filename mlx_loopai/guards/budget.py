@@ -24,7 +24,10 @@ INTEGRAL_STEPS = 10
 # A reading near 0 means that the budget is unspent; by how many orders of magnitude does not matter.
 LOWEST_ERROR, HIGHEST_ERROR = -1.5, 3.0
 
-
+# Nats that one token counts at most. At 1 a token of which the base was sure has a third of its likelihood left: it is
+# as good as lost, and by how much more says nothing. Without a bound a few lost tokens make up three quarters of a
+# reading on nano, which swings with them (docs/experiments.md).
+MOST_OF_A_TOKEN = 1.0
 # How many times the budget one kind of answers may be from the base, while all of them together keep to it. In two real
 # runs that kept everything the furthest kind was at 1.3 and 1.8 times the mean, in one that lost a kind at 1.9.
 ALLOWANCE = 1.5

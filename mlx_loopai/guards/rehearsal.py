@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_loopai.config import ReplayOptions
 from mlx_loopai.data.records import Message, Record
-from mlx_loopai.data.samples import composed_prompts, texts
+from mlx_loopai.data.samples import texts
 from mlx_loopai.data.tokens import REHEARSAL, ChatEncoder, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.files import write_whole
@@ -29,8 +29,11 @@ from mlx_loopai.text.measures import is_looping
 if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
 
-# Rows that the monitor reads: they are not rehearsed. Four for each of the eight abilities of the embedded prompts.
-WATCHED_ROWS = 32
+# Rows that the monitor reads: they are not rehearsed. Four for each of the eight abilities of the embedded prompts; of
+# shorter rows up to `MOST_WATCHED`, which are as many tokens as `WATCHED_ROWS` rows of the usual length.
+WATCHED_ROWS, MOST_WATCHED, WATCHED_TOKENS = 32, 64, 2048
+# Of so many rows one is watched: of each kind those of which the base is surer.
+CANDIDATES = 2
 # How the origin of a row begins that is watched and never rehearsed.
 WATCHED_ALONE = "watched:"
 # Prompts in scripts that tokenizers know take 0.2 to 1.0 tokens a character, others about 2 (three tokenizers).
@@ -139,7 +142,7 @@ def self_rehearsal(
         temperature=answering.temperature, max_tokens=answering.answer_tokens, seed=answering.seed
     )
     answers = generate_batch(loaded, prompt_ids, sampling, on_progress, answering.rows)
-    rows, abilities, watched_alone = [], texts.abilities(), set(composed_prompts.WATCHED_ALONE)
+    rows, abilities, watched_alone = [], texts.abilities(), texts.watched_alone()
     for number, (request, ids, answer) in enumerate(zip(requests, prompt_ids, answers, strict=True)):
         ability = abilities.get(request.content, "")
         origin = f"{WATCHED_ALONE if request.content in watched_alone else 'rehearsal:'}{number + 1}"

@@ -7,17 +7,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.row_identity import row_digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
+from mlx_loopai.evaluation.perplexity import RowLosses, nll
 from mlx_loopai.files import require_seal, seal
 from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.guards.guard import Material, Penalty, guard_of
 from mlx_loopai.guards.rehearsal import (
+    CANDIDATES,
+    MOST_WATCHED,
     WATCHED_ALONE,
     WATCHED_ROWS,
+    WATCHED_TOKENS,
     Answering,
     Rehearsal,
     SelfRehearsal,
@@ -27,8 +35,11 @@ from mlx_loopai.guards.rehearsal import (
 )
 from mlx_loopai.guards.states import measuring_rows, state_of
 from mlx_loopai.language import tr
+from mlx_loopai.models.eager_loss import token_losses
+from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
-from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
+from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, DEFAULT_CHUNK_ROWS
+from mlx_loopai.progress import Advance
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.training.monitor import kinds_of
 
@@ -97,41 +108,85 @@ def prompts_needed(config: RunConfig, n_rows: int) -> int:
 def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[TokenRow], list[TokenRow]]:
     """The monitor's rows, and the rehearsal rows that are left to train on; (none, all) when nothing is watched.
 
-    They come evenly from every kind of rows, for an ability that has such rows from those that are only watched.
-    Rehearsal rows that are watched are not trained on. Without rehearsal the general records serve, and without those
-    the base's answers to some embedded prompts; the probes never do.
+    They come evenly from every kind of rows, of each the surer half of the candidates (`surest`); rows that are only
+    watched come first. Rehearsal rows that are watched are not trained on. Without rehearsal the general records serve,
+    and without those the base's answers to some embedded prompts; the probes never do.
     """
     config = context.config
     if not config.watches:
         return [], rehearsal
     if rehearsal:
-        alone = [row for row in rehearsal if row.origin.startswith(WATCHED_ALONE)]
-        abilities = {row.ability for row in alone}
-        pool = [*alone, *(row for row in rehearsal if row.ability not in abilities)]
-        watched = _evenly(context, pool or rehearsal)[: max(1, min(WATCHED_ROWS, len(rehearsal) // 4))]
-        taken = {id(row) for row in (*watched, *alone)}
-        return watched, [row for row in rehearsal if id(row) not in taken]
+        watched = surest(context, rehearsal, max(1, min(_affordable(rehearsal), len(rehearsal) // 4)))
+        taken = {id(row) for row in watched}
+        return watched, [row for row in rehearsal if id(row) not in taken and not _is_watched_alone(row)]
     if context.general:
-        return _evenly(context, context.general_rows)[:WATCHED_ROWS], rehearsal
+        return surest(context, context.general_rows, _affordable(context.general_rows)), rehearsal
     path, seed = context.directory.monitor, config.train.seed
     if not path.exists():
-        options = config.replay.model_copy(update={"source": "self", "max_prompts": WATCHED_ROWS})
+        options = config.replay.model_copy(update={"source": "self", "max_prompts": CANDIDATES * WATCHED_ROWS})
         prompts = general_prompts([], options, seed, context.reader.tokenizer)
         context.listener.stage(tr("monitor: the base's answers"), len(prompts))
         answering = Answering(options.answer_tokens, options.temperature, seed)
         self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)
         seal(path)
     require_seal(path)
-    return list(Rehearsal.load(path).rows), rehearsal
+    return surest(context, Rehearsal.load(path).rows, WATCHED_ROWS), rehearsal
+
+
+def surest(context: RunContext, rows: Sequence[TokenRow], count: int) -> list[TokenRow]:
+    """`count` of the rows, evenly from every kind: of `CANDIDATES` times as many, those that the base is surest of.
+
+    What a base only guesses moves far in any training and is no loss: nano's answers to what it does not know stood for
+    nearly all of what its runs spent, and sums that were lost did not show (docs/experiments.md). Sureness is the mean
+    log-likelihood of a row's answer, to a hundredth of a nat: machines that round differently choose alike, and among
+    answers of which the base is quite sure the rows' content decides. Call it with the adapter off.
+    """
+    candidates = _evenly(context, rows)[: CANDIDATES * count]
+    context.listener.stage(tr("rows to watch"), len(candidates))
+    losses = _base_losses(context.loaded.model, candidates, context.listener.advance)
+    unsure = dict(zip(map(id, candidates), np.round(losses.nll / losses.tokens, 2).tolist(), strict=True))
+    kinds: dict[str, list[TokenRow]] = {}
+    for kind, row in zip(kinds_of(candidates, context.loaded.tokenizer), candidates, strict=True):
+        kinds.setdefault(kind, []).append(row)
+    kept = [sorted(kinds[kind], key=lambda row: unsure[id(row)]) for kind in sorted(kinds)]
+    halves = [found[: math.ceil(len(found) / CANDIDATES)] for found in kept]
+    return _in_turn(halves)[:count]
+
+
+def _base_losses(model: nn.Module, rows: Sequence[TokenRow], on_progress: Advance) -> RowLosses:
+    """The base's losses of the rows' answers: from its states where all rows carry them, else by a forward pass."""
+    if any(row.base_states is None for row in rows):
+        return nll(model, rows, on_progress=on_progress)
+    head, found = Head.of(model), []
+    for done, row in enumerate(rows, 1):
+        targets = row.ids[1:][row.supervised[1:]]
+        found.append(token_losses(mx.array(row.base_states), head, targets, DEFAULT_CHUNK_ROWS))
+        on_progress(done)
+    return RowLosses(np.array([one.sum() for one in found], np.float64), np.array([len(one) for one in found]))
+
+
+def _affordable(rows: Sequence[TokenRow]) -> int:
+    """How many rows of this length a reading can afford."""
+    mean_tokens = sum(len(row.ids) for row in rows) / len(rows)
+    return max(WATCHED_ROWS, min(MOST_WATCHED, int(WATCHED_TOKENS / mean_tokens)))
+
+
+def _is_watched_alone(row: TokenRow) -> bool:
+    return row.origin.startswith(WATCHED_ALONE)
 
 
 def _evenly(context: RunContext, rows: Sequence[TokenRow]) -> list[TokenRow]:
-    """The rows, one of each kind after the other, in an order that depends on their content alone."""
+    """The rows, one of each kind after the other, those that are only watched before others of their kind."""
     found: dict[str, list[TokenRow]] = {}
-    ordered = sorted(rows, key=row_digest)
+    ordered = sorted(rows, key=lambda row: (not _is_watched_alone(row), row_digest(row)))
     for kind, row in zip(kinds_of(ordered, context.loaded.tokenizer), ordered, strict=True):
         found.setdefault(kind, []).append(row)
-    return [row for turn in zip_longest(*(found[name] for name in sorted(found))) for row in turn if row is not None]
+    return _in_turn([found[name] for name in sorted(found)])
+
+
+def _in_turn(groups: Sequence[Sequence[TokenRow]]) -> list[TokenRow]:
+    """The first row of each group, then the second of each, and so on."""
+    return [row for turn in zip_longest(*groups) for row in turn if row is not None]
 
 
 def measured_penalty(context: RunContext, rehearsal: Sequence[TokenRow], batch_tokens: int = 0) -> Penalty | None:

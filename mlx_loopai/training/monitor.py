@@ -56,9 +56,14 @@ class Reading:
 class Monitor:
     """Reads how far a model has moved from its base on fixed rows; draws nothing at random and changes nothing."""
 
-    def __init__(self, model: nn.Module, rows: Sequence[TokenRow], tokenizer: Any) -> None:
-        """Computes and keeps the base's states at the answers' tokens, so that a reading costs one forward pass."""
-        self._model = model
+    def __init__(
+        self, model: nn.Module, rows: Sequence[TokenRow], tokenizer: Any, most_of_a_token: float = math.inf
+    ) -> None:
+        """Computes and keeps the base's states at the answers' tokens, so that a reading costs one forward pass.
+
+        most_of_a_token: nats that one token counts at most.
+        """
+        self._model, self._most = model, most_of_a_token
         kinds = np.array(kinds_of(rows, tokenizer))
         scripts = np.array([_script(row, tokenizer) for row in rows])
         # What a row carries for training is not read here, and base states are large.
@@ -85,7 +90,7 @@ class Monitor:
             states = self._states(one.batch)
             read = token_losses_and_divergences(states, base, head, one.targets, DEFAULT_CHUNK_ROWS)
             losses.append(read[0])
-            apart.append(read[1])
+            apart.append(np.minimum(read[1], self._most))
         sums = _sums([one.kinds for one in self._batches], apart)
         kinds = {kind: KindReading(nats, tokens, self._rows_of[kind]) for kind, (nats, tokens) in sums.items()}
         found = distance(kinds)

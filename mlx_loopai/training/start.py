@@ -15,6 +15,7 @@ from mlx_loopai.data.rows import Rows
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import RowLosses
+from mlx_loopai.guards.budget import MOST_OF_A_TOKEN
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
@@ -101,7 +102,7 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         step=step,
         penalty=penalty,
         phases=phases,
-        monitor=Monitor(model, watched, loaded.tokenizer) if watched else None,
+        monitor=Monitor(model, watched, loaded.tokenizer, MOST_OF_A_TOKEN) if watched else None,
         checkpoint=checkpoint,
         position=position,
         started=started,

@@ -99,19 +99,15 @@ _WRITING = {
         "{topic:이/가} 있는 풍경을 글로 그려 주세요.",
     ),
 }
-# Read by the monitor and never rehearsed: what is rehearsed in one wording says nothing of another.
-WATCHED_ALONE = (
-    "창밖 풍경을 보고 떠오른 생각을 두어 줄로 남겨 주세요.",
-    "빵집 앞을 지날 때의 냄새를 글로 옮겨 주세요.",
-    "공항에서 헤어지는 두 사람에 대해 짧게 적어 줄래요?",
-    "새집에서 보낸 첫날 밤의 느낌을 표현해 주세요.",
-    "십 년 쓴 가방에게 건네는 인사말을 써 주세요.",
-    "비둘기가 많은 광장을 배경으로 글을 조금 써 볼래요?",
-)
+# The kinds of prompts that the monitor reads and that are never rehearsed begin so; the ability follows.
+WATCHED = "watched_"
 
 
 def composed_prompts() -> dict[str, list[str]]:
-    """Prompts by kind: sums, prints, words, short_facts, forms, the kinds of Korean writing, and those only watched."""
+    """Prompts by kind: sums, prints, words, short_facts, forms, kinds of Korean writing, and what is only watched.
+
+    The last are one kind an ability, in wordings of their own: what is rehearsed in one wording says little of another.
+    """
     tables = _tables()
     return (
         {
@@ -125,7 +121,7 @@ def composed_prompts() -> dict[str, list[str]]:
             kind: [wording.format(topic=Slot(topic)) for topic in tables["writing_topics"] for wording in wordings]
             for kind, wordings in _WRITING.items()
         }
-        | {"ko_writing_watched": list(WATCHED_ALONE)}
+        | {f"{WATCHED}{ability}": list(prompts) for ability, prompts in tables["watched"].items()}
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mlx_loopai.data.samples.composed_prompts import composed_prompts
+from mlx_loopai.data.samples.composed_prompts import WATCHED, composed_prompts
 
 TEXTS_FOLDER = Path(__file__).parent / "texts"
 PROMPTS_FILE = Path(__file__).parent / "prompts.jsonl"
@@ -15,13 +15,7 @@ PARALLEL_FILE = Path(__file__).parent / "parallel.jsonl"
 # Which kinds of prompts ask for the same ability. The forgetting budget reads abilities: it has too few rows for kinds.
 ABILITIES = {
     "korean": ("ko_question", "ko_chat", "ko_instruction"),
-    "korean_writing": (
-        "ko_sentence",
-        "ko_passage",
-        "ko_sentence_request",
-        "ko_passage_request",
-        "ko_writing_watched",
-    ),
+    "korean_writing": ("ko_sentence", "ko_passage", "ko_sentence_request", "ko_passage_request"),
     "english": ("en_question", "en_chat"),
     "chinese": ("zh_question",),
     "sums": ("maths", "sums"),
@@ -79,7 +73,15 @@ def prompts_by_kind() -> dict[str, list[str]]:
 def abilities() -> dict[str, str]:
     """The ability that each embedded prompt asks for, a name of `ABILITIES`."""
     kinds = prompts_by_kind()
-    return {prompt: ability for ability, names in ABILITIES.items() for name in names for prompt in kinds[name]}
+    asking = {ability: (*names, f"{WATCHED}{ability}") for ability, names in ABILITIES.items()}
+    return {prompt: ability for ability, names in asking.items() for name in names for prompt in kinds[name]}
+
+
+@cache
+def watched_alone() -> frozenset[str]:
+    """The embedded prompts that the monitor reads and no run rehearses."""
+    kinds = composed_prompts()
+    return frozenset(prompt for kind, prompts in kinds.items() if kind.startswith(WATCHED) for prompt in prompts)
 
 
 def parallel_sentences() -> list[tuple[str, str]]:

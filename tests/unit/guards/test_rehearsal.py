@@ -159,7 +159,7 @@ def test_a_row_knows_what_its_prompt_asks_for(tiny: LoadedModel, monkeypatch: py
 
 
 def test_a_row_that_is_only_watched_says_so(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = [texts.prompts_by_kind()["ko_sentence"][0], *texts.prompts_by_kind()["ko_writing_watched"]]
+    prompts = [texts.prompts_by_kind()["ko_sentence"][0], *texts.prompts_by_kind()["watched_korean_writing"]]
     answering(monkeypatch, tiny, *[("숲은 조용하다", True)] * len(prompts))
     found = rehearse(tiny, prompts)
     assert [one.origin.startswith(WATCHED_ALONE) for one in found.rows] == [False, *[True] * (len(prompts) - 1)]

@@ -19,20 +19,24 @@ import yaml
 from mlx_loopai.config import RunConfig, validate_config
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import LoopaiError
-from mlx_loopai.evaluation.perplexity import nll
+from mlx_loopai.evaluation.perplexity import RowLosses, nll
+from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.guards.budget import KindReading, distance
-from mlx_loopai.guards.rehearsal import WATCHED_ALONE, WATCHED_ROWS
+from mlx_loopai.guards.rehearsal import MOST_WATCHED, WATCHED_ALONE, WATCHED_ROWS, WATCHED_TOKENS
 from mlx_loopai.models.load import load_tokenizer
 from mlx_loopai.models.lora import adapter_disabled
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.training import general_rows
 from mlx_loopai.training import loop as running
 from mlx_loopai.training import monitor as monitoring
 from mlx_loopai.training.checkpoint import save_checkpoint
-from mlx_loopai.training.general_rows import watched_rows
+from mlx_loopai.training.general_rows import surest, watched_rows
 from mlx_loopai.training.monitor import Monitor
 from mlx_loopai.training.run import train
 from tests.unit.conftest import Heard, row
 
+# Rows of so many tokens are watched in their usual number.
+LONG = WATCHED_TOKENS // WATCHED_ROWS
 ROWS = [row(length, seed) for seed, length in enumerate((9, 14, 6, 21, 11))]
 
 
@@ -73,6 +77,23 @@ def test_a_reading_is_the_divergence_from_the_base(adapted: Callable[..., nn.Mod
     assert reading.divergence == pytest.approx(total / tokens, rel=1e-4)
     # Rows without a name for what they ask are one kind for each script of their answers.
     assert reading.kept == pytest.approx(math.exp(-reading.spent), rel=1e-4)
+
+
+def test_a_lost_token_counts_for_no_more_than_its_loss(
+    adapted: Callable[..., nn.Module], tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far its likelihood fell; the other tokens count as they are."""
+    model, tokenizer = adapted(), load_tokenizer(tiny_model_folder)
+    apart = np.linspace(0.0, 3.0, sum(int(one.supervised[1:].sum()) for one in ROWS), dtype=np.float32)
+    left = [apart]
+
+    def read(states: mx.array, *rest: object) -> tuple[np.ndarray, np.ndarray]:
+        found, left[0] = left[0][: len(states)], left[0][len(states) :]
+        return np.zeros_like(found), found
+
+    monkeypatch.setattr(monitoring, "token_losses_and_divergences", read)
+    found = Monitor(model, ROWS, tokenizer, most_of_a_token=1.5).read()
+    assert found.divergence == pytest.approx(np.minimum(apart, 1.5).mean(), rel=1e-5)
 
 
 def test_kinds_are_read_apart(adapted: Callable[..., nn.Module], tiny_model_folder: Path) -> None:
@@ -125,31 +146,79 @@ def test_losses_by_script_are_those_of_the_rows(adapted: Callable[..., nn.Module
     assert untouched.kept == pytest.approx(1.0, abs=1e-6)
 
 
-def test_watched_rows_come_evenly_from_every_kind() -> None:
+def watching(monkeypatch: pytest.MonkeyPatch, unsure: Callable[[TokenRow], float] = lambda row: 0.0) -> Any:
+    """A context whose base has a mean loss of `unsure` nats a token on a row's answer."""
+
+    def losses(model: object, rows: list[TokenRow], on_progress: object) -> RowLosses:
+        tokens = np.array([int(one.supervised[1:].sum()) for one in rows])
+        return RowLosses(tokens * np.array([unsure(one) for one in rows]), tokens)
+
+    monkeypatch.setattr(general_rows, "nll", losses)
+    read = SimpleNamespace(decode=lambda ids: "말")
+    loaded = SimpleNamespace(tokenizer=read, model=None)
+    return SimpleNamespace(config=SimpleNamespace(watches=True), loaded=loaded, listener=Heard())
+
+
+def test_watched_rows_come_evenly_from_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"sums": 60, "code": 40, "korean": 20, "chinese": 3}
     rows = [
-        replace(row(9, seed), ability=name)
+        replace(row(LONG, seed), ability=name)
         for seed, name in enumerate(name for name, n in counts.items() for _ in range(n))
     ]
-    read = SimpleNamespace(decode=lambda ids: "말")
-    context: Any = SimpleNamespace(config=SimpleNamespace(watches=True), loaded=SimpleNamespace(tokenizer=read))
+    context = watching(monkeypatch)
     watched, rest = watched_rows(context, rows)
     assert len(watched) == len(rows) // 4
-    assert sorted(Counter(one.ability for one in watched).values()) == [3, 9, 9, 9]
+    assert sorted(Counter(one.ability for one in watched).values()) == [2, 9, 9, 10]
     assert {id(one) for one in watched}.isdisjoint(id(one) for one in rest)
+    assert len(watched) + len(rest) == len(rows)
     again, _ = watched_rows(context, rows[::-1])
     assert [id(one) for one in again] == [id(one) for one in watched]
 
 
-def test_an_ability_is_read_on_wordings_that_are_not_rehearsed() -> None:
-    """Where it has rows that are only watched, no other is read, and none of them is rehearsed."""
-    rows = [replace(row(9, seed), ability=("sums", "korean_writing")[seed % 2]) for seed in range(120)]
+def test_what_the_base_only_guesses_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each kind the surer half, however sure the base is of other kinds; content decides between equals."""
+    rows = [replace(row(LONG, seed), ability=("sums", "korean")[seed % 2]) for seed in range(128)]
+    unsure = {id(one): (seed % 8 == 0) * 0.3 + (seed % 2) * 1.5 + seed * 1e-5 for seed, one in enumerate(rows)}
+    watched, rest = watched_rows(watching(monkeypatch, lambda one: unsure[id(one)]), rows)
+    assert len(watched) == WATCHED_ROWS
+    assert Counter(one.ability for one in watched) == {"sums": WATCHED_ROWS // 2, "korean": WATCHED_ROWS // 2}
+    assert max(unsure[id(one)] for one in watched if one.ability == "sums") < 0.3
+    assert sum(unsure[id(one)] >= 0.3 for one in rest if one.ability == "sums") == 16
+    first, _ = watched_rows(watching(monkeypatch, lambda one: round(unsure[id(one)], 2)), rows)
+    assert [id(one) for one in first] == [id(one) for one in watched]
+
+
+def test_more_short_rows_are_watched_than_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    for length, most in ((9, MOST_WATCHED), (WATCHED_TOKENS // 40, 40), (100, WATCHED_ROWS)):
+        rows = [row(length, seed) for seed in range(4 * MOST_WATCHED)]
+        assert len(watched_rows(watching(monkeypatch), rows)[0]) == most
+
+
+def test_sureness_is_the_likelihood_of_the_answer(
+    adapted: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = adapted()
+    rows = [replace(row(5 + seed % 7, seed), origin=str(seed)) for seed in range(2 * WATCHED_ROWS)]
+    context = watching(monkeypatch)
+    monkeypatch.undo()
+    context.loaded.model = model
+    with adapter_disabled(model):
+        found = nll(model, rows)
+        watched = surest(context, rows, WATCHED_ROWS)
+        again = surest(context, [*with_base_states(model, rows, tmp_path)], WATCHED_ROWS)
+    assert [one.origin for one in again] == [one.origin for one in watched]
+    mean = np.round(found.nll / found.tokens, 2)
+    chosen = {id(one) for one in watched}
+    assert max(mean[place] for place, one in enumerate(rows) if id(one) in chosen) <= np.sort(mean)[WATCHED_ROWS]
+
+
+def test_an_ability_is_read_on_wordings_that_are_not_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it has enough rows that are only watched, no other is read, and none of them is rehearsed."""
+    rows = [replace(row(LONG, seed), ability=("sums", "korean_writing")[seed % 2]) for seed in range(120)]
     alone = [
-        replace(row(9, 200 + seed), ability="korean_writing", origin=f"{WATCHED_ALONE}{seed}") for seed in range(20)
+        replace(row(LONG, 200 + seed), ability="korean_writing", origin=f"{WATCHED_ALONE}{seed}") for seed in range(40)
     ]
-    read = SimpleNamespace(decode=lambda ids: "말")
-    context: Any = SimpleNamespace(config=SimpleNamespace(watches=True), loaded=SimpleNamespace(tokenizer=read))
-    watched, rest = watched_rows(context, [*rows, *alone])
+    watched, rest = watched_rows(watching(monkeypatch), [*rows, *alone])
     assert Counter(one.ability for one in watched) == {"sums": WATCHED_ROWS // 2, "korean_writing": WATCHED_ROWS // 2}
     written = [one for one in watched if one.ability == "korean_writing"]
     assert all(one.origin.startswith(WATCHED_ALONE) for one in written)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mlx_loopai.config import load_config
+from mlx_loopai.config.shipped import shipped_recipe
 from tools import publish_real_runs as real_runs
 
 
@@ -11,6 +13,10 @@ def test_the_committed_table_is_made_from_the_committed_result() -> None:
     for readme in real_runs.READMES:
         text = readme.read_text(encoding="utf-8")
         assert real_runs.with_short_table(text, real_runs.read_result(), readme) == text
+
+
+def test_the_readmes_show_runs_of_the_shipped_default() -> None:
+    assert load_config(shipped_recipe("guarded")).forgetting.budget in real_runs.DEFAULT_BUDGETS
 
 
 def test_every_word_of_the_short_table_is_translated() -> None:

@@ -36,8 +36,8 @@ KOREAN = {
     "natural stories": "소설 발췌",
     ", longer rehearsal": ", 더 긴 복습",
 }
-# Budgets of the shipped default. Until 2026-11-30 the watch read wordings that were rehearsed: what it put at 0.06 is at
-# 0.09 on the watch of today.
+# Budgets of the shipped default. Until 2026-11-30 the watch read wordings that were rehearsed: what it put at 0.06 is
+# at 0.09 on the watch of today.
 DEFAULT_BUDGETS = (0.06, 0.09)
 JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
 

@@ -22,6 +22,7 @@ from mlx_loopai.memory.speed import Peak, measured_peak, peak_of
 from mlx_loopai.models.load import NANO
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS
 from mlx_loopai.models.shape import ModelShape
+from mlx_loopai.training.drawing import answers_read
 from mlx_loopai.training.general_rows import prompts_needed
 from mlx_loopai.training.monitor import readings_of
 from mlx_loopai.units import Span
@@ -253,8 +254,9 @@ class _Clock:
         config, preference = self.config, self.config.preference
         share = config.replay.share if config.needs_rehearsal else 0.0
         per_step = math.ceil(config.train.rows_per_step * (1 - share)) * preference.group
-        held_out = min(MOST_HELD_OUT, math.ceil(config.validation_share * len(lengths))) * preference.group
-        answers = work.steps * per_step + 2 * held_out
+        held_out = min(MOST_HELD_OUT, math.ceil(config.validation_share * len(lengths)))
+        read = held_out * answers_read(preference, held_out) if held_out else 0
+        answers = work.steps * per_step + 2 * read
         rows = min(per_step, self.planned.sampling_rows)
         return self._written(answers, rows, max(lengths), preference.answer_tokens)
 

@@ -27,6 +27,8 @@ from mlx_loopai.training.judgement import PromptReading
 
 # Every width must be compiled.
 _WIDTHS = 4
+# Held-out prompts are given as many answers together, if they are few: a share of 0.9 is then known to 0.03.
+FEWEST_READ = 128
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Drawer:
 
     def draw(self, prompts: Sequence[TokenRow], step: int) -> Drawn:
         """Answers to the `prompts` of optimizer step `step`, ready to be learnt from. There is at least one prompt."""
-        rows, written, rewards = self._answered(prompts, (self._seed, step))
+        rows, written, rewards = self._answered(self._repeated(prompts, self._options.group), (self._seed, step))
         values = np.array([one.value for one in rewards]).reshape(len(prompts), -1)
         own, learnt = advantages(values), has_spread(values)
         kept = np.flatnonzero(np.repeat(learnt, self._options.group)).tolist()
@@ -91,8 +93,9 @@ class Drawer:
         """How the model answers held-out `prompts`, always with the same seed, and how far these answers are from what
         the base would write. There is at least one prompt. It is a stage of its own.
         """
-        listener.stage(tr("held-out prompts"), len(prompts) * self._options.group)
-        rows, written, rewards = self._answered(prompts, (self._seed,), listener.advance)
+        asked = self._repeated(prompts, answers_read(self._options, len(prompts)))
+        listener.stage(tr("held-out prompts"), len(asked))
+        rows, written, rewards = self._answered(asked, (self._seed,), listener.advance)
         model = self._loaded.model
         now = nll(model, rows)
         with adapter_disabled(model):
@@ -116,10 +119,14 @@ class Drawer:
         """Tokens of answers over tokens of drawn rows; 0 before the first."""
         return float(self._counts[2] / max(1, self._counts[0]))
 
+    @staticmethod
+    def _repeated(prompts: Sequence[TokenRow], times: int) -> list[TokenRow]:
+        return [row for row in prompts for _ in range(times)]
+
     def _answered(
-        self, prompts: Sequence[TokenRow], key: tuple[int, ...], on_progress: Advance = ignore
+        self, asked: Sequence[TokenRow], key: tuple[int, ...], on_progress: Advance = ignore
     ) -> tuple[list[TokenRow], list[Generation], list[Reward]]:
-        """(rows of prompt and answer, the answers, their rewards): one group after the other. key: of the seed."""
+        """(rows of prompt and answer, the answers, their rewards), in order. key: of the seed."""
         options = self._options
         sampling = SamplingOptions(
             temperature=options.temperature,
@@ -127,7 +134,6 @@ class Drawer:
             max_tokens=options.answer_tokens,
             seed=int(np.random.SeedSequence(key).generate_state(1)[0]),
         )
-        asked = [row for row in prompts for _ in range(options.group)]
         mx.clear_cache()  # the buffers of a step have other sizes
         with evaluating(self._loaded.model):
             written = generate_batch(
@@ -156,6 +162,11 @@ class Drawer:
             sum(int(batch.supervised.sum()) for batch in found),
         ]
         return found
+
+
+def answers_read(options: PreferenceOptions, prompts: int) -> int:
+    """How many answers each of so many held-out prompts is given."""
+    return max(options.group, -(-FEWEST_READ // prompts))
 
 
 def _answered(prompt: TokenRow, answer: Generation) -> TokenRow:

@@ -24,7 +24,7 @@ from mlx_loopai.runs.documents.run import read_run
 from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.training import drawing
 from mlx_loopai.training.checkpoint import checkpoint_path
-from mlx_loopai.training.drawing import Drawer, Room
+from mlx_loopai.training.drawing import FEWEST_READ, Drawer, Room, answers_read
 from mlx_loopai.training.monitor import Monitor, Reading
 from mlx_loopai.training.process_group import ProcessGroup
 from mlx_loopai.training.run import train
@@ -88,7 +88,7 @@ def test_rewards_rise_and_the_run_says_so(
     steps = events(tmp_path / "run", "step")
     for name in ("reward", "faultless", "answer_tokens", "alike"):
         assert all(np.isfinite(step[name]) for step in steps)
-    assert ("held-out prompts", 8) in heard.stages
+    assert ("held-out prompts", FEWEST_READ) in heard.stages
     notes = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert notes["mlx_loopai"]["figures"]["reward"] == summary.reward
     assert read_run(RunDirectory(tmp_path / "run")).steps[0].reward == steps[0]["reward"]
@@ -273,6 +273,11 @@ def test_what_does_not_go_with_prompts_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=reason):
         train(configure(**options), tmp_path / "run", heard)
+
+
+def test_few_held_out_prompts_are_given_more_answers() -> None:
+    options = PreferenceOptions(objective="grpo", group=4)
+    assert [answers_read(options, prompts) for prompts in (1, 30, 32, 64)] == [FEWEST_READ, 5, 4, 4]
 
 
 def test_several_processes_are_refused(configure: Callable[..., RunConfig], tmp_path: Path, heard: Heard) -> None:

@@ -38,8 +38,8 @@ KOREAN = {
     ", other wordings watched": ", 다른 표현을 감시",
     ", all abilities watched so": ", 모든 능력을 그렇게 감시",
 }
-# Budgets that count as the shipped default. Until 2026-11-30 the watch read wordings that were rehearsed: what it put at
-# 0.06 is at 0.09 on the watch of today.
+# Budgets that count as the shipped default. Until 2026-11-30 the watch read wordings that were rehearsed: what it put
+# at 0.06 is at 0.09 on the watch of today.
 DEFAULT_BUDGETS = (0.06, 0.09)
 JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
 

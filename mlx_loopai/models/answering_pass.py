@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ LEAST_OPENING = 32
 _HIDDEN = -1e30
 # Queries that are looked at together: more scores would not stay in a core's cache.
 _SPAN = 32
+# The exchange is seen by the whole process, so passes of several threads take turns.
+_TURN = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def answering(model: nn.Module, opening: Opening | None = None) -> Iterator[None
     """
     with ExitStack() as exchanged:
         if _is_on_cpu():
+            exchanged.enter_context(_TURN)
             attentions = map(softmax_attention, model.layers)
             attention = next((one for one in attentions if one is not None), None)
             _exchange(exchanged, attention, _ATTENTION, lambda usual: _attention(usual, opening))

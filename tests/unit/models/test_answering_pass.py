@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -127,3 +129,22 @@ def test_what_cannot_share_an_opening() -> None:
     assert opening_of_rows(rows, LEAST_OPENING - 1) is None
     assert opening_of_rows([BatchKVCache([0])], LEAST_OPENING) is None
     assert opening_of_rows([*rows, *make_prompt_cache(build_model(CONFIGS["gemma3_text"]))], LEAST_OPENING) is None
+
+
+def test_passes_of_two_threads_leave_the_usual_attention() -> None:
+    model, usual = build_model(CONFIGS["llama"]), llama.scaled_dot_product_attention
+    inside, first_is_over = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with answering(model):
+            inside.set()
+            first_is_over.wait()
+
+    thread = threading.Thread(target=second)
+    with answering(model):
+        thread.start()
+        overlap = inside.wait(0.2)
+    first_is_over.set()
+    thread.join()
+    assert not overlap
+    assert llama.scaled_dot_product_attention is usual

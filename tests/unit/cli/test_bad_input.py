@@ -66,7 +66,7 @@ CASES = [
     Case(
         "row with only a prompt",
         TRAIN,
-        ("rows.jsonl:1: unknown shape", "fields found: prompt"),
+        ("rows.jsonl:1: a prompt without an answer", "preference.objective grpo"),
         {"rows.jsonl": '{"prompt": "안녕?"}\n'},
     ),
     Case("unknown ending", "train --data rows.rtf --out run", ("rows.rtf: cannot read .rtf",), {"rows.rtf": "x"}),

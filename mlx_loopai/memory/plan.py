@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_loopai.config import RunConfig
+from mlx_loopai.config import PreferenceOptions, RunConfig, TrainOptions
 from mlx_loopai.errors import InputError, LoopaiError
 from mlx_loopai.language import tr
 from mlx_loopai.memory.guard_terms import GuardTerms
@@ -131,7 +131,7 @@ def plan(
         memory=config.memory,
         replay=config.replay,
         replay_shares=tuple(phase.replay_share for phase in config.trained_phases if config.needs_rehearsal),
-        draws=draws_of(config, known),
+        draws=draws_of(config.train, config.preference, known),
     )
     chosen = next((options for options in request.attempts() if request.fits(options)), None)
     fits = chosen is not None
@@ -172,12 +172,11 @@ class _Knob:
     reason: str
 
 
-def draws_of(config: RunConfig, known: Known) -> Answering | None:
+def draws_of(train: TrainOptions, preference: PreferenceOptions, known: Known) -> Answering | None:
     """The answers that a run draws before each step; None where it draws none."""
-    preference = config.preference
     if not preference.takes_prompts:
         return None
-    rows = config.train.rows_per_step * preference.group
+    rows = train.rows_per_step * preference.group
     return Answering(rows, known.longest_asked or PROMPT_TOKENS, preference.answer_tokens)
 
 

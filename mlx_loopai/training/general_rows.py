@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -36,11 +37,13 @@ from mlx_loopai.guards.rehearsal import (
 from mlx_loopai.guards.states import measuring_rows, state_of
 from mlx_loopai.language import tr
 from mlx_loopai.models.eager_loss import token_losses
+from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, DEFAULT_CHUNK_ROWS
 from mlx_loopai.progress import Advance
 from mlx_loopai.runs.context import RunContext
+from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.monitor import kinds_of
 
 # The number of prompts is rounded up to a multiple of this, so that runs of similar size share the base's answers.
@@ -115,25 +118,28 @@ def watched_rows(context: RunContext, rehearsal: list[TokenRow]) -> tuple[list[T
     config = context.config
     if not config.watches:
         return [], rehearsal
+    loaded, listener = context.loaded, context.listener
     if rehearsal:
-        watched = surest(context, rehearsal, max(1, min(_affordable(rehearsal), len(rehearsal) // 4)))
+        count = max(1, min(_affordable(rehearsal), len(rehearsal) // 4))
+        watched = surest(loaded, rehearsal, count, listener)
         taken = {id(row) for row in watched}
         return watched, [row for row in rehearsal if id(row) not in taken and not _is_watched_alone(row)]
     if context.general:
-        return surest(context, context.general_rows, _affordable(context.general_rows)), rehearsal
+        general = context.general_rows
+        return surest(loaded, general, _affordable(general), listener), rehearsal
     path, seed = context.directory.monitor, config.train.seed
     if not path.exists():
         options = config.replay.model_copy(update={"source": "self", "max_prompts": CANDIDATES * WATCHED_ROWS})
         prompts = general_prompts([], options, seed, context.reader.tokenizer)
-        context.listener.stage(tr("monitor: the base's answers"), len(prompts))
+        listener.stage(tr("monitor: the base's answers"), len(prompts))
         answering = Answering(options.answer_tokens, options.temperature, seed)
-        self_rehearsal(context.loaded, context.encoder, prompts, answering, context.listener.advance).save(path)
+        self_rehearsal(loaded, context.encoder, prompts, answering, listener.advance).save(path)
         seal(path)
     require_seal(path)
-    return surest(context, Rehearsal.load(path).rows, WATCHED_ROWS), rehearsal
+    return surest(loaded, Rehearsal.load(path).rows, WATCHED_ROWS, listener), rehearsal
 
 
-def surest(context: RunContext, rows: Sequence[TokenRow], count: int) -> list[TokenRow]:
+def surest(loaded: LoadedModel, rows: Sequence[TokenRow], count: int, listener: Listener) -> list[TokenRow]:
     """`count` of the rows, evenly from every kind: of `CANDIDATES` times as many, those that the base is surest of.
 
     What a base only guesses moves far in any training and is no loss: nano's answers to what it does not know stood for
@@ -141,12 +147,12 @@ def surest(context: RunContext, rows: Sequence[TokenRow], count: int) -> list[To
     log-likelihood of a row's answer, to a hundredth of a nat: machines that round differently choose alike, and among
     answers of which the base is quite sure the rows' content decides. Call it with the adapter off.
     """
-    candidates = _evenly(context, rows)[: CANDIDATES * count]
-    context.listener.stage(tr("rows to watch"), len(candidates))
-    losses = _base_losses(context.loaded.model, candidates, context.listener.advance)
+    candidates = _evenly(rows, loaded.tokenizer)[: CANDIDATES * count]
+    listener.stage(tr("rows to watch"), len(candidates))
+    losses = _base_losses(loaded.model, candidates, listener.advance)
     unsure = dict(zip(map(id, candidates), np.round(losses.nll / losses.tokens, 2).tolist(), strict=True))
     kinds: dict[str, list[TokenRow]] = {}
-    for kind, row in zip(kinds_of(candidates, context.loaded.tokenizer), candidates, strict=True):
+    for kind, row in zip(kinds_of(candidates, loaded.tokenizer), candidates, strict=True):
         kinds.setdefault(kind, []).append(row)
     kept = [sorted(kinds[kind], key=lambda row: unsure[id(row)]) for kind in sorted(kinds)]
     halves = [found[: math.ceil(len(found) / CANDIDATES)] for found in kept]
@@ -175,11 +181,11 @@ def _is_watched_alone(row: TokenRow) -> bool:
     return row.origin.startswith(WATCHED_ALONE)
 
 
-def _evenly(context: RunContext, rows: Sequence[TokenRow]) -> list[TokenRow]:
+def _evenly(rows: Sequence[TokenRow], tokenizer: Any) -> list[TokenRow]:
     """The rows, one of each kind after the other, those that are only watched before others of their kind."""
     found: dict[str, list[TokenRow]] = {}
     ordered = sorted(rows, key=lambda row: (not _is_watched_alone(row), row_digest(row)))
-    for kind, row in zip(kinds_of(ordered, context.loaded.tokenizer), ordered, strict=True):
+    for kind, row in zip(kinds_of(ordered, tokenizer), ordered, strict=True):
         found.setdefault(kind, []).append(row)
     return _in_turn([found[name] for name in sorted(found)])
 

@@ -204,8 +204,9 @@ def test_sureness_is_the_likelihood_of_the_answer(
     context.loaded.model = model
     with adapter_disabled(model):
         found = nll(model, rows)
-        watched = surest(context, rows, WATCHED_ROWS)
-        again = surest(context, [*with_base_states(model, rows, tmp_path)], WATCHED_ROWS)
+        watched = surest(context.loaded, rows, WATCHED_ROWS, context.listener)
+        carried = [*with_base_states(model, rows, tmp_path)]
+        again = surest(context.loaded, carried, WATCHED_ROWS, context.listener)
     assert [one.origin for one in again] == [one.origin for one in watched]
     mean = np.round(found.nll / found.tokens, 2)
     chosen = {id(one) for one in watched}

@@ -352,8 +352,9 @@ def _prompt_lines(summary: Summary) -> list[str]:
 def _stopped_line(summary: Summary) -> str:
     """That the run left its forgetting budget, and what its result is then."""
     if summary.result_step is None:
-        return tr("stopped at step {steps}, outside of its forgetting budget; the update was scaled back",
-                  steps=summary.steps)  # fmt: skip
+        return tr(
+            "stopped at step {steps}, outside of its forgetting budget; the update was scaled back", steps=summary.steps
+        )
     return tr(
         "stopped at step {steps}, outside of its forgetting budget; the result is step {result_step}, the last one "
         "inside it",

@@ -178,16 +178,13 @@ class _Clock:
 
     def time(self, lengths: Sequence[int]) -> RunTime:
         work = work_of(self.config, lengths, self.prompt_tokens)
-        own = work.own_tokens * (_SHORT_ANSWER if self.config.preference.takes_prompts else 1.0)
+        draws = self.config.preference.takes_prompts
+        own = work.own_tokens * (_SHORT_ANSWER if draws else 1.0)
         least = math.ceil(own + _SHORT_ANSWER * work.rehearsed_tokens)
         training = self._steps(work, least).low_s, self._steps(work, work.own_tokens + work.rehearsed_tokens).high_s
-        draws = self.config.preference.takes_prompts
-        scoring = Span(0.0, 0.0) if draws else self._scoring(lengths)  # prompts have no answer to score
-        plain, phases = self._steps(work, work.own_tokens) + scoring, {_STEPS: Span(*training), _SCORING: scoring}
-        if draws:
-            del phases[_SCORING]
-            phases[_DRAWING] = self._drawing(work, lengths)
-            plain += phases[_DRAWING]
+        # Prompts have no answer to score.
+        name, beside = (_DRAWING, self._drawing(work, lengths)) if draws else (_SCORING, self._scoring(lengths))
+        plain, phases = self._steps(work, work.own_tokens) + beside, {_STEPS: Span(*training), name: beside}
         phases |= self._guards(work, len(lengths)) if self.config.is_guarded or self.config.watches else {}
         if self.config.is_judged and self.config.answers_text:
             phases[_MEASURING] = self._measuring()

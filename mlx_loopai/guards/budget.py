@@ -41,7 +41,7 @@ READINGS_OUTSIDE = 2
 
 
 def allowed(budget: float, still_to_fall: float) -> float:
-    """Nats a token that a run may be away from its base at this moment, as `GuardWeight.after` has it."""
+    """Nats a token that a run may be away from its base at this moment; still_to_fall as in `GuardWeight.after`."""
     return budget * (1 + EARLY * still_to_fall)
 
 
@@ -116,7 +116,7 @@ class GuardWeight:
         A PI controller in its velocity form on the logarithm of the weight, with the error log(spent / aim) held
         between two bounds. Without a state of its own it does not wind up at the bounds of the weight.
         """
-        aim = AIM * budget * (1 + EARLY * still_to_fall)
+        aim = AIM * allowed(budget, still_to_fall)
         smallest = aim * math.exp(LOWEST_ERROR)
         error = min(HIGHEST_ERROR, math.log(max(spent, smallest) / aim))
         bound = math.log(WIDEST)

@@ -199,8 +199,10 @@ def _choices(request: Request, chosen: StepOptions, fits: bool) -> tuple[Choice,
         reason = tr("features of the pictures, in a file of the cache folder")
         found.append(Choice("feature_file_bytes", request.known.pictures.file_bytes, reason))
     if phases.sampling is not None:
-        reason = tr("answers that the model draws together before a step, each of at most {tokens} tokens",
-                    tokens=phases.sampling.answer_tokens)  # fmt: skip
+        reason = tr(
+            "answers that the model draws together before a step, each of at most {tokens} tokens",
+            tokens=phases.sampling.answer_tokens,
+        )
         found.append(Choice("sampling_rows", phases.sampling.rows, reason))
     if phases.rehearsal_rows:
         reason = tr("general prompts that the base answers together")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
@@ -209,18 +209,21 @@ class Request:
         resting = sum(size(self.shape, options) for size in (adapter_bytes, moment_bytes, guard_bytes))
         runtime = int(published().process_bytes) if self.machine.backend == "metal" else 0
         room = self._room(options) - resting - runtime
-        tried = [replace(self.draws, rows=min(self.draws.rows, rows)) for rows in _ANSWERED_ROWS]
-        fitting = (one for one in tried if answering_bytes(self.shape, options, self.machine.backend, one) <= room)
-        return next(fitting, tried[-1])
+        return self._fitting(
+            [replace(self.draws, rows=min(self.draws.rows, rows)) for rows in _ANSWERED_ROWS], options, room
+        )
 
     def _rehearsal_rows(self, options: StepOptions) -> int:
         replay = self.replay
         if replay.source != "self" or not self.replay_shares:
             return 0
-        room, backend = self._room(options), self.machine.backend
-        tried = (Answering(rows, self._prompt_tokens(), replay.answer_tokens) for rows in _ANSWERED_ROWS)
-        fitting = (one.rows for one in tried if answering_bytes(self.shape, options, backend, one) <= room)
-        return next(fitting, _ANSWERED_ROWS[-1])
+        tried = [Answering(rows, self._prompt_tokens(), replay.answer_tokens) for rows in _ANSWERED_ROWS]
+        return self._fitting(tried, options, self._room(options)).rows
+
+    def _fitting(self, tried: Sequence[Answering], options: StepOptions, room: int) -> Answering:
+        """The first of `tried` for which `room` bytes are enough; the last where none is."""
+        sizes = (answering_bytes(self.shape, options, self.machine.backend, one) for one in tried)
+        return next((one for one, size in zip(tried, sizes, strict=True) if size <= room), tried[-1])
 
     def _importance_tokens(self, options: StepOptions) -> int:
         """The largest batch for importance that stays in the budget; at least one row, however long."""

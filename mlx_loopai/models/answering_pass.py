@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import BatchKVCache
 
-from mlx_loopai.models.decoder import softmax_attention
+from mlx_loopai.models.attention import ATTENTION, exchanged, file_of_blocks
 from mlx_loopai.models.exponentials import power_of_two, silu
 
-_ATTENTION, _GATED = "scaled_dot_product_attention", "swiglu"
+_GATED = "swiglu"
 # Fewer tokens are not worth cutting every row's keys in two.
 LEAST_OPENING = 32
 _HIDDEN = -1e30
 # Queries that are looked at together: more scores would not stay in a core's cache.
 _SPAN = 32
-# The exchange is seen by the whole process, so passes of several threads take turns.
-_TURN = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,15 @@ def answering(model: nn.Module, opening: Opening | None = None) -> Iterator[None
 
     The results are the same up to rounding. opening: what the rows of the batch begin with.
     """
-    with ExitStack() as exchanged:
+    with ExitStack() as stack:
         if _is_on_cpu():
-            exchanged.enter_context(_TURN)
-            attentions = map(softmax_attention, model.layers)
-            attention = next((one for one in attentions if one is not None), None)
-            _exchange(exchanged, attention, _ATTENTION, lambda usual: _attention(usual, opening))
-            _exchange(exchanged, model.layers[0]["mlp"], _GATED, _gated)
+            places = (
+                (file_of_blocks(model), ATTENTION, partial(_attend, opening)),
+                (sys.modules[type(model.layers[0]["mlp"]).__module__], _GATED, _gated),
+            )
+            for file, name, function in places:
+                if file is not None and hasattr(file, name):
+                    stack.enter_context(exchanged(file, name, function))
         yield
 
 
@@ -83,46 +83,40 @@ def _is_on_cpu() -> bool:
     return bool(mx.default_device() == mx.Device(mx.cpu))
 
 
-def _exchange(
-    exchanged: ExitStack, user: nn.Module | None, name: str, function: Callable[[Callable[..., mx.array]], Any]
-) -> None:
-    """Put `function` of the usual one in place of `name` in the file of `user`, where that file has it."""
-    file = sys.modules[type(user).__module__]
-    usual = getattr(file, name, None)
-    if usual is not None:
-        setattr(file, name, function(usual))
-        exchanged.callback(setattr, file, name, usual)
+def _gated(usual: Callable[..., mx.array], gate: mx.array, up: mx.array) -> mx.array:
+    return silu(gate) * up if gate.dtype == mx.float32 else usual(gate, up)
 
 
-def _gated(usual: Callable[..., mx.array]) -> Callable[[mx.array, mx.array], mx.array]:
-    return lambda gate, up: silu(gate) * up if gate.dtype == mx.float32 else usual(gate, up)
-
-
-def _attention(usual: Callable[..., mx.array], opening: Opening | None) -> Callable[..., mx.array]:
-    def attend(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
-        mask, cache = named.get("mask"), named.get("cache")
-        is_plain = not arguments and named.keys() == {"cache", "scale", "mask"} and queries.dtype == mx.float32
-        is_bool = mask is None or isinstance(mask, str) or mask.dtype == mx.bool_
-        if not is_plain or not is_bool or hasattr(cache, "bits"):
-            return usual(queries, keys, values, *arguments, **named)
-        n_asked, scale = queries.shape[2], named["scale"]
-        if mask is None or (n_asked == 1 and opening is None):
-            return masked_attention(queries, keys, values, scale, mask)
-        # Such a cache's own mask is causal, so that a span of queries sees no later keys.
-        if not isinstance(mask, str) and type(cache) is not BatchKVCache:
-            return masked_attention(queries, keys, values, scale, mask)
-        before = keys.shape[2] - n_asked
-        parts = []
-        for begin in range(0, n_asked, _SPAN):
-            end = min(n_asked, begin + _SPAN)
-            part = queries[:, :, begin:end], keys[:, :, : before + end], values[:, :, : before + end], scale
-            seen = _causal(before + begin, before + end)
-            if not isinstance(mask, str):
-                seen = mask[:, :, begin:end, : before + end]
-            parts.append(masked_attention(*part, seen) if opening is None else attention_behind(opening, *part, seen))
-        return mx.concatenate(parts, axis=2)
-
-    return attend
+def _attend(
+    opening: Opening | None,
+    usual: Callable[..., mx.array],
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    *arguments: Any,
+    **named: Any,
+) -> mx.array:
+    mask, cache = named.get("mask"), named.get("cache")
+    is_plain = not arguments and named.keys() == {"cache", "scale", "mask"} and queries.dtype == mx.float32
+    is_bool = mask is None or isinstance(mask, str) or mask.dtype == mx.bool_
+    if not is_plain or not is_bool or hasattr(cache, "bits"):
+        return usual(queries, keys, values, *arguments, **named)
+    n_asked, scale = queries.shape[2], named["scale"]
+    if mask is None or (n_asked == 1 and opening is None):
+        return masked_attention(queries, keys, values, scale, mask)
+    # Such a cache's own mask is causal, so that a span of queries sees no later keys.
+    if not isinstance(mask, str) and type(cache) is not BatchKVCache:
+        return masked_attention(queries, keys, values, scale, mask)
+    before = keys.shape[2] - n_asked
+    parts = []
+    for begin in range(0, n_asked, _SPAN):
+        end = min(n_asked, begin + _SPAN)
+        part = queries[:, :, begin:end], keys[:, :, : before + end], values[:, :, : before + end], scale
+        seen = _causal(before + begin, before + end)
+        if not isinstance(mask, str):
+            seen = mask[:, :, begin:end, : before + end]
+        parts.append(masked_attention(*part, seen) if opening is None else attention_behind(opening, *part, seen))
+    return mx.concatenate(parts, axis=2)
 
 
 def _causal(begin: int, end: int) -> mx.array:

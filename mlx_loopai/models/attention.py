@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +19,9 @@ from mlx_loopai.models.causal_attention import causal_attention
 from mlx_loopai.models.decoder import softmax_attention
 from mlx_loopai.models.shared_opening import OpeningKeys
 
-_FUNCTION = "scaled_dot_product_attention"
+ATTENTION = "scaled_dot_product_attention"
+# What `exchanged` does is seen by the whole process, so threads take turns.
+_TURN = threading.RLock()
 
 Look = Callable[[int, mx.array, mx.array, float], None]
 
@@ -31,20 +35,20 @@ def watched_attention(model: nn.Module, look: Look) -> Iterator[None]:
     Raises: InputError for an architecture whose blocks call another function.
     """
     blocks = iter([index for index, block in enumerate(model.layers) if softmax_attention(block) is not None])
-    module = _file_of_blocks(model)
-    attend = getattr(module, _FUNCTION, None)
-    if module is None or attend is None:
+    module = file_of_blocks(model)
+    if module is None or not hasattr(module, ATTENTION):
         name = type(model).__module__ if module is None else module.__name__
         raise InputError(
             tr("{name}: its attention cannot be watched; diagnose a Qwen, Llama or Mistral model", name=name)
         )
 
-    def watching(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
+    def watching(
+        attend: Callable[..., mx.array], queries: mx.array, keys: mx.array, *arguments: Any, **named: Any
+    ) -> mx.array:
         look(next(blocks), queries, keys, float(named["scale"]))
-        found: mx.array = attend(queries, keys, values, *arguments, **named)
-        return found
+        return attend(queries, keys, *arguments, **named)
 
-    with _exchanged(module, watching):
+    with exchanged(module, ATTENTION, watching):
         yield
 
 
@@ -54,26 +58,31 @@ def attending_by_power(model: nn.Module, longer_than: int = 0) -> Iterator[None]
 
     longer_than: rows of up to so many tokens are left to MLX too.
     """
-    module = _file_of_blocks(model)
-    attend = getattr(module, _FUNCTION, None)
-    if module is None or attend is None or mx.default_device() != mx.Device(mx.cpu):
+    module = file_of_blocks(model)
+    if module is None or not hasattr(module, ATTENTION) or mx.default_device() != mx.Device(mx.cpu):
         yield
         return
 
-    def attending(queries: mx.array, keys: mx.array, values: mx.array, *arguments: Any, **named: Any) -> mx.array:
+    def attending(
+        attend: Callable[..., mx.array],
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        *arguments: Any,
+        **named: Any,
+    ) -> mx.array:
         is_plain = not arguments and named.keys() == {"cache", "scale", "mask"}
         is_plain = is_plain and (named["cache"] is None or isinstance(named["cache"], OpeningKeys))
         is_ours = is_plain and isinstance(named["mask"], str) and queries.dtype == mx.float32
         if is_ours and keys.shape[2] > longer_than:
             return causal_attention(queries, keys, values, named["scale"])
-        found: mx.array = attend(queries, keys, values, *arguments, **named)
-        return found
+        return attend(queries, keys, values, *arguments, **named)
 
-    with _exchanged(module, attending):
+    with exchanged(module, ATTENTION, attending):
         yield
 
 
-def _file_of_blocks(model: nn.Module) -> ModuleType | None:
+def file_of_blocks(model: nn.Module) -> ModuleType | None:
     """The module of the first block with softmax attention; None without any."""
     attentions = map(softmax_attention, model.layers)
     found = next((attention for attention in attentions if attention is not None), None)
@@ -81,10 +90,12 @@ def _file_of_blocks(model: nn.Module) -> ModuleType | None:
 
 
 @contextmanager
-def _exchanged(module: ModuleType, function: Callable[..., mx.array]) -> Iterator[None]:
-    before = getattr(module, _FUNCTION)
-    setattr(module, _FUNCTION, function)
-    try:
-        yield
-    finally:
-        setattr(module, _FUNCTION, before)
+def exchanged(module: ModuleType, name: str, function: Callable[..., mx.array]) -> Iterator[None]:
+    """Within it `module` calls `function` in place of its own one of that `name`, which `function` gets first."""
+    with _TURN:
+        usual = getattr(module, name)
+        setattr(module, name, partial(function, usual))
+        try:
+            yield
+        finally:
+            setattr(module, name, usual)

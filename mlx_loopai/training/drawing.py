@@ -83,9 +83,7 @@ class Drawer:
         kept = np.flatnonzero(np.repeat(learnt, self._options.group)).tolist()
         return Drawn(
             batches=tuple(self._batches([rows[place] for place in kept], own.ravel()[kept])),
-            reward=float(values.mean()),
-            faultless=float(np.mean([one.is_faultless for one in rewards])),
-            answer_tokens=float(np.mean([len(one.tokens) for one in written])),
+            **_means(written, rewards),
             alike=float(1 - learnt.mean()),
         )
 
@@ -102,9 +100,7 @@ class Drawer:
             base = nll(model, rows)
         mx.clear_cache()
         return PromptReading(
-            reward=float(np.mean([one.value for one in rewards])),
-            faultless=float(np.mean([one.is_faultless for one in rewards])),
-            answer_tokens=float(np.mean([len(one.tokens) for one in written])),
+            **_means(written, rewards),
             divergence=float((base.nll.sum() - now.nll.sum()) / now.tokens.sum()),
             prompts=len(prompts),
         )
@@ -162,6 +158,15 @@ class Drawer:
             sum(int(batch.supervised.sum()) for batch in found),
         ]
         return found
+
+
+def _means(written: Sequence[Generation], rewards: Sequence[Reward]) -> dict[str, float]:
+    """What is told of answers, by its name in `Drawn` and `PromptReading`."""
+    return {
+        "reward": float(np.mean([one.value for one in rewards])),
+        "faultless": float(np.mean([one.is_faultless for one in rewards])),
+        "answer_tokens": float(np.mean([len(one.tokens) for one in written])),
+    }
 
 
 def answers_read(options: PreferenceOptions, prompts: int) -> int:

@@ -99,8 +99,9 @@ _TITLE_CHAR = regex.compile(r"[\p{Hangul},·&+~!?…]")
 _TITLE = regex.compile(r"<[A-Z][a-z]*+(?: [\w'’\-]++)+")
 _NAME_CHAR = regex.compile(r"[A-Za-z0-9:_\-]")
 _NAME = regex.compile(r"</?([A-Za-z][A-Za-z0-9]*)")
-_BLOCK_TAG = regex.compile(
-    r"address|article|blockquote|br|d[dlt]|div|figure|footer|h[1-6r]|header|li|ol|p|pre|section|table|tr|ul"
+_BLOCK_TAGS = frozenset(
+    "address article blockquote br dd dl dt div figure footer h1 h2 h3 h4 h5 h6 hr header li ol p pre section table tr "
+    "ul".split()
 )
 # The contents of these are not for readers; the last three hold the thoughts of reasoning models.
 _RAW_TEXT_TAGS = frozenset(("script", "style", "think", "thinking", "reasoning"))
@@ -205,7 +206,7 @@ class Html:
         tag = _PLAIN_TAG.match(text, found)
         if tag:
             self._removed["html"] += 1
-            out.append(BREAK if _BLOCK_TAG.fullmatch(tag.group(1)) else SEAM)
+            out.append(BREAK if tag.group(1) in _BLOCK_TAGS else SEAM)
             return tag.end()
         self._start_tag()
         return found + 1
@@ -267,7 +268,7 @@ class Html:
         name = found.group(1).lower() if found else ""
         if name in _RAW_TEXT_TAGS and not tag.startswith("</") and not tag.endswith("/"):
             self._until = f"</{name}"
-        self._mark(BREAK if _BLOCK_TAG.fullmatch(name) else SEAM, out)
+        self._mark(BREAK if name in _BLOCK_TAGS else SEAM, out)
         if not self._open and _TURN_BEGINS.fullmatch(tag):
             self._role = ""
 

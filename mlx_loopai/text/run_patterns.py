@@ -63,7 +63,9 @@ MARKS_AND_CLOSERS = re.compile(
     r"(?P<mark>(?:[.,!?…:;~、。，．！？：；]| (?=[!?:;])){0,16}+)"
     rf"(?P<close>[\"'”’」』》〉»)\]}}）〕{EMPHASIS}]{{0,8}}+)"
 )
-LOOKAHEAD = regex.compile(rf"[^\p{{L}}`\n]{{0,{2 * MAX_GAP_CHARS}}}+[{HANGUL_RANGES}]{{0,16}}+")
+_LOOKAHEAD_SIGNS, _LOOKAHEAD_SYLLABLES = 2 * MAX_GAP_CHARS, 16
+MAX_LOOKAHEAD_CHARS = _LOOKAHEAD_SIGNS + _LOOKAHEAD_SYLLABLES
+LOOKAHEAD = regex.compile(rf"[^\p{{L}}`\n]{{0,{_LOOKAHEAD_SIGNS}}}+[{HANGUL_RANGES}]{{0,{_LOOKAHEAD_SYLLABLES}}}+")
 
 _COMMON_PARTICLES = "은|는|이|가|을|를|의|에|에서|로|으로|와|과|도|만|라고|이라고|라는|이라는"
 

@@ -42,6 +42,7 @@ from mlx_loopai.text.run_patterns import (
     LONG_RUN_END,
     LOOKAHEAD,
     MARKS_AND_CLOSERS,
+    MAX_LOOKAHEAD_CHARS,
     OPEN_ANGLE,
     RUN,
     quiet_pattern,
@@ -148,8 +149,7 @@ class Runs(Scanner):
     def _look_at_run(self) -> bool:
         """Decide about a foreign letter, or a sign that occurs in foreign text only; False to wait for more."""
         buffer, start = self._buffer, self._at
-        may_begin_line = start == self._done or buffer[start - 1] in _BEFORE_LINE
-        if may_begin_line and (buffer[start].isascii() or self._policy.latin == "keep"):
+        if self._may_begin_line(start) and (buffer[start].isascii() or self._policy.latin == "keep"):
             is_code = self._code_line(start)
             if is_code is None:
                 self._wait_at(start)
@@ -170,12 +170,21 @@ class Runs(Scanner):
             self._drop(start, start, "foreign")
             self._in_long_run = True
             return True
-        seen = LOOKAHEAD.match(buffer, end).end()
-        if seen == len(buffer) and not self._final:
+        # The lookahead reaches the end of the text only if little follows.
+        near_end = not self._final and len(buffer) - end <= MAX_LOOKAHEAD_CHARS
+        if near_end and LOOKAHEAD.match(buffer, end).end() == len(buffer):
             self._wait_at(start)
             return False
-        self._decide(start, end, seen)
+        self._decide(start, end)
         return True
+
+    def _may_begin_line(self, start: int) -> bool:
+        """False for most places that do not begin a line; a word after another word and one space is found at once."""
+        buffer, done = self._buffer, self._done
+        if start == done:
+            return True
+        before = buffer[start - 1]
+        return before == "\n" or (before in _INDENT and (start == done + 1 or buffer[start - 2] in _BEFORE_LINE))
 
     def _run_end(self, start: int) -> int | None:
         """Where the run that begins at `start` ends, with the Korean words that it mentions; None to wait for more."""
@@ -200,7 +209,7 @@ class Runs(Scanner):
         return end
 
     def _is_foreign(self, start: int, end: int) -> bool:
-        return any(foreign for _, foreign in self._judged(self._buffer[start:end], ""))
+        return bool(self._judged(self._buffer[start:end], ""))
 
     def _code_line(self, start: int) -> bool | None:
         """Drop the line that begins at `start` if it is one of a program: whether it was; None to wait for its end."""
@@ -250,18 +259,19 @@ class Runs(Scanner):
             self._drop(at + 1, line.end(), "code")
         return True
 
-    def _decide(self, start: int, end: int, seen: int) -> None:
-        """Keep or drop the sentences of a run, as the module describes; `seen`: end of the known text after it."""
+    def _decide(self, start: int, end: int) -> None:
+        """Keep or drop the sentences of a run, as the module describes."""
         buffer, policy = self._buffer, self._policy
         text = buffer[start:end]
         around = MARKS_AND_CLOSERS.match(buffer, end)
         assert around
         sentences = self._judged(text, around["mark"])
-        if not any(foreign for _, foreign in sentences):
+        if not sentences:
             self._at = end
             return
         lead = self._leading(start)
         left = self._left_of(start - len(lead))
+        seen = LOOKAHEAD.match(buffer, end).end()
         run = Run(
             start, end, lead=lead, left=left, mark=around["mark"], close=around["close"], after=around.end(), seen=seen
         )

@@ -28,6 +28,8 @@ _NO_SPACE_AFTER = frozenset("([{（「『《〈“‘")
 _OPENERS = '([{（「『《〈“‘〔"'
 _CLOSER = dict(zip(_OPENERS, ')]}）」』》〉”’〕"', strict=True))
 _MAX_OPENERS = 8
+# The gaps of a text are few, and most are short. Longer ones would make the memory of their fillings large.
+_MAX_REMEMBERED_CHARS = 16
 # Length of the longest beginning that must not be continued: that of an entity.
 _TAIL_CHARS = 36
 
@@ -88,6 +90,10 @@ class Tidy:
         """The part of the text whose surroundings are known."""
         out: list[str] = []
         for stretch in _stretches(text):
+            if stretch in MARKS:
+                self._gap.append(stretch)
+                self._gap_is_marked = True
+                continue
             at = 0
             while at < len(stretch) and not self._at_rest:
                 self._look_at(stretch[at], out)
@@ -116,9 +122,8 @@ class Tidy:
         out.append(passed)
 
     def _look_at(self, char: str, out: list[str]) -> None:
-        if char in MARKS or char.isspace():
+        if char.isspace():
             self._gap.append(char)
-            self._gap_is_marked |= char in MARKS
             if char == "\n":
                 self._inside_quotes = False
         else:
@@ -138,6 +143,9 @@ class Tidy:
 
     def _settle(self, char: str, out: list[str]) -> None:
         gap = self._take_gap()
+        if not self._openers and char not in _CLOSER:
+            self._emit(gap, char, out)
+            return
         if self._openers and SEAM in gap and "\n" not in gap and _CLOSER[self._openers[-1][1]] == char:
             before, _ = self._openers.pop()
             self._gap, self._gap_is_marked = [before, SEAM], True
@@ -196,7 +204,8 @@ def close_gap(tail: str, gap: str, right: str) -> str:
     if MARKS.isdisjoint(gap):
         return gap
     if "\n" in gap:
-        return _close_lines(tail, gap, right)
+        close = _remembered_lines if len(gap) <= _MAX_REMEMBERED_CHARS else _close_lines
+        return close(gap, bool(tail), bool(right))
     if not right:
         return ""
     if not tail:
@@ -209,8 +218,11 @@ def close_gap(tail: str, gap: str, right: str) -> str:
     return " " if _must_stay_apart(tail, right) else ""
 
 
-def _close_lines(tail: str, gap: str, right: str) -> str:
-    """`close_gap` for a gap over several lines: lines that a removal emptied go, and blank lines do not pile up."""
+def _close_lines(gap: str, tail: bool, right: bool) -> str:
+    """`close_gap` for a gap over several lines: lines that a removal emptied go, and blank lines do not pile up.
+
+    tail, right: whether there is text before the gap, and after it.
+    """
     first, *middle, last = gap.split("\n")
     if not tail:
         middle.insert(0, first)
@@ -223,6 +235,9 @@ def _close_lines(tail: str, gap: str, right: str) -> str:
     lines = [end, *kept] if tail else kept
     start = _indent(last) if right else ("" if _touched(last) else last)
     return "\n".join([*lines, start])
+
+
+_remembered_lines = lru_cache(maxsize=1 << 8)(_close_lines)
 
 
 def _touched(line: str) -> bool:

@@ -37,7 +37,7 @@ class Unit:
     mark: str
 
 
-# The sentences of a run, and whether each goes when it is not bound.
+# The sentences of a run, and whether each goes when it is not bound. Nothing when all stay, as they do in most runs.
 Judged = tuple[tuple[Unit, bool], ...]
 
 
@@ -48,7 +48,8 @@ def judge(policy: Policy) -> Callable[[str, str], Judged]:
     def judged(text: str, mark: str) -> Judged:
         units = _units_of(text)
         last = units[-1]
-        return tuple((unit, _is_foreign(unit, unit.mark + mark * (unit is last), policy)) for unit in units)
+        found = tuple((unit, _is_foreign(unit, unit.mark + mark * (unit is last), policy)) for unit in units)
+        return found if any(foreign for _, foreign in found) else ()
 
     remembered = lru_cache(maxsize=1 << 11)(judged)
     return lambda text, mark: (remembered if len(text) < _MAX_REMEMBERED_CHARS else judged)(text, mark)

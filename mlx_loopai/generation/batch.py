@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -219,6 +219,8 @@ class Batch:
         read = prefix.cache if prefix else None
         if places_of(self._loaded.model) is not None:
             read = [ShiftedCache(layer, shift) for layer in read or make_prompt_cache(self._loaded.model)]
+        # The generator copies the prefix when it reads the rest, and needs it no longer.
+        request = replace(request, prefix=None)
         decoding = Decoding(request, self._loaded.n_tokens)
         (key,) = self._generator.insert(
             [prompt[n_read:]],

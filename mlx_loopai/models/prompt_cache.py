@@ -178,6 +178,8 @@ class RecentPrefixes:
     def keep(self, tokens: Sequence[int], cache: list[Any], reader: str) -> None:
         """Remember the `cache` of `tokens` that `reader` read; those used longest ago give way to it."""
         if len(tokens) >= WORTH_TOKENS and sum(layer.nbytes for layer in cache) <= self.max_bytes:
+            # An answer's part of a batch is not copied before it is needed. Until then it holds the whole batch's.
+            mx.eval([layer.state for layer in cache])
             self._kept.insert_cache(reader, list(tokens), cache)
 
 

@@ -71,6 +71,7 @@ class Job:
 class _Row:
     task: Task
     writing: Writing
+    n_known: int  # tokens of the prompt that were known before
     chances: list[Chance] = field(default_factory=list)
 
 
@@ -235,9 +236,11 @@ class Writer:
             prefix = None  # all pictures have the same tokens, so only prompts of text are cached and shared
         elif task.shared:
             prefix = self._read(request.prompt, reader, prefix)
-        request = replace(request, goes_on=task.goes_on, likeliest=task.likeliest, prefix=prefix)
-        key = batch.add(reader, request)
-        self._rows[key], self._keys[task] = _Row(task, Writing(request)), key
+        request = replace(request, goes_on=task.goes_on, likeliest=task.likeliest)
+        key = batch.add(reader, replace(request, prefix=prefix))
+        # Only the batch needs the prefix, and only until it has copied it.
+        row = _Row(task, Writing(request), n_known=len(prefix.tokens) if prefix else 0)
+        self._rows[key], self._keys[task] = row, key
 
     def _read(self, prompt: Sequence[int], reader: str, known: Prefix | None) -> Prefix | None:
         """The keys and values of `prompt` except its last token, computed once for all answers that continue it."""
@@ -264,8 +267,7 @@ class Writer:
 
     def _end(self, row: _Row, late: bool = False) -> None:
         self._show(row, row.writing.end())
-        prefix = row.writing.request.prefix
-        row.task.deliver(Report(row.writing.text(), late, len(prefix.tokens) if prefix else 0))
+        row.task.deliver(Report(row.writing.text(), late, row.n_known))
 
     def _show(self, row: _Row, text: str) -> None:
         if text or row.chances:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -252,3 +254,16 @@ def test_empty_prompts(tiny: LoadedModel) -> None:
         batch.add(Request([], GREEDY))
     with pytest.raises(InputError, match="prompt 2 is empty"):
         next(write_answers(tiny, [Request([1], GREEDY), Request([], GREEDY)]))
+
+
+def test_a_row_lets_go_of_what_it_copied(tiny: LoadedModel) -> None:
+    prefix = compute_prefix(tiny.model, PROMPTS[3][:30])
+    held = weakref.ref(prefix)
+    with Batch(tiny) as batch:
+        batch.add(Request(PROMPTS[3], GREEDY, prefix=prefix))
+        del prefix
+        while not batch.step():
+            pass
+        gc.collect()
+        assert held() is None
+        assert len(batch) == 1

@@ -46,6 +46,7 @@ _TERMS = {
     "weights": later("weights"),
     "conversations": later("conversations at once"),
     "prompt_cache": later("prompt cache"),
+    "python": later("python"),
 }
 
 
@@ -242,7 +243,7 @@ def _memory(lineup: Lineup, options: ServeOptions, quiet: bool) -> ServingPlan:
 
     longest = options.defaults.options.max_tokens
     served = Served(
-        weight_bytes=lineup.weight_bytes,
+        weight_bytes=lineup.weight_bytes + (options.embedder[1].weight_bytes if options.embedder else 0),
         compute=default_dtype(),
         rows=options.concurrent,
         context_tokens=options.context_tokens,

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mlx.utils import tree_flatten
-
 from mlx_loopai.errors import InputError
 from mlx_loopai.generation.batch import Batch, RowPiece
 from mlx_loopai.generation.engine import load_draft
@@ -19,7 +17,7 @@ from mlx_loopai.generation.session import AdapterWhen, Session, open_base, with_
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
 from mlx_loopai.language import tr
 from mlx_loopai.models.learnt import find_learnt
-from mlx_loopai.models.load import LoadedModel
+from mlx_loopai.models.load import LoadedModel, weight_bytes
 from mlx_loopai.models.updated_linear import UpdatedLinear, exchange_updates, remove_updates, updated_modules
 from mlx_loopai.models.vision.projector import projector_of
 
@@ -63,7 +61,7 @@ class Lineup:
     def weight_bytes(self) -> int:
         """Of the base and of a draft model; adapters are small beside them."""
         models = [one.model for one in (self.loaded, self.draft) if one is not None]
-        return sum(int(array.nbytes) for model in models for _, array in tree_flatten(model.parameters()))
+        return sum(map(weight_bytes, models))
 
     def session(self, name: str, when: AdapterWhen | None = None) -> Session:
         """The session that answers as `name`. when: for this answer only; None: as the lineup was opened."""

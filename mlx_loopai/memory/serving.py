@@ -1,6 +1,7 @@
-"""The most that a server needs: weights, the conversations that it answers at once, and those that it remembers.
+"""The most that a server needs: weights, the conversations that it answers at once, those that it remembers, Python.
 
-Counted, not fitted: an upper estimate, reached only when every conversation fills its context.
+Counted, not fitted: an upper estimate, reached only when every conversation fills its context. MLX's store of freed
+buffers, which MLX bounds itself, is not in it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from mlx_loopai.memory.machine import Machine
 from mlx_loopai.memory.phases import Answering, answering_bytes
 from mlx_loopai.memory.plan import budget_of
+from mlx_loopai.memory.predict import PYTHON_BYTES
 from mlx_loopai.memory.sizes import StepOptions
 from mlx_loopai.models.shape import ModelShape
 
@@ -55,5 +57,6 @@ def plan_serving(shape: ModelShape, machine: Machine, served: Served) -> Serving
         "weights": served.weight_bytes,
         "conversations": answering_bytes(shape, options, machine.backend, answering),
         "prompt_cache": served.cache_bytes,
+        "python": PYTHON_BYTES,
     }
     return ServingPlan(budget_of(machine), terms)

@@ -15,7 +15,7 @@ from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.encoder import ENCODERS, load_encoder, pool, read_config
-from mlx_loopai.models.load import LoadedModel, hash_base, load_model, load_tokenizer, resolve_model
+from mlx_loopai.models.load import LoadedModel, hash_base, load_model, load_tokenizer, resolve_model, weight_bytes
 
 Vectors = npt.NDArray[np.float32]
 
@@ -32,6 +32,8 @@ _BATCH_TOKENS = 4096
 class Embedder:
     """Makes unit vectors of `dims` numbers. `base_hash` identifies the weights, `query_prefix` stands before a query.
 
+    weight_bytes: of the model, as it is loaded.
+
     `encode` gives a text's token ids, cut to what the model reads; `states` the vectors (B, D) of right-padded ids
     (B, T) with their lengths (B,).
     """
@@ -42,6 +44,7 @@ class Embedder:
     query_prefix: str
     encode: Callable[[str], list[int]]
     states: Callable[[mx.array, mx.array], mx.array]
+    weight_bytes: int
 
     def query(self, text: str) -> Vectors:
         """The vector (D,) of a question."""
@@ -99,7 +102,15 @@ def _encoder(model: str, path: Path, config: dict[str, Any]) -> Embedder:
     def states(ids: mx.array, lengths: mx.array) -> mx.array:
         return pool(loaded.model(ids, lengths), lengths, loaded.pooling)
 
-    return Embedder(model, base_hash=hash_base(path), dims=loaded.dims, query_prefix="", encode=encode, states=states)
+    return Embedder(
+        model,
+        base_hash=hash_base(path),
+        dims=loaded.dims,
+        query_prefix="",
+        encode=encode,
+        states=states,
+        weight_bytes=weight_bytes(loaded.model),
+    )
 
 
 def _decoder(model: str, loaded: LoadedModel) -> Embedder:
@@ -125,6 +136,7 @@ def _decoder(model: str, loaded: LoadedModel) -> Embedder:
         query_prefix=INSTRUCTION,
         encode=encode,
         states=states,
+        weight_bytes=weight_bytes(loaded.model),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map_with_path
+from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import _get_classes
 from mlx_lm.utils import load_model as read_model
@@ -245,6 +245,11 @@ def build_model(config: dict[str, Any]) -> nn.Module:
     """A freshly initialised model of `config`, float32."""
     model_class, arguments_class = _get_classes(config=config)
     return model_class(arguments_class.from_dict(config))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters as they are loaded."""
+    return sum(int(array.nbytes) for _, array in tree_flatten(model.parameters()))
 
 
 def hash_base(path: Path) -> str:

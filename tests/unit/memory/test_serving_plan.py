@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mlx_loopai.memory.machine import named_machine
+from mlx_loopai.memory.predict import PYTHON_BYTES
 from mlx_loopai.memory.serving import Served, plan_serving
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.units import GIB, MIB
@@ -23,6 +24,7 @@ def test_every_conversation_may_fill_its_context(qwen25: Callable[[str], ModelSh
     assert found.terms["weights"] == GIB
     assert found.terms["prompt_cache"] == 512 * MIB
     assert caches < found.terms["conversations"] < 2 * caches + 2 * GIB
+    assert found.terms["python"] == PYTHON_BYTES
     assert found.total_bytes == sum(found.terms.values())
     assert found.fits
     longer = plan_serving(shape, machine, replace(SERVED, context_tokens=32768, rows=32))

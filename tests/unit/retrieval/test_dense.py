@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_loopai.errors import InputError, LoopaiError
+from mlx_loopai.memory.sizes import FLOAT_BYTES
 from mlx_loopai.models.embedder import INSTRUCTION, Embedder, open_embedder
+from mlx_loopai.models.load import default_dtype
 from mlx_loopai.retrieval import index as module
 from mlx_loopai.retrieval.chroma import Chroma, ChromaDense, server_address
 from mlx_loopai.retrieval.chunks import Chunk
@@ -34,6 +37,13 @@ def embedder(tiny_model_folder: Path) -> Embedder:
 def search(folder: Path, query: str) -> list[Hit]:
     with open_index(folder) as opened:
         return opened.search(query, 3)
+
+
+def test_an_embedder_tells_the_bytes_of_its_weights(embedder: Embedder, tiny_model_folder: Path) -> None:
+    stored = mx.load(str(tiny_model_folder / "model.safetensors"))
+    assert isinstance(stored, dict)
+    n_numbers = sum(array.size for array in stored.values())
+    assert embedder.weight_bytes == FLOAT_BYTES[default_dtype()] * n_numbers
 
 
 def test_a_decoder_gives_unit_vectors_of_the_last_token(embedder: Embedder) -> None:

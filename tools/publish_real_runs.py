@@ -1,9 +1,9 @@
 """Writes the tables of guarded runs on real models, of docs/experiments.md and both READMEs, from what runs recorded.
 
-    python -m tools.publish_real_runs [NAME=RUN[:PLAIN_RUN] ...]    # a plain run is its own PLAIN_RUN
+    python -m tools.publish_real_runs [NAME=RUN[:PLAIN] ...]    # a plain run is its own PLAIN
 
-With runs their figures are first taken to docs/results/real-runs.json, by the names given; other names stay. PLAIN_RUN
-is the run of the same rows without guards: its gain is what 1 means in the column DG.
+With runs their figures are first taken to docs/results/real-runs.json, by the names given; other names stay. PLAIN is
+the run of the same rows without guards, as a folder or by its name there: its gain is what 1 means in the column DG.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ DEFAULT_BUDGETS = (0.06, 0.09)
 JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
 
 
-def figures(run: Path, plain: Path | None) -> dict[str, Any]:
-    """What a finished run's records say; `plain_gain` of the run that it is compared with."""
+def figures(run: Path) -> dict[str, Any]:
+    """What a finished run's records say."""
     directory, config = RunDirectory(run), load_config(RunDirectory(run).resolved)
     events = directory.read_events()
     done = next(event for event in reversed(events) if event["event"] == "done")
@@ -61,7 +61,6 @@ def figures(run: Path, plain: Path | None) -> dict[str, Any]:
         "largest": max(read, default=None),
         "before": done["validation_first"],
         "after": done["validation_last"],
-        "plain_gain": None if plain is None else _gain(figures(plain, None)),
         **{name: verdict.get(name) for name in JUDGED},
     }
 
@@ -146,16 +145,20 @@ def read_result() -> dict[str, dict[str, Any]]:
     return json.loads(RESULT.read_text(encoding="utf-8"))
 
 
-def _taken(named: str) -> tuple[str, dict[str, Any]]:
-    name, folders = named.split("=", 1)
-    run, _, plain = folders.partition(":")
-    return name, figures(Path(run), Path(plain) if plain else None)
+def taken(named: str, published: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """The name and the figures of NAME=RUN[:PLAIN]; PLAIN may be a name in `published`."""
+    name, runs = named.split("=", 1)
+    run, _, plain = runs.partition(":")
+    compared = None if not plain else published[plain] if plain in published else figures(Path(plain))
+    return name, figures(Path(run)) | {"plain_gain": None if compared is None else _gain(compared)}
 
 
 def main(arguments: list[str]) -> None:
     """Take runs, if any are given, and write the table."""
     if arguments:
-        RESULT.write_text(json.dumps(read_result() | dict(map(_taken, arguments)), indent=1) + "\n", encoding="utf-8")
+        published = read_result()
+        published |= dict(taken(argument, published) for argument in arguments)
+        RESULT.write_text(json.dumps(published, indent=1) + "\n", encoding="utf-8")
     runs = read_result()
     DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), runs), encoding="utf-8")
     for readme in READMES:

@@ -137,11 +137,18 @@ def _compare(run: RunDirectory, now: Identity, stored: dict[str, Any]) -> None:
         ]
     if not problems and stored["rows_digest"] not in ("", now.rows_digest):
         problems.append(tr("the rows of the data files are not those of before"))
-    if problems:
+    if not problems:
+        return
+    told = all_problems(problems)
+    if run.adapter.exists() and stored["base_hash"] == now.base_hash:
         raise InputError(
             tr(
-                "{path}: cannot resume: {problems}; use the same settings or another `out`",
+                "{path}: cannot resume: {problems}; use the same settings, or train on from its adapter in another `out` "
+                "with lora.start={path}",
                 path=run.path,
-                problems=all_problems(problems),
+                problems=told,
             )
         )
+    raise InputError(
+        tr("{path}: cannot resume: {problems}; use the same settings or another `out`", path=run.path, problems=told)
+    )

@@ -161,7 +161,7 @@ CASES = [
     Case(
         "--resume with other settings",
         "train --model MODEL --data rows.jsonl --out run --resume --set train.max_steps=3 --set lora.rank=2",
-        ("run: cannot resume", "train.max_steps is 3, was 2", "lora.rank is 2, was 8"),
+        ("run: cannot resume", "train.max_steps is 3, was 2", "lora.rank is 2, was 8", "lora.start=run"),
         world="finished run",
     ),
     Case(

@@ -157,7 +157,10 @@ def test_other_settings_are_refused_and_listed(
     assert "train.learning_rate is 0.001, was 0.005" in str(caught.value)
     assert "lora.rank is 4, was 2" in str(caught.value)
     assert "train.seed" not in str(caught.value)
+    assert f"lora.start={tmp_path / 'run'}" in str(caught.value)
     assert train(configure(), tmp_path / "run", heard, resume=True).steps == 3
+    further = configure(train__max_steps=4, lora__start=str(tmp_path / "run"))
+    assert train(further, tmp_path / "further", heard).steps == 4
 
 
 def test_another_base_is_refused(
@@ -168,8 +171,9 @@ def test_another_base_is_refused(
     weights = bytearray((base / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (base / "model.safetensors").write_bytes(weights)
-    with pytest.raises(InputError, match="the base is another one"):
+    with pytest.raises(InputError, match="the base is another one") as caught:
         train(configure(model=str(base)), tmp_path / "run", heard, resume=True)
+    assert "lora.start" not in str(caught.value)
 
 
 def test_edited_data_are_refused(

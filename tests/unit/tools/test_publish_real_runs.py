@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mlx_loopai.config import load_config
 from mlx_loopai.config.shipped import shipped_recipe
 from tools import publish_real_runs as real_runs
@@ -40,3 +42,14 @@ def test_a_gain_is_a_share_of_plains() -> None:
     assert real_runs.short_table({"tighter": run | {"budget": 0.02}}).count("\n") == 1
     unmeasured = run | {"plain_gain": None, "retention": None, "retention_interval": None}
     assert real_runs.table({"alone": unmeasured}).splitlines()[-1].split(" | ")[10:13] == ["1.500", "–", "–"]
+
+
+def test_the_plain_run_is_a_folder_or_a_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = {"guarded": {"before": 4.0, "after": 2.5}, "plain": {"before": 4.0, "after": 2.0}}
+    monkeypatch.setattr(real_runs, "figures", lambda run: recorded[run.name])
+    published = {"small, plain": {"before": 4.0, "after": 1.0}}
+    assert real_runs.taken("small=runs/guarded:runs/plain", published) == (
+        "small", recorded["guarded"] | {"plain_gain": 2.0}
+    )  # fmt: skip
+    assert real_runs.taken("small=runs/guarded:small, plain", published)[1]["plain_gain"] == 3.0
+    assert real_runs.taken("small=runs/guarded", published)[1]["plain_gain"] is None

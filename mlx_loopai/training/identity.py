@@ -143,8 +143,8 @@ def _compare(run: RunDirectory, now: Identity, stored: dict[str, Any]) -> None:
     if run.adapter.exists() and stored["base_hash"] == now.base_hash:
         raise InputError(
             tr(
-                "{path}: cannot resume: {problems}; use the same settings, or train on from its adapter in another `out` "
-                "with lora.start={path}",
+                "{path}: cannot resume: {problems}; use the same settings, or train on from its adapter in another "
+                "`out` with lora.start={path}",
                 path=run.path,
                 problems=told,
             )

@@ -18,7 +18,7 @@ Event = dict[str, Any]
 _SILENT_S = 10.0
 # A run that is judged holds no lock, and may be silent while it scores rows.
 _JUDGING_S = 600.0
-_STEP_FIGURES = ("step", "loss", "learning_rate", "memory_bytes", "peak_bytes")
+_STEP_FIGURES = ("step", "loss", "learning_rate", "memory_bytes", "peak_bytes", "reward")
 
 
 @dataclass

@@ -50,6 +50,7 @@ function figures() {
     found.push([word("left"), low === high ? low : low + word("to") + high]);
   }
   if (last) found.push([word("loss"), number(last[1], 3)]);
+  if (last && Number.isFinite(last[5])) found.push([word("reward"), number(last[5], 3)]);
   if (kept) found.push([word("kept"), number(kept[1], 3), state.kept_floor !== null && kept[1] < state.kept_floor]);
   if (last) found.push([word("rate"), Number.isFinite(last[2]) ? last[2].toExponential(1) : "–"]);
   if (last && last[4] && state.plan_bytes) {
@@ -77,6 +78,7 @@ function curves() {
   const floor = state.kept_floor === null ? "" : ", " + word("floor") + " " + number(state.kept_floor, 2);
   at("curves").replaceChildren(
     ...drawn(word("loss"), word("lossnote"), of(1), null, number(last[1], 3)),
+    ...(Number.isFinite(last[5]) ? drawn(word("reward"), word("rewardnote"), of(5), null, number(last[5], 3)) : []),
     ...drawn(word("kept"), word("keptnote") + floor, state.kept, state.kept_floor, number(kept[1], 3)),
     ...drawn(word("validation"), word("lossnote"), state.validation, null, number(validation[1], 3)),
     ...drawn(word("rate"), "", of(2), null, Number.isFinite(last[2]) ? last[2].toExponential(1) : "–"),

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -18,6 +18,7 @@ pytest.importorskip("uvicorn")
 
 from mlx_loopai.cli.listening import listen, served
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.verdict import Verdict
 from mlx_loopai.serving.watch import build_watch
 from tests.unit.serving.browser import Tab, open_tab, serious_findings
 
@@ -131,6 +132,28 @@ def test_a_person_sees_the_run_go_on(tab: Tab, url: str, directory: RunDirectory
     assert text(tab, "#notices") == "memory is short"
     write_step(directory, 4)
     tab.wait_for("document.querySelector('#figures').textContent.includes('4 / 10')")
+
+
+def test_the_reward_of_drawn_answers_is_shown_where_there_is_one(tab: Tab, url: str, directory: RunDirectory) -> None:
+    visit(tab, url)
+    assert "보상" not in text(tab, "#figures")
+    line = {"event": "step", "step": 4, "loss": 0.1, "learning_rate": 1e-4, "reward": 0.875, "time": time.time()}
+    with directory.events.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+    tab.wait_for("document.querySelector('#figures').textContent.includes('보상0.875')")
+    assert tab.run("document.querySelectorAll('#curves svg').length") == 5
+
+
+def test_every_verdict_has_words_of_its_own(tab: Tab, url: str, directory: RunDirectory) -> None:
+    visit(tab, url)
+    directory.record("done", steps=3)
+    told = set()
+    for verdict in get_args(Verdict):
+        directory.record("verdict", verdict=verdict)
+        tab.wait_for(f"state.verdict === {verdict!r}")
+        told.add(text(tab, "#stage"))
+    assert len(told) == len(get_args(Verdict))
+    assert "판정: 불확실" in told
 
 
 def test_answers_of_every_save_can_be_read_and_are_text(tab: Tab, url: str) -> None:

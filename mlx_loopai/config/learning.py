@@ -32,13 +32,6 @@ class LoraOptions(Options):
         description="linear layers to adapt, such as q_proj, or of experts switch_mlp.up_proj; empty: all but experts",
     )
     layers: int = Field(0, ge=0, description="adapt the last N blocks; 0: all")
-    held_energy: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="keep the update off the largest singular directions of each weight, so many that they hold this"
-        " share of its energy; 0: off",
-    )
     start: PathText = Field(
         "",
         description="an adapter folder, or its run, that this run goes on from, in that adapter's form; judged answers"

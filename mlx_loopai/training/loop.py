@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,7 +43,7 @@ class Run:
     checkpoint: the one that it was resumed from. started: `time.perf_counter()` before its preparation. scored_s:
     seconds of the first passes over fixed and held-out rows; None where a checkpoint held their result. held_out_base:
     the base's losses on the held-out rows, where they are known. rehearsed: the rehearsal rows, those that are watched
-    included. confine: keeps the update where it may be, after every step. last_reading: the monitor's, with its step.
+    included. last_reading: the monitor's, with the step after which it was taken.
     """
 
     model: nn.Module
@@ -58,7 +57,6 @@ class Run:
     group: ProcessGroup
     step: TrainStep
     penalty: Penalty | None
-    confine: Callable[[], None] | None
     phases: list[Phase]
     monitor: Monitor | None
     judged: list[TokenRow]
@@ -130,8 +128,6 @@ def _stepped(run: Run, phase: Phase, rate: float) -> tuple[StepResult, Drawn | N
         batches = remembering(run.model, batches, run.step.settings.chunk_rows)
     for _ in range(updates):
         result = run.step(batches, rate, run.penalty, phase.strength * guards)
-        if run.confine is not None:
-            run.confine()
     return result, drawn
 
 

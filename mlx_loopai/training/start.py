@@ -16,7 +16,6 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.guards.budget import MOST_OF_A_TOKEN
-from mlx_loopai.guards.held_directions import HeldDirections
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
@@ -102,7 +101,6 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         group=group,
         step=step,
         penalty=penalty,
-        confine=_confinement(model, config.lora.held_energy),
         phases=phases,
         monitor=Monitor(model, watched, loaded.tokenizer, MOST_OF_A_TOKEN) if watched else None,
         checkpoint=checkpoint,
@@ -113,15 +111,6 @@ def started_run(context: RunContext, resources: Resources, resume: bool) -> Run:
         rehearsed=rehearsed,
         judged=judged,
     )
-
-
-def _confinement(model: nn.Module, energy: float) -> HeldDirections | None:
-    """What keeps the update off held directions, where it is now; None where nothing does."""
-    if not energy:
-        return None
-    found = HeldDirections(model, energy)
-    found()  # a new adapter's A acts from every direction
-    return found
 
 
 def put_update(context: RunContext, form: LoraOptions) -> None:

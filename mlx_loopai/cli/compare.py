@@ -62,10 +62,10 @@ def command(
 
     Arms: plain (no guard), plain-matched (plain with the most steps of any arm), replay-1, replay-5, replay-10
     (general records), self (the base's own answers), kronecker, sketch, hierarchical, fisher, hlora, kl (penalties
-    alone), stage-a (hlora's first stage alone), guarded (the recommended combination), recipe (RECIPE as it is), or a
-    recipe FILE.yaml of the same base. The recipe's `validation` rows measure the domain.
-    With --posthoc every arm appears once more as ARM+posthoc: its update scaled, over all blocks alike or along
-    them, to the most gain whose general likelihood stays above `forgetting.kept_floor`.
+    alone), held (`penalty.held_energy` alone), stage-a (hlora's first stage alone), guarded (the recommended
+    combination), recipe (RECIPE as it is), or a recipe FILE.yaml of the same base. The recipe's `validation` rows
+    measure the domain. With --posthoc every arm appears once more as ARM+posthoc: its update scaled, over all
+    blocks alike or along them, to the most gain whose general likelihood stays above `forgetting.kept_floor`.
     The same command continues where it stopped: finished runs are not trained again.
 
     \b

@@ -101,8 +101,20 @@ class HloraOptions(PathIntegralOptions):
     """`hlora`: the path integral as its authors released it."""
 
 
-class PenaltyOptions(SketchOptions, HierarchicalOptions, HloraOptions, FisherOptions, KroneckerOptions):
-    """The section `penalty`: the options of every kind."""
+class HeldOptions(Options):
+    """What holds an update beside any kind, or without one."""
+
+    held_energy: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="keep the update off the largest singular directions of each weight, as many as hold this share of"
+        " its energy, beside any kind; 0: off",
+    )
+
+
+class PenaltyOptions(HeldOptions, SketchOptions, HierarchicalOptions, HloraOptions, FisherOptions, KroneckerOptions):
+    """The section `penalty`: the options of every kind, and what holds an update beside them."""
 
     def own(self) -> dict[str, Any]:
         """The options that the chosen kind reads, as JSON values."""

@@ -217,6 +217,20 @@ class RunConfig(Options):
         return self
 
     @model_validator(mode="after")
+    def _held_directions_fit_the_update(self) -> RunConfig:
+        others = {"train.method full": self.trains_weights, "lora.dora": self.lora.dora, "lora.start": self.lora.start}
+        wrong = [name for name, chosen in others.items() if chosen]
+        if self.penalty.held_energy and wrong:
+            raise ValueError(
+                tr(
+                    "penalty.held_energy holds low-rank updates W + s B A that begin at the base, and {option} is "
+                    "another; leave one of the two out",
+                    option=wrong[0],
+                )
+            )
+        return self
+
+    @model_validator(mode="after")
     def _start_fits_the_rest(self) -> RunConfig:
         if not self.lora.start:
             return self
@@ -323,18 +337,23 @@ class RunConfig(Options):
     @property
     def asks_for_guards(self) -> bool:
         """Whether the options ask for a guard or rehearsal."""
+        return self._weighs or self.penalty.held_energy > 0
+
+    @property
+    def _weighs(self) -> bool:
+        """Whether anything holds that can be made to weigh more or less."""
         return self.penalty.kind != "none" or (self.replay.source != "none" and self._rehearses)
 
     def without_guards(self) -> RunConfig:
         """The same run with nothing that holds general ability."""
         replay = self.replay.model_copy(update={"source": "none", "share": 0.0, "loss_share": 0.0})
-        penalty = self.penalty.model_copy(update={"kind": "none"})
+        penalty = self.penalty.model_copy(update={"kind": "none", "held_energy": 0.0})
         return self.model_copy(update={"replay": replay, "penalty": penalty})
 
     @property
     def has_budget(self) -> bool:
         """Whether the run has guards whose weight follows `forgetting.budget`."""
-        return self.forgetting.budget > 0 and self.is_guarded
+        return self.forgetting.budget > 0 and self.changes_text and self._weighs
 
     @property
     def stops_at_budget(self) -> bool:

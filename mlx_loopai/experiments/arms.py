@@ -26,6 +26,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     **{f"replay-{percent}": {"replay": {"source": "records", "share": percent / 100}} for percent in (1, 5, 10)},
     SELF: {"replay": {"source": "self"}},
     **{kind: {"penalty": {"kind": kind}} for kind in PENALTIES if kind != "none"},
+    "held": {"penalty": {"held_energy": 0.25}},
     # Shows what hlora gains from training on general rows first, without its penalty.
     "stage-a": {"penalty": {"kind": "hlora", "strength": 0.0}},
 }
@@ -94,7 +95,7 @@ def arm_config(recipe: RunConfig, name: str) -> RunConfig:
         raise InputError(tr("`arms` {name}: no such arm; known: {known}", name=name, known=", ".join(arm_names())))
     values = yaml.safe_load(recipe.to_yaml()) | {"phases": _one_phase(recipe)}
     values["replay"] |= {"source": "none", "share": 0.0, "loss_share": 0.0, "objective": "answers"}
-    values["penalty"] |= {"kind": "none"}
+    values["penalty"] |= {"kind": "none", "held_energy": 0.0}
     values["forgetting"] |= {"budget": 0.0}  # an arm shows what its one guard does at the recipe's strength
     if name in (PLAIN, MATCHED):  # without a guard its options have no effect
         values |= {"replay": ReplayOptions().model_dump(), "penalty": PenaltyOptions().model_dump()}

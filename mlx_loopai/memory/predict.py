@@ -281,6 +281,7 @@ def guard_bytes(shape: ModelShape, options: StepOptions) -> int:
     numbers = guard.weights * shape.lora_matrices(options.lora_targets, options.lora_layers)
     numbers += guard.largest_layers * _largest_matrix(shape)
     numbers += guard.vectors * shape.lora_parameters(1, options.lora_targets, options.lora_layers)
+    numbers += shape.lora_directions(guard.directions, options.lora_targets, options.lora_layers)
     numbers += guard.adapters * trained_parameters(shape, options)
     if guard.diverges:
         targets = math.ceil(options.micro_tokens * options.supervised_share)

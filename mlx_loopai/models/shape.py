@@ -6,6 +6,7 @@ Pure: no mlx, no network.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -199,6 +200,22 @@ class ModelShape:
     def lora_matrices(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
         """Entries of the matrices that have an adapter. Raises: InputError for an unknown target."""
         return sum(linear.out * linear.into for linear in self._adapted_linears(targets, layers))
+
+    def lora_directions(self, share: float, targets: tuple[str, ...] = (), layers: int = 0) -> int:
+        """Entries of the left and right singular vectors of that share of each adapted linear's rank, rounded up.
+
+        Raises: InputError for an unknown target.
+        """
+        linears = self._adapted_linears(targets, layers)
+        return sum(math.ceil(share * min(linear.out, linear.into)) * (linear.out + linear.into) for linear in linears)
+
+    def lora_decompositions(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
+        """Operations of the product of each adapted linear's matrix with itself, and of its eigenvectors.
+
+        A symmetric matrix of M rows takes about 9 M^3. Raises: InputError for an unknown target.
+        """
+        sizes = [(min(one.out, one.into), max(one.out, one.into)) for one in self._adapted_linears(targets, layers)]
+        return sum(2 * small**2 * large + 9 * small**3 for small, large in sizes)
 
     def lora_inputs(self, targets: tuple[str, ...] = (), layers: int = 0) -> int:
         """Sum of D_in over the distinct inputs of the adapted linears: q, k and v read the same, gate and up too.

@@ -116,6 +116,15 @@ def _refuse_in_several(config: RunConfig, size: int) -> None:
                 size=size,
             )
         )
+    if config.penalty.held_energy:
+        raise InputError(
+            tr(
+                "penalty.held_energy {energy:g} in {size} processes: of nearly equal singular values each machine "
+                "could hold others; set it to 0, or train in one process",
+                energy=config.penalty.held_energy,
+                size=size,
+            )
+        )
     if config.preference.takes_prompts:
         raise InputError(
             tr(

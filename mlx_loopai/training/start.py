@@ -16,6 +16,7 @@ from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import RowLosses
 from mlx_loopai.guards.budget import MOST_OF_A_TOKEN
+from mlx_loopai.guards.held_directions import HeldDirections
 from mlx_loopai.language import tr
 from mlx_loopai.memory.plan import MemoryPlan
 from mlx_loopai.memory.watch import MemoryWatch
@@ -134,6 +135,10 @@ def put_update(context: RunContext, form: LoraOptions) -> None:
                     kind=context.config.penalty.kind,
                 )
             )
+        if context.config.penalty.held_energy and len(put) < len(updated_modules(model)):
+            raise InputError(
+                tr("penalty.held_energy does not hold experts; set it to 0, or leave switch_mlp out of lora.targets")
+            )
     if not context.config.changes_text:
         model.freeze()
 
@@ -236,4 +241,6 @@ def _step(context: RunContext, resources: Resources) -> TrainStep:
         b_rate=context.config.lora.b_rate,
         in_turn=context.config.trains_weights,
     )
-    return TrainStep(context.loaded.model, build_optimizer(train), settings, resources.group)
+    model, energy = context.loaded.model, context.config.penalty.held_energy
+    held = HeldDirections(model, energy, context.listener) if energy and context.config.changes_text else None
+    return TrainStep(model, build_optimizer(train), settings, resources.group, held)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,18 +76,25 @@ class TrainStep:
 
     Gradients of summed token losses are accumulated over the micro-batches and divided by the step's supervised tokens:
     every token weighs the same, however rows fall into micro-batches. A step whose loss or gradient is not finite
-    changes nothing and is counted.
+    changes nothing and is counted. `held` puts the update back where it may be, at first and after every step.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: optimizers.Optimizer, settings: StepSettings, group: ProcessGroup = ALONE
+        self,
+        model: nn.Module,
+        optimizer: optimizers.Optimizer,
+        settings: StepSettings,
+        group: ProcessGroup = ALONE,
+        held: Callable[[], None] | None = None,
     ) -> None:
+        if held is not None:
+            held()  # a new adapter's A acts from every direction
         self.model = model
         self.optimizer = optimizer
         self.settings = settings
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
-        self._group = group
+        self._group, self._held = group, held
         self._vectors = ParameterVectors(model.trainable_parameters(), optimizer)
         optimizer.init(self._vectors.join(model.trainable_parameters()))
         compiled = actual_path(settings.path) == "compiled"
@@ -114,6 +121,8 @@ class TrainStep:
         mx.eval(both, apart, held, norm, self.model.trainable_parameters(), self.optimizer.state)
         loss = (both.item() - apart.item() + judged.correction) / max(counted, 1e-9)
         skipped = not (math.isfinite(summed.item()) and math.isfinite(norm.item()))
+        if self._held is not None and not skipped:
+            self._held()
         self.skipped_steps += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         return StepResult(

@@ -35,6 +35,7 @@ def test_an_arm_guards_as_its_name_says(guarded: RunConfig, name: str) -> None:
         assert arm == guarded
         return
     changes = ARMS[name]
+    assert arm.penalty.held_energy == changes.get("penalty", {}).get("held_energy", 0.0)
     share = guarded.replay.share if name == "self" else changes.get("replay", {}).get("share", 0.0)
     assert arm.penalty.kind == changes.get("penalty", {}).get("kind", "none")
     assert (arm.replay.source, arm.replay.share) == (

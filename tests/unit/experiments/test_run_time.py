@@ -66,6 +66,12 @@ def test_guards_are_named_and_counted() -> None:
     assert sketch is not None
     assert "importance" in sketch.phases
     assert "measuring before and after" not in sketch.phases
+    held = needs(guarded("penalty.held_energy=0.25")).time
+    assert held is not None
+    small, other = 896, 4864
+    attention = 2 * (2 * small**3 + 9 * small**3) + 2 * (2 * 128**2 * small + 9 * 128**3)
+    seconds = 24 * (attention + 3 * (2 * small**2 * other + 9 * small**3)) / 4e10
+    assert held.phases["singular directions"].low_s == pytest.approx(seconds / 2)
 
 
 def test_drawing_answers_is_named_and_is_no_guard() -> None:

@@ -115,3 +115,6 @@ def test_what_cannot_be_done_with_experts_is_refused_by_name(
     config = load_config(None, options, {"sources": {"tale": {"path": str(data_files["tale"])}}})
     with pytest.raises(InputError, match="penalty.kind kronecker does not measure experts"):
         train(config, tmp_path / "run", heard)
+    held = config.penalty.model_copy(update={"kind": "none", "held_energy": 0.25})
+    with pytest.raises(InputError, match="penalty.held_energy does not hold experts"):
+        train(config.model_copy(update={"penalty": held}), tmp_path / "held", heard)

@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,12 +40,16 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`url`: the API's base, such as http://127.0.0.1:8080/v1. `key`: sent as a bearer token unless empty."""
+    """`url`: the API's base, such as http://127.0.0.1:8080/v1. `key`: sent as a bearer token unless empty.
+
+    fields: what every request holds besides, such as a `response_format`.
+    """
 
     url: str
     model: str
     key: str = ""
     timeout_s: float = 120.0
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -67,7 +71,8 @@ class Endpoint:
 
         Raises: InputError when the server refuses the request (key, model, path), LoopaiError when it stays silent.
         """
-        body = {"model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": _MAX_ANSWER_TOKENS}
+        settings = {"temperature": 0, "max_tokens": _MAX_ANSWER_TOKENS, **self.fields}
+        body = {"model": self.model, "messages": list(messages), **settings}
         for number in range(1, TRIES + 1):
             try:
                 return _content(self._post(body))

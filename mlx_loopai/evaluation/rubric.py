@@ -85,6 +85,20 @@ def question(pair: Pair, swapped: bool) -> list[dict[str, str]]:
     ]
 
 
+def answer_form() -> dict[str, Any]:
+    """OpenAI's `response_format` for a judge that would not keep to the form by itself: the choices, without a reason.
+
+    A server that supports it leaves the model nothing else to write.
+    """
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string", "enum": list(_CHOICES)} for name in NAMES},
+        "required": list(NAMES),
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "judgement", "schema": schema}}
+
+
 def read_judgement(answer: str) -> Judgement:
     """The judgement in a judge's answer: one JSON object with a choice for each of `NAMES`, and nothing else.
 

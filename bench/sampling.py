@@ -67,7 +67,7 @@ SETTINGS: dict[str, dict[str, float]] = {
 }
 # The default's answers against its own answers to other requests: what the judge is worth.
 CHECK = "answers to other requests"
-_SECONDS_OF_A_JUDGEMENT = 3600
+_SECONDS_OF_A_JUDGEMENT, _TOKENS_OF_A_JUDGEMENT = 3600, 128
 _ASKED_AT_ONCE = 8
 
 
@@ -119,7 +119,7 @@ def _options() -> argparse.Namespace:
 def _judge(options: argparse.Namespace) -> Endpoint | None:
     if not options.judge_url:
         return None
-    fields = {"response_format": answer_form()}
+    fields = {"response_format": answer_form(), "max_tokens": _TOKENS_OF_A_JUDGEMENT}
     return Endpoint(options.judge_url, options.judge_model, timeout_s=_SECONDS_OF_A_JUDGEMENT, fields=fields)
 
 

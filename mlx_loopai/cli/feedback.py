@@ -312,7 +312,8 @@ def _judge(given: Mapping[str, Any]) -> Callable[[str, str, str], bool | None] |
         return None
     if not given["judge_url"] or not given["judge_model"]:
         raise InputError(tr("feedback pairs: a judge needs --judge-url and --judge-model; give both"))
-    return preferring(Endpoint(given["judge_url"], given["judge_model"], os.environ.get(KEY_VARIABLE, "")).chat)
+    judge = Endpoint(given["judge_url"], given["judge_model"], key=os.environ.get(KEY_VARIABLE, ""))
+    return preferring(judge.chat)
 
 
 def _spliced(given: Mapping[str, Any], seed: int, quiet: bool) -> _Made:

@@ -91,7 +91,7 @@ def _endpoint(options: Mapping[str, Any]) -> Endpoint | None:
         raise InputError(
             tr("a judge needs --against, --judge-url and --judge-model; add {missing}", missing=", ".join(missing))
         )
-    return Endpoint(options["judge_url"], options["judge_model"], os.environ.get(KEY_VARIABLE, ""))
+    return Endpoint(options["judge_url"], options["judge_model"], key=os.environ.get(KEY_VARIABLE, ""))
 
 
 def _judged(

@@ -16,7 +16,7 @@ QUESTION = [{"role": "user", "content": "어느 글이 낫습니까? \ud800"}]
 
 def ask(url: str, key: str = "", timeout_s: float = 10.0) -> tuple[str, list[float]]:
     waits: list[float] = []
-    return Endpoint(url, "심판", key, timeout_s).chat(QUESTION, waits.append), waits
+    return Endpoint(url, "심판", key=key, timeout_s=timeout_s).chat(QUESTION, waits.append), waits
 
 
 def test_one_question_one_answer() -> None:

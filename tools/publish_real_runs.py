@@ -37,6 +37,7 @@ KOREAN = {
     ", longer rehearsal": ", 더 긴 복습",
     ", other wordings watched": ", 다른 표현을 감시",
     ", all abilities watched so": ", 모든 능력을 그렇게 감시",
+    ", the default of today": ", 지금의 기본값",
 }
 # Budgets that count as the shipped default. Until 2026-11-30 the watch read wordings that were rehearsed: what it put
 # at 0.06 is at 0.09 on the watch of today.

@@ -16,7 +16,6 @@ from mlx_loopai.cli.quantization import MLX_FORMS, quantization_options, steer_o
 from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
-    from mlx_loopai.config import RunConfig
     from mlx_loopai.models.adapter_folder import Adapter
 
 FOLDER = click.Path(path_type=Path)
@@ -177,14 +176,19 @@ def _write_for_llama_cpp(out: Path, adapter: Adapter, base: str | None) -> None:
 
 @command.command("tune")
 @click.argument("run", metavar="RUN", type=FOLDER)
-@click.option("--held-out", metavar="ROWS", help="Held-out domain rows to choose by. [default: the run's `validation`]")
+@click.option(
+    "--held-out",
+    metavar="ROWS",
+    default="",
+    help="Held-out domain rows to choose by. [default: the run's own]",
+)
 @click.option(
     "--floor", type=click.FloatRange(0, 1), help="Least kept likelihood. [default: the run's forgetting.kept_floor]"
 )
 @out_option
 @json_option
 @quiet_option
-def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path, as_json: bool, quiet: bool) -> None:
+def tune_command(run: Path, held_out: str, floor: float | None, out: Path, as_json: bool, quiet: bool) -> None:
     """Choose how much of a finished run's update to keep, in minutes: one scale, or a line over the blocks.
 
     Takes the largest gain on the held-out rows whose general likelihood, exp(-KL(base || adapted)) per token of the
@@ -192,13 +196,14 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     rows than these.
     """
     from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.config import load_config
     from mlx_loopai.errors import InputError
     from mlx_loopai.experiments.comparison import trained_model
     from mlx_loopai.experiments.tune import tune, write_rescaled
     from mlx_loopai.runs.context import RunContext
     from mlx_loopai.runs.directory import RunDirectory
 
-    config, rows = _held_out(run, held_out)
+    config = load_config(RunDirectory(run).resolved)
     if config.trains_weights:
         raise InputError(
             tr("{run}: trained a whole model, and `tune` writes adapters; see `adapters frontier {run}`", run=run)
@@ -209,9 +214,9 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     with progress_listener(quiet) as listener:
         context = RunContext.open(config, RunDirectory(run), listener)
         loaded = trained_model(context)
-        tuned = tune(context, rows, least)
+        tuned = tune(context, held_out, least)
     write_rescaled(context.directory.adapter, out, tuned, len(loaded.model.layers))
-    document = {"out": out, "floor": least, "held_out": rows, "chosen": tuned.chosen, "points": tuned.points}
+    document = {"out": out, "floor": least, "held_out": held_out or run, "chosen": tuned.chosen, "points": tuned.points}
     emit(document, as_json, tune_text(out, tuned, least))
 
 
@@ -224,13 +229,17 @@ def tune_command(run: Path, held_out: str | None, floor: float | None, out: Path
     show_default=True,
     help="Shares of the run's update to try.",
 )
-@click.option("--held-out", metavar="ROWS", help="Held-out domain rows. [default: the run's `validation`]")
+@click.option("--held-out", metavar="ROWS", default="", help="Held-out domain rows. [default: the run's own]")
 @click.option("--suite", default="", help="nano, general, or a suite file; by default what suits the model.")
-@click.option("--limit", type=click.IntRange(min=1), help="Ask at most N questions of every kind.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Ask at most N questions of every kind. [default: as many as the run asked]",
+)
 @json_option
 @quiet_option
 def frontier_command(
-    run: Path, scales: str, held_out: str | None, suite: str, limit: int | None, as_json: bool, quiet: bool
+    run: Path, scales: str, held_out: str, suite: str, limit: int | None, as_json: bool, quiet: bool
 ) -> None:
     """Show what a finished run would have learnt and kept with less of its update.
 
@@ -238,18 +247,19 @@ def frontier_command(
     `adapters tune` chooses a scale and writes the adapter.
     """
     from mlx_loopai.cli.listener import progress_listener
+    from mlx_loopai.config import load_config
     from mlx_loopai.experiments.comparison import trained_model
     from mlx_loopai.experiments.frontier import Asked, frontier
     from mlx_loopai.runs.context import RunContext
     from mlx_loopai.runs.directory import RunDirectory
 
-    config, rows = _held_out(run, held_out)
     tried = _numbers(scales, "--scales")
     with progress_listener(quiet) as listener:
-        context = RunContext.open(config, RunDirectory(run), listener)
+        context = RunContext.open(load_config(RunDirectory(run).resolved), RunDirectory(run), listener)
         trained_model(context)
-        points = frontier(context, tried, Asked(held_out=rows, suite=suite, limit=limit))
-    emit({"run": run, "held_out": rows, "points": points}, as_json, frontier_text(points))
+        asked = Asked(held_out=held_out, suite=suite, limit=limit or context.config.forgetting.questions or None)
+        points = frontier(context, tried, asked)
+    emit({"run": run, "held_out": held_out or run, "points": points}, as_json, frontier_text(points))
 
 
 @command.command("inspect")
@@ -324,19 +334,6 @@ def fuse_command(
                 "widened": done.widened, "notes": done.notes, "layers": done.survival}  # fmt: skip
     emit(document, as_json, fuse_text(out, done))
     say_next(f"chat --model {out}", as_json, quiet)
-
-
-def _held_out(run: Path, given: str | None) -> tuple[RunConfig, str]:
-    """A finished run's configuration, and the domain rows to measure it by. Raises: InputError without any."""
-    from mlx_loopai.config import load_config
-    from mlx_loopai.errors import InputError
-    from mlx_loopai.runs.directory import RunDirectory
-
-    config = load_config(RunDirectory(run).resolved)
-    rows = given or config.validation
-    if not rows:
-        raise InputError(tr("{run}: it has no validation rows; give --held-out FILE", run=run))
-    return config, rows
 
 
 def _numbers(text: str | None, flag: str) -> tuple[float, ...]:

@@ -162,11 +162,16 @@ def _followers(opened: ExitStack, out: Path, following: _Following) -> tuple[Eve
 
 
 def next_step(summary: Summary, out: Path) -> str:
-    """The command that usually follows: for a run that passed, to use it; for any other, to measure it in full."""
+    """The command that usually follows: for a run that passed, to use it; for one that learnt and forgot, to see what
+    less of its update keeps; for any other, to measure it in full.
+    """
+    from mlx_loopai.experiments.verdict import not_learnt
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 
     if isinstance(summary, JudgedSummary) and summary.verdict == "pass":
         return f"chat --model {summary.model}" if summary.model else f"chat --adapter {out}"
+    if isinstance(summary, JudgedSummary) and summary.verdict == "fail" and not not_learnt(summary):
+        return f"adapters frontier {out}"
     if summary.model:
         return f"evaluate --model {summary.model}"
     return f"evaluate --adapter {out}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_loopai.data.sources import DOMAIN
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suites import default_suite, read_suite
@@ -36,11 +35,11 @@ class FrontierPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """How the model is measured. held_out: domain rows that were not trained on. suite: a name or a file; "": the one
-    that suits the model. limit: questions of each kind; None: all.
+    """How the model is measured. held_out: a file of domain rows that were not trained on; "": those that the run held
+    out. suite: a name or a file; "": the one that suits the model. limit: questions of each kind; None: all.
     """
 
-    held_out: str
+    held_out: str = ""
     suite: str = ""
     limit: int | None = None
 
@@ -53,7 +52,7 @@ def frontier(context: RunContext, scales: Sequence[float], asked: Asked) -> list
     chance on all of the suite.
     """
     loaded, listener = context.loaded, context.listener
-    rows, encoder = context.encoded(asked.held_out, DOMAIN), context.encoder
+    rows, encoder = context.held_out(asked.held_out), context.encoder
     tasks = read_suite(asked.suite or default_suite(loaded.path), asked.limit)
     monitor = Monitor(loaded.model, unrehearsed_rows(context), loaded.tokenizer)
     with adapter_disabled(loaded.model):

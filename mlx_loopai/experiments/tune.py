@@ -42,11 +42,12 @@ class Tuned:
 def tune(context: RunContext, domain: str, floor: float) -> Tuned:
     """The best rescaling of the adapter on the context's model, which its run trained.
 
-    domain: held-out rows, a file or samples/NAME, in no figure that is shown afterwards. floor: least retention.
+    domain: held-out rows, a file or samples/NAME, in no figure that is shown afterwards; "": the run's own. floor: the
+    least retention.
 
     Raises: InputError when the adapter is not better than the base on `domain`: there is no gain to keep.
     """
-    rows, loaded = context.encoded(domain, DOMAIN), context.loaded
+    rows, loaded = context.held_out(domain), context.loaded
     monitor = Monitor(loaded.model, unrehearsed_rows(context), loaded.tokenizer)
     with adapter_disabled(loaded.model):
         base = nll(loaded.model, rows).nll_per_token
@@ -55,7 +56,7 @@ def tune(context: RunContext, domain: str, floor: float) -> Tuned:
         raise InputError(
             tr(
                 "{domain}: the adapter is not better than the base on these rows; there is no gain to keep",
-                domain=domain,
+                domain=domain or context.directory.path,
             )
         )
     context.listener.stage(tr("rescaling"), len(SCALES) + len(LINES))

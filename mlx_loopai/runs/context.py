@@ -11,8 +11,9 @@ from mlx_loopai.data.learnt import RowForm
 from mlx_loopai.data.records import Record
 from mlx_loopai.data.rows import RowReader, Rows, WantedRows
 from mlx_loopai.data.sight import Sight
-from mlx_loopai.data.sources import GENERAL_CATEGORY
+from mlx_loopai.data.sources import DOMAIN, GENERAL_CATEGORY
 from mlx_loopai.data.tokens import ChatEncoder, TokenRow
+from mlx_loopai.errors import InputError
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import adapter_options, find_adapter, read_adapter_config
 from mlx_loopai.models.load import Base, LoadedModel
@@ -106,6 +107,16 @@ class RunContext:
     def encoded(self, path: str, category: str) -> Sequence[TokenRow]:
         """The rows of a data file under this run's configuration. Raises: InputError."""
         return self.reader.encoded(path, category, self._form)
+
+    def held_out(self, path: str = "") -> Sequence[TokenRow]:
+        """The domain rows of a file that were not trained on, or without one those that the run itself held out.
+
+        Raises: InputError when there are none.
+        """
+        rows = self.encoded(path, DOMAIN) if path else self.rows.validation
+        if not rows:
+            raise InputError(tr("{run}: it held out no rows; name a file of such rows", run=self.directory.path))
+        return rows
 
     @property
     def _form(self) -> RowForm:

@@ -253,3 +253,23 @@ def test_the_frontier_of_a_run_starts_at_the_base_and_ends_at_its_result(
     assert (run / "adapter" / "adapters.safetensors").read_bytes() == adapter
     wrong = command_line("adapters", "frontier", run, "--scales", "much")
     assert (wrong.status, "--scales" in wrong.stderr) == (2, True)
+
+
+def test_the_frontier_of_the_short_form_takes_the_rows_that_the_run_held_out(
+    recipe: Path, tmp_path: Path, command_line: Callable[..., Ended]
+) -> None:
+    given = ["--model", "nano", "--data", recipe.parent / "choice.jsonl", "--set", "train.max_steps=2"]
+    for share in (0.3, 0.0):
+        run = tmp_path / f"run-{share}"
+        trained = command_line(
+            "train", "--plain", *given, "--set", f"validation_share={share}", "--out", run, "--quiet"
+        )
+        assert trained.status == 0, trained.stderr
+        ended = command_line("adapters", "frontier", run, "--scales", "1", "--limit", "4", "--json", "--quiet")
+        if not share:
+            assert (ended.status, "held out no rows" in ended.stderr) == (2, True)
+            continue
+        assert ended.status == 0, ended.stderr
+        (whole,) = json.loads(ended.stdout)["points"]
+        done = next(event for event in RunDirectory(run).read_events() if event["event"] == "done")
+        assert whole["gain"] == pytest.approx(done["validation_first"] - done["validation_last"], rel=1e-2, abs=1e-4)

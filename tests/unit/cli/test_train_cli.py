@@ -16,10 +16,11 @@ import yaml
 
 from mlx_loopai.cli.listener import ShownProgress
 from mlx_loopai.cli.main import main
-from mlx_loopai.cli.train import judged_text
+from mlx_loopai.cli.train import judged_text, next_step
 from mlx_loopai.runs.directory import RunDirectory
 from mlx_loopai.runs.documents.verdict import JudgedSummary
 from tests.unit.cli.conftest import N_ROWS, Ended
+from tests.unit.runs.test_documents import DONE
 
 CommandLine = Callable[..., Ended]
 
@@ -361,3 +362,17 @@ def test_a_run_that_stops_itself_says_so_with_its_exit_status(command_line: Comm
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith(f"mlx-loopai: error: stopped at step {found['steps']}, outside of its forgetting budget")
     assert (out / "adapter" / "adapters.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("figures", "following"),
+    [
+        ({"verdict": "pass"}, "chat --adapter RUN"),
+        ({"verdict": "fail"}, "adapters frontier RUN"),  # less of it may keep enough
+        ({"verdict": "fail", "gain_interval": (-0.1, 0.3)}, "evaluate --adapter RUN"),  # less of nothing is nothing
+        ({"verdict": "unclear"}, "evaluate --adapter RUN"),
+    ],
+)
+def test_what_follows_a_run_depends_on_what_it_learnt_and_kept(figures: dict[str, Any], following: str) -> None:
+    judged = JudgedSummary(**DONE | {"steps": 99, "gain": 0.2, "gain_interval": (0.1, 0.3)} | figures)
+    assert next_step(judged, Path("RUN")) == following

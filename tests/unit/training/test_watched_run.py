@@ -54,7 +54,7 @@ def test_the_log_tells_what_the_page_shows(config: RunConfig, tmp_path: Path) ->
     state = LiveRun(RunDirectory(tmp_path)).state()
     assert (state["step"], state["total_steps"], state["done"]) == (4, 4, True)
     assert state["plan_bytes"] == summary.plan_bytes
-    assert all(memory > 0 and peak > 0 for *_, memory, peak in state["steps"])
+    assert all(memory > 0 and peak > 0 and reward is None for *_, memory, peak, reward in state["steps"])
     assert state["left_s"] is None
 
 

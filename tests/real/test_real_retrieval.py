@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
+
+from tests.bench_programs import bench_program
 
 BOOLQ = os.environ.get("MLX_LOOPAI_REAL_BOOLQ", "")
 
@@ -14,12 +15,7 @@ pytestmark = [pytest.mark.real, pytest.mark.skipif(not BOOLQ, reason="MLX_LOOPAI
 
 
 def test_character_pairs_find_more_paragraphs_than_words() -> None:
-    path = Path(__file__).parents[2] / "bench" / "retrieval.py"
-    spec = importlib.util.spec_from_file_location("bench_retrieval", path)
-    assert spec is not None
-    assert spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = bench_program("retrieval")
     found = program.quality(program.read_questions(Path(BOOLQ)))
     assert found["questions"] >= 700
     assert found["pairs"]["r1"] >= found["words"]["r1"] + 0.05

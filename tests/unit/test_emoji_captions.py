@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,21 +15,15 @@ from mlx_loopai.evaluation.suites import read_suite
 from mlx_loopai.evaluation.tasks import Asked
 from mlx_loopai.generation.session import open_session
 from mlx_loopai.training.run import train
+from tests.bench_programs import bench_program
 from tests.unit.conftest import Heard
 
-PROGRAM = Path(__file__).parents[2] / "bench" / "emoji_captions.py"
 SIGNS = {"사과": "red", "바다": "blue", "나무": "green", "밤": "black"}
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("emoji_captions", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks its own annotations up there
-    spec.loader.exec_module(module)
-    return module
+    return bench_program("emoji_captions")
 
 
 @pytest.fixture(scope="module")

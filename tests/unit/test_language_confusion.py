@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "bench" / "language_confusion.py"
+from tests.bench_programs import bench_program
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("language_confusion", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks its own annotations up there
-    spec.loader.exec_module(module)
-    return module
+    return bench_program("language_confusion")
 
 
 def test_wordings_of_a_request_are_in_one_half(bench: ModuleType) -> None:

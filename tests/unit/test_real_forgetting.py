@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -15,18 +14,12 @@ from mlx_loopai.data.records import read_records
 from mlx_loopai.data.samples import texts
 from mlx_loopai.evaluation.suites import read_suite
 from mlx_loopai.evaluation.tasks import Scored
-
-PROGRAM = Path(__file__).parents[2] / "bench" / "real_forgetting.py"
+from tests.bench_programs import bench_program
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_forgetting", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return bench_program("real_forgetting")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -15,16 +14,13 @@ from mlx_loopai.evaluation.endpoint import Endpoint
 from mlx_loopai.evaluation.pairwise import Judgements
 from mlx_loopai.evaluation.rubric import NAMES, answer_form, read_judgement
 from mlx_loopai.evaluation.text_metrics import Generated
+from tests.bench_programs import bench_program
 from tests.unit.evaluation.judges import Reply, choice, judge_server
-
-BENCH = Path(__file__).parents[3] / "bench"
 
 
 @pytest.fixture(scope="module")
 def sampling() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCH))
-        return importlib.import_module("sampling")
+    return bench_program("sampling")
 
 
 def longer(body: dict[str, Any]) -> str:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from mlx_loopai.generation.session import Session
+from tests.bench_programs import bench_program
 from tests.unit.serving.conftest import Serving
-
-BENCH = Path(__file__).parents[3] / "bench"
 
 
 @pytest.fixture(scope="module")
 def race() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCH))
-        return importlib.import_module("serve_race")
+    return bench_program("serve_race")
 
 
 @pytest.mark.parametrize("turns", [1, 3])

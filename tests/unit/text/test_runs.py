@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 
 from mlx_loopai.text.filter import Filter, Policy, clean
 from mlx_loopai.text.words import quoted_words
+from tests.bench_programs import bench_program
 
 ROOT = Path(__file__).parents[3]
 RUNS = Path(__file__).parent / "foreign_runs"
@@ -25,13 +24,7 @@ LEAST = 0.98
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("filter_runs", ROOT / "bench" / "filter_runs.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["filter_runs"] = module
-    spec.loader.exec_module(module)
-    return module
+    return bench_program("filter_runs")
 
 
 @pytest.mark.parametrize("name", ["tuned.txt", "held_out.txt"])

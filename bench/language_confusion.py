@@ -80,9 +80,10 @@ def _prompts(source: Path) -> Iterable[str]:
 
 def halves(prompts: Iterable[str]) -> tuple[list[str], list[str]]:
     """Training and held-out prompts, in an order that depends on their words alone."""
-    short = sorted({prompt for prompt in prompts if len(prompt) <= MAX_PROMPT_CHARS}, key=_digest)
-    first = [prompt for prompt in short if int(_digest(request(prompt)), 16) % 2 == 0]
-    return first, [prompt for prompt in short if prompt not in set(first)]
+    sides: tuple[list[str], list[str]] = [], []
+    for prompt in sorted({prompt for prompt in prompts if len(prompt) <= MAX_PROMPT_CHARS}, key=_digest):
+        sides[int(_digest(request(prompt)), 16) % 2].append(prompt)
+    return sides
 
 
 def request(prompt: str) -> str:
@@ -116,7 +117,7 @@ def _answers(path: Path) -> list[str]:
 
 
 def count(answers: Sequence[str]) -> Count:
-    runs = [[(str(key), len(list(run))) for key, run in itertools.groupby(map(_kind, text))] for text in answers]
+    runs = [[(kind, len(list(run))) for kind, run in itertools.groupby(map(_kind, text))] for text in answers]
     words = {script: sum(kind == script for own in runs for kind, _ in own) for script in SCRIPTS}
     return Count(
         answers=len(answers),

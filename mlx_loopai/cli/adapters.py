@@ -258,8 +258,8 @@ def frontier_command(
         context = RunContext.open(load_config(RunDirectory(run).resolved), RunDirectory(run), listener)
         trained_model(context)
         asked = Asked(held_out=held_out, suite=suite, limit=limit or context.config.forgetting.questions or None)
-        points = frontier(context, tried, asked)
-    emit({"run": run, "held_out": held_out or run, "points": points}, as_json, frontier_text(points))
+        found = frontier(context, tried, asked)
+    emit({"run": run, "held_out": held_out or run, **vars(found)}, as_json, frontier_text(found))
 
 
 @command.command("inspect")

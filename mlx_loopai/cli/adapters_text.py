@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_loopai.cli.figures import table
+from mlx_loopai.cli.figures import noise_line, table
 from mlx_loopai.language import tr
 
 if TYPE_CHECKING:
     from converters.fuse_folder import Fused
-    from mlx_loopai.experiments.frontier import FrontierPoint
+    from mlx_loopai.experiments.frontier import Frontier
     from mlx_loopai.experiments.tune import Tuned
 
 
@@ -50,8 +49,8 @@ def tune_text(out: Path, tuned: Tuned, floor: float) -> str:
     return "\n".join([*lines, tr("{out}: the rescaled adapter", out=out)])
 
 
-def frontier_text(points: Sequence[FrontierPoint]) -> str:
-    """One line for each share of the update."""
+def frontier_text(found: Frontier) -> str:
+    """One line for each share of the update, and what rounding the base leaves."""
     rows = [(tr("scale"), "KL", tr("gain"), tr("kept"), tr("worst kind"))]
     rows += [
         (
@@ -61,6 +60,6 @@ def frontier_text(points: Sequence[FrontierPoint]) -> str:
             f"{one.retention:.3f}",
             f"{one.retention_min:.3f}",
         )
-        for one in points
+        for one in found.points
     ]
-    return "\n".join(table(rows))
+    return "\n".join([*table(rows), *noise_line(found.noise_floor, found.noise_floor_min)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_loopai.cli.figures import figure, table
+from mlx_loopai.cli.figures import figure, noise_line, table
 from mlx_loopai.cli.output import emit, json_option, quiet_option
 from mlx_loopai.errors import InputError, Interrupted
 from mlx_loopai.language import tr
@@ -138,13 +138,16 @@ def _command() -> str:
 
 
 def _text(comparison: Comparison) -> str:
+    from mlx_loopai.runs.documents.comparison import BASE
+
     fields = ("retention", "retention_min", "gain", "domain_score", "learning_rate", "train_s")
     rows = [[tr("arm"), *map(figure, fields)]]
     for name, arm in comparison.arms.items():
         intervals = {"retention": arm.retention_interval, "gain": arm.gain_interval}
         rows.append([name, *(_cell(getattr(arm, field), intervals.get(field)) for field in fields)])
+    base = comparison.arms[BASE]
     said = tr("{n_seeds} seeds; report: {path}", n_seeds=len(comparison.seeds), path=comparison.report)
-    return "\n".join([*table(rows), "", said])
+    return "\n".join([*table(rows), "", *noise_line(base.noise_floor, base.noise_floor_min), said])
 
 
 def _cell(value: float | None, interval: Interval) -> str:

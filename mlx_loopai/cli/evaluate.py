@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_loopai.cli.figures import table
+from mlx_loopai.cli.figures import noise_line, table
 from mlx_loopai.cli.generation_options import adapter_when_option
 from mlx_loopai.cli.model_options import adapter_option, chosen_model, model_option
 from mlx_loopai.cli.output import emit, json_option, quiet_option, say_next, to_plain
@@ -80,8 +80,9 @@ def command(
     """Ask the model questions and judge its free answers.
 
     With --adapter the base answers them too. The retention then tells how much of the base's ability is left, and it is
-    written on the adapter's card. Of a RUN, what all questions gave is kept in it, for `gate RUN` and `report RUN`. The
-    base's answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE).
+    written on the adapter's card. The noise floor is the retention of the base itself with its weights rounded to 8
+    bits: below it nobody can tell a model from its base. Of a RUN, what all questions gave is kept in it, for `gate
+    RUN` and `report RUN`. The base's answers are kept in ~/.cache/mlx-loopai (or $MLX_LOOPAI_CACHE).
 
     With --text no model is asked: the texts of a file are scored. With --against a judge model compares them with
     others, pair by pair and in both orders, for consistency (일관성), creativity (창의성), language (언어 품질)
@@ -217,6 +218,7 @@ def _table(found: Evaluation) -> str:
             )
         )
         lines.append(tr("worst task  {retention_min:.3f}", retention_min=found.retention_min))
+        lines += noise_line(found.noise_floor, found.noise_floor_min)
     if found.purity is not None:
         before = f"{found.base.purity:.3f} -> " if tuned else ""
         lines.append(

@@ -27,6 +27,19 @@ def figure(field: str) -> str:
     return tr(FIGURES[field])
 
 
+def noise_line(retention: float | None, retention_min: float | None) -> list[str]:
+    """The line that goes under figures of retention: what rounding leaves of the base itself; none if not measured."""
+    if retention is None or retention_min is None:
+        return []
+    return [
+        tr(
+            "noise floor {retention:.3f}, worst {retention_min:.3f}: what rounding the base to 8 bits leaves",
+            retention=retention,
+            retention_min=retention_min,
+        )
+    ]
+
+
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of text: the first column flush left, the others flush right, each as wide as its longest cell."""
     widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]

@@ -40,7 +40,11 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check RUN_OR_REPORT: the folder of a run (its evaluation.json), a demo or a comparison, or their JSON file."""
+    """Check RUN_OR_REPORT: the folder of a run (its evaluation.json), a demo or a comparison, or their JSON file.
+
+    Retention must reach its floor times the noise floor, the retention of the base itself with its weights rounded to
+    8 bits, where that was measured.
+    """
     from mlx_loopai.experiments.verdict import not_learnt
     from mlx_loopai.runs.documents.verdict import JudgedSummary
 

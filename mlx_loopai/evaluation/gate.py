@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_loopai.config import ForgettingOptions
 from mlx_loopai.language import english, later
@@ -16,13 +16,18 @@ RETENTION, RETENTION_MIN, GAIN = later("retention"), later("retention_min"), lat
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """The figures to judge; None where not measured. worst_task: the task of `retention_min`, with its scores."""
+    """The figures to judge; None where not measured. worst_task: the task of `retention_min`, with its scores.
+
+    noise_floor, noise_floor_min: `retention` and `retention_min` of the base itself after a harmless change.
+    """
 
     retention: float | None
     retention_min: float | None
     retention_interval: Interval | None = None
     gain: float | None = None
     gain_interval: Interval | None = None
+    noise_floor: float | None = None
+    noise_floor_min: float | None = None
     worst_task: str = ""
 
 
@@ -30,7 +35,8 @@ class Figures:
 class Shortfall:
     """A figure that is below its floor or was not measured (None); `str` gives the reason in English.
 
-    lower_end: whether the value is the lower end of the figure's interval.
+    lower_end: whether the value is the lower end of the figure's interval. noise_floor: of which `floor` is a share;
+    None where it is a share of 1.
     """
 
     name: str
@@ -38,7 +44,14 @@ class Shortfall:
     floor: float
     lower_end: bool = False
     interval: Interval | None = None
+    noise_floor: float | None = None
     worst_task: str = ""
+
+    @property
+    def is_below(self) -> bool:
+        if self.value is None:
+            return True
+        return self.value < self.floor * (1.0 if self.noise_floor is None else self.noise_floor)
 
     @property
     def shown(self) -> str:
@@ -62,13 +75,23 @@ class Shortfall:
             note = say(" (worst: {task})", task=self.worst_task)
         elif self.interval:
             note = say(" (95 % interval {low:.3f} to {high:.3f})", low=self.interval[0], high=self.interval[1])
-        return say("{name} {shown} is below {floor:g}", name=name, shown=self.shown, floor=self.floor) + note
+        if self.noise_floor is None:
+            return say("{name} {shown} is below {floor:g}", name=name, shown=self.shown, floor=self.floor) + note
+        said = say(
+            "{name} {shown} is below {floor:g} of {noise_floor:.3f}, which rounding the base leaves",
+            name=name,
+            shown=self.shown,
+            floor=self.floor,
+            noise_floor=self.noise_floor,
+        )
+        return said + note
 
 
 @dataclass(frozen=True)
 class Gate:
     """The floors, inclusive: of mean retention, of the worst task's retention, and of gain.
 
+    Where the noise floor was measured, both retentions are judged against it, as the verdict of a run judges them.
     gain_floor: with 0, a gain that was not measured is accepted. certain: retention and gain are judged by the lower
     ends of their 95 % intervals.
     """
@@ -86,26 +109,25 @@ class Gate:
     def check(self, figures: Figures) -> list[Shortfall]:
         """Why a model with these figures does not pass; empty when it does."""
         found = [
-            self._shortfall(RETENTION, figures.retention, figures.retention_interval, self.floor),
-            _below(
-                Shortfall(
-                    name=RETENTION_MIN,
-                    value=figures.retention_min,
-                    floor=self.minimum_floor,
-                    worst_task=figures.worst_task,
-                )
+            self._judged(
+                Shortfall(name=RETENTION, value=figures.retention, floor=self.floor, noise_floor=figures.noise_floor),
+                figures.retention_interval,
+            ),
+            Shortfall(
+                name=RETENTION_MIN,
+                value=figures.retention_min,
+                floor=self.minimum_floor,
+                noise_floor=figures.noise_floor_min,
+                worst_task=figures.worst_task,
             ),
         ]
         if self.gain_floor > 0 or figures.gain is not None:
-            found.append(self._shortfall(GAIN, figures.gain, figures.gain_interval, self.gain_floor))
-        return [one for one in found if one is not None]
+            gain = Shortfall(name=GAIN, value=figures.gain, floor=self.gain_floor)
+            found.append(self._judged(gain, figures.gain_interval))
+        return [one for one in found if one.is_below]
 
-    def _shortfall(self, name: str, value: float | None, interval: Interval | None, floor: float) -> Shortfall | None:
+    def _judged(self, found: Shortfall, interval: Interval | None) -> Shortfall:
+        """By the lower end of its interval, where that is asked for."""
         if self.certain:
-            lower = interval[0] if interval else None
-            return _below(Shortfall(name=name, value=lower, floor=floor, lower_end=True))
-        return _below(Shortfall(name=name, value=value, floor=floor, interval=interval))
-
-
-def _below(found: Shortfall) -> Shortfall | None:
-    return None if found.value is not None and found.value >= found.floor else found
+            return replace(found, value=interval[0] if interval else None, lower_end=True)
+        return replace(found, interval=interval)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.sources import DOMAIN
+from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.gain import gain_over_seeds
 from mlx_loopai.evaluation.retention import counted, retention_over_seeds
-from mlx_loopai.experiments.evaluate import retained
+from mlx_loopai.experiments.evaluate import left_by_noise, retained
 from mlx_loopai.experiments.measurement import Measure, Measurement, measure_model
+from mlx_loopai.experiments.noise_floor import noise_floor
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
 from mlx_loopai.experiments.step_cost import step_costs
 from mlx_loopai.experiments.tune import tune
@@ -64,11 +66,16 @@ def compare(configs: dict[str, RunConfig], out: Path, measure: Measure, listener
 
 
 def measure_base(context: RunContext, measure: Measure) -> Measurement:
-    """What the base scores, from the cache where it is known. Raises: InputError when it is near chance everywhere."""
-    loaded = context.base.load(context.config.dtype)
-    base = measure_model(loaded, context.config, measure, context.listener, BASE, cache_folder())
+    """What the base scores, and its noise floor, from the cache where they are known.
+
+    Raises: InputError when it is near chance everywhere.
+    """
+    config, listener = context.config, context.listener
+    loaded = context.base.load(config.dtype)
+    base = measure_model(loaded, config, measure, listener, BASE, cache_folder())
     counted(base.general.tasks)
-    return base
+    encoder = ChatEncoder(loaded.tokenizer, config.system_prompt)
+    return replace(base, noise_floor=noise_floor(loaded, encoder, measure.tasks, base.general, listener))
 
 
 def run_arm(name: str, context: RunContext, measure: Measure) -> Arm:
@@ -167,6 +174,7 @@ def _result(measured: Sequence[Measurement], base: Measurement, plain: Sequence[
     gain, gain_interval = gain_over_seeds(base.domain, [one.domain for one in measured][: len(references)], references)
     return ArmResult(
         **retained(kept),
+        **left_by_noise(base.noise_floor),
         gain=gain,
         gain_interval=gain_interval,
         domain_score=-_mean([one.domain.nll_per_token for one in measured]),

@@ -12,9 +12,11 @@ from typing import Any
 from mlx_loopai.data.records import Message
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.retention import Retention, TaskRetention, counted, retention, well_above_chance
-from mlx_loopai.evaluation.suite_run import SuiteResult, is_kept, run_suite
+from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import JudgedAnswer, Task, TaskResult, shows_pictures
+from mlx_loopai.experiments.noise_floor import noise_floor
+from mlx_loopai.experiments.suite_answers import measure_suite
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.session import AdapterWhen, Session, open_session
 from mlx_loopai.generation.switch import Switch
@@ -49,7 +51,7 @@ def evaluate(
     adapter's folder, or a run's. suite: nano, general, or a suite file (docs/measuring.md); by default what suits the
     model. limit: the most questions of each task, for a quick
     look. adapter_when: `auto` counts the base's answer where the adapter's switch leaves a prompt to it. The base's
-    answers are kept in the cache folder, so it is asked once.
+    answers, and those of the base rounded to 8 bits, are kept in the cache folder, so it is asked once.
 
     Raises: InputError for a wrong argument, or when the base is near chance on every task, so that there is nothing
     that the adapter could have lost.
@@ -72,7 +74,9 @@ def evaluate(
         listener.notice(tr("the base is at chance on every task: the suite says what was learnt, not what was kept"))
     tuned = _tuned(session, encoder, tasks, base, listener)
     kept = retention(base.tasks, tuned.tasks) if counts and base.tasks else None
-    return evaluation_of(base, tuned, kept, suite=named, model=model, adapter=str(session.adapter))
+    floor = None if kept is None else noise_floor(loaded, encoder, tasks, base, listener)
+    found = evaluation_of(base, tuned, kept, suite=named, model=model, adapter=str(session.adapter))
+    return replace(found, **left_by_noise(floor))
 
 
 def _tuned(
@@ -133,31 +137,6 @@ def note_on_card(found: Evaluation) -> None:
         note_retention(Path(found.adapter), figures)
 
 
-def measure_suite(
-    loaded: LoadedModel,
-    encoder: ChatEncoder,
-    tasks: Sequence[Task],
-    listener: Listener,
-    label: str,
-    folder: Path | None = None,
-) -> SuiteResult:
-    """`run_suite`, with progress reported unless everything is in `folder` already."""
-    if folder is None or not is_kept(loaded, encoder, tasks, folder):
-        listener.stage(tr("questions: {label}", label=label), sum(len(task.items) for task in tasks))
-    return run_suite(loaded, encoder, tasks, folder, listener.advance)
-
-
-def well_known(tasks: Sequence[Task], base: SuiteResult) -> tuple[list[Task], SuiteResult]:
-    """The tasks that retention counts, and the base's answers to them. Tasks that the base hardly knows are left out.
-
-    Raises: InputError when there is none.
-    """
-    names = counted(base.tasks)
-    return [task for task in tasks if task.name in names], SuiteResult(
-        tuple(task for task in base.tasks if task.name in names), {}
-    )
-
-
 def evaluation_of(
     base: SuiteResult,
     tuned: SuiteResult | None,
@@ -197,6 +176,11 @@ def retained(kept: Retention | None) -> dict[str, Any]:
         "right_to_wrong": kept.right_to_wrong,
         "wrong_to_right": kept.wrong_to_right,
     }
+
+
+def left_by_noise(floor: Retention | None) -> dict[str, Any]:
+    """The noise floor as documents hold it (`figures.Kept`)."""
+    return {} if floor is None else {"noise_floor": floor.mean, "noise_floor_min": floor.minimum}
 
 
 def _scores(found: SuiteResult) -> ModelScores:

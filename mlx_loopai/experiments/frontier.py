@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suites import default_suite, read_suite
-from mlx_loopai.experiments.evaluate import measure_suite, well_known
+from mlx_loopai.experiments.evaluate import left_by_noise
+from mlx_loopai.experiments.noise_floor import noise_floor
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
+from mlx_loopai.experiments.suite_answers import measure_suite, well_known
 from mlx_loopai.experiments.tune import unrehearsed_rows
 from mlx_loopai.files import cache_folder
 from mlx_loopai.models.lora import adapter_disabled
@@ -34,6 +36,16 @@ class FrontierPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """noise_floor, noise_floor_min: `retention` and `retention_min` of the base rounded to 8 bits; None for a base with
+    fewer bits."""
+
+    points: tuple[FrontierPoint, ...]
+    noise_floor: float | None = None
+    noise_floor_min: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """How the model is measured. held_out: a file of domain rows that were not trained on; "": those that the run held
     out. suite: a name or a file; "": the one that suits the model. limit: questions of each kind; None: all.
@@ -44,12 +56,13 @@ class Asked:
     limit: int | None = None
 
 
-def frontier(context: RunContext, scales: Sequence[float], asked: Asked) -> list[FrontierPoint]:
+def frontier(context: RunContext, scales: Sequence[float], asked: Asked) -> Frontier:
     """A point for each of `scales` of the context's model, which has the adapter of its run on.
 
     KL grows with about the square of the scale, and gain less than in proportion. So a smaller scale acts like a
-    smaller forgetting budget, without training again. Raises: InputError for wrong rows or suites, or a base near
-    chance on all of the suite.
+    smaller forgetting budget, without training again. The model's weights are rounded afterwards.
+
+    Raises: InputError for wrong rows or suites, or a base near chance on all of the suite.
     """
     loaded, listener = context.loaded, context.listener
     rows, encoder = context.held_out(asked.held_out), context.encoder
@@ -74,4 +87,5 @@ def frontier(context: RunContext, scales: Sequence[float], asked: Asked) -> list
                     retention_interval=kept.interval,
                 )
             )
-    return points
+    floor = noise_floor(loaded, encoder, tasks, base, listener)
+    return Frontier(points=tuple(points), **left_by_noise(floor))

@@ -19,15 +19,16 @@ from mlx_loopai.evaluation.retention import Retention, chance_of_losing, retenti
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Task
-from mlx_loopai.experiments.evaluate import evaluation_of, measure_suite, switched, well_known
+from mlx_loopai.experiments.evaluate import evaluation_of, left_by_noise, switched
+from mlx_loopai.experiments.noise_floor import noise_floor
 from mlx_loopai.experiments.preview import expect, notes_on_base, preview_of
+from mlx_loopai.experiments.suite_answers import measure_suite, well_known
 from mlx_loopai.experiments.verdict import verdict_on
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.switch import SWITCH_FILE, Switch
 from mlx_loopai.language import tr
 from mlx_loopai.memory.machine import this_machine
 from mlx_loopai.models.lora import adapter_disabled
-from mlx_loopai.models.rounding import can_be_rounded, round_weights
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.directory import EventSink, RunDirectory
 from mlx_loopai.runs.documents.summary import Summary
@@ -104,18 +105,16 @@ def _kept(context: RunContext, named: str, tasks: Sequence[Task]) -> dict[str, A
         return {}
     kept = retention(measured.base.tasks, measured.tuned.tasks)
     result, model = str(context.directory.result), context.config.model
+    floor = noise_floor(context.loaded, context.encoder, measured.tasks, measured.base, context.listener)
     evaluation = evaluation_of(measured.base, measured.tuned, kept, suite=named, model=model, adapter=result)
-    evaluation.write(context.directory.evaluation)
-    floor = _noise_floor(context, measured)
+    replace(evaluation, **left_by_noise(floor)).write(context.directory.evaluation)
     found: dict[str, Any] = {
         "retention": kept.mean,
         "retention_min": kept.minimum,
         "retention_interval": kept.interval,
         "worst_kind": kept.worst,
         "worst_chance": _worst_chance(kept),
-        "noise_floor": floor.mean if floor else None,
-        "noise_floor_min": floor.minimum if floor else None,
-    }
+    } | left_by_noise(floor)
     if measured.switched is not None and measured.switch is not None:
         with_switch = retention(measured.base.tasks, measured.switched.tasks)
         found |= {
@@ -174,20 +173,6 @@ def _worst_chance(kept: Retention) -> float:
     """The probability that any kind loses as much as the worst did (`chance_of_losing`, with Bonferroni's bound)."""
     worst = kept.per_task[kept.worst]
     return min(1.0, len(kept.per_task) * chance_of_losing(worst.right_to_wrong, worst.wrong_to_right))
-
-
-def _noise_floor(context: RunContext, measured: _Measured) -> Retention | None:
-    """Retention of the base with its weights rounded to 8 bits; None for one whose weights have fewer."""
-    loaded = context.loaded
-    if not can_be_rounded(loaded.model):
-        return None
-    with adapter_disabled(loaded.model):
-        round_weights(loaded.model)
-        rounded = replace(loaded, base_hash=f"{loaded.base_hash} rounded")
-        found = measure_suite(
-            rounded, context.encoder, measured.tasks, context.listener, tr("rounded base"), cache_folder()
-        )
-    return retention(measured.base.tasks, found.tasks)
 
 
 def _gain(context: RunContext, trained: Trained) -> tuple[float | None, tuple[float, float] | None]:

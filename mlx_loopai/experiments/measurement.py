@@ -17,10 +17,11 @@ from mlx_loopai.data.sources import read_source
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
+from mlx_loopai.evaluation.retention import Retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Asked, Task
-from mlx_loopai.experiments.evaluate import measure_suite
+from mlx_loopai.experiments.suite_answers import measure_suite
 from mlx_loopai.files import digest_name, write_whole
 from mlx_loopai.generation.engine import Generation, SamplingOptions, generate_batch
 from mlx_loopai.language import tr
@@ -78,11 +79,15 @@ def held_out_rows(config: RunConfig) -> str:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a model (base or tuned) scores: general ability, domain losses, answers to the example prompts."""
+    """What a model (base or tuned) scores: general ability, domain losses, answers to the example prompts.
+
+    noise_floor: of a base, what rounding leaves of its general ability; None where that was not measured.
+    """
 
     general: SuiteResult
     domain: RowLosses
     examples: tuple[Example, ...]
+    noise_floor: Retention | None = None
 
 
 def measure_model(

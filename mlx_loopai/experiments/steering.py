@@ -20,7 +20,7 @@ from mlx_loopai.evaluation.questions import Question
 from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.tasks import Scored, Task, TaskResult
-from mlx_loopai.experiments.evaluate import measure_suite
+from mlx_loopai.experiments.suite_answers import measure_suite
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.engine import generate_batch
 from mlx_loopai.generation.prompts import single_prompt

@@ -26,6 +26,7 @@ from mlx_loopai.models.configuration import complete_configuration, loader_overr
 from mlx_loopai.models.decoder import architecture_in
 from mlx_loopai.models.hub import download, is_hub_id
 from mlx_loopai.models.pass_sizes import QUANTIZATION_GROUP
+from mlx_loopai.models.rounding import is_rounded
 from mlx_loopai.models.shape import ModelShape
 from mlx_loopai.models.unused_keys import unused_fields
 from mlx_loopai.models.updated_linear import remove_updates
@@ -117,14 +118,15 @@ class Base:
         return self._loaded
 
     def load(self, dtype: str = "auto", quantize_bits: int = 0) -> LoadedModel:
-        """The model without an adapter, its weights cast to `dtype`; files are read only if it is not loaded that way.
+        """The model without an adapter, its weights cast to `dtype`; files are read only if it is not loaded that way,
+        or was rounded since.
 
         `auto` is fp32 on CPU, where half precision is emulated, and bf16 on Metal. With `quantize_bits` the linear
         layers are quantised as they are read, so that the whole model is never in memory unquantised.
         Raises: InputError for a folder that is not a supported model.
         """
         precision = (default_dtype() if dtype == "auto" else dtype, quantize_bits)
-        if self._loaded is None or precision != self._precision:
+        if self._loaded is None or precision != self._precision or is_rounded(self._loaded.model):
             self._loaded = None  # two copies of the weights may not fit
             network = _read_weights(self.path, *precision)
             vision = open_vision(_read_json(self.path / "config.json"), self.path, network, DTYPES[precision[0]])

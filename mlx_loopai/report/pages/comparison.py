@@ -120,6 +120,7 @@ def _retention_against_gain(arms: Mapping[str, ArmResult], styles: Mapping[str, 
     spots = retention_spots(arms, styles)
     if not spots:
         return None
+    floor = next(iter(arms.values())).noise_floor
     label = "; ".join(f"{spot.name}: retention · 보존율 {spot.x:.3f}, gain · 이득 {spot.y:.3f}" for spot in spots)
     note = said(
         "Up and to the right is better; the shaded part passes the floor on retention.",
@@ -128,7 +129,7 @@ def _retention_against_gain(arms: Mapping[str, ArmResult], styles: Mapping[str, 
     return element(
         "figure",
         element("figcaption", element("b", said("Kept against learnt", "지킨 것과 배운 것"))),
-        scatter(spots, label, *AXES, gate.floor),
+        scatter(spots, label, *AXES, gate.floor * (1.0 if floor is None else floor)),
         element("p", note, class_="note"),
         class_="scatter",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.evaluation.gate import RETENTION, RETENTION_MIN, Gate
 from mlx_loopai.report.kit import figures
 from mlx_loopai.report.kit.elements import Child, Html, element
 from mlx_loopai.report.kit.page import said, sideways
@@ -46,14 +46,14 @@ def _figures(gate: Gate, base: ArmResult | None, plain: ArmResult | None) -> lis
             ("of general ability, above guessing", "찍어서 맞힐 확률을 뺀 일반 능력"),
             text=lambda arm: figures.fixed(arm.retention),
             note=lambda arm: _between(arm.retention_interval),
-            bad=lambda arm: arm is not base and _below(arm.retention, gate.floor),
+            bad=lambda arm: arm is not base and _fails(arm, gate, RETENTION),
         ),
         Row(
             ("worst probe", "최저 항목"),
             ("retention of the weakest ability", "가장 약해진 능력의 보존율"),
             text=lambda arm: figures.fixed(arm.retention_min),
             note=lambda arm: arm.worst_task[0] if arm is not base and arm.worst_task else None,
-            bad=lambda arm: arm is not base and _below(arm.retention_min, gate.minimum_floor),
+            bad=lambda arm: arm is not base and _fails(arm, gate, RETENTION_MIN),
         ),
         Row(
             ("gain", "이득"),
@@ -143,8 +143,9 @@ def _between(bounds: Interval) -> Html | None:
     return said(text, text.replace(" to ", "~")) if text else None
 
 
-def _below(value: float | None, floor: float) -> bool:
-    return value is not None and value < floor
+def _fails(arm: ArmResult, gate: Gate, name: str) -> bool:
+    """Whether the figure was measured and is why the gate says no."""
+    return any(one.name == name and one.value is not None for one in gate.check(arm.gate_figures))
 
 
 def _skipped(arm: ArmResult) -> Html | None:

@@ -85,6 +85,8 @@ def gate_rule(gate: Gate) -> Html:
         f"The gate asks for retention of at least {gate.floor:g} and at least {gate.minimum_floor:g} on the worst probe"
     )
     korean = f"통과 기준: 보존율 {gate.floor:g} 이상, 최저 항목 {gate.minimum_floor:g} 이상"
+    english += ", both as shares of what rounding the base leaves, where that was measured"
+    korean += " (원래 모델을 반올림했을 때의 값을 쟀다면 그 값에 대한 비율)"
     if gate.gain_floor > 0:
         english += f", and a gain of at least {gate.gain_floor:g}"
         korean += f", 이득 {gate.gain_floor:g} 이상"
@@ -147,7 +149,10 @@ def _in_korean(shortfall: Shortfall) -> str:
     name = _KOREAN_NAMES[shortfall.name]
     if shortfall.value is None:
         return f"{name}: 값이 없습니다"
-    return f"{name} {shortfall.shown}: 기준 {shortfall.floor:g} 미만"
+    if shortfall.noise_floor is None:
+        return f"{name} {shortfall.shown}: 기준 {shortfall.floor:g} 미만"
+    noise = f"반올림한 원래 모델의 {shortfall.noise_floor:.3f}"
+    return f"{name} {shortfall.shown}: {noise}에 {shortfall.floor:g}을 곱한 기준 미만"
 
 
 def sentences(name: str, arm: Kept) -> list[Html]:
@@ -175,6 +180,9 @@ def _kept(arm: Kept) -> Html | None:
         scores = f"{task}: {figures.fixed(worst.base)} → {figures.fixed(worst.score)}"
         english += f"; worst on {scores}"
         korean += f"; 가장 낮은 항목 {scores}"
+    if arm.noise_floor is not None:
+        english += f"; the base itself, rounded to 8 bits, keeps {figures.fixed(arm.noise_floor)}"
+        korean += f"; 8비트로 반올림한 원래 모델의 보존율 {figures.fixed(arm.noise_floor)}"
     return said(f"{english}.", f"{korean}.")
 
 

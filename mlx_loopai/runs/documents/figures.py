@@ -41,7 +41,8 @@ class Kept(Part):
     """Retention over the tasks (`probes`, by name), 1 for the base; gain on the domain, 1 for plain LoRA.
 
     `retention_min`: of the task that kept least. Intervals hold 95 %. `right_to_wrong` and `wrong_to_right` count
-    answers of all tasks that count. `purity`: Hangul letters / letters of the answers to Korean prompts.
+    answers of all tasks that count. `purity`: Hangul letters / letters of the answers to Korean prompts. `noise_floor`,
+    `noise_floor_min`: `retention` and `retention_min` of the base rounded to 8 bits (docs/measuring.md).
     """
 
     retention: Figure
@@ -53,6 +54,8 @@ class Kept(Part):
     wrong_to_right: Count = None
     probes: Mapping[str, TaskScore] = field(default_factory=dict)
     purity: Figure = None
+    noise_floor: Figure = None
+    noise_floor_min: Figure = None
 
     @property
     def worst_task(self) -> tuple[str, TaskScore] | None:
@@ -73,5 +76,7 @@ class Kept(Part):
             retention_interval=self.retention_interval,
             gain=self.gain,
             gain_interval=self.gain_interval,
+            noise_floor=self.noise_floor,
+            noise_floor_min=self.noise_floor_min,
             worst_task=f"{worst[0]}, {worst[1].base:.3f} -> {worst[1].score:.3f}" if worst else "",
         )

@@ -105,6 +105,8 @@ def test_the_document_has_every_arm_seed_and_rate(compared: tuple[Path, dict[str
     assert all(arm.keys() >= KEYS for arm in arms.values())
     assert arms["plain"]["gain"] == 1.0
     assert arms["base"]["probes"]["choices"]["score"] == 1.0
+    assert 0 < arms["base"]["noise_floor"] <= 1
+    assert {arm["noise_floor"] for arm in arms.values()} == {arms["base"]["noise_floor"]}
     assert [seed["seed"] for seed in arms["sketch"]["seeds"]] == [0, 1]
     assert len(document["sweep"]) == 3 * 2 * 2 + 2
     assert arms["plain-matched"]["steps"] == max(arm["steps"] for name, arm in arms.items() if name != "base")
@@ -243,7 +245,9 @@ def test_the_frontier_of_a_run_starts_at_the_base_and_ends_at_its_result(
     asked = ["--scales", "0,0.5,1", "--suite", recipe.parent / "suite.yaml", "--json", "--quiet"]
     ended = command_line("adapters", "frontier", run, *asked)
     assert ended.status == 0, ended.stderr
-    base, half, whole = json.loads(ended.stdout)["points"]
+    found = json.loads(ended.stdout)
+    assert found["noise_floor"] == compared[1]["arms"]["base"]["noise_floor"]
+    base, half, whole = found["points"]
     assert (base["divergence"], base["retention"]) == (pytest.approx(0, abs=1e-6), 1.0)
     assert base["gain"] == pytest.approx(0, abs=1e-6)
     assert 0 < half["divergence"] < whole["divergence"]

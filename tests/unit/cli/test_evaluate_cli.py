@@ -78,14 +78,15 @@ def answering(monkeypatch: pytest.MonkeyPatch, answers: Callable[[Asked[Item], L
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """The base answers right, the tuned model in JSON; which task was asked, and whether the adapter was on."""
-    seen: list[tuple[str, bool]] = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The base answers right, rounded it loses a fifth, the tuned model answers in JSON; which task was asked of whom."""
+    seen: list[tuple[str, str]] = []
 
     def answers(task: Asked[Item], loaded: LoadedModel) -> list[Any]:
         on = any(layer.enabled for layer in lora_modules(loaded.model).values())
-        seen.append((task.name, on))
-        known = len(task.items) // 4 if on else len(task.items)
+        who = "tuned" if on else "rounded" if loaded.base_hash.endswith("rounded") else "base"
+        seen.append((task.name, who))
+        known = int(len(task.items) * {"base": 1, "rounded": 0.8, "tuned": 0.25}[who])
         return [[item.answer if place < known else '{"text": []}', True] for place, item in enumerate(task.items)]
 
     answering(monkeypatch, answers)
@@ -105,12 +106,13 @@ def document(*args: str | Path) -> dict[str, Any]:
 
 
 def test_base_and_tuned_are_one_model_with_the_adapter_off_and_on(
-    folder: Path, adapter: Path, calls: list[tuple[str, bool]], tmp_path: Path
+    folder: Path, adapter: Path, calls: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     out = tmp_path / "evaluation.json"
     found = document("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 20, "--out", out)
-    assert [on for _, on in calls] == [False] * 5 + [True] * 5
+    assert [who for _, who in calls] == ["base"] * 5 + ["tuned"] * 5 + ["rounded"] * 5
     assert found["retention"] < 0.3
+    assert 0.7 < found["noise_floor_min"] <= found["noise_floor"] < 0.8
     assert found["probes"]["english"]["n"] == 20
     assert found["perplexity"] > 1
     assert json.loads(out.read_text(encoding="utf-8")) == found
@@ -118,7 +120,7 @@ def test_base_and_tuned_are_one_model_with_the_adapter_off_and_on(
 
 
 def test_what_is_measured_of_a_run_is_kept_in_it(
-    folder: Path, adapter: Path, calls: list[tuple[str, bool]], tmp_path: Path
+    folder: Path, adapter: Path, calls: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     """`gate RUN` follows, without a file to name; a quick look overwrites nothing."""
     own, place = tmp_path / "run", tmp_path / "run" / "evaluation.json"
@@ -140,7 +142,7 @@ def test_what_is_measured_of_a_run_is_kept_in_it(
 
 
 def test_retention_is_noted_on_the_adapters_card(
-    folder: Path, adapter: Path, calls: list[tuple[str, bool]], tmp_path: Path
+    folder: Path, adapter: Path, calls: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     own = tmp_path / "adapter"
     shutil.copytree(adapter, own)
@@ -158,30 +160,31 @@ def test_retention_is_noted_on_the_adapters_card(
     assert (own / "adapters.safetensors").read_bytes() == weights
 
 
-def test_the_base_is_asked_once(folder: Path, adapter: Path, calls: list[tuple[str, bool]], cache: Path) -> None:
+def test_the_base_is_asked_once(folder: Path, adapter: Path, calls: list[tuple[str, str]], cache: Path) -> None:
     first = document("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 5)
     assert document("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 5) == first
-    assert sum(not on for _, on in calls) == 5
+    assert sum(who == "base" for _, who in calls) == sum(who == "rounded" for _, who in calls) == 5
     for stored in cache.iterdir():
         stored.write_text('{"probes": {}}', encoding="utf-8")
     assert document("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 5) == first
-    assert sum(not on for _, on in calls) == 10
+    assert sum(who == "base" for _, who in calls) == 10
     document("--model", folder, "--suite", "nano", "--limit", 5)  # no adapter, so another system prompt
-    assert sum(not on for _, on in calls) == 15
+    assert sum(who == "base" for _, who in calls) == 15
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(
-    folder: Path, calls: list[tuple[str, bool]], cache: Path, tmp_path: Path
+    folder: Path, calls: list[tuple[str, str]], cache: Path, tmp_path: Path
 ) -> None:
     cache.write_text("a file where a folder should be", encoding="utf-8")
     assert document("--model", folder, "--suite", "nano", "--limit", 5)["retention"] is None
 
 
-def test_the_table_for_people(folder: Path, adapter: Path, calls: list[tuple[str, bool]]) -> None:
+def test_the_table_for_people(folder: Path, adapter: Path, calls: list[tuple[str, str]]) -> None:
     result = run("--model", folder, "--adapter", adapter, "--suite", "nano", "--limit", 20)
     assert "right->wrong" in result.stdout
     assert "facts_ko" in result.stdout
     assert "retention   0." in result.stdout
+    assert "noise floor 0.7" in result.stdout
     assert "perplexity" in result.stdout
     assert "right->wrong" not in run("--model", folder, "--suite", "nano", "--limit", 20).stdout
 

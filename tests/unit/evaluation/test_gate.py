@@ -53,6 +53,28 @@ def test_certain_judges_by_the_lower_end() -> None:
     assert reasons(Gate(certain=True), **GOOD, **intervals) == ["retention (lower end) 0.9400 is below 0.95"]
 
 
+NOISE = {"noise_floor": 0.92, "noise_floor_min": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"retention": 0.875, "retention_min": 0.73}, []),
+        ({"retention": 0.873}, ["retention 0.8730 is below 0.95 of 0.920, which rounding the base leaves"]),
+        ({"retention_min": 0.71}, ["retention_min 0.7100 is below 0.9 of 0.800, which rounding the base leaves"]),
+    ],
+)
+def test_retention_is_judged_against_the_noise_floor(change: dict[str, Any], said: list[str]) -> None:
+    """A run with the verdict `pass` failed at the gate, which asked more of it than rounding leaves of its base."""
+    assert reasons(Gate(), **GOOD | NOISE | change) == said
+
+
+def test_the_lower_end_is_judged_against_the_noise_floor() -> None:
+    figures = GOOD | NOISE | {"gain_interval": (0.9, 1.0)}
+    assert reasons(Gate(certain=True), **figures, retention_interval=(0.88, 0.95)) == []
+    assert len(reasons(Gate(certain=True), **figures, retention_interval=(0.87, 0.95))) == 1
+
+
 def test_names_the_worst_task_and_the_interval() -> None:
     figures = {"retention": 0.5, "retention_min": 0.1, "retention_interval": (0.4, 0.6)}
     mean, worst = reasons(Gate(), **figures, worst_task="chat, 1.000 -> 0.200")

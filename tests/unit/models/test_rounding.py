@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_loopai.models.load import NANO, load_model
+from mlx_loopai.models.load import NANO, Base, load_model
 from mlx_loopai.models.rounding import GROUP_SIZE, can_be_rounded, round_weights
 
 
@@ -29,6 +29,16 @@ def test_every_matrix_moves_by_half_a_step_at_most(tiny_model_folder: Path) -> N
         assert (np.abs(now.reshape(-1, GROUP_SIZE) - groups).max(1) <= 1.01 * steps).all()
         moved += int((now != before[name]).any())
     assert moved > 10
+
+
+def test_a_rounded_base_is_read_again_for_the_next_run() -> None:
+    """Arms of a comparison were trained on the rounded base."""
+    base = Base.open(NANO)
+    weight = np.array(base.load("fp32").model.model.embed_tokens.weight)
+    assert base.load("fp32") is base.loaded
+    round_weights(base.loaded.model)
+    assert (np.array(base.loaded.model.model.embed_tokens.weight) != weight).any()
+    np.testing.assert_array_equal(np.array(base.load("fp32").model.model.embed_tokens.weight), weight)
 
 
 def test_a_quantised_model_is_told_apart() -> None:

@@ -46,6 +46,18 @@ def test_the_page_says_what_happened(document: dict[str, Any]) -> None:
     assert headings == ["verdict", "figures", "probes", "answers", "curves", "settings", "reproduce"]
 
 
+def test_retention_is_judged_against_the_noise_floor(document: dict[str, Any]) -> None:
+    for figures in document["arms"].values():
+        figures |= {"noise_floor": 0.9, "noise_floor_min": 0.8}
+    document["arms"]["guarded"] |= {"retention": 0.87, "retention_min": 0.75}
+    page = page_of(document)
+    assert "guarded keeps what plain LoRA loses, and passes the gate." in page.text
+    assert "the base itself, rounded to 8 bits, keeps 0.900" in page.text
+    assert "retention 0.2000 is below 0.95 of 0.900, which rounding the base leaves" in page.text
+    assert "보존율 0.2000: 반올림한 원래 모델의 0.900에 0.95을 곱한 기준 미만" in page.text
+    assert comparison_page(document).count('class="bad"') == 2
+
+
 def test_below_chance_nobody_loses_more_than_all(document: dict[str, Any]) -> None:
     document["arms"]["plain"]["retention"] = -0.04
     assert "Lost 100.0 % of what the base could do (retention -0.040" in page_of(document).text

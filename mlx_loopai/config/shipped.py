@@ -11,6 +11,8 @@ import yaml
 from mlx_loopai.config.reading import load_config
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+# The guarded recipes for what does not learn from whole judged answers, by the objective.
+_RECIPES = {"grpo": "guarded-prompts", "tlpo": "guarded-positions"}
 
 
 def shipped_recipe(name: str) -> Path:
@@ -26,7 +28,8 @@ def shipped_values(name: str) -> dict[str, Any]:
 
 def guarded_values(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`data` with the values of the guarded recipe for a run without its own: the one for ordinary rows, or where
-    `overrides` set a preference.objective the one for judged answers, or for prompts that the model answers itself.
+    `overrides` set a preference.objective the one for what that learns from: judged answers, positions in answers, or
+    prompts that the model answers itself.
 
     Raises: InputError as `load_config`.
     """
@@ -34,4 +37,4 @@ def guarded_values(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     preference = load_config(None, overrides, rows).preference
     if not preference.is_on:
         return rows
-    return shipped_values("guarded-prompts" if preference.takes_prompts else "guarded-pairs") | data
+    return shipped_values(_RECIPES.get(preference.objective, "guarded-pairs")) | data

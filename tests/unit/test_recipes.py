@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mlx_loopai.config import load_config
-from mlx_loopai.config.shipped import guarded_values, shipped_values
+from mlx_loopai.config.shipped import guarded_values, shipped_recipe, shipped_values
 from mlx_loopai.data.samples import corpus
 
 RECIPE_FOLDER = Path(__file__).parents[2] / "mlx_loopai" / "recipes"
@@ -39,6 +40,14 @@ def test_judged_answers_have_a_recipe_of_their_own() -> None:
         None, ("preference.objective=dpo", "train.epochs=1"), shipped_values("guarded-pairs") | data
     )
     assert pairs.validation_share > rows.validation_share
+
+
+@pytest.mark.parametrize(("objective", "name"), [("tlpo", "guarded-positions"), ("grpo", "guarded-prompts")])
+def test_positions_and_prompts_have_recipes_of_their_own(objective: str, name: str) -> None:
+    data, overrides = {"sources": {"taste": {"path": "rows.jsonl"}}}, (f"preference.objective={objective}",)
+    found = load_config(None, overrides, guarded_values(data, overrides))
+    assert found == load_config(None, overrides, shipped_values(name) | data)
+    assert found.forgetting.budget == yaml.safe_load(shipped_recipe(name).read_text("utf-8"))["forgetting"]["budget"]
 
 
 def test_the_demo_arms_see_every_domain_row_equally_often() -> None:

@@ -33,6 +33,7 @@ KOREAN = {
     "GR with the switch": "스위치를 쓴 GR",
     "gain (DG)": "이득(DG)",
     ", seed ": ", 시드 ",
+    ", three times the rate": ", 학습률 세 배",
     "natural stories": "소설 발췌",
     ", longer rehearsal": ", 더 긴 복습",
     ", other wordings watched": ", 다른 표현을 감시",

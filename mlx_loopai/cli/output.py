@@ -30,6 +30,8 @@ quiet_option = click.option("--quiet", is_flag=True, help="Show no progress; err
 
 # Plain progress lines go to log files: rare enough to read, frequent enough to show that the work goes on.
 LINE_EVERY_S = 5.0
+# After so long without one, the last line is printed again with what is known then: one item may take minutes.
+LONGEST_SILENCE_S = 10.0
 
 
 def emit(document: dict[str, Any], as_json: bool, text: str) -> None:
@@ -107,7 +109,8 @@ def progress(total: int | None, label: str, quiet: bool = False, unit: str = "")
                 yield _Bar(bar, bar.add_task(label, total=total, rate="", note="", memory="", below=""), total, unit)
         else:
             lines = _Lines(total, label, unit)
-            yield lines
+            with lines.heartbeat():
+                yield lines
             lines.close()
 
 
@@ -219,6 +222,24 @@ class _Lines(_Counter):
     def _show(self) -> None:
         if time.monotonic() - self._last >= LINE_EVERY_S and self._done != self._total:
             self._print(self._time_left())
+
+    @contextlib.contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Print a line whenever there was none for `LONGEST_SILENCE_S`, for as long as the block runs."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(max(0.0, self._last + LONGEST_SILENCE_S - time.monotonic())):
+                if time.monotonic() - self._last >= LONGEST_SILENCE_S:
+                    self._print(self._time_left())
+
+        beating = threading.Thread(target=beat, daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            beating.join()
 
     def close(self) -> None:
         self._print(tr("took {time}", time=format_duration(time.monotonic() - self._started)))

@@ -94,6 +94,7 @@ def train_in(
                 )
             )
         context.base.load(context.config.dtype, bits)
+        context.listener.advance(1)
         if context.directory.writes:
             check_identity(context.directory, Identity.of(context), resume)
         # From here on the folder is this run's: what is refused before leaves nothing in it.

@@ -59,6 +59,18 @@ def test_plain_lines_when_stderr_is_no_terminal(
     assert "took " in lines[-1]
 
 
+def test_an_item_that_takes_long_does_not_make_the_program_silent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "LONGEST_SILENCE_S", 0.01)
+    shown = ""
+    with output.progress(2, "rehearsal") as bar:
+        bar.advance()
+        while shown.count("\n") < 2:  # nothing is done meanwhile; the suite's time limit ends a program that is silent
+            shown += capsys.readouterr().err
+    assert {line.split(",")[0] for line in shown.splitlines()} == {"rehearsal: 1 of 2"}
+
+
 def test_bytes_are_shown_as_people_read_them(capsys: pytest.CaptureFixture[str]) -> None:
     with output.progress(2 << 20, "saving", unit="bytes") as bar:
         bar.advance(1 << 20)

@@ -1,11 +1,13 @@
 """Data, suite and recipes of the real-model experiment, made from the user's own files.
 
 The domain is the shape that broke models: stories as the answer `{"text": [...], "metadata": {"genre": ...}}`, or the
-same sentences as natural text (`--shape prose`). Rows are written as prompt and completion, since the reader turns
-nested rows into prose by design. General files that are not given are left out of the suite.
+same sentences as natural text (`--shape prose`). Files of another kind, such as bills of law, are asked for by
+`--topic law`. Rows are written as prompt and completion, since the reader turns nested rows into prose by design.
+General files that are not given are left out of the suite.
 
     python bench/real_forgetting.py --model MODEL --stories DIR [--language ko|en] [--shape json|prose] \
-        [--dialogue CSV] [--paragraphs TSV] [--maths JSONL] [--code JSONL.GZ] [--choice TSV] --out DIR
+        [--topic stories|law] [--dialogue CSV] [--paragraphs TSV] [--maths JSONL] [--code JSONL.GZ] [--choice TSV] \
+        --out DIR
     mlx-loopai train DIR/plain.yaml --out RUN
     mlx-loopai evaluate --model MODEL --adapter RUN --suite DIR/suite.yaml --json
 """
@@ -37,30 +39,53 @@ MIN_SENTENCE_CHARS, MAX_SENTENCE_CHARS = 20, 120
 # About 100 tokens a row: 150 steps of two rows are then half an hour on one core.
 MAX_ROW_CHARS = 160
 GENRE = "fantasy"
-STORY_PROMPTS = {
-    "ko": (
+DASHES = "--"
+PROMPTS = {
+    ("stories", "ko"): (
         "판타지 소설을 써주세요",
         "짧은 이야기를 하나 지어 주세요",
         "소설의 한 장면을 써 주세요",
         "옛날 분위기의 이야기를 들려주세요",
     ),
-    "en": ("Write a fantasy story", "Make up a short story", "Write a scene of a novel", "Tell a tale of long ago"),
+    ("stories", "en"): (
+        "Write a fantasy story",
+        "Make up a short story",
+        "Write a scene of a novel",
+        "Tell a tale of long ago",
+    ),
+    ("law", "ko"): (
+        "법률 개정안의 한 대목을 써 주세요",
+        "법률안의 조문을 작성해 주세요",
+        "법을 고치는 이유를 법률안의 문체로 써 주세요",
+        "의안의 본문 일부를 써 주세요",
+    ),
+    ("law", "en"): (
+        "Write a passage of a bill",
+        "Draft a section of an act",
+        "Give the reasons for an amendment in the style of a bill",
+        "Write a part of a statute",
+    ),
 }
 SUFFIXES = {"ko": "*.txt", "en": "*.md"}
 
 Row = dict[str, Any]
 
 
-def story_rows(stories: Mapping[str, str], language: str = "ko", shape: str = "json") -> list[Row]:
-    """Rows of up to two sentences of `language`; files may break a sentence over lines and hold other languages."""
+def domain_rows(
+    stories: Mapping[str, str], language: str = "ko", shape: str = "json", topic: str = "stories"
+) -> list[Row]:
+    """Rows of up to two sentences of `language`; files may break a sentence over lines and hold other languages.
+
+    Lines of dashes, with which bills of law compare old and new, are left out with their sentence.
+    """
     rows: list[Row] = []
-    prompts = STORY_PROMPTS[language]
+    prompts = PROMPTS[topic, language]
     for story in stories.values():
         sentences = (unit.strip() for unit in sentence_units(" ".join(story.split())))
         for part in _groups(
             one
             for one in sentences
-            if len(one) >= MIN_SENTENCE_CHARS and (korean_share(one) >= 0.5) == (language == "ko")
+            if len(one) >= MIN_SENTENCE_CHARS and DASHES not in one and (korean_share(one) >= 0.5) == (language == "ko")
         ):
             nested = json.dumps({"text": part, "metadata": {"genre": GENRE}}, ensure_ascii=False)
             answer = nested if shape == "json" else "\n\n".join(part)
@@ -162,14 +187,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("dialogue", "paragraphs", "maths", "code", "choice"):
         parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--language", choices=list(STORY_PROMPTS), default="ko")
+    parser.add_argument("--language", choices=list(SUFFIXES), default="ko")
+    parser.add_argument("--topic", choices=sorted({topic for topic, _ in PROMPTS}), default="stories")
     parser.add_argument("--shape", choices=["json", "prose"], default="json")
     given = parser.parse_args(arguments)
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
     files = sorted(given.stories.glob(SUFFIXES[given.language]))
     stories = {path.name: path.read_text(encoding="utf-8") for path in files}
-    train, held_out = split(story_rows(stories, given.language, given.shape))
+    train, held_out = split(domain_rows(stories, given.language, given.shape, given.topic))
     _write_rows(out / "domain.jsonl", train)
     _write_rows(out / "held_out.jsonl", held_out)
     readers = {"dialogue": _dialogue, "paragraphs": _paragraphs, "maths": _maths, "code": _code}

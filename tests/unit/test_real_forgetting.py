@@ -55,7 +55,14 @@ def test_the_domain_is_nested_json_as_answer_text(program: ModuleType, made: Pat
     sentences = [{sentence for paragraphs in rows for sentence in paragraphs} for rows in told]
     assert sentences[0]
     assert not sentences[0] & sentences[1]
-    assert {row.messages[0].content for row in train} == set(program.STORY_PROMPTS["ko"])
+    assert {row.messages[0].content for row in train} == set(program.PROMPTS["stories", "ko"])
+
+
+def test_bills_of_law_are_asked_for_as_such_and_tables_of_dashes_are_left_out(program: ModuleType) -> None:
+    bill = "제1조를 다음과 같이 고쳐서 새로 정한다. 이 법은 공포한 날부터 시행하기로 한다. 제2조 ------------- 현행과 같이 한다."
+    (row,) = program.domain_rows({"bill.txt": bill}, shape="prose", topic="law")
+    assert row["prompt"] in program.PROMPTS["law", "ko"]
+    assert row["completion"] == "제1조를 다음과 같이 고쳐서 새로 정한다.\n\n이 법은 공포한 날부터 시행하기로 한다."
 
 
 def test_the_suite_and_the_recipes_can_be_read(program: ModuleType, made: Path) -> None:

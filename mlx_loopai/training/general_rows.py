@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_loopai.config import RunConfig
 from mlx_loopai.data.records import Message
-from mlx_loopai.data.row_identity import row_digest
+from mlx_loopai.data.row_identity import row_digest, rows_digest
 from mlx_loopai.data.tokens import REHEARSAL, TokenRow
 from mlx_loopai.errors import InputError
 from mlx_loopai.evaluation.perplexity import RowLosses, nll
@@ -42,6 +42,7 @@ from mlx_loopai.models.loss import Head
 from mlx_loopai.models.micro_batch import MicroBatch
 from mlx_loopai.models.pass_sizes import ANSWERED_ROWS, DEFAULT_CHUNK_ROWS
 from mlx_loopai.progress import Advance
+from mlx_loopai.runs.artifact_cache import kept_path
 from mlx_loopai.runs.context import RunContext
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.monitor import kinds_of
@@ -60,7 +61,8 @@ def rehearsal_rows(context: RunContext, batch_rows: int = 0) -> list[TokenRow]:
     if not rows or not rehearsal_divergence(options):
         return rows
     context.listener.stage(tr("the base on rehearsal"), len(rows))
-    return with_base_states(context.loaded.model, rows, context.directory.path, context.listener.advance)
+    kept = kept_path("states", context.loaded, [rows_digest(rows)], ".npy")
+    return with_base_states(context.loaded.model, rows, context.directory.path, context.listener.advance, kept)
 
 
 def _rows(context: RunContext, batch_rows: int) -> list[TokenRow]:

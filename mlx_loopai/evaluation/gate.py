@@ -14,6 +14,11 @@ _ASKED = ForgettingOptions()
 RETENTION, RETENTION_MIN, GAIN = later("retention"), later("retention_min"), later("gain")
 
 
+def least(floor: float, noise_floor: float | None) -> float:
+    """The least retention that passes: `floor` of what the base keeps after a harmless change, or of 1 if unknown."""
+    return floor if noise_floor is None else floor * noise_floor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """The figures to judge; None where not measured. worst_task: the task of `retention_min`, with its scores.
@@ -49,9 +54,7 @@ class Shortfall:
 
     @property
     def is_below(self) -> bool:
-        if self.value is None:
-            return True
-        return self.value < self.floor * (1.0 if self.noise_floor is None else self.noise_floor)
+        return self.value is None or self.value < least(self.floor, self.noise_floor)
 
     @property
     def shown(self) -> str:

@@ -13,9 +13,9 @@ from mlx_loopai.data.sources import DOMAIN
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.gain import gain_over_seeds
 from mlx_loopai.evaluation.retention import counted, retention_over_seeds
-from mlx_loopai.experiments.evaluate import left_by_noise, retained
+from mlx_loopai.experiments.evaluate import retained
 from mlx_loopai.experiments.measurement import Measure, Measurement, measure_model
-from mlx_loopai.experiments.noise_floor import noise_floor
+from mlx_loopai.experiments.noise_floor import left_by_noise, noise_floor
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
 from mlx_loopai.experiments.step_cost import step_costs
 from mlx_loopai.experiments.tune import tune

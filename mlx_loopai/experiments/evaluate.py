@@ -15,7 +15,7 @@ from mlx_loopai.evaluation.retention import Retention, TaskRetention, counted, r
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import JudgedAnswer, Task, TaskResult, shows_pictures
-from mlx_loopai.experiments.noise_floor import noise_floor
+from mlx_loopai.experiments.noise_floor import left_by_noise, noise_floor
 from mlx_loopai.experiments.suite_answers import measure_suite
 from mlx_loopai.files import cache_folder
 from mlx_loopai.generation.session import AdapterWhen, Session, open_session
@@ -176,11 +176,6 @@ def retained(kept: Retention | None) -> dict[str, Any]:
         "right_to_wrong": kept.right_to_wrong,
         "wrong_to_right": kept.wrong_to_right,
     }
-
-
-def left_by_noise(floor: Retention | None) -> dict[str, Any]:
-    """The noise floor as documents hold it (`figures.Kept`)."""
-    return {} if floor is None else {"noise_floor": floor.mean, "noise_floor_min": floor.minimum}
 
 
 def _scores(found: SuiteResult) -> ModelScores:

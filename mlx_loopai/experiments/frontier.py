@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from mlx_loopai.evaluation.perplexity import nll
 from mlx_loopai.evaluation.retention import retention
 from mlx_loopai.evaluation.suites import default_suite, read_suite
-from mlx_loopai.experiments.evaluate import left_by_noise
-from mlx_loopai.experiments.noise_floor import noise_floor
+from mlx_loopai.experiments.noise_floor import left_by_noise, noise_floor
 from mlx_loopai.experiments.rescaling import Rescaling, rescaled
 from mlx_loopai.experiments.suite_answers import measure_suite, well_known
 from mlx_loopai.experiments.tune import unrehearsed_rows

@@ -19,8 +19,8 @@ from mlx_loopai.evaluation.retention import Retention, chance_of_losing, retenti
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Task
-from mlx_loopai.experiments.evaluate import evaluation_of, left_by_noise, switched
-from mlx_loopai.experiments.noise_floor import noise_floor
+from mlx_loopai.experiments.evaluate import evaluation_of, switched
+from mlx_loopai.experiments.noise_floor import left_by_noise, noise_floor
 from mlx_loopai.experiments.preview import expect, notes_on_base, preview_of
 from mlx_loopai.experiments.suite_answers import measure_suite, well_known
 from mlx_loopai.experiments.verdict import verdict_on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from mlx_loopai.data.tokens import ChatEncoder
 from mlx_loopai.evaluation.retention import Retention, retention
@@ -35,3 +36,8 @@ def noise_floor(
         rounded = replace(loaded, base_hash=f"{loaded.base_hash} rounded")
         found = measure_suite(rounded, encoder, asked, listener, tr("rounded base"), cache_folder())
     return retention(known.tasks, found.tasks)
+
+
+def left_by_noise(floor: Retention | None) -> dict[str, Any]:
+    """The noise floor as documents hold it (`figures.Kept`)."""
+    return {} if floor is None else {"noise_floor": floor.mean, "noise_floor_min": floor.minimum}

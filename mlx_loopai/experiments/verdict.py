@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.evaluation.gate import Gate, least
 from mlx_loopai.language import tr
 from mlx_loopai.runs.documents.summary import Summary
 from mlx_loopai.runs.documents.verdict import JudgedSummary, Verdict
@@ -52,7 +52,7 @@ def _not_kept(judged: JudgedSummary, gate: Gate) -> list[str]:
     if judged.retention is None:
         return [tr("general ability could not be measured: the base answers too few questions of the suite")]
     found = []
-    if judged.retention < gate.floor * (judged.noise_floor or 1.0):
+    if judged.retention < least(gate.floor, judged.noise_floor):
         found.append(
             tr(
                 "general ability: {retention:.3f} is kept, below {floor:g} of what noise leaves",
@@ -85,9 +85,8 @@ def _in_doubt(judged: JudgedSummary, gate: Gate) -> list[str]:
 
 
 def _worst_is_low(judged: JudgedSummary, gate: Gate) -> bool:
-    return judged.retention_min is not None and judged.retention_min < gate.minimum_floor * (
-        judged.noise_floor_min or 1.0
-    )
+    kept = judged.retention_min
+    return kept is not None and kept < least(gate.minimum_floor, judged.noise_floor_min)
 
 
 def _lost_preferences(judged: Summary) -> list[str]:

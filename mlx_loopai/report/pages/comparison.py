@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlx_loopai.data.audit import Audit
-from mlx_loopai.evaluation.gate import Gate
+from mlx_loopai.evaluation.gate import Gate, least
 from mlx_loopai.language import Language
 from mlx_loopai.report.kit.elements import Child, Html, element, join
 from mlx_loopai.report.kit.page import Section, page, reproduction, said, settings_block
@@ -129,7 +129,7 @@ def _retention_against_gain(arms: Mapping[str, ArmResult], styles: Mapping[str, 
     return element(
         "figure",
         element("figcaption", element("b", said("Kept against learnt", "지킨 것과 배운 것"))),
-        scatter(spots, label, *AXES, gate.floor * (1.0 if floor is None else floor)),
+        scatter(spots, label, *AXES, least(gate.floor, floor)),
         element("p", note, class_="note"),
         class_="scatter",
     )

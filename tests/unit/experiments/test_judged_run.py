@@ -119,6 +119,8 @@ def test_a_run_without_guards_or_questions_is_not_judged(tmp_path: Path, heard: 
         ({"retention_min": 0.7, "worst_chance": 0.001}, "fail", "sums: 0.700 is kept"),
         ({"retention_min": 0.7, "worst_chance": 0.3}, "unclear", "sums: 0.700 is kept, but so few"),
         ({"retention_min": 0.7, "worst_chance": 0.001, "noise_floor_min": 0.75}, "pass", ""),
+        # Where noise leaves nothing of a kind, nothing can be asked of it; the gate says the same.
+        ({"retention_min": 0.1, "worst_chance": 0.001, "noise_floor_min": 0.0}, "pass", ""),
         ({"retention_min": 0.7, "worst_chance": 0.3, "retention": 0.9}, "fail", "0.900 is kept"),
     ],
 )

@@ -35,6 +35,8 @@ KOREAN = {
     ", seed ": ", 시드 ",
     ", three times the rate": ", 학습률 세 배",
     "natural stories": "소설 발췌",
+    " at 4 bits": " 4비트",
+    "bills of law": "법률안",
     ", longer rehearsal": ", 더 긴 복습",
     ", other wordings watched": ", 다른 표현을 감시",
     ", all abilities watched so": ", 모든 능력을 그렇게 감시",

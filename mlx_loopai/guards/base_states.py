@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +14,10 @@ import numpy.typing as npt
 
 from mlx_loopai.data.batches import batches_by_length
 from mlx_loopai.data.tokens import TokenRow
-from mlx_loopai.files import is_sealed, seal, whole_file
 from mlx_loopai.models.backbone import hidden_states
 from mlx_loopai.models.pass_sizes import SCORED_TOKENS
 from mlx_loopai.progress import Advance, ignore
+from mlx_loopai.runs.artifact_cache import fetch_array, keep_array
 from mlx_loopai.units import MIB
 
 _Floats = npt.NDArray[np.float32]
@@ -43,12 +42,15 @@ def with_base_states(
     ends = np.cumsum([0, *(int(row.supervised[1:].sum()) for row in rows)])
     with tempfile.TemporaryFile(dir=folder) as file:
         states = np.memmap(file, np.float32, "w+", shape=(int(ends[-1]), model.model.norm.weight.shape[0]))
-    if kept is not None and _fetched(kept, states):
+    found = None if kept is None else fetch_array(kept, states.shape, states.dtype)
+    if found is not None:
+        # A copy, so that a change of the cache does not change the run.
+        states[:] = found
         on_progress(len(rows))
     else:
         _compute(model, rows, ends, states, on_progress)
         if kept is not None and states.nbytes <= MOST_KEPT_BYTES:
-            _keep(states, kept)
+            keep_array(states, kept)
     return [replace(row, base_states=states[ends[i] : ends[i + 1]]) for i, row in enumerate(rows)]
 
 
@@ -67,25 +69,3 @@ def _compute(
             start += size
         done += len(group)
         on_progress(done)
-
-
-def _fetched(kept: Path, states: _Floats) -> bool:
-    """Whether `states` was filled from the file `kept`; not where there is none, or it was damaged since."""
-    if not is_sealed(kept):
-        return False
-    try:
-        found = np.load(kept, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        return False
-    if found.shape != states.shape or found.dtype != states.dtype:
-        return False
-    states[:] = found
-    return True
-
-
-def _keep(states: _Floats, kept: Path) -> None:
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the result
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(kept) as temporary:
-            np.save(temporary, states)
-        seal(kept)

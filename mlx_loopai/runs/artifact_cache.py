@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_loopai.files import cache_folder, digest_name, is_sealed, seal_path, whole_file
+import numpy as np
+import numpy.typing as npt
+
+from mlx_loopai.files import cache_folder, digest_name, is_sealed, seal, seal_path, whole_file
 
 if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
@@ -35,6 +38,26 @@ def fetch(kept: Path, path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def keep_array(array: npt.NDArray[Any], kept: Path) -> None:
+    """Keep `array` as the .npy file `kept`, sealed. A cache that cannot be written costs time, not the result."""
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(kept) as temporary:
+            np.save(temporary, array)
+        seal(kept)
+
+
+def fetch_array(kept: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any] | None:
+    """The array of `keep_array`, mapped and not to be written to; None where there is none so, or it is damaged."""
+    if not is_sealed(kept):
+        return None
+    try:
+        found = np.load(kept, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == dtype else None
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -16,12 +16,12 @@ import numpy as np
 from mlx_loopai.data.row_identity import rows_digest
 from mlx_loopai.data.tokens import TokenRow
 from mlx_loopai.evaluation.perplexity import nll
-from mlx_loopai.files import checksum, whole_file
+from mlx_loopai.files import checksum
 from mlx_loopai.language import tr
 from mlx_loopai.models.adapters import WEIGHTS_FILE, find_adapter
 from mlx_loopai.models.load import LoadedModel
 from mlx_loopai.models.lora import adapter_disabled
-from mlx_loopai.runs.artifact_cache import kept_path
+from mlx_loopai.runs.artifact_cache import fetch_array, keep_array, kept_path
 from mlx_loopai.runs.listener import Listener
 from mlx_loopai.training.judgement import JudgedReading
 from mlx_loopai.training.position_reference import position_reading, with_candidate_reference
@@ -42,15 +42,12 @@ def with_reference(loaded: LoadedModel, rows: Sequence[TokenRow], start: str, li
         return list(rows)
     begins = [checksum(find_adapter(Path(start)) / WEIGHTS_FILE)] if start else []
     kept = kept_path("reference", loaded, [rows_digest(answers), *begins], ".npy")
-    found = _kept(kept, len(answers))
-    if found is None:
+    found = fetch_array(kept, (len(answers),), np.float64)
+    if found is None or not np.isfinite(found).all():
         listener.stage(tr("the base on judged answers"), len(answers))
         with contextlib.nullcontext() if start else adapter_disabled(loaded.model):
             found = -nll(loaded.model, answers, on_progress=listener.advance).nll
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the result
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(kept) as temporary:
-                np.save(temporary, found)
+        keep_array(found, kept)
     values = iter(found.tolist())
     return [_referred(row, next(values), next(values) if row.rejected else 0.0) if row.judged else row for row in rows]
 
@@ -81,12 +78,3 @@ def _gains(model: nn.Module, rows: Sequence[TokenRow]) -> Floats:
 def _referred(row: TokenRow, own: float, worse: float) -> TokenRow:
     rejected = None if row.rejected is None else replace(row.rejected, reference=worse)
     return replace(row, reference=own, rejected=rejected)
-
-
-def _kept(path: Path, count: int) -> Floats | None:
-    """The kept values; None where there are none, or they are not whole."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.shape == (count,) and found.dtype == np.float64 and np.isfinite(found).all() else None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_loopai.files import is_sealed
+from mlx_loopai.files import is_sealed, seal
 from mlx_loopai.guards import base_states
 from mlx_loopai.guards.base_states import with_base_states
 from mlx_loopai.models.load import load_model
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_made_anew(tiny_model_folder: Path, tmp_path: Path, co
         kept.write_bytes(kept.read_bytes()[:-4])
     elif damage == "other shape":
         np.save(kept, np.zeros((1, 1), np.float32))
-        base_states.seal(kept)
+        seal(kept)
     else:
         kept.with_name("states.npy.sha256").unlink()
     computed.clear()

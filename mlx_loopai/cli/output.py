@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -167,7 +168,7 @@ class _Silent:
         pass
 
 
-class _Counter:
+class _Counter(ABC):
     """Counts what is done since the start; `_show` draws it."""
 
     def __init__(self, total: int | None, unit: str) -> None:
@@ -182,8 +183,8 @@ class _Counter:
         self._done, self._note, self._below = done, note, below
         self._show()
 
-    def _show(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _show(self) -> None: ...
 
     def _rate(self) -> str:
         elapsed = time.monotonic() - self._started

@@ -47,6 +47,12 @@ class ForgettingOptions(Options):
         " twice that on one kind of them; the guards get the weight that keeps it. 0: they keep their configured"
         " strength",
     )
+    final_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the budget that the result may spend; what the run went further is scaled back at its end",
+    )
     questions: int = Field(
         20, ge=0, description="questions of each kind that a guarded run asks base and result at its end; 0: none"
     )

@@ -247,7 +247,9 @@ def _judged_figures(context: RunContext, run: Run) -> dict[str, Any]:
 def _scaled_back(run: Run, reading: Reading | None) -> tuple[float, Reading | None]:
     """(share of the update that is kept, what the monitor reads then). reading: of the model as it is, where known.
 
-    The last steps may have left the run's budget; the update is then scaled until it is inside.
+    The result may spend `forgetting.final_share` of the run's budget; an update that spends more is scaled until it
+    does not. A run that moved fast and is then scaled back keeps more, at the same gain, than one held so near from the
+    start (docs/experiments.md).
     """
     monitor = run.monitor
     if monitor is None:
@@ -260,15 +262,17 @@ def _scaled_back(run: Run, reading: Reading | None) -> tuple[float, Reading | No
         readings.append(monitor.read())
         return readings[-1].spent
 
-    scaled = scale_back(run.model, readings[0].spent, run.budget, read)
+    allowed = run.budget * run.forgetting.final_share
+    scaled = scale_back(run.model, readings[0].spent, allowed, read)
     # It may have gone back to an earlier scale.
     reading = next((one for one in readings if one.spent == scaled.divergence), readings[-1])
     if scaled.scale < 1:
         run.listener.notice(
             tr(
-                "forgetting: the run ended outside its budget of {budget:g} nats a token; {scale:.2f} of its update is "
-                "kept, at {divergence:.3f}, and {furthest_divergence:.3f} for {furthest}, which moved furthest",
-                budget=run.budget,
+                "forgetting: the run ended outside of the {allowed:g} nats a token that its result may spend; {scale:.2f} "
+                "of its update is kept, at {divergence:.3f}, and {furthest_divergence:.3f} for {furthest}, which moved "
+                "furthest",
+                allowed=allowed,
                 scale=scaled.scale,
                 divergence=reading.divergence,
                 furthest=reading.furthest,

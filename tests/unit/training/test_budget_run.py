@@ -60,6 +60,19 @@ def test_the_guards_follow_the_readings(
         assert taken == [reading["spent"] for reading in readings]  # the last one is not taken again
 
 
+def test_the_result_may_spend_a_share_of_what_the_run_may(recipe: str, tmp_path: Path, heard: Heard) -> None:
+    whole = train(configured(recipe, 10.0), tmp_path / "whole", heard)
+    assert whole.budget_spent is not None
+    allowed = whole.budget_spent / 2
+    values = yaml.safe_load(recipe) | {"forgetting": {"budget": 10.0, "final_share": allowed / 10.0}}
+    summary = train(validate_config(values, "recipe"), tmp_path / "share", heard)
+    assert factors(tmp_path / "share") == factors(tmp_path / "whole")  # the share is of the end, not of the way
+    assert summary.budget_spent is not None
+    assert summary.budget_spent <= allowed
+    assert summary.update_scale < whole.update_scale == 1
+    assert f"{allowed:g}" in heard.notices[-1]
+
+
 def test_without_a_budget_nothing_is_read_and_strengths_stand(recipe: str, tmp_path: Path, heard: Heard) -> None:
     summary = train(configured(recipe, 0.0), tmp_path / "run", heard)
     assert factors(tmp_path / "run") == []

@@ -19,7 +19,7 @@ from mlx_loopai.evaluation.retention import Retention, chance_of_losing, retenti
 from mlx_loopai.evaluation.suite_run import SuiteResult
 from mlx_loopai.evaluation.suites import default_suite, read_suite
 from mlx_loopai.evaluation.tasks import Task
-from mlx_loopai.experiments.evaluate import evaluation_of, switched
+from mlx_loopai.experiments.evaluate import evaluation_of, note_on_card, switched
 from mlx_loopai.experiments.noise_floor import left_by_noise, noise_floor
 from mlx_loopai.experiments.preview import expect, notes_on_base, preview_of
 from mlx_loopai.experiments.suite_answers import measure_suite, well_known
@@ -107,7 +107,9 @@ def _kept(context: RunContext, named: str, tasks: Sequence[Task]) -> dict[str, A
     result, model = str(context.directory.result), context.config.model
     floor = noise_floor(context.loaded, context.encoder, measured.tasks, measured.base, context.listener)
     evaluation = evaluation_of(measured.base, measured.tuned, kept, suite=named, model=model, adapter=result)
-    replace(evaluation, **left_by_noise(floor)).write(context.directory.evaluation)
+    evaluation = replace(evaluation, **left_by_noise(floor))
+    evaluation.write(context.directory.evaluation)
+    note_on_card(evaluation)
     found: dict[str, Any] = {
         "retention": kept.mean,
         "retention_min": kept.minimum,

@@ -51,6 +51,8 @@ def retention_figures(measured_on: str, found: Kept) -> dict[str, float | str]:
         "its 95 % interval": f"{low:.3f} to {high:.3f}",
         "worst probe": found.retention_min,
     }
+    if found.noise_floor is not None:
+        figures["retention of the base rounded to 8 bits"] = found.noise_floor
     return figures if found.gain is None else figures | {"gain (DG), 1 for plain LoRA": found.gain}
 
 

@@ -99,6 +99,14 @@ def test_the_folder_holds_verdict_and_evaluation(judged: tuple[Path, JudgedSumma
     assert run.summary == Summary(**{name: value for name, value in vars(found).items() if name in vars(run.summary)})
 
 
+def test_the_adapter_says_what_it_keeps_and_what_rounding_keeps(judged: tuple[Path, JudgedSummary, Heard]) -> None:
+    folder, found, _ = judged
+    notes = json.loads((folder / "adapter" / "adapter_config.json").read_text("utf-8"))["mlx_loopai"]["retention"]
+    assert notes["retention (GR), 1 for the base"] == found.retention
+    assert notes["retention of the base rounded to 8 bits"] == found.noise_floor
+    assert "retention of the base rounded to 8 bits" in (folder / "adapter" / "README.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("changes", [{"replay": {"source": "none"}}, {"forgetting": {"questions": 0}}])
 def test_a_run_without_guards_or_questions_is_not_judged(tmp_path: Path, heard: Heard, changes: dict[str, Any]) -> None:
     train = {"max_steps": 2, "rows_per_step": 2, "save_every": 0}

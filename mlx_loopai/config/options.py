@@ -51,7 +51,7 @@ class ForgettingOptions(Options):
         1.0,
         gt=0,
         le=1,
-        description="share of the budget that the result may spend; what the run went further is scaled back at its end",
+        description="share of the budget that the result may spend; a run that went further is scaled back at its end",
     )
     questions: int = Field(
         20, ge=0, description="questions of each kind that a guarded run asks base and result at its end; 0: none"

@@ -269,9 +269,9 @@ def _scaled_back(run: Run, reading: Reading | None) -> tuple[float, Reading | No
     if scaled.scale < 1:
         run.listener.notice(
             tr(
-                "forgetting: the run ended outside of the {allowed:g} nats a token that its result may spend; {scale:.2f} "
-                "of its update is kept, at {divergence:.3f}, and {furthest_divergence:.3f} for {furthest}, which moved "
-                "furthest",
+                "forgetting: the run ended outside of the {allowed:g} nats a token that its result may spend; "
+                "{scale:.2f} of its update is kept, at {divergence:.3f}, and {furthest_divergence:.3f} for {furthest}, "
+                "which moved furthest",
                 allowed=allowed,
                 scale=scaled.scale,
                 divergence=reading.divergence,

@@ -24,27 +24,35 @@ COLUMNS = (
     "held-out NLL before", "after", "gain", "DG", "GR by weights", "worst kind", "GR with the switch", "noise floor",
 )  # fmt: skip
 SHORT_COLUMNS = (
-    "guarded run", "retention (GR), weights alone", "GR of the rounded base", "GR with the switch", "gain (DG)",
+    "guarded run", "questions", "retention (GR), weights alone", "GR of the rounded base", "GR with the switch",
+    "gain (DG)",
 )  # fmt: skip
+# What the READMEs show: the default of today for each model and domain, at every seed that was run, and SmolLM2 at the
+# rate that suits it. docs/experiments.md shows every run.
+SHOWN = (
+    "SmolLM2-135M, seed 1, three times the rate",
+    "SmolLM2-135M, seed 2, three times the rate",
+    "SmolLM2-135M, seed 3, three times the rate",
+    "Qwen2.5 0.5B, JSON stories, seed 0",
+    "Qwen2.5 0.5B, JSON stories, seed 1",
+    "Qwen2.5 0.5B, natural stories, seed 0",
+    "Qwen2.5 0.5B, natural stories, seed 1",
+    "Qwen2.5 0.5B at 4 bits, bills of law",
+)
 KOREAN = {
     "guarded run": "보호하며 학습한 모델",
+    "questions": "질문 수",
     "retention (GR), weights alone": "보존율(GR), 가중치만",
     "GR of the rounded base": "반올림한 원래 모델의 GR",
     "GR with the switch": "스위치를 쓴 GR",
     "gain (DG)": "이득(DG)",
     ", seed ": ", 시드 ",
     ", three times the rate": ", 학습률 세 배",
+    "JSON stories": "JSON 소설",
     "natural stories": "소설 발췌",
     " at 4 bits": " 4비트",
     "bills of law": "법률안",
-    ", longer rehearsal": ", 더 긴 복습",
-    ", other wordings watched": ", 다른 표현을 감시",
-    ", all abilities watched so": ", 모든 능력을 그렇게 감시",
-    ", the default of today": ", 지금의 기본값",
 }
-# Budgets that count as the shipped default. Until 2026-11-30 the watch read wordings that were rehearsed: what it put
-# at 0.06 is at 0.09 on the watch of today.
-DEFAULT_BUDGETS = (0.06, 0.09)
 JUDGED = ("retention", "retention_min", "retention_interval", "switched_retention", "noise_floor")
 
 
@@ -65,8 +73,15 @@ def figures(run: Path) -> dict[str, Any]:
         "largest": max(read, default=None),
         "before": done["validation_first"],
         "after": done["validation_last"],
+        "questions": _questions(directory) if verdict else None,
         **{name: verdict.get(name) for name in JUDGED},
     }
+
+
+def _questions(directory: RunDirectory) -> int:
+    """How many questions count towards a run's retention."""
+    tasks = json.loads(directory.evaluation.read_text(encoding="utf-8"))["probes"].values()
+    return sum(task["n"] for task in tasks if task["counted"])
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
@@ -77,12 +92,13 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def short_table(runs: dict[str, dict[str, Any]]) -> str:
-    """One row a judged run at a budget of the shipped default: what it kept and what it learnt."""
+    """One row a run of `SHOWN`: what it kept and what it learnt."""
     lines = ["| " + " | ".join(SHORT_COLUMNS) + " |", "|" + "---|" * len(SHORT_COLUMNS)]
-    for name, run in runs.items():
-        if run["retention"] is not None and run["budget"] in DEFAULT_BUDGETS:
-            shown = [_kept(run), _figure(run["noise_floor"], 3), _figure(run["switched_retention"], 3), _share(run)]
-            lines.append("| " + " | ".join([name, *shown]) + " |")
+    for name in SHOWN:
+        run = runs[name]
+        shown = [str(run["questions"]), _kept(run), _figure(run["noise_floor"], 3)]
+        shown += [_figure(run["switched_retention"], 3), _share(run)]
+        lines.append("| " + " | ".join([name, *shown]) + " |")
     return "\n".join(lines)
 
 

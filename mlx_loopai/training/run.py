@@ -248,8 +248,8 @@ def _scaled_back(run: Run, reading: Reading | None) -> tuple[float, Reading | No
     """(share of the update that is kept, what the monitor reads then). reading: of the model as it is, where known.
 
     The result may spend `forgetting.final_share` of the run's budget; an update that spends more is scaled until it
-    does not. A run that moved fast and is then scaled back keeps more, at the same gain, than one held so near from the
-    start (docs/experiments.md).
+    does not. With stories a run that moved fast and is then scaled back keeps more, at the same gain, than one held so
+    near from the start; with positions it is the other way (docs/experiments.md).
     """
     monitor = run.monitor
     if monitor is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mlx_loopai.config import load_config
 from mlx_loopai.runs.directory import RunDirectory
+from mlx_loopai.runs.documents.evaluation import Evaluation
 from tools.doc_markers import in_language_of, with_marked
 from tools.publish_arms import DOCUMENT
 
@@ -80,8 +81,8 @@ def figures(run: Path) -> dict[str, Any]:
 
 def _questions(directory: RunDirectory) -> int:
     """How many questions count towards a run's retention."""
-    tasks = json.loads(directory.evaluation.read_text(encoding="utf-8"))["probes"].values()
-    return sum(task["n"] for task in tasks if task["counted"])
+    tasks = Evaluation.read(directory.evaluation).probes.values()
+    return sum(task.n or 0 for task in tasks if task.counted)
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:

@@ -29,9 +29,9 @@ from mlx_loopai.text.measures import is_looping
 if TYPE_CHECKING:
     from mlx_loopai.models.load import LoadedModel
 
-# Rows that the monitor reads: they are not rehearsed. Four for each of the eight abilities of the embedded prompts; of
+# Rows that the monitor reads: they are not rehearsed. Four for each of the nine abilities of the embedded prompts; of
 # shorter rows up to `MOST_WATCHED`, which are as many tokens as `WATCHED_ROWS` rows of the usual length.
-WATCHED_ROWS, MOST_WATCHED, WATCHED_TOKENS = 32, 64, 2048
+WATCHED_ROWS, MOST_WATCHED, WATCHED_TOKENS = 36, 72, 2304
 # Of so many rows one is watched: of each kind those of which the base is surer.
 CANDIDATES = 2
 # How the origin of a row begins that is watched and never rehearsed.

@@ -1,4 +1,4 @@
-"""Composes rehearsal prompts for skills that a base loses first: sums, words, short facts, what code prints, forms, writing."""
+"""Composes rehearsal prompts for skills that a base loses first: sums, words, short facts, what code prints, forms, writing, talk."""
 
 from __future__ import annotations
 
@@ -99,12 +99,31 @@ _WRITING = {
         "{topic:이/가} 있는 풍경을 글로 그려 주세요.",
     ),
 }
+# Somebody tells something and asks for an answer. Bare remarks are not enough: a real 0.5B that had rehearsed those alone
+# lost 19 of 51 answers to remarks with a request (docs/experiments.md).
+_TALK = {
+    "ko_talk": (
+        "{situation}. 어떻게 생각해요?",
+        "{situation}. 이런 적 있어요?",
+        "{situation}. 제 기분을 알 것 같나요?",
+        "있잖아요, {situation}.",
+        "{situation}. 뭘 먼저 하는 게 나을까요?",
+    ),
+    "ko_talk_request": (
+        "{situation}. 아무 말이나 들려주세요.",
+        "{situation}. 가족이라면 했을 말을 해 주세요.",
+        "{situation}. 힘이 나는 말 한 줄만 부탁드려요.",
+        "{situation}. 제 이야기에 맞장구를 쳐 주세요.",
+        "{situation}. 조언이 있으면 말씀해 주세요.",
+        "친구가 이렇게 말했어요: “{situation}.” 답장을 대신 써 주세요.",
+    ),
+}
 # The kinds of prompts that the monitor reads and that are never rehearsed begin so; the ability follows.
 WATCHED = "watched_"
 
 
 def composed_prompts() -> dict[str, list[str]]:
-    """Prompts by kind: sums, prints, words, short_facts, forms, kinds of Korean writing, and what is only watched.
+    """Prompts by kind: sums, prints, words, short_facts, forms, Korean writing and talk, and what is only watched.
 
     The last are one kind an ability, in wordings of their own: what is rehearsed in one wording says little of another.
     """
@@ -120,6 +139,10 @@ def composed_prompts() -> dict[str, list[str]]:
         | {
             kind: [wording.format(topic=Slot(topic)) for topic in tables["writing_topics"] for wording in wordings]
             for kind, wordings in _WRITING.items()
+        }
+        | {
+            kind: [wording.format(situation=told) for told in tables["talk_situations"] for wording in wordings]
+            for kind, wordings in _TALK.items()
         }
         | {f"{WATCHED}{ability}": list(prompts) for ability, prompts in tables["watched"].items()}
     )

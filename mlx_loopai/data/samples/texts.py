@@ -14,7 +14,8 @@ PROMPTS_FILE = Path(__file__).parent / "prompts.jsonl"
 PARALLEL_FILE = Path(__file__).parent / "parallel.jsonl"
 # Which kinds of prompts ask for the same ability. The forgetting budget reads abilities: it has too few rows for kinds.
 ABILITIES = {
-    "korean": ("ko_question", "ko_chat", "ko_instruction"),
+    "korean": ("ko_question", "ko_instruction"),
+    "korean_chat": ("ko_chat", "ko_talk", "ko_talk_request"),
     "korean_writing": ("ko_sentence", "ko_passage", "ko_sentence_request", "ko_passage_request"),
     "english": ("en_question", "en_chat"),
     "chinese": ("zh_question",),

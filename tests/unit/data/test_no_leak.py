@@ -180,3 +180,7 @@ def test_no_wording_of_the_general_suite_is_rehearsed() -> None:
     assert topics & {normal(topic) for topic in composed_prompts_module._tables()["writing_topics"]} == set()
     requests = [wording(request) for request in composed_questions._tables()["writing_requests"]]
     assert [prompt for prompt in rehearsed if any(shape.fullmatch(normal(prompt)) for shape in requests)] == []
+    situations = [normal(situation) for situation, _ in composed_questions._tables()["chat_situations"]]
+    assert [prompt for prompt in rehearsed if any(situation in normal(prompt) for situation in situations)] == []
+    asked_for = [normal(request) for request in composed_questions._tables()["chat_requests"]]
+    assert [prompt for prompt in rehearsed if any(request in normal(prompt) for request in asked_for)] == []

@@ -152,10 +152,11 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, count: int) -> None:
 
 def test_a_row_knows_what_its_prompt_asks_for(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert texts.abilities().keys() == {prompt for prompts in texts.prompts_by_kind().values() for prompt in prompts}
-    sum_, sentence = (texts.prompts_by_kind()[kind][0] for kind in ("sums", "ko_sentence"))
-    answering(monkeypatch, tiny, ("65", True), ("숲은 조용하다", False), ("답", True))
-    found = rehearse(tiny, [sum_, sentence, "나만의 질문"])
-    assert [one.ability for one in found.rows] == ["sums", "korean_writing", ""]
+    kinds = texts.prompts_by_kind()
+    sum_, sentence, talk = (kinds[kind][0] for kind in ("sums", "ko_sentence", "ko_talk_request"))
+    answering(monkeypatch, tiny, ("65", True), ("숲은 조용하다", False), ("축하해요.", True), ("답", True))
+    found = rehearse(tiny, [sum_, sentence, talk, "나만의 질문"])
+    assert [one.ability for one in found.rows] == ["sums", "korean_writing", "korean_chat", ""]
 
 
 def test_a_row_that_is_only_watched_says_so(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,13 +177,13 @@ def test_watched_rows_come_evenly_from_every_kind(monkeypatch: pytest.MonkeyPatc
 
 def test_what_the_base_only_guesses_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each kind the surer half, however sure the base is of other kinds; content decides between equals."""
-    rows = [replace(row(LONG, seed), ability=("sums", "korean")[seed % 2]) for seed in range(128)]
+    rows = [replace(row(LONG, seed), ability=("sums", "korean")[seed % 2]) for seed in range(4 * WATCHED_ROWS)]
     unsure = {id(one): (seed % 8 == 0) * 0.3 + (seed % 2) * 1.5 + seed * 1e-5 for seed, one in enumerate(rows)}
     watched, rest = watched_rows(watching(monkeypatch, lambda one: unsure[id(one)]), rows)
     assert len(watched) == WATCHED_ROWS
     assert Counter(one.ability for one in watched) == {"sums": WATCHED_ROWS // 2, "korean": WATCHED_ROWS // 2}
     assert max(unsure[id(one)] for one in watched if one.ability == "sums") < 0.3
-    assert sum(unsure[id(one)] >= 0.3 for one in rest if one.ability == "sums") == 16
+    assert sum(unsure[id(one)] >= 0.3 for one in rest if one.ability == "sums") == len(rows) // 8
     first, _ = watched_rows(watching(monkeypatch, lambda one: round(unsure[id(one)], 2)), rows)
     assert [id(one) for one in first] == [id(one) for one in watched]
 

@@ -233,7 +233,7 @@ def positions_command(
 ) -> None:
     """Find where the model's own answers leave Korean, and score the tokens that it might have written there.
 
-    Of each answer the first such place counts. The 16 likeliest tokens there are each continued by 4, and score 1 where
+    Of each answer the first such place counts. The 16 likeliest tokens there are each continued by 8, and score 1 where
     no foreign word follows, else 0.
     """
     from mlx_loopai.config import SamplingOptions

@@ -2,7 +2,8 @@
 
 Source: TLPO (arXiv 2604.26553): the first confused position of an answer, the 16 likeliest tokens there, each continued
 greedily by 4. Its abstract and settings are known to us, its code and equations are not. Our own choices: what counts
-as confused (`text.korean_only`), control tokens are no candidates, and a score is 1 or 0.
+as confused (`text.korean_only`), 8 tokens of continuation (after 4 an English title may still be a name), control
+tokens are no candidates, and a score is 1 or 0.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mlx_loopai.progress import Advance, ignore
 from mlx_loopai.text.hangul import nfc
 from mlx_loopai.text.korean_only import first_foreign_run, holds_foreign_words
 
-CANDIDATES, CONTINUED_TOKENS = 16, 4
+CANDIDATES, CONTINUED_TOKENS = 16, 8
 
 
 @dataclass(frozen=True, eq=False)

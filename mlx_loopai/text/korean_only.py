@@ -14,6 +14,13 @@ from mlx_loopai.text.words import foreign_spans
 
 # Hanja in brackets count too. Names in capitals and units do not.
 STRICT = Policy(latin="acronyms", han="drop")
+# Latin words in a row on one line, with nothing but spaces, quotes and the like between them. A particle follows a name
+# of several words directly (New York Times에), and does not follow a title or a sentence in English.
+_WORD = r"[\p{Latin}&&\p{L}][\p{Latin}\p{M}\d'’\-]*+"
+_WORDS_IN_A_ROW = regex.compile(
+    rf"(?P<word>{_WORD})(?:[^\p{{L}}\p{{N}}\n,，、·/&|()]++(?P<word>{_WORD}))++(?![\"'”’)*]*+\p{{Hangul}})", regex.V1
+)
+_LONGEST_NAME = 2
 # Up to the end: from the first letter after the last Hangul of the line.
 _RUN_BEFORE = regex.compile(r"[\p{L}--\p{Hangul}][^\p{Hangul}\n]*+\Z", regex.V1)
 
@@ -26,7 +33,9 @@ def is_korean_only(text: str) -> bool:
 def holds_foreign_words(text: str, quoted: frozenset[str] = frozenset()) -> bool:
     """True when there are foreign words, even ones that the filter lets pass because Korean grammar binds them.
 
-    quoted: words of the request in lower case, which an answer may repeat.
+    Latin words in capitals are names, but three in a row are not (`Effective Communication Skills: `), unless Hangul
+    follows directly (`New York Times에`) or they are acronyms. quoted: words of the request in lower case, which an
+    answer may repeat.
     """
     return _first_foreign_word(nfc(text), quoted) is not None
 
@@ -46,5 +55,12 @@ def first_foreign_run(text: str, quoted: frozenset[str] = frozenset()) -> int | 
 
 
 def _first_foreign_word(composed: str, quoted: frozenset[str]) -> int | None:
-    first = next(foreign_spans(composed, replace(STRICT, quoted=quoted)), None)
-    return None if first is None else first[0]
+    words = (start for start, _ in foreign_spans(composed, replace(STRICT, quoted=quoted)))
+    titles = (found.start() for found in _WORDS_IN_A_ROW.finditer(composed) if _is_english(found, quoted))
+    return min((first for first in (next(words, None), next(titles, None)) if first is not None), default=None)
+
+
+def _is_english(row: regex.Match[str], quoted: frozenset[str]) -> bool:
+    """Whether words in a row are more than a name, an acronym or what the request holds."""
+    words = [word for word in row.captures("word") if not word.isupper()]
+    return len(words) > _LONGEST_NAME and not quoted.issuperset(word.lower() for word in words)

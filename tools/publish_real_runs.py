@@ -37,7 +37,7 @@ SHOWN = (
     "Qwen2.5 0.5B, JSON stories, seed 0",
     "Qwen2.5 0.5B, JSON stories, seed 1",
     "Qwen2.5 0.5B, natural stories, seed 0",
-    "Qwen2.5 0.5B, natural stories, seed 1, bare remarks rehearsed",
+    "Qwen2.5 0.5B, natural stories, seed 1",
     "Qwen2.5 0.5B at 4 bits, bills of law",
 )
 KOREAN = {

@@ -28,8 +28,8 @@ SHORT_COLUMNS = (
     "guarded run", "questions", "retention (GR), weights alone", "GR of the rounded base", "GR with the switch",
     "gain (DG)",
 )  # fmt: skip
-# What the READMEs show: Qwen on each domain, every seed with the default of its day, and SmolLM2 at the rate that suits
-# it. docs/experiments.md shows every run.
+# What the READMEs show: Qwen on each domain, of each seed the newest run by the default, and SmolLM2 at the rate that
+# suits it. docs/experiments.md shows every run.
 SHOWN = (
     "SmolLM2-135M, seed 1, three times the rate",
     "SmolLM2-135M, seed 2, three times the rate",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -136,14 +136,8 @@ def composed_prompts() -> dict[str, list[str]]:
             "short_facts": list(tables["short_facts"]),
             "forms": [wording.format(ko=ko, en=en) for ko, en in tables["things"] for wording in _FORMS],
         }
-        | {
-            kind: [wording.format(topic=Slot(topic)) for topic in tables["writing_topics"] for wording in wordings]
-            for kind, wordings in _WRITING.items()
-        }
-        | {
-            kind: [wording.format(situation=told) for told in tables["talk_situations"] for wording in wordings]
-            for kind, wordings in _TALK.items()
-        }
+        | _filled(_WRITING, "topic", tables["writing_topics"])
+        | _filled(_TALK, "situation", tables["talk_situations"])
         | {f"{WATCHED}{ability}": list(prompts) for ability, prompts in tables["watched"].items()}
     )
 
@@ -152,6 +146,14 @@ def _tables() -> dict[str, Any]:
     text = resources.files("mlx_loopai.data.samples").joinpath(TABLES).read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)
     return found
+
+
+def _filled(kinds: Mapping[str, Sequence[str]], slot: str, words: Sequence[str]) -> dict[str, list[str]]:
+    """Every wording of each kind with each of `words` in its slot."""
+    return {
+        kind: [wording.format(**{slot: Slot(word)}) for word in words for wording in wordings]
+        for kind, wordings in kinds.items()
+    }
 
 
 def _sums() -> Iterator[str]:

@@ -14,12 +14,13 @@ from mlx_loopai.text.words import foreign_spans
 
 # Hanja in brackets count too. Names in capitals and units do not.
 STRICT = Policy(latin="acronyms", han="drop")
-# Latin words in a row on one line, with nothing but spaces, quotes and the like between them. A particle follows a name
-# of several words directly (New York Times에), and does not follow a title or a sentence in English.
+# Latin words in a row on one line, with nothing but spaces, quotes and the like between them.
 _WORD = r"[\p{Latin}&&\p{L}][\p{Latin}\p{M}\d'’\-]*+"
 _WORDS_IN_A_ROW = regex.compile(
-    rf"(?P<word>{_WORD})(?:[^\p{{L}}\p{{N}}\n,，、·/&|()]++(?P<word>{_WORD}))++(?![\"'”’)*]*+\p{{Hangul}})", regex.V1
+    rf"(?P<word>{_WORD})(?:[^\p{{L}}\p{{N}}\n,，、·/&|()]++(?P<word>{_WORD}))++", regex.V1
 )
+# A particle follows a name of several words directly (New York Times에), and no title or sentence in English.
+_PARTICLE = regex.compile(r"[\"'”’)*]*+\p{Hangul}", regex.V1)
 _LONGEST_NAME = 2
 # Up to the end: from the first letter after the last Hangul of the line.
 _RUN_BEFORE = regex.compile(r"[\p{L}--\p{Hangul}][^\p{Hangul}\n]*+\Z", regex.V1)
@@ -62,5 +63,7 @@ def _first_foreign_word(composed: str, quoted: frozenset[str]) -> int | None:
 
 def _is_english(row: regex.Match[str], quoted: frozenset[str]) -> bool:
     """Whether words in a row are more than a name, an acronym or what the request holds."""
+    if _PARTICLE.match(row.string, row.end()):
+        return False
     words = [word for word in row.captures("word") if not word.isupper()]
     return len(words) > _LONGEST_NAME and not quoted.issuperset(word.lower() for word in words)

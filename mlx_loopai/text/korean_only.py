@@ -16,9 +16,7 @@ from mlx_loopai.text.words import foreign_spans
 STRICT = Policy(latin="acronyms", han="drop")
 # Latin words in a row on one line, with nothing but spaces, quotes and the like between them.
 _WORD = r"[\p{Latin}&&\p{L}][\p{Latin}\p{M}\d'’\-]*+"
-_WORDS_IN_A_ROW = regex.compile(
-    rf"(?P<word>{_WORD})(?:[^\p{{L}}\p{{N}}\n,，、·/&|()]++(?P<word>{_WORD}))++", regex.V1
-)
+_WORDS_IN_A_ROW = regex.compile(rf"(?P<word>{_WORD})(?:[^\p{{L}}\p{{N}}\n,，、·/&|()]++(?P<word>{_WORD}))++", regex.V1)
 # A particle follows a name of several words directly (New York Times에), and no title or sentence in English.
 _PARTICLE = regex.compile(r"[\"'”’)*]*+\p{Hangul}", regex.V1)
 _LONGEST_NAME = 2
